@@ -1,0 +1,1 @@
+"""A file system that keeps machine-learning models, each distinct tensor once."""

@@ -1,0 +1,1 @@
+"""Which bytes of a file are which tensor. Pure: bytes in, records out."""

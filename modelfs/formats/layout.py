@@ -1,0 +1,61 @@
+"""What a scanner says about a file: which bytes of it are which tensor."""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+# read_at(offset, size) returns the file's bytes from `offset`, fewer than `size` only at its end.
+ReadAt = Callable[[int, int], bytes]
+
+
+class MalformedModel(Exception):
+    """The bytes are not a consistent file of the format; they are to be kept as plain bytes."""
+
+
+class Format(enum.IntEnum):
+    """What a file's content was recognised as. Stored in the index: never renumber."""
+
+    PLAIN = 0
+    SAFETENSORS = 1
+    ONNX = 2
+    ONNX_DATA = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpan:
+    """One tensor's bytes: `start` up to `stop`, in bytes from the start of the file.
+
+    `dtype` is a safetensors dtype name (`F32`, `BF16`, `F8_E4M3`, ...) whatever the format;
+    `shape` is the logical one, in elements.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalSpan:
+    """A tensor whose bytes are in another file: `location`, relative to the model's folder."""
+
+    location: str
+    span: TensorSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tensors of one file, in file order and without overlap, and those it keeps elsewhere."""
+
+    format: Format
+    spans: tuple[TensorSpan, ...] = ()
+    external: tuple[ExternalSpan, ...] = ()
+
+
+PLAIN: Final = Layout(Format.PLAIN)

@@ -1,0 +1,1 @@
+"""Durable state: packs, index, chunks, namespace. Synchronous; the only user of lmdb."""
