@@ -13,6 +13,10 @@ class MalformedModel(Exception):
     """The bytes are not a consistent file of the format; they are to be kept as plain bytes."""
 
 
+class TruncatedModel(MalformedModel):
+    """The bytes end before the model does: more of them could make it a consistent file."""
+
+
 class Format(enum.IntEnum):
     """What a file's content was recognised as. Stored in the index: never renumber."""
 
@@ -26,8 +30,9 @@ class Format(enum.IntEnum):
 class TensorSpan:
     """One tensor's bytes: `start` up to `stop`, in bytes from the start of the file.
 
-    `dtype` is a safetensors dtype name (`F32`, `BF16`, `F8_E4M3`, ...) whatever the format;
-    `shape` is the logical one, in elements.
+    `dtype` is a safetensors dtype name (`F32`, `BF16`, `F8_E4M3`, ...) whatever the format, or
+    one of the few that only ONNX has (`dtypes.BITS` is the list); `shape` is the logical one, in
+    elements.
     """
 
     name: str

@@ -1,0 +1,95 @@
+"""How wide an element of each dtype is, and what ONNX calls it."""
+
+from collections.abc import Iterable
+from typing import Final
+
+# Bits per element of every dtype of safetensors 0.8, by the name in the header ("Dtype" in
+# safetensors/src/tensor.rs). Those of 4 and 6 bits are packed without padding.
+SAFETENSORS_BITS: Final[dict[str, int]] = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+
+# Bits per element of every dtype a span can have: those of ONNX alone are named alike.
+BITS: Final[dict[str, int]] = SAFETENSORS_BITS | {
+    "U2": 2,
+    "I2": 2,
+    "U4": 4,
+    "I4": 4,
+    "C128": 128,
+}
+
+# TensorProto.DataType of onnx.proto (IR version 14) to our names. UNDEFINED (0) and STRING (8)
+# have no width, so a tensor of theirs has no elements to speak of.
+ONNX_DTYPES: Final[dict[int, str]] = {
+    1: "F32",
+    2: "U8",
+    3: "I8",
+    4: "U16",
+    5: "I16",
+    6: "I32",
+    7: "I64",
+    9: "BOOL",
+    10: "F16",
+    11: "F64",
+    12: "U32",
+    13: "U64",
+    14: "C64",
+    15: "C128",
+    16: "BF16",
+    17: "F8_E4M3",
+    18: "F8_E4M3FNUZ",
+    19: "F8_E5M2",
+    20: "F8_E5M2FNUZ",
+    21: "U4",
+    22: "I4",
+    23: "F4",
+    24: "F8_E8M0",
+    25: "U2",
+    26: "I2",
+    27: "F6_E2M3",
+    28: "F6_E3M2",
+}
+
+# Past any file, and within the signed 64-bit numbers that everything else counts in.
+MAX_BITS: Final = 2**63
+
+
+def tensor_bits(dtype: str, shape: Iterable[int]) -> int | None:
+    """Return the bits of a tensor, or None where the shape is negative or absurdly large.
+
+    A shape whose leading dimensions alone are absurd is refused although a later one is 0, as
+    safetensors does; so the product never grows into a slow, huge integer.
+    """
+    bits = BITS[dtype]
+    for dim in shape:
+        bits *= dim
+        if not 0 <= bits < MAX_BITS:
+            return None
+    return bits
+
+
+def tensor_size(dtype: str, shape: Iterable[int]) -> int | None:
+    """Return the bytes of a tensor, its last one padded, or None as `tensor_bits` does."""
+    bits = tensor_bits(dtype, shape)
+    return None if bits is None else (bits + 7) // 8

@@ -1,0 +1,82 @@
+"""What a file is, from its content alone.
+
+Names tell nothing: blobs of the Hub and of Ollama have no extension. The first bytes decide
+which scanner is tried, and a file is a model only if all of it is consistent.
+"""
+
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Final, Literal, overload
+
+from modelfs.formats import onnx, safetensors
+from modelfs.formats.layout import (
+    PLAIN,
+    Format,
+    Layout,
+    MalformedModel,
+    ReadAt,
+    TensorSpan,
+    TruncatedModel,
+)
+
+# As many bytes as the scanners want to see; any model is longer.
+HEAD_SIZE: Final = 9
+
+
+@overload
+def recognise(read_at: ReadAt, size: int, *, partial: Literal[False] = False) -> Layout: ...
+
+
+@overload
+def recognise(read_at: ReadAt, size: int, *, partial: bool) -> Layout | None: ...
+
+
+def recognise(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout | None:
+    """Return what a file of `size` bytes is: `PLAIN` unless it is consistent in all its bytes.
+
+    No content makes it raise; what `read_at` raises passes through.
+
+    Args:
+        read_at: reads the file.
+        size: of the file, in bytes.
+        partial: the file may still grow. All bytes below `size` are taken for final.
+
+    Returns:
+        Of a whole file, always its layout. Of a partial one:
+
+        - the layout, if it is settled already. That is so of safetensors once the header is
+          there: spans may then stop, or start, past `size`.
+        - `PLAIN`, if no growth can make it a model.
+        - None, if that cannot be told yet. An ONNX model is never settled before its end, for
+          more fields may follow wherever one stops: ask again when the file is whole.
+    """
+    head = read_at(0, HEAD_SIZE)
+    if len(head) < HEAD_SIZE:
+        return None if partial else PLAIN
+    try:
+        if safetensors.begins(head):
+            return safetensors.scan(read_at, size, partial=partial)
+        if onnx.begins(head):
+            layout = onnx.scan(read_at, size)
+            return None if partial else layout
+    except TruncatedModel:
+        return None if partial else PLAIN
+    except MalformedModel:
+        pass
+    return PLAIN
+
+
+def external_layout(spans: Iterable[TensorSpan], size: int) -> Layout:
+    """Return the layout of a data file of `size` bytes in which models name these tensors.
+
+    The order of `spans` does not matter. Those that are empty or not all in the file are left
+    out. So is one that overlaps another which starts before it, or starts with it and is shorter
+    or has a lesser name: a range that several tensors share is kept once.
+    """
+    inside = [span for span in spans if 0 <= span.start < span.stop <= size]
+    inside.sort(key=attrgetter("start", "stop", "name", "dtype", "shape"))
+    kept: list[TensorSpan] = []
+    for span in inside:
+        if not kept or kept[-1].stop <= span.start:
+            kept.append(span)
+    return Layout(Format.ONNX_DATA, tuple(kept)) if kept else PLAIN

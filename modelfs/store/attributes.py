@@ -1,0 +1,95 @@
+"""Modes, owners, times and extended attributes."""
+
+import dataclasses
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from modelfs.errors import AttributeTooLarge, NoAttribute, NotSupported
+from modelfs.store.index import Index
+from modelfs.store.nodes import Nodes
+from modelfs.store.staging import Staging
+from modelfs.store.tables import InodeNumber, Table, named_key, number_key, prefix_end
+
+VALUE_MAX: Final = 64 << 10  # the kernel's XATTR_SIZE_MAX
+# ACLs would have to be enforced; `default_permissions` enforces mode bits only.
+UNSUPPORTED: Final = (b"system.",)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What to set; None leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Attributes:
+    """What an inode has besides its content and its names."""
+
+    def __init__(self, index: Index, nodes: Nodes, staging: Staging) -> None:
+        self._index = index
+        self._nodes = nodes
+        self._staging = staging
+
+    def set(self, inode: InodeNumber, change: Change) -> None:
+        """Change mode bits, owner or times."""
+        node = self._nodes.get(inode)
+        fields = {
+            name: value
+            for name in ("uid", "gid", "atime_ns", "mtime_ns")
+            if (value := getattr(change, name)) is not None
+        }
+        if change.mode is not None:
+            fields["mode"] = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
+        with self._index.change():
+            self._nodes.touch(node, **fields)
+        staged = self._staging.find(inode)
+        if staged is not None and change.mtime_ns is not None:
+            # The times of staged content win over the record's until they are flushed.
+            staged.mtime_ns = change.mtime_ns
+
+    # -- extended attributes
+
+    def get(self, inode: InodeNumber, name: bytes) -> bytes:
+        """Return an extended attribute's value.
+
+        Raises:
+            NoAttribute: there is none of that name.
+            NotSupported: a kind that no file of the store has.
+        """
+        _check_kind(name)
+        value = self._index.get(Table.XATTRS, named_key(inode, name))
+        if value is None:
+            raise NoAttribute(name.decode(errors="replace"))
+        return value
+
+    def put(self, inode: InodeNumber, name: bytes, value: bytes) -> None:
+        _check_kind(name)
+        if len(value) > VALUE_MAX:
+            raise AttributeTooLarge(f"{len(value)} bytes")
+        node = self._nodes.get(inode)
+        with self._index.change():
+            self._index.put(Table.XATTRS, named_key(inode, name), value)
+            self._nodes.touch(node)
+
+    def remove(self, inode: InodeNumber, name: bytes) -> None:
+        self.get(inode, name)
+        node = self._nodes.get(inode)
+        with self._index.change():
+            self._index.delete(Table.XATTRS, named_key(inode, name))
+            self._nodes.touch(node)
+
+    def names(self, inode: InodeNumber) -> Iterator[bytes]:
+        """Yield the names of an inode's extended attributes."""
+        start = number_key(inode)
+        for key, _ in self._index.pages(Table.XATTRS, start, prefix_end(start)):
+            yield key[8:]
+
+
+def _check_kind(name: bytes) -> None:
+    if name.startswith(UNSUPPORTED):
+        raise NotSupported(name.decode(errors="replace"))

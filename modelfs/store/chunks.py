@@ -1,0 +1,180 @@
+"""Chunks: what the index says of them, and their bytes.
+
+A chunk's content never changes. Its record does: where the bytes lie (gc moves them, a good copy
+replaces damaged ones) and how many extents point to it. A chunk that nothing points to is dead; it
+stays readable, and may be revived, until gc removes its record.
+"""
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+import xxhash
+
+from modelfs.codecs import CODECS
+from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
+from modelfs.store.index import Index
+from modelfs.store.pack import Packs
+from modelfs.store.pagecache import PageCache
+from modelfs.store.records import Chunk, ChunkKind, PackRow
+from modelfs.store.tables import ChunkId, PackId, Table, number_key
+from modelfs.store.totals import Totals
+
+# How many chunks are remembered as checked: 20 MB of memory for 200 GB of 1 MiB chunks.
+VERIFIED_MAX: Final = 200_000
+
+
+class Chunks:
+    """The chunk records of the index, and the bytes behind them."""
+
+    def __init__(
+        self, index: Index, packs: Packs, totals: Totals, cache: PageCache, hash_seed: int
+    ) -> None:
+        self._index = index
+        self._packs = packs
+        self._totals = totals
+        self._cache = cache
+        self._seed = hash_seed
+        self._verified = _RecentSet(VERIFIED_MAX)
+
+    def digest(self, content: bytes) -> bytes:
+        """Return the hash under which content is looked for. It proves nothing: compare."""
+        return xxhash.xxh3_128_digest(content, self._seed)
+
+    # -- records
+
+    def find(self, chunk: ChunkId) -> Chunk | None:
+        value = self._index.get(Table.CHUNKS, number_key(chunk))
+        return None if value is None else Chunk.from_bytes(value)
+
+    def record(self, chunk: ChunkId) -> Chunk:
+        """Return a chunk's record.
+
+        Raises:
+            CorruptIndex: there is none, though something refers to it.
+        """
+        if (found := self.find(chunk)) is None:
+            raise CorruptIndex(f"chunk {chunk} has no record")
+        return found
+
+    def with_digest(self, digest: bytes) -> Iterator[ChunkId]:
+        """Yield the chunks whose content has that hash: none, one, or more if it collides."""
+        value = self._index.get(Table.HASHES, digest) or b""
+        for at in range(0, len(value), 8):
+            yield ChunkId(int.from_bytes(value[at : at + 8], "big"))
+
+    def add(self, chunk: ChunkId, record: Chunk) -> None:
+        """Make a chunk known that nothing points to yet."""
+        known = self._index.get(Table.HASHES, record.digest) or b""
+        self._index.put(Table.HASHES, record.digest, known + number_key(chunk))
+        self._index.put(Table.DEAD, number_key(chunk), b"")
+        self._put(chunk, None, record)
+
+    def point(self, chunk: ChunkId, uses: int, used: int) -> None:
+        """Count `uses` more extents of `used` bytes together; negative for fewer."""
+        old = self.record(chunk)
+        if old.uses + uses < 0 or old.used + used < 0:
+            raise CorruptIndex(f"chunk {chunk} would be used {old.uses + uses} times")
+        new = dataclasses.replace(old, uses=old.uses + uses, used=old.used + used)
+        if not old.uses and new.uses:
+            self._index.delete(Table.DEAD, number_key(chunk))
+        elif old.uses and not new.uses:
+            self._index.put(Table.DEAD, number_key(chunk), b"")
+        self._put(chunk, old, new)
+
+    def move(self, chunk: ChunkId, new: Chunk) -> None:
+        """Say that the chunk's bytes are now where `new` says; its counts stay."""
+        old = self.record(chunk)
+        self._put(chunk, old, dataclasses.replace(new, uses=old.uses, used=old.used))
+
+    def remove(self, chunk: ChunkId) -> None:
+        """Remove a dead chunk's record."""
+        old = self.record(chunk)
+        assert not old.uses, "removed while something points to it"
+        others = [each for each in self.with_digest(old.digest) if each != chunk]
+        if others:
+            self._index.put(Table.HASHES, old.digest, b"".join(map(number_key, others)))
+        else:
+            self._index.delete(Table.HASHES, old.digest)
+        self._index.delete(Table.CHUNKS, number_key(chunk))
+        self._index.delete(Table.DEAD, number_key(chunk))
+        self._cache.forget(chunk)
+
+    def pack_row(self, pack: PackId) -> PackRow:
+        value = self._index.get(Table.PACKS, number_key(pack))
+        return PackRow(0, 0) if value is None else PackRow.from_bytes(value)
+
+    def put_pack_row(self, pack: PackId, row: PackRow) -> None:
+        self._index.put(Table.PACKS, number_key(pack), row.to_bytes())
+
+    def _put(self, chunk: ChunkId, old: Chunk | None, new: Chunk) -> None:
+        self._index.put(Table.CHUNKS, number_key(chunk), new.to_bytes())
+        self._totals.replace_chunk(old, new)
+        for record, sign in ((old, -1), (new, 1)):
+            if record is not None and record.uses:
+                self._add_live(record.pack, sign * record.stored)
+
+    def _add_live(self, pack: PackId, stored: int) -> None:
+        row = self.pack_row(pack)
+        self.put_pack_row(pack, dataclasses.replace(row, live=row.live + stored))
+
+    # -- bytes; any thread
+
+    def load(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content, checked.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+        """
+        if record.kind is ChunkKind.PLAIN:
+            return self._load_stored(chunk, record)
+        return self._cache.get(chunk, lambda: self._decode(chunk, record))
+
+    def cached(self, chunk: ChunkId) -> bytes | None:
+        """Return a coded chunk's content if it is in memory."""
+        return self._cache.peek(chunk)
+
+    def is_verified(self, record: Chunk) -> bool:
+        """Whether these stored bytes were found good since the store was opened."""
+        return _place(record) in self._verified
+
+    def _load_stored(self, chunk: ChunkId, record: Chunk) -> bytes:
+        try:
+            stored = self._packs.read(record.pack, record.offset, record.stored)
+        except CorruptPack as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+        if xxhash.xxh3_64_intdigest(stored) != record.checksum:
+            where = f"pack {record.pack} at {record.offset}"
+            raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
+        self._verified.add(_place(record))
+        return stored
+
+    def _decode(self, chunk: ChunkId, record: Chunk) -> bytes:
+        try:
+            return CODECS[record.codec].decode(self._load_stored(chunk, record), record.size)
+        except ValueError as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+
+
+def _place(record: Chunk) -> tuple[int, int]:
+    return record.pack, record.offset
+
+
+class _RecentSet:
+    """The places added last, up to a number. Any thread."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._members: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, place: tuple[int, int]) -> bool:
+        return place in self._members
+
+    def add(self, place: tuple[int, int]) -> None:
+        with self._lock:
+            self._members[place] = None
+            if len(self._members) > self._capacity:
+                self._members.popitem(last=False)

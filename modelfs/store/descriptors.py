@@ -1,0 +1,64 @@
+"""Open files of the store, kept open for reuse and closed when nobody holds them."""
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+
+# Far below the usual limit of 1,024 open files, which staging, LMDB and FUSE share.
+OPEN_MAX = 256
+
+
+class Descriptor:
+    """A file descriptor that is closed when the last holder lets go of it.
+
+    A read that was planned keeps its descriptor, so the file may meanwhile be deleted or fall
+    out of the cache: the bytes stay readable until the read is done.
+    """
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        weakref.finalize(self, os.close, self.fd)
+
+    def fileno(self) -> int:
+        return self.fd
+
+
+class Descriptors:
+    """The most recently used files under one folder. Any thread may ask."""
+
+    def __init__(self, folder: Path, flags: int, capacity: int = OPEN_MAX) -> None:
+        self._folder = folder
+        self._flags = flags
+        self._capacity = capacity
+        self._open: OrderedDict[str, Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str, flags: int = 0) -> Descriptor:
+        """Return the open file `name`.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        with self._lock:
+            if (found := self._open.get(name)) is not None:
+                self._open.move_to_end(name)
+                return found
+        opened = Descriptor(self._folder / name, self._flags | flags)
+        with self._lock:
+            kept = self._open.setdefault(name, opened)
+            while len(self._open) > self._capacity:
+                self._open.popitem(last=False)
+        return kept
+
+    def forget(self, name: str) -> None:
+        """Drop `name` from the cache, because its file is deleted or replaced."""
+        with self._lock:
+            self._open.pop(name, None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._open.clear()

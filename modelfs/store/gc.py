@@ -1,0 +1,126 @@
+"""Garbage collection: dead chunks lose their records, and packs with little left are rewritten.
+
+A pack is immutable, so the room of a dead chunk comes back when its pack goes: at once if nothing
+in it is alive, otherwise after its live chunks were copied to the newest pack. A copy is checked
+against its checksum on the way; a pack with a chunk that cannot be read is left as it is. Files are
+deleted after the commit that no longer mentions them.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+from modelfs.errors import CorruptPack
+from modelfs.store.chunks import Chunks
+from modelfs.store.index import Index
+from modelfs.store.pack import PAGE, Packs
+from modelfs.store.records import Chunk, PackRow
+from modelfs.store.sidecars import Sidecars
+from modelfs.store.tables import ChunkId, PackId, Table, number_of
+from modelfs.store.writer import ChunkWriter
+
+log = logging.getLogger(__name__)
+
+# Rewriting a pack costs what is alive in it and gains the rest: at one half, both are the same.
+LIVE_MIN: Final = 0.5
+SLICE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What gc found, or would: numbers of things, and the bytes they take."""
+
+    dead_chunks: int
+    dead_bytes: int
+    packs: int
+    pack_bytes: int
+
+
+class Collector:
+    """Finds and removes garbage, in slices."""
+
+    def __init__(self, index: Index, chunks: Chunks, packs: Packs, sidecars: Sidecars) -> None:
+        self._index = index
+        self._chunks = chunks
+        self._packs = packs
+        self._sidecars = sidecars
+        self._doomed: list[PackId] = []
+        self._unreadable: set[PackId] = set()
+
+    def survey(self) -> Garbage:
+        """Return what there is to collect. Costs a walk over the dead chunks and the packs."""
+        dead = [
+            self._chunks.record(ChunkId(number_of(key))).stored
+            for key, _ in self._index.pages(Table.DEAD)
+        ]
+        rows = [row for _, row in self._rows() if _is_sparse(row)]
+        gain = sum(row.stop - row.live for row in rows)
+        return Garbage(len(dead), sum(dead), len(rows), gain)
+
+    def remove_dead(self) -> int:
+        """Remove the records of a slice of dead chunks, and return how many."""
+        rows = self._index.scan(Table.DEAD, b"", b"\xff" * 9, SLICE)
+        with self._index.change():
+            for key, _ in rows:
+                self._chunks.remove(ChunkId(number_of(key)))
+            if not rows:
+                self._sidecars.sweep()
+        return len(rows)
+
+    def sparse_packs(self) -> list[PackId]:
+        """Return the packs worth rewriting, those that give most first."""
+        rows = [(row.live - row.stop, pack) for pack, row in self._rows() if _is_sparse(row)]
+        return [pack for _, pack in sorted(rows) if pack not in self._unreadable]
+
+    def copy_live(self, pack: PackId, writer: ChunkWriter) -> None:
+        """Append the live chunks of a pack to another. Any thread.
+
+        Raises:
+            OSError: the backing disk is full or failed.
+        """
+        for chunk, record in self._live(pack):
+            stored = self._packs.read(pack, record.offset, record.stored)
+            if xxhash.xxh3_64_intdigest(stored) == record.checksum:
+                writer.copy(chunk, record, stored)
+            else:
+                log.error("pack %d is kept: chunk %d in it is damaged", pack, chunk)
+
+    def retire(self, pack: PackId) -> int:
+        """Forget a pack that nothing lies in any more, and return its size in bytes."""
+        row = self._chunks.pack_row(pack)
+        if row.live:
+            self._unreadable.add(pack)
+            return 0
+        with self._index.change():
+            self._index.delete(Table.PACKS, pack.to_bytes(8, "big"))
+        self._doomed.append(pack)
+        return row.stop
+
+    def doomed(self) -> list[PackId]:
+        """Hand over the packs to delete once all changes made so far are durable."""
+        doomed, self._doomed = self._doomed, []
+        return doomed
+
+    def doom(self, packs: list[PackId]) -> None:
+        """Take packs back that `doomed` handed over, because the commit failed."""
+        self._doomed.extend(packs)
+
+    def _rows(self) -> Iterator[tuple[PackId, PackRow]]:
+        for key, value in self._index.pages(Table.PACKS):
+            yield PackId(number_of(key)), PackRow.from_bytes(value)
+
+    def _live(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
+        try:
+            for entry in self._packs.entries(pack, self._chunks.pack_row(pack).stop):
+                record = self._chunks.find(entry.chunk)
+                if record is not None and (record.pack, record.offset) == (pack, entry.offset):
+                    yield entry.chunk, record
+        except CorruptPack as exc:
+            log.error("pack %d is kept: %s", pack, exc)
+
+
+def _is_sparse(row: PackRow) -> bool:
+    return row.live < LIVE_MIN * (row.stop - PAGE) or row.live == 0

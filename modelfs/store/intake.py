@@ -1,0 +1,337 @@
+"""The owner's half of ingest and of flushing: what changes the index and the staged state.
+
+Everything here runs on the thread that owns the store, and quickly: the work that takes time is in
+`Ingest.run`, `Staging.sync` and `ChunkWriter`, which run on any thread between a `begin` and its
+`finish`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from modelfs.formats.layout import Layout, TensorSpan
+from modelfs.store.chunks import Chunks
+from modelfs.store.content import Contents
+from modelfs.store.filemap import FileMaps
+from modelfs.store.index import Index
+from modelfs.store.ingest import Pass, Step, next_full_region, next_region
+from modelfs.store.nodes import Nodes
+from modelfs.store.pack import Packs
+from modelfs.store.records import Inode, PackRow, TensorRow
+from modelfs.store.sidecars import Sidecars
+from modelfs.store.staging import WINDOW, StagedFile, Staging, Window
+from modelfs.store.tables import InodeNumber, Table, number_key, pair_key, tensor_key
+from modelfs.store.totals import NEXT_CHUNK, NEXT_PACK, Totals
+from modelfs.store.writer import Written
+
+# Extents removed in one go: about 10 ms, so that no request waits long.
+TRIM_SLICE: Final = 1000
+# What a tensor row can say; a tensor beyond that is listed as bytes.
+DIMENSIONS_MAX: Final = 255
+NUMBER_MAX: Final = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """What a flush makes durable: a file's state when it began."""
+
+    staged: StagedFile
+    frozen: StagedFile
+    superseded: tuple[Window, ...]
+
+    @property
+    def windows(self) -> list[Window]:
+        return [each for each in self.frozen.windows.values() if each.dirty and each.ranges]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of a store intake changes."""
+
+    index: Index
+    totals: Totals
+    nodes: Nodes
+    chunks: Chunks
+    packs: Packs
+    maps: FileMaps
+    staging: Staging
+    contents: Contents
+    sidecars: Sidecars
+
+
+class Intake:
+    """Takes staged content into the index."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._index = parts.index
+        self._totals = parts.totals
+        self._nodes = parts.nodes
+        self._chunks = parts.chunks
+        self._packs = parts.packs
+        self._maps = parts.maps
+        self._staging = parts.staging
+        self._contents = parts.contents
+        self._sidecars = parts.sidecars
+
+    # -- flushing: staged bytes become durable where they are
+
+    def begin_flush(self, inode: InodeNumber) -> Flush | None:
+        """Freeze what is to be made durable; None if nothing is."""
+        staged = self._staging.find(inode)
+        if staged is None or not staged.dirty:
+            return None
+        return Flush(staged, staged.copy(), tuple(staged.superseded))
+
+    def finish_flush(self, flush: Flush) -> bool:
+        """Put into the index what `Staging.sync` made durable.
+
+        Returns:
+            False if the file was cut meanwhile, and the flush has to be done again.
+        """
+        staged, frozen = flush.staged, flush.frozen
+        if self._staging.find(staged.inode) is not staged:
+            return True  # ingest was faster, and wrote all of it
+        if staged.epoch != frozen.epoch:
+            return False
+        with self._index.change():
+            node = self._nodes.get(staged.inode)
+            self._nodes.put(
+                dataclasses.replace(
+                    node, size=frozen.size, mtime_ns=frozen.mtime_ns, ctime_ns=_ctime(node, frozen)
+                )
+            )
+            self._staging.record_visible(frozen)
+            for window in flush.windows:
+                if _same(now := staged.windows.get(window.number), window):
+                    self._staging.record(staged.inode, window, window.ranges)
+                    assert now is not None
+                    now.dirty = now.version != window.version
+            self._drop_superseded(staged, flush.superseded)
+        staged.least = min(staged.size, frozen.size)
+        staged.dirty = _differs(staged, frozen)
+        staged.dirty_since = time.monotonic()
+        return True
+
+    # -- ingest
+
+    def begin_pass(self, inode: InodeNumber, *, complete: bool) -> Pass:
+        models = self._sidecars.models_naming(inode) - {inode}
+        copies = {model: self._contents.snapshot(model) for model in models}
+        staged = self._staging.find(inode)
+        windows = {} if staged is None else staged.windows
+        versions = {number: window.version for number, window in windows.items()}
+        return Pass(inode, complete, copies, versions=versions)
+
+    def begin_step(self, walk: Pass) -> Step | None:
+        """Return the next region's step; None when the pass is at its end."""
+        staged = self._contents.snapshot(walk.inode)
+        if walk.complete:
+            region = next_region(staged, self._maps, walk.position)
+        else:
+            region = next_full_region(staged, walk.position)
+        return None if region is None else Step(walk, staged, *region)
+
+    def take_written(self, written: Written) -> None:
+        """Take over what a writer stored, before the steps that point to it are finished."""
+        with self._index.change():
+            for tail in written.tails.values():
+                row = self._chunks.pack_row(tail.pack)
+                self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
+                if tail.pack >= self._totals.get(NEXT_PACK):
+                    self._totals.set(NEXT_PACK, tail.pack + 1)
+            for chunk, record in written.added.items():
+                self._chunks.add(chunk, record)
+                self._totals.set(NEXT_CHUNK, chunk + 1)
+            for chunk, record in written.moved.items():
+                if self._chunks.find(chunk) is not None:
+                    self._chunks.move(chunk, record)
+        self._packs.vouched()
+
+    def finish_step(self, step: Step) -> None:
+        """Put a step's extents into the map and drop the windows that they replace.
+
+        After `take_written`.
+        """
+        walk = step.walk
+        staged = self._staging.find(walk.inode)
+        if self._nodes.find(walk.inode) is None:
+            walk.done = True
+            return
+        with self._index.change():
+            if staged is not None:
+                self._settle(staged)
+            self._apply(step, staged)
+            if staged is not None:
+                self._advance(staged, min(step.stop, staged.size))
+                # Last: what is dropped from memory does not come back if the change fails.
+                self._staging.drop(staged, self._replaced(step, staged))
+        walk.position = step.stop
+
+    def end_pass(self, walk: Pass) -> None:
+        """Note the format and the tensors, and forget the staged state if nothing is left of it."""
+        walk.done = True
+        node = self._nodes.find(walk.inode)
+        if node is None:
+            return
+        with self._index.change():
+            self._index.delete(Table.PENDING, number_key(walk.inode))
+            layout = walk.layout
+            if walk.complete and layout is not None:
+                if layout.format is not node.format:
+                    node = dataclasses.replace(node, format=layout.format)
+                    self._nodes.put(node)
+                self._put_tensors(walk.inode, layout)
+                self._sidecars.record(walk.inode, walk.places)
+            self._release(walk.inode)
+
+    def trim(self, inode: InodeNumber) -> bool:
+        """Remove a slice of the extents behind a truncation; say whether that is all of them."""
+        staged = self._staging.find(inode)
+        if staged is None or staged.visible is None:
+            return True
+        with self._index.change():
+            self._settle(staged)
+            done = self._maps.trim(inode, staged.visible, TRIM_SLICE)
+            if done:
+                self._index.delete(Table.TRIMS, number_key(inode))
+        staged.epoch += 1
+        if done:
+            staged.visible = None
+        return done
+
+    def _settle(self, staged: StagedFile) -> None:
+        # Before the map may lose or gain bytes for good, the inode record has to admit a
+        # truncation that no flush has made durable yet.
+        node = self._nodes.get(staged.inode)
+        if staged.least < node.size:
+            self._nodes.put(dataclasses.replace(node, size=staged.least))
+            staged.epoch += 1
+        staged.least = staged.size
+        self._staging.record_visible(staged)
+        self._drop_superseded(staged, staged.superseded)
+
+    def _apply(self, step: Step, staged: StagedFile | None) -> None:
+        walk = step.walk
+        limit = None if staged is None else staged.visible
+        for extent in step.extents:
+            stale = self._stale_windows(walk, staged, extent.start, extent.stop)
+            if not stale and self._chunks.find(extent.chunk) is None:
+                # gc removed a dead chunk that was about to be revived: put the piece once more.
+                stale = _windows_of(extent.start, extent.stop)
+            walk.skipped.update(stale)
+            if not stale and (limit is None or extent.start < limit):
+                kept = extent if limit is None else extent.part(extent.start, limit)
+                self._maps.replace(walk.inode, kept.start, kept.stop, [kept])
+        for piece in step.unfinished:
+            walk.skipped.update(_windows_of(piece.start, piece.stop))
+
+    def _stale_windows(
+        self, walk: Pass, staged: StagedFile | None, start: int, stop: int
+    ) -> set[int]:
+        # The windows of a piece that are not what they were when the pass first looked.
+        return {
+            number
+            for number in _windows_of(start, stop)
+            if (number in walk.versions and _version(staged, number) != walk.versions[number])
+            or _is_written(staged, number)
+        }
+
+    def _replaced(self, step: Step, staged: StagedFile) -> list[Window]:
+        # The windows of a region whose every byte is in the map now.
+        walk = step.walk
+        return [
+            window
+            for number, window in staged.windows.items()
+            if step.start <= window.start < step.stop
+            and number not in walk.skipped
+            and window.version == walk.versions.get(number)
+            and not window.writing
+        ]
+
+    def _advance(self, staged: StagedFile, reached: int) -> None:
+        # What was ingested is durable with the next commit, so the size may say so.
+        node = self._nodes.get(staged.inode)
+        if node.size < (size := min(staged.size, reached)):
+            self._nodes.put(dataclasses.replace(node, size=size))
+
+    def _release(self, inode: InodeNumber) -> None:
+        staged = self._staging.find(inode)
+        if staged is None:
+            return
+        empty = [each for each in staged.windows.values() if _is_idle(each)]
+        self._staging.drop(staged, empty)
+        if staged.windows or staged.visible is not None:
+            return
+        self._drop_superseded(staged, staged.superseded)
+        node = self._nodes.get(inode)
+        self._nodes.put(
+            dataclasses.replace(
+                node, size=staged.size, mtime_ns=staged.mtime_ns, ctime_ns=_ctime(node, staged)
+            )
+        )
+        self._staging.release(inode)
+
+    def _drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
+        gone = list(windows)
+        self._staging.drop(staged, gone)
+        staged.superseded = [each for each in staged.superseded if each not in gone]
+
+    def _put_tensors(self, inode: InodeNumber, layout: Layout) -> None:
+        wanted = {
+            tensor_key(inode, span.start, ordinal): _row(span).to_bytes()
+            for ordinal, span in enumerate(layout.spans)
+        }
+        start, stop = pair_key(inode, 0), pair_key(inode + 1, 0)
+        for key, value in list(self._index.pages(Table.TENSORS, start, stop)):
+            if wanted.get(key) == value:
+                del wanted[key]
+            else:
+                self._index.delete(Table.TENSORS, key)
+        for key, value in wanted.items():
+            self._index.put(Table.TENSORS, key, value)
+
+
+def _windows_of(start: int, stop: int) -> set[int]:
+    return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
+
+
+def _row(span: TensorSpan) -> TensorRow:
+    size = span.stop - span.start
+    if len(span.shape) > DIMENSIONS_MAX or any(each >= NUMBER_MAX for each in span.shape):
+        return TensorRow(span.start, size, "U8", (size,), span.name)
+    return TensorRow(span.start, size, span.dtype, span.shape, span.name)
+
+
+def _version(staged: StagedFile | None, number: int) -> int | None:
+    window = None if staged is None else staged.windows.get(number)
+    return None if window is None else window.version
+
+
+def _is_written(staged: StagedFile | None, number: int) -> bool:
+    window = None if staged is None else staged.windows.get(number)
+    return window is not None and window.writing > 0
+
+
+def _same(now: Window | None, then: Window) -> bool:
+    return now is not None and now.generation == then.generation
+
+
+def _is_idle(window: Window) -> bool:
+    # Begun for a write that failed.
+    return not window.ranges and not window.writing
+
+
+def _ctime(node: Inode, staged: StagedFile) -> int:
+    return max(node.ctime_ns, staged.ctime_ns)
+
+
+def _differs(staged: StagedFile, frozen: StagedFile) -> bool:
+    return (
+        staged.size != frozen.size
+        or staged.mtime_ns != frozen.mtime_ns
+        or staged.ctime_ns != frozen.ctime_ns
+        or staged.visible != frozen.visible
+        or any(window.dirty for window in staged.windows.values())
+    )

@@ -1,0 +1,333 @@
+"""Packs: append-only files that hold the stored bytes of chunks.
+
+Theory of operation. Chunks are appended in *segments* of up to `SEGMENT_SIZE` bytes: one write for
+many chunks, and inside a segment their bytes lie next to each other without headers in between, so
+that a tensor's consecutive chunks are read in one go (the unit is that of Rosenblum's and
+Ousterhout's log-structured file system, 1992; keeping values apart from the index is WiscKey's,
+FAST 2016).
+A pack is sealed when it reaches `PACK_SIZE`; nothing in it changes after that.
+
+The index vouches for a pack up to a `stop`; what lies behind it was never committed. It is cut off
+when the store is opened or when a writer gives up. The order is: append, `flush()`, and only then
+the index. The segment headers repeat what the index says, so that gc can tell what a pack holds
+without a scan of the index, and a lost index could be rebuilt.
+
+Pack file, little-endian::
+
+    offset  type      field
+    0       bytes 8   magic    "MDLPACK1"
+    8       u64       pack     its number, as in the file name
+    16      bytes 16  uuid     of the store
+    32      u64       check    XXH3-64 of bytes 0 to 32
+    40      -         zero up to 4,096
+    4096    segments, each at a multiple of 4,096
+
+Segment::
+
+    0       bytes 4   magic    "MSEG"
+    4       u32       count    of chunks
+    8       u64       size     of the whole segment, a multiple of 4,096
+    16      u64       check    XXH3-64 of the entries
+    24      entry 40  each     u64 chunk, u64 offset in the pack, u32 stored, u32 size, u8 kind,
+                               u8 codec, u16 zero, u32 zero, u64 checksum of the stored bytes
+    then the chunks' bytes; those of `ALIGN_FROM` bytes or more start at a multiple of 4,096
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Self
+
+import xxhash
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptPack
+from modelfs.store.descriptors import Descriptor, Descriptors
+from modelfs.store.records import ChunkKind
+from modelfs.store.tables import ChunkId, PackId
+
+PACK_SIZE: Final = 256 << 20
+SEGMENT_SIZE: Final = 16 << 20
+PAGE: Final = 4096
+# Below this, padding to a page would cost more than 6 % of the chunk.
+ALIGN_FROM: Final = 64 << 10
+IOV_MAX: Final = 1024
+
+_PACK_HEAD = struct.Struct("<8sQ16sQ")
+_SEGMENT_HEAD = struct.Struct("<4sIQQ")
+_PACK_MAGIC = b"MDLPACK1"
+_SEGMENT_MAGIC = b"MSEG"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One chunk in a segment's table: where its stored bytes are in the pack."""
+
+    chunk: ChunkId
+    offset: int
+    stored: int
+    size: int
+    kind: ChunkKind
+    codec: CodecId
+    checksum: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQIIBB6xQ")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.chunk, self.offset, self.stored, self.size, self.kind, self.codec, self.checksum
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        chunk, offset, stored, size, kind, codec, checksum = cls.LAYOUT.unpack(value)
+        return cls(ChunkId(chunk), offset, stored, size, ChunkKind(kind), CodecId(codec), checksum)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How far a pack is written: what the index is to vouch for once it is flushed."""
+
+    pack: PackId
+    stop: int
+
+
+def pack_name(pack: int) -> str:
+    return f"{pack:08d}.pack"
+
+
+def pack_number(name: str) -> PackId | None:
+    """Return the pack whose file has that name, None if it is no pack's name."""
+    stem, _, suffix = name.partition(".")
+    return PackId(int(stem)) if suffix == "pack" and stem.isdecimal() else None
+
+
+class Packs:
+    """The pack files of a store. Reads may come from any thread, writes from one at a time."""
+
+    def __init__(self, folder: Path, uuid: bytes, *, read_only: bool = False) -> None:
+        self.folder = folder
+        self._uuid = uuid
+        self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
+        self._tail: Tail | None = None
+        self._next = PackId(1)
+        self._unflushed: set[PackId] = set()
+        self._unvouched: set[PackId] = set()
+        self._folder_changed = False
+
+    def open_at(self, tail: Tail | None, next_pack: PackId) -> None:
+        """Go on writing at `tail`, the end of the newest pack that has room, if there is one."""
+        self._tail = tail
+        self._next = next_pack
+
+    # -- reading
+
+    def descriptor(self, pack: PackId) -> Descriptor:
+        """Return the open file of a pack; it stays readable for as long as it is held.
+
+        Raises:
+            CorruptPack: there is no such file.
+        """
+        try:
+            return self._files.get(pack_name(pack))
+        except FileNotFoundError as exc:
+            raise CorruptPack(f"pack {pack} is missing") from exc
+
+    def read(self, pack: PackId, offset: int, size: int) -> bytes:
+        """Return stored bytes.
+
+        Raises:
+            CorruptPack: the pack is missing or ends before.
+        """
+        data = os.pread(self.descriptor(pack).fd, size, offset)
+        if len(data) < size:
+            raise CorruptPack(f"pack {pack} ends at {offset + len(data)}, inside a chunk")
+        return data
+
+    def entries(self, pack: PackId, stop: int) -> Iterator[Entry]:
+        """Yield what the segment tables of a pack say, up to `stop`.
+
+        Raises:
+            CorruptPack: a header is damaged.
+        """
+        self.check_header(pack)
+        offset = PAGE
+        while offset < stop:
+            head = self.read(pack, offset, _SEGMENT_HEAD.size)
+            magic, count, size, check = _SEGMENT_HEAD.unpack(head)
+            if magic != _SEGMENT_MAGIC or not 0 < size <= stop - offset or size % PAGE:
+                raise CorruptPack(f"pack {pack}: no segment at {offset}")
+            width = Entry.LAYOUT.size
+            if count * width > size:
+                raise CorruptPack(f"pack {pack}: table too long in the segment at {offset}")
+            table = self.read(pack, offset + _SEGMENT_HEAD.size, count * width)
+            if xxhash.xxh3_64_intdigest(table) != check:
+                raise CorruptPack(f"pack {pack}: damaged table in the segment at {offset}")
+            for at in range(0, len(table), width):
+                yield Entry.from_bytes(table[at : at + width])
+            offset += size
+
+    def check_header(self, pack: PackId) -> None:
+        """Check that the file is this store's pack of that number.
+
+        Raises:
+            CorruptPack: it is not.
+        """
+        if self.read(pack, 0, _PACK_HEAD.size) != self._header(pack):
+            raise CorruptPack(f"pack {pack}: the file's header is damaged or another pack's")
+
+    def numbers(self) -> set[PackId]:
+        """Return the numbers of the pack files that are there."""
+        found = (pack_number(path.name) for path in self.folder.iterdir())
+        return {number for number in found if number is not None}
+
+    # -- writing
+
+    def append(self, segment: "Segment") -> tuple[list[Entry], Tail]:
+        """Write a segment. It is durable after the next `flush`.
+
+        Returns:
+            The chunks' places, in the order they were added, and the pack's new end.
+
+        Raises:
+            OSError: nothing is there that the index would come to vouch for.
+        """
+        tail = self._room_for(segment.size_at_most)
+        entries, buffers, size = segment.laid_out(tail.stop)
+        _write_all(self._files.get(pack_name(tail.pack)).fd, buffers, tail.stop)
+        self._unflushed.add(tail.pack)
+        self._unvouched.add(tail.pack)
+        self._tail = Tail(tail.pack, tail.stop + size)
+        return entries, self._tail
+
+    def flush(self) -> None:
+        """Make everything appended durable.
+
+        Raises:
+            OSError: it is not known what is durable; call `give_up`.
+        """
+        for pack in sorted(self._unflushed):
+            os.fdatasync(self._files.get(pack_name(pack)).fd)
+        if self._folder_changed:
+            sync_folder(self.folder)
+        self._folder_changed = False
+        self._unflushed.clear()
+
+    def vouched(self) -> None:
+        """Note that the index now has everything appended so far."""
+        self._unvouched.clear()
+
+    def give_up(self, tail: Tail | None) -> None:
+        """Forget what was appended since the index vouched for `tail`, after an error."""
+        for pack in sorted(self._unvouched):
+            if tail is not None and pack == tail.pack:
+                os.ftruncate(self._files.get(pack_name(pack)).fd, tail.stop)
+            else:
+                self.remove(pack)
+        self._unflushed.clear()
+        self._unvouched.clear()
+        self._tail = tail
+
+    def seal(self) -> None:
+        """Let the next segment begin a new pack."""
+        self._tail = None
+
+    def remove(self, pack: PackId) -> None:
+        """Delete a pack that the committed index does not mention."""
+        self._files.forget(pack_name(pack))
+        (self.folder / pack_name(pack)).unlink(missing_ok=True)
+
+    def cut(self, tail: Tail) -> None:
+        """Cut off what lies behind `tail`, which was never committed."""
+        os.ftruncate(self.descriptor(tail.pack).fd, tail.stop)
+
+    def close(self) -> None:
+        self._files.clear()
+
+    def _room_for(self, size: int) -> Tail:
+        if self._tail is None or self._tail.stop + size > PACK_SIZE:
+            self._tail = self._create(self._next)
+            self._next = PackId(self._next + 1)
+        return self._tail
+
+    def _create(self, pack: PackId) -> Tail:
+        file = self._files.get(pack_name(pack), os.O_CREAT | os.O_EXCL)
+        self._unflushed.add(pack)
+        self._unvouched.add(pack)
+        self._folder_changed = True
+        _write_all(file.fd, [self._header(pack).ljust(PAGE, b"\0")], 0)
+        return Tail(pack, PAGE)
+
+    def _header(self, pack: PackId) -> bytes:
+        head = _PACK_HEAD.pack(_PACK_MAGIC, pack, self._uuid, 0)[:-8]
+        return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
+
+
+class Segment:
+    """Chunks on their way into a pack."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[ChunkId, ChunkKind, CodecId, int, bytes]] = []
+        self.stored = 0  # bytes, without headers and padding
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    @property
+    def size_at_most(self) -> int:
+        return self.stored + (len(self._chunks) + 2) * (PAGE + Entry.LAYOUT.size)
+
+    @property
+    def full(self) -> bool:
+        return self.stored >= SEGMENT_SIZE or len(self._chunks) >= IOV_MAX // 2 - 2
+
+    def add(
+        self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
+    ) -> None:
+        """Add a chunk of `size` bytes when decoded. The buffer is kept until it is written."""
+        self._chunks.append((chunk, kind, codec, size, stored))
+        self.stored += len(stored)
+
+    def laid_out(self, start: int) -> tuple[list[Entry], list[bytes], int]:
+        """Return the entries, the buffers to write at `start`, and their size together."""
+        table_size = _SEGMENT_HEAD.size + len(self._chunks) * Entry.LAYOUT.size
+        offset = start + table_size
+        entries: list[Entry] = []
+        buffers: list[bytes] = [b""]
+        for chunk, kind, codec, size, stored in self._chunks:
+            if len(stored) >= ALIGN_FROM:
+                buffers.append(bytes(-offset % PAGE))
+                offset += len(buffers[-1])
+            checksum = xxhash.xxh3_64_intdigest(stored)
+            entries.append(Entry(chunk, offset, len(stored), size, kind, codec, checksum))
+            buffers.append(stored)
+            offset += len(stored)
+        buffers.append(bytes(-offset % PAGE))
+        size = offset + len(buffers[-1]) - start
+        table = b"".join(entry.to_bytes() for entry in entries)
+        check = xxhash.xxh3_64_intdigest(table)
+        buffers[0] = _SEGMENT_HEAD.pack(_SEGMENT_MAGIC, len(entries), size, check) + table
+        return entries, [buffer for buffer in buffers if buffer], size
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, buffers: list[bytes], offset: int) -> None:
+    # The kernel may take less than it was given, on a full disk or past 2 GiB.
+    pending = [memoryview(buffer) for buffer in buffers]
+    while pending:
+        written = os.pwritev(fd, pending[:IOV_MAX], offset)
+        offset += written
+        while pending and written >= len(pending[0]):
+            written -= len(pending.pop(0))
+        if written:
+            pending[0] = pending[0][written:]

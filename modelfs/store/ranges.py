@@ -1,0 +1,84 @@
+"""Sets of byte offsets, kept as sorted half-open ranges."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+
+
+class RangeSet:
+    """Disjoint ranges `[start, stop)` in order; neighbours that touch are one range."""
+
+    __slots__ = ("_starts", "_stops")
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for start, stop in ranges:
+            self.add(start, stop)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._stops, strict=True)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RangeSet):
+            return NotImplemented
+        return self._starts == other._starts and self._stops == other._stops
+
+    def __hash__(self) -> int:
+        return hash((tuple(self._starts), tuple(self._stops)))
+
+    @property
+    def size(self) -> int:
+        """How many offsets are in the set."""
+        return sum(self._stops) - sum(self._starts)
+
+    @property
+    def stop(self) -> int:
+        """One past the last offset, 0 when empty."""
+        return self._stops[-1] if self._stops else 0
+
+    def add(self, start: int, stop: int) -> None:
+        if start >= stop:
+            return
+        first = bisect_left(self._stops, start)  # the first range that touches or follows
+        last = bisect_right(self._starts, stop)  # one past the last that touches
+        if first < last:
+            start = min(start, self._starts[first])
+            stop = max(stop, self._stops[last - 1])
+        self._starts[first:last] = [start]
+        self._stops[first:last] = [stop]
+
+    def remove(self, start: int, stop: int) -> None:
+        if start >= stop:
+            return
+        first = bisect_right(self._stops, start)
+        last = bisect_left(self._starts, stop)
+        if first >= last:
+            return
+        left, right = self._starts[first], self._stops[last - 1]
+        kept = [(a, b) for a, b in ((left, start), (stop, right)) if a < b]
+        self._starts[first:last] = [a for a, _ in kept]
+        self._stops[first:last] = [b for _, b in kept]
+
+    def overlaps(self, start: int, stop: int) -> bool:
+        """Say whether any offset of `[start, stop)` is in the set."""
+        first = bisect_right(self._stops, start)
+        return first < len(self._starts) and self._starts[first] < stop
+
+    def within(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the set inside `[start, stop)`, in order."""
+        for at in range(bisect_right(self._stops, start), len(self._starts)):
+            if self._starts[at] >= stop:
+                return
+            yield max(start, self._starts[at]), min(stop, self._stops[at])
+
+    def copy(self) -> "RangeSet":
+        twin = RangeSet()
+        twin._starts = self._starts.copy()
+        twin._stops = self._stops.copy()
+        return twin

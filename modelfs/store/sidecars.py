@@ -1,0 +1,125 @@
+"""Data files whose layout is in a model: ONNX external data.
+
+The model is usually written last, and may be replaced later, as may the data. So the index
+remembers which model names which file, by folder and name: when either arrives, the data file is
+cut (again) at the tensors that the models naming it say it holds. Only names at or below the
+model's own folder are followed, and never through a symbolic link.
+"""
+
+import stat
+from collections.abc import Iterator, Mapping
+
+from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
+from modelfs.formats.sniff import external_layout, recognise
+from modelfs.store.index import Index
+from modelfs.store.nodes import Nodes
+from modelfs.store.records import Dentry, Listed
+from modelfs.store.tables import (
+    InodeNumber,
+    Table,
+    named_key,
+    number_key,
+    prefix_end,
+    sidecar_key,
+    triple_key,
+)
+
+Place = tuple[InodeNumber, bytes]  # folder and name
+
+# A file that more models name than this is cut by the first of them only.
+MODELS_MAX = 16
+
+
+class Sidecars:
+    """Which model's tensors are in which data file. Reading is for any thread."""
+
+    def __init__(self, index: Index, nodes: Nodes) -> None:
+        self._index = index
+        self._nodes = nodes
+
+    def places_of(self, inode: InodeNumber) -> Iterator[Place]:
+        """Yield every folder and name of an inode."""
+        start, stop = triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0)
+        for key, _ in self._index.pages(Table.PARENTS, start, stop):
+            folder, cookie = key[8:16], key[16:24]
+            if (line := self._index.get(Table.LISTING, folder + cookie)) is not None:
+                yield InodeNumber(int.from_bytes(folder, "big")), Listed.from_bytes(line).name
+
+    def named_by(self, model: InodeNumber, layout: Layout) -> set[Place]:
+        """Return the places of the data files that a model's layout names."""
+        locations = {external.location for external in layout.external}
+        return {
+            place
+            for folder, _ in self.places_of(model)
+            for location in locations
+            if (place := self._resolve(folder, location)) is not None
+        }
+
+    def record(self, model: InodeNumber, places: set[Place]) -> None:
+        """Remember that a model names these data files, and let those that exist be cut anew."""
+        for folder, name in places:
+            self._index.put(Table.SIDECARS, sidecar_key(folder, name, model), b"")
+            if (data := self._lookup(folder, name)) is not None and data != model:
+                self._index.put(Table.PENDING, number_key(data), b"")
+
+    def models_naming(self, data: InodeNumber) -> set[InodeNumber]:
+        """Return the models that name a data file, by any of its names."""
+        return {model for place in self.places_of(data) for model in self._models_of(place)}
+
+    def layout_of(
+        self, data: InodeNumber, size: int, models: Mapping[InodeNumber, tuple[ReadAt, int]]
+    ) -> Layout:
+        """Return the layout that the models naming `data` give it.
+
+        Args:
+            data: the data file.
+            size: its length, in bytes.
+            models: for each model that names it, how to read it, and its size.
+        """
+        places = set(self.places_of(data))
+        spans: list[TensorSpan] = []
+        for model, (read_at, model_size) in models.items():
+            folders = [folder for folder, _ in self.places_of(model)]
+            spans.extend(
+                external.span
+                for external in _externals(read_at, model_size)
+                if any(self._resolve(each, external.location) in places for each in folders)
+            )
+        return external_layout(spans, size)
+
+    def sweep(self) -> None:
+        """Drop what models that are gone named. Inside a change of the index."""
+        for key, _ in self._index.pages(Table.SIDECARS):
+            if self._nodes.find(InodeNumber(int.from_bytes(key[-8:], "big"))) is None:
+                self._index.delete(Table.SIDECARS, key)
+
+    def _models_of(self, place: Place) -> Iterator[InodeNumber]:
+        prefix = named_key(*place) + b"\0"
+        rows = self._index.scan(Table.SIDECARS, prefix, prefix_end(prefix), MODELS_MAX)
+        for key, _ in rows:
+            model = InodeNumber(int.from_bytes(key[-8:], "big"))
+            if (node := self._nodes.find(model)) is not None and node.nlink:
+                yield model
+
+    def _resolve(self, folder: InodeNumber, location: str) -> Place | None:
+        *folders, name = location.encode(errors="surrogateescape").split(b"/")
+        for part in folders:
+            if part not in (b"", b"."):
+                found = self._lookup(folder, part)
+                if found is None or not self._is_folder(found):
+                    return None
+                folder = found
+        return (folder, name) if name not in (b"", b".", b"..") else None
+
+    def _lookup(self, folder: InodeNumber, name: bytes) -> InodeNumber | None:
+        value = self._index.get(Table.DENTRIES, named_key(folder, name))
+        return None if value is None else Dentry.from_bytes(value).inode
+
+    def _is_folder(self, inode: InodeNumber) -> bool:
+        node = self._nodes.find(inode)
+        return node is not None and stat.S_ISDIR(node.mode)
+
+
+def _externals(read_at: ReadAt, size: int) -> tuple[ExternalSpan, ...]:
+    layout = recognise(read_at, size)
+    return layout.external if layout.format is Format.ONNX else ()

@@ -1,0 +1,249 @@
+"""Staging: what was written to a file and is not in chunks yet.
+
+Theory of operation. A file's content is its committed map overlaid by staged ranges. Staged bytes
+lie in plain sparse files, one for each *window* of `WINDOW` bytes of the file, at their offset in
+the window; any order of writes, holes and rewrites work, and a write at offset 10^15 costs no more
+than one at 0. A window's file is never cut or punched: when its content has become chunks, or the
+file was truncated, the whole window is dropped and its file deleted once the index that no longer
+mentions it is durable. Readers that were planned before keep their descriptor, so no lock and no
+grace period is needed. A window that is begun again gets a new generation and so a new file.
+
+What the index knows of it is what the last flush made durable: the size, the times, and for each
+window its generation and ranges. Truncation hides the committed map from `visible` on; the extents
+behind it are removed in slices, later. A window that truncation drops is only *superseded*: its row
+and its file stay until a flush or ingest has something newer to put there. So after a crash a file
+is what its last flush made it, except that bytes rewritten inside ranges that were already durable
+may be there too, as on other file systems.
+
+The version of a window counts the beginning and the end of each write, so that ingest can tell
+whether what it read is still what is there.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from modelfs.store.descriptors import Descriptor, Descriptors
+from modelfs.store.index import Index
+from modelfs.store.pack import sync_folder
+from modelfs.store.ranges import RangeSet
+from modelfs.store.records import StagedWindow
+from modelfs.store.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
+
+WINDOW: Final = 64 << 20
+
+
+@dataclass(slots=True)
+class Window:
+    """One window of a file that has staged bytes. Offsets in `ranges` are the file's."""
+
+    number: int
+    generation: int
+    ranges: RangeSet = field(default_factory=RangeSet)
+    version: int = 0
+    writing: int = 0  # writes under way
+    dirty: bool = False  # bytes or ranges that no flush has made durable
+
+    @property
+    def start(self) -> int:
+        return self.number * WINDOW
+
+    @property
+    def full(self) -> bool:
+        return self.ranges.size == WINDOW
+
+
+@dataclass(slots=True)
+class StagedFile:
+    """The content state of a file that differs from what its inode record and map say."""
+
+    inode: InodeNumber
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    least: int  # the smallest size since the inode record was last brought up to date
+    visible: int | None = None  # the committed map counts only up to here; None: all of it
+    windows: dict[int, Window] = field(default_factory=dict)
+    superseded: list[Window] = field(default_factory=list)
+    dirty: bool = False  # size, times or `visible` that no flush has made durable
+    dirty_since: float = 0.0  # monotonic seconds; when it was last clean
+    epoch: int = 0  # counts what ingest did to the file, which voids a flush under way
+
+    def copy(self) -> "StagedFile":
+        """Return a copy for another thread to plan reads with."""
+        windows = {
+            number: dataclasses.replace(window, ranges=window.ranges.copy())
+            for number, window in self.windows.items()
+        }
+        return dataclasses.replace(self, windows=windows, superseded=[])
+
+    @property
+    def staged_bytes(self) -> int:
+        return sum(window.ranges.size for window in self.windows.values())
+
+    def ranges(self) -> RangeSet:
+        """Return all staged ranges."""
+        numbers = sorted(self.windows)
+        return RangeSet(pair for number in numbers for pair in self.windows[number].ranges)
+
+    def within(self, start: int, stop: int) -> Iterator[tuple[Window, int, int]]:
+        """Yield the staged parts of `[start, stop)` in order, each with its window."""
+        for number in self._numbers(start, stop):
+            window = self.windows[number]
+            for low, high in window.ranges.within(start, stop):
+                yield window, low, high
+
+    def _numbers(self, start: int, stop: int) -> Iterator[int]:
+        # Whichever is fewer: windows that exist, or windows in the range.
+        first, last = start // WINDOW, (stop - 1) // WINDOW
+        if last - first < len(self.windows):
+            return (number for number in range(first, last + 1) if number in self.windows)
+        return (number for number in sorted(self.windows) if first <= number <= last)
+
+
+def window_name(inode: int, number: int, generation: int) -> str:
+    return f"{inode:x}-{number:x}-{generation:x}"
+
+
+class Staging:
+    """The staging files of a store, and the content state of the inodes that have any."""
+
+    def __init__(self, folder: Path, index: Index, *, read_only: bool = False) -> None:
+        self.folder = folder
+        self._index = index
+        self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
+        self._staged: dict[InodeNumber, StagedFile] = {}
+        self._doomed: list[str] = []
+        self._generation = 0
+        self._created = False
+
+    def __iter__(self) -> Iterator[StagedFile]:
+        return iter(list(self._staged.values()))
+
+    def __len__(self) -> int:
+        return len(self._staged)
+
+    def find(self, inode: InodeNumber) -> StagedFile | None:
+        return self._staged.get(inode)
+
+    def adopt(self, staged: StagedFile) -> StagedFile:
+        """Begin to keep the content state of an inode."""
+        return self._staged.setdefault(staged.inode, staged)
+
+    def release(self, inode: InodeNumber) -> None:
+        """Stop keeping it, because the inode record and the map now say everything."""
+        staged = self._staged.pop(inode)
+        assert not staged.windows, "released with staged bytes"
+
+    # -- windows
+
+    def window(self, staged: StagedFile, number: int) -> Window:
+        """Return a window to write to, a new one if there is none."""
+        if (found := staged.windows.get(number)) is not None:
+            return found
+        self._generation += 1
+        window = Window(number, self._generation)
+        staged.windows[number] = window
+        return window
+
+    def supersede(self, staged: StagedFile, window: Window) -> None:
+        """Forget what is staged in a window, because the file was cut before it."""
+        del staged.windows[window.number]
+        staged.superseded.append(window)
+
+    def drop(self, staged: StagedFile, windows: list[Window]) -> None:
+        """Remove windows' rows and forget the windows. Inside a change of the index, at its end.
+
+        The files are deleted by `sweep`, which is for after the next commit.
+        """
+        for window in windows:
+            self._doomed.append(window_name(staged.inode, window.number, window.generation))
+            if (now := staged.windows.get(window.number)) in (None, window):
+                self._index.delete(Table.STAGED, pair_key(staged.inode, window.number))
+                if now is not None:
+                    del staged.windows[window.number]
+
+    def descriptor(self, inode: InodeNumber, window: Window, *, create: bool = False) -> Descriptor:
+        """Return a window's open file.
+
+        Raises:
+            OSError: it cannot be opened, or made.
+        """
+        self._created |= create
+        name = window_name(inode, window.number, window.generation)
+        return self._files.get(name, os.O_CREAT if create else 0)
+
+    def doomed(self) -> list[str]:
+        """Hand over the files that may be deleted once all changes made so far are durable."""
+        doomed, self._doomed = self._doomed, []
+        return doomed
+
+    def doom(self, names: list[str]) -> None:
+        """Take files back that `doomed` handed over, because the commit failed."""
+        self._doomed.extend(names)
+
+    def sweep(self, doomed: list[str]) -> None:
+        """Delete dropped windows' files. Any thread."""
+        for name in doomed:
+            self._files.forget(name)
+            (self.folder / name).unlink(missing_ok=True)
+
+    # -- durability
+
+    def sync(self, inode: InodeNumber, windows: list[Window]) -> None:
+        """Make the bytes in windows durable, and their files' names. Any thread.
+
+        Raises:
+            OSError: it is not known what is durable.
+        """
+        for window in windows:
+            os.fdatasync(self.descriptor(inode, window).fd)
+        if self._created:
+            self._created = False
+            sync_folder(self.folder)
+
+    def record(self, inode: InodeNumber, window: Window, ranges: RangeSet) -> None:
+        """Put into the index that `ranges` of a window are durable."""
+        row = StagedWindow(window.generation, ranges)
+        self._index.put(Table.STAGED, pair_key(inode, window.number), row.to_bytes())
+
+    def record_visible(self, staged: StagedFile) -> None:
+        if staged.visible is None:
+            self._index.delete(Table.TRIMS, number_key(staged.inode))
+        else:
+            self._index.put(Table.TRIMS, number_key(staged.inode), number_key(staged.visible))
+
+    # -- opening and closing a store
+
+    def stored(self) -> Iterator[tuple[InodeNumber, dict[int, Window], int | None]]:
+        """Yield what the index says is staged: inode, windows, and where its map ends."""
+        windows: dict[InodeNumber, dict[int, Window]] = {}
+        for key, value in self._index.pages(Table.STAGED):
+            inode, number = pair_of(key)
+            row = StagedWindow.from_bytes(value)
+            window = Window(number, row.generation, row.ranges)
+            windows.setdefault(InodeNumber(inode), {})[number] = window
+        trims = {
+            InodeNumber(number_of(key)): number_of(value)
+            for key, value in self._index.pages(Table.TRIMS)
+        }
+        for inode in sorted(windows.keys() | trims.keys()):
+            yield inode, windows.get(inode, {}), trims.get(inode)
+
+    def start_generations_at(self, generation: int) -> None:
+        self._generation = generation
+
+    def unmentioned(self) -> list[str]:
+        """Return the staging files that the index does not mention."""
+        known = {
+            window_name(staged.inode, window.number, window.generation)
+            for staged in self
+            for window in staged.windows.values()
+        }
+        return [path.name for path in self.folder.iterdir() if path.name not in known]
+
+    def close(self) -> None:
+        self._files.clear()

@@ -1,0 +1,429 @@
+"""The store: everything durable, put together.
+
+A store belongs to one process, and in it to one thread, the *owner*. Methods are for the owner and
+quick, unless they say "any thread". A store opened read-only sees the last commit, and may be
+opened while another process writes.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from modelfs.errors import (
+    CorruptIndex,
+    NotAStore,
+    StoreBusy,
+    StoreReadOnly,
+    UnsupportedFormat,
+)
+from modelfs.formats.layout import Format
+from modelfs.store.attributes import Attributes
+from modelfs.store.chunks import Chunks
+from modelfs.store.content import Contents
+from modelfs.store.filemap import FileMaps
+from modelfs.store.gc import Collector
+from modelfs.store.index import Batch, Index
+from modelfs.store.ingest import Ingest
+from modelfs.store.intake import Intake, Parts
+from modelfs.store.namespace import Namespace
+from modelfs.store.nodes import Nodes
+from modelfs.store.pack import PACK_SIZE, Packs, Tail, sync_folder
+from modelfs.store.pagecache import CAPACITY, PageCache
+from modelfs.store.reaper import Reaper
+from modelfs.store.records import FORMAT_VERSION, Inode, PackRow, Superblock
+from modelfs.store.sidecars import Sidecars
+from modelfs.store.space import Space
+from modelfs.store.staging import StagedFile, Staging
+from modelfs.store.stats import Statistics, disk_usage
+from modelfs.store.tables import ROOT, InodeNumber, PackId, Table, number_of
+from modelfs.store.totals import (
+    FILES,
+    LOGICAL,
+    NEXT_CHUNK,
+    NEXT_INODE,
+    NEXT_PACK,
+    SHARED,
+    Totals,
+)
+from modelfs.store.writer import ChunkWriter
+
+log = logging.getLogger(__name__)
+
+CHUNK_SIZE: Final = 1 << 20
+SUPERBLOCK: Final = b"superblock"
+FORMAT_FILE: Final = "FORMAT"
+FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
+
+
+@dataclass(slots=True)
+class Commit:
+    """Changes on their way to the disk, and the files to delete when they are there."""
+
+    batch: Batch
+    staging_files: list[str]
+    packs: list[PackId]
+
+
+def make_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
+    """Make an empty store, readable by its owner only, in a new or empty folder.
+
+    Raises:
+        NotAStore: the folder has something in it.
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if any(folder.iterdir()):
+        raise NotAStore(f"{folder} is not empty")
+    folder.chmod(0o700)
+    for name in ("index", "packs", "staging"):
+        (folder / name).mkdir(mode=0o700)
+    (folder / "lock").touch(0o600)
+    index = Index(folder / "index")
+    with index.change():
+        _fill(index, chunk_size)
+    index.commit()
+    index.close()
+    sync_folder(folder / "index")
+    # Last, since a folder with this file is a store.
+    format_file = folder / FORMAT_FILE
+    format_file.write_text(FORMAT_TEXT.format(version=FORMAT_VERSION))
+    with format_file.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _fill(index: Index, chunk_size: int) -> None:
+    now = time.time_ns()
+    block = Superblock(
+        version=FORMAT_VERSION,
+        chunk_size=chunk_size,
+        hash_seed=secrets.randbits(64),
+        uuid=uuid.uuid4().bytes,
+        created_ns=now,
+    )
+    index.put(Table.META, SUPERBLOCK, block.to_bytes())
+    totals = Totals(index)
+    for counter, first in ((NEXT_INODE, ROOT + 1), (NEXT_CHUNK, 1), (NEXT_PACK, 1)):
+        totals.set(counter, first)
+    root = Inode(
+        inode=ROOT,
+        mode=stat.S_IFDIR | 0o755,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        nlink=2,
+        size=0,
+        rdev=0,
+        atime_ns=now,
+        mtime_ns=now,
+        ctime_ns=now,
+        parent=ROOT,
+        format=Format.PLAIN,
+    )
+    Nodes(index, totals).put(root)
+
+
+class Store:
+    """An open store."""
+
+    def __init__(
+        self, folder: Path, *, read_only: bool = False, cache_size: int = CAPACITY
+    ) -> None:
+        """Open a store; for writing, bring it to its last commit and take its lock.
+
+        Raises:
+            NotAStore: the folder is none.
+            UnsupportedFormat: it was written by a newer version.
+            StoreBusy: another process has it open for writing.
+            CorruptIndex: its index cannot be read.
+        """
+        self.folder = folder.resolve()
+        self.read_only = read_only
+        _check_format(self.folder)
+        self._lock = None if read_only else _lock(self.folder)
+        self.index = Index(self.folder / "index", read_only=read_only)
+        self.superblock = _superblock(self.index)
+        self.cache = PageCache(cache_size)
+        self.totals = Totals(self.index)
+        self.nodes = Nodes(self.index, self.totals)
+        self.packs = Packs(self.folder / "packs", self.superblock.uuid, read_only=read_only)
+        self.chunks = Chunks(
+            self.index, self.packs, self.totals, self.cache, self.superblock.hash_seed
+        )
+        self.maps = FileMaps(self.index, self.chunks, self.superblock.chunk_size)
+        self.staging = Staging(self.folder / "staging", self.index, read_only=read_only)
+        self.contents = Contents(self.nodes, self.maps, self.chunks, self.packs, self.staging)
+        self.namespace = Namespace(self.index, self.totals, self.nodes)
+        self.attributes = Attributes(self.index, self.nodes, self.staging)
+        self.sidecars = Sidecars(self.index, self.nodes)
+        self.ingest = Ingest(self.contents, self.maps, self.sidecars, self.superblock.chunk_size)
+        self.intake = Intake(
+            Parts(
+                self.index,
+                self.totals,
+                self.nodes,
+                self.chunks,
+                self.packs,
+                self.maps,
+                self.staging,
+                self.contents,
+                self.sidecars,
+            )
+        )
+        self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
+        self.collector = Collector(self.index, self.chunks, self.packs, self.sidecars)
+        self.space = Space(self.folder)
+        self._load_staged()
+        if not read_only:
+            self._recover()
+
+    def close(self) -> None:
+        """Commit what was changed, and let go of the store."""
+        if not self.read_only:
+            self.commit()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the store as a crash would."""
+        self.packs.close()
+        self.staging.close()
+        self.index.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    # -- committing
+
+    def begin_commit(self) -> Commit:
+        """Seal the changes made so far. Then `write_commit`, then `end_commit`."""
+        return Commit(self.index.seal(), self.staging.doomed(), self.collector.doomed())
+
+    def write_commit(self, commit: Commit) -> None:
+        """Make sealed changes durable. Any thread, one at a time.
+
+        Raises:
+            StoreFull: the disk or the index is full; nothing is lost, and it may be tried again.
+        """
+        commit.batch.write()
+
+    def end_commit(self, commit: Commit, *, written: bool) -> None:
+        """End a commit, whether it was written or failed."""
+        if written:
+            self.index.release()
+        else:
+            self.staging.doom(commit.staging_files)
+            self.collector.doom(commit.packs)
+
+    def sweep(self, commit: Commit) -> None:
+        """Delete the files that a written commit no longer mentions. Any thread."""
+        self.staging.sweep(commit.staging_files)
+        for pack in commit.packs:
+            self.packs.remove(pack)
+
+    def commit(self) -> None:
+        """Make every change made so far durable, here and now."""
+        if self.index.dirty:
+            commit = self.begin_commit()
+            written = False
+            try:
+                self.write_commit(commit)
+                written = True
+            finally:
+                self.end_commit(commit, written=written)
+            self.sweep(commit)
+
+    # -- flushing and ingesting, here and now
+
+    def flush(self, inode: InodeNumber) -> None:
+        """Put a file's staged content where the next commit makes it durable."""
+        while (flush := self.intake.begin_flush(inode)) is not None:
+            self.staging.sync(inode, flush.windows)
+            if self.intake.finish_flush(flush):
+                return
+
+    def writer(self) -> ChunkWriter:
+        """Return a writer of chunks; one at a time, until its result was taken or given up."""
+        return ChunkWriter(self.chunks, self.packs, self.totals.get(NEXT_CHUNK))
+
+    def give_up_writer(self) -> None:
+        """Forget what a writer did that failed."""
+        self.packs.give_up(self._committed_tail())
+
+    def ingest_file(self, inode: InodeNumber, *, complete: bool = True) -> None:
+        """Take a file's staged content into chunks."""
+        while not self.intake.trim(inode):
+            pass
+        walk = self.intake.begin_pass(inode, complete=complete)
+        while (step := self.intake.begin_step(walk)) is not None:
+            writer = self.writer()
+            try:
+                told = self.ingest.run(step, writer)
+                written = writer.finish()
+            except BaseException:
+                self.give_up_writer()
+                raise
+            if not told:
+                return
+            self.intake.take_written(written)
+            self.intake.finish_step(step)
+        if walk.layout is None:
+            self.ingest.plan_empty(walk, self.contents.snapshot(inode))
+        self.intake.end_pass(walk)
+
+    def ingest_all(self) -> None:
+        """Take everything staged into chunks, and commit."""
+        while pending := self.pending():
+            for inode in pending:
+                self.ingest_file(inode)
+        self.commit()
+
+    def pending(self) -> list[InodeNumber]:
+        """Return the files whose content is to be looked at by ingest."""
+        queued = {InodeNumber(number_of(key)) for key, _ in self.index.pages(Table.PENDING)}
+        return sorted(queued | {staged.inode for staged in self.staging})
+
+    def collect(self) -> int:
+        """Collect all garbage here and now, and return the bytes of packs deleted."""
+        for inode in self.reaper.orphans():
+            while not self.reaper.reap(inode):
+                pass
+        while self.collector.remove_dead():
+            pass
+        freed = 0
+        for pack in self.collector.sparse_packs():
+            freed += self._rewrite(pack)
+        self.commit()
+        return freed
+
+    def _rewrite(self, pack: PackId) -> int:
+        self.leave_pack(pack)
+        writer = self.writer()
+        try:
+            self.collector.copy_live(pack, writer)
+            written = writer.finish()
+        except BaseException:
+            self.give_up_writer()
+            raise
+        self.intake.take_written(written)
+        return self.collector.retire(pack)
+
+    def leave_pack(self, pack: PackId) -> None:
+        """Make sure that nothing is appended to a pack that is to be rewritten."""
+        tail = self._committed_tail()
+        if tail is not None and tail.pack == pack:
+            self.packs.seal()
+
+    # -- telling
+
+    def statistics(self) -> Statistics:
+        """Return what `stats` shows. Walks the store's folder."""
+        forms = self.totals.forms()
+        sizes = sum(staged.size - self.nodes.get(staged.inode).size for staged in self.staging)
+        return Statistics(
+            files=self.totals.get(FILES),
+            logical_bytes=self.totals.get(LOGICAL) + sizes,
+            stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
+            disk_bytes=disk_usage(self.folder),
+            chunks=sum(form["chunks"] for form in forms.values()),
+            shared_bytes=self.totals.get(SHARED),
+            staged_bytes=sum(staged.staged_bytes for staged in self.staging),
+            pending_files=len(self.pending()),
+            forms={name: form for name, form in forms.items() if form["chunks"]},
+            cache=self.cache.statistics(),
+        )
+
+    # -- opening
+
+    def _load_staged(self) -> None:
+        newest = 0
+        for inode, windows, visible in self.staging.stored():
+            if (node := self.nodes.find(inode)) is None:
+                log.error("staged content of inode %d, which does not exist", inode)
+                continue
+            staged = StagedFile(
+                inode,
+                node.size,
+                node.mtime_ns,
+                node.ctime_ns,
+                least=node.size,
+                visible=visible,
+                windows=windows,
+            )
+            self.staging.adopt(staged)
+            newest = max(newest, *(window.generation for window in windows.values()), 0)
+        self.staging.start_generations_at(newest)
+
+    def _recover(self) -> None:
+        """Remove what no commit mentions: tails of packs, packs, staging files."""
+        rows = self._pack_rows()
+        for pack in self.packs.numbers() - rows.keys():
+            log.info("removing pack %d, which was never committed", pack)
+            self.packs.remove(pack)
+        tail = self._committed_tail()
+        if tail is not None:
+            self.packs.cut(tail)
+        for name in self.staging.unmentioned():
+            (self.staging.folder / name).unlink()
+        self.packs.open_at(tail, PackId(self.totals.get(NEXT_PACK)))
+
+    def _pack_rows(self) -> dict[PackId, PackRow]:
+        return {
+            PackId(number_of(key)): PackRow.from_bytes(value)
+            for key, value in self.index.pages(Table.PACKS)
+        }
+
+    def _committed_tail(self) -> Tail | None:
+        rows = self._pack_rows()
+        newest = max(rows, default=None)
+        if newest is None or rows[newest].stop >= PACK_SIZE:
+            return None
+        return Tail(newest, rows[newest].stop)
+
+
+def _check_format(folder: Path) -> None:
+    try:
+        text = (folder / FORMAT_FILE).read_text()
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise NotAStore(f"{folder} is not a modelfs store") from exc
+    version = text.partition("format ")[2].split("\n")[0]
+    if not text.startswith("modelfs store") or not version.isdecimal():
+        raise NotAStore(f"{folder} is not a modelfs store: {FORMAT_FILE} does not say so")
+    if int(version) > FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"{folder} has format {version}; this version knows {FORMAT_VERSION}"
+        )
+
+
+def _superblock(index: Index) -> Superblock:
+    value = index.get(Table.META, SUPERBLOCK)
+    if value is None:
+        raise CorruptIndex("the index has no superblock")
+    return Superblock.from_bytes(value)
+
+
+def _lock(folder: Path) -> int:
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StoreReadOnly(f"{folder}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        raise StoreBusy(f"{folder} is in use by another modelfs process") from exc
+    return fd

@@ -1,0 +1,97 @@
+"""The index's tables and their keys: the one place that knows how a key is built.
+
+All numbers in keys are big-endian, so that LMDB's byte order is their numeric order.
+
+===========  =================================  =============================================
+table        key                                value
+===========  =================================  =============================================
+meta         name                               superblock; counters and totals (i64)
+inodes       inode u64                          `Inode`
+dentries     parent u64, name                   `Dentry`: inode, cookie
+listing      parent u64, cookie u64             `Listed`: inode, name (the order of readdir)
+parents      inode u64, parent u64, cookie u64  empty: every name of an inode, for paths
+symlinks     inode u64                          target
+xattrs       inode u64, name                    value
+extents      inode u64, file offset u64         `Extent`: chunk, offset in it, length
+trims        inode u64                          u64: extents from here on are not to be seen
+tensors      inode u64, start u64, ordinal u32  `TensorRow`
+sidecars     folder u64, name, NUL, model u64   empty: the model names that data file
+chunks       chunk u64                          `Chunk`
+hashes       XXH3-128 of the content            chunk u64, more than one if they collide
+dead         chunk u64                          empty: no extent uses the chunk; for gc
+packs        pack u64                           `PackRow`
+staged       inode u64, window u64              `StagedWindow`
+pending      inode u64                          empty: content to be looked at by ingest
+orphans      inode u64                          empty: no name left; to be removed
+===========  =================================  =============================================
+"""
+
+import enum
+import struct
+from typing import NewType
+
+InodeNumber = NewType("InodeNumber", int)
+ChunkId = NewType("ChunkId", int)
+PackId = NewType("PackId", int)
+
+ROOT = InodeNumber(1)
+
+_U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_TRIPLE = struct.Struct(">QQQ")
+_TENSOR = struct.Struct(">QQI")
+
+KEY_MAX = (1 << 64) - 1
+
+number_key = _U64.pack
+pair_key = _PAIR.pack
+triple_key = _TRIPLE.pack
+tensor_key = _TENSOR.pack
+
+
+class Table(enum.StrEnum):
+    """Names of LMDB databases; part of the format."""
+
+    META = "meta"
+    INODES = "inodes"
+    DENTRIES = "dentries"
+    LISTING = "listing"
+    PARENTS = "parents"
+    SYMLINKS = "symlinks"
+    XATTRS = "xattrs"
+    EXTENTS = "extents"
+    TRIMS = "trims"
+    TENSORS = "tensors"
+    SIDECARS = "sidecars"
+    CHUNKS = "chunks"
+    HASHES = "hashes"
+    DEAD = "dead"
+    PACKS = "packs"
+    STAGED = "staged"
+    PENDING = "pending"
+    ORPHANS = "orphans"
+
+
+def number_of(key: bytes) -> int:
+    """Return the u64 that a key or value begins with."""
+    return int.from_bytes(key[:8], "big")
+
+
+def pair_of(key: bytes) -> tuple[int, int]:
+    """Return the two u64 that a key begins with."""
+    first, second = _PAIR.unpack_from(key)
+    return first, second
+
+
+def named_key(inode: int, name: bytes) -> bytes:
+    return _U64.pack(inode) + name
+
+
+def sidecar_key(folder: int, name: bytes, model: int) -> bytes:
+    return _U64.pack(folder) + name + b"\0" + _U64.pack(model)
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """Return the smallest key above every key that begins with `prefix`."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1])

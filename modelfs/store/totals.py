@@ -1,0 +1,74 @@
+"""Sums over the whole store, kept in the index and changed with what they sum up.
+
+So `stats` and `statfs` cost the same however much is stored; fsck counts anew and compares.
+"""
+
+from modelfs.errors import CorruptIndex
+from modelfs.store.index import Index
+from modelfs.store.records import Chunk
+from modelfs.store.tables import Table
+
+# Counters from which numbers are handed out; none is ever used twice.
+NEXT_INODE = b"next.inode"
+NEXT_CHUNK = b"next.chunk"
+NEXT_COOKIE = b"next.cookie"
+NEXT_PACK = b"next.pack"
+NEXT_GENERATION = b"next.generation"
+
+FILES = b"total.files"
+LOGICAL = b"total.logical_bytes"
+SHARED = b"total.shared_bytes"
+
+
+class Totals:
+    """Named integers in the index."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def get(self, name: bytes) -> int:
+        value = self._index.get(Table.META, name)
+        if value is None:
+            return 0
+        if len(value) != 8:
+            raise CorruptIndex(f"counter {name.decode()}: {value.hex()}")
+        return int.from_bytes(value, "little", signed=True)
+
+    def set(self, name: bytes, value: int) -> None:
+        self._index.put(Table.META, name, value.to_bytes(8, "little", signed=True))
+
+    def add(self, name: bytes, difference: int) -> None:
+        if difference:
+            self.set(name, self.get(name) + difference)
+
+    def take(self, name: bytes) -> int:
+        """Return the next number of a counter."""
+        number = self.get(name)
+        self.set(name, number + 1)
+        return number
+
+    def replace_chunk(self, old: Chunk | None, new: Chunk | None) -> None:
+        """Count `new` in the place of `old`; chunks that nothing uses do not count."""
+        for chunk, sign in ((old, -1), (new, 1)):
+            if chunk is not None and chunk.uses:
+                for name, amount in chunk_totals(chunk).items():
+                    self.add(name, sign * amount)
+
+    def forms(self) -> dict[str, dict[str, int]]:
+        """Return for each stored form its `chunks`, `raw_bytes` and `stored_bytes`."""
+        found: dict[str, dict[str, int]] = {}
+        for key, _ in self._index.scan(Table.META, b"form.", b"form/"):
+            _, form, field = key.decode().split(".")
+            found.setdefault(form, {})[field] = self.get(key)
+        return found
+
+
+def chunk_totals(chunk: Chunk) -> dict[bytes, int]:
+    """Return what one used chunk adds to each total."""
+    form = f"form.{chunk.form}.".encode()
+    return {
+        form + b"chunks": 1,
+        form + b"raw_bytes": chunk.size,
+        form + b"stored_bytes": chunk.stored,
+        SHARED: max(0, chunk.used - chunk.size),
+    }

@@ -1,0 +1,165 @@
+"""The life of a mount: its options, its one writer, and how it ends."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import DEADLINE, MODELFS, Mount, modelfs, mounted, run, wait_until
+
+pytestmark = pytest.mark.mount
+
+
+def test_named_in_the_mount_table(mount: Mount) -> None:
+    """The mount table names modelfs as the source of a mount."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    [source] = [line.split()[0] for line in lines if line.split()[1] == str(mount.path)]
+    assert "modelfs" in source
+
+
+def test_unmounting_is_durable(mount: Mount) -> None:
+    """What was written right before an unmount is there after the next mount."""
+    (mount.path / "x").write_bytes(b"x" * 3_000_000)
+    mount.remount(drop_caches=True)
+    assert (mount.path / "x").read_bytes() == b"x" * 3_000_000
+
+
+def test_read_only(fuse: None, store: Path, tmp_path: Path) -> None:
+    """A read-only mount shows files and refuses every change."""
+    with mounted(store, tmp_path / "mnt") as mount:
+        (mount.path / "x").write_text("x")
+    with mounted(store, tmp_path / "mnt", "--read-only") as mount:
+        assert (mount.path / "x").read_text() == "x"
+        for change in (
+            (mount.path / "y").touch,
+            (mount.path / "x").unlink,
+            partial((mount.path / "x").write_text, "y"),
+            partial((mount.path / "x").chmod, 0o600),
+        ):
+            with pytest.raises(OSError, match=rf"\[Errno {errno.EROFS}\]"):
+                change()
+
+
+def test_one_writer(mount: Mount, tmp_path: Path) -> None:
+    """A store that is mounted is refused to a second mount, which says so."""
+    other = tmp_path / "other"
+    other.mkdir()
+    done = subprocess.run(
+        [*MODELFS, "mount", "--foreground", mount.store, other],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert str(mount.store) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not os.path.ismount(other)
+
+
+def test_two_stores_at_once(mount: Mount, fuse: None, tmp_path: Path) -> None:
+    """Two stores are mounted side by side, and a file moves from one to the other."""
+    modelfs("mkfs", tmp_path / "other")
+    with mounted(tmp_path / "other", tmp_path / "other-mnt") as other:
+        (mount.path / "x").write_text("x")
+        run("mv", mount.path / "x", other.path / "y")
+        assert (other.path / "y").read_text() == "x"
+        assert os.listdir(mount.path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_signals_end_it_in_order(
+    fuse: None, store: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGTERM and SIGINT unmount, keep what was written, and end with 0."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    daemon = subprocess.Popen([*MODELFS, "mount", "--foreground", store, path])
+    try:
+        wait_until(lambda: os.path.ismount(path) or daemon.poll() is not None)
+        (path / "x").write_text("x" * 100_000)
+        daemon.send_signal(number)
+        assert daemon.wait(DEADLINE) == 0
+        assert not os.path.ismount(path)
+    finally:
+        daemon.kill()
+        daemon.wait(DEADLINE)
+    with mounted(store, path) as mount:
+        assert (mount.path / "x").read_text() == "x" * 100_000
+
+
+def test_in_the_background(fuse: None, store: Path, tmp_path: Path) -> None:
+    """Without --foreground the command returns when the mount is usable."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    run(*MODELFS, "mount", store, path)
+    try:
+        assert os.path.ismount(path)
+        (path / "x").write_text("x")
+    finally:
+        modelfs("umount", path)
+    assert not os.path.ismount(path)
+    with mounted(store, path) as mount:
+        assert (mount.path / "x").read_text() == "x"
+
+
+def test_cache_is_bounded(fuse: None, store: Path, tmp_path: Path) -> None:
+    """The cache has the capacity that was asked for, and keeps to it."""
+    with mounted(store, tmp_path / "mnt", "--cache-size", "4MiB") as mount:
+        (mount.path / "x").write_bytes(os.urandom(20_000_000))
+        mount.remount(drop_caches=True)
+        assert len((mount.path / "x").read_bytes()) == 20_000_000
+        cache = mount.stats()["cache"]
+        assert cache["capacity"] == 4 << 20
+        assert cache["bytes"] <= cache["capacity"]
+
+
+def test_busy_mount_is_not_torn_down(mount: Mount) -> None:
+    """Unmounting while a file is open is refused, and the mount goes on."""
+    with (mount.path / "x").open("w") as file:
+        done = subprocess.run(
+            [*MODELFS, "umount", mount.path],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        file.write("still here")
+    assert (mount.path / "x").read_text() == "still here"
+
+
+def test_readers_beside_the_mount(mount: Mount) -> None:
+    """A mounted store answers `stats` and `inspect` by its own path and by the mount's."""
+    (mount.path / "x").write_bytes(b"x" * 100)
+    mount.sync()
+    for place in (mount.store, mount.path):
+        assert json.loads(modelfs("stats", place, "--json"))["files"] == 1
+
+
+def test_sync_by_store_path(mount: Mount) -> None:
+    """`modelfs sync` by the path of the store waits for the mount that has it."""
+    (mount.path / "x").write_bytes(os.urandom(1_000_000))
+    modelfs("sync", mount.store)
+    stats = mount.stats()
+    assert (stats["pending_files"], stats["staged_bytes"]) == (0, 0)
+
+
+def test_mkfs_spares_what_is_there(tmp_path: Path, store: Path) -> None:
+    """`modelfs mkfs` refuses a folder that holds files, a store among them."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis").write_text("x")
+    for place in (tmp_path / "full", store):
+        done = subprocess.run(
+            [*MODELFS, "mkfs", place], capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path / "full") == ["thesis"]
+    modelfs("fsck", store, "--data")

@@ -1,0 +1,419 @@
+"""Names on a mount: renames, links, removal of what is open, and listings under change."""
+
+import errno
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mount.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, directory_stream, rename2
+from tests.mounting import Mount, drop_kernel_caches, run_python
+
+pytestmark = pytest.mark.mount
+
+
+@contextmanager
+def failing(number: int) -> Iterator[None]:
+    """Expect an OSError with this errno."""
+    with pytest.raises(OSError, match=rf"\[Errno {number}\]"):
+        yield
+
+
+def test_rename_without_replacing(here: Path) -> None:
+    """RENAME_NOREPLACE takes a free name and refuses a taken one."""
+    (here / "a").write_text("a")
+    (here / "b").write_text("b")
+    with failing(errno.EEXIST):
+        rename2(here / "a", here / "b", RENAME_NOREPLACE)
+    assert ((here / "a").read_text(), (here / "b").read_text()) == ("a", "b")
+    rename2(here / "a", here / "c", RENAME_NOREPLACE)
+    assert sorted(os.listdir(here)) == ["b", "c"]
+
+
+def test_exchanged_files(here: Path) -> None:
+    """RENAME_EXCHANGE swaps two files; inodes and link counts go with the names."""
+    (here / "a").write_text("a")
+    (here / "b").write_text("b")
+    os.link(here / "b", here / "c")
+    rename2(here / "a", here / "b", RENAME_EXCHANGE)
+    assert ((here / "a").read_text(), (here / "b").read_text()) == ("b", "a")
+    assert (here / "a").samefile(here / "c")
+    assert ((here / "a").stat().st_nlink, (here / "b").stat().st_nlink) == (2, 1)
+
+
+def test_exchanged_file_and_folder(here: Path) -> None:
+    """RENAME_EXCHANGE swaps a file and a full folder, across folders."""
+    (here / "one" / "folder").mkdir(parents=True)
+    (here / "one" / "folder" / "child").write_text("child")
+    (here / "two").mkdir()
+    (here / "two" / "file").write_text("file")
+    rename2(here / "one" / "folder", here / "two" / "file", RENAME_EXCHANGE)
+    assert (here / "one" / "folder").read_text() == "file"
+    assert (here / "two" / "file" / "child").read_text() == "child"
+
+
+def test_exchange_needs_both(here: Path) -> None:
+    """RENAME_EXCHANGE with a name that is not there changes nothing."""
+    (here / "a").write_text("a")
+    with failing(errno.ENOENT):
+        rename2(here / "a", here / "b", RENAME_EXCHANGE)
+    assert os.listdir(here) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "number"),
+    [
+        ("folder", "full", errno.ENOTEMPTY),
+        ("file", "folder", errno.EISDIR),
+        ("folder", "file", errno.ENOTDIR),
+        ("full", "full/folder", errno.EINVAL),
+        ("missing", "file", errno.ENOENT),
+        ("file", "missing/file", errno.ENOENT),
+        ("file", "x" * 256, errno.ENAMETOOLONG),
+    ],
+)
+def test_refused_renames(here: Path, old: str, new: str, number: int) -> None:
+    """A rename that cannot be done says why and changes nothing."""
+    (here / "file").touch()
+    (here / "folder").mkdir()
+    (here / "full" / "child").mkdir(parents=True)
+    with failing(number):
+        (here / old).rename(here / new)
+    assert sorted(os.listdir(here)) == ["file", "folder", "full"]
+    assert os.listdir(here / "full") == ["child"]
+
+
+def test_rename_to_itself(here: Path) -> None:
+    """A rename between two names of one file does nothing."""
+    (here / "a").write_text("a")
+    os.link(here / "a", here / "b")
+    (here / "a").rename(here / "b")
+    (here / "a").rename(here / "a")
+    assert sorted(os.listdir(here)) == ["a", "b"]
+
+
+def test_rename_of_a_folder_with_known_children(here: Path) -> None:
+    """After a folder was renamed its known and open children answer under the new name."""
+    (here / "a" / "deep").mkdir(parents=True)
+    child = here / "a" / "deep" / "child"
+    child.write_text("old")
+    with child.open("r+") as file:
+        (here / "a").rename(here / "b")
+        file.write("new")
+        file.flush()
+        assert (here / "b" / "deep" / "child").read_text() == "new"
+    assert not child.exists()
+    (here / "a").mkdir()
+    assert os.listdir(here / "a") == []
+    (here / "b" / "deep" / "child").unlink()
+    assert os.listdir(here / "b" / "deep") == []
+
+
+def test_rename_over_an_open_file(here: Path) -> None:
+    """A file that was renamed over stays whole for whoever has it open, without links."""
+    (here / "old").write_text("old")
+    (here / "new").write_text("new")
+    with (here / "old").open("r+") as file:
+        (here / "new").rename(here / "old")
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert file.read() == "old"
+        file.write("er")
+        file.flush()
+        assert os.pread(file.fileno(), 9, 0) == b"older"
+    assert (here / "old").read_text() == "new"
+
+
+def test_rename_over_a_mapped_file(here: Path) -> None:
+    """A file that was renamed over stays whole for whoever has mapped it."""
+    run_python(
+        """
+        import mmap, os, sys
+
+        old, new = (os.path.join(sys.argv[1], name) for name in ("old", "new"))
+        for path, letter in ((old, b"o"), (new, b"n")):
+            with open(path, "wb") as file:
+                file.write(letter * 500_000)
+        with open(old, "rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        os.replace(new, old)
+        with open(old, "rb") as file:
+            assert file.read() == b"n" * 500_000
+        assert mapping[:] == b"o" * 500_000
+        """,
+        here,
+    )
+
+
+def test_unlink_while_open(here: Path, shared_mount: Mount) -> None:
+    """A removed file is read and written by whoever has it open, over commits too."""
+    (here / "x").write_bytes(b"content" * 100_000)
+    shared_mount.sync()
+    with (here / "x").open("r+b") as file:
+        (here / "x").unlink()
+        assert os.listdir(here) == []
+        assert os.fstat(file.fileno()).st_nlink == 0
+        os.pwrite(file.fileno(), b"CONTENT", 350_000)
+        shared_mount.sync()
+        drop_kernel_caches()
+        assert os.pread(file.fileno(), 21, 349_993) == b"contentCONTENTcontent"
+        (here / "x").write_text("another")
+        assert os.pread(file.fileno(), 7, 0) == b"content"
+    assert (here / "x").read_text() == "another"
+
+
+def test_hard_links(here: Path) -> None:
+    """Links share inode, content and mode; the count follows as they come and go."""
+    (here / "a").write_text("one")
+    (here / "folder").mkdir()
+    os.link(here / "a", here / "b")
+    os.link(here / "b", here / "folder" / "c")
+    assert (here / "a").stat().st_nlink == 3
+    (here / "b").write_text("two")
+    (here / "a").chmod(0o600)
+    (here / "a").unlink()
+    node = (here / "folder" / "c").stat()
+    assert (node.st_nlink, node.st_ino, node.st_mode & 0o777) == (
+        2,
+        (here / "b").stat().st_ino,
+        0o600,
+    )
+    assert (here / "folder" / "c").read_text() == "two"
+
+
+def test_refused_links(here: Path) -> None:
+    """A folder has no second link, and a taken name takes none."""
+    (here / "folder").mkdir()
+    (here / "file").touch()
+    with failing(errno.EPERM):
+        os.link(here / "folder", here / "x")
+    with failing(errno.EEXIST):
+        os.link(here / "file", here / "folder")
+
+
+def test_link_to_an_unlinked_open_file(here: Path) -> None:
+    """A file without names is gone for link(2), open or not."""
+    (here / "a").touch()
+    with (here / "a").open() as file:
+        (here / "a").unlink()
+        with failing(errno.ENOENT):
+            # Given a descriptor to start from, Python calls linkat(2), which follows /proc's link.
+            os.link(f"/proc/self/fd/{file.fileno()}", here / "b", src_dir_fd=file.fileno())
+
+
+@pytest.mark.parametrize("target", ["a", "../x/./y//z", "/nowhere", "x" * 4000, "é\udcff"])
+def test_symlinks(here: Path, target: str) -> None:
+    """A symbolic link gives back its target as it was spelt."""
+    (here / "link").symlink_to(target)
+    assert os.readlink(here / "link") == target
+    assert (here / "link").lstat().st_size == len(os.fsencode(target))
+
+
+def test_symlink_loop(here: Path) -> None:
+    """Links that point at each other end in ELOOP."""
+    (here / "a").symlink_to("b")
+    (here / "b").symlink_to("a")
+    with failing(errno.ELOOP):
+        (here / "a").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", [b"x" * 255, b"\xff\xfe not utf-8", b"new\nline", b" ", b"...", "é".encode()]
+)
+def test_odd_names(here: Path, shared_mount: Mount, name: bytes) -> None:
+    """Any name of up to 255 bytes is kept byte for byte."""
+    path = os.path.join(os.fsencode(here), name)
+    with open(path, "wb") as file:
+        file.write(b"x")
+    shared_mount.sync()
+    drop_kernel_caches()
+    assert os.listdir(os.fsencode(here)) == [name]
+    assert os.stat(path).st_size == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: path.touch(),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to("x"),
+        lambda path: path.stat(),
+        lambda path: path.unlink(),
+    ],
+    ids=["create", "mkdir", "symlink", "stat", "unlink"],
+)
+def test_names_too_long(here: Path, call: Callable[[Path], object]) -> None:
+    """A name of 256 bytes is ENAMETOOLONG for every call."""
+    with failing(errno.ENAMETOOLONG):
+        call(here / ("x" * 256))
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        (lambda top: (top / "full").rmdir(), errno.ENOTEMPTY),
+        (lambda top: (top / "file").rmdir(), errno.ENOTDIR),
+        (lambda top: (top / "full").unlink(), errno.EISDIR),
+        (lambda top: (top / "missing").unlink(), errno.ENOENT),
+        (lambda top: (top / "missing").rmdir(), errno.ENOENT),
+        (lambda top: (top / "full").mkdir(), errno.EEXIST),
+        (lambda top: (top / "file" / "x").touch(), errno.ENOTDIR),
+        (lambda top: (top / "missing" / "x").touch(), errno.ENOENT),
+        (lambda top: (top / "full").write_text(""), errno.EISDIR),
+    ],
+    ids=[
+        "rmdir of a full folder",
+        "rmdir of a file",
+        "unlink of a folder",
+        "unlink of nothing",
+        "rmdir of nothing",
+        "mkdir of a taken name",
+        "create below a file",
+        "create below nothing",
+        "write to a folder",
+    ],
+)
+def test_refused_calls(here: Path, call: Callable[[Path], object], number: int) -> None:
+    """A call that cannot be done says why and changes nothing."""
+    (here / "file").touch()
+    (here / "full" / "child").mkdir(parents=True)
+    with failing(number):
+        call(here)
+    assert sorted(os.listdir(here)) == ["file", "full"]
+
+
+def test_removed_folder_that_is_open(here: Path) -> None:
+    """A folder removed while open is empty and takes no new names."""
+    (here / "folder").mkdir()
+    fd = os.open(here / "folder", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        (here / "folder").rmdir()
+        assert os.listdir(fd) == []
+        with failing(errno.ENOENT):
+            os.open("x", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def test_link_count_of_folders(here: Path) -> None:
+    """A removed folder that is open has no links; a folder counts its own two at least."""
+    (here / "folder").mkdir()
+    assert (here / "folder").stat().st_nlink >= 2
+    fd = os.open(here / "folder", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        (here / "folder").rmdir()
+        assert os.fstat(fd).st_nlink == 0
+    finally:
+        os.close(fd)
+
+
+def test_dots_are_listed(here: Path) -> None:
+    """A listing has `.` and `..`, once each."""
+    (here / "x").touch()
+    with directory_stream(here) as stream:
+        assert sorted(stream) == [b".", b"..", b"x"]
+
+
+def test_types_in_listings(here: Path) -> None:
+    """A listing tells the types of its entries and the inodes that stat tells."""
+    (here / "file").touch()
+    (here / "folder").mkdir()
+    (here / "link").symlink_to("file")
+    os.mkfifo(here / "fifo")
+    with os.scandir(here) as entries:
+        for entry in entries:
+            node = (here / entry.name).lstat()
+            assert entry.inode() == node.st_ino
+            assert entry.is_file(follow_symlinks=False) == stat.S_ISREG(node.st_mode)
+            assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(node.st_mode)
+            assert entry.is_symlink() == stat.S_ISLNK(node.st_mode)
+
+
+def test_long_listing(here: Path) -> None:
+    """A folder of two thousand entries lists each of them once."""
+    names = {f"a rather long name of the entry with number {n}" for n in range(2000)}
+    for name in names:
+        (here / name).touch()
+    assert Counter(os.listdir(here)) == Counter(names)
+
+
+def test_listing_under_change(here: Path) -> None:
+    """While names come and go a listing has each name at most once and skips none that stays."""
+    staying = {f"stay-{n}" for n in range(300)}
+    for name in staying:
+        (here / name).touch()
+    stop = threading.Event()
+
+    def churn(writer: int) -> None:
+        number = 0
+        while not stop.is_set():
+            (here / f"come-{writer}-{number}").touch()
+            if number >= 50:
+                (here / f"come-{writer}-{number - 50}").unlink()
+            number += 1
+
+    writers = [threading.Thread(target=churn, args=(n,)) for n in range(2)]
+    for thread in writers:
+        thread.start()
+    try:
+        for _ in range(30):
+            listed = Counter(os.listdir(here))
+            assert staying <= listed.keys()
+            assert listed.most_common(1)[0][1] == 1
+    finally:
+        stop.set()
+        for thread in writers:
+            thread.join()
+
+
+def test_emptied_while_listed(here: Path) -> None:
+    """Removing every name as it is listed empties a folder in one pass."""
+    for number in range(1000):
+        (here / f"{number}").touch()
+    with directory_stream(here) as stream:
+        for name in stream:
+            if name not in {b".", b".."}:
+                (here / name.decode()).unlink()
+    here.rmdir()
+    here.mkdir()
+
+
+def test_positions_in_a_listing(here: Path) -> None:
+    """A position taken in a listing leads back to the same rest, after removals too."""
+    for number in range(500):
+        (here / f"{number}").touch()
+    with directory_stream(here) as stream:
+        names = iter(stream)
+        before = [next(names) for _ in range(200)]
+        position = stream.tell()
+        rest = list(stream)
+        for name in set(before) - {b".", b".."}:
+            (here / name.decode()).unlink()
+        stream.seek(position)
+        assert list(stream) == rest
+    assert len(before) + len(rest) == 502
+
+
+def test_many_levels(here: Path) -> None:
+    """A file sixty folders deep is found after the kernel forgot the way."""
+    folder = here.joinpath(*(f"{n}" for n in range(60)))
+    folder.mkdir(parents=True)
+    (folder / "x").write_text("deep")
+    drop_kernel_caches()
+    assert (folder / "x").read_text() == "deep"
+
+
+def test_negative_lookups_do_not_stick(here: Path) -> None:
+    """A name that was looked for in vain is found once it exists, however it came."""
+    (here / "source").write_text("x")
+    for name in ("created", "linked", "renamed"):
+        assert not (here / name).exists()
+    (here / "created").touch()
+    os.link(here / "source", here / "linked")
+    (here / "source").rename(here / "renamed")
+    assert sorted(os.listdir(here)) == ["created", "linked", "renamed"]
+    assert all((here / name).exists() for name in os.listdir(here))
