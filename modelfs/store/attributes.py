@@ -26,6 +26,9 @@ class Change:
     atime_ns: int | None = None
     mtime_ns: int | None = None
 
+    def is_empty(self) -> bool:
+        return self == Change()
+
 
 class Attributes:
     """What an inode has besides its content and its names."""

@@ -26,6 +26,10 @@ from modelfs.store.totals import Totals
 VERIFIED_MAX: Final = 200_000
 
 
+# Plain chunks that were just verified: the reads that want the same one at that moment share it.
+FRESH_MAX: Final = 32 << 20
+
+
 class Chunks:
     """The chunk records of the index, and the bytes behind them."""
 
@@ -38,6 +42,7 @@ class Chunks:
         self._cache = cache
         self._seed = hash_seed
         self._verified = _RecentSet(VERIFIED_MAX)
+        self._fresh = PageCache(FRESH_MAX)
 
     def digest(self, content: bytes) -> bytes:
         """Return the hash under which content is looked for. It proves nothing: compare."""
@@ -129,7 +134,9 @@ class Chunks:
             CorruptChunk: its stored bytes are damaged or missing.
         """
         if record.kind is ChunkKind.PLAIN:
-            return self._load_stored(chunk, record)
+            if self.is_verified(record):
+                return self._load_stored(chunk, record)
+            return self._fresh.get(chunk, lambda: self._load_stored(chunk, record))
         return self._cache.get(chunk, lambda: self._decode(chunk, record))
 
     def cached(self, chunk: ChunkId) -> bytes | None:

@@ -15,14 +15,14 @@ from modelfs.formats.layout import Layout, TensorSpan
 from modelfs.store.chunks import Chunks
 from modelfs.store.content import Contents
 from modelfs.store.filemap import FileMaps
-from modelfs.store.index import Index
+from modelfs.store.index import KEY_END, Index
 from modelfs.store.ingest import Pass, Step, next_full_region, next_region
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
 from modelfs.store.records import Inode, PackRow, TensorRow
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.staging import WINDOW, StagedFile, Staging, Window
-from modelfs.store.tables import InodeNumber, Table, number_key, pair_key, tensor_key
+from modelfs.store.tables import InodeNumber, Table, number_key, number_of, pair_key, tensor_key
 from modelfs.store.totals import NEXT_CHUNK, NEXT_PACK, Totals
 from modelfs.store.writer import Written
 
@@ -124,6 +124,11 @@ class Intake:
         versions = {number: window.version for number, window in windows.items()}
         return Pass(inode, complete, copies, versions=versions)
 
+    def requested(self) -> list[InodeNumber]:
+        """Return the files to be cut anew because a model that names them arrived."""
+        rows = self._index.scan(Table.PENDING, b"", KEY_END)
+        return [InodeNumber(number_of(key)) for key, _ in rows]
+
     def begin_step(self, walk: Pass) -> Step | None:
         """Return the next region's step; None when the pass is at its end."""
         staged = self._contents.snapshot(walk.inode)
@@ -172,19 +177,16 @@ class Intake:
     def end_pass(self, walk: Pass) -> None:
         """Note the format and the tensors, and forget the staged state if nothing is left of it."""
         walk.done = True
-        node = self._nodes.find(walk.inode)
-        if node is None:
+        if self._nodes.find(walk.inode) is None:
             return
         with self._index.change():
-            self._index.delete(Table.PENDING, number_key(walk.inode))
-            layout = walk.layout
-            if walk.complete and layout is not None:
-                if layout.format is not node.format:
-                    node = dataclasses.replace(node, format=layout.format)
-                    self._nodes.put(node)
-                self._put_tensors(walk.inode, layout)
-                self._sidecars.record(walk.inode, walk.places)
-            self._release(walk.inode)
+            if walk.complete:
+                self._index.delete(Table.PENDING, number_key(walk.inode))
+                self._note_layout(walk)
+                self._release(walk.inode)
+            else:
+                # Whatever happens, a complete pass is owed.
+                self._index.put(Table.PENDING, number_key(walk.inode), b"")
 
     def trim(self, inode: InodeNumber) -> bool:
         """Remove a slice of the extents behind a truncation; say whether that is all of them."""
@@ -277,6 +279,15 @@ class Intake:
         gone = list(windows)
         self._staging.drop(staged, gone)
         staged.superseded = [each for each in staged.superseded if each not in gone]
+
+    def _note_layout(self, walk: Pass) -> None:
+        if (layout := walk.layout) is None:
+            return
+        node = self._nodes.get(walk.inode)
+        if layout.format is not node.format:
+            self._nodes.put(dataclasses.replace(node, format=layout.format))
+        self._put_tensors(walk.inode, layout)
+        self._sidecars.record(walk.inode, walk.places)
 
     def _put_tensors(self, inode: InodeNumber, layout: Layout) -> None:
         wanted = {

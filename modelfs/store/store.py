@@ -330,15 +330,19 @@ class Store:
 
     # -- telling
 
-    def statistics(self) -> Statistics:
-        """Return what `stats` shows. Walks the store's folder."""
+    def disk_usage(self) -> int:
+        """Return the disk space that the store takes, in bytes. Any thread."""
+        return disk_usage(self.folder)
+
+    def statistics(self, disk_bytes: int | None = None) -> Statistics:
+        """Return what `stats` shows. Walks the store's folder unless `disk_bytes` is given."""
         forms = self.totals.forms()
         sizes = sum(staged.size - self.nodes.get(staged.inode).size for staged in self.staging)
         return Statistics(
             files=self.totals.get(FILES),
             logical_bytes=self.totals.get(LOGICAL) + sizes,
             stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
-            disk_bytes=disk_usage(self.folder),
+            disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
             chunks=sum(form["chunks"] for form in forms.values()),
             shared_bytes=self.totals.get(SHARED),
             staged_bytes=sum(staged.staged_bytes for staged in self.staging),

@@ -1,0 +1,176 @@
+"""The control socket: what other processes may ask the daemon of a mounted store.
+
+One JSON object a line, each way. A request has a `command` and its arguments; the answer is any
+number of `{"progress": {"done": n, "total": n}}` lines and then one `{"result": {...}}` or
+`{"error": "...", "errno": n}`. The socket lies in the store's folder, which only its owner may
+enter, and answers nobody but the daemon's own user and root.
+"""
+
+import errno
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
+from modelfs.fs.writeback import Writeback
+from modelfs.store.inspect import inspect
+from modelfs.store.store import Store
+from modelfs.store.tables import InodeNumber
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME: Final = "control.sock"
+REQUEST_MAX: Final = 64 << 10
+BACKLOG: Final = 16
+
+Request = dict[str, Any]
+Reply = dict[str, Any]
+Progress = Callable[[int, int], Awaitable[None]]
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Control:
+    """Answers requests on the control socket."""
+
+    def __init__(self, store: Store, writeback: Writeback, workers: trio.CapacityLimiter) -> None:
+        self._store = store
+        self._writeback = writeback
+        self._workers = workers
+        self._commands: dict[str, Callable[[Request, Progress], Awaitable[Reply]]] = {
+            "stats": self._stats,
+            "sync": self._sync,
+            "gc": self._gc,
+            "inspect": self._inspect,
+        }
+
+    async def serve(self) -> None:
+        """Answer until cancelled; the socket is removed then."""
+        listener = _listen(self._store.folder)
+        try:
+            await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
+        finally:
+            (self._store.folder / SOCKET_NAME).unlink(missing_ok=True)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        try:
+            line = await _line(stream)
+            reply = await self._reply(stream, line)
+            await _send(stream, reply)
+            if _command(line) == "hold" and "result" in reply:
+                await self._hold(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            log.debug("control: the client went away: %s", exc)
+
+    async def _reply(self, stream: trio.SocketStream, line: bytes) -> Reply:
+        async def progress(done: int, total: int) -> None:
+            await _send(stream, {"progress": {"done": done, "total": total}})
+
+        try:
+            _check_peer(stream)
+            return {"result": await self._dispatch(_request(line), progress)}
+        except ModelfsError as exc:
+            return {"error": str(exc), "errno": exc.errno}
+        except OSError as exc:
+            return {"error": str(exc), "errno": exc.errno or errno.EIO}
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as exc:
+            log.exception("control: bug in a command")
+            return {"error": f"bug in the daemon, see its log: {exc}", "errno": errno.EIO}
+
+    async def _dispatch(self, request: Request, progress: Progress) -> Reply:
+        name = request.get("command")
+        if name == "hold":
+            # So that no pack is deleted any more that the last commit did not mention.
+            await self._writeback.commit()
+            return {}
+        if not isinstance(name, str) or name not in self._commands:
+            raise InvalidArgument(f"unknown command {name!r}")
+        return await self._commands[name](request, progress)
+
+    async def _hold(self, stream: trio.SocketStream) -> None:
+        with self._writeback.held():
+            while await stream.receive_some():
+                pass
+
+    async def _stats(self, request: Request, progress: Progress) -> Reply:
+        disk = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
+        return asdict(self._store.statistics(disk))
+
+    async def _sync(self, request: Request, progress: Progress) -> Reply:
+        await self._writeback.settle(progress)
+        return {}
+
+    async def _gc(self, request: Request, progress: Progress) -> Reply:
+        if request.get("dry_run"):
+            return {**asdict(self._store.collector.survey()), "dry_run": True}
+        return {**asdict(await self._writeback.collect()), "dry_run": False}
+
+    async def _inspect(self, request: Request, progress: Progress) -> Reply:
+        inode = request.get("inode")
+        if not isinstance(inode, int):
+            raise InvalidArgument("inspect needs an inode")
+        return inspect(self._store, InodeNumber(inode)).to_dict()
+
+
+def _listen(folder: Path) -> trio.socket.SocketType:
+    # A socket's path may have 108 bytes at most, and a store's may have more: bind through the
+    # folder's descriptor.
+    path = folder / SOCKET_NAME
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+    finally:
+        os.close(fd)
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    return trio.socket.from_stdlib_socket(listener)
+
+
+def _check_peer(stream: trio.SocketStream) -> None:
+    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(packed)
+    if uid not in (0, os.geteuid()):
+        raise NotPermitted("the control socket answers the store's owner only")
+
+
+async def _line(stream: trio.SocketStream) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) <= REQUEST_MAX:
+        more = await stream.receive_some()
+        if not more:
+            break
+        line += more
+    return line
+
+
+def _request(line: bytes) -> Request:
+    try:
+        request: object = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgument("a request is one JSON object on a line") from exc
+    if not isinstance(request, dict):
+        raise InvalidArgument("a request is one JSON object on a line")
+    return request
+
+
+def _command(line: bytes) -> object:
+    try:
+        return _request(line).get("command")
+    except InvalidArgument:
+        return None
+
+
+async def _send(stream: trio.SocketStream, reply: Reply) -> None:
+    await stream.send_all(json.dumps(reply).encode() + b"\n")

@@ -1,0 +1,153 @@
+"""The daemon: one mount, from its beginning to the last byte made durable."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from modelfs.errors import ModelfsError
+from modelfs.fs.control import Control
+from modelfs.fs.handles import Handles
+from modelfs.fs.operations import Operations
+from modelfs.fs.writeback import Writeback
+from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+# Threads that read, decode, write and sync for the event loop.
+WORKERS: Final = 8
+# Requests answered at the same time; each may hold a buffer of 1 MiB.
+REQUESTS_MAX: Final = 64
+# How much the kernel reads ahead. tools/bench_read.py: 128 KiB, its default, halves the speed.
+READ_AHEAD_KIB: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What to mount where, and how."""
+
+    store: Path
+    mountpoint: Path
+    cache_size: int  # bytes of decoded chunks kept in memory
+    read_only: bool
+    allow_other: bool
+    options: tuple[str, ...]  # more options for the kernel, as fusermount3 takes them
+
+
+def run(options: MountOptions, ready: Callable[[], None]) -> None:
+    """Serve a store at a mount point until it is unmounted or a signal says to stop.
+
+    Args:
+        options: what to mount.
+        ready: called once, when the mount answers.
+
+    Raises:
+        ModelfsError: the store cannot be opened, or what was written last not made durable.
+        OSError: the same, for the backing disk's reasons.
+    """
+    store = Store(options.store, read_only=options.read_only, cache_size=options.cache_size)
+    with store:
+        try:
+            trio.run(_Daemon(store, options, ready).serve)
+        except BaseExceptionGroup as group:
+            # Whichever task failed first is the reason; the others were cancelled for it.
+            raise group.exceptions[0] from group
+
+
+class _Daemon:
+    def __init__(self, store: Store, options: MountOptions, ready: Callable[[], None]) -> None:
+        self._store = store
+        self._options = options
+        self._ready = ready
+        self._workers = trio.CapacityLimiter(WORKERS)
+        self._handles = Handles()
+        self._writeback = Writeback(store, self._handles, self._workers)
+
+    async def serve(self) -> None:
+        operations = Operations(self._store, self._handles, self._writeback, self._workers)
+        try:
+            pyfuse3.init(operations, str(self._options.mountpoint), self._mount_options())
+        except RuntimeError as exc:
+            raise ModelfsError(f"cannot mount at {self._options.mountpoint}: {exc}") from exc
+        try:
+            await self._serve_requests()
+        finally:
+            with trio.CancelScope(shield=True):
+                pyfuse3.close(unmount=True)
+                if not self._store.read_only:
+                    await self._writeback.finish()
+        log.info("unmounted %s", self._options.mountpoint)
+
+    async def _serve_requests(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_on_signal)
+            nursery.start_soon(self._announce)
+            if not self._store.read_only:
+                self._writeback.start()
+                nursery.start_soon(self._writeback.run)
+            nursery.start_soon(Control(self._store, self._writeback, self._workers).serve)
+            await pyfuse3.main(max_tasks=REQUESTS_MAX)
+            nursery.cancel_scope.cancel()
+
+    def _mount_options(self) -> set[str]:
+        options = {"fsname=modelfs", "subtype=modelfs", "default_permissions"}
+        if self._options.allow_other:
+            options.add("allow_other")
+        if self._options.read_only:
+            options.add("ro")
+        return options | set(self._options.options)
+
+    async def _announce(self) -> None:
+        # In a thread, because it asks the file system that this thread serves.
+        device = await trio.to_thread.run_sync(lambda: self._options.mountpoint.stat().st_dev)
+        _raise_read_ahead(device)
+        notify_manager("READY=1")
+        log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)
+        self._ready()
+
+    async def _stop_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                notify_manager("STOPPING=1")
+                # Pages that were written through a mapping are still the kernel's: have them
+                # sent while there is somebody to take them.
+                await trio.to_thread.run_sync(_sync_pages, self._options.mountpoint)
+                pyfuse3.terminate()
+
+
+def _sync_pages(mountpoint: Path) -> None:
+    # sync(1), because pyfuse3.syncfs holds the interpreter's lock and so would wait for itself.
+    subprocess.run(["sync", "-f", str(mountpoint)], check=False)  # noqa: S603, S607
+
+
+def _raise_read_ahead(device: int) -> None:
+    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    try:
+        path.write_text(str(READ_AHEAD_KIB))
+    except OSError:
+        log.info(
+            "reads are faster with more read-ahead; as root: echo %d > %s", READ_AHEAD_KIB, path
+        )
+
+
+def notify_manager(state: str) -> None:
+    """Tell the service manager, if there is one: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        try:
+            manager.connect(address)
+            manager.sendall(state.encode())
+        except OSError as exc:
+            log.warning("cannot notify the service manager: %s", exc)

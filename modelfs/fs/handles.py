@@ -1,0 +1,77 @@
+"""What the kernel holds on to: looked-up inodes and open files."""
+
+from dataclasses import dataclass
+
+from pyfuse3 import FileHandleT
+
+from modelfs.errors import InvalidArgument
+from modelfs.store.tables import InodeNumber
+
+
+@dataclass(slots=True)
+class Handle:
+    """An open file or directory."""
+
+    inode: InodeNumber
+    writable: bool = False
+
+
+class Handles:
+    """Counts of lookups, by inode, and open files, by handle.
+
+    The kernel looks an inode up before it opens it, and forgets it after the last close: as long as
+    the lookup count is not zero, an inode may be asked for, name or no name.
+    """
+
+    def __init__(self) -> None:
+        self._lookups: dict[InodeNumber, int] = {}
+        self._open: dict[FileHandleT, Handle] = {}
+        self._writers: dict[InodeNumber, int] = {}
+        self._next = 1
+
+    def __getitem__(self, handle: FileHandleT) -> Handle:
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise InvalidArgument(f"no open file {handle}") from None
+
+    # -- lookups
+
+    def remember(self, inode: InodeNumber) -> None:
+        self._lookups[inode] = self._lookups.get(inode, 0) + 1
+
+    def forget(self, inode: InodeNumber, count: int) -> bool:
+        """Take back lookups, and say whether the kernel does not know the inode any more."""
+        left = self._lookups.get(inode, 0) - count
+        if left > 0:
+            self._lookups[inode] = left
+            return False
+        self._lookups.pop(inode, None)
+        return True
+
+    def known(self, inode: InodeNumber) -> bool:
+        return inode in self._lookups
+
+    # -- open files
+
+    def open(self, inode: InodeNumber, *, writable: bool) -> FileHandleT:
+        number = FileHandleT(self._next)
+        self._next += 1
+        self._open[number] = Handle(inode, writable)
+        if writable:
+            self._writers[inode] = self._writers.get(inode, 0) + 1
+        return number
+
+    def close(self, handle: FileHandleT) -> Handle:
+        closed = self._open.pop(handle)
+        if closed.writable:
+            left = self._writers[closed.inode] - 1
+            if left:
+                self._writers[closed.inode] = left
+            else:
+                del self._writers[closed.inode]
+        return closed
+
+    def being_written(self, inode: InodeNumber) -> bool:
+        """Whether anybody has the file open for writing, a mapping included."""
+        return inode in self._writers

@@ -1,0 +1,349 @@
+"""The request handlers.
+
+Theory of operation. A handler unpacks, calls the store, and packs. It runs to its first `await`
+without interruption, so a change of the namespace needs no lock as long as it is one synchronous
+call. What takes time leaves the event loop: reads that have to wait or decode, writes of any
+length, fsyncs and commits. Nothing is locked across an `await`; what may change meanwhile is dealt
+with where it is read again (see `store.staging` and `store.ingest`).
+
+The kernel serialises writes and truncations of one file, checks permissions
+(`default_permissions`), keeps locks, and caches names, attributes and pages: handlers are asked for
+what it does not know, or is not allowed to know, such as anything that lasts.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from modelfs.errors import InvalidArgument, NotFound, NotPermitted, StoreReadOnly
+from modelfs.fs.attributes import (
+    change_of,
+    entry_of,
+    is_exchange,
+    is_noreplace,
+    no_entry,
+    statvfs_of,
+)
+from modelfs.fs.boundary import replies, silent
+from modelfs.fs.handles import Handles
+from modelfs.fs.reading import Reader
+from modelfs.fs.writeback import Writeback
+from modelfs.store.content import WritePart, write_part
+from modelfs.store.namespace import Owner
+from modelfs.store.store import Store
+from modelfs.store.tables import InodeNumber
+
+# Answered by every file, listed by none: tells which store a path belongs to.
+STORE_ATTRIBUTE: Final = b"user.modelfs.store"
+OWN_PREFIX: Final = b"user.modelfs."
+READDIR_PAGE: Final = 64
+DOT_COOKIE: Final = 1
+DOT_DOT_COOKIE: Final = 2
+# Below this, copying into the page cache takes less time than changing threads.
+INLINE_WRITE: Final = 16 << 10
+KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
+
+
+class Operations(pyfuse3.Operations):
+    """Serve a store to the kernel."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False  # it would hide a full disk from write(2)
+    enable_acl = False
+
+    def __init__(
+        self, store: Store, handles: Handles, writeback: Writeback, workers: trio.CapacityLimiter
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._handles = handles
+        self._writeback = writeback
+        self._workers = workers
+        self._reader = Reader(store.contents, workers)
+
+    # -- names
+
+    @replies
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        try:
+            inode = self._store.namespace.lookup(InodeNumber(parent_inode), name)
+        except NotFound:
+            return no_entry()
+        return self._remembered(inode)
+
+    @silent
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            if self._handles.forget(InodeNumber(inode), count):
+                self._reap_if_gone(InodeNumber(inode))
+
+    @replies
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        return self._created(parent_inode, name, mode, ctx, rdev)
+
+    @replies
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._created(parent_inode, name, ModeT(mode | stat.S_IFDIR), ctx)
+
+    @replies
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        self._store.space.take(0)
+        node = self._store.namespace.symlink(
+            InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
+        )
+        return self._remembered(node.inode)
+
+    @replies
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(self._store.namespace.readlink(InodeNumber(inode)))
+
+    @replies
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
+        return self._remembered(InodeNumber(inode))
+
+    @replies
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        self._reap_if_gone(self._store.namespace.unlink(InodeNumber(parent_inode), name))
+
+    @replies
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        self._reap_if_gone(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
+
+    @replies
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~KNOWN_RENAME_FLAGS:
+            raise InvalidArgument(f"rename flags {flags:#x}")
+        await self._writeback.before_rename()
+        old = InodeNumber(parent_inode_old), name_old
+        new = InodeNumber(parent_inode_new), name_new
+        if is_exchange(flags):
+            self._store.namespace.exchange(old, new)
+            self._writeback.replaced(self._store.namespace.lookup(*old))
+            self._writeback.replaced(self._store.namespace.lookup(*new))
+            return
+        replaced = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
+        if replaced is not None:
+            self._writeback.replaced(self._store.namespace.lookup(*new))
+            self._reap_if_gone(replaced)
+
+    # -- directories
+
+    @replies
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return self._handles.open(InodeNumber(inode), writable=False)
+
+    @replies
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        folder = self._handles[fh].inode
+        for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
+            if start_id < cookie:
+                node = self._store.nodes.get(self._store.namespace.lookup(folder, name))
+                if not pyfuse3.readdir_reply(token, FileNameT(name), entry_of(node), cookie):
+                    return
+        after = max(start_id, DOT_DOT_COOKIE)
+        while page := self._store.namespace.listing(folder, after, READDIR_PAGE):
+            for cookie, name, inode in page:
+                entry = entry_of(self._store.contents.node(inode))
+                if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
+                    return
+                self._handles.remember(inode)
+                after = cookie
+
+    @silent
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._handles.close(fh)
+
+    @replies
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._writeback.commit()
+
+    # -- attributes
+
+    @replies
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return entry_of(self._store.contents.node(InodeNumber(inode)))
+
+    @replies
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        number = InodeNumber(inode)
+        self._check_writable()
+        if fields.update_size:
+            self._store.contents.truncate(number, attr.st_size)
+            if not self._handles.being_written(number):
+                self._writeback.closed(number)
+        change = change_of(attr, fields)
+        if not fields.update_size or not change.is_empty():
+            self._store.attributes.set(number, change)
+        return entry_of(self._store.contents.node(number))
+
+    @replies
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if name == STORE_ATTRIBUTE:
+            return os.fsencode(self._store.folder)
+        return self._store.attributes.get(InodeNumber(inode), name)
+
+    @replies
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        if name.startswith(OWN_PREFIX):
+            raise NotPermitted(f"{name.decode(errors='replace')} is the store's own")
+        self._store.space.take(len(value))
+        self._store.attributes.put(InodeNumber(inode), name, value)
+
+    @replies
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return [XAttrNameT(name) for name in self._store.attributes.names(InodeNumber(inode))]
+
+    @replies
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        self._store.attributes.remove(InodeNumber(inode), name)
+
+    @replies
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return statvfs_of(self._store.space.room())
+
+    # -- files
+
+    @replies
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        await self._writeback.before_create()
+        entry = self._created(parent_inode, name, mode, ctx)
+        return self._opened(InodeNumber(entry.st_ino), flags), entry
+
+    @replies
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        if _wants_to_write(flags):
+            self._check_writable()
+        return self._opened(InodeNumber(inode), flags)
+
+    @replies
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        # The stub wants bytes; pyfuse3 takes any buffer and has replied when this task next waits.
+        return await self._reader.read(self._handles[fh].inode, off, size)  # type: ignore[return-value]
+
+    @replies
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        handle = self._handles[fh]
+        self._store.space.take(len(buf))
+        parts = self._store.contents.begin_write(handle.inode, off, memoryview(buf))
+        written = 0
+        try:
+            for part in parts:
+                await self._write_part(part)
+                written += len(part.data)
+        finally:
+            self._store.contents.end_write(handle.inode, parts, written)
+        self._writeback.wrote(handle.inode, off, off + len(buf))
+        return written
+
+    @replies
+    async def flush(self, fh: FileHandleT) -> None:
+        """Answer a close of one of a file's descriptors, which is not its end."""
+
+    @replies
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._writeback.flush(self._handles[fh].inode)
+        await self._writeback.commit()
+
+    @silent
+    async def release(self, fh: FileHandleT) -> None:
+        closed = self._handles.close(fh)
+        if closed.writable and not self._handles.being_written(closed.inode):
+            self._writeback.closed(closed.inode)
+
+    # -- helpers
+
+    def _created(
+        self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
+    ) -> EntryAttributes:
+        self._store.space.take(0)
+        owner = Owner(ctx.uid, ctx.gid)
+        node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
+        return self._remembered(node.inode)
+
+    def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
+        handle = self._handles.open(inode, writable=_wants_to_write(flags))
+        return FileInfo(fh=handle, keep_cache=True)
+
+    def _remembered(self, inode: InodeNumber) -> EntryAttributes:
+        entry = entry_of(self._store.contents.node(inode))
+        self._handles.remember(inode)  # undone by forget
+        return entry
+
+    def _reap_if_gone(self, inode: InodeNumber) -> None:
+        if self._handles.known(inode):
+            return
+        node = self._store.nodes.find(inode)
+        if node is not None and not node.nlink:
+            self._writeback.unreachable(inode)
+
+    async def _write_part(self, part: WritePart) -> None:
+        if len(part.data) <= INLINE_WRITE:
+            write_part(part)
+        else:
+            await trio.to_thread.run_sync(write_part, part, limiter=self._workers)
+
+    def _check_writable(self) -> None:
+        if self._store.read_only:
+            raise StoreReadOnly("the store is mounted read-only")
+
+
+def _wants_to_write(flags: int) -> bool:
+    return flags & os.O_ACCMODE != os.O_RDONLY
