@@ -37,7 +37,8 @@ RUN: Final = "run"
 # number: 127 is far above what ONNX has counted to, and junk seldom stays below it.
 MAX_NUMBER: Final = 127
 
-# protobuf's own limit ("SetRecursionLimit" in its C++ library).
+# protobuf's own limit: so many messages within the outermost ("SetRecursionLimit" in its C++
+# library). `onnx.load` refuses what is deeper.
 MAX_DEPTH: Final = 100
 
 # A bound on time: messages entered and left count too. 2**23 take 5 to 9 s here; a model of
@@ -135,8 +136,8 @@ class Walk:
                 pos = self._run_stop(tag, pos, stop)
             elif what in schema:
                 stack.append((Event(Kind.LEAVE, what, tag, start, pos, 0), table, stop))
-                if len(stack) == MAX_DEPTH:
-                    raise MalformedModel(f"messages nested {MAX_DEPTH} deep")
+                if len(stack) > MAX_DEPTH:
+                    raise MalformedModel(f"messages nested over {MAX_DEPTH} deep")
                 yield Event(Kind.ENTER, what, tag, start, pos, 0)
                 table, pos, stop = schema[what], start, pos
             else:

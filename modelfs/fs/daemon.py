@@ -17,6 +17,7 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
 from modelfs.fs.operations import Operations
+from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
 from modelfs.store.store import Store
 
@@ -72,30 +73,39 @@ class _Daemon:
         self._writeback = Writeback(store, self._handles, self._workers)
 
     async def serve(self) -> None:
-        operations = Operations(self._store, self._handles, self._writeback, self._workers)
+        async with trio.open_nursery() as nursery:
+            reader = Reader(self._store.contents, self._workers, nursery)
+            operations = Operations(
+                self._store, self._handles, self._writeback, reader, self._workers
+            )
+            self._mount(operations)
+            try:
+                await self._serve_requests(nursery)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._unmount()
+
+    def _mount(self, operations: Operations) -> None:
         try:
             pyfuse3.init(operations, str(self._options.mountpoint), self._mount_options())
         except RuntimeError as exc:
             raise ModelfsError(f"cannot mount at {self._options.mountpoint}: {exc}") from exc
-        try:
-            await self._serve_requests()
-        finally:
-            with trio.CancelScope(shield=True):
-                pyfuse3.close(unmount=True)
-                if not self._store.read_only:
-                    await self._writeback.finish()
-        log.info("unmounted %s", self._options.mountpoint)
 
-    async def _serve_requests(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_on_signal)
-            nursery.start_soon(self._announce)
-            if not self._store.read_only:
-                self._writeback.start()
-                nursery.start_soon(self._writeback.run)
-            nursery.start_soon(Control(self._store, self._writeback, self._workers).serve)
-            await pyfuse3.main(max_tasks=REQUESTS_MAX)
-            nursery.cancel_scope.cancel()
+    async def _serve_requests(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._stop_on_signal)
+        nursery.start_soon(self._announce)
+        if not self._store.read_only:
+            self._writeback.start()
+            nursery.start_soon(self._writeback.run)
+        nursery.start_soon(Control(self._store, self._writeback, self._workers).serve)
+        await pyfuse3.main(max_tasks=REQUESTS_MAX)
+        nursery.cancel_scope.cancel()
+
+    async def _unmount(self) -> None:
+        pyfuse3.close(unmount=True)
+        if not self._store.read_only:
+            await self._writeback.finish()
+        log.info("unmounted %s", self._options.mountpoint)
 
     def _mount_options(self) -> set[str]:
         options = {"fsname=modelfs", "subtype=modelfs", "default_permissions"}

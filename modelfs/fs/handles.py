@@ -14,6 +14,9 @@ class Handle:
 
     inode: InodeNumber
     writable: bool = False
+    expected: int = 0  # where the next read of a sequential reader starts
+    ready: int = 0  # up to where chunks were made ready for it
+    reading_ahead: bool = False
 
 
 class Handles:

@@ -70,14 +70,19 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(
-        self, store: Store, handles: Handles, writeback: Writeback, workers: trio.CapacityLimiter
+        self,
+        store: Store,
+        handles: Handles,
+        writeback: Writeback,
+        reader: Reader,
+        workers: trio.CapacityLimiter,
     ) -> None:
         super().__init__()
         self._store = store
         self._handles = handles
         self._writeback = writeback
         self._workers = workers
-        self._reader = Reader(store.contents, workers)
+        self._reader = reader
 
     # -- names
 
@@ -217,9 +222,7 @@ class Operations(pyfuse3.Operations):
         number = InodeNumber(inode)
         self._check_writable()
         if fields.update_size:
-            self._store.contents.truncate(number, attr.st_size)
-            if not self._handles.being_written(number):
-                self._writeback.closed(number)
+            self._truncate(number, attr.st_size)
         change = change_of(attr, fields)
         if not fields.update_size or not change.is_empty():
             self._store.attributes.set(number, change)
@@ -269,14 +272,17 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        if _wants_to_write(flags):
+        if _wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
+        if flags & os.O_TRUNC:
+            # libfuse lets the kernel leave this to open (FUSE_ATOMIC_O_TRUNC).
+            self._truncate(InodeNumber(inode), 0)
         return self._opened(InodeNumber(inode), flags)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         # The stub wants bytes; pyfuse3 takes any buffer and has replied when this task next waits.
-        return await self._reader.read(self._handles[fh].inode, off, size)  # type: ignore[return-value]
+        return await self._reader.read(self._handles[fh], off, size)  # type: ignore[return-value]
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -339,6 +345,11 @@ class Operations(pyfuse3.Operations):
             write_part(part)
         else:
             await trio.to_thread.run_sync(write_part, part, limiter=self._workers)
+
+    def _truncate(self, inode: InodeNumber, size: int) -> None:
+        self._store.contents.truncate(inode, size)
+        if not self._handles.being_written(inode):
+            self._writeback.closed(inode)
 
     def _check_writable(self) -> None:
         if self._store.read_only:

@@ -1,31 +1,48 @@
-"""Reading for requests: at once from the kernel's page cache if possible, on a thread if not."""
+"""Reading for requests: at once from the kernel's page cache if possible, on a thread if not.
+
+A file that is read in order is read ahead: its next chunks are verified or decoded on a thread
+while the event loop answers from those before. One thread then does what has to be done once to
+every chunk, at its own pace and without a change of threads for every request.
+"""
 
 import errno
+import logging
 import os
 from typing import Final
 
 import trio
 
-from modelfs.store.content import Contents, FileRun, HoleRun, Run
-from modelfs.store.tables import InodeNumber
+from modelfs.errors import ModelfsError
+from modelfs.fs.handles import Handle
+from modelfs.store.content import ChunkRun, Contents, FileRun, HoleRun, Run
+
+log = logging.getLogger(__name__)
 
 # The largest read the kernel sends; buffers of this size are kept for reuse, since new ones of
 # 1 MiB would be mapped, zeroed and faulted in for every request.
 REQUEST_MAX: Final = 1 << 20
 SPARE_BUFFERS: Final = 8
+# The kernel's read-ahead sends several requests at once, a little out of order.
+NEAR: Final = 4 << 20
+# How far ahead of a sequential reader chunks are made ready, and in what portions.
+AHEAD_MAX: Final = 24 << 20
+AHEAD_STEP: Final = 8 << 20
 
 
 class Reader:
     """Reads file content for the event loop."""
 
-    def __init__(self, contents: Contents, workers: trio.CapacityLimiter) -> None:
+    def __init__(
+        self, contents: Contents, workers: trio.CapacityLimiter, nursery: trio.Nursery
+    ) -> None:
         self._contents = contents
         self._workers = workers
+        self._nursery = nursery
         self._spare: list[bytearray] = []
         self._lent: bytearray | None = None
         self._can_try = True
 
-    async def read(self, inode: InodeNumber, offset: int, size: int) -> memoryview:
+    async def read(self, handle: Handle, offset: int, size: int) -> memoryview:
         """Return the bytes of a file, fewer than `size` at its end.
 
         The buffer is the caller's until the next checkpoint.
@@ -34,14 +51,44 @@ class Reader:
             CorruptChunk: a chunk of it is damaged.
             OSError: the backing disk failed.
         """
-        runs = self._contents.plan(inode, offset, size)
+        runs = self._contents.plan(handle.inode, offset, size)
         total = sum(run.size for run in runs)
+        self._read_ahead(handle, offset, offset + total)
         buffer = self._buffer(total)
         view = memoryview(buffer)[:total]
         if not self._read_now(runs, view):
             await trio.to_thread.run_sync(self._contents.fill, runs, view, limiter=self._workers)
         self._lend(buffer)
         return view
+
+    def _read_ahead(self, handle: Handle, start: int, stop: int) -> None:
+        if not abs(start - handle.expected) <= NEAR:
+            handle.expected = handle.ready = stop
+            return
+        handle.expected = max(handle.expected, stop)
+        handle.ready = max(handle.ready, stop)
+        if handle.reading_ahead or handle.ready - stop > AHEAD_MAX - AHEAD_STEP:
+            return
+        runs = self._contents.plan(handle.inode, handle.ready, AHEAD_STEP)
+        handle.ready += sum(run.size for run in runs)
+        if chunks := [run for run in runs if isinstance(run, ChunkRun)]:
+            handle.reading_ahead = True
+            self._nursery.start_soon(self._make_ready, handle, chunks)
+
+    async def _make_ready(self, handle: Handle, runs: list[ChunkRun]) -> None:
+        try:
+            await trio.to_thread.run_sync(self._load, runs, limiter=self._workers)
+        finally:
+            handle.reading_ahead = False
+
+    def _load(self, runs: list[ChunkRun]) -> None:
+        for run in runs:
+            try:
+                self._contents.load(run.chunk, run.record)
+            except (ModelfsError, OSError) as exc:
+                # Nobody has asked for it yet; whoever does gets the error.
+                log.debug("read ahead: %s", exc)
+                return
 
     def _read_now(self, runs: list[Run], into: memoryview) -> bool:
         # Fills `into` if that takes no waiting for a disk and no decoding.

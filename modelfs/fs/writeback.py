@@ -173,15 +173,18 @@ class Writeback:
     async def settle(self, progress: Callable[[int, int], Awaitable[None]] | None = None) -> None:
         """Make everything written so far durable, and take it into chunks."""
         pending = self._store.pending()
-        total = max(1, len(pending))
+        done: set[InodeNumber] = set()
         while pending:
             for at in range(0, len(pending), ROUND_FILES):
-                await self.ingest(pending[at : at + ROUND_FILES], complete=True)
+                batch = pending[at : at + ROUND_FILES]
+                await self.ingest(batch, complete=True)
+                done.update(batch)
                 if progress is not None:
-                    await progress(min(at + ROUND_FILES, total), total)
-            done = set(pending)
-            # What is still being written to is not waited for a second time.
-            pending = [each for each in self._store.pending() if each not in done]
+                    await progress(len(done), len(done) + len(pending) - at - len(batch))
+            # A model may have asked for its data file to be cut anew. What is still being
+            # written to is not waited for a second time.
+            again = self._store.intake.requested()
+            pending = again or [each for each in self._store.pending() if each not in done]
         for staged in self._store.staging:
             await self.flush(staged.inode)
         await self.commit()

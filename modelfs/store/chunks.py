@@ -6,6 +6,7 @@ stays readable, and may be revived, until gc removes its record.
 """
 
 import dataclasses
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import xxhash
 
 from modelfs.codecs import CODECS
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
+from modelfs.store.descriptors import Descriptor
 from modelfs.store.index import Index
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import PageCache
@@ -139,6 +141,38 @@ class Chunks:
             return self._fresh.get(chunk, lambda: self._load_stored(chunk, record))
         return self._cache.get(chunk, lambda: self._decode(chunk, record))
 
+    def read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
+        """Fill `into` with the chunk's content from `skip` on, checked.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+        """
+        if record.kind is ChunkKind.PLAIN and self.is_verified(record):
+            self._read_plain(chunk, record, skip, into)
+        else:
+            into[:] = self.load(chunk, record)[skip : skip + len(into)]
+
+    def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
+        fd = self._descriptor(chunk, record).fd
+        if os.preadv(fd, [into], record.offset + skip) < len(into):
+            raise CorruptChunk(chunk, f"pack {record.pack} ends inside it")
+
+    def _descriptor(self, chunk: ChunkId, record: Chunk) -> Descriptor:
+        try:
+            return self._packs.descriptor(record.pack)
+        except CorruptPack as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+
+    def load_anew(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content from its pack, without remembering anything of it.
+
+        For what is not in the index yet, and so may never come to be, and for checking.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+        """
+        return self._decoded(chunk, record, self._read_stored(chunk, record))
+
     def cached(self, chunk: ChunkId) -> bytes | None:
         """Return a coded chunk's content if it is in memory."""
         return self._cache.peek(chunk)
@@ -148,6 +182,11 @@ class Chunks:
         return _place(record) in self._verified
 
     def _load_stored(self, chunk: ChunkId, record: Chunk) -> bytes:
+        stored = self._read_stored(chunk, record)
+        self._verified.add(_place(record))
+        return stored
+
+    def _read_stored(self, chunk: ChunkId, record: Chunk) -> bytes:
         try:
             stored = self._packs.read(record.pack, record.offset, record.stored)
         except CorruptPack as exc:
@@ -155,12 +194,14 @@ class Chunks:
         if xxhash.xxh3_64_intdigest(stored) != record.checksum:
             where = f"pack {record.pack} at {record.offset}"
             raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
-        self._verified.add(_place(record))
         return stored
 
     def _decode(self, chunk: ChunkId, record: Chunk) -> bytes:
+        return self._decoded(chunk, record, self._load_stored(chunk, record))
+
+    def _decoded(self, chunk: ChunkId, record: Chunk, stored: bytes) -> bytes:
         try:
-            return CODECS[record.codec].decode(self._load_stored(chunk, record), record.size)
+            return CODECS[record.codec].decode(stored, record.size)
         except ValueError as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
 

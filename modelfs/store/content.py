@@ -14,7 +14,7 @@ from typing import Final
 from modelfs.errors import CorruptChunk, FileTooLarge
 from modelfs.store.chunks import Chunks
 from modelfs.store.descriptors import Descriptor
-from modelfs.store.filemap import FileMaps
+from modelfs.store.locator import Locator
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
 from modelfs.store.records import Chunk, ChunkKind, Inode
@@ -68,10 +68,10 @@ class Contents:
     """What the bytes of each file are."""
 
     def __init__(
-        self, nodes: Nodes, maps: FileMaps, chunks: Chunks, packs: Packs, staging: Staging
+        self, nodes: Nodes, locator: Locator, chunks: Chunks, packs: Packs, staging: Staging
     ) -> None:
         self._nodes = nodes
-        self._maps = maps
+        self._locator = locator
         self._chunks = chunks
         self._packs = packs
         self._staging = staging
@@ -141,8 +141,7 @@ class Contents:
     def _mapped(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[int, Run]]:
         if start >= stop:
             return
-        for extent in self._maps.within(inode, start, stop):
-            record = self._chunks.record(extent.chunk)
+        for extent, record in self._locator.find(inode, start, stop):
             run: Run
             if record.kind is ChunkKind.PLAIN and self._chunks.is_verified(record):
                 file = self._packs.descriptor(record.pack)
@@ -175,7 +174,7 @@ class Contents:
                 if len(data) == size:
                     return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
-                return self._load_chunk(chunk, record)
+                return self.load(chunk, record)
         buffer = bytearray(sum(run.size for run in runs))
         self.fill(runs, memoryview(buffer))
         return bytes(buffer)
@@ -190,17 +189,29 @@ class Contents:
                 self._read_chunk(chunk, record, skip, into)
 
     def _read_chunk(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
-        into[:] = self._load_chunk(chunk, record)[skip : skip + len(into)]
+        try:
+            self._chunks.read_into(chunk, record, skip, into)
+        except CorruptChunk:
+            self._chunks.read_into(chunk, self._moved(chunk, record), skip, into)
 
-    def _load_chunk(self, chunk: ChunkId, record: Chunk) -> bytes:
+    def load(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content, checked. Any thread.
+
+        Raises:
+            CorruptChunk: it is damaged or missing.
+        """
         try:
             return self._chunks.load(chunk, record)
         except CorruptChunk:
-            # gc may have moved it since it was planned, and deleted the pack it was in.
-            now = self._chunks.find(chunk)
-            if now is None or (now.pack, now.offset) == (record.pack, record.offset):
-                raise
-            return self._chunks.load(chunk, now)
+            return self._chunks.load(chunk, self._moved(chunk, record))
+
+    def _moved(self, chunk: ChunkId, record: Chunk) -> Chunk:
+        # Inside `except`: gc may have moved a chunk since a read of it was planned, and deleted the
+        # pack that it was in. If it did not, the error stands.
+        now = self._chunks.find(chunk)
+        if now is None or (now.pack, now.offset) == (record.pack, record.offset):
+            raise  # noqa: PLE0704
+        return now
 
     # -- writing
 
@@ -271,6 +282,7 @@ class Contents:
 
     def _cut(self, staged: StagedFile, size: int) -> None:
         staged.visible = size if staged.visible is None else min(size, staged.visible)
+        staged.epoch += 1
         for window in list(staged.windows.values()):
             if window.start >= size:
                 window.version += 1

@@ -20,6 +20,7 @@ from modelfs.store.pack import PAGE, Packs
 from modelfs.store.records import Chunk, PackRow
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.tables import ChunkId, PackId, Table, number_of
+from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,13 @@ class Garbage:
 class Collector:
     """Finds and removes garbage, in slices."""
 
-    def __init__(self, index: Index, chunks: Chunks, packs: Packs, sidecars: Sidecars) -> None:
+    def __init__(
+        self, index: Index, chunks: Chunks, packs: Packs, hints: tuple[Sidecars, Twins]
+    ) -> None:
         self._index = index
         self._chunks = chunks
         self._packs = packs
-        self._sidecars = sidecars
+        self._hints = hints
         self._doomed: list[PackId] = []
         self._unreadable: set[PackId] = set()
 
@@ -67,7 +70,8 @@ class Collector:
             for key, _ in rows:
                 self._chunks.remove(ChunkId(number_of(key)))
             if not rows:
-                self._sidecars.sweep()
+                for hint in self._hints:
+                    hint.sweep()
         return len(rows)
 
     def sparse_packs(self) -> list[PackId]:

@@ -21,7 +21,7 @@ import errno
 import heapq
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +73,8 @@ class Index:
         self._sealed: Memtable | None = None
         self._undo: list[tuple[Table, bytes, bytes | None, bool]] | None = None
         self._changed = False
+        self._versions = dict.fromkeys(Table, 0)
+        self._pin: lmdb.Transaction[bytes] | None = None
         self._env, self._databases = _open(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
@@ -163,8 +165,35 @@ class Index:
     def _layers(self) -> tuple[Memtable, ...]:
         return (self._active,) if self._sealed is None else (self._active, self._sealed)
 
-    def _snapshot(self) -> "lmdb.Transaction[bytes]":
-        return self._env.begin()
+    def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
+        return self._env.begin() if self._pin is None else nullcontext(self._pin)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Let all reads inside see one commit, whatever another process commits. One thread.
+
+        On an index that is open for writing this pins nothing: the changes are its owner's.
+        """
+        if not self._read_only:
+            yield
+            return
+        with self._env.begin() as snapshot:
+            self._pin = snapshot
+            try:
+                yield
+            finally:
+                self._pin = None
+
+    def get_newest(self, table: Table, key: bytes) -> bytes | None:
+        """Return a value as the last commit has it, even while reads are pinned."""
+        if not self._read_only:
+            return self.get(table, key)
+        with self._env.begin() as snapshot:
+            return snapshot.get(key, db=self._databases[table])
+
+    def version(self, table: Table) -> int:
+        """Return a number that changes with the table: what was read holds while it stays."""
+        return self.snapshot_id() if self._read_only else self._versions[table]
 
     # -- changing
 
@@ -198,11 +227,13 @@ class Index:
         self._undo.append((table, key, rows.get(key), key in rows))
         with self._lock:
             rows[key] = value
+        self._versions[table] += 1
         self._changed = True
 
     def _roll_back(self, undo: list[tuple[Table, bytes, bytes | None, bool]]) -> None:
         with self._lock:
             for table, key, value, was_there in reversed(undo):
+                self._versions[table] += 1
                 if was_there:
                     self._active[table][key] = value
                 else:

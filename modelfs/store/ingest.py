@@ -13,7 +13,7 @@ A region is one `Step`, in three parts, so that no request waits for it:
    Several steps may share a `ChunkWriter` and one flush of the packs.
 3. `finish` (owner's thread) puts the extents and drops the windows, in one change of the index.
 
-The file may be written, truncated or removed meanwhile. Every window carries a version: pieces that
+The file may be written, truncated or removed meanwhile. Every window carries a stamp: pieces that
 overlap a window which changed since the pass first looked are not applied, and a window is dropped
 only if it never changed and all its pieces were applied. What is left stays staged, above the map,
 for the next pass. Nothing has to be locked, and a crash leaves either the windows or the map.
@@ -34,6 +34,7 @@ from modelfs.store.records import Extent
 from modelfs.store.sidecars import Place, Sidecars
 from modelfs.store.staging import WINDOW, StagedFile
 from modelfs.store.tables import InodeNumber
+from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,14 @@ class Pass:
     inode: InodeNumber
     complete: bool  # the file is not being written: its layout is final
     models: dict[InodeNumber, StagedFile] = field(default_factory=dict)  # that name it, copies
+    request: bytes | None = None  # what was pending for the file when the pass began
     layout: Layout | None = None
     cutter: Cutter | None = None
     places: set[Place] = field(default_factory=set)
+    look: bytes | None = None  # what it has in common with its copies
     position: int = 0
-    versions: dict[int, int] = field(default_factory=dict)  # of each window when first seen
+    # The stamp of each window when the pass began.
+    versions: dict[int, tuple[int, int]] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
     done: bool = False
 
@@ -89,23 +93,36 @@ class Ingest:
     """The working half of ingest: what `Step.run` does on any thread."""
 
     def __init__(
-        self, contents: Contents, maps: FileMaps, sidecars: Sidecars, chunk_size: int
+        self,
+        contents: Contents,
+        maps: FileMaps,
+        sidecars: Sidecars,
+        twins: Twins,
+        chunk_size: int,
     ) -> None:
         self._contents = contents
         self._maps = maps
         self._sidecars = sidecars
+        self._twins = twins
         self._chunk_size = chunk_size
 
     def run(self, step: Step, writer: ChunkWriter) -> bool:
         """Put a step's pieces into chunks. Any thread.
 
         Returns:
-            False if the format cannot be told before the file is complete: nothing was done.
+            False if nothing was done: the format cannot be told before the file is complete, or
+            the file was cut since the step began, and what was staged deleted.
 
         Raises:
             OSError: the backing disk is full or failed.
             CorruptData: what is to be read is damaged.
         """
+        try:
+            return self._run(step, writer)
+        except FileNotFoundError:
+            return False
+
+    def _run(self, step: Step, writer: ChunkWriter) -> bool:
         walk = step.walk
         reader = Reader(self._contents, step.staged)
         if walk.cutter is None and not self._plan(walk, step.staged, reader.read_at):
@@ -134,6 +151,10 @@ class Ingest:
                 for model, state in walk.models.items()
             }
             layout = self._sidecars.layout_of(walk.inode, staged.size, models)
+        if layout.format in (Format.PLAIN, Format.ONNX_DATA):
+            walk.look = self._twins.look(read_at, staged.size)
+        if layout.format is Format.PLAIN and walk.look is not None:
+            layout = self._twins.layout_of(walk.look) or layout
         if layout.external:
             walk.places = self._sidecars.named_by(walk.inode, layout)
         walk.layout = layout

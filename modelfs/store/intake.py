@@ -19,11 +19,20 @@ from modelfs.store.index import KEY_END, Index
 from modelfs.store.ingest import Pass, Step, next_full_region, next_region
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
-from modelfs.store.records import Inode, PackRow, TensorRow
+from modelfs.store.records import Extent, Inode, PackRow, TensorRow
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.staging import WINDOW, StagedFile, Staging, Window
-from modelfs.store.tables import InodeNumber, Table, number_key, number_of, pair_key, tensor_key
+from modelfs.store.tables import (
+    InodeNumber,
+    Table,
+    number_key,
+    number_of,
+    pair_key,
+    request_value,
+    tensor_key,
+)
 from modelfs.store.totals import NEXT_CHUNK, NEXT_PACK, Totals
+from modelfs.store.twins import Twins
 from modelfs.store.writer import Written
 
 # Extents removed in one go: about 10 ms, so that no request waits long.
@@ -43,7 +52,7 @@ class Flush:
 
     @property
     def windows(self) -> list[Window]:
-        return [each for each in self.frozen.windows.values() if each.dirty and each.ranges]
+        return [each for each in self.frozen.windows.values() if each.dirty]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class Parts:
     staging: Staging
     contents: Contents
     sidecars: Sidecars
+    twins: Twins
 
 
 class Intake:
@@ -74,6 +84,7 @@ class Intake:
         self._staging = parts.staging
         self._contents = parts.contents
         self._sidecars = parts.sidecars
+        self._twins = parts.twins
 
     # -- flushing: staged bytes become durable where they are
 
@@ -88,7 +99,8 @@ class Intake:
         """Put into the index what `Staging.sync` made durable.
 
         Returns:
-            False if the file was cut meanwhile, and the flush has to be done again.
+            False if the file was cut, ingested, or flushed by another meanwhile: what was frozen
+            may be older than what the index has, and the flush has to be done again.
         """
         staged, frozen = flush.staged, flush.frozen
         if self._staging.find(staged.inode) is not staged:
@@ -104,12 +116,13 @@ class Intake:
             )
             self._staging.record_visible(frozen)
             for window in flush.windows:
-                if _same(now := staged.windows.get(window.number), window):
-                    self._staging.record(staged.inode, window, window.ranges)
-                    assert now is not None
-                    now.dirty = now.version != window.version
+                self._staging.record(staged.inode, window, window.ranges)
             self._drop_superseded(staged, flush.superseded)
+        for window in flush.windows:
+            now = staged.windows[window.number]
+            now.dirty = now.stamp != window.stamp
         staged.least = min(staged.size, frozen.size)
+        staged.epoch += 1
         staged.dirty = _differs(staged, frozen)
         staged.dirty_since = time.monotonic()
         return True
@@ -121,8 +134,9 @@ class Intake:
         copies = {model: self._contents.snapshot(model) for model in models}
         staged = self._staging.find(inode)
         windows = {} if staged is None else staged.windows
-        versions = {number: window.version for number, window in windows.items()}
-        return Pass(inode, complete, copies, versions=versions)
+        versions = {number: window.stamp for number, window in windows.items()}
+        request = self._index.get(Table.PENDING, number_key(inode))
+        return Pass(inode, complete, copies, request, versions=versions)
 
     def requested(self) -> list[InodeNumber]:
         """Return the files to be cut anew because a model that names them arrived."""
@@ -130,7 +144,9 @@ class Intake:
         return [InodeNumber(number_of(key)) for key, _ in rows]
 
     def begin_step(self, walk: Pass) -> Step | None:
-        """Return the next region's step; None when the pass is at its end."""
+        """Return the next region's step; None when the pass is at its end, or the file is gone."""
+        if self._nodes.find(walk.inode) is None:
+            return None
         staged = self._contents.snapshot(walk.inode)
         if walk.complete:
             region = next_region(staged, self._maps, walk.position)
@@ -166,12 +182,15 @@ class Intake:
             return
         with self._index.change():
             if staged is not None:
-                self._settle(staged)
-            self._apply(step, staged)
+                self._admit(staged)
+            reached = self._apply(step, staged)
             if staged is not None:
-                self._advance(staged, min(step.stop, staged.size))
+                self._advance(staged, min(reached, staged.size))
                 # Last: what is dropped from memory does not come back if the change fails.
+                self._drop_superseded(staged, staged.superseded)
                 self._staging.drop(staged, self._replaced(step, staged))
+        if staged is not None:
+            _admitted(staged)
         walk.position = step.stop
 
     def end_pass(self, walk: Pass) -> None:
@@ -181,12 +200,13 @@ class Intake:
             return
         with self._index.change():
             if walk.complete:
-                self._index.delete(Table.PENDING, number_key(walk.inode))
+                if self._index.get(Table.PENDING, number_key(walk.inode)) == walk.request:
+                    self._index.delete(Table.PENDING, number_key(walk.inode))
                 self._note_layout(walk)
                 self._release(walk.inode)
             else:
                 # Whatever happens, a complete pass is owed.
-                self._index.put(Table.PENDING, number_key(walk.inode), b"")
+                self._index.put(Table.PENDING, number_key(walk.inode), request_value())
 
     def trim(self, inode: InodeNumber) -> bool:
         """Remove a slice of the extents behind a truncation; say whether that is all of them."""
@@ -194,51 +214,50 @@ class Intake:
         if staged is None or staged.visible is None:
             return True
         with self._index.change():
-            self._settle(staged)
+            self._admit(staged)
             done = self._maps.trim(inode, staged.visible, TRIM_SLICE)
             if done:
                 self._index.delete(Table.TRIMS, number_key(inode))
-        staged.epoch += 1
+            self._drop_superseded(staged, staged.superseded)
+        _admitted(staged)
         if done:
             staged.visible = None
         return done
 
-    def _settle(self, staged: StagedFile) -> None:
+    def _admit(self, staged: StagedFile) -> None:
         # Before the map may lose or gain bytes for good, the inode record has to admit a
         # truncation that no flush has made durable yet.
         node = self._nodes.get(staged.inode)
         if staged.least < node.size:
             self._nodes.put(dataclasses.replace(node, size=staged.least))
-            staged.epoch += 1
-        staged.least = staged.size
         self._staging.record_visible(staged)
-        self._drop_superseded(staged, staged.superseded)
 
-    def _apply(self, step: Step, staged: StagedFile | None) -> None:
+    def _apply(self, step: Step, staged: StagedFile | None) -> int:
+        # Puts what is not stale into the map, and returns how far the file is durable with it.
         walk = step.walk
-        limit = None if staged is None else staged.visible
+        reached = step.stop
         for extent in step.extents:
-            stale = self._stale_windows(walk, staged, extent.start, extent.stop)
-            if not stale and self._chunks.find(extent.chunk) is None:
-                # gc removed a dead chunk that was about to be revived: put the piece once more.
-                stale = _windows_of(extent.start, extent.stop)
-            walk.skipped.update(stale)
-            if not stale and (limit is None or extent.start < limit):
-                kept = extent if limit is None else extent.part(extent.start, limit)
-                self._maps.replace(walk.inode, kept.start, kept.stop, [kept])
+            if self._is_stale(walk, staged, extent):
+                # All windows of it: none may be dropped without its part of the piece.
+                walk.skipped.update(_windows_of(extent.start, extent.stop))
+            else:
+                self._maps.replace(walk.inode, extent.start, extent.stop, [extent])
+                reached = max(reached, extent.stop)
         for piece in step.unfinished:
             walk.skipped.update(_windows_of(piece.start, piece.stop))
+        return reached
 
-    def _stale_windows(
-        self, walk: Pass, staged: StagedFile | None, start: int, stop: int
-    ) -> set[int]:
-        # The windows of a piece that are not what they were when the pass first looked.
-        return {
-            number
-            for number in _windows_of(start, stop)
-            if (number in walk.versions and _version(staged, number) != walk.versions[number])
+    def _is_stale(self, walk: Pass, staged: StagedFile | None, extent: Extent) -> bool:
+        # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
+        # that was about to be revived. The next pass puts the piece once more.
+        if staged is not None and staged.visible is not None and extent.stop > staged.visible:
+            return True
+        changed = any(
+            (number in walk.versions and _stamp(staged, number) != walk.versions[number])
             or _is_written(staged, number)
-        }
+            for number in _windows_of(extent.start, extent.stop)
+        )
+        return changed or self._chunks.find(extent.chunk) is None
 
     def _replaced(self, step: Step, staged: StagedFile) -> list[Window]:
         # The windows of a region whose every byte is in the map now.
@@ -248,7 +267,7 @@ class Intake:
             for number, window in staged.windows.items()
             if step.start <= window.start < step.stop
             and number not in walk.skipped
-            and window.version == walk.versions.get(number)
+            and window.stamp == walk.versions.get(number)
             and not window.writing
         ]
 
@@ -262,12 +281,13 @@ class Intake:
         staged = self._staging.find(inode)
         if staged is None:
             return
+        node = self._nodes.get(inode)
         empty = [each for each in staged.windows.values() if _is_idle(each)]
         self._staging.drop(staged, empty)
+        staged.epoch += 1
         if staged.windows or staged.visible is not None:
             return
         self._drop_superseded(staged, staged.superseded)
-        node = self._nodes.get(inode)
         self._nodes.put(
             dataclasses.replace(
                 node, size=staged.size, mtime_ns=staged.mtime_ns, ctime_ns=_ctime(node, staged)
@@ -288,6 +308,8 @@ class Intake:
             self._nodes.put(dataclasses.replace(node, format=layout.format))
         self._put_tensors(walk.inode, layout)
         self._sidecars.record(walk.inode, walk.places)
+        if walk.look is not None:
+            self._twins.record(walk.inode, walk.look, layout.format)
 
     def _put_tensors(self, inode: InodeNumber, layout: Layout) -> None:
         wanted = {
@@ -315,18 +337,20 @@ def _row(span: TensorSpan) -> TensorRow:
     return TensorRow(span.start, size, span.dtype, span.shape, span.name)
 
 
-def _version(staged: StagedFile | None, number: int) -> int | None:
+def _admitted(staged: StagedFile) -> None:
+    # In memory, once the change of the index is made.
+    staged.least = staged.size
+    staged.epoch += 1
+
+
+def _stamp(staged: StagedFile | None, number: int) -> tuple[int, int] | None:
     window = None if staged is None else staged.windows.get(number)
-    return None if window is None else window.version
+    return None if window is None else window.stamp
 
 
 def _is_written(staged: StagedFile | None, number: int) -> bool:
     window = None if staged is None else staged.windows.get(number)
     return window is not None and window.writing > 0
-
-
-def _same(now: Window | None, then: Window) -> bool:
-    return now is not None and now.generation == then.generation
 
 
 def _is_idle(window: Window) -> bool:

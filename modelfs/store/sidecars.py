@@ -20,6 +20,7 @@ from modelfs.store.tables import (
     named_key,
     number_key,
     prefix_end,
+    request_value,
     sidecar_key,
     triple_key,
 )
@@ -60,7 +61,7 @@ class Sidecars:
         for folder, name in places:
             self._index.put(Table.SIDECARS, sidecar_key(folder, name, model), b"")
             if (data := self._lookup(folder, name)) is not None and data != model:
-                self._index.put(Table.PENDING, number_key(data), b"")
+                self._index.put(Table.PENDING, number_key(data), request_value())
 
     def models_naming(self, data: InodeNumber) -> set[InodeNumber]:
         """Return the models that name a data file, by any of its names."""

@@ -55,6 +55,11 @@ class Window:
     def full(self) -> bool:
         return self.ranges.size == WINDOW
 
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What no other window, and no other state of this one, has."""
+        return self.generation, self.version
+
 
 @dataclass(slots=True)
 class StagedFile:
@@ -70,7 +75,7 @@ class StagedFile:
     superseded: list[Window] = field(default_factory=list)
     dirty: bool = False  # size, times or `visible` that no flush has made durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
-    epoch: int = 0  # counts what ingest did to the file, which voids a flush under way
+    epoch: int = 0  # counts cuts, flushes and what ingest did: each voids a flush under way
 
     def copy(self) -> "StagedFile":
         """Return a copy for another thread to plan reads with."""
@@ -118,7 +123,8 @@ class Staging:
         self._staged: dict[InodeNumber, StagedFile] = {}
         self._doomed: list[str] = []
         self._generation = 0
-        self._created = False
+        self._created = 0  # counts the times that a file may have been made
+        self._named = 0  # as many of them are durable in the folder
 
     def __iter__(self) -> Iterator[StagedFile]:
         return iter(list(self._staged.values()))
@@ -159,12 +165,18 @@ class Staging:
 
         The files are deleted by `sweep`, which is for after the next commit.
         """
+        recorded = [window for window in windows if self._is_recorded(staged.inode, window)]
+        for window in recorded:
+            self._index.delete(Table.STAGED, pair_key(staged.inode, window.number))
         for window in windows:
             self._doomed.append(window_name(staged.inode, window.number, window.generation))
-            if (now := staged.windows.get(window.number)) in (None, window):
-                self._index.delete(Table.STAGED, pair_key(staged.inode, window.number))
-                if now is not None:
-                    del staged.windows[window.number]
+            if staged.windows.get(window.number) is window:
+                del staged.windows[window.number]
+
+    def _is_recorded(self, inode: InodeNumber, window: Window) -> bool:
+        # The row may be that of an older window, dropped earlier or still to be.
+        value = self._index.get(Table.STAGED, pair_key(inode, window.number))
+        return value is not None and StagedWindow.from_bytes(value).generation == window.generation
 
     def descriptor(self, inode: InodeNumber, window: Window, *, create: bool = False) -> Descriptor:
         """Return a window's open file.
@@ -172,9 +184,10 @@ class Staging:
         Raises:
             OSError: it cannot be opened, or made.
         """
-        self._created |= create
         name = window_name(inode, window.number, window.generation)
-        return self._files.get(name, os.O_CREAT if create else 0)
+        file = self._files.get(name, os.O_CREAT if create else 0)
+        self._created += create
+        return file
 
     def doomed(self) -> list[str]:
         """Hand over the files that may be deleted once all changes made so far are durable."""
@@ -196,14 +209,27 @@ class Staging:
     def sync(self, inode: InodeNumber, windows: list[Window]) -> None:
         """Make the bytes in windows durable, and their files' names. Any thread.
 
+        Windows that were dropped meanwhile are passed over: then the flush will be void.
+
         Raises:
             OSError: it is not known what is durable.
         """
         for window in windows:
-            os.fdatasync(self.descriptor(inode, window).fd)
-        if self._created:
-            self._created = False
+            try:
+                os.fdatasync(self.descriptor(inode, window).fd)
+            except FileNotFoundError:
+                if self._has(inode, window):
+                    raise
+        # A number and no flag: what is created while the folder is synced may not be durable, and
+        # another thread's sync may still fail.
+        if (created := self._created) != self._named:
             sync_folder(self.folder)
+            self._named = created
+
+    def _has(self, inode: InodeNumber, window: Window) -> bool:
+        staged = self.find(inode)
+        now = None if staged is None else staged.windows.get(window.number)
+        return now is not None and now.generation == window.generation
 
     def record(self, inode: InodeNumber, window: Window, ranges: RangeSet) -> None:
         """Put into the index that `ranges` of a window are durable."""

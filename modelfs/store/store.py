@@ -32,6 +32,7 @@ from modelfs.store.gc import Collector
 from modelfs.store.index import Batch, Index
 from modelfs.store.ingest import Ingest
 from modelfs.store.intake import Intake, Parts
+from modelfs.store.locator import Locator
 from modelfs.store.namespace import Namespace
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import PACK_SIZE, Packs, Tail, sync_folder
@@ -52,6 +53,7 @@ from modelfs.store.totals import (
     SHARED,
     Totals,
 )
+from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter
 
 log = logging.getLogger(__name__)
@@ -158,11 +160,15 @@ class Store:
         )
         self.maps = FileMaps(self.index, self.chunks, self.superblock.chunk_size)
         self.staging = Staging(self.folder / "staging", self.index, read_only=read_only)
-        self.contents = Contents(self.nodes, self.maps, self.chunks, self.packs, self.staging)
+        locator = Locator(self.index, self.maps, self.chunks)
+        self.contents = Contents(self.nodes, locator, self.chunks, self.packs, self.staging)
         self.namespace = Namespace(self.index, self.totals, self.nodes)
         self.attributes = Attributes(self.index, self.nodes, self.staging)
         self.sidecars = Sidecars(self.index, self.nodes)
-        self.ingest = Ingest(self.contents, self.maps, self.sidecars, self.superblock.chunk_size)
+        twins = Twins(self.index, self.nodes, self.superblock.hash_seed)
+        self.ingest = Ingest(
+            self.contents, self.maps, self.sidecars, twins, self.superblock.chunk_size
+        )
         self.intake = Intake(
             Parts(
                 self.index,
@@ -174,20 +180,25 @@ class Store:
                 self.staging,
                 self.contents,
                 self.sidecars,
+                twins,
             )
         )
         self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
-        self.collector = Collector(self.index, self.chunks, self.packs, self.sidecars)
+        self.collector = Collector(self.index, self.chunks, self.packs, (self.sidecars, twins))
         self.space = Space(self.folder)
         self._load_staged()
         if not read_only:
             self._recover()
 
     def close(self) -> None:
-        """Commit what was changed, and let go of the store."""
-        if not self.read_only:
-            self.commit()
-        self.abandon()
+        """Make everything durable that was written, and let go of the store."""
+        try:
+            if not self.read_only:
+                for staged in self.staging:
+                    self.flush(staged.inode)
+                self.commit()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Let go of the store as a crash would."""
@@ -286,10 +297,12 @@ class Store:
         self.intake.end_pass(walk)
 
     def ingest_all(self) -> None:
-        """Take everything staged into chunks, and commit."""
-        while pending := self.pending():
+        """Take everything staged into chunks, and commit. What cannot be stays staged."""
+        before: list[InodeNumber] = []
+        while (pending := self.pending()) != before:
             for inode in pending:
                 self.ingest_file(inode)
+            before = pending
         self.commit()
 
     def pending(self) -> list[InodeNumber]:

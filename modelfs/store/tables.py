@@ -16,18 +16,20 @@ extents      inode u64, file offset u64         `Extent`: chunk, offset in it, l
 trims        inode u64                          u64: extents from here on are not to be seen
 tensors      inode u64, start u64, ordinal u32  `TensorRow`
 sidecars     folder u64, name, NUL, model u64   empty: the model names that data file
+twins        size u64, hash of head, inode u64  empty: a file that may have copies
 chunks       chunk u64                          `Chunk`
 hashes       XXH3-128 of the content            chunk u64, more than one if they collide
 dead         chunk u64                          empty: no extent uses the chunk; for gc
 packs        pack u64                           `PackRow`
 staged       inode u64, window u64              `StagedWindow`
-pending      inode u64                          empty: content to be looked at by ingest
+pending      inode u64                          when ingest was asked to look at the content
 orphans      inode u64                          empty: no name left; to be removed
 ===========  =================================  =============================================
 """
 
 import enum
 import struct
+import time
 from typing import NewType
 
 InodeNumber = NewType("InodeNumber", int)
@@ -63,6 +65,7 @@ class Table(enum.StrEnum):
     TRIMS = "trims"
     TENSORS = "tensors"
     SIDECARS = "sidecars"
+    TWINS = "twins"
     CHUNKS = "chunks"
     HASHES = "hashes"
     DEAD = "dead"
@@ -89,6 +92,11 @@ def named_key(inode: int, name: bytes) -> bytes:
 
 def sidecar_key(folder: int, name: bytes, model: int) -> bytes:
     return _U64.pack(folder) + name + b"\0" + _U64.pack(model)
+
+
+def request_value() -> bytes:
+    """Return a value for `pending` that no pass under way has seen, and so will not clear."""
+    return _U64.pack(time.time_ns())
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -547,8 +548,11 @@ def nested(levels: int) -> bytes:
 
 def test_depth_is_bounded() -> None:
     """Graphs may nest as deep as protobuf lets them, and no deeper."""
-    levels = (MAX_DEPTH - 3) // 3
+    levels = (MAX_DEPTH - 2) // 3
     assert len(spans_of(nested(levels))) == 1
+    onnx.load_model_from_string(model_of(nested(levels)))
+    with pytest.raises(DecodeError):
+        onnx.load_model_from_string(model_of(nested(levels + 1)))
     with pytest.raises(MalformedModel, match="deep"):
         spans_of(nested(levels + 1))
     with pytest.raises(MalformedModel, match="deep"):

@@ -236,9 +236,10 @@ def nested(depth: int) -> bytes:
 
 def test_depth_is_bounded() -> None:
     """Messages may nest as deep as protobuf itself allows, and no deeper."""
-    assert len(walk(nested(MAX_DEPTH - 1))) == 2 * (MAX_DEPTH - 1)
-    with pytest.raises(MalformedModel, match="deep"):
-        walk(nested(10_000))
+    assert len(walk(nested(MAX_DEPTH))) == 2 * MAX_DEPTH
+    for depth in (MAX_DEPTH + 1, 10_000):
+        with pytest.raises(MalformedModel, match="deep"):
+            walk(nested(depth))
 
 
 def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

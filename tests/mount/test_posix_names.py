@@ -1,17 +1,14 @@
-"""Names on a mount: renames, links, removal of what is open, and listings under change."""
+"""Names on a mount: renames, links, and the removal of what is open."""
 
 import errno
 import os
-import stat
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.mount.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, directory_stream, rename2
+from tests.mount.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
 from tests.mounting import Mount, drop_kernel_caches, run_python
 
 pytestmark = pytest.mark.mount
@@ -309,93 +306,6 @@ def test_link_count_of_folders(here: Path) -> None:
         assert os.fstat(fd).st_nlink == 0
     finally:
         os.close(fd)
-
-
-def test_dots_are_listed(here: Path) -> None:
-    """A listing has `.` and `..`, once each."""
-    (here / "x").touch()
-    with directory_stream(here) as stream:
-        assert sorted(stream) == [b".", b"..", b"x"]
-
-
-def test_types_in_listings(here: Path) -> None:
-    """A listing tells the types of its entries and the inodes that stat tells."""
-    (here / "file").touch()
-    (here / "folder").mkdir()
-    (here / "link").symlink_to("file")
-    os.mkfifo(here / "fifo")
-    with os.scandir(here) as entries:
-        for entry in entries:
-            node = (here / entry.name).lstat()
-            assert entry.inode() == node.st_ino
-            assert entry.is_file(follow_symlinks=False) == stat.S_ISREG(node.st_mode)
-            assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(node.st_mode)
-            assert entry.is_symlink() == stat.S_ISLNK(node.st_mode)
-
-
-def test_long_listing(here: Path) -> None:
-    """A folder of two thousand entries lists each of them once."""
-    names = {f"a rather long name of the entry with number {n}" for n in range(2000)}
-    for name in names:
-        (here / name).touch()
-    assert Counter(os.listdir(here)) == Counter(names)
-
-
-def test_listing_under_change(here: Path) -> None:
-    """While names come and go a listing has each name at most once and skips none that stays."""
-    staying = {f"stay-{n}" for n in range(300)}
-    for name in staying:
-        (here / name).touch()
-    stop = threading.Event()
-
-    def churn(writer: int) -> None:
-        number = 0
-        while not stop.is_set():
-            (here / f"come-{writer}-{number}").touch()
-            if number >= 50:
-                (here / f"come-{writer}-{number - 50}").unlink()
-            number += 1
-
-    writers = [threading.Thread(target=churn, args=(n,)) for n in range(2)]
-    for thread in writers:
-        thread.start()
-    try:
-        for _ in range(30):
-            listed = Counter(os.listdir(here))
-            assert staying <= listed.keys()
-            assert listed.most_common(1)[0][1] == 1
-    finally:
-        stop.set()
-        for thread in writers:
-            thread.join()
-
-
-def test_emptied_while_listed(here: Path) -> None:
-    """Removing every name as it is listed empties a folder in one pass."""
-    for number in range(1000):
-        (here / f"{number}").touch()
-    with directory_stream(here) as stream:
-        for name in stream:
-            if name not in {b".", b".."}:
-                (here / name.decode()).unlink()
-    here.rmdir()
-    here.mkdir()
-
-
-def test_positions_in_a_listing(here: Path) -> None:
-    """A position taken in a listing leads back to the same rest, after removals too."""
-    for number in range(500):
-        (here / f"{number}").touch()
-    with directory_stream(here) as stream:
-        names = iter(stream)
-        before = [next(names) for _ in range(200)]
-        position = stream.tell()
-        rest = list(stream)
-        for name in set(before) - {b".", b".."}:
-            (here / name.decode()).unlink()
-        stream.seek(position)
-        assert list(stream) == rest
-    assert len(before) + len(rest) == 502
 
 
 def test_many_levels(here: Path) -> None:

@@ -87,9 +87,8 @@ def test_equal_tensors(
 def test_data_file_before_its_model(mount: Mount) -> None:
     """External data that comes long before the model that names its parts shares them still."""
     add(mount, *BASE)
-    added = add(mount, "base-external.onnx.data") + add(mount, "base-external.onnx")
-    modelfs("gc", mount.path)
-    assert added >= 0
+    add(mount, "base-external.onnx.data")
+    add(mount, "base-external.onnx")
     assert distinct(mount) <= size(*BASE, *EXTERNAL) - EMBEDDING + GLUE
 
 

@@ -99,14 +99,8 @@ def test_cp_sparse(here: Path, tmp_path: Path) -> None:
 @needs("rsync")
 def test_rsync(here: Path, family: Path) -> None:
     """`rsync -aHX` copies into a mount, and a second run finds nothing to do."""
-    command = (
-        "rsync",
-        "-aHX",
-        "--itemize-changes",
-        "--modify-window=-1",
-        f"{family}/",
-        f"{here}/copy/",
-    )
+    options = ("-aHX", "--itemize-changes", "--modify-window=-1")
+    command = ("rsync", *options, f"{family}/", f"{here}/copy/")
     run(*command)
     assert digests(here / "copy") == digests(family)
     assert attributes(here / "copy") == attributes(family)

@@ -1,0 +1,107 @@
+"""How things look: sizes, tables, progress. Text from the store is shown as it is, never obeyed."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from modelfs.cli import client
+
+UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+# Where output is no terminal, lines are not folded.
+WIDE: Final = 1000
+
+
+def human_size(size: float) -> str:
+    """Return a size with three digits: 0 B, 999 B, 1.00 KiB, 12.3 MiB, 123 GiB."""
+    if abs(size) < 1024:
+        return f"{size:.0f} B"
+    for unit in UNITS:
+        size /= 1024
+        if abs(size) < 1023.5 or unit == UNITS[-1]:
+            break
+    digits = 2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0
+    return f"{size:.{digits}f} {unit}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun: 1 file, 2,345 files."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def plain(text: str) -> str:
+    """Return a name so that it can be printed: what is no printable character as its escape."""
+    text = text.encode("utf-8", "surrogateescape" if _has_only_bytes(text) else "replace").decode(
+        "utf-8", "backslashreplace"
+    )
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _has_only_bytes(text: str) -> bool:
+    # Names of files may hold bytes that are no UTF-8; names of tensors may hold lone surrogates.
+    return all(not 0xD800 <= ord(each) <= 0xDFFF or 0xDC80 <= ord(each) <= 0xDCFF for each in text)
+
+
+def show_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; columns in `right` are numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return made
+
+
+def add(to: Table, *cells: str) -> None:
+    """Add a row of texts, which are no markup."""
+    to.add_row(*(Text(plain(cell)) for cell in cells))
+
+
+def show(what: Table) -> None:
+    terminal = sys.stdout.isatty()
+    width = None if terminal else WIDE
+    Console(markup=False, highlight=False, emoji=False, width=width).print(what)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[client.Progress]:
+    """Show progress on stderr if that is a terminal; yield what to tell it to."""
+    console = Console(stderr=True, markup=False, highlight=False)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True) if in_bytes else MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,157 @@
+"""Whole rows of the index, key and value: how each table's decode.
+
+Each function raises `CorruptIndex` for a row that no modelfs has written.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from modelfs.errors import CorruptIndex
+from modelfs.store.records import (
+    Chunk,
+    Dentry,
+    Extent,
+    Inode,
+    Listed,
+    PackRow,
+    StagedWindow,
+    Superblock,
+    TensorRow,
+)
+from modelfs.store.store import SUPERBLOCK
+from modelfs.store.tables import ChunkId, Table, number_of, pair_of
+
+
+def decode_inode(key: bytes, value: bytes) -> Inode:
+    return Inode.from_bytes(_number(key), value)
+
+
+def decode_dentry(key: bytes, value: bytes) -> Dentry:
+    _named(key)
+    return Dentry.from_bytes(value)
+
+
+def decode_listed(key: bytes, value: bytes) -> Listed:
+    _sized(key, 16)
+    return Listed.from_bytes(value)
+
+
+def decode_parent(key: bytes, value: bytes) -> tuple[int, int, int]:
+    _sized(key, 24)
+    _empty(value)
+    return number_of(key), *pair_of(key[8:])
+
+
+def decode_chunk(key: bytes, value: bytes) -> Chunk:
+    _number(key)
+    return Chunk.from_bytes(value)
+
+
+def decode_extent(key: bytes, value: bytes) -> Extent:
+    _sized(key, 16)
+    return Extent.from_bytes(pair_of(key)[1], value)
+
+
+def decode_tensor(key: bytes, value: bytes) -> TensorRow:
+    _sized(key, 20)
+    return TensorRow.from_bytes(pair_of(key)[1], value)
+
+
+def decode_pack(key: bytes, value: bytes) -> PackRow:
+    _number(key)
+    return PackRow.from_bytes(value)
+
+
+def decode_window(key: bytes, value: bytes) -> StagedWindow:
+    _sized(key, 16)
+    return StagedWindow.from_bytes(value)
+
+
+def decode_trim(key: bytes, value: bytes) -> int:
+    _number(key)
+    return _number(value)
+
+
+def decode_hash(key: bytes, value: bytes) -> list[ChunkId]:
+    _sized(key, 16)
+    if not value or len(value) % 8:
+        raise CorruptIndex(f"a list of chunks of {len(value)} bytes")
+    return [ChunkId(number_of(value[at : at + 8])) for at in range(0, len(value), 8)]
+
+
+def decode_mark(key: bytes, value: bytes) -> int:
+    """Decode a row whose being there is all it says."""
+    _empty(value)
+    return _number(key)
+
+
+def decode_symlink(key: bytes, value: bytes) -> bytes:
+    _number(key)
+    return value
+
+
+def decode_xattr(key: bytes, value: bytes) -> bytes:
+    _named(key)
+    return value
+
+
+def decode_sidecar(key: bytes, value: bytes) -> None:
+    _empty(value)
+    if len(key) < 18 or key[-9] or b"\0" in key[8:-9]:
+        raise CorruptIndex(f"the key {key.hex()}")
+
+
+def decode_twin(key: bytes, value: bytes) -> None:
+    _sized(key, 32)
+    _empty(value)
+
+
+def decode_meta(key: bytes, value: bytes) -> int | None:
+    """Decode a counter's or a total's value; None is the superblock's."""
+    if key == SUPERBLOCK:
+        Superblock.from_bytes(value)
+        return None
+    _sized(value, 8)
+    return int.from_bytes(value, "little", signed=True)
+
+
+DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
+    Table.META: decode_meta,
+    Table.INODES: decode_inode,
+    Table.DENTRIES: decode_dentry,
+    Table.LISTING: decode_listed,
+    Table.PARENTS: decode_parent,
+    Table.SYMLINKS: decode_symlink,
+    Table.XATTRS: decode_xattr,
+    Table.EXTENTS: decode_extent,
+    Table.TRIMS: decode_trim,
+    Table.TENSORS: decode_tensor,
+    Table.SIDECARS: decode_sidecar,
+    Table.TWINS: decode_twin,
+    Table.CHUNKS: decode_chunk,
+    Table.HASHES: decode_hash,
+    Table.DEAD: decode_mark,
+    Table.PACKS: decode_pack,
+    Table.STAGED: decode_window,
+    Table.PENDING: decode_trim,
+    Table.ORPHANS: decode_mark,
+}
+
+
+def _sized(value: bytes, size: int) -> None:
+    if len(value) != size:
+        raise CorruptIndex(f"{len(value)} bytes where {size} belong: {value[:32].hex()}")
+
+
+def _empty(value: bytes) -> None:
+    _sized(value, 0)
+
+
+def _number(value: bytes) -> int:
+    _sized(value, 8)
+    return number_of(value)
+
+
+def _named(key: bytes) -> None:
+    if len(key) < 9:
+        raise CorruptIndex(f"a key of {len(key)} bytes: {key.hex()}")

@@ -1,0 +1,199 @@
+"""What the invariants of `check` look at: one state of a store, and what they report.
+
+A record that does not decode is reported once, when all rows are read. The other invariants pass
+over it, and do not count anew what it was a part of.
+"""
+
+import enum
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from modelfs.errors import CorruptData
+from modelfs.store.check_decode import (
+    decode_chunk,
+    decode_extent,
+    decode_inode,
+    decode_pack,
+    decode_tensor,
+)
+from modelfs.store.records import Chunk, Extent, Inode, PackRow
+from modelfs.store.store import Store
+from modelfs.store.tables import (
+    ChunkId,
+    InodeNumber,
+    Table,
+    number_key,
+    number_of,
+    pair_key,
+)
+from modelfs.store.totals import chunk_totals
+
+Record = TypeVar("Record")
+
+
+class Severity(enum.StrEnum):
+    """How bad a finding is."""
+
+    DAMAGE = "damage"  # bytes or names are lost, wrong or cannot be read
+    ACCOUNT = "account"  # every file reads right, but what is counted about them is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An invariant that does not hold."""
+
+    invariant: str  # a short name that stays the same in all versions
+    message: str  # one line
+    files: tuple[bytes, ...] = ()  # paths of the files hurt
+    tensors: tuple[str, ...] = ()  # names of the tensors hurt
+    severity: Severity = Severity.DAMAGE
+
+
+@dataclass(slots=True)
+class Census:
+    """What the chunk records add up to."""
+
+    chunks: int = 0
+    totals: dict[bytes, int] = field(default_factory=dict)
+    live: dict[int, int] = field(default_factory=dict)  # by pack
+    packed: dict[int, list[ChunkId]] = field(default_factory=dict)  # by pack
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the extents say of each chunk."""
+
+    uses: dict[ChunkId, int] = field(default_factory=dict)
+    used: dict[ChunkId, int] = field(default_factory=dict)  # bytes
+
+
+@dataclass(slots=True)
+class Hurt:
+    """Who uses a damaged chunk."""
+
+    files: dict[bytes, None] = field(default_factory=dict)
+    tensors: dict[str, None] = field(default_factory=dict)
+
+
+class View:
+    """A store's index, read for checking."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.index = store.index
+        self.broken: dict[Table, set[bytes]] = {table: set() for table in Table}
+        self.misnamed: set[InodeNumber] = set()  # whose names were reported already
+        self.lost_packs: dict[int, int] = {}  # reported already, with the bytes that are there
+        self.bytes_checked = 0
+
+    # -- rows
+
+    def rows(
+        self, table: Table, decode: Callable[[bytes, bytes], Record]
+    ) -> Iterator[tuple[bytes, Record]]:
+        """Yield the key and record of every row of a table that decodes."""
+        broken = self.broken[table]
+        for key, value in self.index.pages(table):
+            if key not in broken:
+                yield key, decode(key, value)
+
+    def inodes(self) -> Iterator[Inode]:
+        return (node for _, node in self.rows(Table.INODES, decode_inode))
+
+    def chunks(self) -> Iterator[tuple[ChunkId, Chunk]]:
+        for key, record in self.rows(Table.CHUNKS, decode_chunk):
+            yield ChunkId(number_of(key)), record
+
+    def extents(self) -> Iterator[tuple[InodeNumber, Extent]]:
+        for key, extent in self.rows(Table.EXTENTS, decode_extent):
+            yield InodeNumber(number_of(key)), extent
+
+    def packs(self) -> Iterator[tuple[int, PackRow]]:
+        for key, row in self.rows(Table.PACKS, decode_pack):
+            yield number_of(key), row
+
+    def has(self, table: Table, key: bytes) -> bool:
+        return self.index.get(table, key) is not None
+
+    def inode(self, inode: int) -> Inode | None:
+        return self.find(Table.INODES, number_key(inode), decode_inode)
+
+    def chunk(self, chunk: int) -> Chunk | None:
+        return self.find(Table.CHUNKS, number_key(chunk), decode_chunk)
+
+    def find(
+        self, table: Table, key: bytes, decode: Callable[[bytes, bytes], Record]
+    ) -> Record | None:
+        """Return the record of a row, None if it is not there or does not decode."""
+        value = self.index.get(table, key)
+        return None if value is None or key in self.broken[table] else decode(key, value)
+
+    def is_current(self, table: Table, key: bytes) -> bool:
+        """Whether a row is still what it was when the check began: a daemon may be at work."""
+        return self.index.get_newest(table, key) == self.index.get(table, key)
+
+    # -- sums
+
+    @cached_property
+    def census(self) -> Census:
+        census = Census()
+        for chunk, record in self.chunks():
+            census.chunks += 1
+            census.packed.setdefault(record.pack, []).append(chunk)
+            if record.uses:
+                census.live[record.pack] = census.live.get(record.pack, 0) + record.stored
+                for name, amount in chunk_totals(record).items():
+                    census.totals[name] = census.totals.get(name, 0) + amount
+        return census
+
+    @cached_property
+    def usage(self) -> Usage:
+        usage = Usage()
+        for _, extent in self.extents():
+            usage.uses[extent.chunk] = usage.uses.get(extent.chunk, 0) + 1
+            usage.used[extent.chunk] = usage.used.get(extent.chunk, 0) + extent.length
+        return usage
+
+    # -- whom it hurts
+
+    def path(self, inode: int) -> bytes:
+        """Return a path of an inode, or its number where names are damaged too."""
+        try:
+            return self.store.namespace.path_of(InodeNumber(inode))
+        except CorruptData:
+            return b"(inode %d)" % inode
+
+    def tensors(self, inode: int, start: int, stop: int) -> Iterator[str]:
+        """Yield the names of a file's tensors that have a byte in `[start, stop)`."""
+        rows = self.index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode, stop))
+        for key, value in rows:
+            if key not in self.broken[Table.TENSORS]:
+                tensor = decode_tensor(key, value)
+                if tensor.start + tensor.size > start:
+                    yield tensor.name
+
+    def users(self, chunks: Container[ChunkId]) -> dict[ChunkId, Hurt]:
+        """Return who uses these chunks. Costs a walk over all extents."""
+        found: dict[ChunkId, Hurt] = {}
+        for inode, extent in self.extents():
+            if extent.chunk in chunks:
+                hurt = found.setdefault(extent.chunk, Hurt())
+                hurt.files[self.path(inode)] = None
+                hurt.tensors |= dict.fromkeys(self.tensors(inode, extent.start, extent.stop))
+        return found
+
+    def chunk_finding(self, invariant: str, message: str, chunks: Container[ChunkId]) -> Finding:
+        """Return a finding about damaged chunks, with whom it hurts."""
+        hurt = list(self.users(chunks).values())
+        files = dict.fromkeys(path for each in hurt for path in each.files)
+        tensors = dict.fromkeys(name for each in hurt for name in each.tensors)
+        return Finding(invariant, message, tuple(files), tuple(tensors))
+
+    def chunk_findings(self, invariant: str, problems: Mapping[ChunkId, str]) -> Iterator[Finding]:
+        """Yield a finding for each damaged chunk, with whom it hurts."""
+        users = self.users(problems) if problems else {}
+        for chunk, problem in problems.items():
+            hurt = users.get(chunk, Hurt())
+            yield Finding(invariant, problem, tuple(hurt.files), tuple(hurt.tensors))

@@ -1,0 +1,76 @@
+"""Where the bytes of a file are: extents joined with the records of their chunks.
+
+Reads of a file follow one another, and each asks for the same few rows of the index around it. So
+a stretch of the map is kept for the files read last, for as long as no extent and no chunk of the
+store changes. Without it, finding a 1 MiB read's bytes took 270 us, about as long as copying them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from modelfs.store.chunks import Chunks
+from modelfs.store.filemap import FileMaps
+from modelfs.store.index import Index
+from modelfs.store.records import Chunk, Extent
+from modelfs.store.tables import InodeNumber, Table
+
+Located = tuple[Extent, Chunk]
+
+STRETCH_EXTENTS: Final = 64
+STRETCH_BYTES: Final = 64 << 20
+FILES_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    start: int
+    stop: int
+    version: tuple[int, int]
+    located: list[Located]
+
+
+class Locator:
+    """Finds the chunks of file ranges. Any thread may ask."""
+
+    def __init__(self, index: Index, maps: FileMaps, chunks: Chunks) -> None:
+        self._index = index
+        self._maps = maps
+        self._chunks = chunks
+        self._kept: dict[InodeNumber, _Stretch] = {}
+
+    def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[Located]:
+        """Yield the extents inside `[start, stop)`, clipped to it, with their chunks' records."""
+        located = self._stretch(inode, start, stop).located
+        first = bisect_right(located, start, key=lambda each: each[0].stop)
+        for extent, record in islice(located, first, None):
+            if extent.start >= stop:
+                return
+            yield extent.part(start, stop), record
+
+    def _stretch(self, inode: InodeNumber, start: int, stop: int) -> _Stretch:
+        version = self._version()
+        kept = self._kept.get(inode)
+        if kept is None or kept.version != version or not kept.start <= start <= stop <= kept.stop:
+            kept = self._load(inode, start, stop, version)
+            self._kept[inode] = kept
+            if len(self._kept) > FILES_MAX:
+                self._kept.pop(next(iter(self._kept)), None)
+        return kept
+
+    def _load(
+        self, inode: InodeNumber, start: int, stop: int, version: tuple[int, int]
+    ) -> _Stretch:
+        end = max(stop, start + STRETCH_BYTES)
+        located: list[Located] = []
+        for extent in self._maps.overlapping(inode, start, end):
+            if len(located) >= STRETCH_EXTENTS and extent.start >= stop:
+                end = extent.start
+                break
+            located.append((extent, self._chunks.record(extent.chunk)))
+        return _Stretch(start, end, version, located)
+
+    def _version(self) -> tuple[int, int]:
+        return self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)

@@ -1,0 +1,58 @@
+"""Fixtures for the command line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli.main import run
+from modelfs.store.store import Store, make_store
+from tests.cli.calling import Call, Done, Fake, FakeDaemon, Reply
+from tests.mounting import MODELS
+from tests.store.stores import new_file
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call a command in this process."""
+
+    def call(*arguments: str | Path) -> Done:
+        code = run([str(each) for each in arguments])
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A store without files."""
+    folder = tmp_path / "empty.store"
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    """A store that holds the sample models."""
+    folder = tmp_path / "family.store"
+    make_store(folder)
+    with Store(folder) as store:
+        for source in sorted(MODELS.glob("*.*")):
+            new_file(store, source.name.encode(), source.read_bytes())
+        store.ingest_all()
+    return folder
+
+
+@pytest.fixture
+def fake(empty: Path) -> Iterator[Fake]:
+    """Make a fake daemon of the empty store: `fake(stats=[reply, ...])`."""
+    made: list[FakeDaemon] = []
+
+    def start(**replies: list[Reply | bytes]) -> FakeDaemon:
+        made.append(FakeDaemon(empty, replies))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()

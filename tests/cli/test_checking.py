@@ -1,0 +1,97 @@
+"""`modelfs fsck`."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli import checking
+from modelfs.store.check import Finding, FsckReport
+from modelfs.store.store import Store
+from tests.cli.calling import Call, Fake
+from tests.store.stores import overwrite
+
+STRANGE = Finding("some_invariant", "it does not hold", (b"/caf\xe9",), ("w\n1",))
+
+
+def test_sound(call: Call, family: Path) -> None:
+    """A sound store ends with 0, and what was looked at is told."""
+    done = call("fsck", family)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("sound: 12 files, ")
+    assert call("fsck", family, "--data").out.startswith("sound to the last byte: 12 files, ")
+
+
+def test_damaged(call: Call, family: Path) -> None:
+    """A damaged chunk ends with 4, and a line names the files and tensors it hurts."""
+    report = call("inspect", "--store", family, "base-bf16.safetensors", "--json").json
+    assert report["own_bytes"] > 0
+    for pack in (family / "packs").iterdir():
+        overwrite(pack, 40_000, b"damage")
+    done = call("fsck", "--data", family)
+    assert done.code == 4
+    *findings, summary = done.out.splitlines()
+    assert all("files: /" in line and "tensors: " in line for line in findings)
+    assert summary.startswith(f"{len(findings)} finding")
+
+
+def test_json(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JSON has every finding, and the same exit code."""
+    assert call("fsck", family, "--json").json["findings"] == []
+    _let_find(monkeypatch, STRANGE)
+    done = call("fsck", family, "--json")
+    assert done.code == 4
+    assert '"invariant": "some_invariant"' in done.out
+    assert '"/caf\\udce9"' in done.out
+
+
+def test_one_line_each(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finding is one line, whatever the names in it."""
+    _let_find(monkeypatch, STRANGE)
+    first, last = call("fsck", family).out.splitlines()
+    assert first == ("damage: some_invariant: it does not hold; files: /caf\\xe9; tensors: w\\n1")
+    assert last.startswith("1 finding in ")
+
+
+def test_mounted(call: Call, fake: Fake, empty: Path) -> None:
+    """A mounted store is checked while its daemon keeps what the last commit mentions."""
+    daemon = fake(hold=[{"result": {}}])
+    assert call("fsck", empty).code == 0
+    assert daemon.requests == [{"command": "hold"}]
+    assert daemon.released.wait(10)
+
+
+def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:
+    """What prevents a check ends with 8, never with 0 or 4."""
+    with Store(empty):
+        done = call("fsck", empty)
+    assert (done.code, "is in use by" in done.error) == (8, True)
+    assert call("fsck", tmp_path / "nothing").code == 8
+    (empty / "index" / "data.mdb").write_bytes(b"junk" * 5000)
+    done = call("fsck", empty)
+    assert (done.code, "data.mdb" in done.error or "index" in done.error) == (8, True)
+
+
+def test_wrong_usage(call: Call) -> None:
+    """Wrong usage ends with 16."""
+    assert call("fsck").code == 16
+    assert call("fsck", "a", "b").code == 16
+    assert call("fsck", "--repair", "a").code == 16
+
+
+def test_nobody_may_write_meanwhile(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is not mounted cannot be opened for writing while it is checked."""
+
+    def check(store: Store, **_: object) -> FsckReport:
+        assert "is in use" in call("sync", empty).error
+        return FsckReport([], 0, 0, 0, 0.0)
+
+    monkeypatch.setattr(checking, "check_store", check)
+    assert call("fsck", empty).code == 0
+    assert call("sync", empty).code == 0
+
+
+def _let_find(patch: pytest.MonkeyPatch, *findings: Finding) -> None:
+    report = FsckReport([*findings], 1, 2, 3, 0.0)
+    patch.setattr(checking, "check_store", lambda store, **_: report)

@@ -1,0 +1,126 @@
+"""The client's half of the control protocol, against a daemon that is not one."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli import client
+from modelfs.cli.failure import Failure
+from tests.cli.calling import Fake
+
+BIG = "x" * 3_000_000
+
+
+def test_result(fake: Fake, empty: Path) -> None:
+    """A command and its arguments go out as one object; the result comes back."""
+    daemon = fake(gc=[{"result": {"packs": 3}}])
+    with _connected(empty) as connected:
+        assert connected.ask("gc", dry_run=True) == {"packs": 3}
+    assert daemon.requests == [{"command": "gc", "dry_run": True}]
+
+
+def test_progress(fake: Fake, empty: Path) -> None:
+    """Progress is passed on in order, before the result."""
+    steps = [{"progress": {"done": done, "total": 2}} for done in range(3)]
+    fake(sync=[*steps, {"result": {}}])
+    seen: list[tuple[int, int]] = []
+    with _connected(empty) as connected:
+        connected.ask("sync", lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_long_lines_in_pieces(fake: Fake, empty: Path) -> None:
+    """An answer may be of any length and arrive in any pieces."""
+    fake(
+        inspect=[
+            b'{"progress": {"done"',
+            b': 1, "total": 2}}\n{"res',
+            b'ult": {"a": "%b"}}\n' % BIG.encode(),
+        ]
+    )
+    with _connected(empty) as connected:
+        assert connected.ask("inspect", inode=7) == {"a": BIG}
+
+
+def test_error(fake: Fake, empty: Path) -> None:
+    """What the daemon says went wrong is told, with whose daemon it is."""
+    fake(sync=[{"error": "no room", "errno": 28}])
+    with _connected(empty) as connected, pytest.raises(Failure, match="no room") as failed:
+        connected.ask("sync")
+    assert str(empty) in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"junk\n", b"[]\n", b"{}\n", b'{"progress": 3}\n', b'{"result": []}\n', b"\xff\n", b"\n"],
+)
+def test_junk(fake: Fake, empty: Path, reply: bytes) -> None:
+    """An answer that breaks the protocol is a failure, never a crash."""
+    fake(stats=[reply])
+    with _connected(empty) as connected, pytest.raises(Failure, match="unmount and mount again"):
+        connected.ask("stats", lambda done, total: None)
+
+
+@pytest.mark.parametrize("replies", [[], [b'{"resu'], [{"progress": {"done": 1, "total": 2}}]])
+def test_daemon_ends(fake: Fake, empty: Path, replies: list[bytes]) -> None:
+    """A daemon that ends before its result is a failure that names its log."""
+    fake(sync=replies)
+    with _connected(empty) as connected, pytest.raises(Failure, match=r"daemon\.log"):
+        connected.ask("sync")
+
+
+def test_slow_daemon(
+    fake: Fake, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user is told what is waited for, and whose process it is."""
+    monkeypatch.setattr(client, "PATIENCE", 0.0)
+    fake(sync=[{"result": {}}])
+    with _connected(empty) as connected:
+        connected.ask("sync")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(f"(process {os.getpid()})" in line for line in err.splitlines())
+
+
+def test_pid(fake: Fake, empty: Path) -> None:
+    """A connection knows the daemon's process."""
+    fake()
+    with _connected(empty) as connected:
+        assert connected.pid == os.getpid()
+
+
+def test_no_daemon(empty: Path) -> None:
+    """Without a socket there is no daemon."""
+    assert client.connect(empty) is None
+
+
+def test_stale_socket(empty: Path) -> None:
+    """A socket that a crash left behind is no daemon."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(empty / "control.sock"))
+    assert client.connect(empty) is None
+
+
+def test_long_path(tmp_path: Path) -> None:
+    """A store's path may be longer than a socket's may."""
+    store = tmp_path.joinpath(*["x" * 100] * 10)
+    store.mkdir(parents=True)
+    with _listening(store), _connected(store) as connected:
+        assert connected.pid == os.getpid()
+
+
+def _connected(store: Path) -> client.Daemon:
+    connected = client.connect(store)
+    assert connected is not None
+    return connected
+
+
+def _listening(store: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    folder = os.open(store, os.O_PATH)
+    listener.bind(f"/proc/self/fd/{folder}/control.sock")
+    os.close(folder)
+    listener.listen()
+    return listener

@@ -1,0 +1,68 @@
+"""Where log lines go."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli import logs
+
+log = logging.getLogger("modelfs.test")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Take back what a test sets up."""
+    root, package = logging.getLogger(), logging.getLogger("modelfs")
+    handlers, level = root.handlers[:], package.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
+    package.setLevel(level)
+
+
+def test_of_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command's warnings look like its errors; what is less than a warning is not shown."""
+    logs.of_command()
+    log.info("quiet")
+    log.warning("loud")
+    assert capsys.readouterr() == ("", "modelfs: loud\n")
+
+
+def test_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last one to say where lines go is the only one."""
+    logs.of_command()
+    logs.of_foreground_daemon()
+    log.warning("loud")
+    assert capsys.readouterr().err.count("loud") == 1
+
+
+def test_of_daemon(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon's lines have a time, unless the journal adds it."""
+    logs.of_foreground_daemon()
+    log.info("mounted")
+    assert capsys.readouterr().err.startswith("20")
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
+    logs.of_foreground_daemon()
+    log.info("mounted")
+    assert capsys.readouterr().err == "INFO modelfs.test: mounted\n"
+
+
+def test_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that has grown long is kept once, and a new one begun; it is its owner's only."""
+    monkeypatch.setattr(logs, "LOG_MAX", 100)
+    path = tmp_path / "daemon.log"
+    for text in ("a" * 200, "b", "c" * 200, "d"):
+        logs.of_background_daemon(path)
+        log.info(text)
+    assert "c" * 200 in (tmp_path / "daemon.log.1").read_text()
+    assert path.read_text().endswith("d\n")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """Where no log can be written, the daemon runs without."""
+    logs.of_background_daemon(tmp_path / "nowhere" / "daemon.log")
+    log.info("lost")

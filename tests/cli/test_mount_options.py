@@ -1,0 +1,47 @@
+"""What `mount -o` takes."""
+
+import pytest
+
+from modelfs.cli.failure import Code, Failure
+from modelfs.cli.mount_options import parse_options
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rw,noatime,nodev,nosuid",
+        "defaults,_netdev,nofail,x-systemd.automount,X-mount.mkdir=0755",
+        "rw,noexec,nosuid,nodev,user=alice",
+        "noauto,users,relatime,lazytime,default_permissions,comment=models",
+        "",
+    ],
+)
+def test_lines_of_fstab(line: str) -> None:
+    """What mount(8) passes on from an ordinary fstab is accepted."""
+    assert not parse_options([line]).allow_other
+
+
+def test_meaning() -> None:
+    """What means something to modelfs or to the kernel is kept, and nothing else."""
+    parsed = parse_options(["ro,nosuid,x-gvfs-hide", "noexec,allow_other,cache_size=2GiB"])
+    assert parsed.read_only is True
+    assert parsed.allow_other is True
+    assert parsed.cache_size == 2 << 30
+    assert parsed.passed_on == ("nosuid", "noexec")
+
+
+@pytest.mark.parametrize(
+    ("line", "read_only"),
+    [("ro", True), ("rw", False), ("ro,rw", False), ("rw,ro", True), ("", None)],
+)
+def test_last_of_ro_and_rw(line: str, read_only: bool | None) -> None:
+    """The last of ro and rw counts, as with mount(8)."""
+    assert parse_options([line]).read_only is read_only
+
+
+@pytest.mark.parametrize("option", ["allow_root", "uid=1000", "ro=1", "remount", "cache_size=big"])
+def test_refused(option: str) -> None:
+    """An option that promises what modelfs does not do is refused by name, as wrong usage."""
+    with pytest.raises(Failure, match=option.partition("=")[0]) as refused:
+        parse_options(["rw", option])
+    assert refused.value.code == Code.USAGE

@@ -1,0 +1,65 @@
+"""How sizes and names look."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.cli.render import add, counted, human_size, percent, plain, show, table
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.00 KiB"),
+        (1536, "1.50 KiB"),
+        (10 * 1024 - 1, "10.0 KiB"),
+        (12_900_000, "12.3 MiB"),
+        (655 << 20, "655 MiB"),
+        ((1 << 20) - 1, "1.00 MiB"),
+        ((1 << 30) - 1, "1.00 GiB"),
+        (1 << 70, "1024 EiB"),
+    ],
+)
+def test_sizes(size: int, text: str) -> None:
+    """A size has three digits and the unit that leaves it below 1,024."""
+    assert human_size(size) == text
+
+
+@given(st.integers(0, 1 << 63))
+def test_sizes_are_short(size: int) -> None:
+    """No size takes more than nine columns."""
+    assert len(human_size(size)) <= 9
+
+
+@given(st.binary().map(lambda name: name.decode(errors="surrogateescape")) | st.text())
+def test_names_are_harmless(name: str) -> None:
+    """Any name, of bytes or of a tensor, is shown as one line of printable characters."""
+    assert plain(name).isprintable()
+    plain(name).encode()
+
+
+def test_names_are_readable() -> None:
+    """Letters of all languages are shown as they are; the rest as its escape."""
+    assert plain("模型.safetensors") == "模型.safetensors"
+    assert plain("a\x1b[31m\n") == "a\\x1b[31m\\n"
+    assert plain("caf\udce9") == "caf\\xe9"
+
+
+def test_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in a name are not taken for markup, and no line is folded in a file."""
+    made = table("name")
+    add(made, "[red]x[/red] :smile: " + "y" * 300)
+    show(made)
+    assert "[red]x[/red] :smile: " + "y" * 300 in capsys.readouterr().out
+
+
+def test_counted() -> None:
+    """A number comes with its noun, in the plural but for one."""
+    assert [counted(n, "file") for n in (0, 1, 2345)] == ["0 files", "1 file", "2,345 files"]
+
+
+def test_percent_of_nothing() -> None:
+    """A share of nothing is no number."""
+    assert (percent(1, 3), percent(0, 0)) == ("33.3 %", "-")
