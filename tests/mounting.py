@@ -38,7 +38,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=env
     )
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stderr}"
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
 

@@ -24,6 +24,7 @@ from modelfs.cli.places import (
     mounts,
     store_of_mount,
 )
+from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02
 NOTE_SECONDS: Final = 5.0
@@ -35,18 +36,22 @@ USERS_SHOWN: Final = 5
 def umount(mountpoint: Path) -> None:
     """Unmount, and return when all is durable.
 
-    Fails if the mount at MOUNTPOINT is in use, and tells by whom. A mount whose daemon ended without unmounting, which answers every access with "Transport
-    endpoint is not connected", is cleared away.
+    Fails if the mount at MOUNTPOINT is in use, and tells by whom. A mount whose daemon ended
+    without unmounting, which answers every access with "Transport endpoint is not connected", is
+    cleared away.
     """
     path = Path(os.path.realpath(mountpoint))
     if is_dead(path):
         _clear(path)
         return
     store = _check_mounted(path)
-    with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(_process_of_daemon(store))
+    # Then nothing is to become durable, and the lock is somebody else's.
+    read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    with _process_of_daemon(store) as daemon:
         _unmount(path)
-        _wait_until_durable(store, daemon)
+        if not read_only:
+            _wait_until_durable(store, daemon)
+            _check_durable(store)
 
 
 def _check_mounted(path: Path) -> Path:
@@ -167,6 +172,17 @@ def _wait_until_durable(store: Path, daemon: int | None) -> None:
                 "modelfs: unmounted; waiting for what was written to be durable "
                 "(Ctrl-C ends the waiting only)",
                 err=True,
+            )
+
+
+def _check_durable(store: Path) -> None:
+    if _is_locked(store):
+        return  # mounted again already
+    with Store(store, read_only=True) as left:
+        if left.in_use:
+            raise Failure(
+                f"unmounted, but the daemon ended before all was durable; see {store}/daemon.log, "
+                "then mount again: what was fsynced or committed is there"
             )
 
 

@@ -20,8 +20,9 @@ from typing import Any, Final
 import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
+from modelfs.fs.kernel import send_dirty_pages
 from modelfs.fs.writeback import Writeback
-from modelfs.store.inspect import inspect
+from modelfs.store import inspect
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber
 
@@ -41,8 +42,15 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 class Control:
     """Answers requests on the control socket."""
 
-    def __init__(self, store: Store, writeback: Writeback, workers: trio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        store: Store,
+        writeback: Writeback,
+        mountpoint: Path,
+        workers: trio.CapacityLimiter,
+    ) -> None:
         self._store = store
+        self._mountpoint = mountpoint
         self._writeback = writeback
         self._workers = workers
         self._commands: dict[str, Callable[[Request, Progress], Awaitable[Reply]]] = {
@@ -50,6 +58,7 @@ class Control:
             "sync": self._sync,
             "gc": self._gc,
             "inspect": self._inspect,
+            "hold": self._commit,
         }
 
     async def serve(self) -> None:
@@ -63,12 +72,20 @@ class Control:
     async def _answer(self, stream: trio.SocketStream) -> None:
         try:
             line = await _line(stream)
-            reply = await self._reply(stream, line)
-            await _send(stream, reply)
-            if _command(line) == "hold" and "result" in reply:
-                await self._hold(stream)
+            if _command(line) == "hold":
+                await self._hold(stream, line)
+            else:
+                await _send(stream, await self._reply(stream, line))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("control: the client went away: %s", exc)
+
+    async def _hold(self, stream: trio.SocketStream, line: bytes) -> None:
+        # Held before it is said to be, and until the client hangs up.
+        async with self._writeback.held():
+            reply = await self._reply(stream, line)
+            await _send(stream, reply)
+            while "result" in reply and await stream.receive_some():
+                pass
 
     async def _reply(self, stream: trio.SocketStream, line: bytes) -> Reply:
         async def progress(done: int, total: int) -> None:
@@ -89,24 +106,21 @@ class Control:
 
     async def _dispatch(self, request: Request, progress: Progress) -> Reply:
         name = request.get("command")
-        if name == "hold":
-            # So that no pack is deleted any more that the last commit did not mention.
-            await self._writeback.commit()
-            return {}
         if not isinstance(name, str) or name not in self._commands:
             raise InvalidArgument(f"unknown command {name!r}")
         return await self._commands[name](request, progress)
 
-    async def _hold(self, stream: trio.SocketStream) -> None:
-        with self._writeback.held():
-            while await stream.receive_some():
-                pass
+    async def _commit(self, request: Request, progress: Progress) -> Reply:
+        # So that no pack is deleted any more that the last commit did not mention.
+        await self._writeback.commit()
+        return {}
 
     async def _stats(self, request: Request, progress: Progress) -> Reply:
         disk = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
         return asdict(self._store.statistics(disk))
 
     async def _sync(self, request: Request, progress: Progress) -> Reply:
+        await trio.to_thread.run_sync(send_dirty_pages, self._mountpoint, limiter=self._workers)
         await self._writeback.settle(progress)
         return {}
 
@@ -119,7 +133,11 @@ class Control:
         inode = request.get("inode")
         if not isinstance(inode, int):
             raise InvalidArgument("inspect needs an inode")
-        return inspect(self._store, InodeNumber(inode)).to_dict()
+        subject = inspect.begin(self._store, InodeNumber(inode))
+        report = await trio.to_thread.run_sync(
+            inspect.finish, self._store, subject, limiter=self._workers
+        )
+        return report.to_dict()
 
 
 def _listen(folder: Path) -> trio.socket.SocketType:

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import trio
 from modelfs.errors import ModelfsError
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
+from modelfs.fs.kernel import raise_read_ahead, send_dirty_pages
 from modelfs.fs.operations import Operations
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 WORKERS: Final = 8
 # Requests answered at the same time; each may hold a buffer of 1 MiB.
 REQUESTS_MAX: Final = 64
-# How much the kernel reads ahead. tools/bench_read.py: 128 KiB, its default, halves the speed.
-READ_AHEAD_KIB: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,8 @@ class _Daemon:
         if not self._store.read_only:
             self._writeback.start()
             nursery.start_soon(self._writeback.run)
-        nursery.start_soon(Control(self._store, self._writeback, self._workers).serve)
+            control = Control(self._store, self._writeback, self._options.mountpoint, self._workers)
+            nursery.start_soon(control.serve)
         await pyfuse3.main(max_tasks=REQUESTS_MAX)
         nursery.cancel_scope.cancel()
 
@@ -117,8 +116,7 @@ class _Daemon:
 
     async def _announce(self) -> None:
         # In a thread, because it asks the file system that this thread serves.
-        device = await trio.to_thread.run_sync(lambda: self._options.mountpoint.stat().st_dev)
-        _raise_read_ahead(device)
+        await trio.to_thread.run_sync(raise_read_ahead, self._options.mountpoint)
         notify_manager("READY=1")
         log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)
         self._ready()
@@ -127,25 +125,9 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 notify_manager("STOPPING=1")
-                # Pages that were written through a mapping are still the kernel's: have them
-                # sent while there is somebody to take them.
-                await trio.to_thread.run_sync(_sync_pages, self._options.mountpoint)
+                # While there is somebody to take them.
+                await trio.to_thread.run_sync(send_dirty_pages, self._options.mountpoint)
                 pyfuse3.terminate()
-
-
-def _sync_pages(mountpoint: Path) -> None:
-    # sync(1), because pyfuse3.syncfs holds the interpreter's lock and so would wait for itself.
-    subprocess.run(["sync", "-f", str(mountpoint)], check=False)  # noqa: S603, S607
-
-
-def _raise_read_ahead(device: int) -> None:
-    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    try:
-        path.write_text(str(READ_AHEAD_KIB))
-    except OSError:
-        log.info(
-            "reads are faster with more read-ahead; as root: echo %d > %s", READ_AHEAD_KIB, path
-        )
 
 
 def notify_manager(state: str) -> None:

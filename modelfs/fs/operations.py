@@ -182,6 +182,8 @@ class Operations(pyfuse3.Operations):
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         folder = self._handles[fh].inode
+        if not self._store.nodes.get(folder).nlink:
+            return  # removed while it was open
         for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
             if start_id < cookie:
                 node = self._store.nodes.get(self._store.namespace.lookup(folder, name))

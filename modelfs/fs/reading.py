@@ -84,7 +84,7 @@ class Reader:
     def _load(self, runs: list[ChunkRun]) -> None:
         for run in runs:
             try:
-                self._contents.load(run.chunk, run.record)
+                self._contents.prepare(run)
             except (ModelfsError, OSError) as exc:
                 # Nobody has asked for it yet; whoever does gets the error.
                 log.debug("read ahead: %s", exc)

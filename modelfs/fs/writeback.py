@@ -20,7 +20,7 @@ does. All else runs as it comes, since the halves that change the store run on t
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -253,10 +253,11 @@ class Writeback:
 
     # -- garbage
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
         """Keep all packs as they are, for a reader in another process."""
-        self._holds += 1
+        async with self._appending:  # a collection that is under way ends first
+            self._holds += 1
         try:
             yield
         finally:
@@ -270,9 +271,7 @@ class Writeback:
             StoreFull, OSError: no room to rewrite, or the disk failed; nothing is lost.
         """
         await self._reap()
-        while self._holds:
-            await self._released.wait()
-        async with self._appending:
+        async with self._appending_unheld():
             found = self._store.collector.survey()
             while self._store.collector.remove_dead():
                 await trio.lowlevel.checkpoint()
@@ -280,6 +279,16 @@ class Writeback:
                 await self._rewrite(pack)
         await self.commit()
         return found
+
+    @contextlib.asynccontextmanager
+    async def _appending_unheld(self) -> AsyncIterator[None]:
+        # Not to be waited for with the lock: ingest goes on while somebody holds the packs.
+        while True:
+            async with self._appending:
+                if not self._holds:
+                    yield
+                    return
+            await self._released.wait()
 
     async def _rewrite(self, pack: PackId) -> None:
         self._store.leave_pack(pack)
@@ -316,7 +325,8 @@ class Writeback:
             nursery.start_soon(_regularly, COLLECT_SECONDS, self._collect_much)
 
     def start(self) -> None:
-        """Queue what an earlier run of the daemon left to do."""
+        """Queue what an earlier run of the daemon left to do, and note that this one runs."""
+        self._store.set_in_use(in_use=True)
         now = trio.current_time()
         self._due.update((inode, now) for inode in self._store.pending())
         self._doomed.extend(self._store.reaper.orphans())
@@ -325,6 +335,7 @@ class Writeback:
         """Make everything durable, at the end."""
         for staged in self._store.staging:
             await self.flush(staged.inode)
+        self._store.set_in_use(in_use=False)
         await self.commit()
 
     async def _flush_old(self) -> None:

@@ -52,7 +52,7 @@ class Cutter:
 
     def __init__(self, spans: Sequence[TensorSpan], size: int, chunk_size: int) -> None:
         """Plan the cut of a file of `size` bytes; spans are in order and do not overlap."""
-        self._regions = list(_regions(spans, size))
+        self._regions = list(_regions(spans, size, min(GLUE_MAX, chunk_size)))
         self._chunk_size = chunk_size
 
     def pieces(self, data: RangeSet) -> Iterator[Piece]:
@@ -81,14 +81,14 @@ class Cutter:
             yield Piece(max(cut, start), min(cut + step, stop), region.role)
 
 
-def _regions(spans: Sequence[TensorSpan], size: int) -> Iterator[_Region]:
+def _regions(spans: Sequence[TensorSpan], size: int, glue_max: int) -> Iterator[_Region]:
     """Tile the file: one region for each tensor worth a chunk, one for each stretch between."""
     worth = [span for span in spans if span.size >= TENSOR_MIN and span.start < size]
     starts = [0, *(span.stop for span in worth)]
     ends = [*(span.start for span in worth), size]
     for at, (start, stop) in enumerate(zip(starts, ends, strict=True)):
         if start < stop:
-            glue = bool(worth) and stop - start <= GLUE_MAX
+            glue = bool(worth) and stop - start <= glue_max
             yield _Region(start, stop, Role.GLUE if glue else Role.PLAIN)
         if at < len(worth):
             yield _Region(worth[at].start, min(worth[at].stop, size), Role.TENSOR)

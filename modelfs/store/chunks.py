@@ -21,15 +21,14 @@ from modelfs.store.index import Index
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import PageCache
 from modelfs.store.records import Chunk, ChunkKind, PackRow
+from modelfs.store.singleflight import SingleFlight
 from modelfs.store.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.totals import Totals
 
 # How many chunks are remembered as checked: 20 MB of memory for 200 GB of 1 MiB chunks.
 VERIFIED_MAX: Final = 200_000
 
-
-# Plain chunks that were just verified: the reads that want the same one at that moment share it.
-FRESH_MAX: Final = 32 << 20
+_Place = tuple[PackId, int]
 
 
 class Chunks:
@@ -44,7 +43,8 @@ class Chunks:
         self._cache = cache
         self._seed = hash_seed
         self._verified = _RecentSet(VERIFIED_MAX)
-        self._fresh = PageCache(FRESH_MAX)
+        self._verifying: SingleFlight[_Place, None] = SingleFlight()
+        self._local = threading.local()
 
     def digest(self, content: bytes) -> bytes:
         """Return the hash under which content is looked for. It proves nothing: compare."""
@@ -136,9 +136,7 @@ class Chunks:
             CorruptChunk: its stored bytes are damaged or missing.
         """
         if record.kind is ChunkKind.PLAIN:
-            if self.is_verified(record):
-                return self._load_stored(chunk, record)
-            return self._fresh.get(chunk, lambda: self._load_stored(chunk, record))
+            return self._load_stored(chunk, record)
         return self._cache.get(chunk, lambda: self._decode(chunk, record))
 
     def read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
@@ -147,10 +145,22 @@ class Chunks:
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.
         """
-        if record.kind is ChunkKind.PLAIN and self.is_verified(record):
+        if record.kind is ChunkKind.PLAIN:
+            self.prepare(chunk, record)
             self._read_plain(chunk, record, skip, into)
         else:
             into[:] = self.load(chunk, record)[skip : skip + len(into)]
+
+    def prepare(self, chunk: ChunkId, record: Chunk) -> None:
+        """Verify a plain chunk, or decode a coded one into memory, for reads that are to come.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+        """
+        if record.kind is not ChunkKind.PLAIN:
+            self.load(chunk, record)
+        elif not self.is_verified(record):
+            self._verifying.do(_place(record), lambda: self._verify(chunk, record))
 
     def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
         fd = self._descriptor(chunk, record).fd
@@ -181,6 +191,16 @@ class Chunks:
         """Whether these stored bytes were found good since the store was opened."""
         return _place(record) in self._verified
 
+    def _verify(self, chunk: ChunkId, record: Chunk) -> None:
+        # Into a buffer that stays: new memory for every chunk costs as much as the hash.
+        scratch = getattr(self._local, "scratch", b"")
+        if len(scratch) < record.stored:
+            scratch = self._local.scratch = bytearray(record.stored)
+        view = memoryview(scratch)[: record.stored]
+        self._read_plain(chunk, record, 0, view)
+        _check(chunk, record, view)
+        self._verified.add(_place(record))
+
     def _load_stored(self, chunk: ChunkId, record: Chunk) -> bytes:
         stored = self._read_stored(chunk, record)
         self._verified.add(_place(record))
@@ -191,9 +211,7 @@ class Chunks:
             stored = self._packs.read(record.pack, record.offset, record.stored)
         except CorruptPack as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
-        if xxhash.xxh3_64_intdigest(stored) != record.checksum:
-            where = f"pack {record.pack} at {record.offset}"
-            raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
+        _check(chunk, record, stored)
         return stored
 
     def _decode(self, chunk: ChunkId, record: Chunk) -> bytes:
@@ -206,7 +224,13 @@ class Chunks:
             raise CorruptChunk(chunk, str(exc)) from exc
 
 
-def _place(record: Chunk) -> tuple[int, int]:
+def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
+    if xxhash.xxh3_64_intdigest(stored) != record.checksum:
+        where = f"pack {record.pack} at {record.offset}"
+        raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
+
+
+def _place(record: Chunk) -> _Place:
     return record.pack, record.offset
 
 
@@ -215,13 +239,13 @@ class _RecentSet:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._members: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._members: OrderedDict[_Place, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __contains__(self, place: tuple[int, int]) -> bool:
+    def __contains__(self, place: _Place) -> bool:
         return place in self._members
 
-    def add(self, place: tuple[int, int]) -> None:
+    def add(self, place: _Place) -> None:
         with self._lock:
             self._members[place] = None
             if len(self._members) > self._capacity:

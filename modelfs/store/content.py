@@ -174,7 +174,7 @@ class Contents:
                 if len(data) == size:
                     return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
-                return self.load(chunk, record)
+                return self._load(chunk, record)
         buffer = bytearray(sum(run.size for run in runs))
         self.fill(runs, memoryview(buffer))
         return bytes(buffer)
@@ -194,7 +194,19 @@ class Contents:
         except CorruptChunk:
             self._chunks.read_into(chunk, self._moved(chunk, record), skip, into)
 
-    def load(self, chunk: ChunkId, record: Chunk) -> bytes:
+    def prepare(self, run: ChunkRun) -> None:
+        """Verify or decode what a later read will want. Any thread.
+
+        Raises:
+            CorruptChunk: it is damaged or missing.
+            OSError: the backing disk failed.
+        """
+        try:
+            self._chunks.prepare(run.chunk, run.record)
+        except CorruptChunk:
+            self._chunks.prepare(run.chunk, self._moved(run.chunk, run.record))
+
+    def _load(self, chunk: ChunkId, record: Chunk) -> bytes:
         """Return a chunk's whole content, checked. Any thread.
 
         Raises:

@@ -19,6 +19,7 @@ only if it never changed and all its pieces were applied. What is left stays sta
 for the next pass. Nothing has to be locked, and a crash leaves either the windows or the map.
 """
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import Final
@@ -115,12 +116,17 @@ class Ingest:
 
         Raises:
             OSError: the backing disk is full or failed.
-            CorruptData: what is to be read is damaged.
         """
         try:
             return self._run(step, writer)
         except FileNotFoundError:
             return False
+        except CorruptData as exc:
+            # What is staged above damage stays staged: nothing is lost by waiting.
+            log.error("file %d cannot be ingested: %s", step.walk.inode, exc)
+            staged = step.staged.within(step.start, step.stop)
+            step.unfinished.extend(Piece(low, high, Role.PLAIN) for _, low, high in staged)
+            return True
 
     def _run(self, step: Step, writer: ChunkWriter) -> bool:
         walk = step.walk
@@ -139,7 +145,8 @@ class Ingest:
 
     def plan_empty(self, walk: Pass, staged: StagedFile) -> None:
         """Give a pass over a file without any data its layout. Any thread."""
-        self._plan(walk, staged, Reader(self._contents, staged).read_at)
+        with contextlib.suppress(CorruptData):  # a damaged file keeps the layout it had
+            self._plan(walk, staged, Reader(self._contents, staged).read_at)
 
     def _plan(self, walk: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
         layout = recognise(read_at, staged.size, partial=not walk.complete)
@@ -196,7 +203,6 @@ def _put(step: Step, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -
     try:
         parts = [read_at(piece.start, piece.stop - piece.start) for piece in group]
     except CorruptData as exc:
-        # What is staged above a damaged chunk stays staged: nothing is lost by waiting.
         log.error("file %d cannot be ingested: %s", step.walk.inode, exc)
         step.unfinished.extend(group)
         return

@@ -84,6 +84,8 @@ class Namespace:
         """
         if name in (b".", b".."):
             node = self._directory(folder)
+            if not node.nlink:
+                raise NotFound(f"directory {folder} was removed")
             return folder if name == b"." else node.parent
         if (dentry := self._find(folder, name)) is None:
             self._directory(folder)
@@ -326,9 +328,8 @@ class Namespace:
         self._put(folder, name, Dentry(inode, old.cookie))
 
     def _unlinked(self, node: Inode) -> None:
-        is_folder = stat.S_ISDIR(node.mode)
-        left = 0 if is_folder else node.nlink - 1
-        self._nodes.touch(node, nlink=left)
+        left = 0 if stat.S_ISDIR(node.mode) else node.nlink - 1
+        self._nodes.touch(node, nlink=left, parent=0)
         if not left:
             self._index.put(Table.ORPHANS, number_key(node.inode), b"")
 

@@ -7,10 +7,10 @@ here: the kernel's page cache of their pack serves them as fast.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
+from modelfs.store.singleflight import SingleFlight
 from modelfs.store.tables import ChunkId
 
 CAPACITY: Final = 256 << 20
@@ -32,7 +32,7 @@ class PageCache:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._pages: OrderedDict[ChunkId, bytes] = OrderedDict()
-        self._loading: dict[ChunkId, Future[bytes]] = {}
+        self._flights: SingleFlight[ChunkId, bytes] = SingleFlight()
         self._lock = threading.Lock()
         self._size = 0
         self._hits = 0
@@ -53,33 +53,19 @@ class PageCache:
         Threads that want the same chunk at the same time wait for one of them to load it, and
         get its result or its exception.
         """
-        with self._lock:
-            if (page := self._pages.get(chunk)) is not None:
-                self._pages.move_to_end(chunk)
-                self._hits += 1
-                return page
-            self._misses += 1
-            if mine := (future := self._loading.get(chunk)) is None:
-                future = self._loading[chunk] = Future()
-        if mine:
-            self._load(chunk, load, future)
-        return future.result()
+        if (page := self.peek(chunk)) is not None:
+            return page
+        return self._flights.do(chunk, lambda: self._load(chunk, load))
 
-    def _load(self, chunk: ChunkId, load: Callable[[], bytes], future: Future[bytes]) -> None:
-        try:
-            page = load()
-        except BaseException as exc:
-            with self._lock:
-                del self._loading[chunk]
-            future.set_exception(exc)
-            return
+    def _load(self, chunk: ChunkId, load: Callable[[], bytes]) -> bytes:
+        page = load()
         with self._lock:
-            del self._loading[chunk]
+            self._misses += 1
             self._keep(chunk, page)
-        future.set_result(page)
+        return page
 
     def _keep(self, chunk: ChunkId, page: bytes) -> None:
-        if len(page) > self._capacity:
+        if len(page) > self._capacity or chunk in self._pages:
             return
         self._pages[chunk] = page
         self._size += len(page)

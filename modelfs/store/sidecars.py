@@ -9,9 +9,11 @@ model's own folder are followed, and never through a symbolic link.
 import stat
 from collections.abc import Iterator, Mapping
 
+from modelfs.errors import CorruptData
 from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
 from modelfs.store.index import Index
+from modelfs.store.namespace import NAME_MAX
 from modelfs.store.nodes import Nodes
 from modelfs.store.records import Dentry, Listed
 from modelfs.store.tables import (
@@ -104,6 +106,8 @@ class Sidecars:
 
     def _resolve(self, folder: InodeNumber, location: str) -> Place | None:
         *folders, name = location.encode(errors="surrogateescape").split(b"/")
+        if any(len(part) > NAME_MAX for part in (*folders, name)):
+            return None  # no file can have that name, and no key could hold it
         for part in folders:
             if part not in (b"", b"."):
                 found = self._lookup(folder, part)
@@ -122,5 +126,8 @@ class Sidecars:
 
 
 def _externals(read_at: ReadAt, size: int) -> tuple[ExternalSpan, ...]:
-    layout = recognise(read_at, size)
+    try:
+        layout = recognise(read_at, size)
+    except CorruptData:
+        return ()  # a damaged model names nothing
     return layout.external if layout.format is Format.ONNX else ()

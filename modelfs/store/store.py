@@ -46,6 +46,7 @@ from modelfs.store.stats import Statistics, disk_usage
 from modelfs.store.tables import ROOT, InodeNumber, PackId, Table, number_of
 from modelfs.store.totals import (
     FILES,
+    IN_USE,
     LOGICAL,
     NEXT_CHUNK,
     NEXT_INODE,
@@ -343,6 +344,15 @@ class Store:
 
     # -- telling
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a daemon has it, or ended without having made everything durable."""
+        return self.totals.get(IN_USE) > 0
+
+    def set_in_use(self, *, in_use: bool) -> None:
+        with self.index.change():
+            self.totals.set(IN_USE, int(in_use))
+
     def disk_usage(self) -> int:
         """Return the disk space that the store takes, in bytes. Any thread."""
         return disk_usage(self.folder)
@@ -382,7 +392,12 @@ class Store:
                 windows=windows,
             )
             self.staging.adopt(staged)
-            newest = max(newest, *(window.generation for window in windows.values()), 0)
+            for window in windows.values():
+                newest = max(newest, window.generation)
+                if window.ranges.stop > node.size:
+                    # Cut off by a truncation that the inode record admits, but the row does not.
+                    window.ranges.remove(node.size, window.ranges.stop)
+                    window.dirty = True
         self.staging.start_generations_at(newest)
 
     def _recover(self) -> None:

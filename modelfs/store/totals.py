@@ -15,6 +15,9 @@ NEXT_COOKIE = b"next.cookie"
 NEXT_PACK = b"next.pack"
 NEXT_GENERATION = b"next.generation"
 
+# 1 from the moment a daemon serves the store until it has made everything durable.
+IN_USE = b"state.in_use"
+
 FILES = b"total.files"
 LOGICAL = b"total.logical_bytes"
 SHARED = b"total.shared_bytes"

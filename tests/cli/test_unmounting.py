@@ -11,7 +11,7 @@ import pytest
 
 from modelfs.cli import unmounting
 from tests.cli.calling import Call
-from tests.mounting import DEADLINE, Mount, wait_until
+from tests.mounting import DEADLINE, Mount, modelfs, wait_until
 
 # Answers connections at the control socket of a store, and nothing else.
 DAEMON = """
@@ -94,6 +94,17 @@ def test_does_not_wait_for_others(
     finally:
         daemon.kill()
         daemon.wait(DEADLINE)
+
+
+@pytest.mark.mount
+def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Path) -> None:
+    """A read-only mount is unmounted while another daemon has the store for writing."""
+    other = tmp_path / "other"
+    other.mkdir()
+    modelfs("mount", "--read-only", mount.store, other)
+    assert call("umount", other).code == 0
+    assert not os.path.ismount(other)
+    assert mount.alive
 
 
 @pytest.mark.mount

@@ -293,10 +293,16 @@ def test_killed_while_recovering(mount: Mount) -> None:
     assert {n for n in names if (mount.path / n).read_bytes() != content(n)} == set()
 
 
-def test_mounted_again_by_itself(mount: Mount) -> None:
-    """A mount point whose daemon was killed can be mounted again as it is."""
+def test_dead_mount_point(mount: Mount) -> None:
+    """A mount point whose daemon was killed is recognised; `umount` clears it for the next."""
     (mount.path / "x").write_text("x")
     mount.sync()
     mount.kill(clear=False)
+    refused = subprocess.run(
+        [*MODELFS, "mount", mount.store, mount.path], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert f"modelfs umount {mount.path}" in refused.stderr
+    modelfs("umount", mount.path)
     mount.start()
     assert (mount.path / "x").read_text() == "x"

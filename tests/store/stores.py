@@ -52,15 +52,17 @@ class Box:
     def crash(self) -> Store:
         """Open the store again after a crash: what no commit made durable is lost."""
         self.store.abandon()
-        assert check_closed(self.path) == []
-        self.store = Store(self.path)
-        return self.store
+        return self._open()
 
     def reopen(self) -> Store:
         """Open the store again after an orderly end."""
         self.store.close()
-        assert check_closed(self.path) == []
+        return self._open()
+
+    def _open(self) -> Store:
+        findings = check_closed(self.path)
         self.store = Store(self.path)
+        assert findings == []
         return self.store
 
 

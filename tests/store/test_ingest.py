@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,7 +26,7 @@ from modelfs.store.store import Commit, Store
 from modelfs.store.tables import ROOT, InodeNumber
 from modelfs.store.writer import Written
 from tests.store.stores import (
-    check_closed,
+    Box,
     content_of,
     model_of,
     new_file,
@@ -47,9 +47,10 @@ MODELS = [
     model_of(noise(24_576, 5)),
 ]
 STEPS = settings(
-    max_examples=120,
-    stateful_step_count=40,
+    max_examples=1000,
+    stateful_step_count=80,
     deadline=None,
+    phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
 
@@ -107,12 +108,15 @@ class Files(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.top = Path(tempfile.mkdtemp())
-        self.folder = new_store(self.top)
-        self.store = Store(self.folder)
+        self.box = Box(new_store(self.top))
         self.files: dict[bytes, File] = {}
         self.sealed: dict[bytes, File] = {}
         self.durable: dict[bytes, File] = {}
         self.forget_halves()
+
+    @property
+    def store(self) -> Store:
+        return self.box.store
 
     def forget_halves(self) -> None:
         self.writing: tuple[File, int, bytes, list[WritePart]] | None = None
@@ -325,10 +329,8 @@ class Files(RuleBasedStateMachine):
             file, offset, data, parts = self.writing
             write_part(parts[0])
             file.write(offset, data)
-        self.store.abandon()
         self.forget_halves()
-        assert check_closed(self.folder) == []
-        self.store = Store(self.folder)
+        self.box.crash()
         self.files = dict(self.durable)
         for file in self.files.values():
             found = content_of(self.store, file.inode)
@@ -339,9 +341,8 @@ class Files(RuleBasedStateMachine):
     @precondition(lambda self: self.writing is None and self.committing is None)
     @rule()
     def reopen(self) -> None:
-        self.store.close()
         self.forget_halves()
-        self.store = Store(self.folder)
+        self.box.reopen()
         self.durable = dict(self.files)
         for file in self.files.values():
             file.flushed = file.sealed = file.durable = len(file.states) - 1
@@ -358,8 +359,8 @@ class Files(RuleBasedStateMachine):
         if self.writing is not None:
             self.end_write()
         assert check(self.store, data=True) == []
-        self.store.close()
-        assert check_closed(self.folder) == []
+        self.box.reopen()
+        self.store.abandon()
         shutil.rmtree(self.top)
 
 

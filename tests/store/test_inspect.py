@@ -275,7 +275,7 @@ def test_hole_of_any_size(opened: Store) -> None:
     assert forms == {HOLE: 10**15 - 1, STAGED: 1}
 
 
-def test_many_windows(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_windows(monkeypatch: pytest.MonkeyPatch, opened: Store) -> None:
     """Staged ranges and extents that alternate are told apart."""
     small_windows(monkeypatch, 2 * CHUNK)
     inode = stored_file(opened, b"x", noise(8 * CHUNK))

@@ -81,7 +81,7 @@ def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> Non
     tensor = noise(CHUNK - 100, 1)
     data = model_of(tensor, noise(CHUNK, 2), noise(2 * WINDOW, 3))
     inode = new_file(opened, b"f", data)
-    walk, step = begun(opened, inode)
+    _, step = begun(opened, inode)
     run(opened, step)
     opened.contents.write(inode, WINDOW + 10, b"new")
     opened.intake.finish_step(step)
