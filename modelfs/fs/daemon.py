@@ -19,6 +19,7 @@ from modelfs.fs.kernel import raise_read_ahead, send_dirty_pages
 from modelfs.fs.operations import Operations
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
+from modelfs.fs.writing import Writer
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,8 @@ class _Daemon:
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery)
-            operations = Operations(
-                self._store, self._handles, self._writeback, reader, self._workers
-            )
+            writer = Writer(self._store.contents, self._workers)
+            operations = Operations(self._store, self._handles, self._writeback, reader, writer)
             self._mount(operations)
             try:
                 await self._serve_requests(nursery)

@@ -2,9 +2,9 @@
 
 Theory of operation. A handler unpacks, calls the store, and packs. It runs to its first `await`
 without interruption, so a change of the namespace needs no lock as long as it is one synchronous
-call. What takes time leaves the event loop: reads that have to wait or decode, writes of any
-length, fsyncs and commits. Nothing is locked across an `await`; what may change meanwhile is dealt
-with where it is read again (see `store.staging` and `store.ingest`).
+call. What takes time leaves the event loop: reads that have to wait or decode, writes while the
+disk is behind, fsyncs and commits. Nothing is locked across an `await`; what may change meanwhile
+is dealt with where it is read again (see `store.staging` and `store.ingest`).
 
 The kernel serialises writes and truncations of one file, checks permissions
 (`default_permissions`), keeps locks, and caches names, attributes and pages: handlers are asked for
@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import pyfuse3
-import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -46,7 +45,7 @@ from modelfs.fs.boundary import replies, silent
 from modelfs.fs.handles import Handles
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
-from modelfs.store.content import WritePart, write_part
+from modelfs.fs.writing import Writer
 from modelfs.store.namespace import Owner
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber
@@ -57,8 +56,6 @@ OWN_PREFIX: Final = b"user.modelfs."
 READDIR_PAGE: Final = 64
 DOT_COOKIE: Final = 1
 DOT_DOT_COOKIE: Final = 2
-# Below this, copying into the page cache takes less time than changing threads.
-INLINE_WRITE: Final = 16 << 10
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
 
 
@@ -75,14 +72,14 @@ class Operations(pyfuse3.Operations):
         handles: Handles,
         writeback: Writeback,
         reader: Reader,
-        workers: trio.CapacityLimiter,
+        writer: Writer,
     ) -> None:
         super().__init__()
         self._store = store
         self._handles = handles
         self._writeback = writeback
-        self._workers = workers
         self._reader = reader
+        self._writer = writer
 
     # -- names
 
@@ -225,6 +222,8 @@ class Operations(pyfuse3.Operations):
         self._check_writable()
         if fields.update_size:
             self._truncate(number, attr.st_size)
+            if ctx.uid:
+                self._store.attributes.drop_privileges(number)
         change = change_of(attr, fields)
         if not fields.update_size or not change.is_empty():
             self._store.attributes.set(number, change)
@@ -288,17 +287,12 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        handle = self._handles[fh]
+        inode = self._handles[fh].inode
         self._store.space.take(len(buf))
-        parts = self._store.contents.begin_write(handle.inode, off, memoryview(buf))
-        written = 0
-        try:
-            for part in parts:
-                await self._write_part(part)
-                written += len(part.data)
-        finally:
-            self._store.contents.end_write(handle.inode, parts, written)
-        self._writeback.wrote(handle.inode, off, off + len(buf))
+        # libfuse tells the kernel to leave this to us (FUSE_HANDLE_KILLPRIV).
+        self._store.attributes.drop_privileges(inode)
+        written = await self._writer.write(inode, off, buf)
+        self._writeback.wrote(inode, off, off + written)
         return written
 
     @replies
@@ -341,12 +335,6 @@ class Operations(pyfuse3.Operations):
         node = self._store.nodes.find(inode)
         if node is not None and not node.nlink:
             self._writeback.unreachable(inode)
-
-    async def _write_part(self, part: WritePart) -> None:
-        if len(part.data) <= INLINE_WRITE:
-            write_part(part)
-        else:
-            await trio.to_thread.run_sync(write_part, part, limiter=self._workers)
 
     def _truncate(self, inode: InodeNumber, size: int) -> None:
         self._store.contents.truncate(inode, size)

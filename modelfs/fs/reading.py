@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from modelfs.errors import ModelfsError
+from modelfs.fs.boundary import silent
 from modelfs.fs.handles import Handle
 from modelfs.store.content import ChunkRun, Contents, FileRun, HoleRun, Run
 
@@ -69,12 +70,17 @@ class Reader:
         handle.ready = max(handle.ready, stop)
         if handle.reading_ahead or handle.ready - stop > AHEAD_MAX - AHEAD_STEP:
             return
-        runs = self._contents.plan(handle.inode, handle.ready, AHEAD_STEP)
+        try:
+            runs = self._contents.plan(handle.inode, handle.ready, AHEAD_STEP)
+        except (ModelfsError, OSError) as exc:
+            log.debug("read ahead: %s", exc)
+            return
         handle.ready += sum(run.size for run in runs)
         if chunks := [run for run in runs if isinstance(run, ChunkRun)]:
             handle.reading_ahead = True
             self._nursery.start_soon(self._make_ready, handle, chunks)
 
+    @silent  # a bug would end the nursery, and with it the mount
     async def _make_ready(self, handle: Handle, runs: list[ChunkRun]) -> None:
         try:
             await trio.to_thread.run_sync(self._load, runs, limiter=self._workers)

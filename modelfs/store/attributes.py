@@ -48,12 +48,24 @@ class Attributes:
         }
         if change.mode is not None:
             fields["mode"] = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
+        elif (change.uid is not None or change.gid is not None) and not stat.S_ISDIR(node.mode):
+            fields["mode"] = _harmless(node.mode)
         with self._index.change():
             self._nodes.touch(node, **fields)
         staged = self._staging.find(inode)
         if staged is not None and change.mtime_ns is not None:
             # The times of staged content win over the record's until they are flushed.
             staged.mtime_ns = change.mtime_ns
+
+    def drop_privileges(self, inode: InodeNumber) -> None:
+        """Clear the bits that let a file run as somebody else, because it was changed.
+
+        As other file systems do: setuid, and setgid where the group may execute.
+        """
+        node = self._nodes.get(inode)
+        if node.mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(node.mode):
+            with self._index.change():
+                self._nodes.touch(node, mode=_harmless(node.mode))
 
     # -- extended attributes
 
@@ -91,6 +103,12 @@ class Attributes:
         start = number_key(inode)
         for key, _ in self._index.pages(Table.XATTRS, start, prefix_end(start)):
             yield key[8:]
+
+
+def _harmless(mode: int) -> int:
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return mode & ~stat.S_ISUID
 
 
 def _check_kind(name: bytes) -> None:

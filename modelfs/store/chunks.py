@@ -99,7 +99,8 @@ class Chunks:
     def remove(self, chunk: ChunkId) -> None:
         """Remove a dead chunk's record."""
         old = self.record(chunk)
-        assert not old.uses, "removed while something points to it"
+        if old.uses:
+            raise CorruptIndex(f"chunk {chunk} is listed as dead, and used {old.uses} times")
         others = [each for each in self.with_digest(old.digest) if each != chunk]
         if others:
             self._index.put(Table.HASHES, old.digest, b"".join(map(number_key, others)))
@@ -181,7 +182,7 @@ class Chunks:
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.
         """
-        return self._decoded(chunk, record, self._read_stored(chunk, record))
+        return self._decoded(chunk, record, self.stored_bytes(chunk, record))
 
     def cached(self, chunk: ChunkId) -> bytes | None:
         """Return a coded chunk's content if it is in memory."""
@@ -202,11 +203,16 @@ class Chunks:
         self._verified.add(_place(record))
 
     def _load_stored(self, chunk: ChunkId, record: Chunk) -> bytes:
-        stored = self._read_stored(chunk, record)
+        stored = self.stored_bytes(chunk, record)
         self._verified.add(_place(record))
         return stored
 
-    def _read_stored(self, chunk: ChunkId, record: Chunk) -> bytes:
+    def stored_bytes(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's bytes as they are stored, checked, without remembering that they are.
+
+        Raises:
+            CorruptChunk: they are damaged or missing.
+        """
         try:
             stored = self._packs.read(record.pack, record.offset, record.stored)
         except CorruptPack as exc:

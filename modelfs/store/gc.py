@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import xxhash
-
-from modelfs.errors import CorruptPack
+from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.store.chunks import Chunks
-from modelfs.store.index import Index
+from modelfs.store.index import KEY_END, Index
 from modelfs.store.pack import PAGE, Packs
 from modelfs.store.records import Chunk, PackRow
 from modelfs.store.sidecars import Sidecars
@@ -65,13 +63,17 @@ class Collector:
 
     def remove_dead(self) -> int:
         """Remove the records of a slice of dead chunks, and return how many."""
-        rows = self._index.scan(Table.DEAD, b"", b"\xff" * 9, SLICE)
+        if not (count := self._remove_slice()):
+            with self._index.change():
+                for hint in self._hints:
+                    hint.sweep()
+        return count
+
+    def _remove_slice(self) -> int:
+        rows = self._index.scan(Table.DEAD, b"", KEY_END, SLICE)
         with self._index.change():
             for key, _ in rows:
                 self._chunks.remove(ChunkId(number_of(key)))
-            if not rows:
-                for hint in self._hints:
-                    hint.sweep()
         return len(rows)
 
     def sparse_packs(self) -> list[PackId]:
@@ -86,11 +88,10 @@ class Collector:
             OSError: the backing disk is full or failed.
         """
         for chunk, record in self._live(pack):
-            stored = self._packs.read(pack, record.offset, record.stored)
-            if xxhash.xxh3_64_intdigest(stored) == record.checksum:
-                writer.copy(chunk, record, stored)
-            else:
-                log.error("pack %d is kept: chunk %d in it is damaged", pack, chunk)
+            try:
+                writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
+            except CorruptChunk as exc:
+                log.error("pack %d is kept: %s", pack, exc)
 
     def retire(self, pack: PackId) -> int:
         """Forget a pack that nothing lies in any more, and return its size in bytes."""
@@ -98,6 +99,8 @@ class Collector:
         if row.live:
             self._unreadable.add(pack)
             return 0
+        while self._remove_slice():
+            pass  # what died meanwhile, and could not be copied
         with self._index.change():
             self._index.delete(Table.PACKS, pack.to_bytes(8, "big"))
         self._doomed.append(pack)

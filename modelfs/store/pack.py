@@ -239,6 +239,13 @@ class Packs:
         self._files.forget(pack_name(pack))
         (self.folder / pack_name(pack)).unlink(missing_ok=True)
 
+    def holds(self, tail: Tail) -> bool:
+        """Say whether a pack's file is there, at least up to `tail`."""
+        try:
+            return os.fstat(self.descriptor(tail.pack).fd).st_size >= tail.stop
+        except CorruptPack:
+            return False
+
     def cut(self, tail: Tail) -> None:
         """Cut off what lies behind `tail`, which was never committed."""
         os.ftruncate(self.descriptor(tail.pack).fd, tail.stop)

@@ -378,4 +378,6 @@ class TensorRow:
             name = value[at + 8 * dimensions :].decode(errors="surrogatepass")
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"tensor row {value.hex()}: {exc}") from exc
+        if at > len(value):
+            raise CorruptIndex(f"tensor row {value.hex()}: it ends inside the dtype")
         return cls(start, size, dtype, shape, name)

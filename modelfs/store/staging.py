@@ -20,18 +20,22 @@ whether what it read is still what is there.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from modelfs.errors import CorruptIndex
 from modelfs.store.descriptors import Descriptor, Descriptors
 from modelfs.store.index import Index
 from modelfs.store.pack import sync_folder
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import StagedWindow
 from modelfs.store.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
+
+log = logging.getLogger(__name__)
 
 WINDOW: Final = 64 << 20
 
@@ -122,6 +126,7 @@ class Staging:
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self._staged: dict[InodeNumber, StagedFile] = {}
         self._doomed: list[str] = []
+        self.damaged = False  # rows were lost, so that files may be of use that no row mentions
         self._generation = 0
         self._created = 0  # counts the times that a file may have been made
         self._named = 0  # as many of them are durable in the folder
@@ -249,7 +254,12 @@ class Staging:
         windows: dict[InodeNumber, dict[int, Window]] = {}
         for key, value in self._index.pages(Table.STAGED):
             inode, number = pair_of(key)
-            row = StagedWindow.from_bytes(value)
+            try:
+                row = StagedWindow.from_bytes(value)
+            except CorruptIndex as exc:
+                log.error("inode %d has lost window %d: %s", inode, number, exc)
+                self.damaged = True
+                continue
             window = Window(number, row.generation, row.ranges)
             windows.setdefault(InodeNumber(inode), {})[number] = window
         trims = {
@@ -263,7 +273,9 @@ class Staging:
         self._generation = generation
 
     def unmentioned(self) -> list[str]:
-        """Return the staging files that the index does not mention."""
+        """Return the staging files that the index does not mention; none if it is damaged."""
+        if self.damaged:
+            return []
         known = {
             window_name(staged.inode, window.number, window.generation)
             for staged in self

@@ -19,6 +19,7 @@ from typing import Final, Self
 from modelfs.errors import (
     CorruptIndex,
     NotAStore,
+    NotFound,
     StoreBusy,
     StoreReadOnly,
     UnsupportedFormat,
@@ -379,8 +380,11 @@ class Store:
     def _load_staged(self) -> None:
         newest = 0
         for inode, windows, visible in self.staging.stored():
-            if (node := self.nodes.find(inode)) is None:
-                log.error("staged content of inode %d, which does not exist", inode)
+            try:
+                node = self.nodes.get(inode)
+            except (NotFound, CorruptIndex) as exc:
+                log.error("staged content of inode %d cannot be read: %s", inode, exc)
+                self.staging.damaged = True
                 continue
             staged = StagedFile(
                 inode,
@@ -424,7 +428,11 @@ class Store:
         newest = max(rows, default=None)
         if newest is None or rows[newest].stop >= PACK_SIZE:
             return None
-        return Tail(newest, rows[newest].stop)
+        tail = Tail(newest, rows[newest].stop)
+        if not self.packs.holds(tail):
+            log.error("pack %d is missing or cut short: fsck tells whom it hurts", newest)
+            return None
+        return tail
 
 
 def _check_format(folder: Path) -> None:

@@ -45,7 +45,7 @@ class ChunkWriter:
         self._contents: dict[ChunkId, bytes] = {}  # of the segment that is not written yet
         self._digests: dict[ChunkId, bytes] = {}  # of the same
         self._by_digest: dict[bytes, list[ChunkId]] = {}
-        self._healing: set[ChunkId] = set()
+        self._copied: set[ChunkId] = set()
         self.written = Written()
 
     def put(self, content: bytes, role: Role) -> ChunkId:
@@ -69,6 +69,7 @@ class ChunkWriter:
 
     def copy(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
         """Append a chunk's stored bytes once more, for gc to move it there."""
+        self._copied.add(chunk)
         self._digests[chunk] = record.digest
         self._segment.add(chunk, record.kind, record.codec, record.size, stored)
         self._write_if_full()
@@ -97,8 +98,7 @@ class ChunkWriter:
         stored = CODECS[record.codec].encode(content)
         if xxhash.xxh3_64_intdigest(stored) != record.checksum:
             return False
-        if chunk not in self._healing:
-            self._healing.add(chunk)
+        if chunk not in self._copied:
             self.copy(chunk, record, stored)
         return True
 
@@ -113,7 +113,8 @@ class ChunkWriter:
     def _load_new(self, chunk: ChunkId) -> bytes:
         if (content := self._contents.get(chunk)) is not None:
             return content
-        return self._chunks.load(chunk, self.written.added[chunk])
+        # Not remembered: if this writer is given up, the chunk's number is another's.
+        return self._chunks.load_anew(chunk, self.written.added[chunk])
 
     def _write_if_full(self) -> None:
         if self._segment.full:
@@ -126,8 +127,8 @@ class ChunkWriter:
         self.written.tails[tail.pack] = tail
         for entry in entries:
             record = _record(entry, tail, self._digests[entry.chunk])
-            known = self._chunks.find(entry.chunk) is not None
-            (self.written.moved if known else self.written.added)[entry.chunk] = record
+            copied = entry.chunk in self._copied
+            (self.written.moved if copied else self.written.added)[entry.chunk] = record
         self._segment = Segment()
         self._contents.clear()
         self._digests.clear()

@@ -375,3 +375,19 @@ def test_free_space_shrinks(here: Path, shared_mount: Mount) -> None:
     assert before - free() > 24_000_000
     shared_mount.sync()
     assert before - free() > 24_000_000
+
+
+@as_root
+def test_writing_ends_setuid(here: Path) -> None:
+    """Who writes to a program, truncates it or gives it away ends its right to act as another."""
+    program = here / "program"
+    here.chmod(0o777)
+    for change in (
+        lambda: as_nobody(here, "sh", "-c", "echo more >> program"),
+        lambda: as_nobody(here, "truncate", "-s", "0", "program"),
+        lambda: os.chown(program, NOBODY, NOBODY),
+    ):
+        program.write_bytes(b"old")
+        program.chmod(0o6777)
+        assert change() is not False
+        assert stat.S_IMODE(program.stat().st_mode) == 0o777

@@ -47,8 +47,8 @@ MODELS = [
     model_of(noise(24_576, 5)),
 ]
 STEPS = settings(
-    max_examples=1000,
-    stateful_step_count=80,
+    max_examples=300,
+    stateful_step_count=50,
     deadline=None,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
