@@ -38,7 +38,9 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=env
     )
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
     return done.stdout
 
 
@@ -113,6 +115,14 @@ class Mount:
         """Unmount as a user does; the daemon has to end with 0."""
         assert self._daemon is not None
         modelfs("umount", self.path)
+        code = self._daemon.wait(DEADLINE)
+        self._daemon = None
+        assert code == 0, f"the daemon ended with {code}:\n{self.log()}"
+
+    def terminate(self) -> None:
+        """End the daemon as a service manager does; it has to end with 0."""
+        assert self._daemon is not None
+        self._daemon.terminate()
         code = self._daemon.wait(DEADLINE)
         self._daemon = None
         assert code == 0, f"the daemon ended with {code}:\n{self.log()}"

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def main() -> None:
         column = [speeds[at] for speeds, _ in rounds]
         ratio = statistics.median(speeds[at] / speeds[0] for speeds, _ in rounds)
         spread = f"({min(column):.2f} to {max(column):.2f})"
-        print(f"{name:24} {statistics.median(column):5.2f} GB/s  {spread}, {ratio:.2f} of the first")
+        print(
+            f"{name:24} {statistics.median(column):5.2f} GB/s  {spread}, {ratio:.2f} of the first"
+        )
     print(f"the second copy added {max(added for _, added in rounds)} stored bytes")
 
 
@@ -61,7 +64,7 @@ def _round(folder: Path, source: Path) -> tuple[list[float], int]:
     mountpoint.mkdir(exist_ok=True)
     os.sync()
     size = source.stat().st_size
-    speeds = [_speed(size, lambda: _copy(source, plain))]
+    speeds = [_speed(size, partial(_copy, source, plain))]
     plain.unlink()
     _modelfs("mkfs", store)
     _modelfs("mount", store, mountpoint)
@@ -69,7 +72,7 @@ def _round(folder: Path, source: Path) -> tuple[list[float], int]:
         for name in ("first", "second"):
             before = _stored(mountpoint)
             start = time.perf_counter()
-            speeds.append(_speed(size, lambda name=name: _copy(source, mountpoint / name)))
+            speeds.append(_speed(size, partial(_copy, source, mountpoint / name)))
             _modelfs("sync", mountpoint)
             speeds.append(size / (time.perf_counter() - start) / 1e9)
         added = _stored(mountpoint) - before

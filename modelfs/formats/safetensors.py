@@ -37,9 +37,9 @@ LENGTH_SIZE: Final = 8
 MAX_HEADER_SIZE: Final = 100_000_000
 METADATA: Final = "__metadata__"
 
-# A bound on memory where a header is made of nothing but tiny entries: a million tensors are
-# past any model, and 100 MB have room for two.
-MAX_KEYS: Final = 1 << 20
+# A bound on memory where a header is made of nothing but tiny entries: 262,144 tensors are past
+# any model, and 100 MB have room for two million.
+MAX_KEYS: Final = 1 << 18
 
 # One entry is some 100 characters. Most are found in the first window; one that does not end in
 # the last is no tensor's.

@@ -20,11 +20,10 @@ from typing import Any, Final
 import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
-from modelfs.fs.kernel import send_dirty_pages
 from modelfs.fs.writeback import Writeback
 from modelfs.store import inspect
 from modelfs.store.store import Store
-from modelfs.store.tables import InodeNumber
+from modelfs.store.tables import KEY_MAX, InodeNumber
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class Control:
     async def _answer(self, stream: trio.SocketStream) -> None:
         try:
             line = await _line(stream)
-            if _command(line) == "hold":
+            if _command(line) == "hold" and _is_trusted(stream):
                 await self._hold(stream, line)
             else:
                 await _send(stream, await self._reply(stream, line))
@@ -91,8 +90,10 @@ class Control:
         async def progress(done: int, total: int) -> None:
             await _send(stream, {"progress": {"done": done, "total": total}})
 
+        if not _is_trusted(stream):
+            message = "the control socket answers the store's owner only"
+            return {"error": message, "errno": NotPermitted.errno}
         try:
-            _check_peer(stream)
             return {"result": await self._dispatch(_request(line), progress)}
         except ModelfsError as exc:
             return {"error": str(exc), "errno": exc.errno}
@@ -120,7 +121,7 @@ class Control:
         return asdict(self._store.statistics(disk))
 
     async def _sync(self, request: Request, progress: Progress) -> Reply:
-        await trio.to_thread.run_sync(send_dirty_pages, self._mountpoint, limiter=self._workers)
+        await self._writeback.take_mapped_pages(self._mountpoint)
         await self._writeback.settle(progress)
         return {}
 
@@ -131,7 +132,7 @@ class Control:
 
     async def _inspect(self, request: Request, progress: Progress) -> Reply:
         inode = request.get("inode")
-        if not isinstance(inode, int):
+        if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
             raise InvalidArgument("inspect needs an inode")
         subject = inspect.begin(self._store, InodeNumber(inode))
         report = await trio.to_thread.run_sync(
@@ -156,11 +157,10 @@ def _listen(folder: Path) -> trio.socket.SocketType:
     return trio.socket.from_stdlib_socket(listener)
 
 
-def _check_peer(stream: trio.SocketStream) -> None:
+def _is_trusted(stream: trio.SocketStream) -> bool:
     packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(packed)
-    if uid not in (0, os.geteuid()):
-        raise NotPermitted("the control socket answers the store's owner only")
+    return uid in (0, os.geteuid())
 
 
 async def _line(stream: trio.SocketStream) -> bytes:

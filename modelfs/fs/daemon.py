@@ -15,7 +15,7 @@ import trio
 from modelfs.errors import ModelfsError
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
-from modelfs.fs.kernel import raise_read_ahead, send_dirty_pages
+from modelfs.fs.kernel import raise_read_ahead
 from modelfs.fs.operations import Operations
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
@@ -53,7 +53,12 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         ModelfsError: the store cannot be opened, or what was written last not made durable.
         OSError: the same, for the backing disk's reasons.
     """
-    store = Store(options.store, read_only=options.read_only, cache_size=options.cache_size)
+    store = Store(
+        options.store,
+        read_only=options.read_only,
+        unchanging=options.read_only,
+        cache_size=options.cache_size,
+    )
     with store:
         try:
             trio.run(_Daemon(store, options, ready).serve)
@@ -125,8 +130,7 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 notify_manager("STOPPING=1")
-                # While there is somebody to take them.
-                await trio.to_thread.run_sync(send_dirty_pages, self._options.mountpoint)
+                await self._writeback.take_mapped_pages(self._options.mountpoint)
                 pyfuse3.terminate()
 
 

@@ -75,6 +75,10 @@ class Handles:
                 del self._writers[closed.inode]
         return closed
 
+    def written(self) -> list[InodeNumber]:
+        """Return the files that are open for writing."""
+        return list(self._writers)
+
     def being_written(self, inode: InodeNumber) -> bool:
         """Whether anybody has the file open for writing, a mapping included."""
         return inode in self._writers

@@ -2,28 +2,46 @@
 
 import logging
 import os
-import subprocess
 from pathlib import Path
 from typing import Final
 
 log = logging.getLogger(__name__)
 
-# How much the kernel reads ahead, and so how large its reads are. With its default of 128 KiB a
-# first read is half as fast: tools/bench_read.py.
+# How much the kernel reads ahead, and so how large its reads are; its default is 128 KiB.
+# tools/bench_read.py --read-ahead compares.
 READ_AHEAD_KIB: Final = 2048
 
 
-def send_dirty_pages(mountpoint: Path) -> None:
-    """Have the kernel send the pages that were written through mappings, and wait for that."""
-    # sync(1), because pyfuse3.syncfs holds the interpreter's lock and so would wait for itself.
-    subprocess.run(["sync", "-f", str(mountpoint)], check=False)  # noqa: S603, S607
+def send_dirty_pages(mountpoint: Path, paths: list[bytes]) -> None:
+    """Have the kernel send what was written to files through mappings, and wait for that.
+
+    An fsync of each, because for FUSE mounts syncfs(2) starts that and does not wait.
+
+    Args:
+        mountpoint: of this daemon.
+        paths: of the files that are open for writing, from the mount's root.
+    """
+    for path in paths:
+        try:
+            _fsync(os.fsencode(mountpoint) + path)
+        except OSError as exc:
+            log.warning("%s: its mapped pages are not waited for: %s", os.fsdecode(path), exc)
+
+
+def _fsync(path: bytes) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def raise_read_ahead(mountpoint: Path) -> None:
     """Have the kernel read further ahead, if that is allowed; otherwise log what root can do."""
-    device = mountpoint.stat().st_dev
-    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    path = None
     try:
+        device = mountpoint.stat().st_dev
+        path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
         path.write_text(str(READ_AHEAD_KIB))
     except OSError:
         log.info("reads get faster if root does: echo %d > %s", READ_AHEAD_KIB, path)

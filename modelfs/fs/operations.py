@@ -54,6 +54,8 @@ from modelfs.store.tables import InodeNumber
 STORE_ATTRIBUTE: Final = b"user.modelfs.store"
 OWN_PREFIX: Final = b"user.modelfs."
 READDIR_PAGE: Final = 64
+# What a name or an attribute is taken to need in the index, in bytes.
+NAME_ROOM: Final = 4096
 DOT_COOKIE: Final = 1
 DOT_DOT_COOKIE: Final = 2
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
@@ -120,7 +122,7 @@ class Operations(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        self._store.space.take(0)
+        self._store.space.take(NAME_ROOM)
         node = self._store.namespace.symlink(
             InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
         )
@@ -241,7 +243,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is the store's own")
-        self._store.space.take(len(value))
+        self._store.space.take(NAME_ROOM + len(value))
         self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
@@ -278,6 +280,8 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             # libfuse lets the kernel leave this to open (FUSE_ATOMIC_O_TRUNC).
             self._truncate(InodeNumber(inode), 0)
+            if ctx.uid:
+                self._store.attributes.drop_privileges(InodeNumber(inode))
         return self._opened(InodeNumber(inode), flags)
 
     @replies
@@ -295,9 +299,8 @@ class Operations(pyfuse3.Operations):
         self._writeback.wrote(inode, off, off + written)
         return written
 
-    @replies
-    async def flush(self, fh: FileHandleT) -> None:
-        """Answer a close of one of a file's descriptors, which is not its end."""
+    # No `flush`: the kernel sends dirty pages on close before it would ask, and stops asking after
+    # the first ENOSYS. A close is not the end of a file; `release` is.
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -315,7 +318,7 @@ class Operations(pyfuse3.Operations):
     def _created(
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
     ) -> EntryAttributes:
-        self._store.space.take(0)
+        self._store.space.take(NAME_ROOM)
         owner = Owner(ctx.uid, ctx.gid)
         node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
         return self._remembered(node.inode)

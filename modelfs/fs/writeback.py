@@ -20,14 +20,17 @@ does. All else runs as it comes, since the halves that change the store run on t
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
 
 from modelfs.errors import ModelfsError, StoreFull
 from modelfs.fs.handles import Handles
+from modelfs.fs.kernel import send_dirty_pages
 from modelfs.store.gc import Garbage
 from modelfs.store.ingest import Pass, Step
 from modelfs.store.staging import WINDOW, StagedFile
@@ -48,11 +51,15 @@ EARLY_WINDOWS: Final = 4
 # Files ingested together share one flush of the packs.
 ROUND_FILES: Final = 256
 ROUND_BYTES: Final = 2 * WINDOW
-# Past this many files waiting for ingest, whoever creates one more waits too.
+# Past this many files waiting for ingest, whoever creates one more waits for a round of it.
 PENDING_MAX: Final = 8192
+THROTTLE_SECONDS: Final = 0.5
 # Garbage below this is not worth rewriting packs for, nor below this part of what is stored.
 GARBAGE_MIN: Final = 64 << 20
 GARBAGE_PART: Final = 0.1
+
+# How often a sync cuts the same file anew; once is usual, for a data file and its model.
+SETTLE_MAX: Final = 3
 
 T = TypeVar("T")
 
@@ -73,6 +80,7 @@ class Writeback:
         self._due: dict[InodeNumber, float] = {}
         self._untold: set[InodeNumber] = set()  # not to be tried early again
         self._early: set[InodeNumber] = set()
+        self._suspects: set[InodeNumber] = set()  # in a batch that failed; tried alone next time
         self._doomed: list[InodeNumber] = []
         self._holds = 0
         self._released = trio.Event()
@@ -81,13 +89,16 @@ class Writeback:
     # -- what requests tell
 
     async def before_create(self) -> None:
-        """Wait while too many files wait for ingest."""
-        while len(self._store.staging) > PENDING_MAX:
-            await self._drained.wait()
+        """Wait a little while too many files wait for ingest."""
+        if len(self._due) > PENDING_MAX:
+            # Not for ever: ingest may have no room, and whoever creates may have to close first.
+            with trio.move_on_after(THROTTLE_SECONDS):
+                await self._drained.wait()
 
     async def before_rename(self) -> None:
         """Wait while a commit has a barrier to get past."""
-        await self._gate.wait()
+        while not self._gate.is_set():
+            await self._gate.wait()
 
     def replaced(self, moved: InodeNumber) -> None:
         """Note that a file was renamed over another."""
@@ -105,9 +116,9 @@ class Writeback:
 
     def closed(self, inode: InodeNumber) -> None:
         """Note that the last writer closed a file."""
+        self._untold.discard(inode)
         if self._store.staging.find(inode) is None:
             return
-        self._untold.discard(inode)
         self._due[inode] = trio.current_time() + QUIET_SECONDS
 
     def unreachable(self, inode: InodeNumber) -> None:
@@ -123,7 +134,11 @@ class Writeback:
             OSError: the backing disk failed; it is not known what is durable.
         """
         while (flush := self._store.intake.begin_flush(inode)) is not None:
-            await self._run(partial(self._store.staging.sync, inode, flush.windows))
+            try:
+                await self._run(partial(self._store.staging.sync, inode, flush.windows))
+            except OSError:
+                self._store.intake.fail_flush(flush)
+                raise
             if self._store.intake.finish_flush(flush):
                 return
 
@@ -148,16 +163,28 @@ class Writeback:
     async def _pass_barrier(self) -> None:
         passed = 0
         while self._barrier:
-            if passed:
+            if passed and self._gate.is_set():
                 self._gate = trio.Event()
             waiting, self._barrier = self._barrier, set()
             try:
-                for inode in sorted(waiting):
-                    await self.flush(inode)
+                await self._flush_each(sorted(waiting))
+            except OSError as exc:
+                # One file's "old or new" is worth less than everybody's commits.
+                log.error("a file that was renamed over another is not durable: %s", exc)
             except BaseException:
                 self._barrier |= waiting
                 raise
             passed += 1
+
+    async def _flush_each(self, inodes: list[InodeNumber]) -> None:
+        failures: list[OSError] = []
+        for inode in inodes:
+            try:
+                await self.flush(inode)
+            except OSError as exc:
+                failures.append(exc)  # the others are to be durable all the same
+        if failures:
+            raise failures[0]
 
     async def _write(self, commit: Commit) -> None:
         written = False
@@ -170,10 +197,22 @@ class Writeback:
                 self._seals -= 1
         await self._run(lambda: self._store.sweep(commit))
 
+    async def take_mapped_pages(self, mountpoint: Path) -> None:
+        """Have what was written through mappings sent here, while there is somebody to take it."""
+        namespace, nodes = self._store.namespace, self._store.nodes
+        named = [
+            namespace.path_of(inode)
+            for inode in self._handles.written()
+            if (node := nodes.find(inode)) is not None and node.nlink
+        ]
+        # Not among the workers: it waits for them.
+        await trio.to_thread.run_sync(send_dirty_pages, mountpoint, named)
+
     async def settle(self, progress: Callable[[int, int], Awaitable[None]] | None = None) -> None:
         """Make everything written so far durable, and take it into chunks."""
         pending = self._store.pending()
         done: set[InodeNumber] = set()
+        rounds: Counter[InodeNumber] = Counter()
         while pending:
             for at in range(0, len(pending), ROUND_FILES):
                 batch = pending[at : at + ROUND_FILES]
@@ -183,10 +222,10 @@ class Writeback:
                     await progress(len(done), len(done) + len(pending) - at - len(batch))
             # A model may have asked for its data file to be cut anew. What is still being
             # written to is not waited for a second time.
-            again = self._store.intake.requested()
+            again = [each for each in self._store.intake.requested() if rounds[each] < SETTLE_MAX]
+            rounds.update(again)
             pending = again or [each for each in self._store.pending() if each not in done]
-        for staged in self._store.staging:
-            await self.flush(staged.inode)
+        await self._flush_each([staged.inode for staged in self._store.staging])
         await self.commit()
 
     # -- ingest
@@ -204,7 +243,8 @@ class Writeback:
                 self._drained = _renewed(self._drained)
 
     async def _begin(self, inode: InodeNumber, complete: bool) -> Pass | None:
-        if self._store.nodes.find(inode) is None:
+        staged = self._store.staging.find(inode)
+        if self._store.nodes.find(inode) is None or (staged is not None and staged.failed):
             return None
         while not self._store.intake.trim(inode):
             await trio.lowlevel.checkpoint()
@@ -249,6 +289,8 @@ class Writeback:
         if walk.layout is None and self._store.nodes.find(walk.inode) is not None:
             frozen = self._store.contents.snapshot(walk.inode)
             await self._run(lambda: self._store.ingest.plan_empty(walk, frozen))
+        while not self._store.intake.note_tensors(walk):
+            await trio.lowlevel.checkpoint()
         self._store.intake.end_pass(walk)
 
     # -- garbage
@@ -309,9 +351,16 @@ class Writeback:
     async def _reap(self) -> None:
         while self._doomed:
             inode = self._doomed.pop()
-            self._due.pop(inode, None)
-            while not self._store.reaper.reap(inode):
-                await trio.lowlevel.checkpoint()
+            async with self._appending:  # or ingest might put back what was just removed
+                await self._reap_one(inode)
+
+    async def _reap_one(self, inode: InodeNumber) -> None:
+        self._due.pop(inode, None)
+        self._suspects.discard(inode)
+        self._untold.discard(inode)
+        while not self._store.reaper.reap(inode):
+            await trio.lowlevel.checkpoint()
+        self._drained = _renewed(self._drained)
 
     # -- the clock
 
@@ -333,21 +382,18 @@ class Writeback:
 
     async def finish(self) -> None:
         """Make everything durable, at the end."""
-        for staged in self._store.staging:
-            await self.flush(staged.inode)
-        self._store.set_in_use(in_use=False)
-        await self.commit()
+        try:
+            await self._flush_each([staged.inode for staged in self._store.staging])
+            self._store.set_in_use(in_use=False)
+        finally:
+            await self.commit()
 
     async def _flush_old(self) -> None:
         latest = time.monotonic() - FLUSH_SECONDS
         old = [each for each in self._store.staging if each.dirty and each.dirty_since < latest]
-        for staged in old:
-            await self.flush(staged.inode)
+        await self._flush_each([staged.inode for staged in old])
 
     async def _ingest_due(self) -> None:
-        early, self._early = sorted(self._early), set()
-        for inode in early:
-            await self.ingest([inode], complete=False)
         self._due.update(
             (inode, 0.0) for inode in self._store.intake.requested() if inode not in self._due
         )
@@ -357,10 +403,14 @@ class Writeback:
         while batch := self._next_batch():
             try:
                 await self.ingest(batch, complete=True)
-            except (ModelfsError, OSError):
+            except Exception:
                 retry = trio.current_time() + RETRY_SECONDS
                 self._due.update(dict.fromkeys(batch, retry))
+                self._suspects.update(batch)
                 raise
+            self._suspects.difference_update(batch)
+        while self._early:
+            await self.ingest([self._early.pop()], complete=False)
 
     def _next_batch(self) -> list[InodeNumber]:
         now = trio.current_time()
@@ -369,6 +419,8 @@ class Writeback:
         for inode in [each for each, due in self._due.items() if due <= now]:
             if len(batch) == ROUND_FILES or size > ROUND_BYTES:
                 break
+            if batch and not self._suspects.isdisjoint((inode, batch[0])):
+                continue
             del self._due[inode]
             batch.append(inode)
             staged = self._store.staging.find(inode)

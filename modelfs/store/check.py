@@ -13,6 +13,7 @@ Nothing is changed. Of a store opened read-only, one commit is looked at, whatev
 meanwhile; files that it deletes meanwhile are not missed.
 """
 
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,7 +54,6 @@ from modelfs.store.check_rows import (
 )
 from modelfs.store.check_view import Finding, Severity, View
 from modelfs.store.store import Store
-from modelfs.store.totals import FILES
 
 __all__ = ["Finding", "FsckReport", "Severity", "check", "fsck"]
 
@@ -121,7 +121,7 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
             findings += _found(contents_are_intact.__name__, contents_are_intact(view, progress))
         return FsckReport(
             findings,
-            files=store.totals.get(FILES),
+            files=sum(stat.S_ISREG(node.mode) for node in view.inodes()),
             chunks=view.census.chunks,
             bytes_checked=view.bytes_checked,
             seconds=time.monotonic() - began,

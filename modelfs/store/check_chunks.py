@@ -37,10 +37,12 @@ class _File:
         self.inode = inode
         self._reached = 0
         node = view.inode(inode)
-        readable = number_key(inode) not in view.broken[Table.INODES]
+        key = number_key(inode)
+        readable = key not in view.broken[Table.INODES]
         self.is_regular = (node is not None and stat.S_ISREG(node.mode)) or not readable
-        self._size = KEY_MAX if node is None else node.size
-        trim = view.find(Table.TRIMS, number_key(inode), decode_trim)
+        cut_unknown = key in view.broken[Table.TRIMS]
+        self._size = KEY_MAX if node is None or cut_unknown else node.size
+        trim = view.find(Table.TRIMS, key, decode_trim)
         self._visible = KEY_MAX if trim is None else trim
 
     def problem(self, extent: Extent) -> tuple[str, str] | None:

@@ -130,6 +130,7 @@ def cookies_are_unique(view: View) -> Iterator[Finding]:
 def link_counts_are_right(view: View) -> Iterator[Finding]:
     """A link count is the number of names, for a directory 2 and its subdirectories."""
     subfolders = _subfolders(view)
+    uncounted = _uncounted(view)
     names = _Names(view)
     for node in view.inodes():
         found = names.of(node.inode)
@@ -141,7 +142,9 @@ def link_counts_are_right(view: View) -> Iterator[Finding]:
         elif not stat.S_ISDIR(node.mode) or not node.nlink:
             if node.nlink != found:
                 yield _link_finding(view, node, found)
-        elif node.nlink != (wanted := 2 + subfolders.get(node.inode, 0)):
+        elif node.inode not in uncounted and node.nlink != (
+            wanted := 2 + subfolders.get(node.inode, 0)
+        ):
             yield _link_finding(view, node, wanted)
 
 
@@ -156,6 +159,17 @@ def _subfolders(view: View) -> dict[int, int]:
         if stat.S_ISDIR(node.mode) and node.nlink and node.inode != ROOT:
             counts[node.parent] = counts.get(node.parent, 0) + 1
     return counts
+
+
+def _uncounted(view: View) -> set[int]:
+    # The directories of inodes that do not decode: each may be one more subdirectory.
+    found: set[int] = set()
+    for inode in map(number_of, view.broken[Table.INODES]):
+        rows = view.index.pages(
+            Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode, KEY_MAX, KEY_MAX)
+        )
+        found.update(number_of(key[8:]) for key, _ in rows)
+    return found
 
 
 class _Names:

@@ -11,8 +11,26 @@ from modelfs.store.check_view import Finding, Severity, View
 from modelfs.store.records import FORMAT_VERSION, StagedWindow
 from modelfs.store.staging import WINDOW, window_name
 from modelfs.store.store import SUPERBLOCK
-from modelfs.store.tables import KEY_MAX, ROOT, ChunkId, Table, number_key, number_of, pair_of
-from modelfs.store.totals import FILES, LOGICAL, NEXT_CHUNK, NEXT_INODE, NEXT_PACK, SHARED
+from modelfs.store.tables import (
+    KEY_MAX,
+    ROOT,
+    ChunkId,
+    InodeNumber,
+    Table,
+    number_key,
+    number_of,
+    pair_of,
+)
+from modelfs.store.totals import (
+    DEAD_BYTES,
+    DEAD_CHUNKS,
+    FILES,
+    LOGICAL,
+    NEXT_CHUNK,
+    NEXT_INODE,
+    NEXT_PACK,
+    SHARED,
+)
 
 # The tables whose keys begin with an inode; True where it has to be a regular file's.
 OF_INODES: Final = (
@@ -47,6 +65,8 @@ def rows_decode(view: View) -> Iterator[Finding]:
                 decode(key, value)
             except CorruptIndex as exc:
                 view.broken[table].add(key)
+                if table is Table.PARENTS:
+                    view.misnamed.add(InodeNumber(number_of(key)))
                 yield _undecodable(view, table, key, str(exc))
 
 
@@ -153,4 +173,4 @@ def _chunk_totals(view: View) -> dict[bytes, int]:
     if view.broken[Table.CHUNKS]:
         return {}
     told = {key: 0 for key, _ in view.rows(Table.META, decode_meta) if key.startswith(b"form.")}
-    return {SHARED: 0} | told | view.census.totals
+    return {SHARED: 0, DEAD_CHUNKS: 0, DEAD_BYTES: 0} | told | view.census.totals

@@ -144,8 +144,8 @@ class View:
             census.packed.setdefault(record.pack, []).append(chunk)
             if record.uses:
                 census.live[record.pack] = census.live.get(record.pack, 0) + record.stored
-                for name, amount in chunk_totals(record).items():
-                    census.totals[name] = census.totals.get(name, 0) + amount
+            for name, amount in chunk_totals(record).items():
+                census.totals[name] = census.totals.get(name, 0) + amount
         return census
 
     @cached_property

@@ -25,7 +25,7 @@ from modelfs.store.singleflight import SingleFlight
 from modelfs.store.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.totals import Totals
 
-# How many chunks are remembered as checked: 20 MB of memory for 200 GB of 1 MiB chunks.
+# How many chunks are remembered as checked: 46 MB of memory for 200 GB of 1 MiB chunks.
 VERIFIED_MAX: Final = 200_000
 
 _Place = tuple[PackId, int]
@@ -108,6 +108,7 @@ class Chunks:
             self._index.delete(Table.HASHES, old.digest)
         self._index.delete(Table.CHUNKS, number_key(chunk))
         self._index.delete(Table.DEAD, number_key(chunk))
+        self._totals.replace_chunk(old, None)
         self._cache.forget(chunk)
 
     def pack_row(self, pack: PackId) -> PackRow:
@@ -164,8 +165,8 @@ class Chunks:
             self._verifying.do(_place(record), lambda: self._verify(chunk, record))
 
     def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
-        fd = self._descriptor(chunk, record).fd
-        if os.preadv(fd, [into], record.offset + skip) < len(into):
+        file = self._descriptor(chunk, record)
+        if os.preadv(file.fd, [into], record.offset + skip) < len(into):
             raise CorruptChunk(chunk, f"pack {record.pack} ends inside it")
 
     def _descriptor(self, chunk: ChunkId, record: Chunk) -> Descriptor:
@@ -183,10 +184,6 @@ class Chunks:
             CorruptChunk: its stored bytes are damaged or missing.
         """
         return self._decoded(chunk, record, self.stored_bytes(chunk, record))
-
-    def cached(self, chunk: ChunkId) -> bytes | None:
-        """Return a coded chunk's content if it is in memory."""
-        return self._cache.peek(chunk)
 
     def is_verified(self, record: Chunk) -> bool:
         """Whether these stored bytes were found good since the store was opened."""

@@ -241,7 +241,7 @@ class Contents:
         while data:
             window = self._staging.window(staged, offset // WINDOW)
             size = min(len(data), window.start + WINDOW - offset)
-            file = self._staging.descriptor(inode, window, create=True)
+            file = self._staging.descriptor(inode, window, create=not window.ranges)
             parts.append(WritePart(window, file, offset, data[:size]))
             offset, data = offset + size, data[size:]
         for part in parts:

@@ -14,7 +14,8 @@ class Descriptor:
     """A file descriptor that is closed when the last holder lets go of it.
 
     A read that was planned keeps its descriptor, so the file may meanwhile be deleted or fall
-    out of the cache: the bytes stay readable until the read is done.
+    out of the cache: the bytes stay readable until the read is done. Keep the object for as long as
+    its number is used, and not the number alone, which may soon be another file's.
     """
 
     __slots__ = ("__weakref__", "fd")

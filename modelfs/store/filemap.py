@@ -20,6 +20,8 @@ class FileMaps:
         self._index = index
         self._chunks = chunks
         self._longest = longest
+        # Of trims under way: from where on, and the last extent that is gone.
+        self._trimmed: dict[InodeNumber, tuple[int, int]] = {}
 
     def overlapping(self, inode: InodeNumber, start: int, stop: int) -> Iterator[Extent]:
         """Yield the whole extents that have a byte in `[start, stop)`, in order."""
@@ -47,6 +49,7 @@ class FileMaps:
 
     def replace(self, inode: InodeNumber, start: int, stop: int, new: Sequence[Extent]) -> None:
         """Let `new` stand for everything in `[start, stop)`; extents at its edges are cut."""
+        self._trimmed.pop(inode, None)
         for old in list(self.overlapping(inode, start, stop)):
             self._delete(inode, old)
             if old.start < start:
@@ -57,17 +60,29 @@ class FileMaps:
             self._put(inode, extent)
 
     def trim(self, inode: InodeNumber, start: int, limit: int) -> bool:
-        """Remove up to `limit` extents from `start` on; say whether none is left there."""
-        first = self._holding(inode, start)
+        """Remove up to `limit` extents from `start` on; say whether none is left there.
+
+        Each slice goes on where the last one ended, since stepping over what those removed would
+        cost more and more.
+        """
+        at = self._trimmed_to(inode, start)
+        first = self._holding(inode, start) if at == start else None
         if first is not None and first.start < start:
             self._delete(inode, first)
             self._put(inode, first.part(first.start, start))
-        rows = self._index.scan(
-            Table.EXTENTS, pair_key(inode, start), pair_key(inode + 1, 0), limit
-        )
+        rows = self._index.scan(Table.EXTENTS, pair_key(inode, at), pair_key(inode + 1, 0), limit)
         for key, value in rows:
             self._delete(inode, Extent.from_bytes(pair_of(key)[1], value))
+        if len(rows) == limit:
+            self._trimmed[inode] = start, pair_of(rows[-1][0])[1]
         return len(rows) < limit
+
+    def _trimmed_to(self, inode: InodeNumber, start: int) -> int:
+        began, last = self._trimmed.pop(inode, (None, 0))
+        # If the change was taken back that the last slice was part of, its extents are here again.
+        if began != start or self._index.get(Table.EXTENTS, pair_key(inode, last)) is not None:
+            return start
+        return last + 1
 
     def starts(self, inode: InodeNumber, start: int, limit: int) -> tuple[list[int], bool]:
         """Return where the first `limit` extents from `start` on begin, and whether more follow."""
@@ -75,14 +90,6 @@ class FileMaps:
             Table.EXTENTS, pair_key(inode, start), pair_key(inode + 1, 0), limit
         )
         return [pair_of(key)[1] for key, _ in rows], len(rows) == limit
-
-    def has_any(self, inode: InodeNumber, start: int = 0) -> bool:
-        """Say whether any byte from `start` on is mapped."""
-        if self._holding(inode, start) is not None:
-            return True
-        return bool(
-            self._index.scan(Table.EXTENTS, pair_key(inode, start), pair_key(inode + 1, 0), 1)
-        )
 
     def _holding(self, inode: InodeNumber, offset: int) -> Extent | None:
         # The extent whose bytes include `offset`.

@@ -17,7 +17,8 @@ from modelfs.store.index import KEY_END, Index
 from modelfs.store.pack import PAGE, Packs
 from modelfs.store.records import Chunk, PackRow
 from modelfs.store.sidecars import Sidecars
-from modelfs.store.tables import ChunkId, PackId, Table, number_of
+from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of
+from modelfs.store.totals import DEAD_BYTES, DEAD_CHUNKS, Totals
 from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # Rewriting a pack costs what is alive in it and gains the rest: at one half, both are the same.
 LIVE_MIN: Final = 0.5
-SLICE: Final = 1000
+SLICE: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +46,20 @@ class Collector:
         self, index: Index, chunks: Chunks, packs: Packs, hints: tuple[Sidecars, Twins]
     ) -> None:
         self._index = index
+        self._totals = Totals(index)
         self._chunks = chunks
         self._packs = packs
         self._hints = hints
+        self._removed = b""  # up to which key dead chunks were removed, while that is under way
         self._doomed: list[PackId] = []
         self._unreadable: set[PackId] = set()
 
     def survey(self) -> Garbage:
-        """Return what there is to collect. Costs a walk over the dead chunks and the packs."""
-        dead = [
-            self._chunks.record(ChunkId(number_of(key))).stored
-            for key, _ in self._index.pages(Table.DEAD)
-        ]
+        """Return what there is to collect. Costs a walk over the packs."""
         rows = [row for _, row in self._rows() if _is_sparse(row)]
         gain = sum(row.stop - row.live for row in rows)
-        return Garbage(len(dead), sum(dead), len(rows), gain)
+        totals = self._totals
+        return Garbage(totals.get(DEAD_CHUNKS), totals.get(DEAD_BYTES), len(rows), gain)
 
     def remove_dead(self) -> int:
         """Remove the records of a slice of dead chunks, and return how many."""
@@ -70,10 +70,12 @@ class Collector:
         return count
 
     def _remove_slice(self) -> int:
-        rows = self._index.scan(Table.DEAD, b"", KEY_END, SLICE)
+        # Each slice goes on where the last one ended: see `FileMaps.trim`.
+        rows = self._index.scan(Table.DEAD, self._removed, KEY_END, SLICE)
         with self._index.change():
             for key, _ in rows:
                 self._chunks.remove(ChunkId(number_of(key)))
+        self._removed = rows[-1][0] + b"\0" if len(rows) == SLICE else b""
         return len(rows)
 
     def sparse_packs(self) -> list[PackId]:
@@ -102,7 +104,7 @@ class Collector:
         while self._remove_slice():
             pass  # what died meanwhile, and could not be copied
         with self._index.change():
-            self._index.delete(Table.PACKS, pack.to_bytes(8, "big"))
+            self._index.delete(Table.PACKS, number_key(pack))
         self._doomed.append(pack)
         return row.stop
 

@@ -8,10 +8,10 @@ file whose layout became known when its model arrived.
 
 A region is one `Step`, in three parts, so that no request waits for it:
 
-1. `begin` (owner's thread) takes a copy of the staged state.
-2. `Step.run` (any thread) reads, hashes, compares, appends to packs. It changes nothing else.
+1. `Intake.begin_step` (owner's thread) takes a copy of the staged state.
+2. `Ingest.run` (any thread) reads, hashes, compares, appends to packs. It changes nothing else.
    Several steps may share a `ChunkWriter` and one flush of the packs.
-3. `finish` (owner's thread) puts the extents and drops the windows, in one change of the index.
+3. `Intake.finish_step` (owner's thread) puts the extents and drops the windows.
 
 The file may be written, truncated or removed meanwhile. Every window carries a stamp: pieces that
 overlap a window which changed since the pass first looked are not applied, and a window is dropped
@@ -35,6 +35,7 @@ from modelfs.store.records import Extent
 from modelfs.store.sidecars import Place, Sidecars
 from modelfs.store.staging import WINDOW, StagedFile
 from modelfs.store.tables import InodeNumber
+from modelfs.store.tensors import TensorTable
 from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter
 
@@ -57,6 +58,7 @@ class Pass:
     cutter: Cutter | None = None
     places: set[Place] = field(default_factory=set)
     look: bytes | None = None  # what it has in common with its copies
+    rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # of tensors, to change
     position: int = 0
     # The stamp of each window when the pass began.
     versions: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -76,7 +78,9 @@ class Step:
     unfinished: list[Piece] = field(default_factory=list)  # reach into what is still written
 
     def within_step(self, piece: Piece) -> bool:
-        return self.start <= piece.start < self.stop
+        begins = self.start <= piece.start < self.stop
+        # A partial pass leaves windows out: what reaches in from one of them is nobody else's.
+        return begins or (not self.walk.complete and piece.start < self.start < piece.stop)
 
 
 class Reader:
@@ -91,7 +95,7 @@ class Reader:
 
 
 class Ingest:
-    """The working half of ingest: what `Step.run` does on any thread."""
+    """The working half of ingest, for any thread."""
 
     def __init__(
         self,
@@ -99,12 +103,14 @@ class Ingest:
         maps: FileMaps,
         sidecars: Sidecars,
         twins: Twins,
+        tensors: TensorTable,
         chunk_size: int,
     ) -> None:
         self._contents = contents
         self._maps = maps
         self._sidecars = sidecars
         self._twins = twins
+        self._tensors = tensors
         self._chunk_size = chunk_size
 
     def run(self, step: Step, writer: ChunkWriter) -> bool:
@@ -145,7 +151,8 @@ class Ingest:
 
     def plan_empty(self, walk: Pass, staged: StagedFile) -> None:
         """Give a pass over a file without any data its layout. Any thread."""
-        with contextlib.suppress(CorruptData):  # a damaged file keeps the layout it had
+        # A damaged file keeps the layout it had; one that is cut meanwhile is looked at again.
+        with contextlib.suppress(CorruptData, FileNotFoundError):
             self._plan(walk, staged, Reader(self._contents, staged).read_at)
 
     def _plan(self, walk: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
@@ -164,6 +171,7 @@ class Ingest:
             layout = self._twins.layout_of(walk.look) or layout
         if layout.external:
             walk.places = self._sidecars.named_by(walk.inode, layout)
+        walk.rows = self._tensors.changes(walk.inode, layout) if walk.complete else []
         walk.layout = layout
         walk.cutter = Cutter(layout.spans, staged.size, self._chunk_size)
         return True

@@ -6,12 +6,13 @@ Everything here runs on the thread that owns the store, and quickly: the work th
 """
 
 import dataclasses
+import errno
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from modelfs.formats.layout import Layout, TensorSpan
+from modelfs.store.chunker import Piece
 from modelfs.store.chunks import Chunks
 from modelfs.store.content import Contents
 from modelfs.store.filemap import FileMaps
@@ -19,7 +20,7 @@ from modelfs.store.index import KEY_END, Index
 from modelfs.store.ingest import Pass, Step, next_full_region, next_region
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
-from modelfs.store.records import Extent, Inode, PackRow, TensorRow
+from modelfs.store.records import Extent, Inode, PackRow
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.staging import WINDOW, StagedFile, Staging, Window
 from modelfs.store.tables import (
@@ -27,19 +28,16 @@ from modelfs.store.tables import (
     Table,
     number_key,
     number_of,
-    pair_key,
     request_value,
-    tensor_key,
 )
 from modelfs.store.totals import NEXT_CHUNK, NEXT_PACK, Totals
 from modelfs.store.twins import Twins
 from modelfs.store.writer import Written
 
-# Extents removed in one go: about 10 ms, so that no request waits long.
-TRIM_SLICE: Final = 1000
-# What a tensor row can say; a tensor beyond that is listed as bytes.
-DIMENSIONS_MAX: Final = 255
-NUMBER_MAX: Final = 1 << 64
+# Extents removed in one go, so that no request waits long.
+TRIM_SLICE: Final = 250
+# Tensor rows changed in one go.
+ROWS_SLICE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,7 @@ class Flush:
     staged: StagedFile
     frozen: StagedFile
     superseded: tuple[Window, ...]
+    began: float  # monotonic seconds
 
     @property
     def windows(self) -> list[Window]:
@@ -89,11 +88,29 @@ class Intake:
     # -- flushing: staged bytes become durable where they are
 
     def begin_flush(self, inode: InodeNumber) -> Flush | None:
-        """Freeze what is to be made durable; None if nothing is."""
+        """Freeze what is to be made durable; None if nothing is.
+
+        Raises:
+            OSError: an earlier flush of it failed.
+        """
         staged = self._staging.find(inode)
         if staged is None or not staged.dirty:
             return None
-        return Flush(staged, staged.copy(), tuple(staged.superseded))
+        if staged.failed:
+            raise OSError(errno.EIO, f"what was written to inode {inode} could not be stored")
+        return Flush(staged, staged.copy(), tuple(staged.superseded), time.monotonic())
+
+    def fail_flush(self, flush: Flush) -> None:
+        """Note that the windows of a flush could not be made durable.
+
+        The kernel tells of a page that it could not write once, and then takes it for clean. So
+        no later flush of the same bytes may say that they are durable, and ingest may not read
+        them again: until the file is written anew, its fsync fails.
+        """
+        for window in flush.windows:
+            now = flush.staged.windows.get(window.number)
+            if now is not None and now.generation == window.generation:
+                now.failed = True
 
     def finish_flush(self, flush: Flush) -> bool:
         """Put into the index what `Staging.sync` made durable.
@@ -124,7 +141,7 @@ class Intake:
         staged.least = min(staged.size, frozen.size)
         staged.epoch += 1
         staged.dirty = _differs(staged, frozen)
-        staged.dirty_since = time.monotonic()
+        staged.dirty_since = flush.began
         return True
 
     # -- ingest
@@ -193,8 +210,19 @@ class Intake:
             _admitted(staged)
         walk.position = step.stop
 
+    def note_tensors(self, walk: Pass) -> bool:
+        """Change a slice of a file's tensor rows; say whether that is all of them."""
+        changes, walk.rows = walk.rows[:ROWS_SLICE], walk.rows[ROWS_SLICE:]
+        with self._index.change():
+            for key, value in changes if self._nodes.find(walk.inode) is not None else ():
+                if value is None:
+                    self._index.delete(Table.TENSORS, key)
+                else:
+                    self._index.put(Table.TENSORS, key, value)
+        return not walk.rows
+
     def end_pass(self, walk: Pass) -> None:
-        """Note the format and the tensors, and forget the staged state if nothing is left of it."""
+        """Note the format, and forget the staged state if nothing is left of it."""
         walk.done = True
         if self._nodes.find(walk.inode) is None:
             return
@@ -236,16 +264,17 @@ class Intake:
         # Puts what is not stale into the map, and returns how far the file is durable with it.
         walk = step.walk
         reached = step.stop
+        missing: list[Extent | Piece] = [*step.unfinished]
         for extent in step.extents:
             if self._is_stale(walk, staged, extent):
-                # All windows of it: none may be dropped without its part of the piece.
-                walk.skipped.update(_windows_of(extent.start, extent.stop))
+                missing.append(extent)
             else:
                 self._maps.replace(walk.inode, extent.start, extent.stop, [extent])
                 reached = max(reached, extent.stop)
-        for piece in step.unfinished:
+        for piece in missing:
+            # All windows of it: none may be dropped without its part of the piece.
             walk.skipped.update(_windows_of(piece.start, piece.stop))
-        return reached
+        return min([reached, *(piece.start for piece in missing)])
 
     def _is_stale(self, walk: Pass, staged: StagedFile | None, extent: Extent) -> bool:
         # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
@@ -297,8 +326,11 @@ class Intake:
 
     def _drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
         gone = list(windows)
+        generations = {each.generation for each in gone}
         self._staging.drop(staged, gone)
-        staged.superseded = [each for each in staged.superseded if each not in gone]
+        staged.superseded = [
+            each for each in staged.superseded if each.generation not in generations
+        ]
 
     def _note_layout(self, walk: Pass) -> None:
         if (layout := walk.layout) is None:
@@ -306,35 +338,13 @@ class Intake:
         node = self._nodes.get(walk.inode)
         if layout.format is not node.format:
             self._nodes.put(dataclasses.replace(node, format=layout.format))
-        self._put_tensors(walk.inode, layout)
         self._sidecars.record(walk.inode, walk.places)
         if walk.look is not None:
             self._twins.record(walk.inode, walk.look, layout.format)
 
-    def _put_tensors(self, inode: InodeNumber, layout: Layout) -> None:
-        wanted = {
-            tensor_key(inode, span.start, ordinal): _row(span).to_bytes()
-            for ordinal, span in enumerate(layout.spans)
-        }
-        start, stop = pair_key(inode, 0), pair_key(inode + 1, 0)
-        for key, value in list(self._index.pages(Table.TENSORS, start, stop)):
-            if wanted.get(key) == value:
-                del wanted[key]
-            else:
-                self._index.delete(Table.TENSORS, key)
-        for key, value in wanted.items():
-            self._index.put(Table.TENSORS, key, value)
-
 
 def _windows_of(start: int, stop: int) -> set[int]:
     return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
-
-
-def _row(span: TensorSpan) -> TensorRow:
-    size = span.stop - span.start
-    if len(span.shape) > DIMENSIONS_MAX or any(each >= NUMBER_MAX for each in span.shape):
-        return TensorRow(span.start, size, "U8", (size,), span.name)
-    return TensorRow(span.start, size, span.dtype, span.shape, span.name)
 
 
 def _admitted(staged: StagedFile) -> None:

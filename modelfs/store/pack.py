@@ -27,7 +27,7 @@ Segment::
     0       bytes 4   magic    "MSEG"
     4       u32       count    of chunks
     8       u64       size     of the whole segment, a multiple of 4,096
-    16      u64       check    XXH3-64 of the entries
+    16      u64       check    XXH3-64 of bytes 0 to 16 and the entries
     24      entry 40  each     u64 chunk, u64 offset in the pack, u32 stored, u32 size, u8 kind,
                                u8 codec, u16 zero, u32 zero, u64 checksum of the stored bytes
     then the chunks' bytes; those of `ALIGN_FROM` bytes or more start at a multiple of 4,096
@@ -141,7 +141,8 @@ class Packs:
         Raises:
             CorruptPack: the pack is missing or ends before.
         """
-        data = os.pread(self.descriptor(pack).fd, size, offset)
+        file = self.descriptor(pack)
+        data = os.pread(file.fd, size, offset)
         if len(data) < size:
             raise CorruptPack(f"pack {pack} ends at {offset + len(data)}, inside a chunk")
         return data
@@ -163,7 +164,7 @@ class Packs:
             if count * width > size:
                 raise CorruptPack(f"pack {pack}: table too long in the segment at {offset}")
             table = self.read(pack, offset + _SEGMENT_HEAD.size, count * width)
-            if xxhash.xxh3_64_intdigest(table) != check:
+            if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:
                 raise CorruptPack(f"pack {pack}: damaged table in the segment at {offset}")
             for at in range(0, len(table), width):
                 yield Entry.from_bytes(table[at : at + width])
@@ -196,7 +197,7 @@ class Packs:
         """
         tail = self._room_for(segment.size_at_most)
         entries, buffers, size = segment.laid_out(tail.stop)
-        _write_all(self._files.get(pack_name(tail.pack)).fd, buffers, tail.stop)
+        _write_all(self._files.get(pack_name(tail.pack)), buffers, tail.stop)
         self._unflushed.add(tail.pack)
         self._unvouched.add(tail.pack)
         self._tail = Tail(tail.pack, tail.stop + size)
@@ -209,7 +210,8 @@ class Packs:
             OSError: it is not known what is durable; call `give_up`.
         """
         for pack in sorted(self._unflushed):
-            os.fdatasync(self._files.get(pack_name(pack)).fd)
+            file = self._files.get(pack_name(pack))
+            os.fdatasync(file.fd)
         if self._folder_changed:
             sync_folder(self.folder)
         self._folder_changed = False
@@ -223,16 +225,18 @@ class Packs:
         """Forget what was appended since the index vouched for `tail`, after an error."""
         for pack in sorted(self._unvouched):
             if tail is not None and pack == tail.pack:
-                os.ftruncate(self._files.get(pack_name(pack)).fd, tail.stop)
+                file = self._files.get(pack_name(pack))
+                os.ftruncate(file.fd, tail.stop)
             else:
                 self.remove(pack)
         self._unflushed.clear()
         self._unvouched.clear()
         self._tail = tail
 
-    def seal(self) -> None:
-        """Let the next segment begin a new pack."""
-        self._tail = None
+    def leave(self, pack: PackId) -> None:
+        """Append nothing more to `pack`: let the next segment begin a new one."""
+        if self._tail is not None and self._tail.pack == pack:
+            self._tail = None
 
     def remove(self, pack: PackId) -> None:
         """Delete a pack that the committed index does not mention."""
@@ -246,9 +250,20 @@ class Packs:
         except CorruptPack:
             return False
 
-    def cut(self, tail: Tail) -> None:
-        """Cut off what lies behind `tail`, which was never committed."""
-        os.ftruncate(self.descriptor(tail.pack).fd, tail.stop)
+    def cut(self, tail: Tail) -> bool:
+        """Cut off what lies behind `tail`, which was never committed.
+
+        Returns:
+            False if the pack ends before, and so is damaged: nothing is to be appended to it.
+        """
+        try:
+            file = self.descriptor(tail.pack)
+        except CorruptPack:
+            return False
+        size = os.fstat(file.fd).st_size
+        if size > tail.stop:
+            os.ftruncate(file.fd, tail.stop)
+        return size >= tail.stop
 
     def close(self) -> None:
         self._files.clear()
@@ -264,7 +279,7 @@ class Packs:
         self._unflushed.add(pack)
         self._unvouched.add(pack)
         self._folder_changed = True
-        _write_all(file.fd, [self._header(pack).ljust(PAGE, b"\0")], 0)
+        _write_all(file, [self._header(pack).ljust(PAGE, b"\0")], 0)
         return Tail(pack, PAGE)
 
     def _header(self, pack: PackId) -> bytes:
@@ -278,6 +293,7 @@ class Segment:
     def __init__(self) -> None:
         self._chunks: list[tuple[ChunkId, ChunkKind, CodecId, int, bytes]] = []
         self.stored = 0  # bytes, without headers and padding
+        self.raw = 0  # bytes when decoded, which whoever fills a segment has in memory
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -288,7 +304,7 @@ class Segment:
 
     @property
     def full(self) -> bool:
-        return self.stored >= SEGMENT_SIZE or len(self._chunks) >= IOV_MAX // 2 - 2
+        return self.raw >= SEGMENT_SIZE or len(self._chunks) >= IOV_MAX // 2 - 2
 
     def add(
         self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
@@ -296,6 +312,7 @@ class Segment:
         """Add a chunk of `size` bytes when decoded. The buffer is kept until it is written."""
         self._chunks.append((chunk, kind, codec, size, stored))
         self.stored += len(stored)
+        self.raw += size
 
     def laid_out(self, start: int) -> tuple[list[Entry], list[bytes], int]:
         """Return the entries, the buffers to write at `start`, and their size together."""
@@ -314,8 +331,9 @@ class Segment:
         buffers.append(bytes(-offset % PAGE))
         size = offset + len(buffers[-1]) - start
         table = b"".join(entry.to_bytes() for entry in entries)
-        check = xxhash.xxh3_64_intdigest(table)
-        buffers[0] = _SEGMENT_HEAD.pack(_SEGMENT_MAGIC, len(entries), size, check) + table
+        head = _SEGMENT_HEAD.pack(_SEGMENT_MAGIC, len(entries), size, 0)[:-8]
+        check = xxhash.xxh3_64_intdigest(head + table)
+        buffers[0] = head + check.to_bytes(8, "little") + table
         return entries, [buffer for buffer in buffers if buffer], size
 
 
@@ -328,11 +346,11 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, buffers: list[bytes], offset: int) -> None:
+def _write_all(file: Descriptor, buffers: list[bytes], offset: int) -> None:
     # The kernel may take less than it was given, on a full disk or past 2 GiB.
     pending = [memoryview(buffer) for buffer in buffers]
     while pending:
-        written = os.pwritev(fd, pending[:IOV_MAX], offset)
+        written = os.pwritev(file.fd, pending[:IOV_MAX], offset)
         offset += written
         while pending and written >= len(pending[0]):
             written -= len(pending.pop(0))

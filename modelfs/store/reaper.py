@@ -8,8 +8,8 @@ from modelfs.store.nodes import Nodes
 from modelfs.store.staging import Staging
 from modelfs.store.tables import InodeNumber, Table, number_key, number_of, prefix_end
 
-# Rows removed in one go: about 10 ms, so that no request waits long for a large file's end.
-SLICE: Final = 1000
+# Rows removed in one go, so that no request waits long for a large file's end.
+SLICE: Final = 250
 
 
 class Reaper:

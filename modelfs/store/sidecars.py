@@ -62,7 +62,8 @@ class Sidecars:
         """Remember that a model names these data files, and let those that exist be cut anew."""
         for folder, name in places:
             self._index.put(Table.SIDECARS, sidecar_key(folder, name, model), b"")
-            if (data := self._lookup(folder, name)) is not None and data != model:
+            data = self._lookup(folder, name)
+            if data is not None and self._is_data(data):
                 self._index.put(Table.PENDING, number_key(data), request_value())
 
     def models_naming(self, data: InodeNumber) -> set[InodeNumber]:
@@ -119,6 +120,11 @@ class Sidecars:
     def _lookup(self, folder: InodeNumber, name: bytes) -> InodeNumber | None:
         value = self._index.get(Table.DENTRIES, named_key(folder, name))
         return None if value is None else Dentry.from_bytes(value).inode
+
+    def _is_data(self, inode: InodeNumber) -> bool:
+        # A model is cut by its own content: two that name each other would be cut for ever.
+        node = self._nodes.find(inode)
+        return node is not None and node.format in (Format.PLAIN, Format.ONNX_DATA)
 
     def _is_folder(self, inode: InodeNumber) -> bool:
         node = self._nodes.find(inode)

@@ -50,6 +50,7 @@ class Window:
     version: int = 0
     writing: int = 0  # writes under way
     dirty: bool = False  # bytes or ranges that no flush has made durable
+    failed: bool = False  # a flush failed: the kernel may have dropped what it could not write
 
     @property
     def start(self) -> int:
@@ -88,6 +89,10 @@ class StagedFile:
             for number, window in self.windows.items()
         }
         return dataclasses.replace(self, windows=windows, superseded=[])
+
+    @property
+    def failed(self) -> bool:
+        return any(window.failed for window in self.windows.values())
 
     @property
     def staged_bytes(self) -> int:
@@ -221,7 +226,8 @@ class Staging:
         """
         for window in windows:
             try:
-                os.fdatasync(self.descriptor(inode, window).fd)
+                file = self.descriptor(inode, window)
+                os.fdatasync(file.fd)
             except FileNotFoundError:
                 if self._has(inode, window):
                     raise
@@ -253,11 +259,11 @@ class Staging:
         """Yield what the index says is staged: inode, windows, and where its map ends."""
         windows: dict[InodeNumber, dict[int, Window]] = {}
         for key, value in self._index.pages(Table.STAGED):
-            inode, number = pair_of(key)
             try:
+                inode, number = pair_of(key)
                 row = StagedWindow.from_bytes(value)
             except CorruptIndex as exc:
-                log.error("inode %d has lost window %d: %s", inode, number, exc)
+                log.error("the staged window with key %s is lost: %s", key.hex(), exc)
                 self.damaged = True
                 continue
             window = Window(number, row.generation, row.ranges)

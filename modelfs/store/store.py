@@ -45,6 +45,7 @@ from modelfs.store.space import Space
 from modelfs.store.staging import StagedFile, Staging
 from modelfs.store.stats import Statistics, disk_usage
 from modelfs.store.tables import ROOT, InodeNumber, PackId, Table, number_of
+from modelfs.store.tensors import TensorTable
 from modelfs.store.totals import (
     FILES,
     IN_USE,
@@ -101,6 +102,7 @@ def make_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     with format_file.open("rb") as file:
         os.fsync(file.fileno())
     sync_folder(folder)
+    sync_folder(folder.absolute().parent)
 
 
 def _fill(index: Index, chunk_size: int) -> None:
@@ -137,9 +139,21 @@ class Store:
     """An open store."""
 
     def __init__(
-        self, folder: Path, *, read_only: bool = False, cache_size: int = CAPACITY
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        unchanging: bool = False,
+        cache_size: int = CAPACITY,
     ) -> None:
         """Open a store; for writing, bring it to its last commit and take its lock.
+
+        Args:
+            folder: the store.
+            read_only: see the last commit; other processes may read, and one may write.
+            unchanging: with `read_only`, let nobody open it for writing meanwhile. For who keeps
+                what was read, such as a mount's caches.
+            cache_size: of decoded chunks in memory, in bytes.
 
         Raises:
             NotAStore: the folder is none.
@@ -150,8 +164,30 @@ class Store:
         self.folder = folder.resolve()
         self.read_only = read_only
         _check_format(self.folder)
-        self._lock = None if read_only else _lock(self.folder)
-        self.index = Index(self.folder / "index", read_only=read_only)
+        self._lock: int | None = None
+        if not read_only:
+            self._lock = _lock(self.folder, fcntl.LOCK_EX)
+        elif unchanging:
+            self._lock = _lock(self.folder, fcntl.LOCK_SH)
+        try:
+            self._open(cache_size)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _open(self, cache_size: int) -> None:
+        _check_index(self.folder)
+        self.index = Index(self.folder / "index", read_only=self.read_only)
+        try:
+            self._put_together(cache_size, read_only=self.read_only)
+            self._load_staged()
+            if not self.read_only:
+                self._recover()
+        except BaseException:
+            self.index.close()
+            raise
+
+    def _put_together(self, cache_size: int, *, read_only: bool) -> None:
         self.superblock = _superblock(self.index)
         self.cache = PageCache(cache_size)
         self.totals = Totals(self.index)
@@ -167,9 +203,10 @@ class Store:
         self.namespace = Namespace(self.index, self.totals, self.nodes)
         self.attributes = Attributes(self.index, self.nodes, self.staging)
         self.sidecars = Sidecars(self.index, self.nodes)
-        twins = Twins(self.index, self.nodes, self.superblock.hash_seed)
+        tensors = TensorTable(self.index)
+        twins = Twins(self.index, self.nodes, tensors, self.superblock.hash_seed)
         self.ingest = Ingest(
-            self.contents, self.maps, self.sidecars, twins, self.superblock.chunk_size
+            self.contents, self.maps, self.sidecars, twins, tensors, self.superblock.chunk_size
         )
         self.intake = Intake(
             Parts(
@@ -188,25 +225,34 @@ class Store:
         self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
         self.collector = Collector(self.index, self.chunks, self.packs, (self.sidecars, twins))
         self.space = Space(self.folder)
-        self._load_staged()
-        if not read_only:
-            self._recover()
 
     def close(self) -> None:
         """Make everything durable that was written, and let go of the store."""
         try:
             if not self.read_only:
-                for staged in self.staging:
-                    self.flush(staged.inode)
-                self.commit()
+                self._flush_all()
         finally:
             self.abandon()
+
+    def _flush_all(self) -> None:
+        failures: list[OSError] = []
+        for staged in self.staging:
+            try:
+                self.flush(staged.inode)
+            except OSError as exc:
+                failures.append(exc)  # the others are to be durable all the same
+        self.commit()
+        if failures:
+            raise failures[0]
 
     def abandon(self) -> None:
         """Let go of the store as a crash would."""
         self.packs.close()
         self.staging.close()
         self.index.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -243,10 +289,16 @@ class Store:
             self.collector.doom(commit.packs)
 
     def sweep(self, commit: Commit) -> None:
-        """Delete the files that a written commit no longer mentions. Any thread."""
-        self.staging.sweep(commit.staging_files)
-        for pack in commit.packs:
-            self.packs.remove(pack)
+        """Delete the files that a written commit no longer mentions. Any thread.
+
+        What cannot be deleted now is when the store is next opened.
+        """
+        try:
+            self.staging.sweep(commit.staging_files)
+            for pack in commit.packs:
+                self.packs.remove(pack)
+        except OSError as exc:
+            log.warning("a file that is not needed any more cannot be deleted: %s", exc)
 
     def commit(self) -> None:
         """Make every change made so far durable, here and now."""
@@ -265,7 +317,11 @@ class Store:
     def flush(self, inode: InodeNumber) -> None:
         """Put a file's staged content where the next commit makes it durable."""
         while (flush := self.intake.begin_flush(inode)) is not None:
-            self.staging.sync(inode, flush.windows)
+            try:
+                self.staging.sync(inode, flush.windows)
+            except OSError:
+                self.intake.fail_flush(flush)
+                raise
             if self.intake.finish_flush(flush):
                 return
 
@@ -296,6 +352,8 @@ class Store:
             self.intake.finish_step(step)
         if walk.layout is None:
             self.ingest.plan_empty(walk, self.contents.snapshot(inode))
+        while not self.intake.note_tensors(walk):
+            pass
         self.intake.end_pass(walk)
 
     def ingest_all(self) -> None:
@@ -339,9 +397,7 @@ class Store:
 
     def leave_pack(self, pack: PackId) -> None:
         """Make sure that nothing is appended to a pack that is to be rewritten."""
-        tail = self._committed_tail()
-        if tail is not None and tail.pack == pack:
-            self.packs.seal()
+        self.packs.leave(pack)
 
     # -- telling
 
@@ -411,8 +467,9 @@ class Store:
             log.info("removing pack %d, which was never committed", pack)
             self.packs.remove(pack)
         tail = self._committed_tail()
-        if tail is not None:
-            self.packs.cut(tail)
+        if tail is not None and not self.packs.cut(tail):
+            log.error("pack %d is missing or cut short; fsck tells what is hurt", tail.pack)
+            tail = None
         for name in self.staging.unmentioned():
             (self.staging.folder / name).unlink()
         self.packs.open_at(tail, PackId(self.totals.get(NEXT_PACK)))
@@ -449,6 +506,13 @@ def _check_format(folder: Path) -> None:
         )
 
 
+def _check_index(folder: Path) -> None:
+    data = folder / "index" / "data.mdb"
+    if not data.is_file() or not data.stat().st_size:
+        # LMDB would make an empty one, and so hide what is missing.
+        raise CorruptIndex(f"{data} is missing or empty; restore it from a backup")
+
+
 def _superblock(index: Index) -> Superblock:
     value = index.get(Table.META, SUPERBLOCK)
     if value is None:
@@ -456,13 +520,14 @@ def _superblock(index: Index) -> Superblock:
     return Superblock.from_bytes(value)
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, kind: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
     try:
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(folder / "lock", flags | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise StoreReadOnly(f"{folder}: {exc.strerror}") from exc
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(fd)
         raise StoreBusy(f"{folder} is in use by another modelfs process") from exc

@@ -32,6 +32,8 @@ import struct
 import time
 from typing import NewType
 
+from modelfs.errors import CorruptIndex
+
 InodeNumber = NewType("InodeNumber", int)
 ChunkId = NewType("ChunkId", int)
 PackId = NewType("PackId", int)
@@ -81,8 +83,15 @@ def number_of(key: bytes) -> int:
 
 
 def pair_of(key: bytes) -> tuple[int, int]:
-    """Return the two u64 that a key begins with."""
-    first, second = _PAIR.unpack_from(key)
+    """Return the two u64 that a key begins with.
+
+    Raises:
+        CorruptIndex: it is shorter than that.
+    """
+    try:
+        first, second = _PAIR.unpack_from(key)
+    except struct.error as exc:
+        raise CorruptIndex(f"a key of {len(key)} bytes: {key.hex()}") from exc
     return first, second
 
 

@@ -13,7 +13,6 @@ NEXT_INODE = b"next.inode"
 NEXT_CHUNK = b"next.chunk"
 NEXT_COOKIE = b"next.cookie"
 NEXT_PACK = b"next.pack"
-NEXT_GENERATION = b"next.generation"
 
 # 1 from the moment a daemon serves the store until it has made everything durable.
 IN_USE = b"state.in_use"
@@ -21,6 +20,9 @@ IN_USE = b"state.in_use"
 FILES = b"total.files"
 LOGICAL = b"total.logical_bytes"
 SHARED = b"total.shared_bytes"
+# Of chunks that nothing uses any more, which gc has not removed yet.
+DEAD_CHUNKS = b"total.dead_chunks"
+DEAD_BYTES = b"total.dead_bytes"
 
 
 class Totals:
@@ -51,9 +53,9 @@ class Totals:
         return number
 
     def replace_chunk(self, old: Chunk | None, new: Chunk | None) -> None:
-        """Count `new` in the place of `old`; chunks that nothing uses do not count."""
+        """Count `new` in the place of `old`."""
         for chunk, sign in ((old, -1), (new, 1)):
-            if chunk is not None and chunk.uses:
+            if chunk is not None:
                 for name, amount in chunk_totals(chunk).items():
                     self.add(name, sign * amount)
 
@@ -67,7 +69,9 @@ class Totals:
 
 
 def chunk_totals(chunk: Chunk) -> dict[bytes, int]:
-    """Return what one used chunk adds to each total."""
+    """Return what one chunk adds to each total."""
+    if not chunk.uses:
+        return {DEAD_CHUNKS: 1, DEAD_BYTES: chunk.stored}
     form = f"form.{chunk.form}.".encode()
     return {
         form + b"chunks": 1,

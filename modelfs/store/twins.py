@@ -14,19 +14,18 @@ from typing import Final
 
 import xxhash
 
-from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
+from modelfs.formats.layout import Format, Layout, ReadAt
 from modelfs.store.index import Index
 from modelfs.store.nodes import Nodes
-from modelfs.store.records import Inode, TensorRow
+from modelfs.store.records import Inode
 from modelfs.store.tables import (
     InodeNumber,
     Table,
     number_key,
-    pair_key,
-    pair_of,
     prefix_end,
     request_value,
 )
+from modelfs.store.tensors import TensorTable
 
 # Smaller files are not worth a row.
 SIZE_MIN: Final = 64 << 10
@@ -40,9 +39,10 @@ _KEY = struct.Struct(">Q16sQ")
 class Twins:
     """Which files look alike. Reading is for any thread."""
 
-    def __init__(self, index: Index, nodes: Nodes, hash_seed: int) -> None:
+    def __init__(self, index: Index, nodes: Nodes, tensors: TensorTable, hash_seed: int) -> None:
         self._index = index
         self._nodes = nodes
+        self._tensors = tensors
         self._seed = hash_seed
 
     def look(self, read_at: ReadAt, size: int) -> bytes | None:
@@ -56,7 +56,7 @@ class Twins:
         """Return the layout of a file with that look whose layout is better than plain."""
         for node in self._alike(look):
             if node.format is Format.ONNX_DATA:
-                return Layout(Format.ONNX_DATA, tuple(self._spans(node.inode)))
+                return Layout(Format.ONNX_DATA, tuple(self._tensors.spans(node.inode)))
         return None
 
     def record(self, inode: InodeNumber, look: bytes, recognised: Format) -> None:
@@ -85,9 +85,3 @@ class Twins:
         node = self._nodes.find(inode)
         listed = (Format.PLAIN, Format.ONNX_DATA)
         return node if node is not None and node.size == size and node.format in listed else None
-
-    def _spans(self, inode: InodeNumber) -> Iterator[TensorSpan]:
-        start, stop = pair_key(inode, 0), pair_key(inode + 1, 0)
-        for key, value in self._index.pages(Table.TENSORS, start, stop):
-            row = TensorRow.from_bytes(pair_of(key)[1], value)
-            yield TensorSpan(row.name, row.dtype, row.shape, row.start, row.start + row.size)

@@ -98,13 +98,16 @@ def test_does_not_wait_for_others(
 
 @pytest.mark.mount
 def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Path) -> None:
-    """A read-only mount is unmounted while another daemon has the store for writing."""
-    other = tmp_path / "other"
-    other.mkdir()
-    modelfs("mount", "--read-only", mount.store, other)
-    assert call("umount", other).code == 0
-    assert not os.path.ismount(other)
-    assert mount.alive
+    """A read-only mount is unmounted while another one has the store too."""
+    mount.stop()
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.mkdir()
+        modelfs("mount", "--read-only", mount.store, path)
+    assert "in use" in call("mount", mount.store, mount.path).error
+    assert call("umount", first).code == 0
+    assert not os.path.ismount(first)
+    assert call("umount", second).code == 0
 
 
 @pytest.mark.mount

@@ -55,4 +55,4 @@ def listing(monkeypatch: pytest.MonkeyPatch) -> Listing:
 @pytest.fixture
 def clock() -> MockClock:
     """Time that passes when nothing has happened for a moment: threads have done their work."""
-    return MockClock(autojump_threshold=0.02)
+    return MockClock(autojump_threshold=0.005)

@@ -202,12 +202,14 @@ class Held(Generic[P, R]):
 
 
 class CancelAt(trio.abc.Instrument):
-    """Cancels a task's scope when the task has come to its n-th checkpoint."""
+    """Cancels a task's scope when the task has come to its n-th checkpoint; 0 is before all."""
 
     def __init__(self, scope: trio.CancelScope, number: int) -> None:
         self._task = trio.lowlevel.current_task()
         self._scope = scope
         self._left = number
+        if not number:
+            scope.cancel()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         if task is self._task:

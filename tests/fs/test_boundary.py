@@ -39,7 +39,7 @@ ERRNOS = {
     "CorruptChunk": errno.EIO,
 }
 # Not answered in a handler of its own.
-LEFT_TO_PYFUSE3 = {"access", "init", "stacktrace", "poll", "ioctl"}
+LEFT_TO_PYFUSE3 = {"flush", "access", "init", "stacktrace", "poll", "ioctl"}
 
 
 def kinds(base: type[ModelfsError] = ModelfsError) -> Iterator[type[ModelfsError]]:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -163,3 +164,37 @@ def test_mkfs_spares_what_is_there(tmp_path: Path, store: Path) -> None:
         assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path / "full") == ["thesis"]
     modelfs("fsck", store, "--data")
+
+
+MAPPED = """
+import mmap, os, sys, time
+path, size = sys.argv[1], 32 << 20
+fd = os.open(path, os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, size)
+pages = mmap.mmap(fd, size)
+os.close(fd)
+for at in range(0, size, 4096):
+    pages[at] = 7
+print("written", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "sync and kill"])
+def test_mapping_that_is_still_there(mount: Mount, end: str) -> None:
+    """What was written through a mapping that lives on is durable after SIGTERM, or a sync."""
+    path = mount.path / "mapped"
+    with subprocess.Popen(
+        [sys.executable, "-c", MAPPED, path], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "written\n"
+        if end == "stop":
+            mount.terminate()
+        else:
+            mount.sync()
+            mount.kill(clear=False)
+        writer.kill()
+    mount.clear()
+    mount.start()
+    assert path.read_bytes()[::4096] == b"\7" * (32 << 20 >> 12)

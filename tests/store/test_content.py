@@ -235,8 +235,10 @@ def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
     opened.staging.close()
     (path,) = opened.staging.folder.iterdir()
     path.rename(path.with_name("elsewhere"))
+    flush = opened.intake.begin_flush(inode)
+    assert flush is not None
     with pytest.raises(FileNotFoundError):
-        opened.flush(inode)
+        opened.staging.sync(inode, flush.windows)
     path.with_name("elsewhere").rename(path)
 
 
@@ -252,9 +254,10 @@ def test_a_folder_that_could_not_be_synced_is_synced_again(
     inode = new_file(opened, b"f", b"x")
     monkeypatch.setattr(staging, "sync_folder", fails)
     with pytest.raises(OSError, match="error"):
-        opened.flush(inode)
+        opened.staging.sync(inode, [])
     monkeypatch.setattr(staging, "sync_folder", synced.append)
     opened.flush(inode)
+    opened.staging.sync(inode, [])
     assert synced == [opened.staging.folder]
 
 

@@ -1,0 +1,335 @@
+"""What the daemon answers on its control socket, and whom."""
+
+import errno
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from modelfs.fs import control, writeback
+from modelfs.fs.control import REQUEST_MAX, SOCKET_NAME, Control
+from modelfs.store.store import make_store
+from tests.fs.serving import Counting, Failing, Held, Served
+from tests.store.stores import CHUNK, checked, model_of, noise
+
+Reply = dict[str, Any]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
+    """The mounts whose dirty pages the kernel was asked for; there is no mount here."""
+    synced = Counting(lambda mountpoint, paths: None)
+    monkeypatch.setattr(writeback, "send_dirty_pages", synced)
+    return synced
+
+
+@pytest.fixture
+async def daemon(
+    served: Served, synced: Counting[..., None], nursery: trio.Nursery, tmp_path: Path
+) -> Served:
+    """A store whose control socket answers."""
+    answering = Control(served.store, served.writeback, tmp_path, served.workers)
+    nursery.start_soon(answering.serve)
+    await wait_all_tasks_blocked()
+    return served
+
+
+@asynccontextmanager
+async def connected(daemon: Served) -> AsyncIterator[trio.SocketStream]:
+    async with await trio.open_unix_socket(daemon.store.folder / SOCKET_NAME) as stream:
+        yield stream
+
+
+async def replies(stream: trio.SocketStream) -> list[Reply]:
+    """Return what comes until the daemon hangs up."""
+    data = b""
+    with trio.fail_after(10):
+        async for more in stream:
+            data += more
+    return [json.loads(line) for line in data.splitlines()]
+
+
+async def told(daemon: Served, line: bytes) -> list[Reply]:
+    """Send bytes, and return the answer."""
+    async with connected(daemon) as stream:
+        await stream.send_all(line)
+        await stream.send_eof()
+        return await replies(stream)
+
+
+async def ask(daemon: Served, command: str, **arguments: object) -> Reply:
+    """Return the last line of the answer to a command."""
+    request = {"command": command, **arguments}
+    return (await told(daemon, json.dumps(request).encode() + b"\n"))[-1]
+
+
+async def test_socket_is_the_owners(daemon: Served) -> None:
+    """Nobody else may even connect."""
+    mode = (daemon.store.folder / SOCKET_NAME).stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+
+
+async def test_stats(daemon: Served) -> None:
+    """`stats` tells the store's numbers."""
+    await daemon.chunked(b"f", noise(3 * CHUNK))
+    await daemon.chunked(b"g", noise(3 * CHUNK))
+    result = (await ask(daemon, "stats"))["result"]
+    assert (result["files"], result["logical_bytes"]) == (2, 6 * CHUNK)
+    assert result["stored_bytes"] == result["shared_bytes"] == 3 * CHUNK
+    assert result["disk_bytes"] > 0
+
+
+async def test_sync(daemon: Served, synced: Counting[..., None], tmp_path: Path) -> None:
+    """`sync` asks the kernel for its pages, tells its progress, and leaves nothing to do."""
+    for number in range(3):
+        await daemon.written(b"%d" % number, noise(CHUNK, number))
+    answer = await told(daemon, b'{"command": "sync"}\n')
+    assert answer[-1] == {"result": {}}
+    assert answer[-2] == {"progress": {"done": 3, "total": 3}}
+    assert synced.calls == [(tmp_path, [])]
+    assert daemon.store.pending() == []
+    assert not daemon.store.index.dirty
+
+
+async def test_gc(daemon: Served) -> None:
+    """`gc` collects garbage and says how much; `dry_run` only says it."""
+    inode = await daemon.chunked(b"f", noise(30 * CHUNK))
+    await daemon.set(inode, size=CHUNK)
+    await daemon.writeback.settle()
+    packs = daemon.store.packs.numbers()
+    would = (await ask(daemon, "gc", dry_run=True))["result"]
+    assert would["dead_chunks"] == 29
+    assert would["dry_run"]
+    assert daemon.store.packs.numbers() == packs
+    did = (await ask(daemon, "gc"))["result"]
+    assert did["dead_chunks"] == 29
+    assert not did["dry_run"]
+    assert not daemon.store.packs.numbers() & packs
+
+
+async def test_inspect(daemon: Served) -> None:
+    """`inspect` tells what a file consists of."""
+    inode = await daemon.chunked(b"m.safetensors", model_of(noise(CHUNK), noise(CHUNK, 1)))
+    result = (await ask(daemon, "inspect", inode=inode))["result"]
+    assert result["path"] == "/m.safetensors"
+    assert [tensor["name"] for tensor in result["tensors"]] == ["t0", "t1"]
+
+
+@pytest.mark.parametrize(
+    ("inode", "number"),
+    [
+        (None, errno.EINVAL),
+        ("1", errno.EINVAL),
+        (1.0, errno.EINVAL),
+        (-1, errno.EINVAL),
+        (1 << 64, errno.EINVAL),
+        ((1 << 64) - 1, errno.ENOENT),
+        (99, errno.ENOENT),
+        (1, errno.EISDIR),
+    ],
+)
+async def test_inspect_of_nothing(daemon: Served, inode: object, number: int) -> None:
+    """What is no file is refused."""
+    assert (await ask(daemon, "inspect", inode=inode))["errno"] == number
+
+
+async def test_hold(daemon: Served) -> None:
+    """Packs stay while a client holds them, and are collected when it hangs up."""
+    inode = await daemon.chunked(b"f", noise(30 * CHUNK))
+    await daemon.set(inode, size=CHUNK)
+    await daemon.writeback.settle()
+    packs = daemon.store.packs.numbers()
+    async with trio.open_nursery() as nursery, connected(daemon) as stream:
+        await stream.send_all(b'{"command": "hold"}\n')
+        assert json.loads(await stream.receive_some()) == {"result": {}}
+        assert not daemon.store.index.dirty
+        nursery.start_soon(ask, daemon, "gc")
+        await daemon.chunked(b"g", noise(CHUNK, 1))
+        await wait_all_tasks_blocked(0.01)
+        assert packs <= daemon.store.packs.numbers()
+    assert not packs & daemon.store.packs.numbers()
+
+
+async def test_hold_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be committed is not held: the client is told, and gc is free."""
+    await daemon.written(b"f")
+    apply = Failing(daemon.store.index.apply, OSError(errno.EIO, "broken"))
+    monkeypatch.setattr(daemon.store.index, "apply", apply)
+    assert (await ask(daemon, "hold"))["errno"] == errno.EIO
+    assert "result" in await ask(daemon, "gc")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"",
+        b"junk\n",
+        b"\xff\xfe\x00\n",
+        b"null\n",
+        b"5\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"command": "stats"',
+        b'{"command": "nothing"}\n',
+        b'{"command": 5}\n',
+        b'{"command": ["stats"]}\n',
+        b'{"command": {"stats": 1}}\n',
+        b"[" * 50_000 + b"\n",
+        b'{"command": "hold" "hold"}\n',
+    ],
+    ids=range(15),
+)
+async def test_junk(daemon: Served, line: bytes) -> None:
+    """What is no request is EINVAL, and the next request is answered."""
+    [reply] = await told(daemon, line)
+    assert reply["errno"] == errno.EINVAL
+    assert reply["error"]
+    assert "result" in await ask(daemon, "stats")
+
+
+async def test_too_long_line(daemon: Served) -> None:
+    """A line without an end is not collected for ever."""
+
+    async def endless(stream: trio.SocketStream) -> None:
+        while True:
+            await stream.send_all(b"x" * REQUEST_MAX)
+
+    async with connected(daemon) as stream:
+        with pytest.raises(trio.BrokenResourceError):
+            await endless(stream)
+    assert "result" in await ask(daemon, "stats")
+
+
+async def test_request_in_pieces(daemon: Served) -> None:
+    """A request may come byte by byte."""
+    async with connected(daemon) as stream:
+        for byte in b'{"command": "stats"}\n':
+            await stream.send_all(bytes([byte]))
+            await wait_all_tasks_blocked()
+        assert "result" in (await replies(stream))[-1]
+
+
+async def test_client_that_goes_away(daemon: Served) -> None:
+    """A client that hangs up before it asked, or was answered, disturbs nobody."""
+    for line in (b"", b'{"comm', b'{"command": "stats"}\n', b'{"command": "hold"}\n'):
+        async with connected(daemon) as stream:
+            if line:
+                await stream.send_all(line)
+    await wait_all_tasks_blocked(0.01)
+    assert "result" in await ask(daemon, "gc")
+
+
+async def test_client_that_goes_away_during_a_sync(
+    daemon: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync whose client is gone may end early; the next one does all of it."""
+    run = Held(daemon.store.ingest.run)
+    monkeypatch.setattr(daemon.store.ingest, "run", run)
+    inode = await daemon.written(b"f", noise(CHUNK))
+    async with connected(daemon) as stream:
+        await stream.send_all(b'{"command": "sync"}\n')
+        await run.reached.wait()
+    run.let_go()
+    assert (await ask(daemon, "sync"))["result"] == {}
+    assert daemon.store.pending() == []
+    assert await daemon.content(inode) == noise(CHUNK)
+
+
+async def test_clients_do_not_wait_for_each_other(daemon: Served) -> None:
+    """A client that says nothing keeps nobody from being answered."""
+    async with connected(daemon), connected(daemon):
+        assert "result" in await ask(daemon, "stats")
+
+
+class Credentials:
+    """Stands for the layout of SO_PEERCRED, and unpacks those of somebody else."""
+
+    size = 12
+
+    def __init__(self, uid: int) -> None:
+        self._uid = uid
+
+    def unpack(self, packed: bytes) -> tuple[int, int, int]:
+        assert len(packed) == self.size
+        return os.getpid(), self._uid, os.getegid()
+
+
+@pytest.mark.parametrize("command", ["stats", "hold", "gc", "sync"])
+async def test_other_users_are_refused(
+    daemon: Served, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Whoever is neither root nor the store's owner is told nothing but that."""
+    monkeypatch.setattr(control, "_CREDENTIALS", Credentials(os.geteuid() + 1))
+    assert (await ask(daemon, command))["errno"] == errno.EPERM
+
+
+async def test_root_is_answered(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may ask whatever the owner may."""
+    monkeypatch.setattr(control, "_CREDENTIALS", Credentials(0))
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    assert "result" in await ask(daemon, "stats")
+
+
+async def test_command_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command fails with is told with its errno."""
+    await daemon.written(b"f", noise(CHUNK))
+    flush = Failing(daemon.store.packs.flush, OSError(errno.ENOSPC, "no room"))
+    monkeypatch.setattr(daemon.store.packs, "flush", flush)
+    reply = await ask(daemon, "sync")
+    assert reply["errno"] == errno.ENOSPC
+    assert "no room" in reply["error"]
+
+
+async def test_bug_in_a_command(
+    daemon: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug is told, its traceback is in the log, and the daemon goes on."""
+    usage = Failing(daemon.store.disk_usage, KeyError("a bug"))
+    monkeypatch.setattr(daemon.store, "disk_usage", usage)
+    assert (await ask(daemon, "stats"))["errno"] == errno.EIO
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    caplog.clear()
+    assert "result" in await ask(daemon, "stats")
+
+
+async def test_socket_goes_with_the_daemon(served: Served, tmp_path: Path) -> None:
+    """What a killed daemon left is replaced, and an orderly end removes it."""
+    path = served.store.folder / SOCKET_NAME
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    answering = Control(served.store, served.writeback, tmp_path, served.workers)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answering.serve)
+        await wait_all_tasks_blocked()
+        assert "result" in await ask(served, "stats")
+        nursery.cancel_scope.cancel()
+    assert not path.exists()
+
+
+async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """A store whose path is too long for a socket's address is answered for all the same."""
+    folder = tmp_path / ("x" * 120)
+    make_store(folder)
+    with checked(folder) as box:
+        served = Served(box.store, nursery)
+        answering = Control(served.store, served.writeback, tmp_path, served.workers)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(answering.serve)
+            await wait_all_tasks_blocked()
+            fd = os.open(folder, os.O_PATH)
+            stream = await trio.open_unix_socket(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+            os.close(fd)
+            async with stream:
+                await stream.send_all(b'{"command": "stats"}\n')
+                assert "result" in (await replies(stream))[-1]
+            inner.cancel_scope.cancel()

@@ -1,0 +1,351 @@
+"""The daemon around a mount: how it begins, ends, and tells others of it."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+from pyfuse3 import FileNameT
+
+from modelfs.errors import ModelfsError, NotAStore, StoreBusy
+from modelfs.fs import daemon, writeback
+from modelfs.fs.control import SOCKET_NAME
+from modelfs.fs.daemon import MountOptions, notify_manager, run
+from modelfs.fs.operations import Operations
+from modelfs.store.check import check
+from modelfs.store.index import Index
+from modelfs.store.store import Store
+from modelfs.store.tables import ROOT
+from tests.fs.serving import ASKED, MODE, TOP, WRITE, Counting, Failing
+from tests.store.stores import content_of, new_file, new_store, noise
+
+DATA = noise(10_000)
+
+Session = Callable[[Operations], Awaitable[None]]
+
+
+class Kernel:
+    """Stands for pyfuse3's module: a mount whose requests are what a test's session asks for."""
+
+    def __init__(self) -> None:
+        self.session: Session = self.until_terminated
+        self.options: set[str] = set()
+        self.mountpoint = ""
+        self.closed = 0
+        self.terminated = trio.Event()
+        self._operations: Operations | None = None
+
+    def init(self, operations: Operations, mountpoint: str, options: set[str]) -> None:
+        self._operations, self.mountpoint, self.options = operations, mountpoint, options
+
+    async def main(self, *, max_tasks: int) -> None:
+        assert self._operations is not None
+        assert max_tasks > 1
+        await self.session(self._operations)
+
+    def terminate(self) -> None:
+        self.terminated.set()
+
+    def close(self, *, unmount: bool) -> None:
+        assert unmount
+        self.closed += 1
+
+    async def until_terminated(self, operations: Operations) -> None:
+        await self.terminated.wait()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """A kernel that mounts nothing."""
+    kernel = Kernel()
+    for name in ("init", "main", "terminate", "close"):
+        monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
+    monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
+    monkeypatch.setattr(writeback, "send_dirty_pages", lambda mountpoint, paths: None)
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    return kernel
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Iterator[MountOptions]:
+    """What to mount: a store that is found sound after the test."""
+    store = new_store(tmp_path)
+    yield options_for(store, tmp_path)
+    with Store(store) as opened:
+        assert check(opened, data=True) == []
+
+
+def options_for(
+    store: Path,
+    mountpoint: Path,
+    *others: str,
+    read_only: bool = False,
+    allow_other: bool = False,
+) -> MountOptions:
+    return MountOptions(
+        store,
+        mountpoint,
+        cache_size=1 << 20,
+        read_only=read_only,
+        allow_other=allow_other,
+        options=others,
+    )
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A service manager that wants to be told."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        yield manager
+
+
+def read_by(manager: socket.socket) -> list[bytes]:
+    """Return what the service manager was told."""
+    told: list[bytes] = []
+    while True:
+        try:
+            told.append(manager.recv(4096))
+        except BlockingIOError:
+            return told
+
+
+async def write_file(operations: Operations, name: bytes = b"f", data: bytes = DATA) -> None:
+    info, _ = await operations.create(TOP, FileNameT(name), MODE, WRITE, ASKED)
+    await operations.write(info.fh, 0, data)
+    await operations.release(info.fh)
+
+
+def no_matter() -> None:
+    """Take note that the mount answers."""
+
+
+@pytest.mark.parametrize(
+    ("read_only", "allow_other", "others", "more"),
+    [
+        (False, False, (), set()),
+        (True, False, (), {"ro"}),
+        (False, True, (), {"allow_other"}),
+        (
+            True,
+            True,
+            ("noatime", "max_read=4096"),
+            {"ro", "allow_other", "noatime", "max_read=4096"},
+        ),
+    ],
+)
+def test_mount_options(
+    kernel: Kernel,
+    options: MountOptions,
+    *,
+    read_only: bool,
+    allow_other: bool,
+    others: tuple[str, ...],
+    more: set[str],
+) -> None:
+    """The kernel checks permissions, knows the name, and gets what the user asked for."""
+
+    async def over(operations: Operations) -> None:
+        await trio.lowlevel.checkpoint()
+
+    kernel.session = over
+    wanted = options_for(
+        options.store, options.mountpoint, *others, read_only=read_only, allow_other=allow_other
+    )
+    run(wanted, no_matter)
+    always = {"fsname=modelfs", "subtype=modelfs", "default_permissions"}
+    assert kernel.options == always | more
+    assert kernel.mountpoint == str(options.mountpoint)
+    assert kernel.closed == 1
+
+
+def test_ready_once_the_mount_answers(
+    kernel: Kernel, options: MountOptions, manager: socket.socket
+) -> None:
+    """Whoever waits for the mount is told once, after the service manager was."""
+    told: list[list[bytes]] = []
+
+    def ready() -> None:
+        told.append(read_by(manager))
+        kernel.terminate()
+
+    run(options, ready)
+    assert told == [[b"READY=1"]]
+
+
+def test_unmounting_is_durable(kernel: Kernel, options: MountOptions) -> None:
+    """What was written right before the mount went is in the store."""
+    kernel.session = write_file
+    run(options, no_matter)
+    with Store(options.store) as store:
+        assert content_of(store, store.namespace.lookup(ROOT, b"f")) == DATA
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(
+    kernel: Kernel,
+    options: MountOptions,
+    manager: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    """A signal is an orderly end: the kernel's pages are asked for while there is a mount."""
+    asked: list[tuple[Path, bool, bool]] = []
+
+    def send(mountpoint: Path, paths: list[bytes]) -> None:
+        on_loop = threading.current_thread() is threading.main_thread()
+        asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
+
+    monkeypatch.setattr(writeback, "send_dirty_pages", send)
+    run(options, lambda: os.kill(os.getpid(), number))
+    assert asked == [(options.mountpoint, False, False)]
+    assert read_by(manager) == [b"READY=1", b"STOPPING=1"]
+    assert kernel.closed == 1
+
+
+def test_mount_that_fails(
+    kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel refuses is told with the mount point, and the store is free again."""
+    monkeypatch.setattr(pyfuse3, "init", Failing(kernel.init, RuntimeError("fuse_session_mount")))
+    with pytest.raises(ModelfsError, match=str(options.mountpoint)):
+        run(options, no_matter)
+    assert kernel.closed == 0
+    Store(options.store).close()
+
+
+def test_session_that_fails(kernel: Kernel, options: MountOptions) -> None:
+    """Whatever ends a mount, it is unmounted, and what was written is durable."""
+
+    async def broken(operations: Operations) -> None:
+        await write_file(operations)
+        raise OSError(5, "the session broke")
+
+    kernel.session = broken
+    with pytest.raises(OSError, match="the session broke"):
+        run(options, no_matter)
+    assert kernel.closed == 1
+    with Store(options.store) as store:
+        assert content_of(store, store.namespace.lookup(ROOT, b"f")) == DATA
+
+
+def test_last_commit_that_fails(
+    kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If what was written last cannot be made durable, that is an error, and no silence."""
+
+    async def on_a_full_disk(operations: Operations) -> None:
+        await write_file(operations)
+        monkeypatch.setattr(Index, "apply", Failing(Index.apply, OSError(28, "full"), 1, 2, 3))
+
+    kernel.session = on_a_full_disk
+    with pytest.raises(OSError, match="full"):
+        run(options, no_matter)
+    monkeypatch.undo()
+
+
+def test_no_store(kernel: Kernel, tmp_path: Path) -> None:
+    """A folder that is no store is not mounted."""
+    with pytest.raises(NotAStore):
+        run(options_for(tmp_path, tmp_path), no_matter)
+    assert kernel.options == set()
+
+
+def test_store_in_use(kernel: Kernel, options: MountOptions) -> None:
+    """A store that somebody else writes to is not mounted for writing."""
+    with Store(options.store), pytest.raises(StoreBusy):
+        run(options, no_matter)
+    assert kernel.options == set()
+
+
+def test_control_socket(kernel: Kernel, options: MountOptions) -> None:
+    """While the store is mounted it answers on its socket, and not any more after."""
+    answers: list[object] = []
+
+    async def session(operations: Operations) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        stream = await trio.open_unix_socket(options.store / SOCKET_NAME)
+        async with stream:
+            await stream.send_all(b'{"command": "stats"}\n')
+            answers.append(json.loads(await stream.receive_some())["result"]["files"])
+
+    kernel.session = session
+    run(options, no_matter)
+    assert answers == [0]
+    assert not (options.store / SOCKET_NAME).exists()
+
+
+def test_read_only_mount_keeps_off(kernel: Kernel, options: MountOptions) -> None:
+    """A read-only mount changes nothing, and leaves the socket to the daemon that writes."""
+    with Store(options.store) as store:
+        new_file(store, b"f", DATA)
+    socket_path = options.store / SOCKET_NAME
+    socket_path.write_text("the other daemon's")
+    before = contents(options.store)
+    seen: list[int] = []
+
+    async def session(operations: Operations) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        seen.append((await operations.lookup(TOP, FileNameT(b"f"), ASKED)).st_size)
+
+    kernel.session = session
+    run(options_for(options.store, options.mountpoint, read_only=True), no_matter)
+    assert seen == [len(DATA)]
+    assert contents(options.store) == before
+    socket_path.unlink()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return every file of a folder but LMDB's table of readers."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock.mdb"]
+    return {path: path.read_bytes() for path in paths}
+
+
+# -- the service manager
+
+
+def test_no_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a service manager nobody is told."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    made = Counting(socket.socket)
+    monkeypatch.setattr("modelfs.fs.daemon.socket.socket", made)
+    notify_manager("READY=1")
+    assert made.calls == []
+
+
+def test_manager(manager: socket.socket) -> None:
+    """The state goes to the manager's socket in one datagram."""
+    notify_manager("READY=1\nSTATUS=ready")
+    assert read_by(manager) == [b"READY=1\nSTATUS=ready"]
+
+
+def test_manager_at_an_abstract_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that begins with @ is in the abstract namespace: sd_notify(3)."""
+    name = f"modelfs-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notify_manager("STOPPING=1")
+        assert read_by(manager) == [b"STOPPING=1"]
+
+
+def test_manager_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A manager that cannot be told ends nothing; it is logged."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    notify_manager("READY=1")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    caplog.clear()

@@ -1,0 +1,52 @@
+"""What the daemon asks of the kernel."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.fs import kernel
+from modelfs.fs.kernel import READ_AHEAD_KIB, raise_read_ahead, send_dirty_pages
+
+
+@pytest.fixture
+def read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the kernel is told of the read-ahead; below `tmp_path`, since root may change it."""
+    monkeypatch.setattr(kernel, "Path", lambda path: tmp_path / path.lstrip("/"))
+    device = tmp_path.stat().st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    return tmp_path / "sys/class/bdi" / name / "read_ahead_kb"
+
+
+def test_read_ahead(tmp_path: Path, read_ahead: Path) -> None:
+    """The read-ahead of the mount's own device is raised."""
+    read_ahead.parent.mkdir(parents=True)
+    raise_read_ahead(tmp_path)
+    assert read_ahead.read_text() == str(READ_AHEAD_KIB)
+
+
+def test_read_ahead_that_is_not_allowed(
+    tmp_path: Path, read_ahead: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may not raise it goes on without, and the log has the line that root can use."""
+    caplog.set_level(logging.INFO)
+    raise_read_ahead(tmp_path)
+    assert f"echo {READ_AHEAD_KIB} > {read_ahead}" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+
+
+def test_dirty_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every file that is named is synced, and one that cannot be keeps none from it."""
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "modelfs.fs.kernel.os.fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    send_dirty_pages(tmp_path, [b"/a", b"/gone", b"/b"])
+    assert synced == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert "/gone" in caplog.text
+    caplog.clear()

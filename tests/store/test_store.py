@@ -1,0 +1,337 @@
+"""Stores as a whole: making one, who may open it, and what opening does."""
+
+import contextlib
+import errno
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import (
+    CorruptIndex,
+    ModelfsError,
+    NotAStore,
+    StoreBusy,
+    StoreReadOnly,
+    UnsupportedFormat,
+)
+from modelfs.store import index as index_module
+from modelfs.store import store as store_module
+from modelfs.store.check import check
+from modelfs.store.index import Index
+from modelfs.store.pack import PAGE
+from modelfs.store.store import FORMAT_FILE, SUPERBLOCK, Store, make_store
+from modelfs.store.tables import ROOT, PackId, Table, number_key
+from tests.store.stores import (
+    CHUNK,
+    FOLDER,
+    ME,
+    Box,
+    check_closed,
+    content_of,
+    new_file,
+    noise,
+    pack_path,
+    run_apart,
+    stored_file,
+)
+
+HOLD = """
+import sys
+from pathlib import Path
+from modelfs.store.store import Store
+store = Store(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+store.abandon()
+"""
+
+
+# -- making
+
+
+def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
+    """A store that was just made is sound, holds the root, and is its owner's alone."""
+    make_store(tmp_path / "new")
+    assert check_closed(tmp_path / "new") == []
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    with Store(tmp_path / "new") as store:
+        assert store.namespace.listing(ROOT, 0, 9) == []
+        assert store.superblock.chunk_size == store_module.CHUNK_SIZE
+        assert store.statistics().files == 0
+
+
+def test_two_stores_hash_differently(tmp_path: Path) -> None:
+    """Each store has an identity and a seed of its own."""
+    blocks = []
+    for name in ("one", "two"):
+        make_store(tmp_path / name)
+        with Store(tmp_path / name) as store:
+            blocks.append(store.superblock)
+    assert blocks[0].uuid != blocks[1].uuid
+    assert blocks[0].hash_seed != blocks[1].hash_seed
+
+
+def test_a_store_is_made_in_an_empty_folder_only(tmp_path: Path) -> None:
+    """A folder with anything in it is left as it is."""
+    (tmp_path / "file").touch()
+    with pytest.raises(NotAStore):
+        make_store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# -- opening
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    """A missing folder, a file, and a folder without the format file are no stores."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing", tmp_path / "file", tmp_path):
+        with pytest.raises(NotAStore):
+            Store(path)
+
+
+@pytest.mark.parametrize("text", ["", "something else", "modelfs store, format x\n"])
+def test_a_format_file_has_to_say_so(folder: Path, text: str) -> None:
+    """What says something else is no store."""
+    (folder / FORMAT_FILE).write_text(text)
+    with pytest.raises(NotAStore):
+        Store(folder)
+
+
+def test_a_newer_format_is_refused(folder: Path) -> None:
+    """A store of a later version is not touched, to read or to write."""
+    (folder / FORMAT_FILE).write_text("modelfs store, format 2\nDo not change anything.\n")
+    for read_only in (False, True):
+        with pytest.raises(UnsupportedFormat):
+            Store(folder, read_only=read_only)
+
+
+def test_one_process_writes(box: Box) -> None:
+    """A second one is told that the store is in use; readers are welcome."""
+    script = """
+import sys
+from pathlib import Path
+from modelfs.errors import StoreBusy
+from modelfs.store.check import check
+from modelfs.store.store import Store
+try:
+    Store(Path(sys.argv[1]))
+except StoreBusy as exc:
+    print("busy")
+with Store(Path(sys.argv[1]), read_only=True) as store:
+    print(len(store.namespace.listing(1, 0, 9)), check(store, data=True))
+"""
+    stored_file(box.store, b"f", noise(CHUNK))
+    assert run_apart(script, box.path).splitlines() == ["busy", "1 []"]
+
+
+def test_a_killed_writer_holds_no_lock(folder: Path) -> None:
+    """The lock is gone with its process, however that ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        with pytest.raises(StoreBusy):
+            Store(folder)
+        process.kill()
+    with Store(folder) as store:
+        assert check(store) == []
+
+
+def test_a_store_that_could_not_be_opened_is_not_locked(folder: Path) -> None:
+    """After an error while opening, the store can be opened once that is mended."""
+    index = Index(folder / "index")
+    block = index.get(Table.META, SUPERBLOCK)
+    assert block is not None
+    with index.change():
+        index.delete(Table.META, SUPERBLOCK)
+    index.commit()
+    index.close()
+    for _ in range(2):
+        with pytest.raises(CorruptIndex):
+            Store(folder)
+    index = Index(folder / "index")
+    with index.change():
+        index.put(Table.META, SUPERBLOCK, block)
+    index.commit()
+    index.close()
+    Store(folder).close()
+
+
+def test_a_reader_changes_nothing(folder: Path) -> None:
+    """Opened for reading, a store refuses changes and its files stay as they are."""
+    with Store(folder) as store:
+        inode = stored_file(store, b"f", noise(CHUNK))
+        staged = new_file(store, b"g", b"staged")
+        store.flush(staged)
+        store.commit()
+    (folder / "packs" / "00000099.pack").write_bytes(b"left by a crash")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with Store(folder, read_only=True) as store:
+        assert content_of(store, inode) == noise(CHUNK)
+        assert content_of(store, staged) == b"staged"
+        with pytest.raises(StoreReadOnly):
+            store.namespace.create(ROOT, b"new", FOLDER, ME)
+        assert check(store, data=True) == []
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {path.name for path in before if after[path] != before[path]} <= {"lock.mdb"}
+
+
+# -- crashes
+
+
+def test_a_crash_takes_back_what_no_commit_had(box: Box) -> None:
+    """Names and chunks since the last commit are gone, with the bytes in packs."""
+    kept = stored_file(box.store, b"kept", noise(CHUNK, 1))
+    size = pack_path(box.store.packs, 1).stat().st_size
+    lost = new_file(box.store, b"lost", noise(CHUNK, 2))
+    box.store.ingest_file(lost)
+    assert pack_path(box.store.packs, 1).stat().st_size > size
+    store = box.crash()
+    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
+    assert content_of(store, kept) == noise(CHUNK, 1)
+    assert pack_path(store.packs, 1).stat().st_size == size
+
+
+def test_a_pack_that_no_commit_had_is_removed(box: Box) -> None:
+    """A pack that was begun and not committed goes when the store is opened."""
+    inode = new_file(box.store, b"f", noise(CHUNK))
+    box.store.commit()
+    box.store.ingest_file(inode)
+    assert box.store.packs.numbers() == {PackId(1)}
+    store = box.crash()
+    assert store.packs.numbers() == set()
+    new = stored_file(store, b"new", noise(CHUNK, 1))
+    assert content_of(box.crash(), new) == noise(CHUNK, 1)
+
+
+def test_a_missing_newest_pack_keeps_the_rest_usable(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store opens without its newest pack, says so, and takes new files."""
+    lost = stored_file(box.store, b"lost", noise(CHUNK))
+    path = pack_path(box.store.packs, 1)
+    box.store.close()
+    whole = path.read_bytes()
+    path.unlink()
+    box.store = Store(box.path)
+    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert [each.invariant for each in check(box.store)] == ["pack-file"]
+    with pytest.raises(ModelfsError):
+        content_of(box.store, lost)
+    new = stored_file(box.store, b"new", noise(CHUNK, 1))
+    writer = box.store.writer()
+    writer.finish()
+    box.store.give_up_writer()
+    more = stored_file(box.store, b"more", noise(CHUNK, 2))
+    assert content_of(box.store, new) == noise(CHUNK, 1)
+    assert content_of(box.store, more) == noise(CHUNK, 2)
+    path.write_bytes(whole)
+    assert content_of(box.store, lost) == noise(CHUNK)
+
+
+def test_a_damaged_row_of_staging_keeps_the_rest_usable(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store opens with a damaged staging row, deletes nothing, and fsck names the file."""
+    hurt = new_file(box.store, b"hurt", b"hurt")
+    fine = new_file(box.store, b"fine", b"fine")
+    for inode in (hurt, fine):
+        box.store.flush(inode)
+    key = number_key(hurt) + number_key(0)
+    value = box.store.index.get(Table.STAGED, key)
+    assert value is not None
+    with box.store.index.change():
+        box.store.index.put(Table.STAGED, key, b"damaged")
+    box.store.commit()
+    box.store.abandon()
+    box.store = Store(box.path)
+    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    (finding,) = check(box.store)
+    assert finding.files == (b"/hurt",)
+    assert content_of(box.store, fine) == b"fine"
+    with box.store.index.change():
+        box.store.index.put(Table.STAGED, key, value)
+    box.store.commit()
+    assert content_of(box.crash(), hurt) == b"hurt"
+
+
+# -- commits
+
+
+def test_a_commit_is_in_three_parts(box: Box) -> None:
+    """What changes while a commit is written is not part of it, and is part of the next."""
+    new_file(box.store, b"first")
+    commit = box.store.begin_commit()
+    new_file(box.store, b"second")
+    box.store.write_commit(commit)
+    box.store.end_commit(commit, written=True)
+    box.store.sweep(commit)
+    assert box.store.index.dirty
+    store = box.crash()
+    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"first"]
+
+
+def test_a_failed_commit_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a commit that failed all is as before, and the next one has everything."""
+    inode = new_file(box.store, b"f", b"content")
+
+    def fails(self: Index, changes: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module.Index, "apply", fails)
+        with pytest.raises(OSError, match="error"):
+            box.store.commit()
+    assert box.store.namespace.lookup(ROOT, b"f") == inode
+    assert content_of(box.store, inode) == b"content"
+    box.store.ingest_all()
+    assert content_of(box.crash(), inode) == b"content"
+
+
+def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
+    """A store used as a context is closed in order, or let go of as by a crash."""
+    with Store(folder) as store:
+        new_file(store, b"kept")
+    with contextlib.suppress(KeyError), Store(folder) as store:
+        new_file(store, b"lost")
+        raise KeyError
+    with Store(folder) as store:
+        assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
+
+
+# -- telling
+
+
+def test_statistics_add_up(opened: Store) -> None:
+    """What is shared, stored and staged is counted in bytes."""
+    for name in (b"a", b"b"):
+        stored_file(opened, name, noise(2 * CHUNK))
+    new_file(opened, b"c", b"staged")
+    told = opened.statistics()
+    assert told.files == 3
+    assert told.logical_bytes == 4 * CHUNK + 6
+    assert told.stored_bytes == told.shared_bytes == 2 * CHUNK
+    assert told.chunks == 2
+    assert told.staged_bytes == 6
+    assert told.pending_files == 1
+    assert told.forms == {"plain": {"chunks": 2, "raw_bytes": 2 * CHUNK, "stored_bytes": 2 * CHUNK}}
+    assert told.disk_bytes >= 2 * CHUNK + PAGE
+
+
+def test_collecting_frees_what_nobody_uses(opened: Store) -> None:
+    """After a file is removed and collected, only the rest is stored."""
+    stored_file(opened, b"a", noise(4 * CHUNK, 1))
+    kept = stored_file(opened, b"b", noise(CHUNK, 2))
+    opened.namespace.unlink(ROOT, b"a")
+    assert opened.collect() > 4 * CHUNK
+    assert opened.statistics().stored_bytes == CHUNK
+    assert content_of(opened, kept) == noise(CHUNK, 2)
