@@ -11,7 +11,7 @@ import pytest
 
 from modelfs.cli import unmounting
 from tests.cli.calling import Call
-from tests.mounting import DEADLINE, Mount, modelfs, wait_until
+from tests.mounting import DEADLINE, MODELFS, Mount, modelfs, wait_until
 
 # Answers connections at the control socket of a store, and nothing else.
 DAEMON = """
@@ -104,7 +104,10 @@ def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Pa
     for path in (first, second):
         path.mkdir()
         modelfs("mount", "--read-only", mount.store, path)
-    assert "in use" in call("mount", mount.store, mount.path).error
+    writer = subprocess.run(
+        [*MODELFS, "mount", mount.store, mount.path], capture_output=True, text=True, check=False
+    )
+    assert "in use" in writer.stderr
     assert call("umount", first).code == 0
     assert not os.path.ismount(first)
     assert call("umount", second).code == 0

@@ -357,6 +357,27 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     assert got == [DATA]
 
 
+async def test_read_ahead_of_a_chunk_that_gc_moved(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that gc moved while they were to be made ready are made ready where they are now."""
+    monkeypatch.setattr(reading, "NEAR", CHUNK)
+    inode = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
+    await served.set(inode, size=len(DATA))
+    await served.writeback.settle()
+    prepare = Held(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = await reader_of(served, inode)
+    await served.reader.read(reader, 0, 0)
+    await prepare.reached.wait()
+    await served.writeback.collect()
+    prepare.let_go()
+    await settled(served)
+    threads.calls.clear()
+    assert bytes(await served.reader.read(reader, 0, len(DATA))) == DATA
+    assert threads.calls == []
+
+
 async def test_handle_that_is_not_open(served: Served) -> None:
     """A read of an unknown handle is EINVAL."""
     with refused(errno.EINVAL):

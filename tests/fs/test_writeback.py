@@ -624,6 +624,18 @@ async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.Mo
     assert await served.looked_up(b"more") != 0
 
 
+async def test_creating_waits_not_for_ever(
+    served: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When nothing gets less, creating is slowed down and goes on."""
+    monkeypatch.setattr(writeback, "PENDING_MAX", 2)
+    for number in range(3):
+        await served.written(b"%d" % number, b"x")
+    began = trio.current_time()
+    await served.written(b"more", b"x")
+    assert trio.current_time() - began == pytest.approx(writeback.THROTTLE_SECONDS)
+
+
 # -- the clock
 
 
