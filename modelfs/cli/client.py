@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import click
 
-from modelfs.cli.failure import Failure
+from modelfs.cli.failure import Failure, hinted
 
 SOCKET_NAME: Final = "control.sock"
 CONNECT_SECONDS: Final = 10.0
@@ -64,7 +64,8 @@ class Daemon:
                 if "result" in reply:
                     return _object(reply["result"])
                 if "error" in reply:
-                    raise Failure(f"the daemon of {self._store} says: {reply['error']}")
+                    problem = hinted(str(reply["error"]), reply.get("errno"))
+                    raise Failure(f"the daemon of {self._store} says: {problem}")
                 if progress is not None:
                     progress(*_progress(reply))
         except OSError as exc:

@@ -11,6 +11,7 @@ from modelfs.errors import (
     NotAStore,
     StoreBusy,
     StoreFull,
+    StoreReadOnly,
     UnsupportedFormat,
 )
 
@@ -44,6 +45,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreFull, "free some room on the disk that holds the store"),
     (NotAStore, "`modelfs mkfs` makes a store"),
     (UnsupportedFormat, "install a newer version of modelfs"),
+    (StoreReadOnly, "`modelfs mount --read-only` can show it as it is"),
     (CorruptData, "`modelfs fsck --data` tells how much is damaged"),
 )
 ERRNO_HINTS: Final = {
@@ -60,6 +62,12 @@ def describe(exc: Exception) -> str:
     return " ".join("; ".join(_parts(exc)).split())
 
 
+def hinted(problem: str, number: object) -> str:
+    """Return a problem with what to do about an errno, if there is something."""
+    hint = ERRNO_HINTS.get(number) if isinstance(number, int) else None
+    return problem if hint is None else f"{problem}; {hint}"
+
+
 def _parts(exc: Exception) -> Iterator[str]:
     match exc:
         case Failure():
@@ -69,9 +77,8 @@ def _parts(exc: Exception) -> Iterator[str]:
             yield from (hint for kind, hint in HINTS if isinstance(exc, kind))
         case OSError():
             what = exc.strerror or str(exc)
-            yield f"{exc.filename}: {what}" if exc.filename is not None else what
-            if exc.errno in ERRNO_HINTS:
-                yield ERRNO_HINTS[exc.errno]
+            said = f"{exc.filename}: {what}" if exc.filename is not None else what
+            yield hinted(said, exc.errno)
         case _:
             yield f"bug: {type(exc).__name__}: {exc}"
             yield "set MODELFS_DEBUG=1 to see where, and please report it"

@@ -8,6 +8,7 @@ from importlib import import_module, metadata
 from typing import Final
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from modelfs.cli import logs
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
@@ -98,6 +99,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; what went wrong is one line on stderr."""
     try:
         code = cli.main(list(arguments), prog_name="modelfs", standalone_mode=False)
+    except NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        return Code.USAGE
     except click.UsageError as exc:
         return _refuse(exc)
     except (click.Abort, KeyboardInterrupt):

@@ -98,7 +98,7 @@ class Control:
         except ModelfsError as exc:
             return {"error": str(exc), "errno": exc.errno}
         except OSError as exc:
-            return {"error": str(exc), "errno": exc.errno or errno.EIO}
+            return {"error": exc.strerror or str(exc), "errno": exc.errno or errno.EIO}
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
         except Exception as exc:

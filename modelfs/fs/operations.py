@@ -11,9 +11,10 @@ The kernel serialises writes and truncations of one file, checks permissions
 what it does not know, or is not allowed to know, such as anything that lasts.
 """
 
+import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pyfuse3
@@ -32,7 +33,13 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from modelfs.errors import InvalidArgument, NotFound, NotPermitted, StoreReadOnly
+from modelfs.errors import (
+    CorruptIndex,
+    InvalidArgument,
+    NotFound,
+    NotPermitted,
+    StoreReadOnly,
+)
 from modelfs.fs.attributes import (
     change_of,
     entry_of,
@@ -49,6 +56,8 @@ from modelfs.fs.writing import Writer
 from modelfs.store.namespace import Owner
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber
+
+log = logging.getLogger(__name__)
 
 # Answered by every file, listed by none: tells which store a path belongs to.
 STORE_ATTRIBUTE: Final = b"user.modelfs.store"
@@ -180,22 +189,11 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        folder = self._handles[fh].inode
-        if not self._store.nodes.get(folder).nlink:
-            return  # removed while it was open
-        for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
-            if start_id < cookie:
-                node = self._store.nodes.get(self._store.namespace.lookup(folder, name))
-                if not pyfuse3.readdir_reply(token, FileNameT(name), entry_of(node), cookie):
-                    return
-        after = max(start_id, DOT_DOT_COOKIE)
-        while page := self._store.namespace.listing(folder, after, READDIR_PAGE):
-            for cookie, name, inode in page:
-                entry = entry_of(self._store.contents.node(inode))
-                if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
-                    return
+        for cookie, name, entry, inode in self._listed(self._handles[fh].inode, start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
+                return
+            if inode is not None:
                 self._handles.remember(inode)
-                after = cookie
 
     @silent
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -322,6 +320,27 @@ class Operations(pyfuse3.Operations):
         owner = Owner(ctx.uid, ctx.gid)
         node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
         return self._remembered(node.inode)
+
+    def _listed(
+        self, folder: InodeNumber, after: int
+    ) -> Iterator[tuple[int, bytes, EntryAttributes, InodeNumber | None]]:
+        # Cookie, name and attributes of each entry, and the inode if the kernel will count it.
+        if not self._store.nodes.get(folder).nlink:
+            return  # removed while it was open
+        for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
+            if after < cookie:
+                node = self._store.nodes.get(self._store.namespace.lookup(folder, name))
+                yield cookie, name, entry_of(node), None
+        after = max(after, DOT_DOT_COOKIE)
+        while page := self._store.namespace.listing(folder, after, READDIR_PAGE):
+            for after, name, inode in page:
+                try:
+                    entry = entry_of(self._store.contents.node(inode))
+                except (NotFound, CorruptIndex) as exc:
+                    # One damaged entry must not hide all others, nor keep them from removal.
+                    log.error("%s is not listed: %s", os.fsdecode(name), exc)
+                else:
+                    yield after, name, entry, inode
 
     def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
         handle = self._handles.open(inode, writable=_wants_to_write(flags))

@@ -136,8 +136,8 @@ class Writeback:
         while (flush := self._store.intake.begin_flush(inode)) is not None:
             try:
                 await self._run(partial(self._store.staging.sync, inode, flush.windows))
-            except OSError:
-                self._store.intake.fail_flush(flush)
+            except OSError as exc:
+                self._store.intake.fail_flush(flush, exc)
                 raise
             if self._store.intake.finish_flush(flush):
                 return

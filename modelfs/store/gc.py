@@ -92,7 +92,7 @@ class Collector:
         for chunk, record in self._live(pack):
             try:
                 writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
-            except CorruptChunk as exc:
+            except (CorruptChunk, CorruptPack) as exc:
                 log.error("pack %d is kept: %s", pack, exc)
 
     def retire(self, pack: PackId) -> int:

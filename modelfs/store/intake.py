@@ -10,6 +10,7 @@ import errno
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from modelfs.store.chunker import Piece
@@ -24,6 +25,7 @@ from modelfs.store.records import Extent, Inode, PackRow
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.staging import WINDOW, StagedFile, Staging, Window
 from modelfs.store.tables import (
+    KEY_MAX,
     InodeNumber,
     Table,
     number_key,
@@ -36,6 +38,8 @@ from modelfs.store.writer import Written
 
 # Extents removed in one go, so that no request waits long.
 TRIM_SLICE: Final = 250
+# What fdatasync(2) says when it has given up on bytes; not, say, that no descriptor was free.
+LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 # Tensor rows changed in one go.
 ROWS_SLICE: Final = 1000
 
@@ -100,13 +104,15 @@ class Intake:
             raise OSError(errno.EIO, f"what was written to inode {inode} could not be stored")
         return Flush(staged, staged.copy(), tuple(staged.superseded), time.monotonic())
 
-    def fail_flush(self, flush: Flush) -> None:
+    def fail_flush(self, flush: Flush, why: OSError) -> None:
         """Note that the windows of a flush could not be made durable.
 
         The kernel tells of a page that it could not write once, and then takes it for clean. So
         no later flush of the same bytes may say that they are durable, and ingest may not read
         them again: until the file is written anew, its fsync fails.
         """
+        if why.errno not in LOST:
+            return
         for window in flush.windows:
             now = flush.staged.windows.get(window.number)
             if now is not None and now.generation == window.generation:
@@ -131,7 +137,7 @@ class Intake:
                     node, size=frozen.size, mtime_ns=frozen.mtime_ns, ctime_ns=_ctime(node, frozen)
                 )
             )
-            self._staging.record_visible(frozen)
+            self._conceal(staged.inode, frozen.visible)
             for window in flush.windows:
                 self._staging.record(staged.inode, window, window.ranges)
             self._drop_superseded(staged, flush.superseded)
@@ -200,12 +206,14 @@ class Intake:
         with self._index.change():
             if staged is not None:
                 self._admit(staged)
-            reached = self._apply(step, staged)
+            self._apply(step, staged)
             if staged is not None:
-                self._advance(staged, min(reached, staged.size))
+                replaced = self._replaced(step, staged)
+                self._advance(staged, replaced)
+                self._conceal(staged.inode, staged.visible)
                 # Last: what is dropped from memory does not come back if the change fails.
                 self._drop_superseded(staged, staged.superseded)
-                self._staging.drop(staged, self._replaced(step, staged))
+                self._staging.drop(staged, replaced)
         if staged is not None:
             _admitted(staged)
         walk.position = step.stop
@@ -244,8 +252,7 @@ class Intake:
         with self._index.change():
             self._admit(staged)
             done = self._maps.trim(inode, staged.visible, TRIM_SLICE)
-            if done:
-                self._index.delete(Table.TRIMS, number_key(inode))
+            self._conceal(inode, None if done else staged.visible)
             self._drop_superseded(staged, staged.superseded)
         _admitted(staged)
         if done:
@@ -258,23 +265,27 @@ class Intake:
         node = self._nodes.get(staged.inode)
         if staged.least < node.size:
             self._nodes.put(dataclasses.replace(node, size=staged.least))
-        self._staging.record_visible(staged)
 
-    def _apply(self, step: Step, staged: StagedFile | None) -> int:
-        # Puts what is not stale into the map, and returns how far the file is durable with it.
+    def _conceal(self, inode: InodeNumber, visible: int | None) -> None:
+        # Says from where on the map is not to be seen: behind a truncation, and behind the size
+        # that a crash would leave, should the file then be made longer.
+        size = self._nodes.get(inode).size
+        behind = next(self._maps.overlapping(inode, size, KEY_MAX), None)
+        edges = (visible, None if behind is None else size)
+        self._staging.record_visible(inode, min((e for e in edges if e is not None), default=None))
+
+    def _apply(self, step: Step, staged: StagedFile | None) -> None:
+        # Puts what is not stale into the map.
         walk = step.walk
-        reached = step.stop
         missing: list[Extent | Piece] = [*step.unfinished]
         for extent in step.extents:
             if self._is_stale(walk, staged, extent):
                 missing.append(extent)
             else:
                 self._maps.replace(walk.inode, extent.start, extent.stop, [extent])
-                reached = max(reached, extent.stop)
         for piece in missing:
             # All windows of it: none may be dropped without its part of the piece.
             walk.skipped.update(_windows_of(piece.start, piece.stop))
-        return min([reached, *(piece.start for piece in missing)])
 
     def _is_stale(self, walk: Pass, staged: StagedFile | None, extent: Extent) -> bool:
         # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
@@ -300,10 +311,14 @@ class Intake:
             and not window.writing
         ]
 
-    def _advance(self, staged: StagedFile, reached: int) -> None:
-        # What was ingested is durable with the next commit, so the size may say so.
+    def _advance(self, staged: StagedFile, replaced: list[Window]) -> None:
+        # What was ingested is durable with the next commit, so the size may say so, up to where
+        # the first bytes are that only lie in a window.
         node = self._nodes.get(staged.inode)
-        if node.size < (size := min(staged.size, reached)):
+        numbers = staged.windows.keys() - {window.number for window in replaced}
+        waiting = (staged.windows[number].ranges.within(node.size, KEY_MAX) for number in numbers)
+        size = min([staged.size, *(low for ranges in waiting for low, _ in islice(ranges, 1))])
+        if node.size < size:
             self._nodes.put(dataclasses.replace(node, size=size))
 
     def _release(self, inode: InodeNumber) -> None:
@@ -322,6 +337,7 @@ class Intake:
                 node, size=staged.size, mtime_ns=staged.mtime_ns, ctime_ns=_ctime(node, staged)
             )
         )
+        self._conceal(inode, None)
         self._staging.release(inode)
 
     def _drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:

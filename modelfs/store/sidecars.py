@@ -13,9 +13,9 @@ from modelfs.errors import CorruptData
 from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
 from modelfs.store.index import Index
-from modelfs.store.namespace import NAME_MAX
+from modelfs.store.namespace import NAME_MAX, Namespace
 from modelfs.store.nodes import Nodes
-from modelfs.store.records import Dentry, Listed
+from modelfs.store.records import Dentry
 from modelfs.store.tables import (
     InodeNumber,
     Table,
@@ -24,7 +24,6 @@ from modelfs.store.tables import (
     prefix_end,
     request_value,
     sidecar_key,
-    triple_key,
 )
 
 Place = tuple[InodeNumber, bytes]  # folder and name
@@ -36,24 +35,17 @@ MODELS_MAX = 16
 class Sidecars:
     """Which model's tensors are in which data file. Reading is for any thread."""
 
-    def __init__(self, index: Index, nodes: Nodes) -> None:
+    def __init__(self, index: Index, nodes: Nodes, namespace: Namespace) -> None:
         self._index = index
         self._nodes = nodes
-
-    def places_of(self, inode: InodeNumber) -> Iterator[Place]:
-        """Yield every folder and name of an inode."""
-        start, stop = triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0)
-        for key, _ in self._index.pages(Table.PARENTS, start, stop):
-            folder, cookie = key[8:16], key[16:24]
-            if (line := self._index.get(Table.LISTING, folder + cookie)) is not None:
-                yield InodeNumber(int.from_bytes(folder, "big")), Listed.from_bytes(line).name
+        self._namespace = namespace
 
     def named_by(self, model: InodeNumber, layout: Layout) -> set[Place]:
         """Return the places of the data files that a model's layout names."""
         locations = {external.location for external in layout.external}
         return {
             place
-            for folder, _ in self.places_of(model)
+            for folder, _ in self._namespace.names_of(model)
             for location in locations
             if (place := self._resolve(folder, location)) is not None
         }
@@ -68,7 +60,8 @@ class Sidecars:
 
     def models_naming(self, data: InodeNumber) -> set[InodeNumber]:
         """Return the models that name a data file, by any of its names."""
-        return {model for place in self.places_of(data) for model in self._models_of(place)}
+        places = self._namespace.names_of(data)
+        return {model for place in places for model in self._models_of(place)}
 
     def layout_of(
         self, data: InodeNumber, size: int, models: Mapping[InodeNumber, tuple[ReadAt, int]]
@@ -80,10 +73,10 @@ class Sidecars:
             size: its length, in bytes.
             models: for each model that names it, how to read it, and its size.
         """
-        places = set(self.places_of(data))
+        places = set(self._namespace.names_of(data))
         spans: list[TensorSpan] = []
         for model, (read_at, model_size) in models.items():
-            folders = [folder for folder, _ in self.places_of(model)]
+            folders = [folder for folder, _ in self._namespace.names_of(model)]
             spans.extend(
                 external.span
                 for external in _externals(read_at, model_size)

@@ -247,11 +247,12 @@ class Staging:
         row = StagedWindow(window.generation, ranges)
         self._index.put(Table.STAGED, pair_key(inode, window.number), row.to_bytes())
 
-    def record_visible(self, staged: StagedFile) -> None:
-        if staged.visible is None:
-            self._index.delete(Table.TRIMS, number_key(staged.inode))
+    def record_visible(self, inode: InodeNumber, visible: int | None) -> None:
+        """Put into the index from where on an inode's map is not to be seen; None: nowhere."""
+        if visible is None:
+            self._index.delete(Table.TRIMS, number_key(inode))
         else:
-            self._index.put(Table.TRIMS, number_key(staged.inode), number_key(staged.visible))
+            self._index.put(Table.TRIMS, number_key(inode), number_key(visible))
 
     # -- opening and closing a store
 

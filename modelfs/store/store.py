@@ -202,7 +202,7 @@ class Store:
         self.contents = Contents(self.nodes, locator, self.chunks, self.packs, self.staging)
         self.namespace = Namespace(self.index, self.totals, self.nodes)
         self.attributes = Attributes(self.index, self.nodes, self.staging)
-        self.sidecars = Sidecars(self.index, self.nodes)
+        self.sidecars = Sidecars(self.index, self.nodes, self.namespace)
         tensors = TensorTable(self.index)
         twins = Twins(self.index, self.nodes, tensors, self.superblock.hash_seed)
         self.ingest = Ingest(
@@ -319,8 +319,8 @@ class Store:
         while (flush := self.intake.begin_flush(inode)) is not None:
             try:
                 self.staging.sync(inode, flush.windows)
-            except OSError:
-                self.intake.fail_flush(flush)
+            except OSError as exc:
+                self.intake.fail_flush(flush, exc)
                 raise
             if self.intake.finish_flush(flush):
                 return

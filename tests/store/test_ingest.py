@@ -190,6 +190,8 @@ class Files(RuleBasedStateMachine):
     def end_pass(self, walk: Pass) -> None:
         if walk.layout is None and self.store.nodes.find(walk.inode) is not None:
             self.store.ingest.plan_empty(walk, self.store.contents.snapshot(walk.inode))
+        while not self.store.intake.note_tensors(walk):
+            pass
         self.store.intake.end_pass(walk)
 
     @rule()
