@@ -172,9 +172,10 @@ class Index:
     def pinned(self) -> Iterator[None]:
         """Let all reads inside see one commit, whatever another process commits. One thread.
 
-        On an index that is open for writing this pins nothing: the changes are its owner's.
+        On an index that is open for writing this pins nothing: the changes are its owner's. Inside
+        another such block it is part of that.
         """
-        if not self._read_only:
+        if not self._read_only or self._pin is not None:
             yield
             return
         with self._env.begin() as snapshot:

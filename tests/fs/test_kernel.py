@@ -30,7 +30,7 @@ def test_read_ahead_that_is_not_allowed(
     tmp_path: Path, read_ahead: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who may not raise it goes on without, and the log has the line that root can use."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="modelfs")
     raise_read_ahead(tmp_path)
     assert f"echo {READ_AHEAD_KIB} > {read_ahead}" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.INFO]

@@ -59,7 +59,7 @@ ACTS: st.SearchStrategy[Act] = st.one_of(
 )
 OTHERS = st.lists(ACTS, max_size=4)
 STEPS = settings(
-    max_examples=250,
+    max_examples=150,
     stateful_step_count=50,
     deadline=None,
     phases=[Phase.generate, Phase.shrink],
