@@ -7,8 +7,8 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-# How much the kernel reads ahead, and so how large its reads are; its default is 128 KiB.
-# tools/bench_read.py --read-ahead compares.
+# How much the kernel reads ahead, and so how large its reads are: with its default of 128 KiB it
+# sends eight requests for what could be one.
 READ_AHEAD_KIB: Final = 2048
 
 
