@@ -1,6 +1,8 @@
 """What the owner's half of ingest does when files change between its steps."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 
@@ -337,3 +339,58 @@ def test_an_empty_file_is_plain(opened: Store) -> None:
     assert opened.nodes.get(inode).format is Format.PLAIN
     opened.collect()
     assert list(opened.index.pages(Table.CHUNKS)) == []
+
+
+class Changing:
+    """A file that is written and cut at random, and what it should be."""
+
+    def __init__(self, store: Store, size: int) -> None:
+        self.store = store
+        self.size = size
+        self.content = bytearray(noise(size))
+        self.inode = new_file(store, b"f", bytes(self.content))
+        self._random = Random(7)
+
+    def change(self) -> None:
+        at = self._random.randrange(self.size - 500)
+        data = self._random.randbytes(self._random.randrange(1, 500))
+        self.store.contents.write(self.inode, at, data)
+        self.content.extend(bytes(max(0, at + len(data) - len(self.content))))
+        self.content[at : at + len(data)] = data
+        if self._random.random() < 0.05:
+            size = self._random.randrange(self.size)
+            self.store.contents.truncate(self.inode, size)
+            self.content[:] = self.content[:size].ljust(size, b"\0")
+
+    def check(self) -> None:
+        assert content_of(self.store, self.inode) == bytes(self.content)
+
+
+def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
+    """Ingest a file on another thread while it is changed on this one."""
+    store = file.store
+    while not store.intake.trim(file.inode):
+        pass
+    walk = store.intake.begin_pass(file.inode, complete=True)
+    while (step := store.intake.begin_step(walk)) is not None:
+        writer = store.writer()
+        running = pool.submit(store.ingest.run, step, writer)
+        file.change()
+        while not running.done():
+            file.change()
+        assert running.result()
+        store.intake.take_written(writer.finish())
+        store.intake.finish_step(step)
+        file.check()
+    store.intake.end_pass(walk)
+
+
+def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
+    """Chunking on one thread while the owner writes, cuts and reads on another loses no byte."""
+    file = Changing(opened, 6 * WINDOW)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(30):
+            pass_beside(file, pool)
+    opened.ingest_all()
+    file.check()
+    opened.collect()
