@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -34,9 +35,19 @@ from tests.store.stores import (
 SMALL = 8192  # bytes of a window here: files of a few chunks have several
 NAMES = [b"a", b"b"]
 # Few places and few contents: the interesting bugs are at edges and in equal chunks.
-EDGES = st.sampled_from([0, 100, 4095, 8192, 10_000, 20_000])
-SIZES = st.sampled_from([100, 4096, 9000, 24_576])
-SEEDS = st.integers(0, 3)
+EDGES = [0, 100, 4095, 8192, 10_000, 20_000]
+SIZES = [100, 4096, 9000, 24_576]
+HALVES = [
+    "flush",
+    "commit",
+    "begin_flush",
+    "end_flush",
+    "begin_commit",
+    "end_commit",
+    "fail_commit",
+    "replace",
+    "remove_dead",
+]
 MODELS = [
     model_of(noise(5000, 1), noise(300, 2), noise(9000, 3)),
     model_of(noise(9000, 3), noise(20, 4), noise(5000, 1), note="n" * 5000),
@@ -44,22 +55,18 @@ MODELS = [
 ]
 # What may happen at any time, with its arguments.
 Act = tuple[str, *tuple[int, ...]]
+WRITE = (st.sampled_from(EDGES), st.sampled_from(SIZES), st.integers(0, 3))
 ACTS: st.SearchStrategy[Act] = st.one_of(
-    st.tuples(st.just("write"), EDGES, SIZES, SEEDS),
-    st.tuples(st.just("write"), EDGES, SIZES, SEEDS),
-    st.tuples(st.just("truncate"), EDGES),
-    st.tuples(st.just("truncate"), EDGES),
+    st.tuples(st.just("write"), *WRITE),
+    st.tuples(st.just("truncate"), WRITE[0]),
     st.tuples(st.just("write_model"), st.integers(0, len(MODELS) - 1)),
-    st.tuples(st.just("begin_write"), EDGES, SIZES, SEEDS),
-    st.tuples(st.sampled_from(["end_write", "replace", "remove_dead"])),
-    st.tuples(st.sampled_from(["flush", "commit", "begin_flush", "end_flush"])),
-    st.tuples(st.sampled_from(["begin_commit", "end_commit", "fail_commit"])),
-    st.tuples(st.just("fsync")),
-    st.tuples(st.just("crash")),
+    st.tuples(st.just("begin_write"), *WRITE),
+    st.tuples(st.sampled_from(["end_write", "fsync", "crash"])),
+    st.tuples(st.sampled_from(HALVES)),
 )
 OTHERS = st.lists(ACTS, max_size=4)
 STEPS = settings(
-    max_examples=150,
+    max_examples=60,
     stateful_step_count=50,
     deadline=None,
     phases=[Phase.generate, Phase.shrink],
@@ -362,3 +369,46 @@ def test_files_keep_their_bytes() -> None:
     with pytest.MonkeyPatch.context() as patch:
         small_windows(patch, SMALL)
         run_state_machine_as_test(Files, settings=STEPS)
+
+
+def any_act(random: Random) -> Act:
+    edge, size = random.choice(EDGES), random.choice(SIZES)
+    match random.randrange(8):
+        case 0 | 1:
+            return "write", edge, size, random.randrange(4)
+        case 2 | 3:
+            return "truncate", edge
+        case 4:
+            return "write_model", random.randrange(len(MODELS))
+        case 5:
+            return "begin_write", edge, size, random.randrange(4)
+        case 6:
+            return (random.choice(["end_write", "fsync", "crash"]),)
+        case _:
+            return (random.choice(HALVES),)
+
+
+def any_round(files: Files, random: Random) -> None:
+    """Do one thing to a file, or ingest it while other things happen."""
+    name = random.choice(NAMES)
+    if random.random() < 0.5:
+        files.act(name, any_act(random))
+    elif random.random() < 0.9:
+        gaps = [[any_act(random) for _ in range(random.randrange(3))] for _ in range(4)]
+        fails = random.random() < 0.05
+        files.ingest(name=name, complete=random.random() < 0.7, gaps=gaps, fails=fails)
+    else:
+        random.choice([files.collect, files.reopen])()
+    files.reads_what_was_written()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_files_keep_their_bytes_for_long(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, without a search for the shortest failure, and so of many more steps."""
+    small_windows(monkeypatch, SMALL)
+    random = Random(seed)
+    for _ in range(60):
+        files = Files()
+        for _ in range(40):
+            any_round(files, random)
+        files.teardown()
