@@ -219,6 +219,20 @@ def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
     assert content_of(store, inode) in (data, data[:WINDOW])
 
 
+def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
+    """Of two flushes of a file, the one that began first and ended last changes nothing."""
+    store = box.store
+    inode = new_file(store, b"f", b"old")
+    older = store.intake.begin_flush(inode)
+    assert older is not None
+    store.contents.write(inode, 0, b"newer, and longer")
+    durable(store, inode)
+    store.staging.sync(inode, older.windows)
+    assert not store.intake.finish_flush(older)
+    store.commit()
+    assert content_of(box.crash(), inode) == b"newer, and longer"
+
+
 def test_a_flush_survives_an_ingest_that_was_faster(opened: Store) -> None:
     """Syncing windows that became chunks meanwhile, and whose files are gone, is no error."""
     inode = new_file(opened, b"f", noise(CHUNK))

@@ -407,7 +407,7 @@ def test_files_keep_their_bytes_for_long(seed: int, monkeypatch: pytest.MonkeyPa
     """The same, without a search for the shortest failure, and so of many more steps."""
     small_windows(monkeypatch, SMALL)
     random = Random(seed)
-    for _ in range(60):
+    for _ in range(100):
         files = Files()
         for _ in range(40):
             any_round(files, random)
