@@ -9,7 +9,7 @@ import click
 from modelfs.cli.failure import Failure
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import is_store
-from modelfs.store.store import CHUNK_SIZE, make_store
+from modelfs.store.making import CHUNK_SIZE, make_store
 
 CHUNK_SIZE_MIN: Final = 4096
 CHUNK_SIZE_MAX: Final = 1 << 30

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.cli.failure import Failure
-from modelfs.store.store import FORMAT_FILE, FORMAT_TEXT
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT
 
 # Every file of a mount answers this attribute with its store's path.
 STORE_ATTRIBUTE: Final = "user.modelfs.store"

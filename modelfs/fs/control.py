@@ -80,7 +80,7 @@ class Control:
 
     async def _hold(self, stream: trio.SocketStream, line: bytes) -> None:
         # Held before it is said to be, and until the client hangs up.
-        async with self._writeback.held():
+        async with self._writeback.appending.held():
             reply = await self._reply(stream, line)
             await _send(stream, reply)
             while "result" in reply and await stream.receive_some():
@@ -113,7 +113,7 @@ class Control:
 
     async def _commit(self, request: Request, progress: Progress) -> Reply:
         # So that no pack is deleted any more that the last commit did not mention.
-        await self._writeback.commit()
+        await self._writeback.durability.commit()
         return {}
 
     async def _stats(self, request: Request, progress: Progress) -> Reply:
@@ -121,14 +121,14 @@ class Control:
         return asdict(self._store.statistics(disk))
 
     async def _sync(self, request: Request, progress: Progress) -> Reply:
-        await self._writeback.take_mapped_pages(self._mountpoint)
-        await self._writeback.settle(progress)
+        await self._writeback.durability.take_mapped_pages(self._mountpoint)
+        await self._writeback.ingesting.settle(progress)
         return {}
 
     async def _gc(self, request: Request, progress: Progress) -> Reply:
         if request.get("dry_run"):
             return {**asdict(self._store.collector.survey()), "dry_run": True}
-        return {**asdict(await self._writeback.collect()), "dry_run": False}
+        return {**asdict(await self._writeback.collecting.collect()), "dry_run": False}
 
     async def _inspect(self, request: Request, progress: Progress) -> Reply:
         inode = request.get("inode")

@@ -130,7 +130,7 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 notify_manager("STOPPING=1")
-                await self._writeback.take_mapped_pages(self._options.mountpoint)
+                await self._writeback.durability.take_mapped_pages(self._options.mountpoint)
                 pyfuse3.terminate()
 
 

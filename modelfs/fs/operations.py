@@ -168,17 +168,17 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~KNOWN_RENAME_FLAGS:
             raise InvalidArgument(f"rename flags {flags:#x}")
-        await self._writeback.before_rename()
+        await self._writeback.durability.before_rename()
         old = InodeNumber(parent_inode_old), name_old
         new = InodeNumber(parent_inode_new), name_new
         if is_exchange(flags):
             self._store.namespace.exchange(old, new)
-            self._writeback.replaced(self._store.namespace.lookup(*old))
-            self._writeback.replaced(self._store.namespace.lookup(*new))
+            self._writeback.durability.replaced(self._store.namespace.lookup(*old))
+            self._writeback.durability.replaced(self._store.namespace.lookup(*new))
             return
         replaced = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
         if replaced is not None:
-            self._writeback.replaced(self._store.namespace.lookup(*new))
+            self._writeback.durability.replaced(self._store.namespace.lookup(*new))
             self._reap_if_gone(replaced)
 
     # -- directories
@@ -201,7 +201,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._writeback.commit()
+        await self._writeback.durability.commit()
 
     # -- attributes
 
@@ -267,7 +267,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        await self._writeback.before_create()
+        await self._writeback.ingesting.before_create()
         entry = self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags), entry
 
@@ -294,7 +294,7 @@ class Operations(pyfuse3.Operations):
         # libfuse tells the kernel to leave this to us (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(inode)
         written = await self._writer.write(inode, off, buf)
-        self._writeback.wrote(inode, off, off + written)
+        self._writeback.ingesting.wrote(inode, off, off + written)
         return written
 
     # No `flush`: the kernel sends dirty pages on close before it would ask, and stops asking after
@@ -302,14 +302,14 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._writeback.flush(self._handles[fh].inode)
-        await self._writeback.commit()
+        await self._writeback.durability.flush(self._handles[fh].inode)
+        await self._writeback.durability.commit()
 
     @silent
     async def release(self, fh: FileHandleT) -> None:
         closed = self._handles.close(fh)
         if closed.writable and not self._handles.being_written(closed.inode):
-            self._writeback.closed(closed.inode)
+            self._writeback.ingesting.closed(closed.inode)
 
     # -- helpers
 
@@ -356,12 +356,12 @@ class Operations(pyfuse3.Operations):
             return
         node = self._store.nodes.find(inode)
         if node is not None and not node.nlink:
-            self._writeback.unreachable(inode)
+            self._writeback.collecting.unreachable(inode)
 
     def _truncate(self, inode: InodeNumber, size: int) -> None:
         self._store.contents.truncate(inode, size)
         if not self._handles.being_written(inode):
-            self._writeback.closed(inode)
+            self._writeback.ingesting.closed(inode)
 
     def _check_writable(self) -> None:
         if self._store.read_only:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from modelfs.errors import CorruptIndex
+from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.records import (
     Chunk,
     Dentry,
@@ -18,7 +19,6 @@ from modelfs.store.records import (
     Superblock,
     TensorRow,
 )
-from modelfs.store.store import SUPERBLOCK
 from modelfs.store.tables import ChunkId, Table, number_of, pair_of
 
 

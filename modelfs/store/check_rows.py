@@ -8,9 +8,9 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.store.check_decode import DECODERS, decode_meta, decode_window
 from modelfs.store.check_view import Finding, Severity, View
+from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.records import FORMAT_VERSION, StagedWindow
 from modelfs.store.staging import WINDOW, window_name
-from modelfs.store.store import SUPERBLOCK
 from modelfs.store.tables import (
     KEY_MAX,
     ROOT,

@@ -250,20 +250,11 @@ class Packs:
         except CorruptPack:
             return False
 
-    def cut(self, tail: Tail) -> bool:
-        """Cut off what lies behind `tail`, which was never committed.
-
-        Returns:
-            False if the pack ends before, and so is damaged: nothing is to be appended to it.
-        """
-        try:
-            file = self.descriptor(tail.pack)
-        except CorruptPack:
-            return False
-        size = os.fstat(file.fd).st_size
-        if size > tail.stop:
+    def cut(self, tail: Tail) -> None:
+        """Cut off what lies behind `tail`, which was never committed."""
+        file = self.descriptor(tail.pack)
+        if os.fstat(file.fd).st_size > tail.stop:
             os.ftruncate(file.fd, tail.stop)
-        return size >= tail.stop
 
     def close(self) -> None:
         self._files.clear()

@@ -8,27 +8,23 @@ opened while another process writes.
 import fcntl
 import logging
 import os
-import secrets
-import stat
-import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
-from modelfs.errors import (
-    CorruptIndex,
-    NotAStore,
-    NotFound,
-    StoreBusy,
-    StoreReadOnly,
-    UnsupportedFormat,
-)
-from modelfs.formats.layout import Format
 from modelfs.store.attributes import Attributes
 from modelfs.store.chunks import Chunks
 from modelfs.store.content import Contents
 from modelfs.store.filemap import FileMaps
+from modelfs.store.folder import (
+    INDEX,
+    PACKS,
+    STAGING,
+    check_format,
+    check_index,
+    lock,
+    read_superblock,
+)
 from modelfs.store.gc import Collector
 from modelfs.store.index import Batch, Index
 from modelfs.store.ingest import Ingest
@@ -36,35 +32,21 @@ from modelfs.store.intake import Intake, Parts
 from modelfs.store.locator import Locator
 from modelfs.store.namespace import Namespace
 from modelfs.store.nodes import Nodes
-from modelfs.store.pack import PACK_SIZE, Packs, Tail, sync_folder
+from modelfs.store.pack import Packs
 from modelfs.store.pagecache import CAPACITY, PageCache
 from modelfs.store.reaper import Reaper
-from modelfs.store.records import FORMAT_VERSION, Inode, PackRow, Superblock
+from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.space import Space
-from modelfs.store.staging import StagedFile, Staging
+from modelfs.store.staging import Staging
 from modelfs.store.stats import Statistics, disk_usage
-from modelfs.store.tables import ROOT, InodeNumber, PackId, Table, number_of
+from modelfs.store.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.tensors import TensorTable
-from modelfs.store.totals import (
-    FILES,
-    IN_USE,
-    LOGICAL,
-    NEXT_CHUNK,
-    NEXT_INODE,
-    NEXT_PACK,
-    SHARED,
-    Totals,
-)
+from modelfs.store.totals import FILES, IN_USE, LOGICAL, NEXT_CHUNK, SHARED, Totals
 from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter
 
 log = logging.getLogger(__name__)
-
-CHUNK_SIZE: Final = 1 << 20
-SUPERBLOCK: Final = b"superblock"
-FORMAT_FILE: Final = "FORMAT"
-FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
 
 
 @dataclass(slots=True)
@@ -74,65 +56,6 @@ class Commit:
     batch: Batch
     staging_files: list[str]
     packs: list[PackId]
-
-
-def make_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
-    """Make an empty store, readable by its owner only, in a new or empty folder.
-
-    Raises:
-        NotAStore: the folder has something in it.
-        OSError: it cannot be made.
-    """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if any(folder.iterdir()):
-        raise NotAStore(f"{folder} is not empty")
-    folder.chmod(0o700)
-    for name in ("index", "packs", "staging"):
-        (folder / name).mkdir(mode=0o700)
-    (folder / "lock").touch(0o600)
-    index = Index(folder / "index")
-    with index.change():
-        _fill(index, chunk_size)
-    index.commit()
-    index.close()
-    sync_folder(folder / "index")
-    # Last, since a folder with this file is a store.
-    format_file = folder / FORMAT_FILE
-    format_file.write_text(FORMAT_TEXT.format(version=FORMAT_VERSION))
-    with format_file.open("rb") as file:
-        os.fsync(file.fileno())
-    sync_folder(folder)
-    sync_folder(folder.absolute().parent)
-
-
-def _fill(index: Index, chunk_size: int) -> None:
-    now = time.time_ns()
-    block = Superblock(
-        version=FORMAT_VERSION,
-        chunk_size=chunk_size,
-        hash_seed=secrets.randbits(64),
-        uuid=uuid.uuid4().bytes,
-        created_ns=now,
-    )
-    index.put(Table.META, SUPERBLOCK, block.to_bytes())
-    totals = Totals(index)
-    for counter, first in ((NEXT_INODE, ROOT + 1), (NEXT_CHUNK, 1), (NEXT_PACK, 1)):
-        totals.set(counter, first)
-    root = Inode(
-        inode=ROOT,
-        mode=stat.S_IFDIR | 0o755,
-        uid=os.geteuid(),
-        gid=os.getegid(),
-        nlink=2,
-        size=0,
-        rdev=0,
-        atime_ns=now,
-        mtime_ns=now,
-        ctime_ns=now,
-        parent=ROOT,
-        format=Format.PLAIN,
-    )
-    Nodes(index, totals).put(root)
 
 
 class Store:
@@ -163,12 +86,12 @@ class Store:
         """
         self.folder = folder.resolve()
         self.read_only = read_only
-        _check_format(self.folder)
+        check_format(self.folder)
         self._lock: int | None = None
         if not read_only:
-            self._lock = _lock(self.folder, fcntl.LOCK_EX)
+            self._lock = lock(self.folder, fcntl.LOCK_EX)
         elif unchanging:
-            self._lock = _lock(self.folder, fcntl.LOCK_SH)
+            self._lock = lock(self.folder, fcntl.LOCK_SH)
         try:
             self._open(cache_size)
         except BaseException:
@@ -176,28 +99,28 @@ class Store:
             raise
 
     def _open(self, cache_size: int) -> None:
-        _check_index(self.folder)
-        self.index = Index(self.folder / "index", read_only=self.read_only)
+        check_index(self.folder)
+        self.index = Index(self.folder / INDEX, read_only=self.read_only)
         try:
             self._put_together(cache_size, read_only=self.read_only)
-            self._load_staged()
+            load_staged(self.staging, self.nodes)
             if not self.read_only:
-                self._recover()
+                remove_uncommitted(self.index, self.packs, self.staging)
         except BaseException:
             self.index.close()
             raise
 
     def _put_together(self, cache_size: int, *, read_only: bool) -> None:
-        self.superblock = _superblock(self.index)
+        self.superblock = read_superblock(self.index)
         self.cache = PageCache(cache_size)
         self.totals = Totals(self.index)
         self.nodes = Nodes(self.index, self.totals)
-        self.packs = Packs(self.folder / "packs", self.superblock.uuid, read_only=read_only)
+        self.packs = Packs(self.folder / PACKS, self.superblock.uuid, read_only=read_only)
         self.chunks = Chunks(
             self.index, self.packs, self.totals, self.cache, self.superblock.hash_seed
         )
         self.maps = FileMaps(self.index, self.chunks, self.superblock.chunk_size)
-        self.staging = Staging(self.folder / "staging", self.index, read_only=read_only)
+        self.staging = Staging(self.folder / STAGING, self.index, read_only=read_only)
         locator = Locator(self.index, self.maps, self.chunks)
         self.contents = Contents(self.nodes, locator, self.chunks, self.packs, self.staging)
         self.namespace = Namespace(self.index, self.totals, self.nodes)
@@ -331,7 +254,7 @@ class Store:
 
     def give_up_writer(self) -> None:
         """Forget what a writer did that failed."""
-        self.packs.give_up(self._committed_tail())
+        self.packs.give_up(committed_tail(self.index, self.packs))
 
     def ingest_file(self, inode: InodeNumber, *, complete: bool = True) -> None:
         """Take a file's staged content into chunks."""
@@ -430,105 +353,3 @@ class Store:
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )
-
-    # -- opening
-
-    def _load_staged(self) -> None:
-        newest = 0
-        for inode, windows, visible in self.staging.stored():
-            try:
-                node = self.nodes.get(inode)
-            except (NotFound, CorruptIndex) as exc:
-                log.error("staged content of inode %d cannot be read: %s", inode, exc)
-                self.staging.damaged = True
-                continue
-            staged = StagedFile(
-                inode,
-                node.size,
-                node.mtime_ns,
-                node.ctime_ns,
-                least=node.size,
-                visible=visible,
-                windows=windows,
-            )
-            self.staging.adopt(staged)
-            for window in windows.values():
-                newest = max(newest, window.generation)
-                if window.ranges.stop > node.size:
-                    # Cut off by a truncation that the inode record admits, but the row does not.
-                    window.ranges.remove(node.size, window.ranges.stop)
-                    window.dirty = True
-        self.staging.start_generations_at(newest)
-
-    def _recover(self) -> None:
-        """Remove what no commit mentions: tails of packs, packs, staging files."""
-        rows = self._pack_rows()
-        for pack in self.packs.numbers() - rows.keys():
-            log.info("removing pack %d, which was never committed", pack)
-            self.packs.remove(pack)
-        tail = self._committed_tail()
-        if tail is not None and not self.packs.cut(tail):
-            log.error("pack %d is missing or cut short; fsck tells what is hurt", tail.pack)
-            tail = None
-        for name in self.staging.unmentioned():
-            (self.staging.folder / name).unlink()
-        self.packs.open_at(tail, PackId(self.totals.get(NEXT_PACK)))
-
-    def _pack_rows(self) -> dict[PackId, PackRow]:
-        return {
-            PackId(number_of(key)): PackRow.from_bytes(value)
-            for key, value in self.index.pages(Table.PACKS)
-        }
-
-    def _committed_tail(self) -> Tail | None:
-        rows = self._pack_rows()
-        newest = max(rows, default=None)
-        if newest is None or rows[newest].stop >= PACK_SIZE:
-            return None
-        tail = Tail(newest, rows[newest].stop)
-        if not self.packs.holds(tail):
-            log.error("pack %d is missing or cut short: fsck tells whom it hurts", newest)
-            return None
-        return tail
-
-
-def _check_format(folder: Path) -> None:
-    try:
-        text = (folder / FORMAT_FILE).read_text()
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise NotAStore(f"{folder} is not a modelfs store") from exc
-    version = text.partition("format ")[2].split("\n")[0]
-    if not text.startswith("modelfs store") or not version.isdecimal():
-        raise NotAStore(f"{folder} is not a modelfs store: {FORMAT_FILE} does not say so")
-    if int(version) > FORMAT_VERSION:
-        raise UnsupportedFormat(
-            f"{folder} has format {version}; this version knows {FORMAT_VERSION}"
-        )
-
-
-def _check_index(folder: Path) -> None:
-    data = folder / "index" / "data.mdb"
-    if not data.is_file() or not data.stat().st_size:
-        # LMDB would make an empty one, and so hide what is missing.
-        raise CorruptIndex(f"{data} is missing or empty; restore it from a backup")
-
-
-def _superblock(index: Index) -> Superblock:
-    value = index.get(Table.META, SUPERBLOCK)
-    if value is None:
-        raise CorruptIndex("the index has no superblock")
-    return Superblock.from_bytes(value)
-
-
-def _lock(folder: Path, kind: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
-    try:
-        fd = os.open(folder / "lock", flags | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise StoreReadOnly(f"{folder}: {exc.strerror}") from exc
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(fd)
-        raise StoreBusy(f"{folder} is in use by another modelfs process") from exc
-    return fd

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli.main import run
-from modelfs.store.store import Store, make_store
+from modelfs.store.making import make_store
+from modelfs.store.store import Store
 from tests.cli.calling import Call, Done, Fake, FakeDaemon, Reply
 from tests.mounting import MODELS
 from tests.store.stores import new_file

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from modelfs.fs import writeback
+from modelfs.fs import ingesting
 from tests.fs.serving import Listing, Served
 from tests.store import stores
 from tests.store.stores import CHUNK, Box, checked, new_store
@@ -26,7 +26,7 @@ def no_unexpected_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let windows be of one chunk, so that short files are treated as long ones are."""
     stores.small_windows(monkeypatch, CHUNK)
-    module: ModuleType = writeback
+    module: ModuleType = ingesting
     monkeypatch.setattr(module, "WINDOW", CHUNK)
     monkeypatch.setattr(module, "ROUND_BYTES", 2 * CHUNK)
 

@@ -96,7 +96,7 @@ class Served:
     async def chunked(self, name: bytes, data: bytes) -> InodeNumber:
         """Make a file whose content is in chunks."""
         inode = await self.written(name, data)
-        await self.writeback.settle()
+        await self.writeback.ingesting.settle()
         assert self.store.staging.find(inode) is None
         return inode
 

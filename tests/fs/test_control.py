@@ -14,9 +14,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from modelfs.fs import control, writeback
+from modelfs.fs import control, durability
 from modelfs.fs.control import REQUEST_MAX, SOCKET_NAME, Control
-from modelfs.store.store import make_store
+from modelfs.store.making import make_store
 from tests.fs.serving import Counting, Failing, Held, Served
 from tests.store.stores import CHUNK, checked, model_of, noise
 
@@ -27,7 +27,7 @@ Reply = dict[str, Any]
 def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
     """The mounts whose dirty pages the kernel was asked for; there is no mount here."""
     synced = Counting(lambda mountpoint, paths: None)
-    monkeypatch.setattr(writeback, "send_dirty_pages", synced)
+    monkeypatch.setattr(durability, "send_dirty_pages", synced)
     return synced
 
 
@@ -104,7 +104,7 @@ async def test_gc(daemon: Served) -> None:
     """`gc` collects garbage and says how much; `dry_run` only says it."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.settle()
+    await daemon.writeback.ingesting.settle()
     packs = daemon.store.packs.numbers()
     would = (await ask(daemon, "gc", dry_run=True))["result"]
     assert would["dead_chunks"] == 29
@@ -146,7 +146,7 @@ async def test_hold(daemon: Served) -> None:
     """Packs stay while a client holds them, and are collected when it hangs up."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.settle()
+    await daemon.writeback.ingesting.settle()
     packs = daemon.store.packs.numbers()
     async with trio.open_nursery() as nursery, connected(daemon) as stream:
         await stream.send_all(b'{"command": "hold"}\n')

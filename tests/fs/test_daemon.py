@@ -16,7 +16,7 @@ import trio.testing
 from pyfuse3 import FileNameT
 
 from modelfs.errors import ModelfsError, NotAStore, StoreBusy
-from modelfs.fs import daemon, writeback
+from modelfs.fs import daemon, durability
 from modelfs.fs.control import SOCKET_NAME
 from modelfs.fs.daemon import MountOptions, notify_manager, run
 from modelfs.fs.operations import Operations
@@ -69,7 +69,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
     monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
-    monkeypatch.setattr(writeback, "send_dirty_pages", lambda mountpoint, paths: None)
+    monkeypatch.setattr(durability, "send_dirty_pages", lambda mountpoint, paths: None)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return kernel
 
@@ -207,7 +207,7 @@ def test_signals(
         on_loop = threading.current_thread() is threading.main_thread()
         asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
 
-    monkeypatch.setattr(writeback, "send_dirty_pages", send)
+    monkeypatch.setattr(durability, "send_dirty_pages", send)
     run(options, lambda: os.kill(os.getpid(), number))
     assert asked == [(options.mountpoint, False, False)]
     assert read_by(manager) == [b"READY=1", b"STOPPING=1"]

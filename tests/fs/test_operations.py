@@ -135,7 +135,7 @@ async def test_every_entry_counts_one_lookup(served: Served) -> None:
     assert lookups(served, inodes[0]) == 2
     await ops.forget([(InodeT(inodes[0]), 2), *((InodeT(inode), 1) for inode in inodes[1:])])
     assert not any(served.handles.known(inode) for inode in inodes)
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert all(node(served, inode) for inode in inodes)
 
 
@@ -205,14 +205,14 @@ async def test_unlinked_file_stays_while_known(served: Served) -> None:
     inode, handle = await served.created(b"f", DATA)
     await served.operations.unlink(TOP, named("f"), ASKED)
     assert await served.looked_up(b"f") == 0
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert await served.operations.write(handle, 0, b"new") == 3
     assert bytes(await served.operations.read(handle, 0, 5)) == b"new" + DATA[3:5]
     with refused(errno.ENOENT):
         await served.operations.link(InodeT(inode), TOP, named("g"), ASKED)
     await served.operations.release(handle)
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, inode) is None
     assert served.store.staging.find(inode) is None
 
@@ -223,7 +223,7 @@ async def test_unlinked_file_that_nobody_knows(served: Served) -> None:
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
     assert node(served, inode) is not None
     await served.operations.unlink(TOP, named("f"), ASKED)
-    found = await served.writeback.collect()
+    found = await served.writeback.collecting.collect()
     assert node(served, inode) is None
     assert found.dead_bytes >= len(DATA)
 
@@ -234,10 +234,10 @@ async def test_forget_of_a_part(served: Served) -> None:
     await served.looked_up(b"f")
     await served.operations.unlink(TOP, named("f"), ASKED)
     await served.operations.forget([(InodeT(inode), 1)])
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, inode) is not None
     await served.operations.forget([(InodeT(inode), 1)])
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, inode) is None
 
 
@@ -266,7 +266,7 @@ async def test_rmdir(served: Served, listing: Listing) -> None:
     with refused(errno.ENOENT):
         await served.operations.create(inner, named("f"), MODE, WRITE, ASKED)
     await served.operations.forget([(inner, 1)])
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, inner) is None
 
 
@@ -294,7 +294,7 @@ async def test_rename_over(served: Served) -> None:
     assert replaced.nlink == 0
     assert await served.content(old) == b"old"
     await served.operations.forget([(InodeT(old), 1)])
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, old) is None
 
 
@@ -304,7 +304,7 @@ async def test_rename_over_a_forgotten_file(served: Served) -> None:
     old = await served.written(b"g", b"old")
     await served.operations.forget([(InodeT(old), 1)])
     await rename(served, b"f", b"g")
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, old) is None
 
 
@@ -476,7 +476,7 @@ async def test_times_survive_ingest(served: Served) -> None:
     """A time that was set while content was staged is there when it is not any more."""
     inode = await served.written(b"f", DATA)
     await served.set(inode, mtime_ns=11)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_mtime_ns == 11
 
 
@@ -490,7 +490,7 @@ async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
     handle = served.handles.open(inode, writable=False)
     part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
     assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
 
 
@@ -576,7 +576,7 @@ async def test_open_truncates(served: Served, access: int) -> None:
     info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
     await served.operations.release(info.fh)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert await served.content(inode) == b""
 
 
@@ -588,7 +588,7 @@ async def test_write_and_read(served: Served) -> None:
     wanted = DATA[:5] + b"five" + DATA[9:] + bytes(3) + b"end"
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert await served.content(inode) == wanted
 
 
@@ -603,7 +603,7 @@ async def test_write_across_a_window(served: Served, *, over_chunks: bool) -> No
     wanted = DATA[: CHUNK - 100] + new + DATA[2 * CHUNK + 100 :]
     assert await served.content(inode) == wanted
     await served.operations.release(info.fh)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert await served.content(inode) == wanted
 
 
@@ -657,7 +657,7 @@ async def test_write_on_a_full_disk(
     assert await served.content(empty) == b""
     for each in (handle, other):
         await served.operations.release(each)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert served.store.pending() == []
     assert await served.content(inode) == DATA
 
@@ -710,7 +710,7 @@ async def test_no_room_left(
     await ops.unlink(TOP, named("g"), ASKED)
     await ops.rmdir(TOP, named("d"), ASKED)
     await ops.forget([(InodeT(inode), 1), (inner, 1)])
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert node(served, inode) is None
 
 
@@ -767,7 +767,7 @@ async def test_release_by_the_last_writer(served: Served) -> None:
     inode, handle = await served.created(b"f", DATA)
     second = await served.operations.open(InodeT(inode), WRITE, ASKED)
     reader = await served.operations.open(InodeT(inode), READ, ASKED)
-    due = served.writeback._due
+    due = served.writeback.ingesting._due
     await served.operations.release(handle)
     assert inode not in due
     await served.operations.release(second.fh)

@@ -338,7 +338,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     """A read that was planned before gc moved its chunks returns their bytes."""
     both = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(both, size=len(DATA))
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     fill = Held(served.store.contents.fill)
     monkeypatch.setattr(served.store.contents, "fill", fill)
     handle = served.handles.open(both, writable=False)
@@ -351,7 +351,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await fill.reached.wait()
-        await served.writeback.collect()
+        await served.writeback.collecting.collect()
         fill.let_go()
     assert not before & served.store.packs.numbers()
     assert got == [DATA]
@@ -364,14 +364,14 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
     monkeypatch.setattr(reading, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(inode, size=len(DATA))
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     asked = Counting(served.store.contents.prepare)
     prepare = Held(asked)
     monkeypatch.setattr(served.store.contents, "prepare", prepare)
     reader = await reader_of(served, inode)
     await served.reader.read(reader, 0, 0)
     await prepare.reached.wait()
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     prepare.let_go()
     await settled(served)
     # The first chunks were verified where they were, when the format was looked for.

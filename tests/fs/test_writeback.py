@@ -12,8 +12,10 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from modelfs.errors import CorruptIndex, StoreFull
-from modelfs.fs import writeback
-from modelfs.fs.writeback import COMMIT_SECONDS, EARLY_WINDOWS, FLUSH_SECONDS, QUIET_SECONDS
+from modelfs.fs import collecting, ingesting, writeback
+from modelfs.fs.durability import FLUSH_SECONDS
+from modelfs.fs.ingesting import EARLY_WINDOWS, QUIET_SECONDS
+from modelfs.fs.writeback import COMMIT_SECONDS
 from modelfs.store.check import check
 from modelfs.store.ingest import Step
 from modelfs.store.store import Store
@@ -90,11 +92,11 @@ async def test_waiters_share_commits(
     """However many wait for a commit, one that was under way and one more serve them all."""
     async with trio.open_nursery() as nursery:
         await served.written(b"first")
-        nursery.start_soon(served.writeback.commit)
+        nursery.start_soon(served.writeback.durability.commit)
         await held_commit.reached.wait()
         for number in range(50):
             await served.written(b"%d" % number)
-            nursery.start_soon(served.writeback.commit)
+            nursery.start_soon(served.writeback.durability.commit)
         await wait_all_tasks_blocked()
         held_commit.let_go()
     assert len(applied.calls) == 2
@@ -107,10 +109,10 @@ async def test_a_commit_has_what_was_done_before_it(
     """Who asks for a commit during one gets the next: the one under way may not have its change."""
     async with trio.open_nursery() as nursery:
         await served.written(b"first")
-        nursery.start_soon(served.writeback.commit)
+        nursery.start_soon(served.writeback.durability.commit)
         await held_commit.reached.wait()
         await served.written(b"second")
-        nursery.start_soon(served.writeback.commit)
+        nursery.start_soon(served.writeback.durability.commit)
         await wait_all_tasks_blocked()
         held_commit.let_go()
     assert names(box.crash()) == [b"first", b"second"]
@@ -118,7 +120,7 @@ async def test_a_commit_has_what_was_done_before_it(
 
 async def test_nothing_to_commit(served: Served, applied: Counting[..., None]) -> None:
     """Without a change there is no commit."""
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     assert applied.calls == []
 
 
@@ -131,13 +133,13 @@ async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.Monke
     await served.operations.unlink(TOP, FileNameT(b"old"), ASKED)
     await served.set(inode, mode=0o600)
     with pytest.raises(StoreFull):
-        await served.writeback.commit()
+        await served.writeback.durability.commit()
     assert names(served.store) == [b"f"]
     assert await served.content(inode) == DATA
     assert await served.content(old) == OTHER
     await served.written(b"after")
     assert served.store.index.dirty
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     store = box.crash()
     assert names(store) == [b"f", b"after"]
     assert store.nodes.get(inode).mode & 0o777 == 0o600
@@ -153,14 +155,14 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2)
     monkeypatch.setattr(served.store.index, "apply", apply)
     packs = served.store.packs.numbers()
-    await served.writeback.ingest([inode], complete=True)
+    await served.writeback.ingesting.ingest([inode], complete=True)
     staged = {path.name for path in served.store.staging.folder.iterdir()}
-    for attempt in (served.writeback.commit, served.writeback.collect):
+    for attempt in (served.writeback.durability.commit, served.writeback.collecting.collect):
         with pytest.raises(StoreFull):
             await attempt()
         assert packs <= served.store.packs.numbers()
         assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     assert not packs & served.store.packs.numbers()
     assert list(served.store.staging.folder.iterdir()) == []
 
@@ -176,7 +178,7 @@ async def test_waiters_of_a_failed_commit(
 
     async def commit(name: str) -> None:
         try:
-            await served.writeback.commit()
+            await served.writeback.durability.commit()
             told.append(f"{name} done")
         except StoreFull:
             told.append(f"{name} failed")
@@ -205,7 +207,7 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
 
     async def first() -> None:
         try:
-            await served.writeback.commit()
+            await served.writeback.durability.commit()
         except StoreFull:
             failed.append(True)
 
@@ -214,7 +216,7 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
         nursery.start_soon(first)
         await sync.reached.wait()
         await served.written(b"second")
-        nursery.start_soon(served.writeback.commit)
+        nursery.start_soon(served.writeback.durability.commit)
         await wait_all_tasks_blocked()
         sync.let_go()
     assert failed == [True]
@@ -269,11 +271,11 @@ async def test_file_that_goes_during_a_flush(
     monkeypatch.setattr(served.store.staging, "sync", sync)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.flush, inode)
+        nursery.start_soon(served.writeback.durability.flush, inode)
         await sync.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        await served.writeback.collect()
+        await served.writeback.collecting.collect()
         sync.let_go()
     assert served.store.nodes.find(inode) is None
 
@@ -286,7 +288,7 @@ async def test_rename_over_is_a_barrier(served: Served, box: Box) -> None:
     await served.chunked(b"f", DATA)
     inode = await served.written(b"f.tmp", OTHER)
     await rename(served, b"f.tmp", b"f")
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     store = box.crash()
     assert store.namespace.lookup(ROOT, b"f") == inode
     assert content_of(store, inode) == OTHER
@@ -296,7 +298,7 @@ async def test_exchange_is_a_barrier(served: Served, box: Box) -> None:
     """Both of two files that changed places have their content in that commit."""
     one, two = await served.written(b"one", DATA), await served.written(b"two", OTHER)
     await served.operations.rename(TOP, FileNameT(b"one"), TOP, FileNameT(b"two"), FlagT(2), ASKED)
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     store = box.crash()
     assert (content_of(store, one), content_of(store, two)) == (DATA, OTHER)
 
@@ -308,11 +310,11 @@ async def test_rename_during_a_commit(
     await served.written(b"f", DATA)
     inode = await served.written(b"f.tmp", OTHER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.commit)
+        nursery.start_soon(served.writeback.durability.commit)
         await held_commit.reached.wait()
         await rename(served, b"f.tmp", b"f")
         held_commit.let_go()
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     store = box.crash()
     assert names(store) == [b"f"]
     assert content_of(store, inode) == OTHER
@@ -362,7 +364,7 @@ async def test_rename_waits_for_a_barrier(served: Served, box: Box, syncs: Syncs
     late = await served.written(b"late.tmp", b"late")
     inodes = [await renamed_over(served, 0)]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.commit)
+        nursery.start_soon(served.writeback.durability.commit)
         await syncs.reach(1)
         inodes.append(await renamed_over(served, 1))  # during the first try: passes
         syncs.let_go()
@@ -384,16 +386,16 @@ async def test_no_rename_waits_for_ever(served: Served, syncs: Syncs) -> None:
     inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            served.writeback.replaced(inodes[0])
+            served.writeback.durability.replaced(inodes[0])
             await served.set(ROOT, mode=0o755)
-            nursery.start_soon(served.writeback.commit)
+            nursery.start_soon(served.writeback.durability.commit)
             for number in range(1, 4):
                 await syncs.reach(number)
                 name = b"w%d" % (number - 1)
                 nursery.start_soon(rename, served, name, b"new-" + name)
                 if number < 3:
                     # As a rename does that had just passed when the commit closed the gate.
-                    served.writeback.replaced(inodes[number])
+                    served.writeback.durability.replaced(inodes[number])
                 await wait_all_tasks_blocked()
                 syncs.let_go()
     assert [await served.looked_up(b"new-w%d" % n) for n in range(3)] == waiting
@@ -410,11 +412,11 @@ async def test_barrier_that_fails(
     await rename(served, b"f.tmp", b"f")
     sync = Failing(served.store.staging.sync, OSError(errno.EIO, "broken"))
     monkeypatch.setattr(served.store.staging, "sync", sync)
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     assert "broken" in caplog.text
     assert sync.calls == 2
     await rename(served, b"f", b"g")
-    await served.writeback.commit()
+    await served.writeback.durability.commit()
     caplog.clear()
     assert await served.content(inode) == OTHER
     store = box.crash()
@@ -433,7 +435,7 @@ async def test_settle(served: Served, box: Box) -> None:
         told.append((done, total))
 
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(5)]
-    await served.writeback.settle(progress)
+    await served.writeback.ingesting.settle(progress)
     assert all(is_chunked(served, inode) for inode in inodes)
     assert told[-1] == (5, 5)
     store = box.crash()
@@ -446,14 +448,14 @@ async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(served.store.ingest, "run", run)
     inode, handle = await served.created(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.settle)
+        nursery.start_soon(served.writeback.ingesting.settle)
         await run.reached.wait()
         await served.operations.write(handle, CHUNK, b"newer")
         run.let_go()
     wanted = DATA[:CHUNK] + b"newer" + DATA[CHUNK + 5 :]
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert is_chunked(served, inode)
     assert await served.content(inode) == wanted
 
@@ -467,13 +469,13 @@ async def test_truncation_during_ingest(
     monkeypatch.setattr(served.store.ingest, "run", run)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.settle)
+        nursery.start_soon(served.writeback.ingesting.settle)
         await run.reached.wait()
         await served.set(inode, size=size)
         run.let_go()
     wanted = DATA[:size].ljust(size, b"\0")
     assert await served.content(inode) == wanted
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert await served.content(inode) == wanted
 
 
@@ -486,11 +488,11 @@ async def test_file_that_goes_during_ingest(
     inode = await served.written(b"f", DATA)
     other = await served.written(b"g", OTHER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.settle)
+        nursery.start_soon(served.writeback.ingesting.settle)
         await run.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        nursery.start_soon(served.writeback._reap)
+        nursery.start_soon(served.writeback.collecting.reap)
         await wait_all_tasks_blocked()
         run.let_go()
     assert served.store.nodes.find(inode) is None
@@ -504,11 +506,11 @@ async def test_failed_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(served.store.packs, "flush", flush)
     before = pack_sizes(served.store)
     with pytest.raises(OSError, match="full"):
-        await served.writeback.ingest(inodes, complete=True)
+        await served.writeback.ingesting.ingest(inodes, complete=True)
     assert pack_sizes(served.store) == before
     assert not any(is_chunked(served, inode) for inode in inodes)
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
 
 
@@ -521,14 +523,14 @@ async def test_truncation_during_an_ingest_without_a_step(
     plan = Held(served.store.ingest.plan_empty)
     monkeypatch.setattr(served.store.ingest, "plan_empty", plan)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: served.writeback.ingest([inode], complete=False))
+        nursery.start_soon(lambda: served.writeback.ingesting.ingest([inode], complete=False))
         await plan.reached.wait()
         await served.set(inode, size=0)
         await served.operations.fsync(handle, datasync=False)
         plan.let_go()
     assert await served.content(inode) == b""
     await served.operations.release(handle)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
 
 
 # -- garbage
@@ -542,11 +544,11 @@ async def test_collect(served: Served) -> None:
     await served.operations.unlink(TOP, FileNameT(b"big"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
     before = served.store.disk_usage()
-    found = await served.writeback.collect()
+    found = await served.writeback.collecting.collect()
     assert found.dead_bytes == len(big)
     assert before - served.store.disk_usage() >= len(big) // 2
     assert await served.content(kept) == small
-    again = await served.writeback.collect()
+    again = await served.writeback.collecting.collect()
     assert (again.dead_chunks, again.packs) == (0, 0)
 
 
@@ -554,14 +556,14 @@ async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -
     """A rewrite that found the disk full leaves the packs as they were, and the next succeeds."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     before = pack_sizes(served.store)
     flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
     monkeypatch.setattr(served.store.packs, "flush", flush)
     with pytest.raises(OSError, match="full"):
-        await served.writeback.collect()
+        await served.writeback.collecting.collect()
     assert pack_sizes(served.store) == before
-    await served.writeback.collect()
+    await served.writeback.collecting.collect()
     assert not before.keys() & pack_sizes(served.store).keys()
     assert await served.content(inode) == noise(40 * CHUNK)[:CHUNK]
 
@@ -570,11 +572,11 @@ async def test_held_packs_are_not_collected(served: Served) -> None:
     """While somebody in another process reads them, packs stay; ingest and commits go on."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     packs = served.store.packs.numbers()
     async with trio.open_nursery() as nursery:
-        async with served.writeback.held(), served.writeback.held():
-            nursery.start_soon(served.writeback.collect)
+        async with served.writeback.appending.held(), served.writeback.appending.held():
+            nursery.start_soon(served.writeback.collecting.collect)
             await wait_all_tasks_blocked(0.01)
             other = await served.chunked(b"g", OTHER)
             assert packs <= served.store.packs.numbers()
@@ -587,17 +589,17 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
     """A collection that is under way ends before packs are said to be held."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.settle()
+    await served.writeback.ingesting.settle()
     copy = Held(served.store.collector.copy_live)
     monkeypatch.setattr(served.store.collector, "copy_live", copy)
     held: list[bool] = []
 
     async def hold() -> None:
-        async with served.writeback.held():
+        async with served.writeback.appending.held():
             held.append(True)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.collect)
+        nursery.start_soon(served.writeback.collecting.collect)
         await copy.reached.wait()
         nursery.start_soon(hold)
         await wait_all_tasks_blocked()
@@ -611,8 +613,8 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
 
 async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on as well when files were deleted instead: on a full disk nothing else helps."""
-    monkeypatch.setattr(writeback, "PENDING_MAX", 2)
-    monkeypatch.setattr(writeback, "THROTTLE_SECONDS", 60)
+    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
+    monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
     inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -620,7 +622,7 @@ async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.Mo
             await wait_all_tasks_blocked()
             await served.operations.unlink(TOP, FileNameT(b"0"), ASKED)
             await served.operations.forget([(InodeT(inodes[0]), 1)])
-            await served.writeback.collect()
+            await served.writeback.collecting.collect()
     assert await served.looked_up(b"more") != 0
 
 
@@ -628,12 +630,12 @@ async def test_creating_waits_not_for_ever(
     served: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When nothing gets less, creating is slowed down and goes on."""
-    monkeypatch.setattr(writeback, "PENDING_MAX", 2)
+    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
     for number in range(3):
         await served.written(b"%d" % number, b"x")
     began = trio.current_time()
     await served.written(b"more", b"x")
-    assert trio.current_time() - began == pytest.approx(writeback.THROTTLE_SECONDS)
+    assert trio.current_time() - began == pytest.approx(ingesting.THROTTLE_SECONDS)
 
 
 # -- the clock
@@ -654,8 +656,8 @@ async def test_creating_waits_for_ingest(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever creates one file too many waits until ingest has taken some in."""
-    monkeypatch.setattr(writeback, "PENDING_MAX", 2)
-    monkeypatch.setattr(writeback, "THROTTLE_SECONDS", 60)
+    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
+    monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
     inodes = [await running.written(b"%d" % number, b"x") for number in range(3)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(running.written, b"more", b"x")
@@ -731,14 +733,14 @@ async def test_much_garbage_is_collected(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Garbage is collected in the background when there is enough of it."""
-    monkeypatch.setattr(writeback, "GARBAGE_MIN", 20 * CHUNK)
+    monkeypatch.setattr(collecting, "GARBAGE_MIN", 20 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=30 * CHUNK)
-    await running.writeback.settle()
+    await running.writeback.ingesting.settle()
     assert running.store.collector.survey().dead_chunks == 30
     await until(lambda: running.store.collector.survey().dead_chunks == 0)
     await running.set(inode, size=29 * CHUNK)
-    await running.writeback.settle()
+    await running.writeback.ingesting.settle()
     await trio.sleep(5 * writeback.COLLECT_SECONDS)
     assert running.store.collector.survey().dead_chunks == 1
     assert await running.content(inode) == noise(60 * CHUNK)[: 29 * CHUNK]
@@ -869,8 +871,8 @@ async def test_work_of_an_earlier_run(served: Served, box: Box, nursery: trio.Nu
     await served.operations.fsync(handle, datasync=False)
     after = Served(box.crash(), nursery)
     after.writeback.start()
-    await after.writeback._ingest_due()
-    await after.writeback._reap()
+    await after.writeback.ingesting.ingest_due()
+    await after.writeback.collecting.reap()
     assert is_chunked(after, inode)
     assert after.store.nodes.find(orphan) is None
     assert await after.content(inode) == DATA
@@ -901,12 +903,12 @@ async def to_commit(served: Served, name: bytes) -> Callable[[], Awaitable[objec
     await served.written(name, DATA)
     await rename(served, name, name + b".old")
     await rename(served, name + b".old", name)
-    return served.writeback.commit
+    return served.writeback.durability.commit
 
 
 async def to_flush(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.written(name, DATA)
-    return lambda: served.writeback.flush(inode)
+    return lambda: served.writeback.durability.flush(inode)
 
 
 async def to_settle(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -914,17 +916,17 @@ async def to_settle(served: Served, name: bytes) -> Callable[[], Awaitable[objec
     await served.set(inode, size=0)
     await served.operations.write(_writer(served, inode), 0, DATA)
     await served.written(name + b".other", OTHER)
-    return served.writeback.settle
+    return served.writeback.ingesting.settle
 
 
 async def to_ingest(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inodes = [await served.written(name, DATA), await served.written(name + b".other", OTHER)]
-    return lambda: served.writeback.ingest(inodes, complete=True)
+    return lambda: served.writeback.ingesting.ingest(inodes, complete=True)
 
 
 async def to_ingest_early(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.written(name, DATA)
-    return lambda: served.writeback.ingest([inode], complete=False)
+    return lambda: served.writeback.ingesting.ingest([inode], complete=False)
 
 
 async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -932,7 +934,7 @@ async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[obje
     gone = await served.chunked(name + b".gone", noise(20 * CHUNK, int(name)))
     await served.operations.unlink(TOP, FileNameT(name + b".gone"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
-    return served.writeback.collect
+    return served.writeback.collecting.collect
 
 
 async def to_finish(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -944,7 +946,7 @@ async def to_hold(served: Served, name: bytes) -> Callable[[], Awaitable[object]
     await served.chunked(name, DATA)
 
     async def hold() -> None:
-        async with served.writeback.held():
+        async with served.writeback.appending.held():
             await trio.lowlevel.checkpoint()
 
     return hold
@@ -1002,8 +1004,8 @@ async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
         if not scope.cancel_called:
             break
     assert 0 < number < MOST_CHECKPOINTS - 1
-    await served.writeback.settle()
-    await served.writeback.collect()
+    await served.writeback.ingesting.settle()
+    await served.writeback.collecting.collect()
     for name in names[: number + 1]:
         assert await served.content(await served.looked_up(name)) == DATA
 

@@ -16,9 +16,10 @@ import pytest
 
 from modelfs.store import check_rows, content, ingest, intake, staging
 from modelfs.store.check import check
+from modelfs.store.making import make_store
 from modelfs.store.namespace import Owner
 from modelfs.store.pack import Packs
-from modelfs.store.store import Store, make_store
+from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber, PackId
 
 CHUNK = 4096

@@ -9,10 +9,11 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.store.check import Finding, Severity, check, fsck
+from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.pack import PAGE
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import Chunk, Dentry, Extent, Inode, PackRow, StagedWindow
-from modelfs.store.store import SUPERBLOCK, Store
+from modelfs.store.store import Store
 from modelfs.store.tables import (
     ROOT,
     ChunkId,

@@ -21,10 +21,11 @@ from modelfs.formats.layout import Format
 from modelfs.store import writer
 from modelfs.store.check import check
 from modelfs.store.check_decode import DECODERS
+from modelfs.store.folder import FORMAT_FILE
 from modelfs.store.index import Index
 from modelfs.store.namespace import Owner
 from modelfs.store.records import FORMAT_VERSION, ChunkKind
-from modelfs.store.store import FORMAT_FILE, Store
+from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, Table
 from tests.store.stores import FILE, FOLDER, model_of, new_store, noise
 

@@ -9,7 +9,8 @@ import pytest
 from modelfs.errors import InvalidArgument, IsADirectory, NotFound
 from modelfs.store import inspect as inspect_module
 from modelfs.store.index import Index, Row
-from modelfs.store.inspect import HOLE, MISSING, STAGED, FileReport, Form, Sharer, inspect
+from modelfs.store.inspect import HOLE, MISSING, STAGED, inspect
+from modelfs.store.report import FileReport, Form, Sharer
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber, Table, number_key, number_of, pair_of
 from tests.mounting import MODELS

@@ -19,11 +19,13 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.store import index as index_module
-from modelfs.store import store as store_module
+from modelfs.store import making
 from modelfs.store.check import check
+from modelfs.store.folder import FORMAT_FILE, SUPERBLOCK
 from modelfs.store.index import Index
+from modelfs.store.making import make_store
 from modelfs.store.pack import PAGE
-from modelfs.store.store import FORMAT_FILE, SUPERBLOCK, Store, make_store
+from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, PackId, Table, number_key
 from tests.store.stores import (
     CHUNK,
@@ -60,7 +62,7 @@ def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     with Store(tmp_path / "new") as store:
         assert store.namespace.listing(ROOT, 0, 9) == []
-        assert store.superblock.chunk_size == store_module.CHUNK_SIZE
+        assert store.superblock.chunk_size == making.CHUNK_SIZE
         assert store.statistics().files == 0
 
 

@@ -1,0 +1,95 @@
+"""Collecting: removing what was deleted, and giving its room back."""
+
+from typing import Final
+
+import trio
+
+from modelfs.fs.appending import Appending
+from modelfs.fs.durability import Durability
+from modelfs.fs.ingesting import Ingesting
+from modelfs.store.gc import Garbage
+from modelfs.store.store import Store
+from modelfs.store.tables import InodeNumber, PackId
+from modelfs.store.writer import Written
+
+# Garbage below this is not worth rewriting packs for, nor below this part of what is stored.
+GARBAGE_MIN: Final = 64 << 20
+GARBAGE_PART: Final = 0.1
+
+
+class Collecting:
+    """Removes what nobody can reach, and rewrites packs with little left in them."""
+
+    def __init__(
+        self,
+        store: Store,
+        workers: trio.CapacityLimiter,
+        durability: Durability,
+        ingesting: Ingesting,
+        appending: Appending,
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._durability = durability
+        self._ingesting = ingesting
+        self._appending = appending
+        self._doomed: list[InodeNumber] = []
+
+    def start(self) -> None:
+        """Queue what an earlier run of the daemon left to remove."""
+        self._doomed.extend(self._store.reaper.orphans())
+
+    def unreachable(self, inode: InodeNumber) -> None:
+        """Note that nobody can reach an inode any more."""
+        self._doomed.append(inode)
+
+    async def collect(self) -> Garbage:
+        """Remove dead chunks and rewrite sparse packs; return what was found.
+
+        Raises:
+            StoreFull, OSError: no room to rewrite, or the disk failed; nothing is lost.
+        """
+        await self.reap()
+        async with self._appending.unheld_turn():
+            found = self._store.collector.survey()
+            while self._store.collector.remove_dead():
+                await trio.lowlevel.checkpoint()
+            for pack in self._store.collector.sparse_packs():
+                await self._rewrite(pack)
+        await self._durability.commit()
+        return found
+
+    async def _rewrite(self, pack: PackId) -> None:
+        self._store.leave_pack(pack)
+        writer = self._store.writer()
+
+        def copy() -> Written:
+            self._store.collector.copy_live(pack, writer)
+            return writer.finish()
+
+        try:
+            written = await trio.to_thread.run_sync(copy, limiter=self._workers)
+        except BaseException:
+            self._store.give_up_writer()
+            raise
+        self._store.intake.take_written(written)
+        self._store.collector.retire(pack)
+
+    async def reap(self) -> None:
+        """Remove what nobody can reach any more."""
+        while self._doomed:
+            inode = self._doomed.pop()
+            async with self._appending.turn():  # or ingest might put back what was just removed
+                await self._reap_one(inode)
+
+    async def _reap_one(self, inode: InodeNumber) -> None:
+        self._ingesting.forget(inode)
+        while not self._store.reaper.reap(inode):
+            await trio.lowlevel.checkpoint()
+
+    async def collect_much(self) -> None:
+        """Collect, if it is worth it."""
+        found = self._store.collector.survey()
+        stored = sum(form["stored_bytes"] for form in self._store.totals.forms().values())
+        if found.dead_bytes + found.pack_bytes > max(GARBAGE_MIN, GARBAGE_PART * stored):
+            await self.collect()

@@ -1,0 +1,232 @@
+"""Ingesting: when staged content becomes chunks.
+
+A file is due when its last writer closed it and it was quiet for `QUIET_SECONDS`; a long one is
+taken early, window by window, while it is still being written. Files that are due together share
+one flush of the packs. What fails stays staged and is tried again, each file alone.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from modelfs.fs.appending import Appending
+from modelfs.fs.durability import Durability
+from modelfs.fs.handles import Handles
+from modelfs.store.ingest import Pass, Step
+from modelfs.store.staging import WINDOW, StagedFile
+from modelfs.store.store import Store
+from modelfs.store.tables import InodeNumber
+from modelfs.store.writer import ChunkWriter, Written
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS: Final = 1.0  # clients close and open again, and rename, within moments
+RETRY_SECONDS: Final = 10.0
+# A file that is still being written is ingested from this many whole windows on.
+EARLY_WINDOWS: Final = 4
+# Files ingested together share one flush of the packs.
+ROUND_FILES: Final = 256
+ROUND_BYTES: Final = 2 * WINDOW
+# Past this many files waiting for ingest, whoever creates one more waits for a round of it.
+PENDING_MAX: Final = 8192
+THROTTLE_SECONDS: Final = 0.5
+# How often a sync cuts the same file anew; once is usual, for a data file and its model.
+SETTLE_MAX: Final = 3
+
+
+class Ingesting:
+    """Takes what was written into chunks when it is due."""
+
+    def __init__(
+        self,
+        store: Store,
+        handles: Handles,
+        workers: trio.CapacityLimiter,
+        durability: Durability,
+        appending: Appending,
+    ) -> None:
+        self._store = store
+        self._handles = handles
+        self._workers = workers
+        self._durability = durability
+        self._appending = appending
+        self._due: dict[InodeNumber, float] = {}
+        self._untold: set[InodeNumber] = set()  # not to be tried early again
+        self._early: set[InodeNumber] = set()
+        self._suspects: set[InodeNumber] = set()  # in a batch that failed; tried alone next time
+        self._drained = trio.Event()
+
+    # -- what others tell
+
+    async def before_create(self) -> None:
+        """Wait a little while too many files wait for ingest."""
+        if len(self._due) > PENDING_MAX:
+            # Not for ever: ingest may have no room, and whoever creates may have to close first.
+            with trio.move_on_after(THROTTLE_SECONDS):
+                await self._drained.wait()
+
+    def wrote(self, inode: InodeNumber, start: int, stop: int) -> None:
+        """Note a write; a long file is ingested before it is closed."""
+        if start // WINDOW == stop // WINDOW or inode in self._untold:
+            return
+        staged = self._store.staging.find(inode)
+        if staged is not None and _full_windows(staged) >= EARLY_WINDOWS:
+            self._early.add(inode)
+
+    def closed(self, inode: InodeNumber) -> None:
+        """Note that the last writer closed a file."""
+        self._untold.discard(inode)
+        if self._store.staging.find(inode) is None:
+            return
+        self._due[inode] = trio.current_time() + QUIET_SECONDS
+
+    def start(self) -> None:
+        """Queue what an earlier run of the daemon left to do."""
+        now = trio.current_time()
+        self._due.update((inode, now) for inode in self._store.pending())
+
+    def forget(self, inode: InodeNumber) -> None:
+        """Note that an inode is about to be removed."""
+        self._due.pop(inode, None)
+        self._suspects.discard(inode)
+        self._untold.discard(inode)
+        self._drain()
+
+    def _drain(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()
+
+    # -- on request
+
+    async def settle(self, progress: Callable[[int, int], Awaitable[None]] | None = None) -> None:
+        """Make everything written so far durable, and take it into chunks."""
+        pending = self._store.pending()
+        done: set[InodeNumber] = set()
+        rounds: Counter[InodeNumber] = Counter()
+        while pending:
+            for at in range(0, len(pending), ROUND_FILES):
+                batch = pending[at : at + ROUND_FILES]
+                await self.ingest(batch, complete=True)
+                done.update(batch)
+                if progress is not None:
+                    await progress(len(done), len(done) + len(pending) - at - len(batch))
+            # A model may have asked for its data file to be cut anew. What is still being
+            # written to is not waited for a second time.
+            again = [each for each in self._store.intake.requested() if rounds[each] < SETTLE_MAX]
+            rounds.update(again)
+            pending = again or [each for each in self._store.pending() if each not in done]
+        await self._durability.flush_all()
+        await self._durability.commit()
+
+    # -- ingest
+
+    async def ingest(self, inodes: list[InodeNumber], *, complete: bool) -> None:
+        """Take the staged content of some files into chunks.
+
+        Raises:
+            StoreFull, OSError: no room, or the disk failed; all of it is still staged.
+        """
+        async with self._appending.turn():
+            walks = [walk for each in inodes if (walk := await self._begin(each, complete))]
+            while walks:
+                walks = await self._advance(walks)
+                self._drain()
+
+    async def _begin(self, inode: InodeNumber, complete: bool) -> Pass | None:
+        staged = self._store.staging.find(inode)
+        if self._store.nodes.find(inode) is None or (staged is not None and staged.failed):
+            return None
+        while not self._store.intake.trim(inode):
+            await trio.lowlevel.checkpoint()
+        return self._store.intake.begin_pass(inode, complete=complete)
+
+    async def _advance(self, walks: list[Pass]) -> list[Pass]:
+        """Do one step of each walk, and return the walks that have more to do."""
+        steps: list[Step] = []
+        ended: list[Pass] = []
+        for walk in walks:
+            step = self._store.intake.begin_step(walk)
+            if step is None:
+                ended.append(walk)
+            else:
+                steps.append(step)
+        told = await self._run_steps(steps)
+        for step in told:
+            self._store.intake.finish_step(step)
+            await trio.lowlevel.checkpoint()
+        for walk in ended:
+            await self._end(walk)
+        return [step.walk for step in told if not step.walk.done]
+
+    async def _run_steps(self, steps: list[Step]) -> list[Step]:
+        if not steps:
+            return []
+        writer = self._store.writer()
+        try:
+            told, written = await trio.to_thread.run_sync(
+                self._work, steps, writer, limiter=self._workers
+            )
+        except BaseException:
+            self._store.give_up_writer()
+            raise
+        self._store.intake.take_written(written)
+        self._untold.update(step.walk.inode for step in steps if step not in told)
+        return told
+
+    def _work(self, steps: list[Step], writer: ChunkWriter) -> tuple[list[Step], Written]:
+        told = [step for step in steps if self._store.ingest.run(step, writer)]
+        return told, writer.finish()
+
+    async def _end(self, walk: Pass) -> None:
+        if walk.layout is None and self._store.nodes.find(walk.inode) is not None:
+            frozen = self._store.contents.snapshot(walk.inode)
+            await trio.to_thread.run_sync(
+                self._store.ingest.plan_empty, walk, frozen, limiter=self._workers
+            )
+        while not self._store.intake.note_tensors(walk):
+            await trio.lowlevel.checkpoint()
+        self._store.intake.end_pass(walk)
+
+    # -- when due
+
+    async def ingest_due(self) -> None:
+        """Ingest every file that is due."""
+        self._due.update(
+            (inode, 0.0) for inode in self._store.intake.requested() if inode not in self._due
+        )
+        # What was opened for writing again becomes due when it is closed again.
+        for inode in [each for each in self._due if self._handles.being_written(each)]:
+            del self._due[inode]
+        while batch := self._next_batch():
+            try:
+                await self.ingest(batch, complete=True)
+            except Exception:
+                retry = trio.current_time() + RETRY_SECONDS
+                self._due.update(dict.fromkeys(batch, retry))
+                self._suspects.update(batch)
+                raise
+            self._suspects.difference_update(batch)
+        while self._early:
+            await self.ingest([self._early.pop()], complete=False)
+
+    def _next_batch(self) -> list[InodeNumber]:
+        now = trio.current_time()
+        batch: list[InodeNumber] = []
+        size = 0
+        for inode in [each for each, due in self._due.items() if due <= now]:
+            if len(batch) == ROUND_FILES or size > ROUND_BYTES:
+                break
+            if batch and not self._suspects.isdisjoint((inode, batch[0])):
+                continue
+            del self._due[inode]
+            batch.append(inode)
+            staged = self._store.staging.find(inode)
+            size += 0 if staged is None else staged.staged_bytes
+        return batch
+
+
+def _full_windows(staged: StagedFile) -> int:
+    return sum(window.full for window in staged.windows.values())

@@ -1,0 +1,83 @@
+"""A store's folder: how it says what it is, and who may use it at the same time."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from modelfs.errors import CorruptIndex, NotAStore, StoreBusy, StoreReadOnly, UnsupportedFormat
+from modelfs.store.index import Index
+from modelfs.store.records import FORMAT_VERSION, Superblock
+from modelfs.store.tables import Table
+
+INDEX: Final = "index"
+PACKS: Final = "packs"
+STAGING: Final = "staging"
+LOCK_FILE: Final = "lock"
+FORMAT_FILE: Final = "FORMAT"
+FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
+SUPERBLOCK: Final = b"superblock"
+
+
+def check_format(folder: Path) -> None:
+    """Check that the folder is a store that this version can read.
+
+    Raises:
+        NotAStore: it is none.
+        UnsupportedFormat: a newer version wrote it.
+    """
+    try:
+        text = (folder / FORMAT_FILE).read_text()
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise NotAStore(f"{folder} is not a modelfs store") from exc
+    version = text.partition("format ")[2].split("\n")[0]
+    if not text.startswith("modelfs store") or not version.isdecimal():
+        raise NotAStore(f"{folder} is not a modelfs store: {FORMAT_FILE} does not say so")
+    if int(version) > FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"{folder} has format {version}; this version knows {FORMAT_VERSION}"
+        )
+
+
+def check_index(folder: Path) -> None:
+    """Check that there is an index.
+
+    Raises:
+        CorruptIndex: there is none.
+    """
+    data = folder / INDEX / "data.mdb"
+    if not data.is_file() or not data.stat().st_size:
+        # LMDB would make an empty one, and so hide what is missing.
+        raise CorruptIndex(f"{data} is missing or empty; restore it from a backup")
+
+
+def read_superblock(index: Index) -> Superblock:
+    """Return what an index says of its store.
+
+    Raises:
+        CorruptIndex: nothing, or nothing that can be read.
+    """
+    value = index.get(Table.META, SUPERBLOCK)
+    if value is None:
+        raise CorruptIndex("the index has no superblock")
+    return Superblock.from_bytes(value)
+
+
+def lock(folder: Path, kind: int) -> int:
+    """Lock a store, `fcntl.LOCK_EX` or `LOCK_SH`, until the returned descriptor is closed.
+
+    Raises:
+        StoreBusy: another process has a lock that excludes this one.
+        StoreReadOnly: the lock file cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
+    try:
+        fd = os.open(folder / LOCK_FILE, flags | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StoreReadOnly(f"{folder}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        raise StoreBusy(f"{folder} is in use by another modelfs process") from exc
+    return fd

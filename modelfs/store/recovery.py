@@ -1,0 +1,79 @@
+"""What opening a store does after a crash: it brings everything to the last commit.
+
+It costs as much as there are packs, staged files and files that no commit mentions; the store's
+content is not looked at.
+"""
+
+import logging
+
+from modelfs.errors import CorruptIndex, NotFound
+from modelfs.store.index import Index
+from modelfs.store.nodes import Nodes
+from modelfs.store.pack import PACK_SIZE, Packs, Tail
+from modelfs.store.records import PackRow
+from modelfs.store.staging import StagedFile, Staging
+from modelfs.store.tables import PackId, Table, number_of
+from modelfs.store.totals import NEXT_PACK, Totals
+
+log = logging.getLogger(__name__)
+
+
+def load_staged(staging: Staging, nodes: Nodes) -> None:
+    """Take over the staged files that the last commit mentions."""
+    newest = 0
+    for inode, windows, visible in staging.stored():
+        try:
+            node = nodes.get(inode)
+        except (NotFound, CorruptIndex) as exc:
+            log.error("staged content of inode %d cannot be read: %s", inode, exc)
+            staging.damaged = True
+            continue
+        staged = StagedFile(
+            inode,
+            node.size,
+            node.mtime_ns,
+            node.ctime_ns,
+            least=node.size,
+            visible=visible,
+            windows=windows,
+        )
+        staging.adopt(staged)
+        for window in windows.values():
+            newest = max(newest, window.generation)
+            if window.ranges.stop > node.size:
+                # Cut off by a truncation that the inode record admits, but the row does not.
+                window.ranges.remove(node.size, window.ranges.stop)
+                window.dirty = True
+    staging.start_generations_at(newest)
+
+
+def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
+    """Remove what no commit mentions: tails of packs, packs, staging files."""
+    for pack in packs.numbers() - _pack_rows(index).keys():
+        log.info("removing pack %d, which was never committed", pack)
+        packs.remove(pack)
+    tail = committed_tail(index, packs)
+    if tail is not None:
+        packs.cut(tail)
+    for name in staging.unmentioned():
+        (staging.folder / name).unlink()
+    packs.open_at(tail, PackId(Totals(index).get(NEXT_PACK)))
+
+
+def committed_tail(index: Index, packs: Packs) -> Tail | None:
+    """Return the end of the newest pack as committed, None if nothing may be appended to it."""
+    rows = _pack_rows(index)
+    newest = max(rows, default=None)
+    if newest is None or rows[newest].stop >= PACK_SIZE:
+        return None
+    tail = Tail(newest, rows[newest].stop)
+    if not packs.holds(tail):
+        log.error("pack %d is missing or cut short: fsck tells whom it hurts", newest)
+        return None
+    return tail
+
+
+def _pack_rows(index: Index) -> dict[PackId, PackRow]:
+    return {
+        PackId(number_of(key)): PackRow.from_bytes(value) for key, value in index.pages(Table.PACKS)
+    }
