@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +73,13 @@ def _jsonable(report: FsckReport, *, data: bool) -> dict[str, Any]:
         "files": report.files,
         "chunks": report.chunks,
         "bytes_checked": report.bytes_checked,
-        "findings": [
-            asdict(each) | {"files": [os.fsdecode(file) for file in each.files]}
-            for each in report.findings
-        ],
+        "findings": [each.to_dict() for each in report.findings],
     }
 
 
 def _show(report: FsckReport, *, data: bool) -> None:
     for finding in report.findings:
-        click.echo(_line(finding))
+        click.echo(line_of(finding))
     seen = f"{render.counted(report.files, 'file')}, {render.counted(report.chunks, 'chunk')}"
     if data:
         seen += f", {render.human_size(report.bytes_checked)} read"
@@ -95,7 +91,8 @@ def _show(report: FsckReport, *, data: bool) -> None:
         click.echo(f"sound: {seen}; --data reads their content, too")
 
 
-def _line(finding: Finding) -> str:
+def line_of(finding: Finding) -> str:
+    """Return what is printed of a finding."""
     parts = [f"{finding.severity}: {finding.invariant}: {finding.message}"]
     if finding.files:
         parts.append(f"files: {', '.join(os.fsdecode(file) for file in finding.files)}")

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "stats": "modelfs.cli.looking",
     "inspect": "modelfs.cli.looking",
     "fsck": "modelfs.cli.checking",
+    "scrub": "modelfs.cli.scrubbing",
     "gc": "modelfs.cli.upkeep",
 }
 
@@ -39,7 +40,8 @@ Exit codes:
   1    failed; one line on stderr says why and what to do
   2    wrong usage
   130  interrupted with Ctrl-C
-  fsck has those of fsck(8): 0 sound, 4 damaged, 8 could not check, 16 wrong usage
+  fsck has those of fsck(8): 0 sound, 4 damaged, 8 could not check, 16 wrong usage; scrub too has
+  4 for damaged
 """
 
 

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SOCKET_NAME: Final = "control.sock"
 REQUEST_MAX: Final = 64 << 10
 BACKLOG: Final = 16
+RATE_MAX: Final = 1 << 62
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -49,6 +50,7 @@ class Control:
         workers: trio.CapacityLimiter,
     ) -> None:
         self._store = store
+        self._scrubbing = writeback.scrubbing
         self._mountpoint = mountpoint
         self._writeback = writeback
         self._workers = workers
@@ -58,6 +60,9 @@ class Control:
             "gc": self._gc,
             "inspect": self._inspect,
             "hold": self._commit,
+            "scrub": self._scrub,
+            "scrub-stop": self._stop_scrub,
+            "scrub-status": self._report_scrub,
         }
 
     async def serve(self) -> None:
@@ -129,6 +134,30 @@ class Control:
         if request.get("dry_run"):
             return {**asdict(self._store.collector.survey()), "dry_run": True}
         return {**asdict(await self._writeback.collecting.collect()), "dry_run": False}
+
+    async def _scrub(self, request: Request, progress: Progress) -> Reply:
+        rate = request.get("rate", 0)
+        if not isinstance(rate, int) or not 0 <= rate <= RATE_MAX:
+            raise InvalidArgument("rate is a number of bytes per second")
+        follows = self._scrubbing.running and not rate
+        if not follows:
+            self._scrubbing.begin(anew=bool(request.get("anew")), rate=rate)
+        if not rate:
+            try:
+                await self._scrubbing.follow(progress)
+            except BaseException:
+                # Whoever waited has gone, and the scrub was for nobody else.
+                if not follows:
+                    self._scrubbing.pause()
+                raise
+        return await self._scrubbing.report()
+
+    async def _stop_scrub(self, request: Request, progress: Progress) -> Reply:
+        self._scrubbing.pause()
+        return await self._scrubbing.report()
+
+    async def _report_scrub(self, request: Request, progress: Progress) -> Reply:
+        return await self._scrubbing.report()
 
     async def _inspect(self, request: Request, progress: Progress) -> Reply:
         inode = request.get("inode")

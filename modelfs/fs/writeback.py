@@ -5,7 +5,8 @@ Requests change the store's memory; this moves the changes on:
 - `durability` flushes and commits, every `COMMIT_SECONDS` or because someone waits for an fsync;
 - `ingesting` takes staged content into chunks;
 - `collecting` removes what was deleted, and gives its room back;
-- `appending` lets one of the last two append to packs at a time.
+- `appending` lets one of these two append to packs at a time;
+- `scrubbing` reads what is stored, to see that it is still there.
 
 All else runs as it comes, since the halves that change the store run on the event loop.
 """
@@ -22,6 +23,7 @@ from modelfs.fs.collecting import Collecting
 from modelfs.fs.durability import Durability
 from modelfs.fs.handles import Handles
 from modelfs.fs.ingesting import Ingesting
+from modelfs.fs.scrubbing import Scrubbing
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -43,12 +45,14 @@ class Writeback:
         self.collecting = Collecting(
             store, workers, self.durability, self.ingesting, self.appending
         )
+        self.scrubbing = Scrubbing(store, workers)
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to do, and note that this one runs."""
         self._store.set_in_use(in_use=True)
         self.ingesting.start()
         self.collecting.start()
+        self.scrubbing.start()
 
     async def run(self) -> None:
         """Do everything when it is due, until cancelled."""
@@ -61,6 +65,7 @@ class Writeback:
                 (COLLECT_SECONDS, self.collecting.collect_much),
             ):
                 nursery.start_soon(_regularly, seconds, work)
+            nursery.start_soon(self.scrubbing.run)
 
     async def finish(self) -> None:
         """Make everything durable, at the end."""

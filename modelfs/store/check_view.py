@@ -5,10 +5,11 @@ over it, and do not count anew what it was a part of.
 """
 
 import enum
+import os
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from modelfs.errors import CorruptData
 from modelfs.store.check_decode import (
@@ -49,6 +50,21 @@ class Finding:
     files: tuple[bytes, ...] = ()  # paths of the files hurt
     tensors: tuple[str, ...] = ()  # names of the tensors hurt
     severity: Severity = Severity.DAMAGE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as JSON can hold it."""
+        return asdict(self) | {"files": [os.fsdecode(file) for file in self.files]}
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Self:
+        """Return the finding that `to_dict` told of."""
+        return cls(
+            told["invariant"],
+            told["message"],
+            tuple(os.fsencode(file) for file in told["files"]),
+            tuple(told["tensors"]),
+            Severity(told["severity"]),
+        )
 
 
 @dataclass(slots=True)

@@ -185,6 +185,19 @@ class Chunks:
         """
         return self._decoded(chunk, record, self.stored_bytes(chunk, record))
 
+    def check_content(self, chunk: ChunkId, record: Chunk) -> None:
+        """Read a chunk from its pack, and check it as far as it can be.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing, or are not what was hashed.
+        """
+        if self.digest(self.load_anew(chunk, record)) != record.digest:
+            raise CorruptChunk(chunk, "its content does not match its hash")
+
+    def distrust(self, record: Chunk) -> None:
+        """Verify these stored bytes anew when they are next read."""
+        self._verified.discard(_place(record))
+
     def is_verified(self, record: Chunk) -> bool:
         """Whether these stored bytes were found good since the store was opened."""
         return _place(record) in self._verified
@@ -247,6 +260,10 @@ class _RecentSet:
 
     def __contains__(self, place: _Place) -> bool:
         return place in self._members
+
+    def discard(self, place: _Place) -> None:
+        with self._lock:
+            self._members.pop(place, None)
 
     def add(self, place: _Place) -> None:
         with self._lock:

@@ -87,6 +87,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentTable:
+    """What a segment says of itself."""
+
+    pack: PackId
+    stop: int  # where the next one begins
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
 class Tail:
     """How far a pack is written: what the index is to vouch for once it is flushed."""
 
@@ -156,19 +165,28 @@ class Packs:
         self.check_header(pack)
         offset = PAGE
         while offset < stop:
-            head = self.read(pack, offset, _SEGMENT_HEAD.size)
-            magic, count, size, check = _SEGMENT_HEAD.unpack(head)
-            if magic != _SEGMENT_MAGIC or not 0 < size <= stop - offset or size % PAGE:
-                raise CorruptPack(f"pack {pack}: no segment at {offset}")
-            width = Entry.LAYOUT.size
-            if count * width > size:
-                raise CorruptPack(f"pack {pack}: table too long in the segment at {offset}")
-            table = self.read(pack, offset + _SEGMENT_HEAD.size, count * width)
-            if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:
-                raise CorruptPack(f"pack {pack}: damaged table in the segment at {offset}")
-            for at in range(0, len(table), width):
-                yield Entry.from_bytes(table[at : at + width])
-            offset += size
+            segment = self.segment(pack, offset, stop)
+            yield from segment.entries
+            offset = segment.stop
+
+    def segment(self, pack: PackId, start: int, stop: int) -> SegmentTable:
+        """Return the table of the segment at `start`, in a pack that is vouched for up to `stop`.
+
+        Raises:
+            CorruptPack: it is damaged.
+        """
+        head = self.read(pack, start, _SEGMENT_HEAD.size)
+        magic, count, size, check = _SEGMENT_HEAD.unpack(head)
+        if magic != _SEGMENT_MAGIC or not 0 < size <= stop - start or size % PAGE:
+            raise CorruptPack(f"pack {pack}: no segment at {start}")
+        width = Entry.LAYOUT.size
+        if count * width > size:
+            raise CorruptPack(f"pack {pack}: table too long in the segment at {start}")
+        table = self.read(pack, start + _SEGMENT_HEAD.size, count * width)
+        if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:
+            raise CorruptPack(f"pack {pack}: damaged table in the segment at {start}")
+        entries = [Entry.from_bytes(table[at : at + width]) for at in range(0, len(table), width)]
+        return SegmentTable(pack, start + size, entries)
 
     def check_header(self, pack: PackId) -> None:
         """Check that the file is this store's pack of that number.

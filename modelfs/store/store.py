@@ -36,6 +36,7 @@ from modelfs.store.pack import Packs
 from modelfs.store.pagecache import CAPACITY, PageCache
 from modelfs.store.reaper import Reaper
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
+from modelfs.store.scrub import Scrubber
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.space import Space
 from modelfs.store.staging import Staging
@@ -147,6 +148,7 @@ class Store:
         )
         self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
         self.collector = Collector(self.index, self.chunks, self.packs, (self.sidecars, twins))
+        self.scrubber = Scrubber(self.index, self.totals, self.chunks, self.packs)
         self.space = Space(self.folder)
 
     def close(self) -> None:

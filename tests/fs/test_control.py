@@ -333,3 +333,46 @@ async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
                 await stream.send_all(b'{"command": "stats"}\n')
                 assert "result" in (await replies(stream))[-1]
             inner.cancel_scope.cancel()
+
+
+async def test_scrub(daemon: Served, nursery: trio.Nursery) -> None:
+    """`scrub` tells its progress and what was found; `scrub-status` tells it again."""
+    await daemon.chunked(b"f", noise(3 * CHUNK))
+    nursery.start_soon(daemon.writeback.scrubbing.run)
+    *progress, last = await told(daemon, b'{"command": "scrub"}\n')
+    assert all("progress" in line for line in progress)
+    assert (last["result"]["chunks"], last["result"]["findings"]) == (3, [])
+    assert (await ask(daemon, "scrub-status"))["result"] == last["result"]
+
+
+async def test_scrub_in_the_background(daemon: Served) -> None:
+    """With a rate it is left to run, and `scrub-stop` stops it."""
+    await daemon.chunked(b"f", noise(3 * CHUNK))
+    begun = (await ask(daemon, "scrub", rate=1000))["result"]
+    assert (begun["running"], begun["rate"]) == (True, 1000)
+    stopped = (await ask(daemon, "scrub-stop"))["result"]
+    assert (stopped["running"], stopped["rate"]) == (False, 0)
+
+
+@pytest.mark.parametrize("rate", [0, 1])
+async def test_scrub_of_who_left(daemon: Served, nursery: trio.Nursery, rate: int) -> None:
+    """A scrub that somebody waited for stops when they hang up; one in the background goes on."""
+    await daemon.chunked(b"f", noise(CHUNK))
+    scrubbing = daemon.writeback.scrubbing
+    if rate:
+        scrubbing.begin(rate=rate)
+    async with connected(daemon) as stream:
+        await stream.send_all(b'{"command": "scrub"}\n')
+        assert await stream.receive_some()
+        assert scrubbing.running
+    for _ in range(3):
+        await wait_all_tasks_blocked()
+        scrubbing._tell()  # something to tell them, by which it is seen that they are gone
+    await wait_all_tasks_blocked()
+    assert scrubbing.running is bool(rate)
+
+
+@pytest.mark.parametrize("rate", [-1, 1 << 63, "1", 0.5, None])
+async def test_scrub_at_no_rate(daemon: Served, rate: object) -> None:
+    """A rate that is none is refused."""
+    assert (await ask(daemon, "scrub", rate=rate))["errno"] == errno.EINVAL
