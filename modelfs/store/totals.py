@@ -36,7 +36,7 @@ class Totals:
         if value is None:
             return 0
         if len(value) != 8:
-            raise CorruptIndex(f"counter {name.decode()}: {value.hex()}")
+            raise CorruptIndex(f"counter {name!r}: {value.hex()}")
         return int.from_bytes(value, "little", signed=True)
 
     def set(self, name: bytes, value: int) -> None:
