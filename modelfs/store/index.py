@@ -275,24 +275,23 @@ class Index:
             self.release()
 
     def apply(self, changes: Memtable) -> None:
-        try:
-            with self._env.begin(write=True) as transaction:
-                for table, rows in changes.items():
-                    database = self._databases[table]
-                    for key, value in rows.items():
-                        if value is None:
-                            transaction.delete(key, db=database)
-                        else:
-                            transaction.put(key, value, db=database)
-        except lmdb.MapFullError as exc:
-            raise StoreFull(f"index: {exc}") from exc
-        except lmdb.Error as exc:
-            # LMDB passes the errno of a failed system call through; its own codes are negative.
-            if exc.code == errno.ENOSPC:
-                raise StoreFull(f"index: {exc}") from exc
-            if exc.code > 0:
-                raise OSError(exc.code, f"index: {exc}") from exc
-            raise CorruptIndex(f"index: {exc}") from exc
+        with _lmdb_errors(), self._env.begin(write=True) as transaction:
+            for table, rows in changes.items():
+                database = self._databases[table]
+                for key, value in rows.items():
+                    if value is None:
+                        transaction.delete(key, db=database)
+                    else:
+                        transaction.put(key, value, db=database)
+
+    def sync(self) -> None:
+        """Make the last commit durable, should the process that wrote it have been killed at it.
+
+        Raises:
+            OSError: it is not known whether it is.
+        """
+        with _lmdb_errors():
+            self._env.sync(True)
 
     def snapshot_id(self) -> int:
         """Return the number of LMDB's last committed transaction."""
@@ -302,6 +301,21 @@ class Index:
     def size(self) -> int:
         """Bytes of the index that are in use, as of the last commit."""
         return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+
+
+@contextmanager
+def _lmdb_errors() -> Iterator[None]:
+    try:
+        yield
+    except lmdb.MapFullError as exc:
+        raise StoreFull(f"index: {exc}") from exc
+    except lmdb.Error as exc:
+        # LMDB passes the errno of a failed system call through; its own codes are negative.
+        if exc.code == errno.ENOSPC:
+            raise StoreFull(f"index: {exc}") from exc
+        if exc.code > 0:
+            raise OSError(exc.code, f"index: {exc}") from exc
+        raise CorruptIndex(f"index: {exc}") from exc
 
 
 def _open(

@@ -36,19 +36,25 @@ def load_staged(staging: Staging, nodes: Nodes) -> None:
             least=node.size,
             visible=visible,
             windows=windows,
+            dirty=bool(windows),
         )
         staging.adopt(staged)
         for window in windows.values():
             newest = max(newest, window.generation)
+            # A process that was killed may have rewritten bytes that no fsync covered since. They
+            # are read now, and so the next fsync has to make them durable.
+            window.dirty = True
             if window.ranges.stop > node.size:
                 # Cut off by a truncation that the inode record admits, but the row does not.
                 window.ranges.remove(node.size, window.ranges.stop)
-                window.dirty = True
     staging.start_generations_at(newest)
 
 
 def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
     """Remove what no commit mentions: tails of packs, packs, staging files."""
+    # What is removed here may be what the commit before mentions. So the last one has to be durable
+    # first, which it is not if the process was killed while LMDB wrote its meta page.
+    index.sync()
     for pack in packs.numbers() - _pack_rows(index).keys():
         log.info("removing pack %d, which was never committed", pack)
         packs.remove(pack)

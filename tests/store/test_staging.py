@@ -1,5 +1,6 @@
 """Windows, and the files behind them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,23 @@ def test_generations_go_on_after_a_crash(box: Box) -> None:
     store.contents.write(inode, 0, b"new")
     assert before in names_in(store.staging.folder)
     assert content_of(box.crash(), inode) == b"old"
+
+
+def test_what_a_killed_process_rewrote_is_synced(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes rewritten before a kill are read after it, so the first flush has to sync them."""
+    inode = new_file(box.store, b"f", noise(100))
+    box.store.flush(inode)
+    box.store.commit()
+    box.store.contents.write(inode, 0, noise(100, 1))
+    store = box.crash()
+    assert content_of(store, inode) == noise(100, 1)
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    for _ in range(2):
+        store.flush(inode)
+    assert synced == [str(path) for path in store.staging.folder.iterdir()]
 
 
 def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:

@@ -215,6 +215,25 @@ def test_a_pack_that_no_commit_had_is_removed(box: Box) -> None:
     assert content_of(box.crash(), new) == noise(CHUNK, 1)
 
 
+def test_the_index_is_synced_before_anything_is_removed(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no commit mentions goes when the last one is known to be durable, and not before."""
+    lost = pack_path(box.store.packs, 7)
+    lost.write_bytes(b"left by a killed process")
+    there: list[bool] = []
+    sync = Index.sync
+
+    def noted(index: Index) -> None:
+        there.append(lost.exists())
+        sync(index)
+
+    monkeypatch.setattr(Index, "sync", noted)
+    box.crash()
+    assert there == [True]
+    assert not lost.exists()
+
+
 def test_a_missing_newest_pack_keeps_the_rest_usable(
     box: Box, caplog: pytest.LogCaptureFixture
 ) -> None:
