@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -21,7 +20,8 @@ from modelfs.store.content import WritePart, write_part
 from modelfs.store.ingest import Pass, Step
 from modelfs.store.intake import Flush
 from modelfs.store.store import Commit, Store
-from modelfs.store.tables import ROOT, InodeNumber
+from modelfs.store.tables import ROOT
+from tests.store.histories import File
 from tests.store.stores import (
     Box,
     content_of,
@@ -74,37 +74,6 @@ STEPS = settings(
 )
 
 
-@dataclass
-class File:
-    """What a file's content was, state after state, and which state a crash cannot undo."""
-
-    inode: InodeNumber
-    states: list[bytes] = field(default_factory=lambda: [b""], repr=False)
-    flushed: int = 0  # the state that the next commit makes durable, or a later one
-    sealed: int = 0  # the same of a commit under way
-    durable: int = 0
-
-    @property
-    def content(self) -> bytes:
-        return self.states[-1]
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.states.append(overlaid(self.content, offset, data))
-
-    def truncate(self, size: int) -> None:
-        self.states.append(self.content[:size].ljust(size, b"\0"))
-
-    def check_recovered(self, found: bytes) -> None:
-        """Assert that a crash could leave `found`: each byte as it was at some time since."""
-        since = self.states[self.durable :]
-        lengths = [len(each) for each in since]
-        assert min(lengths) <= len(found) <= max(lengths)
-        longest = max(lengths)
-        states = [each.ljust(longest, b"\0") for each in since]
-        for at, (byte, *were) in enumerate(zip(found, *states, strict=False)):
-            assert byte in were, f"byte {at} is {byte}"
-
-
 def content(size: int, seed: int) -> bytes:
     """Return one of few contents: zeros, or noise."""
     return noise(size, seed) if seed else bytes(size)
@@ -114,11 +83,6 @@ def first_difference(one: bytes, two: bytes) -> int | None:
     if one == two:
         return None
     return next(at for at, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)
-
-
-def overlaid(content: bytes, offset: int, data: bytes) -> bytes:
-    longer = content.ljust(offset + len(data), b"\0")
-    return longer[:offset] + data + longer[offset + len(data) :]
 
 
 class Files(RuleBasedStateMachine):
