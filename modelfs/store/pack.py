@@ -25,7 +25,7 @@ Pack file, little-endian::
 Segment::
 
     0       bytes 4   magic    "MSEG"
-    4       u32       count    of chunks
+    4       u32       count    of chunks, at most 1,024
     8       u64       size     of the whole segment, a multiple of 4,096
     16      u64       check    XXH3-64 of bytes 0 to 16 and the entries
     24      entry 40  each     u64 chunk, u64 offset in the pack, u32 stored, u32 size, u8 kind,
@@ -82,8 +82,17 @@ class Entry:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> Self:
-        chunk, offset, stored, size, kind, codec, checksum = cls.LAYOUT.unpack(value)
-        return cls(ChunkId(chunk), offset, stored, size, ChunkKind(kind), CodecId(codec), checksum)
+        """Decode a line of the table.
+
+        Raises:
+            CorruptPack: a kind or codec number that was never assigned.
+        """
+        chunk, offset, stored, size, number, codec, checksum = cls.LAYOUT.unpack(value)
+        try:
+            kind, form = ChunkKind(number), CodecId(codec)
+        except ValueError as exc:
+            raise CorruptPack(f"segment entry {value.hex()}: {exc}") from exc
+        return cls(ChunkId(chunk), offset, stored, size, kind, form, checksum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +118,11 @@ def pack_name(pack: int) -> str:
 
 def pack_number(name: str) -> PackId | None:
     """Return the pack whose file has that name, None if it is no pack's name."""
-    stem, _, suffix = name.partition(".")
-    return PackId(int(stem)) if suffix == "pack" and stem.isdecimal() else None
+    stem = name.removesuffix(".pack")
+    # Not only `isdecimal`: other scripts have digits, too, and 1.pack is nobody's name.
+    if not stem.isdecimal() or pack_name(int(stem)) != name:
+        return None
+    return PackId(int(stem))
 
 
 class Packs:
@@ -151,6 +163,9 @@ class Packs:
             CorruptPack: the pack is missing or ends before.
         """
         file = self.descriptor(pack)
+        # Before the read, which would first make room for whatever size a damaged record has.
+        if (end := os.fstat(file.fd).st_size) < offset + size:
+            raise CorruptPack(f"pack {pack} ends at {end}, inside a chunk")
         data = os.pread(file.fd, size, offset)
         if len(data) < size:
             raise CorruptPack(f"pack {pack} ends at {offset + len(data)}, inside a chunk")
@@ -180,7 +195,7 @@ class Packs:
         if magic != _SEGMENT_MAGIC or not 0 < size <= stop - start or size % PAGE:
             raise CorruptPack(f"pack {pack}: no segment at {start}")
         width = Entry.LAYOUT.size
-        if count * width > size:
+        if count > IOV_MAX or count * width > size:
             raise CorruptPack(f"pack {pack}: table too long in the segment at {start}")
         table = self.read(pack, start + _SEGMENT_HEAD.size, count * width)
         if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:

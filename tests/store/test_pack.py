@@ -1,9 +1,12 @@
 """Packs: their layout, and what is left of them after any accident."""
 
 import os
+import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +113,51 @@ def test_old_packs_stay_readable(tmp_path: Path) -> None:
         checksum=entries[2].checksum,
     )
     packs.close()
+
+
+@pytest.mark.parametrize("at", [24 + 24, 24 + 25], ids=["kind", "codec"])
+def test_a_form_that_was_never_assigned_is_corrupt(packs: Packs, at: int) -> None:
+    """A segment of a later version, its checksum right, is told to be one that cannot be read."""
+    _, tail = packs.append(segment_of(b"plain"))
+    content = bytearray(path_of(packs).read_bytes())
+    content[PAGE + at] = 99
+    head, table = content[PAGE : PAGE + 16], content[PAGE + 24 : PAGE + 64]
+    content[PAGE + 16 : PAGE + 24] = xxhash.xxh3_64_intdigest(head + table).to_bytes(8, "little")
+    path_of(packs).write_bytes(content)
+    with pytest.raises(CorruptPack, match="99"):
+        list(packs.entries(ONE, tail.stop))
+
+
+def test_a_long_table_is_not_read(packs: Packs) -> None:
+    """A damaged count costs no memory, however far the index says that the pack goes."""
+    packs.append(segment_of(b"plain"))
+    stop, count = 1 << 40, 1 << 31
+    with path_of(packs).open("r+b") as file:
+        file.seek(PAGE + 4)
+        file.write(struct.pack("<IQ", count, stop - PAGE))
+    os.truncate(path_of(packs), stop)
+    with pytest.raises(CorruptPack, match="table too long"):
+        list(packs.entries(ONE, stop))
+
+
+@pytest.mark.parametrize("size", [1 << 32, 1 << 60, 1 << 63])
+def test_a_read_past_the_end_takes_no_memory(packs: Packs, size: int) -> None:
+    """A pack is not read for more bytes than it has, whatever a damaged record says."""
+    packs.append(segment_of(b"plain"))
+    tracemalloc.start()
+    try:
+        for offset, length in ((PAGE, size), (size, 1)):
+            with pytest.raises(CorruptPack, match="inside a chunk"):
+                packs.read(ONE, offset, length)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["1.pack", "\u0660" * 7 + "1.pack", "00000001", "000000001.pack"])
+def test_only_its_own_name_is_a_packs(name: str) -> None:
+    """A file that is called nearly like a pack is not taken for it."""
+    assert pack_number(name) is None
 
 
 def test_packs_are_written_as_they_were(packs: Packs) -> None:
