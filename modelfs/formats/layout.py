@@ -1,6 +1,7 @@
 """What a scanner says about a file: which bytes of it are which tensor."""
 
 import enum
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,42 @@ class MalformedModel(Exception):
 
 class TruncatedModel(MalformedModel):
     """The bytes end before the model does: more of them could make it a consistent file."""
+
+
+class Allowance:
+    """The memory that a scan may still take for what it keeps, so that no file can fill it all.
+
+    Of tensors with names of 60 characters and two dimensions, 120,000 fit: more than there are in
+    all the files of DeepSeek-V3 (92,000) together.
+    """
+
+    # Bytes that a name takes beside its characters, a span beside its name, and each of its
+    # dimensions: with the places in lists and tables, measured and rounded up.
+    NAME: Final = 64
+    SPAN: Final = 150
+    DIM: Final = 40
+    SIZE: Final = 48 << 20
+
+    def __init__(self) -> None:
+        self._left = self.SIZE
+
+    def take(self, size: int) -> None:
+        """Note that `size` more bytes are kept.
+
+        Raises:
+            MalformedModel: they are too many.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise MalformedModel("more tensors, or longer names, than there is memory for")
+
+    def take_name(self, name: str) -> None:
+        """Note that a name is kept. Raises what `take` does."""
+        self.take(self.NAME + sys.getsizeof(name))
+
+    def take_span(self, dims: int) -> None:
+        """Note that a span of a name that is kept is kept, too. Raises what `take` does."""
+        self.take(self.SPAN + self.DIM * dims)
 
 
 class Format(enum.IntEnum):

@@ -21,12 +21,14 @@ happens to be framed like it: a model has one `ir_version` that may be one, one 
 imports that its version demands, and no field of a wrong wire type in any message walked over.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 from modelfs.formats import onnx_schema, onnx_tensor
 from modelfs.formats.layout import (
+    Allowance,
     ExternalSpan,
     Format,
     Layout,
@@ -45,9 +47,11 @@ MAX_IR_VERSION: Final = 100
 # `opset_import` is required from this version on ("IR_VERSION_2017_11_3" in onnx.proto).
 FIRST_IR_WITH_OPSETS: Final = 3
 
-# Bounds on memory, several times what large models have: 10,000 tensors, names of 150 bytes.
-MAX_TENSORS: Final = 1 << 18
+# A bound on memory, several times what large models have: names of 150 bytes.
 MAX_NAME: Final = 512
+
+# What a payload that is noted takes until the tensor ends, and a location besides its characters.
+NOTE: Final = 150
 
 # Longer strings in `external_data` are no path (PATH_MAX) and no number.
 MAX_ENTRY: Final = 4096
@@ -104,6 +108,7 @@ class _Scanner:
         self._ir_version = 0
         self._graphs = 0
         self._opsets = 0
+        self._allowance = Allowance()
         self._names: Counter[str] = Counter()
         self._spans: list[TensorSpan] = []
         self._external: list[ExternalSpan] = []
@@ -160,8 +165,7 @@ class _Scanner:
         if event.what in TENSORS:
             self._add_tensor(self._tensor)
         elif event.what == Message.ENTRY:
-            key, value = self._entry
-            self._tensor.external_data[key] = value
+            self._tensor.add_entry(*self._entry)
         self._labels.pop()
 
     def _set_ir_version(self, event: Event) -> None:
@@ -210,6 +214,7 @@ class _Scanner:
         self._tensor.data_location = event.value
 
     def _add_payload(self, event: Event) -> None:
+        self._allowance.take(NOTE)
         self._tensor.fields.append((event.tag, event.start, event.stop))
 
     def _set_key(self, event: Event) -> None:
@@ -227,15 +232,17 @@ class _Scanner:
         found = tensor.elsewhere()
         if found is not None:
             location, payload = found
+            self._allowance.take(NOTE + sys.getsizeof(location))
             self._external.append(ExternalSpan(location, self._span(payload)))
 
     def _add_span(self, payload: Payload) -> None:
         self._spans.append(self._span(payload))
 
     def _span(self, payload: Payload) -> TensorSpan:
-        if len(self._names) == MAX_TENSORS:
-            raise MalformedModel(f"more than {MAX_TENSORS} tensors")
-        return TensorSpan(self._unique_name(), *payload)
+        name = self._unique_name()
+        self._allowance.take_name(name)
+        self._allowance.take_span(len(payload.shape))
+        return TensorSpan(name, *payload)
 
     def _unique_name(self) -> str:
         path = name = "/".join(filter(None, self._labels))[:MAX_NAME]

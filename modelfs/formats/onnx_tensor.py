@@ -75,6 +75,11 @@ class Tensor:
         if len(self.dims) > MAX_DIMS:
             self.dims[:] = [UNKNOWN]
 
+    def add_entry(self, key: bytes, value: bytes) -> None:
+        """Note an entry of `external_data`, if it is one that says where the bytes are."""
+        if key in (LOCATION, OFFSET, LENGTH):
+            self.external_data[key] = value
+
     def payloads(self) -> Iterator[Payload]:
         """Yield what is in this file. A field of no bytes is no payload."""
         for tag, start, stop in self.fields:

@@ -13,18 +13,23 @@ order, an entry may have unknown fields, and `__metadata__` may be null. safeten
 all of these. It also accepts repeated names, and what such a file holds depends on who reads
 it: repeated keys are refused here.
 
-The header is walked one entry at a time instead of handed whole to `json`: of 100 MB of junk,
-`json` would make objects of more than twenty times that size before anyone looked at them.
+The header is walked one entry at a time, through a window, instead of handed whole to `json`: of
+100 MB of junk, `json` would make objects of more than twenty times that size before anyone looked
+at them. So a scan has its limits: names and entries of some 64 Ki characters, and an `Allowance`
+for what it keeps. A file beyond is not taken for one of the format.
 """
 
+import codecs
 import json
 import re
+import sys
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Final, NoReturn, TypeGuard
 
 from modelfs.formats.dtypes import SAFETENSORS_BITS, tensor_bits
 from modelfs.formats.layout import (
+    Allowance,
     Format,
     Layout,
     MalformedModel,
@@ -37,27 +42,27 @@ LENGTH_SIZE: Final = 8
 MAX_HEADER_SIZE: Final = 100_000_000
 METADATA: Final = "__metadata__"
 
-# A bound on memory where a header is made of nothing but tiny entries: 262,144 tensors are past
-# any model, and 100 MB have room for two million.
-MAX_KEYS: Final = 1 << 18
-
 # One entry is some 100 characters. Most are found in the first window; one that does not end in
 # the last is no tensor's.
 ENTRY_WINDOWS: Final = (512, 4096, 65536)
+
+# No name is longer, as it stands in the header.
+MAX_NAME: Final = ENTRY_WINDOWS[-1]
+
+# What is read of the header at a time, in bytes.
+WINDOW: Final = 1 << 18
 
 MAX_INTEGER: Final = 2**63
 
 # Possessive quantifiers (`*+`) all through: the patterns need no backtracking, and without it
 # they match a string of any length in linear time and constant memory.
-_SPACE: Final = r"[ \t\n\r]*+"
 _PLAIN: Final = r'[^"\\\x00-\x1f]*+'
-_STRING: Final = rf'"{_PLAIN}(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{{4}}){_PLAIN})*+"'
-_OPEN: Final = re.compile(rf"{_SPACE}\{{{_SPACE}(\}}?+)")
-_KEY: Final = re.compile(rf"{_SPACE}({_STRING}){_SPACE}:{_SPACE}")
-_VALUE: Final = re.compile(_STRING)
-_NULL: Final = re.compile("null")
-_NEXT: Final = re.compile(rf"{_SPACE}([,}}])")
-_END: Final = re.compile(rf"{_SPACE}\Z")
+_ESCAPE: Final = r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+_ESCAPE_SIZE: Final = 6
+_SPACE: Final = re.compile(r"[ \t\n\r]*+")
+_INSIDE: Final = re.compile(rf"{_PLAIN}(?:{_ESCAPE}{_PLAIN})*+")
+_NAME: Final = re.compile(rf'"{_INSIDE.pattern}"')
+_NULL: Final = "null"
 
 
 def begins(head: bytes) -> bool:
@@ -82,10 +87,10 @@ def scan(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout:
         TruncatedModel: the header is not there yet.
         MalformedModel: oversized header, bad JSON, or tensors that do not tile the data.
     """
-    header = _read_header(read_at, size)
-    base = LENGTH_SIZE + len(header)
+    length = _header_size(read_at, size)
+    base = LENGTH_SIZE + length
     try:
-        spans = _spans(_Header(header.decode()), base)
+        spans = _spans(_Header(read_at, length), base)
     except (ValueError, RecursionError) as exc:
         raise MalformedModel(f"header: {type(exc).__name__}") from exc
     stop = _tile(spans, base)
@@ -94,7 +99,7 @@ def scan(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout:
     return Layout(Format.SAFETENSORS, tuple(spans))
 
 
-def _read_header(read_at: ReadAt, size: int) -> bytes:
+def _header_size(read_at: ReadAt, size: int) -> int:
     head = read_at(0, LENGTH_SIZE + 1)
     if len(head) <= LENGTH_SIZE:
         raise TruncatedModel(f"{len(head)} bytes are no header")
@@ -103,36 +108,45 @@ def _read_header(read_at: ReadAt, size: int) -> bytes:
     length = int.from_bytes(head[:LENGTH_SIZE], "little")
     if LENGTH_SIZE + length > size:
         raise TruncatedModel(f"header of {length} bytes in a file of {size}")
-    header = read_at(LENGTH_SIZE, length)
-    if len(header) < length:
-        raise TruncatedModel(f"header of {length} bytes ends after {len(header)}")
-    return header
+    return length
 
 
 class _Header:
-    """A position in the header's text, which moves on by what is taken."""
+    """A position in the header's text, which moves on by what is taken.
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    `_text` is a window on it: what lies before the position may be gone, and what lies behind it
+    is there as far as `_fill` was asked for.
+    """
+
+    def __init__(self, read_at: ReadAt, size: int) -> None:
+        self._read_at = read_at
+        self._at = LENGTH_SIZE
+        self._stop = LENGTH_SIZE + size
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
         self._pos = 0
+        self._allowance = Allowance()
 
     def members(self) -> Iterator[str]:
         """Yield the keys of the object that begins here; the caller takes each one's value."""
         seen: set[str] = set()
-        if self._take(_OPEN)[1]:
+        self._take("{")
+        if self._peek() == "}":
+            self._pos += 1
             return
         while True:
-            literal = self._take(_KEY)[1]
-            key = json.loads(literal) if "\\" in literal else literal[1:-1]
-            if key in seen or len(seen) == MAX_KEYS:
-                raise MalformedModel("a repeated key, or too many")
+            key = self._take_name()
+            if key in seen:
+                raise MalformedModel("a repeated key")
             seen.add(key)
             yield key
-            if self._take(_NEXT)[1] == "}":
+            if self._take(",}") == "}":
                 return
 
     def take_entry(self) -> dict[str, object]:
         """Return the object that begins here, of some 64 Ki characters at most."""
+        if self._peek() != "{":
+            raise MalformedModel("an entry is no object")
         for window in ENTRY_WINDOWS[:-1]:
             try:
                 return self._decode(window)
@@ -141,30 +155,89 @@ class _Header:
         return self._decode(ENTRY_WINDOWS[-1])
 
     def take_metadata(self) -> None:
-        if _NULL.match(self._text, self._pos):
-            self._take(_NULL)
+        if self._peek() == "n":
+            self._fill(len(_NULL))
+            if not self._text.startswith(_NULL, self._pos):
+                raise MalformedModel("metadata is no object")
+            self._pos += len(_NULL)
             return
         for _ in self.members():
-            self._take(_VALUE)
+            self._skip_string()
 
     def take_end(self) -> None:
-        self._take(_END)
+        if self._peek():
+            raise MalformedModel("something follows the header's object")
+
+    def keep(self, span: TensorSpan) -> TensorSpan:
+        """Return the span, if it may be kept."""
+        self._allowance.take_span(len(span.shape))
+        return span
+
+    def _take_name(self) -> str:
+        self._peek()
+        self._fill(MAX_NAME)
+        match = _NAME.match(self._text, self._pos)
+        if match is None:
+            raise MalformedModel("bad JSON, or a name that is too long")
+        self._pos = match.end()
+        literal = match[0]
+        name: str = json.loads(literal) if "\\" in literal else literal[1:-1]
+        self._allowance.take_name(name)
+        self._take(":")
+        return name
+
+    def _skip_string(self) -> None:
+        """Take a string of any length, and keep nothing of it."""
+        self._take('"')
+        while True:
+            self._fill(_ESCAPE_SIZE)
+            match = _INSIDE.match(self._text, self._pos)
+            assert match is not None  # no character at all is inside, too
+            self._pos = match.end()
+            if self._text.startswith('"', self._pos):
+                break
+            if match.start() == match.end():
+                raise MalformedModel("bad JSON in a string, or no end of it")
+        self._pos += 1
 
     def _decode(self, window: int) -> dict[str, object]:
-        text = self._text[self._pos : self._pos + window]
-        if not text.startswith("{"):
-            raise MalformedModel(f"an entry at {self._pos} is no object")
-        entry, size = _ENTRY.raw_decode(text)
+        self._fill(window)
+        entry, size = _ENTRY.raw_decode(self._text[self._pos : self._pos + window])
         assert isinstance(entry, dict)
         self._pos += size
         return entry
 
-    def _take(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        match = pattern.match(self._text, self._pos)
-        if match is None:
-            raise MalformedModel(f"bad JSON at {self._pos}")
-        self._pos = match.end()
-        return match
+    def _take(self, wanted: str) -> str:
+        """Take the next character that is no white space, one of those wanted."""
+        found = self._peek()
+        if not found or found not in wanted:
+            raise MalformedModel(f"bad JSON: {found!r} for one of {wanted!r}")
+        self._pos += 1
+        return found
+
+    def _peek(self) -> str:
+        """Move to the next character that is no white space, and return it; "" at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._pos)
+            assert match is not None
+            self._pos = match.end()
+            if self._pos < len(self._text):
+                return self._text[self._pos]
+            if self._at == self._stop:
+                return ""
+            self._fill(1)
+
+    def _fill(self, size: int) -> None:
+        """Have `size` characters from the position on in the window, or all that are left."""
+        while len(self._text) - self._pos < size and self._at < self._stop:
+            wanted = min(WINDOW, self._stop - self._at)
+            data = self._read_at(self._at, wanted)
+            if len(data) < wanted:
+                raise TruncatedModel(f"the header ends after {self._at + len(data)} bytes")
+            self._at += wanted
+            more = self._decoder.decode(data, final=self._at == self._stop)
+            self._text = self._text[self._pos :] + more
+            self._pos = 0
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -187,14 +260,14 @@ def _spans(header: _Header, base: int) -> list[TensorSpan]:
         if name == METADATA:
             header.take_metadata()
         else:
-            spans.append(_span(name, header.take_entry(), base))
+            spans.append(header.keep(_span(name, header.take_entry(), base)))
     header.take_end()
-    # JSON can spell half of a surrogate pair (`\ud800`), which no UTF-8 name can hold.
-    "".join(span.name for span in spans if not span.name.isascii()).encode()
     return spans
 
 
 def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
+    # JSON can spell half of a surrogate pair (`\ud800`), which no UTF-8 name can hold.
+    name.encode()
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in SAFETENSORS_BITS:
         raise MalformedModel(f"{name!r}: no such dtype")
@@ -203,7 +276,7 @@ def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
     start, stop = offsets
     if tensor_bits(dtype, shape) != 8 * (stop - start):
         raise MalformedModel(f"{name!r}: its data is not the size of its shape")
-    return TensorSpan(name, dtype, tuple(shape), base + start, base + stop)
+    return TensorSpan(name, sys.intern(dtype), tuple(shape), base + start, base + stop)
 
 
 def _are_naturals(value: object) -> TypeGuard[list[int]]:

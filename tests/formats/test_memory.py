@@ -1,0 +1,228 @@
+"""What scanning costs: the largest hostile files that the formats allow take bounded memory."""
+
+import struct
+import tracemalloc
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from modelfs.formats.layout import Allowance, Format, Layout, ReadAt
+from modelfs.formats.protobuf import MAX_FIELDS
+from modelfs.formats.safetensors import ENTRY_WINDOWS, MAX_HEADER_SIZE
+from modelfs.formats.sniff import recognise
+from tests.formats.test_onnx import message, model_of
+
+# A lesser allowance is reached sooner. What a scan takes besides is what it is for the real one,
+# with which nothing below takes more than 50 MiB.
+SMALL: Final = 3 << 20
+BESIDES: Final = 4 << 20
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Allowance, "SIZE", SMALL)
+
+
+class Endless:
+    """A file that begins with these bytes, and goes on with others again and again.
+
+    It is not in memory: what a scan takes is its own.
+    """
+
+    def __init__(self, head: bytes, period: bytes, size: int) -> None:
+        self._head = head
+        self._period = period
+        self.size = size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        size = max(0, min(size, self.size - offset))
+        head = self._head[offset : offset + size]
+        skip = (offset + len(head) - len(self._head)) % len(self._period)
+        times = (size - len(head) + skip) // len(self._period) + 1
+        return head + (self._period * times)[skip : skip + size - len(head)]
+
+
+def scanned(read_at: ReadAt, size: int) -> tuple[Layout, int]:
+    """Return what a file is, and the peak of the memory that it took to see that."""
+    tracemalloc.start()
+    try:
+        layout = recognise(read_at, size)
+        return layout, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def header_of(begin: bytes, period: bytes) -> Endless:
+    """Return a safetensors file with the longest header there is."""
+    head = struct.pack("<Q", MAX_HEADER_SIZE) + begin
+    return Endless(head, period, MAX_HEADER_SIZE + 8)
+
+
+LONG: Final[dict[str, tuple[bytes, bytes]]] = {
+    "white space": (b"{", b" "),
+    "nested arrays": (b'{"a":', b"["),
+    "nested objects": (b'{"a":{"x":', b'{"a":'),
+    "arrays": (b'{"a":{"x":[', b"[],"),
+    "objects": (b'{"a":{"x":[', b"{},"),
+    "name": (b'{"', b"n"),
+    "name of wide characters": (b'{"', "\U0001f600".encode()),
+    "escaped name": (b'{"', b"\\n"),
+    "metadata": (b'{"__metadata__":{"a":"', b"x"),
+    "metadata of wide characters": (b'{"__metadata__":{"a":"', "\U0001f600".encode()),
+    "escaped metadata": (b'{"__metadata__":{"a":"', b"\\u00e9"),
+    "zeros": (b"{", b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_header_of_100_mb_is_read_through_a_window(name: str) -> None:
+    """However long the header is, no more of it is in memory than a name or an entry takes."""
+    file = header_of(*LONG[name])
+    layout, peak = scanned(file.read_at, file.size)
+    assert layout.format is Format.PLAIN
+    assert peak < 8 << 20
+
+
+def reader(content: bytes) -> ReadAt:
+    return lambda offset, size: content[offset : offset + size]
+
+
+def tensors(count: int, name: Callable[[int], str], dims: str = "1") -> tuple[bytes, int]:
+    """Return a header of so many tensors of a byte, and the size of the whole file."""
+    entries = (
+        f'"{name(at)}":{{"dtype":"U8","shape":[{dims}],"data_offsets":[{at},{at + 1}]}}'
+        for at in range(count)
+    )
+    header = ("{" + ",".join(entries) + "}").encode()
+    return struct.pack("<Q", len(header)) + header, 8 + len(header) + count
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("count", "name", "dims"),
+    [
+        pytest.param(12_000, "{}".format, "1", id="tiny tensors"),
+        pytest.param(80, lambda at: f"{at}" + "\U0001f600" * 15_000, "1", id="long names"),
+        pytest.param(50, "{}".format, "1," * 30_000 + "1", id="dimensions"),
+    ],
+)
+def test_tensors_past_all_bounds_are_plain_bytes(
+    count: int, name: Callable[[int], str], dims: str
+) -> None:
+    """Names and dimensions count, however few the tensors are."""
+    content, size = tensors(count, name, dims)
+    layout, peak = scanned(reader(content), size)
+    assert layout.format is Format.PLAIN
+    assert peak < SMALL + BESIDES
+
+
+@pytest.mark.usefixtures("small")
+def test_metadata_past_all_bounds() -> None:
+    """So do the keys of metadata, though nothing is made of them."""
+    pairs = ",".join(f'"{at}":""' for at in range(SMALL // Allowance.NAME))
+    header = f'{{"__metadata__":{{{pairs}}}}}'.encode()
+    content = struct.pack("<Q", len(header)) + header
+    layout, peak = scanned(reader(content), len(content))
+    assert layout.format is Format.PLAIN
+    assert peak < SMALL + BESIDES
+
+
+def test_as_many_tensors_as_the_largest_models_have() -> None:
+    """100,000 tensors with names as they are in practice are no hostile file."""
+    content, size = tensors(100_000, "model.layers.{:06}.mlp.experts.weight_scale_inv".format)
+    assert len(recognise(reader(content), size).spans) == 100_000
+
+
+RAW: Final = message(9, b"x")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("period", "count"),
+    [
+        pytest.param(message(5, RAW), 30_000, id="tiny tensors"),
+        pytest.param(message(5, message(8, b"n" * 500) + RAW), 6_000, id="long names"),
+        pytest.param(
+            message(5, message(8, ("\U0001f600" * 125).encode()) + RAW), 6_000, id="wide names"
+        ),
+    ],
+)
+def test_models_past_all_bounds_are_plain_bytes(period: bytes, count: int) -> None:
+    """An ONNX model with more tensors than there is memory for is not taken apart."""
+    content = model_of(period * count)
+    layout, peak = scanned(reader(content), len(content))
+    assert layout.format is Format.PLAIN
+    assert peak < SMALL + BESIDES
+
+
+@pytest.mark.usefixtures("small")
+def test_a_tensor_of_payloads_past_all_bounds() -> None:
+    """Nor is one that has them all in one tensor, though that never ends."""
+    content = model_of(message(5, RAW * 60_000))
+    layout, peak = scanned(reader(content), len(content))
+    assert layout.format is Format.PLAIN
+    assert peak < SMALL + BESIDES
+
+
+def test_external_data_without_end() -> None:
+    """Of what a tensor says of its external data, only what is looked at later is kept."""
+    entries = b"".join(
+        message(13, message(1, b"key %d" % at), message(2, bytes(4000))) for at in range(2_000)
+    )
+    content = model_of(message(5, entries, RAW))
+    layout, peak = scanned(reader(content), len(content))
+    assert len(layout.spans) == 1
+    assert peak < 1 << 20
+
+
+@pytest.mark.usefixtures("small")
+def test_locations_past_all_bounds() -> None:
+    """Paths to external data count, too."""
+    location = message(13, message(1, b"location"), message(2, b"l" * 4000))
+    external = message(5, b"\x08\x01\x10\x01\x70\x01" + location)
+    content = model_of(external * 1_000)
+    layout, peak = scanned(reader(content), len(content))
+    assert layout.format is Format.PLAIN
+    assert peak < SMALL + BESIDES
+
+
+def test_fields_without_end() -> None:
+    """A model's fields are walked over, and nothing of them is kept."""
+    file = Endless(b"\x08\x08", b"\x12\x00", 1 << 17)
+    assert file.size < MAX_FIELDS
+    _, peak = scanned(file.read_at, file.size)
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("length", [1 << 31, 1 << 62, (1 << 63) - 1, (1 << 64) - 1])
+@pytest.mark.parametrize("nested", [False, True])
+def test_lengths_past_all_bounds(length: int, nested: bool) -> None:
+    """A length that no file has is no reason to make room for it."""
+    claim = length.to_bytes(8, "little")
+    varint = bytes(length >> shift & 0x7F | 0x80 for shift in range(0, 63, 7)) + b"\x01"
+    field = b"\x4a" + varint
+    onnx = model_of(message(5, field)) if nested else b"\x08\x08\x3a" + varint + bytes(9)
+    for content in (claim + b"{}" + bytes(9), onnx):
+        layout, peak = scanned(reader(content), len(content))
+        assert layout.format is Format.PLAIN
+        assert peak < 1 << 20
+
+
+def test_what_is_past_a_window_is_found() -> None:
+    """White space, names and entries up to their bounds are read wherever windows end."""
+    gap = " " * 300_000
+    long = "n" * (ENTRY_WINDOWS[-1] - 2)
+    note = '\\n\\u00e9"'.rjust(700_000, "x")
+    entry = '{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}'
+    header = (
+        f'{gap}{{{gap}"__metadata__"{gap}:{{{gap}"k":{gap}"{note}{gap}}}{gap},'
+        f'{gap}"a"{gap}:{gap}{entry % (0, 1)}{gap},"{long}":{entry % (1, 2)}{gap}}}{gap}'
+    ).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(2)
+    for shift in range(6):
+        spaces = b" " * shift
+        moved = struct.pack("<Q", len(header) + shift) + spaces + header + bytes(2)
+        layout = recognise(reader(moved), len(moved))
+        assert [span.name for span in layout.spans] == ["a", long]
+        assert layout.spans[-1].stop == len(content) + shift
