@@ -11,8 +11,8 @@ from modelfs.cli.params import parse_size
 PASSED_ON: Final = frozenset(
     {"nosuid", "nodev", "noexec", "suid", "dev", "exec", "sync", "async", "dirsync"}
 )
-# Security labels: the kernel wants them as they are.
-LABELS: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext"})
+# Security labels, and what the mount table names as the source: as they are.
+NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
 # For mount(8) and systemd, or of no meaning here: access times do not change by reading, and the
 # kernel always checks permissions.
 IGNORED: Final = frozenset(
@@ -54,7 +54,7 @@ def parse_options(texts: Iterable[str]) -> Parsed:
             allow_other = True
         elif name == "cache_size":
             cache_size = _cache_size(value)
-        elif option in PASSED_ON or name in LABELS:
+        elif option in PASSED_ON or name in NAMED:
             passed_on[option] = None
         elif name not in IGNORED and not name.lower().startswith("x-"):
             raise _unknown(option)

@@ -54,8 +54,8 @@ class Request:
     "options",
     metavar="OPT[,OPT]",
     multiple=True,
-    help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, nosuid, nodev, noexec. "
-    "Those for mount(8) and systemd, such as noatime, _netdev or x-*, are accepted.",
+    help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, fsname=NAME, nosuid, nodev, "
+    "noexec. Those for mount(8) and systemd, such as noatime, _netdev or x-*, are accepted.",
 )
 def mount(  # noqa: PLR0913 - one parameter for each option
     *,

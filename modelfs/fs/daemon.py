@@ -112,7 +112,9 @@ class _Daemon:
         log.info("unmounted %s", self._options.mountpoint)
 
     def _mount_options(self) -> set[str]:
-        options = {"fsname=modelfs", "subtype=modelfs", "default_permissions"}
+        options = {"subtype=modelfs", "default_permissions"}
+        if not any(option.startswith("fsname=") for option in self._options.options):
+            options.add("fsname=modelfs")
         if self._options.allow_other:
             options.add("allow_other")
         if self._options.read_only:

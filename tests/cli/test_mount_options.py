@@ -23,11 +23,13 @@ def test_lines_of_fstab(line: str) -> None:
 
 def test_meaning() -> None:
     """What means something to modelfs or to the kernel is kept, and nothing else."""
-    parsed = parse_options(["ro,nosuid,x-gvfs-hide", "noexec,allow_other,cache_size=2GiB"])
+    parsed = parse_options(
+        ["ro,nosuid,x-gvfs-hide", "noexec,allow_other,cache_size=2GiB,fsname=models"]
+    )
     assert parsed.read_only is True
     assert parsed.allow_other is True
     assert parsed.cache_size == 2 << 30
-    assert parsed.passed_on == ("nosuid", "noexec")
+    assert parsed.passed_on == ("nosuid", "noexec", "fsname=models")
 
 
 @pytest.mark.parametrize(

@@ -134,14 +134,14 @@ def no_matter() -> None:
 @pytest.mark.parametrize(
     ("read_only", "allow_other", "others", "more"),
     [
-        (False, False, (), set()),
-        (True, False, (), {"ro"}),
-        (False, True, (), {"allow_other"}),
+        (False, False, (), {"fsname=modelfs"}),
+        (True, False, (), {"fsname=modelfs", "ro"}),
+        (False, True, (), {"fsname=modelfs", "allow_other"}),
         (
             True,
             True,
-            ("noatime", "max_read=4096"),
-            {"ro", "allow_other", "noatime", "max_read=4096"},
+            ("noatime", "fsname=models"),
+            {"ro", "allow_other", "noatime", "fsname=models"},
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_mount_options(
     others: tuple[str, ...],
     more: set[str],
 ) -> None:
-    """The kernel checks permissions, knows the name, and gets what the user asked for."""
+    """The kernel checks permissions, knows a name, and gets what the user asked for."""
 
     async def over(operations: Operations) -> None:
         await trio.lowlevel.checkpoint()
@@ -164,7 +164,7 @@ def test_mount_options(
         options.store, options.mountpoint, *others, read_only=read_only, allow_other=allow_other
     )
     run(wanted, no_matter)
-    always = {"fsname=modelfs", "subtype=modelfs", "default_permissions"}
+    always = {"subtype=modelfs", "default_permissions"}
     assert kernel.options == always | more
     assert kernel.mountpoint == str(options.mountpoint)
     assert kernel.closed == 1
