@@ -246,7 +246,8 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return [XAttrNameT(name) for name in self._store.attributes.names(InodeNumber(inode))]
+        names = self._store.attributes.names(InodeNumber(inode))
+        return [XAttrNameT(name) for name in names if not ctx.uid or not _is_roots(name)]
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -366,6 +367,11 @@ class Operations(pyfuse3.Operations):
     def _check_writable(self) -> None:
         if self._store.read_only:
             raise StoreReadOnly("the store is mounted read-only")
+
+
+def _is_roots(attribute: bytes) -> bool:
+    # The kernel refuses these to users by name, but leaves it to the file system to list them.
+    return attribute.startswith(b"trusted.")
 
 
 def _wants_to_write(flags: int) -> bool:

@@ -5,15 +5,16 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from modelfs.errors import AttributeTooLarge, NoAttribute, NotSupported
+from modelfs.errors import AttributeTooLarge, InvalidArgument, NoAttribute, NotSupported
 from modelfs.store.index import Index
 from modelfs.store.nodes import Nodes
 from modelfs.store.staging import Staging
 from modelfs.store.tables import InodeNumber, Table, named_key, number_key, prefix_end
 
 VALUE_MAX: Final = 64 << 10  # the kernel's XATTR_SIZE_MAX
-# ACLs would have to be enforced; `default_permissions` enforces mode bits only.
-UNSUPPORTED: Final = (b"system.",)
+# xattr(7), without `system.`: ACLs would have to be enforced, and `default_permissions` enforces
+# mode bits only.
+NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class Attributes:
     def drop_privileges(self, inode: InodeNumber) -> None:
         """Clear the bits that let a file run as somebody else, because it was changed.
 
-        As other file systems do: setuid, and setgid where the group may execute.
+        As other file systems do: setuid, and setgid where the group may execute. Those also clear
+        a setgid without group execution, which has no effect, when the writer is not of the group;
+        a write request does not tell who writes.
         """
         node = self._nodes.get(inode)
         if node.mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(node.mode):
@@ -112,5 +115,7 @@ def _harmless(mode: int) -> int:
 
 
 def _check_kind(name: bytes) -> None:
-    if name.startswith(UNSUPPORTED):
+    if not name.startswith(NAMESPACES):
         raise NotSupported(name.decode(errors="replace"))
+    if name in NAMESPACES:
+        raise InvalidArgument(f"{name.decode()} is no name")

@@ -10,7 +10,16 @@ from typing import cast
 import pyfuse3
 import pytest
 import trio
-from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, ReaddirToken, XAttrNameT
+from pyfuse3 import (
+    FileHandleT,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    XAttrNameT,
+)
 
 from modelfs.fs.operations import READDIR_PAGE
 from modelfs.store.namespace import NAME_MAX
@@ -514,6 +523,17 @@ async def test_xattrs(served: Served) -> None:
     for gone in (ops.getxattr, ops.removexattr):
         with refused(errno.ENODATA):
             await gone(inode, XAttrNameT(b"user.a"), ASKED)
+
+
+@pytest.mark.parametrize(("uid", "hidden"), [(0, set()), (1000, {b"trusted.a"})])
+async def test_listed_to_root_only(served: Served, uid: int, hidden: set[bytes]) -> None:
+    """Users do not see the names of attributes that they may not read."""
+    names = {b"user.a", b"trusted.a", b"security.a"}
+    inode = InodeT(await served.written(b"f"))
+    for name in names:
+        await served.operations.setxattr(inode, XAttrNameT(name), b"x", ASKED)
+    caller = cast("RequestContext", Caller(uid=uid))
+    assert set(await served.operations.listxattr(inode, caller)) == names - hidden
 
 
 async def test_xattrs_that_are_refused(served: Served) -> None:

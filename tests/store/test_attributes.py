@@ -4,7 +4,13 @@ import stat
 
 import pytest
 
-from modelfs.errors import AttributeTooLarge, NoAttribute, NotFound, NotSupported
+from modelfs.errors import (
+    AttributeTooLarge,
+    InvalidArgument,
+    NoAttribute,
+    NotFound,
+    NotSupported,
+)
 from modelfs.store.attributes import VALUE_MAX, Change
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber
@@ -82,9 +88,9 @@ def test_values_have_a_largest_size(opened: Store) -> None:
     assert list(opened.attributes.names(inode)) == []
 
 
-def test_access_lists_are_not_supported(opened: Store) -> None:
-    """What would have to be enforced, and is not, cannot be set or read."""
-    name = b"system.posix_acl_access"
+@pytest.mark.parametrize("name", [b"system.posix_acl_access", b"system.", b"name", b"users.x"])
+def test_other_namespaces_are_not_supported(opened: Store, name: bytes) -> None:
+    """Access lists, which would have to be enforced, and what is in no namespace are refused."""
     for call in (
         lambda: opened.attributes.put(ROOT, name, b"x"),
         lambda: opened.attributes.get(ROOT, name),
@@ -92,6 +98,13 @@ def test_access_lists_are_not_supported(opened: Store) -> None:
     ):
         with pytest.raises(NotSupported):
             call()
+
+
+@pytest.mark.parametrize("namespace", [b"user.", b"trusted.", b"security."])
+def test_namespace_without_a_name(opened: Store, namespace: bytes) -> None:
+    """A namespace alone names no attribute."""
+    with pytest.raises(InvalidArgument):
+        opened.attributes.put(ROOT, namespace, b"x")
 
 
 def test_what_is_not_there_has_no_attributes(opened: Store) -> None:
