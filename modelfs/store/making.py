@@ -52,6 +52,7 @@ def make_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     sync_folder(folder)
     # Last, when all else is durable, since a folder with this file is a store.
     format_file = folder / FORMAT_FILE
+    format_file.touch(0o600)
     format_file.write_text(FORMAT_TEXT.format(version=FORMAT_VERSION))
     with format_file.open("rb") as file:
         os.fsync(file.fileno())
