@@ -13,6 +13,7 @@ from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.opening import kept_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
+from modelfs.cli.plain import plain
 from modelfs.store.check import Finding, FsckReport
 from modelfs.store.check import fsck as check_store
 from modelfs.store.store import Store
@@ -98,4 +99,4 @@ def line_of(finding: Finding) -> str:
         parts.append(f"files: {', '.join(os.fsdecode(file) for file in finding.files)}")
     if finding.tensors:
         parts.append(f"tensors: {', '.join(finding.tensors)}")
-    return render.plain("; ".join(parts))
+    return plain("; ".join(parts))

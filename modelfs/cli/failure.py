@@ -5,6 +5,7 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
+from modelfs.cli.plain import plain
 from modelfs.errors import (
     CorruptData,
     ModelfsError,
@@ -59,7 +60,7 @@ ERRNO_HINTS: Final = {
 
 def describe(exc: Exception) -> str:
     """Return one line for an error: what is wrong, and what to do about it."""
-    return " ".join("; ".join(_parts(exc)).split())
+    return plain(" ".join("; ".join(_parts(exc)).split()))
 
 
 def hinted(problem: str, number: object) -> str:

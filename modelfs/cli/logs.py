@@ -7,11 +7,20 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from modelfs.cli.plain import plain
+
 # The daemon's log is begun anew when it is longer than this; the one before is kept.
 LOG_MAX: Final = 1 << 20
 FULL: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # The journal adds the time itself.
 FOR_JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"
+
+
+class Lines(logging.Formatter):
+    """Formats records whose names of files can neither begin a line nor command a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return plain(super().formatMessage(record))
 
 
 def of_command() -> None:
@@ -37,7 +46,7 @@ def of_background_daemon(path: Path) -> None:
 
 
 def _send_to(handler: logging.Handler, line: str, level: int) -> None:
-    handler.setFormatter(logging.Formatter(line))
+    handler.setFormatter(Lines(line))
     handler.set_name("modelfs")
     root = logging.getLogger()
     for old in [each for each in root.handlers if each.get_name() == "modelfs"]:

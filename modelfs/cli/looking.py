@@ -13,6 +13,7 @@ from modelfs.cli import client, render
 from modelfs.cli.failure import Failure
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store, is_store, store_of_mount
+from modelfs.cli.plain import plain
 from modelfs.errors import NotADirectory, NotFound
 from modelfs.store.inspect import inspect as inspect_file
 from modelfs.store.store import Store
@@ -152,7 +153,7 @@ def _report(store: Path, inode: InodeNumber) -> Json:
 
 def _show_report(report: Json) -> None:
     size = render.human_size
-    click.echo(f"{render.plain(report['path'])}: {report['format']}, {size(report['size'])}")
+    click.echo(f"{plain(report['path'])}: {report['format']}, {size(report['size'])}")
     click.echo(f"stored as {_forms(report, report['size'])}: {size(report['stored_bytes'])}")
     own, shared = size(report["own_bytes"]), size(report["shared_bytes"])
     click.echo(f"{own} of that for this file alone, {shared} with others")
@@ -162,7 +163,7 @@ def _show_report(report: Json) -> None:
     if report["shared_with"]:
         click.echo("\nshared with")
         for sharer in report["shared_with"]:
-            click.echo(f"  {render.plain(sharer['path'])} ({size(sharer['bytes'])})")
+            click.echo(f"  {plain(sharer['path'])} ({size(sharer['bytes'])})")
         if report["more_sharers"]:
             click.echo("  and others")
 

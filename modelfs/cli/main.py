@@ -12,6 +12,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from modelfs.cli import logs
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
+from modelfs.cli.plain import plain
 
 # Where each command is. A module is loaded when its command is called, so that none waits for
 # what only another needs.
@@ -125,5 +126,5 @@ def _fail(exc: Exception) -> int:
 def _refuse(exc: click.UsageError) -> int:
     command = "modelfs" if exc.ctx is None else exc.ctx.command_path
     message = exc.format_message().rstrip(".")
-    click.echo(f"modelfs: {' '.join(message.split())}; see `{command} --help`", err=True)
+    click.echo(f"modelfs: {plain(' '.join(message.split()))}; see `{command} --help`", err=True)
     return Code.FSCK_USAGE if command == "modelfs fsck" else Code.USAGE

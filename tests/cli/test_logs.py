@@ -31,6 +31,14 @@ def test_of_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "modelfs: loud\n")
 
 
+def test_names_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name of a file cannot begin a line of its own, nor command the terminal."""
+    logs.of_command()
+    log.warning("%s is gone", "a\nmodelfs: all is well\x1b[2J\udcff")
+    line = "modelfs: a\\nmodelfs: all is well\\x1b[2J\\xff is gone\n"
+    assert capsys.readouterr().err == line
+
+
 def test_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The last one to say where lines go is the only one."""
     logs.of_command()

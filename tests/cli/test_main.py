@@ -17,6 +17,7 @@ from tests.mounting import DEADLINE, MODELFS, wait_until
 # Not needed to say a version, and slow to load.
 HEAVY = {"rich", "lmdb", "numpy", "zstandard", "trio", "pyfuse3", "modelfs.store"}
 FUSE = {"trio", "pyfuse3", "modelfs.fs"}
+NAME = "a\nb\x1b[2J"
 
 
 def test_version(call: Call) -> None:
@@ -58,6 +59,14 @@ def test_wrong_usage(call: Call, arguments: list[str], says: str) -> None:
     done = call(*arguments)
     assert done.code == 2
     assert says in done.error
+
+
+@pytest.mark.parametrize("arguments", [["stats", NAME], ["inspect", NAME], [NAME]])
+def test_names_in_errors(call: Call, arguments: list[str]) -> None:
+    """An error shows a name as it is spelt, and no terminal obeys it."""
+    error = call(*arguments).error
+    assert "\x1b" not in error
+    assert "\\x1b[2J" in error
 
 
 def test_a_bug_is_one_line(call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
