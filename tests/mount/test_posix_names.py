@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -327,3 +328,50 @@ def test_negative_lookups_do_not_stick(here: Path) -> None:
     (here / "source").rename(here / "renamed")
     assert sorted(os.listdir(here)) == ["created", "linked", "renamed"]
     assert all((here / name).exists() for name in os.listdir(here))
+
+
+def longest_path(top: Path, length: int) -> Path:
+    """Make folders below `top`, and return a free path there of `length` bytes."""
+    folder = top
+    while length - len(str(folder)) > 256:
+        folder /= "x" * min(255, length - len(str(folder)) - 3)
+        folder.mkdir()
+    return folder / ("y" * (length - len(str(folder)) - 1))
+
+
+def test_longest_path(here: Path, shared_mount: Mount) -> None:
+    """A path of 4,095 bytes is a path like any other; the system takes none that is longer."""
+    path = longest_path(here, 4095)
+    path.write_text("far")
+    path.rename(path.with_name("z"))
+    path.symlink_to("z")
+    shared_mount.sync()
+    drop_kernel_caches()
+    assert len(os.fsencode(path)) == 4095
+    assert path.read_text() == "far"
+    with failing(errno.ENAMETOOLONG):
+        Path(f"{path}y").stat()
+
+
+def test_folders_deeper_than_a_path(here: Path, shared_mount: Mount) -> None:
+    """A file is written and read below folders that no path is long enough for, and reported."""
+    content = bytes(range(256)) * 1000
+    (here / "copy").write_bytes(content)
+    fd = os.open(here, os.O_PATH)
+    for depth in range(40):
+        name = f"{depth:0255}"
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_PATH, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    try:
+        with open("x", "wb", opener=partial(os.open, dir_fd=fd)) as file:
+            file.write(content)
+        shared_mount.sync()
+        drop_kernel_caches()
+        with open("x", "rb", opener=partial(os.open, dir_fd=fd)) as file:
+            assert file.read() == content
+    finally:
+        os.close(fd)
+    [sharer] = shared_mount.inspect(here / "copy")["shared_with"]
+    assert sharer["path"] == f"/{here.name}/" + "".join(f"{n:0255}/" for n in range(40)) + "x"
