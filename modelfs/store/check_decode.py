@@ -20,6 +20,7 @@ from modelfs.store.records import (
     TensorRow,
 )
 from modelfs.store.tables import ChunkId, Table, number_of, pair_of
+from modelfs.store.totals import counter_of
 
 
 def decode_inode(key: bytes, value: bytes) -> Inode:
@@ -111,8 +112,7 @@ def decode_meta(key: bytes, value: bytes) -> int | None:
     if key == SUPERBLOCK:
         Superblock.from_bytes(value)
         return None
-    _sized(value, 8)
-    return int.from_bytes(value, "little", signed=True)
+    return counter_of(key, value)
 
 
 DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {

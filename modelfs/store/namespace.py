@@ -78,14 +78,17 @@ class Namespace:
     def lookup(self, folder: InodeNumber, name: bytes) -> InodeNumber:
         """Return the inode of a name; "." and ".." work.
 
+        "." works for what is no directory, too: the kernel asks so for inodes that it has forgotten
+        and was given a file handle of (NFS, open_by_handle_at).
+
         Raises:
             NotFound: no such name.
             NotADirectory: `folder` is none.
         """
         if name in (b".", b".."):
-            node = self._directory(folder)
+            node = self._nodes.get(folder) if name == b"." else self._directory(folder)
             if not node.nlink:
-                raise NotFound(f"directory {folder} was removed")
+                raise NotFound(f"inode {folder} was removed")
             return folder if name == b"." else node.parent
         if (dentry := self._find(folder, name)) is None:
             self._directory(folder)

@@ -5,7 +5,7 @@ All numbers in keys are big-endian, so that LMDB's byte order is their numeric o
 ===========  =================================  =============================================
 table        key                                value
 ===========  =================================  =============================================
-meta         name                               superblock; counters and totals (i64)
+meta         name                               superblock; counters and totals (i64, or longer)
 inodes       inode u64                          `Inode`
 dentries     parent u64, name                   `Dentry`: inode, cookie
 listing      parent u64, cookie u64             `Listed`: inode, name (the order of readdir)

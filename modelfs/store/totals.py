@@ -35,12 +35,12 @@ class Totals:
         value = self._index.get(Table.META, name)
         if value is None:
             return 0
-        if len(value) != 8:
-            raise CorruptIndex(f"counter {name!r}: {value.hex()}")
-        return int.from_bytes(value, "little", signed=True)
+        return counter_of(name, value)
 
     def set(self, name: bytes, value: int) -> None:
-        self._index.put(Table.META, name, value.to_bytes(8, "little", signed=True))
+        # Two files of the greatest size, which a user makes in no time, have a sum of 65 bits.
+        size = max(8, value.bit_length() // 8 + 1)
+        self._index.put(Table.META, name, value.to_bytes(size, "little", signed=True))
 
     def add(self, name: bytes, difference: int) -> None:
         if difference:
@@ -66,6 +66,17 @@ class Totals:
             _, form, field = key.decode().split(".")
             found.setdefault(form, {})[field] = self.get(key)
         return found
+
+
+def counter_of(name: bytes, value: bytes) -> int:
+    """Return the number in a row.
+
+    Raises:
+        CorruptIndex: it is too short or longer than any sum.
+    """
+    if not 8 <= len(value) <= 16:
+        raise CorruptIndex(f"counter {name!r}: {value.hex()}")
+    return int.from_bytes(value, "little", signed=True)
 
 
 def chunk_totals(chunk: Chunk) -> dict[bytes, int]:

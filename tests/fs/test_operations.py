@@ -129,6 +129,14 @@ async def test_lookup_of_dots(served: Served) -> None:
         assert (await served.operations.lookup(inner, named(name), ASKED)).st_ino == wanted
 
 
+async def test_lookup_of_an_inode(served: Served) -> None:
+    """A file is found by the dot, as the kernel looks for those it was given a handle of."""
+    inode = InodeT(await served.written(b"f"))
+    assert (await served.operations.lookup(inode, named("."), ASKED)).st_ino == inode
+    await served.operations.unlink(TOP, named("f"), ASKED)
+    assert (await served.operations.lookup(inode, named("."), ASKED)).st_ino == 0
+
+
 async def test_every_entry_counts_one_lookup(served: Served) -> None:
     """Each answer with an entry is one lookup, to be taken back by the kernel's forget."""
     ops = served.operations

@@ -391,6 +391,7 @@ def test_nothing_is_made_in_a_removed_directory(opened: Store) -> None:
         lambda: opened.namespace.link(inode, folder, b"x"),
         lambda: opened.namespace.rename((ROOT, b"f"), (folder, b"x")),
         lambda: opened.namespace.lookup(folder, b".."),
+        lambda: opened.namespace.lookup(folder, b"."),
     ):
         with pytest.raises(NotFound):
             call()

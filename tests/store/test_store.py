@@ -332,6 +332,20 @@ def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
 # -- telling
 
 
+def test_sum_of_the_longest_files(box: Box) -> None:
+    """Files whose lengths add up to more than 64 bits are counted, committed and found again."""
+    longest = (1 << 63) - 1
+    inodes = [new_file(box.store, name) for name in (b"a", b"b", b"c")]
+    for inode in inodes:
+        box.store.contents.truncate(inode, longest)
+    box.store.ingest_all()
+    box.reopen()
+    assert box.store.statistics().logical_bytes == 3 * longest
+    for inode in inodes:
+        box.store.contents.truncate(inode, 1)
+    assert box.store.statistics().logical_bytes == 3
+
+
 def test_statistics_add_up(opened: Store) -> None:
     """What is shared, stored and staged is counted in bytes."""
     for name in (b"a", b"b"):
