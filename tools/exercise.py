@@ -13,6 +13,7 @@ last calls on that file, and exits with 1.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -54,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--files", type=int, default=8, help="names that each process has")
-    parser.add_argument("--pause", type=int, default=1000, help="operations from pause to pause")
+    parser.add_argument("--pause", type=int, default=500, help="operations from pause to pause")
     parser.add_argument("folder", type=Path, nargs="?", help="where to work instead of a new mount")
     return parser.parse_args()
 
@@ -100,7 +101,11 @@ class Team:
             os.truncate(shared, SHARED_SIZE)
         for number in range(self._options.processes):
             self._start(number)
-        while isinstance(pause := self._hear(), Pause):
+        each = self._options.pause * self._options.processes
+        for done in itertools.count(each, each):
+            if not isinstance(pause := self._hear(), Pause):
+                return
+            print(f"{min(done, self._options.operations):,}: {pause.value}", file=sys.stderr)
             self._do(pause)
             for pipe in self._pipes:
                 pipe.send(None)

@@ -23,6 +23,7 @@ WINDOWS: Final = 6
 SIZE_MAX: Final = 2 * CHUNK + PAGE
 
 POOL: Final = 8 << 20
+HEADER_SIZE: Final = 6000  # what all headers fit into, filled with spaces
 TENSOR_SIZES: Final = (4, 1000, PAGE, 100_000, CHUNK, CHUNK + 4, 2_400_000)
 
 
@@ -123,18 +124,30 @@ class Draw:
 
     def model(self) -> bytes:
         """Return a safetensors file, of tensors that other such files have too."""
-        header: dict[str, object] = {}
         tensors: list[bytes] = []
-        at = 0
-        for number in range(1 + self.below(6)):
+        for _ in range(1 + self.below(6)):
             size = self.weighted(TENSOR_SIZES, (4, 4, 4, 4, 1, 1, 1))
             start = self.below(3) * CHUNK
             tensors.append(pool()[start : start + size])
-            header[f"layer.{number}"] = {
-                "dtype": "F32",
-                "shape": [size // 4],
-                "data_offsets": [at, at + size],
-            }
-            at += size
-        text = json.dumps(header).encode() + b" " * self.below(9)
-        return b"".join([len(text).to_bytes(8, "little"), text, *tensors])
+        head = _head([len(tensor) for tensor in tensors], HEADER_SIZE + self.below(9))
+        return b"".join([head, *tensors])
+
+    def head(self, size: int) -> bytes:
+        """Return how a safetensors file of `size` bytes begins whose tensors are long."""
+        length = HEADER_SIZE + self.below(200)  # so they are not aligned to anything
+        left = size - 8 - length
+        sizes: list[int] = []
+        while left:
+            sizes.append(min(left, 5 * CHUNK + self.below(WINDOW)))
+            left -= sizes[-1]
+        return _head(sizes, length)
+
+
+def _head(sizes: list[int], length: int) -> bytes:
+    header: dict[str, object] = {}
+    at = 0
+    for number, size in enumerate(sizes):
+        offsets = [at, at + size]
+        header[f"layer.{number}"] = {"dtype": "U8", "shape": [size], "data_offsets": offsets}
+        at += size
+    return length.to_bytes(8, "little") + json.dumps(header).encode().ljust(length)

@@ -101,14 +101,14 @@ class Files:
         return sorted((each for each in found if each.part is None), key=lambda each: each.number)
 
     def pick(self) -> File:
-        """Return a file; for a while mostly the same one, so that the others come to rest."""
+        """Return a file; for a while nearly always the same, so that the others are ingested."""
         files = self.files()
         if not files:
             return self.create(self.draw.one(self.all_names)).file
-        if self._focus not in files or self.draw.chance(0.005):
+        if self._focus not in files:
             self._focus = self.draw.one(files)
         assert self._focus is not None
-        return self._focus if self.draw.chance(0.6) else self.draw.one(files)
+        return self._focus if self.draw.chance(0.95) else self.draw.one(files)
 
     def pick_part(self) -> File:
         """Return a file, or a part of a shared one."""
@@ -168,21 +168,34 @@ class Files:
         os.unlink(self.path(name))
         file.names.remove(name)
 
-    def close_some(self) -> None:
-        """Close what is too many."""
+    def tidy(self) -> None:
+        """Between operations: close what is too many, and now and then turn to another file."""
         while len(self.handles) > HANDLES:
             self.close(self.draw.one(self.handles))
         while len(self.mappings) > MAPPINGS:
-            file, mapping = self.mappings.pop(0)
-            self.note(file, "munmap")
-            mapping.close()
+            self._unmap(self.mappings[0])
+        if self._focus is not None and self.draw.chance(0.004):
+            if self.draw.chance(0.7):
+                self._leave(self._focus)
+            self._focus = None
+
+    def _leave(self, file: File) -> None:
+        for handle in [each for each in self.handles if each.file is file]:
+            self.close(handle)
+        for pair in [each for each in self.mappings if each[0] is file]:
+            self._unmap(pair)
+
+    def _unmap(self, pair: tuple[File, mmap.mmap]) -> None:
+        file, mapping = pair
+        self.note(file, "munmap")
+        self.mappings.remove(pair)
+        mapping.close()
 
     def close_all(self) -> None:
         for handle in [*self.handles]:
             self.close(handle)
-        for _, mapping in self.mappings:
-            mapping.close()
-        self.mappings.clear()
+        for pair in [*self.mappings]:
+            self._unmap(pair)
 
     # -- mappings
 
@@ -262,7 +275,7 @@ class Files:
         self.check_names()
         for file in [*self.files(), *self._shared]:
             self.check(file)
-        self.close_some()
+        self.tidy()
 
 
 def fallocate(fd: int, mode: int, start: int, size: int) -> None:

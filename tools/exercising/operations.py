@@ -19,7 +19,8 @@ PUNCH_HOLE: Final = 2
 # Room for one direct transfer: pages before and behind what is asked for come with it.
 DIRECT_MAX: Final = 3 * CHUNK
 # A file this long is ingested while it is still being written.
-STREAM_WINDOWS: Final = (4, 5, 6)
+STREAM_WINDOWS: Final = (5, 6, 7)
+ROW: Final = CHUNK // BLOCK
 
 # Private, or the processes would share it.
 _aligned = mmap.mmap(-1, DIRECT_MAX, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -317,23 +318,35 @@ def copy_range(files: Files) -> None:
 
 
 def stream(files: Files) -> None:
-    """Write a file so long that it is ingested on the way, with changes to what is done."""
-    name = files.draw.one(files.all_names)
-    handle = files.create(name)
-    file = handle.file
+    """Write a model so long that it is ingested on the way, with gaps and with later changes."""
+    handle = files.create(files.draw.one(files.all_names))
     length = files.draw.one(STREAM_WINDOWS) * WINDOW
-    rows = [blocks()[at : at + CHUNK // BLOCK] for at in range(0, len(blocks()), CHUNK // BLOCK)]
-    files.note(file, f"pwrite of {length} bytes in order")
+    gaps: list[int] = []
     for at in range(0, length, CHUNK):
-        row = files.draw.one(rows)
-        os.pwritev(handle.fd, row, at)
-        for number, block in enumerate(row):
-            file.content.write(at + number * BLOCK, block)
+        if files.draw.chance(0.004):
+            gaps.append(at)
+            continue
+        _write_row(files, handle, at)
+        if not at and files.draw.chance(0.8):
+            write_at(files, handle, 0, files.draw.head(length))
         if files.draw.chance(0.03):
-            start = files.draw.below(at + CHUNK)
-            write_at(files, handle, start, files.draw.data(files.draw.size()))
+            write_at(files, handle, files.draw.below(at + CHUNK), files.draw.data(PAGE))
             start, size = files.draw.below(at + CHUNK), files.draw.size()
-            files.compare(file, start, os.pread(handle.fd, size, start), size, "pread")
+            got = os.pread(handle.fd, size, start)
+            files.compare(handle.file, start, got, size, "pread")
+    for at in gaps:
+        if files.draw.chance(0.5):
+            _write_row(files, handle, at)
+
+
+def _write_row(files: Files, handle: Handle, start: int) -> None:
+    """Write a chunk of blocks that many long files have, and their models share."""
+    first = files.draw.below(len(blocks()) // ROW) * ROW
+    row = blocks()[first : first + ROW]
+    files.note(handle.file, f"pwritev({start}, {CHUNK})")
+    os.pwritev(handle.fd, row, start)
+    for number, block in enumerate(row):
+        handle.file.content.write(start + number * BLOCK, block)
 
 
 Operation = Callable[[Files], None]
@@ -366,5 +379,5 @@ WEIGHTS: Final[dict[Operation, float]] = {
     write_model: 8,
     copy: 5,
     copy_range: 10,
-    stream: 0.1,
+    stream: 0.15,
 }

@@ -100,7 +100,7 @@ class Worker:
             self._files.operation = number
             operation = names[self._draw.position(weights)]
             operation(self._files)
-            self._files.close_some()
+            self._files.tidy()
             self.counts[operation.__name__] += 1
             self._command_now_and_then(number)
             if number % self._task.pause_every == 0 or number == self._task.operations:

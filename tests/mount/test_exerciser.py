@@ -1,0 +1,37 @@
+"""Whatever is done to files at random, every byte is what a model of them says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mount
+
+EXERCISE = Path(__file__).parents[2] / "tools" / "exercise.py"
+DEADLINE = 300.0  # seconds
+
+
+@pytest.mark.usefixtures("fuse")
+def test_ten_thousand_operations() -> None:
+    """Four processes at a time find no wrong byte, nor a wrong name, size or number of links."""
+    done = subprocess.run(
+        [sys.executable, EXERCISE, "--operations", "10000", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_exerciser_on_a_folder(tmp_path: Path) -> None:
+    """The exerciser is right about what files do: it finds nothing wrong with a plain folder."""
+    done = subprocess.run(
+        [sys.executable, EXERCISE, "--operations", "2000", "--pause", "100", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
