@@ -113,8 +113,12 @@ class Mount:
 
     def stop(self) -> None:
         """Unmount as a user does; the daemon has to end with 0."""
-        assert self._daemon is not None
         modelfs("umount", self.path)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for the daemon, which was unmounted or told to end; it has to end with 0."""
+        assert self._daemon is not None
         code = self._daemon.wait(DEADLINE)
         self._daemon = None
         assert code == 0, f"the daemon ended with {code}:\n{self.log()}"
@@ -123,9 +127,7 @@ class Mount:
         """End the daemon as a service manager does; it has to end with 0."""
         assert self._daemon is not None
         self._daemon.terminate()
-        code = self._daemon.wait(DEADLINE)
-        self._daemon = None
-        assert code == 0, f"the daemon ended with {code}:\n{self.log()}"
+        self.wait()
 
     def kill(self, after: float = 0.0, *, clear: bool = True) -> None:
         """Kill the daemon in `after` seconds: nothing is flushed.

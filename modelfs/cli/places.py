@@ -107,6 +107,21 @@ def mounted_at(path: Path) -> MountEntry | None:
     return found[-1] if found else None
 
 
+def mounted_elsewhere(device: int) -> tuple[int, str] | None:
+    """Return a process that sees a mount of modelfs, by its device number, and where it does.
+
+    A mount that was unmounted here lives on in the mount namespaces that copied it, as containers
+    do, and at other places that it was bound to.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):
+            for line in table.read_text(errors="surrogateescape").splitlines():
+                if " - fuse.modelfs " in line and line.split(" ")[2] == number:
+                    return int(table.parent.name), _unescape(line.split(" ")[4])
+    return None
+
+
 def mount_point_of(path: Path) -> Path:
     """Return the mount point of the mount that a path is in."""
     path = Path(os.path.realpath(path))

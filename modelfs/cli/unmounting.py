@@ -21,6 +21,7 @@ from modelfs.cli.places import (
     is_store,
     mount_point_of,
     mounted_at,
+    mounted_elsewhere,
     mounts,
     store_of_mount,
 )
@@ -47,10 +48,11 @@ def umount(mountpoint: Path) -> None:
     store = _check_mounted(path)
     # Then nothing is to become durable, and the lock is somebody else's.
     read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    device = path.stat().st_dev
     with _process_of_daemon(store) as daemon:
         _unmount(path)
         if not read_only:
-            _wait_until_durable(store, daemon)
+            _wait_until_durable(store, daemon, device)
             _check_durable(store)
 
 
@@ -160,7 +162,7 @@ def _process_of_daemon(store: Path) -> Iterator[int | None]:
             os.close(process)
 
 
-def _wait_until_durable(store: Path, daemon: int | None) -> None:
+def _wait_until_durable(store: Path, daemon: int | None, device: int) -> None:
     """Wait until the daemon has let go of the store, or has ended."""
     began, noted = time.monotonic(), False
     # The lock alone does not tell: somebody may mount the store again at once.
@@ -168,11 +170,21 @@ def _wait_until_durable(store: Path, daemon: int | None) -> None:
         time.sleep(POLL_SECONDS)
         if not noted and time.monotonic() - began > NOTE_SECONDS:
             noted = True
+            _check_gone(store, device)
             click.echo(
                 "modelfs: unmounted; waiting for what was written to be durable "
                 "(Ctrl-C ends the waiting only)",
                 err=True,
             )
+
+
+def _check_gone(store: Path, device: int) -> None:
+    if (found := mounted_elsewhere(device)) is not None:
+        process, place = found
+        raise Failure(
+            f"unmounted here, but process {process} has it mounted still, at {place}, so that the "
+            f"daemon goes on; to make durable what was written: modelfs sync {store}"
+        )
 
 
 def _check_durable(store: Path) -> None:

@@ -143,6 +143,26 @@ def test_busy_mount_names_its_users(call: Call, mount: Mount) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root copies a mount namespace")
+def test_mounted_in_another_namespace(
+    call: Call, mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who else has the mount, and so keeps the daemon, is told; nothing is waited for."""
+    monkeypatch.setattr(unmounting, "NOTE_SECONDS", 0.0)
+    command = ["unshare", "--mount", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            error = call("umount", mount.path).error
+            modelfs("sync", mount.store)
+        finally:
+            other.kill()
+    assert f"process {other.pid} has it mounted still, at {mount.path}" in error
+    mount.wait()
+
+
+@pytest.mark.mount
 def test_inspect_in_a_mount(call: Call, mount: Mount) -> None:
     """A file's own path is enough, before and after it is taken into chunks."""
     (mount.path / "sub").mkdir()
