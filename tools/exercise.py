@@ -18,6 +18,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ STUCK_SECONDS: Final = 600.0  # no process tells anything
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: unmounts first
     start = time.monotonic()
     counts, failure = _exercise(options)
     for name, count in counts.most_common():

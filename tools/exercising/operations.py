@@ -218,7 +218,9 @@ def close(files: Files) -> None:
 
 
 def create(files: Files) -> None:
-    files.create(files.draw.one(files.all_names))
+    handle = files.create(files.draw.one(files.all_names))
+    if files.draw.chance(0.4):  # nothing but a hole, as programs reserve room
+        _resize(files, handle.file, files.draw.offset(0))
 
 
 def link(files: Files) -> None:
@@ -374,7 +376,7 @@ WEIGHTS: Final[dict[Operation, float]] = {
     open_again: 30,
     empty: 1,
     close: 60,
-    create: 2,
+    create: 3,
     link: 4,
     rename: 4,
     unlink: 3,
