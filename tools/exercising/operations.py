@@ -326,8 +326,10 @@ def stream(files: Files) -> None:
     handle = files.create(files.draw.one(files.all_names))
     length = files.draw.one(STREAM_WINDOWS) * WINDOW
     gaps: list[int] = []
+    files.note(handle.file, f"pwritev of {CHUNK} bytes each up to {length}, but for gaps")
     for at in range(0, length, CHUNK):
         if files.draw.chance(0.004):
+            files.note(handle.file, f"a gap at {at}")
             gaps.append(at)
             continue
         _write_row(files, handle, at)
@@ -340,6 +342,7 @@ def stream(files: Files) -> None:
             files.compare(handle.file, start, got, size, "pread")
     for at in gaps:
         if files.draw.chance(0.5):
+            files.note(handle.file, f"pwritev({at}, {CHUNK}) into a gap")
             _write_row(files, handle, at)
 
 
@@ -347,7 +350,6 @@ def _write_row(files: Files, handle: Handle, start: int) -> None:
     """Write a chunk of blocks that many long files have, and their models share."""
     first = files.draw.below(len(blocks()) // ROW) * ROW
     row = blocks()[first : first + ROW]
-    files.note(handle.file, f"pwritev({start}, {CHUNK})")
     os.pwritev(handle.fd, row, start)
     for number, block in enumerate(row):
         handle.file.content.write(start + number * BLOCK, block)
@@ -386,5 +388,5 @@ WEIGHTS: Final[dict[Operation, float]] = {
     write_model: 3,
     copy: 3,
     copy_range: 10,
-    stream: 0.15,
+    stream: 0.3,
 }
