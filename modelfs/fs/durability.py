@@ -26,6 +26,8 @@ from modelfs.store.tables import InodeNumber
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 20.0  # how long written data may wait for its flush; the promise is 30
+# How often a file is looked for again that was renamed when its mapped pages were asked for.
+MOVES_MAX: Final = 5
 
 
 class Durability:
@@ -99,14 +101,23 @@ class Durability:
 
     async def take_mapped_pages(self, mountpoint: Path) -> None:
         """Have what was written through mappings sent here, while there is somebody to take it."""
-        namespace, nodes = self._store.namespace, self._store.nodes
-        named = [
-            namespace.path_of(inode)
-            for inode in self._handles.written()
-            if (node := nodes.find(inode)) is not None and node.nlink
-        ]
-        # Not among the workers: it waits for them.
-        await trio.to_thread.run_sync(send_dirty_pages, mountpoint, named)
+        waiting = self._handles.written()
+        for _ in range(MOVES_MAX):
+            # Not among the workers: it waits for them.
+            waiting = await trio.to_thread.run_sync(
+                send_dirty_pages, mountpoint, self._paths(waiting)
+            )
+            if not waiting:
+                return
+        if moved := self._paths(waiting):
+            log.warning(
+                "mapped pages are not waited for, of what is renamed: %s", [*moved.values()]
+            )
+
+    def _paths(self, inodes: list[InodeNumber]) -> dict[InodeNumber, bytes]:
+        nodes, namespace = self._store.nodes, self._store.namespace
+        found = ((inode, nodes.find(inode)) for inode in inodes)
+        return {inode: namespace.path_of(inode) for inode, node in found if node and node.nlink}
 
     # -- committing
 

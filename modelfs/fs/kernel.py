@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from modelfs.store.tables import InodeNumber
+
 log = logging.getLogger(__name__)
 
 # How much the kernel reads ahead, and so how large its reads are: with its default of 128 KiB it
@@ -12,7 +14,7 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KIB: Final = 2048
 
 
-def send_dirty_pages(mountpoint: Path, paths: list[bytes]) -> None:
+def send_dirty_pages(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list[InodeNumber]:
     """Have the kernel send what was written to files through mappings, and wait for that.
 
     An fsync of each, because for FUSE mounts syncfs(2) starts that and does not wait.
@@ -20,18 +22,27 @@ def send_dirty_pages(mountpoint: Path, paths: list[bytes]) -> None:
     Args:
         mountpoint: of this daemon.
         paths: of the files that are open for writing, from the mount's root.
+
+    Returns:
+        The files that are no longer where they were said to be.
     """
-    for path in paths:
+    moved = []
+    for inode, path in paths.items():
         try:
-            _fsync(os.fsencode(mountpoint) + path)
+            if not _fsync(os.fsencode(mountpoint) + path, inode):
+                moved.append(inode)
+        except (FileNotFoundError, NotADirectoryError):
+            moved.append(inode)
         except OSError as exc:
             log.warning("%s: its mapped pages are not waited for: %s", os.fsdecode(path), exc)
+    return moved
 
 
-def _fsync(path: bytes) -> None:
+def _fsync(path: bytes, inode: InodeNumber) -> bool:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+        return os.fstat(fd).st_ino == inode
     finally:
         os.close(fd)
 

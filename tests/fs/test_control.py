@@ -24,16 +24,16 @@ Reply = dict[str, Any]
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
+def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., list[int]]:
     """The mounts whose dirty pages the kernel was asked for; there is no mount here."""
-    synced = Counting(lambda mountpoint, paths: None)
+    synced: Counting[..., list[int]] = Counting(lambda mountpoint, paths: [])
     monkeypatch.setattr(durability, "send_dirty_pages", synced)
     return synced
 
 
 @pytest.fixture
 async def daemon(
-    served: Served, synced: Counting[..., None], nursery: trio.Nursery, tmp_path: Path
+    served: Served, synced: Counting[..., list[int]], nursery: trio.Nursery, tmp_path: Path
 ) -> Served:
     """A store whose control socket answers."""
     answering = Control(served.store, served.writeback, tmp_path, served.workers)
@@ -88,14 +88,14 @@ async def test_stats(daemon: Served) -> None:
     assert result["disk_bytes"] > 0
 
 
-async def test_sync(daemon: Served, synced: Counting[..., None], tmp_path: Path) -> None:
+async def test_sync(daemon: Served, synced: Counting[..., list[int]], tmp_path: Path) -> None:
     """`sync` asks the kernel for its pages, tells its progress, and leaves nothing to do."""
     for number in range(3):
         await daemon.written(b"%d" % number, noise(CHUNK, number))
     answer = await told(daemon, b'{"command": "sync"}\n')
     assert answer[-1] == {"result": {}}
     assert answer[-2] == {"progress": {"done": 3, "total": 3}}
-    assert synced.calls == [(tmp_path, [])]
+    assert synced.calls == [(tmp_path, {})]
     assert daemon.store.pending() == []
     assert not daemon.store.index.dirty
 

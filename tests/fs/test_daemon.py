@@ -69,7 +69,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
     monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
-    monkeypatch.setattr(durability, "send_dirty_pages", lambda mountpoint, paths: None)
+    monkeypatch.setattr(durability, "send_dirty_pages", lambda mountpoint, paths: [])
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return kernel
 
@@ -203,9 +203,10 @@ def test_signals(
     """A signal is an orderly end: the kernel's pages are asked for while there is a mount."""
     asked: list[tuple[Path, bool, bool]] = []
 
-    def send(mountpoint: Path, paths: list[bytes]) -> None:
+    def send(mountpoint: Path, paths: dict[int, bytes]) -> list[int]:
         on_loop = threading.current_thread() is threading.main_thread()
         asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
+        return []
 
     monkeypatch.setattr(durability, "send_dirty_pages", send)
     run(options, lambda: os.kill(os.getpid(), number))

@@ -8,6 +8,7 @@ import pytest
 
 from modelfs.fs import kernel
 from modelfs.fs.kernel import READ_AHEAD_KIB, raise_read_ahead, send_dirty_pages
+from modelfs.store.tables import InodeNumber
 
 
 @pytest.fixture
@@ -44,9 +45,20 @@ def test_dirty_pages(
     monkeypatch.setattr(
         "modelfs.fs.kernel.os.fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
     )
+    (tmp_path / "sub").symlink_to(".")  # as O_NOFOLLOW refuses
+    inodes = {}
     for name in ("a", "b"):
         (tmp_path / name).touch()
-    send_dirty_pages(tmp_path, [b"/a", b"/gone", b"/b"])
+        inodes[name] = InodeNumber((tmp_path / name).stat().st_ino)
+    paths = {inodes["a"]: b"/a", InodeNumber(1): b"/sub", inodes["b"]: b"/b"}
+    assert send_dirty_pages(tmp_path, paths) == []
     assert synced == [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert "/gone" in caplog.text
+    assert "/sub" in caplog.text
     caplog.clear()
+
+
+def test_dirty_pages_of_what_was_renamed(tmp_path: Path) -> None:
+    """Files that are gone from where they were, or have another in their place, are told."""
+    (tmp_path / "other").touch()
+    paths = {InodeNumber(1): b"/gone", InodeNumber(2): b"/other", InodeNumber(3): b"/other/gone"}
+    assert send_dirty_pages(tmp_path, paths) == [1, 2, 3]
