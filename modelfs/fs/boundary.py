@@ -8,7 +8,7 @@ import errno
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pyfuse3 import FUSEError
 
@@ -18,6 +18,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
+
+# What the backing disk says is passed on. Any other errno is about a file of the store, such as a
+# missing one, and would be taken for something about the caller's own.
+PASSED_ON: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
 
 
 def replies(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -39,12 +45,16 @@ def replies(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
             raise FUSEError(exc.errno) from exc
         except OSError as exc:
             log.warning("%s: %s", handler.__name__, exc)
-            raise FUSEError(exc.errno or errno.EIO) from exc
+            raise FUSEError(_shown(exc)) from exc
         except Exception as exc:
             log.exception("%s: bug in handler", handler.__name__)
             raise FUSEError(errno.EIO) from exc
 
     return wrapper
+
+
+def _shown(exc: OSError) -> int:
+    return exc.errno if exc.errno in PASSED_ON else errno.EIO
 
 
 def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Coroutine[Any, Any, None]]:

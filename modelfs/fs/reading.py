@@ -117,13 +117,10 @@ class Reader:
             return False
         try:
             return os.preadv(fd, [into], offset, os.RWF_NOWAIT) == len(into)
-        except BlockingIOError:
-            return False
         except OSError as exc:
-            if exc.errno != errno.EOPNOTSUPP:
-                raise
-            self._can_try = False  # not every file system can tell whether a read would wait
-            return False
+            if exc.errno == errno.EOPNOTSUPP:
+                self._can_try = False  # not every file system can tell whether a read would wait
+            return False  # if the disk failed, it is asked again, and says so
 
     def _buffer(self, size: int) -> bytearray:
         if size > REQUEST_MAX:

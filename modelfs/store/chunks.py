@@ -6,7 +6,6 @@ stays readable, and may be revived, until gc removes its record.
 """
 
 import dataclasses
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import xxhash
 
 from modelfs.codecs import CODECS
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
-from modelfs.store.descriptors import Descriptor
+from modelfs.store.descriptors import Descriptor, read_into
 from modelfs.store.index import Index
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import PageCache
@@ -166,7 +165,7 @@ class Chunks:
 
     def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
         file = self._descriptor(chunk, record)
-        if os.preadv(file.fd, [into], record.offset + skip) < len(into):
+        if read_into(file, record.offset + skip, into) < len(into):
             raise CorruptChunk(chunk, f"pack {record.pack} ends inside it")
 
     def _descriptor(self, chunk: ChunkId, record: Chunk) -> Descriptor:

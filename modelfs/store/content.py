@@ -5,7 +5,7 @@ where; it touches the index and no file content. The second moves the bytes and 
 thread. What the first half found stays readable until the second is done, whatever happens between.
 """
 
-import os
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Final
 
 from modelfs.errors import CorruptChunk, FileTooLarge
 from modelfs.store.chunks import Chunks
-from modelfs.store.descriptors import Descriptor
+from modelfs.store.descriptors import Descriptor, read_at, read_into, write_at
 from modelfs.store.locator import Locator
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
@@ -170,9 +170,9 @@ class Contents:
         """Read what was planned into new memory. Any thread."""
         match runs:
             case [FileRun(file, offset, size)]:
-                data = os.pread(file.fd, size, offset)
-                if len(data) == size:
-                    return data
+                data = read_at(file, offset, size)
+                _check_length(len(data), size)
+                return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
                 return self._load(chunk, record)
         buffer = bytearray(sum(run.size for run in runs))
@@ -184,7 +184,7 @@ class Contents:
             case HoleRun():
                 into[:] = bytes(len(into))
             case FileRun(file, offset, _):
-                _read_file(file, offset, into)
+                _check_length(read_into(file, offset, into), len(into))
             case ChunkRun(chunk, record, skip, _):
                 self._read_chunk(chunk, record, skip, into)
 
@@ -311,10 +311,7 @@ def write_part(part: WritePart) -> None:
     Raises:
         OSError: the backing disk is full or failed; part of the bytes may be written.
     """
-    data, at = part.data, part.start - part.window.start
-    while data:
-        written = os.pwrite(part.file.fd, data, at)
-        at, data = at + written, data[written:]
+    write_at(part.file, part.start - part.window.start, [part.data])
 
 
 def _mark(staged: StagedFile) -> None:
@@ -351,9 +348,7 @@ def _append(runs: list[Run], run: Run) -> None:
             runs.append(run)
 
 
-def _read_file(file: Descriptor, offset: int, into: memoryview) -> None:
-    while into:
-        got = os.preadv(file.fd, [into], offset)
-        if not got:
-            raise OSError(5, "a file of the store is shorter than the index says")
-        into, offset = into[got:], offset + got
+def _check_length(got: int, wanted: int) -> None:
+    # Not zeros: what is staged was written, to its last byte.
+    if got < wanted:
+        raise OSError(errno.EIO, "a file of the store is shorter than the index says")

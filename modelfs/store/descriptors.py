@@ -4,10 +4,13 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 # Far below the usual limit of 1,024 open files, which staging, LMDB and FUSE share.
 OPEN_MAX = 256
+IOV_MAX: Final = 1024
 
 
 class Descriptor:
@@ -18,14 +21,62 @@ class Descriptor:
     its number is used, and not the number alone, which may soon be another file's.
     """
 
-    __slots__ = ("__weakref__", "fd")
+    __slots__ = ("__weakref__", "fd", "path")
 
     def __init__(self, path: Path, flags: int) -> None:
+        self.path = path
         self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
         weakref.finalize(self, os.close, self.fd)
 
     def fileno(self) -> int:
         return self.fd
+
+
+def read_at(file: Descriptor, offset: int, size: int) -> bytes:
+    """Return bytes of a file, fewer only where it ends. A short read is continued: pread(2)."""
+    try:
+        data = os.pread(file.fd, size, offset)
+        while len(data) < size and (
+            more := os.pread(file.fd, size - len(data), offset + len(data))
+        ):
+            data += more
+    except OSError as exc:
+        exc.filename = str(file.path)
+        raise
+    return data
+
+
+def read_into(file: Descriptor, offset: int, into: memoryview) -> int:
+    """Fill `into` from a file and return how many bytes there were, fewer only where it ends."""
+    try:
+        done = os.preadv(file.fd, [into], offset)
+        while done < len(into) and (more := os.preadv(file.fd, [into[done:]], offset + done)):
+            done += more
+    except OSError as exc:
+        exc.filename = str(file.path)
+        raise
+    return done
+
+
+def write_at(file: Descriptor, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
+    """Write buffers one after the other. What the kernel leaves over is written too.
+
+    Raises:
+        OSError: part of them may be written.
+    """
+    # It takes less than it was given on a full disk, or past 2 GiB.
+    pending = [memoryview(buffer) for buffer in buffers]
+    try:
+        while pending:
+            written = os.pwritev(file.fd, pending[:IOV_MAX], offset)
+            offset += written
+            while pending and written >= len(pending[0]):
+                written -= len(pending.pop(0))
+            if written:
+                pending[0] = pending[0][written:]
+    except OSError as exc:
+        exc.filename = str(file.path)
+        raise
 
 
 class Descriptors:

@@ -6,6 +6,7 @@ against its checksum on the way; a pack with a chunk that cannot be read is left
 deleted after the commit that no longer mentions them.
 """
 
+import errno
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,13 +88,22 @@ class Collector:
         """Append the live chunks of a pack to another. Any thread.
 
         Raises:
-            OSError: the backing disk is full or failed.
+            OSError: the backing disk is full, or failed at more than reading a chunk.
         """
         for chunk, record in self._live(pack):
-            try:
-                writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
-            except (CorruptChunk, CorruptPack) as exc:
-                log.error("pack %d is kept: %s", pack, exc)
+            if (stored := self._readable(chunk, record)) is not None:
+                writer.copy(chunk, record, stored)
+
+    def _readable(self, chunk: ChunkId, record: Chunk) -> bytes | None:
+        try:
+            return self._chunks.stored_bytes(chunk, record)
+        except CorruptChunk as exc:
+            log.error("pack %d is kept: %s", record.pack, exc)
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            log.error("pack %d is kept: %s", record.pack, exc)
+        return None
 
     def retire(self, pack: PackId) -> int:
         """Forget a pack that nothing lies in any more, and return its size in bytes."""

@@ -33,6 +33,7 @@ Segment::
     then the chunks' bytes; those of `ALIGN_FROM` bytes or more start at a multiple of 4,096
 """
 
+import logging
 import os
 import struct
 from collections.abc import Iterator
@@ -44,16 +45,17 @@ import xxhash
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
-from modelfs.store.descriptors import Descriptor, Descriptors
+from modelfs.store.descriptors import IOV_MAX, Descriptor, Descriptors, read_at, write_at
 from modelfs.store.records import ChunkKind
 from modelfs.store.tables import ChunkId, PackId
+
+log = logging.getLogger(__name__)
 
 PACK_SIZE: Final = 256 << 20
 SEGMENT_SIZE: Final = 16 << 20
 PAGE: Final = 4096
 # Below this, padding to a page would cost more than 6 % of the chunk.
 ALIGN_FROM: Final = 64 << 10
-IOV_MAX: Final = 1024
 
 _PACK_HEAD = struct.Struct("<8sQ16sQ")
 _SEGMENT_HEAD = struct.Struct("<4sIQQ")
@@ -166,7 +168,7 @@ class Packs:
         # Before the read, which would first make room for whatever size a damaged record has.
         if (end := os.fstat(file.fd).st_size) < offset + size:
             raise CorruptPack(f"pack {pack} ends at {end}, inside a chunk")
-        data = os.pread(file.fd, size, offset)
+        data = read_at(file, offset, size)
         if len(data) < size:
             raise CorruptPack(f"pack {pack} ends at {offset + len(data)}, inside a chunk")
         return data
@@ -230,7 +232,7 @@ class Packs:
         """
         tail = self._room_for(segment.size_at_most)
         entries, buffers, size = segment.laid_out(tail.stop)
-        _write_all(self._files.get(pack_name(tail.pack)), buffers, tail.stop)
+        write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
         self._unflushed.add(tail.pack)
         self._unvouched.add(tail.pack)
         self._tail = Tail(tail.pack, tail.stop + size)
@@ -256,15 +258,21 @@ class Packs:
 
     def give_up(self, tail: Tail | None) -> None:
         """Forget what was appended since the index vouched for `tail`, after an error."""
-        for pack in sorted(self._unvouched):
-            if tail is not None and pack == tail.pack:
-                file = self._files.get(pack_name(pack))
-                os.ftruncate(file.fd, tail.stop)
-            else:
-                self.remove(pack)
+        unvouched, self._unvouched = sorted(self._unvouched), set()
         self._unflushed.clear()
-        self._unvouched.clear()
         self._tail = tail
+        for pack in unvouched:
+            try:
+                self._take_back(pack, tail)
+            except OSError as exc:
+                # What is left is written over, or goes when the store is next opened.
+                log.warning("pack %d keeps what was given up: %s", pack, exc)
+
+    def _take_back(self, pack: PackId, tail: Tail | None) -> None:
+        if tail is not None and pack == tail.pack:
+            os.ftruncate(self._files.get(pack_name(pack)).fd, tail.stop)
+        else:
+            self.remove(pack)
 
     def leave(self, pack: PackId) -> None:
         """Append nothing more to `pack`: let the next segment begin a new one."""
@@ -294,8 +302,9 @@ class Packs:
 
     def _room_for(self, size: int) -> Tail:
         if self._tail is None or self._tail.stop + size > PACK_SIZE:
-            self._tail = self._create(self._next)
-            self._next = PackId(self._next + 1)
+            # A number is not used again, since what failed may have left its file there.
+            number, self._next = self._next, PackId(self._next + 1)
+            self._tail = self._create(number)
         return self._tail
 
     def _create(self, pack: PackId) -> Tail:
@@ -303,7 +312,7 @@ class Packs:
         self._unflushed.add(pack)
         self._unvouched.add(pack)
         self._folder_changed = True
-        _write_all(file, [self._header(pack).ljust(PAGE, b"\0")], 0)
+        write_at(file, 0, [self._header(pack).ljust(PAGE, b"\0")])
         return Tail(pack, PAGE)
 
     def _header(self, pack: PackId) -> bytes:
@@ -368,15 +377,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _write_all(file: Descriptor, buffers: list[bytes], offset: int) -> None:
-    # The kernel may take less than it was given, on a full disk or past 2 GiB.
-    pending = [memoryview(buffer) for buffer in buffers]
-    while pending:
-        written = os.pwritev(file.fd, pending[:IOV_MAX], offset)
-        offset += written
-        while pending and written >= len(pending[0]):
-            written -= len(pending.pop(0))
-        if written:
-            pending[0] = pending[0][written:]

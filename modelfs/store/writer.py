@@ -5,6 +5,8 @@ which is after the packs were flushed: bytes first, then fsync, then the index.
 """
 
 import contextlib
+import errno
+import logging
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +20,8 @@ from modelfs.store.chunks import Chunks
 from modelfs.store.pack import Entry, Packs, Segment, Tail
 from modelfs.store.records import Chunk, ChunkKind
 from modelfs.store.tables import ChunkId
+
+log = logging.getLogger(__name__)
 
 # A coded chunk costs a decode at every first read, so it has to save something.
 CODED_MAX: Final = 0.9
@@ -52,7 +56,7 @@ class ChunkWriter:
         """Return a chunk with that content, an equal one if there is one.
 
         Raises:
-            OSError: the backing disk is full or failed.
+            OSError: the disk is full, or failed at more than reading a chunk to compare with.
         """
         digest = self._chunks.digest(content)
         for chunk in self._by_digest.get(digest, ()):
@@ -90,6 +94,11 @@ class ChunkWriter:
         try:
             return self._chunks.load(chunk, record) == content
         except CorruptData:
+            return self._heal(chunk, record, content)
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            log.warning("chunk %d cannot be read, and gets a new copy: %s", chunk, exc)
             return self._heal(chunk, record, content)
 
     def _heal(self, chunk: ChunkId, record: Chunk, content: bytes) -> bool:

@@ -94,6 +94,15 @@ async def test_system_error_keeps_its_errno(caplog: pytest.LogCaptureFixture) ->
     caplog.clear()
 
 
+async def test_system_error_about_the_stores_own_files(caplog: pytest.LogCaptureFixture) -> None:
+    """A file of the store that is missing is not said to be the caller's that is."""
+    told = await answer_to(FileNotFoundError(errno.ENOENT, "no such file", "staging/2-0-1"))
+    assert isinstance(told, FUSEError)
+    assert told.errno == errno.EIO
+    assert "staging/2-0-1" in caplog.text
+    caplog.clear()
+
+
 async def test_system_error_without_errno(caplog: pytest.LogCaptureFixture) -> None:
     """A system error that has no number becomes EIO."""
     told = await answer_to(OSError("no number"))

@@ -660,7 +660,7 @@ async def test_write_that_finds_the_disk_full_midway(
     """What was written before the disk was full counts, as write(2) has it; no more does."""
     old = noise(2 * CHUNK, 1)
     inode, handle = await served.created(b"f", old)
-    monkeypatch.setattr(os, "pwrite", Failing(os.pwrite, OSError(errno.ENOSPC, "full"), 2))
+    monkeypatch.setattr(os, "pwritev", Failing(os.pwritev, OSError(errno.ENOSPC, "full"), 2))
     assert await served.operations.write(handle, 0, DATA) == CHUNK
     assert await served.content(inode) == DATA[:CHUNK] + old[CHUNK:]
     assert await served.operations.write(handle, CHUNK, DATA[CHUNK:]) == len(DATA) - CHUNK
@@ -674,7 +674,7 @@ async def test_write_on_a_full_disk(
     """A write of which nothing fits is ENOSPC, and the file is what it was."""
     inode, handle = await served.created(b"f", DATA)
     empty, other = await served.created(b"g")
-    monkeypatch.setattr(os, "pwrite", Failing(os.pwrite, OSError(errno.ENOSPC, "full"), 1, 2))
+    monkeypatch.setattr(os, "pwritev", Failing(os.pwritev, OSError(errno.ENOSPC, "full"), 1, 2))
     with refused(errno.ENOSPC):
         await served.operations.write(handle, 0, noise(10, 1))
     with refused(errno.ENOSPC):

@@ -143,11 +143,12 @@ async def test_file_system_that_cannot_tell(
 async def test_failing_disk(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the disk says is what the reader is told, and the next read may succeed."""
+    """The reader is told what the disk says, the log which file; the next read may succeed."""
     inode, handle = await served.created(b"f", DATA)
-    monkeypatch.setattr(os, "preadv", Failing(os.preadv, OSError(errno.EIO, "broken")))
+    monkeypatch.setattr(os, "preadv", Failing(os.preadv, OSError(errno.EIO, "broken"), 1, 2))
     with refused(errno.EIO):
         await served.operations.read(handle, 0, 100)
+    assert str(served.store.staging.folder) in caplog.text
     caplog.clear()
     assert await served.content(inode) == DATA
 

@@ -14,28 +14,28 @@ DATA = noise(CHUNK)
 
 
 class Disk:
-    """Stands for the clock and for pwrite(2), which takes as long as it is told."""
+    """Stands for the clock and for pwritev(2), which takes as long as it is told."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
         self.takes = 0.0
         self.on_thread: list[bool] = []
-        self._pwrite = os.pwrite
+        self._pwritev = os.pwritev
 
     def monotonic(self) -> float:
         return self.now
 
-    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+    def pwritev(self, fd: int, data: list[memoryview], offset: int) -> int:
         self.on_thread.append(threading.current_thread() is not threading.main_thread())
         self.now += self.takes
-        return self._pwrite(fd, data, offset)
+        return self._pwritev(fd, data, offset)
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     monkeypatch.setattr("modelfs.fs.writing.time.monotonic", disk.monotonic)
-    monkeypatch.setattr(os, "pwrite", disk.pwrite)
+    monkeypatch.setattr(os, "pwritev", disk.pwritev)
     return disk
 
 

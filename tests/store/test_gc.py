@@ -1,5 +1,6 @@
 """Collecting garbage, and nothing else."""
 
+import errno
 import logging
 
 import pytest
@@ -153,6 +154,31 @@ def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCapture
     overwrite(path, record.offset, noise(4 * CHUNK, 3)[:2])
 
 
+def test_a_pack_that_cannot_be_read_keeps_no_other(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that fails at one pack does not keep the rest from being collected."""
+    first = filled(opened, 4)
+    opened.leave_pack(PackId(1))
+    second = stored_file(opened, b"second", noise(4 * CHUNK, 4))
+    stored_file(opened, b"4", noise(8 * CHUNK, 5))
+    unlink(opened, 0, 1, 2, 4)
+    real = opened.packs.read
+
+    def broken(pack: PackId, offset: int, size: int) -> bytes:
+        if pack == 1 and size == CHUNK:
+            raise OSError(errno.EIO, "broken")
+        return real(pack, offset, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.packs, "read", broken)
+        assert opened.collect() > 12 * CHUNK
+    assert "pack 1 is kept" in caplog.text
+    assert opened.packs.numbers() == {PackId(1), PackId(3)}
+    assert content_of(opened, first[3]) == noise(4 * CHUNK, 3)
+    assert content_of(opened, second) == noise(4 * CHUNK, 4)
+
+
 def test_a_pack_cut_short_is_kept(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
     """A pack that ends inside its chunks keeps what it has."""
     inodes = filled(opened, 4)
@@ -215,7 +241,7 @@ def test_a_rewrite_that_fails_leaves_all_as_it_was(
         raise OSError(28, "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack_module, "_write_all", full)
+        patch.setattr(pack_module, "write_at", full)
         with pytest.raises(OSError, match="space"):
             opened.collect()
     assert content_of(opened, inodes[3]) == noise(4 * CHUNK, 3)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store import pack as pack_module
+from modelfs.store.descriptors import IOV_MAX
 from modelfs.store.pack import (
     ALIGN_FROM,
     PAGE,
@@ -192,7 +193,7 @@ def test_a_segment_says_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(pack_module, "SEGMENT_SIZE", 10)
     assert not segment_of(b"123456789").full
     assert segment_of(b"1234567890").full
-    assert segment_of(*[b""] * (pack_module.IOV_MAX // 2)).full
+    assert segment_of(*[b""] * (IOV_MAX // 2)).full
 
 
 def test_short_writes_are_continued(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:

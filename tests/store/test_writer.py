@@ -1,5 +1,7 @@
 """Putting content into chunks: sharing what is equal, and nothing else."""
 
+import errno
+
 import pytest
 
 from modelfs.codecs.base import CodecId
@@ -122,6 +124,26 @@ def test_a_damaged_chunk_is_healed_by_a_good_copy(opened: Store, content: bytes)
     assert content_of(opened, inode) == content_of(opened, again) == content
 
 
+def test_a_chunk_that_cannot_be_read_is_healed_by_a_good_copy(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails to read what content is to be compared with keeps nobody from writing."""
+    inode = stored_file(opened, b"f", noise(100))
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.packs, "read", broken)
+        again = stored_file(opened, b"g", noise(100))
+        other = stored_file(opened, b"h", noise(100, 1))
+    (one,) = opened.maps.within(inode, 0, 100)
+    (two,) = opened.maps.within(again, 0, 100)
+    assert one.chunk == two.chunk
+    assert content_of(opened, inode) == content_of(opened, again) == noise(100)
+    assert content_of(opened, other) == noise(100, 1)
+
+
 def test_a_damaged_chunk_is_not_healed_by_other_content(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +197,7 @@ def test_a_full_disk_stops_a_writer(opened: Store, monkeypatch: pytest.MonkeyPat
     put(opened, noise(100))
     tail = opened.chunks.pack_row(PackId(1)).stop
     with monkeypatch.context() as patch:
-        patch.setattr(pack_module, "_write_all", _full)
+        patch.setattr(pack_module, "write_at", _full)
         writer = opened.writer()
         writer.put(noise(200), Role.TENSOR)
         with pytest.raises(OSError, match="space"):

@@ -1,0 +1,63 @@
+"""The disk under a store fails, at every single call in turn.
+
+The way SQLite is tested ("How SQLite Is Tested", section 3): a workload runs with its first system
+call failing, then with its second, and so on until it needs no more. Each time, whatever failed,
+nothing may be served that was not written, what was acknowledged stays, and the store goes on as
+soon as the disk does, without being opened anew.
+
+`tools/try_faults.py` does the same with every call, error and way of failing; here each call fails
+in one of the ways, in turn.
+"""
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from modelfs.store import pack
+from modelfs.store.making import make_store
+from tests.store import faults
+from tests.store.faults import CALLS, PART, PARTIAL, SYNCS, Fault, survive
+from tests.store.stores import CHUNK, small_windows
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store whose windows, segments and packs are small, so that there are many."""
+    small_windows(monkeypatch, 4 * CHUNK)
+    monkeypatch.setattr(pack, "SEGMENT_SIZE", 4 * CHUNK)
+    monkeypatch.setattr(pack, "PACK_SIZE", 24 * CHUNK)
+    # No power is lost here, so nothing has to reach a disk.
+    for name in SYNCS:
+        monkeypatch.setattr(os, name, lambda fd: None)
+    monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
+    make_store(tmp_path / "empty", chunk_size=CHUNK)
+    return tmp_path / "empty"
+
+
+def copies(empty: Path) -> Path:
+    where = empty.with_name("store")
+    shutil.rmtree(where, ignore_errors=True)
+    shutil.copytree(empty, where)
+    return where
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
+def test_any_call_may_fail(empty: Path, call: str) -> None:
+    """Whichever call fails, for once or from then on, with EIO or ENOSPC: nothing is lost."""
+    number = 0
+    while survive(copies(empty), Fault(call, number, *faults.WAYS[number % len(faults.WAYS)])):
+        number += 1
+    assert number, f"the workload has no {call}"
+
+
+@pytest.mark.parametrize("call", PARTIAL)
+def test_any_transfer_may_be_short(empty: Path, call: str) -> None:
+    """A read or write that does half of what it was asked is continued, and nobody notices."""
+    number = 0
+    while survive(copies(empty), Fault(call, number, PART, lasting=bool(number % 2))):
+        number += 5
+    assert number, f"the workload has no {call}"
