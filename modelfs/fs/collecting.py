@@ -7,7 +7,7 @@ import trio
 from modelfs.fs.appending import Appending
 from modelfs.fs.durability import Durability
 from modelfs.fs.ingesting import Ingesting
-from modelfs.store.gc import Garbage
+from modelfs.store.gc import LIVE_MIN, LIVE_MIN_SHORT, Garbage
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber, PackId
 from modelfs.store.writer import Written
@@ -15,6 +15,10 @@ from modelfs.store.writer import Written
 # Garbage below this is not worth rewriting packs for, nor below this part of what is stored.
 GARBAGE_MIN: Final = 64 << 20
 GARBAGE_PART: Final = 0.1
+# While writers have less room than this, garbage is collected soon, and every bit of it.
+SHORT_BYTES: Final = 1 << 30
+SHORT_PART: Final = 0.05
+SHORT_GARBAGE_MIN: Final = 1 << 20
 
 
 class Collecting:
@@ -34,6 +38,7 @@ class Collecting:
         self._ingesting = ingesting
         self._appending = appending
         self._doomed: list[InodeNumber] = []
+        self._futile = 0  # bytes of garbage that the last collection left
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to remove."""
@@ -47,17 +52,29 @@ class Collecting:
         """Remove dead chunks and rewrite sparse packs; return what was found.
 
         Raises:
-            StoreFull, OSError: no room to rewrite, or the disk failed; nothing is lost.
+            StoreFull, OSError: no room to rewrite some pack, or the disk failed. What could be
+                collected is, and nothing is lost.
         """
         await self.reap()
+        live_min = LIVE_MIN_SHORT if self._is_short() else LIVE_MIN
         async with self._appending.unheld_turn():
-            found = self._store.collector.survey()
+            found = self._store.collector.survey(live_min)
             while self._store.collector.remove_dead():
                 await trio.lowlevel.checkpoint()
-            for pack in self._store.collector.sparse_packs():
+            await self._durability.commit()
+            for pack in self._store.collector.sparse_packs(live_min):
                 await self._rewrite(pack)
-        await self._durability.commit()
+                # This deletes the pack, and so gives the next one room.
+                await self._durability.commit()
+        await self._measure()
         return found
+
+    def _is_short(self) -> bool:
+        room = self._store.space.room()
+        return room.free < min(SHORT_BYTES, SHORT_PART * room.total)
+
+    async def _measure(self) -> None:
+        await trio.to_thread.run_sync(self._store.space.measure, limiter=self._workers)
 
     async def _rewrite(self, pack: PackId) -> None:
         self._store.leave_pack(pack)
@@ -93,3 +110,21 @@ class Collecting:
         stored = sum(form["stored_bytes"] for form in self._store.totals.forms().values())
         if found.dead_bytes + found.pack_bytes > max(GARBAGE_MIN, GARBAGE_PART * stored):
             await self.collect()
+
+    async def collect_when_short(self) -> None:
+        """Collect at once what can be, if writers have little room left."""
+        if self._store.space.limited:
+            await self._measure()
+        if not self._is_short():
+            self._futile = 0
+            return
+        # What a collection leaves is not tried again until there is more.
+        if self._garbage() < self._futile + SHORT_GARBAGE_MIN:
+            return
+        try:
+            await self.collect()
+        finally:
+            self._futile = self._garbage()
+
+    def _garbage(self) -> int:
+        return self._store.collector.survey(LIVE_MIN_SHORT).pack_bytes

@@ -145,6 +145,7 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
+        self._store.space.take(NAME_ROOM)
         self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
         return self._remembered(InodeNumber(inode))
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 COMMIT_SECONDS: Final = 5.0
 TICK_SECONDS: Final = 0.25
 COLLECT_SECONDS: Final = 60.0
+SHORT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after work that failed
 
 
@@ -63,6 +64,7 @@ class Writeback:
                 (TICK_SECONDS, self.ingesting.ingest_due),
                 (TICK_SECONDS, self.collecting.reap),
                 (COLLECT_SECONDS, self.collecting.collect_much),
+                (SHORT_SECONDS, self.collecting.collect_when_short),
             ):
                 nursery.start_soon(_regularly, seconds, work)
             nursery.start_soon(self.scrubbing.run)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Rewriting a pack costs what is alive in it and gains the rest: at one half, both are the same.
 LIVE_MIN: Final = 0.5
+# When room is short, any gain is worth a rewrite that there is room for.
+LIVE_MIN_SHORT: Final = 0.85
 SLICE: Final = 250
 
 
@@ -55,9 +57,13 @@ class Collector:
         self._doomed: list[PackId] = []
         self._unreadable: set[PackId] = set()
 
-    def survey(self) -> Garbage:
-        """Return what there is to collect. Costs a walk over the packs."""
-        rows = [row for _, row in self._rows() if _is_sparse(row)]
+    def survey(self, live_min: float = LIVE_MIN) -> Garbage:
+        """Return what there is to collect. Costs a walk over the packs.
+
+        Args:
+            live_min: packs are to be rewritten of which a smaller part is alive.
+        """
+        rows = [row for _, row in self._rows() if _is_sparse(row, live_min)]
         gain = sum(row.stop - row.live for row in rows)
         totals = self._totals
         return Garbage(totals.get(DEAD_CHUNKS), totals.get(DEAD_BYTES), len(rows), gain)
@@ -79,9 +85,9 @@ class Collector:
         self._removed = rows[-1][0] + b"\0" if len(rows) == SLICE else b""
         return len(rows)
 
-    def sparse_packs(self) -> list[PackId]:
-        """Return the packs worth rewriting, those that give most first."""
-        rows = [(row.live - row.stop, pack) for pack, row in self._rows() if _is_sparse(row)]
+    def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
+        """Return the packs worth rewriting, those that need least room for it first."""
+        rows = [(row.live, pack) for pack, row in self._rows() if _is_sparse(row, live_min)]
         return [pack for _, pack in sorted(rows) if pack not in self._unreadable]
 
     def copy_live(self, pack: PackId, writer: ChunkWriter) -> None:
@@ -141,5 +147,5 @@ class Collector:
             log.error("pack %d is kept: %s", pack, exc)
 
 
-def _is_sparse(row: PackRow) -> bool:
-    return row.live < LIVE_MIN * (row.stop - PAGE) or row.live == 0
+def _is_sparse(row: PackRow, live_min: float) -> bool:
+    return row.live < live_min * (row.stop - PAGE) or row.live == 0

@@ -5,7 +5,8 @@ many chunks, and inside a segment their bytes lie next to each other without hea
 that a tensor's consecutive chunks are read in one go (the unit is that of Rosenblum's and
 Ousterhout's log-structured file system, 1992; keeping values apart from the index is WiscKey's,
 FAST 2016).
-A pack is sealed when it reaches `PACK_SIZE`; nothing in it changes after that.
+A pack is sealed when it reaches `PACK_SIZE`, or the reserve of a small disk (see `store.space`);
+nothing in it changes after that.
 
 The index vouches for a pack up to a `stop`; what lies behind it was never committed. It is cut off
 when the store is opened or when a writer gives up. The order is: append, `flush()`, and only then
@@ -47,7 +48,8 @@ from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store.descriptors import IOV_MAX, Descriptor, Descriptors, read_at, write_at
 from modelfs.store.records import ChunkKind
-from modelfs.store.tables import ChunkId, PackId
+from modelfs.store.space import Space
+from modelfs.store.tables import KEY_MAX, ChunkId, PackId
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +132,13 @@ def pack_number(name: str) -> PackId | None:
 class Packs:
     """The pack files of a store. Reads may come from any thread, writes from one at a time."""
 
-    def __init__(self, folder: Path, uuid: bytes, *, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, uuid: bytes, space: Space | None = None, *, read_only: bool = False
+    ) -> None:
+        """Open the packs in a folder; `space` is asked before anything is appended."""
         self.folder = folder
+        self._space = space
+        self._size_max = KEY_MAX if space is None else space.reserve
         self._uuid = uuid
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self._tail: Tail | None = None
@@ -228,8 +235,11 @@ class Packs:
             The chunks' places, in the order they were added, and the pack's new end.
 
         Raises:
+            StoreFull: there is no room; nothing was written.
             OSError: nothing is there that the index would come to vouch for.
         """
+        if self._space is not None:
+            self._space.spend(segment.size_at_most + PAGE)
         tail = self._room_for(segment.size_at_most)
         entries, buffers, size = segment.laid_out(tail.stop)
         write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
@@ -301,7 +311,7 @@ class Packs:
         self._files.clear()
 
     def _room_for(self, size: int) -> Tail:
-        if self._tail is None or self._tail.stop + size > PACK_SIZE:
+        if self._tail is None or self._tail.stop + size > min(PACK_SIZE, self._size_max):
             # A number is not used again, since what failed may have left its file there.
             number, self._next = self._next, PackId(self._next + 1)
             self._tail = self._create(number)

@@ -69,6 +69,7 @@ class Store:
         read_only: bool = False,
         unchanging: bool = False,
         cache_size: int = CAPACITY,
+        limit: int | None = None,
     ) -> None:
         """Open a store; for writing, bring it to its last commit and take its lock.
 
@@ -78,6 +79,7 @@ class Store:
             unchanging: with `read_only`, let nobody open it for writing meanwhile. For who keeps
                 what was read, such as a mount's caches.
             cache_size: of decoded chunks in memory, in bytes.
+            limit: what the store may take on its disk, in bytes; None: what is there.
 
         Raises:
             NotAStore: the folder is none.
@@ -94,6 +96,7 @@ class Store:
         elif unchanging:
             self._lock = lock(self.folder, fcntl.LOCK_SH)
         try:
+            self.space = Space(self.folder, limit)
             self._open(cache_size)
         except BaseException:
             self._unlock()
@@ -116,7 +119,9 @@ class Store:
         self.cache = PageCache(cache_size)
         self.totals = Totals(self.index)
         self.nodes = Nodes(self.index, self.totals)
-        self.packs = Packs(self.folder / PACKS, self.superblock.uuid, read_only=read_only)
+        self.packs = Packs(
+            self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
+        )
         self.chunks = Chunks(
             self.index, self.packs, self.totals, self.cache, self.superblock.hash_seed
         )
@@ -149,7 +154,6 @@ class Store:
         self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
         self.collector = Collector(self.index, self.chunks, self.packs, (self.sidecars, twins))
         self.scrubber = Scrubber(self.index, self.totals, self.chunks, self.packs)
-        self.space = Space(self.folder)
 
     def close(self) -> None:
         """Make everything durable that was written, and let go of the store."""
@@ -296,16 +300,21 @@ class Store:
         return sorted(queued | {staged.inode for staged in self.staging})
 
     def collect(self) -> int:
-        """Collect all garbage here and now, and return the bytes of packs deleted."""
+        """Collect all garbage here and now, and return the bytes of packs deleted.
+
+        Raises:
+            StoreFull: no room to rewrite some pack. What could be collected is.
+        """
         for inode in self.reaper.orphans():
             while not self.reaper.reap(inode):
                 pass
         while self.collector.remove_dead():
             pass
+        self.commit()
         freed = 0
         for pack in self.collector.sparse_packs():
             freed += self._rewrite(pack)
-        self.commit()
+            self.commit()  # which deletes the pack, and so gives the next one room
         return freed
 
     def _rewrite(self, pack: PackId) -> int:

@@ -153,7 +153,7 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
     await served.operations.write(served.handles.open(inode, writable=False), 0, b"x")
-    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2)
+    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 3)
     monkeypatch.setattr(served.store.index, "apply", apply)
     packs = served.store.packs.numbers()
     await served.writeback.ingesting.ingest([inode], complete=True)
