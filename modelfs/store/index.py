@@ -17,7 +17,6 @@ All changes are made on one thread; reads may come from any. The lock guards the
 against being read in the middle of an insertion, and is never held while LMDB is asked.
 """
 
-import errno
 import heapq
 import threading
 from collections.abc import Iterator
@@ -28,11 +27,10 @@ from typing import Final
 import lmdb
 from sortedcontainers import SortedDict
 
-from modelfs.errors import CorruptIndex, NotAStore, StoreFull, StoreReadOnly
+from modelfs.errors import StoreReadOnly
+from modelfs.store.environment import MAP_SIZE, Environment
 from modelfs.store.tables import Table
 
-# Address space, not memory or disk: LMDB reserves it once. 64 GiB index about 200 million chunks.
-MAP_SIZE: Final = 64 << 30
 # Entries written in one go between two chances for other Python threads to run.
 SCAN_PAGE: Final = 1000
 # Above every key: LMDB's longest is 511 bytes.
@@ -75,7 +73,7 @@ class Index:
         self._changed = False
         self._versions = dict.fromkeys(Table, 0)
         self._pin: lmdb.Transaction[bytes] | None = None
-        self._env, self._databases = _open(folder, read_only=read_only, map_size=map_size)
+        self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
         self._env.close()
@@ -89,7 +87,7 @@ class Index:
                     value: bytes | None = layer[table][key]
                     return value
         with self._snapshot() as snapshot:
-            return snapshot.get(key, db=self._databases[table])
+            return snapshot.get(key, db=self._env.database(table))
 
     def scan(self, table: Table, start: bytes, stop: bytes, limit: int = SCAN_PAGE) -> list[Row]:
         """Return the first `limit` rows whose keys are in `[start, stop)`, in order."""
@@ -124,7 +122,7 @@ class Index:
             found = [
                 next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
             ]
-        with self._snapshot() as snapshot, snapshot.cursor(self._databases[table]) as cursor:
+        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
             if (cursor.set_range(key) and cursor.key() == key) or (
                 cursor.prev() if cursor.key() else cursor.last()
             ):
@@ -135,7 +133,7 @@ class Index:
         self, table: Table, start: bytes, stop: bytes, limit: int, hidden: dict[bytes, bytes | None]
     ) -> list[Row]:
         rows: list[Row] = []
-        with self._snapshot() as snapshot, snapshot.cursor(self._databases[table]) as cursor:
+        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
                     if key >= stop or len(rows) >= limit:
@@ -166,7 +164,7 @@ class Index:
         return (self._active,) if self._sealed is None else (self._active, self._sealed)
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
-        return self._env.begin() if self._pin is None else nullcontext(self._pin)
+        return self._env.transaction() if self._pin is None else nullcontext(self._pin)
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -178,7 +176,7 @@ class Index:
         if not self._read_only or self._pin is not None:
             yield
             return
-        with self._env.begin() as snapshot:
+        with self._env.transaction() as snapshot:
             self._pin = snapshot
             try:
                 yield
@@ -189,8 +187,8 @@ class Index:
         """Return a value as the last commit has it, even while reads are pinned."""
         if not self._read_only:
             return self.get(table, key)
-        with self._env.begin() as snapshot:
-            return snapshot.get(key, db=self._databases[table])
+        with self._env.transaction() as snapshot:
+            return snapshot.get(key, db=self._env.database(table))
 
     def version(self, table: Table) -> int:
         """Return a number that changes with the table: what was read holds while it stays."""
@@ -275,14 +273,16 @@ class Index:
             self.release()
 
     def apply(self, changes: Memtable) -> None:
-        with _lmdb_errors(), self._env.begin(write=True) as transaction:
+        def work(transaction: "lmdb.Transaction[bytes]") -> None:
             for table, rows in changes.items():
-                database = self._databases[table]
+                database = self._env.database(table)
                 for key, value in rows.items():
                     if value is None:
                         transaction.delete(key, db=database)
                     else:
                         transaction.put(key, value, db=database)
+
+        self._env.write(work)
 
     def sync(self) -> None:
         """Make the last commit durable, should the process that wrote it have been killed at it.
@@ -290,55 +290,16 @@ class Index:
         Raises:
             OSError: it is not known whether it is.
         """
-        with _lmdb_errors():
-            self._env.sync(True)
+        self._env.sync()
 
     def snapshot_id(self) -> int:
         """Return the number of LMDB's last committed transaction."""
-        return self._env.info()["last_txnid"]
+        return self._env.snapshot_id()
 
     @property
     def size(self) -> int:
         """Bytes of the index that are in use, as of the last commit."""
-        return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-
-
-@contextmanager
-def _lmdb_errors() -> Iterator[None]:
-    try:
-        yield
-    except lmdb.MapFullError as exc:
-        raise StoreFull(f"index: {exc}") from exc
-    except lmdb.Error as exc:
-        # LMDB passes the errno of a failed system call through; its own codes are negative.
-        if exc.code == errno.ENOSPC:
-            raise StoreFull(f"index: {exc}") from exc
-        if exc.code > 0:
-            raise OSError(exc.code, f"index: {exc}") from exc
-        raise CorruptIndex(f"index: {exc}") from exc
-
-
-def _open(
-    folder: Path, *, read_only: bool, map_size: int
-) -> tuple[lmdb.Environment, dict[Table, "lmdb._Database"]]:
-    try:
-        env = lmdb.open(
-            str(folder),
-            map_size=map_size,
-            max_dbs=len(Table),
-            max_spare_txns=8,
-            mode=0o600,
-            readonly=read_only,
-            create=False,
-            readahead=False,
-        )
-        return env, {
-            table: env.open_db(table.value.encode(), create=not read_only) for table in Table
-        }
-    except lmdb.Error as exc:
-        if not folder.is_dir():
-            raise NotAStore(f"{folder.parent} has no index") from exc
-        raise CorruptIndex(f"{folder}: {exc}") from exc
+        return self._env.used()
 
 
 def _before(key: bytes) -> bytes:

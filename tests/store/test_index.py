@@ -1,13 +1,11 @@
 """The index, against a plain dict: whatever step a commit is in, and whichever fails."""
 
 import contextlib
-import errno
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from modelfs.errors import CorruptIndex, NotAStore, StoreFull, StoreReadOnly
+from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store import index as index_module
 from modelfs.store.index import Batch, Index
 from modelfs.store.tables import Table, pair_key
@@ -195,45 +193,6 @@ def test_an_unwritten_batch_is_part_of_the_next(index: Index, tmp_path: Path) ->
     again = Index(tmp_path)
     assert list(again.pages(Table.META)) == [(b"a", b"1"), (b"b", b"2")]
     again.close()
-
-
-def test_a_full_map_is_store_full(tmp_path: Path) -> None:
-    """A commit that the map has no room for is refused whole, and may be tried again."""
-    index = Index(tmp_path, map_size=1 << 18)
-    with index.change():
-        index.put(Table.META, b"small", b"x")
-    index.commit()
-    with index.change():
-        index.put(Table.META, b"large", bytes(1 << 20))
-    with pytest.raises(StoreFull):
-        index.commit()
-    assert index.dirty
-    assert index.get(Table.META, b"large") == bytes(1 << 20)
-    with index.change():
-        index.delete(Table.META, b"large")
-    index.commit()
-    assert list(index.pages(Table.META)) == [(b"small", b"x")]
-    index.close()
-
-
-@pytest.mark.parametrize(
-    ("code", "wanted"),
-    [(errno.ENOSPC, StoreFull), (errno.EIO, OSError), (-30797, CorruptIndex)],
-)
-def test_errors_of_lmdb_are_translated(
-    index: Index, monkeypatch: pytest.MonkeyPatch, code: int, wanted: type[Exception]
-) -> None:
-    """A full disk is StoreFull, a failed system call OSError, LMDB's own complaint damage."""
-    failed = type("Failed", (lmdb.Error,), {"code": code})
-
-    class Environment:
-        def begin(self, *, write: bool) -> object:
-            raise failed
-
-    monkeypatch.setattr(index, "_env", Environment())
-    with pytest.raises(wanted):
-        index.apply({})
-    monkeypatch.undo()
 
 
 def test_a_read_only_index_takes_no_changes(index: Index, tmp_path: Path) -> None:
