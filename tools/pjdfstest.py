@@ -51,10 +51,8 @@ def main() -> int:
         folder.chmod(0o755)  # the suite's users have to get to the mount
         suite, top = _copied(options.suite, folder / "suite"), folder / "top"
         top.mkdir()
-        if options.plain:
-            results = _run(suite, top)
-        else:
-            results = _run_mounted(suite, folder / "store", top)
+        mounted = not options.plain
+        results = _run_mounted(suite, folder / "store", top) if mounted else _run(suite, top)
     return _verdict(results)
 
 
@@ -98,7 +96,7 @@ def _run(suite: Path, top: Path) -> Results:
     with _proved(suite, top) as prove:
         assert prove.stdout is not None
         for name, lines in _files(prove.stdout):
-            folder = name.split("/")[0]
+            folder = name.split("/", maxsplit=1)[0]
             if folder not in results.checks:
                 print(f"{folder} ...", flush=True)
             _count(results, name, lines)
@@ -135,7 +133,7 @@ def _files(lines: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
 def _count(results: Results, name: str, lines: list[str]) -> None:
     checks = [match for line in lines if (match := CHECK.match(line))]
     planned = max((int(match[1]) for line in lines if (match := PLAN.match(line))), default=0)
-    results.checks[name.split("/")[0]] += max(planned, len(checks))
+    results.checks[name.split("/", maxsplit=1)[0]] += max(planned, len(checks))
     for check in checks:
         if check[1] and "# TODO" not in check[3]:
             results.failed.append(f"{name} {check[2]}{check[3]}")

@@ -59,8 +59,9 @@ class Collecting:
         live_min = LIVE_MIN_SHORT if self._is_short() else LIVE_MIN
         async with self._appending.unheld_turn():
             found = self._store.collector.survey(live_min)
-            while self._store.collector.remove_dead():
-                await trio.lowlevel.checkpoint()
+            await self._remove_dead()
+            while not self._store.collector.sweep():
+                await self._durability.pause()
             await self._durability.commit()
             for pack in self._store.collector.sparse_packs(live_min):
                 await self._rewrite(pack)
@@ -76,6 +77,10 @@ class Collecting:
     async def _measure(self) -> None:
         await trio.to_thread.run_sync(self._store.space.measure, limiter=self._workers)
 
+    async def _remove_dead(self) -> None:
+        while self._store.collector.remove_dead():
+            await self._durability.pause()
+
     async def _rewrite(self, pack: PackId) -> None:
         self._store.leave_pack(pack)
         writer = self._store.writer()
@@ -89,7 +94,9 @@ class Collecting:
         except BaseException:
             self._store.give_up_writer()
             raise
-        self._store.intake.take_written(written)
+        while not self._store.intake.take_written(written):
+            await self._durability.pause()
+        await self._remove_dead()  # what died meanwhile, and could not be copied
         self._store.collector.retire(pack)
 
     async def reap(self) -> None:
@@ -102,7 +109,7 @@ class Collecting:
     async def _reap_one(self, inode: InodeNumber) -> None:
         self._ingesting.forget(inode)
         while not self._store.reaper.reap(inode):
-            await trio.lowlevel.checkpoint()
+            await self._durability.pause()
 
     async def collect_much(self) -> None:
         """Collect, if it is worth it."""

@@ -25,6 +25,9 @@ from modelfs.store.tables import InodeNumber
 
 log = logging.getLogger(__name__)
 
+# Work that changes much of the index commits whenever so many changes wait: each is some 300 bytes
+# of memory.
+CHANGES_MAX: Final = 50_000
 FLUSH_SECONDS: Final = 20.0  # how long written data may wait for its flush; the promise is 30
 # How often a file is looked for again that was renamed when its mapped pages were asked for.
 MOVES_MAX: Final = 5
@@ -138,6 +141,17 @@ class Durability:
                 await self._write(self._store.begin_commit())
             finally:
                 self._gate.set()
+
+    async def pause(self) -> None:
+        """Let others run between two slices of long work, and commit if it has changed much.
+
+        Raises:
+            StoreFull, OSError: as `commit` does.
+        """
+        if self._store.index.changes > CHANGES_MAX:
+            await self.commit()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def _pass_barrier(self) -> None:
         passed = 0

@@ -140,7 +140,7 @@ class Ingesting:
         if self._store.nodes.find(inode) is None or (staged is not None and staged.failed):
             return None
         while not self._store.intake.trim(inode):
-            await trio.lowlevel.checkpoint()
+            await self._durability.pause()
         return self._store.intake.begin_pass(inode, complete=complete)
 
     async def _advance(self, walks: list[Pass]) -> list[Pass]:
@@ -155,8 +155,9 @@ class Ingesting:
                 steps.append(step)
         told = await self._run_steps(steps)
         for step in told:
-            self._store.intake.finish_step(step)
-            await trio.lowlevel.checkpoint()
+            while not self._store.intake.finish_step(step):
+                await self._durability.pause()
+            await self._durability.pause()
         for walk in ended:
             await self._end(walk)
         return [step.walk for step in told if not step.walk.done]
@@ -172,7 +173,8 @@ class Ingesting:
         except BaseException:
             self._store.give_up_writer()
             raise
-        self._store.intake.take_written(written)
+        while not self._store.intake.take_written(written):
+            await self._durability.pause()
         self._untold.update(step.walk.inode for step in steps if step not in told)
         return told
 
@@ -187,7 +189,7 @@ class Ingesting:
                 self._store.ingest.plan_empty, walk, frozen, limiter=self._workers
             )
         while not self._store.intake.note_tensors(walk):
-            await trio.lowlevel.checkpoint()
+            await self._durability.pause()
         self._store.intake.end_pass(walk)
 
     # -- when due

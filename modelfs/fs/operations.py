@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pyfuse3
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -91,6 +92,7 @@ class Operations(pyfuse3.Operations):
         self._writeback = writeback
         self._reader = reader
         self._writer = writer
+        self._nameless: set[InodeNumber] = set()  # that the kernel still knows
 
     # -- names
 
@@ -106,9 +108,12 @@ class Operations(pyfuse3.Operations):
 
     @silent
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        # The kernel sends thousands at once: the index is not asked about each.
         for inode, count in inode_list:
-            if self._handles.forget(InodeNumber(inode), count):
-                self._reap_if_gone(InodeNumber(inode))
+            number = InodeNumber(inode)
+            if self._handles.forget(number, count) and number in self._nameless:
+                self._nameless.discard(number)
+                self._writeback.collecting.unreachable(number)
 
     @replies
     async def mknod(
@@ -151,11 +156,11 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        self._reap_if_gone(self._store.namespace.unlink(InodeNumber(parent_inode), name))
+        self._lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        self._reap_if_gone(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
+        self._lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
 
     @replies
     async def rename(
@@ -180,7 +185,7 @@ class Operations(pyfuse3.Operations):
         replaced = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
         if replaced is not None:
             self._writeback.durability.replaced(self._store.namespace.lookup(*new))
-            self._reap_if_gone(replaced)
+            self._lost_name(replaced)
 
     # -- directories
 
@@ -190,11 +195,14 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        for cookie, name, entry, inode in self._listed(self._handles[fh].inode, start_id):
+        listed = self._listed(self._handles[fh].inode, start_id)
+        for number, (cookie, name, entry, inode) in enumerate(listed, 1):
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
                 return
             if inode is not None:
                 self._handles.remember(inode)
+            if number % READDIR_PAGE == 0:
+                await trio.lowlevel.checkpoint()
 
     @silent
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -353,11 +361,13 @@ class Operations(pyfuse3.Operations):
         self._handles.remember(inode)  # undone by forget
         return entry
 
-    def _reap_if_gone(self, inode: InodeNumber) -> None:
-        if self._handles.known(inode):
-            return
+    def _lost_name(self, inode: InodeNumber) -> None:
         node = self._store.nodes.find(inode)
-        if node is not None and not node.nlink:
+        if node is None or node.nlink:
+            return
+        if self._handles.known(inode):
+            self._nameless.add(inode)
+        else:
             self._writeback.collecting.unreachable(inode)
 
     def _truncate(self, inode: InodeNumber, size: int) -> None:

@@ -120,13 +120,14 @@ class Chunks:
     def _put(self, chunk: ChunkId, old: Chunk | None, new: Chunk) -> None:
         self._index.put(Table.CHUNKS, number_key(chunk), new.to_bytes())
         self._totals.replace_chunk(old, new)
+        live: dict[PackId, int] = {}
         for record, sign in ((old, -1), (new, 1)):
             if record is not None and record.uses:
-                self._add_live(record.pack, sign * record.stored)
-
-    def _add_live(self, pack: PackId, stored: int) -> None:
-        row = self.pack_row(pack)
-        self.put_pack_row(pack, dataclasses.replace(row, live=row.live + stored))
+                live[record.pack] = live.get(record.pack, 0) + sign * record.stored
+        for pack, difference in live.items():
+            if difference:
+                row = self.pack_row(pack)
+                self.put_pack_row(pack, dataclasses.replace(row, live=row.live + difference))
 
     # -- bytes; any thread
 

@@ -54,6 +54,8 @@ class Collector:
         self._packs = packs
         self._hints = hints
         self._removed = b""  # up to which key dead chunks were removed, while that is under way
+        self._sweeping = 0  # which hints a sweep is at, and from which key on it goes on
+        self._swept = b""
         self._doomed: list[PackId] = []
         self._unreadable: set[PackId] = set()
 
@@ -70,13 +72,6 @@ class Collector:
 
     def remove_dead(self) -> int:
         """Remove the records of a slice of dead chunks, and return how many."""
-        if not (count := self._remove_slice()):
-            with self._index.change():
-                for hint in self._hints:
-                    hint.sweep()
-        return count
-
-    def _remove_slice(self) -> int:
         # Each slice goes on where the last one ended: see `FileMaps.trim`.
         rows = self._index.scan(Table.DEAD, self._removed, KEY_END, SLICE)
         with self._index.change():
@@ -84,6 +79,21 @@ class Collector:
                 self._chunks.remove(ChunkId(number_of(key)))
         self._removed = rows[-1][0] + b"\0" if len(rows) == SLICE else b""
         return len(rows)
+
+    def sweep(self) -> bool:
+        """Drop a slice of the hints about files that are gone; say whether that is all."""
+        hint = self._hints[self._sweeping]
+        rows = self._index.scan(hint.TABLE, self._swept, KEY_END, SLICE)
+        with self._index.change():
+            for key, _ in rows:
+                if hint.is_stale(key):
+                    self._index.delete(hint.TABLE, key)
+        if len(rows) == SLICE:
+            self._swept = rows[-1][0] + b"\0"
+            return False
+        self._swept = b""
+        self._sweeping = (self._sweeping + 1) % len(self._hints)
+        return self._sweeping == 0
 
     def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
         """Return the packs worth rewriting, those that need least room for it first."""
@@ -117,7 +127,7 @@ class Collector:
         if row.live:
             self._unreadable.add(pack)
             return 0
-        while self._remove_slice():
+        while self.remove_dead():
             pass  # what died meanwhile, and could not be copied
         with self._index.change():
             self._index.delete(Table.PACKS, number_key(pack))

@@ -218,7 +218,8 @@ class Index:
 
     def delete(self, table: Table, key: bytes) -> None:
         """Remove `key`; it need not be there."""
-        self._set(table, key, None)
+        if self.get(table, key) is not None:  # scans would have to step over what hides nothing
+            self._set(table, key, None)
 
     def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
         assert self._undo is not None, "changes are made inside change()"
@@ -244,6 +245,11 @@ class Index:
     def dirty(self) -> bool:
         """Whether there are changes that no commit has made durable."""
         return self._changed or self._sealed is not None
+
+    @property
+    def changes(self) -> int:
+        """How many rows have changed since the last seal."""
+        return sum(map(len, self._active.values()))
 
     def seal(self) -> Batch:
         """Begin a commit of every change made so far. The batch before must be released.

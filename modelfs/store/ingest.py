@@ -76,6 +76,7 @@ class Step:
     stop: int
     extents: list[Extent] = field(default_factory=list)
     unfinished: list[Piece] = field(default_factory=list)  # reach into what is still written
+    applied: int = 0  # how many of the extents are in the map
 
     def within_step(self, piece: Piece) -> bool:
         begins = self.start <= piece.start < self.stop

@@ -23,7 +23,7 @@ from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
 from modelfs.store.records import Extent, Inode, PackRow
 from modelfs.store.sidecars import Sidecars
-from modelfs.store.staging import WINDOW, StagedFile, Staging, Window
+from modelfs.store.staging import StagedFile, Staging, Window, windows_of
 from modelfs.store.tables import (
     KEY_MAX,
     InodeNumber,
@@ -37,11 +37,13 @@ from modelfs.store.twins import Twins
 from modelfs.store.writer import Written
 
 # Extents removed in one go, so that no request waits long.
-TRIM_SLICE: Final = 250
+TRIM_SLICE: Final = 100
 # What fdatasync(2) says when it has given up on bytes; not, say, that no descriptor was free.
 LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
-# Tensor rows changed in one go.
+# The same, of rows that cost little each: tensors, new chunks.
 ROWS_SLICE: Final = 1000
+# And of extents put into a map, each with a chunk's counts.
+EXTENTS_SLICE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class Intake:
             now.dirty = now.stamp != window.stamp
         staged.least = min(staged.size, frozen.size)
         staged.epoch += 1
-        staged.dirty = _differs(staged, frozen)
+        staged.dirty = staged.differs(frozen)
         staged.dirty_since = flush.began
         return True
 
@@ -177,46 +179,73 @@ class Intake:
             region = next_full_region(staged, walk.position)
         return None if region is None else Step(walk, staged, *region)
 
-    def take_written(self, written: Written) -> None:
-        """Take over what a writer stored, before the steps that point to it are finished."""
+    def take_written(self, written: Written) -> bool:
+        """Take over a slice of what a writer stored; say whether that is all of it.
+
+        Before the steps that point to it are finished. A chunk that was taken without them is dead.
+        """
         with self._index.change():
-            for tail in written.tails.values():
-                row = self._chunks.pack_row(tail.pack)
-                self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
-                if tail.pack >= self._totals.get(NEXT_PACK):
-                    self._totals.set(NEXT_PACK, tail.pack + 1)
-            for chunk, record in written.added.items():
+            self._vouch(written)
+            for chunk, record in islice(written.added.items(), ROWS_SLICE):
                 self._chunks.add(chunk, record)
-                self._totals.set(NEXT_CHUNK, chunk + 1)
-            for chunk, record in written.moved.items():
+            for chunk, record in islice(written.moved.items(), ROWS_SLICE):
                 if self._chunks.find(chunk) is not None:
                     self._chunks.move(chunk, record)
         self._packs.vouched()
+        written.tails.clear()
+        for records in (written.added, written.moved):
+            for chunk in list(islice(records, ROWS_SLICE)):
+                del records[chunk]
+        return not (written.added or written.moved)
 
-    def finish_step(self, step: Step) -> None:
-        """Put a step's extents into the map and drop the windows that they replace.
+    def _vouch(self, written: Written) -> None:
+        # With the first slice, for all of them: what was appended is there, and its numbers taken.
+        for tail in written.tails.values():
+            row = self._chunks.pack_row(tail.pack)
+            self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
+            if tail.pack >= self._totals.get(NEXT_PACK):
+                self._totals.set(NEXT_PACK, tail.pack + 1)
+        if written.tails and written.added:
+            self._totals.set(NEXT_CHUNK, max(written.added) + 1)
 
+    def finish_step(self, step: Step) -> bool:
+        """Put a slice of a step's extents into the map; say whether that is all of them.
+
+        With the last one, the windows that they replace are dropped. Until then the windows lie
+        above the map, so that a crash, or a write, between two slices finds the bytes in either.
         After `take_written`.
         """
         walk = step.walk
         staged = self._staging.find(walk.inode)
         if self._nodes.find(walk.inode) is None:
             walk.done = True
-            return
+            return True
+        stop = step.applied + EXTENTS_SLICE
         with self._index.change():
             if staged is not None:
                 self._admit(staged)
-            self._apply(step, staged)
+            self._apply(step, staged, stop)
             if staged is not None:
-                replaced = self._replaced(step, staged)
-                self._advance(staged, replaced)
                 self._conceal(staged.inode, staged.visible)
-                # Last: what is dropped from memory does not come back if the change fails.
-                self._drop_superseded(staged, staged.superseded)
-                self._staging.drop(staged, replaced)
+            if staged is not None and stop >= len(step.extents):
+                self._drop_replaced(step, staged)
         if staged is not None:
             _admitted(staged)
+        step.applied = stop
+        if stop < len(step.extents):
+            return False
         walk.position = step.stop
+        return True
+
+    def _drop_replaced(self, step: Step, staged: StagedFile) -> None:
+        # Not before the last slice: as long as a superseded window's row is there, the inode record
+        # must not say that the file reaches so far again.
+        replaced = self._replaced(step, staged)
+        self._advance(staged, replaced)
+        self._conceal(staged.inode, staged.visible)
+        # Last: what is dropped from memory does not come back if the change fails.
+        self._drop_superseded(staged, staged.superseded)
+        self._staging.drop(staged, replaced)
 
     def note_tensors(self, walk: Pass) -> bool:
         """Change a slice of a file's tensor rows; say whether that is all of them."""
@@ -274,18 +303,18 @@ class Intake:
         edges = (visible, None if behind is None else size)
         self._staging.record_visible(inode, min((e for e in edges if e is not None), default=None))
 
-    def _apply(self, step: Step, staged: StagedFile | None) -> None:
-        # Puts what is not stale into the map.
+    def _apply(self, step: Step, staged: StagedFile | None, stop: int) -> None:
+        # Puts what is not stale into the map, up to the `stop`-th extent.
         walk = step.walk
         missing: list[Extent | Piece] = [*step.unfinished]
-        for extent in step.extents:
+        for extent in step.extents[step.applied : stop]:
             if self._is_stale(walk, staged, extent):
                 missing.append(extent)
             else:
                 self._maps.replace(walk.inode, extent.start, extent.stop, [extent])
         for piece in missing:
             # All windows of it: none may be dropped without its part of the piece.
-            walk.skipped.update(_windows_of(piece.start, piece.stop))
+            walk.skipped.update(windows_of(piece.start, piece.stop))
 
     def _is_stale(self, walk: Pass, staged: StagedFile | None, extent: Extent) -> bool:
         # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
@@ -295,7 +324,7 @@ class Intake:
         changed = any(
             (number in walk.versions and _stamp(staged, number) != walk.versions[number])
             or _is_written(staged, number)
-            for number in _windows_of(extent.start, extent.stop)
+            for number in windows_of(extent.start, extent.stop)
         )
         return changed or self._chunks.find(extent.chunk) is None
 
@@ -326,7 +355,7 @@ class Intake:
         if staged is None:
             return
         node = self._nodes.get(inode)
-        empty = [each for each in staged.windows.values() if _is_idle(each)]
+        empty = [each for each in staged.windows.values() if each.idle]
         self._staging.drop(staged, empty)
         staged.epoch += 1
         if staged.windows or staged.visible is not None:
@@ -359,10 +388,6 @@ class Intake:
             self._twins.record(walk.inode, walk.look, layout.format)
 
 
-def _windows_of(start: int, stop: int) -> set[int]:
-    return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
-
-
 def _admitted(staged: StagedFile) -> None:
     # In memory, once the change of the index is made.
     staged.least = staged.size
@@ -379,20 +404,5 @@ def _is_written(staged: StagedFile | None, number: int) -> bool:
     return window is not None and window.writing > 0
 
 
-def _is_idle(window: Window) -> bool:
-    # Begun for a write that failed.
-    return not window.ranges and not window.writing
-
-
 def _ctime(node: Inode, staged: StagedFile) -> int:
     return max(node.ctime_ns, staged.ctime_ns)
-
-
-def _differs(staged: StagedFile, frozen: StagedFile) -> bool:
-    return (
-        staged.size != frozen.size
-        or staged.mtime_ns != frozen.mtime_ns
-        or staged.ctime_ns != frozen.ctime_ns
-        or staged.visible != frozen.visible
-        or any(window.dirty for window in staged.windows.values())
-    )

@@ -9,7 +9,7 @@ from modelfs.store.staging import Staging
 from modelfs.store.tables import InodeNumber, Table, number_key, number_of, prefix_end
 
 # Rows removed in one go, so that no request waits long for a large file's end.
-SLICE: Final = 250
+SLICE: Final = 100
 
 
 class Reaper:
@@ -20,6 +20,7 @@ class Reaper:
         self._nodes = nodes
         self._maps = maps
         self._staging = staging
+        self._removed = Table.META, b""  # the last row of a slice, while more are to come
 
     def orphans(self) -> list[InodeNumber]:
         """Return the inodes without a name, open or not."""
@@ -37,14 +38,22 @@ class Reaper:
         return gone
 
     def _remove_rows(self, inode: InodeNumber) -> bool:
-        start = number_key(inode)
+        prefix = number_key(inode)
         for table in (Table.XATTRS, Table.TENSORS):
-            rows = self._index.scan(table, start, prefix_end(start), SLICE)
+            rows = self._index.scan(table, self._start(table, prefix), prefix_end(prefix), SLICE)
             for key, _ in rows:
                 self._index.delete(table, key)
             if len(rows) == SLICE:
+                self._removed = table, rows[-1][0]
                 return False
         return True
+
+    def _start(self, table: Table, prefix: bytes) -> bytes:
+        # Behind the slice before: see `FileMaps.trim`.
+        last_table, last = self._removed
+        if last_table is not table or not last.startswith(prefix):
+            return prefix
+        return prefix if self._index.get(table, last) is not None else last + b"\0"
 
     def _drop_staged(self, inode: InodeNumber) -> None:
         if (staged := self._staging.find(inode)) is not None:

@@ -8,6 +8,7 @@ model's own folder are followed, and never through a symbolic link.
 
 import stat
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from modelfs.errors import CorruptData
 from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
@@ -34,6 +35,8 @@ MODELS_MAX = 16
 
 class Sidecars:
     """Which model's tensors are in which data file. Reading is for any thread."""
+
+    TABLE: Final = Table.SIDECARS
 
     def __init__(self, index: Index, nodes: Nodes, namespace: Namespace) -> None:
         self._index = index
@@ -84,11 +87,9 @@ class Sidecars:
             )
         return external_layout(spans, size)
 
-    def sweep(self) -> None:
-        """Drop what models that are gone named. Inside a change of the index."""
-        for key, _ in self._index.pages(Table.SIDECARS):
-            if self._nodes.find(InodeNumber(int.from_bytes(key[-8:], "big"))) is None:
-                self._index.delete(Table.SIDECARS, key)
+    def is_stale(self, key: bytes) -> bool:
+        """Whether a row is of a model that is gone."""
+        return self._nodes.find(InodeNumber(int.from_bytes(key[-8:], "big"))) is None
 
     def _models_of(self, place: Place) -> Iterator[InodeNumber]:
         prefix = named_key(*place) + b"\0"

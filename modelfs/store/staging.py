@@ -65,6 +65,11 @@ class Window:
         """What no other window, and no other state of this one, has."""
         return self.generation, self.version
 
+    @property
+    def idle(self) -> bool:
+        """Whether it was begun for a write that failed."""
+        return not self.ranges and not self.writing
+
 
 @dataclass(slots=True)
 class StagedFile:
@@ -110,12 +115,27 @@ class StagedFile:
             for low, high in window.ranges.within(start, stop):
                 yield window, low, high
 
+    def differs(self, frozen: "StagedFile") -> bool:
+        """Whether there is something to flush that an earlier copy, now flushed, did not have."""
+        return (
+            self.size != frozen.size
+            or self.mtime_ns != frozen.mtime_ns
+            or self.ctime_ns != frozen.ctime_ns
+            or self.visible != frozen.visible
+            or any(window.dirty for window in self.windows.values())
+        )
+
     def _numbers(self, start: int, stop: int) -> Iterator[int]:
         # Whichever is fewer: windows that exist, or windows in the range.
         first, last = start // WINDOW, (stop - 1) // WINDOW
         if last - first < len(self.windows):
             return (number for number in range(first, last + 1) if number in self.windows)
         return (number for number in sorted(self.windows) if first <= number <= last)
+
+
+def windows_of(start: int, stop: int) -> set[int]:
+    """Return the numbers of the windows that `[start, stop)` lies in."""
+    return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
 
 
 def window_name(inode: int, number: int, generation: int) -> str:

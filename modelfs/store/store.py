@@ -45,7 +45,7 @@ from modelfs.store.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.tensors import TensorTable
 from modelfs.store.totals import FILES, IN_USE, LOGICAL, NEXT_CHUNK, SHARED, Totals
 from modelfs.store.twins import Twins
-from modelfs.store.writer import ChunkWriter
+from modelfs.store.writer import ChunkWriter, Written
 
 log = logging.getLogger(__name__)
 
@@ -277,8 +277,9 @@ class Store:
                 raise
             if not told:
                 return
-            self.intake.take_written(written)
-            self.intake.finish_step(step)
+            self._take(written)
+            while not self.intake.finish_step(step):
+                pass
         if walk.layout is None:
             self.ingest.plan_empty(walk, self.contents.snapshot(inode))
         while not self.intake.note_tensors(walk):
@@ -310,6 +311,8 @@ class Store:
                 pass
         while self.collector.remove_dead():
             pass
+        while not self.collector.sweep():
+            pass
         self.commit()
         freed = 0
         for pack in self.collector.sparse_packs():
@@ -326,8 +329,12 @@ class Store:
         except BaseException:
             self.give_up_writer()
             raise
-        self.intake.take_written(written)
+        self._take(written)
         return self.collector.retire(pack)
+
+    def _take(self, written: Written) -> None:
+        while not self.intake.take_written(written):
+            pass
 
     def leave_pack(self, pack: PackId) -> None:
         """Make sure that nothing is appended to a pack that is to be rewritten."""

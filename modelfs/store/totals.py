@@ -54,10 +54,11 @@ class Totals:
 
     def replace_chunk(self, old: Chunk | None, new: Chunk | None) -> None:
         """Count `new` in the place of `old`."""
-        for chunk, sign in ((old, -1), (new, 1)):
-            if chunk is not None:
-                for name, amount in chunk_totals(chunk).items():
-                    self.add(name, sign * amount)
+        differences = {} if new is None else chunk_totals(new)
+        for name, amount in ({} if old is None else chunk_totals(old)).items():
+            differences[name] = differences.get(name, 0) - amount
+        for name, difference in differences.items():
+            self.add(name, difference)
 
     def forms(self) -> dict[str, dict[str, int]]:
         """Return for each stored form its `chunks`, `raw_bytes` and `stored_bytes`."""

@@ -39,6 +39,8 @@ _KEY = struct.Struct(">Q16sQ")
 class Twins:
     """Which files look alike. Reading is for any thread."""
 
+    TABLE: Final = Table.TWINS
+
     def __init__(self, index: Index, nodes: Nodes, tensors: TensorTable, hash_seed: int) -> None:
         self._index = index
         self._nodes = nodes
@@ -67,12 +69,10 @@ class Twins:
                 if node.format is Format.PLAIN and node.inode != inode:
                     self._index.put(Table.PENDING, number_key(node.inode), request_value())
 
-    def sweep(self) -> None:
-        """Drop the rows of files that are gone or look different. Inside a change of the index."""
-        for key, _ in self._index.pages(Table.TWINS):
-            size, _, inode = _KEY.unpack(key)
-            if self._node(InodeNumber(inode), size) is None:
-                self._index.delete(Table.TWINS, key)
+    def is_stale(self, key: bytes) -> bool:
+        """Whether a row is of a file that is gone, or looks different."""
+        size, _, inode = _KEY.unpack(key)
+        return self._node(InodeNumber(inode), size) is None
 
     def _alike(self, look: bytes) -> Iterator[Inode]:
         rows = self._index.scan(Table.TWINS, look, prefix_end(look), TWINS_MAX)

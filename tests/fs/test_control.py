@@ -26,9 +26,13 @@ Reply = dict[str, Any]
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., list[int]]:
     """The mounts whose dirty pages the kernel was asked for; there is no mount here."""
-    synced: Counting[..., list[int]] = Counting(lambda mountpoint, paths: [])
+    synced = Counting(_nothing_moved)
     monkeypatch.setattr(durability, "send_dirty_pages", synced)
     return synced
+
+
+def _nothing_moved(mountpoint: Path, paths: dict[int, bytes]) -> list[int]:
+    return []
 
 
 @pytest.fixture

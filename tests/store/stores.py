@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from modelfs.store import check_rows, content, ingest, intake, staging
+from modelfs.store import check_rows, content, ingest, staging
 from modelfs.store.check import check
 from modelfs.store.making import make_store
 from modelfs.store.namespace import Owner
@@ -39,7 +39,7 @@ def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
 
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     """Let windows be of `size` bytes, so that small files have many."""
-    modules: list[ModuleType] = [staging, content, intake, ingest, check_rows]
+    modules: list[ModuleType] = [staging, content, ingest, check_rows]
     for module in modules:
         patch.setattr(module, "WINDOW", size)
     patch.setattr(ingest, "STEP_BYTES", 2 * size)
