@@ -28,6 +28,8 @@ class Reaper:
 
     def reap(self, inode: InodeNumber) -> bool:
         """Remove a slice of an orphan that nobody refers to; say whether nothing is left."""
+        if self._index.get(Table.ORPHANS, number_key(inode)) is None:
+            return True  # it has a name, and whoever takes it for an orphan is wrong
         with self._index.change():
             gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
             if gone:
