@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 MODELFS = [sys.executable, "-m", "modelfs"]
@@ -51,9 +52,8 @@ def main() -> int:
         folder.chmod(0o755)  # the suite's users have to get to the mount
         suite, top = _copied(options.suite, folder / "suite"), folder / "top"
         top.mkdir()
-        mounted = not options.plain
-        results = _run_mounted(suite, folder / "store", top) if mounted else _run(suite, top)
-    return _verdict(results)
+        run = _run if options.plain else partial(_run_mounted, folder / "store")
+        return _verdict(run(suite, top))
 
 
 def _problem(suite: Path) -> str | None:
@@ -75,7 +75,7 @@ def _copied(source: Path, suite: Path) -> Path:
     return suite / "tests"
 
 
-def _run_mounted(suite: Path, store: Path, top: Path) -> Results:
+def _run_mounted(store: Path, suite: Path, top: Path) -> Results:
     _modelfs("mkfs", store)
     _modelfs("mount", "--allow-other", store, top)
     try:
@@ -96,7 +96,7 @@ def _run(suite: Path, top: Path) -> Results:
     with _proved(suite, top) as prove:
         assert prove.stdout is not None
         for name, lines in _files(prove.stdout):
-            folder = name.split("/", maxsplit=1)[0]
+            folder = name.partition("/")[0]
             if folder not in results.checks:
                 print(f"{folder} ...", flush=True)
             _count(results, name, lines)
@@ -133,7 +133,7 @@ def _files(lines: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
 def _count(results: Results, name: str, lines: list[str]) -> None:
     checks = [match for line in lines if (match := CHECK.match(line))]
     planned = max((int(match[1]) for line in lines if (match := PLAN.match(line))), default=0)
-    results.checks[name.split("/", maxsplit=1)[0]] += max(planned, len(checks))
+    results.checks[name.partition("/")[0]] += max(planned, len(checks))
     for check in checks:
         if check[1] and "# TODO" not in check[3]:
             results.failed.append(f"{name} {check[2]}{check[3]}")
@@ -143,7 +143,7 @@ def _count(results: Results, name: str, lines: list[str]) -> None:
 
 
 def _verdict(results: Results) -> int:
-    failed = Counter(line.split("/")[0] for line in results.failed)
+    failed = Counter(line.partition("/")[0] for line in results.failed)
     print(f"\n{'':<16}{'checks':>8}{'failed':>8}")
     for folder, checks in sorted(results.checks.items()):
         print(f"{folder:<16}{checks:>8,}{failed[folder]:>8,}")
