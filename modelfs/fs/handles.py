@@ -17,6 +17,8 @@ class Handle:
     expected: int = 0  # where the next read of a sequential reader starts
     ready: int = 0  # up to where chunks were made ready for it
     reading_ahead: bool = False
+    listed_to: int = 0  # a listing ends before this cookie,
+    may_go_on: bool = False  # or else goes on once more, to the names made meanwhile
 
 
 class Handles:

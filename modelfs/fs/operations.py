@@ -50,7 +50,7 @@ from modelfs.fs.attributes import (
     statvfs_of,
 )
 from modelfs.fs.boundary import replies, silent
-from modelfs.fs.handles import Handles
+from modelfs.fs.handles import Handle, Handles
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
 from modelfs.fs.writing import Writer
@@ -195,7 +195,10 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        listed = self._listed(self._handles[fh].inode, start_id)
+        handle = self._handles[fh]
+        if not start_id or not handle.listed_to:
+            handle.listed_to, handle.may_go_on = self._store.namespace.next_cookie(), True
+        listed = self._listed(handle, start_id)
         for number, (cookie, name, entry, inode) in enumerate(listed, 1):
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
                 return
@@ -332,25 +335,36 @@ class Operations(pyfuse3.Operations):
         return self._remembered(node.inode)
 
     def _listed(
-        self, folder: InodeNumber, after: int
+        self, handle: Handle, after: int
     ) -> Iterator[tuple[int, bytes, EntryAttributes, InodeNumber | None]]:
         # Cookie, name and attributes of each entry, and the inode if the kernel will count it.
+        folder = handle.inode
         if not self._store.nodes.get(folder).nlink:
             return  # removed while it was open
         for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
             if after < cookie:
                 node = self._store.nodes.get(self._store.namespace.lookup(folder, name))
                 yield cookie, name, entry_of(node), None
-        after = max(after, DOT_DOT_COOKIE)
-        while page := self._store.namespace.listing(folder, after, READDIR_PAGE):
-            for after, name, inode in page:
-                try:
-                    entry = entry_of(self._store.contents.node(inode))
-                except (NotFound, CorruptIndex) as exc:
-                    # One damaged entry must not hide all others, nor keep them from removal.
-                    log.error("%s is not listed: %s", os.fsdecode(name), exc)
-                else:
-                    yield after, name, entry, inode
+        for cookie, name, inode in self._names(handle, max(after, DOT_DOT_COOKIE)):
+            try:
+                entry = entry_of(self._store.contents.node(inode))
+            except (NotFound, CorruptIndex) as exc:
+                # One damaged entry must not hide all others, nor keep them from removal.
+                log.error("%s is not listed: %s", os.fsdecode(name), exc)
+            else:
+                yield cookie, name, entry, inode
+
+    def _names(self, handle: Handle, after: int) -> Iterator[tuple[int, bytes, InodeNumber]]:
+        # A file that gets another name gets it at the end. It must be found there if it had not
+        # been listed before; but who renames each name that is listed must come to an end.
+        names = self._store.namespace
+        while True:
+            while page := names.listing(handle.inode, after, READDIR_PAGE, handle.listed_to):
+                yield from page
+                after = page[-1][0]
+            if not handle.may_go_on:
+                return
+            handle.listed_to, handle.may_go_on = names.next_cookie(), False
 
     def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
         handle = self._handles.open(inode, writable=_wants_to_write(flags))

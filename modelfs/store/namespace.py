@@ -55,6 +55,7 @@ TARGET_MAX: Final = 4095
 LINK_MAX: Final = (1 << 32) - 2
 # Cookies 1 and 2 are those of "." and "..".
 FIRST_COOKIE: Final = 3
+COOKIE_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,18 @@ class Namespace:
         return dentry.inode
 
     def listing(
-        self, folder: InodeNumber, after: int, limit: int
+        self, folder: InodeNumber, after: int, limit: int, end: int = COOKIE_MAX
     ) -> list[tuple[int, bytes, InodeNumber]]:
         """Return up to `limit` entries behind the cookie `after`: cookie, name, inode."""
         rows = self._index.scan(
-            Table.LISTING, pair_key(folder, after + 1), pair_key(folder + 1, 0), limit
+            Table.LISTING, pair_key(folder, after + 1), pair_key(folder, end), limit
         )
         lines = ((pair_of(key)[1], Listed.from_bytes(value)) for key, value in rows)
         return [(cookie, line.name, line.inode) for cookie, line in lines]
+
+    def next_cookie(self) -> int:
+        """Return the cookie of the next new name, in whatever folder."""
+        return max(FIRST_COOKIE, self._totals.get(NEXT_COOKIE))
 
     def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
         """Yield the folder and name of each of an inode's names."""
@@ -310,7 +315,7 @@ class Namespace:
         return node
 
     def _add(self, folder: InodeNumber, name: bytes, inode: InodeNumber) -> None:
-        cookie = max(FIRST_COOKIE, self._totals.get(NEXT_COOKIE))
+        cookie = self.next_cookie()
         self._totals.set(NEXT_COOKIE, cookie + 1)
         self._put(folder, name, Dentry(inode, cookie))
 

@@ -98,3 +98,18 @@ def test_positions_in_a_listing(here: Path) -> None:
         stream.seek(position)
         assert list(stream) == rest
     assert len(before) + len(rest) == 502
+
+
+def test_renamed_while_listed(here: Path) -> None:
+    """Renaming every name as it is listed comes to an end; the next listing has them all."""
+    for number in range(300):
+        (here / f"{number}").touch()
+    seen = 0
+    with directory_stream(here) as stream:
+        for name in stream:
+            if name not in (b".", b".."):
+                (here / os.fsdecode(name)).rename(here / f"renamed-{seen}")
+                seen += 1
+                assert seen <= 600
+        stream.seek(0)
+        assert len(list(stream)) == 302
