@@ -15,7 +15,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import fsync, ftruncate, mkdir, pwritev, unlink
+from os import fsync, ftruncate, mkdir, pwritev, truncate, unlink
 from os import open as open_file
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +23,7 @@ from typing import Any, Final
 import lmdb
 import pytest
 
-from modelfs.store import index as index_module
-from modelfs.store.index import Index
-from modelfs.store.tables import Table
+from modelfs.store.environment import Environment
 from tests.store.disk import (
     PAGE,
     Create,
@@ -47,9 +45,8 @@ KNOWN: Final = ("packs", "staging")
 # What else changes files. A store that comes to use one needs it recorded here.
 REFUSED: Final = (
     *("copy_file_range", "link", "posix_fallocate", "remove", "rename", "replace", "rmdir"),
-    *("sendfile", "splice", "symlink", "truncate", "write", "writev"),
+    *("sendfile", "splice", "symlink", "write", "writev"),
 )
-Opened = tuple[lmdb.Environment, dict[Table, "lmdb._Database"]]
 
 
 class Recorder:
@@ -80,13 +77,12 @@ class Recorder:
         """Take down what is done inside the block."""
         with pytest.MonkeyPatch.context() as patch:
             calls = (self.open, self.mkdir, self.unlink, self.pwrite, self.pwritev)
-            for call in (*calls, self.ftruncate, self.fsync, self.fdatasync):
+            for call in (*calls, self.ftruncate, self.truncate, self.fsync, self.fdatasync):
                 patch.setattr(os, call.__name__, call)
             for name in REFUSED:
                 patch.setattr(os, name, self._refusing(name, getattr(os, name)))
-            patch.setattr(index_module, "_open", self._opening(index_module._open))
-            patch.setattr(Index, "apply", self._applying(Index.apply))
-            patch.setattr(Index, "sync", self._syncing(Index.sync))
+            patch.setattr(Environment, "_lengthen", self._lengthening(Environment._lengthen))
+            patch.setattr(Environment, "sync", self._syncing(Environment.sync))
             yield
             self._look()
 
@@ -131,6 +127,14 @@ class Recorder:
         if (node := self._node_of(fd)) is not None:
             self.operations.append(Resize(node, size))
 
+    def truncate(self, path: Any, size: int) -> None:
+        self._look()
+        truncate(path, size)
+        if (name := self._name_of(path)) is not None:
+            found = self._top / name
+            self._seen[name] = found.read_bytes()
+            self.operations.append(Resize(self._nodes[_identity(found.stat())], size))
+
     def fsync(self, fd: int) -> None:
         self._look()
         fsync(fd)
@@ -157,28 +161,20 @@ class Recorder:
 
     # -- the index
 
-    def _opening(self, call: Callable[..., Opened]) -> Callable[..., Opened]:
-        def opening(folder: Path, **options: Any) -> Opened:
-            self._look()
-            opened = call(folder, **options)
-            self._take_commit(opened[0])
-            return opened
+    def _lengthening(self, call: Callable[..., None]) -> Callable[..., None]:
+        # What the environment does after LMDB has opened the index, and after every commit.
+        def lengthening(environment: Environment, env: lmdb.Environment) -> None:
+            self._take_commit(env)
+            call(environment, env)
 
-        return opening
-
-    def _applying(self, call: Callable[..., None]) -> Callable[..., None]:
-        def applying(index: Index, changes: Any) -> None:
-            self._look()
-            call(index, changes)
-            self._take_commit(index._env)
-
-        return applying
+        return lengthening
 
     def _syncing(self, call: Callable[..., None]) -> Callable[..., None]:
-        def syncing(index: Index) -> None:
+        def syncing(environment: Environment) -> None:
             self._look()
-            call(index)
-            if (path := self._name_of(Path(index._env.path()) / INDEX)) is not None:
+            call(environment)
+            path = self._name_of(environment._folder / INDEX)
+            if path is not None:
                 self.operations.append(Sync(self._nodes[_identity((self._top / path).stat())]))
 
         return syncing
