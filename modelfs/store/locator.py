@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from modelfs.errors import CorruptIndex
 from modelfs.store.chunks import Chunks
 from modelfs.store.filemap import FileMaps
 from modelfs.store.index import Index
-from modelfs.store.records import Chunk, Extent
+from modelfs.store.records import Chunk, ChunkKind, Extent
 from modelfs.store.tables import InodeNumber, Table
 
 Located = tuple[Extent, Chunk]
@@ -75,8 +76,18 @@ class Locator:
             if len(located) >= STRETCH_EXTENTS and extent.start >= stop:
                 end = extent.start
                 break
-            located.append((extent, self._chunks.record(extent.chunk)))
+            record = self._chunks.record(extent.chunk)
+            _check_inside(inode, extent, record)
+            located.append((extent, record))
         return _Stretch(start, end, version, located)
 
     def _version(self) -> tuple[int, int]:
         return self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)
+
+
+def _check_inside(inode: InodeNumber, extent: Extent, record: Chunk) -> None:
+    # Behind a plain chunk's bytes in a pack lie another's: they were verified for that other one.
+    size = record.stored if record.kind is ChunkKind.PLAIN else record.size
+    if extent.skip + extent.length > size:
+        place = f"extent at {extent.start} of inode {inode}"
+        raise CorruptIndex(f"{place} reaches past the end of chunk {extent.chunk}")

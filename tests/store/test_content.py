@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.errors import CorruptChunk, FileTooLarge
+from modelfs.errors import CorruptChunk, CorruptIndex, FileTooLarge
 from modelfs.store import staging
 from modelfs.store.content import SIZE_MAX, FileRun, write_part
+from modelfs.store.records import Extent
 from modelfs.store.store import Store
-from modelfs.store.tables import InodeNumber
+from modelfs.store.tables import ChunkId, InodeNumber, Table, pair_key
 from tests.store.stores import (
     CHUNK,
     Box,
@@ -63,6 +64,23 @@ def test_staged_bytes_lie_over_chunks(opened: Store) -> None:
     inode = stored_file(opened, b"f", data)
     opened.contents.write(inode, CHUNK + 7, b"new")
     assert content_of(opened, inode) == data[: CHUNK + 7] + b"new" + data[CHUNK + 10 :]
+
+
+@pytest.mark.parametrize("wrong", [Extent(0, ChunkId(1), 1, CHUNK), Extent(0, ChunkId(1), 0, 5000)])
+def test_a_damaged_extent_gives_nobody_elses_bytes(opened: Store, wrong: Extent) -> None:
+    """An extent that reaches past its chunk is corrupt: behind that lies another file's."""
+    inode = stored_file(opened, b"f", noise(CHUNK))
+    stored_file(opened, b"g", noise(CHUNK, 1))
+    key = pair_key(inode, 0)
+    right = opened.index.get(Table.EXTENTS, key)
+    assert right is not None
+    with opened.index.change():
+        opened.index.put(Table.EXTENTS, key, wrong.to_bytes())
+    with pytest.raises(CorruptIndex, match="past the end of chunk 1"):
+        content_of(opened, inode)
+    with opened.index.change():
+        opened.index.put(Table.EXTENTS, key, right)
+    assert content_of(opened, inode) == noise(CHUNK)
 
 
 def test_huge_offsets_cost_nothing(opened: Store) -> None:
