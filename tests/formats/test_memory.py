@@ -11,7 +11,7 @@ from modelfs.formats.layout import Allowance, Format, Layout, ReadAt
 from modelfs.formats.protobuf import MAX_FIELDS
 from modelfs.formats.safetensors import ENTRY_WINDOWS, MAX_HEADER_SIZE
 from modelfs.formats.sniff import recognise
-from tests.formats.test_onnx import message, model_of
+from tests.fuzzing.formats import message, model_of
 
 # A lesser allowance is reached sooner. What a scan takes besides is what it is for the real one,
 # with which nothing below takes more than 50 MiB.
