@@ -102,8 +102,9 @@ class ChunkWriter:
             return self._heal(chunk, record, content)
 
     def _heal(self, chunk: ChunkId, record: Chunk, content: bytes) -> bool:
-        # The damaged chunk cannot be compared any more. Its content hash and, over what would be
-        # stored, its independent checksum both have to match before the copy takes its place.
+        # The damaged chunk cannot be compared any more. Its size, its content hash and, over what
+        # would be stored, its independent checksum (of another seed) all have to match before
+        # the copy takes its place. A hash that collides alone makes a chunk of its own.
         stored = CODECS[record.codec].encode(content)
         if xxhash.xxh3_64_intdigest(stored) != record.checksum:
             return False
