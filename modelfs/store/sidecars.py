@@ -8,6 +8,7 @@ model's own folder are followed, and never through a symbolic link.
 
 import stat
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 from modelfs.errors import CorruptData
@@ -31,6 +32,9 @@ Place = tuple[InodeNumber, bytes]  # folder and name
 
 # A file that more models name than this is cut by the first of them only.
 MODELS_MAX = 16
+# Of more tensors than this in one file, from all its models together, the first are looked at: one
+# model's are bounded by what a scan may keep.
+SPANS_MAX = 1 << 17
 
 
 class Sidecars:
@@ -79,12 +83,13 @@ class Sidecars:
         places = set(self._namespace.names_of(data))
         spans: list[TensorSpan] = []
         for model, (read_at, model_size) in models.items():
-            folders = [folder for folder, _ in self._namespace.names_of(model)]
-            spans.extend(
+            folders = {folder for folder, _ in self._namespace.names_of(model)}
+            found = (
                 external.span
                 for external in _externals(read_at, model_size)
                 if any(self._resolve(each, external.location) in places for each in folders)
             )
+            spans.extend(islice(found, SPANS_MAX - len(spans)))
         return external_layout(spans, size)
 
     def is_stale(self, key: bytes) -> bool:

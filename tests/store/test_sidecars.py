@@ -8,9 +8,11 @@ import pytest
 from onnx import helper
 
 from modelfs.formats.layout import Format
+from modelfs.store import sidecars
 from modelfs.store import twins as twins_module
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber, Table
+from modelfs.store.tensors import TensorTable
 from tests.store.stores import (
     CHUNK,
     FOLDER,
@@ -146,6 +148,22 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let small files have twins."""
     monkeypatch.setattr(twins_module, "SIZE_MIN", 1000)
     monkeypatch.setattr(twins_module, "HEAD", 1000)
+
+
+def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many models that name one file cost no more memory than one: the first tensors count."""
+    monkeypatch.setattr(sidecars, "SPANS_MAX", 3)
+    for name in (b"a.onnx", b"b.onnx", b"m.data"):
+        new_file(opened, name, DATA if name == b"m.data" else model_naming("m.data"))
+    opened.ingest_all()
+    data = opened.namespace.lookup(ROOT, b"m.data")
+    assert starts(opened, data) == STARTS
+    monkeypatch.setattr(sidecars, "SPANS_MAX", 1)
+    opened.contents.write(data, 0, DATA[:1])
+    opened.ingest_all()
+    assert content_of(opened, data) == DATA
+    assert opened.nodes.get(data).format is Format.ONNX_DATA
+    assert [span.start for span in TensorTable(opened.index).spans(data)] == [TENSORS[0][0]]
 
 
 @pytest.mark.usefixtures("twins")
