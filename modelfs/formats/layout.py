@@ -21,8 +21,8 @@ class TruncatedModel(MalformedModel):
 class Allowance:
     """The memory that a scan may still take for what it keeps, so that no file can fill it all.
 
-    Of tensors with names of 60 characters and two dimensions, 120,000 fit: more than there are in
-    all the files of DeepSeek-V3 (92,000) together.
+    Of tensors with names of 60 characters and two dimensions, 120,000 fit: several times what the
+    files of the largest models have.
     """
 
     # Bytes that a name takes beside its characters, a span beside its name, and each of its
