@@ -84,11 +84,11 @@ def _capabilities() -> int:
 class Mount:
     """A store, the folder `path` it is shown in, and the daemon that shows it."""
 
-    def __init__(self, store: Path, path: Path, *options: str) -> None:
+    def __init__(self, store: Path, path: Path, *options: str, log: Path | None = None) -> None:
         self.store = store
         self.path = path
         self._options = options
-        self._log = store.with_name(store.name + ".log")
+        self._log = log or store.with_name(store.name + ".log")
         self._daemon: subprocess.Popen[bytes] | None = None
 
     @property
@@ -206,9 +206,9 @@ def _listed(path: Path) -> bool:
 
 
 @contextmanager
-def mounted(store: Path, path: Path, *options: str) -> Iterator[Mount]:
+def mounted(store: Path, path: Path, *options: str, log: Path | None = None) -> Iterator[Mount]:
     """Mount `store` at `path`; daemon and store have to be sound at the end."""
-    mount = Mount(store, path, *options)
+    mount = Mount(store, path, *options, log=log)
     try:
         mount.start()
         yield mount

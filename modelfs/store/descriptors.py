@@ -79,6 +79,15 @@ def write_at(file: Descriptor, offset: int, buffers: Sequence[bytes | memoryview
         raise
 
 
+def sync(file: Descriptor) -> None:
+    """Make a file's bytes durable."""
+    try:
+        os.fdatasync(file.fd)
+    except OSError as exc:
+        exc.filename = str(file.path)
+        raise
+
+
 class Descriptors:
     """The most recently used files under one folder. Any thread may ask."""
 

@@ -198,10 +198,26 @@ class Environment:
     def _check_length(self, env: lmdb.Environment) -> None:
         path = self._folder / DATA_FILE
         size, used = path.stat().st_size, _used(env)
+        if size >= used:
+            return
+        problem = CorruptIndex(f"{path} is cut short: {size} of {used} bytes are there")
         if used - size > LOOSE_PAGES * env.stat()["psize"]:
-            raise CorruptIndex(f"{path} is cut short: {size} of {used} bytes are there")
-        if not self._read_only:
-            self._lengthen(env)
+            raise problem
+        # A crash, or this look at it, may have come before `_lengthen`. If so, nothing is missed.
+        try:
+            _reach(path, size, used)
+            self._walk(env)
+        except (lmdb.Error, OSError) as exc:
+            if not self._read_only:
+                os.truncate(path, size)
+            raise problem from exc
+
+    def _walk(self, env: lmdb.Environment) -> None:
+        with env.begin() as transaction:
+            for database in self._databases.values():
+                with transaction.cursor(database) as cursor:
+                    for _ in cursor:
+                        pass
 
     def _lengthen(self, env: lmdb.Environment) -> None:
         # LMDB does not write the last pages if their content was not needed after all.
@@ -250,6 +266,15 @@ class Transaction:
             self._environment.let_go()
         if isinstance(exc, lmdb.Error):
             raise translated(exc) from exc
+
+
+def _reach(path: Path, size: int, used: int) -> None:
+    # Not truncate(2): a writer may have made it longer still, and it must not become shorter.
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, size, used - size)
+    finally:
+        os.close(fd)
 
 
 def _used(env: lmdb.Environment) -> int:

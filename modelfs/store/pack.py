@@ -46,7 +46,7 @@ import xxhash
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
-from modelfs.store.descriptors import IOV_MAX, Descriptor, Descriptors, read_at, write_at
+from modelfs.store.descriptors import IOV_MAX, Descriptor, Descriptors, read_at, sync, write_at
 from modelfs.store.records import ChunkKind
 from modelfs.store.space import Space
 from modelfs.store.tables import KEY_MAX, ChunkId, PackId
@@ -255,8 +255,7 @@ class Packs:
             OSError: it is not known what is durable; call `give_up`.
         """
         for pack in sorted(self._unflushed):
-            file = self._files.get(pack_name(pack))
-            os.fdatasync(file.fd)
+            sync(self._files.get(pack_name(pack)))
         if self._folder_changed:
             sync_folder(self.folder)
         self._folder_changed = False

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.store.descriptors import Descriptor, Descriptors
+from modelfs.store.descriptors import Descriptor, Descriptors, sync
 from modelfs.store.index import Index
 from modelfs.store.pack import sync_folder
 from modelfs.store.ranges import RangeSet
@@ -246,8 +246,7 @@ class Staging:
         """
         for window in windows:
             try:
-                file = self.descriptor(inode, window)
-                os.fdatasync(file.fd)
+                sync(self.descriptor(inode, window))
             except FileNotFoundError:
                 if self._has(inode, window):
                     raise

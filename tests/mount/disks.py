@@ -3,13 +3,14 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.mounting import run
+from tests.mounting import DEADLINE, run, wait_until
 
 
 def needs_loop_devices() -> None:
@@ -41,3 +42,38 @@ def free(path: Path) -> int:
     """Return the bytes that df(1) says are free."""
     room = os.statvfs(path)
     return room.f_bavail * room.f_frsize
+
+
+class FaultyDisk:
+    """A folder on a disk that fails on command."""
+
+    def __init__(self, path: Path, control: Path) -> None:
+        self.path = path
+        self._control = control
+
+    @contextmanager
+    def failing(self, *faults: str) -> Iterator[None]:
+        """Let calls fail inside: see `tests/mount/faulty.py` for what a fault is."""
+        self._control.write_text("\n".join(faults))
+        try:
+            yield
+        finally:
+            self._control.write_text("")
+
+
+@contextmanager
+def faulty_disk(top: Path) -> Iterator[FaultyDisk]:
+    """Show an empty folder below `top` through a file system that fails on command."""
+    folder, path, control = top / "backing", top / "faulty", top / "control"
+    folder.mkdir()
+    path.mkdir()
+    control.write_text("")
+    script = Path(__file__).with_name("faulty.py")
+    server = subprocess.Popen([sys.executable, script, folder, path, control])
+    try:
+        wait_until(lambda: os.path.ismount(path) or server.poll() is not None)
+        assert server.poll() is None, "the faulty disk died before it mounted"
+        yield FaultyDisk(path, control)
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", path], check=True)
+        server.wait(DEADLINE)

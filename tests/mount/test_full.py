@@ -1,0 +1,270 @@
+"""Disks that are full, fail, or cannot be written to: what a mount on them does.
+
+The disks are small ones of their own (see `tests/mount/disks.py`).
+"""
+
+import contextlib
+import errno
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.store import Store
+from tests.mount.disks import FaultyDisk, disk, faulty_disk, free, remount
+from tests.mounting import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
+from tests.store.stores import new_file, new_store
+
+pytestmark = pytest.mark.mount
+
+MB = 1 << 20
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file, and have it acknowledged."""
+    with path.open("wb", buffering=0) as file:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+def noise(seed: int, size: int = 4 * MB) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def fill(folder: Path) -> dict[str, bytes]:
+    """Write files until the disk is full, and return those that were acknowledged."""
+    kept: dict[str, bytes] = {}
+    while True:
+        name, data = f"f{len(kept)}", noise(len(kept))
+        try:
+            put(folder / name, data)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC:
+                raise
+            return kept
+        kept[name] = data
+
+
+def hold(path: Path) -> None:
+    """Fill a disk to its last byte, as another program does."""
+    with path.open("wb", buffering=0) as file:
+        for size in (MB, 4096):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+
+
+@pytest.fixture
+def small(fuse: None, tmp_path: Path) -> Iterator[Mount]:
+    """A store on a disk of its own of 112 MiB, mounted."""
+    with disk(tmp_path / "image", tmp_path / "disk", 112 * MB) as path:
+        modelfs("mkfs", path / "store")
+        mount = Mount(path / "store", tmp_path / "mnt", log=tmp_path / "log")
+        mount.start()
+        try:
+            yield mount
+        finally:
+            mount.close()
+
+
+def test_full_disk(small: Mount) -> None:
+    """Full is ENOSPC at write, keeps what was acknowledged, and rm gives room for more."""
+    kept = fill(small.path)
+    assert all((small.path / name).read_bytes() == data for name, data in kept.items())
+    assert free(small.path) < 4 * MB
+    for name in list(kept)[::2]:
+        (small.path / name).unlink()
+        del kept[name]
+    gone = len(kept) * 4 * MB
+    wait_until(lambda: free(small.path) > gone // 2)
+    put(small.path / "more", noise(99))
+    kept["more"] = noise(99)
+    small.remount()
+    assert all((small.path / name).read_bytes() == data for name, data in kept.items())
+
+
+def test_disk_filled_by_others(small: Mount) -> None:
+    """On a disk without a free byte files can be removed, which gives room; nothing is lost."""
+    kept = {f"f{number}": noise(number) for number in range(6)}
+    for name, data in kept.items():
+        put(small.path / name, data)
+    small.sync()
+    (small.path / "late").mkdir()  # not committed yet
+    hold(small.store.parent / "hog")
+    with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
+        put(small.path / "more", b"more")
+    assert free(small.path) == 0
+    for name in ("f0", "f1", "f2", "f3"):
+        (small.path / name).unlink()
+        del kept[name]
+    wait_until(lambda: free(small.store.parent) > 8 * MB)
+    assert all((small.path / name).read_bytes() == data for name, data in kept.items())
+    (small.store.parent / "hog").unlink()
+    put(small.path / "more", b"more")
+    small.remount()
+    assert sorted(os.listdir(small.path)) == sorted([*kept, "late", "more"])
+
+
+def test_store_on_a_read_only_disk(small: Mount, tmp_path: Path) -> None:
+    """Such a store can be shown read-only; otherwise one line says why not."""
+    put(small.path / "f", noise(1))
+    small.stop()
+    remount(small.store.parent, "ro")
+    done = refused(small.store, small.path)
+    assert "--read-only" in done
+    with mounted(small.store, tmp_path / "shown", "--read-only", log=tmp_path / "log") as shown:
+        assert (shown.path / "f").read_bytes() == noise(1)
+    remount(small.store.parent, "rw")
+    small.start()
+
+
+def refused(store: Path, path: Path) -> str:
+    """Return the one line by which a mount is refused."""
+    done = subprocess.run(
+        [*MODELFS, "mount", store, path],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert not os.path.ismount(path)
+    [line] = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "zeroed", "cut short", "unreadable"])
+def test_index_that_cannot_be_read(fuse: None, tmp_path: Path, damage: str) -> None:
+    """A mount of a store without a usable index is refused, and one line says why."""
+    (tmp_path / "mnt").mkdir()
+    store = new_store(tmp_path)
+    with Store(store) as opened:
+        for number in range(500):
+            new_file(opened, b"%d" % number)
+    data = store / "index" / "data.mdb"
+    size = data.stat().st_size
+    match damage:
+        case "missing":
+            data.unlink()
+        case "unreadable":
+            data.unlink()
+            data.mkdir()
+        case "zeroed":
+            os.truncate(data, 0)
+            os.truncate(data, size)
+        case _:
+            os.truncate(data, 0 if damage == "empty" else size // 2)
+    line = refused(store, tmp_path / "mnt")
+    assert "data.mdb" in line or "index" in line
+
+
+def test_missing_pack(mount: Mount) -> None:
+    """Files in a pack that is gone are EIO, and the log names it; the others are as they were."""
+    put(mount.path / "lost", noise(1))
+    mount.sync()
+    mount.stop()
+    pack = mount.store / "packs" / "00000001.pack"
+    pack.rename(mount.store.parent / "pack")
+    mount.start()
+    put(mount.path / "kept", noise(2))
+    with pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]"):
+        (mount.path / "lost").read_bytes()
+    assert "pack 1 is missing" in mount.log()
+    assert (mount.path / "kept").read_bytes() == noise(2)
+    mount.stop()
+    (mount.store.parent / "pack").rename(pack)
+    mount.start()
+    assert (mount.path / "lost").read_bytes() == noise(1)
+
+
+# -- a disk that fails on command
+
+
+@pytest.fixture
+def failing(fuse: None, tmp_path: Path) -> Iterator[tuple[Mount, FaultyDisk]]:
+    """A mount of a store on a disk that fails on command."""
+    with faulty_disk(tmp_path) as below:
+        modelfs("mkfs", below.path / "store")
+        mount = Mount(below.path / "store", tmp_path / "mnt", log=tmp_path / "log")
+        mount.start()
+        try:
+            yield mount, below
+        finally:
+            mount.close()
+
+
+FAILING_WRITES = {
+    "write EIO staging": errno.EIO,
+    "write ENOSPC staging": errno.ENOSPC,
+    "create EIO staging": errno.EIO,
+    "create EROFS staging": errno.EROFS,
+    "fsync EIO staging": errno.EIO,
+    "write EIO data.mdb": errno.EIO,
+    "write ENOSPC data.mdb": errno.ENOSPC,
+    "write EROFS data.mdb": errno.EROFS,
+    # Only the meta page, after which LMDB has to be opened again.
+    "write EIO data.mdb 8192": errno.EIO,
+    "fsync EIO data.mdb": errno.EIO,
+}
+
+
+def test_failing_writes(failing: tuple[Mount, FaultyDisk]) -> None:
+    """Whatever fails, the caller is told, and writes again as soon as the disk works again."""
+    mount, below = failing
+    wanted = {"before": noise(1, MB)}
+    put(mount.path / "before", noise(1, MB))
+    for number, (fault, error) in enumerate(FAILING_WRITES.items()):
+        name = fault.replace(" ", "-")
+        with below.failing(fault), pytest.raises(OSError, match=rf"\[Errno {error}\]"):
+            put(mount.path / name, noise(2, MB))
+        assert (mount.path / "before").read_bytes() == noise(1, MB)
+        wanted[name] = noise(number, MB)
+        put(mount.path / name, wanted[name])
+    mount.kill()
+    mount.start()
+    assert {path.name: path.read_bytes() for path in mount.path.iterdir()} == wanted
+
+
+def test_failing_ingest(failing: tuple[Mount, FaultyDisk]) -> None:
+    """What cannot be taken into chunks stays where it is, and is when the disk works again."""
+    mount, below = failing
+    put(mount.path / "f", noise(1, MB))
+    for call in ("write EIO", "write ENOSPC", "fsync EIO", "create EIO"):
+        with below.failing(f"{call} packs"):
+            with pytest.raises(AssertionError, match=r"free some room|the disk failed"):
+                mount.sync()
+            assert (mount.path / "f").read_bytes() == noise(1, MB)
+            assert mount.stats()["staged_bytes"] == MB
+    mount.sync()
+    assert mount.stats()["staged_bytes"] == 0
+    mount.remount(drop_caches=True)
+    assert (mount.path / "f").read_bytes() == noise(1, MB)
+
+
+def test_failing_read(failing: tuple[Mount, FaultyDisk]) -> None:
+    """What the disk cannot read, or only in part, is EIO, and the log names the file."""
+    mount, below = failing
+    put(mount.path / "f", noise(1, MB))
+    mount.sync()
+    for fault in ("read EIO packs", "read PART packs"):
+        mount.remount(drop_caches=True)
+        with below.failing(fault), pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]"):
+            (mount.path / "f").read_bytes()
+    assert "packs/00000001.pack" in mount.log()
+    mount.remount(drop_caches=True)
+    assert (mount.path / "f").read_bytes() == noise(1, MB)
+
+
+def test_partial_writes(failing: tuple[Mount, FaultyDisk]) -> None:
+    """A disk that takes half of each write gets the rest too."""
+    mount, below = failing
+    with below.failing("write PART staging", "write PART packs"):
+        put(mount.path / "f", noise(1, MB))
+        mount.sync()
+    mount.remount(drop_caches=True)
+    assert (mount.path / "f").read_bytes() == noise(1, MB)
