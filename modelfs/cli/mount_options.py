@@ -11,6 +11,7 @@ from modelfs.cli.params import parse_size
 PASSED_ON: Final = frozenset(
     {"nosuid", "nodev", "noexec", "suid", "dev", "exec", "sync", "async", "dirsync"}
 )
+SIZES: Final = frozenset({"cache_size", "limit"})
 # Security labels, and what the mount table names as the source: as they are.
 NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
 # For mount(8) and systemd, or of no meaning here: access times do not change by reading, and the
@@ -33,6 +34,8 @@ class Parsed:
     read_only: bool | None
     allow_other: bool
     cache_size: int | None
+    limit: int | None
+    replace: bool
     passed_on: tuple[str, ...]
 
 
@@ -44,7 +47,8 @@ def parse_options(texts: Iterable[str]) -> Parsed:
     """
     read_only: bool | None = None
     allow_other = False
-    cache_size: int | None = None
+    replace = False
+    sizes: dict[str, int] = {}
     passed_on: dict[str, None] = {}
     for option in (each for text in texts for each in text.split(",") if each):
         name, _, value = option.partition("=")
@@ -52,20 +56,29 @@ def parse_options(texts: Iterable[str]) -> Parsed:
             read_only = option == "ro"
         elif option == "allow_other":
             allow_other = True
-        elif name == "cache_size":
-            cache_size = _cache_size(value)
+        elif option == "replace":
+            replace = True
+        elif name in SIZES:
+            sizes[name] = _size(name, value)
         elif option in PASSED_ON or name in NAMED:
             passed_on[option] = None
         elif name not in IGNORED and not name.lower().startswith("x-"):
             raise _unknown(option)
-    return Parsed(read_only, allow_other, cache_size, tuple(passed_on))
+    return Parsed(
+        read_only,
+        allow_other,
+        sizes.get("cache_size"),
+        sizes.get("limit"),
+        replace,
+        tuple(passed_on),
+    )
 
 
-def _cache_size(value: str) -> int:
+def _size(name: str, value: str) -> int:
     try:
         return parse_size(value)
     except ValueError as exc:
-        raise Failure(f"-o cache_size: {exc}", Code.USAGE) from exc
+        raise Failure(f"-o {name}: {exc}", Code.USAGE) from exc
 
 
 def _unknown(option: str) -> Failure:

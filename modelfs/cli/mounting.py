@@ -14,10 +14,12 @@ from modelfs.cli.failure import Failure
 from modelfs.cli.mount_options import parse_options
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import inside, is_dead, is_store, mount_point_of, mounted_at, store_of_mount
+from modelfs.cli.unmounting import clear
 from modelfs.store.pagecache import CAPACITY
 
 LOG_NAME: Final = "daemon.log"
 FUSE_DEVICE: Final = Path("/dev/fuse")
+MOUNT_KIND: Final = "fuse.modelfs"
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 
 
@@ -30,6 +32,7 @@ class Request:
     cache_size: int
     read_only: bool
     allow_other: bool
+    limit: int | None
     options: tuple[str, ...]
 
 
@@ -50,12 +53,24 @@ class Request:
     "Unless you are root, /etc/fuse.conf has to have the line user_allow_other.",
 )
 @click.option(
+    "--limit",
+    type=size,
+    help="What the store may take on its disk, such as 200GB. Without it, all that is there.",
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Clear MOUNTPOINT first if a daemon that ended left its mount there. "
+    "Nothing else that is mounted there is touched.",
+)
+@click.option(
     "-o",
     "options",
     metavar="OPT[,OPT]",
     multiple=True,
-    help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, fsname=NAME, nosuid, nodev, "
-    "noexec. Those for mount(8) and systemd, such as noatime, _netdev or x-*, are accepted.",
+    help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, limit=SIZE, replace, "
+    "fsname=NAME, nosuid, nodev, noexec. "
+    "Those for mount(8) and systemd, such as noatime, _netdev or x-*, are accepted.",
 )
 def mount(  # noqa: PLR0913 - one parameter for each option
     *,
@@ -65,6 +80,8 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     cache_size: int | None,
     read_only: bool,
     allow_other: bool,
+    limit: int | None,
+    replace: bool,
     options: tuple[str, ...],
 ) -> None:
     """Show the files of STORE at the folder MOUNTPOINT.
@@ -77,10 +94,11 @@ def mount(  # noqa: PLR0913 - one parameter for each option
         cache_size = CAPACITY if parsed.cache_size is None else parsed.cache_size
     request = Request(
         _check_store(store),
-        _check_mountpoint(mountpoint),
+        _check_mountpoint(mountpoint, replace=replace or parsed.replace),
         cache_size,
         read_only or bool(parsed.read_only),
         allow_other or parsed.allow_other,
+        parsed.limit if limit is None else limit,
         parsed.passed_on,
     )
     _check_apart(request)
@@ -105,6 +123,7 @@ def _serve(request: Request, ready: Callable[[], None]) -> None:
             request.cache_size,
             request.read_only,
             request.allow_other,
+            request.limit,
             request.options,
         ),
         ready,
@@ -119,11 +138,13 @@ def _check_store(store: Path) -> Path:
     raise Failure(f"{store} is not a modelfs store; `modelfs mkfs` makes one in an empty folder")
 
 
-def _check_mountpoint(mountpoint: Path) -> Path:
+def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:
+    if replace:
+        _clear_dead(mountpoint)
     if is_dead(mountpoint):
         raise Failure(
-            f"{mountpoint} is in a mount whose daemon ended; "
-            f"clear it first with: modelfs umount {mount_point_of(mountpoint)}"
+            f"{mountpoint} is in a mount whose daemon ended; mount with --replace, "
+            f"or clear it first with: modelfs umount {mount_point_of(mountpoint)}"
         )
     if not mountpoint.exists():
         raise Failure(f"{mountpoint} does not exist; `mkdir -p {mountpoint}` makes it")
@@ -140,6 +161,13 @@ def _check_mountpoint(mountpoint: Path) -> Path:
             )
         raise Failure(f"{mountpoint} is a mount of {entry.kind} already; name another folder")
     return resolved
+
+
+def _clear_dead(mountpoint: Path) -> None:
+    path = Path(os.path.realpath(mountpoint))
+    # Another file system's mount may be as dead, and is for somebody else to clear.
+    while (entry := mounted_at(path)) and entry.kind == MOUNT_KIND and is_dead(path):
+        clear(path)
 
 
 def _check_apart(request: Request) -> None:

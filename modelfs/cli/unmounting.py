@@ -43,7 +43,12 @@ def umount(mountpoint: Path) -> None:
     """
     path = Path(os.path.realpath(mountpoint))
     if is_dead(path):
-        _clear(path)
+        while is_dead(path):
+            clear(path)
+        click.echo(
+            f"{path} was a mount whose daemon had ended: cleared. "
+            "Its store is at its last commit; mount it again to go on."
+        )
         return
     store = _check_mounted(path)
     # Then nothing is to become durable, and the lock is somebody else's.
@@ -82,16 +87,15 @@ def _unmount(path: Path) -> None:
     raise Failure(f"cannot unmount {path}: {problem}")
 
 
-def _clear(path: Path) -> None:
-    """Remove what daemons that ended left mounted."""
+def clear(path: Path) -> None:
+    """Remove the topmost mount at a path, which is dead.
+
+    Raises:
+        Failure: it cannot be removed.
+    """
     command = ["umount", "-i", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
-    while is_dead(path):
-        if (problem := _run([*command, "--", str(path)])) is not None:
-            raise Failure(f"cannot clear the dead mount at {path}: {problem}")
-    click.echo(
-        f"{path} was a mount whose daemon had ended: cleared. "
-        "Its store is at its last commit; mount it again to go on."
-    )
+    if (problem := _run([*command, "--", str(path)])) is not None:
+        raise Failure(f"cannot clear the dead mount at {path}: {problem}")
 
 
 def _run(command: list[str]) -> str | None:

@@ -39,6 +39,7 @@ class MountOptions:
     cache_size: int  # bytes of decoded chunks kept in memory
     read_only: bool
     allow_other: bool
+    limit: int | None  # bytes that the store may take on its disk
     options: tuple[str, ...]  # more options for the kernel, as fusermount3 takes them
 
 
@@ -58,6 +59,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         read_only=options.read_only,
         unchanging=options.read_only,
         cache_size=options.cache_size,
+        limit=options.limit,
     )
     with store:
         try:

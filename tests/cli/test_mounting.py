@@ -23,7 +23,15 @@ class FakeFuse(ModuleType):
         self.error: Exception | None = None
 
     def MountOptions(self, *values: object) -> dict[str, object]:  # noqa: N802
-        names = ("store", "mountpoint", "cache_size", "read_only", "allow_other", "options")
+        names = (
+            "store",
+            "mountpoint",
+            "cache_size",
+            "read_only",
+            "allow_other",
+            "limit",
+            "options",
+        )
         return dict(zip(names, values, strict=True))
 
     def run(self, options: dict[str, object], ready: Callable[[], None]) -> None:
@@ -61,6 +69,7 @@ def test_defaults(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None
             "cache_size": 256 << 20,
             "read_only": False,
             "allow_other": False,
+            "limit": None,
             "options": (),
         }
     ]
@@ -69,17 +78,18 @@ def test_defaults(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None
 @pytest.mark.parametrize(
     "options",
     [
-        ["--read-only", "--allow-other", "--cache-size", "1GiB", "-o", "nosuid,noatime"],
-        ["-o", "ro,allow_other,nosuid", "-o", "cache_size=1GiB,x-systemd.automount"],
-        ["--read-only", "-o", "rw,nosuid,allow_other,cache_size=5", "--cache-size", "1GiB"],
+        "--read-only --allow-other --cache-size 1GiB --limit 200GB --replace -o nosuid,noatime",
+        "-o ro,allow_other,nosuid,replace -o cache_size=1GiB,x-systemd.automount,limit=200GB",
+        "--read-only -o rw,nosuid,allow_other,cache_size=5,limit=6 --cache-size 1GiB --limit 200GB",
     ],
 )
-def test_options(call: Call, fuse: FakeFuse, empty: Path, folder: Path, options: list[str]) -> None:
+def test_options(call: Call, fuse: FakeFuse, empty: Path, folder: Path, options: str) -> None:
     """Options may be given as flags or with -o as in fstab; where they differ, flags count."""
-    assert call("mount", "--foreground", empty, folder, *options).code == 0
+    assert call("mount", "--foreground", empty, folder, *options.split()).code == 0
     [mounted] = fuse.mounted
     assert mounted["cache_size"] == 1 << 30
     assert (mounted["read_only"], mounted["allow_other"]) == (True, True)
+    assert mounted["limit"] == 200 * 10**9
     assert mounted["options"] == ("nosuid",)
 
 
@@ -139,6 +149,8 @@ def test_dead_mountpoint(
 
     monkeypatch.setattr(os, "getxattr", dead)
     assert "clear it first with: modelfs umount" in call("mount", empty, folder).error
+    # What is dead there is no mount of modelfs, so that it is left alone.
+    assert "mount with --replace" in call("mount", "--replace", empty, folder).error
 
 
 def test_no_fuse_device(

@@ -96,6 +96,7 @@ def options_for(
         cache_size=1 << 20,
         read_only=read_only,
         allow_other=allow_other,
+        limit=None,
         options=others,
     )
 

@@ -198,3 +198,56 @@ def test_mapping_that_is_still_there(mount: Mount, end: str) -> None:
     mount.clear()
     mount.start()
     assert path.read_bytes()[::4096] == b"\7" * (32 << 20 >> 12)
+
+
+def test_replace_takes_a_dead_mount_over(mount: Mount) -> None:
+    """With --replace a store is mounted where a daemon was killed; without it that is told."""
+    (mount.path / "x").write_text("x")
+    mount.sync()
+    mount.kill(clear=False)
+    done = subprocess.run(
+        [*MODELFS, "mount", mount.store, mount.path],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "--replace" in done.stderr
+    modelfs("mount", "--replace", mount.store, mount.path)
+    try:
+        assert (mount.path / "x").read_text() == "x"
+    finally:
+        modelfs("umount", mount.path)
+    mount.start()
+
+
+def test_replace_leaves_a_live_mount_alone(mount: Mount) -> None:
+    """With --replace, where a daemon answers, nothing is unmounted."""
+    (mount.path / "x").write_text("x")
+    done = subprocess.run(
+        [*MODELFS, "mount", "--replace", mount.store, mount.path],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{mount.store} is mounted at {mount.path} already" in done.stderr
+    assert (mount.path / "x").read_text() == "x"
+
+
+def test_limit(fuse: None, store: Path, tmp_path: Path) -> None:
+    """A store with a limit is full there, says so to df(1), and has room after rm."""
+    with mounted(store, tmp_path / "mnt", "--limit", "24MiB") as mount:
+        room = os.statvfs(mount.path)
+        assert room.f_blocks * room.f_frsize == 24 << 20
+        for number in range(2):
+            (mount.path / f"{number}").write_bytes(os.urandom(10_000_000))
+        mount.sync()
+        with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
+            (mount.path / "2").write_bytes(os.urandom(10_000_000))
+        (mount.path / "0").unlink()
+        (mount.path / "2").unlink()
+        wait_until(lambda: os.statvfs(mount.path).f_bavail * room.f_frsize > 11_000_000)
+        (mount.path / "2").write_bytes(os.urandom(10_000_000))
