@@ -21,6 +21,7 @@ from modelfs.store.records import Chunk, ChunkKind, Extent
 from modelfs.store.tables import InodeNumber, Table
 
 Located = tuple[Extent, Chunk]
+_Kept = tuple[Extent, Chunk | CorruptIndex]
 
 STRETCH_EXTENTS: Final = 64
 STRETCH_BYTES: Final = 64 << 20
@@ -32,7 +33,7 @@ class _Stretch:
     start: int
     stop: int
     version: tuple[int, int]
-    located: list[Located]
+    located: list[_Kept]
 
 
 class Locator:
@@ -46,12 +47,18 @@ class Locator:
         self._lock = threading.Lock()
 
     def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[Located]:
-        """Yield the extents inside `[start, stop)`, clipped to it, with their chunks' records."""
+        """Yield the extents inside `[start, stop)`, clipped to it, with their chunks' records.
+
+        Raises:
+            CorruptIndex: one of these chunks has no record that can be read.
+        """
         located = self._stretch(inode, start, stop).located
         first = bisect_right(located, start, key=lambda each: each[0].stop)
         for extent, record in islice(located, first, None):
             if extent.start >= stop:
                 return
+            if isinstance(record, CorruptIndex):
+                raise CorruptIndex(*record.args)  # anew: each has its own traceback
             yield extent.part(start, stop), record
 
     def _stretch(self, inode: InodeNumber, start: int, stop: int) -> _Stretch:
@@ -71,15 +78,22 @@ class Locator:
         self, inode: InodeNumber, start: int, stop: int, version: tuple[int, int]
     ) -> _Stretch:
         end = max(stop, start + STRETCH_BYTES)
-        located: list[Located] = []
+        located: list[_Kept] = []
         for extent in self._maps.overlapping(inode, start, end):
             if len(located) >= STRETCH_EXTENTS and extent.start >= stop:
                 end = extent.start
                 break
+            located.append((extent, self._record(inode, extent)))
+        return _Stretch(start, end, version, located)
+
+    def _record(self, inode: InodeNumber, extent: Extent) -> Chunk | CorruptIndex:
+        # The neighbours of a damaged record are read all the same.
+        try:
             record = self._chunks.record(extent.chunk)
             _check_inside(inode, extent, record)
-            located.append((extent, record))
-        return _Stretch(start, end, version, located)
+            return record
+        except CorruptIndex as exc:
+            return exc
 
     def _version(self) -> tuple[int, int]:
         return self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)

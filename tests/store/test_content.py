@@ -10,7 +10,7 @@ from modelfs.store import staging
 from modelfs.store.content import SIZE_MAX, FileRun, write_part
 from modelfs.store.records import Extent
 from modelfs.store.store import Store
-from modelfs.store.tables import ChunkId, InodeNumber, Table, pair_key
+from modelfs.store.tables import ChunkId, InodeNumber, Table, number_key, pair_key
 from tests.store.stores import (
     CHUNK,
     Box,
@@ -308,3 +308,23 @@ def test_a_damaged_chunk_fails_its_bytes_only(opened: Store) -> None:
         opened.contents.read(inode, 0, 10)
     assert opened.contents.read(inode, CHUNK, 2 * CHUNK) == data[CHUNK:]
     overwrite(path, record.offset, data[:1])
+
+
+def test_a_damaged_record_fails_its_bytes_only(opened: Store) -> None:
+    """A chunk whose record is lost is damage to the reads that touch it, and to no neighbours."""
+    data = noise(3 * CHUNK)
+    inode = stored_file(opened, b"f", data)
+    _, middle, _ = opened.maps.within(inode, 0, len(data))
+    key = number_key(middle.chunk)
+    record = opened.index.get(Table.CHUNKS, key)
+    assert record is not None
+    with opened.index.change():
+        opened.index.put(Table.CHUNKS, key, b"junk")
+    for _ in range(2):
+        assert opened.contents.read(inode, 0, CHUNK) == data[:CHUNK]
+        assert opened.contents.read(inode, 2 * CHUNK, CHUNK) == data[2 * CHUNK :]
+        with pytest.raises(CorruptIndex):
+            opened.contents.read(inode, 0, 2 * CHUNK)
+    with opened.index.change():
+        opened.index.put(Table.CHUNKS, key, record)
+    assert content_of(opened, inode) == data
