@@ -6,12 +6,14 @@ one flush of the packs. What fails stays staged and is tried again, each file al
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
+from modelfs.errors import ModelfsError
 from modelfs.fs.appending import Appending
 from modelfs.fs.durability import Durability
 from modelfs.fs.handles import Handles
@@ -102,14 +104,19 @@ class Ingesting:
     # -- on request
 
     async def settle(self, progress: Callable[[int, int], Awaitable[None]] | None = None) -> None:
-        """Make everything written so far durable, and take it into chunks."""
+        """Make everything written so far durable, and take it into chunks.
+
+        Raises:
+            OSError: of the first file that this failed for; it is done for all others.
+        """
+        failures: dict[InodeNumber, ModelfsError | OSError] = {}
         pending = self._store.pending()
         done: set[InodeNumber] = set()
         rounds: Counter[InodeNumber] = Counter()
         while pending:
             for at in range(0, len(pending), ROUND_FILES):
                 batch = pending[at : at + ROUND_FILES]
-                await self.ingest(batch, complete=True)
+                failures.update(await self._ingest_apart(batch))
                 done.update(batch)
                 if progress is not None:
                     await progress(len(done), len(done) + len(pending) - at - len(batch))
@@ -118,8 +125,35 @@ class Ingesting:
             again = [each for each in self._store.intake.requested() if rounds[each] < SETTLE_MAX]
             rounds.update(again)
             pending = again or [each for each in self._store.pending() if each not in done]
-        await self._durability.flush_all()
-        await self._durability.commit()
+        try:
+            await self._durability.flush_all()
+        finally:
+            await self._durability.commit()
+        if failures:
+            raise self._told(failures)
+
+    async def _ingest_apart(
+        self, batch: list[InodeNumber]
+    ) -> dict[InodeNumber, ModelfsError | OSError]:
+        """Ingest files, each alone if it fails for all, and return what failed and why."""
+        try:
+            await self.ingest(batch, complete=True)
+        except (ModelfsError, OSError) as exc:
+            if len(batch) == 1:
+                return {batch[0]: exc}
+        else:
+            return {}
+        failures: dict[InodeNumber, ModelfsError | OSError] = {}
+        for inode in batch:
+            failures.update(await self._ingest_apart([inode]))
+        return failures
+
+    def _told(self, failures: dict[InodeNumber, ModelfsError | OSError]) -> OSError:
+        inode, problem = next(iter(failures.items()))
+        name = os.fsdecode(self._store.namespace.path_of(inode))
+        more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+        what = problem.strerror if isinstance(problem, OSError) else str(problem)
+        return OSError(problem.errno, f"not in chunks yet: {name}{more}: {what}")
 
     # -- ingest
 

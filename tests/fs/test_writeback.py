@@ -20,7 +20,8 @@ from modelfs.fs.writeback import COMMIT_SECONDS
 from modelfs.store.check import check
 from modelfs.store.ingest import Step
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT, InodeNumber
+from modelfs.store.tables import ROOT, InodeNumber, PackId
+from modelfs.store.writer import ChunkWriter
 from tests.fs.serving import (
     ASKED,
     TOP,
@@ -483,6 +484,27 @@ async def test_settle(served: Served, box: Box) -> None:
     assert [content_of(store, inode) for inode in inodes] == [noise(CHUNK, n) for n in range(5)]
 
 
+async def test_settle_with_files_that_fail(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be taken in keeps no other from it, and is named."""
+    inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(4)]
+    real = served.store.ingest.run
+
+    def run(step: Step, writer: ChunkWriter) -> bool:
+        if step.walk.inode in inodes[1:3]:
+            raise OSError(errno.EIO, "broken")
+        return real(step, writer)
+
+    monkeypatch.setattr(served.store.ingest, "run", run)
+    with pytest.raises(OSError, match="not in chunks yet: /1 and 1 more: broken") as caught:
+        await served.writeback.ingesting.settle()
+    assert caught.value.errno == errno.EIO
+    assert [is_chunked(served, inode) for inode in inodes] == [True, False, False, True]
+    assert not served.store.index.dirty
+    monkeypatch.undo()
+    await served.writeback.ingesting.settle()
+    assert [await served.content(inode) for inode in inodes] == [noise(CHUNK, n) for n in range(4)]
+
+
 async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes written while a file is ingested are the newer ones, then and after the next pass."""
     run = Held(served.store.ingest.run)
@@ -607,6 +629,25 @@ async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -
     await served.writeback.collecting.collect()
     assert not before.keys() & pack_sizes(served.store).keys()
     assert await served.content(inode) == noise(40 * CHUNK)[:CHUNK]
+
+
+async def test_short_disk_is_collected_at_once(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is little room, little garbage goes too; what nothing can be done about stays."""
+    monkeypatch.setattr(collecting, "SHORT_GARBAGE_MIN", 5 * CHUNK)
+    inode = await running.chunked(b"f", noise(60 * CHUNK))
+    await running.set(inode, size=50 * CHUNK)
+    await running.writeback.ingesting.settle()
+    await trio.sleep(5 * writeback.SHORT_SECONDS)
+    assert running.store.collector.survey().dead_chunks == 10
+    monkeypatch.setattr(collecting, "SHORT_PART", 1.0)
+    monkeypatch.setattr(collecting, "SHORT_BYTES", 1 << 60)
+    await until(lambda: running.store.collector.survey().dead_chunks == 0)
+    await until(lambda: running.store.packs.numbers() == {PackId(2)})
+    await trio.sleep(5 * writeback.SHORT_SECONDS)
+    assert running.store.packs.numbers() == {PackId(2)}
+    assert await running.content(inode) == noise(60 * CHUNK)[: 50 * CHUNK]
 
 
 async def test_held_packs_are_not_collected(served: Served) -> None:
