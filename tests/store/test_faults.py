@@ -5,8 +5,7 @@ call failing, then with its second, and so on until it needs no more. Each time,
 nothing may be served that was not written, what was acknowledged stays, and the store goes on as
 soon as the disk does, without being opened anew.
 
-`tools/try_faults.py` does the same with every call, error and way of failing; here each call fails
-in one of the ways, in turn.
+Each call fails in one of the ways, in turn.
 """
 
 import os
