@@ -42,7 +42,8 @@ ROUNDS: Final = 2  # how often a user tries something
 class Fault:
     """A call that fails: the `number`-th of its name, and if `lasting` those after it.
 
-    With the error `PART` it does only a part of what it was asked, which is no failure at all.
+    With the error `PART` it does only a part of what it was asked, which is no failure at all. What
+    a failed fdatasync was to make durable in a pack is lost, as the kernel has it.
     """
 
     call: str
@@ -51,6 +52,7 @@ class Fault:
     lasting: bool
     seen: int = 0
     struck: bool = False
+    unsynced: dict[Path, list[tuple[int, int]]] = field(default_factory=dict)  # offsets and sizes
 
     @contextlib.contextmanager
     def below(self) -> Iterator[None]:
@@ -65,12 +67,30 @@ class Fault:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self._strikes(name):
-                return real(*args, **kwargs)
+                result = real(*args, **kwargs)
+                self._note(name, *args, result)
+                return result
+            if name == "fdatasync":
+                self._lose(args[0])
             if self.error == PART:
                 return real(*_halved(name, *args))
             raise OSError(self.error, os.strerror(self.error))
 
         return call
+
+    def _note(self, name: str, *args: Any) -> None:
+        match name, args:
+            case "pwritev", (fd, _, offset, size):
+                self.unsynced.setdefault(_path(fd), []).append((offset, size))
+            case "fdatasync", (fd, _):
+                self.unsynced.pop(_path(fd), None)
+
+    def _lose(self, fd: int) -> None:
+        # Of staging files, the page cache still has it.
+        path = _path(fd)
+        if path.suffix == ".pack":
+            for offset, size in self.unsynced.pop(path, ()):
+                os.pwrite(fd, b"\xee" * size, offset)
 
     def _strikes(self, name: str) -> bool:
         if self.struck:
@@ -80,6 +100,10 @@ class Fault:
         self.struck = self.seen == self.number
         self.seen += 1
         return self.struck
+
+
+def _path(fd: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{fd}"))
 
 
 def _halved(name: str, fd: int, data: Any, *offset: int) -> tuple[Any, ...]:
