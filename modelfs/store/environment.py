@@ -10,6 +10,7 @@ is SIGBUS, which ends the process. A file that is cut short is therefore refused
 Against a disk that fails to read a page later, nothing can be done here.
 """
 
+import ctypes
 import errno
 import logging
 import os
@@ -33,6 +34,11 @@ DATA_FILE: Final = "data.mdb"
 # How many pages at the end of the file may not have been written by a commit before a crash.
 LOOSE_PAGES: Final = 64
 POLL_SECONDS: Final = 0.001
+# The file has this many bytes on the disk beyond those in use, so that deletes can be committed
+# after other programs have filled the disk.
+AHEAD: Final = 4 << 20
+FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2)
+_libc = ctypes.CDLL(None)
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
 
@@ -44,6 +50,7 @@ class Environment:
         self._folder = folder
         self._read_only = read_only
         self._map_size = map_size
+        self._ahead = 0  # up to where the file has blocks on the disk
         self._lock = threading.Lock()
         self._alive: list[None] = []  # one for each transaction, begun or about to be
         self._env: lmdb.Environment | None = None
@@ -222,8 +229,11 @@ class Environment:
     def _lengthen(self, env: lmdb.Environment) -> None:
         # LMDB does not write the last pages if their content was not needed after all.
         path = self._folder / DATA_FILE
-        if path.stat().st_size < (used := _used(env)):
+        if (size := path.stat().st_size) < (used := _used(env)):
             os.truncate(path, used)
+        if self._ahead - used < AHEAD // 2 and not self._read_only:
+            allocate(path, max(size, used) + AHEAD)
+            self._ahead = max(size, used) + AHEAD
 
 
 class Transaction:
@@ -273,6 +283,16 @@ def _reach(path: Path, size: int, used: int) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.posix_fallocate(fd, size, used - size)
+    finally:
+        os.close(fd)
+
+
+def allocate(path: Path, size: int) -> None:
+    """Give a file its blocks up to `size`, without making it longer, if there is room."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # What fails is tried at a later commit.
+        _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
     finally:
         os.close(fd)
 
