@@ -4,7 +4,6 @@ import errno
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import trio
@@ -13,7 +12,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from modelfs.errors import CorruptIndex, StoreFull
-from modelfs.fs import collecting, durability, ingesting, writeback
+from modelfs.fs import collecting, ingesting, writeback
 from modelfs.fs.durability import FLUSH_SECONDS
 from modelfs.fs.ingesting import EARLY_WINDOWS, QUIET_SECONDS
 from modelfs.fs.writeback import COMMIT_SECONDS
@@ -154,20 +153,22 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
     await served.operations.write(served.handles.open(inode, writable=False), 0, b"x")
-    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 3)
+    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2, 4)
     monkeypatch.setattr(served.store.index, "apply", apply)
     packs = served.store.packs.numbers()
     await served.writeback.ingesting.ingest([inode], complete=True)
     staged = {path.name for path in served.store.staging.folder.iterdir()}
+    for attempt in (served.writeback.durability.commit, served.writeback.collecting.collect):
+        with pytest.raises(StoreFull):
+            await attempt()
+        assert packs <= served.store.packs.numbers()
+        assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
     with pytest.raises(StoreFull):
-        await served.writeback.durability.commit()
-    assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
-    with pytest.raises(StoreFull):
-        await served.writeback.collecting.collect()  # its first commit is made, not the last
+        await served.writeback.collecting.collect()
+    assert list(served.store.staging.folder.iterdir()) == []
     assert packs <= served.store.packs.numbers()
     await served.writeback.durability.commit()
     assert not packs & served.store.packs.numbers()
-    assert list(served.store.staging.folder.iterdir()) == []
 
 
 async def test_waiters_of_a_failed_commit(
@@ -281,45 +282,6 @@ async def test_file_that_goes_during_a_flush(
         await served.writeback.collecting.collect()
         sync.let_go()
     assert served.store.nodes.find(inode) is None
-
-
-# -- mapped pages
-
-
-async def test_mapped_pages_of_a_file_that_moves(
-    served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A file that is renamed meanwhile is looked for again; one that is removed is not."""
-    kept, _ = await served.created(b"kept")
-    moving, _ = await served.created(b"old")
-    gone, _ = await served.created(b"gone")
-    asked: list[dict[InodeNumber, bytes]] = []
-
-    def send(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list[InodeNumber]:
-        asked.append(paths)
-        if len(asked) > 1:
-            return []
-        trio.from_thread.run(rename, served, b"old", b"new")
-        trio.from_thread.run(served.operations.unlink, TOP, FileNameT(b"gone"), ASKED)
-        return [moving, gone]
-
-    monkeypatch.setattr(durability, "send_dirty_pages", send)
-    await served.writeback.durability.take_mapped_pages(tmp_path)
-    assert asked == [{kept: b"/kept", moving: b"/old", gone: b"/gone"}, {moving: b"/new"}]
-
-
-async def test_mapped_pages_of_a_file_that_always_moves(
-    served: Served,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-) -> None:
-    """A file that is never where it was said to be keeps nobody waiting for ever, and is told."""
-    await served.created(b"f")
-    monkeypatch.setattr(durability, "send_dirty_pages", lambda mountpoint, paths: list(paths))
-    await served.writeback.durability.take_mapped_pages(tmp_path)
-    assert "/f" in caplog.text
-    caplog.clear()
 
 
 # -- the barrier
