@@ -4,6 +4,7 @@ from typing import Final
 
 import trio
 
+from modelfs.errors import StoreFull
 from modelfs.fs.appending import Appending
 from modelfs.fs.durability import Durability
 from modelfs.fs.ingesting import Ingesting
@@ -100,11 +101,19 @@ class Collecting:
         self._store.collector.retire(pack)
 
     async def reap(self) -> None:
-        """Remove what nobody can reach any more."""
+        """Remove what nobody can reach any more.
+
+        Raises:
+            StoreFull, OSError: a commit on the way failed; what is left is tried again.
+        """
         while self._doomed:
             inode = self._doomed.pop()
-            async with self._appending.turn():  # or ingest might put back what was just removed
-                await self._reap_one(inode)
+            try:
+                async with self._appending.turn():  # or ingest might put back what was just removed
+                    await self._reap_one(inode)
+            except (StoreFull, OSError):
+                self._doomed.append(inode)
+                raise
 
     async def _reap_one(self, inode: InodeNumber) -> None:
         self._ingesting.forget(inode)

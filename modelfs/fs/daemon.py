@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 # Threads that read, decode, write and sync for the event loop.
 WORKERS: Final = 8
+# How long a thread that computes may keep Python's lock when the event loop wakes up. Beside a busy
+# thread it waited a median of 1.2 ms for it, and of 5.1 ms with Python's own 5 ms.
+SWITCH_SECONDS: Final = 0.001
 # Requests answered at the same time; each may hold a buffer of 1 MiB.
 REQUESTS_MAX: Final = 64
 
@@ -54,6 +58,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         ModelfsError: the store cannot be opened, or what was written last not made durable.
         OSError: the same, for the backing disk's reasons.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     store = Store(
         options.store,
         read_only=options.read_only,

@@ -167,9 +167,9 @@ class Ingesting:
             walks = [walk for each in inodes if (walk := await self._begin(each, complete))]
             while walks:
                 walks = await self._advance(walks)
-                self._drain()
 
     async def _begin(self, inode: InodeNumber, complete: bool) -> Pass | None:
+        await self._durability.pause()
         staged = self._store.staging.find(inode)
         if self._store.nodes.find(inode) is None or (staged is not None and staged.failed):
             return None
@@ -182,6 +182,7 @@ class Ingesting:
         steps: list[Step] = []
         ended: list[Pass] = []
         for walk in walks:
+            await self._durability.pause()
             step = self._store.intake.begin_step(walk)
             if step is None:
                 ended.append(walk)
@@ -194,6 +195,8 @@ class Ingesting:
             await self._durability.pause()
         for walk in ended:
             await self._end(walk)
+            self._drain()
+            await self._durability.pause()
         return [step.walk for step in told if not step.walk.done]
 
     async def _run_steps(self, steps: list[Step]) -> list[Step]:
@@ -209,7 +212,8 @@ class Ingesting:
             raise
         while not self._store.intake.take_written(written):
             await self._durability.pause()
-        self._untold.update(step.walk.inode for step in steps if step not in told)
+        inodes = {step.walk.inode for step in steps}
+        self._untold.update(inodes - {step.walk.inode for step in told})
         return told
 
     def _work(self, steps: list[Step], writer: ChunkWriter) -> tuple[list[Step], Written]:

@@ -71,7 +71,7 @@ class Reader:
         if handle.reading_ahead or handle.ready - stop > AHEAD_MAX - AHEAD_STEP:
             return
         try:
-            runs = self._contents.plan(handle.inode, handle.ready, AHEAD_STEP)
+            runs = self._contents.plan_ahead(handle.inode, handle.ready, AHEAD_STEP)
         except (ModelfsError, OSError) as exc:
             log.debug("read ahead: %s", exc)
             return

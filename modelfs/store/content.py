@@ -104,6 +104,10 @@ class Contents:
             return self.plan_staged(staged, start, size)
         return self._plan(inode, None, start, min(start + size, self._nodes.get(inode).size))
 
+    def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[Run]:
+        """Do the same for bytes that nobody has asked for: fewer where they are cut very small."""
+        return self.plan(inode, start, min(size, self._locator.reach(inode, start)))
+
     def plan_staged(self, staged: StagedFile, start: int, size: int) -> list[Run]:
         """Do the same for a content state, which may be a copy. Then any thread may ask."""
         return self._plan(staged.inode, staged, start, min(start + size, staged.size))

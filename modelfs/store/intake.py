@@ -23,27 +23,27 @@ from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
 from modelfs.store.records import Extent, Inode, PackRow
 from modelfs.store.sidecars import Sidecars
-from modelfs.store.staging import StagedFile, Staging, Window, windows_of
-from modelfs.store.tables import (
-    KEY_MAX,
-    InodeNumber,
-    Table,
-    number_key,
-    number_of,
-    request_value,
+from modelfs.store.staging import (
+    StagedFile,
+    Staging,
+    Window,
+    is_written,
+    stamp_of,
+    windows_of,
 )
+from modelfs.store.tables import KEY_MAX, InodeNumber, Table, number_key, number_of, request_value
 from modelfs.store.totals import NEXT_CHUNK, NEXT_PACK, Totals
 from modelfs.store.twins import Twins
 from modelfs.store.writer import Written
 
-# Extents removed in one go, so that no request waits long.
+# What is changed in one go, so that no request waits long: extents removed,
 TRIM_SLICE: Final = 100
+# extents put into a map, new chunks, and tensors' rows, which cost less.
+EXTENTS_SLICE: Final = 100
+CHUNKS_SLICE: Final = 200
+ROWS_SLICE: Final = 1000
 # What fdatasync(2) says when it has given up on bytes; not, say, that no descriptor was free.
 LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
-# The same, of rows that cost little each: tensors, new chunks.
-ROWS_SLICE: Final = 1000
-# And of extents put into a map, each with a chunk's counts.
-EXTENTS_SLICE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +186,15 @@ class Intake:
         """
         with self._index.change():
             self._vouch(written)
-            for chunk, record in islice(written.added.items(), ROWS_SLICE):
+            for chunk, record in islice(written.added.items(), CHUNKS_SLICE):
                 self._chunks.add(chunk, record)
-            for chunk, record in islice(written.moved.items(), ROWS_SLICE):
+            for chunk, record in islice(written.moved.items(), CHUNKS_SLICE):
                 if self._chunks.find(chunk) is not None:
                     self._chunks.move(chunk, record)
         self._packs.vouched()
         written.tails.clear()
         for records in (written.added, written.moved):
-            for chunk in list(islice(records, ROWS_SLICE)):
+            for chunk in list(islice(records, CHUNKS_SLICE)):
                 del records[chunk]
         return not (written.added or written.moved)
 
@@ -322,8 +322,8 @@ class Intake:
         if staged is not None and staged.visible is not None and extent.stop > staged.visible:
             return True
         changed = any(
-            (number in walk.versions and _stamp(staged, number) != walk.versions[number])
-            or _is_written(staged, number)
+            (number in walk.versions and stamp_of(staged, number) != walk.versions[number])
+            or is_written(staged, number)
             for number in windows_of(extent.start, extent.stop)
         )
         return changed or self._chunks.find(extent.chunk) is None
@@ -392,16 +392,6 @@ def _admitted(staged: StagedFile) -> None:
     # In memory, once the change of the index is made.
     staged.least = staged.size
     staged.epoch += 1
-
-
-def _stamp(staged: StagedFile | None, number: int) -> tuple[int, int] | None:
-    window = None if staged is None else staged.windows.get(number)
-    return None if window is None else window.stamp
-
-
-def _is_written(staged: StagedFile | None, number: int) -> bool:
-    window = None if staged is None else staged.windows.get(number)
-    return window is not None and window.writing > 0
 
 
 def _ctime(node: Inode, staged: StagedFile) -> int:

@@ -61,6 +61,10 @@ class Locator:
                 raise CorruptIndex(*record.args)  # anew: each has its own traceback
             yield extent.part(start, stop), record
 
+    def reach(self, inode: InodeNumber, start: int) -> int:
+        """Return how many bytes from `start` on are found at little cost, however they are cut."""
+        return self._stretch(inode, start, start + 1).stop - start
+
     def _stretch(self, inode: InodeNumber, start: int, stop: int) -> _Stretch:
         version = self._version()
         with self._lock:

@@ -138,6 +138,16 @@ def windows_of(start: int, stop: int) -> set[int]:
     return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
 
 
+def stamp_of(staged: StagedFile | None, number: int) -> tuple[int, int] | None:
+    window = None if staged is None else staged.windows.get(number)
+    return None if window is None else window.stamp
+
+
+def is_written(staged: StagedFile | None, number: int) -> bool:
+    window = None if staged is None else staged.windows.get(number)
+    return window is not None and window.writing > 0
+
+
 def window_name(inode: int, number: int, generation: int) -> str:
     return f"{inode:x}-{number:x}-{generation:x}"
 

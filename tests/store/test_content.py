@@ -15,6 +15,7 @@ from tests.store.stores import (
     CHUNK,
     Box,
     content_of,
+    model_of,
     new_file,
     noise,
     overwrite,
@@ -328,3 +329,13 @@ def test_a_damaged_record_fails_its_bytes_only(opened: Store) -> None:
     with opened.index.change():
         opened.index.put(Table.CHUNKS, key, record)
     assert content_of(opened, inode) == data
+
+
+def test_planning_ahead_is_bounded(opened: Store) -> None:
+    """Of a file that is cut very small, little is planned ahead; of any other, all."""
+    small = stored_file(opened, b"small", model_of(*(noise(200, n) for n in range(1000))))
+    assert 0 < len(opened.contents.plan_ahead(small, 20_000, 1 << 20)) < 200
+    large = stored_file(opened, b"large", noise(30 * CHUNK))
+    assert sum(run.size for run in opened.contents.plan_ahead(large, 10, 1 << 20)) == (
+        30 * CHUNK - 10
+    )

@@ -11,6 +11,7 @@ from modelfs.store import pack as pack_module
 from modelfs.store.pack import PAGE
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber, PackId, Table
+from modelfs.store.twins import SIZE_MIN
 from tests.store.stores import (
     CHUNK,
     Box,
@@ -250,3 +251,16 @@ def test_a_rewrite_that_fails_leaves_all_as_it_was(
     more = new_file(opened, b"more", noise(CHUNK, 99))
     opened.ingest_all()
     assert content_of(opened, more) == noise(CHUNK, 99)
+
+
+def test_hints_go_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What files that are gone looked like is forgotten a few rows at a time, and nothing else."""
+    monkeypatch.setattr(gc_module, "SLICE", 2)
+    for number in range(6):
+        stored_file(opened, b"%d" % number, noise(SIZE_MIN, number))
+    unlink(opened, 0, 1, 2, 5)
+    slices = 1
+    while not opened.collector.sweep():
+        slices += 1
+    assert slices > 2
+    assert len(list(opened.index.pages(Table.TWINS))) == 2

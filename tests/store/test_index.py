@@ -291,3 +291,18 @@ def test_a_writer_is_not_pinned(index: Index) -> None:
         index.put(Table.META, b"key", b"1")
         assert index.get(Table.META, b"key") == b"1"
         assert index.get_newest(Table.META, b"key") == b"1"
+
+
+def test_deleting_what_is_not_there_changes_nothing(index: Index) -> None:
+    """No row is kept in memory for it, which every scan would have to step over."""
+    with index.change():
+        index.put(Table.META, b"there", b"x")
+    index.commit()
+    with index.change():
+        index.delete(Table.META, b"not there")
+    assert (index.changes, index.dirty) == (0, False)
+    with index.change():
+        index.delete(Table.META, b"there")
+        index.delete(Table.META, b"there")
+    assert (index.changes, index.dirty) == (1, True)
+    assert index.get(Table.META, b"there") is None

@@ -1,0 +1,72 @@
+"""Work that takes long gives way to requests, and does not let the daemon grow."""
+
+import pytest
+from pyfuse3 import FileNameT, InodeT
+from trio.testing import MockClock
+
+from modelfs.errors import StoreFull
+from modelfs.fs import durability
+from modelfs.store import intake, reaper
+from modelfs.store.store import Store
+from modelfs.store.tables import Table
+from tests.fs.serving import ASKED, TOP, Counting, Failing, Served
+from tests.store.stores import content_of, model_of, noise
+
+MODEL = model_of(*(noise(200, number) for number in range(60)))
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few rows be a slice, and a few more be much."""
+    for name in ("EXTENTS_SLICE", "CHUNKS_SLICE", "ROWS_SLICE"):
+        monkeypatch.setattr(intake, name, 5)
+    monkeypatch.setattr(reaper, "SLICE", 5)
+    monkeypatch.setattr(durability, "CHANGES_MAX", 20)
+
+
+def rows(store: Store, table: Table) -> int:
+    return len(list(store.index.pages(table)))
+
+
+async def test_long_ingest_commits_on_its_way(
+    served: Served, monkeypatch: pytest.MonkeyPatch, clock: MockClock
+) -> None:
+    """What it changed in memory is never much more than what makes it commit."""
+    applied = Counting(served.store.index.apply)
+    monkeypatch.setattr(served.store.index, "apply", applied)
+    inode = await served.written(b"model", MODEL)
+    await served.writeback.ingesting.ingest([inode], complete=True)
+    assert len(applied.calls) > 5
+    assert served.store.index.changes < 100
+    assert content_of(served.store, inode) == MODEL
+    assert rows(served.store, Table.TENSORS) == 60
+
+
+async def test_a_removal_whose_commit_fails_goes_on_later(
+    served: Served, monkeypatch: pytest.MonkeyPatch, clock: MockClock
+) -> None:
+    """A full disk on the way leaves nothing behind that only a new daemon would remove."""
+    inode = await served.chunked(b"model", MODEL)
+    await served.operations.unlink(TOP, FileNameT(b"model"), ASKED)
+    await served.operations.forget([(InodeT(inode), 1)])
+    failing = Failing(served.store.index.apply, StoreFull("no room"))
+    monkeypatch.setattr(served.store.index, "apply", failing)
+    with pytest.raises(StoreFull):
+        await served.writeback.collecting.reap()
+    await served.writeback.collecting.reap()
+    assert rows(served.store, Table.ORPHANS) == rows(served.store, Table.EXTENTS) == 0
+
+
+async def test_what_the_kernel_forgets_is_removed_only_without_a_name(
+    served: Served, clock: MockClock
+) -> None:
+    """Forgetting is not removing, however often it comes."""
+    kept, gone = await served.written(b"kept", b"x"), await served.written(b"gone", b"y")
+    await served.operations.unlink(TOP, FileNameT(b"gone"), ASKED)
+    await served.writeback.collecting.reap()
+    assert served.store.nodes.find(gone) is not None
+    await served.operations.forget([(InodeT(kept), 1), (InodeT(gone), 1)])
+    await served.operations.forget([(InodeT(gone), 1)])
+    await served.writeback.collecting.reap()
+    assert served.store.nodes.find(gone) is None
+    assert content_of(served.store, kept) == b"x"
