@@ -80,6 +80,8 @@ def _summary(found: Json) -> Iterator[tuple[str, str]]:
         saved = logical - stored - staged
         times = logical / (stored + staged)
         yield "saved", f"{size(saved)}, {render.percent(saved, logical)}: {times:.1f} times smaller"
+    if found["lost_bytes"]:
+        yield "lost", f"{size(found['lost_bytes'])} cannot be read: `modelfs fsck` tells of what"
     yield "shared", f"{size(found['shared_bytes'])} that are stored for more than one use"
     yield "on disk", f"{size(found['disk_bytes'])}, index and garbage included"
     if cache["hits"] or cache["misses"]:

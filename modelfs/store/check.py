@@ -16,7 +16,7 @@ meanwhile; files that it deletes meanwhile are not missed.
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.errors import CorruptData
@@ -25,6 +25,7 @@ from modelfs.store.check_chunks import (
     extents_are_sound,
     forms_are_possible,
     hashes_find_chunks,
+    maps_are_complete,
     uses_are_right,
 )
 from modelfs.store.check_names import (
@@ -52,7 +53,7 @@ from modelfs.store.check_rows import (
     totals_are_right,
     windows_are_there,
 )
-from modelfs.store.check_view import Finding, Severity, View
+from modelfs.store.check_view import Finding, Loss, Severity, View
 from modelfs.store.store import Store
 
 __all__ = ["Finding", "FsckReport", "Severity", "check", "fsck"]
@@ -72,6 +73,7 @@ INVARIANTS: Final[tuple[Callable[[View], Iterator[Finding]], ...]] = (
     inodes_exist,
     extents_are_sound,
     uses_are_right,
+    maps_are_complete,
     dead_chunks_are_listed,
     hashes_find_chunks,
     forms_are_possible,
@@ -93,6 +95,7 @@ class FsckReport:
     chunks: int
     bytes_checked: int  # stored bytes that were read and compared
     seconds: float
+    lost: Loss = field(default_factory=Loss)  # no finding: it is known, and kept from being read
 
 
 def check(store: Store, *, data: bool = False, progress: Progress | None = None) -> list[Finding]:
@@ -100,7 +103,13 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None)
     return fsck(store, data=data, progress=progress).findings
 
 
-def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) -> FsckReport:
+def fsck(
+    store: Store,
+    *,
+    data: bool = False,
+    progress: Progress | None = None,
+    view: View | None = None,
+) -> FsckReport:
     """Check all invariants of a store.
 
     Args:
@@ -108,10 +117,11 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
         data: also read, decode and compare every chunk that a file uses.
         progress: told how much is done and how much there is to do: with `data` in bytes,
             otherwise in invariants.
+        view: what is found out on the way is left in it; a new one unless it is given.
     """
     began = time.monotonic()
     with store.index.pinned():
-        view = View(store)
+        view = View(store) if view is None else view
         findings: list[Finding] = []
         for done, invariant in enumerate(INVARIANTS, 1):
             findings += _found(invariant.__name__, invariant(view))
@@ -125,6 +135,7 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
             chunks=view.census.chunks,
             bytes_checked=view.bytes_checked,
             seconds=time.monotonic() - began,
+            lost=view.losses(),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from modelfs.codecs.base import CodecId
 from modelfs.store.check_decode import decode_hash, decode_mark, decode_trim
 from modelfs.store.check_view import Finding, Severity, View
-from modelfs.store.records import Chunk, ChunkKind, Extent
+from modelfs.store.records import UNKNOWN, Chunk, ChunkKind, Extent
 from modelfs.store.tables import KEY_MAX, ChunkId, InodeNumber, Table, number_key
 
 
@@ -77,6 +77,16 @@ def uses_are_right(view: View) -> Iterator[Finding]:
             yield Finding("chunk-uses", message, severity=severity)
 
 
+def maps_are_complete(view: View) -> Iterator[Finding]:
+    """No file has a hole that may be where an extent was which the chunks still count."""
+    if view.broken[Table.EXTENTS] or not view.missing:
+        return
+    for inode, start, stop in view.holes(view.missing):
+        message = f"the hole at {start} to {stop} of inode {inode} may be an extent that is missing"
+        tensors = tuple(view.tensors(inode, start, stop))
+        yield Finding("map-hole", message, (view.path(inode),), tensors)
+
+
 def dead_chunks_are_listed(view: View) -> Iterator[Finding]:
     """A chunk is in the table of the dead if, and only if, nothing uses it."""
     for chunk, record in view.chunks():
@@ -95,6 +105,8 @@ def hashes_find_chunks(view: View) -> Iterator[Finding]:
     """A chunk is found by the hash of its content, and by no other."""
     reported: set[ChunkId] = set()
     for chunk, record in view.chunks():
+        if record.is_lost and record.digest == UNKNOWN:
+            continue
         listed = view.find(Table.HASHES, record.digest, decode_hash) or []
         if chunk not in listed and record.digest not in view.broken[Table.HASHES]:
             reported.add(chunk)
@@ -119,16 +131,27 @@ def forms_are_possible(view: View) -> Iterator[Finding]:
     problems = {
         chunk: f"chunk {chunk}: {problem}"
         for chunk, record in view.chunks()
-        if (problem := _form_problem(record, view.store.superblock.chunk_size)) is not None
+        if (problem := form_problem(record, view.store.superblock.chunk_size)) is not None
     }
     yield from view.chunk_findings("chunk-form", problems)
 
 
-def _form_problem(record: Chunk, chunk_size: int) -> str | None:
+def _lost_problem(record: Chunk) -> str | None:
+    return (
+        "it is lost, but has a place" if any((record.pack, record.offset, record.stored)) else None
+    )
+
+
+def form_problem(record: Chunk, chunk_size: int) -> str | None:
+    """Return what is wrong with a record in itself, None if nothing is."""
     if not 0 < record.size <= chunk_size:
         return f"its size is {record.size}"
+    if record.is_lost:
+        return _lost_problem(record)
     if (record.kind is ChunkKind.PLAIN) != (record.codec is CodecId.RAW):
         return f"a {record.kind.name} chunk with codec {record.codec.name}"
+    if record.stored > record.size:
+        return f"{record.size} bytes stored in {record.stored}"
     if record.kind is ChunkKind.PLAIN and record.stored != record.size:
         return f"{record.size} plain bytes stored in {record.stored}"
     return None

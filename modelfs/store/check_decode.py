@@ -3,12 +3,16 @@
 Each function raises `CorruptIndex` for a row that no modelfs has written.
 """
 
+import stat
 from collections.abc import Callable
 from typing import Final
 
 from modelfs.errors import CorruptIndex
+from modelfs.store.content import SIZE_MAX
 from modelfs.store.folder import SUPERBLOCK
+from modelfs.store.namespace import NAME_MAX
 from modelfs.store.records import (
+    OFFSET_END,
     Chunk,
     Dentry,
     Extent,
@@ -22,54 +26,83 @@ from modelfs.store.records import (
 from modelfs.store.tables import ChunkId, Table, number_of, pair_of
 from modelfs.store.totals import counter_of
 
+TYPES: Final = frozenset(
+    {
+        stat.S_IFREG,
+        stat.S_IFDIR,
+        stat.S_IFLNK,
+        stat.S_IFIFO,
+        stat.S_IFSOCK,
+        stat.S_IFCHR,
+        stat.S_IFBLK,
+    }
+)
+
 
 def decode_inode(key: bytes, value: bytes) -> Inode:
-    return Inode.from_bytes(_number(key), value)
+    node = Inode.from_bytes(_handed_out(key), value)
+    if stat.S_IFMT(node.mode) not in TYPES or node.size > SIZE_MAX:
+        raise CorruptIndex(f"inode {node.inode}: mode {node.mode:o}, size {node.size}")
+    return node
 
 
 def decode_dentry(key: bytes, value: bytes) -> Dentry:
     _named(key)
+    _name(key[8:])
     return Dentry.from_bytes(value)
 
 
 def decode_listed(key: bytes, value: bytes) -> Listed:
     _sized(key, 16)
-    return Listed.from_bytes(value)
+    _handed_out(key[:8])
+    line = Listed.from_bytes(value)
+    _name(line.name)
+    return line
 
 
 def decode_parent(key: bytes, value: bytes) -> tuple[int, int, int]:
     _sized(key, 24)
+    _handed_out(key[:8])
     _empty(value)
     return number_of(key), *pair_of(key[8:])
 
 
 def decode_chunk(key: bytes, value: bytes) -> Chunk:
-    _number(key)
+    _handed_out(key)
     return Chunk.from_bytes(value)
 
 
 def decode_extent(key: bytes, value: bytes) -> Extent:
     _sized(key, 16)
-    return Extent.from_bytes(pair_of(key)[1], value)
+    _handed_out(key[:8])
+    extent = Extent.from_bytes(pair_of(key)[1], value)
+    if extent.stop > SIZE_MAX:
+        raise CorruptIndex(f"extent {key.hex()}: it ends at {extent.stop}")
+    return extent
 
 
 def decode_tensor(key: bytes, value: bytes) -> TensorRow:
     _sized(key, 20)
+    _handed_out(key[:8])
     return TensorRow.from_bytes(pair_of(key)[1], value)
 
 
 def decode_pack(key: bytes, value: bytes) -> PackRow:
-    _number(key)
-    return PackRow.from_bytes(value)
+    _handed_out(key)
+    row = PackRow.from_bytes(value)
+    if row.stop >= OFFSET_END:
+        raise CorruptIndex(f"pack row {value.hex()}")
+    return row
 
 
 def decode_window(key: bytes, value: bytes) -> StagedWindow:
     _sized(key, 16)
+    _handed_out(key[:8])
     return StagedWindow.from_bytes(value)
 
 
 def decode_trim(key: bytes, value: bytes) -> int:
-    _number(key)
+    _handed_out(key)
     return _number(value)
 
 
@@ -83,11 +116,11 @@ def decode_hash(key: bytes, value: bytes) -> list[ChunkId]:
 def decode_mark(key: bytes, value: bytes) -> int:
     """Decode a row whose being there is all it says."""
     _empty(value)
-    return _number(key)
+    return _handed_out(key)
 
 
 def decode_symlink(key: bytes, value: bytes) -> bytes:
-    _number(key)
+    _handed_out(key)
     return value
 
 
@@ -152,6 +185,19 @@ def _number(value: bytes) -> int:
     return number_of(value)
 
 
+def _handed_out(value: bytes) -> int:
+    number = _number(value)
+    if not 0 < number < OFFSET_END:
+        raise CorruptIndex(f"the number {number}, which was never handed out")
+    return number
+
+
+def _name(name: bytes) -> None:
+    if len(name) > NAME_MAX or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise CorruptIndex(f"the name {name!r}")
+
+
 def _named(key: bytes) -> None:
     if len(key) < 9:
         raise CorruptIndex(f"a key of {len(key)} bytes: {key.hex()}")
+    _handed_out(key[:8])

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from modelfs.errors import CorruptChunk, CorruptPack
+from modelfs.store.check_chunks import form_problem
 from modelfs.store.check_view import Finding, Severity, View
 from modelfs.store.pack import PAGE, Entry
 from modelfs.store.records import Chunk, PackRow
@@ -88,12 +89,13 @@ def segment_tables_agree(view: View) -> Iterator[Finding]:
             yield Finding("segment", str(exc), severity=Severity.ACCOUNT)
             continue
         for chunk, record in _by_place(view, pack):
-            if _entry_of(chunk, record) not in told:
+            if entry_of(chunk, record) not in told:
                 problems[chunk] = f"the tables of pack {pack} tell otherwise of chunk {chunk}"
     yield from view.chunk_findings("segment-chunk", problems)
 
 
-def _entry_of(chunk: ChunkId, record: Chunk) -> Entry:
+def entry_of(chunk: ChunkId, record: Chunk) -> Entry:
+    """Return what the table of a segment has to say of a chunk."""
     return Entry(
         chunk,
         record.offset,
@@ -124,14 +126,20 @@ def contents_are_intact(view: View, progress: Progress | None = None) -> Iterato
     problems: dict[ChunkId, str] = {}
     for pack in sorted(view.census.packed):
         for chunk, record in _by_place(view, pack):
-            if not record.uses or _is_lost(view, record):
+            if not record.uses or _is_lost(view, record) or not _is_possible(view, record):
                 continue
             if (problem := _content_problem(view, chunk, record)) is not None:
                 problems[chunk] = problem
             view.bytes_checked += record.stored
             if progress is not None:
                 progress(view.bytes_checked, total)
+    view.damaged.update(problems)
     yield from view.chunk_findings("content", problems)
+
+
+def _is_possible(view: View, record: Chunk) -> bool:
+    # What is not was reported, and might ask for any amount of memory.
+    return form_problem(record, view.store.superblock.chunk_size) is None
 
 
 def _is_lost(view: View, record: Chunk) -> bool:

@@ -6,9 +6,12 @@ over it, and do not count anew what it was a part of.
 
 import enum
 import os
+import stat
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Self, TypeVar
 
 from modelfs.errors import CorruptData
@@ -18,10 +21,14 @@ from modelfs.store.check_decode import (
     decode_inode,
     decode_pack,
     decode_tensor,
+    decode_trim,
+    decode_window,
 )
+from modelfs.store.ranges import RangeSet
 from modelfs.store.records import Chunk, Extent, Inode, PackRow
 from modelfs.store.store import Store
 from modelfs.store.tables import (
+    KEY_MAX,
     ChunkId,
     InodeNumber,
     Table,
@@ -93,6 +100,15 @@ class Hurt:
     tensors: dict[str, None] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Loss:
+    """What the store knows to be lost."""
+
+    chunks: int = 0
+    bytes: int = 0  # of files
+    hurt: Hurt = field(default_factory=Hurt)
+
+
 class View:
     """A store's index, read for checking."""
 
@@ -102,6 +118,7 @@ class View:
         self.broken: dict[Table, set[bytes]] = {table: set() for table in Table}
         self.misnamed: set[InodeNumber] = set()  # whose names were reported already
         self.lost_packs: dict[int, int] = {}  # reported already, with the bytes that are there
+        self.damaged: set[ChunkId] = set()  # their content was read, and is not what it was
         self.bytes_checked = 0
 
     # -- rows
@@ -157,11 +174,13 @@ class View:
         census = Census()
         for chunk, record in self.chunks():
             census.chunks += 1
+            for name, amount in chunk_totals(record).items():
+                census.totals[name] = census.totals.get(name, 0) + amount
+            if record.is_lost:
+                continue
             census.packed.setdefault(record.pack, []).append(chunk)
             if record.uses:
                 census.live[record.pack] = census.live.get(record.pack, 0) + record.stored
-            for name, amount in chunk_totals(record).items():
-                census.totals[name] = census.totals.get(name, 0) + amount
         return census
 
     @cached_property
@@ -171,6 +190,39 @@ class View:
             usage.uses[extent.chunk] = usage.uses.get(extent.chunk, 0) + 1
             usage.used[extent.chunk] = usage.used.get(extent.chunk, 0) + extent.length
         return usage
+
+    @cached_property
+    def missing(self) -> int:
+        """How many bytes of extents there are less than the chunks' records count."""
+        return sum(
+            record.used - self.usage.used.get(chunk, 0)
+            for chunk, record in self.chunks()
+            if record.uses > self.usage.uses.get(chunk, 0)
+            and record.used > self.usage.used.get(chunk, 0)
+        )
+
+    def holes(self, longest: int) -> Iterator[tuple[InodeNumber, int, int]]:
+        """Yield inode, start and stop of all holes up to a length that files have in their maps."""
+        rows = groupby(self.extents(), key=itemgetter(0))
+        mapped = {inode: [(each.start, each.stop) for _, each in group] for inode, group in rows}
+        for node in self.inodes():
+            if stat.S_ISREG(node.mode) and node.nlink:
+                trim = self.find(Table.TRIMS, number_key(node.inode), decode_trim)
+                filled = RangeSet(mapped.get(node.inode, []))
+                for low, high in self._staged(node.inode):
+                    filled.add(low, high)
+                holes = RangeSet([(0, min(node.size, KEY_MAX if trim is None else trim))])
+                for low, high in filled:
+                    holes.remove(low, high)
+                for low, high in holes:
+                    if high - low <= longest:
+                        yield node.inode, low, high
+
+    def _staged(self, inode: int) -> Iterator[tuple[int, int]]:
+        keys = pair_key(inode, 0), pair_key(inode + 1, 0)
+        for key, value in self.index.pages(Table.STAGED, *keys):
+            if key not in self.broken[Table.STAGED]:
+                yield from decode_window(key, value).ranges
 
     # -- whom it hurts
 
@@ -199,6 +251,15 @@ class View:
                 hurt.files[self.path(inode)] = None
                 hurt.tensors |= dict.fromkeys(self.tensors(inode, extent.start, extent.stop))
         return found
+
+    def losses(self) -> Loss:
+        """Return what was lost for good, unless a good copy comes. Costs what `users` does."""
+        lost = {chunk: record.used for chunk, record in self.chunks() if record.is_lost}
+        loss = Loss(len(lost), sum(lost.values()))
+        for hurt in self.users(lost).values() if lost else ():
+            loss.hurt.files |= hurt.files
+            loss.hurt.tensors |= hurt.tensors
+        return loss
 
     def chunk_finding(self, invariant: str, message: str, chunks: Container[ChunkId]) -> Finding:
         """Return a finding about damaged chunks, with whom it hurts."""

@@ -122,7 +122,7 @@ class Chunks:
         self._totals.replace_chunk(old, new)
         live: dict[PackId, int] = {}
         for record, sign in ((old, -1), (new, 1)):
-            if record is not None and record.uses:
+            if record is not None and record.uses and not record.is_lost:
                 live[record.pack] = live.get(record.pack, 0) + sign * record.stored
         for pack, difference in live.items():
             if difference:
@@ -223,6 +223,10 @@ class Chunks:
         Raises:
             CorruptChunk: they are damaged or missing.
         """
+        if record.is_lost:
+            raise CorruptChunk(
+                chunk, "its bytes are lost; a good copy of the file brings them back"
+            )
         try:
             stored = self._packs.read(record.pack, record.offset, record.stored)
         except CorruptPack as exc:

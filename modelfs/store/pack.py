@@ -129,6 +129,26 @@ def pack_number(name: str) -> PackId | None:
     return PackId(int(stem))
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Which pack a file says it is."""
+
+    pack: PackId
+    uuid: bytes  # of its store
+
+
+def read_header(path: Path) -> Header | None:
+    """Return what the header of a pack file says, None if it is damaged or is no pack's."""
+    with path.open("rb") as file:
+        head = file.read(_PACK_HEAD.size)
+    if len(head) < _PACK_HEAD.size:
+        return None
+    magic, pack, uuid, check = _PACK_HEAD.unpack(head)
+    if magic != _PACK_MAGIC or xxhash.xxh3_64_intdigest(head[:-8]) != check:
+        return None
+    return Header(PackId(pack), uuid)
+
+
 class Packs:
     """The pack files of a store. Reads may come from any thread, writes from one at a time."""
 
@@ -296,15 +316,18 @@ class Packs:
     def holds(self, tail: Tail) -> bool:
         """Say whether a pack's file is there, at least up to `tail`."""
         try:
-            return os.fstat(self.descriptor(tail.pack).fd).st_size >= tail.stop
+            return self.size(tail.pack) >= tail.stop
         except CorruptPack:
             return False
 
+    def size(self, pack: PackId) -> int:
+        """Return the length of a pack's file."""
+        return os.fstat(self.descriptor(pack).fd).st_size
+
     def cut(self, tail: Tail) -> None:
         """Cut off what lies behind `tail`, which was never committed."""
-        file = self.descriptor(tail.pack)
-        if os.fstat(file.fd).st_size > tail.stop:
-            os.ftruncate(file.fd, tail.stop)
+        if self.size(tail.pack) > tail.stop:
+            os.ftruncate(self.descriptor(tail.pack).fd, tail.stop)
 
     def close(self) -> None:
         self._files.clear()

@@ -4,11 +4,12 @@ Decoding validates: a record that comes back is one that could have been written
 raises `CorruptIndex`.
 """
 
+import dataclasses
 import enum
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
@@ -17,6 +18,10 @@ from modelfs.store.ranges import RangeSet
 from modelfs.store.tables import ChunkId, InodeNumber, PackId
 
 FORMAT_VERSION = 1
+# Above every offset in a file of the disk, and every number that was ever handed out.
+OFFSET_END: Final = 1 << 62
+# The digest of a lost chunk of which not even that is known.
+UNKNOWN: Final = bytes(16)
 
 
 class ChunkKind(enum.IntEnum):
@@ -24,6 +29,7 @@ class ChunkKind(enum.IntEnum):
 
     PLAIN = 0
     CODED = 1
+    LOST = 2  # its stored bytes are gone: reads fail until a good copy comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,11 @@ class Extent:
 class Chunk:
     """Where a chunk's bytes are, how to read them, and how much points to it.
 
+    A lost chunk lies in no pack: its pack, offset and stored are zero. Size, codec, checksum and
+    digest are still those of its content, by which a good copy is known and comes to be stored as
+    it was. If even those were lost, the digest is zero, no row of the hashes leads to the chunk,
+    and it only keeps what uses it from being read as anything.
+
     Value layout, 72 bytes::
 
         offset  type      field
@@ -274,15 +285,26 @@ class Chunk:
             CorruptIndex: wrong length, or a kind or codec number that was never assigned.
         """
         try:
-            kind, codec, size, pack, *rest = cls.LAYOUT.unpack(value)
-            return cls(ChunkKind(kind), CodecId(codec), size, PackId(pack), *rest)
+            kind, codec, size, pack, offset, *rest = cls.LAYOUT.unpack(value)
+            record = cls(ChunkKind(kind), CodecId(codec), size, PackId(pack), offset, *rest)
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"chunk {value.hex()}: {exc}") from exc
+        if offset >= OFFSET_END:
+            raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
+        return record
 
     @property
     def form(self) -> str:
         """The name under which `stats` counts it."""
-        return "plain" if self.kind is ChunkKind.PLAIN else self.codec.name.lower()
+        return self.codec.name.lower() if self.kind is ChunkKind.CODED else self.kind.name.lower()
+
+    @property
+    def is_lost(self) -> bool:
+        return self.kind is ChunkKind.LOST
+
+    def as_lost(self) -> Self:
+        """Return the record that is left when the stored bytes are gone."""
+        return dataclasses.replace(self, kind=ChunkKind.LOST, pack=PackId(0), offset=0, stored=0)
 
 
 @dataclass(frozen=True, slots=True)

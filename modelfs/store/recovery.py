@@ -6,11 +6,11 @@ content is not looked at.
 
 import logging
 
-from modelfs.errors import CorruptIndex, NotFound
+from modelfs.errors import CorruptIndex, CorruptPack, NotFound
 from modelfs.store.index import Index
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import PACK_SIZE, Packs, Tail
-from modelfs.store.records import PackRow
+from modelfs.store.records import Chunk, PackRow
 from modelfs.store.staging import StagedFile, Staging
 from modelfs.store.tables import PackId, Table, number_of
 from modelfs.store.totals import NEXT_PACK, Totals
@@ -56,9 +56,15 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
     # first, which it is not if the process was killed while LMDB wrote its meta page.
     index.sync()
     for pack in packs.numbers() - _pack_rows(index).keys():
+        if _is_needed(index, pack):
+            log.error("pack %d has no row, but chunks in it: run `modelfs fsck --repair`", pack)
+            continue
         log.info("removing pack %d, which was never committed", pack)
         packs.remove(pack)
     tail = committed_tail(index, packs)
+    if tail is not None and not _is_end_of_segment(packs, tail):
+        log.error("pack %d does not end at %d: run `modelfs fsck --repair`", tail.pack, tail.stop)
+        tail = None
     if tail is not None:
         packs.cut(tail)
     for name in staging.unmentioned():
@@ -77,6 +83,25 @@ def committed_tail(index: Index, packs: Packs) -> Tail | None:
         log.error("pack %d is missing or cut short: fsck tells whom it hurts", newest)
         return None
     return tail
+
+
+def _is_end_of_segment(packs: Packs, tail: Tail) -> bool:
+    # Only asked of a pack with something behind its end, which is cut off: after a crash, or if
+    # the row that says where the end is was damaged.
+    if packs.size(tail.pack) == tail.stop:
+        return True
+    try:
+        return all(True for _ in packs.entries(tail.pack, tail.stop))
+    except (CorruptPack, ValueError):
+        return False
+
+
+def _is_needed(index: Index, pack: PackId) -> bool:
+    # Bytes are only ever removed for good if nothing says that they are of use. A crash during gc
+    # leaves packs of which the counter knows, too, so this costs a walk over the chunks at times.
+    if pack >= Totals(index).get(NEXT_PACK):
+        return False
+    return any(Chunk.from_bytes(value).pack == pack for _, value in index.pages(Table.CHUNKS))
 
 
 def _pack_rows(index: Index) -> dict[PackId, PackRow]:

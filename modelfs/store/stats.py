@@ -18,6 +18,8 @@ class Statistics:
     shared_bytes: int
     staged_bytes: int
     pending_files: int
+    lost_chunks: int
+    lost_bytes: int
     forms: dict[str, dict[str, int]]
     cache: CacheStatistics
 

@@ -68,6 +68,7 @@ class Store:
         *,
         read_only: bool = False,
         unchanging: bool = False,
+        as_found: bool = False,
         cache_size: int = CAPACITY,
         limit: int | None = None,
     ) -> None:
@@ -78,6 +79,7 @@ class Store:
             read_only: see the last commit; other processes may read, and one may write.
             unchanging: with `read_only`, let nobody open it for writing meanwhile. For who keeps
                 what was read, such as a mount's caches.
+            as_found: for repair, take the lock, but remove nothing and load nothing that is staged.
             cache_size: of decoded chunks in memory, in bytes.
             limit: what the store may take on its disk, in bytes; None: what is there.
 
@@ -89,6 +91,7 @@ class Store:
         """
         self.folder = folder.resolve()
         self.read_only = read_only
+        self._as_found = as_found
         check_format(self.folder)
         self._lock: int | None = None
         if not read_only:
@@ -107,6 +110,8 @@ class Store:
         self.index = Index(self.folder / INDEX, read_only=self.read_only)
         try:
             self._put_together(cache_size, read_only=self.read_only)
+            if self._as_found:
+                return
             load_staged(self.staging, self.nodes)
             if not self.read_only:
                 remove_uncommitted(self.index, self.packs, self.staging)
@@ -358,6 +363,7 @@ class Store:
     def statistics(self, disk_bytes: int | None = None) -> Statistics:
         """Return what `stats` shows. Walks the store's folder unless `disk_bytes` is given."""
         forms = self.totals.forms()
+        lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
         sizes = sum(staged.size - self.nodes.get(staged.inode).size for staged in self.staging)
         return Statistics(
             files=self.totals.get(FILES),
@@ -368,6 +374,8 @@ class Store:
             shared_bytes=self.totals.get(SHARED),
             staged_bytes=sum(staged.staged_bytes for staged in self.staging),
             pending_files=len(self.pending()),
+            lost_chunks=lost["chunks"],
+            lost_bytes=lost["raw_bytes"],
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )

@@ -85,6 +85,9 @@ def chunk_totals(chunk: Chunk) -> dict[bytes, int]:
     if not chunk.uses:
         return {DEAD_CHUNKS: 1, DEAD_BYTES: chunk.stored}
     form = f"form.{chunk.form}.".encode()
+    if chunk.is_lost:
+        # What cannot be read: every use of it, whether it was to be shared or not.
+        return {form + b"chunks": 1, form + b"raw_bytes": chunk.used, form + b"stored_bytes": 0}
     return {
         form + b"chunks": 1,
         form + b"raw_bytes": chunk.size,

@@ -5,6 +5,7 @@ which is after the packs were flushed: bytes first, then fsync, then the index.
 """
 
 import contextlib
+import dataclasses
 import errno
 import logging
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ class ChunkWriter:
         if xxhash.xxh3_64_intdigest(stored) != record.checksum:
             return False
         if chunk not in self._copied:
-            self.copy(chunk, record, stored)
+            kind = ChunkKind.PLAIN if record.codec is CodecId.RAW else ChunkKind.CODED
+            self.copy(chunk, dataclasses.replace(record, kind=kind), stored)
         return True
 
     def _add(self, chunk: ChunkId, digest: bytes, content: bytes, role: Role) -> None:

@@ -14,7 +14,7 @@ from tests.store.stores import ME, new_file
 
 KEYS = [
     *("files", "logical_bytes", "stored_bytes", "disk_bytes", "chunks", "shared_bytes"),
-    *("staged_bytes", "pending_files", "forms", "cache"),
+    *("staged_bytes", "pending_files", "lost_chunks", "lost_bytes", "forms", "cache"),
 ]
 STATISTICS = {
     **dict.fromkeys(KEYS, 1),

@@ -14,6 +14,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import (
+    OFFSET_END,
     Chunk,
     ChunkKind,
     Dentry,
@@ -88,7 +89,7 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
         codec=st.sampled_from(CodecId),
         size=U32,
         pack=st.builds(PackId, U64),
-        offset=U64,
+        offset=st.integers(0, OFFSET_END - 1),
         stored=U32,
         uses=U32,
         used=U64,
@@ -268,3 +269,12 @@ def test_keys_of_a_file_are_together() -> None:
     """A tensor's key is its file's, its start and which of those it is."""
     assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
     assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
+
+
+def test_a_lost_chunk_is_stored_as_ever() -> None:
+    """The record of a lost chunk has no place, and all by which a good copy is known."""
+    chunk = EXAMPLES["chunk"]
+    lost = chunk.as_lost()
+    assert lost.to_bytes() == (GOLDEN / "lost.record").read_bytes()
+    assert (lost.size, lost.checksum, lost.digest) == (chunk.size, chunk.checksum, chunk.digest)
+    assert (lost.is_lost, lost.form, chunk.is_lost) == (True, "lost", False)
