@@ -18,10 +18,11 @@ from modelfs.errors import (
 
 
 class Code(enum.IntEnum):
-    """Exit codes. Those from 4 on are `fsck`'s, as in fsck(8)."""
+    """Exit codes. Those from 4 on are `fsck`'s, as in fsck(8), and so is its 1."""
 
     OK = 0
     FAILED = 1
+    REPAIRED = 1  # fsck's
     USAGE = 2
     DAMAGED = 4
     NOT_CHECKED = 8
@@ -47,7 +48,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (NotAStore, "`modelfs mkfs` makes a store"),
     (UnsupportedFormat, "install a newer version of modelfs"),
     (StoreReadOnly, "`modelfs mount --read-only` can show it as it is"),
-    (CorruptData, "`modelfs fsck --data` tells how much is damaged"),
+    (CorruptData, "`modelfs fsck --data` tells how much is damaged, --repair mends what it can"),
 )
 ERRNO_HINTS: Final = {
     errno.EACCES: "only its owner and root may",

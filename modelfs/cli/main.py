@@ -41,8 +41,8 @@ Exit codes:
   1    failed; one line on stderr says why and what to do
   2    wrong usage
   130  interrupted with Ctrl-C
-  fsck has those of fsck(8): 0 sound, 4 damaged, 8 could not check, 16 wrong usage; scrub too has
-  4 for damaged
+  fsck has those of fsck(8): 0 sound, 1 repaired, 4 damaged, 8 could not check,
+  16 wrong usage; scrub too has 4 for damaged
 """
 
 

@@ -95,9 +95,9 @@ class Locator:
         try:
             record = self._chunks.record(extent.chunk)
             _check_inside(inode, extent, record)
-            return record
         except CorruptIndex as exc:
             return exc
+        return record
 
     def _version(self) -> tuple[int, int]:
         return self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)

@@ -101,7 +101,14 @@ def _is_needed(index: Index, pack: PackId) -> bool:
     # leaves packs of which the counter knows, too, so this costs a walk over the chunks at times.
     if pack >= Totals(index).get(NEXT_PACK):
         return False
-    return any(Chunk.from_bytes(value).pack == pack for _, value in index.pages(Table.CHUNKS))
+    return any(_may_lie_in(value, pack) for _, value in index.pages(Table.CHUNKS))
+
+
+def _may_lie_in(value: bytes, pack: PackId) -> bool:
+    try:
+        return Chunk.from_bytes(value).pack == pack
+    except CorruptIndex:
+        return True
 
 
 def _pack_rows(index: Index) -> dict[PackId, PackRow]:

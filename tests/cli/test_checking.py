@@ -1,5 +1,6 @@
 """`modelfs fsck`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_wrong_usage(call: Call) -> None:
     """Wrong usage ends with 16."""
     assert call("fsck").code == 16
     assert call("fsck", "a", "b").code == 16
-    assert call("fsck", "--repair", "a").code == 16
+    assert call("fsck", "--mend", "a").code == 16
 
 
 def test_nobody_may_write_meanwhile(
@@ -95,3 +96,71 @@ def test_nobody_may_write_meanwhile(
 def _let_find(patch: pytest.MonkeyPatch, *findings: Finding) -> None:
     report = FsckReport([*findings], 1, 2, 3, 0.0)
     patch.setattr(checking, "check_store", lambda store, **_: report)
+
+
+# -- repair
+
+
+def _damage(family: Path) -> None:
+    for pack in (family / "packs").iterdir():
+        overwrite(pack, 40_000, b"damage")
+
+
+def test_repair(call: Call, family: Path) -> None:
+    """A repair tells what it found and did, and ends with 1; then the store is sound."""
+    _damage(family)
+    done = call("fsck", "--repair", "--data", family)
+    assert (done.code, done.err) == (1, "")
+    lines = done.out.splitlines()
+    assert lines[0].startswith("damage: content: ")
+    assert any(line.startswith("quarantined: chunks in pack 1 that are lost") for line in lines)
+    assert any(line.startswith("sound to the last byte: ") for line in lines)
+    again = call("fsck", "--data", family)
+    assert again.code == 0
+    assert "lost: " in again.out
+    assert f"that repairs took out: {family / 'quarantine'}" in again.out
+    assert call("stats", family, "--json").json["lost_bytes"] > 0
+    assert "lost" in call("stats", family).out
+
+
+def test_repair_of_a_sound_store(call: Call, family: Path) -> None:
+    """A sound store needs no repair, and that is no failure."""
+    done = call("fsck", "--repair", family)
+    assert (done.code, done.out.startswith("sound: ")) == (0, True)
+
+
+def test_repair_as_json(call: Call, family: Path) -> None:
+    """The JSON has what was found, what was done, and what is lost."""
+    _damage(family)
+    done = call("fsck", "--repair", "--data", "--json", family)
+    told = json.loads(done.out)
+    assert (done.code, told["findings"]) == (1, [])
+    assert {each["invariant"] for each in told["found"]} == {"content"}
+    assert {each["outcome"] for each in told["actions"]} == {"mended", "quarantined"}
+    assert told["lost_files"]
+
+
+def test_what_cannot_be_mended(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Findings that are left after a repair end with 4."""
+    _damage(family)
+    monkeypatch.setattr("modelfs.store.repair.PASSES", ())
+    monkeypatch.setattr("modelfs.store.repair.ROUNDS_MAX", 1)
+    assert call("fsck", "--repair", "--data", family).code == 4
+
+
+def test_a_mounted_store_is_not_repaired(call: Call, fake: Fake, empty: Path) -> None:
+    """Nothing is asked of its daemon; the user is told to unmount."""
+    daemon = fake()
+    done = call("fsck", "--repair", empty)
+    assert (done.code, "umount" in done.error) == (8, True)
+    assert daemon.requests == []
+
+
+def test_a_torn_meta_page(call: Call, family: Path) -> None:
+    """Damage to the index's own pages is found, and mended from the commit before."""
+    overwrite(family / "index" / "data.mdb", 4096, bytes(100))
+    found = call("fsck", family)
+    assert (found.code, "meta page 1" in found.out) == (4, True)
+    assert call("fsck", "--repair", family).code == 1
+    assert call("fsck", "--data", family).code == 0
+    assert (family / "quarantine" / "data.mdb").is_file()

@@ -8,17 +8,15 @@ from typing import Final
 import pytest
 
 from modelfs.codecs.base import CodecId
-from modelfs.store.check import Finding, Severity, check, fsck
+from modelfs.store.check import Severity, check, fsck
 from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.pack import PAGE
 from modelfs.store.ranges import RangeSet
-from modelfs.store.records import Chunk, Dentry, Extent, Inode, PackRow, StagedWindow
-from modelfs.store.store import Store
+from modelfs.store.records import Chunk, Dentry, Extent, StagedWindow
 from modelfs.store.tables import (
     ROOT,
     ChunkId,
     InodeNumber,
-    PackId,
     Table,
     number_key,
     number_of,
@@ -26,128 +24,8 @@ from modelfs.store.tables import (
     triple_key,
 )
 from modelfs.store.totals import FILES, NEXT_CHUNK, NEXT_COOKIE, NEXT_INODE, NEXT_PACK, SHARED
+from tests.store.samples import BASE, CHUNK, LORA, ONNX, PACK, QUERY, SHARERS, WORDS, Sample, fill
 from tests.store.stores import FOLDER, ME, new_file, new_store, noise, overwrite, pack_path
-
-SLICE: Final = Path(__file__).parents[1] / "data" / "minilm-slice"
-CHUNK: Final = 64 << 10
-
-BASE: Final = b"/base.safetensors"
-LORA: Final = b"/lora-merged.safetensors"
-ONNX: Final = b"/base-external.onnx"
-DATA: Final = b"/base-external.onnx.data"
-SHARERS: Final = (BASE, LORA, DATA)  # of the word embeddings
-WORDS: Final = "embeddings.word_embeddings.weight"
-QUERY: Final = "encoder.layer.5.attention.self.query.weight"
-TEXT: Final = b"some text that is said again and again. " * 200
-PACK: Final = PackId(1)
-
-
-class Sample:
-    """A small store in which every table has a row, to be damaged."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.store = Store(path)
-        for model in (BASE, LORA, ONNX, DATA):
-            new_file(self.store, model[1:], (SLICE / model[1:].decode()).read_bytes())
-        self.base = self.inode(b"base.safetensors")
-        self.folder = self.store.namespace.create(ROOT, b"folder", FOLDER, ME).inode
-        self.text = new_file(self.store, b"text", TEXT, self.folder)
-        self.link = self.store.namespace.symlink(self.folder, b"link", b"text", ME).inode
-        self.store.attributes.put(self.text, b"user.note", b"value")
-        self.cut = new_file(self.store, b"cut", noise(2 * CHUNK, 1))
-        gone = new_file(self.store, b"gone", noise(100, 2))
-        self.orphan = new_file(self.store, b"orphan", noise(100, 3))
-        self.store.ingest_all()
-        for name in (b"gone", b"orphan"):
-            self.store.namespace.unlink(ROOT, name)
-        while not self.store.reaper.reap(gone):
-            pass
-        self.store.contents.truncate(self.cut, 10)
-        self.staged = new_file(self.store, b"staged", noise(100, 4))
-        for inode in (self.cut, self.staged):
-            self.store.flush(inode)
-        self.put(Table.PENDING, number_key(self.base), number_key(1))
-        self.store.commit()
-
-    def inode(self, name: bytes) -> InodeNumber:
-        return self.store.namespace.lookup(ROOT, name)
-
-    @property
-    def pack(self) -> Path:
-        return pack_path(self.store.packs, PACK)
-
-    @property
-    def window(self) -> Path:
-        (path,) = self.store.staging.folder.iterdir()
-        return path
-
-    # -- damage
-
-    def put(self, table: Table, key: bytes, value: bytes) -> None:
-        with self.store.index.change():
-            self.store.index.put(table, key, value)
-
-    def delete(self, table: Table, key: bytes) -> None:
-        with self.store.index.change():
-            self.store.index.delete(table, key)
-
-    def value(self, table: Table, key: bytes) -> bytes:
-        value = self.store.index.get(table, key)
-        assert value is not None
-        return value
-
-    def count(self, name: bytes, value: int) -> None:
-        with self.store.index.change():
-            self.store.totals.set(name, value)
-
-    def node(self, inode: InodeNumber) -> Inode:
-        return self.store.nodes.get(inode)
-
-    def put_node(self, node: Inode) -> None:
-        self.put(Table.INODES, number_key(node.inode), node.to_bytes())
-
-    def dentry(self, folder: InodeNumber, name: bytes) -> Dentry:
-        return Dentry.from_bytes(self.value(Table.DENTRIES, number_key(folder) + name))
-
-    def extents(self, inode: InodeNumber) -> list[Extent]:
-        return list(self.store.maps.overlapping(inode, 0, self.node(inode).size))
-
-    def put_extent(self, inode: InodeNumber, extent: Extent) -> None:
-        self.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
-
-    def chunk_at(self, inode: InodeNumber, offset: int) -> tuple[ChunkId, Chunk]:
-        (extent,) = self.store.maps.overlapping(inode, offset, offset + 1)
-        return extent.chunk, self.store.chunks.record(extent.chunk)
-
-    def put_chunk(self, chunk: ChunkId, record: Chunk) -> None:
-        self.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
-
-    def row(self) -> PackRow:
-        return self.store.chunks.pack_row(PACK)
-
-    def put_row(self, row: PackRow) -> None:
-        self.put(Table.PACKS, number_key(PACK), row.to_bytes())
-
-    # -- checking
-
-    def findings(self, *, data: bool = True) -> list[Finding]:
-        """Return what is found once the damage is committed and the store opened anew."""
-        self.store.index.commit()
-        self.store.abandon()
-        with Store(self.path, read_only=True) as store:
-            return check(store, data=data)
-
-    def finding(self) -> tuple[str, tuple[bytes, ...], tuple[str, ...]]:
-        """Return the invariant, the files and the tensors of the one finding."""
-        (found,) = self.findings()
-        return found.invariant, found.files, found.tensors
-
-
-@pytest.fixture
-def sample(tmp_path: Path) -> Sample:
-    return Sample(new_store(tmp_path, chunk_size=CHUNK))
-
 
 # -- soundness
 
@@ -653,7 +531,9 @@ def test_a_missing_pack_is_found(sample: Sample) -> None:
 
 def test_a_pack_of_another_store_is_found(sample: Sample, tmp_path: Path) -> None:
     """A pack that was put in the place of another is told by its header."""
-    other = Sample(new_store(tmp_path, chunk_size=CHUNK))
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    fill(path)
+    other = Sample(path)
     other.pack.replace(sample.pack)
     other.store.abandon()
     assert sample.finding()[0] == "pack-file"

@@ -30,7 +30,7 @@ TENSOR_SIZES: Final = (4, 1000, PAGE, 100_000, CHUNK, CHUNK + 4, 2_400_000)
 @cache
 def pool() -> bytes:
     """Random bytes, the same in every process, so that files of several have some in common."""
-    return Random("pool").randbytes(POOL)  # noqa: S311 - test data
+    return Random("pool").randbytes(POOL)
 
 
 @cache
@@ -43,7 +43,7 @@ class Draw:
     """Everything that is left to chance; the same for the same seed."""
 
     def __init__(self, seed: str) -> None:
-        self._random = Random(seed)  # noqa: S311 - a seed reproduces a run
+        self._random = Random(seed)
 
     def chance(self, probability: float) -> bool:
         return self._random.random() < probability

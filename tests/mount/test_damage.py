@@ -1,0 +1,79 @@
+"""A damaged pack: what a user sees of it, from the first error to the last byte healed."""
+
+import errno
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.store import Store
+from modelfs.store.tables import ROOT
+from tests.mounting import MODELFS, MODELS, Mount
+from tests.store.stores import overwrite, pack_path
+
+pytestmark = pytest.mark.mount
+
+MODEL = MODELS / "base.safetensors"
+PIECE = 4096
+
+
+def _damage(store: Path, offset: int) -> None:
+    with Store(store, read_only=True) as opened:
+        inode = opened.namespace.lookup(ROOT, MODEL.name.encode())
+        (extent,) = opened.maps.overlapping(inode, offset, offset + 1)
+        record = opened.chunks.record(extent.chunk)
+        pack = pack_path(opened.packs, record.pack)
+    overwrite(pack, record.offset + 10, b"damaged")
+
+
+def _fsck(store: Path, *options: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [*MODELFS, "fsck", *options, store], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def _failing(path: Path, good: bytes) -> set[int]:
+    """Return the pieces that fail with EIO; the others have to be right."""
+    failed = set()
+    with path.open("rb", buffering=0) as file:
+        for at in range(0, len(good), PIECE):
+            file.seek(at)
+            got = _read(file)
+            assert got in (good[at : at + PIECE], errno.EIO)
+            if got == errno.EIO:
+                failed.add(at)
+    return failed
+
+
+def _read(file: io.FileIO) -> object:
+    try:
+        return file.read(PIECE)
+    except OSError as exc:
+        return exc.errno
+
+
+def test_damage_is_named_repaired_and_healed(mount: Mount) -> None:
+    """Fsck names file and tensor, repair keeps the rest, and a good copy brings all back."""
+    good = MODEL.read_bytes()
+    for name in (MODEL.name, "note.txt"):
+        shutil.copy(MODEL if name == MODEL.name else __file__, mount.path / name)
+    mount.sync()
+    mount.stop()
+    _damage(mount.store, 1000)
+    code, out = _fsck(mount.store, "--data")
+    assert (code, f"files: /{MODEL.name}; tensors: embeddings." in out) == (4, True)
+    assert _fsck(mount.store, "--data", "--repair")[0] == 1
+    assert _fsck(mount.store, "--data")[0] == 0
+    mount.start()
+    assert (mount.path / "note.txt").read_bytes() == Path(__file__).read_bytes()
+    assert _failing(mount.path / MODEL.name, good)
+    assert mount.stats()["lost_bytes"] > 0
+    forms = {form["form"] for form in mount.inspect(mount.path / MODEL.name)["forms"]}
+    assert "lost" in forms
+    shutil.copy(MODEL, mount.path / "copy")
+    mount.sync()
+    assert (mount.path / MODEL.name).read_bytes() == good
+    assert mount.stats()["lost_bytes"] == 0
