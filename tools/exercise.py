@@ -36,7 +36,8 @@ STUCK_SECONDS: Final = 600.0  # no process tells anything
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: unmounts first
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # after the cleaning up
     start = time.monotonic()
     counts, failure = _exercise(options)
     for name, count in counts.most_common():

@@ -229,6 +229,7 @@ class Files:
         wanted = file.content.read(start, size)
         if got == wanted:
             return
+        self.touched = file
         if len(got) != len(wanted):
             raise Wrong(f"{how} at {start} of {size} bytes: {len(got)} and not {len(wanted)}")
         first = next(at for at, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b)

@@ -90,14 +90,15 @@ class Mount(Folder):
     def finish(self) -> None:
         self._stop()
         run("fsck", self._store, "--data")
-        if "rror" in self.log():
+        log = self._log.read_text(errors="replace")
+        if " ERROR " in log or "Traceback" in log:
             raise Failed("the daemon met errors")
 
     def abandon(self) -> None:
         if self._daemon is not None:
+            self._daemon.kill()  # nobody wants the store any more
+            self._daemon.wait()
             subprocess.run(["fusermount3", "-u", "-z", self.path], check=False, capture_output=True)
-            self._daemon.terminate()
-            self._daemon.wait(DEADLINE)
 
     def log(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])

@@ -2,6 +2,7 @@
 
 import enum
 import itertools
+import signal
 import subprocess
 import traceback
 from collections import Counter
@@ -66,6 +67,7 @@ class Report:
 
 def work(task: Work, pipe: Connection) -> None:
     """Do the operations; tell the coordinator of each pause, and how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the coordinator ends this process
     worker = Worker(task, pipe)
     try:
         worker.run()
