@@ -1,9 +1,13 @@
 """What the daemon asks of the kernel about its own mount; never from the event loop's thread."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 from typing import Final
+
+import pyfuse3
+from pyfuse3 import InodeT
 
 from modelfs.store.tables import InodeNumber
 
@@ -45,6 +49,12 @@ def _fsync(path: bytes, inode: InodeNumber) -> bool:
         return os.fstat(fd).st_ino == inode
     finally:
         os.close(fd)
+
+
+def take_pages(inode: InodeNumber) -> None:
+    """Have the kernel send what was written to a file through mappings, and drop all its pages."""
+    with contextlib.suppress(OSError):  # it has none
+        pyfuse3.invalidate_inode(InodeT(inode))
 
 
 def raise_read_ahead(mountpoint: Path) -> None:

@@ -6,9 +6,9 @@ call. What takes time leaves the event loop: reads that have to wait or decode, 
 disk is behind, fsyncs and commits. Nothing is locked across an `await`; what may change meanwhile
 is dealt with where it is read again (see `store.staging` and `store.ingest`).
 
-The kernel serialises writes and truncations of one file, checks permissions
-(`default_permissions`), keeps locks, and caches names, attributes and pages: handlers are asked for
-what it does not know, or is not allowed to know, such as anything that lasts.
+The kernel serialises writes and truncations of one file, except for O_TRUNC of open. It checks
+permissions (`default_permissions`), keeps locks, and caches names, attributes and pages: handlers
+are asked for what it does not know, or is not allowed to know, such as anything that lasts.
 """
 
 import logging
@@ -51,6 +51,7 @@ from modelfs.fs.attributes import (
 )
 from modelfs.fs.boundary import replies, silent
 from modelfs.fs.handles import Handle, Handles
+from modelfs.fs.kernel import take_pages
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
 from modelfs.fs.writing import Writer
@@ -68,6 +69,8 @@ READDIR_PAGE: Final = 64
 NAME_ROOM: Final = 4096
 DOT_COOKIE: Final = 1
 DOT_DOT_COOKIE: Final = 2
+# How many opens with O_TRUNC wait for the kernel's pages at the same time.
+TRUNCATING_MAX: Final = 8
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
 
 
@@ -93,6 +96,7 @@ class Operations(pyfuse3.Operations):
         self._reader = reader
         self._writer = writer
         self._nameless: set[InodeNumber] = set()  # that the kernel still knows
+        self._truncating = trio.CapacityLimiter(TRUNCATING_MAX)
 
     # -- names
 
@@ -290,6 +294,7 @@ class Operations(pyfuse3.Operations):
             self._check_writable()
         if flags & os.O_TRUNC:
             # libfuse lets the kernel leave this to open (FUSE_ATOMIC_O_TRUNC).
+            await self._take_pages(InodeNumber(inode))
             self._truncate(InodeNumber(inode), 0)
             if ctx.uid:
                 self._store.attributes.drop_privileges(InodeNumber(inode))
@@ -383,6 +388,15 @@ class Operations(pyfuse3.Operations):
             self._nameless.add(inode)
         else:
             self._writeback.collecting.unreachable(inode)
+
+    async def _take_pages(self, inode: InodeNumber) -> None:
+        # Before any other truncation the kernel waits for pages that are on their way here, but not
+        # before this one: they would come afterwards, and bring back what was there. Some requests
+        # have to stay free to take them.
+        if self._handles.being_written(inode) and self._truncating.available_tokens:
+            await trio.to_thread.run_sync(
+                take_pages, inode, limiter=self._truncating, abandon_on_cancel=True
+            )
 
     def _truncate(self, inode: InodeNumber, size: int) -> None:
         self._store.contents.truncate(inode, size)

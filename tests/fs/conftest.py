@@ -39,8 +39,9 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 @pytest.fixture
-def served(box: Box, nursery: trio.Nursery) -> Served:
-    """The same, behind its handlers."""
+def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
+    """The same, behind its handlers, and with no kernel in front of them."""
+    monkeypatch.setattr("modelfs.fs.operations.take_pages", lambda inode: None)
     return Served(box.store, nursery)
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from modelfs.fs import operations
 from modelfs.fs.operations import READDIR_PAGE
 from modelfs.store.namespace import NAME_MAX
 from modelfs.store.records import Inode
@@ -30,12 +32,14 @@ from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber
 from tests.fs.serving import (
     ASKED,
+    DEADLINE,
     MODE,
     READ,
     TOP,
     WRITE,
     Caller,
     Failing,
+    Held,
     Listing,
     Served,
     refused,
@@ -605,6 +609,41 @@ async def test_open_truncates(served: Served, access: int) -> None:
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
     await served.operations.release(info.fh)
     await served.writeback.ingesting.settle()
+    assert await served.content(inode) == b""
+
+
+async def test_open_truncates_what_is_on_its_way(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel still has of a mapping comes before O_TRUNC empties the file."""
+    inode, handle = await served.created(b"f", DATA)
+    asked: list[InodeNumber] = []
+
+    def take(inode: InodeNumber) -> None:
+        asked.append(inode)
+        trio.from_thread.run(served.operations.write, handle, 0, b"late")
+
+    monkeypatch.setattr(operations, "take_pages", take)
+    await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    assert asked == [inode]
+    assert await served.content(inode) == b""
+
+
+async def test_open_truncates_though_many_wait(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many wait for the kernel's pages that requests stay free to take them, and no more."""
+    inode, _ = await served.created(b"f", DATA)
+    held = Held(lambda inode: None)
+    monkeypatch.setattr(operations, "take_pages", held)
+    monkeypatch.setattr(served.operations, "_truncating", trio.CapacityLimiter(1))
+    truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(truncate)
+            await held.reached.wait()
+            await truncate()
+            held.let_go()
     assert await served.content(inode) == b""
 
 

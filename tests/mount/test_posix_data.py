@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import random
 import time
@@ -276,6 +277,25 @@ def test_truncated_by_open(stored: Path) -> None:
     with opened(stored, os.O_RDONLY) as old, opened(stored, os.O_WRONLY | os.O_TRUNC):
         assert os.fstat(old).st_size == 0
         assert os.pread(old, 10, 0) == b""
+
+
+def test_truncated_by_open_while_mapped_pages_are_written(here: Path) -> None:
+    """What a mapping had written before does not come back after an open with O_TRUNC."""
+    size = 1 << 20
+    for number in range(5):
+        path = here / f"{number}"
+        with (
+            opened(path, os.O_RDWR | os.O_CREAT) as fd,
+            ThreadPoolExecutor(1) as other,
+        ):
+            os.ftruncate(fd, size)
+            with mmap.mmap(fd, size) as mapping:
+                mapping[::8192] = b"x" * (size // 8192)  # every other page: a request for each
+                other.submit(os.fsync, fd)
+                with opened(path, os.O_WRONLY | os.O_TRUNC):
+                    pass
+        with opened(path, os.O_RDONLY | os.O_DIRECT) as fd:  # asks the daemon, and not the kernel
+            assert os.preadv(fd, [aligned(bytes(4096))], 0) == 0
 
 
 def test_write_far_behind_the_end(here: Path, shared_mount: Mount) -> None:
