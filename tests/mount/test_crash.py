@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import DEADLINE, MODELFS, Mount, drop_kernel_caches, modelfs
+from tests.mounting import DEADLINE, MODELFS, Mount, drop_kernel_caches, modelfs, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -291,6 +291,34 @@ def test_killed_while_recovering(mount: Mount) -> None:
         mount.clear()
     recover(mount)
     assert {n for n in names if (mount.path / n).read_bytes() != content(n)} == set()
+
+
+def test_killed_while_waiting_for_mapped_pages(fuse: None, store: Path, tmp_path: Path) -> None:
+    """A daemon killed while a sync waits for its own mount's pages ends, and its mount with it.
+
+    A thread of it that waited for an answer of its own mount would wait for ever: the mount would
+    hang, and the store stay locked. The disk is one that never answers.
+    """
+    reached = tmp_path / "reached"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, time\n"
+        f"def never(fd):\n    pathlib.Path({str(reached)!r}).touch()\n    time.sleep(3600)\n"
+        "os.fdatasync = never\n"
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        mount = Mount(store, tmp_path / "mnt")
+        mount.start()
+    with (mount.path / "x").open("wb", buffering=0) as file:
+        file.write(b"x")
+        syncing = subprocess.Popen(
+            [*MODELFS, "sync", mount.path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(reached.exists)
+        mount.kill()
+        assert syncing.wait(DEADLINE) == 1
+    mount.start()
+    mount.close()
 
 
 def test_dead_mount_point(mount: Mount) -> None:
