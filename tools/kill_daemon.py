@@ -131,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="modelfs-kill-", dir=options.folder) as folder:
         victim = Victim(Path(folder))
         try:
-            tally = _kill_often(victim, options.kills, random.Random(options.seed))  # noqa: S311 - no secrets
+            tally = _kill_often(victim, options.kills, random.Random(options.seed))
         finally:
             victim.kill()
             victim.clear()

@@ -74,7 +74,7 @@ def _serve(store: Path, mountpoint: Path, ready: int) -> None:
     try:
         logging.basicConfig(stream=sys.stderr, level=logging.ERROR, force=True)
         options = MountOptions(
-            store, mountpoint, CACHE, read_only=False, allow_other=False, options=()
+            store, mountpoint, CACHE, read_only=False, allow_other=False, limit=None, options=()
         )
         run(options, lambda: _tell(ready))
         code = 0

@@ -40,7 +40,7 @@ class Client:
     def __init__(self, site: Site, name: str, seed: int) -> None:
         self.site = site
         self.name = name
-        self.draw = random.Random(f"{name} {seed}")  # noqa: S311 - no secrets
+        self.draw = random.Random(f"{name} {seed}")
         self.folder = site.mountpoint / name
         self.folder.mkdir(exist_ok=True)
         self.numbers = itertools.count(seed * 1_000_000 + 1)

@@ -63,7 +63,7 @@ class Record:
 
 def choose(record: Record, count: int, seed: int) -> list[Point]:
     """Return so many different points in their order, as many in each phase as in the others."""
-    draw = random.Random(seed)  # noqa: S311 - no secrets
+    draw = random.Random(seed)
     pools = list(record.phases().values())
     for pool in pools:
         draw.shuffle(pool)
@@ -94,7 +94,7 @@ class Images:
         """Begin with `base`, the image as it was when the record began; it is changed."""
         self._record = record
         self._base = base
-        self._draw = random.Random(seed)  # noqa: S311 - no secrets
+        self._draw = random.Random(seed)
         self._flushed = 0  # entries that are in `base`
         self._heard = 0
         self.ledger = Ledger()
