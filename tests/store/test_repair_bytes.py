@@ -433,7 +433,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(
     overwrite(sample.pack, 8, b"damaged!")
     findings: list[Finding] = sample.findings()
     with monkeypatch.context() as patch:
-        patch.setattr("modelfs.store.pack._write_all", full)
+        patch.setattr("modelfs.store.pack.write_at", full)
         with pytest.raises(OSError, match="no space"):
             repair(sample.path)
     with Store(sample.path, read_only=True) as store:
