@@ -37,7 +37,8 @@ NAMES = st.sampled_from(["a", "b", "d", "e", "d/a", "d/b", "e/a"])
 TARGETS = st.sampled_from(["a", "b", "d", "../a", "d/b", "nowhere"])
 OFFSETS = st.sampled_from([0, 1, 4095, 4096, 70_000, (1 << 20) - 1, 1 << 20])
 DATA = st.binary(max_size=64)
-MODES = st.sampled_from([0o600, 0o444, 0o755, 0o1777, 0o2750])
+# No setgid with group execution: root's writes end it here, which a request does not tell from others'.
+MODES = st.sampled_from([0o600, 0o444, 0o755, 0o1777, 0o2740])
 KEYS = st.sampled_from(["user.a", "user.b"])
 SLOTS = st.integers(0, 2)
 FLAGS = st.sampled_from(
