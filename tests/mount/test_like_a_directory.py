@@ -37,7 +37,7 @@ NAMES = st.sampled_from(["a", "b", "d", "e", "d/a", "d/b", "e/a"])
 TARGETS = st.sampled_from(["a", "b", "d", "../a", "d/b", "nowhere"])
 OFFSETS = st.sampled_from([0, 1, 4095, 4096, 70_000, (1 << 20) - 1, 1 << 20])
 DATA = st.binary(max_size=64)
-# No setgid with group execution: root's writes end it here, which a request does not tell from others'.
+# No setgid with group execution: a write ends it, root's too, since a request does not tell whose.
 MODES = st.sampled_from([0o600, 0o444, 0o755, 0o1777, 0o2740])
 KEYS = st.sampled_from(["user.a", "user.b"])
 SLOTS = st.integers(0, 2)
