@@ -29,9 +29,10 @@ QUIET_SECONDS: Final = 1.0  # clients close and open again, and rename, within m
 RETRY_SECONDS: Final = 10.0
 # A file that is still being written is ingested from this many whole windows on.
 EARLY_WINDOWS: Final = 4
-# Files ingested together share one flush of the packs.
+# Files ingested together share one flush of the packs. Not more, since what is planned for each is
+# in memory: some 700 bytes for a tensor, of which 16 MiB may have 100,000.
 ROUND_FILES: Final = 256
-ROUND_BYTES: Final = 2 * WINDOW
+ROUND_BYTES: Final = 16 << 20
 # Past this many files waiting for ingest, whoever creates one more waits for a round of it.
 PENDING_MAX: Final = 8192
 THROTTLE_SECONDS: Final = 0.5
@@ -114,12 +115,13 @@ class Ingesting:
         done: set[InodeNumber] = set()
         rounds: Counter[InodeNumber] = Counter()
         while pending:
-            for at in range(0, len(pending), ROUND_FILES):
-                batch = pending[at : at + ROUND_FILES]
+            while pending:
+                batch = self._round(pending)
+                pending = pending[len(batch) :]
                 failures.update(await self._ingest_apart(batch))
                 done.update(batch)
                 if progress is not None:
-                    await progress(len(done), len(done) + len(pending) - at - len(batch))
+                    await progress(len(done), len(done) + len(pending))
             # A model may have asked for its data file to be cut anew. What is still being
             # written to is not waited for a second time.
             again = [each for each in self._store.intake.requested() if rounds[each] < SETTLE_MAX]
@@ -254,18 +256,24 @@ class Ingesting:
 
     def _next_batch(self) -> list[InodeNumber]:
         now = trio.current_time()
-        batch: list[InodeNumber] = []
-        size = 0
-        for inode in [each for each, due in self._due.items() if due <= now]:
-            if len(batch) == ROUND_FILES or size > ROUND_BYTES:
-                break
-            if batch and not self._suspects.isdisjoint((inode, batch[0])):
-                continue
+        due = [inode for inode, when in self._due.items() if when <= now]
+        if due and due[0] in self._suspects:
+            batch = due[:1]
+        else:
+            batch = self._round([inode for inode in due if inode not in self._suspects])
+        for inode in batch:
             del self._due[inode]
-            batch.append(inode)
+        return batch
+
+    def _round(self, inodes: list[InodeNumber]) -> list[InodeNumber]:
+        """Return as many of the first files as are ingested together."""
+        size = 0
+        for count, inode in enumerate(inodes[:ROUND_FILES], 1):
             staged = self._store.staging.find(inode)
             size += 0 if staged is None else staged.staged_bytes
-        return batch
+            if size > ROUND_BYTES:
+                return inodes[:count]
+        return inodes[:ROUND_FILES]
 
 
 def _full_windows(staged: StagedFile) -> int:
