@@ -29,7 +29,13 @@ ENGINES: Final = ("psync", "mmap")
 BLOCKS: Final = ("4k-4k", "4k-1m")
 JOBS: Final = (1, 8)
 ROUNDS: Final = ("new", "over")
-COMMON: Final = ("--name=v", "--verify=crc32c", "--verify_fatal=1", "--output-format=json")
+COMMON: Final = (
+    "--name=v",
+    "--verify=crc32c",
+    "--verify_fatal=1",
+    "--verify_state_save=0",  # it would lie in the current folder
+    "--output-format=json",
+)
 DEADLINE: Final = 600.0  # seconds
 
 
