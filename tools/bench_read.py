@@ -10,8 +10,6 @@ reads it again. A first round warms up and does not count. Prints the medians in
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-MODELFS = [sys.executable, "-m", "modelfs"]
+from mounting import Mount, modelfs, mounted
+
+NAME = "model.safetensors"
 BLOCK = 1 << 20
 
 
@@ -27,18 +27,13 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-bench-") as scratch:
         folder = Path(scratch)
-        plain, store, mountpoint = folder / "plain.safetensors", folder / "store", folder / "mnt"
-        mountpoint.mkdir()
+        plain, store = folder / "plain.safetensors", folder / "store"
         _make(plain, options.size)
-        _modelfs("mkfs", store)
-        _modelfs("mount", store, mountpoint)
-        try:
-            stored = mountpoint / "model.safetensors"
-            stored.write_bytes(plain.read_bytes())
-            _modelfs("sync", mountpoint)
-            rounds = [_round(plain, store, mountpoint) for _ in range(options.rounds + 1)][1:]
-        finally:
-            _modelfs("umount", mountpoint)
+        modelfs("mkfs", store)
+        with mounted(store, folder / "mnt") as mount:
+            (mount.path / NAME).write_bytes(plain.read_bytes())
+            mount.sync()
+            rounds = [_round(plain, mount) for _ in range(options.rounds + 1)][1:]
     _show(rounds)
 
 
@@ -56,13 +51,13 @@ def _make(path: Path, mib: int) -> None:
     save_file({name: rng.standard_normal((4096, 1024), dtype=np.float32) for name in names}, path)
 
 
-def _round(plain: Path, store: Path, mountpoint: Path) -> tuple[float, float, float]:
+def _round(plain: Path, mount: Mount) -> tuple[float, float, float]:
     of_machine = _speed(plain)
-    _modelfs("umount", mountpoint)
-    for pack in (store / "packs").iterdir():
+    mount.unmount()
+    for pack in (mount.store / "packs").iterdir():
         _speed(pack)
-    _modelfs("mount", store, mountpoint)
-    stored = mountpoint / "model.safetensors"
+    mount.start()
+    stored = mount.path / NAME
     return of_machine, _speed(stored), _speed(stored)
 
 
@@ -74,10 +69,6 @@ def _speed(path: Path) -> float:
         while got := file.readinto(buffer):
             total += got
         return total / (time.perf_counter() - start) / 1e9
-
-
-def _modelfs(*words: str | Path) -> None:
-    subprocess.run([*MODELFS, *words], check=True)
 
 
 def _show(rounds: list[tuple[float, float, float]]) -> None:

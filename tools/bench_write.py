@@ -13,8 +13,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-MODELFS = [sys.executable, "-m", "modelfs"]
+from mounting import modelfs, mounted
+
 STEPS = ("plain folder", "mount", "mount, until ingested", "again", "again, until ingested")
 
 
@@ -60,24 +59,20 @@ def _make(path: Path, mib: int) -> None:
 
 
 def _round(folder: Path, source: Path) -> tuple[list[float], int]:
-    store, mountpoint, plain = folder / "store", folder / "mnt", folder / "plain"
-    mountpoint.mkdir(exist_ok=True)
+    store, plain = folder / "store", folder / "plain"
     os.sync()
     size = source.stat().st_size
     speeds = [_speed(size, partial(_copy, source, plain))]
     plain.unlink()
-    _modelfs("mkfs", store)
-    _modelfs("mount", store, mountpoint)
-    try:
+    modelfs("mkfs", store)
+    with mounted(store, folder / "mnt") as mount:
         for name in ("first", "second"):
-            before = _stored(mountpoint)
+            before = _stored(mount.path)
             start = time.perf_counter()
-            speeds.append(_speed(size, partial(_copy, source, mountpoint / name)))
-            _modelfs("sync", mountpoint)
+            speeds.append(_speed(size, partial(_copy, source, mount.path / name)))
+            mount.sync()
             speeds.append(size / (time.perf_counter() - start) / 1e9)
-        added = _stored(mountpoint) - before
-    finally:
-        _modelfs("umount", mountpoint)
+        added = _stored(mount.path) - before
     shutil.rmtree(store)
     return speeds, added
 
@@ -95,15 +90,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _stored(mountpoint: Path) -> int:
-    done = subprocess.run(
-        [*MODELFS, "stats", mountpoint, "--json"], check=True, capture_output=True
-    )
-    stored: int = json.loads(done.stdout)["stored_bytes"]
+    stored: int = json.loads(modelfs("stats", mountpoint, "--json"))["stored_bytes"]
     return stored
-
-
-def _modelfs(*words: str | Path) -> None:
-    subprocess.run([*MODELFS, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-from exercising.place import Failed, Folder, Mount, drop_caches
+from exercising.place import Folder, Place
 from exercising.worker import SHARED_FILES, SHARED_SIZE, Pause, Report, Work, work
+from mounting import Failed, Mount, drop_kernel_caches, modelfs
 
 STUCK_SECONDS: Final = 600.0  # no process tells anything
 
@@ -66,10 +67,12 @@ def _options() -> argparse.Namespace:
 def _exercise(options: argparse.Namespace) -> tuple[Counter[str], str]:
     """Return what was done, and what went wrong."""
     top = Path(tempfile.mkdtemp(prefix="modelfs-exercise-", dir=options.folder))
-    place = Mount(top) if options.folder is None else Folder(top)
+    place: Place = Folder(top) if options.folder else Mount(top / "store", top / "mnt")
     team = Team(options, place)
     failure = ""
     try:
+        if isinstance(place, Mount):
+            modelfs("mkfs", place.store)
         place.start()
         team.run()
         place.finish()
@@ -85,7 +88,7 @@ def _exercise(options: argparse.Namespace) -> tuple[Counter[str], str]:
 class Team:
     """The processes, and who tells them to go on."""
 
-    def __init__(self, options: argparse.Namespace, place: Folder) -> None:
+    def __init__(self, options: argparse.Namespace, place: Place) -> None:
         self.counts: Counter[str] = Counter()
         self._options = options
         self._place = place
@@ -129,7 +132,7 @@ class Team:
             operations=options.operations // options.processes,
             pause_every=options.pause,
             file_count=options.files,
-            is_mount=self._place.is_mount,
+            is_mount=isinstance(self._place, Mount),
         )
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.Process(target=work, args=(task, theirs))
@@ -171,7 +174,7 @@ class Team:
                 self._place.collect()
             case Pause.REMOUNT:
                 self._place.remount()
-        drop_caches()
+        drop_kernel_caches()
 
 
 if __name__ == "__main__":

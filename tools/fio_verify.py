@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from exercising.place import Failed, Mount, drop_caches
+from mounting import Failed, Mount, drop_kernel_caches, modelfs
 
 PATTERNS: Final = ("write", "randwrite", "randrw")
 ENGINES: Final = ("psync", "mmap")
@@ -69,7 +69,7 @@ def main() -> int:
         return 1
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="modelfs-fio-") as scratch:
-        failed = _verify(Mount(Path(scratch)), options)
+        failed = _verify(Mount(Path(scratch, "store"), Path(scratch, "mnt")), options)
     print(f"{failed} failed, in {time.monotonic() - start:.0f} s")
     return 1 if failed else 0
 
@@ -87,6 +87,7 @@ def _verify(mount: Mount, options: argparse.Namespace) -> int:
     failed = 0
     print("pattern    engine  blocks  jobs  file  written   MiB  at once  stored  mounted again")
     try:
+        modelfs("mkfs", mount.store)
         mount.start()
         for pattern, engine, block, job, each in itertools.product(
             PATTERNS, ENGINES, blocks, jobs, ROUNDS
@@ -124,10 +125,9 @@ def _run_case(mount: Mount, case: Case, mib: int) -> int:
 def _steps(mount: Mount, arguments: list[str]) -> Iterator[str]:
     yield _fio([*arguments, "--do_verify=1"])
     mount.sync()
-    drop_caches()
+    drop_kernel_caches()
     yield _fio([*arguments, "--verify_only"])
     mount.remount()
-    drop_caches()
     yield _fio([*arguments, "--verify_only"])
 
 

@@ -15,7 +15,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crash.checking import findings
-from crash.clients import MODELFS, Client, Site, modelfs, start
+from crash.clients import Client, Site, start
 from crash.promises import Ledger, of_seed, size_of, slice_of
 from crash.workloads import (
     Work,
@@ -40,6 +39,7 @@ from crash.workloads import (
     save_models,
     save_with_fsync,
 )
+from mounting import Mount, modelfs
 
 ENDED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 LOAD_SECONDS: Final = (0.1, 2.0)  # before a kill
@@ -83,45 +83,14 @@ class Tally:
     lost: list[str] = field(default_factory=list)
 
 
-class Victim:
-    """A store, and the daemon that serves it until it is killed."""
+class Victim(Mount):
+    """The mount that is killed, and the record of what its clients were promised."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = folder / "store"
-        self.mountpoint = folder / "mnt"
+        super().__init__(folder / "store", folder / "mnt")
         self.record = folder / "statements"
-        self.log = folder / "log"
-        self.mountpoint.mkdir()
         self.record.touch()
         modelfs("mkfs", self.store)
-        self._daemon: subprocess.Popen[bytes] | None = None
-
-    def begin_mount(self) -> None:
-        with self.log.open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [*MODELFS, "mount", "--foreground", self.store, self.mountpoint], stderr=log
-            )
-
-    def mount(self) -> float:
-        """Mount, and return after how many seconds the mount answered."""
-        began = time.monotonic()
-        self.begin_mount()
-        while not self.mountpoint.is_mount():
-            if self._daemon is None or self._daemon.poll() is not None:
-                raise OSError(f"it does not mount: {self.log.read_text()[-2000:]}")
-            time.sleep(0.005)
-        return time.monotonic() - began
-
-    def kill(self) -> None:
-        if self._daemon is not None:
-            self._daemon.kill()
-            self._daemon.wait()
-        self._daemon = None
-
-    def clear(self) -> None:
-        """Remove the mount that a killed daemon left."""
-        while f" {self.mountpoint} " in Path("/proc/self/mounts").read_text():
-            subprocess.run(["fusermount3", "-u", "-z", self.mountpoint], check=True)
 
 
 def main() -> None:
@@ -133,8 +102,7 @@ def main() -> None:
         try:
             tally = _kill_often(victim, options.kills, random.Random(options.seed))
         finally:
-            victim.kill()
-            victim.clear()
+            victim.abandon()
     _show(tally, time.monotonic() - began)
     sys.exit(bool(tally.lost))
 
@@ -149,7 +117,7 @@ def _options() -> argparse.Namespace:
 
 def _kill_often(victim: Victim, kills: int, draw: random.Random) -> Tally:
     tally, ledger = Tally(), Ledger()
-    victim.mount()
+    victim.start()
     run({"kept": write_kept}, _site(victim), 0)
     with victim.record.open("rb") as record:
         for number in range(1, kills + 1):
@@ -168,11 +136,11 @@ def _kill_often(victim: Victim, kills: int, draw: random.Random) -> Tally:
 
 
 def _site(victim: Victim) -> Site:
-    return Site(victim.mountpoint, victim.store, victim.record, seconds=3600)
+    return Site(victim.path, victim.store, victim.record, seconds=3600)
 
 
 def _kill_under_load(victim: Victim, number: int, draw: random.Random, tally: Tally) -> None:
-    with victim.log.open("ab") as log:
+    with victim.record.with_name("clients.log").open("ab") as log:
         clients = {
             start(work, _site(victim), name, number, log.fileno()): name
             for name, work in CLIENTS.items()
@@ -189,20 +157,19 @@ def _kill_under_load(victim: Victim, number: int, draw: random.Random, tally: Ta
 
 
 def _kill_while_recovering(victim: Victim, draw: random.Random, tally: Tally) -> None:
-    victim.begin_mount()
+    victim.begin()
     time.sleep(draw.uniform(0.1, 0.8))
-    victim.kill()
-    victim.clear()
+    victim.abandon()
     tally.kills += 1
     tally.while_recovering += 1
 
 
 def _look(victim: Victim, ledger: Ledger, tally: Tally) -> list[str]:
     problems = findings(victim.store)
-    tally.mount_seconds.append(victim.mount())
-    problems += ledger.problems(victim.mountpoint)
-    ledger.take_as_found(victim.mountpoint)
-    fd = os.open(victim.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    tally.mount_seconds.append(victim.start())
+    problems += ledger.problems(victim.path)
+    ledger.take_as_found(victim.path)
+    fd = os.open(victim.path, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(fd)
     os.close(fd)
     return problems

@@ -18,6 +18,7 @@ from pathlib import Path
 from load_churn import churn
 from load_extremes import extents, faults, huge, names
 from load_rig import MIB, Rig, Table, rig
+from mounting import Failed
 
 DATA_TO_CACHE = 10  # how many times more data than cache
 
@@ -25,8 +26,12 @@ DATA_TO_CACHE = 10  # how many times more data than cache
 def main() -> int:
     options = _options()
     table = Table()
-    with rig(options.folder, options.cache_size * MIB) as mounted:
-        _run(options, mounted, table)
+    try:
+        with rig(options.folder, options.cache_size * MIB) as mounted:
+            _run(options, mounted, table)
+    except Failed as exc:
+        print(exc, file=sys.stderr)
+        return 1
     return int(table.failed)
 
 

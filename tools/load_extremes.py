@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from load_rig import MIB, Latency, Monitor, Rig, Table, modelfs, probing
+from load_rig import MIB, Latency, Monitor, Rig, Table, probing
 
 PAGE: Final = 4096
 FAULT_THREADS: Final = 32
@@ -33,13 +33,13 @@ STALL_MAX: Final = 0.1
 def faults(rig: Rig, table: Table, seconds: float, size: int) -> None:
     """Let 32 threads fault pages of one mapping, of plain chunks and of coded ones."""
     for name, compressible in (("plain", False), ("coded", True)):
-        path = rig.mountpoint / name
+        path = rig.path / name
         _write_words(path, size, compressible=compressible)
-    modelfs("sync", rig.mountpoint)
+    rig.sync()
     rig.remount()
     for name, compressible in (("plain", False), ("coded", True)):
         with Monitor(rig).watching() as peak, probing(rig) as measured:
-            pages, wrong, stuck = _fault_all(rig.mountpoint / name, seconds, compressible)
+            pages, wrong, stuck = _fault_all(rig.path / name, seconds, compressible)
         table.row(f"pages faulted, {name} chunks", pages)
         table.row(f"wrong pages, {name} chunks", wrong, holds=not wrong)
         table.row(f"threads stuck, {name} chunks", stuck, holds=not stuck)
@@ -103,7 +103,7 @@ def _fault_all(path: Path, seconds: float, compressible: bool) -> tuple[int, int
 
 def names(rig: Rig, table: Table, count: int) -> None:
     """Make many files in one directory, list, look up, list after a remount, remove."""
-    folder = rig.mountpoint / "folder"
+    folder = rig.path / "folder"
     folder.mkdir()
     with Monitor(rig).watching() as peak:
         with probing(rig) as measured, timed(table, f"create {count:,} files"):
@@ -111,7 +111,7 @@ def names(rig: Rig, table: Table, count: int) -> None:
                 (folder / f"{number:06}").write_bytes(b"%d" % number)
         table.latency("create", measured)
         with probing(rig) as measured, timed(table, "until they are in chunks (sync)"):
-            modelfs("sync", rig.mountpoint)
+            rig.sync()
         table.latency("sync", measured)
         _list(folder, table, count, "list")
         with timed(table, "stat each"):
@@ -154,29 +154,29 @@ def extents(rig: Rig, table: Table, count: int) -> None:
     """Read a file of many extents at both ends; remove one, truncate one, edit one."""
     with Monitor(rig).watching() as peak:
         for name in ("read", "cut", "edited"):
-            _write_tiny_tensors(rig.mountpoint / name, count, seed=len(name))
+            _write_tiny_tensors(rig.path / name, count, seed=len(name))
         with probing(rig) as measured, timed(table, f"ingest 3 files of {count:,} tensors"):
-            modelfs("sync", rig.mountpoint)
+            rig.sync()
         table.latency("ingest", measured)
         stalled(table, "ingest", measured)
         rig.remount()
-        _read_both_ends(rig.mountpoint / "read", table)
+        _read_both_ends(rig.path / "read", table)
         with probing(rig) as measured, timed(table, "edit one byte, until in chunks"):
-            _edit(rig.mountpoint / "edited")
-            modelfs("sync", rig.mountpoint)
+            _edit(rig.path / "edited")
+            rig.sync()
         stalled(table, "edit", measured)
         with probing(rig) as measured, timed(table, "truncate to nothing, until done"):
-            os.truncate(rig.mountpoint / "cut", 0)
-            modelfs("sync", rig.mountpoint)
+            os.truncate(rig.path / "cut", 0)
+            rig.sync()
         table.latency("truncate", measured)
         stalled(table, "truncate", measured)
         with probing(rig) as measured, timed(table, "rm -r, until done"):
-            (rig.mountpoint / "read").unlink()
+            (rig.path / "read").unlink()
             _wait_until_idle(rig)
         table.latency("rm", measured)
         stalled(table, "rm", measured)
         with probing(rig) as measured, timed(table, "gc"):
-            modelfs("gc", rig.mountpoint)
+            rig.collect()
         table.latency("gc", measured)
         stalled(table, "gc", measured)
     table.memory(rig, peak)
@@ -229,7 +229,7 @@ def _edit(path: Path) -> None:
 
 def huge(rig: Rig, table: Table) -> None:
     """Make a file of 10^15 bytes, read and write at places, and remove it."""
-    path = rig.mountpoint / "huge"
+    path = rig.path / "huge"
     before = rig.disk_bytes()
     with Monitor(rig).watching() as peak, probing(rig) as measured:
         with timed(table, f"truncate to {HUGE:,} bytes"):
@@ -242,7 +242,7 @@ def huge(rig: Rig, table: Table) -> None:
         with timed(table, "write the last byte, and fsync"):
             _write_at(path, HUGE - 1, b"x")
         with timed(table, "sync"):
-            modelfs("sync", rig.mountpoint)
+            rig.sync()
         read = _read_at(path, HUGE - 5)
         table.row("the last bytes", read, holds=read == b"\0\0\0\0x")
         table.row("disk taken", f"{rig.disk_bytes() - before:,} bytes")

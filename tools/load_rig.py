@@ -10,8 +10,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,100 +20,33 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final, NamedTuple
 
-MODELFS: Final = (sys.executable, "-m", "modelfs")
+from mounting import Mount, modelfs
+
 MIB: Final = 1 << 20
 PROBE_SECONDS: Final = 0.05
 STALL_SECONDS: Final = 0.1
 START_SECONDS: Final = 30.0
-END_SECONDS: Final = 300.0
 # Beside the cache of decoded chunks, a daemon may take this much memory.
 RSS_ALLOWANCE: Final = 200 * MIB
 
 context = multiprocessing.get_context("fork")
 
 
-class Rig:
-    """A store, and the daemon that serves it."""
+class Rig(Mount):
+    """A mount, and a plain folder beside it."""
 
     def __init__(self, folder: Path, cache_size: int) -> None:
+        super().__init__(folder / "store", folder / "mnt", "--cache-size", str(cache_size))
         self.folder = folder
-        self.store = folder / "store"
-        self.mountpoint = folder / "mnt"
         self.plain = folder / "plain"
         self.cache_size = cache_size
-        self._daemon: subprocess.Popen[bytes] | None = None
-        self.mountpoint.mkdir()
         self.plain.mkdir()
         modelfs("mkfs", self.store)
-
-    @property
-    def pid(self) -> int:
-        assert self._daemon is not None, "not mounted"
-        return self._daemon.pid
-
-    def mount(self) -> None:
-        command = [*MODELFS, "mount", "--foreground", "--cache-size", str(self.cache_size)]
-        with (self.folder / "daemon.log").open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [*command, str(self.store), str(self.mountpoint)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not self.mountpoint.is_mount():
-            if self._daemon.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the daemon does not mount:\n{self.log()}")
-            time.sleep(0.01)
-
-    def unmount(self) -> float:
-        """Unmount as a user does, and return how many seconds that took."""
-        start = time.monotonic()
-        modelfs("umount", self.mountpoint)
-        self._wait()
-        return time.monotonic() - start
-
-    def terminate(self) -> float:
-        """End the daemon as a service manager does, whoever uses the mount."""
-        start = time.monotonic()
-        os.kill(self.pid, signal.SIGTERM)
-        self._wait()
-        return time.monotonic() - start
-
-    def _wait(self) -> None:
-        assert self._daemon is not None, "not mounted"
-        code = self._daemon.wait(END_SECONDS)
-        self._daemon = None
-        if code:
-            raise SystemExit(f"the daemon ended with {code}:\n{self.log()}")
-
-    def remount(self, *, drop_caches: bool = True) -> None:
-        self.unmount()
-        if drop_caches:
-            drop_kernel_caches()
-        self.mount()
-
-    def fsck(self) -> bool:
-        """Say whether every stored byte is sound."""
-        done = subprocess.run([*MODELFS, "fsck", "--data", str(self.store)], check=False)
-        return done.returncode == 0
-
-    def log(self) -> str:
-        path = self.folder / "daemon.log"
-        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
     def disk_bytes(self) -> int:
         """Return what du(1) says of the store."""
         files = (path for path in self.store.rglob("*") if path.is_file())
         return sum(_blocks(path) for path in files) * 512
-
-    def discard(self) -> None:
-        """End what is still running, whatever happened."""
-        if self._daemon is not None and self._daemon.poll() is None:
-            self._daemon.kill()
-            self._daemon.wait()
-        if self.mountpoint.is_mount() or _is_listed(self.mountpoint):
-            subprocess.run(["fusermount3", "-u", "-z", str(self.mountpoint)], check=False)
 
 
 @contextmanager
@@ -126,26 +57,10 @@ def rig(folder: Path | None, cache_size: int) -> Iterator[Rig]:
     with tempfile.TemporaryDirectory(dir=folder, prefix="modelfs-load-") as scratch:
         made = Rig(Path(scratch).resolve(), cache_size)
         try:
-            made.mount()
+            made.start()
             yield made
         finally:
-            made.discard()
-
-
-def modelfs(*words: str | Path) -> str:
-    """Run a command that must succeed, and return what it printed."""
-    done = subprocess.run(
-        [*MODELFS, *map(str, words)], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"modelfs {words[0]} ended with {done.returncode}")
-    return done.stdout
-
-
-def drop_kernel_caches() -> None:
-    """Make the kernel forget clean pages, names and inodes; without root do nothing."""
-    if os.geteuid() == 0:
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+            made.abandon()
 
 
 def _blocks(path: Path) -> int:
@@ -153,11 +68,6 @@ def _blocks(path: Path) -> int:
         return path.stat().st_blocks
     except FileNotFoundError:
         return 0
-
-
-def _is_listed(path: Path) -> bool:
-    # A mount whose daemon died is no mount for os.path.ismount.
-    return f" {path} " in Path("/proc/self/mounts").read_text()
 
 
 # -- latency
@@ -210,7 +120,7 @@ class Probe:
         self._stop = context.Event()
         self._results = [rig.folder / "probe-mount", rig.folder / "probe-plain"]
         self._processes = []
-        for folder, result in zip((rig.mountpoint, rig.plain), self._results, strict=True):
+        for folder, result in zip((rig.path, rig.plain), self._results, strict=True):
             file = folder / "probed"
             file.write_bytes(b"probe" * 1000)
             arguments = (file, result, rig.pid, self._stop)

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-MODELFS = [sys.executable, "-m", "modelfs"]
+from mounting import modelfs, mounted
+
 # For one file of the suite; the longest takes half a minute on ext4.
 TIMEOUT = 600
 FILE = re.compile(r"(\S+/(\w+)/\d+\.t) \.+")
@@ -76,19 +77,11 @@ def _copied(source: Path, suite: Path) -> Path:
 
 
 def _run_mounted(store: Path, suite: Path, top: Path) -> Results:
-    _modelfs("mkfs", store)
-    _modelfs("mount", "--allow-other", store, top)
-    try:
+    modelfs("mkfs", store)
+    with mounted(store, top, "--allow-other") as mount:
         results = _run(suite, top)
-    finally:
-        if subprocess.run([*MODELFS, "umount", top], check=False).returncode:
-            subprocess.run(["umount", "--lazy", top], check=False)
-    _modelfs("fsck", "--data", store)
+    mount.fsck()
     return results
-
-
-def _modelfs(*arguments: str | Path) -> None:
-    subprocess.run([*MODELFS, *arguments], check=True)
 
 
 def _run(suite: Path, top: Path) -> Results:

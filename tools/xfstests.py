@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mounting import MODELFS, modelfs
+
 HERE: Final = Path(__file__).resolve()
-MODELFS: Final = (sys.executable, "-m", "modelfs")
 STORES: Final = ("modelfs-test", "modelfs-scratch")
 USERS: Final = ("fsgqa", "fsgqa2", "123456-fsgqa")
 HELPER: Final = Path("/sbin/mount.fuse3")
@@ -125,11 +126,11 @@ def _prepare(folder: Path) -> None:
     for name in ("bin", "test", "scratch", "results", *STORES):
         (folder / name).mkdir()
     for store in STORES:
-        subprocess.run([*MODELFS, "mkfs", folder / store], check=True, stdout=subprocess.DEVNULL)
+        modelfs("mkfs", folder / store)
     (folder / "local.config").write_text(CONFIG.format(folder=folder))
-    modelfs = f"env PYTHONPATH={shlex.quote(str(HERE.parent.parent))} {shlex.join(MODELFS)}"
+    command = f"env PYTHONPATH={shlex.quote(str(HERE.parent.parent))} {shlex.join(MODELFS)}"
     _script(folder / "bin" / "df", DF_SCRIPT.format(df=shutil.which("df")))
-    helper = _script(folder / "helper", HELPER_SCRIPT.format(modelfs=modelfs, folder=folder))
+    helper = _script(folder / "helper", HELPER_SCRIPT.format(modelfs=command, folder=folder))
     _put_over(HELPER, helper)
     _add_users(folder)
 

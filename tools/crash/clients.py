@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 import traceback
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from crash.promises import Content, blocks_of, slice_of
+from mounting import Failed, modelfs
 
-MODELFS: Final = (sys.executable, "-m", "modelfs")
 STDERR: Final = 2
 PIECE: Final = 1 << 20
 STALL_SECONDS: Final = 2.0  # much longer than early ingest takes to begin
@@ -146,17 +145,6 @@ class Client:
         self.say("phase", "work")
 
 
-def modelfs(*words: str | Path) -> None:
-    """Run a command of modelfs, which has to succeed.
-
-    Raises:
-        OSError: it did not; the text is what it said.
-    """
-    done = subprocess.run([*MODELFS, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"modelfs {words[0]}: {done.stderr.strip()}")
-
-
 def start(
     work: Callable[[Client], None], site: Site, name: str, seed: int, log: int = STDERR
 ) -> int:
@@ -171,7 +159,7 @@ def start(
         os.dup2(log, STDERR)
         work(Client(site, name, seed))
         code = 0
-    except OSError as exc:
+    except (OSError, Failed) as exc:
         print(f"{name}: {exc}", file=sys.stderr)
         code = 1
     except BaseException:

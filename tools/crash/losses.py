@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from crash.checking import problems_after
-from crash.clients import MODELFS, Site, modelfs
+from crash.clients import Site
 from crash.disk import DISK, FLUSH, STATEMENTS, WRITE, recorded
 from crash.images import Images, Point, Record, choose
 from crash.machine import loop_mounted, make_file_system
 from crash.workloads import WORKLOADS, run
+from mounting import modelfs, mounted
 
 DISK_SIZE: Final = 1536 << 20
 POINT_SECONDS: Final = 120
@@ -91,7 +91,7 @@ def _work(cell: Cell, store: Path) -> None:
     statements = cell.folder / "recorder" / STATEMENTS
     site = Site(cell.folder / "mnt", store, statements, cell.seconds * workload.scale)
     modelfs("mkfs", store)
-    with mounted(site, cell.folder / "daemon.log"):
+    with mounted(store, site.mountpoint, log=cell.folder / "daemon.log"):
         run(workload.setup, site, cell.seed)
         modelfs("sync", site.mountpoint)
         subprocess.run(["sync", "-f", store], check=True)
@@ -100,28 +100,6 @@ def _work(cell: Cell, store: Path) -> None:
         _say(statements, "phase", "umount")
         _say(statements, "ask", 0)
     _say(statements, "done", 0)
-
-
-@contextmanager
-def mounted(site: Site, log: Path) -> Iterator[None]:
-    """Mount a store with the command line; unmount it at the end, which has to succeed."""
-    site.mountpoint.mkdir(exist_ok=True)
-    with log.open("ab") as file:
-        daemon = subprocess.Popen(
-            [*MODELFS, "mount", "--foreground", site.store, site.mountpoint], stderr=file
-        )
-    try:
-        while not site.mountpoint.is_mount():
-            if daemon.poll() is not None:
-                raise OSError(f"no mount: {log.read_text()[-2000:]}")
-            time.sleep(0.01)
-        yield
-        modelfs("umount", site.mountpoint)
-        if code := daemon.wait():
-            raise OSError(f"the daemon ended with {code}: {log.read_text()[-2000:]}")
-    finally:
-        daemon.kill()
-        daemon.wait()
 
 
 def _show_errors(cell: Cell) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from exercising.draw import Draw
 from exercising.files import Files, Wrong
 from exercising.operations import WEIGHTS
-from exercising.place import MODELFS, Failed
+from mounting import MODELFS, Failed
 
 SHARED_FILES: Final = 2
 SHARED_SIZE: Final = 3_000_000

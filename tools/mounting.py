@@ -1,0 +1,189 @@
+"""A mount that a script makes for itself, all through the command line, as a user's calls are."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+MODELFS: Final = (sys.executable, "-m", "modelfs")
+DEADLINE: Final = 600.0  # seconds that a command, a mount or the end of a daemon may take
+
+
+class Failed(Exception):
+    """A command of modelfs failed, or a daemon."""
+
+
+class Mount:
+    """A store, the folder `path` it is shown in, and the daemon that shows it."""
+
+    def __init__(self, store: Path, path: Path, *options: str, log: Path | None = None) -> None:
+        self.store = store
+        self.path = path
+        self._options = options
+        self._log = log or store.with_name(f"{store.name}.log")
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._daemon is not None, "not mounted"
+        return self._daemon.pid
+
+    def begin(self) -> None:
+        """Start a daemon, and do not wait for it."""
+        self.path.mkdir(exist_ok=True)
+        with self._log.open("ab") as log:
+            self._daemon = subprocess.Popen(
+                [*MODELFS, "mount", "--foreground", *self._options, self.store, self.path],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for the script, which then ends the daemon
+            )
+
+    def start(self) -> float:
+        """Mount, and return after how many seconds the mount answered.
+
+        Raises:
+            Failed: it does not mount.
+        """
+        began = time.monotonic()
+        self.begin()
+        assert self._daemon is not None
+        while not self.path.is_mount():
+            if self._daemon.poll() is not None or time.monotonic() > began + DEADLINE:
+                raise Failed(f"the daemon does not mount:\n{self.log()}")
+            time.sleep(0.005)
+        return time.monotonic() - began
+
+    def unmount(self) -> float:
+        """Unmount as a user does, and return how many seconds that took.
+
+        Raises:
+            Failed: it could not be unmounted, or the daemon did not end with 0.
+        """
+        began = time.monotonic()
+        modelfs("umount", self.path)
+        self._wait()
+        return time.monotonic() - began
+
+    def terminate(self) -> float:
+        """End the daemon as a service manager does, and return how many seconds that took.
+
+        Raises:
+            Failed: it did not end with 0.
+        """
+        began = time.monotonic()
+        os.kill(self.pid, signal.SIGTERM)
+        self._wait()
+        return time.monotonic() - began
+
+    def remount(self) -> None:
+        """Unmount and mount again, and have the kernel forget in between."""
+        self.unmount()
+        drop_kernel_caches()
+        self.start()
+
+    def sync(self) -> None:
+        """Return when all that was written is durable and cut into chunks."""
+        modelfs("sync", self.path)
+
+    def collect(self) -> None:
+        """Have garbage removed."""
+        modelfs("gc", self.path)
+
+    def fsck(self) -> None:
+        """Check every stored byte.
+
+        Raises:
+            Failed: something is damaged.
+        """
+        modelfs("fsck", "--data", self.store)
+
+    def finish(self) -> None:
+        """Unmount, and check what is left behind.
+
+        Raises:
+            Failed: the store is not sound, or its daemons met errors.
+        """
+        self.unmount()
+        self.fsck()
+        log = self._log.read_text(errors="replace")
+        if " ERROR " in log or "Traceback" in log:
+            raise Failed(f"the daemon met errors:\n{self.log()}")
+
+    def kill(self) -> None:
+        """Kill the daemon, if there is one. The kernel keeps the dead mount."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait()
+            self._daemon = None
+
+    def clear(self) -> None:
+        """Remove what dead daemons left mounted."""
+        # Such a mount answers ENOTCONN, which Path.is_mount takes for a no.
+        while f" {self.path.resolve()} " in Path("/proc/self/mounts").read_text():
+            subprocess.run(["fusermount3", "-u", "-z", self.path], check=True)
+
+    def abandon(self) -> None:
+        """End what is still there, whatever happened; nobody wants the store any more."""
+        self.kill()
+        self.clear()
+
+    def log(self) -> str:
+        """Return the end of what the daemons had to say."""
+        return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
+
+    def _wait(self) -> None:
+        assert self._daemon is not None, "not mounted"
+        try:
+            code = self._daemon.wait(DEADLINE)
+        except subprocess.TimeoutExpired as exc:
+            raise Failed(f"the daemon still runs after {DEADLINE:.0f} s") from exc
+        self._daemon = None
+        if code:
+            raise Failed(f"the daemon ended with {code}:\n{self.log()}")
+
+
+@contextmanager
+def mounted(store: Path, path: Path, *options: str, log: Path | None = None) -> Iterator[Mount]:
+    """Mount a store while the block lasts.
+
+    Raises:
+        Failed: it does not mount, or its daemon did not end well.
+    """
+    mount = Mount(store, path, *options, log=log)
+    try:
+        mount.start()
+        yield mount
+        mount.unmount()
+    finally:
+        mount.abandon()
+
+
+def modelfs(*words: str | Path) -> str:
+    """Run a command of modelfs, which has to succeed, and return what it printed.
+
+    Raises:
+        Failed: it did not, or took too long; the text has what it said.
+    """
+    try:
+        done = subprocess.run(
+            [*MODELFS, *words], check=False, capture_output=True, text=True, timeout=DEADLINE
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Failed(f"modelfs {words[0]} still runs after {DEADLINE:.0f} s") from exc
+    if done.returncode:
+        said = f"{done.stdout}{done.stderr}"
+        raise Failed(f"modelfs {words[0]} ended with {done.returncode}:\n{said}")
+    return done.stdout
+
+
+def drop_kernel_caches() -> None:
+    """Make the kernel forget clean pages, names and inodes; without root do nothing."""
+    if os.geteuid() == 0:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
