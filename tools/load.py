@@ -15,9 +15,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from load_churn import churn
-from load_extremes import extents, faults, huge, names
-from load_rig import MIB, Rig, Table, rig
+from loading.churn import churn
+from loading.extremes import extents, faults, huge, names
+from loading.rig import MIB, Rig, rig
+from loading.table import Table
 from mounting import Failed
 
 DATA_TO_CACHE = 10  # how many times more data than cache

@@ -1,0 +1,1 @@
+"""What tools/exercise.py is made of."""

@@ -17,7 +17,9 @@ from typing import Final
 
 import numpy as np
 
-from load_rig import MIB, Latency, Monitor, Rig, Table, probing
+from loading.probe import Latency, probing
+from loading.rig import MIB, Monitor, Rig
+from loading.table import Table
 
 PAGE: Final = 4096
 FAULT_THREADS: Final = 32

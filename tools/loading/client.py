@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from load_rig import MIB
+from loading.rig import MIB
 
 HEAD: Final = struct.Struct("<QQQ")
 SIZES: Final = (100, 4096, 100_000, MIB, 3 * MIB + 17, 16 * MIB)

@@ -9,8 +9,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
-from load_client import Task, Version, content, work
-from load_rig import MIB, Monitor, Rig, Table, context, probing
+from loading.client import Task, Version, content, work
+from loading.probe import context, probing
+from loading.rig import MIB, Monitor, Rig
+from loading.table import Table
 
 CLIENTS: Final = 8
 DEADLOCK_SECONDS: Final = 30.0

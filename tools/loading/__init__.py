@@ -1,0 +1,1 @@
+"""What tools/load.py is made of."""
