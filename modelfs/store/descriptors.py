@@ -88,6 +88,15 @@ def sync(file: Descriptor) -> None:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Descriptors:
     """The most recently used files under one folder. Any thread may ask."""
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from modelfs.errors import NotAStore
 from modelfs.formats.layout import Format
+from modelfs.store.descriptors import sync_folder
 from modelfs.store.folder import (
     FORMAT_FILE,
     FORMAT_TEXT,
@@ -21,7 +22,6 @@ from modelfs.store.folder import (
 )
 from modelfs.store.index import Index
 from modelfs.store.nodes import Nodes
-from modelfs.store.pack import sync_folder
 from modelfs.store.records import FORMAT_VERSION, Inode, Superblock
 from modelfs.store.tables import ROOT, Table
 from modelfs.store.totals import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Totals

@@ -46,7 +46,15 @@ import xxhash
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
-from modelfs.store.descriptors import IOV_MAX, Descriptor, Descriptors, read_at, sync, write_at
+from modelfs.store.descriptors import (
+    IOV_MAX,
+    Descriptor,
+    Descriptors,
+    read_at,
+    sync,
+    sync_folder,
+    write_at,
+)
 from modelfs.store.records import ChunkKind
 from modelfs.store.space import Space
 from modelfs.store.tables import KEY_MAX, ChunkId, PackId
@@ -400,12 +408,3 @@ class Segment:
         check = xxhash.xxh3_64_intdigest(head + table)
         buffers[0] = head + check.to_bytes(8, "little") + table
         return entries, [buffer for buffer in buffers if buffer], size
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

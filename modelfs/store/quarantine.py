@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from modelfs.store.pack import sync_folder
+from modelfs.store.descriptors import sync_folder
 from modelfs.store.tables import Table
 
 FOLDER: Final = "quarantine"

@@ -65,11 +65,6 @@ class RangeSet:
         self._starts[first:last] = [a for a, _ in kept]
         self._stops[first:last] = [b for _, b in kept]
 
-    def overlaps(self, start: int, stop: int) -> bool:
-        """Say whether any offset of `[start, stop)` is in the set."""
-        first = bisect_right(self._stops, start)
-        return first < len(self._starts) and self._starts[first] < stop
-
     def within(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of the set inside `[start, stop)`, in order."""
         for at in range(bisect_right(self._stops, start), len(self._starts)):

@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.store.descriptors import Descriptor, Descriptors, sync
+from modelfs.store.descriptors import Descriptor, Descriptors, sync, sync_folder
 from modelfs.store.index import Index
-from modelfs.store.pack import sync_folder
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import StagedWindow
 from modelfs.store.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
