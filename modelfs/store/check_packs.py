@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.store.check_chunks import form_problem
 from modelfs.store.check_view import Finding, Severity, View
-from modelfs.store.pack import PAGE, Entry
 from modelfs.store.records import Chunk, PackRow
+from modelfs.store.segment import PAGE, Entry
 from modelfs.store.tables import ChunkId, PackId, Table, number_key
 
 Progress = Callable[[int, int], None]

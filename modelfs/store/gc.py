@@ -15,8 +15,9 @@ from typing import Final
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.store.chunks import Chunks
 from modelfs.store.index import KEY_END, Index
-from modelfs.store.pack import PAGE, Packs
+from modelfs.store.pack import Packs
 from modelfs.store.records import Chunk, PackRow
+from modelfs.store.segment import PAGE
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of
 from modelfs.store.totals import DEAD_BYTES, DEAD_CHUNKS, Totals

@@ -1,17 +1,13 @@
 """Packs: append-only files that hold the stored bytes of chunks.
 
-Theory of operation. Chunks are appended in *segments* of up to `SEGMENT_SIZE` bytes: one write for
-many chunks, and inside a segment their bytes lie next to each other without headers in between, so
-that a tensor's consecutive chunks are read in one go (the unit is that of Rosenblum's and
-Ousterhout's log-structured file system, 1992; keeping values apart from the index is WiscKey's,
-FAST 2016).
-A pack is sealed when it reaches `PACK_SIZE`, or the reserve of a small disk (see `store.space`);
-nothing in it changes after that.
+Theory of operation. Chunks are appended in *segments*, many with one write (see `store.segment`).
+Keeping values apart from the index is WiscKey's (FAST 2016). A pack is sealed when it reaches
+`PACK_SIZE`, or the reserve of a small disk (see `store.space`); nothing in it changes after that.
 
 The index vouches for a pack up to a `stop`; what lies behind it was never committed. It is cut off
 when the store is opened or when a writer gives up. The order is: append, `flush()`, and only then
-the index. The segment headers repeat what the index says, so that gc can tell what a pack holds
-without a scan of the index, and a lost index could be rebuilt.
+the index. The segments' tables repeat what the index says: gc can tell what a pack holds without a
+scan of the index, and a repair restores lost chunk records from them.
 
 Pack file, little-endian::
 
@@ -21,17 +17,7 @@ Pack file, little-endian::
     16      bytes 16  uuid     of the store
     32      u64       check    XXH3-64 of bytes 0 to 32
     40      -         zero up to 4,096
-    4096    segments, each at a multiple of 4,096
-
-Segment::
-
-    0       bytes 4   magic    "MSEG"
-    4       u32       count    of chunks, at most 1,024
-    8       u64       size     of the whole segment, a multiple of 4,096
-    16      u64       check    XXH3-64 of bytes 0 to 16 and the entries
-    24      entry 40  each     u64 chunk, u64 offset in the pack, u32 stored, u32 size, u8 kind,
-                               u8 codec, u16 zero, u32 zero, u64 checksum of the stored bytes
-    then the chunks' bytes; those of `ALIGN_FROM` bytes or more start at a multiple of 4,096
+    4096    segments, each at a multiple of 4,096: see `store.segment`
 """
 
 import logging
@@ -40,14 +26,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import Final
 
 import xxhash
 
-from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store.descriptors import (
-    IOV_MAX,
     Descriptor,
     Descriptors,
     read_at,
@@ -55,56 +39,16 @@ from modelfs.store.descriptors import (
     sync_folder,
     write_at,
 )
-from modelfs.store.records import ChunkKind
+from modelfs.store.segment import HEAD, PAGE, Entry, Segment, decode_table, sizes_of
 from modelfs.store.space import Space
-from modelfs.store.tables import KEY_MAX, ChunkId, PackId
+from modelfs.store.tables import KEY_MAX, PackId
 
 log = logging.getLogger(__name__)
 
 PACK_SIZE: Final = 256 << 20
-SEGMENT_SIZE: Final = 16 << 20
-PAGE: Final = 4096
-# Below this, padding to a page would cost more than 6 % of the chunk.
-ALIGN_FROM: Final = 64 << 10
 
 _PACK_HEAD = struct.Struct("<8sQ16sQ")
-_SEGMENT_HEAD = struct.Struct("<4sIQQ")
 _PACK_MAGIC = b"MDLPACK1"
-_SEGMENT_MAGIC = b"MSEG"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One chunk in a segment's table: where its stored bytes are in the pack."""
-
-    chunk: ChunkId
-    offset: int
-    stored: int
-    size: int
-    kind: ChunkKind
-    codec: CodecId
-    checksum: int
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQIIBB6xQ")
-
-    def to_bytes(self) -> bytes:
-        return self.LAYOUT.pack(
-            self.chunk, self.offset, self.stored, self.size, self.kind, self.codec, self.checksum
-        )
-
-    @classmethod
-    def from_bytes(cls, value: bytes) -> Self:
-        """Decode a line of the table.
-
-        Raises:
-            CorruptPack: a kind or codec number that was never assigned.
-        """
-        chunk, offset, stored, size, number, codec, checksum = cls.LAYOUT.unpack(value)
-        try:
-            kind, form = ChunkKind(number), CodecId(codec)
-        except ValueError as exc:
-            raise CorruptPack(f"segment entry {value.hex()}: {exc}") from exc
-        return cls(ChunkId(chunk), offset, stored, size, kind, form, checksum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,18 +171,11 @@ class Packs:
         Raises:
             CorruptPack: it is damaged.
         """
-        head = self.read(pack, start, _SEGMENT_HEAD.size)
-        magic, count, size, check = _SEGMENT_HEAD.unpack(head)
-        if magic != _SEGMENT_MAGIC or not 0 < size <= stop - start or size % PAGE:
-            raise CorruptPack(f"pack {pack}: no segment at {start}")
-        width = Entry.LAYOUT.size
-        if count > IOV_MAX or count * width > size:
-            raise CorruptPack(f"pack {pack}: table too long in the segment at {start}")
-        table = self.read(pack, start + _SEGMENT_HEAD.size, count * width)
-        if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:
-            raise CorruptPack(f"pack {pack}: damaged table in the segment at {start}")
-        entries = [Entry.from_bytes(table[at : at + width]) for at in range(0, len(table), width)]
-        return SegmentTable(pack, start + size, entries)
+        where = f"pack {pack}, segment at {start}"
+        head = self.read(pack, start, HEAD.size)
+        size, table_size = sizes_of(head, stop - start, where)
+        table = self.read(pack, start + HEAD.size, table_size)
+        return SegmentTable(pack, start + size, decode_table(head, table, where))
 
     def check_header(self, pack: PackId) -> None:
         """Check that the file is this store's pack of that number.
@@ -256,7 +193,7 @@ class Packs:
 
     # -- writing
 
-    def append(self, segment: "Segment") -> tuple[list[Entry], Tail]:
+    def append(self, segment: Segment) -> tuple[list[Entry], Tail]:
         """Write a segment. It is durable after the next `flush`.
 
         Returns:
@@ -358,53 +295,3 @@ class Packs:
     def _header(self, pack: PackId) -> bytes:
         head = _PACK_HEAD.pack(_PACK_MAGIC, pack, self._uuid, 0)[:-8]
         return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
-
-
-class Segment:
-    """Chunks on their way into a pack."""
-
-    def __init__(self) -> None:
-        self._chunks: list[tuple[ChunkId, ChunkKind, CodecId, int, bytes]] = []
-        self.stored = 0  # bytes, without headers and padding
-        self.raw = 0  # bytes when decoded, which whoever fills a segment has in memory
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    @property
-    def size_at_most(self) -> int:
-        return self.stored + (len(self._chunks) + 2) * (PAGE + Entry.LAYOUT.size)
-
-    @property
-    def full(self) -> bool:
-        return self.raw >= SEGMENT_SIZE or len(self._chunks) >= IOV_MAX // 2 - 2
-
-    def add(
-        self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
-    ) -> None:
-        """Add a chunk of `size` bytes when decoded. The buffer is kept until it is written."""
-        self._chunks.append((chunk, kind, codec, size, stored))
-        self.stored += len(stored)
-        self.raw += size
-
-    def laid_out(self, start: int) -> tuple[list[Entry], list[bytes], int]:
-        """Return the entries, the buffers to write at `start`, and their size together."""
-        table_size = _SEGMENT_HEAD.size + len(self._chunks) * Entry.LAYOUT.size
-        offset = start + table_size
-        entries: list[Entry] = []
-        buffers: list[bytes] = [b""]
-        for chunk, kind, codec, size, stored in self._chunks:
-            if len(stored) >= ALIGN_FROM:
-                buffers.append(bytes(-offset % PAGE))
-                offset += len(buffers[-1])
-            checksum = xxhash.xxh3_64_intdigest(stored)
-            entries.append(Entry(chunk, offset, len(stored), size, kind, codec, checksum))
-            buffers.append(stored)
-            offset += len(stored)
-        buffers.append(bytes(-offset % PAGE))
-        size = offset + len(buffers[-1]) - start
-        table = b"".join(entry.to_bytes() for entry in entries)
-        head = _SEGMENT_HEAD.pack(_SEGMENT_MAGIC, len(entries), size, 0)[:-8]
-        check = xxhash.xxh3_64_intdigest(head + table)
-        buffers[0] = head + check.to_bytes(8, "little") + table
-        return entries, [buffer for buffer in buffers if buffer], size

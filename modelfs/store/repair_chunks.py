@@ -21,9 +21,10 @@ from modelfs.errors import CorruptData
 from modelfs.store.check_chunks import form_problem
 from modelfs.store.check_packs import entry_of
 from modelfs.store.mending import Mending
-from modelfs.store.pack import Entry, pack_name
+from modelfs.store.pack import pack_name
 from modelfs.store.records import UNKNOWN, Chunk, ChunkKind, PackRow
 from modelfs.store.repair_packs import PackState, look_into
+from modelfs.store.segment import Entry
 from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of
 from modelfs.store.totals import NEXT_PACK
 

@@ -8,8 +8,9 @@ from typing import Final
 
 from modelfs.errors import CorruptPack
 from modelfs.store.descriptors import sync_folder
-from modelfs.store.pack import PAGE, Entry, Packs, pack_name, pack_number, read_header
+from modelfs.store.pack import Packs, pack_name, pack_number, read_header
 from modelfs.store.quarantine import Quarantine
+from modelfs.store.segment import PAGE, Entry
 from modelfs.store.store import Store
 from modelfs.store.tables import ChunkId, PackId
 

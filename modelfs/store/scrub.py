@@ -20,8 +20,9 @@ from typing import Final
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.store.chunks import Chunks
 from modelfs.store.index import Index
-from modelfs.store.pack import PAGE, Packs, SegmentTable
+from modelfs.store.pack import Packs, SegmentTable
 from modelfs.store.records import Chunk, PackRow
+from modelfs.store.segment import PAGE
 from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of, prefix_end
 from modelfs.store.totals import Totals
 

@@ -18,8 +18,9 @@ from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
 from modelfs.store.chunker import Role
 from modelfs.store.chunks import Chunks
-from modelfs.store.pack import Entry, Packs, Segment, Tail
+from modelfs.store.pack import Packs, Tail
 from modelfs.store.records import Chunk, ChunkKind
+from modelfs.store.segment import Entry, Segment
 from modelfs.store.tables import ChunkId
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from modelfs.codecs import CODECS
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.check_decode import DECODERS
-from modelfs.store.pack import PAGE, Entry, Packs, pack_name, pack_number
+from modelfs.store.pack import Packs, pack_name, pack_number
 from modelfs.store.records import (
     Chunk,
     Dentry,
@@ -24,6 +24,7 @@ from modelfs.store.records import (
     Superblock,
     TensorRow,
 )
+from modelfs.store.segment import PAGE, Entry
 from modelfs.store.tables import PackId
 
 GOLDEN: Final = Path(__file__).parents[1] / "store" / "golden"

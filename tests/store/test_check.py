@@ -10,9 +10,9 @@ import pytest
 from modelfs.codecs.base import CodecId
 from modelfs.store.check import Severity, check, fsck
 from modelfs.store.folder import SUPERBLOCK
-from modelfs.store.pack import PAGE
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import Chunk, Dentry, Extent, StagedWindow
+from modelfs.store.segment import PAGE
 from modelfs.store.tables import (
     ROOT,
     ChunkId,

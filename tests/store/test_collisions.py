@@ -9,7 +9,7 @@ import xxhash
 
 from modelfs.errors import CorruptChunk
 from modelfs.formats.layout import Format
-from modelfs.store import pack as pack_module
+from modelfs.store import segment as segment_module
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber
 from modelfs.store.twins import HEAD, SIZE_MIN
@@ -128,7 +128,7 @@ def test_files_keep_their_bytes(box: Box, seed: int) -> None:
 @pytest.mark.parametrize("segment", [1, 3 * CHUNK, 1 << 20])
 def test_chunks_of_one_writer(opened: Store, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     """Nor is it another's in the same segment, or in one that is in no index yet."""
-    monkeypatch.setattr(pack_module, "SEGMENT_SIZE", segment)
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", segment)
     contents = [noise(CHUNK, seed) for seed in range(6)]
     whole = b"".join([*contents, *reversed(contents)])
     inode = stored_file(opened, b"f", whole)

@@ -16,7 +16,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from modelfs.store import pack
+from modelfs.store import pack, segment
 from modelfs.store.making import make_store
 from tests.store import faults
 from tests.store.faults import CALLS, PART, PARTIAL, SYNCS, Fault, survive
@@ -27,7 +27,7 @@ from tests.store.stores import CHUNK, small_windows
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store whose windows, segments and packs are small, so that there are many."""
     small_windows(monkeypatch, 4 * CHUNK)
-    monkeypatch.setattr(pack, "SEGMENT_SIZE", 4 * CHUNK)
+    monkeypatch.setattr(segment, "SEGMENT_SIZE", 4 * CHUNK)
     monkeypatch.setattr(pack, "PACK_SIZE", 24 * CHUNK)
     # No power is lost here, so nothing has to reach a disk.
     for name in SYNCS:

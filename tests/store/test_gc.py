@@ -8,7 +8,7 @@ import pytest
 from modelfs.errors import CorruptChunk
 from modelfs.store import gc as gc_module
 from modelfs.store import pack as pack_module
-from modelfs.store.pack import PAGE
+from modelfs.store.segment import PAGE
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber, PackId, Table
 from modelfs.store.twins import SIZE_MIN

@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store import pack as pack_module
+from modelfs.store import segment as segment_module
 from modelfs.store.descriptors import IOV_MAX
-from modelfs.store.pack import (
-    ALIGN_FROM,
-    PAGE,
-    Entry,
-    Packs,
-    Segment,
-    Tail,
-    pack_name,
-    pack_number,
-)
+from modelfs.store.pack import Packs, Tail, pack_name, pack_number
 from modelfs.store.records import ChunkKind
+from modelfs.store.segment import ALIGN_FROM, PAGE, Entry, Segment
 from modelfs.store.tables import ChunkId, PackId
 from tests.store.stores import noise
 
@@ -190,7 +183,7 @@ def test_packs_are_sealed_when_full(packs: Packs, monkeypatch: pytest.MonkeyPatc
 
 def test_a_segment_says_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment is full by bytes, or by as many chunks as one write can take."""
-    monkeypatch.setattr(pack_module, "SEGMENT_SIZE", 10)
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
     assert not segment_of(b"123456789").full
     assert segment_of(b"1234567890").full
     assert segment_of(*[b""] * (IOV_MAX // 2)).full

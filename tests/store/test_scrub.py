@@ -8,6 +8,7 @@ from modelfs.errors import CorruptChunk
 from modelfs.store import pack as pack_module
 from modelfs.store.scrub import DAMAGED, REMEMBERED_MAX, Stretch
 from modelfs.store.scrub_report import scrub_report
+from modelfs.store.segment import PAGE
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
 from tests.store.stores import (
@@ -142,7 +143,7 @@ def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(not each.damaged for each in scrub(opened))
 
 
-@pytest.mark.parametrize("at", [10, pack_module.PAGE + 30])
+@pytest.mark.parametrize("at", [10, PAGE + 30])
 def test_damaged_tables(box: Box, at: int) -> None:
     """Where a header or a table is damaged, the pack's chunks are checked all the same."""
     store = box.store
@@ -188,7 +189,7 @@ def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, size, advice: told.append((at, size)))
     opened.scrubber.begin()
     scrub(opened)
-    assert told == [(pack_module.PAGE, 2 * pack_module.PAGE)]
+    assert told == [(PAGE, 2 * PAGE)]
 
 
 def test_so_much_is_remembered(opened: Store) -> None:

@@ -24,7 +24,7 @@ from modelfs.store.check import check
 from modelfs.store.folder import FORMAT_FILE, SUPERBLOCK
 from modelfs.store.index import Index
 from modelfs.store.making import make_store
-from modelfs.store.pack import PAGE
+from modelfs.store.segment import PAGE
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, PackId, Table, number_key
 from tests.store.stores import (

@@ -6,6 +6,7 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.store import pack as pack_module
+from modelfs.store import segment as segment_module
 from modelfs.store.chunker import Role
 from modelfs.store.chunks import Chunks
 from modelfs.store.records import ChunkKind, Extent
@@ -54,7 +55,7 @@ def test_equal_content_is_one_chunk(opened: Store) -> None:
 
 def test_segments_are_written_as_they_fill(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Content of a segment that is already in a pack, but in no index, is shared too."""
-    monkeypatch.setattr(pack_module, "SEGMENT_SIZE", 5000)
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 5000)
     contents = [noise(1000, seed) for seed in range(20)] + [TEXT]
     writer = opened.writer()
     chunks = [writer.put(content, Role.PLAIN) for content in contents]
@@ -69,7 +70,7 @@ def test_a_collision_never_gives_other_content(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If all hashes are the same, different contents are different chunks all the same."""
-    monkeypatch.setattr(pack_module, "SEGMENT_SIZE", 250)
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 250)
     contents = [noise(100, seed) for seed in range(6)]
     chunks = put(opened, *contents, *contents)
     assert chunks[:6] == chunks[6:]
@@ -167,7 +168,7 @@ def test_a_damaged_chunk_is_not_healed_by_other_content(
 
 def test_a_given_up_writer_leaves_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunk numbers of a writer that failed are used again, with the right content."""
-    monkeypatch.setattr(pack_module, "SEGMENT_SIZE", 10)
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
     writer = opened.writer()
     first = writer.put(TEXT, Role.PLAIN)
     assert writer.put(TEXT, Role.PLAIN) == first  # compared with what was written
