@@ -11,10 +11,9 @@ permissions (`default_permissions`), keeps locks, and caches names, attributes a
 are asked for what it does not know, or is not allowed to know, such as anything that lasts.
 """
 
-import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import pyfuse3
@@ -35,12 +34,12 @@ from pyfuse3 import (
 )
 
 from modelfs.errors import (
-    CorruptIndex,
     InvalidArgument,
     NotFound,
     NotPermitted,
     StoreReadOnly,
 )
+from modelfs.fs import listing
 from modelfs.fs.attributes import (
     change_of,
     entry_of,
@@ -50,7 +49,7 @@ from modelfs.fs.attributes import (
     statvfs_of,
 )
 from modelfs.fs.boundary import replies, silent
-from modelfs.fs.handles import Handle, Handles
+from modelfs.fs.handles import Handles
 from modelfs.fs.kernel import take_pages
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
@@ -59,16 +58,11 @@ from modelfs.store.namespace import Owner
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber
 
-log = logging.getLogger(__name__)
-
 # Answered by every file, listed by none: tells which store a path belongs to.
 STORE_ATTRIBUTE: Final = b"user.modelfs.store"
 OWN_PREFIX: Final = b"user.modelfs."
-READDIR_PAGE: Final = 64
 # What a name or an attribute is taken to need in the index, in bytes.
 NAME_ROOM: Final = 4096
-DOT_COOKIE: Final = 1
-DOT_DOT_COOKIE: Final = 2
 # How many opens with O_TRUNC wait for the kernel's pages at the same time.
 TRUNCATING_MAX: Final = 8
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
@@ -200,15 +194,13 @@ class Operations(pyfuse3.Operations):
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         handle = self._handles[fh]
-        if not start_id or not handle.listed_to:
-            handle.listed_to, handle.may_go_on = self._store.namespace.next_cookie(), True
-        listed = self._listed(handle, start_id)
+        listed = listing.entries(self._store, handle, start_id)
         for number, (cookie, name, entry, inode) in enumerate(listed, 1):
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
                 return
             if inode is not None:
                 self._handles.remember(inode)
-            if number % READDIR_PAGE == 0:
+            if number % listing.READDIR_PAGE == 0:
                 await trio.lowlevel.checkpoint()
 
     @silent
@@ -329,7 +321,7 @@ class Operations(pyfuse3.Operations):
         if closed.writable and not self._handles.being_written(closed.inode):
             self._writeback.ingesting.closed(closed.inode)
 
-    # -- helpers
+    # -- shared by several
 
     def _created(
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
@@ -338,38 +330,6 @@ class Operations(pyfuse3.Operations):
         owner = Owner(ctx.uid, ctx.gid)
         node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
         return self._remembered(node.inode)
-
-    def _listed(
-        self, handle: Handle, after: int
-    ) -> Iterator[tuple[int, bytes, EntryAttributes, InodeNumber | None]]:
-        # Cookie, name and attributes of each entry, and the inode if the kernel will count it.
-        folder = handle.inode
-        if not self._store.nodes.get(folder).nlink:
-            return  # removed while it was open
-        for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
-            if after < cookie:
-                node = self._store.nodes.get(self._store.namespace.lookup(folder, name))
-                yield cookie, name, entry_of(node), None
-        for cookie, name, inode in self._names(handle, max(after, DOT_DOT_COOKIE)):
-            try:
-                entry = entry_of(self._store.contents.node(inode))
-            except (NotFound, CorruptIndex) as exc:
-                # One damaged entry must not hide all others, nor keep them from removal.
-                log.error("%s is not listed: %s", os.fsdecode(name), exc)
-            else:
-                yield cookie, name, entry, inode
-
-    def _names(self, handle: Handle, after: int) -> Iterator[tuple[int, bytes, InodeNumber]]:
-        # A file that gets another name gets it at the end. It must be found there if it had not
-        # been listed before; but who renames each name that is listed must come to an end.
-        names = self._store.namespace
-        while True:
-            while page := names.listing(handle.inode, after, READDIR_PAGE, handle.listed_to):
-                yield from page
-                after = page[-1][0]
-            if not handle.may_go_on:
-                return
-            handle.listed_to, handle.may_go_on = names.next_cookie(), False
 
     def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
         handle = self._handles.open(inode, writable=_wants_to_write(flags))

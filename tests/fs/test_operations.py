@@ -23,7 +23,7 @@ from pyfuse3 import (
 )
 
 from modelfs.fs import operations
-from modelfs.fs.operations import READDIR_PAGE
+from modelfs.fs.listing import READDIR_PAGE
 from modelfs.store.namespace import NAME_MAX
 from modelfs.store.records import Inode
 from modelfs.store.space import Space
