@@ -1,8 +1,9 @@
 """Do the frameworks load a mounted copy of the sample models, and is every byte the original's?
 
-Usage: quickstart_check.py ORIGINALS COPIES
+tools/quickstart_check.py ORIGINALS COPIES
 """
 
+import argparse
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,11 @@ class Mismatch(Exception):
 
 
 def main() -> int:
-    originals, copies = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("originals", type=Path, help="the folder of the sample models")
+    parser.add_argument("copies", type=Path, help="the mounted folder that they were copied to")
+    options = parser.parse_args()
+    originals, copies = options.originals, options.copies
     try:
         rows = [*check_safetensors(originals, copies), *check_onnx(originals, copies)]
         rows += check_sums(originals, copies)

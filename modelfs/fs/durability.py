@@ -7,6 +7,9 @@ next one.
 A rename over an existing file makes a *barrier* of the file that was renamed: no commit may contain
 the new name before the content under it is durable. So a commit first flushes the files at the
 barrier, and from its second attempt on lets no further rename pass.
+
+What was written through a mapping stays in the kernel until that sends it, which it does in its own
+time, or when it is asked: `take_mapped_pages` asks, before a sync and before the end.
 """
 
 import logging

@@ -5,7 +5,6 @@ taken early, window by window, while it is still being written. Files that are d
 one flush of the packs. What fails stays staged and is tried again, each file alone.
 """
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -22,8 +21,6 @@ from modelfs.store.staging import WINDOW, StagedFile
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber
 from modelfs.store.writer import ChunkWriter, Written
-
-log = logging.getLogger(__name__)
 
 QUIET_SECONDS: Final = 1.0  # clients close and open again, and rename, within moments
 RETRY_SECONDS: Final = 10.0

@@ -6,8 +6,11 @@ again. And a map that is full can be made larger. Either must not happen while a
 this process is alive, so they are counted.
 
 The file is read through a mapping, so reading past its end, or a page that the disk cannot read,
-is SIGBUS, which ends the process. A file that is cut short is therefore refused when it is opened.
+is SIGBUS, which ends the process. A file that is cut short is therefore refused when it is opened,
+unless it lacks no more than what LMDB may have left unwritten at its end, and all rows can be read.
 Against a disk that fails to read a page later, nothing can be done here.
+
+A commit needs pages even when it only deletes, so the file has some on the disk ahead of its use.
 """
 
 import ctypes

@@ -31,7 +31,7 @@ from modelfs.errors import StoreReadOnly
 from modelfs.store.environment import MAP_SIZE, Environment
 from modelfs.store.tables import Table
 
-# Entries written in one go between two chances for other Python threads to run.
+# Rows read in one transaction: LMDB reuses no page that a transaction may still read.
 SCAN_PAGE: Final = 1000
 # Above every key: LMDB's longest is 511 bytes.
 KEY_END: Final = b"\xff" * 512

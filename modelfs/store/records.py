@@ -34,7 +34,7 @@ class ChunkKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """What the store is; written once by mkfs.
+    """What the store is; written once, by mkfs, unless repair has to make it anew.
 
     Value layout, 40 bytes::
 

@@ -1,7 +1,8 @@
 """What opening a store does after a crash: it brings everything to the last commit.
 
-It costs as much as there are packs, staged files and files that no commit mentions; the store's
-content is not looked at.
+It costs as much as there are packs, staged files and files that no commit mentions. The store's
+content is not looked at, and its chunk records only if a pack has no row though its number was
+handed out: a crash during gc leaves such packs, and so does damage.
 """
 
 import logging

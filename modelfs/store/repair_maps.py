@@ -39,7 +39,8 @@ def mend_maps(mending: Mending) -> None:
         if node is not None and not stat.S_ISREG(node.mode) and extents:
             node = _move_out(mending, node, extents)
         if node is not None and stat.S_ISREG(node.mode):
-            _mend_map(mending, node, extents, unreadable.get(inode, []), sizes_agree)
+            starts = unreadable.get(inode, [])
+            _mend_map(mending, node, extents, starts, sizes_agree=sizes_agree)
     for inode, start, stop in holes:
         if (node := mending.node(inode)) is not None:
             _lose(mending, node, RangeSet([(start, stop)]), "an extent is missing")
@@ -92,6 +93,7 @@ def _mend_map(
     node: Inode,
     extents: Sequence[Extent],
     unreadable: list[int],
+    *,
     sizes_agree: bool,
 ) -> None:
     bad, lost = _sift(mending, extents, unreadable)

@@ -1,13 +1,14 @@
 """Repair of what only sums up other rows: it is counted anew.
 
-It comes last in a round, when everything that it counts is right.
+It comes last in a round, when everything that it counts is right; but for the counters of numbers
+to hand out, which come first, since repair takes numbers, too.
 """
 
 import dataclasses
 import stat
 from typing import Final
 
-from modelfs.store.check_rows import COUNTERS, _chunk_totals, _file_totals
+from modelfs.store.check_rows import COUNTERS, counted_totals
 from modelfs.store.check_view import View
 from modelfs.store.mending import Mending
 from modelfs.store.records import UNKNOWN, Inode
@@ -19,7 +20,7 @@ COOKIE_END: Final = 1 << 62
 
 
 def mend_counters(mending: Mending) -> None:
-    """Move the counters ahead of every number in use. First, since repair takes numbers, too."""
+    """Move the counters ahead of every number in use."""
     totals = mending.store.totals
     for counter, table in COUNTERS:
         newest = mending.index.floor(table, number_key(KEY_MAX), number_key(0))
@@ -120,7 +121,7 @@ def _mend_link(mending: Mending, node: Inode, links: int, parent: int) -> None:
 def _mend_totals(mending: Mending) -> None:
     view = View(mending.store)
     totals = mending.store.totals
-    for name, amount in {**_file_totals(view), **_chunk_totals(view)}.items():
+    for name, amount in counted_totals(view).items():
         if totals.get(name) != amount:
             totals.set(name, amount)
             mending.mended(f"{name.decode()} was added up anew")

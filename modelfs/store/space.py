@@ -11,8 +11,9 @@ A pack is no longer than the reserve, so that gc can rewrite any pack that is wo
 have nothing left. A pack with nothing alive in it needs no room to go.
 
 A store may have a *limit* besides: what it takes on the disk, as du(1) counts it. Only writers heed
-it. Counting means a walk over the store's files, so that is done on a thread every few seconds; in
-between, what writers were granted is added.
+it. Counting means a walk over the store's files, so that is done on a thread (see `fs.collecting`);
+in between, what writers were granted is added, which is more than they take in the end. So before a
+writer is refused it is counted once more, on the owner's thread, at most every `FRESH_SECONDS`.
 """
 
 import os
@@ -30,7 +31,7 @@ RESERVE_PART: Final = 0.05
 RESERVE_MIN: Final = 24 << 20
 # This part of the reserve is left to the index and to fsyncs.
 FLOOR_PART: Final = 1 / 8
-# statvfs is asked again after this many seconds or written bytes.
+# The disk is asked again, by statvfs or by counting, after this many seconds or written bytes.
 FRESH_SECONDS: Final = 0.5
 FRESH_BYTES: Final = 16 << 20
 
