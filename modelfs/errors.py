@@ -23,6 +23,7 @@ The tree::
     |-- UnsupportedFormat    EIO
     `-- CorruptData          EIO
         |-- CorruptIndex     EIO
+        |   `-- IndexLost    EIO
         |-- CorruptPack      EIO
         `-- CorruptChunk     EIO
 """
@@ -149,6 +150,10 @@ class CorruptData(ModelfsError):
 
 class CorruptIndex(CorruptData):
     """An index record does not decode, or refers to something that is not there."""
+
+
+class IndexLost(CorruptIndex):
+    """The index cannot be read at all, and nothing in the store can stand in for it."""
 
 
 class CorruptPack(CorruptData):

@@ -14,7 +14,7 @@ from modelfs.cli.opening import kept_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store, mounts, store_of_mount
 from modelfs.cli.plain import plain
-from modelfs.errors import CorruptIndex
+from modelfs.errors import CorruptIndex, IndexLost
 from modelfs.store.check import Finding, FsckReport
 from modelfs.store.check import fsck as check_store
 from modelfs.store.metapages import check_meta_pages
@@ -50,17 +50,20 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
         if repair:
             return _repair(store, data=data, as_json=as_json)
         report = _check(store, data=data)
-    except CorruptIndex as exc:
-        message = str(exc) if repair else f"{exc}; `modelfs fsck --repair` mends what it can"
-        raise Failure(message, Code.NOT_CHECKED) from exc
     except EXPECTED as exc:
-        raise Failure(describe(exc), Code.NOT_CHECKED) from exc
+        raise Failure(_explained(exc, repair=repair), Code.NOT_CHECKED) from exc
     if as_json:
         render.show_json(_jsonable(report, data=data))
     else:
         _show(report, data=data)
         _show_quarantine(store)
     return Code.DAMAGED if report.findings else Code.OK
+
+
+def _explained(exc: Exception, *, repair: bool) -> str:
+    if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):
+        return str(exc) if repair else f"{exc}; `modelfs fsck --repair` mends what it can"
+    return describe(exc)
 
 
 def _repair(store: Path, *, data: bool, as_json: bool) -> Code:

@@ -8,6 +8,7 @@ from typing import Final
 from modelfs.cli.plain import plain
 from modelfs.errors import (
     CorruptData,
+    IndexLost,
     ModelfsError,
     NotAStore,
     StoreBusy,
@@ -48,6 +49,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (NotAStore, "`modelfs mkfs` makes a store"),
     (UnsupportedFormat, "install a newer version of modelfs"),
     (StoreReadOnly, "`modelfs mount --read-only` can show it as it is"),
+    (IndexLost, "restore the store from a backup"),
     (CorruptData, "`modelfs fsck --data` tells how much is damaged, --repair mends what it can"),
 )
 ERRNO_HINTS: Final = {
@@ -76,7 +78,7 @@ def _parts(exc: Exception) -> Iterator[str]:
             yield str(exc)
         case ModelfsError():
             yield str(exc) or type(exc).__name__
-            yield from (hint for kind, hint in HINTS if isinstance(exc, kind))
+            yield from [hint for kind, hint in HINTS if isinstance(exc, kind)][:1]
         case OSError():
             what = exc.strerror or str(exc)
             said = f"{exc.filename}: {what}" if exc.filename is not None else what

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import lmdb
 
-from modelfs.errors import CorruptIndex, ModelfsError, NotAStore, StoreFull
+from modelfs.errors import CorruptIndex, IndexLost, ModelfsError, NotAStore, StoreFull
 from modelfs.store.tables import Table
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Environment:
         size, used = path.stat().st_size, _used(env)
         if size >= used:
             return
-        problem = CorruptIndex(f"{path} is cut short: {size} of {used} bytes are there")
+        problem = IndexLost(f"{path} is cut short: {size} of {used} bytes are there")
         if used - size > LOOSE_PAGES * env.stat()["psize"]:
             raise problem
         # A crash, or this look at it, may have come before `_lengthen`. If so, nothing is missed.

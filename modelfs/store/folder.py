@@ -5,7 +5,14 @@ import os
 from pathlib import Path
 from typing import Final
 
-from modelfs.errors import CorruptIndex, NotAStore, StoreBusy, StoreReadOnly, UnsupportedFormat
+from modelfs.errors import (
+    CorruptIndex,
+    IndexLost,
+    NotAStore,
+    StoreBusy,
+    StoreReadOnly,
+    UnsupportedFormat,
+)
 from modelfs.store.index import Index
 from modelfs.store.records import FORMAT_VERSION, Superblock
 from modelfs.store.tables import Table
@@ -43,12 +50,12 @@ def check_index(folder: Path) -> None:
     """Check that there is an index.
 
     Raises:
-        CorruptIndex: there is none.
+        IndexLost: there is none.
     """
     data = folder / INDEX / "data.mdb"
     if not data.is_file() or not data.stat().st_size:
         # LMDB would make an empty one, and so hide what is missing.
-        raise CorruptIndex(f"{data} is missing or empty; restore it from a backup")
+        raise IndexLost(f"{data} is missing or empty")
 
 
 def read_superblock(index: Index) -> Superblock:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from modelfs.errors import CorruptIndex
+from modelfs.errors import IndexLost
 from modelfs.store.check_view import Finding
 from modelfs.store.folder import INDEX
 from modelfs.store.quarantine import Quarantine
@@ -50,7 +50,7 @@ def check_meta_pages(store: Path) -> list[Finding]:
     """Return what is wrong with the meta pages of an index. A daemon may be at work.
 
     Raises:
-        CorruptIndex: both are damaged.
+        IndexLost: both are damaged.
     """
     if not data_file(store).is_file():
         return []  # whoever opens the store says so
@@ -72,7 +72,7 @@ def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
     For who has the store's lock, before LMDB has opened it.
 
     Raises:
-        CorruptIndex: both are damaged.
+        IndexLost: both are damaged.
     """
     path = data_file(store)
     metas = read_meta_pages(path)
@@ -95,8 +95,8 @@ def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
     )
 
 
-def _hopeless(store: Path) -> CorruptIndex:
-    return CorruptIndex(f"both meta pages of {data_file(store)} are damaged; restore a backup")
+def _hopeless(store: Path) -> IndexLost:
+    return IndexLost(f"both meta pages of {data_file(store)} are damaged")
 
 
 def read_meta_pages(path: Path) -> list[Meta | None]:

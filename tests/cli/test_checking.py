@@ -72,6 +72,16 @@ def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:
     assert (done.code, "data.mdb" in done.error or "index" in done.error) == (8, True)
 
 
+@pytest.mark.parametrize("options", [(), ("--repair",)])
+@pytest.mark.parametrize("size", [0, 8192])
+def test_a_lost_index(call: Call, empty: Path, options: tuple[str, ...], size: int) -> None:
+    """Where repair can do nothing a backup is named, and repair is not."""
+    (empty / "index" / "data.mdb").write_bytes(bytes(size))
+    done = call("fsck", *options, empty)
+    assert (done.code, "--repair" in done.err) == (8, False)
+    assert done.err.endswith("; restore the store from a backup\n")
+
+
 def test_wrong_usage(call: Call) -> None:
     """Wrong usage ends with 16."""
     assert call("fsck").code == 16

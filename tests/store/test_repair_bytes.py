@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.errors import CorruptIndex
+from modelfs.errors import IndexLost
 from modelfs.store import repair as repair_module
 from modelfs.store.check import Finding, check, fsck
 from modelfs.store.check_view import View
@@ -378,11 +378,11 @@ def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents)
 
 
 def test_an_index_without_any_meta_page_is_given_up(sample: Sample) -> None:
-    """Then nothing is changed, and the message says what is left to do."""
+    """Then nothing is changed, and it is told which file is lost."""
     sample.store.abandon()
     overwrite(data_file(sample.path), 0, bytes(8192))
     before = state_of(sample.path)
-    with pytest.raises(CorruptIndex, match="restore a backup"):
+    with pytest.raises(IndexLost, match="both meta pages"):
         repair(sample.path)
     assert state_of(sample.path) == before
 
