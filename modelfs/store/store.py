@@ -136,6 +136,10 @@ class Store:
         self.contents = Contents(self.nodes, locator, self.chunks, self.packs, self.staging)
         self.namespace = Namespace(self.index, self.totals, self.nodes)
         self.attributes = Attributes(self.index, self.nodes, self.staging)
+        self._put_changers_together()
+
+    def _put_changers_together(self) -> None:
+        # What moves content on: into chunks, out of the index, to other packs.
         self.sidecars = Sidecars(self.index, self.nodes, self.namespace)
         tensors = TensorTable(self.index)
         twins = Twins(self.index, self.nodes, tensors, self.superblock.hash_seed)
