@@ -12,6 +12,7 @@ every 50 ms, and a plain folder beside it for the same: what both wait for is th
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ DATA_TO_CACHE = 10  # how many times more data than cache
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the cleaning up
     table = Table()
     try:
         with rig(options.folder, options.cache_size * MIB) as mounted:
