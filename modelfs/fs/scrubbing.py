@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from modelfs.errors import ModelfsError
 from modelfs.store.scrub import Stretch
 from modelfs.store.scrub_report import scrub_report, whom_it_hurts
 from modelfs.store.store import Store
@@ -83,11 +84,17 @@ class Scrubbing:
             await self._wanted.wait()
             try:
                 await self._advance()
+            except (ModelfsError, OSError) as exc:
+                log.error("the scrub stopped: %s", exc)
+                self._fail(exc)
             except Exception as exc:
                 # The scrub ends here, not the mount.
-                log.exception("the scrub stopped")
-                self._failure = exc
-                self.pause()
+                log.exception("the scrub stopped: bug")
+                self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        self._failure = exc
+        self.pause()
 
     async def _advance(self) -> None:
         began = time.monotonic()

@@ -11,6 +11,7 @@ A damaged chunk is remembered with its place. It is forgotten when its bytes lie
 a good copy was written, or when nothing uses it any more.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ BYTES: Final = b"scrub.bytes"
 RATE: Final = b"scrub.rate"
 DAMAGED: Final = b"scrub.damaged."
 
+# Bytes at the beginning of a segment that have its table, whatever is in it.
+TABLE_MAX: Final = 64 << 10
 # Damaged chunks remembered by their number; all are counted and logged.
 REMEMBERED_MAX: Final = 1000
 
@@ -175,6 +178,7 @@ class Scrubber:
 
         What is found is put into the stretch.
         """
+        self._forget_pages(stretch.pack, stretch.start - PAGE, stretch.start + TABLE_MAX)
         try:
             if stretch.start == PAGE:
                 self._packs.check_header(stretch.pack)
@@ -186,7 +190,7 @@ class Scrubber:
                 return  # gc has deleted it
             stretch.problems.append(str(exc))
             records = self._used_behind(stretch.pack, stretch.start)
-        self._forget_pages(stretch)
+        self._forget_pages(stretch.pack, stretch.start, stretch.stop)
         for chunk, record in records:
             self._check_chunk(stretch, chunk, record)
 
@@ -217,13 +221,10 @@ class Scrubber:
         stretch.chunks += 1
         stretch.bytes += record.stored
 
-    def _forget_pages(self, stretch: Stretch) -> None:
-        try:
-            file = self._packs.descriptor(stretch.pack)
-        except CorruptPack:
-            return
-        length = stretch.stop - stretch.start
-        os.posix_fadvise(file.fd, stretch.start, length, os.POSIX_FADV_DONTNEED)
+    def _forget_pages(self, pack: PackId, start: int, stop: int) -> None:
+        with contextlib.suppress(CorruptPack):  # whoever reads it tells
+            file = self._packs.descriptor(pack)
+            os.posix_fadvise(file.fd, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def _chunk_of(key: bytes) -> ChunkId:

@@ -53,7 +53,9 @@ class Space:
         self._folder = folder
         self._limit = limit
         self._used = 0  # bytes on the disk when they were last counted
-        self._granted_since = 0  # bytes
+        # Bytes, ever and before that. Only the owner grants, so no sum is made on two threads.
+        self._granted_ever = 0
+        self._granted_before = 0
         self._counted = 0.0  # monotonic seconds
         self.measure()
         self._room = self.room()
@@ -75,7 +77,8 @@ class Space:
         disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize - _reserve(self._total(disk))
         if self._limit is not None:
-            free = min(free, self._limit - self._used - self._granted_since)
+            since = self._granted_ever - self._granted_before
+            free = min(free, self._limit - self._used - since)
         return Room(self._total(disk), max(0, free), disk.f_files, disk.f_favail)
 
     def _total(self, disk: os.statvfs_result) -> int:
@@ -96,7 +99,7 @@ class Space:
             limit = " or its limit is reached" if self.limited else ""
             raise StoreFull(f"the disk under the store is full{limit}")
         self._granted += size
-        self._granted_since += size
+        self._granted_ever += size
 
     def _refresh(self, size: int, now: float) -> None:
         self._room, self._asked, self._granted = self.room(), now, 0
@@ -119,9 +122,9 @@ class Space:
     def measure(self) -> None:
         """Count what the store takes on the disk, if there is a limit for it. Any thread."""
         if self._limit is not None:
-            granted = self._granted_since
+            granted = self._granted_ever
             self._used = disk_usage(self._folder)
-            self._granted_since -= granted
+            self._granted_before = granted
             self._counted = time.monotonic()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from modelfs.errors import CorruptChunk
 from modelfs.store import pack as pack_module
-from modelfs.store.scrub import DAMAGED, REMEMBERED_MAX, Stretch
+from modelfs.store.scrub import DAMAGED, REMEMBERED_MAX, TABLE_MAX, Stretch
 from modelfs.store.scrub_report import scrub_report
 from modelfs.store.segment import PAGE
 from modelfs.store.store import Store
@@ -189,7 +189,8 @@ def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, size, advice: told.append((at, size)))
     opened.scrubber.begin()
     scrub(opened)
-    assert told == [(PAGE, 2 * PAGE)]
+    page = PAGE
+    assert told == [(0, page + TABLE_MAX), (page, 2 * page)]
 
 
 def test_so_much_is_remembered(opened: Store) -> None:
