@@ -106,6 +106,7 @@ class _Daemon:
         nursery.start_soon(self._announce)
         if not self._store.read_only:
             self._writeback.start()
+            await self._writeback.mark_in_use()
             nursery.start_soon(self._writeback.run)
             control = Control(self._store, self._writeback, self._options.mountpoint, self._workers)
             nursery.start_soon(control.serve)

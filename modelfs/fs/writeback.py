@@ -49,11 +49,18 @@ class Writeback:
         self.scrubbing = Scrubbing(store, workers)
 
     def start(self) -> None:
-        """Queue what an earlier run of the daemon left to do, and note that this one runs."""
-        self._store.set_in_use(in_use=True)
+        """Queue what an earlier run of the daemon left to do."""
         self.ingesting.start()
         self.collecting.start()
         self.scrubbing.start()
+
+    async def mark_in_use(self) -> None:
+        """Note, durably, that not all may be durable until `finish` has said so."""
+        self._store.set_in_use(in_use=True)
+        try:
+            await self.durability.commit()
+        except (ModelfsError, OSError) as exc:
+            log.warning("that the store is in use is not noted yet: %s", exc)
 
     async def run(self) -> None:
         """Do everything when it is due, until cancelled."""

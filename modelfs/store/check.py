@@ -42,6 +42,7 @@ from modelfs.store.check_packs import (
     contents_are_intact,
     live_bytes_are_right,
     pack_files_are_there,
+    packs_without_a_row_have_nothing,
     places_are_sound,
     segment_tables_agree,
 )
@@ -78,6 +79,7 @@ INVARIANTS: Final[tuple[Callable[[View], Iterator[Finding]], ...]] = (
     hashes_find_chunks,
     forms_are_possible,
     pack_files_are_there,
+    packs_without_a_row_have_nothing,
     places_are_sound,
     segment_tables_agree,
     live_bytes_are_right,

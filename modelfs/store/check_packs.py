@@ -1,5 +1,6 @@
 """Invariants of packs: the stored bytes are where the index says, and are what they were."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -29,6 +30,23 @@ def pack_files_are_there(view: View) -> Iterator[Finding]:
             message = f"pack {pack} ends at {length}, before its last committed byte, {row.stop}"
             view.lost_packs[pack] = length
             yield view.chunk_finding("pack-file", message, _behind(view, pack, length))
+
+
+def packs_without_a_row_have_nothing(view: View) -> Iterator[Finding]:
+    """No pack file that the index does not know has chunks that are known as lost."""
+    # By number and checksum: after the loss of a commit, a number may be given a second time.
+    lost = {(chunk, record.checksum) for chunk, record in view.chunks() if record.is_lost}
+    known = {PackId(pack) for pack, _ in view.packs()}
+    for pack in sorted(view.store.packs.numbers() - known) if lost else ():
+        if found := {chunk for chunk, _ in lost.intersection(_named_in(view, pack))}:
+            message = f"pack {pack} is back, and {len(found)} chunks in it were taken for lost"
+            yield view.chunk_finding("pack-back", message, found)
+
+
+def _named_in(view: View, pack: PackId) -> Iterator[tuple[ChunkId, int]]:
+    with contextlib.suppress(CorruptPack, ValueError, OSError):
+        for entry in view.store.packs.entries(pack, view.store.packs.size(pack)):
+            yield entry.chunk, entry.checksum
 
 
 def _lost(view: View, pack: int, message: str) -> Finding:

@@ -190,25 +190,22 @@ class Environment:
                 create=False,
                 readahead=False,
             )
-            self._databases = {
-                table: env.open_db(table.value.encode(), create=not self._read_only)
-                for table in Table
-            }
         except lmdb.Error as exc:
             if not self._folder.is_dir():
                 raise NotAStore(f"{self._folder.parent} has no index") from exc
             raise translated(exc, str(self._folder)) from exc
         try:
-            self._check_length(env)
+            self._look_through(env)
         except BaseException:
             env.close()
             raise
         self._env = env
 
-    def _check_length(self, env: lmdb.Environment) -> None:
+    def _look_through(self, env: lmdb.Environment) -> None:
         path = self._folder / DATA_FILE
         size, used = path.stat().st_size, _used(env)
         if size >= used:
+            self._open_tables(env)
             return
         problem = IndexLost(f"{path} is cut short: {size} of {used} bytes are there")
         if used - size > LOOSE_PAGES * env.stat()["psize"]:
@@ -216,11 +213,21 @@ class Environment:
         # A crash, or this look at it, may have come before `_lengthen`. If so, nothing is missed.
         try:
             _reach(path, size, used)
+            self._open_tables(env)
             self._walk(env)
-        except (lmdb.Error, OSError) as exc:
-            if not self._read_only:
+        except (lmdb.Error, ModelfsError, OSError) as exc:
+            if path.stat().st_size == used:  # nobody has added to it meanwhile
                 os.truncate(path, size)
             raise problem from exc
+
+    def _open_tables(self, env: lmdb.Environment) -> None:
+        try:
+            self._databases = {
+                table: env.open_db(table.value.encode(), create=not self._read_only)
+                for table in Table
+            }
+        except lmdb.Error as exc:
+            raise translated(exc, str(self._folder)) from exc
 
     def _walk(self, env: lmdb.Environment) -> None:
         with env.begin() as transaction:

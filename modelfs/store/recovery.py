@@ -107,9 +107,10 @@ def _is_needed(index: Index, pack: PackId) -> bool:
 
 def _may_lie_in(value: bytes, pack: PackId) -> bool:
     try:
-        return Chunk.from_bytes(value).pack == pack
+        record = Chunk.from_bytes(value)
     except CorruptIndex:
         return True
+    return record.pack == pack or record.is_lost
 
 
 def _pack_rows(index: Index) -> dict[PackId, PackRow]:

@@ -82,7 +82,8 @@ class _ChunkMender:
         if form_problem(record, self._largest) is not None:
             return True
         if record.is_lost:
-            return False
+            # Unless a pack is here that was not: it may have been found, and put back.
+            return any(state.has(chunk) for state in self._states.values())
         return (
             chunk in self._mending.found.damaged
             or record.pack in self._damaged
@@ -100,7 +101,9 @@ class _ChunkMender:
                 self._moving[chunk] = right
             self._put(chunk, right)
             self._found += record != right
-        elif record is not None:
+        elif record is not None and not (
+            record.is_lost and form_problem(record, self._largest) is None
+        ):
             self._lose(chunk, record)
         # What has no record, and is nowhere, is told of when the maps are mended.
 

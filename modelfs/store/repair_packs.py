@@ -29,6 +29,10 @@ class PackState:
     entries: dict[ChunkId, Entry] = field(default_factory=dict)  # of those
     strays: list[Entry] = field(default_factory=list)  # of segments behind damage, or cut short
 
+    def has(self, chunk: ChunkId) -> bool:
+        """Say whether some table of it names a chunk."""
+        return chunk in self.entries or any(entry.chunk == chunk for entry in self.strays)
+
     def is_damaged(self, stop: int) -> bool:
         """Say whether the file is not what the index vouches for up to `stop`.
 

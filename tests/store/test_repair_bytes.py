@@ -439,3 +439,17 @@ def test_a_full_disk_leaves_the_store_as_it_was(
     with Store(sample.path, read_only=True) as store:
         assert check(store, data=True) == findings
     assert repair(sample.path).after.findings == []
+
+
+def test_a_pack_that_comes_back(sample: Sample, good: Contents) -> None:
+    """What was lost with a pack is found again when its file is put back; nothing deletes it."""
+    away = sample.pack.rename(sample.path / "away")
+    mend(sample)
+    assert lost_in(sample.path)[0] > 0
+    away.rename(sample.path / "packs" / sample.pack.name)
+    Store(sample.path).close()
+    with Store(sample.path, read_only=True) as store:
+        assert {finding.invariant for finding in check(store)} == {"pack-back"}
+    assert repair(sample.path, data=True).after.findings == []
+    assert lost_in(sample.path) == (0, 0)
+    assert files_of(sample.path) == good
