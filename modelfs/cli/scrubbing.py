@@ -130,6 +130,8 @@ def _lines(report: Json) -> Iterator[str]:
     if not report["started_ns"]:
         yield "never scrubbed"
         return
+    if report["findings"]:
+        yield "next: write good copies, or unmount and `modelfs fsck --repair --data`"
     seen = f"{render.counted(report['chunks'], 'chunk')}, {render.human_size(report['bytes'])} read"
     found = f"{len(report['findings'])} damaged" if report["findings"] else "none damaged"
     share = render.percent(report["done"], report["total"])

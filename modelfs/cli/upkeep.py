@@ -10,6 +10,7 @@ from modelfs.cli import client, render
 from modelfs.cli.opening import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
+from modelfs.store.gc import LIVE_MIN_SHORT
 from modelfs.store.store import Store
 
 
@@ -50,7 +51,7 @@ def gc(place: Path, *, dry_run: bool) -> None:
 
 def _survey(store: Path) -> dict[str, Any]:
     with Store(store, read_only=True) as opened:
-        return asdict(opened.collector.survey())
+        return asdict(opened.collector.survey(LIVE_MIN_SHORT))
 
 
 def _collect(store: Path) -> dict[str, Any]:
@@ -58,8 +59,8 @@ def _collect(store: Path) -> dict[str, Any]:
         for inode in opened.reaper.orphans():
             while not opened.reaper.reap(inode):
                 pass
-        found = asdict(opened.collector.survey())
-        opened.collect()
+        found = asdict(opened.collector.survey(LIVE_MIN_SHORT))
+        opened.collect(LIVE_MIN_SHORT)
         return found
 
 

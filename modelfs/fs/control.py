@@ -22,6 +22,7 @@ import trio
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.writeback import Writeback
 from modelfs.store import inspect
+from modelfs.store.gc import LIVE_MIN_SHORT
 from modelfs.store.store import Store
 from modelfs.store.tables import KEY_MAX, InodeNumber
 
@@ -132,8 +133,9 @@ class Control:
 
     async def _gc(self, request: Request, progress: Progress) -> Reply:
         if request.get("dry_run"):
-            return {**asdict(self._store.collector.survey()), "dry_run": True}
-        return {**asdict(await self._writeback.collecting.collect()), "dry_run": False}
+            return {**asdict(self._store.collector.survey(LIVE_MIN_SHORT)), "dry_run": True}
+        found = await self._writeback.collecting.collect(thorough=True)
+        return {**asdict(found), "dry_run": False}
 
     async def _scrub(self, request: Request, progress: Progress) -> Reply:
         rate = request.get("rate", 0)

@@ -13,8 +13,10 @@ Against a disk that fails to read a page later, nothing can be done here.
 A commit needs pages even when it only deletes, so the file has some on the disk ahead of its use.
 """
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import logging
 import os
 import threading
@@ -36,6 +38,12 @@ MAP_SIZE: Final = 64 << 30
 DATA_FILE: Final = "data.mdb"
 # How many pages at the end of the file may not have been written by a commit before a crash.
 LOOSE_PAGES: Final = 64
+# Room for some 250 readers.
+LOCK_FILE: Final = "lock.mdb"
+LOCK_SIZE: Final = 16 << 10
+# ioctl_iflags(2)
+FS_IOC_SETFLAGS: Final = 0x40086602
+FS_NOCOW_FL: Final = 0x00800000
 POLL_SECONDS: Final = 0.001
 # The file has this many bytes on the disk beyond those in use, so that deletes can be committed
 # after other programs have filled the disk.
@@ -179,6 +187,8 @@ class Environment:
             self._env = env
 
     def _open(self) -> None:
+        if not self._read_only:
+            _prepare_lock_file(self._folder / LOCK_FILE)
         try:
             env = lmdb.open(
                 str(self._folder),
@@ -286,6 +296,20 @@ class Transaction:
             self._environment.let_go()
         if isinstance(exc, lmdb.Error):
             raise translated(exc) from exc
+
+
+def _prepare_lock_file(path: Path) -> None:
+    # LMDB writes its table of readers through a mapping. Where a write needs new blocks each time,
+    # as on btrfs, a full disk would make that SIGBUS, and nobody could open the index any more.
+    if not path.parent.is_dir() or path.exists():
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.suppress(OSError):  # other file systems know no such flag, nor need it
+            fcntl.ioctl(fd, FS_IOC_SETFLAGS, FS_NOCOW_FL.to_bytes(8, "little"))
+        os.posix_fallocate(fd, 0, LOCK_SIZE)
+    finally:
+        os.close(fd)
 
 
 def _reach(path: Path, size: int, used: int) -> None:

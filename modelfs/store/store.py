@@ -25,7 +25,7 @@ from modelfs.store.folder import (
     lock,
     read_superblock,
 )
-from modelfs.store.gc import Collector
+from modelfs.store.gc import LIVE_MIN, Collector
 from modelfs.store.index import Batch, Index
 from modelfs.store.ingest import Ingest
 from modelfs.store.intake import Intake, Parts
@@ -309,8 +309,11 @@ class Store:
         queued = {InodeNumber(number_of(key)) for key, _ in self.index.pages(Table.PENDING)}
         return sorted(queued | {staged.inode for staged in self.staging})
 
-    def collect(self) -> int:
+    def collect(self, live_min: float = LIVE_MIN) -> int:
         """Collect all garbage here and now, and return the bytes of packs deleted.
+
+        Args:
+            live_min: packs are rewritten of which a smaller part is alive.
 
         Raises:
             StoreFull: no room to rewrite some pack. What could be collected is.
@@ -324,7 +327,7 @@ class Store:
             pass
         self.commit()
         freed = 0
-        for pack in self.collector.sparse_packs():
+        for pack in self.collector.sparse_packs(live_min):
             freed += self._rewrite(pack)
             self.commit()  # which deletes the pack, and so gives the next one room
         return freed

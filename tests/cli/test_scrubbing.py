@@ -42,9 +42,10 @@ def test_damaged(call: Call, family: Path) -> None:
     overwrite(pack, 40_000, b"damage")
     done = call("scrub", family)
     assert done.code == 4
-    first, last = done.out.splitlines()
+    first, following, last = done.out.splitlines()
     assert first.startswith("damage: content: chunk ")
     assert "files: /" in first
+    assert "`modelfs fsck --repair --data`" in following
     assert last.endswith("1 damaged")
     assert call("scrub", family, "--status").code == 4
     found = json.loads(call("scrub", family, "--status", "--json").out)["findings"]

@@ -35,6 +35,7 @@ ERRNOS = {
     "UnsupportedFormat": errno.EIO,
     "CorruptData": errno.EIO,
     "CorruptIndex": errno.EIO,
+    "IndexLost": errno.EIO,
     "CorruptPack": errno.EIO,
     "CorruptChunk": errno.EIO,
 }

@@ -94,7 +94,7 @@ class Recorder:
         self._look()
         is_new = name is not None and not (self._top / name).exists()
         fd = open_file(path, flags, *more, **options)
-        if name is not None and is_new:
+        if name is not None and is_new and Path(name).name != IGNORED:
             self._add(name)
         return fd
 

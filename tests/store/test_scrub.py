@@ -5,6 +5,7 @@ import os
 import pytest
 
 from modelfs.errors import CorruptChunk
+from modelfs.store import chunks
 from modelfs.store import pack as pack_module
 from modelfs.store.scrub import DAMAGED, REMEMBERED_MAX, TABLE_MAX, Stretch
 from modelfs.store.scrub_report import scrub_report
@@ -94,6 +95,17 @@ def test_what_was_verified_before_is_not_trusted(opened: Store) -> None:
         content_of(opened, inode)
     stored_file(opened, b"good", noise(CHUNK))
     assert content_of(opened, inode) == noise(CHUNK)
+
+
+def test_trust_ends(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that was read a while ago is verified once more: the disk may have rotted."""
+    inode = stored_file(opened, b"f", noise(CHUNK))
+    assert content_of(opened, inode) == noise(CHUNK)
+    damage(opened, inode)
+    monkeypatch.setattr(chunks, "TRUST_SECONDS", 0)
+    with pytest.raises(CorruptChunk):
+        content_of(opened, inode)
+    stored_file(opened, b"good", noise(CHUNK))
 
 
 def test_it_goes_on_after_a_crash(box: Box) -> None:
