@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from pathlib import Path
 from typing import Final
 
 SECONDS: Final = 30.0
-# Another start of Python and not a fork: pytest has threads.
+# Another start of Python and not a fork: pytest has threads. It finds this module by the path that
+# it is given, on which the checkout is not if pytest was called by its own name.
+_CHECKOUT = str(Path(__file__).parents[2])
+if _CHECKOUT not in sys.path:
+    sys.path.append(_CHECKOUT)
 _processes = multiprocessing.get_context("spawn")
 
 
