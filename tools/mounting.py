@@ -187,3 +187,15 @@ def drop_kernel_caches() -> None:
     """Make the kernel forget clean pages, names and inodes; without root do nothing."""
     if os.geteuid() == 0:
         Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def detach_copies() -> None:
+    """In a mount namespace of one's own, let go of the FUSE mounts that others have outside.
+
+    A copy of a mount keeps its daemon alive when its owner unmounts it.
+    """
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        place, _, kind = line.partition(" - ")
+        if kind.startswith("fuse."):
+            path = place.split()[4].encode().decode("unicode_escape")
+            subprocess.run(["umount", "-i", "-l", "--", path], check=False, capture_output=True)

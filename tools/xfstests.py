@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mounting import MODELFS, modelfs
+from mounting import MODELFS, detach_copies, modelfs
 
 HERE: Final = Path(__file__).resolve()
 STORES: Final = ("modelfs-test", "modelfs-scratch")
@@ -85,6 +85,7 @@ class Result:
 def main() -> int:
     options = _options()
     if options.inside:
+        detach_copies()
         return _run_inside(options)
     if problem := _problem(options.suite):
         print(f"tools/xfstests.py: {problem}", file=sys.stderr)

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
+from mounting import detach_copies
+
 PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 # No background initialisation and no discards: every write of the disk is to be a workload's.
 MKFS: Final = {
@@ -36,6 +38,7 @@ def scratch_inside(folder: Path | None) -> Path:
     """
     if SCRATCH in os.environ:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one outside ends this one
+        detach_copies()
         return Path(os.environ[SCRATCH])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="modelfs-crash-", dir=folder or _roomy()) as scratch:
