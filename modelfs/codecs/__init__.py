@@ -2,12 +2,17 @@
 
 from typing import Final
 
-from modelfs.codecs.base import Codec, CodecId
+from modelfs.codecs.base import Codec, CodecId, Derivation, GeneralCodec
 from modelfs.codecs.raw import Raw
 from modelfs.codecs.zstd import Zstd
 
-# A number off the disk becomes a CodecId where it is read, so a look-up here cannot fail.
-CODECS: Final[dict[CodecId, Codec]] = {
+# What can be stored without knowing what the bytes are.
+GENERAL: Final[dict[CodecId, GeneralCodec]] = {
     CodecId.RAW: Raw(),
     CodecId.ZSTD: Zstd(),
 }
+
+# A number off the disk becomes a CodecId where it is read, and every one is in one of these.
+CODECS: Final[dict[CodecId, Codec]] = {**GENERAL}
+
+DERIVATIONS: Final[dict[CodecId, Derivation]] = {}

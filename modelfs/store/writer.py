@@ -13,7 +13,7 @@ from typing import Final
 
 import xxhash
 
-from modelfs.codecs import CODECS
+from modelfs.codecs import CODECS, GENERAL
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
 from modelfs.store.chunker import Role
@@ -107,7 +107,10 @@ class ChunkWriter:
         # The damaged chunk cannot be compared any more. Its size, its content hash and, over what
         # would be stored, its independent checksum (of another seed) all have to match before
         # the copy takes its place. A hash that collides alone makes a chunk of its own.
-        stored = CODECS[record.codec].encode(content)
+        codec = GENERAL.get(record.codec)
+        if codec is None:
+            return False
+        stored = codec.encode(content)
         if xxhash.xxh3_64_intdigest(stored) != record.checksum:
             return False
         if chunk not in self._copied:
@@ -163,7 +166,7 @@ def _record(entry: Entry, tail: Tail, digest: bytes) -> Chunk:
 
 
 def _smallest(content: bytes) -> tuple[bytes, CodecId]:
-    codec = CODECS[CodecId.ZSTD]
+    codec = GENERAL[CodecId.ZSTD]
     middle = max(0, len(content) - SAMPLE) // 2
     sample = content[middle : middle + SAMPLE]
     with contextlib.suppress(ValueError):
