@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Iterator
 
+from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
 from modelfs.store.check_decode import decode_hash, decode_mark, decode_trim
 from modelfs.store.check_view import Finding, Severity, View
@@ -88,12 +89,12 @@ def maps_are_complete(view: View) -> Iterator[Finding]:
 
 
 def dead_chunks_are_listed(view: View) -> Iterator[Finding]:
-    """A chunk is in the table of the dead if, and only if, nothing uses it."""
+    """A chunk is in the table of the dead if, and only if, nothing needs it."""
     for chunk, record in view.chunks():
-        if view.has(Table.DEAD, number_key(chunk)) != (record.uses == 0):
-            state = "is not" if record.uses == 0 else "is"
-            message = f"chunk {chunk} is used {record.uses} times and {state} listed as dead"
-            severity = Severity.DAMAGE if record.uses else Severity.ACCOUNT
+        if view.has(Table.DEAD, number_key(chunk)) == record.alive:
+            state = "needed and is" if record.alive else "not needed and is not"
+            message = f"chunk {chunk} is {state} listed as dead"
+            severity = Severity.DAMAGE if record.alive else Severity.ACCOUNT
             yield Finding("dead", message, severity=severity)
     for key, chunk_number in view.rows(Table.DEAD, decode_mark):
         if not view.has(Table.CHUNKS, key):
@@ -142,13 +143,19 @@ def _lost_problem(record: Chunk) -> str | None:
     )
 
 
+def _go_together(kind: ChunkKind, codec: CodecId) -> bool:
+    if kind is ChunkKind.DERIVED:
+        return codec in DERIVATIONS
+    return codec is CodecId.RAW if kind is ChunkKind.PLAIN else codec in CODECS
+
+
 def form_problem(record: Chunk, chunk_size: int) -> str | None:
     """Return what is wrong with a record in itself, None if nothing is."""
     if not 0 < record.size <= chunk_size:
         return f"its size is {record.size}"
     if record.is_lost:
         return _lost_problem(record)
-    if (record.kind is ChunkKind.PLAIN) != (record.codec is CodecId.RAW):
+    if not _go_together(record.kind, record.codec):
         return f"a {record.kind.name} chunk with codec {record.codec.name}"
     if record.stored > record.size:
         return f"{record.size} bytes stored in {record.stored}"

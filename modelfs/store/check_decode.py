@@ -119,6 +119,16 @@ def decode_mark(key: bytes, value: bytes) -> int:
     return _handed_out(key)
 
 
+def decode_link(key: bytes, value: bytes) -> tuple[ChunkId, ChunkId]:
+    """Decode a row that says that one chunk derives from another."""
+    _sized(key, 16)
+    _empty(value)
+    _handed_out(key[:8])
+    _handed_out(key[8:])
+    one, other = pair_of(key)
+    return ChunkId(one), ChunkId(other)
+
+
 def decode_symlink(key: bytes, value: bytes) -> bytes:
     _handed_out(key)
     return value
@@ -163,11 +173,15 @@ DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
     Table.TWINS: decode_twin,
     Table.CHUNKS: decode_chunk,
     Table.HASHES: decode_hash,
+    Table.SOURCES: decode_link,
+    Table.DEPENDANTS: decode_link,
     Table.DEAD: decode_mark,
+    Table.HELD: decode_mark,
     Table.PACKS: decode_pack,
     Table.STAGED: decode_window,
     Table.PENDING: decode_trim,
     Table.ORPHANS: decode_mark,
+    Table.UNSETTLED: decode_trim,
 }
 
 

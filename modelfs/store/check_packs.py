@@ -144,7 +144,7 @@ def contents_are_intact(view: View, progress: Progress | None = None) -> Iterato
     problems: dict[ChunkId, str] = {}
     for pack in sorted(view.census.packed):
         for chunk, record in _by_place(view, pack):
-            if not record.uses or _is_lost(view, record) or not _is_possible(view, record):
+            if not record.alive or _is_lost(view, record) or not _is_possible(view, record):
                 continue
             if (problem := _content_problem(view, chunk, record)) is not None:
                 problems[chunk] = problem

@@ -25,6 +25,8 @@ from modelfs.store.totals import (
     DEAD_BYTES,
     DEAD_CHUNKS,
     FILES,
+    HELD_BYTES,
+    HELD_CHUNKS,
     LOGICAL,
     NEXT_CHUNK,
     NEXT_INODE,
@@ -36,6 +38,7 @@ from modelfs.store.totals import (
 OF_INODES: Final = (
     (Table.XATTRS, False),
     (Table.PENDING, False),
+    (Table.UNSETTLED, False),
     (Table.TRIMS, True),
     (Table.TENSORS, True),
     (Table.STAGED, True),
@@ -49,6 +52,7 @@ NAMING: Final = (
     Table.EXTENTS,
     Table.ORPHANS,
 )
+CHUNK_TOTALS: Final = (SHARED, DEAD_CHUNKS, DEAD_BYTES, HELD_CHUNKS, HELD_BYTES)
 COUNTERS: Final = (
     (NEXT_INODE, Table.INODES),
     (NEXT_CHUNK, Table.CHUNKS),
@@ -83,7 +87,7 @@ def superblock_is_right(view: View) -> Iterator[Finding]:
     value = view.index.get(Table.META, SUPERBLOCK)
     if value is None:
         yield Finding("superblock", "the index has no superblock")
-    elif view.store.superblock.version != FORMAT_VERSION:
+    elif not 0 < view.store.superblock.version <= FORMAT_VERSION:
         message = f"the superblock is of format {view.store.superblock.version}"
         yield Finding("superblock", message)
 
@@ -177,4 +181,4 @@ def _chunk_totals(view: View) -> dict[bytes, int]:
     if view.broken[Table.CHUNKS]:
         return {}
     told = {key: 0 for key, _ in view.rows(Table.META, decode_meta) if key.startswith(b"form.")}
-    return {SHARED: 0, DEAD_CHUNKS: 0, DEAD_BYTES: 0} | told | view.census.totals
+    return dict.fromkeys(CHUNK_TOTALS, 0) | told | view.census.totals

@@ -179,7 +179,7 @@ class View:
             if record.is_lost:
                 continue
             census.packed.setdefault(record.pack, []).append(chunk)
-            if record.uses:
+            if record.alive:
                 census.live[record.pack] = census.live.get(record.pack, 0) + record.stored
         return census
 

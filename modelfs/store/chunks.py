@@ -1,38 +1,30 @@
 """Chunks: what the index says of them, and their bytes.
 
 A chunk's content never changes. Its record does: where the bytes lie (gc moves them, a good copy
-replaces damaged ones) and how many extents point to it. A chunk that nothing points to is dead; it
-stays readable, and may be revived, until gc removes its record.
+replaces damaged ones), their form (the optimizer finds smaller ones), how many extents point to it
+and how many chunks derive from it. A chunk that nothing needs is dead; it stays readable, and may
+be revived, until gc removes its record.
 """
 
 import dataclasses
-import math
 import threading
-import time
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from modelfs.codecs import CODECS
+from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
 from modelfs.store.descriptors import Descriptor, read_into
 from modelfs.store.index import Index
+from modelfs.store.lineage import Lineage
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import PageCache
+from modelfs.store.recipe import Recipe, SourceRun
 from modelfs.store.records import Chunk, ChunkKind, PackRow
 from modelfs.store.singleflight import SingleFlight
 from modelfs.store.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.totals import Totals
-
-# How many chunks are remembered as checked: some 60 MB of memory for 200 GB of 1 MiB chunks.
-VERIFIED_MAX: Final = 200_000
-# And for how long: what is read once more later may come from the disk again, and that may have
-# rotted meanwhile. Longer than a reader needs to come from one end of a chunk to the other.
-TRUST_SECONDS: Final = 60.0
-
-_Place = tuple[PackId, int]
+from modelfs.store.verified import Place, Verified
 
 
 class Chunks:
@@ -46,8 +38,9 @@ class Chunks:
         self._totals = totals
         self._cache = cache
         self._seed = hash_seed
-        self._verified = _RecentSet(VERIFIED_MAX)
-        self._verifying: SingleFlight[_Place, None] = SingleFlight()
+        self.lineage = Lineage(index)
+        self._verified = Verified()
+        self._verifying: SingleFlight[Place, None] = SingleFlight()
         self._local = threading.local()
 
     def digest(self, content: bytes) -> bytes:
@@ -80,7 +73,6 @@ class Chunks:
         """Make a chunk known that nothing points to yet."""
         known = self._index.get(Table.HASHES, record.digest) or b""
         self._index.put(Table.HASHES, record.digest, known + number_key(chunk))
-        self._index.put(Table.DEAD, number_key(chunk), b"")
         self._put(chunk, None, record)
 
     def point(self, chunk: ChunkId, uses: int, used: int) -> None:
@@ -88,23 +80,45 @@ class Chunks:
         old = self.record(chunk)
         if old.uses + uses < 0 or old.used + used < 0:
             raise CorruptIndex(f"chunk {chunk} would be used {old.uses + uses} times")
-        new = dataclasses.replace(old, uses=old.uses + uses, used=old.used + used)
-        if not old.uses and new.uses:
-            self._index.delete(Table.DEAD, number_key(chunk))
-        elif old.uses and not new.uses:
-            self._index.put(Table.DEAD, number_key(chunk), b"")
-        self._put(chunk, old, new)
+        self._put(chunk, old, dataclasses.replace(old, uses=old.uses + uses, used=old.used + used))
 
-    def move(self, chunk: ChunkId, new: Chunk) -> None:
-        """Say that the chunk's bytes are now where `new` says; its counts stay."""
+    def move(self, chunk: ChunkId, new: Chunk, sources: Sequence[ChunkId] | None = None) -> None:
+        """Say that the chunk's bytes are now where, and in the form that, `new` says.
+
+        Its counts stay. What a derived chunk is derived from is told with a new recipe only.
+        """
         old = self.record(chunk)
-        self._put(chunk, old, dataclasses.replace(new, uses=old.uses, used=old.used))
+        if sources is not None or new.kind is not ChunkKind.DERIVED:
+            self._link(chunk, sources or ())
+        right = dataclasses.replace(new, uses=old.uses, used=old.used, pins=old.pins)
+        self._put(chunk, old, right)
+
+    def settle(self, chunk: ChunkId) -> None:
+        """Note that the chunk has its smallest form."""
+        old = self.record(chunk)
+        self._put(chunk, old, dataclasses.replace(old, settled=True))
+
+    def _link(self, chunk: ChunkId, sources: Sequence[ChunkId]) -> None:
+        old, new = set(self.lineage.sources(chunk)), set(sources)
+        for source in sorted(new - old):
+            self.lineage.link(chunk, source)
+            self._pin(source, 1)
+        for source in sorted(old - new):
+            self.lineage.unlink(chunk, source)
+            self._pin(source, -1)
+
+    def _pin(self, chunk: ChunkId, difference: int) -> None:
+        old = self.record(chunk)
+        if old.pins + difference < 0:
+            raise CorruptIndex(f"chunk {chunk} would be needed by {old.pins + difference} chunks")
+        self._put(chunk, old, dataclasses.replace(old, pins=old.pins + difference))
 
     def remove(self, chunk: ChunkId) -> None:
         """Remove a dead chunk's record."""
         old = self.record(chunk)
-        if old.uses:
-            raise CorruptIndex(f"chunk {chunk} is listed as dead, and used {old.uses} times")
+        if old.alive:
+            raise CorruptIndex(f"chunk {chunk} is listed as dead, and needed")
+        self._link(chunk, ())
         others = [each for each in self.with_digest(old.digest) if each != chunk]
         if others:
             self._index.put(Table.HASHES, old.digest, b"".join(map(number_key, others)))
@@ -123,16 +137,25 @@ class Chunks:
         self._index.put(Table.PACKS, number_key(pack), row.to_bytes())
 
     def _put(self, chunk: ChunkId, old: Chunk | None, new: Chunk) -> None:
-        self._index.put(Table.CHUNKS, number_key(chunk), new.to_bytes())
+        key = number_key(chunk)
+        self._index.put(Table.CHUNKS, key, new.to_bytes())
+        self._list(Table.DEAD, key, was=old is not None and not old.alive, now=not new.alive)
+        self._list(Table.HELD, key, was=old is not None and old.held, now=new.held)
         self._totals.replace_chunk(old, new)
         live: dict[PackId, int] = {}
         for record, sign in ((old, -1), (new, 1)):
-            if record is not None and record.uses and not record.is_lost:
+            if record is not None and record.alive and not record.is_lost:
                 live[record.pack] = live.get(record.pack, 0) + sign * record.stored
         for pack, difference in live.items():
             if difference:
                 row = self.pack_row(pack)
                 self.put_pack_row(pack, dataclasses.replace(row, live=row.live + difference))
+
+    def _list(self, table: Table, key: bytes, *, was: bool, now: bool) -> None:
+        if now and not was:
+            self._index.put(table, key, b"")
+        elif was and not now:
+            self._index.delete(table, key)
 
     # -- bytes; any thread
 
@@ -244,9 +267,51 @@ class Chunks:
 
     def _decoded(self, chunk: ChunkId, record: Chunk, stored: bytes) -> bytes:
         try:
-            return CODECS[record.codec].decode(stored, record.size)
-        except ValueError as exc:
+            if record.kind is ChunkKind.DERIVED:
+                content = self._derived(chunk, record, Recipe.from_bytes(stored))
+            else:
+                content = CODECS[record.codec].decode(stored, record.size)
+        except (KeyError, ValueError) as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
+        # That a codec decodes without an error, or that a source is intact, says little.
+        if record.proof and xxhash.xxh3_64_intdigest(content) != record.proof:
+            raise CorruptChunk(chunk, "it does not decode to what it was made from")
+        return content
+
+    def _derived(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> bytes:
+        try:
+            source = b"".join(self._run(run) for run in recipe.runs)
+        except CorruptChunk as exc:
+            raise CorruptChunk(chunk, f"what it derives from is damaged: {exc}") from exc
+        return DERIVATIONS[record.codec].decode(recipe.payload, record.size, source)
+
+    def _run(self, run: SourceRun) -> bytes:
+        content = self.load_current(run.chunk)
+        part = content[run.skip : run.skip + run.length]
+        if len(part) < run.length:
+            raise CorruptChunk(run.chunk, f"it has no bytes {run.skip} to {run.skip + run.length}")
+        return part
+
+    def load_current(self, chunk: ChunkId) -> bytes:
+        """Return a chunk's whole content, wherever it is now.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+        """
+        record = self._needed(chunk)
+        try:
+            return self.load(chunk, record)
+        except CorruptChunk:
+            now = self._needed(chunk)
+            if (now.pack, now.offset) == (record.pack, record.offset):
+                raise
+            return self.load(chunk, now)  # gc moved it, or the optimizer
+
+    def _needed(self, chunk: ChunkId) -> Chunk:
+        try:
+            return self.record(chunk)
+        except CorruptIndex as exc:
+            raise CorruptChunk(chunk, "it has no record that can be read") from exc
 
 
 def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
@@ -255,27 +320,5 @@ def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
         raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
 
 
-def _place(record: Chunk) -> _Place:
+def _place(record: Chunk) -> Place:
     return record.pack, record.offset
-
-
-class _RecentSet:
-    """The places added last, up to a number, and not long ago. Any thread."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._members: OrderedDict[_Place, float] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __contains__(self, place: _Place) -> bool:
-        return time.monotonic() - self._members.get(place, -math.inf) < TRUST_SECONDS
-
-    def discard(self, place: _Place) -> None:
-        with self._lock:
-            self._members.pop(place, None)
-
-    def add(self, place: _Place) -> None:
-        with self._lock:
-            self._members[place] = time.monotonic()
-            if len(self._members) > self._capacity:
-                self._members.popitem(last=False)

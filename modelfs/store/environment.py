@@ -29,7 +29,7 @@ from typing import Any, Final
 import lmdb
 
 from modelfs.errors import CorruptIndex, IndexLost, ModelfsError, NotAStore, StoreFull
-from modelfs.store.tables import Table
+from modelfs.store.tables import SINCE_2, Table
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,10 @@ class Environment:
     def database(self, table: Table) -> Database:
         """Return a table, for use inside a transaction."""
         return self._databases[table]
+
+    def has(self, table: Table) -> bool:
+        """Whether the table is there: read-only, it may be younger than the store's format."""
+        return table in self._databases
 
     def write(self, work: Callable[["lmdb.Transaction[bytes]"], None]) -> None:
         """Do `work` in a transaction, and once more whenever the map was too small for it.
@@ -231,13 +235,17 @@ class Environment:
             raise problem from exc
 
     def _open_tables(self, env: lmdb.Environment) -> None:
-        try:
-            self._databases = {
-                table: env.open_db(table.value.encode(), create=not self._read_only)
-                for table in Table
-            }
-        except lmdb.Error as exc:
-            raise translated(exc, str(self._folder)) from exc
+        self._databases = {}
+        for table in Table:
+            try:
+                database = env.open_db(table.value.encode(), create=not self._read_only)
+            except lmdb.NotFoundError as exc:
+                if table not in SINCE_2:
+                    raise translated(exc, str(self._folder)) from exc
+            except lmdb.Error as exc:
+                raise translated(exc, str(self._folder)) from exc
+            else:
+                self._databases[table] = database
 
     def _walk(self, env: lmdb.Environment) -> None:
         with env.begin() as transaction:

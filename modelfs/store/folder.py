@@ -1,5 +1,6 @@
 """A store's folder: how it says what it is, and who may use it at the same time."""
 
+import dataclasses
 import fcntl
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
+from modelfs.store.descriptors import sync_folder
 from modelfs.store.index import Index
 from modelfs.store.records import FORMAT_VERSION, Superblock
 from modelfs.store.tables import Table
@@ -22,6 +24,7 @@ PACKS: Final = "packs"
 STAGING: Final = "staging"
 LOCK_FILE: Final = "lock"
 FORMAT_FILE: Final = "FORMAT"
+FORMAT_NEW: Final = "FORMAT.new"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
 SUPERBLOCK: Final = b"superblock"
 
@@ -44,6 +47,24 @@ def check_format(folder: Path) -> None:
         raise UnsupportedFormat(
             f"{folder} has format {version}; this version knows {FORMAT_VERSION}"
         )
+
+
+def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
+    """Let a store of an older format be one of this version's, and return its superblock.
+
+    What is in it stays as it is, since every old row is still read; but older versions are kept
+    from opening it, before anything is written that they do not know.
+    """
+    with (folder / FORMAT_NEW).open("w") as file:
+        file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / FORMAT_NEW).replace(folder / FORMAT_FILE)
+    sync_folder(folder)
+    new = dataclasses.replace(block, version=FORMAT_VERSION)
+    with index.change():
+        index.put(Table.META, SUPERBLOCK, new.to_bytes())
+    return new
 
 
 def check_index(folder: Path) -> None:

@@ -86,6 +86,8 @@ class Index:
                 if key in layer[table]:
                     value: bytes | None = layer[table][key]
                     return value
+        if not self._env.has(table):
+            return None
         with self._snapshot() as snapshot:
             return snapshot.get(key, db=self._env.database(table))
 
@@ -122,6 +124,8 @@ class Index:
             found = [
                 next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
             ]
+        if not self._env.has(table):
+            return None
         with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
             if (cursor.set_range(key) and cursor.key() == key) or (
                 cursor.prev() if cursor.key() else cursor.last()
@@ -133,6 +137,8 @@ class Index:
         self, table: Table, start: bytes, stop: bytes, limit: int, hidden: dict[bytes, bytes | None]
     ) -> list[Row]:
         rows: list[Row] = []
+        if not self._env.has(table):
+            return rows
         with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
@@ -185,7 +191,7 @@ class Index:
 
     def get_newest(self, table: Table, key: bytes) -> bytes | None:
         """Return a value as the last commit has it, even while reads are pinned."""
-        if not self._read_only:
+        if not self._read_only or not self._env.has(table):
             return self.get(table, key)
         with self._env.transaction() as snapshot:
             return snapshot.get(key, db=self._env.database(table))

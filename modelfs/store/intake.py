@@ -190,7 +190,7 @@ class Intake:
                 self._chunks.add(chunk, record)
             for chunk, record in islice(written.moved.items(), CHUNKS_SLICE):
                 if self._chunks.find(chunk) is not None:
-                    self._chunks.move(chunk, record)
+                    self._chunks.move(chunk, record, written.sources.get(chunk))
         self._packs.vouched()
         written.tails.clear()
         for records in (written.added, written.moved):
@@ -380,6 +380,8 @@ class Intake:
     def _note_layout(self, walk: Pass) -> None:
         if (layout := walk.layout) is None:
             return
+        if layout.spans:
+            self._index.put(Table.UNSETTLED, number_key(walk.inode), request_value())
         node = self._nodes.get(walk.inode)
         if layout.format is not node.format:
             self._nodes.put(dataclasses.replace(node, format=layout.format))

@@ -10,6 +10,13 @@ from modelfs.store.tables import InodeNumber, Table, number_key, number_of, pref
 
 # Rows removed in one go, so that no request waits long for a large file's end.
 SLICE: Final = 100
+OF_ONE_ROW: Final = (
+    Table.SYMLINKS,
+    Table.TRIMS,
+    Table.PENDING,
+    Table.ORPHANS,
+    Table.UNSETTLED,
+)
 
 
 class Reaper:
@@ -34,7 +41,7 @@ class Reaper:
             gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
             if gone:
                 self._nodes.delete(inode)
-                for table in (Table.SYMLINKS, Table.TRIMS, Table.PENDING, Table.ORPHANS):
+                for table in OF_ONE_ROW:
                     self._index.delete(table, number_key(inode))
             self._drop_staged(inode)
         return gone

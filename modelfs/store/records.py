@@ -17,7 +17,8 @@ from modelfs.formats.layout import Format
 from modelfs.store.ranges import RangeSet
 from modelfs.store.tables import ChunkId, InodeNumber, PackId
 
-FORMAT_VERSION = 1
+# 1 had neither derived chunks nor what the last 8 bytes of a chunk record say.
+FORMAT_VERSION = 2
 # Above every offset in a file of the disk, and every number that was ever handed out.
 OFFSET_END: Final = 1 << 62
 # The digest of a lost chunk of which not even that is known.
@@ -30,6 +31,7 @@ class ChunkKind(enum.IntEnum):
     PLAIN = 0
     CODED = 1
     LOST = 2  # its stored bytes are gone: reads fail until a good copy comes
+    DERIVED = 3  # from other chunks: what is stored is a `Recipe`
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +235,16 @@ class Chunk:
     it was. If even those were lost, the digest is zero, no row of the hashes leads to the chunk,
     and it only keeps what uses it from being read as anything.
 
-    Value layout, 72 bytes::
+    A chunk is alive while extents or other chunks' recipes need it. One that only recipes need is
+    *held*: it stays until they are written anew without it.
+
+    Value layout, 80 bytes (format 1: the first 72)::
 
         offset  type      field
         0       u8        kind      `ChunkKind`
-        1       u8        codec     `CodecId` of the stored bytes
-        2       -         zero
+        1       u8        codec     `CodecId` of the stored bytes, or of the derivation
+        2       u8        settled   1: the optimizer has looked for its smallest form
+        3       -         zero
         4       u32       size      bytes after decoding
         8       u64       pack
         16      u64       offset    of the stored bytes, from the start of the pack
@@ -247,7 +253,9 @@ class Chunk:
         32      u64       used      sum of those extents' lengths, in bytes
         40      u64       checksum  XXH3-64 of the stored bytes
         48      bytes 16  digest    XXH3-128 of the decoded bytes, the store's seed
-        64      -         zero
+        64      u32       pins      chunks that derive from it
+        68      -         zero
+        72      u64       proof     XXH3-64 of the decoded bytes; 0: not known
     """
 
     kind: ChunkKind
@@ -260,13 +268,18 @@ class Chunk:
     used: int
     checksum: int
     digest: bytes
+    pins: int = 0
+    proof: int = 0
+    settled: bool = False
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBxxIQQIIQQ16s8x")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBBxIQQIIQQ16sI4xQ")
+    LENGTH_1: ClassVar[int] = 72
 
     def to_bytes(self) -> bytes:
         return self.LAYOUT.pack(
             self.kind,
             self.codec,
+            self.settled,
             self.size,
             self.pack,
             self.offset,
@@ -275,6 +288,8 @@ class Chunk:
             self.used,
             self.checksum,
             self.digest,
+            self.pins,
+            self.proof,
         )
 
     @classmethod
@@ -284,19 +299,31 @@ class Chunk:
         Raises:
             CorruptIndex: wrong length, or a kind or codec number that was never assigned.
         """
+        full = value + bytes(8) if len(value) == cls.LENGTH_1 else value
         try:
-            kind, codec, size, pack, offset, *rest = cls.LAYOUT.unpack(value)
-            record = cls(ChunkKind(kind), CodecId(codec), size, PackId(pack), offset, *rest)
+            kind, codec, settled, size, pack, *rest = cls.LAYOUT.unpack(full)
+            form = ChunkKind(kind), CodecId(codec)
+            record = cls(*form, size, PackId(pack), *rest)
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"chunk {value.hex()}: {exc}") from exc
-        if offset >= OFFSET_END:
-            raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
-        return record
+        if record.offset >= OFFSET_END or settled > 1:
+            raise CorruptIndex(f"chunk {value.hex()}: it lies at {record.offset}")
+        return dataclasses.replace(record, settled=settled == 1)
 
     @property
     def form(self) -> str:
         """The name under which `stats` counts it."""
-        return self.codec.name.lower() if self.kind is ChunkKind.CODED else self.kind.name.lower()
+        plain = self.kind in (ChunkKind.PLAIN, ChunkKind.LOST)
+        return self.kind.name.lower() if plain else self.codec.name.lower()
+
+    @property
+    def alive(self) -> bool:
+        return self.uses > 0 or self.pins > 0
+
+    @property
+    def held(self) -> bool:
+        """Whether only other chunks' recipes need it."""
+        return not self.uses and self.pins > 0
 
     @property
     def is_lost(self) -> bool:

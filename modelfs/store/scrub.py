@@ -167,7 +167,7 @@ class Scrubber:
 
     def _still_damaged(self, key: bytes) -> Chunk | None:
         record = self._chunks.find(_chunk_of(key))
-        if record is None or not record.uses or _place(record) != self._totals.get(key):
+        if record is None or not record.alive or _place(record) != self._totals.get(key):
             return None
         return record
 
@@ -198,14 +198,14 @@ class Scrubber:
         for entry in segment.entries:
             record = self._chunks.find(entry.chunk)
             place = segment.pack, entry.offset
-            if record is not None and record.uses and (record.pack, record.offset) == place:
+            if record is not None and record.alive and (record.pack, record.offset) == place:
                 yield entry.chunk, record
 
     def _used_behind(self, pack: PackId, start: int) -> Iterator[tuple[ChunkId, Chunk]]:
         # Costs a walk over all chunk records, but a damaged table is rare.
         for key, value in self._index.pages(Table.CHUNKS):
             record = Chunk.from_bytes(value)
-            if record.pack == pack and record.uses and record.offset >= start:
+            if record.pack == pack and record.alive and record.offset >= start:
                 yield ChunkId(number_of(key)), record
 
     def _check_chunk(self, stretch: Stretch, chunk: ChunkId, record: Chunk) -> None:

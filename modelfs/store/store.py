@@ -24,6 +24,7 @@ from modelfs.store.folder import (
     check_index,
     lock,
     read_superblock,
+    upgrade,
 )
 from modelfs.store.gc import LIVE_MIN, Collector
 from modelfs.store.index import Batch, Index
@@ -35,6 +36,7 @@ from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import CAPACITY, PageCache
 from modelfs.store.reaper import Reaper
+from modelfs.store.records import FORMAT_VERSION, Superblock
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.scrub import Scrubber
 from modelfs.store.sidecars import Sidecars
@@ -61,6 +63,8 @@ class Commit:
 
 class Store:
     """An open store."""
+
+    superblock: Superblock
 
     def __init__(
         self,
@@ -114,10 +118,15 @@ class Store:
                 return
             load_staged(self.staging, self.nodes)
             if not self.read_only:
+                self._upgrade()
                 remove_uncommitted(self.index, self.packs, self.staging)
         except BaseException:
             self.index.close()
             raise
+
+    def _upgrade(self) -> None:
+        if self.superblock.version < FORMAT_VERSION:
+            self.superblock = upgrade(self.folder, self.index, self.superblock)
 
     def _put_together(self, cache_size: int, *, read_only: bool) -> None:
         self.superblock = read_superblock(self.index)

@@ -19,11 +19,15 @@ sidecars     folder u64, name, NUL, model u64   empty: the model names that data
 twins        size u64, hash of head, inode u64  empty: a file that may have copies
 chunks       chunk u64                          `Chunk`
 hashes       XXH3-128 of the content            chunk u64, more than one if they collide
-dead         chunk u64                          empty: no extent uses the chunk; for gc
+sources      chunk u64, source u64              empty: the chunk derives from the source
+dependants   source u64, chunk u64              empty: the same, the other way round
+dead         chunk u64                          empty: nothing needs the chunk; for gc
+held         chunk u64                          empty: only chunks that derive from it need it
 packs        pack u64                           `PackRow`
 staged       inode u64, window u64              `StagedWindow`
 pending      inode u64                          when ingest was asked to look at the content
 orphans      inode u64                          empty: no name left; to be removed
+unsettled    inode u64                          when the optimizer was asked to look at the file
 ===========  =================================  =============================================
 """
 
@@ -70,11 +74,19 @@ class Table(enum.StrEnum):
     TWINS = "twins"
     CHUNKS = "chunks"
     HASHES = "hashes"
+    SOURCES = "sources"
+    DEPENDANTS = "dependants"
     DEAD = "dead"
+    HELD = "held"
     PACKS = "packs"
     STAGED = "staged"
     PENDING = "pending"
     ORPHANS = "orphans"
+    UNSETTLED = "unsettled"
+
+
+# Tables that a store of format 1 does not have.
+SINCE_2 = frozenset({Table.SOURCES, Table.DEPENDANTS, Table.HELD, Table.UNSETTLED})
 
 
 def number_of(key: bytes) -> int:

@@ -23,6 +23,9 @@ SHARED = b"total.shared_bytes"
 # Of chunks that nothing uses any more, which gc has not removed yet.
 DEAD_CHUNKS = b"total.dead_chunks"
 DEAD_BYTES = b"total.dead_bytes"
+# Of chunks that no file uses, and that are there because others derive from them.
+HELD_CHUNKS = b"total.held_chunks"
+HELD_BYTES = b"total.held_bytes"
 
 
 class Totals:
@@ -82,7 +85,7 @@ def counter_of(name: bytes, value: bytes) -> int:
 
 def chunk_totals(chunk: Chunk) -> dict[bytes, int]:
     """Return what one chunk adds to each total."""
-    if not chunk.uses:
+    if not chunk.alive:
         return {DEAD_CHUNKS: 1, DEAD_BYTES: chunk.stored}
     form = f"form.{chunk.form}.".encode()
     if chunk.is_lost:
@@ -93,4 +96,6 @@ def chunk_totals(chunk: Chunk) -> dict[bytes, int]:
         form + b"raw_bytes": chunk.size,
         form + b"stored_bytes": chunk.stored,
         SHARED: max(0, chunk.used - chunk.size),
+        HELD_CHUNKS: int(chunk.held),
+        HELD_BYTES: chunk.stored if chunk.held else 0,
     }

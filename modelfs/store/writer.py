@@ -21,9 +21,11 @@ from modelfs.store.chunks import Chunks
 from modelfs.store.pack import Packs, Tail
 from modelfs.store.records import Chunk, ChunkKind
 from modelfs.store.segment import Entry, Segment
-from modelfs.store.tables import ChunkId
+from modelfs.store.tables import ChunkId, PackId
 
 log = logging.getLogger(__name__)
+
+RAW: Final = CodecId.RAW
 
 # A coded chunk costs a decode at every first read, so it has to save something.
 CODED_MAX: Final = 0.9
@@ -37,6 +39,8 @@ class Written:
 
     added: dict[ChunkId, Chunk] = field(default_factory=dict)
     moved: dict[ChunkId, Chunk] = field(default_factory=dict)
+    # Of what was moved and has a new form: what it derives from.
+    sources: dict[ChunkId, tuple[ChunkId, ...]] = field(default_factory=dict)
     tails: dict[int, Tail] = field(default_factory=dict)
 
 
@@ -49,7 +53,7 @@ class ChunkWriter:
         self._next = next_chunk
         self._segment = Segment()
         self._contents: dict[ChunkId, bytes] = {}  # of the segment that is not written yet
-        self._digests: dict[ChunkId, bytes] = {}  # of the same
+        self._records: dict[ChunkId, Chunk] = {}  # of the same, but for their places
         self._by_digest: dict[bytes, list[ChunkId]] = {}
         self._copied: set[ChunkId] = set()
         self.written = Written()
@@ -76,9 +80,20 @@ class ChunkWriter:
     def copy(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
         """Append a chunk's stored bytes once more, for gc to move it there."""
         self._copied.add(chunk)
-        self._digests[chunk] = record.digest
+        self._append(chunk, record, stored)
+
+    def replace(
+        self, chunk: ChunkId, record: Chunk, stored: bytes, sources: tuple[ChunkId, ...]
+    ) -> None:
+        """Append a chunk in a new form, of the kind and codec that `record` now has."""
+        self.written.sources[chunk] = sources
+        self.copy(chunk, record, stored)
+
+    def _append(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
+        self._records[chunk] = record
         self._segment.add(chunk, record.kind, record.codec, record.size, stored)
-        self._write_if_full()
+        if self._segment.full:
+            self._write()
 
     def finish(self) -> Written:
         """Make everything that was put durable.
@@ -104,27 +119,20 @@ class ChunkWriter:
             return self._heal(chunk, record, content)
 
     def _heal(self, chunk: ChunkId, record: Chunk, content: bytes) -> bool:
-        # The damaged chunk cannot be compared any more. Its size, its content hash and, over what
-        # would be stored, its independent checksum (of another seed) all have to match before
-        # the copy takes its place. A hash that collides alone makes a chunk of its own.
-        codec = GENERAL.get(record.codec)
-        if codec is None:
-            return False
-        stored = codec.encode(content)
-        if xxhash.xxh3_64_intdigest(stored) != record.checksum:
+        # The damaged chunk cannot be compared any more. Its size, its content hash and an
+        # independent checksum (of another seed) all have to match before the copy takes its place.
+        # A hash that collides alone makes a chunk of its own.
+        if not _proves(record, content):
             return False
         if chunk not in self._copied:
-            kind = ChunkKind.PLAIN if record.codec is CodecId.RAW else ChunkKind.CODED
-            self.copy(chunk, dataclasses.replace(record, kind=kind), stored)
+            stored, codec = _smallest(content) if record.codec is CodecId.ZSTD else (content, RAW)
+            self.replace(chunk, _like(record, content, codec), stored, ())
         return True
 
     def _add(self, chunk: ChunkId, digest: bytes, content: bytes, role: Role) -> None:
-        stored, codec = _smallest(content) if role is not Role.TENSOR else (content, CodecId.RAW)
-        kind = ChunkKind.PLAIN if codec is CodecId.RAW else ChunkKind.CODED
-        self._digests[chunk] = digest
+        stored, codec = _smallest(content) if role is not Role.TENSOR else (content, RAW)
         self._contents[chunk] = content
-        self._segment.add(chunk, kind, codec, len(content), stored)
-        self._write_if_full()
+        self._append(chunk, _like(_nowhere(digest), content, codec), stored)
 
     def _load_new(self, chunk: ChunkId) -> bytes:
         if (content := self._contents.get(chunk)) is not None:
@@ -132,37 +140,53 @@ class ChunkWriter:
         # Not remembered: if this writer is given up, the chunk's number is another's.
         return self._chunks.load_anew(chunk, self.written.added[chunk])
 
-    def _write_if_full(self) -> None:
-        if self._segment.full:
-            self._write()
-
     def _write(self) -> None:
         if not len(self._segment):
             return
         entries, tail = self._packs.append(self._segment)
         self.written.tails[tail.pack] = tail
         for entry in entries:
-            record = _record(entry, tail, self._digests[entry.chunk])
+            record = _placed(self._records[entry.chunk], entry, tail)
             copied = entry.chunk in self._copied
             (self.written.moved if copied else self.written.added)[entry.chunk] = record
         self._segment = Segment()
         self._contents.clear()
-        self._digests.clear()
+        self._records.clear()
 
 
-def _record(entry: Entry, tail: Tail, digest: bytes) -> Chunk:
-    return Chunk(
-        kind=entry.kind,
-        codec=entry.codec,
-        size=entry.size,
+def _nowhere(digest: bytes) -> Chunk:
+    nowhere = PackId(0)
+    return Chunk(ChunkKind.PLAIN, RAW, 0, nowhere, 0, 0, 0, 0, 0, digest)
+
+
+def _like(record: Chunk, content: bytes, codec: CodecId) -> Chunk:
+    """Return a record of the same content in a form that needs no other chunk."""
+    return dataclasses.replace(
+        record,
+        kind=ChunkKind.PLAIN if codec is RAW else ChunkKind.CODED,
+        codec=codec,
+        size=len(content),
+        proof=xxhash.xxh3_64_intdigest(content),
+        settled=False,
+    )
+
+
+def _placed(record: Chunk, entry: Entry, tail: Tail) -> Chunk:
+    return dataclasses.replace(
+        record,
         pack=tail.pack,
         offset=entry.offset,
         stored=entry.stored,
-        uses=0,
-        used=0,
         checksum=entry.checksum,
-        digest=digest,
     )
+
+
+def _proves(record: Chunk, content: bytes) -> bool:
+    if record.proof:
+        return xxhash.xxh3_64_intdigest(content) == record.proof
+    # Of format 1: what would be stored has a checksum.
+    codec = GENERAL.get(record.codec)
+    return codec is not None and xxhash.xxh3_64_intdigest(codec.encode(content)) == record.checksum
 
 
 def _smallest(content: bytes) -> tuple[bytes, CodecId]:

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from modelfs.errors import CorruptChunk
-from modelfs.store import chunks
 from modelfs.store import pack as pack_module
+from modelfs.store import verified
 from modelfs.store.scrub import DAMAGED, REMEMBERED_MAX, TABLE_MAX, Stretch
 from modelfs.store.scrub_report import scrub_report
 from modelfs.store.segment import PAGE
@@ -102,7 +102,7 @@ def test_trust_ends(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     inode = stored_file(opened, b"f", noise(CHUNK))
     assert content_of(opened, inode) == noise(CHUNK)
     damage(opened, inode)
-    monkeypatch.setattr(chunks, "TRUST_SECONDS", 0)
+    monkeypatch.setattr(verified, "TRUST_SECONDS", 0)
     with pytest.raises(CorruptChunk):
         content_of(opened, inode)
     stored_file(opened, b"good", noise(CHUNK))
