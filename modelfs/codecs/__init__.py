@@ -3,6 +3,7 @@
 from typing import Final
 
 from modelfs.codecs.base import Codec, CodecId, Derivation, GeneralCodec
+from modelfs.codecs.planes import Planes
 from modelfs.codecs.raw import Raw
 from modelfs.codecs.zstd import Zstd
 
@@ -13,6 +14,9 @@ GENERAL: Final[dict[CodecId, GeneralCodec]] = {
 }
 
 # A number off the disk becomes a CodecId where it is read, and every one is in one of these.
-CODECS: Final[dict[CodecId, Codec]] = {**GENERAL}
+CODECS: Final[dict[CodecId, Codec]] = {
+    **GENERAL,
+    CodecId.PLANES: Planes(),
+}
 
 DERIVATIONS: Final[dict[CodecId, Derivation]] = {}

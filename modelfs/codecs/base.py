@@ -3,6 +3,8 @@
 import enum
 from typing import Protocol
 
+Bytes = bytes | memoryview  # what a codec's own parts take; contiguous, of single bytes
+
 
 class CodecId(enum.IntEnum):
     """Stored in every chunk record: never renumber.

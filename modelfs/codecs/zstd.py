@@ -5,26 +5,36 @@ Zstandard frame with its content size and without a checksum, since the chunk re
 """
 
 import threading
+from collections.abc import Callable
 
 import zstandard
+
+from modelfs.codecs.base import Bytes
 
 # The level at which zstd is still faster than the disk it saves.
 LEVEL = 3
 
 
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=LEVEL)
+
+
 class Zstd:
     """One Zstandard frame. Safe to use from many threads: contexts are per thread."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, new_compressor: Callable[[], zstandard.ZstdCompressor] = _compressor
+    ) -> None:
+        self._new_compressor = new_compressor
         self._local = threading.local()
 
-    def encode(self, raw: bytes) -> bytes:
+    def encode(self, raw: Bytes) -> bytes:
         if not hasattr(self._local, "compressor"):
-            self._local.compressor = zstandard.ZstdCompressor(level=LEVEL)
+            self._local.compressor = self._new_compressor()
         stored: bytes = self._local.compressor.compress(raw)
         return stored
 
-    def decode(self, stored: bytes, size: int) -> bytes:
+    def decode(self, stored: Bytes, size: int) -> bytes:
         try:
             # The frame's own size is read first: a damaged one could ask for any memory.
             told = zstandard.frame_content_size(stored)
