@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "fsck": "modelfs.cli.checking",
     "scrub": "modelfs.cli.scrubbing",
     "gc": "modelfs.cli.upkeep",
+    "optimize": "modelfs.cli.optimizing",
 }
 
 EPILOG: Final = """\b

@@ -1,7 +1,7 @@
 """What the bytes of a tensor are to a codec: numbers of a width, and where their exponents lie."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 WIDTHS: Final = (1, 2, 4, 8)
 
@@ -16,6 +16,17 @@ class Element:
     @property
     def is_float(self) -> bool:
         return self.exponent > 0
+
+    @property
+    def code(self) -> int:
+        """One byte that stands for it in stored records; never 0."""
+        return self.width | self.exponent << 4
+
+    @classmethod
+    def from_code(cls, code: int) -> Self:
+        """Return the element with that code; plain bytes if there is none."""
+        width, exponent = code & 15, code >> 4
+        return cls(width, exponent) if width in WIDTHS else cls(1)
 
 
 PLAIN: Final = Element(1)

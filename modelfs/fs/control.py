@@ -23,6 +23,8 @@ from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.writeback import Writeback
 from modelfs.store import inspect
 from modelfs.store.gc import LIVE_MIN_SHORT
+from modelfs.store.lineage import CHAIN_MAX
+from modelfs.store.optimizing import optimized
 from modelfs.store.store import Store
 from modelfs.store.tables import KEY_MAX, InodeNumber
 
@@ -59,6 +61,7 @@ class Control:
             "stats": self._stats,
             "sync": self._sync,
             "gc": self._gc,
+            "optimize": self._optimize,
             "inspect": self._inspect,
             "hold": self._commit,
             "scrub": self._scrub,
@@ -137,6 +140,20 @@ class Control:
         found = await self._writeback.collecting.collect(thorough=True)
         return {**asdict(found), "dry_run": False}
 
+    async def _optimize(self, request: Request, progress: Progress) -> Reply:
+        depth = request.get("depth")
+        if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
+            raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
+        await self._writeback.ingesting.settle(_silent)
+        before = self._store.statistics(0)
+        optimizing = self._writeback.optimizing
+        try:
+            await optimizing.follow(progress, depth)
+        finally:
+            await self._writeback.durability.commit()
+        await self._writeback.collecting.collect()
+        return optimized(before, self._store.statistics(0))
+
     async def _scrub(self, request: Request, progress: Progress) -> Reply:
         rate = request.get("rate", 0)
         if not isinstance(rate, int) or not 0 <= rate <= RATE_MAX:
@@ -170,6 +187,10 @@ class Control:
             inspect.finish, self._store, subject, limiter=self._workers
         )
         return report.to_dict()
+
+
+async def _silent(done: int, total: int) -> None:
+    pass
 
 
 def _listen(folder: Path) -> trio.socket.SocketType:

@@ -1,5 +1,6 @@
 """What the kernel holds on to: looked-up inodes and open files."""
 
+import time
 from dataclasses import dataclass
 
 from pyfuse3 import FileHandleT
@@ -33,8 +34,10 @@ class Handles:
         self._open: dict[FileHandleT, Handle] = {}
         self._writers: dict[InodeNumber, int] = {}
         self._next = 1
+        self._used = time.monotonic()
 
     def __getitem__(self, handle: FileHandleT) -> Handle:
+        self._used = time.monotonic()
         try:
             return self._open[handle]
         except KeyError:
@@ -76,6 +79,10 @@ class Handles:
             else:
                 del self._writers[closed.inode]
         return closed
+
+    def idle_seconds(self) -> float:
+        """Return how long no open file was asked for anything."""
+        return time.monotonic() - self._used
 
     def written(self) -> list[InodeNumber]:
         """Return the files that are open for writing."""

@@ -5,7 +5,8 @@ Requests change the store's memory; this moves the changes on:
 - `durability` flushes and commits, every `COMMIT_SECONDS` or because someone waits for an fsync;
 - `ingesting` takes staged content into chunks;
 - `collecting` removes what was deleted, and gives its room back;
-- `appending` lets one of these two append to packs at a time;
+- `optimizing` gives what is stored its smallest form;
+- `appending` lets one of these three append to packs at a time;
 - `scrubbing` reads what is stored, to see that it is still there.
 
 All else runs as it comes, since the halves that change the store run on the event loop.
@@ -23,6 +24,7 @@ from modelfs.fs.collecting import Collecting
 from modelfs.fs.durability import Durability
 from modelfs.fs.handles import Handles
 from modelfs.fs.ingesting import Ingesting
+from modelfs.fs.optimizing import Optimizing
 from modelfs.fs.scrubbing import Scrubbing
 from modelfs.store.store import Store
 
@@ -47,6 +49,7 @@ class Writeback:
             store, workers, self.durability, self.ingesting, self.appending
         )
         self.scrubbing = Scrubbing(store, workers)
+        self.optimizing = Optimizing(store, handles, workers, self.durability, self.appending)
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to do."""
@@ -75,6 +78,7 @@ class Writeback:
             ):
                 nursery.start_soon(_regularly, seconds, work)
             nursery.start_soon(self.scrubbing.run)
+            nursery.start_soon(self.optimizing.run)
 
     async def finish(self) -> None:
         """Make everything durable, at the end."""

@@ -23,7 +23,8 @@ from modelfs.store.records import (
     Superblock,
     TensorRow,
 )
-from modelfs.store.tables import ChunkId, Table, number_of, pair_of
+from modelfs.store.relatives import Kind, samples_fit
+from modelfs.store.tables import ChunkId, Table, number_key, number_of, pair_of, relative_of
 from modelfs.store.totals import counter_of
 
 TYPES: Final = frozenset(
@@ -150,6 +151,20 @@ def decode_twin(key: bytes, value: bytes) -> None:
     _empty(value)
 
 
+def decode_relative(key: bytes, value: bytes) -> Kind:
+    number, hashed, inode, _, tag = relative_of(key)
+    _handed_out(number_key(inode))
+    try:
+        kind = Kind(number)
+    except ValueError as exc:
+        raise CorruptIndex(f"the key {key.hex()}: {exc}") from exc
+    if kind is not Kind.SAMPLES:
+        _sized(value, 8 if kind is Kind.ROW else 0)
+    elif hashed or tag or not samples_fit(value):
+        raise CorruptIndex(f"samples {key.hex()}: {value[:32].hex()}")
+    return kind
+
+
 def decode_meta(key: bytes, value: bytes) -> int | None:
     """Decode a counter's or a total's value; None is the superblock's."""
     if key == SUPERBLOCK:
@@ -171,6 +186,7 @@ DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
     Table.TENSORS: decode_tensor,
     Table.SIDECARS: decode_sidecar,
     Table.TWINS: decode_twin,
+    Table.RELATIVES: decode_relative,
     Table.CHUNKS: decode_chunk,
     Table.HASHES: decode_hash,
     Table.SOURCES: decode_link,

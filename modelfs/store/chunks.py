@@ -93,10 +93,10 @@ class Chunks:
         right = dataclasses.replace(new, uses=old.uses, used=old.used, pins=old.pins)
         self._put(chunk, old, right)
 
-    def settle(self, chunk: ChunkId) -> None:
-        """Note that the chunk has its smallest form."""
+    def settle(self, chunk: ChunkId, element: int) -> None:
+        """Note that the chunk, of such numbers, has its smallest form."""
         old = self.record(chunk)
-        self._put(chunk, old, dataclasses.replace(old, settled=True))
+        self._put(chunk, old, dataclasses.replace(old, settled=True, element=element))
 
     def _link(self, chunk: ChunkId, sources: Sequence[ChunkId]) -> None:
         old, new = set(self.lineage.sources(chunk)), set(sources)
@@ -280,14 +280,23 @@ class Chunks:
 
     def _derived(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> bytes:
         try:
-            source = b"".join(self._run(run) for run in recipe.runs)
+            source = self.gather(recipe.runs)
         except CorruptChunk as exc:
             raise CorruptChunk(chunk, f"what it derives from is damaged: {exc}") from exc
         return DERIVATIONS[record.codec].decode(recipe.payload, record.size, source)
 
+    def gather(self, runs: Sequence[SourceRun]) -> bytes:
+        """Return the content of runs, put together.
+
+        Raises:
+            CorruptChunk: a chunk that they are of is damaged or missing, or shorter.
+        """
+        parts = [self._run(run) for run in runs]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def _run(self, run: SourceRun) -> bytes:
         content = self.load_current(run.chunk)
-        part = content[run.skip : run.skip + run.length]
+        part = content[run.skip : run.skip + run.length]  # no copy if it is all
         if len(part) < run.length:
             raise CorruptChunk(run.chunk, f"it has no bytes {run.skip} to {run.skip + run.length}")
         return part

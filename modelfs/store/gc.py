@@ -17,6 +17,7 @@ from modelfs.store.chunks import Chunks
 from modelfs.store.index import KEY_END, Index
 from modelfs.store.pack import Packs
 from modelfs.store.records import Chunk, PackRow
+from modelfs.store.relatives import Relatives
 from modelfs.store.segment import PAGE
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of
@@ -47,7 +48,7 @@ class Collector:
     """Finds and removes garbage, in slices."""
 
     def __init__(
-        self, index: Index, chunks: Chunks, packs: Packs, hints: tuple[Sidecars, Twins]
+        self, index: Index, chunks: Chunks, packs: Packs, hints: tuple[Sidecars, Twins, Relatives]
     ) -> None:
         self._index = index
         self._totals = Totals(index)
@@ -100,6 +101,10 @@ class Collector:
         """Return the packs worth rewriting, those that need least room for it first."""
         rows = [(row.live, pack) for pack, row in self._rows() if _is_sparse(row, live_min)]
         return [pack for _, pack in sorted(rows) if pack not in self._unreadable]
+
+    def empty_packs(self) -> list[PackId]:
+        """Return the packs in which nothing is alive."""
+        return [pack for pack, row in self._rows() if not row.live and pack not in self._unreadable]
 
     def copy_live(self, pack: PackId, writer: ChunkWriter) -> None:
         """Append the live chunks of a pack to another. Any thread.

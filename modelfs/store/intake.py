@@ -8,7 +8,7 @@ Everything here runs on the thread that owns the store, and quickly: the work th
 import dataclasses
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -21,7 +21,7 @@ from modelfs.store.index import KEY_END, Index
 from modelfs.store.ingest import Pass, Step, next_full_region, next_region
 from modelfs.store.nodes import Nodes
 from modelfs.store.pack import Packs
-from modelfs.store.records import Extent, Inode, PackRow
+from modelfs.store.records import Chunk, Extent, Inode, PackRow
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.staging import (
     StagedFile,
@@ -31,7 +31,15 @@ from modelfs.store.staging import (
     stamp_of,
     windows_of,
 )
-from modelfs.store.tables import KEY_MAX, InodeNumber, Table, number_key, number_of, request_value
+from modelfs.store.tables import (
+    KEY_MAX,
+    ChunkId,
+    InodeNumber,
+    Table,
+    number_key,
+    number_of,
+    request_value,
+)
 from modelfs.store.totals import NEXT_CHUNK, NEXT_PACK, Totals
 from modelfs.store.twins import Twins
 from modelfs.store.writer import Written
@@ -41,6 +49,7 @@ TRIM_SLICE: Final = 100
 # extents put into a map, new chunks, and tensors' rows, which cost less.
 EXTENTS_SLICE: Final = 100
 CHUNKS_SLICE: Final = 200
+MOVED_SLICE: Final = 25  # each may bring rows for all that the chunk derives from
 ROWS_SLICE: Final = 1000
 # What fdatasync(2) says when it has given up on bytes; not, say, that no descriptor was free.
 LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
@@ -179,22 +188,30 @@ class Intake:
             region = next_full_region(staged, walk.position)
         return None if region is None else Step(walk, staged, *region)
 
-    def take_written(self, written: Written) -> bool:
+    def take_written(
+        self, written: Written, admits: Callable[[ChunkId, Chunk], bool] | None = None
+    ) -> bool:
         """Take over a slice of what a writer stored; say whether that is all of it.
 
         Before the steps that point to it are finished. A chunk that was taken without them is dead.
+
+        Args:
+            written: what the writer returned.
+            admits: whether a chunk may be moved as written; nothing else moved it meanwhile.
         """
         with self._index.change():
             self._vouch(written)
             for chunk, record in islice(written.added.items(), CHUNKS_SLICE):
                 self._chunks.add(chunk, record)
-            for chunk, record in islice(written.moved.items(), CHUNKS_SLICE):
-                if self._chunks.find(chunk) is not None:
+            for chunk, record in islice(written.moved.items(), MOVED_SLICE):
+                if self._chunks.find(chunk) is not None and (
+                    admits is None or admits(chunk, record)
+                ):
                     self._chunks.move(chunk, record, written.sources.get(chunk))
         self._packs.vouched()
         written.tails.clear()
-        for records in (written.added, written.moved):
-            for chunk in list(islice(records, CHUNKS_SLICE)):
+        for records, limit in ((written.added, CHUNKS_SLICE), (written.moved, MOVED_SLICE)):
+            for chunk in list(islice(records, limit)):
                 del records[chunk]
         return not (written.added or written.moved)
 

@@ -64,6 +64,11 @@ class Lineage:
         deltas = steps[1] + (codec is CodecId.DELTA) + below[1]
         return steps[0] + 1 + below[0] <= CHAIN_MAX and deltas <= depth
 
+    def deltas_above(self, chunk: ChunkId, find: Find) -> int:
+        """Return how many deltas are between a chunk's content and stored bytes."""
+        above = self._above((chunk,), find)
+        return CHAIN_MAX if above is None else above[chunk][1]
+
     def _above(
         self, sources: tuple[ChunkId, ...], find: Find
     ) -> dict[ChunkId, tuple[int, int]] | None:

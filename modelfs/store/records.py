@@ -244,7 +244,7 @@ class Chunk:
         0       u8        kind      `ChunkKind`
         1       u8        codec     `CodecId` of the stored bytes, or of the derivation
         2       u8        settled   1: the optimizer has looked for its smallest form
-        3       -         zero
+        3       u8        element   code of the `Element` that it then took its numbers for, or 0
         4       u32       size      bytes after decoding
         8       u64       pack
         16      u64       offset    of the stored bytes, from the start of the pack
@@ -271,8 +271,9 @@ class Chunk:
     pins: int = 0
     proof: int = 0
     settled: bool = False
+    element: int = 0
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBBxIQQIIQQ16sI4xQ")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBBBIQQIIQQ16sI4xQ")
     LENGTH_1: ClassVar[int] = 72
 
     def to_bytes(self) -> bytes:
@@ -280,6 +281,7 @@ class Chunk:
             self.kind,
             self.codec,
             self.settled,
+            self.element,
             self.size,
             self.pack,
             self.offset,
@@ -301,14 +303,30 @@ class Chunk:
         """
         full = value + bytes(8) if len(value) == cls.LENGTH_1 else value
         try:
-            kind, codec, settled, size, pack, *rest = cls.LAYOUT.unpack(full)
-            form = ChunkKind(kind), CodecId(codec)
-            record = cls(*form, size, PackId(pack), *rest)
+            kind, codec, settled, element, *rest = cls.LAYOUT.unpack(full)
+            size, pack, offset, stored, *counts = rest
+            uses, used, checksum, digest, pins, proof = counts
+            record = cls(
+                ChunkKind(kind),
+                CodecId(codec),
+                size,
+                PackId(pack),
+                offset,
+                stored,
+                uses,
+                used,
+                checksum,
+                digest,
+                pins,
+                proof,
+                settled == 1,
+                element,
+            )
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"chunk {value.hex()}: {exc}") from exc
-        if record.offset >= OFFSET_END or settled > 1:
-            raise CorruptIndex(f"chunk {value.hex()}: it lies at {record.offset}")
-        return dataclasses.replace(record, settled=settled == 1)
+        if offset >= OFFSET_END or settled > 1:
+            raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
+        return record
 
     @property
     def form(self) -> str:

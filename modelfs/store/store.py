@@ -33,12 +33,15 @@ from modelfs.store.intake import Intake, Parts
 from modelfs.store.locator import Locator
 from modelfs.store.namespace import Namespace
 from modelfs.store.nodes import Nodes
+from modelfs.store.optimizer import Optimizer
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import CAPACITY, PageCache
 from modelfs.store.reaper import Reaper
 from modelfs.store.records import FORMAT_VERSION, Superblock
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
+from modelfs.store.relatives import Relatives
 from modelfs.store.scrub import Scrubber
+from modelfs.store.settler import Settler
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.space import Space
 from modelfs.store.staging import Staging
@@ -127,6 +130,7 @@ class Store:
     def _upgrade(self) -> None:
         if self.superblock.version < FORMAT_VERSION:
             self.superblock = upgrade(self.folder, self.index, self.superblock)
+            self.optimizer.walk_all()
 
     def _put_together(self, cache_size: int, *, read_only: bool) -> None:
         self.superblock = read_superblock(self.index)
@@ -170,8 +174,13 @@ class Store:
             )
         )
         self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
-        self.collector = Collector(self.index, self.chunks, self.packs, (self.sidecars, twins))
+        self.relatives = Relatives(self.index, tensors)
+        hints = self.sidecars, twins, self.relatives
+        self.collector = Collector(self.index, self.chunks, self.packs, hints)
         self.scrubber = Scrubber(self.index, self.totals, self.chunks, self.packs)
+        self.optimizer = Optimizer(
+            self.index, self.nodes, self.chunks, self.staging, self.relatives
+        )
 
     def close(self) -> None:
         """Make everything durable that was written, and let go of the store."""
@@ -275,6 +284,14 @@ class Store:
     def writer(self) -> ChunkWriter:
         """Return a writer of chunks; one at a time, until its result was taken or given up."""
         return ChunkWriter(self.chunks, self.packs, self.totals.get(NEXT_CHUNK))
+
+    def settler(self, threads: int) -> Settler:
+        """Return what does the optimizer's work, for one run, with so many threads."""
+        tensors = TensorTable(self.index)
+        depth = self.optimizer.depth
+        return Settler(
+            self.maps, self.chunks, tensors, self.relatives, depth=depth, threads=threads
+        )
 
     def give_up_writer(self) -> None:
         """Forget what a writer did that failed."""

@@ -17,6 +17,8 @@ trims        inode u64                          u64: extents from here on are no
 tensors      inode u64, start u64, ordinal u32  `TensorRow`
 sidecars     folder u64, name, NUL, model u64   empty: the model names that data file
 twins        size u64, hash of head, inode u64  empty: a file that may have copies
+relatives    kind u8, hash u64, inode u64,      what of a tensor is found by that hash: see
+             start u64, tag u32                 `relatives`
 chunks       chunk u64                          `Chunk`
 hashes       XXH3-128 of the content            chunk u64, more than one if they collide
 sources      chunk u64, source u64              empty: the chunk derives from the source
@@ -48,6 +50,7 @@ _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _TRIPLE = struct.Struct(">QQQ")
 _TENSOR = struct.Struct(">QQI")
+_RELATIVE = struct.Struct(">BQQQI")
 
 KEY_MAX = (1 << 64) - 1
 
@@ -55,6 +58,7 @@ number_key = _U64.pack
 pair_key = _PAIR.pack
 triple_key = _TRIPLE.pack
 tensor_key = _TENSOR.pack
+relative_key = _RELATIVE.pack
 
 
 class Table(enum.StrEnum):
@@ -72,6 +76,7 @@ class Table(enum.StrEnum):
     TENSORS = "tensors"
     SIDECARS = "sidecars"
     TWINS = "twins"
+    RELATIVES = "relatives"
     CHUNKS = "chunks"
     HASHES = "hashes"
     SOURCES = "sources"
@@ -86,7 +91,7 @@ class Table(enum.StrEnum):
 
 
 # Tables that a store of format 1 does not have.
-SINCE_2 = frozenset({Table.SOURCES, Table.DEPENDANTS, Table.HELD, Table.UNSETTLED})
+SINCE_2 = frozenset({Table.RELATIVES, Table.SOURCES, Table.DEPENDANTS, Table.HELD, Table.UNSETTLED})
 
 
 def number_of(key: bytes) -> int:
@@ -105,6 +110,19 @@ def pair_of(key: bytes) -> tuple[int, int]:
     except struct.error as exc:
         raise CorruptIndex(f"a key of {len(key)} bytes: {key.hex()}") from exc
     return first, second
+
+
+def relative_of(key: bytes) -> tuple[int, int, int, int, int]:
+    """Return kind, hash, inode, start and tag of a key of `relatives`.
+
+    Raises:
+        CorruptIndex: it is of another length.
+    """
+    try:
+        kind, hashed, inode, start, tag = _RELATIVE.unpack(key)
+    except struct.error as exc:
+        raise CorruptIndex(f"a key of {len(key)} bytes: {key[:32].hex()}") from exc
+    return kind, hashed, inode, start, tag
 
 
 def named_key(inode: int, name: bytes) -> bytes:

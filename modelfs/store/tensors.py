@@ -25,6 +25,14 @@ class TensorTable:
             row = TensorRow.from_bytes(pair_of(key)[1], value)
             yield TensorSpan(row.name, row.dtype, row.shape, row.start, row.start + row.size)
 
+    def find(self, inode: InodeNumber, start: int) -> TensorRow | None:
+        """Return the tensor that begins there; None if there is none that has bytes."""
+        low, high = pair_key(inode, start), pair_key(inode, start + 1)
+        for _, value in self._index.scan(Table.TENSORS, low, high):
+            if (row := TensorRow.from_bytes(start, value)).size:
+                return row
+        return None
+
     def changes(self, inode: InodeNumber, layout: Layout) -> list[tuple[bytes, bytes | None]]:
         """Return the rows to put, or with None to delete, for a file to have that layout."""
         wanted = {

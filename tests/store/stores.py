@@ -1,13 +1,14 @@
 """Stores to test: making them, filling them, and opening them again."""
 
 import itertools
+import json
 import os
 import random
 import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -126,6 +127,19 @@ def model_of(*tensors: bytes, note: str = "") -> bytes:
     header = ("{" + ",".join(entries) + "}").encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header + b"".join(tensors)
+
+
+def tensors_of(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+    """Return a safetensors file of named tensors: dtype, shape and bytes."""
+    at = 0
+    header: dict[str, object] = {}
+    for name, (dtype, shape, data) in tensors.items():
+        span = [at, at + len(data)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
+        at += len(data)
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    return struct.pack("<Q", len(head)) + head + b"".join(data for *_, data in tensors.values())
 
 
 def pack_path(packs: Packs, pack: int) -> Path:

@@ -1,0 +1,197 @@
+"""Values of a tensor at positions that any other tensor is sampled at, too.
+
+An *octave* is the elements from 2^i up to 2^(i+1). A tensor is sampled in the octave it ends in and
+in the three before that, which is 15 in 16 of its elements, at the same positions of each octave
+whatever the tensor: so that tensors of one length have all samples in common, and those of which
+one is the other's beginning nearly all. The positions of an octave are a Weyl sequence (multiples
+of the golden ratio: Knuth, TAOCP vol. 3, section 6.4, Fibonacci hashing), whose every beginning is
+spread evenly; so few samples and many have the few in common.
+
+Stored form of samples::
+
+    type        field
+    u8          how many of each octave, at most 128
+    bytes each  values, little-endian, as many as lie in the tensor: the last octave's first
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelfs.codecs.elements import element_of
+
+OCTAVES: Final = 4
+PER_OCTAVE: Final = 128
+COUNT_MIN: Final = 1 << OCTAVES
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
+
+Values = NDArray[Any]  # unsigned integers of the elements' width
+Positions = NDArray[np.int64]
+Conversion = Callable[[Values], Values]
+
+
+@lru_cache(maxsize=256)
+def positions(count: int, per_octave: int = PER_OCTAVE) -> Positions:
+    """Return where tensors of `count` elements, at least COUNT_MIN, are sampled."""
+    top = count.bit_length() - 1
+    octaves = [_octave(each, per_octave) for each in range(top, top - OCTAVES, -1)]
+    picked = np.concatenate(octaves)
+    picked = picked[picked < count]
+    picked.flags.writeable = False
+    return picked
+
+
+def _octave(octave: int, per_octave: int) -> Positions:
+    start = octave * PER_OCTAVE + 1
+    steps = np.arange(start, start + per_octave, dtype=np.uint64) * np.uint64(_GOLDEN)
+    if octave == 0:
+        return np.ones(per_octave, np.int64)
+    return ((steps >> np.uint64(64 - octave)) + np.uint64(1 << octave)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Some values of a tensor of `count` elements: as many of each octave as that says."""
+
+    dtype: str
+    count: int
+    per_octave: int
+    values: bytes
+
+    @classmethod
+    def thinned(cls, dtype: str, count: int, values: Values, per_octave: int) -> Self:
+        """Return some of the values at all `positions` of a tensor."""
+        kept = np.isin(positions(count), positions(count, per_octave))
+        return cls(dtype, count, per_octave, values[kept].tobytes())
+
+    def to_bytes(self) -> bytes:
+        return bytes([self.per_octave]) + self.values
+
+    @classmethod
+    def from_bytes(cls, dtype: str, count: int, stored: bytes) -> Self:
+        """Decode samples of a tensor of that dtype and count.
+
+        Raises:
+            ValueError: they are those of another.
+        """
+        if not stored or not 0 < stored[0] <= PER_OCTAVE or count < COUNT_MIN:
+            raise ValueError(f"samples of {len(stored)} bytes for {count} elements")
+        expected = len(positions(count, stored[0])) * element_of(dtype).width
+        if len(stored) != 1 + expected:
+            raise ValueError(f"samples of {len(stored)} bytes, not {1 + expected}")
+        return cls(dtype, count, stored[0], stored[1:])
+
+    @property
+    def array(self) -> Values:
+        return np.frombuffer(self.values, f"<u{element_of(self.dtype).width}")
+
+
+# -- what values are
+
+
+def ordinals(values: Values, dtype: str) -> NDArray[np.int64]:
+    """Map values to integers in the same order, neighbours one apart (for U64, 2^63 lower)."""
+    element = element_of(dtype)
+    signed = values.view(f"<i{element.width}").astype(np.int64)
+    if element.is_float:
+        magnitude = signed & np.int64((1 << (8 * element.width - 1)) - 1)
+        return np.where(signed < 0, -magnitude, magnitude)
+    if dtype.startswith("I"):
+        return signed
+    if dtype == "U64":
+        return signed ^ np.int64(-(1 << 63))
+    return values.astype(np.int64)
+
+
+def _to_bf16(values: Values) -> Values:
+    # To nearest, ties to even, as IEEE 754 has it; what is no number keeps its highest bits.
+    rounded = (values + (0x7FFF + ((values >> 16) & 1))) >> 16
+    nan = (values & 0x7FFFFFFF) > 0x7F800000
+    return np.where(nan, values >> 16 | 0x40, rounded).astype("<u2")
+
+
+def _from_bf16(values: Values) -> Values:
+    return values.astype("<u4") << 16
+
+
+def _converted(source: str, target: str) -> Conversion:
+    def convert(values: Values) -> Values:
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            return values.view(f"<f{source}").astype(f"<f{target}").view(f"<u{target}")
+
+    return convert
+
+
+# What floats are rounded to in practice, and how those are widened again.
+CASTS: Final[dict[str, dict[str, tuple[Conversion, Conversion]]]] = {
+    "F64": {"F32": (_converted("8", "4"), _converted("4", "8"))},
+    "F32": {
+        "BF16": (_to_bf16, _from_bf16),
+        "F16": (_converted("4", "2"), _converted("2", "4")),
+    },
+}
+
+
+# -- what values cost
+
+
+def own_bits(values: Values, dtype: str) -> float:
+    """Return about how many bits per element a tensor takes that has values such as these."""
+    element = element_of(dtype)
+    if not element.is_float:
+        placed = ordinals(values, dtype) if dtype.startswith("I") else values
+        return min(_coded_bits(np.abs(placed.astype(np.float64))), 8.0 * element.width)
+    mantissa = 8 * element.width - 1 - element.exponent
+    heads = (values >> mantissa).astype(np.int64)
+    seen = int(np.bitwise_or.reduce(values)) & ((1 << mantissa) - 1)
+    zeros = mantissa if not seen else (seen & -seen).bit_length() - 1
+    _, found = np.unique(heads, return_counts=True)
+    return _entropy(found) + mantissa - zeros
+
+
+def distance(mine: Samples, theirs: Samples) -> float:
+    """Return about how many bits per element the difference of two tensors takes.
+
+    The difference is taken in units in the last place, where both have elements. The bits are those
+    of Elias's gamma code with its lengths coded at their entropy, which is what byte planes grouped
+    by exponent come close to. Infinite if they have no sample in common.
+    """
+    left, right, weights = _in_common(mine, theirs)
+    if not len(left):
+        return float("inf")
+    first, second = (ordinals(each, mine.dtype).view(np.uint64) for each in (left, right))
+    larger = first.view(np.int64) > second.view(np.int64)
+    apart = np.where(larger, first - second, second - first)  # modulo 2^64: never too large
+    return _coded_bits(apart.astype(np.float64), weights)
+
+
+def _in_common(mine: Samples, theirs: Samples) -> tuple[Values, Values, NDArray[np.float64]]:
+    picked = positions(mine.count, mine.per_octave)
+    left, right = mine.array, theirs.array
+    if (mine.count, mine.per_octave) != (theirs.count, theirs.per_octave):
+        other = positions(theirs.count, theirs.per_octave)
+        picked, here, there = np.intersect1d(picked, other, return_indices=True)
+        left, right = left[here], right[there]
+    # An octave's samples stand for its elements, those of the lowest for all before it as well.
+    octaves = np.frexp(picked.astype(np.float64))[1]
+    found = np.bincount(octaves)
+    elements = np.exp2(np.arange(len(found)) - 1.0)
+    if len(picked):
+        elements[octaves.max()] = min(mine.count, theirs.count) - elements[octaves.max()]
+    return left, right, (elements / np.maximum(found, 1))[octaves]
+
+
+def _coded_bits(
+    magnitudes: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> float:
+    lengths = np.frexp(magnitudes)[1]  # 0 for 0; otherwise as many bits, one of them for the sign
+    return _entropy(np.bincount(lengths, weights)) + float(np.average(lengths, weights=weights))
+
+
+def _entropy(found: NDArray[Any]) -> float:
+    shares = found[found > 0] / found.sum()
+    return float(-(shares * np.log2(shares)).sum())

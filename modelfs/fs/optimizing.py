@@ -1,0 +1,177 @@
+"""Optimizing a mounted store: for somebody who waits, or by itself while nobody uses it."""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from modelfs.errors import ModelfsError
+from modelfs.fs.appending import Appending
+from modelfs.fs.durability import Durability
+from modelfs.fs.handles import Handles
+from modelfs.store.settled import Batch, Settled
+from modelfs.store.settler import Settler
+from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], Awaitable[None]]
+
+# Nobody uses the store if there was no request for its content for so long.
+IDLE_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 10.0
+COMMIT_SECONDS: Final = 5.0
+
+
+class Optimizing:
+    """Runs the optimizer, one batch at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        handles: Handles,
+        workers: trio.CapacityLimiter,
+        durability: Durability,
+        appending: Appending,
+    ) -> None:
+        self._store = store
+        self._handles = handles
+        self._workers = workers
+        self._durability = durability
+        self._appending = appending
+        self.by_itself = True
+        self._asked = 0  # how many wait for it
+        self._moved = trio.Event()
+        self._settler: Settler | None = None
+        self._failure: Exception | None = None
+        self._ended = False  # nothing was left to do when it last looked
+        self._done = 0
+        self._total = 0
+
+    @property
+    def running(self) -> bool:
+        return self._settler is not None
+
+    # -- for who waits
+
+    async def follow(self, progress: Progress, depth: int | None = None) -> None:
+        """Optimize everything, and return when nothing is left to do.
+
+        Raises:
+            ModelfsError, OSError: it cannot go on.
+        """
+        self._begin(depth)
+        self._asked += 1
+        try:
+            while not self._ended and self._failure is None:
+                moved = self._moved  # it may move while that is told
+                await progress(min(self._done, self._total), self._total)
+                await moved.wait()
+        finally:
+            self._asked -= 1
+            if not self._asked and self._settler is not None:
+                self._settler.stop()
+        if self._failure is not None:
+            raise self._failure
+
+    def _begin(self, depth: int | None) -> None:
+        self._store.optimizer.begin(depth)
+        self._done, self._total = 0, self._store.optimizer.status().bytes
+        self._failure = None
+        self._ended = False
+        self._tell()
+
+    # -- the work
+
+    async def run(self) -> None:
+        """Optimize whenever that is asked for or nobody minds, until cancelled."""
+        try:
+            while True:
+                if self._asked:
+                    await self._advance(os.cpu_count() or 1)
+                elif self._may_run():
+                    await self._advance(1)
+                else:
+                    self._drop_settler()
+                    with trio.move_on_after(LOOK_SECONDS):
+                        await self._moved.wait()
+        finally:
+            self._drop_settler()
+
+    def _may_run(self) -> bool:
+        idle = self.by_itself and self._handles.idle_seconds() > IDLE_SECONDS
+        if idle and self._ended and not self._asked:
+            status = self._store.optimizer.status()
+            self._ended = not (status.files or status.held_chunks)
+            if not self._ended:
+                self._store.optimizer.begin()
+        return idle and not self._ended and not any(True for _ in self._store.staging)
+
+    async def _advance(self, threads: int) -> None:
+        try:
+            if not await self._settle_next(threads):
+                self._ended = True
+                self._drop_settler()
+        except (ModelfsError, OSError) as exc:
+            log.error("the optimizer stopped: %s", exc)
+            self._fail(exc)
+        except Exception as exc:
+            # The run ends here, not the mount.
+            log.exception("the optimizer stopped: bug")
+            self._fail(exc)
+        self._tell()
+
+    def _fail(self, exc: Exception) -> None:
+        self._failure = exc
+        self._ended = True
+        self._drop_settler()
+
+    async def _settle_next(self, threads: int) -> bool:
+        async with self._appending.turn():
+            run = partial(trio.to_thread.run_sync, limiter=self._workers)
+            batch = await run(self._store.optimizer.next_batch)
+            if batch is None:
+                return False
+            settled = await self._work(batch, threads)
+            admits = partial(self._store.optimizer.admits, settled)
+            while not self._store.intake.take_written(settled.written, admits):
+                await self._durability.pause()
+            while not self._store.optimizer.take(settled):
+                await self._durability.pause()
+            for pack in self._store.collector.empty_packs():
+                self._store.leave_pack(pack)
+                self._store.collector.retire(pack)
+        self._done += batch.bytes
+        return True
+
+    async def _work(self, batch: Batch, threads: int) -> Settled:
+        if self._settler is None:
+            self._settler = self._store.settler(threads)
+        writer = self._store.writer()
+        try:
+            settled = await trio.to_thread.run_sync(
+                self._settler.work, batch, writer, limiter=self._workers
+            )
+        except BaseException:
+            self._store.give_up_writer()
+            raise
+        if settled.stopped:
+            self._drop_settler()  # it was stopped
+        return settled
+
+    def _drop_settler(self) -> None:
+        if self._settler is not None:
+            self._settler.close()
+            self._settler = None
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+    def report(self) -> dict[str, Any]:
+        """Return what is left to do, as JSON can hold it."""
+        status = self._store.optimizer.status()
+        return {"files": status.files, "bytes": status.bytes, "held_chunks": status.held_chunks}

@@ -1,0 +1,215 @@
+"""The optimizer's work on a batch: from tensors to smaller forms of their chunks. Any thread.
+
+A tensor goes by twice: once for its sketch, by which its relatives are found, and once to try what
+they propose on each of its chunks, several at a time. What is exact comes first, since it stores
+next to nothing; then the smaller of a delta and of what the chunk comes to by itself.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, NamedTuple
+
+from modelfs.codecs.base import CodecId
+from modelfs.codecs.sketch import Sampler, Sketch
+from modelfs.errors import CorruptData
+from modelfs.store.chunks import Chunks
+from modelfs.store.family import Family
+from modelfs.store.filemap import FileMaps
+from modelfs.store.forms import Form, by_itself, is_worth
+from modelfs.store.held import Releaser
+from modelfs.store.leads import Lead, Leads
+from modelfs.store.proposals import Rounding
+from modelfs.store.records import Chunk, ChunkKind, TensorRow
+from modelfs.store.relatives import Candidate, Relation, Relatives
+from modelfs.store.settled import Batch, Settled, Target
+from modelfs.store.tables import InodeNumber
+from modelfs.store.tensor_view import Stretch, TensorView
+from modelfs.store.tensors import TensorTable
+from modelfs.store.writer import ChunkWriter
+
+log = logging.getLogger(__name__)
+
+# Chunks that are read ahead of the one that is written next, and are in memory meanwhile.
+AHEAD: Final = 16
+
+
+class _Choice(NamedTuple):
+    target: Target
+    form: Form
+    candidate: Candidate | None = None  # that it derives from
+
+
+_Work = Callable[[Target], _Choice]
+
+
+class Settler:
+    """Finds the forms of a batch's chunks, for one run of the optimizer."""
+
+    def __init__(
+        self,
+        maps: FileMaps,
+        chunks: Chunks,
+        tensors: TensorTable,
+        relatives: Relatives,
+        *,
+        depth: int,
+        threads: int,
+    ) -> None:
+        """Begin a run; `depth` as in `Lineage.may_derive`, `threads` encode at the same time."""
+        self._maps = maps
+        self._chunks = chunks
+        self._relatives = relatives
+        self._leads = Leads(maps, chunks, depth)
+        self._releaser = Releaser(chunks)
+        self._family = Family(relatives, tensors)
+        self._pool = ThreadPoolExecutor(threads, "optimize")
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Let `work` return soon, with what it has by then."""
+        self._stop.set()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def work(self, batch: Batch, writer: ChunkWriter) -> Settled:
+        """Append the smaller forms of a batch's chunks, durably.
+
+        Raises:
+            OSError: the disk is full or failed: the writer is to be given up.
+        """
+        settled = Settled(batch, writer.written)
+        for row in batch.rows:
+            if self._stop.is_set():
+                settled.stopped = True
+                break
+            try:
+                self._settle(settled, row, writer)
+            except CorruptData as exc:
+                log.error("tensor %s of file %d stays as it is: %s", row.name, batch.inode, exc)
+        for chunk in batch.held:
+            self._releaser.release(settled, chunk, writer)
+        writer.finish()
+        return settled
+
+    # -- a tensor
+
+    def _settle(self, settled: Settled, row: TensorRow, writer: ChunkWriter) -> None:
+        view = TensorView(self._maps, self._chunks, settled.batch.inode, row)
+        sketch = self._sketch(view)
+        candidates = self._candidates(view, sketch)
+        targets = [each for each in self._targets(view) if not settled.has(each.chunk)]
+        if targets:
+            self._settle_chunks(settled, view, targets, candidates, writer)
+        for candidate in candidates:
+            if candidate.relation is Relation.WIDER and not self._stop.is_set():
+                self._narrow(settled, view, candidate, writer)
+        if sketch is not None:
+            settled.sketches.append((view.inode, row, sketch))
+
+    def _sketch(self, view: TensorView) -> Sketch | None:
+        sampler = Sampler(view.row.dtype, view.row.shape, view.size)
+        for stretch in view.stretches:
+            if self._stop.is_set():
+                return None
+            sampler.feed(stretch.start, self._chunks.gather([stretch.run]))
+        return sampler.sketch()
+
+    def _candidates(self, view: TensorView, sketch: Sketch | None) -> list[Candidate]:
+        found = self._family.first(view.inode, view.row, sketch)
+        if sketch is not None:
+            found += self._relatives.candidates(view.inode, view.row, sketch)
+        # The family's come once more among the others, or are the others.
+        known: dict[tuple[Relation, InodeNumber, int, int], Candidate] = {}
+        for each in found:
+            known.setdefault((each.relation, each.inode, each.row.start, each.shift), each)
+        return list(known.values())
+
+    def _targets(self, view: TensorView) -> Iterator[Target]:
+        for stretch in view.stretches:
+            if (target := self._target(stretch)) is not None:
+                yield target
+
+    def _target(self, stretch: Stretch) -> Target | None:
+        record = self._chunks.record(stretch.run.chunk)
+        if record.settled or record.is_lost or record.kind is ChunkKind.DERIVED:
+            return None
+        whole = stretch.run.skip == 0 and stretch.run.length == record.size
+        return Target(stretch.run.chunk, record, stretch.start, whole)
+
+    def _settle_chunks(
+        self,
+        settled: Settled,
+        view: TensorView,
+        targets: Sequence[Target],
+        candidates: Sequence[Candidate],
+        writer: ChunkWriter,
+    ) -> None:
+        exact = self._leads.exact(view, candidates)
+        base = self._leads.nearest(view, targets, candidates)
+        used: dict[Relation, Candidate] = {}
+        for choice in self._map(partial(self._choose, view, exact, base), targets):
+            settled.put(choice.target, choice.form, view.element, writer)
+            if choice.candidate is not None:
+                used[choice.candidate.relation] = choice.candidate
+        for candidate in used.values():
+            self._family.accept(view.inode, candidate)
+
+    def _map(self, work: _Work, targets: Sequence[Target]) -> Iterator[_Choice]:
+        for start in range(0, len(targets), AHEAD):
+            if self._stop.is_set():
+                return
+            yield from self._pool.map(work, targets[start : start + AHEAD])
+
+    # -- a chunk
+
+    def _choose(
+        self, view: TensorView, exact: Sequence[Lead], base: Lead | None, target: Target
+    ) -> _Choice:
+        content = self._chunks.load_current(target.chunk)
+        size = len(content)
+        if target.is_whole:
+            for lead in exact:
+                form = self._tried(lead, target, content)
+                if form is not None and is_worth(form, size, size):
+                    return _Choice(target, form, lead.candidate)
+        near = None
+        if base is not None and target.is_whole:
+            near = self._tried(base, target, content)
+        alone = by_itself(content, view.element)
+        if base is not None and near is not None and is_worth(near, size, len(alone.stored)):
+            return _Choice(target, near, base.candidate)
+        return _Choice(target, alone)
+
+    def _tried(self, lead: Lead, target: Target, content: bytes) -> Form | None:
+        form = lead.form(content, target.start)
+        return form if form is not None and self._leads.allows(target, form) else None
+
+    # -- a narrower tensor that was stored before
+
+    def _narrow(
+        self, settled: Settled, view: TensorView, candidate: Candidate, writer: ChunkWriter
+    ) -> None:
+        """Derive the chunks of another tensor from this one, by rounding."""
+        narrow = self._leads.view(candidate)
+        lead = Lead(candidate, Rounding(view, narrow.element))
+        for stretch in narrow.stretches:
+            chunk, skip, length = stretch.run
+            record = self._chunks.record(chunk)
+            if skip or length != record.size or settled.has(chunk) or not _may_shrink(record):
+                continue
+            content = self._chunks.load_current(chunk)
+            target = Target(chunk, record, stretch.start)
+            form = self._tried(lead, target, content)
+            if form is not None and is_worth(form, length, record.stored):
+                settled.put(target, form, narrow.element, writer)
+
+
+def _may_shrink(record: Chunk) -> bool:
+    # What is derived without anything stored is as small as it gets.
+    return not record.is_lost and (
+        record.kind is not ChunkKind.DERIVED or record.codec is CodecId.DELTA
+    )

@@ -1,0 +1,170 @@
+"""The optimizer of a mounted store: for who waits, by itself, interrupted, and beside readers."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from modelfs.errors import StoreFull
+from modelfs.fs import optimizing
+from modelfs.store.settled import Batch, Settled
+from modelfs.store.settler import Settler
+from modelfs.store.tables import ROOT, InodeNumber, Table
+from modelfs.store.writer import ChunkWriter
+from tests.fs.serving import DEADLINE, Served
+from tests.mounting import MODELS
+from tests.store.stores import content_of
+
+BASE = (MODELS / "base.safetensors").read_bytes()
+TUNED = (MODELS / "finetune.safetensors").read_bytes()
+
+
+class Told:
+    """Keeps what a follower is told."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[int, int]] = []
+
+    async def __call__(self, done: int, total: int) -> None:
+        self.progress.append((done, total))
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+async def family(served: Served) -> Served:
+    """A store with a model and one made from it."""
+    await served.chunked(b"base", BASE)
+    await served.chunked(b"finetune", TUNED)
+    return served
+
+
+def unsettled(served: Served) -> int:
+    return sum(1 for _ in served.store.index.pages(Table.UNSETTLED))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with trio.fail_after(DEADLINE):
+        while not holds():  # noqa: ASYNC110 - there is nothing that tells of it
+            await trio.sleep(0.01)
+
+
+def check_contents(served: Served) -> None:
+    for name, data in ((b"base", BASE), (b"finetune", TUNED)):
+        assert content_of(served.store, served.store.namespace.lookup(ROOT, name)) == data
+
+
+async def test_followed(family: Served, nursery: trio.Nursery) -> None:
+    """Who waits is told the progress, and returns when all is in its smallest form."""
+    nursery.start_soon(family.writeback.optimizing.run)
+    before = family.store.statistics(0).stored_bytes
+    told = Told()
+    await family.writeback.optimizing.follow(told)
+    assert told.progress == sorted(told.progress)
+    assert family.store.statistics(0).stored_bytes < 0.75 * before
+    assert unsettled(family) == 0
+    check_contents(family)
+
+
+async def test_followed_by_two(family: Served, nursery: trio.Nursery) -> None:
+    """Two may wait for the same run."""
+    nursery.start_soon(family.writeback.optimizing.run)
+    async with trio.open_nursery() as followers:
+        followers.start_soon(family.writeback.optimizing.follow, Told())
+        followers.start_soon(family.writeback.optimizing.follow, Told())
+    assert unsettled(family) == 0
+
+
+async def test_stops_when_nobody_waits(
+    family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends when who asked for it has gone; the next one does the rest."""
+    monkeypatch.setattr("modelfs.store.optimizer.BATCH_TENSORS", 1)
+    nursery.start_soon(family.writeback.optimizing.run)
+
+    async def leave(done: int, total: int) -> None:
+        if done:
+            raise trio.BrokenResourceError
+
+    with pytest.raises(trio.BrokenResourceError):
+        await family.writeback.optimizing.follow(leave)
+    await until(lambda: not family.writeback.optimizing.running)
+    assert unsettled(family) > 0
+    await family.writeback.optimizing.follow(Told())
+    assert unsettled(family) == 0
+    check_contents(family)
+
+
+async def test_runs_by_itself_when_idle(
+    family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody uses is optimized without being asked for; what is in use is not."""
+    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
+    nursery.start_soon(family.writeback.optimizing.run)
+    await trio.sleep(0.05)
+    assert unsettled(family) == 2
+    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    await until(lambda: not unsettled(family))
+    check_contents(family)
+
+
+async def test_a_failure_is_told_and_ends_only_the_run(
+    family: Served,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without room, who waits is told so; when there is room again, it goes on."""
+    nursery.start_soon(family.writeback.optimizing.run)
+
+    def full(self: ChunkWriter) -> None:
+        raise StoreFull("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkWriter, "finish", full)
+        with pytest.raises(StoreFull):
+            await family.writeback.optimizing.follow(Told())
+    assert "full" in caplog.text
+    caplog.clear()
+    await family.writeback.optimizing.follow(Told())
+    assert unsettled(family) == 0
+    check_contents(family)
+
+
+async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> None:
+    """Whoever reads while chunks change their form gets what was written."""
+    nursery.start_soon(family.writeback.optimizing.run)
+    inode = family.store.namespace.lookup(ROOT, b"finetune")
+    async with trio.open_nursery() as readers:
+        readers.start_soon(read_again_and_again, family, inode)
+        await family.writeback.optimizing.follow(Told())
+        readers.cancel_scope.cancel()
+
+
+async def read_again_and_again(family: Served, inode: InodeNumber) -> None:
+    while True:
+        assert await family.content(inode) == TUNED
+
+
+async def test_a_file_removed_meanwhile_is_no_source(
+    family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that is removed between the work and its taking is not derived from."""
+    nursery.start_soon(family.writeback.optimizing.run)
+    work = Settler.work
+    worked, removed = threading.Event(), threading.Event()
+
+    def held(self: Settler, batch: Batch, writer: ChunkWriter) -> Settled:
+        settled = work(self, batch, writer)
+        worked.set()
+        assert removed.wait(DEADLINE)
+        return settled
+
+    monkeypatch.setattr(Settler, "work", held)
+    async with trio.open_nursery() as followers:
+        followers.start_soon(family.writeback.optimizing.follow, Told())
+        await trio.to_thread.run_sync(worked.wait, DEADLINE)
+        family.store.namespace.unlink(ROOT, b"base")
+        removed.set()
+    inode = family.store.namespace.lookup(ROOT, b"finetune")
+    assert content_of(family.store, inode) == TUNED

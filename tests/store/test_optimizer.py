@@ -1,0 +1,367 @@
+"""The optimizer: every file reads as ever, in less room, whatever is removed or interrupted."""
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+
+from modelfs.errors import StoreFull
+from modelfs.store.optimizer import BATCH_BYTES
+from modelfs.store.optimizing import optimize
+from modelfs.store.records import Chunk
+from modelfs.store.settled import Batch, Settled
+from modelfs.store.store import Store
+from modelfs.store.tables import InodeNumber, Table, number_key
+from modelfs.store.writer import ChunkWriter
+from tests.store.stores import (
+    Box,
+    checked,
+    content_of,
+    new_file,
+    new_store,
+    noise,
+    overwrite,
+    pack_path,
+    stored_file,
+    tensors_of,
+)
+
+SLICE: Final = Path(__file__).parents[1] / "data" / "minilm-slice"
+GRID: Final = 64 << 10
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Iterator[Box]:
+    """A store with chunks of a size at which forms pay as they do in use."""
+    with checked(new_store(tmp_path, chunk_size=GRID)) as box:
+        yield box
+
+
+def real(name: str) -> bytes:
+    return (SLICE / name).read_bytes()
+
+
+def weights(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)
+
+
+def f32(array: Array) -> tuple[str, tuple[int, ...], bytes]:
+    return "F32", array.shape, np.ascontiguousarray(array).tobytes()
+
+
+def put(store: Store, name: str, data: bytes) -> int:
+    """Store and optimize a file, and return by how many bytes the store grew."""
+    before = store.statistics(0).stored_bytes
+    inode = stored_file(store, name.encode(), data)
+    optimize(store)
+    assert content_of(store, inode) == data
+    return store.statistics(0).stored_bytes - before
+
+
+def forms(store: Store) -> set[str]:
+    return set(store.statistics(0).forms)
+
+
+def remove(store: Store, name: bytes) -> None:
+    inode = store.namespace.lookup(InodeNumber(1), name)
+    store.namespace.unlink(InodeNumber(1), name)
+    while not store.reaper.reap(inode):
+        pass
+
+
+# -- what becomes of a family
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("base-bf16.safetensors", 0.01),
+        ("base-f16.safetensors", 0.01),
+        ("base.onnx", 0.01),
+        ("finetune.safetensors", 0.37),
+        ("lora-merged.safetensors", 0.40),
+        ("vocab-extended.safetensors", 0.02),
+    ],
+)
+def test_a_relative_of_a_stored_model_costs_little(wide: Box, name: str, share: float) -> None:
+    """What is derived of a stored model adds no more than it differs."""
+    put(wide.store, "base", real("base.safetensors"))
+    assert put(wide.store, name, real(name)) <= share * len(real(name))
+
+
+def test_a_bf16_finetune_costs_a_tenth(wide: Box) -> None:
+    """A rounded fine-tune without its original is a small delta to the rounded base."""
+    put(wide.store, "base", real("base-bf16.safetensors"))
+    data = real("finetune-bf16.safetensors")
+    assert put(wide.store, "finetune", data) <= 0.12 * len(data)
+
+
+def test_what_is_narrower_gives_way_to_what_is_wider(wide: Box) -> None:
+    """A rounded copy that was stored first is derived from the original when that comes."""
+    put(wide.store, "bf16", real("base-bf16.safetensors"))
+    put(wide.store, "f32", real("base.safetensors"))
+    found = wide.store.statistics(0).forms
+    assert found["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
+
+
+def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
+    """Query, key and value, stored before, are all of a tensor that has them one after another."""
+    parts = {name: weights(seed, 200, 130) for seed, name in enumerate("qkv")}
+    put(wide.store, "parts", tensors_of({name: f32(part) for name, part in parts.items()}))
+    fused = np.concatenate(list(parts.values()))
+    assert put(wide.store, "fused", tensors_of({"qkv": f32(fused)})) < 0.01 * fused.nbytes
+
+
+def test_parts_are_cut_out_of_a_fused_tensor(wide: Box) -> None:
+    """What a stored tensor has at whatever row is not stored once more."""
+    fused = weights(7, 600, 130)
+    put(wide.store, "fused", tensors_of({"qkv": f32(fused)}))
+    parts = {name: f32(fused[at : at + 200]) for name, at in (("q", 0), ("k", 200), ("v", 400))}
+    assert put(wide.store, "parts", tensors_of(parts)) < 0.01 * fused.nbytes
+
+
+def test_a_bias_is_found_within_a_fused_one(wide: Box) -> None:
+    """Vectors, too, are found in one another."""
+    fused = weights(8, 12_000)
+    put(wide.store, "fused", tensors_of({"bias": f32(fused)}))
+    parts = {name: f32(fused[at : at + 4000]) for name, at in (("q", 0), ("k", 4000), ("v", 8000))}
+    assert put(wide.store, "parts", tensors_of(parts)) < 0.05 * fused.nbytes
+
+
+def test_zeros_are_stored_for_nothing(wide: Box) -> None:
+    """A tensor of one value takes no room."""
+    zeros = np.zeros((500, 300), np.float32)
+    assert put(wide.store, "zeros", tensors_of({"zeros": f32(zeros)})) < 1000
+
+
+def test_noise_stays_plain(wide: Box) -> None:
+    """What does not get smaller stays as it was, and is not looked at again."""
+    put(wide.store, "noise", tensors_of({"noise": ("U8", (200_000,), noise(200_000))}))
+    found = wide.store.statistics(0).forms
+    assert found["plain"]["raw_bytes"] == 200_000
+    assert all(record.settled for record in records(wide.store) if record.codec.name == "RAW")
+
+
+def records(store: Store) -> list[Chunk]:
+    return [Chunk.from_bytes(value) for _, value in store.index.pages(Table.CHUNKS)]
+
+
+def test_checkpoints_are_all_deltas_to_the_first(wide: Box) -> None:
+    """With a depth of 1, no delta is the base of another."""
+    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
+    for number, step in enumerate(steps):
+        put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
+    deltas = [record for record in records(wide.store) if record.form == "delta"]
+    assert len(deltas) == 3 * 4
+    assert not any(record.pins for record in deltas)
+
+
+def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
+    """With a depth of 2, a delta may be to a delta."""
+    wide.store.optimizer.begin(depth=2)
+    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
+    for number, step in enumerate(steps):
+        put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
+    assert wide.reopen().optimizer.depth == 2
+    assert any(record.pins for record in records(wide.store) if record.form == "delta")
+
+
+# -- when files go
+
+
+def test_a_base_is_let_go_when_its_file_is(wide: Box) -> None:
+    """What derived from a removed model is stored without it, and its room comes back."""
+    for name in ("base", "finetune", "base-bf16"):
+        put(wide.store, name, real(f"{name}.safetensors"))
+    remove(wide.store, b"base")
+    assert wide.store.statistics(0).held_chunks > 0
+    optimize(wide.store)
+    wide.store.collect()
+    found = wide.store.statistics(0)
+    assert found.held_chunks == 0
+    assert found.stored_bytes < 0.9 * found.logical_bytes
+    for name in ("finetune", "base-bf16"):
+        inode = wide.store.namespace.lookup(InodeNumber(1), name.encode())
+        assert content_of(wide.store, inode) == real(f"{name}.safetensors")
+
+
+def test_what_had_a_base_in_common_keeps_one_of_its_own(wide: Box) -> None:
+    """Of several fine-tunes whose base is gone, one is the base of the others."""
+    base = weights(0, 300, 200)
+    put(wide.store, "base", tensors_of({"w": f32(base)}))
+    for number in (1, 2, 3):
+        tuned = base + weights(number, 300, 200) / 500
+        put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned)}))
+    remove(wide.store, b"base")
+    optimize(wide.store)
+    assert [record.form for record in records(wide.store)].count("delta") == 2 * 4
+
+
+# -- interruptions
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_goes_on_where_it_was_stopped(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done before an interruption is kept, and the next run does the rest."""
+    monkeypatch.setattr("modelfs.store.optimizer.BATCH_TENSORS", 1)
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+
+    def stop(done: int, total: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        optimize(wide.store, stop)
+    store = wide.crash()
+    assert store.index.get(Table.UNSETTLED, number_key(inode)) is not None
+    settled = sum(record.settled for record in records(store))
+    assert 0 < settled < len(records(store))
+    optimize(store)
+    assert store.optimizer.next_batch() is None
+    assert store.optimizer.status().files == 0
+    assert content_of(store, inode) == real("base.safetensors")
+
+
+def test_work_that_is_stopped_says_so(wide: Box) -> None:
+    """A batch that was stopped has what was done by then, and comes again."""
+    stored_file(wide.store, b"base", real("base.safetensors"))
+    settler = wide.store.settler(threads=1)
+    batch = wide.store.optimizer.next_batch()
+    assert batch is not None
+    settler.stop()
+    settled = settler.work(batch, wide.store.writer())
+    settler.close()
+    assert settled.stopped
+    while not wide.store.optimizer.take(settled):
+        pass
+    assert wide.store.optimizer.next_batch() == batch
+
+
+def test_a_full_disk_loses_nothing(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that finds no room for what it encoded leaves all as it was."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+
+    def full(self: ChunkWriter) -> None:
+        raise StoreFull("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkWriter, "finish", full)
+        with pytest.raises(StoreFull):
+            optimize(wide.store)
+    assert content_of(wide.store, inode) == real("base.safetensors")
+    optimize(wide.store)
+    assert forms(wide.store) >= {"planes"}
+
+
+def test_a_damaged_tensor_is_left_alone(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """One tensor that cannot be read keeps no other from its form."""
+    store = wide.store
+    inode = stored_file(store, b"base", real("base.safetensors"))
+    extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
+    record = store.chunks.record(extent.chunk)
+    good = store.chunks.stored_bytes(extent.chunk, record)
+    overwrite(pack_path(store.packs, record.pack), record.offset, noise(16))
+    optimize(store)
+    assert "stays as it is" in caplog.text
+    caplog.clear()
+    assert forms(store) >= {"planes", "plain"}
+    now = store.chunks.record(extent.chunk)
+    overwrite(pack_path(store.packs, now.pack), now.offset, good[:16])
+
+
+def test_a_file_that_is_being_written_waits(wide: Box) -> None:
+    """What has staged content is not looked at before it was taken in."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+    wide.store.contents.write(inode, 100_000, b"staged")
+    assert wide.store.optimizer.next_batch() is None
+    wide.store.ingest_all()
+    assert wide.store.optimizer.next_batch() is not None
+
+
+def work_on(store: Store) -> tuple[Batch, Settled]:
+    """Do the work of the next batch, but do not take it."""
+    settler = store.settler(threads=1)
+    batch = store.optimizer.next_batch()
+    assert batch is not None
+    settled = settler.work(batch, store.writer())
+    settler.close()
+    return batch, settled
+
+
+def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
+    """A form is not taken if what it derives from lost its last file since it was found."""
+    store = wide.store
+    put(store, "base", real("base.safetensors"))
+    inode = stored_file(store, b"finetune", real("finetune.safetensors"))
+    _, settled = work_on(store)
+    remove(store, b"base")
+    while not store.intake.take_written(settled.written, partial(store.optimizer.admits, settled)):
+        pass
+    while not store.optimizer.take(settled):
+        pass
+    assert "delta" not in forms(store)
+    assert content_of(store, inode) == real("finetune.safetensors")
+
+
+def test_a_large_file_is_settled_in_batches(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is much larger than its bound, and all tensors have their turn."""
+    assert BATCH_BYTES > GRID
+    monkeypatch.setattr("modelfs.store.optimizer.BATCH_BYTES", 50_000)
+    tensors = {f"t{number}": f32(weights(number, 100, 40)) for number in range(20)}
+    put(wide.store, "model", tensors_of(tensors))
+    assert all(record.settled for record in records(wide.store) if record.size == 16_000)
+
+
+def test_a_store_of_old_is_walked(wide: Box) -> None:
+    """Files that nobody listed are found, in a store that was upgraded."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+    with wide.store.index.change():
+        wide.store.index.delete(Table.UNSETTLED, number_key(inode))
+    assert wide.store.optimizer.next_batch() is None
+    wide.store.optimizer.walk_all()
+    optimize(wide.store)
+    assert "planes" in forms(wide.store)
+    assert wide.store.optimizer.next_batch() is None
+
+
+# -- all of it together
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) -> None:
+    """Files come and go, are optimized, collected, and the store crashes: all is as committed."""
+    chance = random.Random(seed)
+    models = {name.name: name.read_bytes() for name in sorted(SLICE.glob("*.safetensors"))}
+    base = weights(seed, 250, 120)
+    for number in range(3):
+        tuned = base + weights(number, 250, 120) / 300
+        models[f"tuned-{number}"] = tensors_of({"w": f32(tuned), "t": f32(tuned.T)})
+    there: dict[str, bytes] = {}
+    for _ in range(25):
+        name = chance.choice(sorted(models))
+        match chance.choice(["add", "add", "optimize", "remove", "collect", "crash"]):
+            case "add" if name not in there:
+                inode = new_file(wide.store, name.encode(), models[name])
+                wide.store.ingest_file(inode)
+                there[name] = models[name]
+            case "remove" if name in there:
+                remove(wide.store, name.encode())
+                del there[name]
+            case "optimize":
+                optimize(wide.store)
+            case "collect":
+                wide.store.collect()
+            case "crash":
+                wide.store.commit()
+                wide.crash()
+    for name, data in there.items():
+        inode = wide.store.namespace.lookup(InodeNumber(1), name.encode())
+        assert content_of(wide.store, inode) == data
