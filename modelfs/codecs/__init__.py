@@ -3,8 +3,11 @@
 from typing import Final
 
 from modelfs.codecs.base import Codec, CodecId, Derivation, GeneralCodec
+from modelfs.codecs.narrow import Narrow
+from modelfs.codecs.palette import Palette
 from modelfs.codecs.planes import Planes
 from modelfs.codecs.raw import Raw
+from modelfs.codecs.repeat import Repeat
 from modelfs.codecs.zstd import Zstd
 
 # What can be stored without knowing what the bytes are.
@@ -17,6 +20,9 @@ GENERAL: Final[dict[CodecId, GeneralCodec]] = {
 CODECS: Final[dict[CodecId, Codec]] = {
     **GENERAL,
     CodecId.PLANES: Planes(),
+    CodecId.REPEAT: Repeat(),
+    CodecId.PALETTE: Palette(),
+    CodecId.NARROW: Narrow(),
 }
 
 DERIVATIONS: Final[dict[CodecId, Derivation]] = {}

@@ -137,7 +137,7 @@ def _plane(form: int, body: memoryview, length: int) -> Bytes:
 class Planes:
     """Byte planes of one kind of number."""
 
-    def decode(self, stored: bytes, size: int) -> bytes:
+    def decode(self, stored: Bytes, size: int) -> bytes:
         if len(stored) < 2 or stored[0] not in WIDTHS or stored[1] > (stored[0] > 1):
             raise ValueError("no byte planes")
         width, rotated = stored[0], stored[1] == 1

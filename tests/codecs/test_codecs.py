@@ -16,9 +16,9 @@ general = pytest.mark.parametrize("codec", GENERAL.values(), ids=[n.name for n i
 every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=[n.name for n in CODECS])
 
 
-def test_a_number_means_one_thing() -> None:
-    """A number is a codec's or a derivation's, by which half of them it lies in."""
-    assert all(number < 16 for number in CODECS)
+def test_every_number_has_a_codec() -> None:
+    """A number that decodes as a `CodecId` is a codec's below 16, else a derivation's."""
+    assert set(CODECS) == {number for number in CodecId if number < 16}
     assert all(number >= 16 for number in DERIVATIONS)
 
 

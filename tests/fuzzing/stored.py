@@ -9,6 +9,8 @@ from typing import Any, Final
 import xxhash
 
 from modelfs.codecs import CODECS, GENERAL
+from modelfs.codecs.elements import element_of
+from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.check_decode import DECODERS
 from modelfs.store.pack import Packs, pack_name, pack_number
@@ -160,11 +162,15 @@ def record_seeds() -> Iterator[bytes]:
 # -- codecs
 
 SIZE_MAX: Final = 1 << 20
+DTYPES: Final = ("U8", "BF16", "F16", "F32", "F64", "I16", "I32", "I64")
 _CODED_HEAD: Final = struct.Struct("<BI")
 
 
 def coded_chunk(content: bytes) -> None:
-    """Take the first byte for the codec, four for the size, and the others for what is stored."""
+    """Take the first byte for the codec, four for the size, and the others for what is stored.
+
+    The others are a tensor of each dtype, too.
+    """
     if len(content) < _CODED_HEAD.size:
         return
     number, size = _CODED_HEAD.unpack_from(content)
@@ -176,6 +182,9 @@ def coded_chunk(content: bytes) -> None:
         assert len(decoded) == size
     for general in GENERAL.values():
         assert general.decode(general.encode(stored), len(stored)) == stored
+    for dtype in DTYPES:
+        form, coded = encode_tensor(stored, element_of(dtype))
+        assert CODECS[form].decode(coded, len(stored)) == stored
 
 
 def codec_seeds() -> Iterator[bytes]:

@@ -1,0 +1,121 @@
+"""Numbers in a type wider than they need, stored as byte planes of the narrow one.
+
+Checkpoints of models trained in half precision and saved as F32, position ids in I64. Byte planes
+of the wide type come close in size; decoded from the narrow one they have half the planes or fewer.
+
+Stored form::
+
+    offset  size  field
+    0       1     form    the row of `_FORMS`: from which type to which
+    1       t     tail    the last t = (size of the content) mod (bytes of the wide type) bytes
+    1+t     rest  planes  `planes` of the narrow numbers
+
+Conversions of floats are left to the machine where all machines agree on the bits: NaNs may be
+quieted, and F32 subnormals flushed if a library has told the processor to, so numbers that hold
+such are not narrowed. F16 subnormals are exact. (x86: VCVTPH2PS ignores MXCSR.DAZ, CVTSS2SD obeys
+it; Intel's manual, volume 2.)
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelfs.codecs import planes
+from modelfs.codecs.elements import Element
+from modelfs.codecs.planes import Planes
+
+_Numbers = NDArray[Any]
+
+_NEAR: Final = 1 << 10  # numbers that are tried before all are
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How numbers become wider. A shift makes F32 of the bits of BF16."""
+
+    narrow: np.dtype[Any]
+    wide: np.dtype[Any]
+    exponent: int = 0  # bits of the narrow type's
+    shift: int = 0
+
+    @property
+    def element(self) -> Element:
+        return Element(self.narrow.itemsize, self.exponent)
+
+    def widened(self, narrow: _Numbers) -> _Numbers:
+        wide = narrow.astype(self.wide)
+        return wide << self.shift if self.shift else wide
+
+    def narrowed(self, words: _Numbers) -> _Numbers | None:
+        """Return what widens to exactly `words`, unsigned numbers of the wide type's bits."""
+        with np.errstate(all="ignore"):
+            narrow = words.view(self.wide) >> self.shift if self.shift else words.view(self.wide)
+            narrow = narrow.astype(self.narrow)
+        if self.narrow.kind == "f" and not _is_portable(narrow):
+            return None
+        return narrow if np.array_equal(self.widened(narrow).view(words.dtype), words) else None
+
+
+def _is_portable(numbers: _Numbers) -> bool:
+    if np.isnan(numbers).any():
+        return False
+    if numbers.itemsize == 2:
+        return True
+    least = np.finfo(numbers.dtype).smallest_normal
+    return not ((numbers != 0) & (np.abs(numbers) < least)).any()
+
+
+def _form(narrow: str, wide: str, exponent: int = 0, shift: int = 0) -> _Form:
+    return _Form(np.dtype(f"<{narrow}"), np.dtype(f"<{wide}"), exponent, shift)
+
+
+# The rows are stored: never reorder. For each wide type the narrowest come first.
+_FORMS: Final = (
+    _form("u2", "u4", exponent=8, shift=16),
+    _form("f2", "f4", exponent=5),
+    _form("f4", "f8", exponent=8),
+    _form("u1", "u2"),
+    _form("i1", "i2"),
+    _form("u1", "u4"),
+    _form("i1", "i4"),
+    _form("u2", "u4"),
+    _form("i2", "i4"),
+    _form("u1", "u8"),
+    _form("i1", "i8"),
+    _form("u2", "u8"),
+    _form("i2", "i8"),
+    _form("u4", "u8"),
+    _form("i4", "i8"),
+)
+_FLOATS: Final = 3  # rows at the start
+
+_PLANES: Final = Planes()
+
+
+class Narrow:
+    """Byte planes of a narrower type."""
+
+    def decode(self, stored: bytes, size: int) -> bytes:
+        if not stored or stored[0] >= len(_FORMS):
+            raise ValueError("no narrow numbers")
+        form = _FORMS[stored[0]]
+        count, rest = divmod(size, form.wide.itemsize)
+        body = memoryview(stored)[1 + rest :]
+        narrow = _PLANES.decode(body, count * form.narrow.itemsize)
+        return form.widened(np.frombuffer(narrow, form.narrow)).tobytes() + stored[1 : 1 + rest]
+
+
+def encode(raw: bytes, element: Element) -> bytes | None:
+    """Return the stored form of numbers that a narrower type holds exactly, None of others."""
+    words = np.frombuffer(raw, f"<u{element.width}", len(raw) // element.width)
+    first, stop = (0, _FLOATS) if element.is_float else (_FLOATS, len(_FORMS))
+    for number in range(first, stop):
+        form = _FORMS[number]
+        if form.wide.itemsize != element.width or form.narrowed(words[:_NEAR]) is None:
+            continue
+        if (narrow := form.narrowed(words)) is not None:
+            body = planes.encode(narrow.tobytes(), form.element)
+            return bytes([number]) + raw[words.nbytes :] + body
+    return None

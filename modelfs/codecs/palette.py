@@ -1,0 +1,74 @@
+"""Few distinct values: each once, and for every number which one.
+
+Masks, one-hot and ternary weights, weights that were quantised and are stored dequantised.
+
+Stored form::
+
+    offset     size  field
+    0          1     width    bytes per value, w: 1, 2, 4 or 8
+    1          1     bits     bits per index, b: 1, 2, 4 or 8
+    2          1     count    number of values less one, n - 1
+    3          n w   values   in ascending order as unsigned numbers
+    3+nw       t     tail     the last t = (size of the content) mod w bytes, as they are
+    3+nw+t     rest  indices  b bits each, the first in the lowest bits of the first byte, as
+                              the one plane of `planes.pack`
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelfs.codecs.elements import WIDTHS, Element
+from modelfs.codecs.planes import pack, unpack
+from modelfs.codecs.planes_kernels import expand
+
+_HEAD: Final = 3
+_BITS: Final = (1, 2, 4, 8)
+_SAMPLE: Final = 1024  # numbers, from all over the content
+
+_Words = NDArray[Any]
+
+
+class Palette:
+    """Distinct values, and indices among them."""
+
+    def decode(self, stored: bytes, size: int) -> bytes:
+        if len(stored) < _HEAD or stored[0] not in WIDTHS or stored[1] not in _BITS:
+            raise ValueError("no palette")
+        width, bits, entries = stored[0], stored[1], stored[2] + 1
+        values = _HEAD + entries * width
+        tail = values + size % width
+        count = size // width
+        view = memoryview(stored)
+        (indices,) = unpack(view[tail:], 1, (count * bits + 7) // 8)
+        return expand(indices, bits, view[_HEAD:values], width, count) + stored[values:tail]
+
+
+def encode(raw: bytes, element: Element) -> bytes | None:
+    """Return the stored form of numbers of at most 256 values, of bytes of at most 16."""
+    width = element.width
+    words = np.frombuffer(raw, f"<u{width}", len(raw) // width)
+    values = _values(words, 16 if width == 1 else 256)
+    if values is None:
+        return None
+    bits = next(bits for bits in _BITS if len(values) <= 1 << bits)
+    indices = np.searchsorted(values, words).astype(np.uint8)
+    head = bytes([width, bits, len(values) - 1]) + values.tobytes()
+    return head + raw[words.nbytes :] + pack([_packed(indices, bits)])
+
+
+def _values(words: _Words, most: int) -> _Words | None:
+    sample = words[:: max(1, len(words) // _SAMPLE)].tolist()  # at most 2047: quicker as a set
+    if not sample or len(set(sample)) > most:
+        return None
+    values = np.unique(words)
+    return values if len(values) <= most else None
+
+
+def _packed(indices: NDArray[np.uint8], bits: int) -> bytes:
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    padded = np.zeros((-(-len(indices) // len(shifts)), len(shifts)), np.uint8)
+    padded.reshape(-1)[: len(indices)] = indices
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded << shifts, axis=1)
+    return packed.tobytes()

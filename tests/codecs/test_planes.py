@@ -1,0 +1,68 @@
+"""Packed planes: each raw, compressed or constant, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.codecs.elements import Element, element_of
+from modelfs.codecs.planes import Planes, encode, pack, unpack
+from tests.codecs.tensors import normal
+
+NOISE = np.random.default_rng(1).bytes(2000)
+SKEWED = np.random.default_rng(1).geometric(0.5, 2000).astype(np.uint8).tobytes()
+
+
+@given(
+    planes=st.integers(0, 300).flatmap(
+        lambda size: st.lists(
+            st.binary(min_size=size, max_size=size)
+            | st.integers(0, 255).map(lambda value: bytes([value]) * size),
+            max_size=20,
+        )
+    )
+)
+def test_planes_come_back(planes: list[bytes]) -> None:
+    """Any number of planes of any one length is unpacked as it was."""
+    length = len(planes[0]) if planes else 0
+    assert [*map(bytes, unpack(pack(planes), len(planes), length))] == planes
+
+
+@pytest.mark.parametrize(
+    ("plane", "form", "size"), [(NOISE, 0, 2000), (SKEWED, 1, None), (bytes(2000), 2, 1)]
+)
+def test_a_plane_takes_the_form_that_pays(plane: bytes, form: int, size: int | None) -> None:
+    """Noise is kept, few values are compressed, one value is a byte."""
+    packed = pack([plane])
+    assert packed[0] == form
+    assert len(packed) - 5 < 800 if size is None else len(packed) - 5 == size
+
+
+def test_matches_are_used_where_they_pay() -> None:
+    """Bytes of which every value is frequent, but which come again in order, are compressed."""
+    assert len(pack([NOISE * 40])) < len(NOISE) * 2
+
+
+@pytest.mark.parametrize(
+    ("count", "length"), [(1, 2000), (3, 2000), (2, 1999), (2, 2001), (2, 1 << 40), (0, 2000)]
+)
+def test_other_counts_and_lengths_are_refused(count: int, length: int) -> None:
+    """Packed planes are so many of such a length, and nothing else."""
+    with pytest.raises(ValueError, match=r"."):
+        unpack(pack([NOISE, SKEWED]), count, length)
+
+
+def test_a_float_has_its_exponent_in_one_plane() -> None:
+    """Of BF16 weights, half compresses to a third, and half is noise."""
+    raw = normal(1 << 16, element_of("F32"), 1).view("<u2")[1::2].tobytes()
+    stored = encode(raw, element_of("BF16"))
+    assert stored[:3] == bytes([2, 1, 0])
+    assert len(stored) < 0.68 * len(raw)
+
+
+@pytest.mark.parametrize("head", [b"", b"\2", b"\0\0", b"\3\0", b"\2\2", b"\1\1", b"\x10\0"])
+def test_another_head_is_refused(head: bytes) -> None:
+    """A width is 1, 2, 4 or 8, and words are turned or not, which bytes are not."""
+    stored = encode(NOISE, Element(2))
+    with pytest.raises(ValueError, match="no byte planes"):
+        Planes().decode(head + stored[2:] if len(head) == 2 else head, len(NOISE))
