@@ -39,8 +39,8 @@ def positions(count: int, per_octave: int = PER_OCTAVE) -> Positions:
     """Return where tensors of `count` elements, at least COUNT_MIN, are sampled."""
     top = count.bit_length() - 1
     octaves = [_octave(each, per_octave) for each in range(top, top - OCTAVES, -1)]
+    octaves[0] = octaves[0][octaves[0] < count]
     picked = np.concatenate(octaves)
-    picked = picked[picked < count]
     picked.flags.writeable = False
     return picked
 
@@ -65,8 +65,11 @@ class Samples:
     @classmethod
     def thinned(cls, dtype: str, count: int, values: Values, per_octave: int) -> Self:
         """Return some of the values at all `positions` of a tensor."""
-        kept = np.isin(positions(count), positions(count, per_octave))
-        return cls(dtype, count, per_octave, values[kept].tobytes())
+        top = len(values) - PER_OCTAVE * (OCTAVES - 1)  # of the octave it ends in
+        lower = values[top:].reshape(-1, PER_OCTAVE)[:, :per_octave].reshape(-1)
+        ending = len(positions(count, per_octave)) - len(lower)
+        kept = np.concatenate([values[:ending], lower])
+        return cls(dtype, count, per_octave, kept.tobytes())
 
     def to_bytes(self) -> bytes:
         return bytes([self.per_octave]) + self.values

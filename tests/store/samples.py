@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from modelfs.codecs.sketch import Sampler
 from modelfs.store.check import Finding, check
 from modelfs.store.records import Chunk, Dentry, Extent, Inode, PackRow
 from modelfs.store.store import Store
@@ -16,6 +17,7 @@ from modelfs.store.tables import (
     number_key,
     pair_key,
 )
+from modelfs.store.tensors import TensorTable
 from tests.store.stores import FOLDER, ME, new_file, noise, pack_path
 
 SLICE: Final = Path(__file__).parents[1] / "data" / "minilm-slice"
@@ -145,6 +147,18 @@ def fill(path: Path) -> None:
         base = store.namespace.lookup(ROOT, BASE[1:])
         with store.index.change():
             store.index.put(Table.PENDING, number_key(base), number_key(1))
+            note_tensors(store, base)
+
+
+def note_tensors(store: Store, inode: InodeNumber) -> None:
+    """List a file's tensors as relatives of others, as the optimizer does. In a change."""
+    tensors = TensorTable(store.index)
+    for span in tensors.spans(inode):
+        row = tensors.find(inode, span.start)
+        sampler = Sampler(span.dtype, span.shape, span.size)
+        sampler.feed(0, store.contents.read(inode, span.start, span.size))
+        if row is not None and (sketch := sampler.sketch()) is not None:
+            store.relatives.note(inode, row, sketch)
 
 
 def copy_of(path: Path, folder: Path) -> Path:
