@@ -150,6 +150,7 @@ def record_seeds() -> Iterator[bytes]:
                 yield bytes([row, length]) + bytes(length) + value
     for row in range(len(RECORDS), len(RECORDS) + len(DECODERS)):
         yield bytes([row, 32]) + bytes(32)
+        yield bytes([row, 29, 4]) + bytes(15) + b"\x07" + bytes(12) + b"\x01" + bytes(8)
         yield bytes([row, 16]) + bytes(7) + b"\x01name\0" + bytes(7) + b"\x02"
     segment = (GOLDEN / "one.pack").read_bytes()[PAGE:]
     count = int.from_bytes(segment[4:8], "little")
