@@ -1,4 +1,4 @@
-"""How wide an element of each dtype is, and what ONNX calls it."""
+"""How wide an element of each dtype is, and what ONNX and torch call it."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -69,6 +69,36 @@ ONNX_DTYPES: Final[dict[int, str]] = {
     26: "I2",
     27: "F6_E2M3",
     28: "F6_E3M2",
+}
+
+# The classes that torch.save names for a storage's dtype ("_dtype_to_storage_type_map" in
+# torch/storage.py), and dtypes that have none, which tensors of an `UntypedStorage` name
+# themselves ("_new_dtypes"). A quantized one is the integers it consists of. Those with several
+# elements to a byte are missing: torch counts their bytes, and has no shape in elements.
+TORCH_DTYPES: Final[dict[str, str]] = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+    "ComplexDoubleStorage": "C128",
+    "ComplexFloatStorage": "C64",
+    "QInt8Storage": "I8",
+    "QUInt8Storage": "U8",
+    "QInt32Storage": "I32",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
 }
 
 # Past any file, and within the signed 64-bit numbers that everything else counts in.

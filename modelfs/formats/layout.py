@@ -4,7 +4,7 @@ import enum
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 # read_at(offset, size) returns the file's bytes from `offset`, fewer than `size` only at its end.
 ReadAt = Callable[[int, int], bytes]
@@ -45,6 +45,10 @@ class Allowance:
         if self._left < 0:
             raise MalformedModel("more tensors, or longer names, than there is memory for")
 
+    def give_back(self, size: int) -> None:
+        """Note that `size` bytes that were taken are kept no longer."""
+        self._left += size
+
     def take_name(self, name: str) -> None:
         """Note that a name is kept. Raises what `take` does."""
         self.take(self.NAME + sys.getsizeof(name))
@@ -54,6 +58,30 @@ class Allowance:
         self.take(self.SPAN + self.DIM * dims)
 
 
+class Loan:
+    """A part of an allowance, all of which is given back where its `with` block ends."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+        self._taken = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back(self._taken)
+
+    def take(self, size: int) -> None:
+        """Note that `size` more bytes are kept. Raises what the allowance does."""
+        self._taken += size
+        self._allowance.take(size)
+
+    def give_back(self, size: int) -> None:
+        """Note that `size` bytes are kept no longer."""
+        self._taken -= size
+        self._allowance.give_back(size)
+
+
 class Format(enum.IntEnum):
     """What a file's content was recognised as. Stored in the index: never renumber."""
 
@@ -61,6 +89,7 @@ class Format(enum.IntEnum):
     SAFETENSORS = 1
     ONNX = 2
     ONNX_DATA = 3
+    TORCH = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ imports that its version demands, and no field of a wrong wire type in any messa
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -37,6 +36,7 @@ from modelfs.formats.layout import (
     TensorSpan,
     TruncatedModel,
 )
+from modelfs.formats.names import MAX_NAME, UniqueNames
 from modelfs.formats.onnx_schema import Leaf, Message
 from modelfs.formats.onnx_tensor import Payload, Tensor
 from modelfs.formats.protobuf import MAX_VARINT, Event, Kind, Walk, packed_varints
@@ -46,9 +46,6 @@ MAX_IR_VERSION: Final = 100
 
 # `opset_import` is required from this version on ("IR_VERSION_2017_11_3" in onnx.proto).
 FIRST_IR_WITH_OPSETS: Final = 3
-
-# A bound on memory, several times what large models have: names of 150 bytes.
-MAX_NAME: Final = 512
 
 # What a payload that is noted takes until the tensor ends, and a location besides its characters.
 NOTE: Final = 150
@@ -109,7 +106,7 @@ class _Scanner:
         self._graphs = 0
         self._opsets = 0
         self._allowance = Allowance()
-        self._names: Counter[str] = Counter()
+        self._names = UniqueNames()
         self._spans: list[TensorSpan] = []
         self._external: list[ExternalSpan] = []
         self._on_field: dict[str, Callable[[Event], None]] = {
@@ -239,15 +236,7 @@ class _Scanner:
         self._spans.append(self._span(payload))
 
     def _span(self, payload: Payload) -> TensorSpan:
-        name = self._unique_name()
+        name = self._names.add("/".join(filter(None, self._labels)))
         self._allowance.take_name(name)
         self._allowance.take_span(len(payload.shape))
         return TensorSpan(name, *payload)
-
-    def _unique_name(self) -> str:
-        path = name = "/".join(filter(None, self._labels))[:MAX_NAME]
-        while self._names[name]:
-            self._names[path] += 1
-            name = f"{path}#{self._names[path]}"
-        self._names[name] = 1
-        return name

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final, Literal, overload
 
-from modelfs.formats import onnx, safetensors
+from modelfs.formats import onnx, safetensors, torchzip
 from modelfs.formats.layout import (
     PLAIN,
     Format,
@@ -47,8 +47,9 @@ def recognise(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout | 
         - the layout, if it is settled already. That is so of safetensors once the header is
           there: spans may then stop, or start, past `size`.
         - `PLAIN`, if no growth can make it a model.
-        - None, if that cannot be told yet. An ONNX model is never settled before its end, for
-          more fields may follow wherever one stops: ask again when the file is whole.
+        - None, if that cannot be told yet: ask again when the file is whole. An ONNX model is never
+          settled before its end, for more fields may follow wherever one stops, and no zip archive
+          is, for its directory comes last.
     """
     head = read_at(0, HEAD_SIZE)
     if len(head) < HEAD_SIZE:
@@ -59,6 +60,8 @@ def recognise(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout | 
         if onnx.begins(head):
             layout = onnx.scan(read_at, size)
             return None if partial else layout
+        if torchzip.begins(head):
+            return None if partial else torchzip.scan(read_at, size)
     except TruncatedModel:
         return None if partial else PLAIN
     except MalformedModel:

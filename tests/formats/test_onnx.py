@@ -22,7 +22,8 @@ from modelfs.formats.layout import (
     TensorSpan,
     TruncatedModel,
 )
-from modelfs.formats.onnx import MAX_ENTRY, MAX_IR_VERSION, MAX_NAME, MIN_ROW, scan
+from modelfs.formats.names import MAX_NAME
+from modelfs.formats.onnx import MAX_ENTRY, MAX_IR_VERSION, MIN_ROW, scan
 from modelfs.formats.onnx_schema import SCHEMA
 from modelfs.formats.onnx_tensor import MAX_DIMS, MAX_OFFSET
 from modelfs.formats.protobuf import MAX_DEPTH

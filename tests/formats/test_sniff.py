@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save
 
 from modelfs.formats.layout import PLAIN, Format, Layout, ReadAt, TensorSpan
-from modelfs.formats.sniff import external_layout, recognise
+from modelfs.formats.sniff import HEAD_SIZE, external_layout, recognise
 
 HERE = Path(__file__).parent
 SLICE = HERE.parent / "data" / "minilm-slice"
@@ -141,7 +141,15 @@ def test_partial_models_are_unknown_to_the_end() -> None:
     assert recognised(MODEL).format is Format.ONNX
 
 
-@pytest.mark.parametrize("name", ["zeros", "text", "JSON", "pickle", "zip", "GGUF"])
+def test_partial_archives_are_unknown_to_the_end() -> None:
+    """A growing zip archive is unknown at every size: its directory comes last."""
+    content = (SLICE / "base.pt").read_bytes()
+    for size in (*range(HEAD_SIZE + 200), len(content) // 2, len(content) - 1, len(content)):
+        assert recognised_partial(content[:size]) is None
+    assert recognised(content).format is Format.TORCH
+
+
+@pytest.mark.parametrize("name", ["zeros", "text", "JSON", "pickle", "GGUF"])
 def test_partial_files_that_can_be_no_model_are_plain(name: str) -> None:
     """A growing file whose beginning no model has is plain already."""
     assert recognised_partial(PLAIN_CONTENTS[name]) == PLAIN

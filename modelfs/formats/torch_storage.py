@@ -1,0 +1,145 @@
+"""The storages of a torch archive: the records `data/N`, and what is learned of each.
+
+A storage is a row of elements, of which tensors are views: several of them, of a part of it, with
+their dimensions in any order. What is shared with other files is the storage, so it is the span.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from modelfs.formats.dtypes import BITS, tensor_size
+from modelfs.formats.layout import Allowance, MalformedModel, TensorSpan
+from modelfs.formats.names import UniqueNames
+
+# What a storage takes before it is a span, in bytes: its places in arrays and lists.
+STORAGE: Final = 72
+
+# torch has no more ("MAX_TENSORIMPL_DIMS"): views of more go by the number of elements.
+MAX_DIMS: Final = 64
+
+UNKNOWN: Final = "U8"
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tensor as torch keeps it: where in its storage which element is. Counts are elements."""
+
+    offset: int
+    size: Shape
+    stride: Shape
+
+    def shape_in_memory(self) -> Shape | None:
+        """Return the shape of the elements in the order they lie in, if they lie without gaps.
+
+        Of a contiguous tensor that is its size; of a transposed one, the size transposed back.
+        """
+        if self.offset or len(self.size) != len(self.stride) or len(self.size) > MAX_DIMS:
+            return None
+        if _is_dense(self.size, self.stride):
+            return self.size
+        order = sorted(range(len(self.size)), key=lambda dim: -self.stride[dim])
+        size = tuple(self.size[dim] for dim in order)
+        return size if _is_dense(size, [self.stride[dim] for dim in order]) else None
+
+
+def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
+    step = 1
+    for count, each in zip(reversed(size), reversed(stride), strict=True):
+        if count != 1:
+            if each != step:
+                return False
+            step *= count
+    return True
+
+
+class Storages:
+    """All storages of an archive, in file order.
+
+    There may be 100,000 of them, so what is known is in columns, and not in an object for each.
+    """
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+        self._numbers = array("Q")
+        self._starts = array("Q")
+        self._stops = array("Q")
+        self._dtypes: list[str | None] = []
+        self._shapes: list[Shape | None] = []
+        self._names: list[str | None] = []
+        self._by_number = array("Q")
+        self._unique = UniqueNames()
+
+    def add(self, number: int, start: int, stop: int) -> None:
+        """Note a record. Raises MalformedModel if there is no memory for more."""
+        self._allowance.take(STORAGE)
+        self._numbers.append(number)
+        self._starts.append(start)
+        self._stops.append(stop)
+        for column in (self._dtypes, self._shapes, self._names):
+            column.append(None)
+
+    def close(self) -> None:
+        """Be ready to be asked, as all records are there. Raises MalformedModel if two are one."""
+        order = sorted(range(len(self._numbers)), key=self._numbers.__getitem__)
+        if any(self._numbers[one] == self._numbers[two] for one, two in pairwise(order)):
+            raise MalformedModel("two records of one name")
+        self._by_number = array("Q", order)
+
+    def find(self, number: int) -> int | None:
+        """Return the index of the storage that a record has, None if there is no such record."""
+        at = bisect_left(self._by_number, number, key=self._numbers.__getitem__)
+        if at == len(self._by_number) or self._numbers[self._by_number[at]] != number:
+            return None
+        return self._by_number[at]
+
+    def note_dtype(self, index: int, dtype: str) -> None:
+        self._dtypes[index] = self._dtypes[index] or dtype
+
+    def note_view(self, index: int, view: View) -> None:
+        """Note a tensor that views a storage, whose dtype was noted.
+
+        The shape is the first view's, unless that leaves out or repeats a part of the storage, or
+        another view disagrees.
+        """
+        dtype, known = self._dtypes[index], self._shapes[index]
+        if dtype is None:
+            return
+        shape, size = view.shape_in_memory(), self._stops[index] - self._starts[index]
+        if shape is None or tensor_size(dtype, shape) != size:
+            shape = self._row(index)[1]
+        if known is None:
+            self._allowance.take(Allowance.DIM * len(shape))
+            self._shapes[index] = shape
+        elif known != shape:
+            self._shapes[index] = self._row(index)[1]
+
+    def note_name(self, index: int, path: str) -> None:
+        """Note the path that leads to a tensor; the first one to a storage is its name."""
+        if path and self._names[index] is None:
+            name = self._unique.add(path)
+            self._allowance.take_name(name)
+            self._names[index] = name
+
+    def spans(self) -> Iterator[TensorSpan]:
+        """Yield the spans, in file order. Raises MalformedModel if there is no memory for them."""
+        for index, number in enumerate(self._numbers):
+            if self._names[index] is None:
+                self.note_name(index, f"data/{number}")
+            name, shape = self._names[index], self._shapes[index]
+            assert name is not None
+            dtype, row = self._row(index)
+            self._allowance.take_span(0 if shape else 1)
+            start, stop = self._starts[index], self._stops[index]
+            yield TensorSpan(name, dtype, row if shape is None else shape, start, stop)
+
+    def _row(self, index: int) -> tuple[str, Shape]:
+        """Return dtype and number of the elements: bytes if they are no whole number."""
+        dtype = self._dtypes[index] or UNKNOWN
+        size, width = self._stops[index] - self._starts[index], BITS[dtype] // 8
+        return (dtype, (size // width,)) if size % width == 0 else (UNKNOWN, (size,))

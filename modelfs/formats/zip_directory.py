@@ -1,0 +1,204 @@
+r"""The entries of a zip archive, and where in the file their bytes lie.
+
+The format is PKWARE's APPNOTE.TXT, sections 4.3.6 to 4.3.16. In file order::
+
+    for each entry    local header: PK\3\4, 30 bytes, name, extra fields; then the entry's bytes,
+                      and perhaps a data descriptor
+    the directory     for each entry: PK\1\2, 46 bytes, name, extra fields, comment
+    zip64 end         PK\6\6, 56 bytes or more: how many entries, size and place of the directory
+    zip64 locator     PK\6\7, 20 bytes: the place of the zip64 end
+    end               PK\5\6, 22 bytes: the same as in the zip64 end, as far as it fits; a comment
+
+Entries that are compressed are found too, but what is looked for are those that are not: their
+bytes lie in the archive as they are. An archive counts as consistent only if the directory ends
+where its end begins, has as many entries as that says, in file order and apart from each other, and
+if every entry's local header names it and its length. Readers of zip ask for less, and find in one
+file what others do not.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from modelfs.formats.layout import MalformedModel, ReadAt
+
+BEGINNING: Final = b"PK\x03\x04"
+
+_END: Final = struct.Struct("<4s4HIIH")
+_LOCATOR: Final = struct.Struct("<4sIQI")
+_END64: Final = struct.Struct("<4sQHHIIQQQQ")
+_CENTRAL: Final = struct.Struct("<4s6H3I5HII")
+_LOCAL: Final = struct.Struct("<4s5H3IHH")
+
+# What fields of 16 and 32 bits say when the number is in a zip64 field.
+_WIDE16: Final = 0xFFFF
+_WIDE: Final = 0xFFFFFFFF
+_ZIP64_FIELD: Final = 1
+MAX_COMMENT: Final = 0xFFFF
+
+STORED: Final = 0
+ENCRYPTED: Final = 1 << 0
+# The local header says nothing of sizes: they are behind the bytes, and in the directory.
+DESCRIBED_LATER: Final = 1 << 3
+
+# The directory is read so much at a time, and local headers where entries are small. Where they
+# are large, each needs a read of its own.
+WINDOW: Final = 65536
+WINDOW_AFTER_JUMP: Final = 512
+
+
+class Entry(NamedTuple):
+    """One entry, and where its bytes lie, as they are if it is `stored`."""
+
+    name: bytes
+    stored: bool
+    start: int
+    stop: int
+
+
+def entries(read_at: ReadAt, size: int) -> Iterator[Entry]:
+    """Yield the entries of an archive of `size` bytes, in file order.
+
+    Raises:
+        MalformedModel: it is none, or is not consistent.
+    """
+    count, begin, stop = _directory(read_at, size)
+    central, local = _Window(read_at, stop), _Window(read_at, begin)
+    at, position = begin, 0
+    for _ in range(count):
+        listed = _Listed.read(central, at)
+        entry = listed.located(local)
+        if listed.offset < position or entry.stop > begin:
+            raise MalformedModel(f"entry {entry.name!r} overlaps another, or the directory")
+        at, position = at + listed.length, entry.stop
+        yield entry
+    if at != stop:
+        raise MalformedModel(f"the directory ends at {at}, not {stop}")
+
+
+class _Window:
+    """Reads a file up to `stop`, more of it at a time than was asked for."""
+
+    def __init__(self, read_at: ReadAt, stop: int) -> None:
+        self._read_at = read_at
+        self._stop = stop
+        self._data = b""
+        self._base = 0
+
+    def read(self, at: int, size: int) -> bytes:
+        """Return so many bytes. Raises MalformedModel if they are not all there."""
+        index = at - self._base
+        if index < 0 or index + size > len(self._data):
+            self._fill(at, size)
+            index = 0
+        return self._data[index : index + size]
+
+    def _fill(self, at: int, size: int) -> None:
+        if at + size > self._stop:
+            raise MalformedModel(f"{size} bytes at {at} run past {self._stop}")
+        follows = 0 <= at - self._base <= len(self._data) + WINDOW
+        wanted = max(size, WINDOW if follows else WINDOW_AFTER_JUMP)
+        self._data = self._read_at(at, min(wanted, self._stop - at))
+        self._base = at
+        if len(self._data) < size:
+            raise MalformedModel(f"the file ends before {at + size}")
+
+
+class _Listed(NamedTuple):
+    """What the directory says of an entry. `length` is that of its record there."""
+
+    name: bytes
+    flags: int
+    method: int
+    packed: int
+    size: int
+    offset: int
+    length: int
+
+    @classmethod
+    def read(cls, central: _Window, at: int) -> "_Listed":
+        head = _CENTRAL.unpack(central.read(at, _CENTRAL.size))
+        magic, _, _, flags, method, _, _, _, packed, size, *lengths, disk, _, _, offset = head
+        if magic != b"PK\x01\x02" or disk not in (0, _WIDE16):
+            raise MalformedModel(f"no entry of a directory at {at}")
+        names, extras, comments = lengths
+        rest = central.read(at + _CENTRAL.size, names + extras)
+        size, packed, offset = _widened(rest[names:], size, packed, offset)
+        length = _CENTRAL.size + names + extras + comments
+        return cls(rest[:names], flags, method, packed, size, offset, length)
+
+    def located(self, local: _Window) -> Entry:
+        """Return the entry, after a look at its local header."""
+        head = _LOCAL.unpack(local.read(self.offset, _LOCAL.size))
+        magic, _, flags, method, _, _, _, packed, _, names, extras = head
+        name = local.read(self.offset + _LOCAL.size, names)
+        if (magic, method, name) != (BEGINNING, self.method, self.name):
+            raise MalformedModel(f"no entry {self.name!r} at {self.offset}")
+        if not flags & DESCRIBED_LATER and packed not in (self.packed, _WIDE):
+            raise MalformedModel(f"{packed} bytes of {self.name!r}, or {self.packed}")
+        stored = self.method == STORED and not (flags | self.flags) & ENCRYPTED
+        if stored and self.packed != self.size:
+            raise MalformedModel(f"{self.size} bytes of {self.name!r} are {self.packed}")
+        start = self.offset + _LOCAL.size + names + extras
+        return Entry(self.name, stored, start, start + self.packed)
+
+
+def _widened(extra: bytes, *numbers: int) -> list[int]:
+    """Return numbers, those that did not fit taken from the zip64 field."""
+    if _WIDE not in numbers:
+        return list(numbers)
+    field = _extra_field(extra, _ZIP64_FIELD)
+    wide = [field[at : at + 8] for at in range(0, len(field), 8)]
+    if len(wide) < numbers.count(_WIDE):
+        raise MalformedModel("no zip64 field for what does not fit")
+    return [int.from_bytes(wide.pop(0), "little") if each == _WIDE else each for each in numbers]
+
+
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    at = 0
+    while at + 4 <= len(extra):
+        number, size = struct.unpack_from("<HH", extra, at)
+        if number == wanted:
+            return extra[at + 4 : at + 4 + size]
+        at += 4 + size
+    return b""
+
+
+def _directory(read_at: ReadAt, size: int) -> tuple[int, int, int]:
+    """Return how many entries there are, and start and stop of the directory."""
+    end, fields = _end(read_at, size)
+    _, disk, first_disk, here, count, length, start, _ = fields
+    stop = end
+    locator = read_at(end - _LOCATOR.size, _LOCATOR.size) if end >= _LOCATOR.size else b""
+    if locator.startswith(b"PK\x06\x07"):
+        stop, fields = _end64(read_at, end, locator)
+        disk, first_disk, here, count, length, start = fields
+    if disk or first_disk or here != count or start + length != stop:
+        raise MalformedModel("the end of the directory does not fit it")
+    return count, start, stop
+
+
+def _end(read_at: ReadAt, size: int) -> tuple[int, tuple[int, ...]]:
+    """Find the end of the directory: nothing but its comment follows it."""
+    tail = b""
+    for longest in (0, MAX_COMMENT):
+        at = max(0, size - _END.size - longest)
+        tail = read_at(at, size - at)
+        index = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END.size + 4)
+        while index >= 0:
+            fields = _END.unpack_from(tail, index)
+            if index + _END.size + fields[-1] == size - at:
+                return at + index, fields
+            index = tail.rfind(b"PK\x05\x06", 0, index)
+    raise MalformedModel("no end of a directory")
+
+
+def _end64(read_at: ReadAt, end: int, locator: bytes) -> tuple[int, tuple[int, ...]]:
+    _, disk, at, disks = _LOCATOR.unpack(locator)
+    head = read_at(at, _END64.size) if at < end else b""
+    if len(head) < _END64.size or disk or disks > 1:
+        raise MalformedModel(f"no zip64 end at {at}")
+    magic, length, _, _, *fields = _END64.unpack(head)
+    if magic != b"PK\x06\x06" or at + 12 + length != end - _LOCATOR.size:
+        raise MalformedModel(f"no zip64 end at {at}")
+    return at, tuple(fields)

@@ -1,0 +1,110 @@
+"""Archives like those of torch.save, made without torch."""
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping
+from math import prod
+
+STOP = b"."
+
+# What torch.save calls the storages of each dtype.
+KINDS = {
+    "F32": "FloatStorage",
+    "F64": "DoubleStorage",
+    "BF16": "BFloat16Storage",
+    "U8": "ByteStorage",
+    "I64": "LongStorage",
+}
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def integer(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def called(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def row(values: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(integer, values)) + b"t"
+
+
+def storage(key: int | str, kind: str = "FloatStorage", count: int = 0) -> bytes:
+    parts = (text("storage"), called("torch", kind), text(str(key)), text("cpu"), integer(count))
+    return b"(" + b"".join(parts) + b"tQ"
+
+
+def contiguous(size: Iterable[int]) -> list[int]:
+    size = [*size]
+    return [prod(size[dim + 1 :]) for dim in range(len(size))]
+
+
+def tensor(
+    key: int | str,
+    size: Iterable[int],
+    stride: Iterable[int] | None = None,
+    *,
+    kind: str = "FloatStorage",
+    offset: int = 0,
+) -> bytes:
+    """Return what pickles a tensor."""
+    size = [*size]
+    stride = contiguous(size) if stride is None else stride
+    parts = (
+        *(storage(key, kind, prod(size)), integer(offset), row(size), row(stride), b"\x89"),
+        *(called("collections", "OrderedDict"), b")R"),
+    )
+    return called("torch._utils", "_rebuild_tensor_v2") + b"(" + b"".join(parts) + b"tR"
+
+
+def mapping(items: Mapping[str | int, bytes]) -> bytes:
+    pairs = ((text(key) if isinstance(key, str) else integer(key)) + items[key] for key in items)
+    return b"}(" + b"".join(pairs) + b"u"
+
+
+def listed(*items: bytes) -> bytes:
+    return b"](" + b"".join(items) + b"e"
+
+
+def pickled(value: bytes) -> bytes:
+    return b"\x80\x02" + value + STOP
+
+
+def archive(
+    pickle: bytes,
+    storages: Mapping[int | str, bytes],
+    others: Mapping[str, bytes] | None = None,
+    *,
+    top: str = "archive",
+    aligned: int = 64,
+) -> bytes:
+    """Return an archive of these records, laid out as torch does."""
+    others = {"byteorder": b"little"} if others is None else others
+    records = {"data.pkl": pickle, **others}
+    records |= {f"data/{key}": data for key, data in storages.items()} | {"version": b"3\n"}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data in records.items():
+            info = zipfile.ZipInfo(f"{top}/{name}")
+            padding = -(buffer.tell() + 30 + len(info.filename) + 4) % aligned
+            info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
+            file.writestr(info, data)
+    return buffer.getvalue()
+
+
+def saved(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+    """Return what torch.save makes of a dict of tensors: names to dtype, shape and content."""
+    state: dict[str | int, bytes] = {
+        name: tensor(key, shape, kind=KINDS[dtype])
+        for key, (name, (dtype, shape, _)) in enumerate(tensors.items())
+    }
+    return archive(
+        pickled(mapping(state)), {key: data for key, (*_, data) in enumerate(tensors.values())}
+    )
