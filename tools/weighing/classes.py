@@ -1,0 +1,50 @@
+"""By what a store got smaller: the bytes of the files, told apart by the form they are kept in."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+FILE: Final = "identical file"
+TENSOR: Final = "identical tensor"
+OTHER: Final = "other"
+# The forms of `modelfs stats` that are a class of their own, in the order of the table.
+FORMS: Final = ("transpose", "cast", "delta", "planes")
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """Bytes of the files that are kept in one way, and the bytes that this takes."""
+
+    name: str
+    logical: int
+    stored: int
+
+
+def classes(statistics: Mapping[str, Any], identical_files: int) -> list[Class]:
+    """Tell the bytes of a store's files apart; they add up to the files' sizes.
+
+    Args:
+        statistics: what `modelfs stats --json` says.
+        identical_files: the sizes of the files that are there already, under another name.
+    """
+    forms: Mapping[str, Mapping[str, int]] = statistics["forms"]
+    named = {name: forms.get(name, {"raw_bytes": 0, "stored_bytes": 0}) for name in FORMS}
+    shared, logical = statistics["shared_bytes"], statistics["logical_bytes"]
+    found = [
+        Class(FILE, min(identical_files, shared), 0),
+        Class(TENSOR, max(0, shared - identical_files), 0),
+        *(Class(name, form["raw_bytes"], form["stored_bytes"]) for name, form in named.items()),
+    ]
+    rest = logical - sum(each.logical for each in found)
+    stored = statistics["stored_bytes"] - sum(each.stored for each in found)
+    return [*found, Class(OTHER, rest, stored)]
+
+
+def identical_bytes(files: Iterable[tuple[str, int]]) -> int:
+    """Return the sizes of those of (SHA-256, size) that came before, together."""
+    seen: set[str] = set()
+    total = 0
+    for digest, size in files:
+        total += size if digest in seen else 0
+        seen.add(digest)
+    return total

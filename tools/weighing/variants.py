@@ -1,0 +1,79 @@
+"""What each member of a family adds to a store that has the others already."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from family.manifest import COMPANION, Entry
+from mounting import Mount
+from weighing.ours import can_optimize, fresh, optimize, statistics
+
+# The most, in per cent of a file's size, that its kind may add when its base is stored.
+TARGETS: Final = {
+    "base": 83.0,
+    "cast-bf16": 1.0,
+    "cast-f16": 1.0,
+    "pickle": 1.0,
+    "onnx": 1.0,
+    "finetune": 36.5,
+    "finetune-bf16": 1.0,
+    "finetune-onnx": 1.0,
+}
+# The same when the family is kept in BF16 alone, and nothing is the cast of anything.
+BF16_TARGETS: Final = {"cast-bf16": 67.5, "finetune-bf16": 10.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a file added to the stored bytes, once synced and once optimized, if that could be."""
+
+    family: str
+    entry: Entry
+    synced: int
+    optimized: int | None
+    target: float | None
+
+    @property
+    def percent(self) -> float:
+        added = self.synced if self.optimized is None else self.optimized
+        return 100 * added / self.entry.size
+
+
+def grow(corpus: Path, entries: list[Entry], scratch: Path) -> list[Growth]:
+    """Add a family's files one by one, in the order they were made; then its BF16 ones alone."""
+    models = [entry for entry in entries if entry.kind != COMPANION]
+    bf16 = [entry for entry in models if entry.kind in BF16_TARGETS]
+    return [
+        *_grow(corpus, "all", models, TARGETS, scratch),
+        *_grow(corpus, "BF16", bf16, BF16_TARGETS, scratch),
+    ]
+
+
+def _grow(
+    corpus: Path, family: str, entries: Iterable[Entry], targets: dict[str, float], scratch: Path
+) -> list[Growth]:
+    with fresh(scratch) as mount:
+        return [
+            Growth(family, entry, *_add(mount, corpus, entry.path), targets.get(entry.kind))
+            for entry in entries
+        ]
+
+
+def _add(mount: Mount, corpus: Path, name: str) -> tuple[int, int | None]:
+    target = mount.path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    before = _stored(mount)
+    shutil.copyfile(corpus / name, target)
+    mount.sync()
+    synced = _stored(mount) - before
+    if not can_optimize():
+        return synced, None
+    optimize(mount)
+    return synced, _stored(mount) - before
+
+
+def _stored(mount: Mount) -> int:
+    stored: int = statistics(mount)["stored_bytes"]
+    return stored
