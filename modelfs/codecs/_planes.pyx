@@ -163,7 +163,8 @@ def expand(
     if bits not in (1, 2, 4, 8) or width not in (1, 2, 4, 8):
         raise ValueError(f"indices of {bits} bits to words of {width}")
     cdef size_t entries = palette.shape[0] // width
-    if not 0 < entries <= 256 or <size_t>packed.shape[0] != (count * bits + 7) // 8:
+    cdef size_t each = 8 // bits, most = packed.shape[0] * each  # count * bits could overflow
+    if not 0 < entries <= 256 or count > most or most - count >= each:
         raise ValueError(f"{packed.shape[0]} bytes of indices, {palette.shape[0]} of a palette")
     cdef uint64_t table[256]  # of which each index has an entry, in range or not
     memset(table, 0, sizeof(table))

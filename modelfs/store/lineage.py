@@ -11,7 +11,7 @@ from typing import Final
 from modelfs.codecs.base import CodecId
 from modelfs.store.index import Index
 from modelfs.store.records import Chunk
-from modelfs.store.tables import ChunkId, Table, number_key, number_of, pair_key, pair_of
+from modelfs.store.tables import ChunkId, Table, pair_key, pair_of
 
 # Derivations between a chunk and stored bytes, of whatever kind.
 CHAIN_MAX: Final = 4
@@ -36,11 +36,6 @@ class Lineage:
     def dependants(self, chunk: ChunkId) -> Iterator[ChunkId]:
         rows = self._index.pages(Table.DEPENDANTS, pair_key(chunk, 0), pair_key(chunk + 1, 0))
         return (ChunkId(pair_of(key)[1]) for key, _ in rows)
-
-    def held(self, after: ChunkId, limit: int) -> list[ChunkId]:
-        """Return the next chunks that only their dependants need."""
-        rows = self._index.scan(Table.HELD, number_key(after + 1), number_key((1 << 64) - 1), limit)
-        return [ChunkId(number_of(key)) for key, _ in rows]
 
     def link(self, chunk: ChunkId, source: ChunkId) -> None:
         self._index.put(Table.SOURCES, pair_key(chunk, source), b"")

@@ -12,7 +12,6 @@ from modelfs.store.records import Chunk, ChunkKind, TensorRow
 from modelfs.store.tables import ChunkId, InodeNumber
 from modelfs.store.writer import ChunkWriter, Written
 
-
 NOBODY: Final = InodeNumber(0)
 
 
