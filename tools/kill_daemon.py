@@ -31,6 +31,8 @@ from crash.promises import Ledger, of_seed, size_of, slice_of
 from crash.workloads import (
     Work,
     collect,
+    optimize,
+    renew_family,
     renew_variants,
     replace_with_fsync,
     replace_without_fsync,
@@ -67,6 +69,8 @@ CLIENTS: Final[dict[str, Work]] = {
     "models": save_models,
     "variants": renew_variants,
     "gc": collect,
+    "family": renew_family,
+    "optimize": optimize,
     "kept": read_kept,
 }
 

@@ -8,7 +8,8 @@ record it rebuilds the disk as a loss of power may have left it (nothing since t
 of it, or a random part at 4 KiB), mounts that with the machine's own file system, and looks:
 `modelfs fsck --data`, a mount, every promise made by then, `modelfs fsck --data` again.
 
-The moments are spread evenly over the phases of a workload: work, ingest, gc, umount. A promise is
+The moments are spread evenly over the phases of a workload: work, ingest, optimize, gc, umount. A
+promise is
 an fsync that was answered, a `modelfs sync` or `umount` that returned, a rename older than eight
 seconds; a name renamed over is to be old or new, whole. Needs root, loop devices and FUSE. Exits
 with 1 if anything was lost.

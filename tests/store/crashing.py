@@ -16,10 +16,12 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+import numpy as np
 import pytest
 
 from modelfs.store import pack, recovery
 from modelfs.store.check import check
+from modelfs.store.optimizing import optimize
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT
 from tests.store.disk import (
@@ -34,7 +36,15 @@ from tests.store.disk import (
     write_tree,
 )
 from tests.store.histories import File
-from tests.store.stores import check_closed, content_of, model_of, new_store, noise, small_windows
+from tests.store.stores import (
+    check_closed,
+    content_of,
+    model_of,
+    new_store,
+    noise,
+    small_windows,
+    tensors_of,
+)
 from tests.store.working import Promise, Work
 
 # Bytes. A file of a few chunks has several windows, and a store of a few files several packs.
@@ -50,6 +60,22 @@ MODELS: Final = (
     model_of(noise(9000, 3), noise(20, 4), noise(5000, 1), note="n" * 5000),
     model_of(noise(24_576, 5)),
 )
+
+
+def _family() -> Iterator[bytes]:
+    """Yield a model, one tuned from it with transposes beside it, and one rounded."""
+    random = np.random.default_rng(1)
+    base = random.normal(0, 0.05, (60, 50)).astype(np.float32)
+    tuned = base + random.normal(0, 0.0001, (60, 50)).astype(np.float32)
+    rounded = (base.view(np.uint32) >> 16).astype(np.uint16)
+    yield tensors_of({"w": ("F32", (60, 50), base.tobytes())})
+    yield tensors_of(
+        {"w": ("F32", (60, 50), tuned.tobytes()), "t": ("F32", (50, 60), base.T.tobytes())}
+    )
+    yield tensors_of({"w": ("BF16", (60, 50), rounded.tobytes())})
+
+
+FAMILY: Final = tuple(_family())
 
 
 @contextmanager
@@ -116,6 +142,7 @@ def check_recovered(crash: Crash, folder: Path) -> None:
         found = contents_of(store)
         crash.promise.check(found)
         store.ingest_all()
+        optimize(store)
         store.collect()
         assert check(store, data=True) == []
         assert contents_of(store) == found
@@ -245,9 +272,9 @@ def _change(work: Work, name: bytes, random: Random) -> None:
             work.truncate(name, random.choice(EDGES))
         case 3 | 4:
             work.truncate(name, 0)
-            work.write(name, 0, random.choice(MODELS))
+            work.write(name, 0, random.choice(MODELS + FAMILY))
         case 5 if b"new" not in work.files:
-            work.save_over(name, random.choice(MODELS))
+            work.save_over(name, random.choice(MODELS + FAMILY))
         case _:
             work.unlink(name, reap=random.random() < 0.7)
 
@@ -258,13 +285,14 @@ def _keep(work: Work, name: bytes, random: Random) -> None:
             work.fsync(name)
         case 2:
             work.flush(name)
-        case 3:
-            work.commit()
-        case 4 | 5:
+        case 3 | 4:
             work.ingest(name, complete=random.random() < 0.7)
-        case 6:
-            work.collect()
-        case 7:
-            work.reopen()
-        case 8:
+        case 5:
             work.give_up(name)
+        case _:
+            _keep_all(work, random)
+
+
+def _keep_all(work: Work, random: Random) -> None:
+    step = random.choice((work.commit, work.collect, work.reopen, work.optimize))
+    step()

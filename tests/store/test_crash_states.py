@@ -17,6 +17,7 @@ from modelfs.store.staging import Staging
 from modelfs.store.store import Commit, Store
 from modelfs.store.tables import InodeNumber
 from tests.store.crashing import (
+    FAMILY,
     MODELS,
     check_recovered,
     crashes,
@@ -136,6 +137,24 @@ def collect(work: Work) -> None:
     assert work.collect() > 0
 
 
+def optimize(work: Work) -> None:
+    """Optimize a family, remove what others derive from, let go of it, and collect."""
+    for name, model in zip((b"a", b"b", b"c"), FAMILY, strict=True):
+        work.create(name)
+        work.write(name, 0, model)
+        work.ingest(name)
+        work.optimize()
+    work.unlink(b"a")
+    work.commit()
+    work.optimize()
+    work.collect()
+    work.create(b"a")
+    work.write(b"a", 0, FAMILY[0])
+    work.ingest(b"a")
+    work.optimize()
+    work.collect()
+
+
 def beside(work: Work) -> None:
     """Change a file in the middle of its flush, of its ingest, and of a commit."""
     work.create(b"a")
@@ -165,7 +184,7 @@ def cut_durably(work: Work, name: bytes) -> None:
     work.fsync(name)
 
 
-WORKS = {work.__name__: work for work in (edit, save, cut, ingest, collect, beside)}
+WORKS = {work.__name__: work for work in (edit, save, cut, ingest, collect, optimize, beside)}
 
 
 def recorded(work: Callable[[Work], None], folder: Path) -> Work:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from modelfs.store.optimizing import optimize
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber
 from tests.store.disk import Disk
@@ -184,6 +185,12 @@ class Work:
     def collect(self) -> int:
         with self._committing():
             return self.store.collect()
+
+    def optimize(self) -> None:
+        # It commits on the way, and so would what is done meanwhile.
+        with self.interrupted(_nothing), self._committing():
+            optimize(self.store)
+            self.store.commit()
 
     def reopen(self) -> None:
         """Close the store in an orderly way and open it again."""

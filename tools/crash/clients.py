@@ -138,6 +138,12 @@ class Client:
         self.say("done", number)
         self.say("phase", "work")
 
+    def optimize(self) -> None:
+        """Have everything given its smallest form."""
+        self.say("phase", "optimize")
+        modelfs("optimize", self.site.mountpoint)
+        self.say("phase", "work")
+
     def collect(self) -> None:
         """Have garbage removed."""
         self.say("phase", "gc")

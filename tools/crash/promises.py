@@ -30,6 +30,11 @@ Content = tuple[Part, ...]
 BLOCK: Final = 4 << 20  # what is compared at a time
 
 
+# Seeds from here on are not of random bytes but of weights, with so many variants of each family.
+WEIGHTS: Final = 1 << 40
+PER_FAMILY: Final = 100
+
+
 def of_seed(seed: int, size: int) -> Content:
     return ((seed, size),)
 
@@ -41,7 +46,16 @@ def part_bytes(part: Part) -> bytes:
     seed, size = part
     if not seed:
         return bytes(size)
+    if seed >= WEIGHTS:
+        return _weights(*divmod(seed - WEIGHTS, PER_FAMILY), size)
     return np.random.default_rng(seed).bytes(size)
+
+
+def _weights(family: int, variant: int, size: int) -> bytes:
+    """Return F32 numbers: those of a family, and of a variant a little beside them."""
+    values = np.random.default_rng(family).normal(0, 0.05, size // 4)
+    moved = np.random.default_rng(variant).normal(0, 0.0001, size // 4) if variant else 0
+    return (values + moved).astype("<f4").tobytes()
 
 
 def size_of(content: Content) -> int:

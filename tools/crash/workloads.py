@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from crash.clients import Client, Site, start
-from crash.promises import Content, of_seed, size_of
+from crash.promises import PER_FAMILY, WEIGHTS, Content, of_seed, size_of
 
 Work = Callable[[Client], None]
 
@@ -65,11 +65,12 @@ def long_model(seeds: list[int]) -> Content:
     return (_header([LONG_PART] * len(seeds)), *parts)
 
 
-def _header(sizes: list[int]) -> str:
+def _header(sizes: list[int], dtype: str = "U8", width: int = 1) -> str:
     header: dict[str, object] = {}
     at = 0
     for number, size in enumerate(sizes):
-        header[f"{number}"] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        span = [at, at + size]
+        header[f"{number}"] = {"dtype": dtype, "shape": [size // width], "data_offsets": span}
         at += size
     text = json.dumps(header)
     return len(text).to_bytes(8, "little").decode("latin-1") + text
@@ -151,6 +152,35 @@ def renew_variants(client: Client) -> None:
         client.settle()
 
 
+def weights(variants: list[int]) -> Content:
+    """Return a safetensors file of weights, of each tensor a variant."""
+    sizes = [size // 4 * 4 for size in TENSORS]
+    families = range(WEIGHTS, WEIGHTS + PER_FAMILY * len(TENSORS), PER_FAMILY)
+    seeds = [family + variant for family, variant in zip(families, variants, strict=True)]
+    return (_header(sizes, "F32", 4), *zip(seeds, sizes, strict=True))
+
+
+def fill_family(client: Client) -> None:
+    for number, name in enumerate(VARIANTS):
+        client.write(name, weights([number % 4] * len(TENSORS)), durable=False)
+    client.settle()
+
+
+def renew_family(client: Client) -> None:
+    """Models made from one another come and go, and what others derive from with them."""
+    while client.has_time:
+        for name in client.draw.sample(VARIANTS, 4):
+            variants = [client.draw.randrange(4) for _ in TENSORS]
+            client.write(name, weights(variants), durable=client.draw.random() < 0.5)
+        client.settle()
+        client.remove(client.draw.sample(VARIANTS, 1), durable=client.draw.random() < 0.5)
+
+
+def optimize(client: Client) -> None:
+    while client.has_time:
+        client.optimize()
+
+
 def collect(client: Client) -> None:
     while client.has_time:
         client.collect()
@@ -164,6 +194,11 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
     "gc": Workload(
         {"variants": renew_variants, "b": collect, "c": replace_without_fsync},
         setup={"variants": fill_variants},
+        scale=1.5,
+    ),
+    "optimize": Workload(
+        {"variants": renew_family, "b": optimize, "c": replace_without_fsync},
+        setup={"variants": fill_family},
         scale=1.5,
     ),
 }
