@@ -39,8 +39,10 @@ def test_a_plane_takes_the_form_that_pays(plane: bytes, form: int, size: int | N
 
 
 def test_matches_are_used_where_they_pay() -> None:
-    """Bytes of which every value is frequent, but which come again in order, are compressed."""
-    assert len(pack([NOISE * 40])) < len(NOISE) * 2
+    """Bytes of which every value is frequent, but which come as words, are compressed."""
+    words = [NOISE[at : at + 12] for at in range(0, 1200, 12)]
+    plane = b"".join(words[value % 100] for value in NOISE * 4)
+    assert len(pack([plane])) < len(plane) / 3
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,14 @@ def test_other_counts_and_lengths_are_refused(count: int, length: int) -> None:
     """Packed planes are so many of such a length, and nothing else."""
     with pytest.raises(ValueError, match=r"."):
         unpack(pack([NOISE, SKEWED]), count, length)
+
+
+@pytest.mark.parametrize("plane", [NOISE, SKEWED])
+@pytest.mark.parametrize("length", [0, 1999, 2001])
+def test_a_plane_of_another_length_is_refused(plane: bytes, length: int) -> None:
+    """Whatever its form, a plane is as long as it was."""
+    with pytest.raises(ValueError, match=r"."):
+        unpack(pack([plane]), 1, length)
 
 
 def test_a_float_has_its_exponent_in_one_plane() -> None:
