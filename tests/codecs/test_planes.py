@@ -38,6 +38,15 @@ def test_a_plane_takes_the_form_that_pays(plane: bytes, form: int, size: int | N
     assert len(packed) - 5 < 800 if size is None else len(packed) - 5 == size
 
 
+def test_exponents_take_little_more_than_their_entropy() -> None:
+    """Bytes in no order are not spoilt by matches that are accidents (12 % over, with 2^14)."""
+    weights = normal(1 << 17, element_of("F32"), 1).view("<u4")
+    exponents = (weights >> 23 & 0xFF).astype(np.uint8)
+    shares = np.unique_counts(exponents).counts / len(exponents)
+    entropy = -(shares * np.log2(shares)).sum() / 8
+    assert len(pack([exponents.tobytes()])) < 1.03 * entropy * len(exponents)
+
+
 def test_matches_are_used_where_they_pay() -> None:
     """Bytes of which every value is frequent, but which come as words, are compressed."""
     words = [NOISE[at : at + 12] for at in range(0, 1200, 12)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelfs.codecs.elements import Element
-from modelfs.codecs.repeat import encode
+from modelfs.codecs.repeat import Repeat, encode
 
 NOISE = np.random.default_rng(1).bytes(5000)
 
@@ -29,3 +29,12 @@ def test_one_other_byte_is_no_period(place: int) -> None:
 def test_content_of_half_a_period_more_is_refused() -> None:
     """A row that does not fit twice is no repetition."""
     assert encode(NOISE + NOISE[:4000], Element(4)) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 4999])
+def test_less_than_a_period_is_refused(size: int) -> None:
+    """A period longer than the content belongs to other content."""
+    stored = encode(NOISE * 2, Element(4))
+    assert stored is not None
+    with pytest.raises(ValueError, match="5000"):
+        Repeat().decode(stored, size)
