@@ -18,7 +18,7 @@ from family.sentences import Pair
 
 HELD_OUT: Final = 64  # pairs that are never trained on
 SCALE: Final = 20.0  # of cosines, before the softmax
-MAX_TOKENS: Final = 64
+MAX_TOKENS: Final = 48
 Batch = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
