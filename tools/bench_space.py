@@ -33,7 +33,8 @@ from weighing.peers import PEERS, Weighed, install, missing, weigh
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the cleaning up
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # after the cleaning up
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-space-") as name:
         scratch = Path(name).resolve()
         corpus: Path = options.corpus.resolve()

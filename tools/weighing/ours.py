@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Figures:
         return looked_at / self.optimize_seconds / 1e6
 
 
+@cache
 def can_optimize() -> bool:
     asked = subprocess.run([*MODELFS, "optimize", "--help"], check=False, capture_output=True)
     return asked.returncode == 0

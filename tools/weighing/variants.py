@@ -1,7 +1,7 @@
 """What each member of a family adds to a store that has the others already."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,25 +53,27 @@ def grow(corpus: Path, entries: list[Entry], scratch: Path) -> list[Growth]:
 
 def _grow(
     corpus: Path, family: str, entries: Iterable[Entry], targets: dict[str, float], scratch: Path
-) -> list[Growth]:
+) -> Iterator[Growth]:
     with fresh(scratch) as mount:
-        return [
-            Growth(family, entry, *_add(mount, corpus, entry.path), targets.get(entry.kind))
-            for entry in entries
-        ]
+        before = _stored(mount)
+        for entry in entries:
+            synced, after = _add(mount, corpus, entry.path)
+            optimized = None if after is None else after - before
+            yield Growth(family, entry, synced - before, optimized, targets.get(entry.kind))
+            before = synced if after is None else after
 
 
 def _add(mount: Mount, corpus: Path, name: str) -> tuple[int, int | None]:
+    """Return the stored bytes once the file is in chunks, and once they are as small as can be."""
     target = mount.path / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    before = _stored(mount)
     shutil.copyfile(corpus / name, target)
     mount.sync()
-    synced = _stored(mount) - before
+    synced = _stored(mount)
     if not can_optimize():
         return synced, None
     optimize(mount)
-    return synced, _stored(mount) - before
+    return synced, _stored(mount)
 
 
 def _stored(mount: Mount) -> int:
