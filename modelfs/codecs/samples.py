@@ -147,7 +147,7 @@ def own_bits(values: Values, dtype: str) -> float:
     element = element_of(dtype)
     if not element.is_float:
         placed = ordinals(values, dtype) if dtype.startswith("I") else values
-        return min(_coded_bits(np.abs(placed.astype(np.float64))), 8.0 * element.width)
+        return min(coded_bits(np.abs(placed.astype(np.float64))), 8.0 * element.width)
     mantissa = 8 * element.width - 1 - element.exponent
     heads = (values >> mantissa).astype(np.int64)
     seen = int(np.bitwise_or.reduce(values)) & ((1 << mantissa) - 1)
@@ -159,17 +159,20 @@ def own_bits(values: Values, dtype: str) -> float:
 def distance(mine: Samples, theirs: Samples) -> float:
     """Return about how many bits per element the difference of two tensors takes.
 
-    The difference is taken in units in the last place, where both have elements. The bits are those
-    of Elias's gamma code with its lengths coded at their entropy, which is what byte planes grouped
-    by exponent come close to. Infinite if they have no sample in common.
+    Of what is as far from the start of both. Infinite if they have no sample in common.
     """
     left, right, weights = _in_common(mine, theirs)
     if not len(left):
         return float("inf")
-    first, second = (ordinals(each, mine.dtype).view(np.uint64) for each in (left, right))
-    larger = first.view(np.int64) > second.view(np.int64)
-    apart = np.where(larger, first - second, second - first)  # modulo 2^64: never too large
-    return _coded_bits(apart.astype(np.float64), weights)
+    return coded_bits(ulps_apart(left, right, mine.dtype), weights)
+
+
+def ulps_apart(left: Values, right: Values, dtype: str) -> NDArray[np.float64]:
+    """Return by how many units in the last place values differ."""
+    first, second = ordinals(left, dtype), ordinals(right, dtype)
+    # Modulo 2^64, the larger less the smaller is never too large.
+    one, other = first.view(np.uint64), second.view(np.uint64)
+    return np.where(first > second, one - other, other - one).astype(np.float64)
 
 
 def _in_common(mine: Samples, theirs: Samples) -> tuple[Values, Values, NDArray[np.float64]]:
@@ -188,9 +191,13 @@ def _in_common(mine: Samples, theirs: Samples) -> tuple[Values, Values, NDArray[
     return left, right, (elements / np.maximum(found, 1))[octaves]
 
 
-def _coded_bits(
+def coded_bits(
     magnitudes: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> float:
+    """Return how many bits signed numbers take on average: those of Elias's gamma code.
+
+    With its lengths coded at their entropy, which byte planes grouped by exponent come close to.
+    """
     lengths = np.frexp(magnitudes)[1]  # 0 for 0; otherwise as many bits, one of them for the sign
     return _entropy(np.bincount(lengths, weights)) + float(np.average(lengths, weights=weights))
 

@@ -41,7 +41,7 @@ from modelfs.store.tensors import TensorTable
 OLDEST: Final = 4
 NEWEST: Final = 2
 # Of one tensor, this many near ones are compared by their samples, those that share most bands.
-COMPARED_MAX: Final = 16
+COMPARED_MAX: Final = 8
 # As many candidates are returned of exact relations, of near ones, and of aligned ones.
 EXACT_MAX: Final = 4
 NEAR_MAX: Final = 4

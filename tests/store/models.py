@@ -54,10 +54,17 @@ def safetensors_of(tensors: dict[str, Array]) -> bytes:
 class Model:
     """A stored file of tensors."""
 
-    def __init__(self, store: Store, name: str, **tensors: Array) -> None:
+    def __init__(
+        self, store: Store, name: str, content: bytes | None = None, **tensors: Array
+    ) -> None:
+        """Store a file of these tensors, or one that there is."""
         self.store = store
-        self.inode = stored_file(store, name.encode(), safetensors_of(tensors))
+        content = safetensors_of(tensors) if content is None else content
+        self.inode = stored_file(store, name.encode(), content)
         self.table = TensorTable(store.index)
+
+    def has(self, name: str) -> bool:
+        return any(each.name == name for each in self.table.spans(self.inode))
 
     def row(self, name: str) -> TensorRow:
         """Return the row of a tensor."""

@@ -15,7 +15,7 @@ from modelfs.store.relatives import CANDIDATES_MAX, Kind, Relation, _Place
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, Table, relative_key
 from tests.store.models import Array, Model, bf16, safetensors_of, tuned, weights
-from tests.store.samples import Sample
+from tests.store.samples import QUERY, SLICE, WORDS, Sample
 
 BASE: Final = weights(200, 300)
 
@@ -110,6 +110,29 @@ def test_a_tensor_is_not_its_own_relative(opened: Store) -> None:
     model = Model(opened, "model", w=BASE, tied=BASE)
     model.note("w", "tied")
     assert {name for _, _, name in model.told("w")} == {"tied"}
+
+
+REAL: Final[dict[str, tuple[str, str]]] = {  # what the words and the query are to the base's
+    "base-bf16.safetensors": ("CAST", "CAST"),
+    "base-f16.safetensors": ("CAST", "CAST"),
+    "finetune.safetensors": ("NEAR", "NEAR"),
+    "lora-merged.safetensors": ("EQUAL", "NEAR"),
+    "vocab-extended.safetensors": ("NEAR", "EQUAL"),
+    "base.onnx": ("EQUAL", "TRANSPOSE"),
+}
+
+
+def test_real_relatives_are_found(opened: Store) -> None:
+    """Of a real model, casts, fine-tunes, a longer vocabulary and an export find the original."""
+    base = Model(opened, "base", (SLICE / "base.safetensors").read_bytes())
+    base.note(WORDS, QUERY)
+    for name, relations in REAL.items():
+        model = Model(opened, name, (SLICE / name).read_bytes())
+        query = QUERY if model.has(QUERY) else "onnx::MatMul_1"
+        for tensor, original, relation in zip(
+            (WORDS, query), (WORDS, QUERY), relations, strict=True
+        ):
+            assert model.told(tensor)[0] == (relation, base.inode, original), (name, tensor)
 
 
 # -- many tensors of one key
