@@ -161,8 +161,12 @@ class CorruptPack(CorruptData):
 
 
 class CorruptChunk(CorruptData):
-    """A chunk's bytes do not decode, or do not match their checksum."""
+    """A chunk's bytes do not decode, or do not match their checksum.
 
-    def __init__(self, chunk: int, problem: str) -> None:
+    If it derives from others, and one of those is damaged, that one is the `base`.
+    """
+
+    def __init__(self, chunk: int, problem: str, base: int | None = None) -> None:
         super().__init__(f"chunk {chunk}: {problem}")
         self.chunk = chunk
+        self.base = chunk if base is None else base

@@ -5,12 +5,13 @@ from typing import Final
 from modelfs.codecs.base import Codec, CodecId, Derivation, GeneralCodec
 from modelfs.codecs.cast import Cast
 from modelfs.codecs.delta import Delta
+from modelfs.codecs.gather import Gather
 from modelfs.codecs.narrow import Narrow
 from modelfs.codecs.palette import Palette
 from modelfs.codecs.planes import Planes
 from modelfs.codecs.raw import Raw
 from modelfs.codecs.repeat import Repeat
-from modelfs.codecs.transpose import Gather, Transpose
+from modelfs.codecs.transpose import Transpose
 from modelfs.codecs.zstd import Zstd
 
 # What can be stored without knowing what the bytes are.

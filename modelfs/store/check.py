@@ -28,6 +28,14 @@ from modelfs.store.check_chunks import (
     maps_are_complete,
     uses_are_right,
 )
+from modelfs.store.check_lineage import (
+    chains_end,
+    derived_chunks_have_sources,
+    held_chunks_are_listed,
+    links_agree,
+    links_lead_to_chunks,
+    pins_are_right,
+)
 from modelfs.store.check_names import (
     cookies_are_unique,
     directories_form_a_tree,
@@ -78,6 +86,12 @@ INVARIANTS: Final[tuple[Callable[[View], Iterator[Finding]], ...]] = (
     dead_chunks_are_listed,
     hashes_find_chunks,
     forms_are_possible,
+    links_agree,
+    links_lead_to_chunks,
+    derived_chunks_have_sources,
+    pins_are_right,
+    held_chunks_are_listed,
+    chains_end,
     pack_files_are_there,
     packs_without_a_row_have_nothing,
     places_are_sound,

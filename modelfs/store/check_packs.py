@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.store.check_chunks import form_problem
+from modelfs.store.check_lineage import recipe_problem
 from modelfs.store.check_view import Finding, Severity, View
-from modelfs.store.records import Chunk, PackRow
+from modelfs.store.records import Chunk, ChunkKind, PackRow
 from modelfs.store.segment import PAGE, Entry
 from modelfs.store.tables import ChunkId, PackId, Table, number_key
 
@@ -139,7 +140,10 @@ def live_bytes_are_right(view: View) -> Iterator[Finding]:
 
 
 def contents_are_intact(view: View, progress: Progress | None = None) -> Iterator[Finding]:
-    """The stored bytes of every used chunk match their checksum, decode, and match their hash."""
+    """The stored bytes of every used chunk match their checksum, decode, and match their hash.
+
+    A recipe names the sources that the index does.
+    """
     total = sum(view.census.live.values())
     problems: dict[ChunkId, str] = {}
     for pack in sorted(view.census.packed):
@@ -166,9 +170,16 @@ def _is_lost(view: View, record: Chunk) -> bool:
 
 
 def _content_problem(view: View, chunk: ChunkId, record: Chunk) -> str | None:
+    if chunk in view.endless or chunk in view.baseless:
+        return None  # reported already
     try:
         view.store.chunks.check_content(chunk, record)
     except (CorruptChunk, OSError) as exc:
-        # A daemon may have moved the chunk since the check began; gc verified it then.
-        return str(exc) if view.is_current(Table.CHUNKS, number_key(chunk)) else None
-    return None
+        if isinstance(exc, CorruptChunk) and exc.base != chunk:
+            return None  # that one is reported, with whom it hurts, or is known as lost
+        problem: str | None = str(exc)
+    else:
+        is_derived = record.kind is ChunkKind.DERIVED
+        problem = recipe_problem(view, chunk, record) if is_derived else None
+    # A daemon may have moved the chunk since the check began; gc verified it then.
+    return problem if view.is_current(Table.CHUNKS, number_key(chunk)) else None

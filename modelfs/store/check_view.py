@@ -7,7 +7,7 @@ over it, and do not count anew what it was a part of.
 import enum
 import os
 import stat
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -19,6 +19,7 @@ from modelfs.store.check_decode import (
     decode_chunk,
     decode_extent,
     decode_inode,
+    decode_link,
     decode_pack,
     decode_tensor,
     decode_trim,
@@ -93,11 +94,36 @@ class Usage:
 
 
 @dataclass(slots=True)
+class Links:
+    """What the rows of lineage say of each chunk."""
+
+    pins: dict[ChunkId, int] = field(default_factory=dict)
+    derived: set[ChunkId] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Hurt:
-    """Who uses a damaged chunk."""
+    """Who uses a damaged chunk, or one that derives from it."""
 
     files: dict[bytes, None] = field(default_factory=dict)
     tensors: dict[str, None] = field(default_factory=dict)
+    derived: int = 0  # how many chunks need it
+    base: str = ""  # a file, and a tensor, that use it itself
+
+    def add(self, path: bytes, tensors: Iterable[str], *, directly: bool) -> None:
+        """Add a file, and the tensors of it that are hurt."""
+        names = dict.fromkeys(tensors)
+        self.files[path] = None
+        self.tensors |= names
+        if directly and not self.base:
+            self.base = ": ".join([os.fsdecode(path), *list(names)[:1]])
+
+    @property
+    def told(self) -> str:
+        """What a message about the chunk has to say besides: that others need it, and its file."""
+        if not self.derived:
+            return ""
+        return f"; chunks that derive from it: {self.derived}; it is in {self.base or 'no file'}"
 
 
 @dataclass(slots=True)
@@ -105,7 +131,7 @@ class Loss:
     """What the store knows to be lost."""
 
     chunks: int = 0
-    bytes: int = 0  # of files
+    bytes: int = 0  # of files, those included that derive from what is lost
     hurt: Hurt = field(default_factory=Hurt)
 
 
@@ -119,6 +145,10 @@ class View:
         self.misnamed: set[InodeNumber] = set()  # whose names were reported already
         self.lost_packs: dict[int, int] = {}  # reported already, with the bytes that are there
         self.damaged: set[ChunkId] = set()  # their content was read, and is not what it was
+        self.baseless: set[ChunkId] = set()  # derived from what does not exist; reported already
+        self.endless: set[ChunkId] = set()  # derived from themselves; reported already
+        self.too_long: set[ChunkId] = set()  # derived in too many steps; reported already
+        self.lineage_doubtful = False  # whether rows of lineage were reported
         self.bytes_checked = 0
 
     # -- rows
@@ -166,6 +196,31 @@ class View:
     def is_current(self, table: Table, key: bytes) -> bool:
         """Whether a row is still what it was when the check began: a daemon may be at work."""
         return self.index.get_newest(table, key) == self.index.get(table, key)
+
+    # -- lineage
+
+    def linked(self, table: Table) -> Iterator[tuple[ChunkId, ChunkId]]:
+        """Yield the keys of a table of lineage."""
+        return (pair for _, pair in self.rows(table, decode_link))
+
+    def links(self) -> Iterator[tuple[ChunkId, ChunkId]]:
+        """Yield each chunk with each source that either table tells of."""
+        yield from self.linked(Table.SOURCES)
+        for source, chunk in self.linked(Table.DEPENDANTS):
+            key = pair_key(chunk, source)
+            if not self.has(Table.SOURCES, key) or key in self.broken[Table.SOURCES]:
+                yield chunk, source
+
+    def sources(self, chunk: ChunkId) -> list[ChunkId]:
+        return self.store.chunks.lineage.sources(chunk)
+
+    @cached_property
+    def links_of(self) -> Links:
+        found = Links()
+        for chunk, source in self.links():
+            found.pins[source] = found.pins.get(source, 0) + 1
+            found.derived.add(chunk)
+        return found
 
     # -- sums
 
@@ -242,35 +297,48 @@ class View:
                 if tensor.start + tensor.size > start:
                     yield tensor.name
 
-    def users(self, chunks: Container[ChunkId]) -> dict[ChunkId, Hurt]:
-        """Return who uses these chunks. Costs a walk over all extents."""
-        found: dict[ChunkId, Hurt] = {}
+    def users(self, chunks: Collection[ChunkId]) -> dict[ChunkId, Hurt]:
+        """Return who uses each of these chunks, or one that derives from it.
+
+        Costs a walk over all extents.
+        """
+        found = {chunk: Hurt() for chunk in chunks}
+        causes: dict[ChunkId, list[ChunkId]] = {chunk: [chunk] for chunk in chunks}
+        for base, hurt in found.items():
+            for chunk in self.store.chunks.lineage.descendants(base):
+                hurt.derived += 1
+                causes.setdefault(chunk, []).append(base)
         for inode, extent in self.extents():
-            if extent.chunk in chunks:
-                hurt = found.setdefault(extent.chunk, Hurt())
-                hurt.files[self.path(inode)] = None
-                hurt.tensors |= dict.fromkeys(self.tensors(inode, extent.start, extent.stop))
+            if (bases := causes.get(extent.chunk)) is not None:
+                path = self.path(inode)
+                tensors = list(self.tensors(inode, extent.start, extent.stop))
+                for base in bases:
+                    found[base].add(path, tensors, directly=extent.chunk == base)
         return found
 
     def losses(self) -> Loss:
         """Return what was lost for good, unless a good copy comes. Costs what `users` does."""
-        lost = {chunk: record.used for chunk, record in self.chunks() if record.is_lost}
-        loss = Loss(len(lost), sum(lost.values()))
+        lost = {chunk for chunk, record in self.chunks() if record.is_lost}
+        unreadable = lost.union(*map(self.store.chunks.lineage.descendants, lost))
+        records = filter(None, map(self.chunk, unreadable))
+        loss = Loss(len(lost), sum(record.used for record in records))
         for hurt in self.users(lost).values() if lost else ():
             loss.hurt.files |= hurt.files
             loss.hurt.tensors |= hurt.tensors
         return loss
 
-    def chunk_finding(self, invariant: str, message: str, chunks: Container[ChunkId]) -> Finding:
+    def chunk_finding(self, invariant: str, message: str, chunks: Collection[ChunkId]) -> Finding:
         """Return a finding about damaged chunks, with whom it hurts."""
-        hurt = list(self.users(chunks).values())
-        files = dict.fromkeys(path for each in hurt for path in each.files)
-        tensors = dict.fromkeys(name for each in hurt for name in each.tensors)
-        return Finding(invariant, message, tuple(files), tuple(tensors))
+        users = self.users(chunks).values()
+        files = dict.fromkeys(path for each in users for path in each.files)
+        tensors = dict.fromkeys(name for each in users for name in each.tensors)
+        told = "".join(each.told for each in users) if len(chunks) == 1 else ""
+        return Finding(invariant, message + told, tuple(files), tuple(tensors))
 
     def chunk_findings(self, invariant: str, problems: Mapping[ChunkId, str]) -> Iterator[Finding]:
         """Yield a finding for each damaged chunk, with whom it hurts."""
         users = self.users(problems) if problems else {}
         for chunk, problem in problems.items():
-            hurt = users.get(chunk, Hurt())
-            yield Finding(invariant, problem, tuple(hurt.files), tuple(hurt.tensors))
+            hurt = users[chunk]
+            message = problem + hurt.told
+            yield Finding(invariant, message, tuple(hurt.files), tuple(hurt.tensors))

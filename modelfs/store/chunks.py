@@ -213,6 +213,17 @@ class Chunks:
         """
         return self._decoded(chunk, record, self.stored_bytes(chunk, record))
 
+    def recipe(self, chunk: ChunkId, record: Chunk) -> Recipe:
+        """Return what is stored of a derived chunk.
+
+        Raises:
+            CorruptChunk: it is damaged or missing.
+        """
+        try:
+            return Recipe.from_bytes(self.stored_bytes(chunk, record))
+        except ValueError as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+
     def check_content(self, chunk: ChunkId, record: Chunk) -> None:
         """Read a chunk from its pack, and check it as far as it can be.
 
@@ -279,10 +290,15 @@ class Chunks:
         return content
 
     def _derived(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> bytes:
+        deriving = self._deriving()
+        deriving.append(chunk)
         try:
             source = self.gather(recipe.runs)
         except CorruptChunk as exc:
-            raise CorruptChunk(chunk, f"what it derives from is damaged: {exc}") from exc
+            problem = f"what it derives from is damaged: {exc}"
+            raise CorruptChunk(chunk, problem, exc.base) from exc
+        finally:
+            deriving.pop()
         return DERIVATIONS[record.codec].decode(recipe.payload, record.size, source)
 
     def gather(self, runs: Sequence[SourceRun]) -> bytes:
@@ -294,11 +310,20 @@ class Chunks:
         parts = [self._run(run) for run in runs]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _deriving(self) -> list[ChunkId]:
+        # What this thread is deriving, each chunk for the one before it.
+        if not hasattr(self._local, "deriving"):
+            self._local.deriving = []
+        found: list[ChunkId] = self._local.deriving
+        return found
+
     def _run(self, run: SourceRun) -> bytes:
-        content = self.load_current(run.chunk)
-        part = content[run.skip : run.skip + run.length]  # no copy if it is all
+        if run.chunk in self._deriving():
+            raise ValueError("it derives from itself")  # and would be waited for forever
+        part = self.load_current(run.chunk)[run.skip : run.skip + run.length]
         if len(part) < run.length:
-            raise CorruptChunk(run.chunk, f"it has no bytes {run.skip} to {run.skip + run.length}")
+            stop = run.skip + run.length
+            raise ValueError(f"chunk {run.chunk} has no bytes {run.skip} to {stop}")
         return part
 
     def load_current(self, chunk: ChunkId) -> bytes:

@@ -29,8 +29,8 @@ FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in
 SUPERBLOCK: Final = b"superblock"
 
 
-def check_format(folder: Path) -> None:
-    """Check that the folder is a store that this version can read.
+def check_format(folder: Path) -> int:
+    """Return the format of a store that this version can read.
 
     Raises:
         NotAStore: it is none.
@@ -47,24 +47,34 @@ def check_format(folder: Path) -> None:
         raise UnsupportedFormat(
             f"{folder} has format {version}; this version knows {FORMAT_VERSION}"
         )
+    return int(version)
 
 
 def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
-    """Let a store of an older format be one of this version's, and return its superblock.
+    """Let a store be of this version's format, and return its superblock.
 
     What is in it stays as it is, since every old row is still read; but older versions are kept
-    from opening it, before anything is written that they do not know.
+    from opening it, before anything is written that they do not know. A crash in between leaves a
+    superblock that is older than the file says, and the next one who writes does this again.
     """
-    with (folder / FORMAT_NEW).open("w") as file:
+    if check_format(folder) < FORMAT_VERSION:
+        _write_format(folder)
+    if block.version >= FORMAT_VERSION:
+        return block
+    new = dataclasses.replace(block, version=FORMAT_VERSION)
+    with index.change():
+        index.put(Table.META, SUPERBLOCK, new.to_bytes())
+    return new
+
+
+def _write_format(folder: Path) -> None:
+    fd = os.open(folder / FORMAT_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as file:
         file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
         file.flush()
         os.fsync(file.fileno())
     (folder / FORMAT_NEW).replace(folder / FORMAT_FILE)
     sync_folder(folder)
-    new = dataclasses.replace(block, version=FORMAT_VERSION)
-    with index.change():
-        index.put(Table.META, SUPERBLOCK, new.to_bytes())
-    return new
 
 
 def check_index(folder: Path) -> None:

@@ -6,6 +6,7 @@ which rules out that a chunk ever comes to derive from itself.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Final
 
 from modelfs.codecs.base import CodecId
@@ -37,6 +38,21 @@ class Lineage:
         rows = self._index.pages(Table.DEPENDANTS, pair_key(chunk, 0), pair_key(chunk + 1, 0))
         return (ChunkId(pair_of(key)[1]) for key, _ in rows)
 
+    def descendants(self, chunk: ChunkId) -> Iterator[ChunkId]:
+        """Yield the chunks that derive from this one, or from one that does, each once.
+
+        Those with fewest steps first, and no more than `LOOK_MAX`.
+        """
+        seen, level = {chunk}, [chunk]
+        while level:
+            following: list[ChunkId] = []
+            for each in chain.from_iterable(map(self.dependants, level)):
+                if each not in seen and len(seen) <= LOOK_MAX:
+                    seen.add(each)
+                    following.append(each)
+                    yield each
+            level = following
+
     def link(self, chunk: ChunkId, source: ChunkId) -> None:
         self._index.put(Table.SOURCES, pair_key(chunk, source), b"")
         self._index.put(Table.DEPENDANTS, pair_key(source, chunk), b"")
@@ -55,9 +71,11 @@ class Lineage:
         below = self._below(chunk, find)
         if below is None:
             return False
-        steps = max(above.values())
-        deltas = steps[1] + (codec is CodecId.DELTA) + below[1]
-        return steps[0] + 1 + below[0] <= CHAIN_MAX and deltas <= depth
+        # The longest chain and the one with the most deltas need not go to the same source.
+        length = max(steps for steps, _ in above.values())
+        deltas = max(deltas for _, deltas in above.values())
+        deltas += (codec is CodecId.DELTA) + below[1]
+        return length + 1 + below[0] <= CHAIN_MAX and deltas <= depth
 
     def deltas_above(self, chunk: ChunkId, find: Find) -> int:
         """Return how many deltas are between a chunk's content and stored bytes."""

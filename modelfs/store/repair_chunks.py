@@ -7,6 +7,10 @@ chunk is. Bytes that match a checksum and decode are the chunk's if their hash i
 record or the table of hashes has, or if record and segment agree in all but the hash. If there are
 none the chunk is lost, and its record says so.
 
+What a chunk derives from, its recipe says, and the rows of lineage are made to say the same. A
+derived chunk is judged when its sources are. If one of those is lost, nothing can be said of its
+content, and so its recipe is believed if the record has its checksum: it comes back with that one.
+
 Chunks in packs that are damaged themselves are copied to a new pack; what is left of the file goes
 to quarantine. Of a chunk whose bytes alone are damaged, these go there, and the pack stays.
 """
@@ -16,8 +20,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
+import xxhash
+
 from modelfs.codecs.base import CodecId
-from modelfs.errors import CorruptData
+from modelfs.errors import CorruptChunk, CorruptData
 from modelfs.store.check_chunks import form_problem
 from modelfs.store.check_packs import entry_of
 from modelfs.store.mending import Mending
@@ -25,17 +31,22 @@ from modelfs.store.pack import pack_name
 from modelfs.store.records import UNKNOWN, Chunk, ChunkKind, PackRow
 from modelfs.store.repair_packs import PackState, look_into
 from modelfs.store.segment import Entry
-from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of
+from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of, pair_key
 from modelfs.store.totals import NEXT_PACK
+from modelfs.store.writer import ChunkWriter
 
 # No pack has a number like that.
 PACK_END: Final = 1 << 62
+# Where rows that do not decode leave it open what derives from what.
+LINEAGE: Final = (Table.CHUNKS, Table.SOURCES, Table.DEPENDANTS)
 
 
 def mend_chunks(mending: Mending) -> None:
-    """Let every chunk that is used be where its record says, or be lost."""
+    """Let every chunk that is needed be where its record says, or be lost."""
     mender = _ChunkMender(mending)
     mender.judge()
+    mender.relink()
+    mender.tell()
     mender.move()
     mender.mend_rows()
 
@@ -46,7 +57,8 @@ class _ChunkMender:
         self._chunks = mending.store.chunks
         self._packs = mending.store.packs
         self._largest = mending.store.superblock.chunk_size
-        self._uses = mending.view().usage.uses
+        view = mending.view()
+        self._needed = view.usage.uses.keys() | view.links_of.pins.keys()
         self._states = {pack: look_into(self._packs, pack) for pack in self._all_packs()}
         self._damaged = {
             pack
@@ -54,8 +66,13 @@ class _ChunkMender:
             if state.is_damaged(self._chunks.pack_row(pack).stop)
         }
         self._moving: dict[ChunkId, Chunk] = {}  # intact, but in no place to stay
+        self._shortened: set[ChunkId] = set()  # to be stored plain
         self._lost: dict[ChunkId, Chunk] = {}
+        self._waiting: dict[ChunkId, tuple[Chunk, ChunkId]] = {}  # for a source: how, and which
         self._found = 0
+        found = mending.found
+        self._doubtful = found.lineage_doubtful or bool(found.baseless or found.too_long)
+        self._doubtful |= any(mending.unreadable[table] for table in LINEAGE)
 
     def _all_packs(self) -> set[PackId]:
         rows = {PackId(number_of(key)) for key, _ in self._mending.rows(Table.PACKS)}
@@ -66,17 +83,57 @@ class _ChunkMender:
 
     def judge(self) -> None:
         """Find the place of every chunk, and change the records of those that are elsewhere."""
-        missing = set(self._uses)
+        missing = set(self._needed)
+        suspects: dict[ChunkId, Chunk | None] = {}
         for key, record in list(self._mending.rows(Table.CHUNKS)):
             chunk = ChunkId(number_of(key))
             missing.discard(chunk)
             if self._is_suspect(chunk, record):
-                self._judge(chunk, record)
-        for chunk in sorted(missing):
-            self._judge(chunk, None)
-        if self._found:
-            self._mending.mended(f"chunks that were found again in the packs: {self._found}")
-        self._tell_lost()
+                suspects[chunk] = record
+        self._judge_all(suspects | dict.fromkeys(sorted(missing)))
+
+    def _judge_all(self, suspects: dict[ChunkId, Chunk | None]) -> None:
+        self._doubtful |= bool(suspects)
+        waiting = suspects
+        while waiting:
+            left = {chunk: old for chunk, old in waiting.items() if not self._judge(chunk, old)}
+            if len(left) == len(waiting):
+                break  # what they wait for does not come
+            waiting = left
+        for chunk, record in waiting.items():
+            if not self._judge(chunk, record) and not self._judge_with_sources(chunk, record):
+                self._believe(chunk, record)
+
+    def _judge_with_sources(self, chunk: ChunkId, record: Chunk | None) -> bool:
+        # Sources without a record are in some pack perhaps. Nothing is known of them, but if this
+        # chunk comes out of them as it was, they are what they were, too.
+        supposed: list[ChunkId] = []
+        while self._is_missing(source := self._waiting[chunk][1]):
+            if (found := self._stored_somewhere(source)) is None:
+                break
+            supposed.append(source)
+            self._put(source, found)
+            if self._judge(chunk, record):
+                break
+        now = self._chunks.find(chunk)
+        if now is None or now.kind is not ChunkKind.DERIVED or chunk in self._waiting:
+            for source in supposed:
+                self._mending.index.delete(Table.CHUNKS, number_key(source))
+            return chunk not in self._waiting
+        for source in reversed(supposed):
+            content = self._chunks.load_anew(source, self._chunks.record(source))
+            digest, proof = self._chunks.digest(content), xxhash.xxh3_64_intdigest(content)
+            right = dataclasses.replace(self._chunks.record(source), digest=digest, proof=proof)
+            self._take(source, None, right)
+        return True
+
+    def _stored_somewhere(self, chunk: ChunkId) -> Chunk | None:
+        for candidate in self._candidates(chunk, None):
+            if form_problem(candidate, self._largest) is None:
+                with contextlib.suppress(CorruptData, OSError):
+                    self._chunks.stored_bytes(chunk, candidate)
+                    return candidate
+        return None
 
     def _is_suspect(self, chunk: ChunkId, record: Chunk) -> bool:
         if form_problem(record, self._largest) is not None:
@@ -85,30 +142,57 @@ class _ChunkMender:
             # Unless a pack is here that was not: it may have been found, and put back.
             return any(state.has(chunk) for state in self._states.values())
         return (
-            chunk in self._mending.found.damaged
+            chunk in self._mending.found.damaged | self._mending.found.endless
             or record.pack in self._damaged
             or not self._is_told(chunk, record)
             or chunk not in self._chunks.with_digest(record.digest)
         )
 
     def _is_told(self, chunk: ChunkId, record: Chunk) -> bool:
-        return self._states[record.pack].entries.get(chunk) == entry_of(chunk, record)
+        return entry_of(chunk, record) in self._states[record.pack].entries.get(chunk, [])
 
-    def _judge(self, chunk: ChunkId, record: Chunk | None) -> None:
+    def _judge(self, chunk: ChunkId, record: Chunk | None) -> bool:
+        """Say what a chunk is; False if that depends on what it derives from."""
+        self._waiting.pop(chunk, None)
         right = next(self._intact(chunk, record), None)
         if right is not None:
-            if right.pack in self._damaged or not self._is_told(chunk, right):
-                self._moving[chunk] = right
-            self._put(chunk, right)
-            self._found += record != right
-        elif record is not None and not (
+            self._take(chunk, record, right)
+        elif chunk in self._waiting:
+            return False
+        else:
+            self._give_up(chunk, record)
+        return True
+
+    def _take(self, chunk: ChunkId, record: Chunk | None, right: Chunk) -> None:
+        if right.pack in self._damaged or not self._is_told(chunk, right):
+            self._moving[chunk] = right
+        self._put(chunk, right)
+        self._found += record != right
+
+    def _believe(self, chunk: ChunkId, record: Chunk | None) -> None:
+        candidate, source = self._waiting.pop(chunk)
+        lost = self._chunks.find(source)
+        if (
+            record is not None
+            and record.checksum == candidate.checksum
+            and lost is not None
+            and lost.is_lost
+        ):
+            like = dataclasses.replace(candidate, digest=record.digest, proof=record.proof)
+            self._take(chunk, record, like)
+        else:
+            self._give_up(chunk, record)
+
+    def _give_up(self, chunk: ChunkId, record: Chunk | None) -> None:
+        # What has no record, and is nowhere, is told of when the maps are mended.
+        if record is not None and not (
             record.is_lost and form_problem(record, self._largest) is None
         ):
             self._lose(chunk, record)
-        # What has no record, and is nowhere, is told of when the maps are mended.
 
     def _put(self, chunk: ChunkId, record: Chunk) -> None:
         self._mending.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
+        self._mending.store.cache.forget(chunk)  # what derives from it is decoded anew
 
     def _intact(self, chunk: ChunkId, record: Chunk | None) -> Iterator[Chunk]:
         """Yield the records, right but for their uses, by which the chunk's content is read."""
@@ -117,41 +201,91 @@ class _ChunkMender:
                 continue
             try:
                 content = self._chunks.load_anew(chunk, candidate)
+            except CorruptChunk as exc:
+                if exc.base != chunk:
+                    self._waiting.setdefault(chunk, (candidate, ChunkId(exc.base)))
+                continue
             except (CorruptData, OSError):
                 continue
-            digest = self._chunks.digest(content)
-            if self._fits(chunk, record, candidate, digest):
-                yield dataclasses.replace(candidate, digest=digest)
+            right = dataclasses.replace(
+                candidate,
+                digest=self._chunks.digest(content),
+                proof=xxhash.xxh3_64_intdigest(content),
+            )
+            if self._fits(chunk, record, right):
+                yield right
 
     def _candidates(self, chunk: ChunkId, record: Chunk | None) -> Iterator[Chunk]:
         if record is not None and not record.is_lost:
-            yield record
+            yield dataclasses.replace(record, proof=0)  # which may be what is damaged
         for pack in sorted(self._states, reverse=True):
-            state = self._states[pack]
-            if (entry := state.entries.get(chunk)) is not None:
+            for entry in self._states[pack].named(chunk):
                 yield _record(entry, pack, record)
-            for entry in state.strays:
-                if entry.chunk == chunk:
-                    yield _record(entry, pack, record)
 
-    def _fits(self, chunk: ChunkId, record: Chunk | None, candidate: Chunk, digest: bytes) -> bool:
+    def _fits(self, chunk: ChunkId, record: Chunk | None, right: Chunk) -> bool:
         # A chunk's number alone may be a damaged one, and a place with its checksum another's.
-        if chunk in self._chunks.with_digest(digest):
+        if chunk in self._chunks.with_digest(right.digest):
             return True
-        if record is None or digest == record.digest:
+        if record is None or right.digest == record.digest:
             return record is not None
-        return candidate.checksum == record.checksum and self._is_told(chunk, candidate)
+        if right.kind is ChunkKind.DERIVED and right.proof != record.proof:
+            return False  # a recipe makes something of whatever its sources are
+        return right.checksum == record.checksum and self._is_told(chunk, right)
+
+    # -- what derives from what
+
+    def relink(self) -> None:
+        """Let the rows of lineage say what the recipes do."""
+        if not self._doubtful:
+            return
+        links = [
+            pair_key(chunk, source)
+            for chunk, sources in self._all_sources().items()
+            for source in sources
+        ]
+        back = [key[8:] + key[:8] for key in links]
+        changed = self._mending.settle(Table.SOURCES, dict.fromkeys(links, b""))
+        changed += self._mending.settle(Table.DEPENDANTS, dict.fromkeys(back, b""))
+        if changed:
+            self._mending.mended(f"rows that say what derives from what, told anew: {changed}")
+
+    def _all_sources(self) -> dict[ChunkId, tuple[ChunkId, ...]]:
+        known: dict[ChunkId, tuple[ChunkId, ...]] = {}
+        self._shortened = set(self._mending.found.too_long)
+        while derived := [each for each in self._derived() if each[0] not in known]:
+            for chunk, record in derived:
+                try:
+                    known[chunk] = self._chunks.recipe(chunk, record).sources
+                except (CorruptChunk, OSError):
+                    self._judge_all({chunk: record})
+            sources = set().union(*known.values())
+            self._needed |= sources
+            self._judge_all(dict.fromkeys(sorted(filter(self._is_missing, sources))))
+            for chunk in [each for each, of in known.items() if any(map(self._is_missing, of))]:
+                self._lose(chunk, self._chunks.record(chunk))
+                del known[chunk]
+        return known
+
+    def _derived(self) -> Iterator[tuple[ChunkId, Chunk]]:
+        for key, record in list(self._mending.rows(Table.CHUNKS)):
+            chunk = ChunkId(number_of(key))
+            if record.kind is ChunkKind.DERIVED and chunk not in self._shortened:
+                yield chunk, record
+
+    def _is_missing(self, chunk: ChunkId) -> bool:
+        return self._chunks.find(chunk) is None
 
     # -- what is lost
 
     def _lose(self, chunk: ChunkId, record: Chunk) -> None:
         self._keep_stored(chunk, record)
+        self._moving.pop(chunk, None)
         lost = record.as_lost()
-        if chunk in self._uses and form_problem(lost, self._largest) is None:
+        if chunk in self._needed and form_problem(lost, self._largest) is None:
             self._put(chunk, lost)
         else:
             self._mending.drop(Table.CHUNKS, number_key(chunk), "damaged, and nowhere else")
-        if chunk in self._uses:
+        if chunk in self._needed:
             self._lost[chunk] = record
         else:
             self._mending.mended(f"chunk {chunk} was damaged, and nothing uses it: removed")
@@ -163,14 +297,19 @@ class _ChunkMender:
                 stored = self._packs.read(record.pack, record.offset, record.stored)
                 self._mending.quarantine.add_content(f"chunk-{chunk}", stored)
 
-    def _tell_lost(self) -> None:
+    def tell(self) -> None:
+        """Tell what was found again, and what is lost."""
+        if self._found:
+            self._mending.mended(f"chunks that were found again in the packs: {self._found}")
         users = self._mending.view().users(self._lost) if self._lost else {}
         for pack in sorted({record.pack for record in self._lost.values()}):
             chunks = [chunk for chunk, record in self._lost.items() if record.pack == pack]
             hurt = [users[chunk] for chunk in chunks]
             size = sum(self._lost[chunk].size for chunk in chunks)
+            derived = sum(each.derived for each in hurt)
             self._mending.quarantined(
-                f"chunks in pack {pack} that are lost: {len(chunks)}, of {size} bytes",
+                f"chunks in pack {pack} that are lost: {len(chunks)}, of {size} bytes"
+                + (f"; chunks that derive from them: {derived}" if derived else ""),
                 dict.fromkeys(path for each in hurt for path in each.files),
                 dict.fromkeys(name for each in hurt for name in each.tensors),
             )
@@ -179,14 +318,17 @@ class _ChunkMender:
 
     def move(self) -> None:
         """Copy the chunks to a new pack that have no place to stay."""
-        if not self._moving:
+        if not self._moving and not self._shortened:
             return
         numbers = [pack for pack in self._states if pack < PACK_END]
         following = max([self._mending.store.totals.get(NEXT_PACK) - 1, *numbers]) + 1
         self._packs.open_at(None, PackId(following))
         writer = self._mending.store.writer()
         for chunk, record in self._moving.items():
-            writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
+            if chunk not in self._shortened:
+                writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
+        for chunk in sorted(self._shortened):
+            self._put_plain(chunk, writer)
         written = writer.finish()
         for chunk, record in written.moved.items():
             self._put(chunk, record)
@@ -195,6 +337,12 @@ class _ChunkMender:
             self._mending.store.totals.set(NEXT_PACK, pack + 1)
             self._states[PackId(pack)] = look_into(self._packs, PackId(pack))
         self._mending.mended(f"chunks that were copied to a new pack: {len(written.moved)}")
+
+    def _put_plain(self, chunk: ChunkId, writer: ChunkWriter) -> None:
+        with contextlib.suppress(CorruptData):
+            record = self._chunks.record(chunk)
+            plain = dataclasses.replace(record, kind=ChunkKind.PLAIN, codec=CodecId.RAW)
+            writer.copy(chunk, plain, self._chunks.load_anew(chunk, record))
 
     # -- the packs
 
@@ -235,7 +383,7 @@ class _ChunkMender:
 
 def _record(entry: Entry, pack: PackId, like: Chunk | None) -> Chunk:
     return Chunk(
-        kind=ChunkKind.PLAIN if entry.codec is CodecId.RAW else ChunkKind.CODED,
+        kind=entry.kind,
         codec=entry.codec,
         size=entry.size,
         pack=pack,
@@ -245,4 +393,6 @@ def _record(entry: Entry, pack: PackId, like: Chunk | None) -> Chunk:
         used=0 if like is None else like.used,
         checksum=entry.checksum,
         digest=UNKNOWN,
+        pins=0 if like is None else like.pins,
+        settled=like is not None and like.settled,
     )

@@ -26,12 +26,17 @@ class PackState:
     length: int = -1  # of the file; -1 if there is none
     has_header: bool = False
     ends: list[int] = field(default_factory=lambda: [PAGE])  # of the whole segments, as they follow
-    entries: dict[ChunkId, Entry] = field(default_factory=dict)  # of those
+    entries: dict[ChunkId, list[Entry]] = field(default_factory=dict)  # of those, as they follow
     strays: list[Entry] = field(default_factory=list)  # of segments behind damage, or cut short
 
     def has(self, chunk: ChunkId) -> bool:
         """Say whether some table of it names a chunk."""
-        return chunk in self.entries or any(entry.chunk == chunk for entry in self.strays)
+        return any(True for _ in self.named(chunk))
+
+    def named(self, chunk: ChunkId) -> Iterator[Entry]:
+        """Yield what its tables say of a chunk, those first that are whole, and the newest."""
+        yield from reversed(self.entries.get(chunk, []))
+        yield from (entry for entry in self.strays if entry.chunk == chunk)
 
     def is_damaged(self, stop: int) -> bool:
         """Say whether the file is not what the index vouches for up to `stop`.
@@ -68,7 +73,8 @@ def _take_segment(packs: Packs, state: PackState, offset: int) -> int:
         state.strays += segment.entries
         return offset + PAGE
     state.ends.append(segment.stop)
-    state.entries |= {entry.chunk: entry for entry in segment.entries}
+    for entry in segment.entries:
+        state.entries.setdefault(entry.chunk, []).append(entry)
     return segment.stop
 
 

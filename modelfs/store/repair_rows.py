@@ -5,7 +5,7 @@ import stat
 from typing import Final
 
 from modelfs.store.check_rows import OF_INODES
-from modelfs.store.folder import SUPERBLOCK
+from modelfs.store.folder import SUPERBLOCK, upgrade
 from modelfs.store.mending import Mending
 from modelfs.store.records import FORMAT_VERSION, StagedWindow
 from modelfs.store.staging import window_name
@@ -14,6 +14,12 @@ from modelfs.store.tables import Table, number_key, number_of, pair_of, request_
 # What these tables say can be told from others, or is made anew when it is needed; or else a later
 # pass says what came of it.
 TOLD_AGAIN: Final = frozenset(Table) - {Table.XATTRS, Table.TENSORS, Table.SYMLINKS}
+
+# Who tells of a file again: ingest of its tensors, the optimizer of how they are stored.
+ASKED: Final = (
+    (Table.TENSORS, Table.PENDING),
+    (Table.UNSETTLED, Table.UNSETTLED),
+)
 
 
 def remove_unreadable(mending: Mending) -> None:
@@ -33,21 +39,24 @@ def remove_unreadable(mending: Mending) -> None:
 
 
 def look_again(mending: Mending) -> None:
-    """Have ingest tell the tensors of a file again of which a row was set aside."""
-    for key in mending.unreadable[Table.TENSORS]:
-        node = mending.node(number_of(key)) if len(key) >= 8 else None
-        if node is not None and stat.S_ISREG(node.mode):
-            mending.put(Table.PENDING, number_key(node.inode), request_value())
+    """Have a file looked at again of which a row was set aside that came of that."""
+    for table, request in ASKED:
+        for key in mending.unreadable[table]:
+            node = mending.node(number_of(key)) if len(key) >= 8 else None
+            if node is not None and stat.S_ISREG(node.mode):
+                mending.put(request, number_key(node.inode), request_value())
 
 
 def mend_superblock(mending: Mending) -> None:
-    """Let the superblock have the format version that the store's folder says."""
-    block = mending.store.superblock
-    if block.version != FORMAT_VERSION:
-        right = dataclasses.replace(block, version=FORMAT_VERSION)
+    """Let the superblock have a format version that there is, and the store this version's."""
+    store = mending.store
+    if not 0 < store.superblock.version <= FORMAT_VERSION:
+        right = dataclasses.replace(store.superblock, version=FORMAT_VERSION)
         mending.put(Table.META, SUPERBLOCK, right.to_bytes())
-        mending.store.superblock = right
+        store.superblock = right
         mending.mended(f"the superblock is of format {FORMAT_VERSION} again")
+    # Before what is mended is committed, since it is written as this version does.
+    store.superblock = upgrade(store.folder, store.index, store.superblock)
 
 
 def remove_ownerless(mending: Mending) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from modelfs.store.check_rows import COUNTERS, counted_totals
 from modelfs.store.check_view import View
 from modelfs.store.mending import Mending
-from modelfs.store.records import UNKNOWN, Inode
+from modelfs.store.records import UNKNOWN, Chunk, Inode
 from modelfs.store.tables import KEY_MAX, ROOT, ChunkId, InodeNumber, Table, number_key, number_of
 from modelfs.store.totals import NEXT_COOKIE
 
@@ -48,23 +48,32 @@ def mend_sums(mending: Mending) -> None:
 def _mend_uses(mending: Mending) -> None:
     view = View(mending.store)
     changed = 0
-    dead: dict[bytes, bytes] = {}
+    listed: dict[Table, dict[bytes, bytes]] = {Table.DEAD: {}, Table.HELD: {}}
     for chunk, record in list(view.chunks()):
         key = number_key(chunk)
-        uses, used = view.usage.uses.get(chunk, 0), view.usage.used.get(chunk, 0)
-        if record.is_lost and not uses:
+        right = _counted(view, chunk, record)
+        if right.is_lost and not right.alive:
             mending.index.delete(Table.CHUNKS, key)
             continue
-        if (record.uses, record.used) != (uses, used):
+        if record != right:
             changed += 1
-            right = dataclasses.replace(record, uses=uses, used=used)
             mending.put(Table.CHUNKS, key, right.to_bytes())
-        if not uses:
-            dead[key] = b""
+        if right.held or not right.alive:
+            listed[Table.HELD if right.held else Table.DEAD][key] = b""
     if changed:
         mending.mended(f"chunks whose uses were counted anew: {changed}")
-    if changed := mending.settle(Table.DEAD, dead):
-        mending.mended(f"chunks listed as dead that are not, or not listed: {changed}")
+    for table, rows in listed.items():
+        if changed := mending.settle(table, rows):
+            mending.mended(f"chunks listed as {table.value} that are not, or not listed: {changed}")
+
+
+def _counted(view: View, chunk: ChunkId, record: Chunk) -> Chunk:
+    return dataclasses.replace(
+        record,
+        uses=view.usage.uses.get(chunk, 0),
+        used=view.usage.used.get(chunk, 0),
+        pins=view.links_of.pins.get(chunk, 0),
+    )
 
 
 def _mend_hashes(mending: Mending) -> None:

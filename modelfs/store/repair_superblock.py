@@ -12,12 +12,12 @@ from pathlib import Path
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.check_decode import decode_chunk
-from modelfs.store.folder import INDEX, PACKS, SUPERBLOCK, read_superblock
+from modelfs.store.folder import INDEX, PACKS, SUPERBLOCK, check_format, read_superblock
 from modelfs.store.index import Index
 from modelfs.store.making import CHUNK_SIZE
 from modelfs.store.pack import read_header
 from modelfs.store.quarantine import Quarantine
-from modelfs.store.records import FORMAT_VERSION, Superblock
+from modelfs.store.records import Superblock
 from modelfs.store.tables import Table
 
 
@@ -48,7 +48,7 @@ def _made_anew(store: Path, index: Index) -> Superblock:
     headers = map(read_header, (store / PACKS).iterdir())
     uuids = Counter(header.uuid for header in headers if header is not None)
     return Superblock(
-        version=FORMAT_VERSION,
+        version=check_format(store),
         chunk_size=max(CHUNK_SIZE, _longest(index)),
         hash_seed=secrets.randbits(64),
         uuid=uuids.most_common(1)[0][0] if uuids else uuid.uuid4().bytes,

@@ -18,6 +18,9 @@ class Statistics:
     shared_bytes: int
     staged_bytes: int
     pending_files: int
+    unsettled_files: int  # that the optimizer has not looked at
+    held_chunks: int  # that no file uses, but others derive from
+    held_bytes: int
     lost_chunks: int
     lost_bytes: int
     forms: dict[str, dict[str, int]]

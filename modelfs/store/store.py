@@ -37,7 +37,7 @@ from modelfs.store.optimizer import Optimizer
 from modelfs.store.pack import Packs
 from modelfs.store.pagecache import CAPACITY, PageCache
 from modelfs.store.reaper import Reaper
-from modelfs.store.records import FORMAT_VERSION, Superblock
+from modelfs.store.records import Superblock
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.relatives import Relatives
 from modelfs.store.scrub import Scrubber
@@ -48,7 +48,16 @@ from modelfs.store.staging import Staging
 from modelfs.store.stats import Statistics, disk_usage
 from modelfs.store.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.tensors import TensorTable
-from modelfs.store.totals import FILES, IN_USE, LOGICAL, NEXT_CHUNK, SHARED, Totals
+from modelfs.store.totals import (
+    FILES,
+    HELD_BYTES,
+    HELD_CHUNKS,
+    IN_USE,
+    LOGICAL,
+    NEXT_CHUNK,
+    SHARED,
+    Totals,
+)
 from modelfs.store.twins import Twins
 from modelfs.store.writer import ChunkWriter, Written
 
@@ -128,9 +137,9 @@ class Store:
             raise
 
     def _upgrade(self) -> None:
-        if self.superblock.version < FORMAT_VERSION:
-            self.superblock = upgrade(self.folder, self.index, self.superblock)
-            self.optimizer.walk_all()
+        if self.superblock.version < 2:
+            self.optimizer.walk_all()  # nobody listed what is there
+        self.superblock = upgrade(self.folder, self.index, self.superblock)
 
     def _put_together(self, cache_size: int, *, read_only: bool) -> None:
         self.superblock = read_superblock(self.index)
@@ -407,6 +416,9 @@ class Store:
             shared_bytes=self.totals.get(SHARED),
             staged_bytes=sum(staged.staged_bytes for staged in self.staging),
             pending_files=len(self.pending()),
+            unsettled_files=sum(1 for _ in self.index.pages(Table.UNSETTLED)),
+            held_chunks=self.totals.get(HELD_CHUNKS),
+            held_bytes=self.totals.get(HELD_BYTES),
             lost_chunks=lost["chunks"],
             lost_bytes=lost["raw_bytes"],
             forms={name: form for name, form in forms.items() if form["chunks"]},

@@ -18,7 +18,8 @@ from modelfs.store.tables import (
     pair_key,
 )
 from modelfs.store.tensors import TensorTable
-from tests.store.stores import FOLDER, ME, new_file, noise, pack_path
+from tests.store.deriving import chunk_at, derive
+from tests.store.stores import FOLDER, ME, model_of, new_file, noise, pack_path
 
 SLICE: Final = Path(__file__).parents[1] / "data" / "minilm-slice"
 CHUNK: Final = 64 << 10
@@ -28,6 +29,10 @@ LORA: Final = b"/lora-merged.safetensors"
 ONNX: Final = b"/base-external.onnx"
 DATA: Final = b"/base-external.onnx.data"
 SHARERS: Final = (BASE, LORA, DATA)  # of the word embeddings
+BOTTOM: Final = b"/bottom.safetensors"
+TOP: Final = b"/top.safetensors"  # its second tensor derives from one of the bottom, its third
+LOWEST: Final = noise(CHUNK, 11)  # the first tensor of the bottom
+HELD: Final = noise(CHUNK, 13)  # from this, which no file has
 WORDS: Final = "embeddings.word_embeddings.weight"
 QUERY: Final = "encoder.layer.5.attention.self.query.weight"
 TEXT: Final = b"some text that is said again and again. " * 200
@@ -42,6 +47,7 @@ class Sample:
         self.path = path
         self.store = Store(path)
         self.base = self.inode(b"base.safetensors")
+        self.bottom, self.top = self.inode(BOTTOM[1:]), self.inode(TOP[1:])
         self.folder = self.inode(b"folder")
         self.text = self.store.namespace.lookup(self.folder, b"text")
         self.link = self.store.namespace.lookup(self.folder, b"link")
@@ -140,6 +146,7 @@ def fill(path: Path) -> None:
             store.namespace.unlink(ROOT, name)
         while not store.reaper.reap(gone):
             pass
+        derive_some(store)
         store.contents.truncate(cut, 10)
         staged = new_file(store, b"staged", noise(100, 4))
         for inode in (cut, staged):
@@ -159,6 +166,24 @@ def note_tensors(store: Store, inode: InodeNumber) -> None:
         sampler.feed(0, store.contents.read(inode, span.start, span.size))
         if row is not None and (sketch := sampler.sketch()) is not None:
             store.relatives.note(inode, row, sketch)
+
+
+def derive_some(store: Store) -> None:
+    """Make a model of which one tensor derives from another model, one from what is gone."""
+    new_file(store, BOTTOM[1:], model_of(LOWEST, noise(CHUNK, 12)))
+    upper = LOWEST[100:50_100], HELD[:40_000]
+    top = new_file(store, TOP[1:], model_of(noise(1000, 14), *upper))
+    gone = new_file(store, b"held", HELD)
+    store.ingest_all()
+    bottom = store.namespace.lookup(ROOT, BOTTOM[1:])
+    start = store.contents.node(top).size - sum(map(len, upper))
+    base = chunk_at(store, bottom, store.contents.node(bottom).size - 2 * CHUNK)
+    derive(store, chunk_at(store, top, start), (base, 100, 50_000))
+    held = chunk_at(store, gone)
+    derive(store, chunk_at(store, top, start + 50_000), (held, 0, 40_000))
+    store.namespace.unlink(ROOT, b"held")
+    while not store.reaper.reap(gone):
+        pass
 
 
 def copy_of(path: Path, folder: Path) -> Path:

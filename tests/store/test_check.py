@@ -142,7 +142,7 @@ def test_a_missing_superblock_is_found(sample: Sample) -> None:
 
 def test_a_superblock_of_another_format_is_found(sample: Sample) -> None:
     """The superblock's format version is that of the store."""
-    block = dataclasses.replace(sample.store.superblock, version=2)
+    block = dataclasses.replace(sample.store.superblock, version=3)
     sample.put(Table.META, SUPERBLOCK, block.to_bytes())
     assert sample.finding() == ("superblock", (), ())
 

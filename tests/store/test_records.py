@@ -1,5 +1,6 @@
 """The records of the index: round trips, junk, and bytes that must stay what they are."""
 
+import dataclasses
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,9 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
         used=U64,
         checksum=U64,
         digest=DIGESTS,
+        pins=U32,
+        proof=U64,
+        settled=st.booleans(),
     ),
     "pack": st.builds(PackRow, stop=U64, live=U64),
     "window": st.builds(
@@ -153,11 +157,17 @@ EXAMPLES: dict[str, Any] = {
         used=(1 << 20) + 5,
         checksum=0x8877665544332211,
         digest=bytes(range(16, 32)),
+        pins=3,
+        proof=0x1020304050607080,
+        settled=True,
     ),
     "pack": PackRow(256 << 20, 200 << 20),
     "window": StagedWindow(5, RangeSet([(0, 10), (4096, 8192)])),
     "tensor": TensorRow(7, 24, "BF16", (3, 4), "layer.0.wéight"),
 }
+
+# Of the records that are written otherwise than in format 1: the newest.
+NEWEST: dict[str, str] = {"chunk": "chunk2", "lost": "lost2"}
 
 every_record = pytest.mark.parametrize("kind", RECORDS)
 
@@ -192,6 +202,8 @@ def test_truncation_is_damage(kind: str) -> None:
     for size in range(len(value) - OPEN_ENDED.get(kind, 0)):
         if kind == "window" and size in (8, 24):
             continue  # fewer ranges, and none: as good a record
+        if kind == "chunk" and size == Chunk.LENGTH_1:
+            continue  # as format 1 had it
         with pytest.raises(CorruptIndex):
             DECODE[kind](value[:size])
 
@@ -199,15 +211,28 @@ def test_truncation_is_damage(kind: str) -> None:
 @every_record
 def test_old_stores_stay_readable(kind: str) -> None:
     """The stored form is pinned, both ways."""
-    golden = (GOLDEN / f"{kind}.record").read_bytes()
+    golden = (GOLDEN / f"{NEWEST.get(kind, kind)}.record").read_bytes()
     assert DECODE[kind](golden) == EXAMPLES[kind]
     assert EXAMPLES[kind].to_bytes() == golden
+
+
+def test_chunks_of_format_1_stay_readable() -> None:
+    """Their records say nothing of what derives from them, nor of a proof, and are made longer."""
+    as_then = dataclasses.replace(EXAMPLES["chunk"], pins=0, proof=0, settled=False)
+    for name, record in (("chunk", as_then), ("lost", as_then.as_lost())):
+        golden = (GOLDEN / f"{name}.record").read_bytes()
+        assert Chunk.from_bytes(golden) == record
+        assert record.to_bytes() == golden + bytes(8)
 
 
 def test_numbers_never_assigned_are_damage() -> None:
     """An unknown kind, codec or format is not passed on."""
     chunk = EXAMPLES["chunk"].to_bytes()
-    for value in (b"\x09" + chunk[1:], chunk[:1] + b"\x09" + chunk[2:]):
+    for value in (
+        b"\x09" + chunk[1:],
+        chunk[:1] + b"\x09" + chunk[2:],
+        chunk[:2] + b"\2" + chunk[3:],
+    ):
         with pytest.raises(CorruptIndex):
             Chunk.from_bytes(value)
     inode = bytearray(EXAMPLES["inode"].to_bytes())
@@ -275,6 +300,7 @@ def test_a_lost_chunk_is_stored_as_ever() -> None:
     """The record of a lost chunk has no place, and all by which a good copy is known."""
     chunk = EXAMPLES["chunk"]
     lost = chunk.as_lost()
-    assert lost.to_bytes() == (GOLDEN / "lost.record").read_bytes()
+    assert lost.to_bytes() == (GOLDEN / f"{NEWEST['lost']}.record").read_bytes()
     assert (lost.size, lost.checksum, lost.digest) == (chunk.size, chunk.checksum, chunk.digest)
+    assert (lost.pins, lost.proof) == (chunk.pins, chunk.proof)
     assert (lost.is_lost, lost.form, chunk.is_lost) == (True, "lost", False)

@@ -106,7 +106,7 @@ def test_a_format_file_has_to_say_so(folder: Path, text: str) -> None:
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
     """A store of a later version is not touched, to read or to write."""
-    (folder / FORMAT_FILE).write_text("modelfs store, format 2\nDo not change anything.\n")
+    (folder / FORMAT_FILE).write_text("modelfs store, format 3\nDo not change anything.\n")
     for read_only in (False, True):
         with pytest.raises(UnsupportedFormat):
             Store(folder, read_only=read_only)

@@ -1,0 +1,38 @@
+"""Chunks that derive from others, made as the optimizer makes them."""
+
+import dataclasses
+
+import xxhash
+
+from modelfs.codecs.base import CodecId
+from modelfs.store.recipe import Recipe, SourceRun
+from modelfs.store.records import Chunk, ChunkKind
+from modelfs.store.store import Store
+from modelfs.store.tables import ChunkId, InodeNumber
+
+
+def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
+    """Return the chunk that has a byte of a file."""
+    (extent,) = store.maps.overlapping(inode, offset, offset + 1)
+    return extent.chunk
+
+
+def gathered(store: Store, chunk: ChunkId) -> Chunk:
+    """Return the record that a chunk has when its content is gathered from others."""
+    record = store.chunks.record(chunk)
+    return dataclasses.replace(
+        record,
+        kind=ChunkKind.DERIVED,
+        codec=CodecId.GATHER,
+        proof=xxhash.xxh3_64_intdigest(store.chunks.load(chunk, record)),
+    )
+
+
+def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> None:
+    """Store a chunk as runs of others: chunk, bytes before the run, length."""
+    recipe = Recipe(tuple(SourceRun(*run) for run in runs), b"")
+    writer = store.writer()
+    writer.replace(chunk, gathered(store, chunk), recipe.to_bytes(), recipe.sources)
+    written = writer.finish()
+    while not store.intake.take_written(written):
+        pass
