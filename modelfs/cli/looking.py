@@ -80,8 +80,15 @@ def _summary(found: Json) -> Iterator[tuple[str, str]]:
         saved = logical - stored - staged
         times = logical / (stored + staged)
         yield "saved", f"{size(saved)}, {render.percent(saved, logical)}: {times:.1f} times smaller"
-    if found["lost_bytes"]:
-        yield "lost", f"{size(found['lost_bytes'])} cannot be read: `modelfs fsck` tells of what"
+    if found["held_chunks"]:
+        held = render.counted(found["held_chunks"], "chunk")
+        yield "held", f"{size(found['held_bytes'])} of that, {held}, only as bases of others"
+    if found["unsettled_files"]:
+        files = render.counted(found["unsettled_files"], "file")
+        yield "unsettled", f"{files} that `modelfs optimize` has not looked at"
+    if found["lost_chunks"]:
+        lost = render.counted(found["lost_chunks"], "chunk")
+        yield "lost", f"{size(found['lost_bytes'])} in {lost}: `modelfs fsck` tells whom it hurts"
     yield "shared", f"{size(found['shared_bytes'])} that are stored for more than one use"
     yield "on disk", f"{size(found['disk_bytes'])}, index and garbage included"
     if cache["hits"] or cache["misses"]:
@@ -96,8 +103,9 @@ def _summary(found: Json) -> Iterator[tuple[str, str]]:
 def inspect(file: Path, *, store: Path | None, as_json: bool) -> None:
     """Tell how a file's tensors are stored and shared.
 
-    For each tensor: in which forms its bytes are stored, and which other files and tensors use
-    the same ones. FILE is a path in a mount, or in the store that --store names.
+    For each tensor: in which forms its bytes are stored, what they are derived from, and which
+    other files and tensors use the same ones. FILE is a path in a mount, or in the store that
+    --store names.
     """
     report = _inspect_mounted(file) if store is None else _inspect_stored(find_store(store), file)
     if as_json:
@@ -172,8 +180,11 @@ def _show_report(report: Json) -> None:
 
 def _show_tensors(report: Json) -> None:
     size = render.human_size
+    bases = any(tensor["derived_from"] for tensor in report["tensors"])
     tensors = render.table(
-        *("tensor", "dtype", "shape", "size", "stored as", "stored", "shared with"),
+        *("tensor", "dtype", "shape", "size", "stored as", "stored"),
+        *(["from"] if bases else []),
+        "shared with",
         right=("size", "stored"),
     )
     for tensor in report["tensors"]:
@@ -185,6 +196,7 @@ def _show_tensors(report: Json) -> None:
             size(tensor["bytes"]),
             _forms(tensor, tensor["bytes"]),
             size(tensor["stored_bytes"]),
+            *([_bases(tensor, report["path"])] if bases else []),
             _sharers(tensor, report["path"]),
         )
     render.show(tensors)
@@ -205,6 +217,16 @@ def _sharers(tensor: Json, path: str) -> str:
         names[SHARERS_SHOWN:] = ["and others"]
     elif more > 0:
         names[SHARERS_SHOWN:] = [f"and {more} more"]
+    return ", ".join(names)
+
+
+def _bases(tensor: Json, path: str) -> str:
+    names = [
+        "held only as a base" if base["path"] is None else _sharer(base, tensor["name"], path)
+        for base in tensor["derived_from"]
+    ]
+    if len(names) > SHARERS_SHOWN:
+        names[SHARERS_SHOWN:] = [f"and {len(names) - SHARERS_SHOWN} more"]
     return ", ".join(names)
 
 

@@ -98,7 +98,7 @@ class Chunks:
         old = self.record(chunk)
         self._put(chunk, old, dataclasses.replace(old, settled=True, element=element))
 
-    def _link(self, chunk: ChunkId, sources: Sequence[ChunkId]) -> None:
+    def _link(self, chunk: ChunkId, sources: Sequence[ChunkId]) -> int:
         old, new = set(self.lineage.sources(chunk)), set(sources)
         for source in sorted(new - old):
             self.lineage.link(chunk, source)
@@ -106,6 +106,7 @@ class Chunks:
         for source in sorted(old - new):
             self.lineage.unlink(chunk, source)
             self._pin(source, -1)
+        return len(old ^ new)
 
     def _pin(self, chunk: ChunkId, difference: int) -> None:
         old = self.record(chunk)
@@ -113,12 +114,12 @@ class Chunks:
             raise CorruptIndex(f"chunk {chunk} would be needed by {old.pins + difference} chunks")
         self._put(chunk, old, dataclasses.replace(old, pins=old.pins + difference))
 
-    def remove(self, chunk: ChunkId) -> None:
-        """Remove a dead chunk's record."""
+    def remove(self, chunk: ChunkId) -> int:
+        """Remove a dead chunk's record, and return from how many others it derived."""
         old = self.record(chunk)
         if old.alive:
             raise CorruptIndex(f"chunk {chunk} is listed as dead, and needed")
-        self._link(chunk, ())
+        sources = self._link(chunk, ())
         others = [each for each in self.with_digest(old.digest) if each != chunk]
         if others:
             self._index.put(Table.HASHES, old.digest, b"".join(map(number_key, others)))
@@ -128,6 +129,7 @@ class Chunks:
         self._index.delete(Table.DEAD, number_key(chunk))
         self._totals.replace_chunk(old, None)
         self._cache.forget(chunk)
+        return sources
 
     def pack_row(self, pack: PackId) -> PackRow:
         value = self._index.get(Table.PACKS, number_key(pack))

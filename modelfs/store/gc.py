@@ -73,14 +73,21 @@ class Collector:
         return Garbage(totals.get(DEAD_CHUNKS), totals.get(DEAD_BYTES), len(rows), gain)
 
     def remove_dead(self) -> int:
-        """Remove the records of a slice of dead chunks, and return how many."""
-        # Each slice goes on where the last one ended: see `FileMaps.trim`.
+        """Remove the records of a slice of dead chunks, and return how many: 0 if none is left."""
+        # Each slice goes on where the last one ended: see `FileMaps.trim`. But with a chunk, what
+        # it derives from may die, which is often behind that.
         rows = self._index.scan(Table.DEAD, self._removed, KEY_END, SLICE)
+        if not rows and self._removed:
+            rows = self._index.scan(Table.DEAD, b"", KEY_END, SLICE)
+        removed = changed = 0
         with self._index.change():
             for key, _ in rows:
-                self._chunks.remove(ChunkId(number_of(key)))
-        self._removed = rows[-1][0] + b"\0" if len(rows) == SLICE else b""
-        return len(rows)
+                changed += 1 + self._chunks.remove(ChunkId(number_of(key)))
+                removed += 1
+                if changed >= SLICE:
+                    break
+        self._removed = rows[removed - 1][0] + b"\0" if changed >= SLICE else b""
+        return removed
 
     def sweep(self) -> bool:
         """Drop a slice of the hints about files that are gone; say whether that is all."""

@@ -15,9 +15,10 @@ from itertools import permutations
 from typing import Final
 
 from modelfs.errors import InvalidArgument, IsADirectory
+from modelfs.store.inspect_bases import Bases, User
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import Chunk, Extent, Inode, TensorRow
-from modelfs.store.report import FileReport, Form, Sharer, TensorReport
+from modelfs.store.report import Base, FileReport, Form, Sharer, TensorReport
 from modelfs.store.staging import StagedFile
 from modelfs.store.store import Store
 from modelfs.store.tables import (
@@ -41,8 +42,6 @@ PARTS_MAX: Final = 256
 ORDINAL_MAX: Final = (1 << 32) - 1
 # What lies outside of every tensor.
 REST: Final = -1
-
-User = tuple[InodeNumber, int, str | None]  # inode, and the start and name of its tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +133,7 @@ class _Anatomy:
         for chunk, record in self._records.items():
             if record is not None and record.uses > own[chunk]:
                 self._foreign[chunk] = record.uses - own[chunk]
+        self._bases = Bases(self._store.chunks, self._records)
 
     def _dissect(self, part: _Part, start: int, stop: int) -> None:
         left = stop - start
@@ -178,18 +178,27 @@ class _Anatomy:
     # -- others
 
     def find_sharers(self) -> None:
-        """Find who else uses the file's chunks: its own other parts, and other files."""
+        """Find who else uses the file's chunks, and who uses what they derive from."""
         for chunk, numbers in self._parts_of.items():
             if len(numbers) > 1:
                 self._share_within(chunk, numbers)
+            if chunk in self._bases.wanted:
+                self._bases.found(chunk, self._own(numbers[0]))
         left = sum(self._foreign.values())
         names = _Names(self._store)
         for inode, extent in self._others():
             if extent.chunk in self._foreign:
                 self._share((inode, *names.tensor_at(inode, extent.start)), extent)
                 left -= 1
-                if not left:
-                    return
+            if extent.chunk in self._bases.wanted:
+                user = (inode, *names.tensor_at(inode, extent.start))
+                self._bases.found(extent.chunk, user)
+            if not left and not self._bases.wanted:
+                return
+
+    def _own(self, number: int) -> User:
+        row = None if number == REST else self._rows[number]
+        return (self._inode, row.start, row.name) if row else (self._inode, 0, None)
 
     def _share(self, user: User, extent: Extent) -> None:
         whole = RangeSet()
@@ -209,8 +218,7 @@ class _Anatomy:
         for number in numbers[PARTS_MAX:]:
             self._parts[number].sharers.more = True
         for one, two in permutations(numbers[:PARTS_MAX], 2):
-            row = None if two == REST else self._rows[two]
-            user = (self._inode, row.start, row.name) if row else (self._inode, 0, None)
+            user = self._own(two)
             ranges = self._parts[two].chunks[chunk]
             common = [
                 pair
@@ -221,7 +229,7 @@ class _Anatomy:
                 self._parts[one].sharers.add(user, _length(common))
 
     def _others(self) -> Iterator[tuple[InodeNumber, Extent]]:
-        if self._foreign:
+        if self._foreign or self._bases.wanted:
             yield from self._extents(InodeNumber(0), self._inode)
             yield from self._extents(InodeNumber(self._inode + 1), InodeNumber(KEY_MAX))
 
@@ -237,7 +245,8 @@ class _Anatomy:
 
     def report(self) -> FileReport:
         known = {chunk: record for chunk, record in self._records.items() if record is not None}
-        shared = sum(record.stored for chunk, record in known.items() if chunk in self._foreign)
+        others = self._bases.pinned(self._foreign).union(self._foreign)
+        shared = sum(record.stored for chunk, record in known.items() if chunk in others)
         stored = sum(record.stored for record in known.values())
         paths = _Paths(self._store)
         return FileReport(
@@ -281,6 +290,7 @@ class _Anatomy:
             forms=tuple(Form(form, part.forms[form], stored[form]) for form in sorted(part.forms)),
             shared_with=_listed(part.sharers, paths),
             more_sharers=part.sharers.more,
+            derived_from=_named(self._bases.of(part.chunks.items()), paths),
         )
 
 
@@ -326,6 +336,13 @@ def _listed(sharers: _Sharers, paths: _Paths) -> tuple[Sharer, ...]:
         for (inode, start, tensor), size in sharers.bytes.items()
     ]
     return tuple(sharer for _, _, sharer in sorted(found, key=lambda each: each[:2]))
+
+
+def _named(users: Counter[User | None], paths: _Paths) -> tuple[Base, ...]:
+    return tuple(
+        Base(None, None, size) if user is None else Base(paths[user[0]], user[2], size)
+        for user, size in users.most_common(SHARERS_MAX)
+    )
 
 
 def _tensor_rows(store: Store, inode: InodeNumber) -> list[TensorRow]:

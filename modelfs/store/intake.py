@@ -49,7 +49,6 @@ TRIM_SLICE: Final = 100
 # extents put into a map, new chunks, and tensors' rows, which cost less.
 EXTENTS_SLICE: Final = 100
 CHUNKS_SLICE: Final = 200
-MOVED_SLICE: Final = 25  # each may bring rows for all that the chunk derives from
 ROWS_SLICE: Final = 1000
 # What fdatasync(2) says when it has given up on bytes; not, say, that no descriptor was free.
 LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
@@ -199,20 +198,20 @@ class Intake:
             written: what the writer returned.
             admits: whether a chunk may be moved as written; nothing else moved it meanwhile.
         """
+        added, moved = written.next_slice(CHUNKS_SLICE)
         with self._index.change():
             self._vouch(written)
-            for chunk, record in islice(written.added.items(), CHUNKS_SLICE):
-                self._chunks.add(chunk, record)
-            for chunk, record in islice(written.moved.items(), MOVED_SLICE):
+            for chunk in added:
+                self._chunks.add(chunk, written.added[chunk])
+            for chunk in moved:
+                record = written.moved[chunk]
                 if self._chunks.find(chunk) is not None and (
                     admits is None or admits(chunk, record)
                 ):
                     self._chunks.move(chunk, record, written.sources.get(chunk))
         self._packs.vouched()
         written.tails.clear()
-        for records, limit in ((written.added, CHUNKS_SLICE), (written.moved, MOVED_SLICE)):
-            for chunk in list(islice(records, limit)):
-                del records[chunk]
+        written.drop(added, moved)
         return not (written.added or written.moved)
 
     def _vouch(self, written: Written) -> None:

@@ -24,6 +24,15 @@ class Sharer:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """Where that is from which bytes are derived."""
+
+    path: str | None  # None: in no file; it is held only because others derive from it
+    tensor: str | None
+    bytes: int  # that derive from it
+
+
+@dataclass(frozen=True, slots=True)
 class TensorReport:
     """One tensor. A chunk that it has only a part of counts with that part."""
 
@@ -36,11 +45,12 @@ class TensorReport:
     forms: tuple[Form, ...]
     shared_with: tuple[Sharer, ...]
     more_sharers: bool  # there are others than those listed
+    derived_from: tuple[Base, ...]  # the first user of each source, by bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """One file. A chunk that it has any part of counts whole."""
+    """One file. A chunk that it has any part of counts whole; what that derives from does not."""
 
     path: str
     inode: int
@@ -49,7 +59,7 @@ class FileReport:
     chunks: int
     stored_bytes: int  # own_bytes and shared_bytes together
     own_bytes: int  # stored for this file alone, so freed when it goes
-    shared_bytes: int
+    shared_bytes: int  # other files use them, or have what derives from them
     staged_bytes: int
     forms: tuple[Form, ...]
     tensors: tuple[TensorReport, ...]  # in file order

@@ -8,7 +8,9 @@ import contextlib
 import dataclasses
 import errno
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import xxhash
@@ -42,6 +44,23 @@ class Written:
     # Of what was moved and has a new form: what it derives from.
     sources: dict[ChunkId, tuple[ChunkId, ...]] = field(default_factory=dict)
     tails: dict[int, Tail] = field(default_factory=dict)
+
+    def next_slice(self, changes: int) -> tuple[list[ChunkId], list[ChunkId]]:
+        """Return some of the added and moved chunks: so many, those that they derive from too."""
+        added = list(islice(self.added, changes))
+        moved: list[ChunkId] = []
+        for chunk in self.moved:
+            if changes <= 0:
+                break
+            changes -= 1 + len(self.sources.get(chunk, ()))
+            moved.append(chunk)
+        return added, moved
+
+    def drop(self, added: Sequence[ChunkId], moved: Sequence[ChunkId]) -> None:
+        """Forget what the index has taken over."""
+        for records, taken in ((self.added, added), (self.moved, moved)):
+            for chunk in taken:
+                del records[chunk]
 
 
 class ChunkWriter:

@@ -14,7 +14,8 @@ from tests.store.stores import ME, new_file
 
 KEYS = [
     *("files", "logical_bytes", "stored_bytes", "disk_bytes", "chunks", "shared_bytes"),
-    *("staged_bytes", "pending_files", "lost_chunks", "lost_bytes", "forms", "cache"),
+    *("staged_bytes", "pending_files", "unsettled_files", "held_chunks", "held_bytes"),
+    *("lost_chunks", "lost_bytes", "forms", "cache"),
 ]
 STATISTICS = {
     **dict.fromkeys(KEYS, 1),
