@@ -169,7 +169,8 @@ class Chunks:
         """
         if record.kind is ChunkKind.PLAIN:
             return self._load_stored(chunk, record)
-        return self._cache.get(chunk, lambda: self._decode(chunk, record))
+        needed = record.uses + record.pins
+        return self._cache.get(chunk, lambda: self._decode(chunk, record), needed=needed)
 
     def read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
         """Fill `into` with the chunk's content from `skip` on, checked.
