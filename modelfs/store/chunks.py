@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import xxhash
 
 from modelfs.codecs import CODECS, DERIVATIONS
+from modelfs.codecs.base import Bytes, CodecId
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
 from modelfs.store.descriptors import Descriptor, read_into
 from modelfs.store.index import Index
@@ -24,6 +25,7 @@ from modelfs.store.records import Chunk, ChunkKind, PackRow
 from modelfs.store.singleflight import SingleFlight
 from modelfs.store.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.totals import Totals
+from modelfs.store.transposed import TransposedParts
 from modelfs.store.verified import Place, Verified
 
 
@@ -37,6 +39,7 @@ class Chunks:
         self._packs = packs
         self._totals = totals
         self._cache = cache
+        self._transposed = TransposedParts(cache)
         self._seed = hash_seed
         self.lineage = Lineage(index)
         self._verified = Verified()
@@ -129,6 +132,7 @@ class Chunks:
         self._index.delete(Table.DEAD, number_key(chunk))
         self._totals.replace_chunk(old, None)
         self._cache.forget(chunk)
+        self._transposed.forget(chunk)
         return sources
 
     def pack_row(self, pack: PackId) -> PackRow:
@@ -169,8 +173,7 @@ class Chunks:
         """
         if record.kind is ChunkKind.PLAIN:
             return self._load_stored(chunk, record)
-        needed = record.uses + record.pins
-        return self._cache.get(chunk, lambda: self._decode(chunk, record), needed=needed)
+        return bytes(self._content(chunk, record))  # no copy of what are bytes already
 
     def read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
         """Fill `into` with the chunk's content from `skip` on, checked.
@@ -182,7 +185,13 @@ class Chunks:
             self.prepare(chunk, record)
             self._read_plain(chunk, record, skip, into)
         else:
-            into[:] = self.load(chunk, record)[skip : skip + len(into)]
+            into[:] = memoryview(self._content(chunk, record))[skip : skip + len(into)]
+
+    def peek(self, chunk: ChunkId, record: Chunk) -> Bytes | None:
+        """Return the whole content of a chunk that is not plain, if it is in memory."""
+        if _is_part(record):
+            return self._transposed.peek(chunk)
+        return self._cache.peek(chunk)
 
     def prepare(self, chunk: ChunkId, record: Chunk) -> None:
         """Verify a plain chunk, or decode a coded one into memory, for reads that are to come.
@@ -191,7 +200,7 @@ class Chunks:
             CorruptChunk: its stored bytes are damaged or missing.
         """
         if record.kind is not ChunkKind.PLAIN:
-            self.load(chunk, record)
+            self._content(chunk, record)
         elif not self.is_verified(record):
             self._verifying.do(_place(record), lambda: self._verify(chunk, record))
 
@@ -214,7 +223,7 @@ class Chunks:
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.
         """
-        return self._decoded(chunk, record, self.stored_bytes(chunk, record))
+        return bytes(self._decoded(chunk, record, self.stored_bytes(chunk, record)))
 
     def recipe(self, chunk: ChunkId, record: Chunk) -> Recipe:
         """Return what is stored of a derived chunk.
@@ -276,11 +285,27 @@ class Chunks:
         _check(chunk, record, stored)
         return stored
 
-    def _decode(self, chunk: ChunkId, record: Chunk) -> bytes:
+    def _content(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        # Of a chunk that is not plain.
+        if _is_part(record):
+            return self._part(chunk, record)
+        needed = record.uses + record.pins
+        return self._cache.get(chunk, lambda: bytes(self._decode(chunk, record)), needed=needed)
+
+    def _part(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        if (content := self._transposed.peek(chunk)) is not None:
+            return content
+        stored = self._load_stored(chunk, record)
+        part = self._decoded(chunk, record, stored)
+        self._transposed.note(chunk, record, Recipe.from_bytes(stored))
+        return part
+
+    def _decode(self, chunk: ChunkId, record: Chunk) -> Bytes:
         return self._decoded(chunk, record, self._load_stored(chunk, record))
 
-    def _decoded(self, chunk: ChunkId, record: Chunk, stored: bytes) -> bytes:
+    def _decoded(self, chunk: ChunkId, record: Chunk, stored: bytes) -> Bytes:
         try:
+            content: Bytes
             if record.kind is ChunkKind.DERIVED:
                 content = self._derived(chunk, record, Recipe.from_bytes(stored))
             else:
@@ -292,10 +317,12 @@ class Chunks:
             raise CorruptChunk(chunk, "it does not decode to what it was made from")
         return content
 
-    def _derived(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> bytes:
+    def _derived(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> Bytes:
         deriving = self._deriving()
         deriving.append(chunk)
         try:
+            if _is_part(record):
+                return self._transposed.content(record, recipe, self.gather)
             source = self.gather(recipe.runs)
         except CorruptChunk as exc:
             problem = f"what it derives from is damaged: {exc}"
@@ -355,6 +382,10 @@ def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
     if xxhash.xxh3_64_intdigest(stored) != record.checksum:
         where = f"pack {record.pack} at {record.offset}"
         raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
+
+
+def _is_part(record: Chunk) -> bool:
+    return record.kind is ChunkKind.DERIVED and record.codec is CodecId.TRANSPOSE
 
 
 def _place(record: Chunk) -> Place:
