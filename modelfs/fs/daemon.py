@@ -90,7 +90,7 @@ class _Daemon:
             operations = Operations(self._store, self._handles, self._writeback, reader, writer)
             self._mount(operations)
             try:
-                await self._serve_requests(nursery)
+                await self._serve_requests(nursery, operations)
             finally:
                 with trio.CancelScope(shield=True):
                     await self._unmount()
@@ -101,9 +101,9 @@ class _Daemon:
         except RuntimeError as exc:
             raise ModelfsError(f"cannot mount at {self._options.mountpoint}: {exc}") from exc
 
-    async def _serve_requests(self, nursery: trio.Nursery) -> None:
+    async def _serve_requests(self, nursery: trio.Nursery, operations: Operations) -> None:
         nursery.start_soon(self._stop_on_signal)
-        nursery.start_soon(self._announce)
+        nursery.start_soon(self._announce, operations.begun)
         if not self._store.read_only:
             self._writeback.start()
             await self._writeback.mark_in_use()
@@ -129,8 +129,9 @@ class _Daemon:
             options.add("ro")
         return options | set(self._options.options)
 
-    async def _announce(self) -> None:
-        # In a thread, because it asks the file system that this thread serves.
+    async def _announce(self, begun: trio.Event) -> None:
+        # The kernel sets the read-ahead itself when a mount begins: what was set before is lost.
+        await begun.wait()
         await trio.to_thread.run_sync(raise_read_ahead, self._options.mountpoint)
         notify_manager("READY=1")
         log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)

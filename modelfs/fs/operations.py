@@ -91,6 +91,12 @@ class Operations(pyfuse3.Operations):
         self._writer = writer
         self._nameless: set[InodeNumber] = set()  # that the kernel still knows
         self._truncating = trio.CapacityLimiter(TRUNCATING_MAX)
+        self.begun = trio.Event()  # set when the kernel is about to send requests
+
+    def init(self) -> None:
+        # The kernel is answered before another task runs, and has then taken over what libfuse
+        # wants, such as the read-ahead.
+        self.begun.set()
 
     # -- names
 

@@ -40,6 +40,7 @@ class Kernel:
         self.options: set[str] = set()
         self.mountpoint = ""
         self.closed = 0
+        self.begun = False
         self.terminated = trio.Event()
         self._operations: Operations | None = None
 
@@ -49,6 +50,9 @@ class Kernel:
     async def main(self, *, max_tasks: int) -> None:
         assert self._operations is not None
         assert max_tasks > 1
+        await trio.testing.wait_all_tasks_blocked()
+        self.begun = True
+        self._operations.init()
         await self.session(self._operations)
 
     def terminate(self) -> None:
@@ -183,6 +187,16 @@ def test_ready_once_the_mount_answers(
 
     run(options, ready)
     assert told == [[b"READY=1"]]
+
+
+def test_read_ahead_is_set_when_the_mount_began(
+    kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told to the kernel after the kernel has set its own."""
+    begun: list[bool] = []
+    monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: begun.append(kernel.begun))
+    run(options, kernel.terminate)
+    assert begun == [True]
 
 
 def test_unmounting_is_durable(kernel: Kernel, options: MountOptions) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.fs.kernel import READ_AHEAD_KIB
 from tests.mounting import DEADLINE, MODELFS, Mount, modelfs, mounted, run, wait_until
 
 pytestmark = pytest.mark.mount
@@ -21,6 +22,14 @@ def test_named_in_the_mount_table(mount: Mount) -> None:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     [source] = [line.split()[0] for line in lines if line.split()[1] == str(mount.path)]
     assert "modelfs" in source
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the read-ahead")
+def test_read_ahead_is_raised(mount: Mount) -> None:
+    """The kernel reads as far ahead as the daemon told it, once the mount answers."""
+    device = mount.path.stat().st_dev
+    folder = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
+    wait_until(lambda: (folder / "read_ahead_kb").read_text() == f"{READ_AHEAD_KIB}\n")
 
 
 def test_unmounting_is_durable(mount: Mount) -> None:
