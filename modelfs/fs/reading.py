@@ -1,13 +1,15 @@
 """Reading for requests: at once from the kernel's page cache if possible, on a thread if not.
 
-A file that is read in order is read ahead: its next chunks are verified or decoded on a thread
-while the event loop answers from those before. One thread then does what has to be done once to
-every chunk, at its own pace and without a change of threads for every request.
+A file that is read in order is read ahead: its next chunks are verified or decoded on threads
+while the event loop answers from those before, without a change of threads for every request. One
+thread verifies plain chunks as fast as memory allows. Decoding takes two, which take the next chunk
+in turn; each lets go of Python's lock while it computes.
 """
 
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from typing import Final
 
 import trio
@@ -16,6 +18,7 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.boundary import silent
 from modelfs.fs.handles import Handle
 from modelfs.store.content import ChunkRun, Contents, FileRun, HoleRun, Run
+from modelfs.store.records import ChunkKind
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ NEAR: Final = 4 << 20
 # How far ahead of a sequential reader chunks are made ready, and in what portions.
 AHEAD_MAX: Final = 24 << 20
 AHEAD_STEP: Final = 8 << 20
+DECODERS: Final = 2
 
 
 class Reader:
@@ -82,12 +86,20 @@ class Reader:
 
     @silent  # a bug would end the nursery, and with it the mount
     async def _make_ready(self, handle: Handle, runs: list[ChunkRun]) -> None:
+        queue = iter(runs)  # shared: each chunk is taken by one thread
+        threads = DECODERS if any(run.record.kind is not ChunkKind.PLAIN for run in runs) else 1
         try:
-            await trio.to_thread.run_sync(self._load, runs, limiter=self._workers)
+            async with trio.open_nursery() as nursery:
+                for _ in range(threads):
+                    nursery.start_soon(self._load_on_thread, queue)
         finally:
             handle.reading_ahead = False
 
-    def _load(self, runs: list[ChunkRun]) -> None:
+    @silent
+    async def _load_on_thread(self, runs: Iterator[ChunkRun]) -> None:
+        await trio.to_thread.run_sync(self._load, runs, limiter=self._workers)
+
+    def _load(self, runs: Iterator[ChunkRun]) -> None:
         for run in runs:
             try:
                 self._contents.prepare(run)
@@ -108,8 +120,10 @@ class Reader:
                 case FileRun(file, offset, _):
                     if not self._try(file.fd, part, offset):
                         return False
-                case _:
-                    return False
+                case ChunkRun():
+                    if (content := self._contents.peek(run)) is None:
+                        return False
+                    part[:] = content
         return True
 
     def _try(self, fd: int, into: memoryview, offset: int) -> bool:

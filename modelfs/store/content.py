@@ -198,6 +198,11 @@ class Contents:
         except CorruptChunk:
             self._chunks.read_into(chunk, self._moved(chunk, record), skip, into)
 
+    def peek(self, run: ChunkRun) -> memoryview | None:
+        """Return the bytes of a run that was decoded and is in memory still. Any thread."""
+        content = self._chunks.peek(run.chunk, run.record)
+        return None if content is None else memoryview(content)[run.skip : run.skip + run.size]
+
     def prepare(self, run: ChunkRun) -> None:
         """Verify or decode what a later read will want. Any thread.
 

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -14,12 +15,13 @@ from modelfs.errors import CorruptIndex
 from modelfs.fs import reading
 from modelfs.fs.handles import Handle
 from modelfs.fs.reading import REQUEST_MAX
-from modelfs.store.content import Run
+from modelfs.store.content import ChunkRun, Run
 from modelfs.store.tables import InodeNumber
-from tests.fs.serving import Counting, Failing, Held, Served, refused
+from tests.fs.serving import DEADLINE, Counting, Failing, Held, Served, refused
 from tests.store.stores import CHUNK, noise, overwrite, pack_path
 
 DATA = noise(20 * CHUNK)
+TEXT = b"".join(b"line %d of a long text\n" % number for number in range(4000))
 
 
 @pytest.fixture
@@ -71,10 +73,19 @@ async def test_chunks_are_verified_on_a_thread_once(
 @pytest.mark.usefixtures("no_read_ahead")
 async def test_coded_chunks_are_decoded(served: Served) -> None:
     """What was stored smaller comes out as it was written."""
-    text = b"a line of text, again and again\n" * 3000
-    inode = await served.chunked(b"f", text)
+    inode = await served.chunked(b"f", TEXT)
     reader = await reader_of(served, inode)
-    assert bytes(await served.reader.read(reader, 5, 50_000)) == text[5:50_005]
+    assert bytes(await served.reader.read(reader, 5, 50_000)) == TEXT[5:50_005]
+
+
+@pytest.mark.usefixtures("no_read_ahead")
+async def test_decoded_chunks_need_no_thread(served: Served, threads: Counting[..., None]) -> None:
+    """Chunks are decoded on a thread; while they stay in memory, reads are served at once."""
+    inode = await served.chunked(b"f", TEXT)
+    reader = await reader_of(served, inode)
+    for _ in range(3):
+        assert bytes(await served.reader.read(reader, 5, 50_000)) == TEXT[5:50_005]
+    assert len(threads.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -215,6 +226,29 @@ async def test_sequential_reader_is_read_ahead(
         part = bytes(await served.reader.read(reader, offset, CHUNK))
         assert part == DATA[offset : offset + CHUNK]
     assert len(threads.calls) == filled == 1
+
+
+async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that have to be decoded are shared out between two threads, each of them to one."""
+    inode = await served.chunked(b"f", TEXT)
+    both = threading.Barrier(2)
+    real = served.store.contents.prepare
+    taken: list[ChunkRun] = []
+
+    def prepare(run: ChunkRun) -> None:
+        taken.append(run)
+        if len(taken) <= 2:
+            both.wait(DEADLINE)
+        real(run)
+
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = await reader_of(served, inode)
+    await served.reader.read(reader, 0, 0)
+    await settled(served)
+    assert not both.broken
+    assert sum(run.size for run in taken) == len(TEXT)
+    assert len({run.chunk for run in taken}) == len(taken)
+    assert not reader.reading_ahead
 
 
 async def test_random_reader_is_not_read_ahead(
