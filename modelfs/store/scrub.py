@@ -211,15 +211,28 @@ class Scrubber:
     def _check_chunk(self, stretch: Stretch, chunk: ChunkId, record: Chunk) -> None:
         try:
             self._chunks.check_content(chunk, record)
-        except (CorruptChunk, OSError) as exc:
-            now = self._chunks.find(chunk)
-            if now is None or _place(now) != _place(record):
-                return  # moved or removed meanwhile
-            self._chunks.distrust(record)
-            stretch.damaged[chunk] = str(exc)
-            stretch.places[chunk] = _place(record)
+        except CorruptChunk as exc:
+            self._note(stretch, ChunkId(exc.base), chunk, str(exc))
+        except OSError as exc:
+            self._note(stretch, chunk, chunk, str(exc))
+        now = self._chunks.find(chunk)
+        if now is None or _place(now) != _place(record):
+            stretch.damaged.pop(chunk, None)  # moved or removed meanwhile
+            stretch.places.pop(chunk, None)
+            return
         stretch.chunks += 1
         stretch.bytes += record.stored
+
+    def _note(self, stretch: Stretch, damaged: ChunkId, needed_by: ChunkId, problem: str) -> None:
+        # What cannot be read only for the sake of a source is told with that one, and what is
+        # known to be lost is told by whoever asks what is.
+        record = self._chunks.find(damaged)
+        if record is None:
+            damaged, record = needed_by, self._chunks.find(needed_by)
+        if record is not None and not record.is_lost:
+            self._chunks.distrust(record)
+            stretch.damaged[damaged] = problem
+            stretch.places[damaged] = _place(record)
 
     def _forget_pages(self, pack: PackId, start: int, stop: int) -> None:
         with contextlib.suppress(CorruptPack):  # whoever reads it tells
