@@ -33,6 +33,7 @@ from modelfs.codecs.samples import CASTS, coded_bits, ulps_apart
 from modelfs.codecs.sketch import Sampler
 from modelfs.formats.sniff import recognise
 from modelfs.store import tables
+from modelfs.store.chunker import TENSOR_MIN
 from modelfs.store.family import Family
 from modelfs.store.index import Index
 from modelfs.store.records import TensorRow
@@ -171,7 +172,7 @@ def _tensors(path: Path, inode: InodeNumber) -> Iterator[_Tensor]:
     layout = recognise(lambda offset, size: content[offset : offset + size].tobytes(), len(content))
     for span in layout.spans:
         width = element_of(span.dtype).width
-        if span.size and span.size % width == 0:
+        if span.size >= TENSOR_MIN and span.size % width == 0:
             row = TensorRow(span.start, span.size, span.dtype, span.shape, span.name)
             values = np.frombuffer(content[span.start : span.stop].tobytes(), f"<u{width}")
             yield _Tensor(inode, row, values)

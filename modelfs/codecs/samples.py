@@ -188,6 +188,7 @@ def _in_common(mine: Samples, theirs: Samples) -> tuple[Values, Values, NDArray[
     elements = np.exp2(np.arange(len(found)) - 1.0)
     if len(picked):
         elements[octaves.max()] = min(mine.count, theirs.count) - elements[octaves.max()]
+        elements[octaves.min()] += np.exp2(octaves.min() - 1.0)
     return left, right, (elements / np.maximum(found, 1))[octaves]
 
 

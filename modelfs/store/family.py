@@ -14,7 +14,7 @@ from modelfs.codecs.elements import element_of
 from modelfs.codecs.samples import CASTS
 from modelfs.codecs.sketch import Sketch
 from modelfs.store.records import TensorRow
-from modelfs.store.relatives import SAVING_MIN, Candidate, Relation, Relatives, is_comparable
+from modelfs.store.relatives import SAVING_MIN, Candidate, Relation, Relatives
 from modelfs.store.tables import InodeNumber
 from modelfs.store.tensors import TensorTable
 
@@ -91,7 +91,7 @@ class Family:
             relation = _rounding(mine, theirs, sketch)
             bits = 0.0 if relation is Relation.CAST else own
             return None if relation is None else Candidate(relation, inode, theirs, bits)
-        if not is_comparable(mine, theirs):
+        if not _is_comparable(mine, theirs):
             return None
         known = None if sketch is None else self._relatives.bits_from(sketch, inode, theirs)
         if known is not None and known > (1 - SAVING_MIN) * own:
@@ -116,3 +116,8 @@ def _rounding(mine: TensorRow, theirs: TensorRow, sketch: Sketch | None) -> Rela
         widened = sketch is not None and theirs.dtype in sketch.widened
         return Relation.CAST if widened else Relation.WIDER
     return None
+
+
+def _is_comparable(mine: TensorRow, theirs: TensorRow) -> bool:
+    same_rows = mine.shape[1:] == theirs.shape[1:]
+    return mine.dtype == theirs.dtype and (mine.size == theirs.size or same_rows)

@@ -138,7 +138,7 @@ class Relatives:
 
         Each of these best first. At most CANDIDATES_MAX, and never the tensor itself.
         """
-        search = _Search(self, inode, row, sketch)
+        search = _Search(self, (inode, row.start), sketch)
         exact = list(search.exact())[:EXACT_MAX]
         near = sorted(search.near(), key=lambda each: each.bits)[:NEAR_MAX]
         aligned = sorted(search.aligned(), key=lambda each: each.bits)
@@ -202,12 +202,9 @@ class Relatives:
 class _Search:
     """The look-ups for one tensor."""
 
-    def __init__(
-        self, relatives: Relatives, inode: InodeNumber, row: TensorRow, sketch: Sketch
-    ) -> None:
+    def __init__(self, relatives: Relatives, here: tuple[InodeNumber, int], sketch: Sketch) -> None:
         self._relatives = relatives
-        self._here = (inode, row.start)
-        self._row = row
+        self._here = here
         self._sketch = sketch
         self._known: dict[_Place, TensorRow | None] = {}
 
@@ -245,8 +242,7 @@ class _Search:
             votes.update(place for place, _, _ in self._found(Kind.BAND, key))
         for place, _ in votes.most_common(COMPARED_MAX):
             row = self._known[place]
-            if row is None or not is_comparable(self._row, row):
-                continue
+            assert row is not None, "found"
             bits = self._relatives.bits_from(self._sketch, place.inode, row)
             if bits is not None and bits <= (1 - SAVING_MIN) * self._sketch.bits:
                 yield Candidate(Relation.NEAR, place.inode, row, bits)
@@ -287,9 +283,3 @@ def _samples_key(inode: InodeNumber, start: int) -> bytes:
 def _tag(row: TensorRow, samples: bytes) -> int:
     look = f"{row.dtype} {row.shape} {row.size} ".encode()
     return xxhash.xxh3_64_intdigest(look + samples) & 0xFFFFFFFF
-
-
-def is_comparable(mine: TensorRow, theirs: TensorRow) -> bool:
-    """Whether elements of two tensors that are as far from the start correspond."""
-    same_rows = mine.shape[1:] == theirs.shape[1:]
-    return mine.dtype == theirs.dtype and (mine.size == theirs.size or same_rows)

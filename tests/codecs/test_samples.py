@@ -110,6 +110,15 @@ def test_few_changes_cost_little() -> None:
     assert all(0 < cost < 3 for cost in costs.values())
 
 
+def test_samples_stand_for_as_many_elements_as_there_are() -> None:
+    """What differs in few elements differs little, though many samples are of these."""
+    count = (1 << 16) + (1 << 12)
+    values = np.random.default_rng(1).normal(size=count).astype(np.float32)
+    other = values.copy()
+    other[1 << 16 :] *= -1000
+    assert 0 < distance(samples_of(values, "F32"), samples_of(other, "F32")) < 4
+
+
 def test_samples_kept_in_different_numbers_compare() -> None:
     """Tensors of one length of which more and fewer samples were kept are as far apart."""
     values = np.random.default_rng(1).normal(size=1 << 16).astype(np.float32)

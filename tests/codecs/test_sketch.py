@@ -64,7 +64,8 @@ def test_cuts_do_not_matter(cuts: list[int], form: tuple[str, tuple[int, ...]]) 
 def test_what_was_not_all_seen_has_no_sketch() -> None:
     """After a gap, or before the end, nothing is said of a tensor; nor of a tiny one."""
     content = weights(100, 100).tobytes()
-    for seen in ([(0, content[:5000])], [(0, content[:5000]), (6000, content[6000:])]):
+    first, second = (0, content[:5000]), (5000, content[5000:])
+    for seen in ([first], [first, (6000, content[6000:])], [second, first]):
         sampler = Sampler("F32", (100, 100), len(content))
         for offset, piece in seen:
             sampler.feed(offset, piece)
@@ -105,6 +106,12 @@ def test_a_tensor_has_the_keys_of_its_casts(narrow: str) -> None:
     back = cast.astype(np.uint32) << 16 if narrow == "BF16" else cast.astype(np.float32)
     assert narrow in sketch_of(back).widened
     assert sketch_of(cast, narrow).exact[0] in sketch_of(back).exact
+
+
+def test_ties_are_rounded_to_even() -> None:
+    """Values halfway between two of BF16 become the one whose last bit is zero."""
+    values = (weights(100, 100).view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)
+    assert sketch_of(bf16(values), "BF16").exact[0] in sketch_of(values).exact
 
 
 def test_doubles_are_rounded_to_singles() -> None:

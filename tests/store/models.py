@@ -54,12 +54,8 @@ def safetensors_of(tensors: dict[str, Array]) -> bytes:
 class Model:
     """A stored file of tensors."""
 
-    def __init__(
-        self, store: Store, name: str, content: bytes | None = None, **tensors: Array
-    ) -> None:
-        """Store a file of these tensors, or one that there is."""
+    def __init__(self, store: Store, name: str, content: bytes) -> None:
         self.store = store
-        content = safetensors_of(tensors) if content is None else content
         self.inode = stored_file(store, name.encode(), content)
         self.table = TensorTable(store.index)
 
@@ -93,3 +89,8 @@ class Model:
     def told(self, name: str) -> list[tuple[str, InodeNumber, str]]:
         """Return relation, file and name of each candidate."""
         return [(each.relation.name, each.inode, each.row.name) for each in self.candidates(name)]
+
+
+def stored_model(store: Store, name: str, **tensors: Array) -> Model:
+    """Store a file of these tensors."""
+    return Model(store, name, safetensors_of(tensors))

@@ -9,7 +9,7 @@ from modelfs.store.relatives import Candidate, Relation
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT
 from modelfs.store.tensors import TensorTable
-from tests.store.models import Array, Model, bf16, tuned, weights
+from tests.store.models import Array, Model, bf16, stored_model, tuned, weights
 
 LARGE, SMALL = weights(200, 300), weights(300, seed=5)
 BIAS = weights(50, seed=6)  # too small for a sketch
@@ -33,8 +33,8 @@ def told(family: Family, model: Model, name: str) -> list[tuple[Relation, int, s
 
 def test_the_same_name_comes_first(opened: Store, family: Family) -> None:
     """Once a file's tensor was made from another file, its others have their counterparts there."""
-    base = Model(opened, "base", large=LARGE, small=SMALL, bias=BIAS)
-    model = Model(opened, "model", bias=BIAS + 1, large=tuned(LARGE), small=tuned(SMALL))
+    base = stored_model(opened, "base", large=LARGE, small=SMALL, bias=BIAS)
+    model = stored_model(opened, "model", bias=BIAS + 1, large=tuned(LARGE), small=tuned(SMALL))
     assert told(family, model, "small") == []
     accept(family, model, base)
     for name in ("large", "small", "bias"):
@@ -43,8 +43,8 @@ def test_the_same_name_comes_first(opened: Store, family: Family) -> None:
 
 def test_without_the_name_the_order_tells(opened: Store, family: Family) -> None:
     """Tensors that were renamed are found by their shape and place, if as many have that shape."""
-    base = Model(opened, "base", large=LARGE, b1=SMALL, b2=SMALL + 1, odd=BIAS)
-    model = Model(opened, "model", x=tuned(LARGE), y=SMALL + 2, z=SMALL + 3, o=BIAS, p=BIAS + 1)
+    base = stored_model(opened, "base", large=LARGE, b1=SMALL, b2=SMALL + 1, odd=BIAS)
+    model = stored_model(opened, "model", x=LARGE + 1, y=SMALL + 2, z=SMALL + 3, o=BIAS, p=BIAS + 1)
     accept(family, model, base)
     assert told(family, model, "z") == [(Relation.NEAR, base.inode, "b2")]
     assert told(family, model, "p") == []
@@ -61,8 +61,8 @@ def test_dtypes_say_what_is_tried(opened: Store, family: Family) -> None:
         (SMALL, weights(7, 300), None),
         (SMALL, weights(290, seed=1), Relation.NEAR),
     ]
-    base = Model(opened, "base", **{f"w{at}": case[0] for at, case in enumerate(cases)})
-    model = Model(opened, "model", **{f"w{at}": case[1] for at, case in enumerate(cases)})
+    base = stored_model(opened, "base", **{f"w{at}": case[0] for at, case in enumerate(cases)})
+    model = stored_model(opened, "model", **{f"w{at}": case[1] for at, case in enumerate(cases)})
     accept(family, model, base, "w0")
     for at, (_, _, relation) in enumerate(cases):
         expected = [] if relation is None else [(relation, base.inode, f"w{at}")]
@@ -71,9 +71,9 @@ def test_dtypes_say_what_is_tried(opened: Store, family: Family) -> None:
 
 def test_what_is_known_to_differ_is_not_tried(opened: Store, family: Family) -> None:
     """A counterpart whose samples say that it is no relative is passed over."""
-    base = Model(opened, "base", large=LARGE, other=weights(200, 300, seed=3))
+    base = stored_model(opened, "base", large=LARGE, other=weights(200, 300, seed=3))
     base.note("large", "other")
-    model = Model(opened, "model", large=tuned(LARGE), other=weights(200, 300, seed=4))
+    model = stored_model(opened, "model", large=tuned(LARGE), other=weights(200, 300, seed=4))
     accept(family, model, base)
     assert told(family, model, "other") == []
     (candidate,) = family.first(model.inode, model.row("large"), model.sketch("large"))
@@ -82,8 +82,8 @@ def test_what_is_known_to_differ_is_not_tried(opened: Store, family: Family) -> 
 
 def test_the_last_source_comes_first(opened: Store, family: Family) -> None:
     """Of a file with several sources the last is looked at first, and few are remembered."""
-    bases = [Model(opened, f"base{each}", large=LARGE) for each in range(5)]
-    model = Model(opened, "model", large=tuned(LARGE))
+    bases = [stored_model(opened, f"base{each}", large=LARGE) for each in range(5)]
+    model = stored_model(opened, "model", large=tuned(LARGE))
     for base in (*bases, bases[3]):
         accept(family, model, base)
     inodes = [inode for _, inode, _ in told(family, model, "large")]
@@ -92,15 +92,15 @@ def test_the_last_source_comes_first(opened: Store, family: Family) -> None:
 
 def test_a_file_is_not_its_own_family(opened: Store, family: Family) -> None:
     """A tensor made from another of its own file says nothing about the others."""
-    model = Model(opened, "model", large=LARGE, tied=LARGE)
+    model = stored_model(opened, "model", large=LARGE, tied=LARGE)
     accept(family, model, model)
     assert told(family, model, "tied") == []
 
 
 def test_a_source_that_is_gone_is_passed_over(opened: Store, family: Family) -> None:
     """What is remembered of a file that was removed meanwhile is in nobody's way."""
-    base = Model(opened, "base", large=LARGE)
-    model = Model(opened, "model", large=tuned(LARGE))
+    base = stored_model(opened, "base", large=LARGE)
+    model = stored_model(opened, "model", large=tuned(LARGE))
     accept(family, model, base)
     assert len(told(family, model, "large")) == 1
     opened.namespace.unlink(ROOT, b"base")
@@ -114,8 +114,8 @@ def test_memory_is_bounded(opened: Store, family: Family, monkeypatch: pytest.Mo
     monkeypatch.setattr(family_module, "FILES_MAX", 2)
     monkeypatch.setattr(family_module, "OUTLINES_MAX", 1)
     monkeypatch.setattr(family_module, "TENSORS_MAX", 1)
-    base = Model(opened, "base", large=LARGE, small=SMALL)
-    models = [Model(opened, f"m{each}", large=LARGE, small=SMALL) for each in range(3)]
+    base = stored_model(opened, "base", large=LARGE, small=SMALL)
+    models = [stored_model(opened, f"m{each}", large=LARGE, small=SMALL) for each in range(3)]
     for model in models:
         accept(family, model, base)
     assert [len(told(family, model, "large")) for model in models] == [0, 1, 1]

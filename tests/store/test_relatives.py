@@ -14,7 +14,7 @@ from modelfs.store.check_decode import decode_relative
 from modelfs.store.relatives import CANDIDATES_MAX, Kind, Relation, _Place
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, Table, relative_key
-from tests.store.models import Array, Model, bf16, safetensors_of, tuned, weights
+from tests.store.models import Array, Model, bf16, safetensors_of, stored_model, tuned, weights
 from tests.store.samples import QUERY, SLICE, WORDS, Sample
 
 BASE: Final = weights(200, 300)
@@ -41,6 +41,8 @@ def _pairs(base: NDArray[np.float32], other: NDArray[np.float32]) -> list[tuple[
         ((half, half.astype(np.float32)), ["CAST"]),
         ((base, base.T), ["TRANSPOSE"]),
         ((stacked, stacked.swapaxes(1, 2)), ["TRANSPOSE"]),
+        ((base, base.reshape(-1)[:-9]), ["NEAR"]),
+        ((base, base * np.float32(3.7)), []),  # the same order, and nothing to be saved
         ((base, other), []),
         ((base, other.T), []),
         ((bf16(base), bf16(other)), []),
@@ -53,9 +55,9 @@ def test_relations(opened: Store) -> None:
     for number in range(len(_pairs(BASE, BASE))):
         others = weights(200, 300, seed=2 * number), weights(200, 300, seed=2 * number + 1)
         (stored, coming), relations = _pairs(*others)[number]
-        base = Model(opened, f"base{number}", w=stored)
+        base = stored_model(opened, f"base{number}", w=stored)
         base.note("w")
-        told = Model(opened, f"model{number}", w=coming).told("w")
+        told = stored_model(opened, f"model{number}", w=coming).told("w")
         assert told == [(relation, base.inode, "w") for relation in relations], number
 
 
@@ -63,8 +65,8 @@ def test_relations(opened: Store) -> None:
 def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
     """Matrices that were joined are found in what they were joined to, and the reverse."""
     parts = [weights(300, 200, seed=seed) for seed in range(3)]
-    whole = Model(opened, "whole", qkv=np.vstack(parts))
-    each = Model(opened, "each", q=parts[0], k=parts[1], v=parts[2])
+    whole = stored_model(opened, "whole", qkv=np.vstack(parts))
+    each = stored_model(opened, "each", q=parts[0], k=parts[1], v=parts[2])
     size = parts[0].nbytes
     if whole_first:
         whole.note("qkv")
@@ -80,9 +82,9 @@ def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
 def test_an_alignment_says_where_it_was_seen(opened: Store) -> None:
     """Spots of an alignment are bytes at which a row of both begins."""
     values = weights(500, 100)
-    Model(opened, "base", w=values).note("w")
+    stored_model(opened, "base", w=values).note("w")
     grown = np.vstack([values[:200], weights(7, 100, seed=1), values[200:]])
-    candidates = Model(opened, "grown", w=grown).candidates("w")
+    candidates = stored_model(opened, "grown", w=grown).candidates("w")
     aligned = [each for each in candidates if each.relation is Relation.ALIGNED]
     assert {each.shift for each in aligned} <= {0, -7 * 400}
     content, mine = values.tobytes(), grown.tobytes()
@@ -97,8 +99,8 @@ def test_the_nearest_comes_first(opened: Store) -> None:
     """Of several near tensors the one that leaves least to store is first, with fewest bits."""
     far, near = tuned(tuned(BASE, 1), 2), tuned(BASE, 3)
     for number, values in enumerate((far, near, BASE)):
-        Model(opened, f"m{number}", w=values).note("w")
-    candidates = Model(opened, "new", w=near + np.float32(1e-7)).candidates("w")
+        stored_model(opened, f"m{number}", w=values).note("w")
+    candidates = stored_model(opened, "new", w=near + np.float32(1e-7)).candidates("w")
     assert candidates[0].row == candidates[1].row
     bits = [each.bits for each in candidates]
     assert bits == sorted(bits)
@@ -107,7 +109,7 @@ def test_the_nearest_comes_first(opened: Store) -> None:
 
 def test_a_tensor_is_not_its_own_relative(opened: Store) -> None:
     """What is looked up again, because its file is optimized again, does not find itself."""
-    model = Model(opened, "model", w=BASE, tied=BASE)
+    model = stored_model(opened, "model", w=BASE, tied=BASE)
     model.note("w", "tied")
     assert {name for _, _, name in model.told("w")} == {"tied"}
 
@@ -141,10 +143,10 @@ def test_real_relatives_are_found(opened: Store) -> None:
 def test_of_many_the_oldest_and_the_newest_are_seen(opened: Store) -> None:
     """However many fine-tunes there are, the base and the last checkpoint are among those found."""
     tensors = {f"w{number:02}": tuned(BASE[:50], number) for number in range(20)}
-    many = Model(opened, "many", **tensors)
+    many = stored_model(opened, "many", **tensors)
     many.note(*tensors)
     opened.commit()
-    model = Model(opened, "new", w=tuned(BASE[:50], 99))
+    model = stored_model(opened, "new", w=tuned(BASE[:50], 99))
     starts = {place.start for each in model.sketch("w").bands for place in seen(opened, each)}
     assert {many.row("w00").start, many.row("w19").start} <= starts
     assert {relation for relation, _, _ in model.told("w")} == {"NEAR"}
@@ -175,7 +177,7 @@ def test_each_is_seen_once(opened: Store) -> None:
 def test_the_cost_does_not_grow(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look-up reads as many rows of the index with 60 fine-tunes stored as with 20."""
     index, tensors = opened.index, {f"w{number}": tuned(BASE[:50], number) for number in range(61)}
-    model = Model(opened, "many", **tensors)
+    model = stored_model(opened, "many", **tensors)
     sketches = {name: model.sketch(name) for name in tensors}
     reads: list[int] = []
     monkeypatch.setattr(index, "_committed", _counted(index._committed, reads))
@@ -211,14 +213,14 @@ def test_removed_tensors_are_not_found_and_swept(
 ) -> None:
     """When a file is gone its tensors are found no more, and gc drops their rows only."""
     monkeypatch.setattr(gc_module, "SLICE", 3)
-    base, other = Model(opened, "base", w=BASE), Model(opened, "other", w=tuned(BASE))
+    base, other = stored_model(opened, "base", w=BASE), stored_model(opened, "other", w=tuned(BASE))
     other.note("w")
     kept = rows(opened)
     base.note("w")
     opened.namespace.unlink(ROOT, b"base")
     while not opened.reaper.reap(base.inode):
         pass
-    model = Model(opened, "model", w=tuned(BASE, 2))
+    model = stored_model(opened, "model", w=tuned(BASE, 2))
     assert {inode for _, inode, _ in model.told("w")} == {other.inode}
     opened.collect()
     assert rows(opened) == kept
@@ -227,15 +229,15 @@ def test_removed_tensors_are_not_found_and_swept(
 
 def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
     """A tensor that was written over is found by what it is now once it is listed again."""
-    model = Model(opened, "base", w=BASE)
+    model = stored_model(opened, "base", w=BASE)
     model.note("w")
     before = rows(opened)
     opened.contents.write(model.inode, 0, safetensors_of({"w": weights(200, 300, seed=7)}))
     opened.ingest_all()
     model.note("w")
     assert rows(opened) > before
-    assert Model(opened, "old", w=tuned(BASE)).candidates("w") == []
-    assert Model(opened, "new", w=tuned(weights(200, 300, seed=7))).told("w") == [
+    assert stored_model(opened, "old", w=tuned(BASE)).candidates("w") == []
+    assert stored_model(opened, "new", w=tuned(weights(200, 300, seed=7))).told("w") == [
         ("NEAR", model.inode, "w")
     ]
     opened.collect()
@@ -244,18 +246,18 @@ def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
 
 def test_a_tensor_of_another_shape_is_another(opened: Store) -> None:
     """A file whose tensor now has another shape or dtype is not found by what it had."""
-    model = Model(opened, "base", w=BASE)
+    model = stored_model(opened, "base", w=BASE)
     model.note("w")
     opened.contents.write(model.inode, 0, safetensors_of({"w": BASE[:100]}))
     opened.ingest_all()
-    assert Model(opened, "new", w=tuned(BASE)).candidates("w") == []
+    assert stored_model(opened, "new", w=tuned(BASE)).candidates("w") == []
     opened.collect()
     assert rows(opened) == 0
 
 
 def test_noting_twice_changes_nothing(opened: Store) -> None:
     """A tensor that is optimized again is listed as it was."""
-    model = Model(opened, "base", w=BASE)
+    model = stored_model(opened, "base", w=BASE)
     model.note("w")
     before = list(opened.index.pages(Table.RELATIVES))
     model.note("w")
@@ -266,7 +268,7 @@ def test_a_tensor_has_few_rows(opened: Store) -> None:
     """However large a tensor is, at most 40 rows of the index are its; a small one has fewer."""
     for shape, most in (((10, 100), 3), ((64, 250), 14), ((500, 500), 20), ((1500, 1500), 40)):
         before = rows(opened)
-        Model(opened, f"{shape}", w=weights(*shape)).note("w")
+        stored_model(opened, f"{shape}", w=weights(*shape)).note("w")
         assert 1 <= rows(opened) - before <= most
 
 
@@ -302,9 +304,9 @@ def test_junk_does_not_decode(sample: Sample) -> None:
 
 def test_rows_that_lie_do_no_harm(opened: Store) -> None:
     """Rows that decode and say nonsense lead to candidates at worst, and to no error."""
-    base = Model(opened, "base", w=BASE)
+    base = stored_model(opened, "base", w=BASE)
     base.note("w")
-    model = Model(opened, "model", w=tuned(BASE), other=weights(300, 300))
+    model = stored_model(opened, "model", w=tuned(BASE), other=weights(300, 300))
     sketch = model.sketch("w")
     with opened.index.change():
         for key, value in list(opened.index.pages(Table.RELATIVES)):
