@@ -1,6 +1,764 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled loops of the codecs that derive a tensor from another; twins in `delta_numpy`."""
+"""Compiled loops of the codecs that derive a tensor from another; twins in `delta_numpy`.
+
+Loops run without the GIL and write into the bytes object that is returned. What a loop may touch is
+checked before it begins, or at the start of each block of 64 words where that is enough. Words
+are loaded and stored by memcpy, which compiles to a move, since a source may begin anywhere.
+Numbers are in the machine's order, hence little-endian only.
+"""
+
+import sys
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+if sys.byteorder != "little":
+    raise ImportError("compiled for little-endian machines")
+
+cdef extern from *:
+    int count_leading_zeros "__builtin_clzll"(unsigned long long word) nogil
+
+ctypedef uint8_t* out_t
+ctypedef const uint8_t* in_t
+
+ctypedef fused word_t:
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+cdef struct pair_t:
+    uint64_t low
+    uint64_t high
+
+ctypedef fused cell_t:
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+    pair_t
+
+cdef enum:
+    BLOCK = 64
+    CLASSES = 12
+    BIAS = 64
+    ESCAPE = 255
+    USUAL = 0
+    SATURATED = 11
+    SCALE_MAX = 4095  # beyond, all words of any kind are of one class
+    TILE = 16
+    SLACK = 8 * BLOCK + 8  # what one block may read past the end of a stream, at most
+
+cdef int32_t[1] NOTHING
+NOTHING[0] = 0
 
 
-def size_of(const unsigned char[::1] data) -> int:
-    return data.shape[0]
+# -- words
+
+
+cdef struct kind_t:
+    int place  # of the lowest bit of the exponent
+    uint64_t exponents  # the largest
+    uint64_t floats  # all ones, or 0 for integers
+    int cap  # bits below a token, at most
+    int clip  # bits of a difference that count for a scale, at most
+    const int32_t* table
+    int table_place
+    uint64_t table_mask
+
+
+cdef kind_t kind_of(int width, int exponent, const uint8_t[::1] table) except *:
+    """Check what all functions are told alike, and return it as the loops want it."""
+    cdef kind_t kind
+    cdef int mantissa = 8 * width - 1 - exponent, bits = 0
+    if width not in (1, 2, 4, 8) or not 0 <= exponent <= 11 or mantissa < 1:
+        raise ValueError(f"words of {width} bytes with {exponent} of exponent")
+    if table.shape[0]:
+        bits = 1
+        while 4 << bits < table.shape[0]:
+            bits += 1
+        if 4 << bits != table.shape[0] or not exponent or bits > mantissa:
+            raise ValueError(f"a table of {table.shape[0]} bytes")
+    kind.place = mantissa if exponent else 0
+    kind.exponents = (1 << exponent) - 1
+    kind.floats = <uint64_t>0 - (exponent > 0)
+    kind.cap = max(mantissa - 2, 0) if exponent else 8 * width - 8
+    kind.clip = mantissa if exponent else 8 * width
+    kind.table = <const int32_t*>&table[0] if table.shape[0] else NOTHING
+    kind.table_place = mantissa - bits if table.shape[0] else 0
+    kind.table_mask = (1 << bits) - 1
+    return kind
+
+
+cdef inline void load(cell_t* word, in_t start, size_t place) noexcept nogil:
+    memcpy(word, start + place * sizeof(cell_t), sizeof(cell_t))
+
+
+cdef inline void store(out_t start, size_t place, cell_t word) noexcept nogil:
+    memcpy(start + place * sizeof(cell_t), &word, sizeof(cell_t))
+
+
+cdef inline word_t ordered(word_t word, word_t floats) noexcept nogil:
+    """Return an integer that grows with the number that `word` is."""
+    cdef int last = 8 * sizeof(word_t) - 1
+    cdef word_t sign = <word_t>(word >> last)
+    return <word_t>(word ^ ((<word_t>(0 - sign) | (<word_t>1 << last)) & floats))
+
+
+cdef inline word_t unordered(word_t word, word_t floats) noexcept nogil:
+    cdef int last = 8 * sizeof(word_t) - 1
+    cdef word_t sign = <word_t>(word >> last)
+    return <word_t>(word ^ ((<word_t>(sign - 1) | (<word_t>1 << last)) & floats))
+
+
+cdef inline word_t mirror(word_t word, word_t floats) noexcept nogil:
+    """Return all ones for a negative float, else 0: what turns a difference round."""
+    return <word_t>(0 - (word >> (8 * sizeof(word_t) - 1))) & floats
+
+
+cdef inline word_t predicted(word_t word, const kind_t* kind) noexcept nogil:
+    return <word_t>kind.table[(word >> kind.table_place) & <word_t>kind.table_mask]
+
+
+cdef inline int exponent_of(word_t word, const kind_t* kind) noexcept nogil:
+    return <int>((word >> kind.place) & <word_t>kind.exponents)
+
+
+# -- delta, the way there
+
+
+cdef inline size_t blocks_of(size_t count) noexcept nogil:
+    return (count + BLOCK - 1) // BLOCK
+
+
+cdef void differ_words(
+    out_t zigzag,
+    uint16_t* peaks,
+    in_t raw,
+    in_t base,
+    size_t count,
+    const kind_t* kind,
+    word_t floats,
+) noexcept nogil:
+    cdef word_t word, new, turn, step
+    cdef int bits, peak, size
+    cdef size_t block, i
+    for block in range(blocks_of(count)):
+        peak = 0
+        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, count)):
+            load(&word, base, i)
+            load(&new, raw, i)
+            turn = mirror(word, floats)
+            step = ordered(new, floats) - ordered(word, floats)
+            step = <word_t>((step ^ turn) - turn) - predicted(word, kind)
+            step = <word_t>((step << 1) ^ (0 - (step >> (8 * sizeof(word_t) - 1))))
+            store(zigzag, i, step)
+            bits = 64 - count_leading_zeros(<uint64_t>step | 1)
+            size = (min(bits, kind.clip) + exponent_of(word, kind)) & -<int>(step != 0)
+            peak = max(peak, size)
+        peaks[block] = <uint16_t>peak
+
+
+def differ(
+    const uint8_t[::1] raw not None,
+    const uint8_t[::1] base not None,
+    int width,
+    int exponent,
+    const uint8_t[::1] table not None,
+):
+    cdef kind_t kind = kind_of(width, exponent, table)
+    if raw.shape[0] != base.shape[0] or raw.shape[0] % width:
+        raise ValueError(f"{raw.shape[0]} bytes against {base.shape[0]}")
+    cdef size_t size = raw.shape[0], count = size // width
+    zigzag = PyBytes_FromStringAndSize(NULL, size)
+    peaks = PyBytes_FromStringAndSize(NULL, 2 * blocks_of(count))
+    if not count:
+        return zigzag, peaks
+    cdef out_t out = <out_t>PyBytes_AS_STRING(zigzag)
+    cdef uint16_t* tops = <uint16_t*>PyBytes_AS_STRING(peaks)
+    cdef in_t new = &raw[0], old = &base[0]
+    with nogil:
+        if width == 1:
+            differ_words(out, tops, new, old, count, &kind, <uint8_t>kind.floats)
+        elif width == 2:
+            differ_words(out, tops, new, old, count, &kind, <uint16_t>kind.floats)
+        elif width == 4:
+            differ_words(out, tops, new, old, count, &kind, <uint32_t>kind.floats)
+        else:
+            differ_words(out, tops, new, old, count, &kind, <uint64_t>kind.floats)
+    return zigzag, peaks
+
+
+cdef inline int16_t class_of(int16_t depth, int16_t cap) noexcept nogil:
+    cdef int16_t finer = <int16_t>-depth
+    finer = finer if finer > 0 else 0
+    finer = finer if finer < SATURATED - 1 else SATURATED - 1
+    return finer | (SATURATED & -<int16_t>(depth > cap))
+
+
+cdef inline int16_t shift_of(int16_t depth, int16_t cap) noexcept nogil:
+    depth = depth if depth > 0 else 0
+    return depth if depth < cap else cap
+
+
+cdef inline int16_t depth_of(word_t word, int scale, const kind_t* kind) noexcept nogil:
+    return <int16_t>((scale if scale < SCALE_MAX else SCALE_MAX) - BIAS - exponent_of(word, kind))
+
+
+cdef size_t count_classes(
+    size_t* counts, in_t base, in_t scales, size_t count, const kind_t* kind, word_t word
+) noexcept nogil:
+    """Return how many bits lie below tokens."""
+    cdef size_t block, i, below = 0
+    cdef uint16_t scale
+    cdef int16_t depth, cap = <int16_t>kind.cap
+    for block in range(blocks_of(count)):
+        load(&scale, scales, block)
+        if scale == 0:
+            continue
+        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, count)):
+            load(&word, base, i)
+            depth = depth_of(word, scale, kind)
+            counts[class_of(depth, cap)] += 1
+            below += shift_of(depth, cap)
+    return below
+
+
+cdef size_t scatter_words(
+    out_t* tokens,
+    out_t lows,
+    out_t escapes,
+    in_t zigzag,
+    in_t base,
+    in_t scales,
+    size_t count,
+    const kind_t* kind,
+    word_t word,
+) noexcept nogil:
+    """Return how many words escaped. `lows` has 16 bytes more than it needs."""
+    cdef size_t block, i, escaped = 0
+    cdef uint64_t pending = 0, low
+    cdef word_t step
+    cdef uint16_t scale
+    cdef int16_t depth, cap = <int16_t>kind.cap
+    cdef int place, shift, held = 0
+    for block in range(blocks_of(count)):
+        load(&scale, scales, block)
+        if scale == 0:
+            continue
+        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, count)):
+            load(&word, base, i)
+            depth = depth_of(word, scale, kind)
+            place = class_of(depth, cap)
+            shift = shift_of(depth, cap)
+            load(&step, zigzag, i)
+            low = step & ((<uint64_t>1 << shift) - 1)
+            pending |= low << held
+            held += shift
+            memcpy(lows, &pending, 8)
+            lows += held >> 3
+            pending >>= held & 56
+            held &= 7
+            step = <word_t>(step >> shift)
+            if step >= ESCAPE:
+                store(escapes, escaped, step)
+                escaped += 1
+                step = <word_t>ESCAPE
+            tokens[place][0] = <uint8_t>step
+            tokens[place] += 1
+    return escaped
+
+
+def scatter(
+    const uint8_t[::1] zigzag not None,
+    const uint8_t[::1] base not None,
+    int width,
+    int exponent,
+    const uint8_t[::1] scales not None,
+):
+    cdef kind_t kind = kind_of(width, exponent, b"")
+    cdef size_t size = base.shape[0], count = size // width, below = 0, escaped = 0
+    if size % width or <size_t>zigzag.shape[0] != size:
+        raise ValueError(f"{zigzag.shape[0]} bytes against {size}")
+    if <size_t>scales.shape[0] != 2 * blocks_of(count):
+        raise ValueError(f"{scales.shape[0]} bytes of scales for {count} words")
+    cdef size_t[CLASSES] counts
+    cdef out_t[CLASSES] starts
+    cdef int k
+    memset(counts, 0, sizeof(counts))
+    if not count:
+        return [b""] * CLASSES, b"", b""
+    cdef in_t new = &zigzag[0], old = &base[0], heights = &scales[0]
+    with nogil:
+        if width == 1:
+            below = count_classes(counts, old, heights, count, &kind, <uint8_t>0)
+        elif width == 2:
+            below = count_classes(counts, old, heights, count, &kind, <uint16_t>0)
+        elif width == 4:
+            below = count_classes(counts, old, heights, count, &kind, <uint32_t>0)
+        else:
+            below = count_classes(counts, old, heights, count, &kind, <uint64_t>0)
+    tokens = [PyBytes_FromStringAndSize(NULL, counts[k]) for k in range(CLASSES)]
+    for k in range(CLASSES):
+        starts[k] = <out_t>PyBytes_AS_STRING(tokens[k])
+    cdef size_t lows_size = (below + 7) // 8
+    lows = bytearray(lows_size + 16)
+    escapes = bytearray(size)
+    cdef out_t low = <out_t>(<char*>lows), rest = <out_t>(<char*>escapes)
+    with nogil:
+        if width == 1:
+            escaped = scatter_words(
+                starts, low, rest, new, old, heights, count, &kind, <uint8_t>0
+            )
+        elif width == 2:
+            escaped = scatter_words(
+                starts, low, rest, new, old, heights, count, &kind, <uint16_t>0
+            )
+        elif width == 4:
+            escaped = scatter_words(
+                starts, low, rest, new, old, heights, count, &kind, <uint32_t>0
+            )
+        else:
+            escaped = scatter_words(
+                starts, low, rest, new, old, heights, count, &kind, <uint64_t>0
+            )
+    return tokens, bytes(lows[:lows_size]), bytes(escapes[: escaped * width])
+
+
+# -- delta, the way back
+
+
+cdef struct block_t:
+    size_t count  # of words
+    uint8_t[BLOCK] places  # their classes
+    uint8_t[BLOCK] shifts  # how many low bits each has
+    bint usual
+    bint shifted
+
+
+cdef struct streams_t:
+    size_t[CLASSES] places  # of the next token of each class
+    size_t[CLASSES] stops
+    in_t tokens
+    in_t lows
+    size_t bit  # the next of them
+    size_t lows_stop  # in bits
+    in_t escapes
+    size_t escaped  # so many of them
+    size_t escapes_stop
+
+
+cdef inline void place_block(
+    block_t* block, in_t base, int scale, const kind_t* kind, word_t word
+) noexcept nogil:
+    cdef int16_t top = <int16_t>((scale if scale < SCALE_MAX else SCALE_MAX) - BIAS)
+    cdef int16_t cap = <int16_t>kind.cap, depth
+    cdef int16_t exponents = <int16_t>kind.exponents
+    cdef uint8_t places = 0, shifts = 0
+    cdef int place = kind.place
+    cdef size_t i
+    for i in range(block.count):
+        load(&word, base, i)
+        depth = <int16_t>(top - (<int16_t>(word >> place) & exponents))
+        block.places[i] = <uint8_t>class_of(depth, cap)
+        block.shifts[i] = <uint8_t>shift_of(depth, cap)
+        places |= block.places[i]
+        shifts |= block.shifts[i]
+    block.usual = places == USUAL
+    block.shifted = shifts != 0
+
+
+cdef inline bint take_tokens(
+    word_t* steps, const block_t* block, streams_t* streams
+) noexcept nogil:
+    cdef in_t tokens = streams.tokens
+    cdef in_t here = tokens + streams.places[USUAL]
+    cdef uint8_t escaped = 0
+    cdef size_t i
+    for i in range(CLASSES):
+        if streams.places[i] > streams.stops[i]:
+            return False
+    if block.usual:
+        for i in range(block.count):
+            steps[i] = here[i]
+            escaped |= here[i] == ESCAPE
+        streams.places[USUAL] += block.count
+    else:
+        for i in range(block.count):
+            steps[i] = tokens[streams.places[block.places[i]]]
+            streams.places[block.places[i]] += 1
+            escaped |= steps[i] == ESCAPE
+    return not escaped or take_escapes(steps, block, streams)
+
+
+cdef bint take_escapes(word_t* steps, const block_t* block, streams_t* streams) noexcept nogil:
+    cdef size_t i
+    for i in range(block.count):
+        if steps[i] == ESCAPE:
+            if streams.escaped == streams.escapes_stop:
+                return False
+            load(&steps[i], streams.escapes, streams.escaped)
+            streams.escaped += 1
+    return True
+
+
+cdef inline bint take_lows(
+    word_t* steps, const block_t* block, streams_t* streams
+) noexcept nogil:
+    cdef size_t bit = streams.bit, i
+    cdef in_t lows = streams.lows
+    cdef uint64_t low
+    cdef int shift
+    if bit > streams.lows_stop:
+        return False
+    for i in range(block.count):
+        shift = block.shifts[i]
+        load(&low, lows + (bit >> 3), 0)
+        low = (low >> (bit & 7)) & ((<uint64_t>1 << shift) - 1)
+        steps[i] = <word_t>((<uint64_t>steps[i] << shift) | low)
+        bit += shift
+    streams.bit = bit
+    return True
+
+
+cdef inline void expect(
+    word_t* steps, in_t base, size_t count, const kind_t* kind
+) noexcept nogil:
+    cdef word_t word
+    cdef size_t i
+    for i in range(count):
+        load(&word, base, i)
+        steps[i] = predicted(word, kind)
+
+
+cdef inline void finish_block(
+    out_t out, in_t base, const word_t* steps, const word_t* expected, size_t count, word_t floats
+) noexcept nogil:
+    cdef word_t word, step, turn
+    cdef size_t i
+    for i in range(count):
+        load(&word, base, i)
+        turn = mirror(word, floats)
+        step = <word_t>((steps[i] >> 1) ^ (0 - (steps[i] & 1))) + expected[i]
+        step = <word_t>((step ^ turn) - turn)
+        store(out, i, unordered(<word_t>(ordered(word, floats) + step), floats))
+
+
+cdef inline bint take_block(
+    word_t* steps, block_t* block, in_t base, int scale, const kind_t* kind, streams_t* streams
+) noexcept nogil:
+    if scale == 0:
+        memset(steps, 0, BLOCK * sizeof(word_t))
+        return True
+    place_block(block, base, scale, kind, steps[0])
+    if not take_tokens(steps, block, streams):
+        return False
+    return not block.shifted or take_lows(steps, block, streams)
+
+
+cdef bint restore_words(
+    out_t out,
+    in_t base,
+    in_t scales,
+    size_t count,
+    streams_t* streams,
+    const kind_t* kind,
+    word_t floats,
+) noexcept nogil:
+    """Return whether the streams held just what was needed."""
+    cdef word_t[BLOCK] steps
+    cdef word_t[BLOCK] expected
+    cdef block_t block
+    cdef uint16_t scale
+    cdef size_t number, start, k
+    memset(expected, 0, sizeof(expected))
+    for number in range(blocks_of(count)):
+        block.count = min(count - number * BLOCK, <size_t>BLOCK)
+        start = number * sizeof(steps)
+        load(&scale, scales, number)
+        if not take_block(steps, &block, base + start, scale, kind, streams):
+            return False
+        if kind.table_mask:
+            expect(expected, base + start, block.count, kind)
+        finish_block(out + start, base + start, steps, expected, block.count, floats)
+    for k in range(CLASSES):
+        if streams.places[k] != streams.stops[k]:
+            return False
+    if streams.escaped != streams.escapes_stop:
+        return False
+    return (streams.bit + 7) >> 3 == streams.lows_stop >> 3
+
+
+def restore(
+    const uint8_t[::1] base not None,
+    int width,
+    int exponent,
+    parts,
+    const uint8_t[::1] tail not None,
+):
+    cdef const uint8_t[::1] table = parts.table, scales = parts.scales
+    cdef const uint8_t[::1] lows = parts.lows, escapes = parts.escapes
+    cdef list tokens = parts.tokens
+    cdef kind_t kind = kind_of(width, exponent, table)
+    cdef size_t size = base.shape[0], count = size // width, place = 0
+    cdef streams_t streams
+    cdef int k
+    cdef bint whole = True
+    if size % width or escapes.shape[0] % width or len(tokens) != CLASSES:
+        raise ValueError(f"{size} bytes, {escapes.shape[0]} of escapes, {len(tokens)} classes")
+    if <size_t>scales.shape[0] != 2 * blocks_of(count):
+        raise ValueError(f"{scales.shape[0]} bytes of scales for {count} words")
+    for k in range(CLASSES):
+        streams.places[k] = place
+        place += <size_t>len(tokens[k])
+        streams.stops[k] = place
+    joined = b"".join([*tokens, bytes(BLOCK)])
+    padded = b"".join([lows, bytes(SLACK)])
+    streams.tokens = <in_t>PyBytes_AS_STRING(joined)
+    streams.lows = <in_t>PyBytes_AS_STRING(padded)
+    streams.lows_stop = lows.shape[0] * <size_t>8
+    streams.escapes = &escapes[0] if escapes.shape[0] else NULL
+    streams.bit = streams.escaped = 0
+    streams.escapes_stop = escapes.shape[0] // width
+    result = PyBytes_FromStringAndSize(NULL, size + tail.shape[0])
+    cdef out_t out = <out_t>PyBytes_AS_STRING(result)
+    cdef in_t old = &base[0] if count else NULL
+    cdef in_t heights = &scales[0] if count else NULL
+    with nogil:
+        if width == 1:
+            whole = restore_words(
+                out, old, heights, count, &streams, &kind, <uint8_t>kind.floats
+            )
+        elif width == 2:
+            whole = restore_words(
+                out, old, heights, count, &streams, &kind, <uint16_t>kind.floats
+            )
+        elif width == 4:
+            whole = restore_words(
+                out, old, heights, count, &streams, &kind, <uint32_t>kind.floats
+            )
+        else:
+            whole = restore_words(
+                out, old, heights, count, &streams, &kind, <uint64_t>kind.floats
+            )
+    if not whole:
+        raise ValueError("streams of another length than the base asks for")
+    if tail.shape[0]:
+        memcpy(out + size, &tail[0], tail.shape[0])
+    return result
+
+
+# -- casts
+#
+# By integers and by sums of normal numbers: what a processor makes of NaN, and of subnormal numbers
+# when some library has told it to flush them, is no part of a stored form.
+
+
+cdef inline uint32_t float_bits(float number) noexcept nogil:
+    cdef uint32_t word
+    memcpy(&word, &number, 4)
+    return word
+
+
+cdef inline float float_of(uint32_t word) noexcept nogil:
+    cdef float number
+    memcpy(&number, &word, 4)
+    return number
+
+
+cdef inline uint64_t double_bits(double number) noexcept nogil:
+    cdef uint64_t word
+    memcpy(&word, &number, 8)
+    return word
+
+
+cdef inline double double_of(uint64_t word) noexcept nogil:
+    cdef double number
+    memcpy(&number, &word, 8)
+    return number
+
+
+cdef inline uint16_t bfloat_of(uint32_t word) noexcept nogil:
+    cdef uint32_t rounded = (word + 0x7FFF + ((word >> 16) & 1)) >> 16
+    cdef uint32_t nan = 0x7FC0
+    return <uint16_t>(nan if word << 1 > <uint32_t>255 << 24 else rounded)
+
+
+cdef inline uint16_t half_of(uint32_t word) noexcept nogil:
+    cdef uint32_t size = (word << 1) >> 1
+    cdef uint32_t half = (size - (<uint32_t>112 << 23) + 0xFFF + ((size >> 13) & 1)) >> 13
+    # A sum with 0.5 rounds at 2^-24, the step of subnormal halves.
+    cdef uint32_t small = float_bits(float_of(size) + <float>0.5) - (<uint32_t>126 << 23)
+    cdef uint32_t infinite = 0x7C00, nan = 0x7E00
+    half = small if size < <uint32_t>113 << 23 else half
+    half = infinite if size >= <uint32_t>143 << 23 else half
+    half = nan if size > <uint32_t>255 << 23 else half
+    return <uint16_t>(half | (word >> 31 << 15))
+
+
+cdef inline uint32_t single_of(uint64_t word) noexcept nogil:
+    cdef uint64_t size = (word << 1) >> 1
+    cdef uint64_t single = (
+        size - (<uint64_t>896 << 52) + 0xFFFFFFF + ((size >> 29) & 1)
+    ) >> 29
+    # A sum with 2^-97 rounds at 2^-149, the step of subnormal singles.
+    cdef uint64_t small = double_bits(double_of(size) + 6.310887241768095e-30)
+    cdef uint64_t infinite = <uint64_t>255 << 23
+    cdef uint64_t nan = (<uint64_t>511 << 22) | ((size >> 29) & 0x3FFFFF)
+    small -= <uint64_t>926 << 52
+    single = small if size < <uint64_t>897 << 52 else single
+    single = infinite if size >= <uint64_t>1151 << 52 else single
+    single = nan if size > <uint64_t>2047 << 52 else single
+    return <uint32_t>(single | (word >> 63 << 31))
+
+
+cdef inline uint32_t widened(uint16_t word) noexcept nogil:
+    cdef uint32_t size = <uint32_t>(word & 0x7FFF) << 13
+    cdef uint32_t small = float_bits(<float><int>(word & 0x3FF) * <float>5.9604644775390625e-08)
+    cdef uint32_t single = size + (<uint32_t>112 << 23), sign = word >> 15
+    cdef uint32_t special = size + (<uint32_t>224 << 23)
+    single = special if size >= <uint32_t>31 << 23 else single
+    single = small if size < <uint32_t>1 << 23 else single
+    return single | (sign << 31)
+
+
+cdef void cast_words(out_t out, in_t source, size_t count, int number) noexcept nogil:
+    cdef uint16_t half
+    cdef uint32_t single
+    cdef uint64_t double_
+    cdef size_t i
+    if number == 1:
+        for i in range(count):
+            load(&single, source, i)
+            store(out, i, bfloat_of(single))
+    elif number == 2:
+        for i in range(count):
+            load(&single, source, i)
+            store(out, i, half_of(single))
+    elif number == 3:
+        for i in range(count):
+            load(&double_, source, i)
+            store(out, i, single_of(double_))
+    elif number == 4:
+        for i in range(count):
+            load(&half, source, i)
+            store(out, i, <uint32_t>(<uint32_t>half << 16))
+    else:
+        for i in range(count):
+            load(&half, source, i)
+            store(out, i, widened(half))
+
+
+cdef int[6] FROM
+cdef int[6] TO
+FROM[:] = [0, 4, 4, 8, 2, 2]
+TO[:] = [0, 2, 2, 4, 4, 4]
+
+
+def cast(const uint8_t[::1] source not None, int number):
+    if not 1 <= number <= 5 or source.shape[0] % FROM[number]:
+        raise ValueError(f"{source.shape[0]} bytes for cast {number}")
+    cdef size_t count = source.shape[0] // FROM[number]
+    result = PyBytes_FromStringAndSize(NULL, count * TO[number])
+    if not count:
+        return result
+    cdef out_t out = <out_t>PyBytes_AS_STRING(result)
+    cdef in_t old = &source[0]
+    with nogil:
+        cast_words(out, old, count, number)
+    return result
+
+
+# -- transposes
+
+
+cdef void turn_tile(
+    out_t out, in_t source, size_t rows, size_t cols, size_t down, size_t across, cell_t cell
+) noexcept nogil:
+    """Turn the `down` rows and `across` columns that begin at `source`, row by row of `out`."""
+    cdef size_t row, col
+    for col in range(across):
+        for row in range(down):
+            load(&cell, source, row * cols + col)
+            store(out, col * rows + row, cell)
+
+
+cdef void turn_block(
+    out_t out, in_t source, size_t rows, size_t cols, size_t down, size_t across, cell_t cell
+) noexcept nogil:
+    """The same in tiles, of which both sides fit in the first cache."""
+    cdef size_t number, step, row, col, place
+    for number in range((across + TILE - 1) // TILE):
+        col = number * TILE
+        for step in range((down + TILE - 1) // TILE):
+            row = step * TILE
+            place = sizeof(cell_t) * (col * rows + row)
+            turn_tile(
+                out + place,
+                source + sizeof(cell_t) * (row * cols + col),
+                rows,
+                cols,
+                min(down - row, <size_t>TILE),
+                min(across - col, <size_t>TILE),
+                cell,
+            )
+
+
+cdef void turn(
+    out_t out, in_t source, size_t rows, size_t cols, size_t first, size_t stop, cell_t cell
+) noexcept nogil:
+    """Write the words `first` to `stop` of all that is turned."""
+    cdef size_t at = first, plane, row, col, down, across
+    while at < stop:
+        plane = at // (rows * cols)
+        col = at % (rows * cols) // rows
+        row = at % rows
+        down, across = min(rows - row, stop - at), 1
+        if down == rows:
+            across = min((stop - at) // rows, cols - col)
+        turn_block(
+            out + sizeof(cell_t) * (at - first),
+            source + sizeof(cell_t) * ((plane * rows + row) * cols + col),
+            rows,
+            cols,
+            down,
+            across,
+            cell,
+        )
+        at += down * across
+
+
+def transpose(
+    const uint8_t[::1] source not None,
+    int width,
+    size_t rows,
+    size_t cols,
+    size_t first,
+    size_t stop,
+):
+    if width not in (1, 2, 4, 8, 16) or not rows or not cols:
+        raise ValueError(f"{rows} x {cols} words of {width}")
+    cdef size_t words = source.shape[0] // width
+    if source.shape[0] % width or rows > words // cols or words % (rows * cols):
+        raise ValueError(f"{rows} x {cols} words of {width} in {source.shape[0]} bytes")
+    if not first <= stop <= words:
+        raise ValueError(f"words {first} to {stop} of {words}")
+    result = PyBytes_FromStringAndSize(NULL, (stop - first) * width)
+    if first == stop:
+        return result
+    cdef out_t out = <out_t>PyBytes_AS_STRING(result)
+    cdef in_t old = &source[0]
+    cdef pair_t pair = pair_t(0, 0)
+    with nogil:
+        if width == 1:
+            turn(out, old, rows, cols, first, stop, <uint8_t>0)
+        elif width == 2:
+            turn(out, old, rows, cols, first, stop, <uint16_t>0)
+        elif width == 4:
+            turn(out, old, rows, cols, first, stop, <uint32_t>0)
+        elif width == 8:
+            turn(out, old, rows, cols, first, stop, <uint64_t>0)
+        else:
+            turn(out, old, rows, cols, first, stop, pair)
+    return result

@@ -1,24 +1,49 @@
-import numpy as np
+"""Cast: floats that are exactly those of another tensor, rounded to a narrower type or widened.
 
-from modelfs.codecs.elements import Element
+Rounding is to nearest, ties to even (IEEE 754, 4.3.1); what is too large becomes infinity. A NaN
+becomes what torch makes of it one at a time (c10/util/BFloat16.h, Half.h): 0x7FC0 in BF16, the sign
+and 0x7E00 in F16; from F64 it keeps its sign and the high bits of its payload and becomes quiet, as
+on x86-64 and arm64. What does not come out equal is stored in another way.
 
+Payload::
 
-def encode(source: Element, target: Element) -> bytes:
-    return bytes([source.code, target.code])
+    offset  size  field
+    0       1     from  `Element.code` of what the source consists of
+    1       1     to    of what the content does
+"""
+
+from typing import Final
+
+from modelfs.codecs.base import Bytes
+from modelfs.codecs.delta_kernels import cast
+from modelfs.codecs.elements import Element, element_of
+
+# How the kernels number them.
+_CASTS: Final[dict[bytes, int]] = {
+    bytes([element_of(source).code, element_of(target).code]): number
+    for number, source, target in (
+        (1, "F32", "BF16"),
+        (2, "F32", "F16"),
+        (3, "F64", "F32"),
+        (4, "BF16", "F32"),
+        (5, "F16", "F32"),
+    )
+}
 
 
 class Cast:
-    def decode(self, payload, size, source):
-        s, t = Element.from_code(payload[0]), Element.from_code(payload[1])
-        if s == Element(4, 8) and t == Element(2, 8):
-            u = np.frombuffer(source, "<u4").astype(np.uint64)
-            r = ((u + 0x7FFF + ((u >> 16) & 1)) >> 16).astype("<u2").tobytes()
-        elif s == Element(4, 8) and t == Element(2, 5):
-            r = np.frombuffer(source, "<f4").astype("<f2").tobytes()
-        elif s == Element(2, 8) and t == Element(4, 8):
-            r = (np.frombuffer(source, "<u2").astype("<u4") << 16).tobytes()
-        else:
-            raise ValueError("cast")
-        if len(r) != size:
-            raise ValueError("size")
-        return r
+    """The source, cast."""
+
+    def decode(self, payload: Bytes, size: int, source: Bytes) -> bytes:
+        number = _CASTS.get(bytes(payload))
+        if number is None:
+            raise ValueError("no such cast")
+        width, narrow = (Element.from_code(code).width for code in payload)
+        if len(source) % width or len(source) // width * narrow != size:
+            raise ValueError(f"{size} bytes cast from {len(source)}")
+        return cast(source, number)
+
+
+def encode(source: Element, target: Element) -> bytes:
+    """Return the payload for a cast, which may be one that there is not."""
+    return bytes([source.code, target.code])

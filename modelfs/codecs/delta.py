@@ -1,47 +1,301 @@
+"""Delta: numbers as small steps from those of a base, as a fine-tuned tensor's from the original's.
+
+What is stored of a word is how many floats lie between it and the base's (its distance in units
+in the last place): sign and magnitude become an integer that grows with the number, whatever
+the bits are, NaN included; integers are taken as they are. All is modulo 2^w. A step
+is positive if it leads away from zero, so that what training does to the size of a number looks
+alike for both signs. Three things make steps cheaper than in ZipLLM's BitX (Wang et al., NSDI 2026,
+XOR and zstd):
+
+- *Scales.* An optimizer moves large and small weights by about as much, so the step of a word
+  shrinks by a bit with each one more in the base's exponent. A block of 64 words has a scale; scale
+  minus exponent is how many low bits of the (zigzag) step are noise and stored as they are, and the
+  rest is a *token* of a byte, coded by zstd. Where the difference is negative steps are
+  rarer the lower it is, and such words have a *class* of their own. A block in which nothing
+  is left to say has scale 0 and nothing else.
+- *Packed tokens.* A Huffman code needs one bit or more; of small tokens, two or four share a byte.
+- *A table.* Weight decay multiplies all weights by a constant, those without a gradient too, such
+  as embeddings of words that did not occur. Their step is a function of the base's mantissa,
+  whatever the exponent: the table says by its high bits what to expect, what is stored is the rest.
+
+Stored form (little-endian)::
+
+    offset  size  field
+    0       1     width      bytes per word: 1, 2, 4 or 8
+    1       1     exponent   bits of the exponent; 0: integers
+    2       1     bits       of the mantissa that the table goes by; 0: no table
+    3       2     classes    bit k: there are tokens of class k
+    5       t     tail       the last t = (size of the content) mod width bytes, as they are
+    5+t     ..    scales     `planes.pack` of 2 byte planes: u16 per block
+            ..    table      `planes.pack` of 4: i32 differences of its 2^bits entries; if bits > 0
+            ..    lows       section: low bits of the words in blocks with a scale, lowest first
+            ..    escapes    section: words that stand for tokens of 255, in the words' order
+            ..    tokens     of each class that there is
+
+    section                  u32 its size, then `planes.pack` of 1 plane
+    tokens                   u32 their count, u8 form, then `planes.pack` of 1 plane
+
+    form 0: a byte each
+    form 1, 2: 4 or 2 bits each, lowest first; all ones stand for the next byte of a section behind
+
+With depth = scale - 64 - exponent of the base's word, and cap = bits of the mantissa - 2 (integers:
+of the word - 8)::
+
+    depth > cap       class 11, cap low bits
+    depth 0 to cap    class 0, depth low bits
+    depth < 0         class min(-depth, 10), no low bits
+
+A base that is longer is cut; one that is shorter goes on with zeros.
+
+Measured on all-MiniLM-L6-v2 and fine-tunes by AdamW, chunks of 1 MiB, stored size in percent;
+"plain" is byte planes of zigzag steps grouped by the base's exponent, zstd per plane:
+
+                                     plain   this
+    fine-tune F32, word embedding     16.3    6.4
+    fine-tune F32, other weights      57.7   56.0
+    fine-tune BF16, word embedding     3.1    1.7
+    fine-tune BF16, other weights     17.8   15.1
+
+One core: F32 encodes at 150 MB/s and decodes at 1.2 GB/s, BF16 at 125 and 480 MB/s.
+
+Tried and rejected: the entropy of steps by exponent and by row of the matrix is no less than by
+exponent alone (dense weights: 52.95 and 53.01 %); one factor for all words and no table
+(word embedding: 21.0 % by entropy, with a table 6.5); blocks of 32 words (0.06 points better, a
+third more work) and of 128 (0.12 worse); scales that are shared only by blocks within an octave or
+two (0.4 points worse: distributions blur). First moments of Adam are no nearer to those of the last
+checkpoint than to anything (93 %, planes alone 84); second moments are (76 %, planes 80).
+"""
+
+import struct
+from typing import Any, Final
+
 import numpy as np
+import numpy.typing as npt
 
+from modelfs.codecs.base import Bytes
+from modelfs.codecs.delta_kernels import differ, restore, scatter
+from modelfs.codecs.delta_streams import BLOCK, CLASSES, Streams
+from modelfs.codecs.elements import WIDTHS, Element
 from modelfs.codecs.planes import pack, unpack
+from modelfs.codecs.planes_kernels import expand, merge, split
+
+_HEAD: Final = struct.Struct("<BBBH")
+_SIZE: Final = struct.Struct("<I")
+_TOKENS: Final = struct.Struct("<IB")
+_PLANE: Final = struct.Struct("<BI")  # the head of each that `pack` packs
+
+_BIAS: Final = 64
+_BITS: Final = (8, 4, 2)  # of a token, by form
+_IDENTITY: Final = bytes(range(16))
+_TABLE_MAX: Final = 16  # bits
+
+# How an encoder chooses; a decoder does not care.
+_TOKEN_BITS: Final = 7  # of the largest step in a block
+_BELOW, _ABOVE = 4, 2  # scales that near the usual one become it
+_TABLE_BITS: Final = (10, 7)
+_TABLE_COUNT: Final = 1 << 12  # fewer words do not pay for a table
+_SAMPLE: Final = 1 << 16
+
+_Ints = npt.NDArray[np.int64]
 
 
-def _ord(x, w):
-    one = np.uint64(1)
-    top = x.dtype.type(1 << (8 * w - 1))
-    return np.where(x & top, ~x, x | top)
-
-
-def _un(y, w):
-    top = y.dtype.type(1 << (8 * w - 1))
-    return np.where(y & top, y & ~top, ~y)
-
-
-def encode(raw, base, element):
-    w = element.width
-    n = len(raw) // w
-    b = (base + bytes(len(raw)))[: len(raw)]
-    dt = f"<u{w}"
-    x = _ord(np.frombuffer(raw, dt, n), w)
-    y = _ord(np.frombuffer(b, dt, n), w)
-    d = x - y
-    sd = d.view(f"<i{w}")
-    z = ((sd << 1) ^ (sd >> (8 * w - 1))).view(dt)
-    planes = [
-        np.ascontiguousarray(z.view(np.uint8).reshape(n, w)[:, k]).tobytes() for k in range(w)
-    ]
-    return bytes([w]) + raw[n * w :] + pack(planes)
+# -- decoding
 
 
 class Delta:
-    def decode(self, payload, size, source):
-        w = payload[0]
-        n = size // w
-        t = size - n * w
-        planes = unpack(payload[1 + t :], w, n)
-        z = np.empty((n, w), np.uint8)
-        for k in range(w):
-            z[:, k] = np.frombuffer(planes[k], np.uint8)
-        dt = f"<u{w}"
-        z = z.reshape(-1).view(dt)
-        d = (z >> 1) ^ (-(z & 1).astype(f"<i{w}")).view(dt)
-        b = (source + bytes(size))[: n * w]
-        y = _ord(np.frombuffer(b, dt, n), w)
-        return _un((y + d).astype(dt), w).tobytes() + payload[1 : 1 + t]
+    """Steps from the words of the source."""
+
+    def decode(self, payload: Bytes, size: int, source: Bytes) -> bytes:
+        view = memoryview(payload)
+        if len(view) < _HEAD.size:
+            raise ValueError(f"{len(view)} bytes are no delta")
+        width, exponent, bits, classes = _HEAD.unpack_from(view)
+        if width not in WIDTHS or bits > _TABLE_MAX or classes >> CLASSES:
+            raise ValueError(f"no delta: width {width}, table of {bits} bits, classes {classes:b}")
+        tail = view[_HEAD.size : _HEAD.size + size % width]
+        reader = _Reader(view, _HEAD.size + size % width)
+        streams = _read(reader, size, width, bits, classes)
+        reader.end()
+        return restore(_fitted(source, size - size % width), width, exponent, streams, tail)
+
+
+def _read(reader: "_Reader", size: int, width: int, bits: int, classes: int) -> Streams:
+    count = size // width
+    scales = reader.words(2, -(-count // BLOCK))
+    table = b""
+    if bits:
+        steps = np.frombuffer(reader.words(4, 1 << bits), "<i4")
+        table = np.cumsum(steps, dtype="<i4").tobytes()
+    lows = reader.section(size)
+    escapes = reader.section(size)
+    tokens: list[Bytes] = []
+    for place in range(CLASSES):
+        tokens.append(reader.tokens(count) if classes >> place & 1 else b"")
+        count -= len(tokens[-1])
+    return Streams(table, scales, tokens, lows, escapes)
+
+
+class _Reader:
+    """Takes one thing after the other. No size is believed that is more than can be."""
+
+    def __init__(self, view: memoryview, start: int) -> None:
+        self._view = view
+        self._start = start
+
+    def words(self, width: int, count: int) -> bytes:
+        return merge(self._planes(width, count), False, b"")
+
+    def section(self, most: int) -> Bytes:
+        (size,) = self._numbers(_SIZE)
+        if size > most:
+            raise ValueError(f"{size} bytes where there are {most} at most")
+        return self._planes(1, size)[0]
+
+    def tokens(self, most: int) -> Bytes:
+        count, form = self._numbers(_TOKENS)
+        if count > most or form >= len(_BITS):
+            raise ValueError(f"{count} tokens of form {form}, of {most} at most")
+        bits = _BITS[form]
+        packed = self._planes(1, -(-count * bits // 8))[0]
+        if bits == 8:
+            return packed
+        return self._widened(expand(packed, bits, _IDENTITY[: 1 << bits], 1, count), bits)
+
+    def _widened(self, short: bytes, bits: int) -> bytes:
+        tokens = np.frombuffer(bytearray(short), np.uint8)
+        places = np.flatnonzero(tokens == (1 << bits) - 1)
+        large = self.section(len(places))
+        if len(large) != len(places):
+            raise ValueError(f"{len(large)} bytes for {len(places)} tokens")
+        tokens[places] = np.frombuffer(large, np.uint8)
+        return tokens.tobytes()
+
+    def end(self) -> None:
+        if self._start != len(self._view):
+            raise ValueError(f"a delta of {self._start} bytes in {len(self._view)}")
+
+    def _numbers(self, layout: struct.Struct) -> tuple[int, ...]:
+        if len(self._view) < self._start + layout.size:
+            raise ValueError(f"a delta cut off after {len(self._view)} bytes")
+        numbers = layout.unpack_from(self._view, self._start)
+        self._start += layout.size
+        return numbers
+
+    def _planes(self, count: int, length: int) -> list[Bytes]:
+        stop = self._start + count * _PLANE.size
+        if len(self._view) < stop:
+            raise ValueError(f"a delta cut off after {len(self._view)} bytes")
+        stop += sum(size for _, size in _PLANE.iter_unpack(self._view[self._start : stop]))
+        planes = unpack(self._view[self._start : stop], count, length)
+        self._start = stop
+        return planes
+
+
+def _fitted(base: Bytes, size: int) -> Bytes:
+    if len(base) >= size:
+        return memoryview(base)[:size]
+    return b"".join([base, bytes(size - len(base))])
+
+
+# -- encoding
+
+
+def encode(raw: Bytes, base: Bytes, element: Element) -> bytes:
+    """Return the payload that makes `raw` of `base`: of any bytes, whether it is smaller or not."""
+    width, exponent = element.width, element.exponent
+    stop = len(raw) - len(raw) % width
+    words, base = memoryview(raw)[:stop], _fitted(base, stop)
+    bits, table = _table(words, base, element)
+    zigzag, peaks = differ(words, base, width, exponent, table)
+    scales = _scales(peaks)
+    tokens, lows, escapes = scatter(zigzag, base, width, exponent, scales)
+    classes = sum(1 << place for place, each in enumerate(tokens) if each)
+    parts = [_HEAD.pack(width, exponent, bits, classes), bytes(raw[stop:])]
+    parts += [pack(split(scales, 2, False)), _packed_table(table)]
+    parts += [_section(lows), _section(escapes), *(_packed(each) for each in tokens if each)]
+    return b"".join(parts)
+
+
+def _section(plane: bytes) -> bytes:
+    return _SIZE.pack(len(plane)) + pack([plane])
+
+
+def _packed_table(table: bytes) -> bytes:
+    if not table:
+        return b""
+    steps = np.diff(np.frombuffer(table, "<i4"), prepend=np.int32(0))
+    return pack(split(steps.tobytes(), 4, False))
+
+
+def _packed(tokens: bytes) -> bytes:
+    values = np.frombuffer(tokens, np.uint8)
+    form = _form(values)
+    head, bits = _TOKENS.pack(len(tokens), form), _BITS[form]
+    if bits == 8:
+        return head + pack([tokens])
+    most, each = (1 << bits) - 1, 8 // bits
+    padded = np.pad(np.minimum(values, most), (0, -len(values) % each))
+    packed = np.zeros(len(padded) // each, np.uint8)
+    for place in range(each):
+        packed |= padded[place::each] << (place * bits)
+    return head + pack([packed.tobytes()]) + _section(values[values >= most].tobytes())
+
+
+def _form(values: npt.NDArray[np.uint8]) -> int:
+    counts = np.bincount(values, minlength=16)
+    if counts[3:].sum() * 64 < len(values):
+        return 2
+    if counts[15:].sum() * 64 < len(values) < counts[:3].sum() * 4:
+        return 1
+    return 0
+
+
+def _scales(peaks: bytes) -> bytes:
+    """Return the usual scale for most blocks, so that equal depths mean equal distributions."""
+    tops = np.frombuffer(peaks, "<u2").astype(np.int64)
+    moved = tops > 0
+    if not moved.any():
+        return bytes(len(peaks))
+    usual = int(np.percentile(tops[moved], 75))
+    near = (tops >= usual - _BELOW) & (tops <= usual + _ABOVE)
+    scales = np.where(near, usual, tops) - _TOKEN_BITS + _BIAS
+    return np.where(moved, scales, 0).astype("<u2").tobytes()
+
+
+def _table(raw: Bytes, base: Bytes, element: Element) -> tuple[int, bytes]:
+    """Return the table that saves most, and how many bits it goes by; none where none pays."""
+    width, mantissa = element.width, 8 * element.width - 1 - element.exponent
+    count = len(raw) // width
+    if not element.is_float or mantissa < max(_TABLE_BITS) or count < _TABLE_COUNT:
+        return 0, b""
+    stride = -(-count // _SAMPLE)
+    old, new = (np.frombuffer(words, f"<u{width}")[::stride] for words in (base, raw))
+    zigzag, _ = differ(new.tobytes(), old.tobytes(), width, element.exponent, b"")
+    steps = _signed(np.frombuffer(zigzag, f"<u{width}"))
+    best, found = 0.0, (0, b"")
+    for bits in _TABLE_BITS:
+        entries = ((old >> (mantissa - bits)) & ((1 << bits) - 1)).astype(np.int64)
+        table = _medians(entries[::2], steps[::2], 1 << bits)
+        # Of words that it was not made from, since a median fits some noise.
+        gain = _bits(steps[1::2]) - _bits(steps[1::2] - table[entries[1::2]])
+        coded = table.astype("<i4").tobytes()
+        gain = gain * count / len(steps[1::2]) - 8 * len(_packed_table(coded))
+        if gain > best:
+            best, found = gain, (bits, coded)
+    return found
+
+
+def _signed(zigzag: npt.NDArray[Any]) -> _Ints:
+    steps = (zigzag >> 1).astype(np.int64) ^ -(zigzag & 1).astype(np.int64)
+    return steps.clip(-(1 << 30), 1 << 30)
+
+
+def _medians(entries: _Ints, steps: _Ints, count: int) -> _Ints:
+    keys = np.sort((entries << 32) + steps + (1 << 31))
+    starts = np.searchsorted(keys, np.arange(count + 1) << 32)
+    middles = keys[np.minimum((starts[:-1] + starts[1:]) // 2, len(keys) - 1)]
+    return np.where(starts[1:] > starts[:-1], (middles & 0xFFFFFFFF) - (1 << 31), 0)
+
+
+def _bits(steps: _Ints) -> float:
+    return float(np.log2(1 + np.abs(steps)).sum())

@@ -1,0 +1,18 @@
+"""What a delta is made of besides its base."""
+
+from typing import NamedTuple
+
+from modelfs.codecs.base import Bytes
+
+BLOCK = 64  # words that share a scale
+CLASSES = 12
+
+
+class Streams(NamedTuple):
+    """As `delta` describes them, uncompressed."""
+
+    table: Bytes
+    scales: Bytes
+    tokens: list[Bytes]  # of each class
+    lows: Bytes
+    escapes: Bytes
