@@ -43,11 +43,8 @@ class Transpose:
     """A part of the source, transposed."""
 
     def decode(self, payload: Bytes, size: int, source: Bytes) -> bytes:
-        if len(payload) != _PAYLOAD.size:
-            raise ValueError(f"a transposition of {len(payload)} bytes")
-        *numbers, start = _PAYLOAD.unpack(payload)
-        geometry = Geometry(*numbers)
-        if start + size > geometry.size:
+        geometry, start = parse(payload)
+        if not geometry.size or start + size > geometry.size:
             raise ValueError(f"{size} bytes from {start} of {geometry}")
         first, stop = start // geometry.width, -(-(start + size) // geometry.width)
         words = _turned(source, geometry, first, stop)
@@ -60,6 +57,18 @@ def encode(geometry: Geometry, start: int) -> bytes:
     """Return the payload for what begins at byte `start` of the transposed source."""
     numbers = geometry.width, geometry.batch, geometry.rows, geometry.columns
     return _PAYLOAD.pack(*numbers, start)
+
+
+def parse(payload: Bytes) -> tuple[Geometry, int]:
+    """Return what `encode` was given.
+
+    Raises:
+        ValueError: `payload` is of another length.
+    """
+    if len(payload) != _PAYLOAD.size:
+        raise ValueError(f"a transposition of {len(payload)} bytes")
+    *numbers, start = _PAYLOAD.unpack(payload)
+    return Geometry(*numbers), start
 
 
 def whole(source: Bytes, geometry: Geometry) -> bytes:

@@ -5,7 +5,6 @@ one page; the chunks that are derived so are slices of it, and no pages of their
 order, the tensor is made once for as long as it stays in the page cache.
 """
 
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,8 +20,6 @@ from modelfs.store.tables import ChunkId
 # Chunks of which it is remembered what they are slices of. One takes as much memory as its recipe,
 # which is 2 KiB for a tensor of 128 MiB.
 PARTS_MAX: Final = 4096
-
-_PAYLOAD: Final = struct.Struct("<BIIIQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class TransposedParts:
             CorruptChunk: a chunk of the source is damaged.
             ValueError: the recipe does not make anything of that size of it.
         """
-        geometry, start = _geometry_of(recipe)
+        geometry, start = transpose.parse(recipe.payload)
         whole = self._cache.get(
             _key(recipe, geometry),
             lambda: transpose.whole(gather(recipe.runs), geometry),
@@ -76,7 +73,7 @@ class TransposedParts:
 
     def note(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> None:
         """Remember what a chunk is, whose content was found to be right."""
-        geometry, start = _geometry_of(recipe)
+        geometry, start = transpose.parse(recipe.payload)
         with self._lock:
             self._parts[chunk] = _Part(_key(recipe, geometry), start, record.size)
             if len(self._parts) > PARTS_MAX:
@@ -90,11 +87,3 @@ class TransposedParts:
 def _key(recipe: Recipe, geometry: transpose.Geometry) -> bytes:
     # All that the tensor depends on, as bytes: they are compared at once, and take little memory.
     return Recipe(recipe.runs, transpose.encode(geometry, 0)).to_bytes()
-
-
-def _geometry_of(recipe: Recipe) -> tuple[transpose.Geometry, int]:
-    try:
-        width, batch, rows, columns, start = _PAYLOAD.unpack(recipe.payload)
-    except struct.error as exc:
-        raise ValueError(f"a transposition of {len(recipe.payload)} bytes") from exc
-    return transpose.Geometry(width, batch, rows, columns), start

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import xxhash
 
-from modelfs.codecs import CODECS, GENERAL
+from modelfs.codecs import CODECS, DERIVATIONS, GENERAL, delta
+from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import element_of
 from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
@@ -196,3 +197,40 @@ def codec_seeds() -> Iterator[bytes]:
     for number, general in enumerate(GENERAL.values()):
         for raw in (b"", b"a", bytes(SIZE_MAX), b"ab" * 1000):
             yield _CODED_HEAD.pack(number, len(raw)) + general.encode(raw)[:5000]
+
+
+# -- derivations
+
+_DERIVED_HEAD: Final = struct.Struct("<BIH")
+
+
+def derived_chunk(content: bytes) -> None:
+    """Take the first byte for the derivation, four for the size, two for the length of the source.
+
+    The others are the source and the payload; and content and base of a delta of each dtype, too.
+    """
+    if len(content) < _DERIVED_HEAD.size:
+        return
+    number, size, length = _DERIVED_HEAD.unpack_from(content)
+    derivation = DERIVATIONS[list(DERIVATIONS)[number % len(DERIVATIONS)]]
+    rest, size = content[_DERIVED_HEAD.size :], size % (SIZE_MAX + 1)
+    source, payload = rest[:length], rest[length:]
+    with contextlib.suppress(ValueError):
+        decoded = derivation.decode(payload, size, source)
+        assert isinstance(decoded, bytes)
+        assert len(decoded) == size
+    for dtype in DTYPES:
+        coded = delta.encode(payload, source, element_of(dtype))
+        assert DERIVATIONS[CodecId.DELTA].decode(coded, len(payload), source) == payload
+
+
+def derivation_seeds() -> Iterator[bytes]:
+    for number, name in enumerate(DERIVATIONS):
+        raw, stored, source = (
+            (CODED / f"{name.name}.{kind}").read_bytes() for kind in ("raw", "stored", "source")
+        )
+        yield _DERIVED_HEAD.pack(number, len(raw), len(source)) + source + stored
+    for dtype in DTYPES:
+        base, raw = bytes(range(256)) * 8, bytes(range(1, 256)) * 8
+        payload = delta.encode(raw, base, element_of(dtype))
+        yield _DERIVED_HEAD.pack(0, len(raw), len(base)) + base + payload

@@ -59,6 +59,7 @@ TARGETS: Final[dict[str, Target]] = {
     "protobuf": Target(_pure(formats.protobuf_message), formats.protobuf_seeds),
     "records": Target(stored.open_records, stored.record_seeds, ("MSEG", "MDLPACK1")),
     "codecs": Target(_pure(stored.coded_chunk), stored.codec_seeds),
+    "derivations": Target(_pure(stored.derived_chunk), stored.derivation_seeds),
     "control": Target(
         control.open_control,
         control.control_seeds,

@@ -84,7 +84,7 @@ def remove(store: Store, name: bytes) -> None:
         ("base-bf16.safetensors", 0.01),
         ("base-f16.safetensors", 0.01),
         ("base.onnx", 0.01),
-        ("finetune.safetensors", 0.37),
+        ("finetune.safetensors", 0.45),
         ("lora-merged.safetensors", 0.40),
         ("vocab-extended.safetensors", 0.02),
     ],

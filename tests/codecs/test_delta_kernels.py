@@ -1,0 +1,116 @@
+"""Compiled loops of derivations and their numpy twins do the same, and refuse the same."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.codecs import delta_kernels, delta_numpy
+from modelfs.codecs.base import Bytes
+from modelfs.codecs.delta_streams import CLASSES, Streams
+from tests.codecs.test_kernels import compiled
+
+KINDS = [(1, 0), (1, 4), (1, 5), (2, 8), (2, 5), (2, 0), (4, 8), (4, 0), (8, 11), (8, 0)]
+
+
+def both(name: str, *args: object) -> Any:
+    """Return what both do; None if both refuse."""
+    outcomes = []
+    for module in (compiled("_delta"), delta_numpy):
+        try:
+            outcomes.append(getattr(module, name)(*args))
+        except ValueError:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0]
+
+
+def test_what_is_compiled_is_used() -> None:
+    """Where there are compiled loops, the codecs run them."""
+    for name in delta_kernels.__all__:
+        assert getattr(delta_kernels, name) is getattr(compiled("_delta"), name)
+
+
+@st.composite
+def words(draw: st.DrawFn, width: int) -> tuple[bytes, bytes]:
+    """Draw words and others that are near some of them."""
+    random = np.random.default_rng(draw(st.integers(0, 999)))
+    base = np.frombuffer(random.bytes(draw(st.integers(0, 300)) * width), f"<u{width}")
+    bits = draw(st.integers(1, 8 * width - 1))
+    steps = random.integers(0, 1 << bits, len(base), dtype=base.dtype)
+    return (base + steps * (random.random(len(base)) < 0.5)).astype(base.dtype).tobytes(), (
+        base.tobytes()
+    )
+
+
+@given(kind=st.sampled_from(KINDS), data=st.data())
+def test_deltas_are_made_and_undone_alike(kind: tuple[int, int], data: st.DataObject) -> None:
+    """Same steps, same streams, same words; and the same words as there were."""
+    width, exponent = kind
+    raw, base = data.draw(words(width))
+    most = min(8 * width - 1 - exponent, 6) if exponent else 0
+    bits = data.draw(st.integers(0, most))
+    table = np.random.default_rng(bits).integers(-999, 999, 1 << bits).astype("<i4").tobytes()
+    table = table if bits else b""
+    zigzag, peaks = both("differ", raw, base, width, exponent, table)
+    shift = data.draw(st.integers(0, 80))
+    tops = np.frombuffer(peaks, "<u2")
+    scales = np.where(tops > 0, tops + shift, 0).astype("<u2").tobytes()
+    tokens, lows, escapes = both("scatter", zigzag, base, width, exponent, scales)
+    streams = Streams(table, scales, tokens, lows, escapes)
+    assert both("restore", base, width, exponent, streams, b"tail") == raw + b"tail"
+    both("restore", base, width, exponent, data.draw(damaged(streams)), b"")
+
+
+@st.composite
+def damaged(draw: st.DrawFn, streams: Streams) -> Streams:
+    """Draw streams of which one is something else."""
+    name = draw(st.sampled_from(Streams._fields))
+    if name != "tokens":
+        other = draw(st.binary(max_size=40)) + getattr(streams, name)[draw(st.integers(0, 3)) :]
+        return streams._replace(**{name: other})
+    tokens: list[Bytes] = [bytes(each) for each in streams.tokens]
+    place = draw(st.integers(0, CLASSES - 1))
+    tokens[place] = bytes(tokens[place])[draw(st.integers(0, 1)) :] + draw(st.binary(max_size=2))
+    return streams._replace(tokens=tokens)
+
+
+@given(width=st.integers(0, 9), exponent=st.integers(-1, 12), data=st.data())
+def test_other_kinds_are_refused_alike(width: int, exponent: int, data: st.DataObject) -> None:
+    """A width, an exponent or a table that there is not: both refuse, or neither."""
+    raw = data.draw(st.binary(max_size=20))
+    both("differ", raw, bytes(len(raw)), width, exponent, data.draw(st.binary(max_size=16)))
+    both("scatter", raw, bytes(len(raw)), width, exponent, data.draw(st.binary(max_size=4)))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_casts_are_alike(number: int) -> None:
+    """Of all exponents with mantissas at and next to what is rounded to even, and of others."""
+    width = {1: 4, 2: 4, 3: 8, 4: 2, 5: 2}[number]
+    high = np.arange(1 << 16, dtype=f"<u{width}") << (8 * width - 16)
+    half = [0] if width == 2 else [0, 1, (1 << 12) - 1, 1 << 12, (1 << 12) + 1, 0x8000, 0xFFFF]
+    more = [0, (1 << 28) - 1, 1 << 28, (1 << 28) + 1] if width == 8 else []
+    for low in half + more:
+        both("cast", (high | high.dtype.type(low)).tobytes(), number)
+    both("cast", np.random.default_rng(1).bytes(1 << 20), number)
+
+
+@given(source=st.binary(max_size=20), number=st.integers(-1, 7))
+def test_other_casts_are_refused_alike(source: bytes, number: int) -> None:
+    """No such cast, or no such words."""
+    both("cast", source, number)
+
+
+@given(
+    source=st.binary(max_size=96),
+    width=st.integers(0, 17),
+    shape=st.tuples(st.integers(0, 6), st.integers(0, 6)),
+    part=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+)
+def test_transposes_are_alike(
+    source: bytes, width: int, shape: tuple[int, int], part: tuple[int, int]
+) -> None:
+    """Any part of any shape, possible or not."""
+    both("transpose", source, width, *shape, *part)
