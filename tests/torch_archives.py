@@ -64,9 +64,14 @@ def tensor(
     return called("torch._utils", "_rebuild_tensor_v2") + b"(" + b"".join(parts) + b"tR"
 
 
-def mapping(items: Mapping[str | int, bytes]) -> bytes:
-    pairs = ((text(key) if isinstance(key, str) else integer(key)) + items[key] for key in items)
-    return b"}(" + b"".join(pairs) + b"u"
+def mapping(items: Mapping[str | int, bytes], batch: int = 1000) -> bytes:
+    """Return what pickles a dict, so many items at a time."""
+    pairs = [
+        (text(key) if isinstance(key, str) else integer(key)) + value
+        for key, value in items.items()
+    ]
+    batches = (pairs[at : at + batch] for at in range(0, len(pairs), batch))
+    return b"}" + b"".join(b"(" + b"".join(each) + b"u" for each in batches)
 
 
 def listed(*items: bytes) -> bytes:
@@ -79,7 +84,7 @@ def pickled(value: bytes) -> bytes:
 
 def archive(
     pickle: bytes,
-    storages: Mapping[int | str, bytes],
+    storages: Mapping[int, bytes],
     others: Mapping[str, bytes] | None = None,
     *,
     top: str = "archive",

@@ -58,7 +58,7 @@ WINDOW: Final = 1 << 16
 PLACE: Final = 9
 ATOM: Final = 36
 TUPLE: Final = 64
-ENTRY: Final = 90
+ENTRY: Final = 50
 CONTAINER: Final = 250
 
 REBUILD: Final = frozenset(
@@ -84,7 +84,9 @@ class _Tensor:
 
 @dataclass(slots=True)
 class _Container:
-    entries: "list[str | int | _Tensor | _Container]" = field(default_factory=list)  # key, value, .
+    """Its tensors and containers; of a tensor, the index of its storage."""
+
+    entries: "list[str | int | _Container]" = field(default_factory=list)  # key, value, key, ...
     count: int = 0  # how many were appended, those that are no entries included
     depth: int = 0
 
@@ -120,8 +122,8 @@ def _paths(root: _Value) -> Iterator[tuple[int, str]]:
             continue
         value = next(entries)
         path = f"{prefix}{key}"[:MAX_NAME]
-        if isinstance(value, _Tensor):
-            yield value.index, path
+        if isinstance(value, int):
+            yield value, path
         elif isinstance(value, _Container):
             open_containers.append((iter(value.entries), f"{path}."))
 
@@ -191,11 +193,12 @@ class _Machine:
         self._stack: list[_Value] = []
         self._marks: list[int] = []
         self._memo: list[_Value] = []
-        self._do = self._opcodes()
 
     def run(self) -> _Value:
         """Return what is at the top of the stack at the end."""
-        stack, do, byte = self._stack, self._do, self._source.byte
+        # Not kept: what the machine holds is to be gone when it is, and not when cycles are looked
+        # for.
+        stack, do, byte = self._stack, self._opcodes(), self._source.byte
         try:
             for _ in range(MAX_OPCODES):
                 code = byte()
@@ -398,7 +401,7 @@ class _Machine:
         elif not isinstance(value, _Tensor):
             return
         self._tree.take(ENTRY)
-        container.entries += (key, value)
+        container.entries += (key, value.index if isinstance(value, _Tensor) else value)
 
     def _release(self, value: _Value) -> None:
         # What tuples within tuples within tuples take is given back at the end alone.
@@ -449,10 +452,12 @@ class _Machine:
             name = function.name if isinstance(function, _Global) else ""
         if name in REBUILD and isinstance(args, tuple):
             return self._tensor(args)
-        if not isinstance(args, _Container):
+        if not isinstance(args, _Container) or not args.entries:
             return _Container()
-        alone = len(args.entries) == 2
-        return args.entries[1] if alone else args
+        if len(args.entries) > 2:
+            return args
+        alone = args.entries[1]
+        return _Tensor(alone) if isinstance(alone, int) else alone
 
     def _tensor(self, args: tuple[_Value, ...]) -> _Value:
         match args:

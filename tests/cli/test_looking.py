@@ -92,9 +92,9 @@ def test_inspect_model(call: Call, family: Path) -> None:
 
 def test_inspect_plain_file(call: Call, family: Path) -> None:
     """A file without tensors has a summary only."""
-    out = call("inspect", "--store", family, "/base.pt").out
-    assert "plain, 965 KiB" in out
-    assert "965 KiB of that for this file alone" in out
+    out = call("inspect", "--store", family, "/README.md").out
+    assert "plain, 1.31 KiB" in out
+    assert "of that for this file alone" in out
     assert "dtype" not in out
 
 

@@ -12,6 +12,7 @@ from modelfs.formats.protobuf import MAX_FIELDS
 from modelfs.formats.safetensors import ENTRY_WINDOWS, MAX_HEADER_SIZE
 from modelfs.formats.sniff import recognise
 from tests.fuzzing.formats import message, model_of
+from tests.torch_archives import archive, called, listed, mapping, pickled, tensor, text
 
 # A lesser allowance is reached sooner. What a scan takes besides is what it is for the real one,
 # with which nothing below takes more than 50 MiB.
@@ -193,6 +194,88 @@ def test_fields_without_end() -> None:
     assert file.size < MAX_FIELDS
     _, peak = scanned(file.read_at, file.size)
     assert peak < 1 << 20
+
+
+def archive_of(count: int, name: Callable[[int], str], size: tuple[int, ...] = (1,)) -> bytes:
+    """Return an archive of so many tensors of a byte each, which share texts as torch's do."""
+    kind = "ByteStorage"
+    state: dict[str | int, bytes] = {name(at): tensor(at, size, kind=kind) for at in range(count)}
+    shared = [text("storage"), text("cpu"), called("torch", kind)]
+    value = mapping(state)
+    for number, each in enumerate(shared):
+        value = value.replace(each, b"h%c" % number)
+    begin = b"".join(each + b"\x940" for each in shared)
+    return archive(pickled(begin + value), dict.fromkeys(range(count), b"x"))
+
+
+@pytest.mark.usefixtures("small")
+def test_as_many_storages_as_the_largest_models_have() -> None:
+    """In the sixteenth of what is allowed there is room for a sixteenth of 100,000 storages."""
+    content = archive_of(6250, "model.layers.{:06}.mlp.experts.weight_scale_inv".format)
+    layout, peak = scanned(reader(content), len(content))
+    assert len(layout.spans) == 6250
+    assert layout.spans[-1].name == "model.layers.006249.mlp.experts.weight_scale_inv"
+    assert peak < SMALL + BESIDES
+
+
+@pytest.mark.usefixtures("small")
+def test_a_pickle_past_all_bounds_costs_names() -> None:
+    """Storages for which there is memory are spans, though there is none for what they are."""
+    content = archive_of(5_000, lambda at: f"{at}" + "\U0001f600" * 100)
+    layout, peak = scanned(reader(content), len(content))
+    assert [span.name for span in layout.spans] == [f"data/{at}" for at in range(5_000)]
+    assert peak < SMALL + BESIDES
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(
+            archive(pickled(b"N"), dict.fromkeys(range(12_000), b"x")), id="tiny storages"
+        ),
+        pytest.param(archive_of(1_500, "{}".format, (1,) * 60), id="dimensions"),
+    ],
+)
+def test_storages_past_all_bounds_are_plain_bytes(content: bytes) -> None:
+    """An archive with more storages, or dimensions, than there is memory for is not taken apart."""
+    layout, peak = scanned(reader(content), len(content))
+    assert layout.format is Format.PLAIN
+    assert peak < SMALL + BESIDES
+
+
+TENSOR: Final = tensor(0, [1])
+BOMBS: Final[dict[str, bytes]] = {
+    "marks": b"(",
+    "nothing": b"N",
+    "containers": b"}",
+    "containers in containers": b"]",
+    "tuples": b")",
+    "tuples in tuples": b"\x85",
+    "wide tuples": b"NNN\x87a]",
+    "the memo": b"\x94",
+    "texts in the memo": text("x" * 500) + b"\x940",
+    "wide texts": text("\U0001f600" * 125),
+    "long texts": text("x" * 1_000_000),
+    "long bytes": b"B" + struct.pack("<I", 1_000_000) + bytes(1_000_000),
+    "long integers": b"\x8b" + struct.pack("<I", 1_000_000) + bytes(1_000_000),
+    "names": called("torch", "x" * 500),
+    "tensors": TENSOR + b"a",
+    "tensors ever deeper": listed(TENSOR),
+    "keys": text("x" * 500) + TENSOR + b"s",
+}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", BOMBS)
+def test_pickles_without_end(name: str) -> None:
+    """Whatever a pickle says again and again, its storage is a span, and memory is bounded."""
+    begin = b"\x80\x02" + (b"}" if name == "keys" else b"]")
+    period = BOMBS[name]
+    content = archive(begin + b"N" + period * (1_500_000 // len(period)), {0: b"1234"})
+    layout, peak = scanned(reader(content), len(content))
+    assert [span.name for span in layout.spans] == ["data/0"]
+    assert peak < SMALL + BESIDES
 
 
 @pytest.mark.parametrize("length", [1 << 31, 1 << 62, (1 << 63) - 1, (1 << 64) - 1])

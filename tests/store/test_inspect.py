@@ -74,9 +74,9 @@ def test_tensors(family: Store) -> None:
 
 def test_formats(family: Store) -> None:
     """A report names the format that a file was recognised as."""
-    names = ("base.safetensors", "base.onnx", "base-external.onnx.data", "base.pt")
+    names = ("base.safetensors", "base.onnx", "base-external.onnx.data", "base.pt", "README.md")
     formats = [report_on(family, name).format for name in names]
-    assert formats == ["safetensors", "onnx", "onnx_data", "plain"]
+    assert formats == ["safetensors", "onnx", "onnx_data", "torch", "plain"]
 
 
 def test_sums(family: Store) -> None:
@@ -121,7 +121,12 @@ def test_shared_tensors(family: Store) -> None:
     """Of each tensor, the files and tensors that have the same chunks are named."""
     report = report_on(family, "base.onnx")
     by_name = {tensor.name: tensor for tensor in report.tensors}
-    others = {"/base.safetensors", "/base-external.onnx.data", "/lora-merged.safetensors"}
+    others = {
+        "/base.safetensors",
+        "/base.pt",
+        "/base-external.onnx.data",
+        "/lora-merged.safetensors",
+    }
     shared_with = by_name[EMBEDDING].shared_with
     assert sharers(shared_with) == {(path, EMBEDDING) for path in others}
     assert {each.bytes for each in shared_with} == {by_name[EMBEDDING].bytes}
