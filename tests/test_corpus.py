@@ -37,7 +37,7 @@ def test_no_input_is_mistaken(name: str, tmp_path: Path) -> None:
             tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["safetensors", "onnx"])
+@pytest.mark.parametrize("name", ["safetensors", "onnx", "torch"])
 def test_files_read_back(name: str, tmp_path: Path) -> None:
     """Whatever an input is taken for, a file of it reads back byte for byte."""
     contents = [*seeds(TARGETS[name]), *kept(name)]

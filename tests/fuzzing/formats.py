@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,10 @@ from modelfs.formats.protobuf import Event, Kind, Walk, packed_varints
 from modelfs.formats.sniff import external_layout, recognise
 from modelfs.store.chunker import Cutter
 from modelfs.store.ranges import RangeSet
+from tests.torch_archives import archive, mapping, pickled, tensor
 
+TORCH: Final = Path(__file__).parents[1] / "data" / "torch"
+STORAGES: Final = {key: bytes(24) for key in range(4)}
 SLICE: Final = Path(__file__).parents[1] / "data" / "minilm-slice"
 CHUNK: Final = 4096
 # Longer files are not cut and put together again: the data need not be there for a header.
@@ -133,6 +137,27 @@ def varint(number: int) -> bytes:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*groups, number])
+
+
+# -- torch
+
+
+def torch_file(content: bytes) -> None:
+    """Take bytes for an archive, and for the pickle of one."""
+    check_file(content)
+    layout = check_file(archive(content, STORAGES))
+    assert layout.format is Format.TORCH
+    assert len(layout.spans) == len(STORAGES)
+
+
+def torch_seeds() -> Iterator[bytes]:
+    for path in sorted(TORCH.glob("*.pt")):
+        content = path.read_bytes()
+        yield content
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                yield file.read(next(name for name in file.namelist() if "/data.pkl" in name))
+    yield archive(pickled(mapping({"a": tensor(0, [6])})), STORAGES, aligned=1)
 
 
 # -- protobuf

@@ -56,6 +56,17 @@ TARGETS: Final[dict[str, Target]] = {
         formats.onnx_seeds,
         ("location", "offset", "length", "../", "9223372036854775807"),
     ),
+    "torch": Target(
+        _pure(formats.torch_file),
+        formats.torch_seeds,
+        (
+            "archive/data/1",
+            "torch._utils",
+            "_rebuild_tensor_v2",
+            "FloatStorage",
+            "storage",
+        ),
+    ),
     "protobuf": Target(_pure(formats.protobuf_message), formats.protobuf_seeds),
     "records": Target(stored.open_records, stored.record_seeds, ("MSEG", "MDLPACK1")),
     "codecs": Target(_pure(stored.coded_chunk), stored.codec_seeds),
