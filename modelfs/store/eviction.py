@@ -19,6 +19,10 @@ add up, times their number:
 
 The lowest goes, and its priority is the inflation from then on. So a page that nobody uses is
 overtaken by new ones, later the dearer it is to make.
+
+Pages come before they are used, when a file is read ahead, and cheap ones would go at once from a
+cache full of dear ones. So the newest are not weighed until others have come after them (a window
+as in Einziger et al., "TinyLFU", ACM TOS 13, 2017).
 """
 
 import heapq
@@ -26,6 +30,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+# The part of the cache that the newest pages have to themselves: two sequential readers' pages of
+# the default one.
+WINDOW_PART: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,8 @@ class Policy(Protocol):
 class Lru:
     """The least recently used goes first."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._order: OrderedDict[Hashable, None] = OrderedDict()
 
     def add(self, key: Hashable, worth: Worth) -> None:
@@ -81,6 +90,7 @@ class _Ranked:
     rank: float  # in the heap: the priority that it had when it was put there
     number: int  # the older first
     key: Hashable = field(compare=False)
+    size: int = field(compare=False)
     gain: float = field(compare=False)  # of priority with every use
     uses: int = field(default=1, compare=False)
     priority: float = field(default=0.0, compare=False)
@@ -93,17 +103,30 @@ class Shared:
     comes to the top with a higher priority than its place is put back, once for all uses since.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
         self._pages: dict[Hashable, _Ranked] = {}
-        self._heap: list[_Ranked] = []
+        self._heap: list[_Ranked] = []  # of pages that are weighed
+        self._window: OrderedDict[Hashable, _Ranked] = OrderedDict()  # of those that are too new
+        self._room = capacity // WINDOW_PART  # left in the window
         self._inflation = 0.0
         self._added = 0
 
     def add(self, key: Hashable, worth: Worth) -> None:
         self._added += 1
         gain = max(1, worth.needed) * worth.seconds / max(1, worth.size)
-        rank = self._inflation + gain
-        self._pages[key] = page = _Ranked(rank, self._added, key, gain, priority=rank)
+        page = _Ranked(0.0, self._added, key, worth.size, gain, priority=self._inflation + gain)
+        self._pages[key] = self._window[key] = page
+        self._room -= page.size
+        while self._room < 0:
+            self._weigh(self._oldest())
+
+    def _oldest(self) -> _Ranked:
+        _, page = self._window.popitem(last=False)
+        self._room += page.size
+        return page
+
+    def _weigh(self, page: _Ranked) -> None:
+        page.rank = page.priority
         heapq.heappush(self._heap, page)
 
     def use(self, key: Hashable) -> None:
@@ -112,14 +135,18 @@ class Shared:
         page.priority = self._inflation + page.uses * page.gain
 
     def drop(self, key: Hashable) -> None:
-        del self._pages[key]
+        page = self._pages.pop(key)
+        if self._window.pop(key, None) is not None:
+            self._room += page.size
         # Its place in the heap stays until it comes to the top, but not the places of many.
         if len(self._heap) > 2 * len(self._pages) + 64:
-            self._heap = [page for page in self._heap if self._pages.get(page.key) is page]
+            self._heap = [each for each in self._heap if self._pages.get(each.key) is each]
             heapq.heapify(self._heap)
 
     def evict(self) -> Hashable:
-        while True:
+        if self._window and self._room < next(iter(self._window.values())).size:
+            self._weigh(self._oldest())  # what is to come will take its place
+        while self._heap:
             page = heapq.heappop(self._heap)
             if self._pages.get(page.key) is not page:
                 continue  # dropped before
@@ -130,6 +157,9 @@ class Shared:
             self._inflation = page.priority
             del self._pages[page.key]
             return page.key
+        page = self._oldest()
+        del self._pages[page.key]
+        return page.key
 
 
-POLICIES: Final[dict[str, Callable[[], Policy]]] = {"lru": Lru, "shared": Shared}
+POLICIES: Final[dict[str, Callable[[int], Policy]]] = {"lru": Lru, "shared": Shared}

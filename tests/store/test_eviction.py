@@ -38,7 +38,7 @@ def kept(cache: PageCache, *keys: str) -> set[str]:
 
 def test_lru_drops_the_least_recently_used() -> None:
     """A use makes a page the last to go; what it is worth makes no difference."""
-    policy = Lru()
+    policy = Lru(30)
     for key, needed in (("a", 1), ("b", 9), ("c", 1)):
         policy.add(key, Worth(10, 5.0 * needed, needed))
     policy.use("a")
@@ -109,6 +109,17 @@ def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
     assert found == {"lru": 0, "shared": 8}
 
 
+def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
+    """New pages stay until a quarter of the cache came after them, however little they cost."""
+    cache = PageCache(400, "shared", clock)
+    for number in range(40):
+        cache.get(number, clock.load(10, 100), needed=1 + number)
+    for number in range(100, 200):
+        cache.get(number, clock.load(10, 1))
+        newest = range(max(100, number - 9), number + 1)
+        assert all(cache.peek(each) is not None for each in newest)
+
+
 def test_what_is_made_of_others_costs_what_they_do(clock: Clock) -> None:
     """A page whose source was in the cache is worth as much as if it had not been."""
     cache = PageCache(30, "shared", clock)
@@ -143,7 +154,7 @@ def test_a_failed_load_costs_nobody(clock: Clock) -> None:
 
 def test_shared_remembers_only_what_is_there() -> None:
     """However many pages come and go, and how, a policy holds a bounded number of places."""
-    policy, rng = Shared(), random.Random(1)
+    policy, rng = Shared(40), random.Random(1)
     there: set[int] = set()
     for number in range(5000):
         policy.add(number, Worth(10, rng.random(), rng.randrange(4)))
