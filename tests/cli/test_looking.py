@@ -10,7 +10,8 @@ from modelfs.store.store import Store
 from modelfs.store.tables import ROOT
 from tests.cli.calling import Call, Fake
 from tests.mounting import MODELS, modelfs
-from tests.store.stores import ME, new_file
+from tests.store.samples import CHUNK, TOP, fill
+from tests.store.stores import ME, new_file, new_store
 
 KEYS = [
     *("files", "logical_bytes", "stored_bytes", "disk_bytes", "chunks", "shared_bytes"),
@@ -96,6 +97,27 @@ def test_inspect_plain_file(call: Call, family: Path) -> None:
     assert "plain, 1.31 KiB" in out
     assert "of that for this file alone" in out
     assert "dtype" not in out
+
+
+def test_inspect_derived(call: Call, tmp_path: Path) -> None:
+    """What a tensor derives from is named, be it in a file or not; stats tell what is held."""
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    fill(path)
+    out = call("inspect", "--store", path, TOP.decode()).out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("t")}
+    assert "from" in out
+    assert "/bottom.safetensors: t0" in lines["t1"]
+    assert "held only as a base" in lines["t2"]
+    report = call("inspect", "--store", path, TOP.decode(), "--json").json
+    base = {"path": "/bottom.safetensors", "tensor": "t0", "bytes": 50_000}
+    assert [tensor["derived_from"] for tensor in report["tensors"]] == [
+        [],
+        [base],
+        [{"path": None, "tensor": None, "bytes": 40_000}],
+    ]
+    stats = call("stats", path).out
+    assert "64.0 KiB of that, 1 chunk, only as bases of others" in stats
+    assert "files that `modelfs optimize` has not looked at" in stats
 
 
 def test_inspect_json(call: Call, family: Path) -> None:
