@@ -11,8 +11,8 @@ What a chunk derives from, its recipe says, and the rows of lineage are made to 
 derived chunk is judged when its sources are. If one of those is lost, nothing can be said of its
 content, and so its recipe is believed if the record has its checksum: it comes back with that one.
 
-Chunks in packs that are damaged themselves are copied to a new pack; what is left of the file goes
-to quarantine. Of a chunk whose bytes alone are damaged, these go there, and the pack stays.
+Chunks in packs that are damaged themselves are copied to a new pack; `repair_pack_rows` sees to
+what is left of the file. Of a chunk whose bytes alone are damaged, these go to quarantine.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from modelfs.errors import CorruptChunk, CorruptData
 from modelfs.store.check_chunks import form_problem
 from modelfs.store.check_packs import entry_of
 from modelfs.store.mending import Mending
-from modelfs.store.pack import pack_name
 from modelfs.store.records import UNKNOWN, Chunk, ChunkKind, PackRow
-from modelfs.store.repair_packs import PackState, look_into
+from modelfs.store.repair_pack_rows import mend_pack_rows
+from modelfs.store.repair_packs import look_into
 from modelfs.store.segment import Entry
 from modelfs.store.tables import ChunkId, PackId, Table, number_key, number_of, pair_key
 from modelfs.store.totals import NEXT_PACK
@@ -48,7 +48,7 @@ def mend_chunks(mending: Mending) -> None:
     mender.relink()
     mender.tell()
     mender.move()
-    mender.mend_rows()
+    mend_pack_rows(mending, mender.states, mender.damaged)
 
 
 class _ChunkMender:
@@ -59,10 +59,10 @@ class _ChunkMender:
         self._largest = mending.store.superblock.chunk_size
         view = mending.view()
         self._needed = view.usage.uses.keys() | view.links_of.pins.keys()
-        self._states = {pack: look_into(self._packs, pack) for pack in self._all_packs()}
-        self._damaged = {
+        self.states = {pack: look_into(self._packs, pack) for pack in self._all_packs()}
+        self.damaged = {
             pack
-            for pack, state in self._states.items()
+            for pack, state in self.states.items()
             if state.is_damaged(self._chunks.pack_row(pack).stop)
         }
         self._moving: dict[ChunkId, Chunk] = {}  # intact, but in no place to stay
@@ -140,16 +140,16 @@ class _ChunkMender:
             return True
         if record.is_lost:
             # Unless a pack is here that was not: it may have been found, and put back.
-            return any(state.has(chunk) for state in self._states.values())
+            return any(state.has(chunk) for state in self.states.values())
         return (
             chunk in self._mending.found.damaged | self._mending.found.endless
-            or record.pack in self._damaged
+            or record.pack in self.damaged
             or not self._is_told(chunk, record)
             or chunk not in self._chunks.with_digest(record.digest)
         )
 
     def _is_told(self, chunk: ChunkId, record: Chunk) -> bool:
-        return entry_of(chunk, record) in self._states[record.pack].entries.get(chunk, [])
+        return entry_of(chunk, record) in self.states[record.pack].entries.get(chunk, [])
 
     def _judge(self, chunk: ChunkId, record: Chunk | None) -> bool:
         """Say what a chunk is; False if that depends on what it derives from."""
@@ -164,7 +164,7 @@ class _ChunkMender:
         return True
 
     def _take(self, chunk: ChunkId, record: Chunk | None, right: Chunk) -> None:
-        if right.pack in self._damaged or not self._is_told(chunk, right):
+        if right.pack in self.damaged or not self._is_told(chunk, right):
             self._moving[chunk] = right
         self._put(chunk, right)
         self._found += record != right
@@ -218,8 +218,8 @@ class _ChunkMender:
     def _candidates(self, chunk: ChunkId, record: Chunk | None) -> Iterator[Chunk]:
         if record is not None and not record.is_lost:
             yield dataclasses.replace(record, proof=0)  # which may be what is damaged
-        for pack in sorted(self._states, reverse=True):
-            for entry in self._states[pack].named(chunk):
+        for pack in sorted(self.states, reverse=True):
+            for entry in self.states[pack].named(chunk):
                 yield _record(entry, pack, record)
 
     def _fits(self, chunk: ChunkId, record: Chunk | None, right: Chunk) -> bool:
@@ -292,7 +292,7 @@ class _ChunkMender:
 
     def _keep_stored(self, chunk: ChunkId, record: Chunk) -> None:
         # In a damaged pack they are kept with the whole file.
-        if record.pack not in self._damaged and form_problem(record, self._largest) is None:
+        if record.pack not in self.damaged and form_problem(record, self._largest) is None:
             with contextlib.suppress(CorruptData, OSError):
                 stored = self._packs.read(record.pack, record.offset, record.stored)
                 self._mending.quarantine.add_content(f"chunk-{chunk}", stored)
@@ -320,7 +320,7 @@ class _ChunkMender:
         """Copy the chunks to a new pack that have no place to stay."""
         if not self._moving and not self._shortened:
             return
-        numbers = [pack for pack in self._states if pack < PACK_END]
+        numbers = [pack for pack in self.states if pack < PACK_END]
         following = max([self._mending.store.totals.get(NEXT_PACK) - 1, *numbers]) + 1
         self._packs.open_at(None, PackId(following))
         writer = self._mending.store.writer()
@@ -335,7 +335,7 @@ class _ChunkMender:
         for pack, tail in written.tails.items():
             self._mending.put(Table.PACKS, number_key(pack), PackRow(tail.stop, 0).to_bytes())
             self._mending.store.totals.set(NEXT_PACK, pack + 1)
-            self._states[PackId(pack)] = look_into(self._packs, PackId(pack))
+            self.states[PackId(pack)] = look_into(self._packs, PackId(pack))
         self._mending.mended(f"chunks that were copied to a new pack: {len(written.moved)}")
 
     def _put_plain(self, chunk: ChunkId, writer: ChunkWriter) -> None:
@@ -343,42 +343,6 @@ class _ChunkMender:
             record = self._chunks.record(chunk)
             plain = dataclasses.replace(record, kind=ChunkKind.PLAIN, codec=CodecId.RAW)
             writer.copy(chunk, plain, self._chunks.load_anew(chunk, record))
-
-    # -- the packs
-
-    def mend_rows(self) -> None:
-        """Let every pack in which something lies have a row that says where it ends."""
-        needed: dict[PackId, int] = {}
-        for _, record in self._mending.rows(Table.CHUNKS):
-            if not record.is_lost:
-                stop = record.offset + record.stored
-                needed[record.pack] = max(needed.get(record.pack, 0), stop)
-        for pack, state in self._states.items():
-            if pack in self._damaged:
-                self._retire(pack, state)
-            elif pack in needed:
-                self._mend_row(state, needed[pack])
-            elif self._chunks.pack_row(pack).stop not in state.ends:
-                self._retire(pack, state)
-
-    def _retire(self, pack: PackId, state: PackState) -> None:
-        if self._mending.index.get(Table.PACKS, number_key(pack)) is None:
-            return  # never committed: removed when the store is opened
-        self._mending.drop(Table.PACKS, number_key(pack), "the pack is damaged or missing")
-        if state.length >= 0:
-            self._mending.quarantine.add_file(self._packs.folder / pack_name(pack))
-            self._mending.mended(f"pack {pack} was damaged: set aside, what was intact is copied")
-        else:
-            self._mending.mended(f"pack {pack} is missing, and no longer looked for")
-
-    def _mend_row(self, state: PackState, needed: int) -> None:
-        row = self._chunks.pack_row(state.pack)
-        if row.stop not in state.ends or row.stop < needed:
-            stop = next(end for end in state.ends if end >= needed)
-            self._mending.put(
-                Table.PACKS, number_key(state.pack), PackRow(stop, row.live).to_bytes()
-            )
-            self._mending.mended(f"pack {state.pack} is vouched for up to {stop} again")
 
 
 def _record(entry: Entry, pack: PackId, like: Chunk | None) -> Chunk:

@@ -14,6 +14,7 @@ from modelfs.store.quarantine import FOLDER
 from modelfs.store.ranges import RangeSet
 from modelfs.store.records import ChunkKind, Extent, StagedWindow
 from modelfs.store.repair import Outcome, RepairReport, repair
+from modelfs.store.repair_packs import look_into
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, ChunkId, Table, number_key, pair_key
 from tests.store.repairing import (
@@ -167,6 +168,15 @@ def test_a_short_pack_costs_what_was_behind(sample: Sample, good: Contents, cut:
     assert BASE in failed
     whole = unreadable(sample.path, BASE, bytes_of(good, BASE))
     assert (1000 // PIECE not in whole) == (cut == 500_000)
+
+
+def test_a_pack_may_lose_its_row_and_bytes(sample: Sample, good: Contents) -> None:
+    """A damaged pack that no row knows is not taken for one that is back."""
+    flip(sample, 1000)
+    overwrite(sample.pack, look_into(sample.store.packs, PACK).ends[1] + 24, b"damaged")
+    sample.delete(Table.PACKS, number_key(PACK))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) >= set(SHARERS)
 
 
 def second_pack(sample: Sample) -> tuple[Path, Path]:
