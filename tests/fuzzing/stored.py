@@ -15,6 +15,7 @@ from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.check_decode import DECODERS
 from modelfs.store.pack import Packs, pack_name, pack_number
+from modelfs.store.recipe import Recipe, SourceRun, joined
 from modelfs.store.records import (
     Chunk,
     Dentry,
@@ -27,7 +28,7 @@ from modelfs.store.records import (
     TensorRow,
 )
 from modelfs.store.segment import PAGE, Entry
-from modelfs.store.tables import PackId
+from modelfs.store.tables import ChunkId, PackId
 
 GOLDEN: Final = Path(__file__).parents[1] / "store" / "golden"
 CODED: Final = Path(__file__).parents[1] / "codecs" / "golden"
@@ -46,6 +47,8 @@ RECORDS: Final[tuple[tuple[str, Callable[[bytes], Any]], ...]] = (
     ("window", StagedWindow.from_bytes),
     ("tensor", lambda value: TensorRow.from_bytes(7, value)),
 )
+# Seeds besides: records of a younger format.
+YOUNGER: Final = {"chunk": ("chunk2", "lost2")}
 
 
 # -- records, rows and packs
@@ -73,8 +76,10 @@ class Stored:
             self._check_pack(body)
         elif kind < 192:
             self._check_pack(_signed(body))
-        else:
+        elif kind < 224:
             check_pack_name(body)
+        else:
+            check_recipe(body)
 
     def _check_pack(self, segments: bytes) -> None:
         data = self._head + segments
@@ -108,6 +113,16 @@ def check_row(kind: int, body: bytes) -> None:
     key, value = body[1 : 1 + length], body[1 + length :]
     with contextlib.suppress(CorruptIndex):
         DECODERS[tables[kind % len(tables)]](key, value)
+
+
+def check_recipe(body: bytes) -> None:
+    """What decodes is written as the same bytes, and its runs stay the same when joined."""
+    with contextlib.suppress(ValueError):
+        recipe = Recipe.from_bytes(body)
+        assert recipe.to_bytes() == body
+        shorter = joined(recipe.runs)
+        assert sum(run.length for run in shorter) == sum(run.length for run in recipe.runs)
+        assert {run.chunk for run in shorter} == set(recipe.sources)
 
 
 def check_pack_name(body: bytes) -> None:
@@ -146,6 +161,8 @@ def record_seeds() -> Iterator[bytes]:
     for kind, (name, _) in enumerate(RECORDS):
         value = (GOLDEN / f"{name}.record").read_bytes()
         yield bytes([kind]) + value
+        for younger in YOUNGER.get(name, ()):
+            yield bytes([kind]) + (GOLDEN / f"{younger}.record").read_bytes()
         for row in range(len(RECORDS), len(RECORDS) + len(DECODERS)):
             for length in (8, 16, 20):
                 yield bytes([row, length]) + bytes(length) + value
@@ -157,6 +174,8 @@ def record_seeds() -> Iterator[bytes]:
     count = int.from_bytes(segment[4:8], "little")
     yield bytes([64]) + segment
     yield bytes([128]) + segment[24 : 24 + count * Entry.LAYOUT.size]
+    runs = SourceRun(ChunkId(7), 0, 5), SourceRun(ChunkId(7), 5, 9), SourceRun(ChunkId(3), 0, 1)
+    yield bytes([224]) + Recipe(runs, b"payload").to_bytes()
     yield bytes([192]) + b"00000001"
     yield bytes([192]) + "\u0661.pack".encode()
 

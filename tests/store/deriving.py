@@ -5,6 +5,7 @@ import dataclasses
 import xxhash
 
 from modelfs.codecs.base import CodecId
+from modelfs.store.lineage import DEPTH
 from modelfs.store.recipe import Recipe, SourceRun
 from modelfs.store.records import Chunk, ChunkKind
 from modelfs.store.store import Store
@@ -36,3 +37,17 @@ def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> Non
     written = writer.finish()
     while not store.intake.take_written(written):
         pass
+
+
+def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
+    """Derive a chunk from one that its content is in, if it may be; say whether it is."""
+    find = store.chunks.find
+    if chunk == source or not all(map(find, (chunk, source))):
+        return False
+    content, other = (store.chunks.load_current(each) for each in (chunk, source))
+    at = other.find(content)
+    lineage = store.chunks.lineage
+    if at < 0 or not lineage.may_derive(chunk, CodecId.GATHER, (source,), find, DEPTH):
+        return False
+    derive(store, chunk, (source, at, len(content)))
+    return True

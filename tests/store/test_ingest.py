@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from itertools import permutations
 from pathlib import Path
 from random import Random
 
@@ -20,7 +21,8 @@ from modelfs.store.content import WritePart, write_part
 from modelfs.store.ingest import Pass, Step
 from modelfs.store.intake import Flush
 from modelfs.store.store import Commit, Store
-from modelfs.store.tables import ROOT
+from modelfs.store.tables import ROOT, ChunkId, Table, number_of
+from tests.store.deriving import derive_if_possible
 from tests.store.histories import File
 from tests.store.stores import (
     Box,
@@ -171,6 +173,15 @@ class Files(RuleBasedStateMachine):
             self.seal()
             self.store.collect()
             self.sync()
+
+    @rule(which=st.integers(0, 9))
+    def derive(self, which: int) -> None:
+        """Store some chunk as a part of another, if there are two like that."""
+        chunks = [ChunkId(number_of(key)) for key, _ in self.store.index.pages(Table.CHUNKS)]
+        pairs = list(permutations(chunks[:20], 2))
+        for at in range(len(pairs)):
+            if derive_if_possible(self.store, *pairs[(at + 7 * which) % len(pairs)]):
+                return
 
     @rule()
     def reopen(self) -> None:
