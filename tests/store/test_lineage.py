@@ -89,6 +89,22 @@ def test_chains_are_short_and_end(
         index.close()
 
 
+def test_deltas_count_through_every_source(opened: Store) -> None:
+    """The source that is most steps away may not be the one with most deltas."""
+    lineage, delta, cast = opened.chunks.lineage, CodecId.DELTA, CodecId.CAST
+    one, two, three, four, five = map(ChunkId, range(1, 6))
+    graph: Graph = {three: (cast, (two,)), two: (cast, (one,)), four: (delta, (one,))}
+    with opened.index.change():
+        for chunk, (_, sources) in graph.items():
+            lineage.link(chunk, *sources)
+    assert lineage.may_derive(five, cast, (three, four), finder(graph), 1)
+    assert not lineage.may_derive(five, delta, (three, four), finder(graph), 1)
+    assert lineage.may_derive(five, delta, (three,), finder(graph), 1)
+    with opened.index.change():
+        for chunk, (_, sources) in graph.items():
+            lineage.unlink(chunk, *sources)
+
+
 def finder(graph: Graph) -> lineage_module.Find:
     def find(chunk: ChunkId) -> Chunk:
         codec, sources = graph.get(chunk, (CodecId.RAW, ()))
