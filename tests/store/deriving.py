@@ -9,13 +9,18 @@ from modelfs.store.lineage import DEPTH
 from modelfs.store.recipe import Recipe, SourceRun
 from modelfs.store.records import Chunk, ChunkKind
 from modelfs.store.store import Store
-from modelfs.store.tables import ChunkId, InodeNumber
+from modelfs.store.tables import ChunkId, InodeNumber, Table, number_of
 
 
 def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
     """Return the chunk that has a byte of a file."""
     (extent,) = store.maps.overlapping(inode, offset, offset + 1)
     return extent.chunk
+
+
+def held(store: Store) -> list[ChunkId]:
+    """Return the chunks that only others need."""
+    return [ChunkId(number_of(key)) for key, _ in store.index.pages(Table.HELD)]
 
 
 def gathered(store: Store, chunk: ChunkId) -> Chunk:

@@ -10,7 +10,7 @@ from modelfs.store.lineage import CHAIN_MAX
 from modelfs.store.records import ChunkKind
 from modelfs.store.scrub_report import scrub_report
 from modelfs.store.tables import ChunkId, Table, number_key, number_of, pair_key
-from tests.store.deriving import chunk_at, derive
+from tests.store.deriving import chunk_at, derive, held
 from tests.store.samples import BOTTOM, TOP, Sample
 from tests.store.stores import Box, noise, overwrite, pack_path, stored_file
 from tests.store.test_scrub import scrub
@@ -22,7 +22,7 @@ class Kin:
     def __init__(self, sample: Sample) -> None:
         self.bottom = self._of(sample, BOTTOM)[1]
         self.derived, self.orphan = self._of(sample, TOP)[2:]
-        (self.held,) = sample.store.chunks.lineage.held(ChunkId(0), 9)
+        (self.held,) = held(sample.store)
 
     def _of(self, sample: Sample, path: bytes) -> list[ChunkId]:
         return [each.chunk for each in sample.extents(sample.inode(path[1:]))]

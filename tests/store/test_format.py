@@ -27,9 +27,10 @@ from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
 from modelfs.store.index import Index
 from modelfs.store.namespace import Owner
 from modelfs.store.records import FORMAT_VERSION, ChunkKind
+from modelfs.store.relatives import Kind
 from modelfs.store.repair import repair
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT, SINCE_2, Table, number_key
+from modelfs.store.tables import ROOT, SINCE_2, Table, number_key, relative_key
 from tests.store.deriving import chunk_at, derive
 from tests.store.stores import FILE, FOLDER, model_of, new_store, noise
 
@@ -133,7 +134,9 @@ def _derive(store: Store) -> None:
     derive(store, chunk_at(store, derived, start), (base, 50, 4000))
     derive(store, chunk_at(store, derived, start + 4000), (chunk_at(store, old), 96, 4000))
     with store.index.change():
-        store.chunks.settle(base)
+        store.chunks.settle(base, 1)
+        relative = relative_key(Kind.EXACT, SEED, inode, start, 7)
+        store.index.put(Table.RELATIVES, relative, b"")
     names.unlink(ROOT, b"old")
     store.reaper.reap(old)
 

@@ -20,7 +20,7 @@ from modelfs.store.lineage import CHAIN_MAX, Lineage
 from modelfs.store.records import Chunk, ChunkKind
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, ChunkId, InodeNumber, PackId, Table, number_key
-from tests.store.deriving import chunk_at, derive
+from tests.store.deriving import chunk_at, derive, held
 from tests.store.stores import (
     CHUNK,
     Box,
@@ -251,10 +251,6 @@ def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
 def remove(store: Store, *names: bytes) -> None:
     for name in names:
         assert store.reaper.reap(store.namespace.unlink(ROOT, name))
-
-
-def held(store: Store) -> list[ChunkId]:
-    return store.chunks.lineage.held(ChunkId(0), 100)
 
 
 def test_a_source_stays_when_its_file_goes(box: Box) -> None:

@@ -99,6 +99,7 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
         pins=U32,
         proof=U64,
         settled=st.booleans(),
+        element=U8,
     ),
     "pack": st.builds(PackRow, stop=U64, live=U64),
     "window": st.builds(
@@ -160,6 +161,7 @@ EXAMPLES: dict[str, Any] = {
         pins=3,
         proof=0x1020304050607080,
         settled=True,
+        element=5,
     ),
     "pack": PackRow(256 << 20, 200 << 20),
     "window": StagedWindow(5, RangeSet([(0, 10), (4096, 8192)])),
@@ -218,7 +220,7 @@ def test_old_stores_stay_readable(kind: str) -> None:
 
 def test_chunks_of_format_1_stay_readable() -> None:
     """Their records say nothing of what derives from them, nor of a proof, and are made longer."""
-    as_then = dataclasses.replace(EXAMPLES["chunk"], pins=0, proof=0, settled=False)
+    as_then = dataclasses.replace(EXAMPLES["chunk"], pins=0, proof=0, settled=False, element=0)
     for name, record in (("chunk", as_then), ("lost", as_then.as_lost())):
         golden = (GOLDEN / f"{name}.record").read_bytes()
         assert Chunk.from_bytes(golden) == record
