@@ -51,19 +51,22 @@ Measured on all-MiniLM-L6-v2 and fine-tunes by AdamW, chunks of 1 MiB, stored si
 "plain" is byte planes of zigzag steps grouped by the base's exponent, zstd per plane:
 
                                      plain   this
-    fine-tune F32, word embedding     16.3    6.4
-    fine-tune F32, other weights      57.7   56.0
-    fine-tune BF16, word embedding     3.1    1.7
-    fine-tune BF16, other weights     17.8   15.1
+    fine-tune F32, word embedding     18.7    5.8
+    fine-tune F32, other weights      56.0   54.0
+    fine-tune F32                     36.7   29.1
+    fine-tune BF16, word embedding     2.4    1.8
+    fine-tune BF16, other weights     16.4   13.2
+    fine-tune BF16                     9.1    7.3
 
-One core: F32 encodes at 150 MB/s and decodes at 1.2 GB/s, BF16 at 125 and 480 MB/s.
+One core, all of them: F32 encodes at 133 MB/s and decodes at 1.36 GB/s, BF16 at 145 and 570 MB/s.
 
-Tried and rejected: the entropy of steps by exponent and by row of the matrix is no less than by
-exponent alone (dense weights: 52.95 and 53.01 %); one factor for all words and no table
-(word embedding: 21.0 % by entropy, with a table 6.5); blocks of 32 words (0.06 points better, a
-third more work) and of 128 (0.12 worse); scales that are shared only by blocks within an octave or
-two (0.4 points worse: distributions blur). First moments of Adam are no nearer to those of the last
-checkpoint than to anything (93 %, planes alone 84); second moments are (76 %, planes 80).
+Tried on a sample of those chunks with a prototype, and rejected: the entropy of steps by exponent
+and by row of the matrix is no less than by exponent alone (other weights: 52.95 and 53.01 %); one
+factor for all words and no table (word embedding: 21.0 % by entropy, with a table 6.5); blocks of
+32 words (0.06 points better) and of 128 (0.12 worse); scales that are shared only by blocks within
+an octave or two (0.4 points worse: distributions blur). First moments of Adam are no nearer to
+those of the last checkpoint than to anything (93 %, planes alone 84); second moments are (76 %,
+planes 80).
 """
 
 import struct
