@@ -90,7 +90,11 @@ def _peers(corpus: Path, scratch: Path) -> list[Weighed]:
             install(lacking)
         except OSError as exc:
             print(f"tools/bench space: {exc}", file=sys.stderr)  # the rows say what is missing
-    return [weigh(peer, corpus, scratch) for peer in PEERS]
+    rows = []
+    for peer in PEERS:
+        print(f"tools/bench space: {peer.name} ...", file=sys.stderr)
+        rows.append(weigh(peer, corpus, scratch))
+    return rows
 
 
 def _show(figures: ours.Figures, rows: list[Weighed], found: list[Class], total: int) -> None:

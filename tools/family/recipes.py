@@ -1,6 +1,7 @@
 """What is in the family, in the order it is made."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,31 +14,57 @@ from family.training import Recipe, Run, Tokens, prepare, train
 
 WEIGHTS: Final = "model.safetensors"
 
-# The three full fine-tunes. The last is as transformers' Trainer does it, without decay: words that
-# did not occur keep their vectors to the bit.
-FULL: Final = {
-    "finetune-a": Recipe("library", seed=1, steps=80),
-    "finetune-b": Recipe("documents", seed=2, rate=3e-5),
-    "finetune-c": Recipe("packages", seed=3, steps=72, decay=0.0),
-}
-PARTS: Final[dict[str, tuple[str, Recipe, Callable[[Bert], None]]]] = {
-    "last-layer": ("the last layer", Recipe("library", seed=4), variants.last_layer_only),
-    "frozen-embedding": (
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A model trained from the base: `restrict` decides what of it, `words` are new ones."""
+
+    name: str
+    kind: str
+    what: str
+    recipe: Recipe
+    restrict: Callable[[Bert], None] = variants.train_all
+    words: tuple[str, ...] = ()
+
+
+EXPORTED: Final = "finetune-a"  # as BF16 and as ONNX, too
+VARIANTS: Final = (
+    Variant(EXPORTED, "finetune", "all weights", Recipe("library", seed=1, steps=80)),
+    Variant("finetune-b", "finetune", "all weights", Recipe("documents", seed=2, rate=3e-5)),
+    # As transformers' Trainer does it, without decay: words that did not occur keep their vectors.
+    Variant(
+        "finetune-c", "finetune", "all weights", Recipe("packages", seed=3, steps=72, decay=0.0)
+    ),
+    Variant(
+        "last-layer",
+        "last-layer",
+        "the last layer",
+        Recipe("library", seed=4),
+        variants.last_layer_only,
+    ),
+    Variant(
+        "frozen-embedding",
+        "frozen-embedding",
         "all but the embedding",
         Recipe("packages", seed=5),
         variants.frozen_embedding,
     ),
-    "lora-merged": (
+    Variant(
+        "lora-merged",
+        "lora",
         "adapters of rank 8 on query and value, then merged",
         Recipe("library", seed=6, rate=2e-4),
         variants.add_adapters,
     ),
-    "vocabulary": (
-        "8 new rows of the embedding",
-        Recipe("documents", seed=7, rate=1e-3, decay=0.0),  # the old rows stay as they are
+    Variant(
+        "vocabulary",
+        "vocabulary",
+        f"{len(variants.NEW_WORDS)} new rows of the embedding",
+        Recipe("packages", seed=7, rate=1e-3, decay=0.0),  # the old rows stay as they are
         variants.extend_vocabulary,
+        variants.NEW_WORDS,
     ),
-}
+)
 CHECKPOINTED: Final = Recipe("packages", seed=8, steps=96)
 CHECKPOINT_EVERY: Final = 24
 
@@ -67,16 +94,14 @@ class Family:
         self._base = base
         self._config = config
         self._texts = texts
-        self._tokens = Tokens(source / "tokenizer.json")
+        self._published = source / writing.TOKENIZER
 
     def make(self) -> None:
         self._make_base()
-        for name, recipe in FULL.items():
-            run = self._train(name, "finetune", "all weights", recipe)
-            if name == "finetune-a":
-                self._export_finetune(run.model, name)
-        for name, (what, recipe, restrict) in PARTS.items():
-            self._train(name, name, what, recipe, restrict)
+        for variant in VARIANTS:
+            model = self._make_variant(variant)
+            if variant.name == EXPORTED:
+                self._export_finetune(model, variant.name)
         self._make_checkpoints()
 
     def _make_base(self) -> None:
@@ -111,21 +136,17 @@ class Family:
         writing.write_onnx(model, self._folder / name / "onnx" / "model.onnx")
         self._note(f"{name}/onnx/model.onnx", "finetune-onnx", f"{name}, by torch.onnx.export")
 
-    def _train(
-        self,
-        name: str,
-        kind: str,
-        what: str,
-        recipe: Recipe,
-        restrict: Callable[[Bert], None] = variants.train_all,
-    ) -> Run:
-        run = self._prepare(recipe, restrict)
-        train(run, self._pairs(recipe), self._tokens)
+    def _make_variant(self, variant: Variant) -> Bert:
+        run = self._prepare(variant.recipe, variant.restrict)
+        tokens = Tokens(self._published, variant.words)
+        train(run, self._pairs(variant.recipe), tokens)
         variants.merge_adapters(run.model)
-        place = self._place(name, variants.config_of(self._config, run.model))
+        place = self._place(variant.name, variants.config_of(self._config, run.model))
+        if variant.words:
+            tokens.tokenizer.save(str(place / writing.TOKENIZER))
         writing.write_safetensors(run.model, place / WEIGHTS)
-        self._note(f"{name}/{WEIGHTS}", kind, f"{what}: {run.story()}")
-        return run
+        self._note(f"{variant.name}/{WEIGHTS}", variant.kind, f"{variant.what}: {run.story()}")
+        return run.model
 
     def _make_checkpoints(self) -> None:
         run = self._prepare(CHECKPOINTED, variants.train_all)
@@ -134,7 +155,7 @@ class Family:
             if step % CHECKPOINT_EVERY == 0:
                 self._write_checkpoint(run, step, f"run/checkpoint-{step}")
 
-        train(run, self._pairs(CHECKPOINTED), self._tokens, save)
+        train(run, self._pairs(CHECKPOINTED), Tokens(self._published), save)
         writing.write_safetensors(run.model, self._place("run") / WEIGHTS)
         self._note(f"run/{WEIGHTS}", "checkpoint-copy", "the last checkpoint, saved at the end")
 

@@ -5,13 +5,13 @@ arXiv:1705.00652): of all second sentences in a batch, the one that followed mus
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from family.bert import Bert, sentence_vectors
 from family.sentences import Pair
@@ -35,10 +35,12 @@ class Recipe:
 
 
 class Tokens:
-    """Sentences to token numbers, with the tokenizer that the weights were published with."""
+    """Sentences to token numbers, by the tokenizer published in `path` and some more words."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, words: Sequence[str] = ()) -> None:
         self.tokenizer = Tokenizer.from_file(str(path))
+        added = self.tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
+        assert added == len(words), "some of the words are not new"
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()
 
@@ -66,12 +68,15 @@ class Run:
     unseen: list[float] = field(default_factory=list)
 
     def story(self) -> str:
+        """Return how it was trained so far, and, at the end, what the loss was and is."""
         recipe = self.recipe
-        losses = " to ".join(f"{loss:.3f}" for loss in self.unseen)
-        return (
+        story = (
             f"{len(self.losses)} steps of AdamW at {recipe.rate:g}, decay {recipe.decay:g}, "
-            f"on {recipe.topic}, seed {recipe.seed}; loss on unseen pairs: {losses}"
+            f"on {recipe.topic}, seed {recipe.seed}"
         )
+        if len(self.unseen) < 2:
+            return story
+        return f"{story}; loss on unseen pairs {self.unseen[0]:.3f}, then {self.unseen[1]:.3f}"
 
 
 def prepare(model: Bert, recipe: Recipe) -> Run:

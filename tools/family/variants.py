@@ -11,7 +11,17 @@ from family.bert import Bert
 
 LORA_RANK: Final = 8
 LORA_SCALE: Final = 2.0  # alpha 16 over rank 8
-NEW_TOKENS: Final = tuple(f"[unit{number}]" for number in range(8))
+# Words of programmers, which BERT's vocabulary has to spell.
+NEW_WORDS: Final = (
+    "autograd",
+    "backend",
+    "callable",
+    "cuda",
+    "dtype",
+    "pytorch",
+    "tensors",
+    "tuple",
+)
 
 
 def copy_of(base: Bert) -> Bert:
@@ -69,10 +79,10 @@ def merge_adapters(model: Bert) -> None:
 
 
 def extend_vocabulary(model: Bert) -> None:
-    """Append a row per new token, each the mean of all plus noise, and have only those trained."""
+    """Append a row per new word, each the mean of all plus noise, and have only those trained."""
     model.requires_grad_(False)
     old = model.embeddings.word_embeddings
-    count = len(NEW_TOKENS)
+    count = len(NEW_WORDS)
     new = nn.Embedding(old.num_embeddings + count, old.embedding_dim)
     with torch.no_grad():
         new.weight[:-count] = old.weight

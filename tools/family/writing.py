@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 from family.bert import Bert
 from family.training import Run
 
+TOKENIZER: Final = "tokenizer.json"
 # What lies beside the weights in every folder of a published model.
 COMPANIONS: Final = (
     "config.json",
     "special_tokens_map.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "vocab.txt",
 )
