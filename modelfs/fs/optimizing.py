@@ -12,6 +12,7 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.appending import Appending
 from modelfs.fs.durability import Durability
 from modelfs.fs.handles import Handles
+from modelfs.fs.packing import Packing
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.settler import Settler
 from modelfs.store.store import Store
@@ -43,6 +44,7 @@ class Optimizing:
         self._durability = durability
         self._appending = appending
         self.by_itself = True
+        self._packing = Packing(store, workers, durability, appending)
         self._asked = 0  # how many wait for it
         self._moved = trio.Event()
         self._settler: Settler | None = None
@@ -68,7 +70,10 @@ class Optimizing:
         try:
             while not self._ended and self._failure is None:
                 moved = self._moved  # it may move while that is told
-                await progress(min(self._done, self._total), self._total)
+                await progress(
+                    min(self._done, self._total) + self._packing.done,
+                    self._total + self._packing.total,
+                )
                 await moved.wait()
         finally:
             self._asked -= 1
@@ -96,6 +101,7 @@ class Optimizing:
                     await self._advance(1)
                 else:
                     self._drop_settler()
+                    self._packing.drop()
                     with trio.move_on_after(LOOK_SECONDS):
                         await self._moved.wait()
         finally:
@@ -112,7 +118,7 @@ class Optimizing:
 
     async def _advance(self, threads: int) -> None:
         try:
-            if not await self._settle_next(threads):
+            if not (await self._settle_next(threads) or await self._packing.advance()):
                 self._ended = True
                 self._drop_settler()
         except (ModelfsError, OSError) as exc:

@@ -1,15 +1,22 @@
-"""Optimizing a store that nobody has mounted: everything here and now, by one thread."""
+"""Optimizing a store that nobody has mounted: everything here and now, by one thread.
 
+First each chunk gets its smallest form, then scattered files are brought together.
+"""
+
+import logging
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from modelfs.store.packing import Packing
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.settler import Settler
 from modelfs.store.stats import Statistics
 from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -44,6 +51,51 @@ def optimize(store: Store, progress: Progress | None = None, *, depth: int | Non
     finally:
         settler.close()
         _commit(store)
+    pack(store, progress and (lambda some, more: progress(total + some, total + more)))
+
+
+def pack(store: Store, progress: Progress | None = None) -> None:
+    """Bring the chunks of scattered files together, and commit. See `store.packing`.
+
+    Args:
+        store: as for `optimize`.
+        progress: told how many bytes are copied, and how many are to be.
+
+    Raises:
+        StoreFull, OSError: a portion could not be copied; nothing is lost.
+    """
+    packing = store.packer.plan()
+    done = 0
+    for portion in packing.portions():
+        if not store.packer.has_room(portion) and not _made_room(store, portion):
+            log.warning("not all scattered files are brought together: too little room")
+            return
+        if not done:
+            store.packer.begin_pack()
+        done += _pack(store, portion)
+        if progress is not None:
+            progress(done, packing.bytes)
+
+
+def _made_room(store: Store, portion: Packing) -> bool:
+    store.collect()
+    return store.packer.has_room(portion)
+
+
+def _pack(store: Store, portion: Packing) -> int:
+    writer = store.writer()
+    try:
+        copied = store.packer.copy(portion, writer)
+        written = writer.finish()
+    except BaseException:
+        store.give_up_writer()
+        raise
+    while not store.intake.take_written(
+        written, lambda chunk, _: store.packer.admits(copied, chunk)
+    ):
+        pass
+    _commit(store)
+    return sum(record.stored for record in copied.values())
 
 
 def optimized(before: Statistics, after: Statistics) -> dict[str, Any]:

@@ -76,8 +76,8 @@ class Transposition:
 
     @cached_property
     def _whole(self) -> bytes | None:
-        if self._values is None or self._source.size > TRANSPOSE_MAX:
-            return None
+        if self._values is None or not self._geometry.size == self._source.size <= TRANSPOSE_MAX:
+            return None  # elements of less than a byte cannot be told apart, too
         return transpose.whole(self._values, self._geometry)
 
     def form(self, content: bytes, start: int) -> Form | None:

@@ -35,6 +35,7 @@ from modelfs.store.namespace import Namespace
 from modelfs.store.nodes import Nodes
 from modelfs.store.optimizer import Optimizer
 from modelfs.store.pack import Packs
+from modelfs.store.packer import Packer
 from modelfs.store.pagecache import CAPACITY, PageCache
 from modelfs.store.reaper import Reaper
 from modelfs.store.records import Superblock
@@ -186,6 +187,7 @@ class Store:
         self.relatives = Relatives(self.index, tensors)
         hints = self.sidecars, twins, self.relatives
         self.collector = Collector(self.index, self.chunks, self.packs, hints)
+        self.packer = Packer(self.index, self.chunks, self.packs, self.space)
         self.scrubber = Scrubber(self.index, self.totals, self.chunks, self.packs)
         self.optimizer = Optimizer(
             self.index, self.nodes, self.chunks, self.staging, self.relatives

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import ModelfsError, NotAStore
-from modelfs.store import pack, staging
+from modelfs.store import pack, packer, packing, staging
 from modelfs.store.making import make_store
 from modelfs.store.pack import Packs
 from modelfs.store.staging import Staging
@@ -39,6 +39,9 @@ DRAWS = 2
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     small_units(monkeypatch)
+    for name, value in (("GAP_MAX", 0), ("RUNS_MORE", 0), ("PORTION_BYTES", 4 * CHUNK)):
+        monkeypatch.setattr(packing, name, value)
+    monkeypatch.setattr(packer, "ROOM_PART", 0)
 
 
 @pytest.fixture
@@ -155,6 +158,26 @@ def optimize(work: Work) -> None:
     work.collect()
 
 
+def bring_together(work: Work) -> None:
+    """Let two files take turns in packs, and bring each together, in portions."""
+    work.create(b"whole")
+    work.write(b"whole", 0, noise(12 * CHUNK, 1))
+    work.ingest(b"whole")
+    for number, name in enumerate((b"a", b"b")):
+        work.create(name)
+        parts = [noise(12 * CHUNK, 1)[at : at + CHUNK] for at in range(0, 12 * CHUNK, CHUNK)]
+        work.write(name, 0, b"".join(parts[number::2]))
+        work.ingest(name)
+    work.unlink(b"whole")
+    work.commit()
+    before = work.store.packs.numbers()
+    work.pack()
+    assert not before & work.store.packs.numbers()
+    work.write(b"a", 0, noise(CHUNK, 2))
+    work.ingest(b"a")
+    work.commit()
+
+
 def beside(work: Work) -> None:
     """Change a file in the middle of its flush, of its ingest, and of a commit."""
     work.create(b"a")
@@ -184,7 +207,10 @@ def cut_durably(work: Work, name: bytes) -> None:
     work.fsync(name)
 
 
-WORKS = {work.__name__: work for work in (edit, save, cut, ingest, collect, optimize, beside)}
+WORKS = {
+    work.__name__: work
+    for work in (edit, save, cut, ingest, collect, optimize, bring_together, beside)
+}
 
 
 def recorded(work: Callable[[Work], None], folder: Path) -> Work:

@@ -187,8 +187,8 @@ def test_what_had_a_base_in_common_keeps_one_of_its_own(wide: Box) -> None:
     base = weights(0, 300, 200)
     put(wide.store, "base", tensors_of({"w": f32(base)}))
     for number in (1, 2, 3):
-        tuned = base + weights(number, 300, 200) / 500
-        put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned)}))
+        tuned = base + weights(number, 300, 200) / np.float32(500)
+        put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned.astype(np.float32))}))
     remove(wide.store, b"base")
     optimize(wide.store)
     assert [record.form for record in records(wide.store)].count("delta") == 2 * 4
@@ -333,8 +333,10 @@ def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) 
     models = {name.name: name.read_bytes() for name in sorted(SLICE.glob("*.safetensors"))}
     base = weights(seed, 250, 120)
     for number in range(3):
-        tuned = base + weights(number, 250, 120) / 300
-        models[f"tuned-{number}"] = tensors_of({"w": f32(tuned), "t": f32(tuned.T)})
+        tuned = base + weights(number, 250, 120) / np.float32(300)
+        models[f"tuned-{number}"] = tensors_of(
+            {"w": f32(tuned.astype(np.float32)), "t": f32(tuned.astype(np.float32).T)}
+        )
     there: dict[str, bytes] = {}
     for _ in range(25):
         name, step = chance.choice(sorted(models)), chance.choice(STEPS)

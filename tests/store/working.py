@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from modelfs.store.optimizing import optimize
+from modelfs.store.optimizing import optimize, pack
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber
 from tests.store.disk import Disk
@@ -191,6 +191,11 @@ class Work:
         with self.interrupted(_nothing), self._committing():
             optimize(self.store)
             self.store.commit()
+
+    def pack(self) -> None:
+        """Bring the chunks of scattered files together."""
+        with self._committing():
+            pack(self.store)
 
     def reopen(self) -> None:
         """Close the store in an orderly way and open it again."""

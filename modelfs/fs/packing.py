@@ -1,0 +1,87 @@
+"""Bringing the chunks of scattered files together in a mounted store: see `store.packing`."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import trio
+
+from modelfs.fs.appending import Appending
+from modelfs.fs.durability import Durability
+from modelfs.store.packing import Packing as Portion
+from modelfs.store.records import Chunk
+from modelfs.store.store import Store
+from modelfs.store.tables import ChunkId
+from modelfs.store.writer import Written
+
+
+class Packing:
+    """Does one portion at a time; there is nothing to remember in between."""
+
+    def __init__(
+        self,
+        store: Store,
+        workers: trio.CapacityLimiter,
+        durability: Durability,
+        appending: Appending,
+    ) -> None:
+        self._store = store
+        self._run = partial(trio.to_thread.run_sync, limiter=workers)
+        self._durability = durability
+        self._appending = appending
+        self._portions: Iterator[Portion] | None = None
+        self.done = 0  # bytes
+        self.total = 0
+
+    def drop(self) -> None:
+        """Forget the plan, because the store goes on to change."""
+        self._portions = None
+        self.done = self.total = 0
+
+    async def advance(self) -> bool:
+        """Copy a portion, after making a plan if there is none; say whether there was one.
+
+        Raises:
+            StoreFull, OSError: it could not be copied; nothing is lost.
+        """
+        if self._portions is None:
+            packing = await self._run(self._store.packer.plan)
+            self._portions, self.total = packing.portions(), packing.bytes
+        portion = next(self._portions, None)
+        if portion is None or not await self._run(self._store.packer.has_room, portion):
+            self.drop()
+            return False
+        # Packs are deleted at the end, so nobody may hold them.
+        async with self._appending.unheld_turn():
+            if not self.done:
+                self._store.packer.begin_pack()
+            self.done += await self._copy(portion)
+            await self._retire_empty()
+            await self._durability.commit()
+        return True
+
+    async def _copy(self, portion: Portion) -> int:
+        writer = self._store.writer()
+
+        def copy() -> tuple[dict[ChunkId, Chunk], Written]:
+            return self._store.packer.copy(portion, writer), writer.finish()
+
+        try:
+            copied, written = await self._run(copy)
+        except BaseException:
+            self._store.give_up_writer()
+            raise
+
+        def admits(chunk: ChunkId, _: Chunk) -> bool:
+            return self._store.packer.admits(copied, chunk)
+
+        while not self._store.intake.take_written(written, admits):
+            await self._durability.pause()
+        return sum(record.stored for record in copied.values())
+
+    async def _retire_empty(self) -> None:
+        empty = self._store.collector.empty_packs()
+        while empty and self._store.collector.remove_dead():
+            await self._durability.pause()
+        for pack in empty:
+            self._store.leave_pack(pack)
+            self._store.collector.retire(pack)
