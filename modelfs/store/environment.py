@@ -235,17 +235,18 @@ class Environment:
             raise problem from exc
 
     def _open_tables(self, env: lmdb.Environment) -> None:
-        self._databases = {}
-        for table in Table:
-            try:
-                database = env.open_db(table.value.encode(), create=not self._read_only)
-            except lmdb.NotFoundError as exc:
-                if table not in SINCE_2:
-                    raise translated(exc, str(self._folder)) from exc
-            except lmdb.Error as exc:
-                raise translated(exc, str(self._folder)) from exc
+        try:
+            if self._read_only:
+                self._databases = _found(env)
             else:
-                self._databases[table] = database
+                # In one transaction: each of its own would flush the disk, in a new store.
+                with env.begin(write=True) as transaction:
+                    names = {table: table.value.encode() for table in Table}
+                    self._databases = {
+                        table: env.open_db(name, transaction) for table, name in names.items()
+                    }
+        except lmdb.Error as exc:
+            raise translated(exc, str(self._folder)) from exc
 
     def _walk(self, env: lmdb.Environment) -> None:
         with env.begin() as transaction:
@@ -304,6 +305,18 @@ class Transaction:
             self._environment.let_go()
         if isinstance(exc, lmdb.Error):
             raise translated(exc) from exc
+
+
+def _found(env: lmdb.Environment) -> dict[Table, Database]:
+    """Return the tables that are there; a store of an older format has fewer."""
+    found: dict[Table, Database] = {}
+    for table in Table:
+        try:
+            found[table] = env.open_db(table.value.encode(), create=False)
+        except lmdb.NotFoundError:
+            if table not in SINCE_2:
+                raise
+    return found
 
 
 def _prepare_lock_file(path: Path) -> None:
