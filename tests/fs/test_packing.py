@@ -1,16 +1,18 @@
 """Scattered files of a mounted store are brought together, by the optimizer."""
 
+import errno
+
 import pytest
 import trio
 from pyfuse3 import FileNameT, InodeT
-from trio.testing import MockClock
+from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
 from modelfs.fs.packing import Packing
 from modelfs.store import packing
 from modelfs.store.space import Room, Space
 from modelfs.store.tables import PackId
-from tests.fs.serving import ASKED, TOP, Failing, Held, Served
+from tests.fs.serving import ASKED, TOP, Counting, Failing, Held, Served
 from tests.store.scattering import CHUNKS, FILES, content, scatter
 from tests.store.stores import CHUNK, content_of
 
@@ -72,27 +74,35 @@ async def test_readers_go_on_while_files_are_moved(
     assert content_of(served.store, again) == content(1)
 
 
-async def test_packs_that_somebody_holds_stay(served: Served, clock: MockClock) -> None:
+async def test_packs_that_somebody_holds_stay(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While another process reads the packs, none is deleted: it waits."""
     scatter(served.store)
+    planned, copied = Held(served.store.packer.has_room), Counting(served.store.packer.copy)
+    monkeypatch.setattr(served.store.packer, "has_room", planned)
+    monkeypatch.setattr(served.store.packer, "copy", copied)
     work = packing_of(served)
     async with trio.open_nursery() as nursery, served.writeback.appending.held():
         nursery.start_soon(work.advance)
-        await trio.sleep(60)
-        assert served.store.packs.numbers() == {PackId(1)}
-    assert PackId(2) in served.store.packs.numbers()
+        await planned.reached.wait()
+        planned.let_go()
+        await wait_all_tasks_blocked(0.05)
+        assert not copied.calls
+    assert copied.calls
 
 
-async def test_a_full_disk_is_told_and_leaves_all(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StoreFull("no room"), OSError(errno.EIO, "broken")])
+async def test_a_disk_that_fails_leaves_all_as_it_was(
+    served: Served, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """What could not be copied is where it was, and is copied the next time."""
+    """What could not be copied is where it was, takes no room, and is copied the next time."""
     inodes = scatter(served.store)
-    failing = Failing(served.store.space.spend, StoreFull("no room"))
-    monkeypatch.setattr(served.store.space, "spend", failing)
+    monkeypatch.setattr(served.store.packs, "flush", Failing(served.store.packs.flush, error))
     work = packing_of(served)
-    with pytest.raises(StoreFull):
+    with pytest.raises(type(error)):
         await work.advance()
+    assert served.store.packs.numbers() == {PackId(1)}
     assert [content_of(served.store, each) for each in inodes] == [
         content(number) for number in range(FILES)
     ]

@@ -231,10 +231,10 @@ def test_what_is_gone_meanwhile_is_passed_over(opened: Store) -> None:
     plan = opened.packer.plan()
     for number in range(5):
         assert opened.reaper.reap(opened.namespace.unlink(ROOT, b"%d" % number))
+    assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
     while opened.collector.remove_dead():
         pass
-    writer = opened.writer()
-    assert len(opened.packer.copy(plan, writer)) == 5 * CHUNKS
+    assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
     opened.give_up_writer()
 
 
