@@ -144,6 +144,8 @@ async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> N
 async def read_again_and_again(family: Served, inode: InodeNumber) -> None:
     while True:
         assert await family.content(inode) == TUNED
+        # What is in memory is answered at once; in a daemon, waiting for requests lets others run.
+        await trio.lowlevel.checkpoint()
 
 
 async def test_a_file_removed_meanwhile_is_no_source(
