@@ -61,5 +61,5 @@ def _line(told: Json) -> str:
     before, after = told["stored_before"], told["stored_after"]
     size = render.human_size(after)
     if before == after:
-        return f"nothing to optimize: {size} stored"
+        return f"nothing got smaller: {size} stored"
     return f"{render.human_size(before)} before, {size} now ({render.percent(after, before)})"

@@ -18,6 +18,11 @@ class Appending:
         self._holds = 0
         self._released = trio.Event()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody holds the packs, so that none may be deleted."""
+        return self._holds > 0
+
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for the turn, and have it inside."""

@@ -147,9 +147,8 @@ class Optimizing:
                 await self._durability.pause()
             while not self._store.optimizer.take(settled):
                 await self._durability.pause()
-            for pack in self._store.collector.empty_packs():
-                self._store.leave_pack(pack)
-                self._store.collector.retire(pack)
+            if not self._appending.is_held:
+                self._store.retire_empty_packs()
         self._done += batch.bytes
         return True
 

@@ -124,7 +124,5 @@ def _settle(store: Store, settler: Settler, batch: Batch) -> Settled:
 
 
 def _commit(store: Store) -> None:
-    for pack in store.collector.empty_packs():
-        store.leave_pack(pack)
-        store.collector.retire(pack)
+    store.retire_empty_packs()
     store.commit()

@@ -385,6 +385,12 @@ class Store:
         while not self.intake.take_written(written):
             pass
 
+    def retire_empty_packs(self) -> None:
+        """Have the packs deleted with the next commit in which nothing is alive."""
+        for pack in self.collector.empty_packs():
+            self.leave_pack(pack)
+            self.collector.retire(pack)
+
     def leave_pack(self, pack: PackId) -> None:
         """Make sure that nothing is appended to a pack that is to be rewritten."""
         self.packs.leave(pack)

@@ -23,7 +23,7 @@ def test_a_family_gets_smaller(call: Call, family: Path) -> None:
     assert " before, " in done.out
     assert " now (" in done.out
     again = call("optimize", family)
-    assert again.out.startswith("nothing to optimize: ")
+    assert again.out.startswith("nothing got smaller: ")
     assert call("fsck", "--data", family).code == 0
 
 
@@ -38,7 +38,7 @@ def test_what_is_staged_is_taken_in_first(call: Call, empty: Path) -> None:
 
 def test_an_empty_store(call: Call, empty: Path) -> None:
     """Nothing to do is no error."""
-    assert call("optimize", empty).out == "nothing to optimize: 0 B stored\n"
+    assert call("optimize", empty).out == "nothing got smaller: 0 B stored\n"
 
 
 def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
