@@ -9,6 +9,7 @@ from modelfs.codecs.gather import Gather
 from modelfs.codecs.narrow import Narrow
 from modelfs.codecs.palette import Palette
 from modelfs.codecs.planes import Planes
+from modelfs.codecs.quantise import Quantise
 from modelfs.codecs.raw import Raw
 from modelfs.codecs.repeat import Repeat
 from modelfs.codecs.transpose import Transpose
@@ -34,4 +35,5 @@ DERIVATIONS: Final[dict[CodecId, Derivation]] = {
     CodecId.CAST: Cast(),
     CodecId.TRANSPOSE: Transpose(),
     CodecId.GATHER: Gather(),
+    CodecId.QUANTISE: Quantise(),
 }

@@ -22,6 +22,7 @@ class CodecId(enum.IntEnum):
     CAST = 17
     TRANSPOSE = 18
     GATHER = 19
+    QUANTISE = 20
 
 
 class Codec(Protocol):
