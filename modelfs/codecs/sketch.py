@@ -4,7 +4,9 @@ The content goes by once, in order, and three things are kept of it:
 
 *Samples*: values at positions that depend on nothing but the position itself (`samples`). The hash
 of all of them is the tensor's *exact key*, and the hash of what rounding makes of them is the exact
-key of its cast. The values where a transposed tensor has its samples hash to the transposed one's.
+key of its cast; so it is with what the usual ways to quantise make of them, given the lowest and
+the highest of all values. The values where a transposed tensor has its samples hash to the
+transposed one's.
 
 *Bands*: bits that say which of two sampled values is larger, the winner-take-all hash of Yagnik et
 al., "The Power of Comparative Reasoning" (ICCV 2011), in bands as usual for locality-sensitive
@@ -25,6 +27,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from modelfs.codecs import quantise
 from modelfs.codecs.elements import element_of
 from modelfs.codecs.rows import Rows
 from modelfs.codecs.samples import (
@@ -55,15 +58,16 @@ class Kept(NamedTuple):
     bands: int
     samples: int  # of each octave
     rows: int
+    schemes: int  # by which it is quantised
 
 
 # By size in bytes: tensors below it.
 KEPT: Final = (
-    (16 << 10, Kept(0, 0, 2)),
-    (128 << 10, Kept(2, 8, 2)),
-    (1 << 20, Kept(4, 16, 6)),
-    (4 << 20, Kept(8, 24, 12)),
-    (1 << 64, Kept(8, 24, 24)),
+    (16 << 10, Kept(0, 0, 2, 0)),
+    (128 << 10, Kept(2, 8, 2, 2)),
+    (1 << 20, Kept(4, 16, 6, 6)),
+    (4 << 20, Kept(8, 24, 12, 6)),
+    (1 << 64, Kept(8, 24, 24, 6)),
 )
 
 
@@ -74,8 +78,8 @@ class Sketch:
     Attributes:
         dtype: of the tensor, as in its row.
         count: of scalars: a complex number is two, and where dtypes are packed bytes are counted.
-        exact: dtype and exact key of this tensor itself, then of its casts to narrower dtypes; none
-            if all samples are the same.
+        exact: dtype and exact key of this tensor itself, then of its casts to narrower dtypes
+            and of what it is usually quantised to; none if all samples are the same.
         widened: the narrower dtypes whose every sampled value, widened, is this tensor's.
         transposed: the exact key of this tensor with its last two axes swapped; None without them.
         bands: those of the tensor's longest power-of-two prefix, then those of half of it.
@@ -124,6 +128,7 @@ class Sampler:
         self._order = np.argsort(picked, kind="stable")
         self._picked = picked[self._order]
         self._values: Values = np.empty(len(picked), f"<u{self._width}")
+        self._extremes = quantise.Extremes() if dtype == quantise.SOURCE else None
         self._at = 0
         self._begun = b""  # of an element of which the rest is still to come
 
@@ -143,6 +148,8 @@ class Sampler:
         low, high = np.searchsorted(self._picked, (first, first + count))
         elements = np.frombuffer(content, self._values.dtype, count)
         self._values[self._order[low:high]] = elements[self._picked[low:high] - first]
+        if self._extremes is not None:
+            self._extremes.feed(content)
         self._begun = content[count * self._width :]
 
     def sketch(self) -> Sketch | None:
@@ -153,6 +160,7 @@ class Sampler:
         kept = next(kept for below, kept in KEPT if self._size < below)
         rounded = self._rounded(values)
         exact = [(self._dtype, values), *(rounded if kept.samples else ())]
+        exact += self._quantised(values, kept.schemes)
         # Constant tensors are told by themselves, and would all be found by one another.
         exact = exact if (values != values[0]).any() else []
         return Sketch(
@@ -171,6 +179,14 @@ class Sampler:
     def _rounded(self, values: Values) -> list[tuple[str, Values]]:
         casts = CASTS.get(self._dtype, {})
         return [(dtype, narrow(values)) for dtype, (narrow, _) in casts.items()]
+
+    def _quantised(self, values: Values, schemes: int) -> Iterator[tuple[str, Values]]:
+        if self._extremes is None:
+            return
+        for parameters in quantise.usual(self._extremes, schemes):
+            numbers = np.frombuffer(quantise.quantised(values.view("<f4"), parameters), "u1")
+            if (numbers != numbers[0]).any():
+                yield parameters.dtype, numbers
 
     def _is_widened(self, dtype: str, rounded: Values, values: Values) -> bool:
         _, widen = CASTS[self._dtype][dtype]

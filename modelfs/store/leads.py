@@ -15,8 +15,8 @@ from modelfs.store.proposals import (
     Assembly,
     Difference,
     Proposal,
-    Rounding,
     Transposition,
+    rounding,
 )
 from modelfs.store.recipe import SourceRun
 from modelfs.store.relatives import Candidate, Relation
@@ -70,7 +70,7 @@ class Leads:
             source = self.view(candidate)
             match candidate.relation:
                 case Relation.CAST:
-                    found.append(Lead(candidate, Rounding(source, view.element)))
+                    found.append(Lead(candidate, rounding(source, view.row.dtype)))
                 case Relation.TRANSPOSE:
                     found.append(Lead(candidate, Transposition(source)))
                 case Relation.EQUAL | Relation.ALIGNED:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Protocol
 
-from modelfs.codecs import cast, delta, transpose
+from modelfs.codecs import cast, delta, quantise, transpose
 from modelfs.codecs.base import CodecId
-from modelfs.codecs.elements import Element
+from modelfs.codecs.elements import Element, element_of
 from modelfs.store.forms import Form, derived
 from modelfs.store.recipe import SourceRun
 from modelfs.store.tensor_view import TensorView
@@ -22,6 +22,8 @@ from modelfs.store.tensor_view import TensorView
 TRANSPOSE_MAX: Final = 128 << 20
 # The grain in which tensors are compared that have something in common at another place.
 GRAIN: Final = 64 << 10
+# What is read at once of a source of which all is looked at.
+STEP: Final = 4 << 20
 
 
 Gather = Callable[[Sequence[SourceRun]], bytes]
@@ -58,6 +60,45 @@ class Rounding:
             return None
         payload = cast.encode(self._from, self._to)
         return derived(CodecId.CAST, content, runs, values, payload)
+
+
+class Quantisation:
+    """Values of the source, mapped to integers of 8 bits as all of its values suggest."""
+
+    def __init__(self, source: TensorView, dtype: str) -> None:
+        self._source = source
+        self._dtype = dtype
+        self._last: quantise.Parameters | None = None  # by which a chunk was made
+
+    @cached_property
+    def _candidates(self) -> list[quantise.Parameters]:
+        extremes = quantise.Extremes()
+        for start in range(0, self._source.size, STEP):
+            values = self._source.read(start, min(start + STEP, self._source.size))
+            if values is None:
+                return []
+            extremes.feed(values)
+        return quantise.candidates(extremes, self._dtype)
+
+    def form(self, content: bytes, start: int) -> Form | None:
+        low, high = (quantise.SOURCE_WIDTH * at for at in (start, start + len(content)))
+        runs, values = self._source.runs(low, high), self._source.read(low, high)
+        if runs is None or values is None:
+            return None
+        for each in sorted(self._candidates, key=lambda each: each != self._last):
+            payload = quantise.encode(each)
+            form = derived(CodecId.QUANTISE, content, runs, values, payload)
+            if form is not None:
+                self._last = each
+                return form
+        return None
+
+
+def rounding(source: TensorView, dtype: str) -> Proposal:
+    """Return what makes a tensor of another dtype of the source's values."""
+    if dtype in quantise.TARGETS:
+        return Quantisation(source, dtype)
+    return Rounding(source, element_of(dtype))
 
 
 class Transposition:

@@ -66,8 +66,8 @@ class Relation(enum.Enum):
     """How a tensor is related to its source, and so what could make it from that."""
 
     EQUAL = enum.auto()  # the same bytes
-    CAST = enum.auto()  # the source's values rounded, or widened
-    WIDER = enum.auto()  # no form: rounding this tensor's values gives the source
+    CAST = enum.auto()  # the source's values rounded, quantised, or widened
+    WIDER = enum.auto()  # no form: rounding or quantising this tensor gives the source
     TRANSPOSE = enum.auto()  # the source with its last two axes swapped
     ALIGNED = enum.auto()  # rows of the source, all moved by the same number of bytes
     NEAR = enum.auto()  # the same dtype and place, values that differ little: a delta

@@ -21,7 +21,7 @@ from modelfs.store.filemap import FileMaps
 from modelfs.store.forms import Form, by_itself, is_worth
 from modelfs.store.held import Releaser
 from modelfs.store.leads import Lead, Leads
-from modelfs.store.proposals import Rounding
+from modelfs.store.proposals import rounding
 from modelfs.store.records import Chunk, ChunkKind, TensorRow
 from modelfs.store.relatives import Candidate, Relation, Relatives
 from modelfs.store.settled import Batch, Settled, Target
@@ -195,7 +195,7 @@ class Settler:
     ) -> None:
         """Derive the chunks of another tensor from this one, by rounding."""
         narrow = self._leads.view(candidate)
-        lead = Lead(candidate, Rounding(view, narrow.element))
+        lead = Lead(candidate, rounding(view, narrow.row.dtype))
         for stretch in narrow.stretches:
             chunk, skip, length = stretch.run
             record = self._chunks.record(chunk)

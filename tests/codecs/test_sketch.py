@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from modelfs.codecs.quantise import SCHEMES, Extremes, Parameters, quantised, usual
 from modelfs.codecs.sketch import SIZE_MIN, Sampler, Sketch
 
 Floats = NDArray[np.float32]
@@ -106,6 +107,37 @@ def test_a_tensor_has_the_keys_of_its_casts(narrow: str) -> None:
     back = cast.astype(np.uint32) << 16 if narrow == "BF16" else cast.astype(np.float32)
     assert narrow in sketch_of(back).widened
     assert sketch_of(cast, narrow).exact[0] in sketch_of(back).exact
+
+
+def parameters(values: Floats, scheme: int) -> Parameters:
+    extremes = Extremes()
+    extremes.feed(values.tobytes())
+    return usual(extremes)[scheme]
+
+
+@pytest.mark.parametrize("scheme", range(len(SCHEMES)))
+def test_a_tensor_has_the_keys_of_what_it_is_quantised_to(scheme: int) -> None:
+    """Each usual way gives integers whose own key the floats have, however these are cut."""
+    values = weights(200, 200)
+    values[150, 150] = 1  # an extreme that is no sample counts, too
+    how = parameters(values, scheme)
+    numbers = np.frombuffer(quantised(values.reshape(-1), how), "u1").reshape(200, 200)
+    key = sketch_of(numbers, how.dtype).exact[0]
+    assert key in sketch_of(values).exact
+    sampler = Sampler("F32", values.shape, values.nbytes)
+    for offset, piece in pieces(values.tobytes(), [7, 5000, 90_001]):
+        sampler.feed(offset, piece)
+    sketch = sampler.sketch()
+    assert sketch is not None
+    assert key in sketch.exact
+    assert key not in sketch_of(weights(200, 200, seed=1)).exact
+
+
+def test_what_is_quantised_to_one_number_is_none() -> None:
+    """Values that are as good as zero beside one that is huge are not found by what they become."""
+    values = weights(200, 200)
+    values[150, 150] = 1e9
+    assert {dtype for dtype, _ in sketch_of(values).exact} == {"F32", "BF16", "F16"}
 
 
 def test_ties_are_rounded_to_even() -> None:

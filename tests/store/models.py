@@ -16,7 +16,7 @@ from modelfs.store.tensors import TensorTable
 from tests.store.stores import stored_file
 
 Array = NDArray[Any]
-DTYPES: Final = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
+DTYPES: Final = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8", "uint8": "U8"}
 
 
 def weights(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -33,6 +33,20 @@ def bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Round to BF16, whose bits these are: to nearest, ties to even."""
     words = values.view(np.uint32).astype(np.uint64)
     return ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def quantised(values: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Quantise as ONNX runtime does with matrices."""
+    scale = np.float32(2 * float(np.abs(values).max()) / 254)
+    return np.asarray(np.clip(np.rint(values / scale), -128, 127), np.int8)
+
+
+def embedded(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Quantise as ONNX runtime does with embeddings."""
+    low, high = float(values.min()), float(values.max())
+    scale = (high - low) / 255
+    numbers = np.rint(values / np.float32(scale)) + np.float32(round(-low / scale))
+    return np.asarray(np.clip(numbers, 0, 255), np.uint8)
 
 
 def safetensors_of(tensors: dict[str, Array]) -> bytes:

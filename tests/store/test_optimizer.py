@@ -8,7 +8,9 @@ from typing import Final
 
 import numpy as np
 import pytest
+from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
 
+from modelfs.codecs import quantise
 from modelfs.errors import StoreFull
 from modelfs.store.optimizer import BATCH_BYTES
 from modelfs.store.optimizing import optimize
@@ -108,6 +110,55 @@ def test_what_is_narrower_gives_way_to_what_is_wider(wide: Box) -> None:
     put(wide.store, "f32", real("base.safetensors"))
     found = wide.store.statistics(0).forms
     assert found["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return what onnxruntime makes of the real model: an embedding U8, and a matrix I8."""
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    quantize_dynamic(SLICE / "base.onnx", path)
+    return path.read_bytes()
+
+
+def test_a_quantised_model_costs_little(wide: Box, int8: bytes) -> None:
+    """The integers are made from the floats, which came before."""
+    put(wide.store, "base", real("base.onnx"))
+    assert put(wide.store, "int8", int8) < 0.02 * len(int8)
+
+
+def test_a_quantised_model_gives_way_to_its_original(wide: Box, int8: bytes) -> None:
+    """The integers are made from the floats, which came later, and read as before."""
+    put(wide.store, "int8", int8)
+    put(wide.store, "base", real("base.onnx"))
+    both = wide.store.statistics(0).stored_bytes
+    inode = wide.store.namespace.lookup(ROOT, b"int8")
+    assert content_of(wide.store, inode) == int8
+    remove(wide.store, b"int8")
+    wide.store.collect()
+    assert both - wide.store.statistics(0).stored_bytes < 0.02 * len(int8)
+
+
+def test_a_quantised_copy_is_made_by_what_fits(wide: Box) -> None:
+    """Of the scales that come into question each is tried, on every chunk."""
+    values, how = quantised_otherwise()
+    put(wide.store, "floats", tensors_of({"w": f32(values)}))
+    numbers = quantise.quantised(values.reshape(-1), how)
+    assert put(wide.store, "int8", tensors_of({"w": ("U8", values.shape, numbers)})) < 1000
+    made = wide.store.statistics(0).forms["quantise"]
+    assert made["raw_bytes"] == len(numbers)
+
+
+def quantised_otherwise() -> tuple[Array, quantise.Parameters]:
+    """Return a tensor, and by what it may be quantised that is not the first that is tried."""
+    for seed in range(20):
+        values = weights(seed, 500, 700)
+        extremes = quantise.Extremes()
+        extremes.feed(values.tobytes())
+        first, second, *_ = quantise.candidates(extremes, "U8")
+        made = [quantise.quantised(values.reshape(-1), each) for each in (first, second)]
+        if first.scale != second.scale == pytest.approx(first.scale) and made[0] != made[1]:
+            return values, second
+    raise AssertionError("all scales are the same")
 
 
 def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
