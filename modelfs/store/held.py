@@ -37,7 +37,7 @@ class Releaser:
         for chunk in list(self._chunks.lineage.dependants(held)):
             try:
                 record = self._chunks.record(chunk)
-                if settled.has(chunk) or not record.uses or record.is_lost:
+                if not record.uses or record.is_lost or not settled.claim(chunk):
                     continue  # one that is held itself goes when nothing derives from it any more
                 content = self._chunks.load(chunk, record)
             except CorruptData as exc:

@@ -88,17 +88,19 @@ class Leads:
         Raises:
             CorruptChunk: a chunk of the tensor is damaged.
         """
-        near = [each for each in candidates if each.relation is Relation.NEAR][:BASES_MAX]
-        leads = [
-            Lead(
-                each,
-                Difference(self.view(each), view.element, self._base_of, self._chunks.gather),
+        near = (each for each in candidates if each.relation is Relation.NEAR)
+        target = targets[len(targets) // 2]
+        # Where a chain may have no more deltas, many relatives come to the same base.
+        bases: dict[tuple[SourceRun, ...], Lead] = {}
+        for candidate in near:
+            difference = Difference(
+                self.view(candidate), view.element, self._base_of, self._chunks.gather
             )
-            for each in near
-        ]
+            if runs := difference.runs(target.start, target.record.size):
+                bases.setdefault(runs, Lead(candidate, difference))
+        leads = list(bases.values())[:BASES_MAX]
         if len(leads) < 2:
             return leads[0] if leads else None
-        target = targets[len(targets) // 2]
         content = self._chunks.load_current(target.chunk)
 
         def size(lead: Lead) -> float:

@@ -148,11 +148,14 @@ class Difference:
         self._resolve = resolve
         self._gather = gather
 
+    def runs(self, start: int, size: int) -> tuple[SourceRun, ...]:
+        """Return what the base of so many bytes from `start` on is; nothing if there is none."""
+        found = self._source.runs(start, min(start + size, self._source.size))
+        return tuple(self._resolve(run) for run in found or ())
+
     def form(self, content: bytes, start: int) -> Form | None:
-        found = self._source.runs(start, min(start + len(content), self._source.size))
-        if found is None:
+        if not (runs := self.runs(start, len(content))):
             return None
-        runs = [self._resolve(run) for run in found]
         return difference(content, self._element, runs, self._gather(runs))
 
 

@@ -49,11 +49,14 @@ class Settled:
     before: dict[ChunkId, Chunk] = field(default_factory=dict)  # records of what was written
     unchanged: dict[ChunkId, int] = field(default_factory=dict)  # with the code of their element
     sketches: list[tuple[InodeNumber, TensorRow, Sketch]] = field(default_factory=list)
+    claimed: set[ChunkId] = field(default_factory=set)
     stopped: bool = False
 
-    def has(self, chunk: ChunkId) -> bool:
-        """Whether the batch has come to this chunk before."""
-        return chunk in self.before or chunk in self.unchanged
+    def claim(self, chunk: ChunkId) -> bool:
+        """Say whether the batch comes to this chunk for the first time; from now on it has."""
+        is_new = chunk not in self.claimed
+        self.claimed.add(chunk)
+        return is_new
 
     def put(self, target: Target, form: Form, element: Element, writer: ChunkWriter) -> None:
         """Append a chunk's form, unless it is plain and stays so."""

@@ -7,8 +7,8 @@ next to nothing; then the smaller of a delta and of what the chunk comes to by i
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ from modelfs.store.filemap import FileMaps
 from modelfs.store.forms import Form, by_itself, is_worth
 from modelfs.store.held import Releaser
 from modelfs.store.leads import Lead, Leads
+from modelfs.store.pipeline import Pipeline
 from modelfs.store.proposals import rounding
 from modelfs.store.records import Chunk, ChunkKind, TensorRow
 from modelfs.store.relatives import Candidate, Relation, Relatives
@@ -40,9 +41,6 @@ class _Choice(NamedTuple):
     target: Target
     form: Form
     candidate: Candidate | None = None  # that it derives from
-
-
-_Work = Callable[[Target], _Choice]
 
 
 class Settler:
@@ -65,7 +63,8 @@ class Settler:
         self._leads = Leads(maps, chunks, depth)
         self._releaser = Releaser(chunks)
         self._family = Family(relatives, tensors)
-        self._pool = ThreadPoolExecutor(threads, "optimize")
+        self._pipeline: Pipeline[_Choice] = Pipeline(threads, AHEAD)
+        self._related: set[InodeNumber] = set()  # files that the family knows relatives of
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -73,7 +72,7 @@ class Settler:
         self._stop.set()
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._pipeline.close()
 
     def work(self, batch: Batch, writer: ChunkWriter) -> Settled:
         """Append the smaller forms of a batch's chunks, durably.
@@ -82,33 +81,59 @@ class Settler:
             OSError: the disk is full or failed: the writer is to be given up.
         """
         settled = Settled(batch, writer.written)
-        for row in batch.rows:
-            if self._stop.is_set():
-                settled.stopped = True
-                break
-            try:
+        try:
+            for row in batch.rows:
                 self._settle(settled, row, writer)
-            except CorruptData as exc:
-                log.error("tensor %s of file %d stays as it is: %s", row.name, batch.inode, exc)
+            self._pipeline.drain()
+        finally:
+            self._pipeline.drop()
         for chunk in batch.held:
             self._releaser.release(settled, chunk, writer)
         writer.finish()
+        settled.stopped = self._stop.is_set()
         return settled
 
     # -- a tensor
 
     def _settle(self, settled: Settled, row: TensorRow, writer: ChunkWriter) -> None:
+        if self._stop.is_set():
+            return
         view = TensorView(self._maps, self._chunks, settled.batch.inode, row)
+        try:
+            self._look_at(settled, view, writer)
+        except CorruptData as exc:
+            _leave(view, exc)
+        if view.inode not in self._related:
+            self._pipeline.drain()  # it may tell where the file's next tensor finds its relative
+
+    def _look_at(self, settled: Settled, view: TensorView, writer: ChunkWriter) -> None:
         sketch = self._sketch(view)
         candidates = self._candidates(view, sketch)
-        targets = [each for each in self._targets(view) if not settled.has(each.chunk)]
+        targets = [each for each in self._targets(view) if settled.claim(each.chunk)]
         if targets:
-            self._settle_chunks(settled, view, targets, candidates, writer)
+            exact = self._leads.exact(view, candidates)
+            base = self._leads.nearest(view, targets, candidates)
+            put = partial(self._put, settled, view, writer)
+            for target in targets:
+                self._pipeline.add(partial(self._choose, view, exact, base, target), put)
         for candidate in candidates:
             if candidate.relation is Relation.WIDER and not self._stop.is_set():
                 self._narrow(settled, view, candidate, writer)
         if sketch is not None:
-            settled.sketches.append((view.inode, row, sketch))
+            settled.sketches.append((view.inode, view.row, sketch))
+
+    def _put(
+        self, settled: Settled, view: TensorView, writer: ChunkWriter, future: Future[_Choice]
+    ) -> None:
+        try:
+            choice = future.result()
+        except CorruptData as exc:
+            _leave(view, exc)
+            return
+        settled.put(choice.target, choice.form, view.element, writer)
+        if choice.candidate is not None:
+            self._family.accept(view.inode, choice.candidate)
+            self._related.add(view.inode)
 
     def _sketch(self, view: TensorView) -> Sketch | None:
         sampler = Sampler(view.row.dtype, view.row.shape, view.size)
@@ -139,30 +164,6 @@ class Settler:
             return None
         whole = stretch.run.skip == 0 and stretch.run.length == record.size
         return Target(stretch.run.chunk, record, stretch.start, whole)
-
-    def _settle_chunks(
-        self,
-        settled: Settled,
-        view: TensorView,
-        targets: Sequence[Target],
-        candidates: Sequence[Candidate],
-        writer: ChunkWriter,
-    ) -> None:
-        exact = self._leads.exact(view, candidates)
-        base = self._leads.nearest(view, targets, candidates)
-        used: dict[Relation, Candidate] = {}
-        for choice in self._map(partial(self._choose, view, exact, base), targets):
-            settled.put(choice.target, choice.form, view.element, writer)
-            if choice.candidate is not None:
-                used[choice.candidate.relation] = choice.candidate
-        for candidate in used.values():
-            self._family.accept(view.inode, candidate)
-
-    def _map(self, work: _Work, targets: Sequence[Target]) -> Iterator[_Choice]:
-        for start in range(0, len(targets), AHEAD):
-            if self._stop.is_set():
-                return
-            yield from self._pool.map(work, targets[start : start + AHEAD])
 
     # -- a chunk
 
@@ -199,13 +200,18 @@ class Settler:
         for stretch in narrow.stretches:
             chunk, skip, length = stretch.run
             record = self._chunks.record(chunk)
-            if skip or length != record.size or settled.has(chunk) or not _may_shrink(record):
+            if skip or length != record.size or not _may_shrink(record):
                 continue
             content = self._chunks.load_current(chunk)
             target = Target(chunk, record, stretch.start)
             form = self._tried(lead, target, content)
-            if form is not None and is_worth(form, length, record.stored):
+            fits = form is not None and is_worth(form, length, record.stored)
+            if form is not None and fits and settled.claim(chunk):
                 settled.put(target, form, narrow.element, writer)
+
+
+def _leave(view: TensorView, exc: CorruptData) -> None:
+    log.error("tensor %s of file %d stays as it is: %s", view.row.name, view.inode, exc)
 
 
 def _may_shrink(record: Chunk) -> bool:
