@@ -24,8 +24,9 @@ Json = dict[str, Any]
     metavar="N",
     help="How many deltas may have to be decoded for a tensor. 1 unless it was set before.",
 )
+@click.option("--again", is_flag=True, help="Look at what was optimized before, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
-def optimize(*, place: Path, depth: int | None, as_json: bool) -> None:
+def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> None:
     """Give every tensor its smallest exact form.
 
     Nothing that is read changes by it. Stopped by Ctrl-C, an unmount or a crash, it goes on where
@@ -35,20 +36,20 @@ def optimize(*, place: Path, depth: int | None, as_json: bool) -> None:
     with render.progress_bar("optimizing", in_bytes=True) as progress:
         if (daemon := client.connect(store)) is not None:
             with daemon:
-                told = daemon.ask("optimize", progress, **_given(depth))
+                told = daemon.ask("optimize", progress, **_given(depth), again=again)
         else:
-            told = _optimize(store, progress, depth)
+            told = _optimize(store, progress, depth, again=again)
     if as_json:
         render.show_json(told)
     else:
         click.echo(_line(told))
 
 
-def _optimize(store: Path, progress: client.Progress, depth: int | None) -> Json:
+def _optimize(store: Path, progress: client.Progress, depth: int | None, *, again: bool) -> Json:
     with open_unmounted(store) as opened:
         opened.ingest_all()
         before = opened.statistics(0)
-        optimize_store(opened, progress, depth=depth)
+        optimize_store(opened, progress, depth=depth, again=again)
         opened.collect()
         return optimized(before, opened.statistics(0))
 

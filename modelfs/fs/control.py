@@ -148,7 +148,7 @@ class Control:
         before = self._store.statistics(0)
         optimizing = self._writeback.optimizing
         try:
-            await optimizing.follow(progress, depth)
+            await optimizing.follow(progress, depth, again=bool(request.get("again")))
         finally:
             await self._writeback.durability.commit()
         await self._writeback.collecting.collect()

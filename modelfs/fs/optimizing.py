@@ -59,13 +59,15 @@ class Optimizing:
 
     # -- for who waits
 
-    async def follow(self, progress: Progress, depth: int | None = None) -> None:
+    async def follow(
+        self, progress: Progress, depth: int | None = None, *, again: bool = False
+    ) -> None:
         """Optimize everything, and return when nothing is left to do.
 
         Raises:
             ModelfsError, OSError: it cannot go on.
         """
-        self._begin(depth)
+        self._begin(depth, again=again)
         self._asked += 1
         try:
             while not self._ended and self._failure is None:
@@ -82,8 +84,10 @@ class Optimizing:
         if self._failure is not None:
             raise self._failure
 
-    def _begin(self, depth: int | None) -> None:
-        self._store.optimizer.begin(depth)
+    def _begin(self, depth: int | None, *, again: bool) -> None:
+        if self._settler is not None and again:
+            self._settler.stop()  # it passes over what is settled
+        self._store.optimizer.begin(depth, again=again)
         self._done, self._total = 0, self._store.optimizer.status().bytes
         self._failure = None
         self._ended = False

@@ -19,7 +19,7 @@ from modelfs.store.tables import ChunkId
 # index that say so take about this much.
 SAVED_MIN: Final = 256
 # And as a part of the content: reading it costs the source and another decode.
-SAVED_PART: Final = 0.04
+SAVED_PART: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from modelfs.store.chunks import Chunks
 from modelfs.store.index import KEY_END, Index
 from modelfs.store.lineage import DEPTH
 from modelfs.store.nodes import Nodes
-from modelfs.store.records import Chunk, TensorRow
+from modelfs.store.records import Chunk, Inode, TensorRow
 from modelfs.store.relatives import Relatives
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.staging import Staging
@@ -54,6 +54,8 @@ SKETCHES_SLICE: Final = 10
 # The first inode that has not been looked at for being unsettled, of a store that was upgraded.
 WALK: Final = b"optimize.walk"
 DEPTH_TOTAL: Final = b"optimize.depth"
+# 1 while that walk is to look at what is settled, too.
+AGAIN: Final = b"optimize.again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +93,41 @@ class Optimizer:
         """How many deltas may stand between a chunk and stored bytes."""
         return self._totals.get(DEPTH_TOTAL) or DEPTH
 
-    def begin(self, depth: int | None = None) -> None:
-        """Begin a run: what was passed over in the last one is looked at again."""
+    @property
+    def again(self) -> bool:
+        """Whether chunks are looked at that are settled."""
+        return self._totals.get(AGAIN) > 0
+
+    def begin(self, depth: int | None = None, *, again: bool = False) -> None:
+        """Begin a run: what was passed over in the last one is looked at again.
+
+        Args:
+            depth: from now on; None: as before.
+            again: look at what is settled, too. A run that is stopped goes on with that.
+        """
         self._passed.clear()
         self._stuck.clear()
         if depth is not None and depth != self.depth:
             with self._index.change():
                 self._totals.set(DEPTH_TOTAL, depth)
+        if again:
+            self.walk_all(again=True)
 
-    def walk_all(self) -> None:
+    def walk_all(self, *, again: bool = False) -> None:
         """Look at all files, whether they are listed or not."""
         with self._index.change():
             self._totals.set(WALK, 1)
+            self._totals.set(AGAIN, int(again))
 
     def status(self) -> OptimizeStatus:
         inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.UNSETTLED)]
         nodes = [node for inode in inodes if (node := self._nodes.find(inode)) is not None]
+        if walk := self._totals.get(WALK):
+            rest = self._index.pages(Table.INODES, number_key(walk))
+            nodes = [
+                *(node for node in nodes if node.inode < walk),
+                *(Inode.from_bytes(number_of(key), value) for key, value in rest),
+            ]
         held = sum(1 for _ in self._index.pages(Table.HELD))
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), held)
 
@@ -215,3 +236,5 @@ class Optimizer:
             if walk := self._totals.get(WALK):
                 ended = batch.inode == KEY_MAX
                 self._totals.set(WALK, 0 if ended else max(walk, batch.inode + 1))
+                if ended:
+                    self._totals.set(AGAIN, 0)

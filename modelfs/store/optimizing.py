@@ -23,7 +23,13 @@ Progress = Callable[[int, int], None]
 COMMIT_SECONDS: Final = 5.0
 
 
-def optimize(store: Store, progress: Progress | None = None, *, depth: int | None = None) -> None:
+def optimize(
+    store: Store,
+    progress: Progress | None = None,
+    *,
+    depth: int | None = None,
+    again: bool = False,
+) -> None:
     """Give every chunk of every tensor its smallest form, and commit.
 
     What was done when this is interrupted, by an exception, is kept.
@@ -32,11 +38,12 @@ def optimize(store: Store, progress: Progress | None = None, *, depth: int | Non
         store: to be optimized; the calling thread owns it.
         progress: told how many bytes of files are done, and how many there are.
         depth: how many deltas may stand between a chunk and stored bytes; None: as before.
+        again: look at what was optimized before, too.
 
     Raises:
         StoreFull: no room for what was encoded; nothing is lost.
     """
-    store.optimizer.begin(depth)
+    store.optimizer.begin(depth, again=again)
     settler = store.settler(threads=os.cpu_count() or 1)
     total, done = store.optimizer.status().bytes, 0
     committed = time.monotonic()

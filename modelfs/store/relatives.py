@@ -48,7 +48,7 @@ NEAR_MAX: Final = 4
 ALIGNED_MAX: Final = 8
 CANDIDATES_MAX: Final = EXACT_MAX + NEAR_MAX + ALIGNED_MAX
 # A difference that does not save at least this part is none: planes are read without a source.
-SAVING_MIN: Final = 0.15
+SAVING_MIN: Final = 0.03
 
 _OFFSET = struct.Struct(">Q")
 

@@ -13,7 +13,7 @@ Segment, little-endian::
     16      u64       check    XXH3-64 of bytes 0 to 16 and the entries
     24      entry 40  each     u64 chunk, u64 offset in the pack, u32 stored, u32 size, u8 kind,
                                u8 codec, u16 zero, u32 zero, u64 checksum of the stored bytes
-    then the chunks' bytes; those of `ALIGN_FROM` bytes or more start at a multiple of 4,096
+    then the chunks' bytes; plain ones of `ALIGN_FROM` bytes or more start at a multiple of 4,096
 """
 
 import struct
@@ -105,7 +105,7 @@ class Segment:
         entries: list[Entry] = []
         buffers: list[bytes] = [b""]
         for chunk, kind, codec, size, stored in self._chunks:
-            if len(stored) >= ALIGN_FROM:
+            if kind is ChunkKind.PLAIN and len(stored) >= ALIGN_FROM:
                 buffers.append(bytes(-offset % PAGE))
                 offset += len(buffers[-1])
             checksum = xxhash.xxh3_64_intdigest(stored)

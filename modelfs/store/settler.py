@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -37,6 +38,15 @@ log = logging.getLogger(__name__)
 AHEAD: Final = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the optimizer is run."""
+
+    depth: int  # as in `Lineage.may_derive`
+    threads: int  # that encode at the same time
+    again: bool  # look at what is settled, too
+
+
 class _Choice(NamedTuple):
     target: Target
     form: Form
@@ -52,19 +62,17 @@ class Settler:
         chunks: Chunks,
         tensors: TensorTable,
         relatives: Relatives,
-        *,
-        depth: int,
-        threads: int,
+        run: Run,
     ) -> None:
-        """Begin a run; `depth` as in `Lineage.may_derive`, `threads` encode at the same time."""
         self._maps = maps
         self._chunks = chunks
         self._relatives = relatives
-        self._leads = Leads(maps, chunks, depth)
+        self._leads = Leads(maps, chunks, run.depth)
         self._releaser = Releaser(chunks)
         self._family = Family(relatives, tensors)
-        self._pipeline: Pipeline[_Choice] = Pipeline(threads, AHEAD)
+        self._pipeline: Pipeline[_Choice] = Pipeline(run.threads, AHEAD)
         self._related: set[InodeNumber] = set()  # files that the family knows relatives of
+        self._again = run.again
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -130,7 +138,9 @@ class Settler:
         except CorruptData as exc:
             _leave(view, exc)
             return
-        settled.put(choice.target, choice.form, view.element, writer)
+        record = choice.target.record
+        if not record.settled or len(choice.form.stored) < record.stored:
+            settled.put(choice.target, choice.form, view.element, writer)
         if choice.candidate is not None:
             self._family.accept(view.inode, choice.candidate)
             self._related.add(view.inode)
@@ -160,7 +170,7 @@ class Settler:
 
     def _target(self, stretch: Stretch) -> Target | None:
         record = self._chunks.record(stretch.run.chunk)
-        if record.settled or record.is_lost or record.kind is ChunkKind.DERIVED:
+        if (record.settled and not self._again) or not _may_shrink(record):
             return None
         whole = stretch.run.skip == 0 and stretch.run.length == record.size
         return Target(stretch.run.chunk, record, stretch.start, whole)

@@ -42,7 +42,7 @@ from modelfs.store.records import Superblock
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.relatives import Relatives
 from modelfs.store.scrub import Scrubber
-from modelfs.store.settler import Settler
+from modelfs.store.settler import Run, Settler
 from modelfs.store.sidecars import Sidecars
 from modelfs.store.space import Space
 from modelfs.store.staging import Staging
@@ -299,10 +299,8 @@ class Store:
     def settler(self, threads: int) -> Settler:
         """Return what does the optimizer's work, for one run, with so many threads."""
         tensors = TensorTable(self.index)
-        depth = self.optimizer.depth
-        return Settler(
-            self.maps, self.chunks, tensors, self.relatives, depth=depth, threads=threads
-        )
+        run = Run(self.optimizer.depth, threads, self.optimizer.again)
+        return Settler(self.maps, self.chunks, tensors, self.relatives, run)
 
     def give_up_writer(self) -> None:
         """Forget what a writer did that failed."""

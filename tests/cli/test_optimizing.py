@@ -76,4 +76,7 @@ def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     daemon = fake(optimize=[{"progress": {"done": 1, "total": 4}}, {"result": REPORT}])
     assert call("optimize", empty).out == "2.00 KiB before, 512 B now (25.0 %)\n"
     assert call("optimize", "--depth", "2", empty).code == 0
-    assert daemon.requests == [{"command": "optimize"}, {"command": "optimize", "depth": 2}]
+    assert daemon.requests == [
+        {"command": "optimize", "again": False},
+        {"command": "optimize", "depth": 2, "again": False},
+    ]

@@ -214,6 +214,23 @@ def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
     assert any(record.pins for record in records(wide.store) if record.form == "delta")
 
 
+def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
+    """What was settled is looked at once more, and takes a nearer base where that is allowed."""
+    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in range(1, 7))], 0)
+    files = {f"step-{n}": tensors_of({"w": f32(each)}) for n, each in enumerate(steps)}
+    for name, data in files.items():
+        put(wide.store, name, data)
+    before = wide.store.statistics(0).stored_bytes
+    optimize(wide.store, depth=4)
+    assert wide.store.statistics(0).stored_bytes == before
+    optimize(wide.store, depth=4, again=True)
+    assert wide.store.statistics(0).stored_bytes < before
+    assert not wide.store.optimizer.again
+    for name, data in files.items():
+        inode = wide.store.namespace.lookup(ROOT, name.encode())
+        assert content_of(wide.store, inode) == data
+
+
 # -- when files go
 
 
