@@ -97,7 +97,7 @@ _TOKEN_BITS: Final = 7  # of the largest step in a block
 _BELOW, _ABOVE = 4, 2  # scales that near the usual one become it
 _TABLE_BITS: Final = (10, 7)
 _TABLE_COUNT: Final = 1 << 12  # fewer words do not pay for a table
-_SAMPLE: Final = 1 << 16
+_SAMPLE: Final = 1 << 15
 
 _Ints = npt.NDArray[np.int64]
 
