@@ -12,8 +12,8 @@ Payload::
     1       4     scale       f32, little-endian; finite and greater than zero
     5       4     zero point  i32, little-endian; one of the numbers of the target
 
-Measured on one core with numpy alone, for each byte of content: 1.0 GB/s in blocks of 2^15 values,
-0.4 in one piece.
+Measured on one core, in bytes of content: 1.4 GB/s with numpy in blocks of 2^15 values, 0.4 in one
+piece.
 """
 
 import struct
@@ -141,8 +141,7 @@ class Scheme:
         if self.symmetric:
             high = max(-low, high)
             low = -high
-        with np.errstate(all="ignore"):
-            scale = float(high - low) / (self.highest - self.lowest)
+        scale = float(high - low) / (self.highest - self.lowest)
         if not _SINGLE.tiny <= scale <= _SINGLE.max:
             return None
         middle = (self.lowest + self.highest) / 2
@@ -150,13 +149,11 @@ class Scheme:
         return Parameters(self.dtype, float(np.float32(scale)), round(zero_point))
 
 
-# Those of onnxruntime for embeddings and for matrices, the commonest first; what others do; and
-# those of onnxruntime if it is told to leave a bit unused.
+# What onnxruntime's `quantize_dynamic` does with embeddings and with matrices; and with matrices of
+# either target where it is told to leave a bit unused.
 SCHEMES: Final = (
     Scheme("U8", 0, 255, symmetric=False),
     Scheme("I8", -127, 127, symmetric=True),
-    Scheme("I8", -128, 127, symmetric=True),
-    Scheme("U8", 0, 255, symmetric=True),
     Scheme("I8", -64, 64, symmetric=True),
     Scheme("U8", 0, 127, symmetric=False),
 )
@@ -164,12 +161,13 @@ SCHEMES: Final = (
 
 def usual(extremes: Extremes, schemes: int = len(SCHEMES)) -> list[Parameters]:
     """Return what the commonest of the schemes give for a tensor with such extremes."""
-    found = (scheme.parameters(extremes, np.float64) for scheme in SCHEMES[:schemes])
+    found = [scheme.parameters(extremes, np.float64) for scheme in SCHEMES[:schemes]]
     return [each for each in found if each is not None]
 
 
 def candidates(extremes: Extremes, dtype: str) -> list[Parameters]:
     """Return all that a tensor with such extremes is likely to be quantised to `dtype` by."""
     ways = product((each for each in SCHEMES if each.dtype == dtype), _PRECISIONS)
-    found = (scheme.parameters(extremes, precision) for scheme, precision in ways)
+    with np.errstate(over="ignore"):
+        found = [scheme.parameters(extremes, precision) for scheme, precision in ways]
     return list(dict.fromkeys(each for each in found if each is not None))

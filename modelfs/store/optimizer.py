@@ -47,7 +47,7 @@ from modelfs.store.totals import Totals
 BATCH_BYTES: Final = 64 << 20
 BATCH_TENSORS: Final = 512
 HELD_SLICE: Final = 64
-# What is noted in one go, so that no request waits long: a sketch is up to 42 rows.
+# What is noted in one go, so that no request waits long: a sketch is up to 40 rows.
 CHUNKS_SLICE: Final = 200
 SKETCHES_SLICE: Final = 10
 

@@ -70,7 +70,7 @@ def test_values_are_rounded_and_saturated(value: float, unsigned: int, signed: i
 
 @pytest.mark.parametrize(
     ("scheme", "symmetric", "reduced"),
-    [(0, False, False), (1, True, False), (3, True, False), (4, True, True), (5, False, True)],
+    [(0, False, False), (1, True, False), (2, True, True), (3, False, True)],
 )
 def test_onnxruntime_is_guessed(scheme: int, *, symmetric: bool, reduced: bool) -> None:
     """Its scale and zero point are found by the extremes alone, and give its numbers."""
