@@ -105,6 +105,7 @@ class Optimizer:
             depth: from now on; None: as before.
             again: look at what is settled, too. A run that is stopped goes on with that.
         """
+        self._at = None  # its file may have been listed once more since
         self._passed.clear()
         self._stuck.clear()
         if depth is not None and depth != self.depth:

@@ -304,6 +304,17 @@ def test_work_that_is_stopped_says_so(wide: Box) -> None:
     assert wide.store.optimizer.next_batch() == batch
 
 
+def test_a_file_that_changes_between_runs_is_begun_anew(wide: Box) -> None:
+    """What was listed once more after a run was stopped in its middle is done by the next run."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+    batch = wide.store.optimizer.next_batch()
+    assert batch is not None
+    wide.store.contents.write(inode, 900_000, b"changed")
+    wide.store.ingest_all()
+    optimize(wide.store)
+    assert wide.store.optimizer.status().files == 0
+
+
 def test_a_full_disk_loses_nothing(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that finds no room for what it encoded leaves all as it was."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
