@@ -3,7 +3,6 @@
 import hashlib
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -85,10 +84,11 @@ def test_frameworks_read_what_is_derived(mount: Mount) -> None:
 def test_ctrl_c_stops_it(mount: Mount) -> None:
     """The command ends at once, the mount stays, and the rest is done the next time."""
     copy_in(mount)
+    unsettled = mount.stats()["unsettled_files"]
     command = subprocess.Popen(
         [*MODELFS, "optimize", mount.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    time.sleep(0.3)
+    wait_until(lambda: mount.stats()["unsettled_files"] < unsettled or command.poll() is not None)
     command.send_signal(signal.SIGINT)
     _, problem = command.communicate(timeout=DEADLINE)
     assert command.returncode in (0, 130)
