@@ -4,6 +4,7 @@ import logging
 
 from modelfs.codecs.elements import Element
 from modelfs.errors import CorruptData
+from modelfs.store.bad_sectors import as_damage
 from modelfs.store.chunks import Chunks
 from modelfs.store.forms import Form, by_itself, is_worth
 from modelfs.store.proposals import difference
@@ -39,7 +40,8 @@ class Releaser:
                 record = self._chunks.record(chunk)
                 if not record.uses or record.is_lost or not settled.claim(chunk):
                     continue  # one that is held itself goes when nothing derives from it any more
-                content = self._chunks.load(chunk, record)
+                with as_damage():
+                    content = self._chunks.load(chunk, record)
             except CorruptData as exc:
                 log.error("chunk %d cannot be let go: %s", held, exc)
                 continue

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.codecs.base import CodecId
-from modelfs.errors import CorruptChunk
+from modelfs.errors import CorruptChunk, CorruptPack
+from modelfs.store.bad_sectors import as_damage
 from modelfs.store.chunks import Chunks
 from modelfs.store.filemap import FileMaps
 from modelfs.store.forms import Form
@@ -37,8 +38,9 @@ class Lead:
     def form(self, content: bytes, start: int) -> Form | None:
         """Return what it comes to for a chunk, None if to nothing."""
         try:
-            return self.proposal.form(content, start)
-        except CorruptChunk:
+            with as_damage():
+                return self.proposal.form(content, start)
+        except (CorruptChunk, CorruptPack):
             return None  # whoever reads the source is told
 
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.sketch import Sampler, Sketch
 from modelfs.errors import CorruptData
+from modelfs.store.bad_sectors import as_damage
 from modelfs.store.chunks import Chunks
 from modelfs.store.family import Family
 from modelfs.store.filemap import FileMaps
@@ -120,7 +121,8 @@ class Settler:
         targets = [each for each in self._targets(view) if settled.claim(each.chunk)]
         if targets:
             exact = self._leads.exact(view, candidates)
-            base = self._leads.nearest(view, targets, candidates)
+            with as_damage():
+                base = self._leads.nearest(view, targets, candidates)
             put = partial(self._put, settled, view, writer)
             for target in targets:
                 self._pipeline.add(partial(self._choose, view, exact, base, target), put)
@@ -150,7 +152,9 @@ class Settler:
         for stretch in view.stretches:
             if self._stop.is_set():
                 return None
-            sampler.feed(stretch.start, self._chunks.gather([stretch.run]))
+            with as_damage():
+                content = self._chunks.gather([stretch.run])
+            sampler.feed(stretch.start, content)
         return sampler.sketch()
 
     def _candidates(self, view: TensorView, sketch: Sketch | None) -> list[Candidate]:
@@ -180,7 +184,8 @@ class Settler:
     def _choose(
         self, view: TensorView, exact: Sequence[Lead], base: Lead | None, target: Target
     ) -> _Choice:
-        content = self._chunks.load_current(target.chunk)
+        with as_damage():
+            content = self._chunks.load_current(target.chunk)
         size = len(content)
         if target.is_whole:
             for lead in exact:
@@ -212,7 +217,8 @@ class Settler:
             record = self._chunks.record(chunk)
             if skip or length != record.size or not _may_shrink(record):
                 continue
-            content = self._chunks.load_current(chunk)
+            with as_damage():
+                content = self._chunks.load_current(chunk)
             target = Target(chunk, record, stretch.start)
             form = self._tried(lead, target, content)
             fits = form is not None and is_worth(form, length, record.stored)

@@ -1,10 +1,12 @@
 """The optimizer: every file reads as ever, in less room, whatever is removed or interrupted."""
 
+import errno
+import os
 import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from modelfs.store.optimizing import optimize
 from modelfs.store.records import Chunk
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT, Table, number_key
+from modelfs.store.tables import ROOT, ChunkId, Table, number_key, number_of
 from modelfs.store.writer import ChunkWriter
 from tests.store.stores import (
     Box,
@@ -345,6 +347,91 @@ def test_a_damaged_tensor_is_left_alone(wide: Box, caplog: pytest.LogCaptureFixt
     assert forms(store) >= {"planes", "plain"}
     now = store.chunks.record(extent.chunk)
     overwrite(pack_path(store.packs, now.pack), now.offset, good[:16])
+
+
+def bad_sector(store: Store, patch: pytest.MonkeyPatch, chunk: ChunkId) -> None:
+    """Let the disk fail to read where a chunk is stored."""
+    record = store.chunks.record(chunk)
+    bad = os.fspath(pack_path(store.packs, record.pack))
+
+    def check(fd: int, offset: int, size: int) -> None:
+        reached = offset < record.offset + record.stored and record.offset < offset + size
+        if reached and os.readlink(f"/proc/self/fd/{fd}") == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def pread(fd: int, size: int, offset: int, real: Any = os.pread) -> Any:
+        check(fd, offset, size)
+        return real(fd, size, offset)
+
+    def preadv(fd: int, into: Any, offset: int, real: Any = os.preadv) -> Any:
+        check(fd, offset, sum(map(len, into)))
+        return real(fd, into, offset)
+
+    patch.setattr(os, "pread", pread)
+    patch.setattr(os, "preadv", preadv)
+
+
+def test_a_bad_sector_is_left_alone(
+    wide: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tensor whose bytes the disk refuses keeps no other from its form, nor the file listed."""
+    store = wide.store
+    inode = stored_file(store, b"base", real("base.safetensors"))
+    extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
+    with monkeypatch.context() as patch:
+        bad_sector(store, patch, extent.chunk)
+        optimize(store)
+    assert "stays as it is" in caplog.text
+    caplog.clear()
+    assert forms(store) >= {"planes", "plain"}
+    assert store.optimizer.status().files == 0
+    optimize(store, again=True)
+    assert store.chunks.record(extent.chunk).settled
+
+
+def test_a_relative_in_a_bad_sector_is_done_without(
+    wide: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk refuses what a chunk could be derived from, it is stored by itself."""
+    store = wide.store
+    base = stored_file(store, b"base", real("base.safetensors"))
+    optimize(store)
+    extent = list(store.maps.overlapping(base, 0, 1 << 30))[3]
+    inode = stored_file(store, b"tuned", real("finetune.safetensors"))
+    store = wide.reopen()
+    with monkeypatch.context() as patch:
+        bad_sector(store, patch, extent.chunk)
+        optimize(store)
+    assert forms(store) >= {"delta"}
+    assert not any(True for _ in store.chunks.lineage.dependants(extent.chunk))
+    assert content_of(store, inode) == real("finetune.safetensors")
+
+
+def test_a_bad_sector_keeps_no_other_base_held(
+    wide: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A held chunk stays held as long as the disk refuses what derives from it, and only that."""
+    store = wide.store
+    for name in ("base", "finetune"):
+        stored_file(store, name.encode(), real(f"{name}.safetensors"))
+    optimize(store)
+    remove(store, b"base")
+    held = store.optimizer.status().held_chunks
+    assert held > 1
+    chunk = next(
+        chunk
+        for key, _ in store.index.pages(Table.HELD)
+        for chunk in store.chunks.lineage.dependants(ChunkId(number_of(key)))
+    )
+    store = wide.reopen()
+    with monkeypatch.context() as patch:
+        bad_sector(store, patch, chunk)
+        optimize(store)
+    assert "cannot be let go" in caplog.text
+    caplog.clear()
+    assert store.optimizer.status().held_chunks == 1
+    optimize(store)
+    assert store.optimizer.status().held_chunks == 0
 
 
 def test_a_file_that_is_being_written_waits(wide: Box) -> None:
