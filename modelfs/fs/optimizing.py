@@ -13,6 +13,7 @@ from modelfs.fs.appending import Appending
 from modelfs.fs.durability import Durability
 from modelfs.fs.handles import Handles
 from modelfs.fs.packing import Packing
+from modelfs.store.optimizer import OptimizeStatus
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.settler import Settler
 from modelfs.store.store import Store
@@ -25,6 +26,8 @@ Progress = Callable[[int, int], Awaitable[None]]
 IDLE_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 10.0
 COMMIT_SECONDS: Final = 5.0
+# What could not be done is tried again by itself after so long, or when there is other work.
+RETRY_SECONDS: Final = 600.0
 
 
 class Optimizing:
@@ -49,7 +52,9 @@ class Optimizing:
         self._moved = trio.Event()
         self._settler: Settler | None = None
         self._failure: Exception | None = None
-        self._ended = False  # nothing was left to do when it last looked
+        self._ended = False  # nothing was left that it could do when it last looked
+        self._left: OptimizeStatus | None = None  # what was left then
+        self._left_at = 0.0
         self._done = 0
         self._total = 0
 
@@ -113,18 +118,28 @@ class Optimizing:
 
     def _may_run(self) -> bool:
         idle = self.by_itself and self._handles.idle_seconds() > IDLE_SECONDS
-        if idle and self._ended and not self._asked:
-            status = self._store.optimizer.status()
-            self._ended = not (status.files or status.held_chunks)
-            if not self._ended:
-                self._store.optimizer.begin()
+        if idle and self._ended and not self._asked and self._has_more():
+            self._ended = False
+            self._store.optimizer.begin()
         return idle and not self._ended and not any(True for _ in self._store.staging)
+
+    def _has_more(self) -> bool:
+        # A full disk or a damaged base is not tried without end.
+        status = self._store.optimizer.status()
+        if not (status.files or status.held_chunks):
+            return False
+        return status != self._left or trio.current_time() > self._left_at + RETRY_SECONDS
+
+    def _end(self) -> None:
+        self._ended = True
+        self._left = self._store.optimizer.status()
+        self._left_at = trio.current_time()
+        self._drop_settler()
 
     async def _advance(self, threads: int) -> None:
         try:
             if not (await self._settle_next(threads) or await self._packing.advance()):
-                self._ended = True
-                self._drop_settler()
+                self._end()
         except (ModelfsError, OSError) as exc:
             log.error("the optimizer stopped: %s", exc)
             self._fail(exc)
@@ -136,8 +151,7 @@ class Optimizing:
 
     def _fail(self, exc: Exception) -> None:
         self._failure = exc
-        self._ended = True
-        self._drop_settler()
+        self._end()
 
     async def _settle_next(self, threads: int) -> bool:
         async with self._appending.turn():

@@ -8,6 +8,7 @@ import trio
 
 from modelfs.errors import StoreFull
 from modelfs.fs import optimizing
+from modelfs.store.optimizer import Optimizer, OptimizeStatus
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.settler import Settler
 from modelfs.store.tables import ROOT, InodeNumber, Table
@@ -129,6 +130,37 @@ async def test_a_failure_is_told_and_ends_only_the_run(
     await family.writeback.optimizing.follow(Told())
     assert unsettled(family) == 0
     check_contents(family)
+
+
+async def test_what_cannot_be_done_is_not_tried_without_end(
+    family: Served,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By itself it tries in vain once, and again when there is other work or much time went by."""
+    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    looks = 0
+
+    def status(self: Optimizer) -> OptimizeStatus:
+        nonlocal looks
+        looks += 1
+        return found(self)
+
+    def full(self: ChunkWriter) -> None:
+        raise StoreFull("full")
+
+    found = Optimizer.status
+    monkeypatch.setattr(Optimizer, "status", status)
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkWriter, "finish", full)
+        nursery.start_soon(family.writeback.optimizing.run)
+        await until(lambda: looks > 20)
+        assert caplog.text.count("stopped") == 1
+    caplog.clear()
+    monkeypatch.setattr(optimizing, "RETRY_SECONDS", 0)
+    await until(lambda: not unsettled(family))
 
 
 async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> None:
