@@ -51,7 +51,7 @@ HELD_SLICE: Final = 64
 CHUNKS_SLICE: Final = 200
 SKETCHES_SLICE: Final = 10
 
-# The first inode that has not been looked at for being unsettled, of a store that was upgraded.
+# Where a walk over all files goes on, listed or not; 0 without one.
 WALK: Final = b"optimize.walk"
 DEPTH_TOTAL: Final = b"optimize.depth"
 # 1 while that walk is to look at what is settled, too.
@@ -138,11 +138,12 @@ class Optimizer:
         """Return what comes next, None if nothing does. Any thread, one at a time."""
         if held := self._held():
             return Batch(held=held)
-        if self._at is None and (found := self._next_file()) is not None:
-            self._at = found[0], 0, found[1]
-        if self._at is None:
+        at = self._at  # once: `begin` may forget it at any time
+        if at is None and (found := self._next_file()) is not None:
+            self._at = at = found[0], 0, found[1]
+        if at is None:
             return None
-        inode, position, request = self._at
+        inode, position, request = at
         rows = tuple(self._rows(inode, position))
         last = sum(row.size for row in rows) < BATCH_BYTES and len(rows) < BATCH_TENSORS
         return Batch(inode, request, rows, last)
@@ -161,7 +162,8 @@ class Optimizer:
         return self._walked()
 
     def _walked(self) -> tuple[InodeNumber, bytes] | None:
-        # Files of a store of format 1, which nobody listed.
+        # Of a store that was of format 1, whose files nobody listed; or because all are to be done
+        # again.
         if not (start := self._totals.get(WALK)):
             return None
         row = self._index.scan(Table.TENSORS, pair_key(start, 0), KEY_END, 1)
@@ -234,8 +236,9 @@ class Optimizer:
         with self._index.change():
             if self._index.get(Table.UNSETTLED, key) == batch.request:
                 self._index.delete(Table.UNSETTLED, key)
-            if walk := self._totals.get(WALK):
+            # A file that was listed is done before the walk comes to it, and does not move it on.
+            if not batch.request and self._totals.get(WALK):
                 ended = batch.inode == KEY_MAX
-                self._totals.set(WALK, 0 if ended else max(walk, batch.inode + 1))
+                self._totals.set(WALK, 0 if ended else batch.inode + 1)
                 if ended:
                     self._totals.set(AGAIN, 0)

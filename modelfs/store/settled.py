@@ -20,7 +20,7 @@ class Batch:
     """Tensors of one file that come next; or chunks that are held, and no file."""
 
     inode: InodeNumber = NOBODY
-    request: bytes = b""  # what made the file unsettled
+    request: bytes = b""  # what made the file unsettled; empty if a walk came to it
     rows: tuple[TensorRow, ...] = ()
     last: bool = False  # there are no more in the file
     held: tuple[ChunkId, ...] = ()
