@@ -219,10 +219,12 @@ class Optimizer:
 
     def _move_on(self, settled: Settled) -> None:
         batch = settled.batch
+        if settled.stopped:
+            return
         if batch.held:
             self._stuck.update(batch.held)  # those that are held still
             return
-        if settled.stopped or self._at is None:
+        if self._at is None:
             return
         if not batch.last:
             self._at = batch.inode, batch.rows[-1].start + 1, batch.request

@@ -97,6 +97,8 @@ class Settler:
         finally:
             self._pipeline.drop()
         for chunk in batch.held:
+            if self._stop.is_set():
+                break
             self._releaser.release(settled, chunk, writer)
         writer.finish()
         settled.stopped = self._stop.is_set()

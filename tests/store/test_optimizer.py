@@ -434,6 +434,25 @@ def test_a_bad_sector_keeps_no_other_base_held(
     assert store.optimizer.status().held_chunks == 0
 
 
+def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
+    """Held chunks that a stopped run did not come to are not taken for hopeless."""
+    for name in ("base", "finetune"):
+        put(wide.store, name, real(f"{name}.safetensors"))
+    remove(wide.store, b"base")
+    store = wide.store
+    store.optimizer.begin()
+    batch = store.optimizer.next_batch()
+    assert batch is not None
+    assert batch.held
+    settler = store.settler(threads=1)
+    settler.stop()
+    settled = settler.work(batch, store.writer())
+    settler.close()
+    assert not settled.claimed
+    assert store.optimizer.take(settled)
+    assert store.optimizer.next_batch() == batch
+
+
 def test_a_file_that_is_being_written_waits(wide: Box) -> None:
     """What has staged content is not looked at before it was taken in."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
