@@ -90,8 +90,8 @@ class Optimizing:
             raise self._failure
 
     def _begin(self, depth: int | None, *, again: bool) -> None:
-        if self._settler is not None and again:
-            self._settler.stop()  # it passes over what is settled
+        if self._settler is not None:
+            self._settler.stop()  # it is of another run: another depth, or fewer threads
         self._store.optimizer.begin(depth, again=again)
         self._done, self._total = 0, self._store.optimizer.status().bytes
         self._failure = None

@@ -163,6 +163,28 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
     await until(lambda: not unsettled(family))
 
 
+async def test_who_asks_gets_all_threads(
+    family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes by itself, on one thread, makes way for one that somebody waits for."""
+    monkeypatch.setattr("modelfs.store.optimizer.BATCH_TENSORS", 1)
+    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    asked: list[int] = []
+    make = family.store.settler
+
+    def settler(threads: int) -> Settler:
+        asked.append(threads)
+        return make(threads)
+
+    monkeypatch.setattr(family.store, "settler", settler)
+    nursery.start_soon(family.writeback.optimizing.run)
+    await until(lambda: bool(asked))
+    await family.writeback.optimizing.follow(Told())
+    assert asked == [1, 3]
+
+
 async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> None:
     """Whoever reads while chunks change their form gets what was written."""
     nursery.start_soon(family.writeback.optimizing.run)
