@@ -322,8 +322,8 @@ class Chunks:
         deriving.append(chunk)
         try:
             if _is_part(record):
-                return self._transposed.content(record, recipe, self.gather)
-            source = self.gather(recipe.runs)
+                return self._transposed.content(record, recipe, self._gathered)
+            source = self._gathered(recipe.runs)
         except CorruptChunk as exc:
             problem = f"what it derives from is damaged: {exc}"
             raise CorruptChunk(chunk, problem, exc.base) from exc
@@ -337,6 +337,12 @@ class Chunks:
         Raises:
             CorruptChunk: a chunk that they are of is damaged or missing, or shorter.
         """
+        try:
+            return self._gathered(runs)
+        except ValueError as exc:
+            raise CorruptChunk(runs[0].chunk, str(exc)) from exc
+
+    def _gathered(self, runs: Sequence[SourceRun]) -> bytes:
         parts = [self._run(run) for run in runs]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -1,5 +1,6 @@
 """The optimizer: every file reads as ever, in less room, whatever is removed or interrupted."""
 
+import dataclasses
 import errno
 import os
 import random
@@ -19,7 +20,7 @@ from modelfs.store.optimizing import optimize
 from modelfs.store.records import Chunk
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT, ChunkId, Table, number_key, number_of
+from modelfs.store.tables import ROOT, ChunkId, Table, number_key, number_of, pair_key
 from modelfs.store.writer import ChunkWriter, Written
 from tests.store.stores import (
     Box,
@@ -432,6 +433,25 @@ def test_a_bad_sector_keeps_no_other_base_held(
     assert store.optimizer.status().held_chunks == 1
     optimize(store)
     assert store.optimizer.status().held_chunks == 0
+
+
+def test_an_extent_past_its_chunk_ends_no_run(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """A tensor of which the map says what is not so is left alone; others get their forms."""
+    store = wide.store
+    inode = stored_file(store, b"base", real("base.safetensors"))
+    extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
+    key = pair_key(inode, extent.start)
+    good = store.index.get(Table.EXTENTS, key)
+    assert good is not None
+    with store.index.change():
+        bad = dataclasses.replace(extent, skip=extent.skip + 8)
+        store.index.put(Table.EXTENTS, key, bad.to_bytes())
+    optimize(store)
+    assert "stays as it is" in caplog.text
+    caplog.clear()
+    assert forms(store) >= {"planes", "plain"}
+    with store.index.change():
+        store.index.put(Table.EXTENTS, key, good)
 
 
 def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
