@@ -22,6 +22,22 @@ SHORT_PART: Final = 0.05
 SHORT_GARBAGE_MIN: Final = 1 << 20
 
 
+async def retire_empty_packs(store: Store, durability: Durability) -> None:
+    """Have the packs deleted with the next commit in which nothing is alive.
+
+    In a turn to append, while nobody holds the packs.
+
+    Raises:
+        StoreFull, OSError: a commit on the way failed.
+    """
+    empty = store.collector.empty_packs()
+    while empty and store.collector.remove_dead():
+        await durability.pause()
+    for pack in empty:
+        store.leave_pack(pack)
+        store.collector.retire(pack)
+
+
 class Collecting:
     """Removes what nobody can reach, and rewrites packs with little left in them."""
 

@@ -10,6 +10,7 @@ import trio
 
 from modelfs.errors import ModelfsError
 from modelfs.fs.appending import Appending
+from modelfs.fs.collecting import retire_empty_packs
 from modelfs.fs.durability import Durability
 from modelfs.fs.handles import Handles
 from modelfs.fs.packing import Packing
@@ -166,7 +167,7 @@ class Optimizing:
             while not self._store.optimizer.take(settled):
                 await self._durability.pause()
             if not self._appending.is_held:
-                self._store.retire_empty_packs()
+                await retire_empty_packs(self._store, self._durability)
         self._done += batch.bytes
         return True
 

@@ -6,6 +6,7 @@ from functools import partial
 import trio
 
 from modelfs.fs.appending import Appending
+from modelfs.fs.collecting import retire_empty_packs
 from modelfs.fs.durability import Durability
 from modelfs.store.packing import Packing as Portion
 from modelfs.store.records import Chunk
@@ -55,7 +56,7 @@ class Packing:
             if not self.done:
                 self._store.packer.begin_pack()
             self.done += await self._copy(portion)
-            await self._retire_empty()
+            await retire_empty_packs(self._store, self._durability)
             await self._durability.commit()
         return True
 
@@ -77,11 +78,3 @@ class Packing:
         while not self._store.intake.take_written(written, admits):
             await self._durability.pause()
         return sum(record.stored for record in copied.values())
-
-    async def _retire_empty(self) -> None:
-        empty = self._store.collector.empty_packs()
-        while empty and self._store.collector.remove_dead():
-            await self._durability.pause()
-        for pack in empty:
-            self._store.leave_pack(pack)
-            self._store.collector.retire(pack)
