@@ -128,11 +128,11 @@ class Settler:
             put = partial(self._put, settled, view, writer)
             for target in targets:
                 self._pipeline.add(partial(self._choose, view, exact, base, target), put)
+        if sketch is not None:
+            settled.sketches.append((view.inode, view.row, sketch))
         for candidate in candidates:
             if candidate.relation is Relation.WIDER and not self._stop.is_set():
                 self._narrow(settled, view, candidate, writer)
-        if sketch is not None:
-            settled.sketches.append((view.inode, view.row, sketch))
 
     def _put(
         self, settled: Settled, view: TensorView, writer: ChunkWriter, future: Future[_Choice]
