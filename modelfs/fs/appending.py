@@ -1,7 +1,8 @@
 """Whose turn it is to append to packs or to delete them.
 
-Ingest and collect append, which is for one at a time. A reader in another process may *hold* the
-packs: ingest goes on then, since what is there stays, and collect waits.
+Ingest, collect and the optimizer append, which is for one at a time. A reader in another process
+may *hold* the packs: ingest and the optimizer's encoding go on then, since what is there stays;
+collect waits, and so does the optimizer's packing.
 """
 
 import contextlib

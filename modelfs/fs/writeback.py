@@ -5,7 +5,7 @@ Requests change the store's memory; this moves the changes on:
 - `durability` flushes and commits, every `COMMIT_SECONDS` or because someone waits for an fsync;
 - `ingesting` takes staged content into chunks;
 - `collecting` removes what was deleted, and gives its room back;
-- `optimizing` gives what is stored its smallest form;
+- `optimizing` gives what is stored its smallest form, and then, by `packing`, a good order;
 - `appending` lets one of these three append to packs at a time;
 - `scrubbing` reads what is stored, to see that it is still there.
 

@@ -194,7 +194,7 @@ class Chunks:
         return self._cache.peek(chunk)
 
     def prepare(self, chunk: ChunkId, record: Chunk) -> None:
-        """Verify a plain chunk, or decode a coded one into memory, for reads that are to come.
+        """Verify a plain chunk, or decode any other into memory, for reads that are to come.
 
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.

@@ -1,5 +1,9 @@
 """Garbage collection: dead chunks lose their records, and packs with little left are rewritten.
 
+A chunk is dead if no file uses it and no other derives from it. One that is only derived from is
+held, and stays: to write anew what derives from it is the optimizer's part. With a chunk's record
+go its claims on what it derives from, which may so die in turn.
+
 A pack is immutable, so the room of a dead chunk comes back when its pack goes: at once if nothing
 in it is alive, otherwise after its live chunks were copied to the newest pack. A copy is checked
 against its checksum on the way; a pack with a chunk that cannot be read is left as it is. Files are

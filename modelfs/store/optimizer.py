@@ -62,7 +62,7 @@ AGAIN: Final = b"optimize.again"
 class OptimizeStatus:
     """What is left to do."""
 
-    files: int  # unsettled
+    files: int  # unsettled, or not come to yet by a walk over all
     bytes: int  # of these files
     held_chunks: int
 

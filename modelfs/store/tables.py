@@ -134,7 +134,10 @@ def sidecar_key(folder: int, name: bytes, model: int) -> bytes:
 
 
 def request_value() -> bytes:
-    """Return a value for `pending` that no pass under way has seen, and so will not clear."""
+    """Return a value for `pending` or `unsettled` that no pass or batch under way has seen.
+
+    So none will clear it.
+    """
     return _U64.pack(time.time_ns())
 
 

@@ -1,5 +1,6 @@
 """Putting content into chunks: share an equal one, or append a new one to a pack.
 
+What is moved, by gc or page packing, or gets a new form, from the optimizer, goes the same way.
 Nothing here is visible to readers until the owner of the store takes the result into the index,
 which is after the packs were flushed: bytes first, then fsync, then the index.
 """
@@ -97,7 +98,7 @@ class ChunkWriter:
         return chunk
 
     def copy(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
-        """Append a chunk's stored bytes once more, for gc to move it there."""
+        """Append a chunk's stored bytes once more, for gc or page packing to move it there."""
         self._copied.add(chunk)
         self._append(chunk, record, stored)
 
