@@ -3,6 +3,7 @@
 Every form that comes from here was decoded, and compared with the content.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -39,9 +40,11 @@ class Form:
 def by_itself(content: bytes, element: Element) -> Form:
     """Return the smallest form that needs no other chunk."""
     codec, stored = encode_tensor(content, element)
-    if codec is CodecId.RAW or CODECS[codec].decode(stored, len(content)) != content:
-        return Form(ChunkKind.PLAIN, CodecId.RAW, content)
-    return Form(ChunkKind.CODED, codec, stored)
+    # What does not decode at all raises the same as what was damaged: then it stays as it is.
+    with contextlib.suppress(ValueError):
+        if codec is not CodecId.RAW and CODECS[codec].decode(stored, len(content)) == content:
+            return Form(ChunkKind.CODED, codec, stored)
+    return Form(ChunkKind.PLAIN, CodecId.RAW, content)
 
 
 def derived(
