@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from modelfs.codecs import CODECS, DERIVATIONS
-from modelfs.codecs.base import Bytes, CodecId
+from modelfs.codecs import CODECS
+from modelfs.codecs.base import Bytes
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
+from modelfs.store.deriving import Deriver, is_part
 from modelfs.store.descriptors import Descriptor, read_into
 from modelfs.store.index import Index
 from modelfs.store.lineage import Lineage
@@ -40,6 +41,7 @@ class Chunks:
         self._totals = totals
         self._cache = cache
         self._transposed = TransposedParts(cache)
+        self._deriver = Deriver(self.load_current, self._transposed)
         self._seed = hash_seed
         self.lineage = Lineage(index)
         self._verified = Verified()
@@ -189,7 +191,7 @@ class Chunks:
 
     def peek(self, chunk: ChunkId, record: Chunk) -> Bytes | None:
         """Return the whole content of a chunk that is not plain, if it is in memory."""
-        if _is_part(record):
+        if is_part(record):
             return self._transposed.peek(chunk)
         return self._cache.peek(chunk)
 
@@ -287,7 +289,7 @@ class Chunks:
 
     def _content(self, chunk: ChunkId, record: Chunk) -> Bytes:
         # Of a chunk that is not plain.
-        if _is_part(record):
+        if is_part(record):
             return self._part(chunk, record)
         needed = record.uses + record.pins
         return self._cache.get(chunk, lambda: bytes(self._decode(chunk, record)), needed=needed)
@@ -307,7 +309,7 @@ class Chunks:
         try:
             content: Bytes
             if record.kind is ChunkKind.DERIVED:
-                content = self._derived(chunk, record, Recipe.from_bytes(stored))
+                content = self._deriver.content(chunk, record, Recipe.from_bytes(stored))
             else:
                 content = CODECS[record.codec].decode(stored, record.size)
         except (KeyError, ValueError) as exc:
@@ -317,50 +319,13 @@ class Chunks:
             raise CorruptChunk(chunk, "it does not decode to what it was made from")
         return content
 
-    def _derived(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> Bytes:
-        deriving = self._deriving()
-        deriving.append(chunk)
-        try:
-            if _is_part(record):
-                return self._transposed.content(record, recipe, self._gathered)
-            source = self._gathered(recipe.runs)
-        except CorruptChunk as exc:
-            problem = f"what it derives from is damaged: {exc}"
-            raise CorruptChunk(chunk, problem, exc.base) from exc
-        finally:
-            deriving.pop()
-        return DERIVATIONS[record.codec].decode(recipe.payload, record.size, source)
-
     def gather(self, runs: Sequence[SourceRun]) -> bytes:
         """Return the content of runs, put together.
 
         Raises:
             CorruptChunk: a chunk that they are of is damaged or missing, or shorter.
         """
-        try:
-            return self._gathered(runs)
-        except ValueError as exc:
-            raise CorruptChunk(runs[0].chunk, str(exc)) from exc
-
-    def _gathered(self, runs: Sequence[SourceRun]) -> bytes:
-        parts = [self._run(run) for run in runs]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _deriving(self) -> list[ChunkId]:
-        # What this thread is deriving, each chunk for the one before it.
-        if not hasattr(self._local, "deriving"):
-            self._local.deriving = []
-        found: list[ChunkId] = self._local.deriving
-        return found
-
-    def _run(self, run: SourceRun) -> bytes:
-        if run.chunk in self._deriving():
-            raise ValueError("it derives from itself")  # and would be waited for forever
-        part = self.load_current(run.chunk)[run.skip : run.skip + run.length]
-        if len(part) < run.length:
-            stop = run.skip + run.length
-            raise ValueError(f"chunk {run.chunk} has no bytes {run.skip} to {stop}")
-        return part
+        return self._deriver.gather(runs)
 
     def load_current(self, chunk: ChunkId) -> bytes:
         """Return a chunk's whole content, wherever it is now.
@@ -388,10 +353,6 @@ def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
     if xxhash.xxh3_64_intdigest(stored) != record.checksum:
         where = f"pack {record.pack} at {record.offset}"
         raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
-
-
-def _is_part(record: Chunk) -> bool:
-    return record.kind is ChunkKind.DERIVED and record.codec is CodecId.TRANSPOSE
 
 
 def _place(record: Chunk) -> Place:

@@ -1,0 +1,78 @@
+"""Deriving chunks: content made from that of others, which may be derived themselves."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from modelfs.codecs import DERIVATIONS
+from modelfs.codecs.base import Bytes, CodecId
+from modelfs.errors import CorruptChunk
+from modelfs.store.recipe import Recipe, SourceRun
+from modelfs.store.records import Chunk, ChunkKind
+from modelfs.store.tables import ChunkId
+from modelfs.store.transposed import TransposedParts
+
+
+class Deriver:
+    """Makes chunks by their recipes. Any thread."""
+
+    def __init__(self, load: Callable[[ChunkId], bytes], transposed: TransposedParts) -> None:
+        """Begin; `load` returns a chunk's whole content, and may come back here for it."""
+        self._load = load
+        self._transposed = transposed
+        self._local = threading.local()
+
+    def content(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> Bytes:
+        """Return what a derived chunk's recipe makes.
+
+        Raises:
+            CorruptChunk: a chunk of the source is damaged or missing.
+            KeyError, ValueError: the recipe makes nothing of that size.
+        """
+        under_way = self._under_way()
+        under_way.append(chunk)
+        try:
+            if is_part(record):
+                return self._transposed.content(record, recipe, self._gathered)
+            source = self._gathered(recipe.runs)
+        except CorruptChunk as exc:
+            problem = f"what it derives from is damaged: {exc}"
+            raise CorruptChunk(chunk, problem, exc.base) from exc
+        finally:
+            under_way.pop()
+        return DERIVATIONS[record.codec].decode(recipe.payload, record.size, source)
+
+    def gather(self, runs: Sequence[SourceRun]) -> bytes:
+        """Return the content of runs, put together.
+
+        Raises:
+            CorruptChunk: a chunk that they are of is damaged or missing, or shorter.
+        """
+        try:
+            return self._gathered(runs)
+        except ValueError as exc:
+            raise CorruptChunk(runs[0].chunk, str(exc)) from exc
+
+    def _gathered(self, runs: Sequence[SourceRun]) -> bytes:
+        parts = [self._run(run) for run in runs]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _run(self, run: SourceRun) -> bytes:
+        if run.chunk in self._under_way():
+            raise ValueError("it derives from itself")  # and would be waited for forever
+        part = self._load(run.chunk)[run.skip : run.skip + run.length]
+        if len(part) < run.length:
+            stop = run.skip + run.length
+            raise ValueError(f"chunk {run.chunk} has no bytes {run.skip} to {stop}")
+        return part
+
+    def _under_way(self) -> list[ChunkId]:
+        # What this thread is deriving, each chunk for the one before it.
+        if not hasattr(self._local, "chunks"):
+            self._local.chunks = []
+        found: list[ChunkId] = self._local.chunks
+        return found
+
+
+def is_part(record: Chunk) -> bool:
+    """Whether a chunk is a slice of a transposed tensor."""
+    return record.kind is ChunkKind.DERIVED and record.codec is CodecId.TRANSPOSE
