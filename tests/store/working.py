@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from modelfs.store.optimizing import optimize, pack
-from modelfs.store.store import Store
+from modelfs.store.store import Commit, Store
 from modelfs.store.tables import ROOT, InodeNumber
 from tests.store.disk import Disk
 from tests.store.histories import File, check_mixed
@@ -85,8 +85,39 @@ class Work:
 
     def _open(self) -> None:
         self.store = store = Store(self.path)
+        self._watch_commits(store)
         for part, name in ((store, "write_commit"), (store.staging, "sync"), (store.ingest, "run")):
             setattr(part, name, self._interrupted(getattr(part, name)))
+
+    def _watch_commits(self, store: Store) -> None:
+        # Whatever makes them, and however many: what is promised changes with each.
+        begin, write, end = store.begin_commit, store.write_commit, store.end_commit
+
+        def begin_commit() -> Commit:
+            commit = begin()
+            self.is_committing = True
+            self._promise(*self._commits, self._names())
+            return commit
+
+        def write_commit(commit: Commit) -> None:
+            write(commit)
+            self._promise(self._commits[-1])
+
+        def end_commit(commit: Commit, *, written: bool) -> None:
+            end(commit, written=written)
+            self.is_committing = False
+
+        vars(store).update(
+            begin_commit=begin_commit, write_commit=write_commit, end_commit=end_commit
+        )
+
+    def _names(self) -> Names:
+        # What a commit has that begins now.
+        for file in self._every:
+            staged = self.store.staging.find(file.inode)
+            if staged is None or not staged.dirty:
+                file.flushed = len(file.states) - 1
+        return {name: (file, file.flushed) for name, file in self.files.items()}
 
     def _interrupted(self, call: Callable[P, R]) -> Callable[P, R]:
         def interrupted(*args: P.args, **options: P.kwargs) -> R:
@@ -179,45 +210,29 @@ class Work:
     # -- all of the store
 
     def commit(self) -> None:
-        with self._committing():
+        if self.store.index.dirty:
             self.store.commit()
+        else:
+            self._promise(self._names())  # as it is, it is durable
 
     def collect(self) -> int:
-        with self._committing():
-            return self.store.collect()
+        return self.store.collect()
 
     def optimize(self) -> None:
-        # It commits on the way, and so would what is done meanwhile.
-        with self.interrupted(_nothing), self._committing():
-            optimize(self.store)
-            self.store.commit()
+        optimize(self.store)
+        self.commit()
 
     def pack(self) -> None:
         """Bring the chunks of scattered files together."""
-        with self._committing():
-            pack(self.store)
+        pack(self.store)
 
     def reopen(self) -> None:
         """Close the store in an orderly way and open it again."""
         with self.interrupted(_nothing):
             for name in self.files:
                 self.flush(name)
-            with self._committing():
-                self.store.close()
+            self.store.close()
         self._open()
-
-    @contextmanager
-    def _committing(self) -> Iterator[None]:
-        for file in self._every:
-            staged = self.store.staging.find(file.inode)
-            if staged is None or not staged.dirty:
-                file.flushed = len(file.states) - 1
-        names = {name: (file, file.flushed) for name, file in self.files.items()}
-        self._promise(*self._commits, names)
-        self.is_committing = True
-        yield
-        self.is_committing = False
-        self._promise(names)
 
     # -- looking back
 
