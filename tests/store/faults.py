@@ -6,14 +6,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
 from modelfs.errors import ModelfsError
 from modelfs.store.check import check
+from modelfs.store.optimizing import optimize
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, InodeNumber
+from tests.store.crashing import FAMILY
 from tests.store.stores import CHUNK, FILE, ME, check_closed, content_of, model_of, noise
 
 # Every call by which a store changes or reads its files, LMDB's own apart.
@@ -183,6 +186,10 @@ class User:
         self.store.namespace.unlink(ROOT, name.encode())
         self._named(**{name: None})
 
+    def reap(self, file: File) -> None:
+        while not self.store.reaper.reap(file.inode):
+            pass
+
     def flush(self, file: File) -> bool:
         return self._try(lambda: self.store.flush(file.inode))
 
@@ -201,6 +208,9 @@ class User:
 
     def collect(self) -> None:
         self._try(self.store.collect)
+
+    def optimize(self) -> None:
+        self._try(partial(optimize, self.store))
 
     def read(self, file: File) -> None:
         self._try(lambda: file.check(content_of(self.store, file.inode), crashed=False))
@@ -240,11 +250,47 @@ def work(user: User) -> None:
     user.fsync(copy)
 
 
-def survive(path: Path, fault: Fault) -> bool:
+def write_family(user: User) -> None:
+    """Have models in chunks that are made from one another, and more that lie scattered."""
+    for number, content in enumerate(FAMILY):
+        user.ingest(user.create(f"model{number}", content))
+    blocks = [noise(CHUNK, 100 + number) for number in range(6)]
+    user.ingest(user.create("whole", b"".join(blocks)))
+    for number in range(2):
+        user.ingest(user.create(f"half{number}", b"".join(blocks[number::2])))
+    user.remove("whole")
+    user.commit()
+
+
+def optimize_family(user: User) -> None:
+    """Give everything its smallest form, and once more when what others derive from is gone."""
+    files = user.names[-1]
+    user.optimize()
+    for file in files.values():
+        user.read(file)
+    user.write(files[b"model1"], len(FAMILY[1]) - CHUNK, noise(100, 4))
+    user.fsync(files[b"model1"])
+    user.ingest(files[b"model1"])
+    user.remove("model0")
+    user.reap(files[b"model0"])
+    user.commit()
+    user.optimize()
+    user.collect()
+    for file in user.names[-1].values():
+        user.read(file)
+
+
+def survive(
+    path: Path,
+    fault: Fault,
+    work: Callable[[User], None] = work,
+    prepare: Callable[[User], None] = lambda user: None,
+) -> bool:
     """Work on a disk that fails, and check every promise; say whether it failed at all."""
     store = Store(path)
     try:
         user = User(store)
+        prepare(user)
         with fault.below():
             work(user)
         assert fault.error != PART or not user.failures

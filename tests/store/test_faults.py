@@ -10,16 +10,30 @@ Each call fails in one of the ways, in turn.
 
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
 
-from modelfs.store import pack, segment
+from modelfs.store import pack, packing, pipeline, segment
 from modelfs.store.making import make_store
+from modelfs.store.space import Room, Space
 from tests.store import faults
-from tests.store.faults import CALLS, PART, PARTIAL, SYNCS, Fault, survive
+from tests.store.faults import (
+    CALLS,
+    PART,
+    PARTIAL,
+    READS,
+    SYNCS,
+    Fault,
+    optimize_family,
+    survive,
+    write_family,
+)
 from tests.store.stores import CHUNK, small_windows
 
 
@@ -37,6 +51,31 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "empty"
 
 
+class InTurn(Executor):
+    """Runs what it is given at once, so that calls are made in the same order every time."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*args, **options))
+        except Exception as exc:
+            future.set_exception(exc)
+        return future
+
+
+@pytest.fixture
+def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the optimizer work on one thread, and find little scattered enough to be packed."""
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", InTurn)
+    for name in ("RUNS_RATIO", "RUNS_MORE", "GAP_MAX"):
+        monkeypatch.setattr(packing, name, 0)
+    monkeypatch.setattr(packing, "PORTION_BYTES", 2 * CHUNK)
+    monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
+
+
 def copies(empty: Path) -> Path:
     where = empty.with_name("store")
     shutil.rmtree(where, ignore_errors=True)
@@ -50,6 +89,21 @@ def test_any_call_may_fail(empty: Path, call: str) -> None:
     number = 0
     while survive(copies(empty), Fault(call, number, *faults.WAYS[number % len(faults.WAYS)])):
         number += 1
+    assert number, f"the workload has no {call}"
+
+
+@pytest.mark.usefixtures("in_turn")
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
+def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
+    """Nor is anything by the optimizer, by packing, or when held chunks are let go."""
+    number = 0
+    while survive(
+        copies(empty),
+        Fault(call, number, *faults.WAYS[number % len(faults.WAYS)]),
+        optimize_family,
+        write_family,
+    ):
+        number += 3 if call in READS else 1  # so that each way has its turn
     assert number, f"the workload has no {call}"
 
 
