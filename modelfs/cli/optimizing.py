@@ -43,6 +43,10 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
         render.show_json(told)
     else:
         click.echo(_line(told))
+    if told["damaged"]:
+        damaged = render.counted(told["damaged"], "chunk")
+        message = f"{damaged} could not be read, and stay as they are; `modelfs scrub` names them"
+        click.echo(f"modelfs: {message}", err=True)
 
 
 def _optimize(store: Path, progress: client.Progress, depth: int | None, *, again: bool) -> Json:
@@ -51,7 +55,7 @@ def _optimize(store: Path, progress: client.Progress, depth: int | None, *, agai
         before = opened.statistics(0)
         optimize_store(opened, progress, depth=depth, again=again)
         opened.collect()
-        return optimized(before, opened.statistics(0))
+        return optimized(opened, before)
 
 
 def _given(depth: int | None) -> dict[str, int]:

@@ -152,7 +152,7 @@ class Control:
         finally:
             await self._writeback.durability.commit()
         await self._writeback.collecting.collect()
-        return optimized(before, self._store.statistics(0))
+        return optimized(self._store, before)
 
     async def _scrub(self, request: Request, progress: Progress) -> Reply:
         rate = request.get("rate", 0)

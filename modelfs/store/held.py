@@ -44,6 +44,7 @@ class Releaser:
                     content = self._chunks.load(chunk, record)
             except CorruptData as exc:
                 log.error("chunk %d cannot be let go: %s", held, exc)
+                settled.damaged += 1
                 continue
             kind = record.element, record.size
             form = _form(content, record, bases.get(kind))

@@ -86,6 +86,7 @@ class Optimizer:
         self._relatives = relatives
         self._at: tuple[InodeNumber, int, bytes] | None = None  # in the middle of a file
         self._passed: set[InodeNumber] = set()  # files that have to wait
+        self.damaged = 0  # things that this run left as they are, since they cannot be read
         self._stuck: set[ChunkId] = set()  # held chunks that nothing could be done about
 
     @property
@@ -108,6 +109,7 @@ class Optimizer:
         self._at = None  # its file may have been listed once more since
         self._passed.clear()
         self._stuck.clear()
+        self.damaged = 0
         if depth is not None and depth != self.depth:
             with self._index.change():
                 self._totals.set(DEPTH_TOTAL, depth)
@@ -219,6 +221,7 @@ class Optimizer:
 
     def _move_on(self, settled: Settled) -> None:
         batch = settled.batch
+        self.damaged += settled.damaged
         if settled.stopped:
             return
         if batch.held:

@@ -105,12 +105,14 @@ def _pack(store: Store, portion: Packing) -> int:
     return sum(record.stored for record in copied.values())
 
 
-def optimized(before: Statistics, after: Statistics) -> dict[str, Any]:
+def optimized(store: Store, before: Statistics) -> dict[str, Any]:
     """Return what a run came to, as JSON can hold it."""
+    after = store.statistics(0)
     return {
         "logical_bytes": after.logical_bytes,
         "stored_before": before.stored_bytes,
         "stored_after": after.stored_bytes,
+        "damaged": store.optimizer.damaged,
         "forms": after.forms,
     }
 

@@ -50,6 +50,7 @@ class Settled:
     unchanged: dict[ChunkId, int] = field(default_factory=dict)  # with the code of their element
     sketches: list[tuple[InodeNumber, TensorRow, Sketch]] = field(default_factory=list)
     claimed: set[ChunkId] = field(default_factory=set)
+    damaged: int = 0  # chunks that could not be read, or tensors of which nothing could
     stopped: bool = False
 
     def claim(self, chunk: ChunkId) -> bool:

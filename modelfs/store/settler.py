@@ -113,7 +113,7 @@ class Settler:
         try:
             self._look_at(settled, view, writer)
         except CorruptData as exc:
-            _leave(view, exc)
+            _leave(settled, view, exc)
         if view.inode not in self._related:
             self._pipeline.drain()  # it may tell where the file's next tensor finds its relative
 
@@ -140,7 +140,7 @@ class Settler:
         try:
             choice = future.result()
         except CorruptData as exc:
-            _leave(view, exc)
+            _leave(settled, view, exc)
             return
         record = choice.target.record
         if not record.settled or len(choice.form.stored) < record.stored:
@@ -228,7 +228,8 @@ class Settler:
                 settled.put(target, form, narrow.element, writer)
 
 
-def _leave(view: TensorView, exc: CorruptData) -> None:
+def _leave(settled: Settled, view: TensorView, exc: CorruptData) -> None:
+    settled.damaged += 1
     log.error("tensor %s of file %d stays as it is: %s", view.row.name, view.inode, exc)
 
 

@@ -11,9 +11,15 @@ from modelfs.store.tables import Table
 from modelfs.store.writer import ChunkWriter
 from tests.cli.calling import Call, Fake, Reply
 from tests.mounting import MODELS
-from tests.store.stores import new_file
+from tests.store.stores import new_file, overwrite
 
-REPORT: Reply = {"logical_bytes": 4096, "stored_before": 2048, "stored_after": 512, "forms": {}}
+REPORT: Reply = {
+    "logical_bytes": 4096,
+    "stored_before": 2048,
+    "stored_after": 512,
+    "damaged": 0,
+    "forms": {},
+}
 
 
 def test_a_family_gets_smaller(call: Call, family: Path) -> None:
@@ -61,6 +67,16 @@ def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) 
     assert call("optimize", family).code == 0
     with Store(family, read_only=True) as store:
         assert not list(store.index.pages(Table.UNSETTLED))
+
+
+def test_damage_is_told(call: Call, family: Path) -> None:
+    """What cannot be read is left as it is, and said to be."""
+    (pack,) = (family / "packs").iterdir()
+    overwrite(pack, 40_000, b"damage")
+    done = call("optimize", family)
+    assert done.code == 0
+    assert "could not be read" in done.err
+    assert call("optimize", "--json", "--again", family).json["damaged"] > 0
 
 
 def test_depth_is_remembered(call: Call, family: Path) -> None:
