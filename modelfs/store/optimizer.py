@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from modelfs.errors import CorruptIndex
 from modelfs.store.chunks import Chunks
 from modelfs.store.index import KEY_END, Index
 from modelfs.store.lineage import DEPTH
@@ -124,15 +125,19 @@ class Optimizer:
 
     def status(self) -> OptimizeStatus:
         inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.UNSETTLED)]
-        nodes = [node for inode in inodes if (node := self._nodes.find(inode)) is not None]
         if walk := self._totals.get(WALK):
             rest = self._index.pages(Table.INODES, number_key(walk))
-            nodes = [
-                *(node for node in nodes if node.inode < walk),
-                *(Inode.from_bytes(number_of(key), value) for key, value in rest),
-            ]
+            inodes = [each for each in inodes if each < walk]
+            inodes += [InodeNumber(number_of(key)) for key, _ in rest]
+        nodes = [node for inode in inodes if (node := self._node(inode)) is not None]
         held = sum(1 for _ in self._index.pages(Table.HELD))
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), held)
+
+    def _node(self, inode: InodeNumber) -> Inode | None:
+        try:
+            return self._nodes.find(inode)
+        except CorruptIndex:
+            return None  # as good as gone here; whoever opens it is told
 
     # -- what comes next
 
@@ -194,7 +199,7 @@ class Optimizer:
                     self._chunks.settle(chunk, code)
             for _ in range(min(SKETCHES_SLICE, len(settled.sketches))):
                 inode, row, sketch = settled.sketches.pop()
-                if self._nodes.find(inode) is not None:
+                if self._node(inode) is not None:
                     self._relatives.note(inode, row, sketch)
         if settled.unchanged or settled.sketches:
             return False

@@ -11,7 +11,7 @@ from modelfs.fs import optimizing
 from modelfs.store.optimizer import Optimizer, OptimizeStatus
 from modelfs.store.settled import Batch, Settled
 from modelfs.store.settler import Settler
-from modelfs.store.tables import ROOT, InodeNumber, Table
+from modelfs.store.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.writer import ChunkWriter
 from tests.fs.serving import DEADLINE, Served
 from tests.mounting import MODELS
@@ -161,6 +161,28 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
     caplog.clear()
     monkeypatch.setattr(optimizing, "RETRY_SECONDS", 0)
     await until(lambda: not unsettled(family))
+
+
+async def test_a_damaged_record_ends_the_run_and_not_the_mount(
+    family: Served,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A file whose inode cannot be read is not counted as left, by itself or for who asks."""
+    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    key = number_key(family.store.namespace.lookup(ROOT, b"finetune"))
+    good = family.store.index.get(Table.INODES, key)
+    assert good is not None
+    with family.store.index.change():
+        family.store.index.put(Table.INODES, key, b"junk")
+    nursery.start_soon(family.writeback.optimizing.run)
+    await until(lambda: not unsettled(family))
+    await family.writeback.optimizing.follow(Told())
+    with family.store.index.change():
+        family.store.index.put(Table.INODES, key, good)
+    caplog.clear()
 
 
 async def test_who_asks_gets_all_threads(
