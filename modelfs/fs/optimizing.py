@@ -136,6 +136,7 @@ class Optimizing:
         self._left = self._store.optimizer.status()
         self._left_at = trio.current_time()
         self._drop_settler()
+        self._packing.drop()  # of a portion that failed, the next plan knows
 
     async def _advance(self, threads: int) -> None:
         try:
