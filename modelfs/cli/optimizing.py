@@ -9,6 +9,7 @@ from modelfs.cli import client, render
 from modelfs.cli.opening import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
+from modelfs.store.gc import LIVE_MIN_SHORT
 from modelfs.store.lineage import CHAIN_MAX
 from modelfs.store.optimizing import optimize as optimize_store
 from modelfs.store.optimizing import optimized
@@ -54,7 +55,7 @@ def _optimize(store: Path, progress: client.Progress, depth: int | None, *, agai
         opened.ingest_all()
         before = opened.statistics(0)
         optimize_store(opened, progress, depth=depth, again=again)
-        opened.collect()
+        opened.collect(LIVE_MIN_SHORT)
         return optimized(opened, before)
 
 

@@ -151,7 +151,7 @@ class Control:
             await optimizing.follow(progress, depth, again=bool(request.get("again")))
         finally:
             await self._writeback.durability.commit()
-        await self._writeback.collecting.collect()
+        await self._writeback.collecting.collect(thorough=True)
         return optimized(self._store, before)
 
     async def _scrub(self, request: Request, progress: Progress) -> Reply:
