@@ -9,7 +9,7 @@ from modelfs.cli import client, render
 from modelfs.cli.opening import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
-from modelfs.store.gc import LIVE_MIN_SHORT
+from modelfs.store.gc import LIVE_MIN_SMALL
 from modelfs.store.lineage import CHAIN_MAX
 from modelfs.store.optimizing import optimize as optimize_store
 from modelfs.store.optimizing import optimized
@@ -55,7 +55,7 @@ def _optimize(store: Path, progress: client.Progress, depth: int | None, *, agai
         opened.ingest_all()
         before = opened.statistics(0)
         optimize_store(opened, progress, depth=depth, again=again)
-        opened.collect(LIVE_MIN_SHORT)
+        opened.collect(LIVE_MIN_SMALL)
         return optimized(opened, before)
 
 

@@ -65,18 +65,20 @@ class Collecting:
         """Note that nobody can reach an inode any more."""
         self._doomed.append(inode)
 
-    async def collect(self, *, thorough: bool = False) -> Garbage:
+    async def collect(self, live_min: float | None = None) -> Garbage:
         """Remove dead chunks and rewrite sparse packs; return what was found.
 
         Args:
-            thorough: rewrite packs for less room, as is done when room is short.
+            live_min: packs are rewritten of which a smaller part is alive; None: by how short
+                room is.
 
         Raises:
             StoreFull, OSError: no room to rewrite some pack, or the disk failed. What could be
                 collected is, and nothing is lost.
         """
         await self.reap()
-        live_min = LIVE_MIN_SHORT if thorough or self._is_short() else LIVE_MIN
+        if live_min is None:
+            live_min = LIVE_MIN_SHORT if self._is_short() else LIVE_MIN
         async with self._appending.unheld_turn():
             found = self._store.collector.survey(live_min)
             await self._remove_dead()

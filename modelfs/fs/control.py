@@ -22,7 +22,7 @@ import trio
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.writeback import Writeback
 from modelfs.store import inspect
-from modelfs.store.gc import LIVE_MIN_SHORT
+from modelfs.store.gc import LIVE_MIN_SHORT, LIVE_MIN_SMALL
 from modelfs.store.lineage import CHAIN_MAX
 from modelfs.store.optimizing import optimized
 from modelfs.store.store import Store
@@ -137,7 +137,7 @@ class Control:
     async def _gc(self, request: Request, progress: Progress) -> Reply:
         if request.get("dry_run"):
             return {**asdict(self._store.collector.survey(LIVE_MIN_SHORT)), "dry_run": True}
-        found = await self._writeback.collecting.collect(thorough=True)
+        found = await self._writeback.collecting.collect(LIVE_MIN_SHORT)
         return {**asdict(found), "dry_run": False}
 
     async def _optimize(self, request: Request, progress: Progress) -> Reply:
@@ -151,7 +151,7 @@ class Control:
             await optimizing.follow(progress, depth, again=bool(request.get("again")))
         finally:
             await self._writeback.durability.commit()
-        await self._writeback.collecting.collect(thorough=True)
+        await self._writeback.collecting.collect(LIVE_MIN_SMALL)
         return optimized(self._store, before)
 
     async def _scrub(self, request: Request, progress: Progress) -> Reply:

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 LIVE_MIN: Final = 0.5
 # When room is short, any gain is worth a rewrite that there is room for.
 LIVE_MIN_SHORT: Final = 0.85
+# Who asks for a store to be made small waits for it: about a third of a second for each pack.
+LIVE_MIN_SMALL: Final = 0.97
 SLICE: Final = 250
 
 
