@@ -1,6 +1,6 @@
 """Does a store keep its promises when its daemon is killed, again and again?
 
-    tools/kill_daemon.py [--kills N] [--seed N] [--folder DIR]
+    tools/kill_daemon.py [--kills N] [--seed N] [--folder DIR] [--keep DIR]
 
 One store lives through all of it. Under the load of client processes that write with and without
 fsync, rename over, remove, write models that share tensors, run `modelfs sync` and `modelfs gc`,
@@ -13,6 +13,7 @@ killed while it recovers. Exits with 1 if anything was lost.
 import argparse
 import os
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -96,6 +97,14 @@ class Victim(Mount):
         self.record.touch()
         modelfs("mkfs", self.store)
 
+    def keep(self, folder: Path) -> None:
+        """Leave the store as it is now in `folder`, with the logs and all that was promised."""
+        self.kill()
+        self.clear()
+        shutil.copytree(
+            self.store.parent, folder, ignore=shutil.ignore_patterns("*.sock"), dirs_exist_ok=True
+        )
+
 
 def main() -> None:
     options = _options()
@@ -105,6 +114,8 @@ def main() -> None:
         victim = Victim(Path(folder))
         try:
             tally = _kill_often(victim, options.kills, random.Random(options.seed))
+            if tally.lost and options.keep is not None:
+                victim.keep(options.keep)
         finally:
             victim.abandon()
     _show(tally, time.monotonic() - began)
@@ -116,6 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
+    parser.add_argument("--keep", type=Path, help="where to put the store if something was lost")
     return parser.parse_args()
 
 
@@ -125,6 +137,8 @@ def _kill_often(victim: Victim, kills: int, draw: random.Random) -> Tally:
     run({"kept": write_kept}, _site(victim), 0)
     with victim.record.open("rb") as record:
         for number in range(1, kills + 1):
+            if tally.lost:
+                break  # what follows would only cover it up
             _kill_under_load(victim, number, draw, tally)
             for statement in record:
                 ledger.hear(statement)

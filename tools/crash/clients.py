@@ -87,8 +87,9 @@ class Client:
         if durable:
             os.fsync(fd)
         os.close(fd)
-        self.say("may", self.path(name), content)
+        self.say("will", self.path(name), content)
         (self.folder / ".new").rename(self.folder / name)
+        self.say("may", self.path(name), content)
         if durable:
             self.sync_folder()
             self.say("must", self.path(name), content)
@@ -98,8 +99,9 @@ class Client:
     def remove(self, names: list[str], *, durable: bool) -> None:
         """Remove files, and perhaps fsync their folder."""
         for name in names:
-            self.say("may", self.path(name), None)
+            self.say("will", self.path(name), None)
             (self.folder / name).unlink(missing_ok=True)
+            self.say("may", self.path(name), None)
         if durable:
             self.sync_folder()
             for name in names:

@@ -4,7 +4,8 @@ Clients say what they are about to do before they do it, and what was acknowledg
 was. Each statement is one line of JSON, written in one piece:
 
     ["mix", path, content]    the path is being written in place: any part of that may show
-    ["may", path, content]    from now on the path may hold that, whole
+    ["will", path, content]   the path is about to hold that, whole: by a rename or a removal
+    ["may", path, content]    it does, and a crash may leave that
     ["must", path, content]   acknowledged: the path holds that, or what was said of it later
     ["ask", number]           somebody asks for everything said so far to be made durable
     ["done", number]          and was told that it is
@@ -86,6 +87,7 @@ class State:
 
     content: Content | None
     whole: bool = True  # or any part of it
+    done: bool = True  # or about to be
 
 
 class Ledger:
@@ -110,7 +112,7 @@ class Ledger:
     def _say(self, kind: str, path: str, content: Content | None) -> None:
         states = self._states.setdefault(path, [State(None)])
         if kind != "must":
-            states.append(State(content, whole=kind == "may"))
+            states.append(State(content, whole=kind != "mix", done=kind != "will"))
             return
         self.promises += 1
         said = [state for state in states if state.content == content and state.whole]
@@ -118,8 +120,9 @@ class Ledger:
             self._keep_from(path, said[-1])
 
     def _settle(self, path: str, state: State) -> None:
-        # What was still being written when it was asked for is not part of the promise.
-        if state.whole and any(state is each for each in self._states[path]):
+        # What was still being written, renamed or removed when it was asked for is not part of the
+        # promise.
+        if state.whole and state.done and any(state is each for each in self._states[path]):
             self.promises += 1
             self._keep_from(path, state)
 
@@ -169,7 +172,8 @@ def _problem(path: Path, states: list[State]) -> str | None:
     if all(state.whole for state in states):
         if any(_is_whole(path, state) for state in states):
             return None
-        return f"has {path.stat().st_size} bytes, which are none of {len(states)} contents"
+        told = ", ".join(str(each.content or "nothing") for each in states)
+        return f"has {path.stat().st_size} bytes, which are none of: {told}"
     contents = [state.content for state in states if state.content is not None]
     return _mixture_problem(path, contents)
 
