@@ -87,4 +87,4 @@ def test_dispatcher_knows_its_benchmarks() -> None:
         [ROOT / "tools" / "bench", "x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "space|read|write|codecs" in done.stderr
+    assert "|packing|read|relatives|space|write" in done.stderr
