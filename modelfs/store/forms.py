@@ -68,6 +68,13 @@ def derived(
     return Form(ChunkKind.DERIVED, codec, recipe.to_bytes(), recipe.sources)
 
 
+def near_or_alone(near: Form | None, content: bytes, element: Element) -> Form:
+    """Return the derived form of a content if there is one and it is worth it, else its own."""
+    alone = by_itself(content, element)
+    worth = near is not None and is_worth(near, len(content), len(alone.stored))
+    return near if near is not None and worth else alone
+
+
 def is_worth(form: Form, size: int, otherwise: int) -> bool:
     """Whether a derived form saves enough against `otherwise` stored bytes."""
     return len(form.stored) + max(SAVED_MIN, int(SAVED_PART * size)) <= otherwise

@@ -6,7 +6,7 @@ from modelfs.codecs.elements import Element
 from modelfs.errors import CorruptData
 from modelfs.store.bad_sectors import as_damage
 from modelfs.store.chunks import Chunks
-from modelfs.store.forms import Form, by_itself, is_worth
+from modelfs.store.forms import Form, near_or_alone
 from modelfs.store.proposals import difference
 from modelfs.store.recipe import SourceRun
 from modelfs.store.records import Chunk
@@ -56,9 +56,8 @@ class Releaser:
 
 def _form(content: bytes, record: Chunk, base: tuple[ChunkId, bytes] | None) -> Form:
     element = Element.from_code(record.element)
-    alone = by_itself(content, element)
-    if base is None:
-        return alone
-    chunk, values = base
-    near = difference(content, element, [SourceRun(chunk, 0, len(values))], values)
-    return near if near is not None and is_worth(near, len(content), len(alone.stored)) else alone
+    near = None
+    if base is not None:
+        chunk, values = base
+        near = difference(content, element, [SourceRun(chunk, 0, len(values))], values)
+    return near_or_alone(near, content, element)

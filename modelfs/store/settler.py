@@ -20,7 +20,7 @@ from modelfs.store.bad_sectors import as_damage
 from modelfs.store.chunks import Chunks
 from modelfs.store.family import Family
 from modelfs.store.filemap import FileMaps
-from modelfs.store.forms import Form, by_itself, is_worth
+from modelfs.store.forms import Form, is_worth, near_or_alone
 from modelfs.store.held import Releaser
 from modelfs.store.leads import Lead, Leads
 from modelfs.store.pipeline import Pipeline
@@ -197,10 +197,8 @@ class Settler:
         near = None
         if base is not None and target.is_whole:
             near = self._tried(base, target, content)
-        alone = by_itself(content, view.element)
-        if base is not None and near is not None and is_worth(near, size, len(alone.stored)):
-            return _Choice(target, near, base.candidate)
-        return _Choice(target, alone)
+        form = near_or_alone(near, content, view.element)
+        return _Choice(target, form, base.candidate if base and form is near else None)
 
     def _tried(self, lead: Lead, target: Target, content: bytes) -> Form | None:
         form = lead.form(content, target.start)
