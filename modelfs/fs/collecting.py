@@ -11,7 +11,7 @@ from modelfs.fs.ingesting import Ingesting
 from modelfs.store.gc import LIVE_MIN, LIVE_MIN_SHORT, Garbage
 from modelfs.store.store import Store
 from modelfs.store.tables import InodeNumber, PackId
-from modelfs.store.writer import Written
+from modelfs.store.writer import ChunkWriter, Written
 
 # Garbage below this is not worth rewriting packs for, nor below this part of what is stored.
 GARBAGE_MIN: Final = 64 << 20
@@ -105,17 +105,13 @@ class Collecting:
 
     async def _rewrite(self, pack: PackId) -> None:
         self._store.leave_pack(pack)
-        writer = self._store.writer()
 
-        def copy() -> Written:
+        def copy(writer: ChunkWriter) -> Written:
             self._store.collector.copy_live(pack, writer)
             return writer.finish()
 
-        try:
-            written = await trio.to_thread.run_sync(copy, limiter=self._workers)
-        except BaseException:
-            self._store.give_up_writer()
-            raise
+        with self._store.writing() as writer:
+            written = await trio.to_thread.run_sync(copy, writer, limiter=self._workers)
         while not self._store.intake.take_written(written):
             await self._durability.pause()
         await self._remove_dead()  # what died meanwhile, and could not be copied

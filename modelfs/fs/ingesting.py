@@ -201,14 +201,10 @@ class Ingesting:
     async def _run_steps(self, steps: list[Step]) -> list[Step]:
         if not steps:
             return []
-        writer = self._store.writer()
-        try:
+        with self._store.writing() as writer:
             told, written = await trio.to_thread.run_sync(
                 self._work, steps, writer, limiter=self._workers
             )
-        except BaseException:
-            self._store.give_up_writer()
-            raise
         while not self._store.intake.take_written(written):
             await self._durability.pause()
         inodes = {step.walk.inode for step in steps}

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -26,7 +26,6 @@ Progress = Callable[[int, int], Awaitable[None]]
 # Nobody uses the store if there was no request for its content for so long.
 IDLE_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 10.0
-COMMIT_SECONDS: Final = 5.0
 # What could not be done is tried again by itself after so long, or when there is other work.
 RETRY_SECONDS: Final = 600.0
 
@@ -175,14 +174,10 @@ class Optimizing:
     async def _work(self, batch: Batch, threads: int) -> Settled:
         if self._settler is None:
             self._settler = self._store.settler(threads)
-        writer = self._store.writer()
-        try:
+        with self._store.writing() as writer:
             settled = await trio.to_thread.run_sync(
                 self._settler.work, batch, writer, limiter=self._workers
             )
-        except BaseException:
-            self._store.give_up_writer()
-            raise
         if settled.stopped:
             self._drop_settler()  # it was stopped
         return settled
@@ -195,8 +190,3 @@ class Optimizing:
     def _tell(self) -> None:
         self._moved.set()
         self._moved = trio.Event()
-
-    def report(self) -> dict[str, Any]:
-        """Return what is left to do, as JSON can hold it."""
-        status = self._store.optimizer.status()
-        return {"files": status.files, "bytes": status.bytes, "held_chunks": status.held_chunks}

@@ -12,7 +12,7 @@ from modelfs.store.packing import Packing as Portion
 from modelfs.store.records import Chunk
 from modelfs.store.store import Store
 from modelfs.store.tables import ChunkId
-from modelfs.store.writer import Written
+from modelfs.store.writer import ChunkWriter, Written
 
 
 class Packing:
@@ -61,16 +61,11 @@ class Packing:
         return True
 
     async def _copy(self, portion: Portion) -> int:
-        writer = self._store.writer()
-
-        def copy() -> tuple[dict[ChunkId, Chunk], Written]:
+        def copy(writer: ChunkWriter) -> tuple[dict[ChunkId, Chunk], Written]:
             return self._store.packer.copy(portion, writer), writer.finish()
 
-        try:
-            copied, written = await self._run(copy)
-        except BaseException:
-            self._store.give_up_writer()
-            raise
+        with self._store.writing() as writer:
+            copied, written = await self._run(copy, writer)
 
         def admits(chunk: ChunkId, _: Chunk) -> bool:
             return self._store.packer.admits(copied, chunk)

@@ -90,13 +90,9 @@ def _made_room(store: Store, portion: Packing) -> bool:
 
 
 def _pack(store: Store, portion: Packing) -> int:
-    writer = store.writer()
-    try:
+    with store.writing() as writer:
         copied = store.packer.copy(portion, writer)
         written = writer.finish()
-    except BaseException:
-        store.give_up_writer()
-        raise
     while not store.intake.take_written(
         written, lambda chunk, _: store.packer.admits(copied, chunk)
     ):
@@ -118,12 +114,8 @@ def optimized(store: Store, before: Statistics) -> dict[str, Any]:
 
 
 def _settle(store: Store, settler: Settler, batch: Batch) -> Settled:
-    writer = store.writer()
-    try:
+    with store.writing() as writer:
         settled = settler.work(batch, writer)
-    except BaseException:
-        store.give_up_writer()
-        raise
     admits = partial(store.optimizer.admits, settled)
     while not store.intake.take_written(settled.written, admits):
         pass

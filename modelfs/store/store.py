@@ -8,6 +8,8 @@ opened while another process writes.
 import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -296,6 +298,16 @@ class Store:
         """Return a writer of chunks; one at a time, until its result was taken or given up."""
         return ChunkWriter(self.chunks, self.packs, self.totals.get(NEXT_CHUNK))
 
+    @contextmanager
+    def writing(self) -> Iterator[ChunkWriter]:
+        """Return a writer for a block, and give it up if the block raises."""
+        writer = self.writer()
+        try:
+            yield writer
+        except BaseException:
+            self.give_up_writer()
+            raise
+
     def settler(self, threads: int) -> Settler:
         """Return what does the optimizer's work, for one run, with so many threads."""
         tensors = TensorTable(self.index)
@@ -312,13 +324,9 @@ class Store:
             pass
         walk = self.intake.begin_pass(inode, complete=complete)
         while (step := self.intake.begin_step(walk)) is not None:
-            writer = self.writer()
-            try:
+            with self.writing() as writer:
                 told = self.ingest.run(step, writer)
                 written = writer.finish()
-            except BaseException:
-                self.give_up_writer()
-                raise
             if not told:
                 return
             self._take(written)
@@ -369,13 +377,9 @@ class Store:
 
     def _rewrite(self, pack: PackId) -> int:
         self.leave_pack(pack)
-        writer = self.writer()
-        try:
+        with self.writing() as writer:
             self.collector.copy_live(pack, writer)
             written = writer.finish()
-        except BaseException:
-            self.give_up_writer()
-            raise
         self._take(written)
         return self.collector.retire(pack)
 
