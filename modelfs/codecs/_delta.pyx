@@ -18,6 +18,7 @@ if sys.byteorder != "little":
 
 cdef extern from *:
     int count_leading_zeros "__builtin_clzll"(unsigned long long word) nogil
+    int count_trailing_zeros "__builtin_ctzll"(unsigned long long word) nogil
 
 ctypedef uint8_t* out_t
 ctypedef const uint8_t* in_t
@@ -31,6 +32,10 @@ ctypedef fused word_t:
 cdef struct pair_t:
     uint64_t low
     uint64_t high
+
+ctypedef fused several_t:  # tokens that a byte stands for
+    uint16_t
+    uint32_t
 
 ctypedef fused cell_t:
     uint8_t
@@ -48,10 +53,23 @@ cdef enum:
     SATURATED = 11
     SCALE_MAX = 4095  # beyond, all words of any kind are of one class
     TILE = 16
+    HALF = 32  # of a block
+    COUNT = 5  # bits that count the words before the last one in half a block
+    COUNT_MAX = 31
     SLACK = 8 * BLOCK + 8  # what one block may read past the end of a stream, at most
 
-cdef int32_t[1] NOTHING
-NOTHING[0] = 0
+cdef uint64_t[BLOCK] NOTHING  # a block of any words
+cdef uint64_t[64] LOW_BITS  # by how many
+
+
+cdef void fill_constants() noexcept:
+    cdef int bits
+    memset(NOTHING, 0, sizeof(NOTHING))
+    for bits in range(64):
+        LOW_BITS[bits] = (<uint64_t>1 << bits) - 1
+
+
+fill_constants()
 
 
 # -- words
@@ -85,7 +103,7 @@ cdef kind_t kind_of(int width, int exponent, const uint8_t[::1] table) except *:
     kind.floats = <uint64_t>0 - (exponent > 0)
     kind.cap = max(mantissa - 2, 0) if exponent else 8 * width - 8
     kind.clip = mantissa if exponent else 8 * width
-    kind.table = <const int32_t*>&table[0] if table.shape[0] else NOTHING
+    kind.table = <const int32_t*>&table[0] if table.shape[0] else <const int32_t*>NOTHING
     kind.table_place = mantissa - bits if table.shape[0] else 0
     kind.table_mask = (1 << bits) - 1
     return kind
@@ -329,18 +347,78 @@ def scatter(
 # -- delta, the way back
 
 
+cdef size_t put_large(
+    out_t tokens, size_t count, int most, in_t large, size_t large_count, size_t taken
+) noexcept nogil:
+    cdef size_t i
+    for i in range(count):
+        if tokens[i] == most:
+            tokens[i] = large[taken] if taken < large_count else 0
+            taken += 1
+    return taken
+
+
+cdef size_t widen_tokens(
+    out_t out, in_t packed, size_t count, in_t large, size_t large_count, several_t several
+) noexcept nogil:
+    """Return how many tokens were large."""
+    cdef several_t[256] tokens
+    cdef uint8_t[256] flags  # whether a large one is among them
+    cdef size_t each = sizeof(several_t), taken = 0, i, k
+    cdef int bits = 8 // <int>each, most = (1 << bits) - 1, byte
+    for byte in range(256):
+        flags[byte] = 0
+        for k in range(each):
+            (<out_t>&tokens[byte])[k] = <uint8_t>((byte >> (bits * k)) & most)
+            flags[byte] |= (<out_t>&tokens[byte])[k] == most
+    for i in range(count // each):
+        several = tokens[packed[i]]
+        store(out, i, several)
+        if flags[packed[i]]:
+            taken = put_large(out + i * each, each, most, large, large_count, taken)
+    if count % each:
+        i = count // each
+        memcpy(out + i * each, &tokens[packed[i]], count % each)
+        taken = put_large(out + i * each, count % each, most, large, large_count, taken)
+    return taken
+
+
+def widen(
+    const uint8_t[::1] packed not None,
+    int bits,
+    const uint8_t[::1] large not None,
+    size_t count,
+):
+    if bits not in (2, 4) or <size_t>packed.shape[0] != count // (8 // bits) + (
+        count % (8 // bits) > 0
+    ):
+        raise ValueError(f"{packed.shape[0]} bytes for {count} tokens of {bits} bits")
+    result = PyBytes_FromStringAndSize(NULL, count)
+    cdef out_t out = <out_t>PyBytes_AS_STRING(result)
+    cdef in_t source = &packed[0] if count else NULL
+    cdef in_t others = &large[0] if large.shape[0] else NULL
+    cdef size_t others_count = large.shape[0], taken
+    with nogil:
+        if bits == 2:
+            taken = widen_tokens(out, source, count, others, others_count, <uint32_t>0)
+        else:
+            taken = widen_tokens(out, source, count, others, others_count, <uint16_t>0)
+    if taken != others_count:
+        raise ValueError(f"{others_count} large tokens where others are asked for")
+    return result
+
+
 cdef struct block_t:
     size_t count  # of words
     uint8_t[BLOCK] places  # their classes
     uint8_t[BLOCK] shifts  # how many low bits each has
     bint usual
-    bint shifted
+    uint64_t deep  # bit i: word i has any
 
 
 cdef struct streams_t:
-    size_t[CLASSES] places  # of the next token of each class
-    size_t[CLASSES] stops
-    in_t tokens
+    in_t[CLASSES] next  # token of each class
+    in_t[CLASSES] stops
     in_t lows
     size_t bit  # the next of them
     size_t lows_stop  # in bits
@@ -349,46 +427,80 @@ cdef struct streams_t:
     size_t escapes_stop
 
 
+cdef inline uint64_t gathered(const uint8_t* flags) noexcept nogil:
+    """Return bytes that are 0 or 1 as the bits of a number."""
+    cdef uint64_t bits = 0, eight
+    cdef size_t i
+    for i in range(8):
+        load(&eight, flags, i)
+        bits |= (eight * <uint64_t>0x0102040810204080) >> 56 << (8 * i)
+    return bits
+
+
 cdef inline void place_block(
     block_t* block, in_t base, int scale, const kind_t* kind, word_t word
 ) noexcept nogil:
     cdef int16_t top = <int16_t>((scale if scale < SCALE_MAX else SCALE_MAX) - BIAS)
     cdef int16_t cap = <int16_t>kind.cap, depth
     cdef int16_t exponents = <int16_t>kind.exponents
-    cdef uint8_t places = 0, shifts = 0
+    cdef uint8_t[BLOCK] shifted
+    cdef uint8_t places = 0
     cdef int place = kind.place
     cdef size_t i
-    for i in range(block.count):
+    for i in range(BLOCK):
         load(&word, base, i)
         depth = <int16_t>(top - (<int16_t>(word >> place) & exponents))
         block.places[i] = <uint8_t>class_of(depth, cap)
         block.shifts[i] = <uint8_t>shift_of(depth, cap)
+    for i in range(BLOCK):
         places |= block.places[i]
-        shifts |= block.shifts[i]
+        shifted[i] = block.shifts[i] != 0
     block.usual = places == USUAL
-    block.shifted = shifts != 0
+    block.deep = gathered(shifted) & (<uint64_t>-1 >> (BLOCK - block.count))
+
+
+cdef inline void take_mixed(word_t* steps, const block_t* block, streams_t* streams) noexcept nogil:
+    """Take tokens of several classes.
+
+    How many of each class came before in half a block is counted in bits of one register: what
+    is counted in memory has to arrive there before the next of its class can be looked up.
+    """
+    cdef in_t* next = streams.next
+    cdef uint64_t counts
+    cdef size_t begin = 0, i, stop, k, place
+    while begin < block.count:
+        stop = min(begin + HALF, block.count) - 1
+        counts = 0
+        for i in range(begin, stop):
+            place = block.places[i]
+            steps[i] = next[place][(counts >> (COUNT * place)) & COUNT_MAX]
+            counts += <uint64_t>1 << (COUNT * place)
+        place = block.places[stop]
+        steps[stop] = next[place][(counts >> (COUNT * place)) & COUNT_MAX]
+        next[place] += 1
+        for k in range(CLASSES):
+            next[k] += (counts >> (COUNT * k)) & COUNT_MAX
+        begin += HALF
 
 
 cdef inline bint take_tokens(
     word_t* steps, const block_t* block, streams_t* streams
 ) noexcept nogil:
-    cdef in_t tokens = streams.tokens
-    cdef in_t here = tokens + streams.places[USUAL]
+    cdef in_t here
     cdef uint8_t escaped = 0
     cdef size_t i
     for i in range(CLASSES):
-        if streams.places[i] > streams.stops[i]:
+        if streams.next[i] > streams.stops[i]:
             return False
     if block.usual:
-        for i in range(block.count):
+        here = streams.next[USUAL]
+        for i in range(BLOCK):
             steps[i] = here[i]
-            escaped |= here[i] == ESCAPE
-        streams.places[USUAL] += block.count
+        streams.next[USUAL] = here + block.count
     else:
-        for i in range(block.count):
-            steps[i] = tokens[streams.places[block.places[i]]]
-            streams.places[block.places[i]] += 1
-            escaped |= steps[i] == ESCAPE
+        take_mixed(steps, block, streams)
+    for i in range(BLOCK):
+        escaped |= steps[i] == ESCAPE
     return not escaped or take_escapes(steps, block, streams)
 
 
@@ -403,41 +515,64 @@ cdef bint take_escapes(word_t* steps, const block_t* block, streams_t* streams) 
     return True
 
 
+cdef inline void put_low(word_t* step, uint64_t low, int shift) noexcept nogil:
+    """Put the lowest `shift` bits of a number below a token."""
+    step[0] = <word_t>((<uint64_t>step[0] << shift) | (low & LOW_BITS[shift]))
+
+
 cdef inline bint take_lows(
     word_t* steps, const block_t* block, streams_t* streams
 ) noexcept nogil:
-    cdef size_t bit = streams.bit, i
+    cdef uint64_t deep = block.deep, low
     cdef in_t lows = streams.lows
-    cdef uint64_t low
-    cdef int shift
+    cdef size_t bit = streams.bit, i, k
+    cdef int shift, more
     if bit > streams.lows_stop:
         return False
-    for i in range(block.count):
-        shift = block.shifts[i]
-        load(&low, lows + (bit >> 3), 0)
-        low = (low >> (bit & 7)) & ((<uint64_t>1 << shift) - 1)
-        steps[i] = <word_t>((<uint64_t>steps[i] << shift) | low)
-        bit += shift
+    if sizeof(word_t) < 8 and deep == <uint64_t>-1:
+        # Two at a time: together they have 7 + 2 * 28 bits at most.
+        for k in range(BLOCK // 2):
+            i = 2 * k
+            shift, more = block.shifts[i], block.shifts[i + 1]
+            load(&low, lows + (bit >> 3), 0)
+            low >>= bit & 7
+            put_low(&steps[i], low, shift)
+            put_low(&steps[i + 1], low >> shift, more)
+            bit += shift + more
+    else:
+        while deep:
+            i = count_trailing_zeros(deep)
+            load(&low, lows + (bit >> 3), 0)
+            put_low(&steps[i], low >> (bit & 7), block.shifts[i])
+            bit += block.shifts[i]
+            deep &= deep - 1
     streams.bit = bit
     return True
 
 
-cdef inline void expect(
-    word_t* steps, in_t base, size_t count, const kind_t* kind
+cdef inline bint take_block(
+    word_t* steps, block_t* block, in_t base, int scale, const kind_t* kind, streams_t* streams
 ) noexcept nogil:
+    place_block(block, base, scale, kind, steps[0])
+    if not take_tokens(steps, block, streams):
+        return False
+    return not block.deep or take_lows(steps, block, streams)
+
+
+cdef inline void expect(word_t* steps, in_t base, const kind_t* kind) noexcept nogil:
     cdef word_t word
     cdef size_t i
-    for i in range(count):
+    for i in range(BLOCK):
         load(&word, base, i)
         steps[i] = predicted(word, kind)
 
 
 cdef inline void finish_block(
-    out_t out, in_t base, const word_t* steps, const word_t* expected, size_t count, word_t floats
+    out_t out, in_t base, const word_t* steps, const word_t* expected, word_t floats
 ) noexcept nogil:
     cdef word_t word, step, turn
     cdef size_t i
-    for i in range(count):
+    for i in range(BLOCK):
         load(&word, base, i)
         turn = mirror(word, floats)
         step = <word_t>((steps[i] >> 1) ^ (0 - (steps[i] & 1))) + expected[i]
@@ -445,16 +580,31 @@ cdef inline void finish_block(
         store(out, i, unordered(<word_t>(ordered(word, floats) + step), floats))
 
 
-cdef inline bint take_block(
-    word_t* steps, block_t* block, in_t base, int scale, const kind_t* kind, streams_t* streams
+cdef inline bint restore_block(
+    out_t out,
+    in_t base,
+    int scale,
+    size_t count,
+    streams_t* streams,
+    const kind_t* kind,
+    word_t floats,
 ) noexcept nogil:
-    if scale == 0:
-        memset(steps, 0, BLOCK * sizeof(word_t))
-        return True
-    place_block(block, base, scale, kind, steps[0])
-    if not take_tokens(steps, block, streams):
-        return False
-    return not block.shifted or take_lows(steps, block, streams)
+    """Restore `count` words; `out` and `base` have room for a whole block."""
+    cdef word_t[BLOCK] taken
+    cdef word_t[BLOCK] predictions
+    cdef const word_t* steps = <const word_t*>NOTHING
+    cdef const word_t* expected = <const word_t*>NOTHING
+    cdef block_t block
+    if scale:
+        block.count = count
+        if not take_block(taken, &block, base, scale, kind, streams):
+            return False
+        steps = taken
+    if kind.table_mask:
+        expect(predictions, base, kind)
+        expected = predictions
+    finish_block(out, base, steps, expected, floats)
+    return True
 
 
 cdef bint restore_words(
@@ -467,23 +617,30 @@ cdef bint restore_words(
     word_t floats,
 ) noexcept nogil:
     """Return whether the streams held just what was needed."""
-    cdef word_t[BLOCK] steps
-    cdef word_t[BLOCK] expected
-    cdef block_t block
+    cdef word_t[2 * BLOCK] last  # the block that is not whole: of the base, and restored
+    cdef size_t size = BLOCK * sizeof(word_t), whole = count // BLOCK, rest = count % BLOCK
     cdef uint16_t scale
-    cdef size_t number, start, k
-    memset(expected, 0, sizeof(expected))
-    for number in range(blocks_of(count)):
-        block.count = min(count - number * BLOCK, <size_t>BLOCK)
-        start = number * sizeof(steps)
+    cdef size_t number
+    for number in range(whole):
         load(&scale, scales, number)
-        if not take_block(steps, &block, base + start, scale, kind, streams):
+        if not restore_block(out, base, scale, BLOCK, streams, kind, floats):
             return False
-        if kind.table_mask:
-            expect(expected, base + start, block.count, kind)
-        finish_block(out + start, base + start, steps, expected, block.count, floats)
+        out += size
+        base += size
+    if rest:
+        memset(last, 0, sizeof(last))
+        memcpy(last, base, rest * sizeof(word_t))
+        load(&scale, scales, whole)
+        if not restore_block(<out_t>&last[BLOCK], <in_t>last, scale, rest, streams, kind, floats):
+            return False
+        memcpy(out, &last[BLOCK], rest * sizeof(word_t))
+    return are_used_up(streams)
+
+
+cdef bint are_used_up(const streams_t* streams) noexcept nogil:
+    cdef size_t k
     for k in range(CLASSES):
-        if streams.places[k] != streams.stops[k]:
+        if streams.next[k] != streams.stops[k]:
             return False
     if streams.escaped != streams.escapes_stop:
         return False
@@ -501,7 +658,7 @@ def restore(
     cdef const uint8_t[::1] lows = parts.lows, escapes = parts.escapes
     cdef list tokens = parts.tokens
     cdef kind_t kind = kind_of(width, exponent, table)
-    cdef size_t size = base.shape[0], count = size // width, place = 0
+    cdef size_t size = base.shape[0], count = size // width
     cdef streams_t streams
     cdef int k
     cdef bint whole = True
@@ -509,13 +666,13 @@ def restore(
         raise ValueError(f"{size} bytes, {escapes.shape[0]} of escapes, {len(tokens)} classes")
     if <size_t>scales.shape[0] != 2 * blocks_of(count):
         raise ValueError(f"{scales.shape[0]} bytes of scales for {count} words")
-    for k in range(CLASSES):
-        streams.places[k] = place
-        place += <size_t>len(tokens[k])
-        streams.stops[k] = place
     joined = b"".join([*tokens, bytes(BLOCK)])
+    cdef in_t token = <in_t>PyBytes_AS_STRING(joined)
+    for k in range(CLASSES):
+        streams.next[k] = token
+        token += <size_t>len(tokens[k])
+        streams.stops[k] = token
     padded = b"".join([lows, bytes(SLACK)])
-    streams.tokens = <in_t>PyBytes_AS_STRING(joined)
     streams.lows = <in_t>PyBytes_AS_STRING(padded)
     streams.lows_stop = lows.shape[0] * <size_t>8
     streams.escapes = &escapes[0] if escapes.shape[0] else NULL

@@ -145,6 +145,23 @@ def _packed(steps: npt.NDArray[np.uint64], shifts: _Ints) -> bytes:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
+def widen(packed: Bytes, bits: int, large: Bytes, count: int) -> bytes:
+    """Return `count` tokens of which each has so many bits; all ones stand for one of `large`.
+
+    Raises:
+        ValueError: these are not so many tokens, or other ones than `large` are asked for.
+    """
+    if bits not in (2, 4) or len(packed) != -(-count * bits // 8):
+        raise ValueError(f"{len(packed)} bytes for {count} tokens of {bits} bits")
+    most, places = (1 << bits) - 1, np.arange(0, 8, bits, dtype=np.uint8)
+    tokens = (np.frombuffer(packed, np.uint8)[:, None] >> places & most).reshape(-1)[:count]
+    escaped = np.flatnonzero(tokens == most)
+    if len(escaped) != len(large):
+        raise ValueError(f"{len(large)} large tokens where others are asked for")
+    tokens[escaped] = np.frombuffer(large, np.uint8)
+    return tokens.tobytes()
+
+
 def _unpacked(lows: Bytes, shifts: _Ints) -> npt.NDArray[np.uint64]:
     stops = np.cumsum(shifts)
     if (int(shifts.sum()) + 7) // 8 != len(lows):

@@ -77,6 +77,29 @@ def damaged(draw: st.DrawFn, streams: Streams) -> Streams:
     return streams._replace(tokens=tokens)
 
 
+@given(
+    tokens=st.lists(st.integers(0, 20), max_size=200),
+    bits=st.sampled_from([2, 4]),
+    other=st.sampled_from([0, 0, 0, -1, 1]),
+)
+def test_tokens_are_widened_alike(tokens: list[int], bits: int, other: int) -> None:
+    """Tokens that were packed come back; with more or fewer large ones than are there, nothing."""
+    most, each = (1 << bits) - 1, 8 // bits
+    large = bytes(token for token in tokens if token >= most)
+    packed = bytearray(-(-len(tokens) // each))
+    for place, token in enumerate(tokens):
+        packed[place // each] |= min(token, most) << (place % each * bits)
+    given_large = large[: len(large) + other] if other < 0 else large + bytes(other)
+    expected = bytes(tokens) if given_large == large else None
+    assert both("widen", bytes(packed), bits, given_large, len(tokens)) == expected
+
+
+@given(packed=st.binary(max_size=3), bits=st.integers(-1, 9), count=st.integers(0, 20))
+def test_other_tokens_are_refused_alike(packed: bytes, bits: int, count: int) -> None:
+    """A width that tokens do not have, or another size than their number asks for."""
+    both("widen", packed, bits, b"", count)
+
+
 @given(width=st.integers(0, 9), exponent=st.integers(-1, 12), data=st.data())
 def test_other_kinds_are_refused_alike(width: int, exponent: int, data: st.DataObject) -> None:
     """A width, an exponent or a table that there is not: both refuse, or neither."""
