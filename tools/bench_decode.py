@@ -7,8 +7,12 @@ makes smaller), BF16 and F32 that become byte planes, a fine-tune of each that b
 a transposed copy of the F32 one; lets `modelfs optimize` have them, and checks what became of them.
 In every round each file is read, in turn, once by read(2) of 1 MiB and once by mmap, each time
 through a new mount: nothing of it in the mount's kernel cache, no chunk verified, nothing decoded,
-the packs in the kernel's page cache. A first round warms up and does not count. Prints the medians
-in GB/s (10^9), what is stored of each form, and the ratio to the plain file of the same round.
+the packs in the kernel's page cache. A first round warms up and does not count. Before each read,
+memory is taken and given back: a virtual machine's host takes away what is free for some seconds,
+and then the first use of a page is up to ten times as dear, to whom ever it falls.
+
+Prints the medians in GB/s (10^9), what is stored of each form, and the ratio to the plain file of
+the same round.
 """
 
 import argparse
@@ -33,6 +37,7 @@ from mounting import Mount, modelfs, mounted
 BLOCK: Final = 1 << 20
 ROWS, COLUMNS = 1024, 1024
 TENSOR: Final = ROWS * COLUMNS * 4
+TOUCHED: Final = 1 << 30
 # Of a weight, by a short training: so the deltas come to about the sizes of real ones.
 MOVED: Final = {"F32": 3e-5, "BF16": 1e-3}
 PLAIN: Final = "plain"
@@ -130,7 +135,16 @@ def _first(store: Path, path: Path, name: str, how: Callable[[Path], int]) -> fl
     for pack in (store / "packs").iterdir():
         read(pack)
     with mounted(store, path) as mount:
+        _touch_memory()
         return _speed(mount, name, how)
+
+
+def _touch_memory() -> None:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, TOUCHED, flags=flags) as memory:
+        pages = np.frombuffer(memory, np.uint8)
+        pages[:: mmap.PAGESIZE] = 1
+        del pages
 
 
 def _speed(mount: Mount, name: str, how: Callable[[Path], int]) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ class Mount:
         self._options = options
         self._log = log or store.with_name(f"{store.name}.log")
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._manager: socket.socket | None = None  # stands for a service manager
 
     @property
     def pid(self) -> int:
@@ -36,12 +38,17 @@ class Mount:
     def begin(self) -> None:
         """Start a daemon, and do not wait for it."""
         self.path.mkdir(exist_ok=True)
+        address = f"\0modelfs-tools-{os.getpid()}-{id(self)}"
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._manager.settimeout(0.05)
+        self._manager.bind(address)
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(
                 [*MODELFS, "mount", "--foreground", *self._options, self.store, self.path],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, "NOTIFY_SOCKET": address.replace("\0", "@")},
                 process_group=0,  # Ctrl-C is for the script, which then ends the daemon
             )
 
@@ -54,11 +61,19 @@ class Mount:
         began = time.monotonic()
         self.begin()
         assert self._daemon is not None
-        while not self.path.is_mount():
+        while not self._is_ready():
             if self._daemon.poll() is not None or time.monotonic() > began + DEADLINE:
                 raise Failed(f"the daemon does not mount:\n{self.log()}")
-            time.sleep(0.005)
         return time.monotonic() - began
+
+    def _is_ready(self) -> bool:
+        # The mount is there a little earlier, with the kernel's own read-ahead: what is opened
+        # then is read in requests of 128 KiB.
+        assert self._manager is not None, "not begun"
+        try:
+            return b"READY=1" in self._manager.recv(4096)
+        except TimeoutError:
+            return False
 
     def unmount(self) -> float:
         """Unmount as a user does, and return how many seconds that took.
