@@ -16,12 +16,48 @@ from libc.string cimport memcpy, memset
 if sys.byteorder != "little":
     raise ImportError("compiled for little-endian machines")
 
-cdef extern from *:
-    int count_leading_zeros "__builtin_clzll"(unsigned long long word) nogil
-    int count_trailing_zeros "__builtin_ctzll"(unsigned long long word) nogil
-
 ctypedef uint8_t* out_t
 ctypedef const uint8_t* in_t
+
+cdef extern from *:
+    """
+    /* What takes tokens out of several streams at once, on processors with AVX-512 VBMI2: half the
+       time of restoring BF16. There and elsewhere, `take_one_by_one` does the same. */
+    #if defined(__x86_64__) && defined(__GNUC__)
+    #include <immintrin.h>
+
+    static int can_expand(void) {
+        return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2");
+    }
+
+    /* `tokens` and `places` have 64 bytes, bit i of `present` is set where they count, and each
+       stream can be read 64 bytes further than where it is. */
+    __attribute__((target("avx512bw,avx512vbmi2,popcnt")))
+    static void expand_tokens(unsigned char *tokens, const unsigned char *places,
+                              unsigned long long present, const unsigned char **next,
+                              int classes) {
+        __m512i place = _mm512_loadu_si512(places), all = _mm512_setzero_si512();
+        for (int k = 0; k < classes; k++) {
+            __mmask64 chosen = present & _mm512_cmpeq_epi8_mask(place, _mm512_set1_epi8(k));
+            all = _mm512_mask_expand_epi8(all, chosen, _mm512_loadu_si512(next[k]));
+            next[k] += _mm_popcnt_u64(chosen);
+        }
+        _mm512_storeu_si512(tokens, all);
+    }
+    #else
+    static int can_expand(void) { return 0; }
+
+    static void expand_tokens(unsigned char *tokens, const unsigned char *places,
+                              unsigned long long present, const unsigned char **next,
+                              int classes) {}
+    #endif
+    """
+    bint can_expand()
+    void expand_tokens(
+        uint8_t* tokens, const uint8_t* places, uint64_t present, in_t* next, int classes
+    ) nogil
+    int count_leading_zeros "__builtin_clzll"(unsigned long long word) nogil
+    int count_trailing_zeros "__builtin_ctzll"(unsigned long long word) nogil
 
 ctypedef fused word_t:
     uint8_t
@@ -60,6 +96,7 @@ cdef enum:
 
 cdef uint64_t[BLOCK] NOTHING  # a block of any words
 cdef uint64_t[64] LOW_BITS  # by how many
+cdef bint expands = can_expand()
 
 
 cdef void fill_constants() noexcept:
@@ -410,6 +447,7 @@ def widen(
 
 cdef struct block_t:
     size_t count  # of words
+    uint64_t present  # bit i: there is a word i
     uint8_t[BLOCK] places  # their classes
     uint8_t[BLOCK] shifts  # how many low bits each has
     bint usual
@@ -456,10 +494,12 @@ cdef inline void place_block(
         places |= block.places[i]
         shifted[i] = block.shifts[i] != 0
     block.usual = places == USUAL
-    block.deep = gathered(shifted) & (<uint64_t>-1 >> (BLOCK - block.count))
+    block.deep = gathered(shifted) & block.present
 
 
-cdef inline void take_mixed(word_t* steps, const block_t* block, streams_t* streams) noexcept nogil:
+cdef void take_one_by_one(
+    out_t tokens, const block_t* block, streams_t* streams
+) noexcept nogil:
     """Take tokens of several classes.
 
     How many of each class came before in half a block is counted in bits of one register: what
@@ -473,10 +513,10 @@ cdef inline void take_mixed(word_t* steps, const block_t* block, streams_t* stre
         counts = 0
         for i in range(begin, stop):
             place = block.places[i]
-            steps[i] = next[place][(counts >> (COUNT * place)) & COUNT_MAX]
+            tokens[i] = next[place][(counts >> (COUNT * place)) & COUNT_MAX]
             counts += <uint64_t>1 << (COUNT * place)
         place = block.places[stop]
-        steps[stop] = next[place][(counts >> (COUNT * place)) & COUNT_MAX]
+        tokens[stop] = next[place][(counts >> (COUNT * place)) & COUNT_MAX]
         next[place] += 1
         for k in range(CLASSES):
             next[k] += (counts >> (COUNT * k)) & COUNT_MAX
@@ -486,21 +526,23 @@ cdef inline void take_mixed(word_t* steps, const block_t* block, streams_t* stre
 cdef inline bint take_tokens(
     word_t* steps, const block_t* block, streams_t* streams
 ) noexcept nogil:
-    cdef in_t here
+    cdef uint8_t[BLOCK] mixed
+    cdef in_t tokens = mixed
     cdef uint8_t escaped = 0
     cdef size_t i
     for i in range(CLASSES):
         if streams.next[i] > streams.stops[i]:
             return False
     if block.usual:
-        here = streams.next[USUAL]
-        for i in range(BLOCK):
-            steps[i] = here[i]
-        streams.next[USUAL] = here + block.count
+        tokens = streams.next[USUAL]
+        streams.next[USUAL] += block.count
+    elif expands:
+        expand_tokens(mixed, block.places, block.present, streams.next, CLASSES)
     else:
-        take_mixed(steps, block, streams)
+        take_one_by_one(mixed, block, streams)
     for i in range(BLOCK):
-        escaped |= steps[i] == ESCAPE
+        steps[i] = tokens[i]
+        escaped |= tokens[i] == ESCAPE
     return not escaped or take_escapes(steps, block, streams)
 
 
@@ -597,6 +639,7 @@ cdef inline bint restore_block(
     cdef block_t block
     if scale:
         block.count = count
+        block.present = <uint64_t>-1 >> (BLOCK - count)
         if not take_block(taken, &block, base, scale, kind, streams):
             return False
         steps = taken
@@ -645,6 +688,14 @@ cdef bint are_used_up(const streams_t* streams) noexcept nogil:
     if streams.escaped != streams.escapes_stop:
         return False
     return (streams.bit + 7) >> 3 == streams.lows_stop >> 3
+
+
+def expanding(bint wanted):
+    """Use what only some processors have, or do not, and return whether it was used before."""
+    global expands
+    before = expands
+    expands = wanted and can_expand()
+    return before
 
 
 def restore(
