@@ -64,8 +64,17 @@ class Batch:
 class Index:
     """Sorted tables of bytes to bytes, changed in atomic groups."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False, map_size: int = MAP_SIZE) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        unchanging: bool = False,
+        map_size: int = MAP_SIZE,
+    ) -> None:
+        """Open the index; `unchanging` if it is read-only, and nobody else may write it."""
         self._read_only = read_only
+        self._others_write = read_only and not unchanging
         self._lock = threading.Lock()
         self._active = _empty()
         self._sealed: Memtable | None = None
@@ -198,7 +207,7 @@ class Index:
 
     def version(self, table: Table) -> int:
         """Return a number that changes with the table: what was read holds while it stays."""
-        return self.snapshot_id() if self._read_only else self._versions[table]
+        return self.snapshot_id() if self._others_write else self._versions[table]
 
     # -- changing
 

@@ -126,7 +126,9 @@ class Store:
 
     def _open(self, cache_size: int) -> None:
         check_index(self.folder)
-        self.index = Index(self.folder / INDEX, read_only=self.read_only)
+        self.index = Index(
+            self.folder / INDEX, read_only=self.read_only, unchanging=self._lock is not None
+        )
         try:
             self._put_together(cache_size, read_only=self.read_only)
             if self._as_found:
