@@ -17,6 +17,7 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
 from modelfs.fs.kernel import raise_read_ahead
+from modelfs.fs.memory import keep_freed_memory
 from modelfs.fs.operations import Operations
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
@@ -59,6 +60,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         OSError: the same, for the backing disk's reasons.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    keep_freed_memory()
     store = Store(
         options.store,
         read_only=options.read_only,

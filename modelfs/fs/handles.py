@@ -1,11 +1,12 @@
 """What the kernel holds on to: looked-up inodes and open files."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyfuse3 import FileHandleT
 
 from modelfs.errors import InvalidArgument
+from modelfs.fs.readahead import ReadAheadState
 from modelfs.store.tables import InodeNumber
 
 
@@ -15,9 +16,7 @@ class Handle:
 
     inode: InodeNumber
     writable: bool = False
-    expected: int = 0  # where the next read of a sequential reader starts
-    ready: int = 0  # up to where chunks were made ready for it
-    reading_ahead: bool = False
+    ahead: ReadAheadState = field(default_factory=ReadAheadState)
     listed_to: int = 0  # a listing ends before this cookie,
     may_go_on: bool = False  # or else goes on once more, to the names made meanwhile
 

@@ -8,7 +8,7 @@ be revived, until gc removes its record.
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import xxhash
 
@@ -41,7 +41,7 @@ class Chunks:
         self._totals = totals
         self._cache = cache
         self._transposed = TransposedParts(cache)
-        self._deriver = Deriver(self.load_current, self._transposed)
+        self._deriver = Deriver(self.load_current, self._load_source, self._transposed)
         self._seed = hash_seed
         self.lineage = Lineage(index)
         self._verified = Verified()
@@ -206,6 +206,14 @@ class Chunks:
         elif not self.is_verified(record):
             self._verifying.do(_place(record), lambda: self._verify(chunk, record))
 
+    def let_go(self, chunk: ChunkId, record: Chunk) -> None:
+        """Drop a chunk from the page cache unless several extents need it.
+
+        What derives from it may still want it, but asks for it again only if it is read, too.
+        """
+        if record.uses <= 1:
+            self._cache.forget(chunk)
+
     def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
         file = self._descriptor(chunk, record)
         if read_into(file, record.offset + skip, into) < len(into):
@@ -333,14 +341,28 @@ class Chunks:
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.
         """
+        return self._current(chunk, self.load)
+
+    def _load_source(self, chunk: ChunkId) -> bytes:
+        return self._current(chunk, self._load_once)
+
+    def _load_once(self, chunk: ChunkId, record: Chunk) -> bytes:
+        # A chunk from which only one derives is not kept: that one is, and new memory for the
+        # source costs more than decoding it again for who reads its own file.
+        if record.pins > 1 or record.kind is ChunkKind.PLAIN or is_part(record):
+            return self.load(chunk, record)
+        content = self._cache.peek(chunk)
+        return bytes(self._decode(chunk, record)) if content is None else content
+
+    def _current(self, chunk: ChunkId, load: Callable[[ChunkId, Chunk], bytes]) -> bytes:
         record = self._needed(chunk)
         try:
-            return self.load(chunk, record)
+            return load(chunk, record)
         except CorruptChunk:
             now = self._needed(chunk)
             if (now.pack, now.offset) == (record.pack, record.offset):
                 raise
-            return self.load(chunk, now)  # gc moved it, or the optimizer
+            return load(chunk, now)  # gc moved it, or the optimizer
 
     def _needed(self, chunk: ChunkId) -> Chunk:
         try:

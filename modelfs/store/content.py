@@ -50,6 +50,11 @@ class ChunkRun:
     skip: int
     size: int
 
+    @property
+    def is_end(self) -> bool:
+        """Whether the chunk ends with it."""
+        return self.skip + self.size == self.record.size
+
 
 Run = HoleRun | FileRun | ChunkRun
 
@@ -202,6 +207,10 @@ class Contents:
         """Return the bytes of a run that was decoded and is in memory still. Any thread."""
         content = self._chunks.peek(run.chunk, run.record)
         return None if content is None else memoryview(content)[run.skip : run.skip + run.size]
+
+    def let_go(self, run: ChunkRun) -> None:
+        """Keep a decoded chunk in memory no longer for somebody who has read it to its end."""
+        self._chunks.let_go(run.chunk, run.record)
 
     def prepare(self, run: ChunkRun) -> None:
         """Verify or decode what a later read will want. Any thread.

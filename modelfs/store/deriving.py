@@ -15,9 +15,21 @@ from modelfs.store.transposed import TransposedParts
 class Deriver:
     """Makes chunks by their recipes. Any thread."""
 
-    def __init__(self, load: Callable[[ChunkId], bytes], transposed: TransposedParts) -> None:
-        """Begin; `load` returns a chunk's whole content, and may come back here for it."""
+    def __init__(
+        self,
+        load: Callable[[ChunkId], bytes],
+        load_source: Callable[[ChunkId], bytes],
+        transposed: TransposedParts,
+    ) -> None:
+        """Begin; both return a chunk's whole content, and may come back here for it.
+
+        Args:
+            load: for any use.
+            load_source: for who keeps what it makes of it.
+            transposed: made in one piece.
+        """
         self._load = load
+        self._load_source = load_source
         self._transposed = transposed
         self._local = threading.local()
 
@@ -32,8 +44,8 @@ class Deriver:
         under_way.append(chunk)
         try:
             if is_part(record):
-                return self._transposed.content(record, recipe, self._gathered)
-            source = self._gathered(recipe.runs)
+                return self._transposed.content(record, recipe, self._sources)
+            source = self._sources(recipe.runs)
         except CorruptChunk as exc:
             problem = f"what it derives from is damaged: {exc}"
             raise CorruptChunk(chunk, problem, exc.base) from exc
@@ -48,18 +60,21 @@ class Deriver:
             CorruptChunk: a chunk that they are of is damaged or missing, or shorter.
         """
         try:
-            return self._gathered(runs)
+            return self._gathered(runs, self._load)
         except ValueError as exc:
             raise CorruptChunk(runs[0].chunk, str(exc)) from exc
 
-    def _gathered(self, runs: Sequence[SourceRun]) -> bytes:
-        parts = [self._run(run) for run in runs]
+    def _sources(self, runs: Sequence[SourceRun]) -> bytes:
+        return self._gathered(runs, self._load_source)
+
+    def _gathered(self, runs: Sequence[SourceRun], load: Callable[[ChunkId], bytes]) -> bytes:
+        parts = [self._run(run, load) for run in runs]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _run(self, run: SourceRun) -> bytes:
+    def _run(self, run: SourceRun, load: Callable[[ChunkId], bytes]) -> bytes:
         if run.chunk in self._under_way():
             raise ValueError("it derives from itself")  # and would be waited for forever
-        part = self._load(run.chunk)[run.skip : run.skip + run.length]
+        part = load(run.chunk)[run.skip : run.skip + run.length]
         if len(part) < run.length:
             stop = run.skip + run.length
             raise ValueError(f"chunk {run.chunk} has no bytes {run.skip} to {stop}")

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from modelfs.fs import ingesting
-from tests.fs.serving import Listing, Served
+from tests.fs.serving import Counting, Listing, Served
 from tests.store import stores
 from tests.store.stores import CHUNK, Box, checked, new_store
 
@@ -57,3 +57,11 @@ def listing(monkeypatch: pytest.MonkeyPatch) -> Listing:
 def clock() -> MockClock:
     """Time that passes when nothing has happened for a moment: threads have done their work."""
     return MockClock(autojump_threshold=0.005)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch, served: Served) -> Counting[..., None]:
+    """The calls that fill a buffer on a thread."""
+    fill = Counting(served.store.contents.fill)
+    monkeypatch.setattr(served.store.contents, "fill", fill)
+    return fill

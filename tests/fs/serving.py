@@ -9,6 +9,7 @@ from typing import Generic, ParamSpec, TypeVar, cast
 
 import pytest
 import trio
+import trio.testing
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -22,7 +23,7 @@ from pyfuse3 import (
     SetattrFields,
 )
 
-from modelfs.fs.handles import Handles
+from modelfs.fs.handles import Handle, Handles
 from modelfs.fs.operations import Operations
 from modelfs.fs.reading import Reader
 from modelfs.fs.writeback import Writeback
@@ -73,6 +74,7 @@ class Served:
 
     def __init__(self, store: Store, nursery: trio.Nursery) -> None:
         self.store = store
+        self.nursery = nursery
         self.workers = trio.CapacityLimiter(8)
         self.handles = Handles()
         self.writeback = Writeback(store, self.handles, self.workers)
@@ -107,6 +109,15 @@ class Served:
         data = bytes(await self.operations.read(info.fh, 0, entry.st_size))
         await self.operations.release(info.fh)
         return data
+
+    def reader_of(self, inode: InodeNumber) -> Handle:
+        """Open a file for reading."""
+        return self.handles[self.handles.open(inode, writable=False)]
+
+    async def settled(self) -> None:
+        """Return when nothing is read ahead any more."""
+        while self.workers.borrowed_tokens or self.nursery.child_tasks:
+            await trio.testing.wait_all_tasks_blocked(0.001)
 
     async def looked_up(self, name: bytes) -> InodeNumber:
         """Return the inode of a name; 0 if there is none."""

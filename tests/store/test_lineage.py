@@ -223,6 +223,22 @@ def test_a_run_past_the_end_of_its_source_is_damage(opened: Store) -> None:
     stored_file(opened, b"good", noise(CHUNK)[:HALF])
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_source_is_kept_in_memory_for_several_only(opened: Store, count: int) -> None:
+    """What just one chunk is made of is not kept beside it."""
+    text = b"".join(b"line %d\n" % number for number in range(CHUNK))[:CHUNK]
+    base = chunk_at(opened, stored_file(opened, b"base", text))
+    assert opened.chunks.record(base).kind is ChunkKind.CODED
+    for number in range(count):
+        part = chunk_at(opened, stored_file(opened, b"%d" % number, text[number : number + HALF]))
+        derive(opened, part, (base, number, HALF))
+    for chunk in (base, part):
+        opened.cache.forget(chunk)
+    assert opened.chunks.load_current(part) == text[number : number + HALF]
+    kept = opened.chunks.peek(base, opened.chunks.record(base))
+    assert kept == (None if count == 1 else text)
+
+
 def test_what_does_not_come_out_as_it_was_is_damage(opened: Store) -> None:
     """That a recipe gives bytes of the right number does not make them the content."""
     base, part = halves(opened, 1)
