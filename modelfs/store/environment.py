@@ -45,9 +45,11 @@ LOCK_SIZE: Final = 16 << 10
 FS_IOC_SETFLAGS: Final = 0x40086602
 FS_NOCOW_FL: Final = 0x00800000
 POLL_SECONDS: Final = 0.001
-# The file has this many bytes on the disk beyond those in use, so that deletes can be committed
-# after other programs have filled the disk.
+# The file has this many bytes on the disk that are not in use, so that deletes can be committed
+# after other programs have filled the disk. Free pages inside count, but a part is behind all that
+# is in use: a reader keeps the pages of its snapshot from being written to.
 AHEAD: Final = 4 << 20
+AHEAD_BEHIND: Final = 1 << 20
 FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2)
 _libc = ctypes.CDLL(None)
 
@@ -260,9 +262,24 @@ class Environment:
         path = self._folder / DATA_FILE
         if (size := path.stat().st_size) < (used := _used(env)):
             os.truncate(path, used)
-        if self._ahead - used < AHEAD // 2 and not self._read_only:
-            allocate(path, max(size, used) + AHEAD)
-            self._ahead = max(size, used) + AHEAD
+        if self._read_only:
+            return
+        free, behind = self._free(env), self._ahead - used
+        if behind + free < AHEAD // 2 or behind < AHEAD_BEHIND // 2:
+            self._ahead = max(size, used) + max(AHEAD - free, AHEAD_BEHIND)
+            allocate(path, self._ahead)
+
+    def _free(self, env: lmdb.Environment) -> int:
+        """Return the bytes of the pages that are not in use though others behind them are."""
+        try:
+            with env.begin() as snapshot:
+                tables = [env.stat(), *map(snapshot.stat, self._databases.values())]
+        except lmdb.Error:
+            return 0  # what has been committed is committed; whoever reads next is told
+        pages = sum(
+            each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in tables
+        )
+        return _used(env) - pages * env.stat()["psize"]
 
 
 class Transaction:

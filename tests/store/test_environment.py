@@ -11,6 +11,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.store.environment import AHEAD, AHEAD_BEHIND
 from modelfs.store.index import Index
 from modelfs.store.tables import Table
 
@@ -158,3 +159,31 @@ def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> No
     os.truncate(tmp_path / "data.mdb", 1 << 20)
     with pytest.raises(CorruptIndex, match="cut short"):
         Index(tmp_path, read_only=read_only)
+
+
+def blocks(folder: Path) -> int:
+    return (folder / "data.mdb").stat().st_blocks * 512
+
+
+def test_free_pages_count_as_room_for_deletes(tmp_path: Path) -> None:
+    """There is room for deletes at any time, and not twice: after many of them it is inside."""
+    index = Index(tmp_path)
+    put(index, b"a", b"1")
+    assert blocks(tmp_path) >= AHEAD
+    for number in range(3000):
+        with index.change():
+            index.put(Table.META, b"%d" % number, bytes(1000))
+    index.commit()
+    full = (tmp_path / "data.mdb").stat().st_size
+    assert full > AHEAD // 2
+    assert blocks(tmp_path) >= full + AHEAD // 2
+    with index.change():
+        for number in range(3000):
+            index.delete(Table.META, b"%d" % number)
+    index.commit()
+    index.close()
+    index = Index(tmp_path)
+    put(index, b"a", b"2")
+    size = (tmp_path / "data.mdb").stat().st_size
+    assert AHEAD_BEHIND <= blocks(tmp_path) - size < AHEAD
+    index.close()
