@@ -5,6 +5,7 @@ from typing import Final
 from modelfs.codecs.base import Codec, CodecId, Derivation, GeneralCodec
 from modelfs.codecs.cast import Cast
 from modelfs.codecs.delta import Delta
+from modelfs.codecs.factored import Factored
 from modelfs.codecs.gather import Gather
 from modelfs.codecs.narrow import Narrow
 from modelfs.codecs.palette import Palette
@@ -28,6 +29,7 @@ CODECS: Final[dict[CodecId, Codec]] = {
     CodecId.REPEAT: Repeat(),
     CodecId.PALETTE: Palette(),
     CodecId.NARROW: Narrow(),
+    CodecId.FACTORED: Factored(),
 }
 
 DERIVATIONS: Final[dict[CodecId, Derivation]] = {

@@ -18,6 +18,7 @@ class CodecId(enum.IntEnum):
     REPEAT = 3
     PALETTE = 4
     NARROW = 5
+    FACTORED = 6
     DELTA = 16
     CAST = 17
     TRANSPOSE = 18

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from typing import Final
 
-from modelfs.codecs import narrow, palette, planes, repeat
+from modelfs.codecs import factored, narrow, palette, planes, repeat
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element
+from modelfs.codecs.factored import Grid
 
 Encode = Callable[[bytes, Element], bytes | None]
 
 # Saving less than 3 % is not worth a decode at every first read.
 CODED_MAX: Final = 0.97
+# Of the next best form: it takes three times as long to decode.
+FACTORED_MAX: Final = 0.98
 
 _FORMS: Final[tuple[tuple[CodecId, Encode], ...]] = (
     (CodecId.NARROW, narrow.encode),
@@ -19,8 +22,14 @@ _FORMS: Final[tuple[tuple[CodecId, Encode], ...]] = (
 )
 
 
-def encode_tensor(raw: bytes, element: Element) -> tuple[CodecId, bytes]:
-    """Return the smallest form of a piece of a tensor; RAW and `raw` itself where none pays."""
+def encode_tensor(raw: bytes, element: Element, grid: Grid | None = None) -> tuple[CodecId, bytes]:
+    """Return the smallest form of a piece of a tensor; RAW and `raw` itself where none pays.
+
+    Args:
+        raw: the piece.
+        element: what the tensor consists of.
+        grid: where in a matrix the piece lies, if it is known.
+    """
     best, least = (CodecId.RAW, raw), CODED_MAX * len(raw)
     repeated = repeat.encode(raw, element)
     if repeated is not None and len(repeated) <= least:
@@ -29,4 +38,7 @@ def encode_tensor(raw: bytes, element: Element) -> tuple[CodecId, bytes]:
         stored = encode(raw, element)
         if stored is not None and len(stored) <= least:
             best, least = (codec, stored), len(stored)
+    found = factored.encode(raw, element, grid)
+    if found is not None and len(found) <= FACTORED_MAX * least:
+        return CodecId.FACTORED, found
     return best

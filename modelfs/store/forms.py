@@ -11,6 +11,7 @@ from typing import Final
 from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element
+from modelfs.codecs.factored import Grid
 from modelfs.codecs.smallest import encode_tensor
 from modelfs.store.recipe import Recipe, SourceRun, joined
 from modelfs.store.records import ChunkKind
@@ -37,9 +38,9 @@ class Form:
         return self.kind is ChunkKind.DERIVED
 
 
-def by_itself(content: bytes, element: Element) -> Form:
+def by_itself(content: bytes, element: Element, grid: Grid | None = None) -> Form:
     """Return the smallest form that needs no other chunk."""
-    codec, stored = encode_tensor(content, element)
+    codec, stored = encode_tensor(content, element, grid)
     # What does not decode at all raises the same as what was damaged: then it stays as it is.
     with contextlib.suppress(ValueError):
         if codec is not CodecId.RAW and CODECS[codec].decode(stored, len(content)) == content:
@@ -68,9 +69,11 @@ def derived(
     return Form(ChunkKind.DERIVED, codec, recipe.to_bytes(), recipe.sources)
 
 
-def near_or_alone(near: Form | None, content: bytes, element: Element) -> Form:
+def near_or_alone(
+    near: Form | None, content: bytes, element: Element, grid: Grid | None = None
+) -> Form:
     """Return the derived form of a content if there is one and it is worth it, else its own."""
-    alone = by_itself(content, element)
+    alone = by_itself(content, element, grid)
     worth = near is not None and is_worth(near, len(content), len(alone.stored))
     return near if near is not None and worth else alone
 

@@ -197,7 +197,7 @@ class Settler:
         near = None
         if base is not None and target.is_whole:
             near = self._tried(base, target, content)
-        form = near_or_alone(near, content, view.element)
+        form = near_or_alone(near, content, view.element, view.grid(target.start))
         return _Choice(target, form, base.candidate if base and form is near else None)
 
     def _tried(self, lead: Lead, target: Target, content: bytes) -> Form | None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelfs.codecs.elements import Element, element_of
+from modelfs.codecs.factored import Grid
+from modelfs.codecs.rows import row_size
 from modelfs.store.chunks import Chunks
 from modelfs.store.filemap import FileMaps
 from modelfs.store.recipe import SourceRun
@@ -49,6 +51,12 @@ class TensorView:
     @property
     def element(self) -> Element:
         return element_of(self.row.dtype)
+
+    def grid(self, start: int) -> Grid | None:
+        """Return where in a matrix the bytes from `start` on lie; None if the shape has none."""
+        width = self.element.width
+        row = row_size(self.row.shape, width, self.size)
+        return Grid(row // width, start % row // width) if row and start % width == 0 else None
 
     def runs(self, start: int, stop: int) -> tuple[SourceRun, ...] | None:
         """Return what the bytes `[start, stop)` of the tensor are; None where some are in no chunk.

@@ -7,17 +7,26 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from modelfs.codecs import narrow, palette, planes, repeat
+from modelfs.codecs import factored, narrow, palette, planes, repeat
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
 
 DTYPES: Final = ("F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I32", "I16", "U8", "F4")
+
+COLUMNS: Final = 20
+
+
+def factored_encode(raw: bytes, element: Element) -> bytes | None:
+    """Encode as a part of a matrix that begins in the middle of a row."""
+    return factored.encode(raw, element, factored.Grid(COLUMNS, 7))
+
 
 ENCODERS: Final[dict[CodecId, Callable[[bytes, Element], bytes | None]]] = {
     CodecId.PLANES: planes.encode,
     CodecId.REPEAT: repeat.encode,
     CodecId.PALETTE: palette.encode,
     CodecId.NARROW: narrow.encode,
+    CodecId.FACTORED: factored_encode,
 }
 
 elements: Final = st.sampled_from(DTYPES).map(element_of)
@@ -31,6 +40,14 @@ def normal(count: int, element: Element, seed: int) -> NDArray[Any]:
     if element.is_float and element.width > 1:
         return numbers.astype(_FLOATS[element.width])
     return (numbers * 2000).astype(f"<i{element.width}")
+
+
+def moments(count: int, element: Element, seed: int) -> NDArray[Any]:
+    """Return numbers that their rows and columns nearly tell, from the middle of a row on."""
+    random = np.random.default_rng(seed)
+    rows = random.normal(0, 4, (-(-(count + 7) // COLUMNS), 1))
+    numbers = 2 ** (random.normal(0, 0.3, (len(rows), COLUMNS)) + rows + rows[:1, :1] - 9)
+    return (numbers * 2 ** random.normal(0, 2, COLUMNS)).reshape(-1)[7 : 7 + count]
 
 
 def low_precision(count: int, element: Element, seed: int) -> bytes:
@@ -52,6 +69,7 @@ def contents(draw: st.DrawFn, element: Element) -> bytes:
                 low_precision(count, element, seed),
                 np.repeat(normal(3, element, seed), count).tobytes(),
                 normal(7, element, seed).tobytes() * count,
+                moments(count, element, seed).astype(normal(0, element, 0).dtype).tobytes(),
             ]
         )
         | st.binary(max_size=200)

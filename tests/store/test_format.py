@@ -1,9 +1,9 @@
 """The format, byte for byte: what this version writes, and that it reads what others wrote.
 
-The files in `golden/store/` are a store of format 1, those in `golden/store2/` one of format 2;
-single records and packs are pinned in the tests of their modules. Where a test here fails, either
-the change that broke it is to be undone, or the format gets a new version, and golden files of its
-own next to these.
+The files in `golden/store/` are a store of format 1, those in `golden/store2/` one of format 2, and
+so on; single records and packs are pinned in the tests of their modules. Where a test here fails,
+either the change that broke it is to be undone, or the format gets a new version, and golden files
+of its own next to these.
 """
 
 import json
@@ -36,7 +36,7 @@ from tests.store.stores import FILE, FOLDER, model_of, new_store, noise
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 # By the format they are of; the last one is what this version writes.
-GOLDENS: Final = {1: GOLDEN / "store", 2: GOLDEN / "store2"}
+GOLDENS: Final = {1: GOLDEN / "store", 2: GOLDEN / "store2", 3: GOLDEN / "store3"}
 WRITTEN: Final = GOLDENS[FORMAT_VERSION]
 UUID: Final = bytes(range(16))
 SEED: Final = 0x0123456789ABCDEF
@@ -189,7 +189,7 @@ def test_a_stores_files_are_written_as_ever(
         files = {file.name: file.read_bytes() for file in (path / name).iterdir()}
         golden = {file.name: file.read_bytes() for file in (WRITTEN / name).iterdir()}
         assert files == golden
-    assert (path / FORMAT_FILE).read_bytes().startswith(b"modelfs store, format 2\n")
+    assert (path / FORMAT_FILE).read_bytes().startswith(b"modelfs store, format 3\n")
 
 
 @every_format
@@ -232,7 +232,7 @@ def test_an_old_store_stays_readable(tmp_path: Path, version: int, *, read_only:
     assert check_format(path) == (version if read_only else FORMAT_VERSION)
 
 
-# -- format 1 becomes format 2
+# -- older formats become this one
 
 
 def versions(path: Path) -> tuple[int, int]:
@@ -246,21 +246,21 @@ def test_an_upgrade_that_is_interrupted_is_gone_on_with(tmp_path: Path) -> None:
     path = golden_store(tmp_path, 1)
     assert versions(path) == (1, 1)
     Store(path).abandon()
-    assert versions(path) == (2, 1)
+    assert versions(path) == (FORMAT_VERSION, 1)
     with Store(path, read_only=True) as store:
         read_golden(store, 1)
     Store(path).close()
-    assert versions(path) == (2, 2)
+    assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
     with Store(path, read_only=True) as store:
         read_golden(store, 1)
 
 
 def test_a_format_file_of_old_is_mended(tmp_path: Path) -> None:
-    """Rows of format 2 are not left where older versions would take them for damage."""
-    path = golden_store(tmp_path, 2)
+    """Rows of this format are not left where older versions would take them for damage."""
+    path = golden_store(tmp_path, FORMAT_VERSION)
     (path / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=1))
     Store(path).abandon()
-    assert versions(path) == (2, 2)
+    assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
 
 
 def test_a_damaged_store_of_old_is_upgraded_to_be_mended(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_damaged_store_of_old_is_upgraded_to_be_mended(tmp_path: Path) -> None
     index.commit()
     index.close()
     assert repair(path).after.findings == []
-    assert versions(path) == (2, 2)
+    assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
 
 
 @every_format

@@ -4,6 +4,7 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
+from modelfs.codecs.factored import Grid
 from modelfs.store import forms
 from modelfs.store.records import ChunkKind
 
@@ -14,7 +15,7 @@ CONTENT = bytes(range(256)) * 16
 def test_what_does_not_decode_stays_plain(monkeypatch: pytest.MonkeyPatch, stored: bytes) -> None:
     """An encoder with a bug costs room, not the tensor, nor all that would be settled after it."""
 
-    def wrong(raw: bytes, element: Element) -> tuple[CodecId, bytes]:
+    def wrong(raw: bytes, element: Element, grid: Grid | None) -> tuple[CodecId, bytes]:
         return CodecId.PALETTE, stored
 
     monkeypatch.setattr(forms, "encode_tensor", wrong)

@@ -186,6 +186,15 @@ def test_zeros_are_stored_for_nothing(wide: Box) -> None:
     assert put(wide.store, "zeros", tensors_of({"zeros": f32(zeros)})) < 1000
 
 
+def test_second_moments_are_factored(wide: Box) -> None:
+    """A matrix of Adam's is stored by what its rows and columns tell, wherever chunks begin."""
+    random = np.random.default_rng(1)
+    scales = random.normal(0, 3, (999, 1)) + random.normal(0, 3, 100) - 9
+    squares = (2 ** (scales + random.normal(0, 0.3, (999, 100)))).astype(np.float32)
+    put(wide.store, "state", tensors_of({"v": f32(squares)}))
+    assert set(forms(wide.store)) == {"factored", "plain"}
+
+
 def test_noise_stays_plain(wide: Box) -> None:
     """What does not get smaller stays as it was, and is not looked at again."""
     put(wide.store, "noise", tensors_of({"noise": ("U8", (200_000,), noise(200_000))}))

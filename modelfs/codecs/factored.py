@@ -1,0 +1,139 @@
+"""Factored: numbers that a value for each row and one for each column of a matrix nearly tell.
+
+Second moments of Adam are such: Shazeer and Stern, "Adafactor" (arXiv 1804.04235, section 3), keep
+no more of them than the sums of rows and columns, and take each moment for the product of its two.
+Read as an integer, a float of one sign is its logarithm but for small waves. So each word is
+predicted by the mean of its row plus what its column is above the mean of all, and what is stored
+is the delta to that, of integers, whose steps are all of about one size.
+
+Stored form (little-endian)::
+
+    offset  size  field
+    0       1     width     bytes per word: 2, 4 or 8
+    1       1     zero
+    2       4     columns   words of a row
+    6       4     first     where in its row the content begins, in words
+    10      ..    rows      `planes.pack` of 2 byte planes: u16 per row, the high bits of its mean
+            ..    columns   the same of i16 per column, as differences in the same unit
+            ..    rest      `delta`
+
+A row of 0 is predicted as zeros, whatever its columns are: embeddings of words that never occurred
+have such moments.
+
+Measured on second moments of all-MiniLM-L6-v2's encoder, in chunks of 1 MiB: byte planes 79.9 %, a
+delta to those of 72 steps before 74.3 %, this 73.0 %. One core encodes at 130 MB/s and decodes at
+1.1 GB/s.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from modelfs.codecs import delta
+from modelfs.codecs.base import Bytes
+from modelfs.codecs.delta import Delta
+from modelfs.codecs.elements import Element
+from modelfs.codecs.planes import pack, unpack
+from modelfs.codecs.planes_kernels import merge, split
+
+_HEAD: Final = struct.Struct("<BxII")
+_PLANES: Final = struct.Struct("<BIBI")  # the heads of two that `pack` packs
+_WIDTHS: Final = (2, 4, 8)
+
+# How an encoder chooses; a decoder does not care.
+_ROWS_MIN: Final = 4
+_COLUMNS_MIN: Final = 16
+_SAMPLE: Final = 1 << 14  # words
+# Of the variance, rows and columns have to leave this much unexplained at most.
+_LEFT_MAX: Final = 0.5
+_ABOVE_MAX: Final = (1 << 15) - 1
+
+_Floats = npt.NDArray[np.float64]
+_Words = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where in a matrix a content lies."""
+
+    columns: int  # words of a row
+    first: int  # where in its row it begins, in words
+
+
+class Factored:
+    """Words of a matrix, beside what their rows and columns tell of them."""
+
+    def decode(self, stored: Bytes, size: int) -> bytes:
+        view = memoryview(stored)
+        if len(view) < _HEAD.size:
+            raise ValueError(f"{len(view)} bytes are no factored numbers")
+        width, columns, first = _HEAD.unpack_from(view)
+        count = size // width if width in _WIDTHS else 0
+        if not 0 < columns <= count or first >= columns:
+            raise ValueError(f"rows of {columns} words of {width} bytes in {size}, from {first} on")
+        rows, start = _taken(view, _HEAD.size, -(-(first + count) // columns))
+        above, start = _taken(view, start, columns)
+        base = _predicted(rows, above.view("<i2"), width)[first : first + count]
+        return Delta().decode(view[start:], size, base.tobytes())
+
+
+def _taken(view: memoryview, start: int, count: int) -> tuple[_Words, int]:
+    """Return numbers of 2 bytes that are packed from `start` on, and where they end."""
+    if len(view) < start + _PLANES.size:
+        raise ValueError(f"factored numbers cut off after {len(view)} bytes")
+    _, low, _, high = _PLANES.unpack_from(view, start)
+    stop = start + _PLANES.size + low + high
+    planes = unpack(view[start:stop], 2, count)
+    return np.frombuffer(merge(planes, False, b""), "<u2"), stop
+
+
+def _predicted(rows: _Words, above: _Words, width: int) -> _Words:
+    """Return the word that each place of whole rows should have."""
+    sums = rows.astype(np.int32)[:, None] + above.astype(np.int32)
+    np.clip(sums, 0, (1 << 16) - 1, out=sums)
+    sums[rows == 0] = 0
+    words = sums.astype(f"<u{width}")
+    words <<= 8 * width - 16
+    return words.reshape(-1)
+
+
+def encode(raw: bytes, element: Element, grid: Grid | None) -> bytes | None:
+    """Return the stored form of a part of a matrix; None where it would hardly be a small one."""
+    width, count = element.width, len(raw) // element.width
+    if grid is None or not element.is_float or width not in _WIDTHS:
+        return None
+    if grid.columns < _COLUMNS_MIN or count < _ROWS_MIN * grid.columns:
+        return None
+    words = np.frombuffer(raw, f"<u{width}", count)
+    if not _is_promising(words, grid):
+        return None
+    rows, above = _means(words, grid)
+    base = _predicted(rows, above, width)[grid.first : grid.first + count]
+    rest = delta.encode(raw, base.tobytes(), Element(width))
+    packed = [pack(split(each.tobytes(), 2, False)) for each in (rows, above)]
+    return b"".join([_HEAD.pack(width, grid.columns, grid.first), *packed, rest])
+
+
+def _is_promising(words: _Words, grid: Grid) -> bool:
+    sample = words[-grid.first % grid.columns :][: max(_SAMPLE, _ROWS_MIN * grid.columns)]
+    sample = sample[: len(sample) // grid.columns * grid.columns].reshape(-1, grid.columns)
+    if (sample >> (8 * words.itemsize - 1)).any():
+        return False  # numbers of both signs lie far apart as integers
+    values = sample[sample.any(1)].astype(np.float64)
+    left = values - values.mean(1, keepdims=True)
+    left -= left.mean(0, keepdims=True) if len(left) else 0
+    return len(values) >= _ROWS_MIN and bool(left.var() < _LEFT_MAX * values.var())
+
+
+def _means(words: _Words, grid: Grid) -> tuple[_Words, _Words]:
+    """Return the high bits of each row's mean, and what each column is above the mean of all."""
+    padded = np.pad(words.astype(np.float64), (grid.first, 0))
+    padded = np.pad(padded, (0, -len(padded) % grid.columns), constant_values=np.nan)
+    padded[: grid.first] = np.nan
+    table = padded.reshape(-1, grid.columns) / 2 ** (8 * words.itemsize - 16)
+    rows = np.nanmean(table, axis=1)
+    above = np.nanmean((table - rows[:, None])[rows > 0], axis=0)
+    return rows.round().astype("<u2"), above.round().clip(-_ABOVE_MAX, _ABOVE_MAX).astype("<i2")
