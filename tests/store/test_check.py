@@ -11,7 +11,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.store.check import Severity, check, fsck
 from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.ranges import RangeSet
-from modelfs.store.records import Chunk, Dentry, Extent, StagedWindow
+from modelfs.store.records import FORMAT_VERSION, Chunk, Dentry, Extent, StagedWindow
 from modelfs.store.segment import PAGE
 from modelfs.store.tables import (
     ROOT,
@@ -142,7 +142,7 @@ def test_a_missing_superblock_is_found(sample: Sample) -> None:
 
 def test_a_superblock_of_another_format_is_found(sample: Sample) -> None:
     """The superblock's format version is that of the store."""
-    block = dataclasses.replace(sample.store.superblock, version=3)
+    block = dataclasses.replace(sample.store.superblock, version=FORMAT_VERSION + 1)
     sample.put(Table.META, SUPERBLOCK, block.to_bytes())
     assert sample.finding() == ("superblock", (), ())
 

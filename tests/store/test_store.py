@@ -21,9 +21,10 @@ from modelfs.errors import (
 from modelfs.store import index as index_module
 from modelfs.store import making
 from modelfs.store.check import check
-from modelfs.store.folder import FORMAT_FILE, SUPERBLOCK
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, SUPERBLOCK
 from modelfs.store.index import Index
 from modelfs.store.making import make_store
+from modelfs.store.records import FORMAT_VERSION
 from modelfs.store.segment import PAGE
 from modelfs.store.store import Store
 from modelfs.store.tables import ROOT, PackId, Table, number_key
@@ -44,6 +45,7 @@ from tests.store.stores import (
 HOLD = """
 import sys
 from pathlib import Path
+from modelfs.store.records import FORMAT_VERSION
 from modelfs.store.store import Store
 store = Store(Path(sys.argv[1]))
 print("open", flush=True)
@@ -106,7 +108,8 @@ def test_a_format_file_has_to_say_so(folder: Path, text: str) -> None:
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
     """A store of a later version is not touched, to read or to write."""
-    (folder / FORMAT_FILE).write_text("modelfs store, format 3\nDo not change anything.\n")
+    newer = FORMAT_TEXT.format(version=FORMAT_VERSION + 1)
+    (folder / FORMAT_FILE).write_text(newer)
     for read_only in (False, True):
         with pytest.raises(UnsupportedFormat):
             Store(folder, read_only=read_only)
@@ -119,6 +122,7 @@ import sys
 from pathlib import Path
 from modelfs.errors import StoreBusy
 from modelfs.store.check import check
+from modelfs.store.records import FORMAT_VERSION
 from modelfs.store.store import Store
 try:
     Store(Path(sys.argv[1]))
