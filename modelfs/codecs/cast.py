@@ -15,8 +15,8 @@ Payload::
 from typing import Final
 
 from modelfs.codecs.base import Bytes
-from modelfs.codecs.delta_kernels import cast
 from modelfs.codecs.elements import Element, element_of
+from modelfs.codecs.exact_kernels import cast
 
 # How the kernels number them.
 _CASTS: Final[dict[bytes, int]] = {

@@ -1,8 +1,8 @@
-"""The loops of the codecs that derive a tensor from another: compiled where they could be."""
+"""The loops of deltas: compiled where they could be, else numpy's."""
 
 try:
-    from modelfs.codecs._delta import cast, differ, restore, scatter, transpose, widen
+    from modelfs.codecs._delta import differ, restore, scatter, widen
 except ImportError:
-    from modelfs.codecs.delta_numpy import cast, differ, restore, scatter, transpose, widen
+    from modelfs.codecs.delta_numpy import differ, restore, scatter, widen
 
-__all__ = ["cast", "differ", "restore", "scatter", "transpose", "widen"]
+__all__ = ["differ", "restore", "scatter", "widen"]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.codecs.base import Bytes
-from modelfs.codecs.delta_kernels import transpose
+from modelfs.codecs.exact_kernels import transpose
 
 _PAYLOAD: Final = struct.Struct("<BIIIQ")
 

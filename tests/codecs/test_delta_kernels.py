@@ -1,32 +1,24 @@
-"""Compiled loops of derivations and their numpy twins do the same, and refuse the same."""
+"""Compiled loops of deltas and their numpy twins do the same, and refuse the same."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.codecs import delta_kernels, delta_numpy
 from modelfs.codecs.base import Bytes
 from modelfs.codecs.delta_streams import CLASSES, Streams
-from tests.codecs.test_kernels import compiled
+from tests.codecs.test_kernels import both_of, compiled
 
 KINDS = [(1, 0), (1, 4), (1, 5), (2, 8), (2, 5), (2, 0), (4, 8), (4, 0), (8, 11), (8, 0)]
 
 
 def both(name: str, *args: object) -> Any:
     """Return what both do; None if both refuse."""
-    outcomes = []
-    for module in (compiled("_delta"), delta_numpy):
-        try:
-            outcomes.append(getattr(module, name)(*args))
-        except ValueError:
-            outcomes.append(None)
-    assert outcomes[0] == outcomes[1]
-    return outcomes[0]
+    return both_of(compiled("_delta"), delta_numpy, name, *args)
 
 
 @contextmanager
@@ -119,34 +111,3 @@ def test_other_kinds_are_refused_alike(width: int, exponent: int, data: st.DataO
     raw = data.draw(st.binary(max_size=20))
     both("differ", raw, bytes(len(raw)), width, exponent, data.draw(st.binary(max_size=16)))
     both("scatter", raw, bytes(len(raw)), width, exponent, data.draw(st.binary(max_size=4)))
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_casts_are_alike(number: int) -> None:
-    """Of all exponents with mantissas at and next to what is rounded to even, and of others."""
-    width = {1: 4, 2: 4, 3: 8, 4: 2, 5: 2}[number]
-    high = np.arange(1 << 16, dtype=f"<u{width}") << (8 * width - 16)
-    half = [0] if width == 2 else [0, 1, (1 << 12) - 1, 1 << 12, (1 << 12) + 1, 0x8000, 0xFFFF]
-    more = [0, (1 << 28) - 1, 1 << 28, (1 << 28) + 1] if width == 8 else []
-    for low in half + more:
-        both("cast", (high | high.dtype.type(low)).tobytes(), number)
-    both("cast", np.random.default_rng(1).bytes(1 << 20), number)
-
-
-@given(source=st.binary(max_size=20), number=st.integers(-1, 7))
-def test_other_casts_are_refused_alike(source: bytes, number: int) -> None:
-    """No such cast, or no such words."""
-    both("cast", source, number)
-
-
-@given(
-    source=st.binary(max_size=96),
-    width=st.integers(0, 17),
-    shape=st.tuples(st.integers(0, 6), st.integers(0, 6)),
-    part=st.tuples(st.integers(0, 30), st.integers(0, 30)),
-)
-def test_transposes_are_alike(
-    source: bytes, width: int, shape: tuple[int, int], part: tuple[int, int]
-) -> None:
-    """Any part of any shape, possible or not."""
-    both("transpose", source, width, *shape, *part)

@@ -32,6 +32,18 @@ def outcome(module: ModuleType, name: str, *args: object) -> Any:
         return str(exc)
 
 
+def both_of(one: ModuleType, other: ModuleType, name: str, *args: object) -> Any:
+    """Return what both modules' function returns; None if both refuse."""
+    outcomes = []
+    for module in (one, other):
+        try:
+            outcomes.append(getattr(module, name)(*args))
+        except ValueError:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0]
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_kernels_are_compiled(name: str) -> None:
     """What was compiled has every function of its twin."""
