@@ -8,7 +8,7 @@ FILE: Final = "identical file"
 TENSOR: Final = "identical tensor"
 OTHER: Final = "other"
 # The forms of `modelfs stats` that are a class of their own, in the order of the table.
-FORMS: Final = ("transpose", "cast", "quantise", "delta", "planes")
+FORMS: Final = ("transpose", "cast", "quantise", "delta", "factored", "planes")
 
 
 @dataclass(frozen=True, slots=True)
