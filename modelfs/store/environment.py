@@ -46,10 +46,12 @@ FS_IOC_SETFLAGS: Final = 0x40086602
 FS_NOCOW_FL: Final = 0x00800000
 POLL_SECONDS: Final = 0.001
 # The file has this many bytes on the disk that are not in use, so that deletes can be committed
-# after other programs have filled the disk. Free pages inside count, but a part is behind all that
-# is in use: a reader keeps the pages of its snapshot from being written to.
+# after other programs have filled the disk. Free pages inside count, but only beyond what is always
+# behind all that is in use: a reader, such as fsck beside a mount, keeps the pages of its snapshot
+# from being written to, and with them all that became free since.
 AHEAD: Final = 4 << 20
-AHEAD_BEHIND: Final = 1 << 20
+AHEAD_BEHIND: Final = 2 << 20
+AHEAD_STEP: Final = 256 << 10  # by which the file gets longer, at least
 FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2)
 _libc = ctypes.CDLL(None)
 
@@ -262,11 +264,9 @@ class Environment:
         path = self._folder / DATA_FILE
         if (size := path.stat().st_size) < (used := _used(env)):
             os.truncate(path, used)
-        if self._read_only:
-            return
-        free, behind = self._free(env), self._ahead - used
-        if behind + free < AHEAD // 2 or behind < AHEAD_BEHIND // 2:
-            self._ahead = max(size, used) + max(AHEAD - free, AHEAD_BEHIND)
+        if self._ahead - used < AHEAD_BEHIND:
+            behind = max(AHEAD - self._free(env), AHEAD_BEHIND + AHEAD_STEP)
+            self._ahead = max(size, used) + behind
             allocate(path, self._ahead)
 
     def _free(self, env: lmdb.Environment) -> int:

@@ -1,10 +1,13 @@
 """The index, against a plain dict: whatever step a commit is in, and whichever fails."""
 
 import contextlib
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -214,6 +217,33 @@ def test_no_index_is_no_store(tmp_path: Path) -> None:
         Index(tmp_path)
 
 
+WRITE: Final = """
+import sys
+from typing import Final
+from pathlib import Path
+from modelfs.store.index import Index
+from modelfs.store.tables import Table
+index = Index(Path(sys.argv[1]))
+with index.change():
+    index.put(Table.META, b"other", b"1")
+index.commit()
+index.close()
+"""
+
+
+@pytest.mark.parametrize("unchanging", [False, True])
+def test_a_reader_is_told_of_what_others_write(
+    index: Index, tmp_path: Path, *, unchanging: bool
+) -> None:
+    """Another's commit changes the version, unless nobody can write: then it is not asked for."""
+    index.close()
+    reader = Index(tmp_path, read_only=True, unchanging=unchanging)
+    before = reader.version(Table.META)
+    subprocess.run([sys.executable, "-c", WRITE, tmp_path], check=True)
+    assert (reader.version(Table.META) == before) == unchanging
+    reader.close()
+
+
 def test_versions_tell_of_changes(index: Index) -> None:
     """A table's version changes with its rows, by rollback too, and not with another's."""
     before = index.version(Table.META)
@@ -261,6 +291,7 @@ def test_readers_on_threads_see_whole_rows(index: Index) -> None:
 
 PUT = """
 import sys
+from typing import Final
 from pathlib import Path
 from modelfs.store.index import Index
 from modelfs.store.tables import Table
