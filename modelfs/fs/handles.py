@@ -71,6 +71,7 @@ class Handles:
 
     def close(self, handle: FileHandleT) -> Handle:
         closed = self._open.pop(handle)
+        closed.ahead.drop_queue()  # nobody will ask for it
         if closed.writable:
             left = self._writers[closed.inode] - 1
             if left:

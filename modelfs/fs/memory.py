@@ -2,7 +2,8 @@
 
 Chunks, their stored bytes and what codecs make of them in between are large, short-lived and of a
 few sizes. glibc would give their memory back and ask for it again, and new pages cost more than
-what is done with them: 0.4 s for a GB on a virtual machine, where decoding takes 0.3 s.
+what is done with them: 0.4 s for a GB on a virtual machine, where decoding planes takes 0.3 s
+(`tools/bench decode`, which says how to make it comparable).
 """
 
 import ctypes

@@ -44,9 +44,7 @@ class Reader:
         """
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
-        if handle.ahead.expects(runs):
-            while handle.ahead.expects(runs):
-                await handle.ahead.moved.wait()
+        if await self._ahead.wait(handle.ahead, runs):
             runs = self._contents.plan(handle.inode, offset, size)  # verified ones lie in files now
         buffer = self._buffer(_size(runs))
         view = memoryview(buffer)[: _size(runs)]
@@ -58,11 +56,9 @@ class Reader:
 
     def _read_now(self, runs: list[Run], into: memoryview) -> bool:
         # Fills `into` if that takes no waiting for a disk and no decoding.
-        found = [self._contents.peek(run) for run in runs if isinstance(run, ChunkRun)]
-        contents = [content for content in found if content is not None]
-        if len(contents) < len(found):
+        if not all(self._contents.is_ready(run) for run in runs if isinstance(run, ChunkRun)):
             return False
-        at, chunks = 0, iter(contents)
+        at = 0
         for run in runs:
             part = into[at : at + run.size]
             at += run.size
@@ -73,7 +69,9 @@ class Reader:
                     if not self._try(file.fd, part, offset):
                         return False
                 case ChunkRun():
-                    part[:] = next(chunks)
+                    if (content := self._contents.peek(run)) is None:
+                        return False
+                    part[:] = content
         return True
 
     def _try(self, fd: int, into: memoryview, offset: int) -> bool:

@@ -189,6 +189,12 @@ class Chunks:
         else:
             into[:] = memoryview(self._content(chunk, record))[skip : skip + len(into)]
 
+    def holds(self, chunk: ChunkId, record: Chunk) -> bool:
+        """Say whether a chunk can be read without decoding or verifying it first."""
+        if record.kind is ChunkKind.PLAIN:
+            return self.is_verified(record)
+        return self._transposed.holds(chunk) if is_part(record) else self._cache.holds(chunk)
+
     def peek(self, chunk: ChunkId, record: Chunk) -> Bytes | None:
         """Return the whole content of a chunk that is not plain, if it is in memory."""
         if is_part(record):

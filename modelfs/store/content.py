@@ -203,6 +203,10 @@ class Contents:
         except CorruptChunk:
             self._chunks.read_into(chunk, self._moved(chunk, record), skip, into)
 
+    def is_ready(self, run: ChunkRun) -> bool:
+        """Say whether there is nothing left for `prepare` to do. Any thread."""
+        return self._chunks.holds(run.chunk, run.record)
+
     def peek(self, run: ChunkRun) -> memoryview | None:
         """Return the bytes of a run that was decoded and is in memory still. Any thread."""
         content = self._chunks.peek(run.chunk, run.record)

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final
 
 from modelfs.codecs import DERIVATIONS
 from modelfs.codecs.base import Bytes, CodecId
@@ -10,6 +12,9 @@ from modelfs.store.recipe import Recipe, SourceRun
 from modelfs.store.records import Chunk, ChunkKind
 from modelfs.store.tables import ChunkId
 from modelfs.store.transposed import TransposedParts
+
+# Sources that are kept while one chunk is gathered: its runs may take turns with them.
+SOURCES_KEPT: Final = 4
 
 
 class Deriver:
@@ -26,7 +31,7 @@ class Deriver:
         Args:
             load: for any use.
             load_source: for who keeps what it makes of it.
-            transposed: made in one piece.
+            transposed: the tensors that are made in one piece.
         """
         self._load = load
         self._load_source = load_source
@@ -68,6 +73,7 @@ class Deriver:
         return self._gathered(runs, self._load_source)
 
     def _gathered(self, runs: Sequence[SourceRun], load: Callable[[ChunkId], bytes]) -> bytes:
+        load = lru_cache(SOURCES_KEPT)(load)
         parts = [self._run(run, load) for run in runs]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -67,6 +67,11 @@ class PageCache:
         self._hits = 0
         self._misses = 0
 
+    def holds(self, key: Hashable) -> bool:
+        """Say whether a page is here. That is no use of it."""
+        with self._lock:
+            return key in self._pages
+
     def peek(self, key: Hashable) -> bytes | None:
         """Return a page's bytes if they are here at once."""
         with self._lock:

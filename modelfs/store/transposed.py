@@ -37,6 +37,12 @@ class TransposedParts:
         self._parts: OrderedDict[ChunkId, _Part] = OrderedDict()
         self._lock = threading.Lock()
 
+    def holds(self, chunk: ChunkId) -> bool:
+        """Say whether `peek` has a chunk's content."""
+        with self._lock:
+            part = self._parts.get(chunk)
+        return part is not None and self._cache.holds(part.whole)
+
     def peek(self, chunk: ChunkId) -> memoryview | None:
         """Return a chunk's content if it was noted, and its tensor is in the cache."""
         with self._lock:

@@ -2,6 +2,8 @@
 
 import errno
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -10,7 +12,7 @@ import trio.testing
 from modelfs.errors import CorruptIndex
 from modelfs.fs import readahead
 from modelfs.store.content import ChunkRun, Run
-from modelfs.store.tables import InodeNumber
+from modelfs.store.tables import ChunkId, InodeNumber
 from tests.fs.serving import DEADLINE, Counting, Failing, Held, Served
 from tests.store.stores import CHUNK, noise
 
@@ -54,7 +56,7 @@ async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.Monk
     assert not both.broken
     assert sum(run.size for run in taken) == len(TEXT)
     assert len({run.chunk for run in taken}) == len(taken)
-    assert not reader.ahead.threads
+    assert not reader.ahead.tasks
 
 
 async def test_random_reader_is_not_read_ahead(
@@ -101,10 +103,10 @@ async def test_a_reader_has_a_few_threads(
     for count in range(3):
         await served.reader.read(reader, count, 0)
         await prepare.reached.wait()
-        assert 1 <= reader.ahead.threads <= most
+        assert 1 <= reader.ahead.tasks <= most
     prepare.let_go()
     await served.settled()
-    assert not reader.ahead.threads
+    assert not reader.ahead.tasks
     assert not reader.ahead.pending
 
 
@@ -134,7 +136,7 @@ async def test_a_request_waits_for_what_is_under_way(
 
 
 async def test_nobody_waits_for_what_cannot_be_made_ready(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When that fails, requests behind it in the queue are answered by threads of their own."""
     inode = await served.chunked(b"f", DATA)
@@ -143,11 +145,18 @@ async def test_nobody_waits_for_what_cannot_be_made_ready(
     reader = served.reader_of(inode)
     await served.reader.read(reader, 0, 0)
     await prepare.reached.wait()
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(bytes(await served.reader.read(reader, 0, len(DATA))))
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.reader.read, reader, 0, len(DATA))
+        nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked(0.01)
+        assert threads.calls == []
         prepare.let_go()
-    assert await served.content(inode) == DATA
+    assert got == [DATA]
+    assert len(threads.calls) == 1
 
 
 async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,3 +265,118 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
     threads.calls.clear()
     assert bytes(await served.reader.read(reader, start, len(DATA))) == DATA[start:]
     assert threads.calls == []
+
+
+@asynccontextmanager
+async def busy(served: Served) -> AsyncIterator[None]:
+    """Let other readers have all the threads that make ready, for a block."""
+    turns = served.reader._ahead._turns
+    holders = [object() for _ in range(int(turns.total_tokens))]
+    for holder in holders:
+        turns.acquire_on_behalf_of_nowait(holder)
+    yield
+    for holder in holders:
+        turns.release_on_behalf_of(holder)
+    await served.settled()
+
+
+async def test_who_has_no_turn_waits_for_none(served: Served, threads: Counting[..., None]) -> None:
+    """While others are read ahead, a reader's requests are answered by threads of their own."""
+    inode = await served.chunked(b"f", TEXT)
+    reader = served.reader_of(inode)
+    async with busy(served):
+        with trio.fail_after(DEADLINE):
+            for offset in range(0, 4 * CHUNK, CHUNK):
+                part = bytes(await served.reader.read(reader, offset, CHUNK))
+                assert part == TEXT[offset : offset + CHUNK]
+        assert len(threads.calls) == 4
+
+
+async def test_what_is_in_memory_waits_for_nobody(
+    served: Served, threads: Counting[..., None]
+) -> None:
+    """A second reader of decoded chunks needs no thread, and queues nothing."""
+    inode = await served.chunked(b"f", TEXT)
+    await served.reader.read(served.reader_of(inode), 0, len(TEXT))
+    threads.calls.clear()
+    reader = served.reader_of(inode)
+    async with busy(served):
+        for offset in range(0, len(TEXT), CHUNK):
+            part = bytes(await served.reader.read(reader, offset, CHUNK))
+            assert part == TEXT[offset : offset + CHUNK]
+        assert threads.calls == []
+        assert not reader.ahead.queue
+
+
+async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reader's thread goes to the next after a few chunks, however many are in its queue."""
+    monkeypatch.setattr(readahead, "TURN", 2)
+    monkeypatch.setattr(readahead, "DECODERS", 1)
+    served.reader._ahead._turns.total_tokens = 1
+    inodes = [await served.chunked(b"%d" % n, TEXT[n:]) for n in range(2)]
+    first = Held(served.store.contents.prepare)
+    readers = [served.reader_of(inode) for inode in inodes]
+    order: list[int] = []
+    owners: dict[ChunkId, int] = {}
+
+    def prepare(run: ChunkRun) -> None:
+        order.append(owners[run.chunk])
+        first(run)
+
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    for number, (inode, reader) in enumerate(zip(inodes, readers, strict=True)):
+        runs = served.store.contents.plan(inode, 0, 1 << 20)
+        owners |= {run.chunk: number for run in runs if isinstance(run, ChunkRun)}
+        await served.reader.read(reader, 0, 0)
+        await first.reached.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    first.let_go()
+    await served.settled()
+    assert order[:8] == [0, 0, 1, 1, 0, 0, 1, 1]
+
+
+async def test_a_closed_file_is_read_ahead_no_more(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the queue when a file is closed is made ready for nobody."""
+    inode = await served.chunked(b"f", DATA)
+    done = Counting(served.store.contents.prepare)
+    prepare = Held(done)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    handle = served.handles.open(inode, writable=False)
+    await served.reader.read(served.handles[handle], 0, 0)
+    await prepare.reached.wait()
+    await served.operations.release(handle)
+    prepare.let_go()
+    await served.settled()
+    assert len(done.calls) == 1
+
+
+async def test_a_jump_wakes_who_waits(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request for what left the queue is answered, whatever the thread is at."""
+    monkeypatch.setattr(readahead, "NEAR", CHUNK)
+    inode = await served.chunked(b"f", DATA)
+    prepare = Held(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    await served.reader.read(reader, 0, 0)
+    await prepare.reached.wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.reader.read, reader, CHUNK, 10)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert threads.calls == []
+        await served.reader.read(reader, 15 * CHUNK, 10)
+    assert len(threads.calls) == 2
+    prepare.let_go()
+    await served.settled()
+
+
+async def test_what_is_read_again_and_again_is_noted_once(served: Served) -> None:
+    """A reader that stays at the beginning of a file costs no memory for that."""
+    inode = await served.chunked(b"f", TEXT)
+    reader = served.reader_of(inode)
+    for _ in range(20):
+        await served.reader.read(reader, 0, 4 * CHUNK)
+    assert len(reader.ahead.passed) == 4

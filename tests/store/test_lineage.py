@@ -239,6 +239,31 @@ def test_a_source_is_kept_in_memory_for_several_only(opened: Store, count: int) 
     assert kept == (None if count == 1 else text)
 
 
+def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that is put together from many runs of two others asks for each of them once."""
+    text = b"".join(b"line %d\n" % number for number in range(CHUNK))
+    pieces = [text[:CHUNK], text[CHUNK : 2 * CHUNK]]
+    bases = [
+        chunk_at(opened, stored_file(opened, b"%d" % n, each)) for n, each in enumerate(pieces)
+    ]
+    mixed = b"".join(piece[at : at + 64] for at in range(0, HALF, 64) for piece in pieces)
+    runs = [(base, at, 64) for at in range(0, HALF, 64) for base in bases]
+    part = chunk_at(opened, stored_file(opened, b"mixed", mixed))
+    derive(opened, part, *runs)
+    for chunk in (*bases, part):
+        opened.cache.forget(chunk)
+    asked: list[ChunkId] = []
+    real = opened.chunks.stored_bytes
+
+    def counted(chunk: ChunkId, record: Chunk) -> bytes:
+        asked.append(chunk)
+        return real(chunk, record)
+
+    monkeypatch.setattr(opened.chunks, "stored_bytes", counted)
+    assert opened.chunks.load_current(part) == mixed
+    assert sorted(asked) == sorted((*bases, part))
+
+
 def test_what_does_not_come_out_as_it_was_is_damage(opened: Store) -> None:
     """That a recipe gives bytes of the right number does not make them the content."""
     base, part = halves(opened, 1)
