@@ -9,7 +9,7 @@ In every round each file is read, in turn, once by read(2) of 1 MiB and once by 
 through a new mount: nothing of it in the mount's kernel cache, no chunk verified, nothing decoded,
 the packs in the kernel's page cache. A first round warms up and does not count. Before each read,
 memory is taken and given back: a virtual machine's host takes away what is free for some seconds,
-and then the first use of a page is up to ten times as dear, to whom ever it falls.
+and then the first use of a page is up to ten times as dear, whoever it falls to.
 
 Prints the medians in GB/s (10^9), what is stored of each form, and the ratio to the plain file of
 the same round.

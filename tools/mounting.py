@@ -38,17 +38,18 @@ class Mount:
     def begin(self) -> None:
         """Start a daemon, and do not wait for it."""
         self.path.mkdir(exist_ok=True)
-        address = f"\0modelfs-tools-{os.getpid()}-{id(self)}"
+        self._forget_manager()
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.settimeout(0.05)
-        self._manager.bind(address)
+        self._manager.bind("")  # to an abstract address that the kernel chooses
+        address = os.fsdecode(self._manager.getsockname()).replace("\0", "@")
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(
                 [*MODELFS, "mount", "--foreground", *self._options, self.store, self.path],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": address.replace("\0", "@")},
+                env={**os.environ, "NOTIFY_SOCKET": address},
                 process_group=0,  # Ctrl-C is for the script, which then ends the daemon
             )
 
@@ -64,7 +65,13 @@ class Mount:
         while not self._is_ready():
             if self._daemon.poll() is not None or time.monotonic() > began + DEADLINE:
                 raise Failed(f"the daemon does not mount:\n{self.log()}")
+        self._forget_manager()
         return time.monotonic() - began
+
+    def _forget_manager(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
 
     def _is_ready(self) -> bool:
         # The mount is there a little earlier, with the kernel's own read-ahead: what is opened

@@ -2,6 +2,6 @@
 
 import os
 
-# Nothing here multiplies matrices, and the threads that numpy's BLAS starts when it is imported
-# spin for a tenth of a second.
+# Here, because this runs before any module of the command line imports numpy. Nothing in modelfs
+# multiplies matrices, and the threads that numpy's BLAS starts spin for a tenth of a second.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

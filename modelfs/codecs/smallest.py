@@ -12,7 +12,7 @@ Encode = Callable[[bytes, Element], bytes | None]
 
 # Saving less than 3 % is not worth a decode at every first read.
 CODED_MAX: Final = 0.97
-# Of the next best form: it takes three times as long to decode.
+# Of the next best form, which decodes faster (`planes` at 5 GB/s, `factored` at 1.1).
 FACTORED_MAX: Final = 0.98
 
 _FORMS: Final[tuple[tuple[CodecId, Encode], ...]] = (

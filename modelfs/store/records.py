@@ -17,7 +17,7 @@ from modelfs.formats.layout import Format
 from modelfs.store.ranges import RangeSet
 from modelfs.store.tables import ChunkId, InodeNumber, PackId
 
-# 1 had neither derived chunks nor what the last 8 bytes of a chunk record say.
+# 1 had neither derived chunks nor what the last 8 bytes of a chunk record say; 2 no factored ones.
 FORMAT_VERSION = 3
 # Above every offset in a file of the disk, and every number that was ever handed out.
 OFFSET_END: Final = 1 << 62

@@ -302,7 +302,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[ChunkWriter]:
-        """Return a writer for a block, and give it up if the block raises."""
+        """Yield a writer, and give it up if the block raises."""
         writer = self.writer()
         try:
             yield writer

@@ -1,5 +1,6 @@
 """Numbers that their rows and columns nearly tell: when that is used, and what it takes."""
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from modelfs.codecs.elements import element_of
 from modelfs.codecs.factored import Factored, Grid
 from modelfs.codecs.smallest import encode_tensor
 from tests.codecs.tensors import COLUMNS, moments
+from tests.codecs.test_codecs import GOLDEN
 
 F32 = element_of("F32")
 COUNT = 40 * COLUMNS
@@ -41,11 +43,57 @@ def test_without_a_grid_there_are_no_rows() -> None:
 
 def test_weights_are_not_tried() -> None:
     """What has both signs, what rows and columns do not tell, and what is short is left alone."""
-    random = np.random.default_rng(1)
-    weights = random.normal(0, 1, COUNT).astype("<f4")
-    for raw in (weights.tobytes(), np.abs(weights).tobytes(), numbers()[: 2 * COLUMNS].tobytes()):
-        assert factored.encode(raw, F32, Grid(COLUMNS, 0)) is None
+    weights = np.abs(np.random.default_rng(1).normal(0, 1, COUNT)).astype("<f4")
+    signed = numbers()
+    signed.view("<u4")[::COLUMNS] |= np.uint32(1 << 31)  # a column below zero tells as much
+    for values in (signed, weights, numbers()[: 2 * COLUMNS]):
+        assert factored.encode(values.tobytes(), F32, Grid(COLUMNS, 7)) is None
     assert factored.encode(numbers().tobytes(), element_of("I32"), Grid(COLUMNS, 7)) is None
+
+
+def test_what_saves_next_to_nothing_stays_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A form that is dearer to decode has to be worth it."""
+    raw = numbers(count=400 * COLUMNS).tobytes()
+    stored = planes.encode(raw, F32)
+    for share, codec in ((0.97, CodecId.FACTORED), (0.99, CodecId.PLANES)):
+        found = stored[: int(share * len(stored))]
+        monkeypatch.setattr(factored, "encode", lambda *_, found=found: found)
+        assert encode_tensor(raw, F32, Grid(COLUMNS, 7))[0] is codec
+
+
+@pytest.mark.parametrize(
+    ("width", "zero", "columns", "first"),
+    [
+        (3, 0, 20, 7),
+        (4, 1, 20, 7),
+        (4, 0, 0, 0),
+        (4, 0, 20, 20),
+        (4, 0, 20, 2**32 - 1),
+        (4, 0, 2**32 - 1, 0),
+        (4, 0, COUNT + 1, 0),
+        (4, 0, COUNT, 0),
+    ],
+)
+def test_a_damaged_head_is_refused(width: int, zero: int, columns: int, first: int) -> None:
+    """No head makes a table of rows and columns that the content does not have."""
+    raw = numbers().tobytes()
+    stored = factored.encode(raw, F32, Grid(COLUMNS, 7))
+    assert stored is not None
+    head = struct.pack("<BBII", width, zero, columns, first)
+    with pytest.raises(ValueError, match=r"."):
+        Factored().decode(head + stored[len(head) :], len(raw))
+
+
+def test_predictions_stay_within_a_word() -> None:
+    """Sums below zero and beyond the highest are cut off: pinned, as stores hold such chunks."""
+    raw, stored = ((GOLDEN / f"FACTORED-clipped.{kind}").read_bytes() for kind in ("raw", "stored"))
+    assert Factored().decode(stored, len(raw)) == raw
+    unclipped = pytest.MonkeyPatch()
+    unclipped.setattr(np, "clip", lambda *_, **__: None)
+    with unclipped.context():
+        other = Factored().decode(stored, len(raw))
+    unclipped.undo()
+    assert other != raw
 
 
 def test_rows_of_zeros_take_nothing() -> None:
@@ -59,6 +107,8 @@ def test_rows_of_zeros_take_nothing() -> None:
     assert with_zeros is not None
     assert without is not None
     assert len(with_zeros) < len(without) + 300
+    few = np.concatenate([np.zeros_like(table)] * 9 + [table[:8]])
+    assert factored.encode(few.tobytes(), F32, Grid(COLUMNS, 0)) is None  # of too few rows to tell
     assert Factored().decode(with_zeros, half.nbytes) == half.tobytes()
 
 

@@ -45,7 +45,6 @@ from tests.store.stores import (
 HOLD = """
 import sys
 from pathlib import Path
-from modelfs.store.records import FORMAT_VERSION
 from modelfs.store.store import Store
 store = Store(Path(sys.argv[1]))
 print("open", flush=True)
@@ -122,7 +121,6 @@ import sys
 from pathlib import Path
 from modelfs.errors import StoreBusy
 from modelfs.store.check import check
-from modelfs.store.records import FORMAT_VERSION
 from modelfs.store.store import Store
 try:
     Store(Path(sys.argv[1]))
