@@ -50,6 +50,9 @@ MAX_FIELDS: Final = 1 << 23
 WINDOW: Final = 65536
 WINDOW_AFTER_JUMP: Final = 2048
 
+# How many fields of a run are matched at once.
+RUN_STEP: Final = 1024
+
 # Wire types whose value begins with a varint.
 _COUNTED: Final = frozenset({VARINT, LEN})
 
@@ -187,9 +190,13 @@ class Walk:
 
     def _run_stop(self, tag: int, pos: int, stop: int) -> int:
         """Return where the fields of this tag that follow stop, as far as the window shows."""
-        match = _run(tag).match(self._window, pos - self._base, stop - self._base)
-        assert match is not None  # no field at all is a run, too
-        return self._base + match.end()
+        run, at = _run(tag), pos - self._base
+        while True:
+            match = run.match(self._window, at, stop - self._base)
+            assert match is not None  # no field at all is a run, too
+            if match.end() == at:
+                return self._base + at
+            at = match.end()
 
 
 def packed_varints(data: bytes) -> Iterator[int]:
@@ -234,11 +241,13 @@ def _overrun(pos: int, *, nested: bool) -> MalformedModel:
 # Only tags of a schema are asked for, and they are below 2**10.
 @functools.cache
 def _run(tag: int) -> re.Pattern[bytes]:
-    """Return what matches any number of fields of this tag, none included."""
+    """Return what matches up to `RUN_STEP` fields of this tag, or none."""
     value = {
-        VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]",
+        VARINT: rb"[\x80-\xff]{0,9}[\x00-\x7f]",
         I32: rb".{4}",
         I64: rb".{8}",
     }[tag & 7]
     head = bytes([tag]) if tag < 0x80 else bytes([tag & 0x7F | 0x80, tag >> 7])
-    return re.compile(rb"(?:" + re.escape(head) + value + rb")*+", re.DOTALL)
+    # Each field that could be given back costs memory, hence so many at a time. Not a possessive
+    # repetition: before Python 3.11.4 that ends in the middle of what does not match (gh-101955).
+    return re.compile(rb"(?:%b%b){0,%d}" % (re.escape(head), value, RUN_STEP), re.DOTALL)
