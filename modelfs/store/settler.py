@@ -7,6 +7,7 @@ next to nothing; then the smaller of a delta and of what the chunk comes to by i
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 # Chunks that are read ahead of the one that is written next, and are in memory meanwhile.
 AHEAD: Final = 16
+# Tensors of a file without relatives that are waited for. To wait for all of them leaves one of two
+# cores idle, and hardly a file has relatives for none of its first tensors.
+WAITS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Settler:
         self._family = Family(relatives, tensors)
         self._pipeline: Pipeline[_Choice] = Pipeline(run.threads, AHEAD)
         self._related: set[InodeNumber] = set()  # files that the family knows relatives of
+        self._waits: Counter[InodeNumber] = Counter()  # for what the first tensors tell, by file
         self._again = run.again
         self._stop = threading.Event()
 
@@ -114,7 +119,8 @@ class Settler:
             self._look_at(settled, view, writer)
         except CorruptData as exc:
             _leave(settled, view, exc)
-        if view.inode not in self._related:
+        if view.inode not in self._related and self._waits[view.inode] < WAITS_MAX:
+            self._waits[view.inode] += 1
             self._pipeline.drain()  # it may tell where the file's next tensor finds its relative
 
     def _look_at(self, settled: Settled, view: TensorView, writer: ChunkWriter) -> None:
