@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from tests.mounting import Mount, fuse_problem, modelfs, mounted
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 if "CI" in os.environ:
     settings.load_profile("ci")
+
+# A shell has what it runs in the background ignore SIGINT, and so would the commands that tests send
+# it to: they inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
