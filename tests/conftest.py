@@ -15,8 +15,8 @@ settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True
 if "CI" in os.environ:
     settings.load_profile("ci")
 
-# A shell has what it runs in the background ignore SIGINT, and so would the commands that tests send
-# it to: they inherit that.
+# A shell has what it runs in the background ignore SIGINT, and the commands that tests send it to
+# would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

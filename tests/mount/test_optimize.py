@@ -91,7 +91,8 @@ def test_ctrl_c_stops_it(mount: Mount) -> None:
     wait_until(lambda: mount.stats()["unsettled_files"] < unsettled or command.poll() is not None)
     command.send_signal(signal.SIGINT)
     _, problem = command.communicate(timeout=DEADLINE)
-    assert command.returncode in (0, 130)
+    # As it ends, Python lets the signal do what it does to any process: a shell calls that 130, too.
+    assert command.returncode in (0, 130, -signal.SIGINT)
     assert b"Traceback" not in problem
     check(mount)
     modelfs("optimize", mount.path)
