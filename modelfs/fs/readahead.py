@@ -80,9 +80,19 @@ class ReadAheadState:
 class ReadAhead:
     """Makes chunks ready for the readers of open files, and lets go of them."""
 
-    def __init__(self, contents: Contents, nursery: trio.Nursery, threads: int) -> None:
-        """Begin, with so many threads for all readers together."""
+    def __init__(
+        self, contents: Contents, nursery: trio.Nursery, threads: int, memory: int
+    ) -> None:
+        """Begin.
+
+        Args:
+            contents: of the files.
+            nursery: for the tasks that see to queues.
+            threads: for all readers together.
+            memory: bytes that the page cache of decoded chunks holds.
+        """
         self._contents = contents
+        self._memory = memory
         self._nursery = nursery
         self._turns = trio.CapacityLimiter(threads)
         self._threads = trio.CapacityLimiter(math.inf)  # there are as many as there are turns
@@ -104,10 +114,13 @@ class ReadAhead:
             return
         state.expected = max(state.expected, stop)
         state.ready = max(state.ready, stop)
-        if state.ready - stop > AHEAD_MAX - AHEAD_STEP:
+        # What is made ready beyond what the cache holds is made a second time.
+        most = min(AHEAD_MAX, self._memory // 2)
+        step = min(AHEAD_STEP, most // 3)
+        if not step or state.ready - stop > most - step:
             return
         try:
-            size = AHEAD_STEP if start else min(AHEAD_FIRST, AHEAD_STEP)
+            size = step if start else min(AHEAD_FIRST, step)
             runs = self._contents.plan_ahead(inode, state.ready, size)
         except (ModelfsError, OSError) as exc:
             log.debug("read ahead: %s", exc)

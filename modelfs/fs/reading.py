@@ -13,6 +13,7 @@ import trio
 from modelfs.fs.handles import Handle
 from modelfs.fs.readahead import ReadAhead
 from modelfs.store.content import ChunkRun, Contents, FileRun, HoleRun, Run
+from modelfs.store.pagecache import CAPACITY
 
 # The largest read the kernel sends; buffers of this size are kept for reuse, since new ones of
 # 1 MiB would be mapped, zeroed and faulted in for every request.
@@ -24,11 +25,16 @@ class Reader:
     """Reads file content for the event loop."""
 
     def __init__(
-        self, contents: Contents, workers: trio.CapacityLimiter, nursery: trio.Nursery
+        self,
+        contents: Contents,
+        workers: trio.CapacityLimiter,
+        nursery: trio.Nursery,
+        memory: int = CAPACITY,
     ) -> None:
+        """Begin, with a page cache of so many bytes."""
         self._contents = contents
         self._workers = workers
-        self._ahead = ReadAhead(contents, nursery, threads=max(2, os.cpu_count() or 1))
+        self._ahead = ReadAhead(contents, nursery, max(2, os.cpu_count() or 1), memory)
         self._spare: list[bytearray] = []
         self._lent: bytearray | None = None
         self._can_try = True

@@ -335,6 +335,22 @@ async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatc
     assert order[:8] == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(("memory", "most"), [(0, 0), (12 * CHUNK, 6), (40 * CHUNK, 20)])
+async def test_no_more_is_made_ready_than_stays(
+    served: Served, monkeypatch: pytest.MonkeyPatch, memory: int, most: int
+) -> None:
+    """Half of the page cache is for what one reader is to read next."""
+    monkeypatch.setattr(served.reader._ahead, "_memory", memory)
+    inode = await served.chunked(b"f", TEXT)
+    prepare = Counting(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    for _ in range(9):
+        await served.reader.read(reader, 0, 0)
+        await served.settled()
+    assert most - 3 <= len(prepare.calls) <= most
+
+
 async def test_a_closed_file_is_read_ahead_no_more(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

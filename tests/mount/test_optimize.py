@@ -91,7 +91,7 @@ def test_ctrl_c_stops_it(mount: Mount) -> None:
     wait_until(lambda: mount.stats()["unsettled_files"] < unsettled or command.poll() is not None)
     command.send_signal(signal.SIGINT)
     _, problem = command.communicate(timeout=DEADLINE)
-    # As it ends, Python lets the signal do what it does to any process: a shell calls that 130, too.
+    # At its very end Python lets the signal do what it does to any process: 130 to a shell, too.
     assert command.returncode in (0, 130, -signal.SIGINT)
     assert b"Traceback" not in problem
     check(mount)
