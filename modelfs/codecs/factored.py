@@ -55,7 +55,6 @@ _SAMPLE: Final = 1 << 14  # words
 # Of the variance, rows and columns have to leave this much unexplained at most.
 _LEFT_MAX: Final = 0.5
 
-_Floats = npt.NDArray[np.float64]
 _Words = npt.NDArray[Any]
 
 
