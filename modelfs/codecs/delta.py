@@ -80,13 +80,12 @@ from modelfs.codecs.base import Bytes
 from modelfs.codecs.delta_kernels import differ, restore, scatter, widen
 from modelfs.codecs.delta_streams import BLOCK, CLASSES, Streams
 from modelfs.codecs.elements import WIDTHS, Element
-from modelfs.codecs.planes import pack, unpack
+from modelfs.codecs.planes import pack, unpack_from
 from modelfs.codecs.planes_kernels import merge, split
 
 _HEAD: Final = struct.Struct("<BBBH")
 _SIZE: Final = struct.Struct("<I")
 _TOKENS: Final = struct.Struct("<IB")
-_PLANE: Final = struct.Struct("<BI")  # the head of each that `pack` packs
 
 _BIAS: Final = 64
 _BITS: Final = (8, 4, 2)  # of a token, by form
@@ -176,12 +175,7 @@ class _Reader:
         return numbers
 
     def _planes(self, count: int, length: int) -> list[Bytes]:
-        stop = self._start + count * _PLANE.size
-        if len(self._view) < stop:
-            raise ValueError(f"a delta cut off after {len(self._view)} bytes")
-        stop += sum(size for _, size in _PLANE.iter_unpack(self._view[self._start : stop]))
-        planes = unpack(self._view[self._start : stop], count, length)
-        self._start = stop
+        planes, self._start = unpack_from(self._view, self._start, count, length)
         return planes
 
 

@@ -39,11 +39,10 @@ from modelfs.codecs import delta
 from modelfs.codecs.base import Bytes
 from modelfs.codecs.delta import Delta
 from modelfs.codecs.elements import Element
-from modelfs.codecs.planes import pack, unpack
+from modelfs.codecs.planes import pack, unpack_from
 from modelfs.codecs.planes_kernels import merge, split
 
 _HEAD: Final = struct.Struct("<BBII")
-_PLANES: Final = struct.Struct("<BIBI")  # the heads of two that `pack` packs
 _WIDTHS: Final = (2, 4, 8)
 
 _ABOVE_MAX: Final = (1 << 15) - 1
@@ -85,11 +84,7 @@ class Factored:
 
 def _taken(view: memoryview, start: int, count: int) -> tuple[_Words, int]:
     """Return numbers of 2 bytes that are packed from `start` on, and where they end."""
-    if len(view) < start + _PLANES.size:
-        raise ValueError(f"factored numbers cut off after {len(view)} bytes")
-    _, low, _, high = _PLANES.unpack_from(view, start)
-    stop = start + _PLANES.size + low + high
-    planes = unpack(view[start:stop], 2, count)
+    planes, stop = unpack_from(view, start, 2, count)
     return np.frombuffer(merge(planes, False, b""), "<u2"), stop
 
 

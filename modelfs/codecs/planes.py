@@ -108,6 +108,19 @@ def unpack(packed: Bytes, count: int, length: int) -> list[Bytes]:
     return planes
 
 
+def unpack_from(view: memoryview, start: int, count: int, length: int) -> tuple[list[Bytes], int]:
+    """Return what `unpack` does of planes that begin at `start`, and where they end.
+
+    Raises:
+        ValueError: there are no such planes.
+    """
+    stop = start + count * _HEAD.size
+    if len(view) < stop:
+        raise ValueError(f"planes cut off after {len(view)} bytes")
+    stop += sum(size for _, size in _HEAD.iter_unpack(view[start:stop]))
+    return unpack(view[start:stop], count, length), stop
+
+
 def _coded(plane: Bytes) -> tuple[int, Bytes]:
     body = _LITERALS.encode(plane)
     middle = max(0, len(plane) - _SAMPLE) // 2

@@ -52,8 +52,9 @@ class Reader:
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):
             runs = self._contents.plan(handle.inode, offset, size)  # verified ones lie in files now
-        buffer = self._buffer(_size(runs))
-        view = memoryview(buffer)[: _size(runs)]
+        total = _size(runs)
+        buffer = self._buffer(total)
+        view = memoryview(buffer)[:total]
         if not self._read_now(runs, view):
             await trio.to_thread.run_sync(self._contents.fill, runs, view, limiter=self._workers)
         self._ahead.leave_behind(handle.ahead, offset, runs)
