@@ -2,8 +2,9 @@
 
 import errno
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio.testing
 
 from modelfs.errors import CorruptIndex
 from modelfs.fs import readahead
+from modelfs.fs.handles import Handle
 from modelfs.store.content import ChunkRun, Run
 from modelfs.store.tables import ChunkId, InodeNumber
 from tests.fs.serving import DEADLINE, Counting, Failing, Held, Served
@@ -18,6 +20,41 @@ from tests.store.stores import CHUNK, noise
 
 DATA = noise(20 * CHUNK)
 TEXT = b"".join(b"line %d of a long text\n" % number for number in range(4000))
+
+
+async def held_ahead(
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    inode: InodeNumber,
+    prepare: Callable[[ChunkRun], None],
+) -> tuple[Handle, Held[[ChunkRun], None]]:
+    """Begin to read a file; return its reader when the first chunk is being made ready."""
+    held = Held(prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", held)
+    reader = served.reader_of(inode)
+    await served.reader.read(reader, 0, 0)
+    await held.reached.wait()
+    return reader, held
+
+
+async def answered_when_let_go(
+    ask: Callable[[], Awaitable[memoryview]],
+    held: Held[[ChunkRun], None],
+    threads: Counting[..., None],
+) -> bytes:
+    """Return the answer to a request, which does not come, nor take a thread, before that."""
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(bytes(await ask()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert got == []
+        assert threads.calls == []
+        held.let_go()
+    return got[0]
 
 
 async def test_sequential_reader_is_read_ahead(
@@ -116,22 +153,9 @@ async def test_a_request_waits_for_what_is_under_way(
 ) -> None:
     """A chunk that is being made ready is not made ready a second time by who asks for it."""
     inode = await served.chunked(b"f", content)
-    prepare = Held(served.store.contents.prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
-    reader = served.reader_of(inode)
-    await served.reader.read(reader, 0, 0)
-    await prepare.reached.wait()
-    got: list[bytes] = []
-
-    async def read() -> None:
-        got.append(bytes(await served.reader.read(reader, 0, len(content))))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert got == []
-        prepare.let_go()
-    assert got == [content]
+    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.prepare)
+    asked = partial(served.reader.read, reader, 0, len(content))
+    assert await answered_when_let_go(asked, prepare, threads) == content
     assert threads.calls == []
 
 
@@ -140,22 +164,14 @@ async def test_nobody_waits_for_what_cannot_be_made_ready(
 ) -> None:
     """When that fails, requests behind it in the queue are answered by threads of their own."""
     inode = await served.chunked(b"f", DATA)
-    prepare = Held(Failing(served.store.contents.prepare, OSError(errno.EIO, "broken")))
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
-    reader = served.reader_of(inode)
-    await served.reader.read(reader, 0, 0)
-    await prepare.reached.wait()
-    got: list[bytes] = []
-
-    async def read() -> None:
-        got.append(bytes(await served.reader.read(reader, 0, len(DATA))))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert threads.calls == []
-        prepare.let_go()
-    assert got == [DATA]
+    reader, prepare = await held_ahead(
+        served,
+        monkeypatch,
+        inode,
+        Failing(served.store.contents.prepare, OSError(errno.EIO, "broken")),
+    )
+    asked = partial(served.reader.read, reader, 0, len(DATA))
+    assert await answered_when_let_go(asked, prepare, threads) == DATA
     assert len(threads.calls) == 1
 
 
@@ -164,11 +180,7 @@ async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.Monke
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
     done = Counting(served.store.contents.prepare)
-    prepare = Held(done)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
-    reader = served.reader_of(inode)
-    await served.reader.read(reader, 0, 0)
-    await prepare.reached.wait()
+    reader, prepare = await held_ahead(served, monkeypatch, inode, done)
     await served.reader.read(reader, 15 * CHUNK, 10)
     prepare.let_go()
     await served.settled()
@@ -251,11 +263,7 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
     await served.set(inode, size=len(DATA))
     await served.writeback.ingesting.settle()
     asked = Counting(served.store.contents.prepare)
-    prepare = Held(asked)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
-    reader = served.reader_of(inode)
-    await served.reader.read(reader, 0, 0)
-    await prepare.reached.wait()
+    reader, prepare = await held_ahead(served, monkeypatch, inode, asked)
     await served.writeback.collecting.collect()
     prepare.let_go()
     await served.settled()
@@ -374,11 +382,7 @@ async def test_a_jump_wakes_who_waits(
     """A request for what left the queue is answered, whatever the thread is at."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
-    prepare = Held(served.store.contents.prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
-    reader = served.reader_of(inode)
-    await served.reader.read(reader, 0, 0)
-    await prepare.reached.wait()
+    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.prepare)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(served.reader.read, reader, CHUNK, 10)
         await trio.testing.wait_all_tasks_blocked(0.01)
