@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.mounting import Mount, fuse_problem, modelfs, mounted
+from tests.support.mounts import Mount, fuse_problem, modelfs, mounted
+
+pytest_plugins = ["tests.support.fixtures"]
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 if "CI" in os.environ:

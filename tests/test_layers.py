@@ -10,23 +10,83 @@ import modelfs
 
 PACKAGE = Path(modelfs.__file__).parent
 
-MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
-    "__main__": {"cli"},
-    "errors": set(),
-    "formats": {"errors"},
-    "codecs": {"errors"},
-    "store": {"errors", "formats", "codecs"},
-    "fs": {"errors", "store"},
-    "cli": {"errors", "store", "fs"},
+# From the bottom up. A layer imports from those above it in this list; those of one line do not
+# import each other. A name is a module or a sub-package, with what no longer name stands for.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("modelfs.errors",),
+    ("modelfs.formats", "modelfs.codecs"),
+    ("modelfs.sketches",),
+    ("modelfs.store.disk", "modelfs.store.index"),
+    ("modelfs.store.packs",),
+    ("modelfs.store.chunks",),
+    ("modelfs.store.files",),
+    ("modelfs.store",),
+    ("modelfs.jobs.check",),
+    (
+        "modelfs.jobs.ingest",
+        "modelfs.jobs.optimize",
+        "modelfs.jobs.gc",
+        "modelfs.jobs.defrag",
+        "modelfs.jobs.scrub",
+        "modelfs.jobs.repair",
+        "modelfs.jobs.inspect",
+    ),
+    ("modelfs.fs.host", "modelfs.fs.handles"),
+    ("modelfs.fs.background",),
+    ("modelfs.fs.requests",),
+    ("modelfs.fs",),
+    ("modelfs.cli",),
+    ("modelfs",),
+)
+RANK = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
+MAY_USE_CHECK = ("modelfs.jobs.repair", "modelfs.jobs.scrub")
+OUTSIDE = {
+    "pyfuse3": "modelfs.fs",
+    "trio": "modelfs.fs",
+    "lmdb": "modelfs.store.index",
+    "click": "modelfs.cli",
+    "rich": "modelfs.cli",
 }
-PRIVATE = {"pyfuse3": "fs", "trio": "fs", "lmdb": "store", "click": "cli", "rich": "cli"}
+FLOORS_MAX = 7  # of the rooms of store/
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+# Arrows that still run up: `Store` builds the jobs, and with them what these share. They go next.
+NOT_YET = {
+    "cli/commands/mount.py",
+    "cli/commands/scrub.py",
+    "fs/handles.py",
+    "jobs/check/decode.py",
+    "jobs/check/meta_pages.py",
+    "jobs/gc/collector.py",
+    "jobs/optimize/job.py",
+    "store/chunks/writer.py",
+    "store/disk/space.py",
+    "store/store.py",
+}
 
-def layer_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+def cases() -> Iterator[object]:
+    for path in MODULES:
+        name = str(path.relative_to(PACKAGE))
+        marks = [pytest.mark.xfail(reason="see NOT_YET", strict=True)] if name in NOT_YET else []
+        yield pytest.param(path, id=name, marks=marks)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+
+
+NAMES = {dotted(path) for path in MODULES}
+
+
+def layer_of(name: str) -> str:
+    """Return the layer with the longest name that a module lies in."""
+    while name not in RANK:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -37,31 +97,69 @@ def imported(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             assert node.module is not None
-            if node.module == "modelfs":
-                yield from (f"modelfs.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in NAMES else node.module
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+IMPORTS = {
+    dotted(path): {name for name in imported(path) if name in NAMES and name != dotted(path)}
+    for path in MODULES
+}
+
+
+@pytest.mark.parametrize("path", list(cases()))
 def test_imports_point_down(path: Path) -> None:
     """A module imports from its own layer, from those below it, and no other's library."""
-    layer = layer_of(path)
+    layer = layer_of(dotted(path))
     for name in imported(path):
-        root, _, rest = name.partition(".")
-        if root == "modelfs":
-            assert rest.split(".")[0] in MAY_IMPORT[layer] | {layer}, name
-        else:
-            assert PRIVATE.get(root, layer) == layer, name
+        if name in NAMES:
+            below = layer_of(name)
+            assert below == layer or RANK[below] < RANK[layer], name
+            if below == "modelfs.jobs.check" and layer.startswith("modelfs.jobs."):
+                assert below == layer or layer in MAY_USE_CHECK, name
+            if layer == below == "modelfs.cli":
+                both_commands = all(".cli.commands." in each for each in (dotted(path), name))
+                assert not both_commands, f"a command that needs another: {name}"
+        elif (owner := OUTSIDE.get(name.partition(".")[0])) is not None:
+            assert dotted(path).startswith(owner), name
 
 
 def test_every_layer_is_there() -> None:
     """Layers and modules are the same set: none is unchecked, none has gone unnoticed."""
-    assert {layer_of(path) for path in MODULES} == MAY_IMPORT.keys()
+    assert {layer_of(name) for name in NAMES} == RANK.keys()
 
 
-def test_layers_have_an_order() -> None:
-    """What a layer may import was listed before it, so no cycle can be allowed by mistake."""
-    order = ["__init__", "errors", "formats", "codecs", "store", "fs", "cli", "__main__"]
-    for layer, below in MAY_IMPORT.items():
-        assert all(order.index(name) < order.index(layer) for name in below)
+def floors(arrows: dict[str, set[str]]) -> dict[str, int]:
+    """Return how many floors lie below each name; fail if the arrows run in a circle."""
+    heights: dict[str, int] = {}
+
+    def height(name: str, above: tuple[str, ...]) -> int:
+        assert name not in above, f"a circle: {[*above[above.index(name) :], name]}"
+        if name not in heights:
+            heights[name] = max((height(b, (*above, name)) + 1 for b in arrows[name]), default=0)
+        return heights[name]
+
+    for name in arrows:
+        height(name, ())
+    return heights
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others."""
+    floors(IMPORTS)
+
+
+@pytest.mark.xfail(reason="see NOT_YET", strict=True)
+def test_store_has_few_floors() -> None:
+    """The rooms of store/, folders and files, have an order, and are not stacked high."""
+
+    def room(name: str) -> str:
+        return ".".join(name.split(".")[:3])
+
+    arrows: dict[str, set[str]] = {}
+    for name, found in IMPORTS.items():
+        if name.startswith("modelfs.store."):
+            rooms = {room(each) for each in found if each.startswith("modelfs.store.")}
+            arrows.setdefault(room(name), set()).update(rooms - {room(name)})
+    assert max(floors(arrows).values()) < FLOORS_MAX

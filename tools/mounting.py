@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+CHECKOUT: Final = Path(__file__).resolve().parents[1]
+
 MODELFS: Final = (sys.executable, "-m", "modelfs")
 DEADLINE: Final = 600.0  # seconds that a command, a mount or the end of a daemon may take
 

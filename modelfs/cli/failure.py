@@ -5,7 +5,7 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
-from modelfs.cli.plain import plain
+from modelfs.cli.escape import plain
 from modelfs.errors import (
     CorruptData,
     IndexLost,

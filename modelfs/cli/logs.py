@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from modelfs.cli.plain import plain
+from modelfs.cli.escape import plain
 
 # The daemon's log is begun anew when it is longer than this; the one before is kept.
 LOG_MAX: Final = 1 << 20

@@ -11,22 +11,22 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from modelfs.cli import logs
+from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
-from modelfs.cli.plain import plain
 
 # Where each command is. A module is loaded when its command is called, so that none waits for
 # what only another needs.
 COMMANDS: Final = {
-    "mkfs": "modelfs.cli.making",
-    "mount": "modelfs.cli.mounting",
-    "umount": "modelfs.cli.unmounting",
-    "sync": "modelfs.cli.upkeep",
-    "stats": "modelfs.cli.looking",
-    "inspect": "modelfs.cli.looking",
-    "fsck": "modelfs.cli.checking",
-    "scrub": "modelfs.cli.scrubbing",
-    "gc": "modelfs.cli.upkeep",
-    "optimize": "modelfs.cli.optimizing",
+    "mkfs": "modelfs.cli.commands.mkfs",
+    "mount": "modelfs.cli.commands.mount",
+    "umount": "modelfs.cli.commands.umount",
+    "sync": "modelfs.cli.commands.gc",
+    "stats": "modelfs.cli.commands.inspect",
+    "inspect": "modelfs.cli.commands.inspect",
+    "fsck": "modelfs.cli.commands.fsck",
+    "scrub": "modelfs.cli.commands.scrub",
+    "gc": "modelfs.cli.commands.gc",
+    "optimize": "modelfs.cli.commands.optimize",
 }
 
 EPILOG: Final = """\b

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelfs.cli import client
-from modelfs.cli.plain import plain
+from modelfs.cli.escape import plain
 
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 # Where output is no terminal, lines are not folded.

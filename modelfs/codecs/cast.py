@@ -16,7 +16,7 @@ from typing import Final
 
 from modelfs.codecs.base import Bytes
 from modelfs.codecs.elements import Element, element_of
-from modelfs.codecs.exact_kernels import cast
+from modelfs.codecs.kernels.casts import cast
 
 # How the kernels number them.
 _CASTS: Final[dict[bytes, int]] = {

@@ -77,11 +77,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modelfs.codecs.base import Bytes
-from modelfs.codecs.delta_kernels import differ, restore, scatter, widen
-from modelfs.codecs.delta_streams import BLOCK, CLASSES, Streams
 from modelfs.codecs.elements import WIDTHS, Element
+from modelfs.codecs.kernels.delta import differ, restore, scatter, widen
+from modelfs.codecs.kernels.delta_streams import BLOCK, CLASSES, Streams
+from modelfs.codecs.kernels.planes import merge, split
 from modelfs.codecs.planes import pack, unpack_from
-from modelfs.codecs.planes_kernels import merge, split
 
 _HEAD: Final = struct.Struct("<BBBH")
 _SIZE: Final = struct.Struct("<I")

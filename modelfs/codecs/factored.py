@@ -39,8 +39,8 @@ from modelfs.codecs import delta
 from modelfs.codecs.base import Bytes
 from modelfs.codecs.delta import Delta
 from modelfs.codecs.elements import Element
+from modelfs.codecs.kernels.planes import merge, split
 from modelfs.codecs.planes import pack, unpack_from
-from modelfs.codecs.planes_kernels import merge, split
 
 _HEAD: Final = struct.Struct("<BBII")
 _WIDTHS: Final = (2, 4, 8)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelfs.codecs.elements import WIDTHS, Element
+from modelfs.codecs.kernels.planes import expand
 from modelfs.codecs.planes import pack, unpack
-from modelfs.codecs.planes_kernels import expand
 
 _HEAD: Final = 3
 _BITS: Final = (1, 2, 4, 8)

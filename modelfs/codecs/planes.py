@@ -48,7 +48,7 @@ import zstandard
 
 from modelfs.codecs.base import Bytes
 from modelfs.codecs.elements import WIDTHS, Element
-from modelfs.codecs.planes_kernels import merge, split
+from modelfs.codecs.kernels.planes import merge, split
 from modelfs.codecs.zstd import Zstd
 
 _HEAD: Final = struct.Struct("<BI")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.codecs.base import Bytes
-from modelfs.codecs.exact_kernels import transpose
+from modelfs.codecs.kernels.casts import transpose
 
 _PAYLOAD: Final = struct.Struct("<BIIIQ")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final, Literal, overload
 
-from modelfs.formats import onnx, safetensors, torchzip
+from modelfs.formats import safetensors
 from modelfs.formats.layout import (
     PLAIN,
     Format,
@@ -18,6 +18,8 @@ from modelfs.formats.layout import (
     TensorSpan,
     TruncatedModel,
 )
+from modelfs.formats.onnx import scan as onnx
+from modelfs.formats.torch import archive as torchzip
 
 # As many bytes as the scanners want to see; any model is longer.
 HEAD_SIZE: Final = 9

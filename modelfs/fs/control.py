@@ -20,13 +20,13 @@ from typing import Any, Final
 import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
-from modelfs.fs.writeback import Writeback
-from modelfs.store import inspect
-from modelfs.store.gc import LIVE_MIN_SHORT, LIVE_MIN_SMALL
-from modelfs.store.lineage import CHAIN_MAX
-from modelfs.store.optimizing import optimized
+from modelfs.fs.background.scheduler import Writeback
+from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
+from modelfs.jobs.inspect import file as inspect
+from modelfs.jobs.optimize.job import optimized
+from modelfs.store.chunks.lineage import CHAIN_MAX
+from modelfs.store.index.tables import KEY_MAX, InodeNumber
 from modelfs.store.store import Store
-from modelfs.store.tables import KEY_MAX, InodeNumber
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ import pyfuse3
 import trio
 
 from modelfs.errors import ModelfsError
+from modelfs.fs.background.scheduler import Writeback
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
-from modelfs.fs.kernel import raise_read_ahead
-from modelfs.fs.memory import keep_freed_memory
-from modelfs.fs.operations import Operations
-from modelfs.fs.reading import Reader
-from modelfs.fs.writeback import Writeback
-from modelfs.fs.writing import Writer
+from modelfs.fs.host.kernel import raise_read_ahead
+from modelfs.fs.host.malloc import keep_freed_memory
+from modelfs.fs.requests.operations import Operations
+from modelfs.fs.requests.reader import Reader
+from modelfs.fs.requests.writer import Writer
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pyfuse3 import FileHandleT
 
 from modelfs.errors import InvalidArgument
-from modelfs.fs.readahead import ReadAheadState
-from modelfs.store.tables import InodeNumber
+from modelfs.fs.requests.readahead import ReadAheadState
+from modelfs.store.index.tables import InodeNumber
 
 
 @dataclass(slots=True)

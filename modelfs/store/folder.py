@@ -14,10 +14,10 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
-from modelfs.store.descriptors import sync_folder
-from modelfs.store.index import Index
-from modelfs.store.records import FORMAT_VERSION, Superblock
-from modelfs.store.tables import Table
+from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import FORMAT_VERSION, Superblock
+from modelfs.store.index.tables import Table
 
 INDEX: Final = "index"
 PACKS: Final = "packs"

@@ -8,13 +8,13 @@ handed out: a crash during gc leaves such packs, and so does damage.
 import logging
 
 from modelfs.errors import CorruptIndex, CorruptPack, NotFound
-from modelfs.store.index import Index
-from modelfs.store.nodes import Nodes
-from modelfs.store.pack import PACK_SIZE, Packs, Tail
-from modelfs.store.records import Chunk, PackRow
-from modelfs.store.staging import StagedFile, Staging
-from modelfs.store.tables import PackId, Table, number_of
-from modelfs.store.totals import NEXT_PACK, Totals
+from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.staging import StagedFile, Staging
+from modelfs.store.index.counters import NEXT_PACK, Totals
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import Chunk, PackRow
+from modelfs.store.index.tables import PackId, Table, number_of
+from modelfs.store.packs.pack import PACK_SIZE, Packs, Tail
 
 log = logging.getLogger(__name__)
 

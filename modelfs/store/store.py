@@ -14,10 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from modelfs.store.attributes import Attributes
-from modelfs.store.chunks import Chunks
-from modelfs.store.content import Contents
-from modelfs.store.filemap import FileMaps
+from modelfs.jobs.defrag.rewrite import Packer
+from modelfs.jobs.gc.collector import LIVE_MIN, Collector
+from modelfs.jobs.ingest.apply import Intake, Parts
+from modelfs.jobs.ingest.copies import Twins
+from modelfs.jobs.ingest.external_data import Sidecars
+from modelfs.jobs.ingest.worker import Ingest
+from modelfs.jobs.optimize.backlog import Optimizer
+from modelfs.jobs.optimize.similarity import Relatives
+from modelfs.jobs.optimize.worker import Run, Settler
+from modelfs.jobs.scrub.scrubber import Scrubber
+from modelfs.store.chunks.cache import CAPACITY, PageCache
+from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.disk.space import Space
+from modelfs.store.files.attributes import Attributes
+from modelfs.store.files.content import Contents
+from modelfs.store.files.extent_cache import Locator
+from modelfs.store.files.filemap import FileMaps
+from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.namespace import Namespace
+from modelfs.store.files.orphans import Reaper
+from modelfs.store.files.staging import Staging
+from modelfs.store.files.tensors import TensorTable
 from modelfs.store.folder import (
     INDEX,
     PACKS,
@@ -28,30 +47,7 @@ from modelfs.store.folder import (
     read_superblock,
     upgrade,
 )
-from modelfs.store.gc import LIVE_MIN, Collector
-from modelfs.store.index import Batch, Index
-from modelfs.store.ingest import Ingest
-from modelfs.store.intake import Intake, Parts
-from modelfs.store.locator import Locator
-from modelfs.store.namespace import Namespace
-from modelfs.store.nodes import Nodes
-from modelfs.store.optimizer import Optimizer
-from modelfs.store.pack import Packs
-from modelfs.store.packer import Packer
-from modelfs.store.pagecache import CAPACITY, PageCache
-from modelfs.store.reaper import Reaper
-from modelfs.store.records import Superblock
-from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
-from modelfs.store.relatives import Relatives
-from modelfs.store.scrub import Scrubber
-from modelfs.store.settler import Run, Settler
-from modelfs.store.sidecars import Sidecars
-from modelfs.store.space import Space
-from modelfs.store.staging import Staging
-from modelfs.store.stats import Statistics, disk_usage
-from modelfs.store.tables import InodeNumber, PackId, Table, number_of
-from modelfs.store.tensors import TensorTable
-from modelfs.store.totals import (
+from modelfs.store.index.counters import (
     FILES,
     HELD_BYTES,
     HELD_CHUNKS,
@@ -61,8 +57,12 @@ from modelfs.store.totals import (
     SHARED,
     Totals,
 )
-from modelfs.store.twins import Twins
-from modelfs.store.writer import ChunkWriter, Written
+from modelfs.store.index.index import Batch, Index
+from modelfs.store.index.records import Superblock
+from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
+from modelfs.store.packs.pack import Packs
+from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
+from modelfs.store.statistics import Statistics, disk_usage
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli.main import run
-from modelfs.store.making import make_store
+from modelfs.store.create import make_store
 from modelfs.store.store import Store
-from tests.cli.calling import Call, Done, Fake, FakeDaemon, Reply
-from tests.mounting import MODELS
-from tests.store.stores import new_file
+from tests.support.fake_daemon import Call, Done, Fake, FakeDaemon, Reply
+from tests.support.paths import MODELS
+from tests.support.stores import new_file
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from modelfs.cli import client
 from modelfs.cli.failure import Failure
-from tests.cli.calling import Fake
+from tests.support.fake_daemon import Fake
 
 BIG = "x" * 3_000_000
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.cli import upkeep
+from modelfs.cli.commands import gc as upkeep
 from modelfs.cli.main import COMMANDS
-from tests.cli.calling import Call, Fake
-from tests.mounting import DEADLINE, MODELFS, wait_until
+from tests.support.fake_daemon import Call, Fake
+from tests.support.mounts import DEADLINE, MODELFS, wait_until
 
 # Not needed to say a version, and slow to load.
 HEAVY = {"rich", "lmdb", "numpy", "zstandard", "trio", "pyfuse3", "modelfs.store"}

@@ -9,7 +9,7 @@ import pytest
 from modelfs.cli import places
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_store, inside, is_dead, mount_point_of, mounted_at, mounts
-from tests.cli.calling import Call
+from tests.support.fake_daemon import Call
 
 
 class Attributes:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfs.cli.plain import plain
+from modelfs.cli.escape import plain
 from modelfs.cli.render import add, counted, human_size, percent, show, table
 
 

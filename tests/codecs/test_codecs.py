@@ -1,7 +1,6 @@
 """What every codec in the table promises, and the stored bytes of each, pinned."""
 
 import contextlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,8 +8,7 @@ from hypothesis import strategies as st
 
 from modelfs.codecs import CODECS, DERIVATIONS, GENERAL
 from modelfs.codecs.base import Codec, CodecId, GeneralCodec
-
-GOLDEN = Path(__file__).parent / "golden"
+from tests.support.paths import CODECS_GOLDEN
 
 general = pytest.mark.parametrize("codec", GENERAL.values(), ids=[n.name for n in GENERAL])
 every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=[n.name for n in CODECS])
@@ -73,8 +71,8 @@ def test_zstd_makes_text_smaller() -> None:
 @pytest.mark.parametrize("number", CODECS, ids=lambda number: number.name)
 def test_old_stores_stay_readable(number: CodecId) -> None:
     """The stored form is pinned. A missing file means: new codec, add its golden pair."""
-    raw = (GOLDEN / f"{number.name}.raw").read_bytes()
-    stored = (GOLDEN / f"{number.name}.stored").read_bytes()
+    raw = (CODECS_GOLDEN / f"{number.name}.raw").read_bytes()
+    stored = (CODECS_GOLDEN / f"{number.name}.stored").read_bytes()
     assert CODECS[number].decode(stored, len(raw)) == raw
 
 
@@ -82,6 +80,7 @@ def test_old_stores_stay_readable(number: CodecId) -> None:
 def test_old_derivations_stay_readable(number: CodecId) -> None:
     """The payload of each is pinned, with a source."""
     raw, stored, source = (
-        (GOLDEN / f"{number.name}.{kind}").read_bytes() for kind in ("raw", "stored", "source")
+        (CODECS_GOLDEN / f"{number.name}.{kind}").read_bytes()
+        for kind in ("raw", "stored", "source")
     )
     assert DERIVATIONS[number].decode(stored, len(raw), source) == raw

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.delta import Delta, encode
 from modelfs.codecs.elements import Element, element_of
-from tests.codecs.tensors import contents, elements
+from tests.support.tensors import contents, elements
 
 DELTA = Delta()
 F32, BF16 = element_of("F32"), element_of("BF16")

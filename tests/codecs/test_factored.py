@@ -12,8 +12,8 @@ from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import element_of
 from modelfs.codecs.factored import Factored, Grid
 from modelfs.codecs.smallest import encode_tensor
-from tests.codecs.tensors import COLUMNS, moments
-from tests.codecs.test_codecs import GOLDEN
+from tests.support.paths import CODECS_GOLDEN
+from tests.support.tensors import COLUMNS, moments
 
 F32 = element_of("F32")
 COUNT = 40 * COLUMNS
@@ -86,7 +86,9 @@ def test_a_damaged_head_is_refused(width: int, zero: int, columns: int, first: i
 
 def test_predictions_stay_within_a_word() -> None:
     """Sums below zero and beyond the highest are cut off: pinned, as stores hold such chunks."""
-    raw, stored = ((GOLDEN / f"FACTORED-clipped.{kind}").read_bytes() for kind in ("raw", "stored"))
+    raw, stored = (
+        (CODECS_GOLDEN / f"FACTORED-clipped.{kind}").read_bytes() for kind in ("raw", "stored")
+    )
     assert Factored().decode(stored, len(raw)) == raw
     unclipped = pytest.MonkeyPatch()
     unclipped.setattr(np, "clip", lambda *_, **__: None)

@@ -11,8 +11,8 @@ from modelfs.codecs import CODECS
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.smallest import encode_tensor
-from tests.codecs.tensors import ENCODERS, contents, elements, low_precision, normal
-from tests.codecs.test_codecs import GOLDEN
+from tests.support.paths import CODECS_GOLDEN
+from tests.support.tensors import ENCODERS, contents, elements, low_precision, normal
 
 every_form = pytest.mark.parametrize("number", ENCODERS, ids=lambda number: number.name)
 
@@ -43,8 +43,8 @@ def test_the_smallest_form_comes_back(data: st.DataObject, element: Element) -> 
 @every_form
 def test_stored_bytes_of_another_length_are_refused(number: CodecId) -> None:
     """Of a stored form that ends too early or too late, nothing is returned."""
-    size = len((GOLDEN / f"{number.name}.raw").read_bytes())
-    stored = (GOLDEN / f"{number.name}.stored").read_bytes()
+    size = len((CODECS_GOLDEN / f"{number.name}.raw").read_bytes())
+    stored = (CODECS_GOLDEN / f"{number.name}.stored").read_bytes()
     for cut in (*(stored[:stop] for stop in range(len(stored))), stored + b"\0"):
         with pytest.raises(ValueError, match=r"."):
             CODECS[number].decode(cut, size)
@@ -54,8 +54,8 @@ def test_stored_bytes_of_another_length_are_refused(number: CodecId) -> None:
 @given(data=st.data())
 def test_damaged_bytes_do_no_harm(number: CodecId, data: st.DataObject) -> None:
     """A stored form with bytes changed gives ValueError or bytes of the size asked for."""
-    size = len((GOLDEN / f"{number.name}.raw").read_bytes())
-    stored = bytearray((GOLDEN / f"{number.name}.stored").read_bytes())
+    size = len((CODECS_GOLDEN / f"{number.name}.raw").read_bytes())
+    stored = bytearray((CODECS_GOLDEN / f"{number.name}.stored").read_bytes())
     size += data.draw(st.sampled_from([0, 0, 0, -1, 1, 8, -size]))
     for _ in range(data.draw(st.integers(0, 3))):
         stored[data.draw(st.integers(0, min(39, len(stored) - 1)))] = data.draw(st.integers(0, 255))

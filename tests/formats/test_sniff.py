@@ -14,10 +14,9 @@ from safetensors.numpy import save
 
 from modelfs.formats.layout import PLAIN, Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import HEAD_SIZE, external_layout, recognise
+from tests.support.paths import FORMATS_GOLDEN, MODELS
 
-HERE = Path(__file__).parent
-SLICE = HERE.parent / "data" / "minilm-slice"
-FILES = sorted(path for path in SLICE.iterdir() if path.suffix != ".md")
+FILES = sorted(path for path in MODELS.iterdir() if path.suffix != ".md")
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
@@ -47,7 +46,7 @@ def test_real_files_have_their_pinned_layout(path: Path) -> None:
         "spans": rows(list(layout.spans)),
         "external": [[e.location, *rows([e.span])[0]] for e in layout.external],
     }
-    assert found == json.loads((HERE / "golden" / f"{path.name}.json").read_text())
+    assert found == json.loads((FORMATS_GOLDEN / f"{path.name}.json").read_text())
 
 
 @every_file
@@ -64,7 +63,7 @@ def test_a_file_with_a_tail_is_plain(path: Path) -> None:
 
 def test_equal_tensors_of_both_formats_are_equal_bytes() -> None:
     """What the ONNX export holds verbatim has the same bytes under both layouts."""
-    model, weights = (SLICE / "base.onnx").read_bytes(), (SLICE / "base.safetensors").read_bytes()
+    model, weights = (MODELS / "base.onnx").read_bytes(), (MODELS / "base.safetensors").read_bytes()
     exported = {s.name: model[s.start : s.stop] for s in recognised(model).spans}
     trained = {s.name: weights[s.start : s.stop] for s in recognised(weights).spans}
     shared = exported.keys() & trained.keys()
@@ -74,8 +73,8 @@ def test_equal_tensors_of_both_formats_are_equal_bytes() -> None:
 
 def test_the_external_file_is_cut_by_its_model() -> None:
     """The spans that a model names in its data file cover that file."""
-    model = recognised((SLICE / "base-external.onnx").read_bytes())
-    size = (SLICE / "base-external.onnx.data").stat().st_size
+    model = recognised((MODELS / "base-external.onnx").read_bytes())
+    size = (MODELS / "base-external.onnx.data").stat().st_size
     layout = external_layout((e.span for e in model.external), size)
     assert layout.format is Format.ONNX_DATA
     assert sum(span.size for span in layout.spans) == size
@@ -143,7 +142,7 @@ def test_partial_models_are_unknown_to_the_end() -> None:
 
 def test_partial_archives_are_unknown_to_the_end() -> None:
     """A growing zip archive is unknown at every size: its directory comes last."""
-    content = (SLICE / "base.pt").read_bytes()
+    content = (MODELS / "base.pt").read_bytes()
     for size in (*range(HEAD_SIZE + 200), len(content) // 2, len(content) - 1, len(content)):
         assert recognised_partial(content[:size]) is None
     assert recognised(content).format is Format.TORCH

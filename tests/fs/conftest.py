@@ -2,17 +2,16 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from modelfs.fs import ingesting
-from tests.fs.serving import Counting, Listing, Served
-from tests.store import stores
-from tests.store.stores import CHUNK, Box, checked, new_store
+from modelfs.fs.background import ingest as ingesting
+from tests.support import stores
+from tests.support.served_store import Counting, Listing, Served
+from tests.support.stores import CHUNK, Box
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +31,9 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    """A store with small chunks, checked after the test, to crash and to open again."""
-    with checked(new_store(tmp_path)) as box:
-        yield box
-
-
-@pytest.fixture
 def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The same, behind its handlers, and with no kernel in front of them."""
-    monkeypatch.setattr("modelfs.fs.operations.take_pages", lambda inode: None)
+    monkeypatch.setattr("modelfs.fs.requests.operations.take_pages", lambda inode: None)
     return Served(box.store, nursery)
 
 
@@ -49,7 +41,7 @@ def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> 
 def listing(monkeypatch: pytest.MonkeyPatch) -> Listing:
     """What readdir tells the kernel."""
     listing = Listing()
-    monkeypatch.setattr("modelfs.fs.operations.pyfuse3.readdir_reply", listing)
+    monkeypatch.setattr("modelfs.fs.requests.operations.pyfuse3.readdir_reply", listing)
     return listing
 
 

@@ -14,11 +14,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from modelfs.fs import control, durability
+from modelfs.fs import control
+from modelfs.fs.background import durability
 from modelfs.fs.control import REQUEST_MAX, SOCKET_NAME, Control
-from modelfs.store.making import make_store
-from tests.fs.serving import Counting, Failing, Held, Served
-from tests.store.stores import CHUNK, checked, model_of, noise
+from modelfs.store.create import make_store
+from tests.support.served_store import Counting, Failing, Held, Served
+from tests.support.stores import CHUNK, checked, model_of, noise
 
 Reply = dict[str, Any]
 

@@ -16,16 +16,17 @@ import trio.testing
 from pyfuse3 import FileNameT
 
 from modelfs.errors import ModelfsError, NotAStore, StoreBusy
-from modelfs.fs import daemon, durability
+from modelfs.fs import daemon
+from modelfs.fs.background import durability
 from modelfs.fs.control import SOCKET_NAME
 from modelfs.fs.daemon import MountOptions, notify_manager, run
-from modelfs.fs.operations import Operations
-from modelfs.store.check import check
-from modelfs.store.index import Index
+from modelfs.fs.requests.operations import Operations
+from modelfs.jobs.check.fsck import check
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT
-from tests.fs.serving import ASKED, MODE, TOP, WRITE, Counting, Failing
-from tests.store.stores import content_of, new_file, new_store, noise
+from tests.support.served_store import ASKED, MODE, TOP, WRITE, Counting, Failing
+from tests.support.stores import content_of, new_file, new_store, noise
 
 DATA = noise(10_000)
 

@@ -5,7 +5,7 @@ from pyfuse3 import FileHandleT
 
 from modelfs.errors import InvalidArgument
 from modelfs.fs.handles import Handles
-from modelfs.store.tables import InodeNumber
+from modelfs.store.index.tables import InodeNumber
 
 ONE, TWO = InodeNumber(1), InodeNumber(2)
 

@@ -5,12 +5,13 @@ from pyfuse3 import FileNameT, InodeT
 from trio.testing import MockClock
 
 from modelfs.errors import StoreFull
-from modelfs.fs import durability
-from modelfs.store import intake, reaper
+from modelfs.fs.background import durability
+from modelfs.jobs.ingest import apply as intake
+from modelfs.store.files import orphans as reaper
+from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
-from modelfs.store.tables import Table
-from tests.fs.serving import ASKED, TOP, Counting, Failing, Served
-from tests.store.stores import content_of, model_of, noise
+from tests.support.served_store import ASKED, TOP, Counting, Failing, Served
+from tests.support.stores import content_of, model_of, noise
 
 MODEL = model_of(*(noise(200, number) for number in range(60)))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import DEADLINE, MODELFS, Mount, drop_kernel_caches, modelfs, wait_until
+from tests.support.mounts import DEADLINE, MODELFS, Mount, drop_kernel_caches, modelfs, wait_until
 
 pytestmark = pytest.mark.mount
 

@@ -1,6 +1,7 @@
 """The crash tools work, and they see what a store that cuts corners loses.
 
-The long runs, whose figures the README has, are for tools/power_loss.py and tools/kill_daemon.py.
+The long runs, whose figures the README has, are for `tools/run trust.power_loss` and
+`tools/run trust.kill_daemon`.
 """
 
 import os
@@ -11,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools"
-POWER_LOSS = (TOOLS / "power_loss.py", "--fs", "ext4", "--workload", "fsync", "--seconds", "1")
+POWER_LOSS = ("tools.trust.power_loss", "--fs", "ext4", "--workload", "fsync", "--seconds", "1")
 
 pytestmark = pytest.mark.mount
 
@@ -26,7 +26,7 @@ def call(*command: str | Path, path: str = "") -> subprocess.CompletedProcess[st
     """Run a tool; its daemons and itself import what is in the folder `path` first."""
     environment = {**os.environ, "PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, "-m", *command],
         env=environment,
         capture_output=True,
         text=True,
@@ -54,5 +54,5 @@ def test_power_loss_of_a_store_that_does_not_sync(fuse: None, tmp_path: Path) ->
 
 def test_killed_daemon(fuse: None, tmp_path: Path) -> None:
     """A daemon killed under load loses nothing that was promised."""
-    done = call(TOOLS / "kill_daemon.py", "--kills", "1", "--folder", tmp_path)
+    done = call("tools.trust.kill_daemon", "--kills", "1", "--folder", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.fs.kernel import READ_AHEAD_KIB
-from tests.mounting import DEADLINE, MODELFS, Mount, modelfs, mounted, run, wait_until
+from modelfs.fs.host.kernel import READ_AHEAD_KIB
+from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, run, wait_until
 
 pytestmark = pytest.mark.mount
 

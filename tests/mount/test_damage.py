@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT
-from tests.mounting import MODELFS, MODELS, Mount
-from tests.store.stores import overwrite, pack_path
+from tests.support.mounts import MODELFS, Mount
+from tests.support.paths import MODELS
+from tests.support.stores import overwrite, pack_path
 
 pytestmark = pytest.mark.mount
 

@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.mount
 
-EXERCISE = Path(__file__).parents[2] / "tools" / "exercise.py"
+EXERCISE = (sys.executable, "-m", "tools.trust.exercise")
 DEADLINE = 300.0  # seconds
 
 
@@ -16,7 +16,7 @@ DEADLINE = 300.0  # seconds
 def test_ten_thousand_operations() -> None:
     """Four processes at a time find no wrong byte, nor a wrong name, size or number of links."""
     done = subprocess.run(
-        [sys.executable, EXERCISE, "--operations", "10000", "--seed", "1"],
+        [*EXERCISE, "--operations", "10000", "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -28,7 +28,7 @@ def test_ten_thousand_operations() -> None:
 def test_exerciser_on_a_folder(tmp_path: Path) -> None:
     """The exerciser is right about what files do: it finds nothing wrong with a plain folder."""
     done = subprocess.run(
-        [sys.executable, EXERCISE, "--operations", "2000", "--pause", "100", tmp_path],
+        [*EXERCISE, "--operations", "2000", "--pause", "100", tmp_path],
         capture_output=True,
         text=True,
         timeout=DEADLINE,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from modelfs.store.store import Store
-from tests.mount.disks import FaultyDisk, disk, faulty_disk, free, remount
-from tests.mounting import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
-from tests.store.stores import new_file, new_store
+from tests.support.loop_disks import FaultyDisk, disk, faulty_disk, free, remount
+from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
+from tests.support.stores import new_file, new_store
 
 pytestmark = pytest.mark.mount
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.mounting import MODELS, Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, drop_kernel_caches, run_python
+from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
 

@@ -21,14 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.mount.syscalls import (
+from tests.support.mounts import Mount
+from tests.support.syscalls import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     read_mapped,
     rename2,
     write_mapped,
 )
-from tests.mounting import Mount
 
 pytestmark = pytest.mark.mount
 

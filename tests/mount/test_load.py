@@ -1,4 +1,4 @@
-"""Many at once, and much of one thing: what is small here is large in `tools/load.py`."""
+"""Many at once, and much of one thing: what is small here is large in `tools/run trust.load`."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import DEADLINE, Mount, drop_kernel_caches, mounted
+from tests.support.mounts import DEADLINE, Mount, drop_kernel_caches, mounted
 
 pytestmark = pytest.mark.mount
 

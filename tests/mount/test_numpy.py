@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, drop_kernel_caches, run_python
 
 pytestmark = pytest.mark.mount
 

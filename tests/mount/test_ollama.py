@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.mounting import Mount, drop_kernel_caches
+from tests.support.mounts import Mount, drop_kernel_caches
 
 pytestmark = pytest.mark.mount
 

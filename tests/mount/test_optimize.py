@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import (
+from tests.support.mounts import (
     DEADLINE,
     MODELFS,
-    MODELS,
     Mount,
     drop_kernel_caches,
     modelfs,
     run_python,
     wait_until,
 )
+from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
 

@@ -21,8 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.mount import users
-from tests.mount.users import ALICE, BOB, CAROL, TEAM, Ids, User, outcome, user
+from tests.support import users
+from tests.support.users import ALICE, BOB, CAROL, TEAM, Ids, User, outcome, user
 
 pytestmark = [
     pytest.mark.mount,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.syscalls import aligned, fallocate
-from tests.mounting import Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, drop_kernel_caches, run_python
+from tests.support.syscalls import aligned, fallocate
 
 pytestmark = pytest.mark.mount
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.syscalls import directory_stream
+from tests.support.syscalls import directory_stream
 
 pytestmark = pytest.mark.mount
 

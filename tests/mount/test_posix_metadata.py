@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import DEADLINE, Mount, drop_kernel_caches, run
+from tests.support.mounts import DEADLINE, Mount, drop_kernel_caches, run
 
 pytestmark = pytest.mark.mount
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
-from tests.mounting import Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, drop_kernel_caches, run_python
+from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
 
 pytestmark = pytest.mark.mount
 

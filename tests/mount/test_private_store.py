@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 
 from modelfs.cli.main import COMMANDS
-from tests.mount import users
-from tests.mount.users import BOB, User, user
-from tests.mounting import Mount, modelfs, mounted
+from tests.support import users
+from tests.support.mounts import Mount, modelfs, mounted
+from tests.support.users import BOB, User, user
 
 pytestmark = [
     pytest.mark.mount,

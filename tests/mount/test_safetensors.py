@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.mounting import MODELS, Mount, drop_kernel_caches, mounted, run_python
+from tests.support.mounts import Mount, drop_kernel_caches, mounted, run_python
+from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
 

@@ -9,7 +9,8 @@ import struct
 import numpy as np
 import pytest
 
-from tests.mounting import MODELS, Mount, drop_kernel_caches, modelfs, run
+from tests.support.mounts import Mount, drop_kernel_caches, modelfs, run
+from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
 

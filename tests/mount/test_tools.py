@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import DEADLINE, MODELS, Mount, drop_kernel_caches, run, run_python
+from tests.support.mounts import DEADLINE, Mount, drop_kernel_caches, run, run_python
+from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
 

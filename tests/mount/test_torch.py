@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import MODELS, Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, drop_kernel_caches, run_python
+from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
 
@@ -18,7 +19,7 @@ WEIGHTS = 986_112  # bytes of all tensors of the slice
 SAVE = """
     import sys
     import numpy as np
-    from tests.torch_archives import saved
+    from tests.support.torch_archives import saved
 
     rng = np.random.default_rng(int(sys.argv[2]))
     weights = {f"layer.{n}.weight": rng.standard_normal((n + 1, 50_000)) for n in range(5)}

@@ -18,17 +18,17 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
-from modelfs.store import index as index_module
-from modelfs.store import making
-from modelfs.store.check import check
+from modelfs.jobs.check.fsck import check
+from modelfs.store import create as making
+from modelfs.store.create import make_store
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, SUPERBLOCK
-from modelfs.store.index import Index
-from modelfs.store.making import make_store
-from modelfs.store.records import FORMAT_VERSION
-from modelfs.store.segment import PAGE
+from modelfs.store.index import index as index_module
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.tables import ROOT, PackId, Table, number_key
+from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
-from modelfs.store.tables import ROOT, PackId, Table, number_key
-from tests.store.stores import (
+from tests.support.stores import (
     CHUNK,
     FOLDER,
     ME,
@@ -120,7 +120,7 @@ def test_one_process_writes(box: Box) -> None:
 import sys
 from pathlib import Path
 from modelfs.errors import StoreBusy
-from modelfs.store.check import check
+from modelfs.jobs.check.fsck import check
 from modelfs.store.store import Store
 try:
     Store(Path(sys.argv[1]))

@@ -1,8 +1,0 @@
-"""The loops of deltas: compiled where they could be, else numpy's."""
-
-try:
-    from modelfs.codecs._delta import differ, restore, scatter, widen
-except ImportError:
-    from modelfs.codecs.delta_numpy import differ, restore, scatter, widen
-
-__all__ = ["differ", "restore", "scatter", "widen"]

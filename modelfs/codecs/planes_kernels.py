@@ -1,8 +1,0 @@
-"""The loops of the codecs that need no other tensor: compiled where they could be, else numpy's."""
-
-try:
-    from modelfs.codecs._planes import expand, merge, split
-except ImportError:
-    from modelfs.codecs.planes_numpy import expand, merge, split
-
-__all__ = ["expand", "merge", "split"]

@@ -1,0 +1,1 @@
+"""ONNX models: a scan of the protobuf framing, by the schema."""

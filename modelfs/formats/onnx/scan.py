@@ -1,0 +1,243 @@
+"""The tensors of an ONNX model, found without loading it.
+
+A model is a ModelProto (onnx/onnx.proto; `onnx_schema` has the field numbers). Tensors are in
+more places than the graph's initializers: sparse initializers, attributes of nodes, the graphs
+that are attributes of If, Loop and Scan, local functions, training graphs. Each is given the
+path that leads to it as its name::
+
+    w                                an initializer of the graph
+    sw/values, sw/indices            a sparse initializer
+    node/attribute                   a tensor, or packed floats or ints, of a node
+    node/attribute/w                 an initializer of a graph that is an attribute
+    functions/f/node/attribute       the same in a function
+    training_info/algorithm/w        the same in training
+    w#2, w#3                         what would be called `w` a second and a third time
+
+A node without a name goes by its first output. Names are for people and for finding a tensor's
+earlier version: they are cut where they would be absurdly long.
+
+Recognition is conservative, since protobuf has no magic number and much that is no protobuf
+happens to be framed like it: a model has one `ir_version` that may be one, one graph, the opset
+imports that its version demands, and no field of a wrong wire type in any message walked over.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from modelfs.formats.layout import (
+    Allowance,
+    ExternalSpan,
+    Format,
+    Layout,
+    MalformedModel,
+    ReadAt,
+    TensorSpan,
+    TruncatedModel,
+)
+from modelfs.formats.names import MAX_NAME, UniqueNames
+from modelfs.formats.onnx import schema as onnx_schema
+from modelfs.formats.onnx import tensor as onnx_tensor
+from modelfs.formats.onnx.protobuf import MAX_VARINT, Event, Kind, Walk, packed_varints
+from modelfs.formats.onnx.schema import Leaf, Message
+from modelfs.formats.onnx.tensor import Payload, Tensor
+
+# Versions have gone from 1 to 14 in eight years.
+MAX_IR_VERSION: Final = 100
+
+# `opset_import` is required from this version on ("IR_VERSION_2017_11_3" in onnx.proto).
+FIRST_IR_WITH_OPSETS: Final = 3
+
+# What a payload that is noted takes until the tensor ends, and a location besides its characters.
+NOTE: Final = 150
+
+# Longer strings in `external_data` are no path (PATH_MAX) and no number.
+MAX_ENTRY: Final = 4096
+
+# A row of numbers in an attribute is worth a span, and so a chunk, only if it is not the
+# `[1, 1, 2, 2]` that most of them are.
+MIN_ROW: Final = 128
+
+# The part of the path that a message adds before its name is known, keyed by its field.
+LABELS: Final[dict[tuple[str, int], str]] = {
+    (Message.TRAINING, onnx_schema.length(20)): "training_info",
+    (Message.GRAPH, onnx_schema.INITIALIZATION): "initialization",
+    (Message.GRAPH, onnx_schema.ALGORITHM): "algorithm",
+    (Message.FUNCTION, onnx_schema.length(25)): "functions",
+    (Message.INITIALIZER, onnx_schema.length(5)): "initializer",
+    (Message.SPARSE, onnx_schema.length(15)): "sparse_initializer",
+    (Message.VALUES, onnx_schema.VALUES): "values",
+    (Message.TENSOR, onnx_schema.INDICES): "indices",
+}
+
+TENSORS: Final = frozenset({Message.TENSOR, Message.INITIALIZER, Message.VALUES})
+
+
+def begins(head: bytes) -> bool:
+    """Tell whether a file of these first bytes could be a model.
+
+    Every writer of protobuf writes fields in the order of their numbers, and `ir_version` is 1.
+    """
+    return head[:1] == bytes([onnx_schema.varint(1)])
+
+
+def scan(read_at: ReadAt, size: int) -> Layout:
+    """Find the tensors of an ONNX file of `size` bytes, here and in external data.
+
+    Returns:
+        Spans in file order, and the external ones in the order of the tensors that name them.
+
+    Raises:
+        TruncatedModel: what is there is sound, but it is no whole model.
+        MalformedModel: it is no model.
+    """
+    scanner = _Scanner(Walk(read_at, size, onnx_schema.SCHEMA, Message.MODEL))
+    return scanner.run()
+
+
+class _Scanner:
+    """What is known of the model so far: the open messages' labels, and the tensors found."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._labels: list[str] = []
+        self._tensor = Tensor()
+        self._entry = [b"", b""]
+        self._ir_version = 0
+        self._graphs = 0
+        self._opsets = 0
+        self._allowance = Allowance()
+        self._names = UniqueNames()
+        self._spans: list[TensorSpan] = []
+        self._external: list[ExternalSpan] = []
+        self._on_field: dict[str, Callable[[Event], None]] = {
+            Leaf.IR_VERSION: self._set_ir_version,
+            Leaf.NAME: self._set_label,
+            Leaf.FUNCTION_NAME: self._set_function_label,
+            Leaf.SPARSE_NAME: self._set_sparse_label,
+            Leaf.OUTPUT: self._set_output_label,
+            Leaf.FLOATS: self._add_floats,
+            Leaf.INTS: self._add_ints,
+            Leaf.DIM: self._add_dim,
+            Leaf.DIMS: self._add_dims,
+            Leaf.DATA_TYPE: self._set_data_type,
+            Leaf.DATA_LOCATION: self._set_data_location,
+            Leaf.PAYLOAD: self._add_payload,
+            Leaf.KEY: self._set_key,
+            Leaf.VALUE: self._set_value,
+        }
+
+    def run(self) -> Layout:
+        on_field = self._on_field
+        for event in self._walk.events():
+            if event.kind is Kind.FIELD:
+                on_field[event.what](event)
+            elif event.kind is Kind.ENTER:
+                self._enter(event)
+            else:
+                self._leave(event)
+        if not self._is_complete():
+            raise TruncatedModel("no ir_version, graph or opset_import")
+        return Layout(Format.ONNX, tuple(self._spans), tuple(self._external))
+
+    def _is_complete(self) -> bool:
+        needed = 1 if self._ir_version >= FIRST_IR_WITH_OPSETS else 0
+        return self._ir_version > 0 and self._graphs > 0 and self._opsets >= needed
+
+    def _enter(self, event: Event) -> None:
+        if not self._labels:
+            self._count(event)
+        self._labels.append(LABELS.get((event.what, event.tag), ""))
+        if event.what in TENSORS:
+            self._tensor = Tensor()
+        elif event.what == Message.ENTRY:
+            self._entry = [b"", b""]
+
+    def _count(self, event: Event) -> None:
+        self._opsets += event.what == Message.OPSET
+        self._graphs += event.what == Message.GRAPH
+        if self._graphs > 1:
+            raise MalformedModel("two graphs")
+
+    def _leave(self, event: Event) -> None:
+        if event.what in TENSORS:
+            self._add_tensor(self._tensor)
+        elif event.what == Message.ENTRY:
+            self._tensor.add_entry(*self._entry)
+        self._labels.pop()
+
+    def _set_ir_version(self, event: Event) -> None:
+        if self._ir_version or not 1 <= event.value <= MAX_IR_VERSION:
+            raise MalformedModel(f"ir_version {event.value}")
+        self._ir_version = event.value
+
+    def _text(self, event: Event) -> str:
+        stop = min(event.stop, event.start + MAX_NAME)
+        return self._walk.read(event.start, stop).decode(errors="replace")
+
+    def _set_label(self, event: Event) -> None:
+        self._labels[-1] = self._text(event) or self._labels[-1]
+
+    def _set_function_label(self, event: Event) -> None:
+        self._labels[-1] = f"functions/{self._text(event)}"
+
+    def _set_sparse_label(self, event: Event) -> None:
+        self._labels[-2] = self._text(event) or self._labels[-2]
+
+    def _set_output_label(self, event: Event) -> None:
+        self._labels[-1] = self._labels[-1] or self._text(event)
+
+    def _add_floats(self, event: Event) -> None:
+        if event.value >= MIN_ROW:
+            self._add_span(onnx_tensor.row("F32", event.start, event.stop))
+
+    def _add_ints(self, event: Event) -> None:
+        if event.value >= MIN_ROW:
+            self._add_span(onnx_tensor.plain(event.start, event.stop))
+
+    def _add_dim(self, event: Event) -> None:
+        self._tensor.add_dim(event.value)
+
+    def _add_dims(self, event: Event) -> None:
+        if event.value > MAX_VARINT * onnx_tensor.MAX_DIMS:
+            self._tensor.add_dim(onnx_tensor.UNKNOWN)
+            return
+        for dim in packed_varints(self._walk.read(event.start, event.stop)):
+            self._tensor.add_dim(dim)
+
+    def _set_data_type(self, event: Event) -> None:
+        self._tensor.data_type = event.value
+
+    def _set_data_location(self, event: Event) -> None:
+        self._tensor.data_location = event.value
+
+    def _add_payload(self, event: Event) -> None:
+        self._allowance.take(NOTE)
+        self._tensor.fields.append((event.tag, event.start, event.stop))
+
+    def _set_key(self, event: Event) -> None:
+        self._entry[0] = self._string(event)
+
+    def _set_value(self, event: Event) -> None:
+        self._entry[1] = self._string(event)
+
+    def _string(self, event: Event) -> bytes:
+        return self._walk.read(event.start, event.stop) if event.value <= MAX_ENTRY else b""
+
+    def _add_tensor(self, tensor: Tensor) -> None:
+        for payload in tensor.payloads():
+            self._add_span(payload)
+        found = tensor.elsewhere()
+        if found is not None:
+            location, payload = found
+            self._allowance.take(NOTE + sys.getsizeof(location))
+            self._external.append(ExternalSpan(location, self._span(payload)))
+
+    def _add_span(self, payload: Payload) -> None:
+        self._spans.append(self._span(payload))
+
+    def _span(self, payload: Payload) -> TensorSpan:
+        name = self._names.add("/".join(filter(None, self._labels)))
+        self._allowance.take_name(name)
+        self._allowance.take_span(len(payload.shape))
+        return TensorSpan(name, *payload)

@@ -1,0 +1,1 @@
+"""PyTorch archives: the zip directory, the pickle, the storages."""

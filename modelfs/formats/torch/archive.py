@@ -1,0 +1,82 @@
+"""The tensors of a file by torch.save, in the zip form that is its default since torch 1.6.
+
+Such a file is a zip archive whose records are not compressed (caffe2/serialize/inline_container.cc
+writes it, torch/serialization.py says what)::
+
+    base/data.pkl             the object that was saved; in place of tensors, references to records
+    base/byteorder            b"little" or b"big"; older files have none
+    base/data/0, data/1, ...  the storages, at multiples of 64
+    base/version              of the form
+
+with the file's own name, or `archive`, for `base`. Data comes before the directory, and the
+directory last, so nothing can be told of a file that is still growing. A storage is a span. Its
+name, dtype and shape are in the pickle, which `torch_pickle` reads without unpickling it: where it
+does not understand, names are the records', as in `data/0`, and elements are bytes.
+
+TorchScript's archives have the same form. The constants in them are not looked for, nor is the form
+of torch before 1.6, which is no zip.
+"""
+
+import re
+from contextlib import suppress
+from typing import Final
+
+from modelfs.formats.layout import Allowance, Format, Layout, MalformedModel, ReadAt
+from modelfs.formats.torch import pickle_scan as torch_pickle
+from modelfs.formats.torch import zip_directory
+from modelfs.formats.torch.storage import Storages
+from modelfs.formats.torch.zip_directory import Entry
+
+_STORAGE: Final = re.compile(rb"data/(0|[1-9][0-9]{0,17})")
+PICKLE: Final = b"data.pkl"
+VERSION: Final = b"version"
+BYTE_ORDER: Final = b"byteorder"
+FOREIGN: Final = b"big"
+
+
+def begins(head: bytes) -> bool:
+    """Tell whether a file of these first bytes could be one: any zip archive could."""
+    return head.startswith(zip_directory.BEGINNING)
+
+
+def scan(read_at: ReadAt, size: int) -> Layout:
+    """Find the storages of a torch archive of `size` bytes.
+
+    Returns:
+        Spans in file order. One has the name and shape of the first tensor that views it, if that
+        is all of it, and the dimensions in the order of memory.
+
+    Raises:
+        MalformedModel: it is none.
+    """
+    allowance = Allowance()
+    storages = Storages(allowance)
+    records = _records(read_at, size, storages)
+    if PICKLE not in records or VERSION not in records:
+        raise MalformedModel("no archive of torch")
+    order = records.get(BYTE_ORDER)
+    if order is None or read_at(order.start, len(FOREIGN)) != FOREIGN:
+        listed = records[PICKLE]
+        # What is not understood costs names: the storages are there all the same.
+        with suppress(MalformedModel):
+            torch_pickle.note_tensors(read_at, listed.start, listed.stop, storages, allowance)
+    return Layout(Format.TORCH, tuple(storages.spans()))
+
+
+def _records(read_at: ReadAt, size: int, storages: Storages) -> dict[bytes, Entry]:
+    """Add an archive's storages, and return the other records that matter."""
+    found: dict[bytes, Entry] = {}
+    top = None
+    for entry in zip_directory.entries(read_at, size):
+        folder, _, name = entry.name.partition(b"/")
+        top = folder if top is None else top
+        if folder != top or not entry.stored:
+            continue
+        if (match := _STORAGE.fullmatch(name)) is not None:
+            storages.add(int(match[1]), entry.start, entry.stop)
+        elif name in (PICKLE, VERSION, BYTE_ORDER):
+            if name in found:
+                raise MalformedModel(f"two records {name!r}")
+            found[name] = entry
+    storages.close()
+    return found

@@ -1,0 +1,106 @@
+"""Writeback: moves what was written on to the disk and into chunks, by the clock.
+
+Requests change the store's memory; this moves the changes on:
+
+- `durability` flushes and commits, every `COMMIT_SECONDS` or because someone waits for an fsync;
+- `ingesting` takes staged content into chunks;
+- `collecting` removes what was deleted, and gives its room back;
+- `optimizing` gives what is stored its smallest form, and then, by `packing`, a good order;
+- `appending` lets one of these three append to packs at a time;
+- `scrubbing` reads what is stored, to see that it is still there.
+
+All else runs as it comes, since the halves that change the store run on the event loop.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from modelfs.errors import ModelfsError, StoreFull
+from modelfs.fs.background.durability import Durability
+from modelfs.fs.background.gc import Collecting
+from modelfs.fs.background.ingest import Ingesting
+from modelfs.fs.background.optimize import Optimizing
+from modelfs.fs.background.pack_lock import Appending
+from modelfs.fs.background.scrub import Scrubbing
+from modelfs.fs.handles import Handles
+from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+COMMIT_SECONDS: Final = 5.0
+TICK_SECONDS: Final = 0.25
+COLLECT_SECONDS: Final = 60.0
+SHORT_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 10.0  # after work that failed
+
+
+class Writeback:
+    """All that happens behind the requests."""
+
+    def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
+        self._store = store
+        self.appending = Appending()
+        self.durability = Durability(store, handles, workers)
+        self.ingesting = Ingesting(store, handles, workers, self.durability, self.appending)
+        self.collecting = Collecting(
+            store, workers, self.durability, self.ingesting, self.appending
+        )
+        self.scrubbing = Scrubbing(store, workers)
+        self.optimizing = Optimizing(store, handles, workers, self.durability, self.appending)
+
+    def start(self) -> None:
+        """Queue what an earlier run of the daemon left to do."""
+        self.ingesting.start()
+        self.collecting.start()
+        self.scrubbing.start()
+
+    async def mark_in_use(self) -> None:
+        """Note, durably, that not all may be durable until `finish` has said so."""
+        self._store.set_in_use(in_use=True)
+        try:
+            await self.durability.commit()
+        except (ModelfsError, OSError) as exc:
+            log.warning("that the store is in use is not noted yet: %s", exc)
+
+    async def run(self) -> None:
+        """Do everything when it is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for seconds, work in (
+                (COMMIT_SECONDS, self.durability.commit),
+                (TICK_SECONDS, self.durability.flush_old),
+                (TICK_SECONDS, self.ingesting.ingest_due),
+                (TICK_SECONDS, self.collecting.reap),
+                (COLLECT_SECONDS, self.collecting.collect_much),
+                (SHORT_SECONDS, self.collecting.collect_when_short),
+            ):
+                nursery.start_soon(_regularly, seconds, work)
+            nursery.start_soon(self.scrubbing.run)
+            nursery.start_soon(self.optimizing.run)
+
+    async def finish(self) -> None:
+        """Make everything durable, at the end."""
+        try:
+            await self.durability.flush_all()
+            self._store.set_in_use(in_use=False)
+        finally:
+            await self.durability.commit()
+
+
+async def _regularly(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await trio.sleep(seconds)
+        try:
+            await work()
+        except StoreFull as exc:
+            log.warning("%s: %s", work.__name__, exc)
+            await trio.sleep(RETRY_SECONDS)
+        except (ModelfsError, OSError) as exc:
+            log.error("%s: %s", work.__name__, exc)
+            await trio.sleep(RETRY_SECONDS)
+        except Exception:
+            # One bad file must not end the work for all others, nor the mount.
+            log.exception("%s: bug", work.__name__)
+            await trio.sleep(RETRY_SECONDS)

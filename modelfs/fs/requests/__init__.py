@@ -1,0 +1,1 @@
+"""Request handlers: what the kernel asks, answered."""

@@ -1,0 +1,78 @@
+"""Between the store's records and what pyfuse3 passes to the kernel."""
+
+import stat
+from typing import Final
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
+
+from modelfs.store.disk.space import Room
+from modelfs.store.files.attributes import Change
+from modelfs.store.files.namespace import NAME_MAX
+from modelfs.store.index.records import Inode
+
+# Nobody changes files behind the kernel's back, so it may believe what it was told.
+TIMEOUT: Final = 300.0
+BLOCK: Final = 4096
+# What programs take for their buffers: few requests, and a power of two for direct I/O.
+PREFERRED_IO: Final = 128 << 10
+
+
+def entry_of(node: Inode) -> EntryAttributes:
+    """Return a record as the kernel wants it."""
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(node.inode)
+    entry.generation = 0
+    entry.entry_timeout = TIMEOUT
+    entry.attr_timeout = TIMEOUT
+    entry.st_mode = ModeT(node.mode)
+    entry.st_nlink = node.nlink
+    entry.st_uid = node.uid
+    entry.st_gid = node.gid
+    entry.st_rdev = node.rdev
+    entry.st_size = BLOCK if stat.S_ISDIR(node.mode) else node.size
+    entry.st_blksize = PREFERRED_IO
+    entry.st_blocks = (node.size + 511) // 512
+    entry.st_atime_ns = node.atime_ns
+    entry.st_mtime_ns = node.mtime_ns
+    entry.st_ctime_ns = node.ctime_ns
+    return entry
+
+
+def no_entry() -> EntryAttributes:
+    """Return the answer that lets the kernel remember that a name does not exist."""
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(0)
+    entry.entry_timeout = TIMEOUT
+    return entry
+
+
+def change_of(entry: EntryAttributes, fields: SetattrFields) -> Change:
+    """Return what a setattr request changes, besides the size."""
+    return Change(
+        mode=entry.st_mode if fields.update_mode else None,
+        uid=entry.st_uid if fields.update_uid else None,
+        gid=entry.st_gid if fields.update_gid else None,
+        atime_ns=entry.st_atime_ns if fields.update_atime else None,
+        mtime_ns=entry.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def statvfs_of(room: Room) -> StatvfsData:
+    """Return the room on the backing disk as statfs(2) tells it."""
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = BLOCK
+    data.f_blocks = room.total // BLOCK
+    data.f_bfree = data.f_bavail = room.free // BLOCK
+    data.f_files = room.inodes
+    data.f_ffree = data.f_favail = room.free_inodes
+    data.f_namemax = NAME_MAX
+    return data
+
+
+def is_exchange(flags: int) -> bool:
+    return bool(flags & pyfuse3.RENAME_EXCHANGE)
+
+
+def is_noreplace(flags: int) -> bool:
+    return bool(flags & pyfuse3.RENAME_NOREPLACE)

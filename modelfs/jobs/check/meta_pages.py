@@ -1,0 +1,137 @@
+"""LMDB's two meta pages, looked at without LMDB: which commit each names, and whether it can be.
+
+A commit writes the older of the two, so the other one always names the commit before, every page of
+which is still there. LMDB takes the newer; but if either is damaged it opens nothing at all, and it
+does not see all damage. With one of them whole, the store is what that commit made it.
+
+The layout is that of `MDB_page` and `MDB_meta` in lmdb's mdb.c, version 0.9, on 64-bit machines,
+little-endian: a page's number u64, u16 zero, u16 flags, u32; then magic u32, version u32, address
+u64, map size u64, two `MDB_db` (of free pages and of tables), last page u64, transaction u64. An
+`MDB_db` is u32 (in the first, the page size), u16 flags, u16 depth, four counts u64, root page u64.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from modelfs.errors import IndexLost
+from modelfs.jobs.check.view import Finding
+from modelfs.jobs.repair.quarantine import Quarantine
+from modelfs.store.folder import INDEX
+
+MAGIC: Final = 0xBEEFC0DE
+VERSION: Final = 1
+IS_META: Final = 0x08
+IS_TREE: Final = 0x03  # a branch or a leaf
+NO_PAGE: Final = (1 << 64) - 1
+PAGE_SIZES: Final = tuple(1 << bits for bits in range(9, 17))
+
+_PAGE = struct.Struct("<QHHI")
+_DB = "IHH4QQ"
+_META = struct.Struct(f"<IIQQ{_DB}{_DB}QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A meta page that is whole."""
+
+    page: bytes  # its header and content
+    page_size: int
+    transaction: int
+
+
+def data_file(store: Path) -> Path:
+    return store / INDEX / "data.mdb"
+
+
+def check_meta_pages(store: Path) -> list[Finding]:
+    """Return what is wrong with the meta pages of an index. A daemon may be at work.
+
+    Raises:
+        IndexLost: both are damaged.
+    """
+    if not data_file(store).is_file():
+        return []  # whoever opens the store says so
+    for _ in range(3):  # a commit may write one of them just now
+        damaged = [
+            number for number, meta in enumerate(read_meta_pages(data_file(store))) if meta is None
+        ]
+        if not damaged:
+            return []
+    if len(damaged) == 2:
+        raise _hopeless(store)
+    message = f"meta page {damaged[0]} of the index is damaged; nothing else was looked at"
+    return [Finding("meta-page", message)]
+
+
+def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
+    """Write a damaged meta page anew from the other, and say so; None if both are whole.
+
+    For who has the store's lock, before LMDB has opened it.
+
+    Raises:
+        IndexLost: both are damaged.
+    """
+    path = data_file(store)
+    metas = read_meta_pages(path)
+    if None not in metas:
+        return None
+    whole = next((meta for meta in metas if meta is not None), None)
+    if whole is None:
+        raise _hopeless(store)
+    quarantine.copy(path, "data.mdb")
+    number = metas.index(None)
+    header = _PAGE.pack(number, 0, IS_META, 0)
+    with path.open("r+b") as file:
+        file.seek(number * whole.page_size)
+        file.write(header + whole.page[_PAGE.size :])
+        file.flush()
+        os.fsync(file.fileno())
+    return (
+        f"meta page {number} of the index was damaged: the index is as commit {whole.transaction} "
+        "left it; if there was a later one, what it changed is lost"
+    )
+
+
+def _hopeless(store: Path) -> IndexLost:
+    return IndexLost(f"both meta pages of {data_file(store)} are damaged")
+
+
+def read_meta_pages(path: Path) -> list[Meta | None]:
+    """Return both meta pages of an index's file, None for one that is damaged."""
+    with path.open("rb") as file:
+        fd = file.fileno()
+        first = _meta(fd, 0, 0)
+        sizes = PAGE_SIZES if first is None else (first.page_size,)
+        second = next(filter(None, (_meta(fd, 1, size) for size in sizes)), None)
+    return [first, second]
+
+
+def _meta(fd: int, number: int, at: int) -> Meta | None:
+    page = os.pread(fd, _PAGE.size + _META.size, at)
+    if len(page) < _PAGE.size + _META.size:
+        return None
+    own_number, _, flags, _ = _PAGE.unpack_from(page)
+    magic, version, _, _, size, *rest, last, transaction = _META.unpack_from(page, _PAGE.size)
+    if (own_number, flags & IS_META, magic, version) != (number, IS_META, MAGIC, VERSION):
+        return None
+    if size not in PAGE_SIZES or at not in (0, size):
+        return None
+    roots = (rest[6], rest[14])
+    if not all(_is_tree(fd, root, last, size) for root in roots):
+        return None
+    return Meta(page, size, transaction)
+
+
+def _is_tree(fd: int, root: int, last: int, size: int) -> bool:
+    if root == NO_PAGE:
+        return True
+    if not 1 < root <= last:
+        return False
+    page = os.pread(fd, _PAGE.size, root * size)
+    if len(page) < _PAGE.size:
+        return False
+    number, _, flags, _ = _PAGE.unpack(page)
+    return bool(number == root and flags & IS_TREE)

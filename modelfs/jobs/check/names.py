@@ -1,0 +1,265 @@
+"""Invariants of the namespace: every inode and every name, and how they belong together."""
+
+import os
+import stat
+from collections.abc import Iterator
+
+from modelfs.jobs.check.decode import (
+    decode_dentry,
+    decode_listed,
+    decode_mark,
+    decode_parent,
+    decode_symlink,
+)
+from modelfs.jobs.check.view import Finding, View
+from modelfs.store.files.namespace import FIRST_COOKIE
+from modelfs.store.index.counters import NEXT_COOKIE
+from modelfs.store.index.records import Dentry, Inode, Listed
+from modelfs.store.index.tables import (
+    KEY_MAX,
+    ROOT,
+    InodeNumber,
+    Table,
+    named_key,
+    number_key,
+    number_of,
+    pair_key,
+    pair_of,
+    triple_key,
+)
+
+
+def names_agree(view: View) -> Iterator[Finding]:
+    """A name is three rows, which say the same."""
+    reported: set[bytes] = set()  # lines, by their key
+    for key, dentry in view.rows(Table.DENTRIES, decode_dentry):
+        folder, name = number_of(key), key[8:]
+        line = pair_key(folder, dentry.cookie)
+        if (problem := _disagreement(view, folder, name, dentry)) is not None:
+            reported.add(line)
+            yield _name_finding(view, folder, name, dentry.inode, problem)
+    for key, listed in view.rows(Table.LISTING, decode_listed):
+        folder, cookie = pair_of(key)
+        wanted = Dentry(listed.inode, cookie).to_bytes()
+        if key not in reported and _differs(
+            view, Table.DENTRIES, named_key(folder, listed.name), wanted
+        ):
+            reported.add(key)
+            problem = f"the listing has it at cookie {cookie}, the look-up does not"
+            yield _name_finding(view, folder, listed.name, listed.inode, problem)
+    for key, (inode, folder, cookie) in view.rows(Table.PARENTS, decode_parent):
+        line = key[8:]
+        if line not in reported and not _is_listed(view, line, inode):
+            view.misnamed.add(InodeNumber(inode))
+            message = f"inode {inode} is said to be in directory {folder} at cookie {cookie}"
+            yield Finding("names-agree", f"{message}, which it is not", (view.path(inode),))
+
+
+def _disagreement(view: View, folder: int, name: bytes, dentry: Dentry) -> str | None:
+    line = Listed(dentry.inode, name).to_bytes()
+    if _differs(view, Table.LISTING, pair_key(folder, dentry.cookie), line):
+        return f"the listing does not have it at cookie {dentry.cookie}"
+    if not view.has(Table.PARENTS, triple_key(dentry.inode, folder, dentry.cookie)):
+        return f"inode {dentry.inode} does not know of it"
+    return None
+
+
+def _differs(view: View, table: Table, key: bytes, wanted: bytes) -> bool:
+    return key not in view.broken[table] and view.index.get(table, key) != wanted
+
+
+def _is_listed(view: View, line: bytes, inode: int) -> bool:
+    value = view.index.get(Table.LISTING, line)
+    return line in view.broken[Table.LISTING] or (
+        value is not None and int.from_bytes(value[:8], "little") == inode
+    )
+
+
+def _name_finding(
+    view: View, folder: int, name: bytes, inode: InodeNumber, problem: str
+) -> Finding:
+    view.misnamed.add(inode)
+    path = _join(view, folder, name)
+    return Finding("names-agree", f"{os.fsdecode(path)}: {problem}", (path,))
+
+
+def _join(view: View, folder: int, name: bytes) -> bytes:
+    return view.path(folder).rstrip(b"/") + b"/" + name
+
+
+def names_lead_somewhere(view: View) -> Iterator[Finding]:
+    """A name's inode exists, and so does the directory it is in."""
+    for key, dentry in view.rows(Table.DENTRIES, decode_dentry):
+        folder = number_of(key)
+        if not view.has(Table.INODES, number_key(dentry.inode)):
+            path = _join(view, folder, key[8:])
+            message = f"{os.fsdecode(path)}: inode {dentry.inode} does not exist"
+            yield Finding("name-inode", message, (path,))
+        elif not _may_hold(view, folder):
+            view.misnamed.add(dentry.inode)
+            path = _join(view, folder, key[8:])
+            message = f"{os.fsdecode(path)}: inode {folder} is no directory that could hold it"
+            yield Finding("name-folder", message, (path,))
+
+
+def _may_hold(view: View, folder: int) -> bool:
+    if number_key(folder) in view.broken[Table.INODES]:
+        return True
+    node = view.inode(folder)
+    return node is not None and stat.S_ISDIR(node.mode) and node.nlink > 0
+
+
+def cookies_are_unique(view: View) -> Iterator[Finding]:
+    """A cookie was handed out once, by the counter."""
+    readable = NEXT_COOKIE not in view.broken[Table.META]
+    following = max(FIRST_COOKIE, view.store.totals.get(NEXT_COOKIE)) if readable else KEY_MAX
+    seen: set[int] = set()
+    for key, listed in view.rows(Table.LISTING, decode_listed):
+        folder, cookie = pair_of(key)
+        problem = None
+        if cookie in seen:
+            problem = "is used twice"
+        elif not FIRST_COOKIE <= cookie < following:
+            problem = f"was never handed out: the next is {following}"
+        if problem is not None:
+            path = _join(view, folder, listed.name)
+            yield Finding("cookie", f"{os.fsdecode(path)}: cookie {cookie} {problem}", (path,))
+        seen.add(cookie)
+
+
+def link_counts_are_right(view: View) -> Iterator[Finding]:
+    """A link count is the number of names, for a directory 2 and its subdirectories."""
+    subfolders = _subfolders(view)
+    uncounted = _uncounted(view)
+    names = _Names(view)
+    for node in view.inodes():
+        found = names.of(node.inode)
+        if node.inode in view.misnamed:
+            continue
+        if found == 0 and node.nlink and node.inode != ROOT:
+            message = f"inode {node.inode} has no name and is no orphan"
+            yield Finding("nameless", message, (view.path(node.inode),))
+        elif not stat.S_ISDIR(node.mode) or not node.nlink:
+            if node.nlink != found:
+                yield _link_finding(view, node, found)
+        elif node.inode not in uncounted and node.nlink != (
+            wanted := 2 + subfolders.get(node.inode, 0)
+        ):
+            yield _link_finding(view, node, wanted)
+
+
+def _link_finding(view: View, node: Inode, wanted: int) -> Finding:
+    message = f"inode {node.inode} has link count {node.nlink} instead of {wanted}"
+    return Finding("link-count", message, (view.path(node.inode),))
+
+
+def _subfolders(view: View) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for node in view.inodes():
+        if stat.S_ISDIR(node.mode) and node.nlink and node.inode != ROOT:
+            counts[node.parent] = counts.get(node.parent, 0) + 1
+    return counts
+
+
+def _uncounted(view: View) -> set[int]:
+    # The directories of inodes that do not decode: each may be one more subdirectory.
+    found: set[int] = set()
+    for inode in map(number_of, view.broken[Table.INODES]):
+        rows = view.index.pages(
+            Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode, KEY_MAX, KEY_MAX)
+        )
+        found.update(number_of(key[8:]) for key, _ in rows)
+    return found
+
+
+class _Names:
+    """Counts names by inode, in step with a walk over the inodes: both are in order."""
+
+    def __init__(self, view: View) -> None:
+        self._rows = view.rows(Table.PARENTS, decode_parent)
+        self._next = next(self._rows, None)
+
+    def of(self, inode: int) -> int:
+        count = 0
+        while self._next is not None and self._next[1][0] <= inode:
+            count += self._next[1][0] == inode
+            self._next = next(self._rows, None)
+        return count
+
+
+def directories_form_a_tree(view: View) -> Iterator[Finding]:
+    """Every directory lies where its record says, once, and below the root."""
+    parents: dict[int, int] = {}
+    for node in view.inodes():
+        if not stat.S_ISDIR(node.mode) or not node.nlink:
+            if node.parent:
+                message = f"inode {node.inode} has parent {node.parent}, but is in no tree"
+                yield Finding("parent", message, (view.path(node.inode),))
+            continue
+        parents[node.inode] = node.parent
+        if node.inode not in view.misnamed and not _lies_in(view, node.inode, node.parent):
+            message = f"directory {node.inode} does not lie in {node.parent} alone"
+            yield Finding("parent", message, (view.path(node.inode),))
+    if ROOT not in parents and number_key(ROOT) not in view.broken[Table.INODES]:
+        yield Finding("tree", "there is no root directory")
+        return
+    for inode in _astray(view, parents):
+        yield Finding("tree", f"directory {inode} does not lead to the root", (view.path(inode),))
+
+
+def _lies_in(view: View, inode: int, parent: int) -> bool:
+    rows = view.index.pages(Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0))
+    folders = [number_of(key[8:]) for key, _ in rows]
+    if inode == ROOT:
+        return parent == ROOT and not folders
+    return folders in ([parent], [])  # a directory without a name was reported as such
+
+
+def _astray(view: View, parents: dict[int, int]) -> Iterator[int]:
+    # Yields one directory of each branch that ends elsewhere than in the root.
+    known: set[int] = {ROOT}
+    for start in parents:
+        branch: dict[int, None] = {}
+        last = at = start
+        while at in parents and at not in known and at not in branch:
+            branch[at] = None
+            last, at = at, parents[at]
+        if at in branch or (at not in known and not _is_reported(view, last, at)):
+            yield last
+        known.update(branch)
+
+
+def _is_reported(view: View, inode: int, parent: int) -> bool:
+    return inode in view.misnamed or number_key(parent) in view.broken[Table.INODES]
+
+
+def orphans_have_rows(view: View) -> Iterator[Finding]:
+    """An inode without a link has a row that says so, and no other has."""
+    for node in view.inodes():
+        listed = view.has(Table.ORPHANS, number_key(node.inode))
+        if listed and node.nlink:
+            message = f"inode {node.inode} is to be removed, but has {node.nlink} links"
+            yield Finding("orphan", message, (view.path(node.inode),))
+        elif not listed and not node.nlink:
+            message = f"inode {node.inode} has no link and would never be removed"
+            yield Finding("orphan", message, (view.path(node.inode),))
+    for key, inode in view.rows(Table.ORPHANS, decode_mark):
+        if not view.has(Table.INODES, key):
+            yield Finding("orphan", f"inode {inode} is to be removed, but does not exist")
+
+
+def symlinks_have_targets(view: View) -> Iterator[Finding]:
+    """A symbolic link has a target of its size, and nothing else has one."""
+    for node in view.inodes():
+        if stat.S_ISLNK(node.mode):
+            target = view.index.get(Table.SYMLINKS, number_key(node.inode))
+            if target is None or len(target) != node.size:
+                length = "no target" if target is None else f"a target of {len(target)} bytes"
+                message = f"symbolic link {node.inode} has {length} instead of {node.size}"
+                yield Finding("symlink", message, (view.path(node.inode),))
+    for key, _ in view.rows(Table.SYMLINKS, decode_symlink):
+        node_or_none = view.inode(number_of(key))
+        broken = key in view.broken[Table.INODES]
+        if not broken and (node_or_none is None or not stat.S_ISLNK(node_or_none.mode)):
+            message = f"inode {number_of(key)} has a link target, but is no symbolic link"
+            yield Finding("symlink", message, (view.path(number_of(key)),))

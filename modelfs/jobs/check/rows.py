@@ -1,0 +1,184 @@
+"""Invariants of single rows: they decode, their inodes exist, and counters and totals are right."""
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from modelfs.errors import CorruptIndex
+from modelfs.jobs.check.decode import DECODERS, decode_meta, decode_window
+from modelfs.jobs.check.view import Finding, Severity, View
+from modelfs.store.files.staging import WINDOW, window_name
+from modelfs.store.folder import SUPERBLOCK
+from modelfs.store.index.counters import (
+    DEAD_BYTES,
+    DEAD_CHUNKS,
+    FILES,
+    HELD_BYTES,
+    HELD_CHUNKS,
+    LOGICAL,
+    NEXT_CHUNK,
+    NEXT_INODE,
+    NEXT_PACK,
+    SHARED,
+)
+from modelfs.store.index.records import FORMAT_VERSION, StagedWindow
+from modelfs.store.index.tables import (
+    KEY_MAX,
+    ROOT,
+    ChunkId,
+    InodeNumber,
+    Table,
+    number_key,
+    number_of,
+    pair_of,
+)
+
+# The tables whose keys begin with an inode; True where it has to be a regular file's.
+OF_INODES: Final = (
+    (Table.XATTRS, False),
+    (Table.PENDING, False),
+    (Table.UNSETTLED, False),
+    (Table.TRIMS, True),
+    (Table.TENSORS, True),
+    (Table.STAGED, True),
+)
+# The same, and those whose inodes the namespace's invariants look at.
+NAMING: Final = (
+    *(table for table, _ in OF_INODES),
+    Table.INODES,
+    Table.PARENTS,
+    Table.SYMLINKS,
+    Table.EXTENTS,
+    Table.ORPHANS,
+)
+CHUNK_TOTALS: Final = (SHARED, DEAD_CHUNKS, DEAD_BYTES, HELD_CHUNKS, HELD_BYTES)
+COUNTERS: Final = (
+    (NEXT_INODE, Table.INODES),
+    (NEXT_CHUNK, Table.CHUNKS),
+    (NEXT_PACK, Table.PACKS),
+)
+
+
+def rows_decode(view: View) -> Iterator[Finding]:
+    """Every row of every table is one that could have been written."""
+    for table in Table:
+        decode = DECODERS[table]
+        for key, value in view.index.pages(table):
+            try:
+                decode(key, value)
+            except CorruptIndex as exc:
+                view.broken[table].add(key)
+                if table is Table.PARENTS:
+                    view.misnamed.add(InodeNumber(number_of(key)))
+                yield _undecodable(view, table, key, str(exc))
+
+
+def _undecodable(view: View, table: Table, key: bytes, problem: str) -> Finding:
+    message = f"{table.value} row {key[:32].hex()}: {problem}"
+    if table is Table.CHUNKS and len(key) == 8:
+        return view.chunk_finding("row", message, {ChunkId(number_of(key))})
+    files = (view.path(number_of(key)),) if table in NAMING and len(key) >= 8 else ()
+    return Finding("row", message, files)
+
+
+def superblock_is_right(view: View) -> Iterator[Finding]:
+    """The index has a superblock, of a format version that this store's can be."""
+    value = view.index.get(Table.META, SUPERBLOCK)
+    if value is None:
+        yield Finding("superblock", "the index has no superblock")
+    elif not 0 < view.store.superblock.version <= FORMAT_VERSION:
+        message = f"the superblock is of format {view.store.superblock.version}"
+        yield Finding("superblock", message)
+
+
+def counters_are_ahead(view: View) -> Iterator[Finding]:
+    """Numbers that are handed out next are above all in use."""
+    for counter, table in COUNTERS:
+        if counter in view.broken[Table.META]:
+            continue
+        following = view.store.totals.get(counter)
+        first = ROOT + 1 if table is Table.INODES else 1
+        newest = view.index.floor(table, number_key(KEY_MAX), number_key(0))
+        in_use = 0 if newest is None else number_of(newest[0])
+        if following < max(first, in_use + 1):
+            message = f"{counter.decode()} is {following}, but {in_use} is in use"
+            yield Finding("counter", message)
+
+
+def inodes_exist(view: View) -> Iterator[Finding]:
+    """What belongs to an inode belongs to one that exists, and can have it."""
+    for table, regular in OF_INODES:
+        last = None
+        for key, _ in view.index.pages(table):
+            inode = number_of(key)
+            if inode == last or key in view.broken[table]:
+                continue
+            last = inode
+            if (problem := _ownership_problem(view, inode, regular=regular)) is not None:
+                yield Finding("row-inode", f"{table.value} of inode {inode}: {problem}")
+
+
+def _ownership_problem(view: View, inode: int, *, regular: bool) -> str | None:
+    if number_key(inode) in view.broken[Table.INODES]:
+        return None
+    if (node := view.inode(inode)) is None:
+        return "it does not exist"
+    return "it is no regular file" if regular and not stat.S_ISREG(node.mode) else None
+
+
+def windows_are_there(view: View) -> Iterator[Finding]:
+    """A staged window's file is there, and holds the ranges that are said to be durable."""
+    for key, row in view.rows(Table.STAGED, decode_window):
+        inode, number = pair_of(key)
+        problem = _window_problem(view, inode, number, row)
+        if problem is not None and view.is_current(Table.STAGED, key):
+            message = f"window {number} of inode {inode}: {problem}"
+            ranges = [*row.ranges] or [(0, 0)]
+            tensors = view.tensors(inode, ranges[0][0], ranges[-1][1])
+            yield Finding("window", message, (view.path(inode),), tuple(tensors))
+
+
+def _window_problem(view: View, inode: int, number: int, row: StagedWindow) -> str | None:
+    start = number * WINDOW
+    if any(low < start or high > start + WINDOW for low, high in row.ranges):
+        return "it has ranges outside its bounds"
+    name = window_name(inode, number, row.generation)
+    try:
+        length = os.stat(view.store.staging.folder / name).st_size
+    except OSError as exc:
+        return f"its file {name}: {exc.strerror}"
+    if row.ranges and length < row.ranges.stop - start:
+        return f"its file {name} has {length} of {row.ranges.stop - start} bytes"
+    return None
+
+
+def totals_are_right(view: View) -> Iterator[Finding]:
+    """What `stats` and `statfs` tell is what there is."""
+    for name, amount in counted_totals(view).items():
+        if name not in view.broken[Table.META] and view.store.totals.get(name) != amount:
+            told = view.store.totals.get(name)
+            message = f"{name.decode()} is {told}, but adds up to {amount}"
+            yield Finding("total", message, severity=Severity.ACCOUNT)
+
+
+def counted_totals(view: View) -> dict[bytes, int]:
+    """Return what each total has to be, but for those that nothing can be said of."""
+    return _file_totals(view) | _chunk_totals(view)
+
+
+def _file_totals(view: View) -> dict[bytes, int]:
+    if view.broken[Table.INODES]:
+        return {}  # what does not decode cannot be counted
+    files = logical = 0
+    for node in view.inodes():
+        if stat.S_ISREG(node.mode):
+            files, logical = files + 1, logical + node.size
+    return {FILES: files, LOGICAL: logical}
+
+
+def _chunk_totals(view: View) -> dict[bytes, int]:
+    if view.broken[Table.CHUNKS]:
+        return {}
+    told = {key: 0 for key, _ in view.rows(Table.META, decode_meta) if key.startswith(b"form.")}
+    return dict.fromkeys(CHUNK_TOTALS, 0) | told | view.census.totals

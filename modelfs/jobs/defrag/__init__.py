@@ -1,0 +1,1 @@
+"""Defragment: rewrite packs so that files are read in long stretches."""

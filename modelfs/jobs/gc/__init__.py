@@ -1,0 +1,1 @@
+"""Collect garbage: chunks without references, and packs with little in them."""

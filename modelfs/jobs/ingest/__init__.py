@@ -1,0 +1,1 @@
+"""Ingest: staged bytes become chunks and a file map."""

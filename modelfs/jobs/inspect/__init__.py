@@ -1,0 +1,1 @@
+"""Inspect: how one file is stored, tensor by tensor."""

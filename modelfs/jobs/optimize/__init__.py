@@ -1,0 +1,1 @@
+"""Optimize: give each chunk of a tensor its smallest exact form."""

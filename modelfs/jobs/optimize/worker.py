@@ -1,0 +1,244 @@
+"""The optimizer's work on a batch: from tensors to smaller forms of their chunks. Any thread.
+
+A tensor goes by twice: once for its sketch, by which its relatives are found, and once to try what
+they propose on each of its chunks, several at a time. What is exact comes first, since it stores
+next to nothing; then the smaller of a delta and of what the chunk comes to by itself.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptData
+from modelfs.jobs.optimize.attempts import Lead, Leads
+from modelfs.jobs.optimize.batch import Batch, Settled, Target
+from modelfs.jobs.optimize.encoders import rounding
+from modelfs.jobs.optimize.forms import Form, is_worth, near_or_alone
+from modelfs.jobs.optimize.pipeline import Pipeline
+from modelfs.jobs.optimize.rebase import Releaser
+from modelfs.jobs.optimize.related_files import Family
+from modelfs.jobs.optimize.similarity import Candidate, Relation, Relatives
+from modelfs.sketches.sketch import Sampler, Sketch
+from modelfs.store.bad_sectors import as_damage
+from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.files.filemap import FileMaps
+from modelfs.store.files.tensor_view import Stretch, TensorView
+from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index.records import Chunk, ChunkKind, TensorRow
+from modelfs.store.index.tables import InodeNumber
+
+log = logging.getLogger(__name__)
+
+# Chunks that are read ahead of the one that is written next, and are in memory meanwhile.
+AHEAD: Final = 16
+# Tensors of a file without relatives that are waited for. To wait for all of them leaves one of two
+# cores idle, and hardly a file has relatives for none of its first tensors.
+WAITS_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the optimizer is run."""
+
+    depth: int  # as in `Lineage.may_derive`
+    threads: int  # that encode at the same time
+    again: bool  # look at what is settled, too
+
+
+class _Choice(NamedTuple):
+    target: Target
+    form: Form
+    candidate: Candidate | None = None  # that it derives from
+
+
+class Settler:
+    """Finds the forms of a batch's chunks, for one run of the optimizer."""
+
+    def __init__(
+        self,
+        maps: FileMaps,
+        chunks: Chunks,
+        tensors: TensorTable,
+        relatives: Relatives,
+        run: Run,
+    ) -> None:
+        self._maps = maps
+        self._chunks = chunks
+        self._relatives = relatives
+        self._leads = Leads(maps, chunks, run.depth)
+        self._releaser = Releaser(chunks)
+        self._family = Family(relatives, tensors)
+        self._pipeline: Pipeline[_Choice] = Pipeline(run.threads, AHEAD)
+        self._related: set[InodeNumber] = set()  # files that the family knows relatives of
+        self._waits: Counter[InodeNumber] = Counter()  # for what the first tensors tell, by file
+        self._again = run.again
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Let `work` return soon, with what it has by then."""
+        self._stop.set()
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+    def work(self, batch: Batch, writer: ChunkWriter) -> Settled:
+        """Append the smaller forms of a batch's chunks, durably.
+
+        Raises:
+            OSError: the disk is full or failed: the writer is to be given up.
+        """
+        settled = Settled(batch, writer.written)
+        try:
+            for row in batch.rows:
+                self._settle(settled, row, writer)
+            self._pipeline.drain()
+        finally:
+            self._pipeline.drop()
+        for chunk in batch.held:
+            if self._stop.is_set():
+                break
+            self._releaser.release(settled, chunk, writer)
+        writer.finish()
+        settled.stopped = self._stop.is_set()
+        return settled
+
+    # -- a tensor
+
+    def _settle(self, settled: Settled, row: TensorRow, writer: ChunkWriter) -> None:
+        if self._stop.is_set():
+            return
+        view = TensorView(self._maps, self._chunks, settled.batch.inode, row)
+        try:
+            self._look_at(settled, view, writer)
+        except CorruptData as exc:
+            _leave(settled, view, exc)
+        if view.inode not in self._related and self._waits[view.inode] < WAITS_MAX:
+            self._waits[view.inode] += 1
+            self._pipeline.drain()  # it may tell where the file's next tensor finds its relative
+
+    def _look_at(self, settled: Settled, view: TensorView, writer: ChunkWriter) -> None:
+        sketch = self._sketch(view)
+        candidates = self._candidates(view, sketch)
+        targets = [each for each in self._targets(view) if settled.claim(each.chunk)]
+        if targets:
+            exact = self._leads.exact(view, candidates)
+            with as_damage():
+                base = self._leads.nearest(view, targets, candidates)
+            put = partial(self._put, settled, view, writer)
+            for target in targets:
+                self._pipeline.add(partial(self._choose, view, exact, base, target), put)
+        if sketch is not None:
+            settled.sketches.append((view.inode, view.row, sketch))
+        for candidate in candidates:
+            if candidate.relation is Relation.WIDER and not self._stop.is_set():
+                self._narrow(settled, view, candidate, writer)
+
+    def _put(
+        self, settled: Settled, view: TensorView, writer: ChunkWriter, future: Future[_Choice]
+    ) -> None:
+        try:
+            choice = future.result()
+        except CorruptData as exc:
+            _leave(settled, view, exc)
+            return
+        record = choice.target.record
+        if not record.settled or len(choice.form.stored) < record.stored:
+            settled.put(choice.target, choice.form, view.element, writer)
+        if choice.candidate is not None:
+            self._family.accept(view.inode, choice.candidate)
+            self._related.add(view.inode)
+
+    def _sketch(self, view: TensorView) -> Sketch | None:
+        sampler = Sampler(view.row.dtype, view.row.shape, view.size)
+        for stretch in view.stretches:
+            if self._stop.is_set():
+                return None
+            with as_damage():
+                content = self._chunks.gather([stretch.run])
+            sampler.feed(stretch.start, content)
+        return sampler.sketch()
+
+    def _candidates(self, view: TensorView, sketch: Sketch | None) -> list[Candidate]:
+        found = self._family.first(view.inode, view.row, sketch)
+        if sketch is not None:
+            found += self._relatives.candidates(view.inode, view.row, sketch)
+        # The family's come once more among the others, or are the others.
+        known: dict[tuple[Relation, InodeNumber, int, int], Candidate] = {}
+        for each in found:
+            known.setdefault((each.relation, each.inode, each.row.start, each.shift), each)
+        return list(known.values())
+
+    def _targets(self, view: TensorView) -> Iterator[Target]:
+        for stretch in view.stretches:
+            if (target := self._target(stretch)) is not None:
+                yield target
+
+    def _target(self, stretch: Stretch) -> Target | None:
+        record = self._chunks.record(stretch.run.chunk)
+        if (record.settled and not self._again) or not _may_shrink(record):
+            return None
+        whole = stretch.run.skip == 0 and stretch.run.length == record.size
+        return Target(stretch.run.chunk, record, stretch.start, whole)
+
+    # -- a chunk
+
+    def _choose(
+        self, view: TensorView, exact: Sequence[Lead], base: Lead | None, target: Target
+    ) -> _Choice:
+        with as_damage():
+            content = self._chunks.load_current(target.chunk)
+        size = len(content)
+        if target.is_whole:
+            for lead in exact:
+                form = self._tried(lead, target, content)
+                if form is not None and is_worth(form, size, size):
+                    return _Choice(target, form, lead.candidate)
+        near = None
+        if base is not None and target.is_whole:
+            near = self._tried(base, target, content)
+        form = near_or_alone(near, content, view.element, view.grid(target.start))
+        return _Choice(target, form, base.candidate if base and form is near else None)
+
+    def _tried(self, lead: Lead, target: Target, content: bytes) -> Form | None:
+        form = lead.form(content, target.start)
+        return form if form is not None and self._leads.allows(target, form) else None
+
+    # -- a narrower tensor that was stored before
+
+    def _narrow(
+        self, settled: Settled, view: TensorView, candidate: Candidate, writer: ChunkWriter
+    ) -> None:
+        """Derive the chunks of another tensor from this one, by rounding."""
+        narrow = self._leads.view(candidate)
+        lead = Lead(candidate, rounding(view, narrow.row.dtype))
+        for stretch in narrow.stretches:
+            chunk, skip, length = stretch.run
+            record = self._chunks.record(chunk)
+            if skip or length != record.size or not _may_shrink(record):
+                continue
+            with as_damage():
+                content = self._chunks.load_current(chunk)
+            target = Target(chunk, record, stretch.start)
+            form = self._tried(lead, target, content)
+            fits = form is not None and is_worth(form, length, record.stored)
+            if form is not None and fits and settled.claim(chunk):
+                settled.put(target, form, narrow.element, writer)
+
+
+def _leave(settled: Settled, view: TensorView, exc: CorruptData) -> None:
+    settled.damaged += 1
+    log.error("tensor %s of file %d stays as it is: %s", view.row.name, view.inode, exc)
+
+
+def _may_shrink(record: Chunk) -> bool:
+    # What is derived without anything stored is as small as it gets.
+    return not record.is_lost and (
+        record.kind is not ChunkKind.DERIVED or record.codec is CodecId.DELTA
+    )

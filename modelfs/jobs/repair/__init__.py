@@ -1,0 +1,1 @@
+"""Repair a store: restore what other records still say, name the rest."""

@@ -1,0 +1,105 @@
+"""What repair took out of a store, kept for whoever wants to look at it or to save more of it.
+
+`STORE/quarantine/` has files that were moved there whole (packs, staging files), the stored bytes
+of single damaged chunks, copies of a damaged index, and `rows.jsonl`: one JSON object for each row
+of the index that was removed or changed though it was no mere sum of others, with its table, its
+key and value in hexadecimal, and why. Nothing in the store refers to any of it: delete it at will.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.index.tables import Table
+
+FOLDER: Final = "quarantine"
+ROWS: Final = "rows.jsonl"
+
+
+class Quarantine:
+    """The quarantine of one store. What goes there is durable after `flush`, moves at once."""
+
+    def __init__(self, store: Path) -> None:
+        self.folder = store / FOLDER
+        self._rows: list[str] = []
+        self._contents: list[tuple[str, bytes]] = []
+        self._moves: list[Path] = []
+
+    def add_row(self, table: Table, key: bytes, value: bytes, why: str) -> None:
+        row = {
+            "at": int(time.time()),
+            "table": table.value,
+            "key": key.hex(),
+            "value": value.hex(),
+            "why": why,
+        }
+        self._rows.append(json.dumps(row) + "\n")
+
+    def add_content(self, name: str, content: bytes) -> None:
+        self._contents.append((name, content))
+
+    def add_file(self, path: Path) -> None:
+        """Have a file moved by `move_files`, once no commit mentions it any more."""
+        self._moves.append(path)
+
+    def flush(self) -> None:
+        """Make the rows and contents durable that were added."""
+        if not self._rows and not self._contents:
+            return
+        self._make()
+        for name, content in self._contents:
+            _write(self._free(name), content)
+        if self._rows:
+            _write(self.folder / ROWS, "".join(self._rows).encode())
+        sync_folder(self.folder)
+        self._rows, self._contents = [], []
+
+    def move_files(self) -> None:
+        """Move the files that were added."""
+        for path in self._moves:
+            if path.exists():
+                self._make()
+                path.rename(self._free(path.name))
+                sync_folder(path.parent)
+                sync_folder(self.folder)
+        self._moves = []
+
+    def copy(self, path: Path, name: str) -> None:
+        """Keep a copy of a file, durable when this returns."""
+        self._make()
+        with path.open("rb") as source, self._free(name).open("xb") as target:
+            while piece := source.read(1 << 20):
+                target.write(piece)
+            target.flush()
+            os.fsync(target.fileno())
+        sync_folder(self.folder)
+
+    def content(self) -> tuple[int, int]:
+        """Return how many files there are, and their bytes."""
+        if not self.folder.is_dir():
+            return 0, 0
+        sizes = [path.lstat().st_size for path in self.folder.iterdir()]
+        return len(sizes), sum(sizes)
+
+    def _make(self) -> None:
+        if not self.folder.is_dir():
+            self.folder.mkdir(mode=0o700)
+            sync_folder(self.folder.parent)
+
+    def _free(self, name: str) -> Path:
+        # Never over what an earlier repair kept.
+        path, number = self.folder / name, 0
+        while path.exists():
+            number += 1
+            path = self.folder / f"{name}.{number}"
+        return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Scrub: read every stored byte, and name what the disk has lost."""

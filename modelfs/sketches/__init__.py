@@ -1,0 +1,1 @@
+"""Sketches of tensors, by which similar ones are found. Pure."""

@@ -1,0 +1,231 @@
+"""A tensor's sketch: the few hundred bytes by which its relatives are found.
+
+The content goes by once, in order, and three things are kept of it:
+
+*Samples*: values at positions that depend on nothing but the position itself (`samples`). The hash
+of all of them is the tensor's *exact key*, and the hash of what rounding makes of them is the exact
+key of its cast; so it is with what the usual ways to quantise make of them, given the lowest and
+the highest of all values. The values where a transposed tensor has its samples hash to the
+transposed one's.
+
+*Bands*: bits that say which of two sampled values is larger, the winner-take-all hash of Yagnik et
+al., "The Power of Comparative Reasoning" (ICCV 2011), in bands as usual for locality-sensitive
+hashing. If a fine-tune moves weights by a part `t` of their spread, a bit flips with probability
+atan(t) / pi whatever the scale, so that with t = 0.03 five in six bands survive, and of unrelated
+tensors one in a million collides. Comparisons need no exponents: integers have bands, too.
+
+*Rows*: the rows with the smallest hashes (`rows`), for what two tensors have in common elsewhere
+than at their start.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from modelfs.codecs import quantise
+from modelfs.codecs.elements import element_of
+from modelfs.sketches.rows import Rows
+from modelfs.sketches.samples import (
+    CASTS,
+    PER_OCTAVE,
+    Positions,
+    Samples,
+    Values,
+    distance,
+    ordinals,
+    own_bits,
+    positions,
+)
+
+# Tensors below this have no sketch: a row of the index would cost a tenth of them.
+SIZE_MIN: Final = 1 << 10
+# A pair of values for each bit: as many as fit into 128 pairs.
+BITS: Final = 20
+BANDS: Final = 6
+BANDS_OF_HALF: Final = 2
+
+Ordinals = NDArray[np.int64]
+
+
+class Kept(NamedTuple):
+    """How much of a tensor's sketch is worth its room in the index."""
+
+    bands: int
+    samples: int  # of each octave
+    rows: int
+    schemes: int  # by which it is quantised
+
+
+# By size in bytes: tensors below it.
+KEPT: Final = (
+    (16 << 10, Kept(0, 0, 2, 0)),
+    (128 << 10, Kept(2, 8, 2, 2)),
+    (1 << 20, Kept(4, 16, 6, 4)),
+    (4 << 20, Kept(8, 24, 12, 4)),
+    (1 << 64, Kept(8, 24, 24, 4)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What is known of a tensor once its content went by. All keys are 64-bit hashes.
+
+    Attributes:
+        dtype: of the tensor, as in its row.
+        count: of scalars: a complex number is two, and where dtypes are packed bytes are counted.
+        exact: dtype and exact key of this tensor itself, then of its casts to narrower dtypes
+            and of what it is usually quantised to; none if all samples are the same.
+        widened: the narrower dtypes whose every sampled value, widened, is this tensor's.
+        transposed: the exact key of this tensor with its last two axes swapped; None without them.
+        bands: those of the tensor's longest power-of-two prefix, then those of half of it.
+        samples: some of the sampled values, for `samples.distance`; None in small tensors.
+        rows: key and byte offset in the tensor of the rows with the smallest hashes, smallest
+            first; of a vector, of its windows. All are worth looking up, and
+        listed: as many of them are worth being listed.
+        bits: about how many bits per scalar the tensor takes by itself, in byte planes.
+    """
+
+    dtype: str
+    count: int
+    exact: tuple[tuple[str, int], ...]
+    widened: tuple[str, ...]
+    transposed: int | None
+    bands: tuple[int, ...]
+    samples: Samples | None
+    rows: tuple[tuple[int, int], ...]
+    listed: int
+    bits: float
+
+    def bits_from(self, source: Samples) -> float:
+        """Return how many it takes about with a source of such samples, of the same dtype.
+
+        What lies beyond the end of a shorter source is as it is by itself.
+        """
+        if self.samples is None:
+            return self.bits
+        share = min(source.count, self.count) / self.count
+        return share * distance(self.samples, source) + (1 - share) * self.bits
+
+
+class Sampler:
+    """Takes the sketch of one tensor from its content, as it goes by."""
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], size: int) -> None:
+        """Begin; a shape that does not say `size` bytes is passed over."""
+        self._dtype = dtype
+        self._size = size
+        self._width = element_of(dtype).width
+        self._count = size // self._width
+        self._rows = Rows(shape, self._width, size)
+        self._here = positions(self._count) if size >= SIZE_MIN else np.empty(0, np.int64)
+        self._there = _swapped(self._here, shape, self._count)
+        picked = np.concatenate([self._here, self._there])
+        self._order = np.argsort(picked, kind="stable")
+        self._picked = picked[self._order]
+        self._values: Values = np.empty(len(picked), f"<u{self._width}")
+        self._extremes = quantise.Extremes() if dtype == quantise.SOURCE else None
+        self._at = 0
+        self._begun = b""  # of an element of which the rest is still to come
+
+    def feed(self, offset: int, content: bytes) -> None:
+        """Take the next bytes of the tensor; cuts may lie anywhere.
+
+        `offset` is relative to the tensor's start. After a gap nothing more is looked at.
+        """
+        if offset != self._at or self._size < SIZE_MIN:
+            return
+        self._at += len(content)
+        self._rows.feed(memoryview(content))
+        self._pick(offset - len(self._begun), self._begun + content if self._begun else content)
+
+    def _pick(self, start: int, content: bytes) -> None:
+        first, count = start // self._width, len(content) // self._width
+        low, high = np.searchsorted(self._picked, (first, first + count))
+        elements = np.frombuffer(content, self._values.dtype, count)
+        self._values[self._order[low:high]] = elements[self._picked[low:high] - first]
+        if self._extremes is not None:
+            self._extremes.feed(content)
+        self._begun = content[count * self._width :]
+
+    def sketch(self) -> Sketch | None:
+        """Return the sketch; None if the tensor is too small, or not all of it was fed."""
+        if self._at != self._size or self._size < SIZE_MIN:
+            return None
+        values, swapped = np.split(self._values, [len(self._here)])
+        kept = next(kept for below, kept in KEPT if self._size < below)
+        rounded = self._rounded(values)
+        exact = [(self._dtype, values), *(rounded if kept.samples else ())]
+        exact += self._quantised(values, kept.schemes)
+        # Constant tensors are told by themselves, and would all be found by one another.
+        exact = exact if (values != values[0]).any() else []
+        return Sketch(
+            self._dtype,
+            self._count,
+            tuple((dtype, self._exact(dtype, each)) for dtype, each in exact),
+            tuple(dtype for dtype, each in rounded if self._is_widened(dtype, each, values)),
+            self._exact(self._dtype, swapped) if exact and len(swapped) else None,
+            tuple(_bands(values, self._dtype, self._count))[: kept.bands],
+            self._samples(values, kept.samples),
+            tuple(self._rows.smallest()),
+            kept.rows,
+            own_bits(values, self._dtype),
+        )
+
+    def _rounded(self, values: Values) -> list[tuple[str, Values]]:
+        casts = CASTS.get(self._dtype, {})
+        return [(dtype, narrow(values)) for dtype, (narrow, _) in casts.items()]
+
+    def _quantised(self, values: Values, schemes: int) -> Iterator[tuple[str, Values]]:
+        if self._extremes is None:
+            return
+        for parameters in quantise.usual(self._extremes, schemes):
+            numbers = np.frombuffer(quantise.quantised(values.view("<f4"), parameters), "u1")
+            if (numbers != numbers[0]).any():
+                yield parameters.dtype, numbers
+
+    def _is_widened(self, dtype: str, rounded: Values, values: Values) -> bool:
+        _, widen = CASTS[self._dtype][dtype]
+        return np.array_equal(widen(rounded), values)
+
+    def _samples(self, values: Values, per_octave: int) -> Samples | None:
+        if not per_octave:
+            return None
+        return Samples.thinned(self._dtype, self._count, values, per_octave)
+
+    def _exact(self, dtype: str, values: Values) -> int:
+        head = f"{dtype} {self._count} ".encode()
+        return xxhash.xxh3_64_intdigest(head + values.tobytes())
+
+
+def _swapped(picked: Positions, shape: tuple[int, ...], count: int) -> Positions:
+    """Return where a tensor has what is at `picked` once its last axes are swapped."""
+    if len(shape) < 2 or math.prod(shape) != count or min(shape[-2:]) < 2:
+        return np.empty(0, np.int64)
+    rows, columns = shape[-2:]
+    before, within = np.divmod(picked, rows * columns)
+    column, row = np.divmod(within, rows)
+    where: Positions = before * (rows * columns) + row * columns + column
+    return where
+
+
+def _bands(values: Values, dtype: str, count: int) -> Iterator[int]:
+    placed = ordinals(values, dtype)
+    octaves = [placed[-at * PER_OCTAVE :][:PER_OCTAVE] for at in (3, 2, 1)]
+    top = count.bit_length() - 1
+    for number in range(BANDS):
+        yield from _band(f"{dtype} {top} {number}", octaves[0], octaves[1], number)
+    for number in range(BANDS_OF_HALF):
+        yield from _band(f"{dtype} {top - 1} {number}", octaves[1], octaves[2], number)
+
+
+def _band(name: str, later: Ordinals, earlier: Ordinals, number: int) -> Iterator[int]:
+    part = slice(number * BITS, (number + 1) * BITS)
+    larger = later[part] > earlier[part]
+    # Bits that are nearly all the same say that it is sparse or sorted, not which tensor it is.
+    if 2 <= larger.sum() <= BITS - 2:
+        yield xxhash.xxh3_64_intdigest(f"{name} ".encode() + np.packbits(larger).tobytes())

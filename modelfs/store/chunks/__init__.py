@@ -1,0 +1,1 @@
+"""Chunks: their records, their bytes, and what derives from what."""

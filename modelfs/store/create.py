@@ -1,0 +1,90 @@
+"""Making an empty store."""
+
+import os
+import secrets
+import stat
+import time
+import uuid
+from pathlib import Path
+from typing import Final
+
+from modelfs.errors import NotAStore
+from modelfs.formats.layout import Format
+from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.files.inodes import Nodes
+from modelfs.store.folder import (
+    FORMAT_FILE,
+    FORMAT_TEXT,
+    INDEX,
+    LOCK_FILE,
+    PACKS,
+    STAGING,
+    SUPERBLOCK,
+)
+from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Totals
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import FORMAT_VERSION, Inode, Superblock
+from modelfs.store.index.tables import ROOT, Table
+
+CHUNK_SIZE: Final = 1 << 20
+
+
+def make_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
+    """Make an empty store, readable by its owner only, in a new or empty folder.
+
+    Raises:
+        NotAStore: the folder has something in it.
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if any(folder.iterdir()):
+        raise NotAStore(f"{folder} is not empty")
+    folder.chmod(0o700)
+    for name in (INDEX, PACKS, STAGING):
+        (folder / name).mkdir(mode=0o700)
+    (folder / LOCK_FILE).touch(0o600)
+    index = Index(folder / INDEX)
+    with index.change():
+        _fill(index, chunk_size)
+    index.commit()
+    index.close()
+    sync_folder(folder / INDEX)
+    sync_folder(folder)
+    # Last, when all else is durable, since a folder with this file is a store.
+    format_file = folder / FORMAT_FILE
+    format_file.touch(0o600)
+    format_file.write_text(FORMAT_TEXT.format(version=FORMAT_VERSION))
+    with format_file.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(folder)
+    sync_folder(folder.absolute().parent)
+
+
+def _fill(index: Index, chunk_size: int) -> None:
+    now = time.time_ns()
+    block = Superblock(
+        version=FORMAT_VERSION,
+        chunk_size=chunk_size,
+        hash_seed=secrets.randbits(64),
+        uuid=uuid.uuid4().bytes,
+        created_ns=now,
+    )
+    index.put(Table.META, SUPERBLOCK, block.to_bytes())
+    totals = Totals(index)
+    for counter, first in ((NEXT_INODE, ROOT + 1), (NEXT_CHUNK, 1), (NEXT_PACK, 1)):
+        totals.set(counter, first)
+    root = Inode(
+        inode=ROOT,
+        mode=stat.S_IFDIR | 0o755,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        nlink=2,
+        size=0,
+        rdev=0,
+        atime_ns=now,
+        mtime_ns=now,
+        ctime_ns=now,
+        parent=ROOT,
+        format=Format.PLAIN,
+    )
+    Nodes(index, totals).put(root)

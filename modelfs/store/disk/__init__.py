@@ -1,0 +1,1 @@
+"""The disk: descriptors and room."""

@@ -1,0 +1,1 @@
+"""Files: inodes, names, maps, staged bytes, content."""

@@ -1,0 +1,376 @@
+"""File content: the committed map overlaid by what is staged.
+
+Reading and writing have two halves. The first, on the thread that owns the store, says what is
+where; it touches the index and no file content. The second moves the bytes and may run on any
+thread. What the first half found stays readable until the second is done, whatever happens between.
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from modelfs.errors import CorruptChunk, FileTooLarge
+from modelfs.store.chunks.table import Chunks
+from modelfs.store.disk.descriptors import Descriptor, read_at, read_into, write_at
+from modelfs.store.files.extent_cache import Locator
+from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.staging import WINDOW, StagedFile, Staging, Window
+from modelfs.store.index.records import Chunk, ChunkKind, Inode
+from modelfs.store.index.tables import ChunkId, InodeNumber
+from modelfs.store.packs.pack import Packs
+
+# The kernel's own limit for a file's size.
+SIZE_MAX: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class HoleRun:
+    """Zeros."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileRun:
+    """Bytes that lie in a file as they are: staged ones, or plain chunks that were verified."""
+
+    file: Descriptor
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRun:
+    """A part of a chunk that must be verified or decoded first."""
+
+    chunk: ChunkId
+    record: Chunk
+    skip: int
+    size: int
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the chunk ends with it."""
+        return self.skip + self.size == self.record.size
+
+
+Run = HoleRun | FileRun | ChunkRun
+
+
+@dataclass(frozen=True, slots=True)
+class WritePart:
+    """Bytes on their way into one window's staging file."""
+
+    window: Window
+    file: Descriptor
+    start: int  # in the file
+    data: memoryview
+
+
+class Contents:
+    """What the bytes of each file are."""
+
+    def __init__(
+        self, nodes: Nodes, locator: Locator, chunks: Chunks, packs: Packs, staging: Staging
+    ) -> None:
+        self._nodes = nodes
+        self._locator = locator
+        self._chunks = chunks
+        self._packs = packs
+        self._staging = staging
+
+    def node(self, inode: InodeNumber) -> Inode:
+        """Return the inode's record with the size and times that its staged content gives it."""
+        node = self._nodes.get(inode)
+        if (staged := self._staging.find(inode)) is None:
+            return node
+        return _overlaid(node, staged)
+
+    def staged(self, inode: InodeNumber) -> StagedFile:
+        """Return the content state to change, a new one if there is none."""
+        if (found := self._staging.find(inode)) is not None:
+            return found
+        return self._staging.adopt(self.snapshot(inode))
+
+    def snapshot(self, inode: InodeNumber) -> StagedFile:
+        """Return a copy of the content state that any thread may plan reads with."""
+        if (found := self._staging.find(inode)) is not None:
+            return found.copy()
+        node = self._nodes.get(inode)
+        return StagedFile(inode, node.size, node.mtime_ns, node.ctime_ns, least=node.size)
+
+    # -- reading
+
+    def plan(self, inode: InodeNumber, start: int, size: int) -> list[Run]:
+        """Say where the bytes from `start` on are: at most `size` of them, fewer at the end."""
+        if (staged := self._staging.find(inode)) is not None:
+            return self.plan_staged(staged, start, size)
+        return self._plan(inode, None, start, min(start + size, self._nodes.get(inode).size))
+
+    def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[Run]:
+        """Do the same for bytes that nobody has asked for: fewer where they are cut very small."""
+        return self.plan(inode, start, min(size, self._locator.reach(inode, start)))
+
+    def plan_staged(self, staged: StagedFile, start: int, size: int) -> list[Run]:
+        """Do the same for a content state, which may be a copy. Then any thread may ask."""
+        return self._plan(staged.inode, staged, start, min(start + size, staged.size))
+
+    def _plan(
+        self, inode: InodeNumber, staged: StagedFile | None, start: int, stop: int
+    ) -> list[Run]:
+        runs: list[Run] = []
+        at = start
+        for run_start, run in self._found(inode, staged, start, stop):
+            if run_start > at:
+                runs.append(HoleRun(run_start - at))
+            _append(runs, run)
+            at = run_start + run.size
+        if at < stop:
+            runs.append(HoleRun(stop - at))
+        return runs
+
+    def _found(
+        self, inode: InodeNumber, staged: StagedFile | None, start: int, stop: int
+    ) -> Iterator[tuple[int, Run]]:
+        # Everything but the holes, in order, with its offset in the file.
+        if staged is None:
+            yield from self._mapped(inode, start, stop)
+            return
+        at = start
+        seen = stop if staged.visible is None else min(stop, staged.visible)
+        for window, low, high in staged.within(start, stop):
+            yield from self._mapped(inode, at, min(low, seen))
+            file = self._staging.descriptor(inode, window)
+            yield low, FileRun(file, low - window.start, high - low)
+            at = high
+        yield from self._mapped(inode, at, seen)
+
+    def _mapped(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[int, Run]]:
+        if start >= stop:
+            return
+        for extent, record in self._locator.find(inode, start, stop):
+            run: Run
+            if record.kind is ChunkKind.PLAIN and self._chunks.is_verified(record):
+                file = self._packs.descriptor(record.pack)
+                run = FileRun(file, record.offset + extent.skip, extent.length)
+            else:
+                run = ChunkRun(extent.chunk, record, extent.skip, extent.length)
+            yield extent.start, run
+
+    def fill(self, runs: list[Run], into: memoryview) -> None:
+        """Read what was planned. Any thread.
+
+        Raises:
+            CorruptChunk: a chunk is damaged or missing.
+            OSError: the backing disk failed.
+        """
+        at = 0
+        for run in runs:
+            self._fill_one(run, into[at : at + run.size])
+            at += run.size
+
+    def read(self, inode: InodeNumber, start: int, size: int) -> bytes:
+        """Plan and read at once."""
+        return self.gather(self.plan(inode, start, size))
+
+    def gather(self, runs: list[Run]) -> bytes:
+        """Read what was planned into new memory. Any thread."""
+        match runs:
+            case [FileRun(file, offset, size)]:
+                data = read_at(file, offset, size)
+                _check_length(len(data), size)
+                return data
+            case [ChunkRun(chunk, record, 0, size)] if size == record.size:
+                return self._load(chunk, record)
+        buffer = bytearray(sum(run.size for run in runs))
+        self.fill(runs, memoryview(buffer))
+        return bytes(buffer)
+
+    def _fill_one(self, run: Run, into: memoryview) -> None:
+        match run:
+            case HoleRun():
+                into[:] = bytes(len(into))
+            case FileRun(file, offset, _):
+                _check_length(read_into(file, offset, into), len(into))
+            case ChunkRun(chunk, record, skip, _):
+                self._read_chunk(chunk, record, skip, into)
+
+    def _read_chunk(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
+        try:
+            self._chunks.read_into(chunk, record, skip, into)
+        except CorruptChunk:
+            self._chunks.read_into(chunk, self._moved(chunk, record), skip, into)
+
+    def is_ready(self, run: ChunkRun) -> bool:
+        """Say whether there is nothing left for `prepare` to do. Any thread."""
+        return self._chunks.holds(run.chunk, run.record)
+
+    def peek(self, run: ChunkRun) -> memoryview | None:
+        """Return the bytes of a run that was decoded and is in memory still. Any thread."""
+        content = self._chunks.peek(run.chunk, run.record)
+        return None if content is None else memoryview(content)[run.skip : run.skip + run.size]
+
+    def let_go(self, run: ChunkRun) -> None:
+        """Keep a decoded chunk in memory no longer for somebody who has read it to its end."""
+        self._chunks.let_go(run.chunk, run.record)
+
+    def prepare(self, run: ChunkRun) -> None:
+        """Verify or decode what a later read will want. Any thread.
+
+        Raises:
+            CorruptChunk: it is damaged or missing.
+            OSError: the backing disk failed.
+        """
+        try:
+            self._chunks.prepare(run.chunk, run.record)
+        except CorruptChunk:
+            self._chunks.prepare(run.chunk, self._moved(run.chunk, run.record))
+
+    def _load(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content, checked. Any thread.
+
+        Raises:
+            CorruptChunk: it is damaged or missing.
+        """
+        try:
+            return self._chunks.load(chunk, record)
+        except CorruptChunk:
+            return self._chunks.load(chunk, self._moved(chunk, record))
+
+    def _moved(self, chunk: ChunkId, record: Chunk) -> Chunk:
+        # Inside `except`: gc may have moved a chunk since a read of it was planned, and deleted the
+        # pack that it was in. If it did not, the error stands.
+        now = self._chunks.find(chunk)
+        if now is None or (now.pack, now.offset) == (record.pack, record.offset):
+            raise  # noqa: PLE0704
+        return now
+
+    # -- writing
+
+    def begin_write(self, inode: InodeNumber, offset: int, data: memoryview) -> list[WritePart]:
+        """Say where written bytes go. Then `write_parts`, then `end_write`, whatever happens.
+
+        Raises:
+            FileTooLarge: the write ends past the largest size.
+            OSError: a staging file cannot be made.
+        """
+        if offset + len(data) > SIZE_MAX:
+            raise FileTooLarge(f"{offset + len(data)} bytes")
+        staged = self.staged(inode)
+        parts: list[WritePart] = []
+        while data:
+            window = self._staging.window(staged, offset // WINDOW)
+            size = min(len(data), window.start + WINDOW - offset)
+            file = self._staging.descriptor(inode, window, create=not window.ranges)
+            parts.append(WritePart(window, file, offset, data[:size]))
+            offset, data = offset + size, data[size:]
+        for part in parts:
+            part.window.version += 1
+            part.window.writing += 1
+        return parts
+
+    def end_write(self, inode: InodeNumber, parts: list[WritePart], written: int) -> None:
+        """Take note of the first `written` bytes of a write."""
+        now = time.time_ns()
+        staged = self.staged(inode)
+        for part in parts:
+            part.window.version += 1
+            part.window.writing -= 1
+            size = min(len(part.data), written)
+            written -= size
+            if staged.windows.get(part.window.number) is part.window and size:
+                part.window.ranges.add(part.start, part.start + size)
+                part.window.dirty = True
+                staged.size = max(staged.size, part.start + size)
+        staged.mtime_ns = staged.ctime_ns = now
+        _mark(staged)
+
+    def write(self, inode: InodeNumber, offset: int, data: bytes) -> None:
+        """Write at once."""
+        parts = self.begin_write(inode, offset, memoryview(data))
+        written = 0
+        try:
+            for part in parts:
+                write_part(part)
+                written += len(part.data)
+        finally:
+            self.end_write(inode, parts, written)
+
+    def truncate(self, inode: InodeNumber, size: int) -> None:
+        """Set a file's size; what is new reads as zeros. Costs nothing for its size.
+
+        Raises:
+            FileTooLarge: past the largest size.
+        """
+        if size > SIZE_MAX:
+            raise FileTooLarge(f"{size} bytes")
+        staged = self.staged(inode)
+        if size < staged.size:
+            self._cut(staged, size)
+        staged.size = size
+        staged.least = min(staged.least, size)
+        staged.mtime_ns = staged.ctime_ns = time.time_ns()
+        _mark(staged)
+
+    def _cut(self, staged: StagedFile, size: int) -> None:
+        staged.visible = size if staged.visible is None else min(size, staged.visible)
+        staged.epoch += 1
+        for window in list(staged.windows.values()):
+            if window.start >= size:
+                window.version += 1
+                self._staging.supersede(staged, window)
+            elif window.ranges.stop > size:
+                window.version += 1
+                window.ranges.remove(size, window.start + WINDOW)
+                window.dirty = True
+
+
+def write_part(part: WritePart) -> None:
+    """Write one part into its staging file. Any thread.
+
+    Raises:
+        OSError: the backing disk is full or failed; part of the bytes may be written.
+    """
+    write_at(part.file, part.start - part.window.start, [part.data])
+
+
+def _mark(staged: StagedFile) -> None:
+    if not staged.dirty:
+        staged.dirty_since = time.monotonic()
+    staged.dirty = True
+
+
+def _overlaid(node: Inode, staged: StagedFile) -> Inode:
+    return Inode(
+        node.inode,
+        node.mode,
+        node.uid,
+        node.gid,
+        node.nlink,
+        staged.size,
+        node.rdev,
+        node.atime_ns,
+        staged.mtime_ns,
+        max(staged.ctime_ns, node.ctime_ns),
+        node.parent,
+        node.format,
+    )
+
+
+def _append(runs: list[Run], run: Run) -> None:
+    # Neighbours in the file that are neighbours in a pack are read in one go.
+    match (runs[-1] if runs else None, run):
+        case (FileRun(last, offset, size), FileRun(file, start, more)) if (
+            last is file and offset + size == start
+        ):
+            runs[-1] = FileRun(file, offset, size + more)
+        case _:
+            runs.append(run)
+
+
+def _check_length(got: int, wanted: int) -> None:
+    # Not zeros: what is staged was written, to its last byte.
+    if got < wanted:
+        raise OSError(errno.EIO, "a file of the store is shorter than the index says")

@@ -1,0 +1,71 @@
+"""Removing what nobody can reach any more: the inodes without a name that nobody has open."""
+
+from typing import Final
+
+from modelfs.store.files.filemap import FileMaps
+from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.staging import Staging
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, prefix_end
+
+# Rows removed in one go, so that no request waits long for a large file's end.
+SLICE: Final = 100
+OF_ONE_ROW: Final = (
+    Table.SYMLINKS,
+    Table.TRIMS,
+    Table.PENDING,
+    Table.ORPHANS,
+    Table.UNSETTLED,
+)
+
+
+class Reaper:
+    """Removes orphans a slice at a time."""
+
+    def __init__(self, index: Index, nodes: Nodes, maps: FileMaps, staging: Staging) -> None:
+        self._index = index
+        self._nodes = nodes
+        self._maps = maps
+        self._staging = staging
+        self._removed = Table.META, b""  # the last row of a slice, while more are to come
+
+    def orphans(self) -> list[InodeNumber]:
+        """Return the inodes without a name, open or not."""
+        return [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.ORPHANS)]
+
+    def reap(self, inode: InodeNumber) -> bool:
+        """Remove a slice of an orphan that nobody refers to; say whether nothing is left."""
+        if self._index.get(Table.ORPHANS, number_key(inode)) is None:
+            return True  # it has a name, and whoever takes it for an orphan is wrong
+        with self._index.change():
+            gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
+            if gone:
+                self._nodes.delete(inode)
+                for table in OF_ONE_ROW:
+                    self._index.delete(table, number_key(inode))
+            self._drop_staged(inode)
+        return gone
+
+    def _remove_rows(self, inode: InodeNumber) -> bool:
+        prefix = number_key(inode)
+        for table in (Table.XATTRS, Table.TENSORS):
+            rows = self._index.scan(table, self._start(table, prefix), prefix_end(prefix), SLICE)
+            for key, _ in rows:
+                self._index.delete(table, key)
+            if len(rows) == SLICE:
+                self._removed = table, rows[-1][0]
+                return False
+        return True
+
+    def _start(self, table: Table, prefix: bytes) -> bytes:
+        # Behind the slice before: see `FileMaps.trim`.
+        last_table, last = self._removed
+        if last_table is not table or not last.startswith(prefix):
+            return prefix
+        return prefix if self._index.get(table, last) is not None else last + b"\0"
+
+    def _drop_staged(self, inode: InodeNumber) -> None:
+        if (staged := self._staging.find(inode)) is not None:
+            self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
+            staged.superseded = []
+            self._staging.release(inode)

@@ -1,0 +1,322 @@
+"""Staging: what was written to a file and is not in chunks yet.
+
+Theory of operation. A file's content is its committed map overlaid by staged ranges. Staged bytes
+lie in plain sparse files, one for each *window* of `WINDOW` bytes of the file, at their offset in
+the window; any order of writes, holes and rewrites work, and a write at offset 10^15 costs no more
+than one at 0. A window's file is never cut or punched: when its content has become chunks, or the
+file was truncated, the whole window is dropped and its file deleted once the index that no longer
+mentions it is durable. Readers that were planned before keep their descriptor, so no lock and no
+grace period is needed. A window that is begun again gets a new generation and so a new file.
+
+What the index knows of it is what the last flush made durable: the size, the times, and for each
+window its generation and ranges. Truncation hides the committed map from `visible` on; the extents
+behind it are removed in slices, later. A window that truncation drops is only *superseded*: its row
+and its file stay until a flush or ingest has something newer to put there. So after a crash a file
+is what its last flush made it, except that bytes rewritten inside ranges that were already durable
+may be there too, as on other file systems.
+
+The version of a window counts the beginning and the end of each write, so that ingest can tell
+whether what it read is still what is there.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from modelfs.errors import CorruptIndex
+from modelfs.store.disk.descriptors import Descriptor, Descriptors, sync, sync_folder
+from modelfs.store.index.index import Index
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import StagedWindow
+from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
+
+log = logging.getLogger(__name__)
+
+WINDOW: Final = 64 << 20
+
+
+@dataclass(slots=True)
+class Window:
+    """One window of a file that has staged bytes. Offsets in `ranges` are the file's."""
+
+    number: int
+    generation: int
+    ranges: RangeSet = field(default_factory=RangeSet)
+    version: int = 0
+    writing: int = 0  # writes under way
+    dirty: bool = False  # bytes or ranges that no flush has made durable
+    failed: bool = False  # a flush failed: the kernel may have dropped what it could not write
+
+    @property
+    def start(self) -> int:
+        return self.number * WINDOW
+
+    @property
+    def full(self) -> bool:
+        return self.ranges.size == WINDOW
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What no other window, and no other state of this one, has."""
+        return self.generation, self.version
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was begun for a write that failed."""
+        return not self.ranges and not self.writing
+
+
+@dataclass(slots=True)
+class StagedFile:
+    """The content state of a file that differs from what its inode record and map say."""
+
+    inode: InodeNumber
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    least: int  # the smallest size since the inode record was last brought up to date
+    visible: int | None = None  # the committed map counts only up to here; None: all of it
+    windows: dict[int, Window] = field(default_factory=dict)
+    superseded: list[Window] = field(default_factory=list)
+    dirty: bool = False  # size, times or `visible` that no flush has made durable
+    dirty_since: float = 0.0  # monotonic seconds; when it was last clean
+    epoch: int = 0  # counts cuts, flushes and what ingest did: each voids a flush under way
+
+    def copy(self) -> "StagedFile":
+        """Return a copy for another thread to plan reads with."""
+        windows = {
+            number: dataclasses.replace(window, ranges=window.ranges.copy())
+            for number, window in self.windows.items()
+        }
+        return dataclasses.replace(self, windows=windows, superseded=[])
+
+    @property
+    def failed(self) -> bool:
+        return any(window.failed for window in self.windows.values())
+
+    @property
+    def staged_bytes(self) -> int:
+        return sum(window.ranges.size for window in self.windows.values())
+
+    def ranges(self) -> RangeSet:
+        """Return all staged ranges."""
+        numbers = sorted(self.windows)
+        return RangeSet(pair for number in numbers for pair in self.windows[number].ranges)
+
+    def within(self, start: int, stop: int) -> Iterator[tuple[Window, int, int]]:
+        """Yield the staged parts of `[start, stop)` in order, each with its window."""
+        for number in self._numbers(start, stop):
+            window = self.windows[number]
+            for low, high in window.ranges.within(start, stop):
+                yield window, low, high
+
+    def differs(self, frozen: "StagedFile") -> bool:
+        """Whether there is something to flush that an earlier copy, now flushed, did not have."""
+        return (
+            self.size != frozen.size
+            or self.mtime_ns != frozen.mtime_ns
+            or self.ctime_ns != frozen.ctime_ns
+            or self.visible != frozen.visible
+            or any(window.dirty for window in self.windows.values())
+        )
+
+    def _numbers(self, start: int, stop: int) -> Iterator[int]:
+        # Whichever is fewer: windows that exist, or windows in the range.
+        first, last = start // WINDOW, (stop - 1) // WINDOW
+        if last - first < len(self.windows):
+            return (number for number in range(first, last + 1) if number in self.windows)
+        return (number for number in sorted(self.windows) if first <= number <= last)
+
+
+def windows_of(start: int, stop: int) -> set[int]:
+    """Return the numbers of the windows that `[start, stop)` lies in."""
+    return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
+
+
+def stamp_of(staged: StagedFile | None, number: int) -> tuple[int, int] | None:
+    window = None if staged is None else staged.windows.get(number)
+    return None if window is None else window.stamp
+
+
+def is_written(staged: StagedFile | None, number: int) -> bool:
+    window = None if staged is None else staged.windows.get(number)
+    return window is not None and window.writing > 0
+
+
+def window_name(inode: int, number: int, generation: int) -> str:
+    return f"{inode:x}-{number:x}-{generation:x}"
+
+
+class Staging:
+    """The staging files of a store, and the content state of the inodes that have any."""
+
+    def __init__(self, folder: Path, index: Index, *, read_only: bool = False) -> None:
+        self.folder = folder
+        self._index = index
+        self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
+        self._staged: dict[InodeNumber, StagedFile] = {}
+        self._doomed: list[str] = []
+        self.damaged = False  # rows were lost, so that files may be of use that no row mentions
+        self._generation = 0
+        self._created = 0  # counts the times that a file may have been made
+        self._named = 0  # as many of them are durable in the folder
+
+    def __iter__(self) -> Iterator[StagedFile]:
+        return iter(list(self._staged.values()))
+
+    def __len__(self) -> int:
+        return len(self._staged)
+
+    def find(self, inode: InodeNumber) -> StagedFile | None:
+        return self._staged.get(inode)
+
+    def adopt(self, staged: StagedFile) -> StagedFile:
+        """Begin to keep the content state of an inode."""
+        return self._staged.setdefault(staged.inode, staged)
+
+    def release(self, inode: InodeNumber) -> None:
+        """Stop keeping it, because the inode record and the map now say everything."""
+        staged = self._staged.pop(inode)
+        assert not staged.windows, "released with staged bytes"
+
+    # -- windows
+
+    def window(self, staged: StagedFile, number: int) -> Window:
+        """Return a window to write to, a new one if there is none."""
+        if (found := staged.windows.get(number)) is not None:
+            return found
+        self._generation += 1
+        window = Window(number, self._generation)
+        staged.windows[number] = window
+        return window
+
+    def supersede(self, staged: StagedFile, window: Window) -> None:
+        """Forget what is staged in a window, because the file was cut before it."""
+        del staged.windows[window.number]
+        staged.superseded.append(window)
+
+    def drop(self, staged: StagedFile, windows: list[Window]) -> None:
+        """Remove windows' rows and forget the windows. Inside a change of the index, at its end.
+
+        The files are deleted by `sweep`, which is for after the next commit.
+        """
+        recorded = [window for window in windows if self._is_recorded(staged.inode, window)]
+        for window in recorded:
+            self._index.delete(Table.STAGED, pair_key(staged.inode, window.number))
+        for window in windows:
+            self._doomed.append(window_name(staged.inode, window.number, window.generation))
+            if staged.windows.get(window.number) is window:
+                del staged.windows[window.number]
+
+    def _is_recorded(self, inode: InodeNumber, window: Window) -> bool:
+        # The row may be that of an older window, dropped earlier or still to be.
+        value = self._index.get(Table.STAGED, pair_key(inode, window.number))
+        return value is not None and StagedWindow.from_bytes(value).generation == window.generation
+
+    def descriptor(self, inode: InodeNumber, window: Window, *, create: bool = False) -> Descriptor:
+        """Return a window's open file.
+
+        Raises:
+            OSError: it cannot be opened, or made.
+        """
+        name = window_name(inode, window.number, window.generation)
+        file = self._files.get(name, os.O_CREAT if create else 0)
+        self._created += create
+        return file
+
+    def doomed(self) -> list[str]:
+        """Hand over the files that may be deleted once all changes made so far are durable."""
+        doomed, self._doomed = self._doomed, []
+        return doomed
+
+    def doom(self, names: list[str]) -> None:
+        """Take files back that `doomed` handed over, because the commit failed."""
+        self._doomed.extend(names)
+
+    def sweep(self, doomed: list[str]) -> None:
+        """Delete dropped windows' files. Any thread."""
+        for name in doomed:
+            self._files.forget(name)
+            (self.folder / name).unlink(missing_ok=True)
+
+    # -- durability
+
+    def sync(self, inode: InodeNumber, windows: list[Window]) -> None:
+        """Make the bytes in windows durable, and their files' names. Any thread.
+
+        Windows that were dropped meanwhile are passed over: then the flush will be void.
+
+        Raises:
+            OSError: it is not known what is durable.
+        """
+        for window in windows:
+            try:
+                sync(self.descriptor(inode, window))
+            except FileNotFoundError:
+                if self._has(inode, window):
+                    raise
+        # A number and no flag: what is created while the folder is synced may not be durable, and
+        # another thread's sync may still fail.
+        if (created := self._created) != self._named:
+            sync_folder(self.folder)
+            self._named = created
+
+    def _has(self, inode: InodeNumber, window: Window) -> bool:
+        staged = self.find(inode)
+        now = None if staged is None else staged.windows.get(window.number)
+        return now is not None and now.generation == window.generation
+
+    def record(self, inode: InodeNumber, window: Window, ranges: RangeSet) -> None:
+        """Put into the index that `ranges` of a window are durable."""
+        row = StagedWindow(window.generation, ranges)
+        self._index.put(Table.STAGED, pair_key(inode, window.number), row.to_bytes())
+
+    def record_visible(self, inode: InodeNumber, visible: int | None) -> None:
+        """Put into the index from where on an inode's map is not to be seen; None: nowhere."""
+        if visible is None:
+            self._index.delete(Table.TRIMS, number_key(inode))
+        else:
+            self._index.put(Table.TRIMS, number_key(inode), number_key(visible))
+
+    # -- opening and closing a store
+
+    def stored(self) -> Iterator[tuple[InodeNumber, dict[int, Window], int | None]]:
+        """Yield what the index says is staged: inode, windows, and where its map ends."""
+        windows: dict[InodeNumber, dict[int, Window]] = {}
+        for key, value in self._index.pages(Table.STAGED):
+            try:
+                inode, number = pair_of(key)
+                row = StagedWindow.from_bytes(value)
+            except CorruptIndex as exc:
+                log.error("the staged window with key %s is lost: %s", key.hex(), exc)
+                self.damaged = True
+                continue
+            window = Window(number, row.generation, row.ranges)
+            windows.setdefault(InodeNumber(inode), {})[number] = window
+        trims = {
+            InodeNumber(number_of(key)): number_of(value)
+            for key, value in self._index.pages(Table.TRIMS)
+        }
+        for inode in sorted(windows.keys() | trims.keys()):
+            yield inode, windows.get(inode, {}), trims.get(inode)
+
+    def start_generations_at(self, generation: int) -> None:
+        self._generation = generation
+
+    def unmentioned(self) -> list[str]:
+        """Return the staging files that the index does not mention; none if it is damaged."""
+        if self.damaged:
+            return []
+        known = {
+            window_name(staged.inode, window.number, window.generation)
+            for staged in self
+            for window in staged.windows.values()
+        }
+        return [path.name for path in self.folder.iterdir() if path.name not in known]
+
+    def close(self) -> None:
+        self._files.clear()

@@ -1,0 +1,1 @@
+"""The index: records, tables, and the LMDB environment under them."""

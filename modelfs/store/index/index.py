@@ -1,0 +1,328 @@
+"""The index: LMDB below, and in memory what has changed since its last commit.
+
+Theory of operation. Committing LMDB means an fsync, and its write transactions belong to the thread
+that began them; requests can afford neither. So changes go to a *memtable* (the idea of log-
+structured merge trees: O'Neil et al., 1996), and a commit has three steps:
+
+1. `seal()`: the active memtable becomes the sealed one and an empty one takes its place. Instant.
+2. `Batch.write()`: on any thread, one LMDB transaction applies the sealed memtable and syncs.
+3. `release()`: the sealed memtable is dropped, since LMDB now says the same.
+
+A reader asks the active memtable, then the sealed one, then LMDB, in this order: whatever step a
+commit is in, it sees every change, and the change that came last. Changes made between two seals
+reach the disk together or not at all. Inside that, `change()` makes one operation atomic: if it
+raises, what it had put is taken back.
+
+All changes are made on one thread; reads may come from any. The lock guards the sorted memtables
+against being read in the middle of an insertion, and is never held while LMDB is asked.
+"""
+
+import heapq
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+import lmdb
+from sortedcontainers import SortedDict
+
+from modelfs.errors import StoreReadOnly
+from modelfs.store.index.environment import MAP_SIZE, Environment
+from modelfs.store.index.tables import Table
+
+# Rows read in one transaction: LMDB reuses no page that a transaction may still read.
+SCAN_PAGE: Final = 1000
+# Above every key: LMDB's longest is 511 bytes.
+KEY_END: Final = b"\xff" * 512
+
+Row = tuple[bytes, bytes]
+Memtable = dict[Table, "SortedDict[bytes, bytes | None]"]
+
+
+def _empty() -> Memtable:
+    return {table: SortedDict() for table in Table}
+
+
+class Batch:
+    """The sealed changes of one commit."""
+
+    def __init__(self, index: "Index", changes: Memtable) -> None:
+        self._index = index
+        self._changes = changes
+
+    def write(self) -> None:
+        """Apply the changes to LMDB and make them durable. Any thread, one at a time.
+
+        Raises:
+            StoreFull: the disk or the map is full. Nothing was written; the changes stay sealed
+                and visible, and the next batch has them too.
+        """
+        self._index.apply(self._changes)
+
+
+class Index:
+    """Sorted tables of bytes to bytes, changed in atomic groups."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        unchanging: bool = False,
+        map_size: int = MAP_SIZE,
+    ) -> None:
+        """Open the index; `unchanging` if it is read-only, and nobody else may write it."""
+        self._read_only = read_only
+        self._others_write = read_only and not unchanging
+        self._lock = threading.Lock()
+        self._active = _empty()
+        self._sealed: Memtable | None = None
+        self._undo: list[tuple[Table, bytes, bytes | None, bool]] | None = None
+        self._changed = False
+        self._versions = dict.fromkeys(Table, 0)
+        self._pin: lmdb.Transaction[bytes] | None = None
+        self._env = Environment(folder, read_only=read_only, map_size=map_size)
+
+    def close(self) -> None:
+        self._env.close()
+
+    # -- reading
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        with self._lock:
+            for layer in self._layers():
+                if key in layer[table]:
+                    value: bytes | None = layer[table][key]
+                    return value
+        if not self._env.has(table):
+            return None
+        with self._snapshot() as snapshot:
+            return snapshot.get(key, db=self._env.database(table))
+
+    def scan(self, table: Table, start: bytes, stop: bytes, limit: int = SCAN_PAGE) -> list[Row]:
+        """Return the first `limit` rows whose keys are in `[start, stop)`, in order."""
+        changed, stop = self._changes_in(table, start, stop, limit)
+        rows = self._committed(table, start, stop, limit, changed)
+        if not changed:
+            return rows
+        rows.extend((key, value) for key, value in changed.items() if value is not None)
+        return sorted(rows)[:limit]
+
+    def pages(self, table: Table, start: bytes = b"", stop: bytes = KEY_END) -> Iterator[Row]:
+        """Yield every row whose key is in `[start, stop)`; changes made meanwhile may show."""
+        while rows := self.scan(table, start, stop):
+            yield from rows
+            if len(rows) < SCAN_PAGE:
+                return
+            start = rows[-1][0] + b"\0"
+
+    def floor(self, table: Table, key: bytes, low: bytes) -> Row | None:
+        """Return the last row whose key is in `[low, key]`."""
+        while True:
+            found = self._floor_key(table, key, low)
+            if found is None:
+                return None
+            if (value := self.get(table, found)) is not None:
+                return found, value
+            if not (key := _before(found)) >= low:
+                return None
+
+    def _floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
+        with self._lock:
+            found = [
+                next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
+            ]
+        if not self._env.has(table):
+            return None
+        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
+            if (cursor.set_range(key) and cursor.key() == key) or (
+                cursor.prev() if cursor.key() else cursor.last()
+            ):
+                found.append(cursor.key() if low <= cursor.key() <= key else None)
+        return max((each for each in found if each is not None), default=None)
+
+    def _committed(
+        self, table: Table, start: bytes, stop: bytes, limit: int, hidden: dict[bytes, bytes | None]
+    ) -> list[Row]:
+        rows: list[Row] = []
+        if not self._env.has(table):
+            return rows
+        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    if key >= stop or len(rows) >= limit:
+                        break
+                    if key not in hidden:
+                        rows.append((key, value))
+        return rows
+
+    def _changes_in(
+        self, table: Table, start: bytes, stop: bytes, limit: int
+    ) -> tuple[dict[bytes, bytes | None], bytes]:
+        # Returns the changed rows up to the limit-th that is not a deletion, and the key before
+        # which they are all.
+        changed: dict[bytes, bytes | None] = {}
+        live = 0
+        with self._lock:
+            layers = [layer[table] for layer in self._layers()]
+            keys = (layer.irange(start, stop, inclusive=(True, False)) for layer in layers)
+            for key in heapq.merge(*keys):
+                if key not in changed:
+                    changed[key] = next(layer[key] for layer in layers if key in layer)
+                    live += changed[key] is not None
+                if live == limit:
+                    return changed, key + b"\0"
+        return changed, stop
+
+    def _layers(self) -> tuple[Memtable, ...]:
+        return (self._active,) if self._sealed is None else (self._active, self._sealed)
+
+    def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
+        return self._env.transaction() if self._pin is None else nullcontext(self._pin)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Let all reads inside see one commit, whatever another process commits. One thread.
+
+        On an index that is open for writing this pins nothing: the changes are its owner's. Inside
+        another such block it is part of that.
+        """
+        if not self._read_only or self._pin is not None:
+            yield
+            return
+        with self._env.transaction() as snapshot:
+            self._pin = snapshot
+            try:
+                yield
+            finally:
+                self._pin = None
+
+    def get_newest(self, table: Table, key: bytes) -> bytes | None:
+        """Return a value as the last commit has it, even while reads are pinned."""
+        if not self._read_only or not self._env.has(table):
+            return self.get(table, key)
+        with self._env.transaction() as snapshot:
+            return snapshot.get(key, db=self._env.database(table))
+
+    def version(self, table: Table) -> int:
+        """Return a number that changes with the table: what was read holds while it stays."""
+        return self.snapshot_id() if self._others_write else self._versions[table]
+
+    # -- changing
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Group changes: all of them are made, or none if the block raises."""
+        if self._undo is not None:
+            yield
+            return
+        if self._read_only:
+            raise StoreReadOnly("the store is open for reading only")
+        self._undo = []
+        try:
+            yield
+        except BaseException:
+            self._roll_back(self._undo)
+            raise
+        finally:
+            self._undo = None
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._set(table, key, value)
+
+    def delete(self, table: Table, key: bytes) -> None:
+        """Remove `key`; it need not be there."""
+        if self.get(table, key) is not None:  # scans would have to step over what hides nothing
+            self._set(table, key, None)
+
+    def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
+        assert self._undo is not None, "changes are made inside change()"
+        rows = self._active[table]
+        self._undo.append((table, key, rows.get(key), key in rows))
+        with self._lock:
+            rows[key] = value
+        self._versions[table] += 1
+        self._changed = True
+
+    def _roll_back(self, undo: list[tuple[Table, bytes, bytes | None, bool]]) -> None:
+        with self._lock:
+            for table, key, value, was_there in reversed(undo):
+                self._versions[table] += 1
+                if was_there:
+                    self._active[table][key] = value
+                else:
+                    del self._active[table][key]
+
+    # -- committing
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there are changes that no commit has made durable."""
+        return self._changed or self._sealed is not None
+
+    @property
+    def changes(self) -> int:
+        """How many rows have changed since the last seal."""
+        return sum(map(len, self._active.values()))
+
+    def seal(self) -> Batch:
+        """Begin a commit of every change made so far. The batch before must be released.
+
+        If the batch before failed, its changes are part of this one.
+        """
+        assert self._undo is None, "sealed in the middle of a change"
+        with self._lock:
+            if self._sealed is not None:
+                for table, rows in self._active.items():
+                    self._sealed[table].update(rows)
+            else:
+                self._sealed = self._active
+            self._active = _empty()
+        self._changed = False
+        return Batch(self, self._sealed)
+
+    def release(self) -> None:
+        """End a commit whose batch was written."""
+        with self._lock:
+            self._sealed = None
+
+    def commit(self) -> None:
+        """Do all three steps of a commit here and now."""
+        if self.dirty:
+            self.seal().write()
+            self.release()
+
+    def apply(self, changes: Memtable) -> None:
+        def work(transaction: "lmdb.Transaction[bytes]") -> None:
+            for table, rows in changes.items():
+                database = self._env.database(table)
+                for key, value in rows.items():
+                    if value is None:
+                        transaction.delete(key, db=database)
+                    else:
+                        transaction.put(key, value, db=database)
+
+        self._env.write(work)
+
+    def sync(self) -> None:
+        """Make the last commit durable, should the process that wrote it have been killed at it.
+
+        Raises:
+            OSError: it is not known whether it is.
+        """
+        self._env.sync()
+
+    def snapshot_id(self) -> int:
+        """Return the number of LMDB's last committed transaction."""
+        return self._env.snapshot_id()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the index that are in use, as of the last commit."""
+        return self._env.used()
+
+
+def _before(key: bytes) -> bytes:
+    # Keys that `floor` is asked for are two u64; the one before is one less.
+    return (int.from_bytes(key, "big") - 1).to_bytes(len(key), "big")

@@ -1,0 +1,450 @@
+"""The values of the index: fixed little-endian layouts, each specified by its record's docstring.
+
+Decoding validates: a record that comes back is one that could have been written, anything else
+raises `CorruptIndex`.
+"""
+
+import dataclasses
+import enum
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Final, Self
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptIndex
+from modelfs.formats.layout import Format
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
+
+# 1 had neither derived chunks nor what the last 8 bytes of a chunk record say; 2 no factored ones.
+FORMAT_VERSION = 3
+# Above every offset in a file of the disk, and every number that was ever handed out.
+OFFSET_END: Final = 1 << 62
+# The digest of a lost chunk of which not even that is known.
+UNKNOWN: Final = bytes(16)
+
+
+class ChunkKind(enum.IntEnum):
+    """How a chunk's bytes are come by. Stored: never renumber."""
+
+    PLAIN = 0
+    CODED = 1
+    LOST = 2  # its stored bytes are gone: reads fail until a good copy comes
+    DERIVED = 3  # from other chunks: what is stored is a `Recipe`
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """What the store is; written once, by mkfs, unless repair has to make it anew.
+
+    Value layout, 40 bytes::
+
+        offset  type      field
+        0       u32       version    format version of the whole store
+        4       u32       chunk_size bytes; the grid that long tensors are cut on
+        8       u64       hash_seed  seed of every XXH3-128 content hash
+        16      bytes 16  uuid
+        32      i64       created_ns
+    """
+
+    version: int
+    chunk_size: int
+    hash_seed: int
+    uuid: bytes
+    created_ns: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQ16sq")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.version, self.chunk_size, self.hash_seed, self.uuid, self.created_ns
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Decode the superblock.
+
+        Raises:
+            CorruptIndex: wrong length, or a chunk size that no store has.
+        """
+        try:
+            block = cls(*cls.LAYOUT.unpack(value))
+        except struct.error as exc:
+            raise CorruptIndex(f"superblock {value.hex()}: {exc}") from exc
+        if not 4096 <= block.chunk_size <= 1 << 30:
+            raise CorruptIndex(f"superblock: chunk size {block.chunk_size}")
+        return block
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """A file, directory or other node.
+
+    Value layout, 80 bytes::
+
+        offset  type  field
+        0       u32   mode      type and permission bits, as in st_mode
+        4       u32   uid
+        8       u32   gid
+        12      u32   nlink     0: no name left, kept while it is open
+        16      u64   size      bytes
+        24      u64   rdev      device number of a device node
+        32      i64   atime_ns  since the epoch; changed by utimens only
+        40      i64   mtime_ns
+        48      i64   ctime_ns
+        56      u64   parent    of a directory; 0 for anything else and for the removed
+        64      u16   format    `Format` its content was recognised as
+        66      -     zero
+    """
+
+    inode: InodeNumber
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    rdev: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    parent: InodeNumber
+    format: Format
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIIIQQqqqQH14x")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.mode,
+            self.uid,
+            self.gid,
+            self.nlink,
+            self.size,
+            self.rdev,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+            self.parent,
+            self.format,
+        )
+
+    @classmethod
+    def from_bytes(cls, inode: int, value: bytes) -> Self:
+        """Decode the value stored under `inode`.
+
+        Raises:
+            CorruptIndex: wrong length, or an unknown format number.
+        """
+        try:
+            *fields, parent, number = cls.LAYOUT.unpack(value)
+            recognised = Format(number)
+            return cls(InodeNumber(inode), *fields, InodeNumber(parent), recognised)  # type: ignore[call-arg]
+        except (struct.error, ValueError) as exc:
+            raise CorruptIndex(f"inode {inode}: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Dentry:
+    """A name's inode, and its cookie: its place in the listing, never used twice in a store.
+
+    Value layout, 16 bytes: u64 inode, u64 cookie.
+    """
+
+    inode: InodeNumber
+    cookie: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQ")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(self.inode, self.cookie)
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        try:
+            inode, cookie = cls.LAYOUT.unpack(value)
+        except struct.error as exc:
+            raise CorruptIndex(f"dentry {value.hex()}: {exc}") from exc
+        return cls(InodeNumber(inode), cookie)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of a directory's listing. Value layout: u64 inode, then the name."""
+
+    inode: InodeNumber
+    name: bytes
+
+    def to_bytes(self) -> bytes:
+        return self.inode.to_bytes(8, "little") + self.name
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        if len(value) < 9:
+            raise CorruptIndex(f"listing entry {value.hex()}")
+        return cls(InodeNumber(int.from_bytes(value[:8], "little")), value[8:])
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of file bytes inside one chunk.
+
+    Value layout, 16 bytes::
+
+        offset  type  field
+        0       u64   chunk
+        8       u32   skip    bytes of the chunk before the run
+        12      u32   length  bytes, at least 1
+    """
+
+    start: int  # bytes from the start of the file; part of the key
+    chunk: ChunkId
+    skip: int
+    length: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QII")
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(self.chunk, self.skip, self.length)
+
+    @classmethod
+    def from_bytes(cls, start: int, value: bytes) -> Self:
+        try:
+            chunk, skip, length = cls.LAYOUT.unpack(value)
+        except struct.error as exc:
+            raise CorruptIndex(f"extent {value.hex()}: {exc}") from exc
+        if not length:
+            raise CorruptIndex(f"extent {value.hex()}: no length")
+        return cls(start, ChunkId(chunk), skip, length)
+
+    def part(self, start: int, stop: int) -> Self:
+        """Return the run's part inside `[start, stop)`, offsets in the file."""
+        start, stop = max(start, self.start), min(stop, self.stop)
+        return type(self)(start, self.chunk, self.skip + start - self.start, stop - start)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Where a chunk's bytes are, how to read them, and how much points to it.
+
+    A lost chunk lies in no pack: its pack, offset and stored are zero. Size, codec, checksum and
+    digest are still those of its content, by which a good copy is known and comes to be stored as
+    it was. If even those were lost, the digest is zero, no row of the hashes leads to the chunk,
+    and it only keeps what uses it from being read as anything.
+
+    A chunk is alive while extents or other chunks' recipes need it. One that only recipes need is
+    *held*: it stays until they are written anew without it.
+
+    Value layout, 80 bytes (format 1: the first 72)::
+
+        offset  type      field
+        0       u8        kind      `ChunkKind`
+        1       u8        codec     `CodecId` of the stored bytes, or of the derivation
+        2       u8        settled   1: the optimizer has looked for its smallest form
+        3       u8        element   code of the `Element` that it then took its numbers for, or 0
+        4       u32       size      bytes after decoding
+        8       u64       pack
+        16      u64       offset    of the stored bytes, from the start of the pack
+        24      u32       stored    bytes in the pack
+        28      u32       uses      extents that point here
+        32      u64       used      sum of those extents' lengths, in bytes
+        40      u64       checksum  XXH3-64 of the stored bytes
+        48      bytes 16  digest    XXH3-128 of the decoded bytes, the store's seed
+        64      u32       pins      chunks that derive from it
+        68      -         zero
+        72      u64       proof     XXH3-64 of the decoded bytes; 0: not known
+    """
+
+    kind: ChunkKind
+    codec: CodecId
+    size: int
+    pack: PackId
+    offset: int
+    stored: int
+    uses: int
+    used: int
+    checksum: int
+    digest: bytes
+    pins: int = 0
+    proof: int = 0
+    settled: bool = False
+    element: int = 0
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBBBIQQIIQQ16sI4xQ")
+    LENGTH_1: ClassVar[int] = 72
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.kind,
+            self.codec,
+            self.settled,
+            self.element,
+            self.size,
+            self.pack,
+            self.offset,
+            self.stored,
+            self.uses,
+            self.used,
+            self.checksum,
+            self.digest,
+            self.pins,
+            self.proof,
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Decode an index value.
+
+        Raises:
+            CorruptIndex: wrong length, or a kind or codec number that was never assigned.
+        """
+        full = value + bytes(8) if len(value) == cls.LENGTH_1 else value
+        try:
+            kind, codec, settled, element, *rest = cls.LAYOUT.unpack(full)
+            size, pack, offset, stored, *counts = rest
+            uses, used, checksum, digest, pins, proof = counts
+            record = cls(
+                ChunkKind(kind),
+                CodecId(codec),
+                size,
+                PackId(pack),
+                offset,
+                stored,
+                uses,
+                used,
+                checksum,
+                digest,
+                pins,
+                proof,
+                settled == 1,
+                element,
+            )
+        except (struct.error, ValueError) as exc:
+            raise CorruptIndex(f"chunk {value.hex()}: {exc}") from exc
+        if offset >= OFFSET_END or settled > 1:
+            raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
+        return record
+
+    @property
+    def form(self) -> str:
+        """The name under which `stats` counts it."""
+        plain = self.kind in (ChunkKind.PLAIN, ChunkKind.LOST)
+        return self.kind.name.lower() if plain else self.codec.name.lower()
+
+    @property
+    def alive(self) -> bool:
+        return self.uses > 0 or self.pins > 0
+
+    @property
+    def held(self) -> bool:
+        """Whether only other chunks' recipes need it."""
+        return not self.uses and self.pins > 0
+
+    @property
+    def is_lost(self) -> bool:
+        return self.kind is ChunkKind.LOST
+
+    def as_lost(self) -> Self:
+        """Return the record that is left when the stored bytes are gone."""
+        return dataclasses.replace(self, kind=ChunkKind.LOST, pack=PackId(0), offset=0, stored=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PackRow:
+    """What the index vouches for in a pack.
+
+    Value layout, 24 bytes: u64 stop (bytes of the file that are durable and accounted for),
+    u64 live (stored bytes of chunks in it), u64 zero.
+    """
+
+    stop: int
+    live: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQ8x")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(self.stop, self.live)
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        try:
+            return cls(*cls.LAYOUT.unpack(value))
+        except struct.error as exc:
+            raise CorruptIndex(f"pack row {value.hex()}: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class StagedWindow:
+    """Which bytes of one window of a file are durable in a staging file.
+
+    Value layout: u64 generation (part of the staging file's name), then for each range u64
+    start, u64 stop, in bytes from the start of the file.
+    """
+
+    generation: int
+    ranges: RangeSet
+
+    def to_bytes(self) -> bytes:
+        flat = [number for pair in self.ranges for number in pair]
+        return struct.pack(f"<{1 + len(flat)}Q", self.generation, *flat)
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Decode an index value.
+
+        Raises:
+            CorruptIndex: odd length, or ranges out of order.
+        """
+        if len(value) % 16 != 8:
+            raise CorruptIndex(f"staged window of {len(value)} bytes")
+        generation, *flat = struct.unpack(f"<{len(value) // 8}Q", value)
+        if any(low >= high for low, high in pairwise(flat)):
+            raise CorruptIndex("staged window: ranges out of order")
+        return cls(generation, RangeSet(zip(flat[::2], flat[1::2], strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """A tensor of a file, as `inspect` shows it.
+
+    Value layout::
+
+        type       field
+        u64        size   bytes; its start is in the key
+        u8         length of dtype
+        u8         number of dimensions
+        bytes      dtype
+        u64 each   dimensions
+        bytes      name, UTF-8
+    """
+
+    start: int
+    size: int
+    dtype: str
+    shape: tuple[int, ...]
+    name: str
+
+    HEAD: ClassVar[struct.Struct] = struct.Struct("<QBB")
+
+    def to_bytes(self) -> bytes:
+        dtype = self.dtype.encode()
+        head = self.HEAD.pack(self.size, len(dtype), len(self.shape))
+        dims = struct.pack(f"<{len(self.shape)}Q", *self.shape)
+        return head + dtype + dims + self.name.encode(errors="surrogatepass")
+
+    @classmethod
+    def from_bytes(cls, start: int, value: bytes) -> Self:
+        try:
+            size, letters, dimensions = cls.HEAD.unpack_from(value)
+            at = cls.HEAD.size + letters
+            dtype = value[cls.HEAD.size : at].decode()
+            shape = struct.unpack_from(f"<{dimensions}Q", value, at)
+            name = value[at + 8 * dimensions :].decode(errors="surrogatepass")
+        except (struct.error, ValueError) as exc:
+            raise CorruptIndex(f"tensor row {value.hex()}: {exc}") from exc
+        if at > len(value):
+            raise CorruptIndex(f"tensor row {value.hex()}: it ends inside the dtype")
+        return cls(start, size, dtype, shape, name)

@@ -1,0 +1,1 @@
+"""Packs: append-only files of chunks."""

@@ -1,0 +1,154 @@
+"""Segments: many chunks side by side, the unit in which packs are written.
+
+Inside a segment the chunks' bytes lie next to each other without headers in between, so that a
+tensor's consecutive chunks are read in one go (the unit is that of Rosenblum's and Ousterhout's
+log-structured file system, 1992). Bytes in, values out: `pack` does the reading and writing.
+
+Segment, little-endian::
+
+    offset  type      field
+    0       bytes 4   magic    "MSEG"
+    4       u32       count    of chunks, at most 1,024
+    8       u64       size     of the whole segment, a multiple of 4,096
+    16      u64       check    XXH3-64 of bytes 0 to 16 and the entries
+    24      entry 40  each     u64 chunk, u64 offset in the pack, u32 stored, u32 size, u8 kind,
+                               u8 codec, u16 zero, u32 zero, u64 checksum of the stored bytes
+    then the chunks' bytes; plain ones of `ALIGN_FROM` bytes or more start at a multiple of 4,096
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+import xxhash
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptPack
+from modelfs.store.disk.descriptors import IOV_MAX
+from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.tables import ChunkId
+
+SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks, from which on it is written
+PAGE: Final = 4096
+# Below this, padding to a page would cost more than 6 % of the chunk.
+ALIGN_FROM: Final = 64 << 10
+
+HEAD: Final = struct.Struct("<4sIQQ")
+MAGIC: Final = b"MSEG"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One chunk in a segment's table: where its stored bytes are in the pack."""
+
+    chunk: ChunkId
+    offset: int
+    stored: int
+    size: int
+    kind: ChunkKind
+    codec: CodecId
+    checksum: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQIIBB6xQ")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.chunk, self.offset, self.stored, self.size, self.kind, self.codec, self.checksum
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Decode a line of the table.
+
+        Raises:
+            CorruptPack: a kind or codec number that was never assigned.
+        """
+        chunk, offset, stored, size, number, codec, checksum = cls.LAYOUT.unpack(value)
+        try:
+            kind, form = ChunkKind(number), CodecId(codec)
+        except ValueError as exc:
+            raise CorruptPack(f"segment entry {value.hex()}: {exc}") from exc
+        return cls(ChunkId(chunk), offset, stored, size, kind, form, checksum)
+
+
+class Segment:
+    """Chunks on their way into a pack."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[ChunkId, ChunkKind, CodecId, int, bytes]] = []
+        self.stored = 0  # bytes, without headers and padding
+        self.raw = 0  # bytes when decoded, which whoever fills a segment has in memory
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    @property
+    def size_at_most(self) -> int:
+        return self.stored + (len(self._chunks) + 2) * (PAGE + Entry.LAYOUT.size)
+
+    @property
+    def full(self) -> bool:
+        return self.raw >= SEGMENT_SIZE or len(self._chunks) >= IOV_MAX // 2 - 2
+
+    def add(
+        self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
+    ) -> None:
+        """Add a chunk of `size` bytes when decoded. The buffer is kept until it is written."""
+        self._chunks.append((chunk, kind, codec, size, stored))
+        self.stored += len(stored)
+        self.raw += size
+
+    def laid_out(self, start: int) -> tuple[list[Entry], list[bytes], int]:
+        """Return the entries, the buffers to write at `start`, and their size together."""
+        table_size = HEAD.size + len(self._chunks) * Entry.LAYOUT.size
+        offset = start + table_size
+        entries: list[Entry] = []
+        buffers: list[bytes] = [b""]
+        for chunk, kind, codec, size, stored in self._chunks:
+            if kind is ChunkKind.PLAIN and len(stored) >= ALIGN_FROM:
+                buffers.append(bytes(-offset % PAGE))
+                offset += len(buffers[-1])
+            checksum = xxhash.xxh3_64_intdigest(stored)
+            entries.append(Entry(chunk, offset, len(stored), size, kind, codec, checksum))
+            buffers.append(stored)
+            offset += len(stored)
+        buffers.append(bytes(-offset % PAGE))
+        size = offset + len(buffers[-1]) - start
+        table = b"".join(entry.to_bytes() for entry in entries)
+        head = HEAD.pack(MAGIC, len(entries), size, 0)[:-8]
+        check = xxhash.xxh3_64_intdigest(head + table)
+        buffers[0] = head + check.to_bytes(8, "little") + table
+        return entries, [buffer for buffer in buffers if buffer], size
+
+
+def sizes_of(head: bytes, room: int, where: str) -> tuple[int, int]:
+    """Return the bytes of the whole segment that begins with `head`, and of its table.
+
+    Args:
+        head: its first `HEAD.size` bytes.
+        room: how many bytes it may have.
+        where: it is, for messages.
+
+    Raises:
+        CorruptPack: no segment begins so.
+    """
+    magic, count, size, _ = HEAD.unpack(head)
+    if magic != MAGIC or not 0 < size <= room or size % PAGE:
+        raise CorruptPack(f"{where}: there is none")
+    table_size = count * Entry.LAYOUT.size
+    if count > IOV_MAX or table_size > size:
+        raise CorruptPack(f"{where}: table too long")
+    return size, table_size
+
+
+def decode_table(head: bytes, table: bytes, where: str) -> list[Entry]:
+    """Return the entries of a segment's table.
+
+    Raises:
+        CorruptPack: it is damaged.
+    """
+    *_, check = HEAD.unpack(head)
+    if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:
+        raise CorruptPack(f"{where}: damaged table")
+    width = Entry.LAYOUT.size
+    return [Entry.from_bytes(table[at : at + width]) for at in range(0, len(table), width)]

@@ -1,0 +1,176 @@
+"""`modelfs fsck`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli.commands import fsck as checking
+from modelfs.jobs.check.fsck import Finding, FsckReport
+from modelfs.store.store import Store
+from tests.support.fake_daemon import Call, Fake
+from tests.support.stores import overwrite
+
+STRANGE = Finding("some_invariant", "it does not hold", (b"/caf\xe9",), ("w\n1",))
+
+
+def test_sound(call: Call, family: Path) -> None:
+    """A sound store ends with 0, and what was looked at is told."""
+    done = call("fsck", family)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("sound: 12 files, ")
+    assert call("fsck", family, "--data").out.startswith("sound to the last byte: 12 files, ")
+
+
+def test_damaged(call: Call, family: Path) -> None:
+    """A damaged chunk ends with 4, and a line names the files and tensors it hurts."""
+    report = call("inspect", "--store", family, "base-bf16.safetensors", "--json").json
+    assert report["own_bytes"] > 0
+    for pack in (family / "packs").iterdir():
+        overwrite(pack, 40_000, b"damage")
+    done = call("fsck", "--data", family)
+    assert done.code == 4
+    *findings, summary = done.out.splitlines()
+    assert all("files: /" in line and "tensors: " in line for line in findings)
+    assert summary.startswith(f"{len(findings)} finding")
+
+
+def test_json(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JSON has every finding, and the same exit code."""
+    assert call("fsck", family, "--json").json["findings"] == []
+    _let_find(monkeypatch, STRANGE)
+    done = call("fsck", family, "--json")
+    assert done.code == 4
+    assert '"invariant": "some_invariant"' in done.out
+    assert '"/caf\\udce9"' in done.out
+
+
+def test_one_line_each(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finding is one line, whatever the names in it."""
+    _let_find(monkeypatch, STRANGE)
+    first, last = call("fsck", family).out.splitlines()
+    assert first == ("damage: some_invariant: it does not hold; files: /caf\\xe9; tensors: w\\n1")
+    assert last.startswith("1 finding in ")
+
+
+def test_mounted(call: Call, fake: Fake, empty: Path) -> None:
+    """A mounted store is checked while its daemon keeps what the last commit mentions."""
+    daemon = fake(hold=[{"result": {}}])
+    assert call("fsck", empty).code == 0
+    assert daemon.requests == [{"command": "hold"}]
+    assert daemon.released.wait(10)
+
+
+def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:
+    """What prevents a check ends with 8, never with 0 or 4."""
+    with Store(empty):
+        done = call("fsck", empty)
+    assert (done.code, "is in use by" in done.error) == (8, True)
+    assert call("fsck", tmp_path / "nothing").code == 8
+    (empty / "index" / "data.mdb").write_bytes(b"junk" * 5000)
+    done = call("fsck", empty)
+    assert (done.code, "data.mdb" in done.error or "index" in done.error) == (8, True)
+
+
+@pytest.mark.parametrize("options", [(), ("--repair",)])
+@pytest.mark.parametrize("size", [0, 8192])
+def test_a_lost_index(call: Call, empty: Path, options: tuple[str, ...], size: int) -> None:
+    """Where repair can do nothing a backup is named, and repair is not."""
+    (empty / "index" / "data.mdb").write_bytes(bytes(size))
+    done = call("fsck", *options, empty)
+    assert (done.code, "--repair" in done.err) == (8, False)
+    assert done.err.endswith("; restore the store from a backup\n")
+
+
+def test_wrong_usage(call: Call) -> None:
+    """Wrong usage ends with 16."""
+    assert call("fsck").code == 16
+    assert call("fsck", "a", "b").code == 16
+    assert call("fsck", "--mend", "a").code == 16
+
+
+def test_nobody_may_write_meanwhile(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is not mounted cannot be opened for writing while it is checked."""
+
+    def check(store: Store, **_: object) -> FsckReport:
+        assert "is in use" in call("sync", empty).error
+        return FsckReport([], 0, 0, 0, 0.0)
+
+    monkeypatch.setattr(checking, "check_store", check)
+    assert call("fsck", empty).code == 0
+    assert call("sync", empty).code == 0
+
+
+def _let_find(patch: pytest.MonkeyPatch, *findings: Finding) -> None:
+    report = FsckReport([*findings], 1, 2, 3, 0.0)
+    patch.setattr(checking, "check_store", lambda store, **_: report)
+
+
+# -- repair
+
+
+def _damage(family: Path) -> None:
+    for pack in (family / "packs").iterdir():
+        overwrite(pack, 40_000, b"damage")
+
+
+def test_repair(call: Call, family: Path) -> None:
+    """A repair tells what it found and did, and ends with 1; then the store is sound."""
+    _damage(family)
+    done = call("fsck", "--repair", "--data", family)
+    assert (done.code, done.err) == (1, "")
+    lines = done.out.splitlines()
+    assert lines[0].startswith("damage: content: ")
+    assert any(line.startswith("quarantined: chunks in pack 1 that are lost") for line in lines)
+    assert any(line.startswith("sound to the last byte: ") for line in lines)
+    again = call("fsck", "--data", family)
+    assert again.code == 0
+    assert "lost: " in again.out
+    assert f"that repairs took out: {family / 'quarantine'}" in again.out
+    assert call("stats", family, "--json").json["lost_bytes"] > 0
+    assert "lost" in call("stats", family).out
+
+
+def test_repair_of_a_sound_store(call: Call, family: Path) -> None:
+    """A sound store needs no repair, and that is no failure."""
+    done = call("fsck", "--repair", family)
+    assert (done.code, done.out.startswith("sound: ")) == (0, True)
+
+
+def test_repair_as_json(call: Call, family: Path) -> None:
+    """The JSON has what was found, what was done, and what is lost."""
+    _damage(family)
+    done = call("fsck", "--repair", "--data", "--json", family)
+    told = json.loads(done.out)
+    assert (done.code, told["findings"]) == (1, [])
+    assert {each["invariant"] for each in told["found"]} == {"content"}
+    assert {each["outcome"] for each in told["actions"]} == {"mended", "quarantined"}
+    assert told["lost_files"]
+
+
+def test_what_cannot_be_mended(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Findings that are left after a repair end with 4."""
+    _damage(family)
+    monkeypatch.setattr("modelfs.jobs.repair.run.PASSES", ())
+    monkeypatch.setattr("modelfs.jobs.repair.run.ROUNDS_MAX", 1)
+    assert call("fsck", "--repair", "--data", family).code == 4
+
+
+def test_a_mounted_store_is_not_repaired(call: Call, fake: Fake, empty: Path) -> None:
+    """Nothing is asked of its daemon; the user is told to unmount."""
+    daemon = fake()
+    done = call("fsck", "--repair", empty)
+    assert (done.code, "umount" in done.error) == (8, True)
+    assert daemon.requests == []
+
+
+def test_a_torn_meta_page(call: Call, family: Path) -> None:
+    """Damage to the index's own pages is found, and mended from the commit before."""
+    overwrite(family / "index" / "data.mdb", 4096, bytes(100))
+    found = call("fsck", family)
+    assert (found.code, "meta page 1" in found.out) == (4, True)
+    assert call("fsck", "--repair", family).code == 1
+    assert call("fsck", "--data", family).code == 0
+    assert (family / "quarantine" / "data.mdb").is_file()

@@ -1,0 +1,46 @@
+"""`modelfs mkfs`."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.store import Store
+from tests.support.fake_daemon import Call
+
+
+def test_mkfs(call: Call, tmp_path: Path) -> None:
+    """A new store is private, and the command says what comes next."""
+    done = call("mkfs", tmp_path / "new")
+    assert done.code == 0
+    assert f"modelfs mount {tmp_path / 'new'} MOUNTPOINT" in done.out
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert call("stats", tmp_path / "new").code == 0
+
+
+def test_chunk_size(call: Call, tmp_path: Path) -> None:
+    """The chunk size is what was asked for."""
+    assert call("mkfs", tmp_path / "new", "--chunk-size", "64KiB").code == 0
+    with Store(tmp_path / "new", read_only=True) as store:
+        assert store.superblock.chunk_size == 64 << 10
+
+
+@pytest.mark.parametrize("size", ["1", "4097", "2GiB", "-4096", "lots"])
+def test_chunk_sizes_refused(call: Call, tmp_path: Path, size: str) -> None:
+    """A chunk size that no store can have is wrong usage, and makes nothing."""
+    done = call("mkfs", tmp_path / "new", f"--chunk-size={size}")
+    assert done.code == 2
+    assert "--chunk-size" in done.error
+    assert not (tmp_path / "new").exists()
+
+
+def test_refusals(call: Call, tmp_path: Path, empty: Path) -> None:
+    """What is in the way is named, with what to do instead, and stays as it is."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis").write_text("x")
+    (tmp_path / "file").write_text("x")
+    assert "is a modelfs store already; mount it" in call("mkfs", empty).error
+    assert "is not empty; name a new" in call("mkfs", tmp_path / "full").error
+    assert "is not a folder; name a new" in call("mkfs", tmp_path / "file").error
+    missing = tmp_path / "no" / "where"
+    assert f"`mkdir -p {missing.parent}` makes it" in call("mkfs", missing).error
+    assert (tmp_path / "full" / "thesis").read_text() == "x"

@@ -1,0 +1,98 @@
+"""`modelfs optimize`."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfs.jobs.optimize.batch import Batch, Settled
+from modelfs.jobs.optimize.worker import Settler
+from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.index.tables import Table
+from modelfs.store.store import Store
+from tests.support.fake_daemon import Call, Fake, Reply
+from tests.support.paths import MODELS
+from tests.support.stores import new_file, overwrite
+
+REPORT: Reply = {
+    "logical_bytes": 4096,
+    "stored_before": 2048,
+    "stored_after": 512,
+    "damaged": 0,
+    "forms": {},
+}
+
+
+def test_a_family_gets_smaller(call: Call, family: Path) -> None:
+    """It says what was stored and what is; once more, that nothing was left to do."""
+    done = call("optimize", family)
+    assert (done.code, done.err) == (0, "")
+    assert " before, " in done.out
+    assert " now (" in done.out
+    again = call("optimize", family)
+    assert again.out.startswith("nothing got smaller: ")
+    assert call("fsck", "--data", family).code == 0
+
+
+def test_what_is_staged_is_taken_in_first(call: Call, empty: Path) -> None:
+    """A file that was just copied is optimized, too."""
+    with Store(empty) as store:
+        new_file(store, b"base", (MODELS / "base.safetensors").read_bytes())
+    told = call("optimize", "--json", empty).json
+    assert told["stored_after"] < 0.9 * told["logical_bytes"]
+    assert "planes" in told["forms"]
+
+
+def test_an_empty_store(call: Call, empty: Path) -> None:
+    """Nothing to do is no error."""
+    assert call("optimize", empty).out == "nothing got smaller: 0 B stored\n"
+
+
+def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C keeps what was done; the next call does the rest."""
+    monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 2)
+    work, calls = Settler.work, []
+
+    def interrupted(self: Settler, batch: Batch, writer: ChunkWriter) -> Settled:
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return work(self, batch, writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Settler, "work", interrupted)
+        assert call("optimize", family).code == 130
+    assert call("fsck", "--data", family).code == 0
+    with Store(family, read_only=True) as store:
+        assert store.optimizer.status().files
+    assert call("optimize", family).code == 0
+    with Store(family, read_only=True) as store:
+        assert not list(store.index.pages(Table.UNSETTLED))
+
+
+def test_damage_is_told(call: Call, family: Path) -> None:
+    """What cannot be read is left as it is, and said to be."""
+    (pack,) = (family / "packs").iterdir()
+    overwrite(pack, 40_000, b"damage")
+    done = call("optimize", family)
+    assert done.code == 0
+    assert "could not be read" in done.err
+    assert call("optimize", "--json", "--again", family).json["damaged"] > 0
+
+
+def test_depth_is_remembered(call: Call, family: Path) -> None:
+    """How long chains of deltas may be is a property of the store."""
+    assert call("optimize", "--depth", "2", family).code == 0
+    with Store(family, read_only=True) as store:
+        assert store.optimizer.depth == 2
+    assert call("optimize", "--depth", "0", family).code == 2
+
+
+def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
+    """Of a mounted store, the daemon does the work."""
+    daemon = fake(optimize=[{"progress": {"done": 1, "total": 4}}, {"result": REPORT}])
+    assert call("optimize", empty).out == "2.00 KiB before, 512 B now (25.0 %)\n"
+    assert call("optimize", "--depth", "2", empty).code == 0
+    assert daemon.requests == [
+        {"command": "optimize", "again": False},
+        {"command": "optimize", "depth": 2, "again": False},
+    ]

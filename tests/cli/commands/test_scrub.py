@@ -1,0 +1,134 @@
+"""`modelfs scrub`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli.commands import scrub as scrubbing
+from modelfs.jobs.scrub.scrubber import Scrubber, Stretch
+from modelfs.store.store import Store
+from tests.support.fake_daemon import Call, Fake, Reply
+from tests.support.paths import MODELS
+from tests.support.stores import new_file, overwrite
+
+REPORT: Reply = {
+    "started_ns": 10**18,
+    "ended_ns": 0,
+    "chunks": 2,
+    "bytes": 2048,
+    "done": 1,
+    "total": 4,
+    "rate": 1 << 20,
+    "running": True,
+    "findings": [],
+}
+
+
+def test_sound(call: Call, family: Path) -> None:
+    """A sound store ends with 0 and a line of what was read; so does the status afterwards."""
+    assert call("scrub", family, "--status").out == "never scrubbed\n"
+    done = call("scrub", family)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("scrubbed until 20")
+    assert done.out.endswith(" 4.81 MiB read, none damaged\n")
+    assert call("scrub", family, "--status").out == done.out
+
+
+def test_damaged(call: Call, family: Path) -> None:
+    """Damage ends with 4 and a line that names files and tensors, until a good copy is written."""
+    call("scrub", family)
+    (pack,) = (family / "packs").iterdir()
+    overwrite(pack, 40_000, b"damage")
+    done = call("scrub", family)
+    assert done.code == 4
+    first, following, last = done.out.splitlines()
+    assert first.startswith("damage: content: chunk ")
+    assert "files: /" in first
+    assert "`modelfs fsck --repair --data`" in following
+    assert last.endswith("1 damaged")
+    assert call("scrub", family, "--status").code == 4
+    found = json.loads(call("scrub", family, "--status", "--json").out)["findings"]
+    with Store(family) as store:
+        for source in sorted(MODELS.glob("*.*")):
+            new_file(store, b"good " + source.name.encode(), source.read_bytes())
+        store.ingest_all()
+    assert len(found) == 1
+    assert call("scrub", family, "--status").code == 0
+
+
+def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C leaves it where it is; the next call goes on there, `--anew` does not."""
+    checks = Checks(monkeypatch)
+    checks.interrupted = 3
+    assert call("scrub", family).code == 130
+    stopped = call("scrub", family, "--status").out
+    assert stopped.startswith("stopped at ")
+    assert stopped.endswith("`modelfs scrub` goes on\n")
+    assert call("scrub", family).code == 0
+    once = checks.count - 1  # the one that was interrupted was done twice
+    assert call("scrub", family, "--anew").code == 0
+    assert checks.count == 2 * once + 1
+    assert once > 3
+
+
+class Checks:
+    """Counts the stretches that are checked, and interrupts one of them."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.interrupted = 0
+        real = Scrubber.check
+
+        def check(scrubber: Scrubber, stretch: Stretch) -> None:
+            self.count += 1
+            if self.count == self.interrupted:
+                raise KeyboardInterrupt
+            real(scrubber, stretch)
+
+        patch.setattr(Scrubber, "check", check)
+
+
+def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
+    """Of a mounted store, the daemon scrubs, as it was asked to."""
+    told = {"result": REPORT}
+    requests: dict[str, list[Reply | bytes]] = {
+        "scrub": [{"progress": {"done": 1, "total": 4}}, told],
+        "scrub-status": [told],
+        "scrub-stop": [{"result": {**REPORT, "running": False, "rate": 0}}],
+    }
+    daemon = fake(**requests)
+    line = "1.00 MiB/s: 25.0 %, 2 chunks, 2.00 KiB read, none damaged\n"
+    assert call("scrub", empty, "--status").out.endswith(line)
+    assert call("scrub", empty, "--background", "--rate", "1MiB").out.endswith(line)
+    assert call("scrub", empty).code == 0
+    assert call("scrub", empty, "--stop").out.startswith("stopped at 25.0 %: 2 chunks")
+    assert daemon.requests == [
+        {"command": "scrub-status"},
+        {"command": "scrub", "rate": 1 << 20, "anew": False},
+        {"command": "scrub", "anew": False},
+        {"command": "scrub-stop"},
+    ]
+
+
+def test_not_mounted(call: Call, empty: Path) -> None:
+    """There is nothing in the background of a store that is not mounted."""
+    assert "is not mounted" in call("scrub", empty, "--background").error
+    assert call("scrub", empty, "--stop").out == "never scrubbed\n"
+    with Store(empty):
+        assert "is in use by" in call("scrub", empty).error
+
+
+def test_a_long_one_commits(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far it is becomes durable on the way, so that a crash does not cost all of it."""
+    monkeypatch.setattr(scrubbing, "COMMIT_SECONDS", -1)
+    commits: list[Store] = []
+    real = Store.commit
+
+    def commit(store: Store) -> None:
+        commits.append(store)
+        real(store)
+
+    monkeypatch.setattr(Store, "commit", commit)
+    assert call("scrub", family).code == 0
+    assert len(commits) > 3

@@ -1,0 +1,196 @@
+"""`modelfs umount`. What a daemon does then is in tests/mount."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from modelfs.cli.commands import umount as unmounting
+from tests.support.fake_daemon import Call
+from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, wait_until
+
+# Answers connections at the control socket of a store, and nothing else.
+DAEMON = """
+import os, signal, socket, sys
+os.chdir(sys.argv[1])
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("new")
+listener.listen()
+os.rename("new", "control.sock")
+signal.pause()
+"""
+
+
+def test_refusals(call: Call, empty: Path, tmp_path: Path) -> None:
+    """What is no mount of modelfs is told, with where to find one."""
+    assert "does not exist; `findmnt" in call("umount", tmp_path / "none").error
+    assert "is not mounted; `findmnt" in call("umount", tmp_path).error
+    assert "is a store, not the folder where it is mounted" in call("umount", empty).error
+    assert "is a mount of proc, not of modelfs" in call("umount", "/proc").error
+
+
+def test_place_in_a_mount(call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a place inside a mount, the mount point is told."""
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    assert call("umount", "/proc/self/fd").error.endswith("modelfs umount /proc")
+
+
+def test_tools_are_missing(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the tools that unmount, they are named."""
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "is not installed; install fuse3" in call("umount", "/proc").error
+
+
+def test_problem_of_the_tool(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the tool that unmounts complains of is passed on, on one line."""
+    _let_tools(tmp_path, "echo not; echo permitted >&2; exit 32", monkeypatch)
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    assert call("umount", "/proc").error == "cannot unmount /proc: permitted"
+
+
+def test_waits_for_the_lock(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command returns when the daemon has let go of the store, and tells if that is long."""
+    _let_tools(tmp_path, "exit 0", monkeypatch)
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    monkeypatch.setattr(unmounting, "NOTE_SECONDS", 0.0)
+    lock = _take_lock(empty)
+    told: list[str] = []
+
+    def echo(message: str, *, err: bool) -> None:
+        assert err
+        told.append(message)
+        os.close(lock)
+
+    monkeypatch.setattr(click, "echo", echo)
+    assert call("umount", "/proc").code == 0
+    [note] = told
+    assert "waiting for what was written to be durable" in note
+
+
+def test_does_not_wait_for_others(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who takes the store as soon as the daemon has ended is not waited for."""
+    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, empty])
+    try:
+        wait_until((empty / "control.sock").exists)
+        # The daemon ends when it is unmounted, and the lock is somebody else's already.
+        _let_tools(tmp_path, f"kill {daemon.pid}", monkeypatch)
+        monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+        lock = _take_lock(empty)
+        assert call("umount", "/proc").code == 0
+        os.close(lock)
+    finally:
+        daemon.kill()
+        daemon.wait(DEADLINE)
+
+
+@pytest.mark.mount
+def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Path) -> None:
+    """A read-only mount is unmounted while another one has the store too."""
+    mount.stop()
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.mkdir()
+        modelfs("mount", "--read-only", mount.store, path)
+    writer = subprocess.run(
+        [*MODELFS, "mount", mount.store, mount.path], capture_output=True, text=True, check=False
+    )
+    assert "in use" in writer.stderr
+    assert call("umount", first).code == 0
+    assert not os.path.ismount(first)
+    assert call("umount", second).code == 0
+
+
+@pytest.mark.mount
+def test_dead_mount_is_cleared(call: Call, mount: Mount) -> None:
+    """What a daemon that was killed left mounted is cleared, and told."""
+    (mount.path / "x").write_text("x")
+    mount.kill(clear=False)
+    for command in ("stats", "sync", "gc", "inspect"):
+        assert "clear it with: modelfs umount" in call(command, mount.path).error
+    assert "clear it first" in call("mount", mount.store, mount.path).error
+    done = call("umount", mount.path)
+    assert done.code == 0
+    assert "was a mount whose daemon had ended: cleared" in done.out
+    assert "is not mounted" in call("umount", mount.path).error
+
+
+@pytest.mark.mount
+def test_busy_mount_names_its_users(call: Call, mount: Mount) -> None:
+    """Who keeps a mount busy is told: by a folder, a file or a mapping."""
+    (mount.path / "x").write_text("x")
+    user = subprocess.Popen(["sleep", "60"], cwd=mount.path)
+    try:
+        wait_until(lambda: Path(f"/proc/{user.pid}/comm").read_text() == "sleep\n")
+        error = call("umount", mount.path).error
+    finally:
+        user.kill()
+        user.wait()
+    assert f"is in use by sleep (process {user.pid}); end that and try again" in error
+    assert (mount.path / "x").read_text() == "x"
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root copies a mount namespace")
+def test_mounted_in_another_namespace(
+    call: Call, mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who else has the mount, and so keeps the daemon, is told; nothing is waited for."""
+    monkeypatch.setattr(unmounting, "NOTE_SECONDS", 0.0)
+    command = ["unshare", "--mount", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            error = call("umount", mount.path).error
+            modelfs("sync", mount.store)
+        finally:
+            other.kill()
+    assert f"process {other.pid} has it mounted still, at {mount.path}" in error
+    mount.wait()
+
+
+@pytest.mark.mount
+def test_inspect_in_a_mount(call: Call, mount: Mount) -> None:
+    """A file's own path is enough, before and after it is taken into chunks."""
+    (mount.path / "sub").mkdir()
+    (mount.path / "sub" / "x").write_bytes(b"x" * 100_000)
+    report = call("inspect", mount.path / "sub" / "x", "--json").json
+    assert (report["path"], report["staged_bytes"]) == ("/sub/x", 100_000)
+    mount.sync()
+    report = call("inspect", mount.path / "sub" / "x", "--json").json
+    assert (report["size"], report["staged_bytes"]) == (100_000, 0)
+
+
+@pytest.mark.mount
+def test_fsck_of_a_mounted_store(call: Call, mount: Mount) -> None:
+    """A store can be checked while it is mounted."""
+    (mount.path / "x").write_bytes(b"x" * 100_000)
+    mount.sync()
+    assert call("fsck", mount.store, "--data").code == 0
+
+
+def _take_lock(store: Path) -> int:
+    lock = os.open(store / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def _let_tools(folder: Path, script: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the tools that unmount be a script."""
+    for name in ("umount", "fusermount3"):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

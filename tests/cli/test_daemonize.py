@@ -1,0 +1,128 @@
+"""Going into the background. The daemons here are Python programs that serve nothing."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import DEADLINE, wait_until
+
+CALLER = """
+import os, sys, time
+from pathlib import Path
+from modelfs.cli import logs
+from modelfs.cli.daemonize import run_in_background
+from modelfs.cli.failure import Failure
+from modelfs.errors import StoreBusy
+
+folder = Path(sys.argv[1])
+logs.of_command()
+{serve}
+try:
+    run_in_background(serve, folder / "daemon.log")
+except Failure as exc:
+    sys.exit("failure: " + str(exc))
+print("in the background")
+"""
+
+
+def run(folder: Path, serve: str, *inherited: int) -> "subprocess.CompletedProcess[str]":
+    """Let a daemon with this body of `serve(ready)` be started, and wait for its caller."""
+    body = "def serve(ready):\n" + textwrap.indent(textwrap.dedent(serve), "    ")
+    return subprocess.run(
+        [sys.executable, "-c", CALLER.format(serve=body), folder],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        pass_fds=inherited,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose file `end`, made in the end, ends the daemons."""
+    yield tmp_path
+    (tmp_path / "end").touch()
+
+
+def test_caller_goes_on_when_ready(folder: Path) -> None:
+    """The caller ends when the daemon is ready; the daemon goes on, with nothing of the caller's.
+
+    That the call returns at all shows that the pipes of the caller's output are let go.
+    """
+    done = run(
+        folder,
+        """
+        os.write(2, b"libfuse is chatty")
+        ready()
+        links = [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)]
+        state = [*links, os.getcwd(), str(os.getsid(0) == os.getpid()), str(os.getpid())]
+        (folder / "new").write_text("\\n".join(state))
+        (folder / "new").rename(folder / "state")
+        while not (folder / "end").exists():
+            time.sleep(0.01)
+        (folder / "ended").touch()
+        """,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in the background\n", "")
+    wait_until((folder / "state").exists)
+    *state, pid = (folder / "state").read_text().splitlines()
+    assert state == [os.devnull, os.devnull, os.devnull, "/", "True"]
+    assert os.path.exists(f"/proc/{pid}")
+    (folder / "end").touch()
+    wait_until((folder / "ended").exists)
+
+
+@pytest.mark.parametrize(
+    ("serve", "says"),
+    [
+        ("raise StoreBusy('it is taken')", "it is taken; unmount it first"),
+        ("raise Failure('no FUSE')", "no FUSE"),
+        ("raise OSError(28, 'No space', 'x')", "x: No space; free some room"),
+        ("os.write(2, b'fusermount3: no\\n'); raise OSError(1, 'no')", "no (fusermount3: no)"),
+        ("os.abort()", "the daemon died of SIGABRT before it had mounted"),
+        ("os._exit(3)", "the daemon ended with 3 before it had mounted"),
+        ("pass", "the daemon ended with 0 before it had mounted"),
+        ("1 / 0", "bug: ZeroDivisionError"),
+    ],
+)
+def test_failures_reach_the_caller(folder: Path, serve: str, says: str) -> None:
+    """What goes wrong before the daemon is ready is the caller's error."""
+    done = run(folder, serve)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("failure: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_failures_are_logged(folder: Path) -> None:
+    """What goes wrong is in the log, too; of a bug, where it was."""
+    run(folder, "raise StoreBusy('it is taken')")
+    run(folder, "ready()\n1 / 0")
+    log = folder / "daemon.log"
+    wait_until(lambda: "ZeroDivisionError" in log.read_text())
+    assert "it is taken" in log.read_text()
+    assert "Traceback" in log.read_text()
+
+
+def test_callers_locks_are_let_go(folder: Path) -> None:
+    """A descriptor that the caller left open, such as a lock's, does not live on."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    wait = """
+        ready()
+        while not (folder / "end").exists():
+            time.sleep(0.01)
+    """
+    assert run(folder, wait, lock).returncode == 0
+    os.close(lock)
+    again = os.open(folder / "lock", os.O_RDWR)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(again)

@@ -1,0 +1,106 @@
+"""Compiled loops and their numpy twins do the same, and refuse the same."""
+
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.codecs.kernels import planes as planes_kernels
+from modelfs.codecs.kernels import planes_numpy
+
+TWINS = {"_planes": planes_numpy}
+
+
+def compiled(name: str) -> ModuleType:
+    """Skip where nothing was compiled, and fail there when it is CI where nothing was."""
+    try:
+        return importlib.import_module(f"modelfs.codecs.kernels.{name}")
+    except ImportError:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(f"{name} is not compiled")
+
+
+def outcome(module: ModuleType, name: str, *args: object) -> Any:
+    """Return what a function returns, or what its ValueError says."""
+    try:
+        return getattr(module, name)(*args)
+    except ValueError as exc:
+        return str(exc)
+
+
+def both_of(one: ModuleType, other: ModuleType, name: str, *args: object) -> Any:
+    """Return what both modules' function returns; None if both refuse."""
+    outcomes = []
+    for module in (one, other):
+        try:
+            outcomes.append(getattr(module, name)(*args))
+        except ValueError:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_kernels_are_compiled(name: str) -> None:
+    """What was compiled has every function of its twin."""
+    functions = {each for each in vars(TWINS[name]) if callable(vars(TWINS[name])[each])}
+    own = {each for each in functions if vars(TWINS[name])[each].__module__ == TWINS[name].__name__}
+    assert own
+    assert own <= set(vars(compiled(name)))
+
+
+def test_what_is_compiled_is_used() -> None:
+    """Where there are compiled loops, the codecs run them."""
+    assert planes_kernels.merge is compiled("_planes").merge
+
+
+@given(raw=st.binary(max_size=400), width=st.integers(0, 9), rotated=st.booleans())
+def test_planes_are_split_alike(raw: bytes, width: int, *, rotated: bool) -> None:
+    """Whole words of 2, 4 and 8 bytes give the same planes; anything else the same complaint."""
+    if width in {2, 4, 8}:
+        raw += raw * (width - 1) if len(raw) % 3 else b""
+    expected = outcome(planes_numpy, "split", raw, width, rotated)
+    assert outcome(compiled("_planes"), "split", raw, width, rotated) == expected
+
+
+@given(
+    planes=st.lists(st.binary(min_size=3, max_size=5), max_size=9)
+    | st.integers(0, 100).flatmap(
+        lambda size: st.lists(st.binary(min_size=size, max_size=size), min_size=8, max_size=8)
+    ),
+    count=st.sampled_from([0, 1, 2, 4, 8]),
+    rotated=st.booleans(),
+    tail=st.binary(max_size=7),
+)
+def test_planes_are_merged_alike(
+    planes: list[bytes], count: int, *, rotated: bool, tail: bytes
+) -> None:
+    """Planes of one length give the same words, and undo `split`; others the same complaint."""
+    planes = planes[:count]
+    merged = outcome(planes_numpy, "merge", planes, rotated, tail)
+    assert outcome(compiled("_planes"), "merge", planes, rotated, tail) == merged
+    if isinstance(merged, bytes):
+        words = merged[: len(merged) - len(tail)]
+        assert merged == words + tail
+        assert planes_numpy.split(words, len(planes), rotated) == planes
+
+
+@given(
+    packed=st.binary(max_size=40),
+    bits=st.sampled_from([1, 2, 4, 8, 3]),
+    palette=st.binary(max_size=80),
+    width=st.sampled_from([1, 2, 4, 8, 5]),
+    less=st.integers(0, 9) | st.just(-(1 << 61)),
+)
+def test_palettes_are_expanded_alike(
+    packed: bytes, bits: int, palette: bytes, width: int, less: int
+) -> None:
+    """Indices within the palette give the same words; anything else the same complaint."""
+    count = max(0, len(packed) * 8 // bits - less)
+    args = (packed, bits, palette, width, count)
+    assert outcome(compiled("_planes"), "expand", *args) == outcome(planes_numpy, "expand", *args)

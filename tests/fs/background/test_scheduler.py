@@ -1,0 +1,1071 @@
+"""When written data becomes durable and when it becomes chunks, whatever comes between."""
+
+import errno
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.fs.background import gc as collecting
+from modelfs.fs.background import ingest as ingesting
+from modelfs.fs.background import scheduler as writeback
+from modelfs.fs.background.durability import FLUSH_SECONDS
+from modelfs.fs.background.ingest import EARLY_WINDOWS, QUIET_SECONDS
+from modelfs.fs.background.scheduler import COMMIT_SECONDS
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.ingest.worker import Step
+from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.index.tables import ROOT, InodeNumber, PackId
+from modelfs.store.store import Store
+from tests.support.served_store import (
+    ASKED,
+    TOP,
+    WRITE,
+    Counting,
+    Failing,
+    Held,
+    Served,
+    cancelled_at,
+)
+from tests.support.stores import CHUNK, Box, content_of, noise
+
+DATA = noise(3 * CHUNK + 5)
+OTHER = noise(3 * CHUNK + 5, 1)
+
+
+async def rename(served: Served, old: bytes, new: bytes) -> None:
+    await served.operations.rename(TOP, FileNameT(old), TOP, FileNameT(new), FlagT(0), ASKED)
+
+
+async def renamed_over(served: Served, number: int) -> InodeNumber:
+    """Rename a new file over an old one, and return the new one."""
+    await served.written(b"%d" % number)
+    inode = await served.written(b"tmp", noise(100, number))
+    await rename(served, b"tmp", b"%d" % number)
+    return inode
+
+
+def pack_sizes(store: Store) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in store.packs.folder.iterdir()}
+
+
+def names(store: Store) -> list[bytes]:
+    return [name for _, name, _ in store.namespace.listing(ROOT, 0, 1000)]
+
+
+def is_chunked(served: Served, inode: InodeNumber) -> bool:
+    return served.store.staging.find(inode) is None
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds that other tasks bring about."""
+    with trio.fail_after(120):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await trio.sleep(0.25)
+
+
+@pytest.fixture
+def applied(served: Served, monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
+    """The commits that reach LMDB."""
+    counting = Counting(served.store.index.apply)
+    monkeypatch.setattr(served.store.index, "apply", counting)
+    return counting
+
+
+@pytest.fixture
+def held_commit(served: Served, monkeypatch: pytest.MonkeyPatch) -> Held[..., None]:
+    """Let the first commit wait on its thread."""
+    held = Held(served.store.index.apply)
+    monkeypatch.setattr(served.store.index, "apply", held)
+    return held
+
+
+# -- commits
+
+
+async def test_waiters_share_commits(
+    served: Served, applied: Counting[..., None], held_commit: Held[..., None]
+) -> None:
+    """However many wait for a commit, one that was under way and one more serve them all."""
+    async with trio.open_nursery() as nursery:
+        await served.written(b"first")
+        nursery.start_soon(served.writeback.durability.commit)
+        await held_commit.reached.wait()
+        for number in range(50):
+            await served.written(b"%d" % number)
+            nursery.start_soon(served.writeback.durability.commit)
+        await wait_all_tasks_blocked()
+        held_commit.let_go()
+    assert len(applied.calls) == 2
+    assert not served.store.index.dirty
+
+
+async def test_a_commit_has_what_was_done_before_it(
+    served: Served, box: Box, held_commit: Held[..., None]
+) -> None:
+    """Who asks for a commit during one gets the next: the one under way may not have its change."""
+    async with trio.open_nursery() as nursery:
+        await served.written(b"first")
+        nursery.start_soon(served.writeback.durability.commit)
+        await held_commit.reached.wait()
+        await served.written(b"second")
+        nursery.start_soon(served.writeback.durability.commit)
+        await wait_all_tasks_blocked()
+        held_commit.let_go()
+    assert names(box.crash()) == [b"first", b"second"]
+
+
+async def test_nothing_to_commit(served: Served, applied: Counting[..., None]) -> None:
+    """Without a change there is no commit."""
+    await served.writeback.durability.commit()
+    assert applied.calls == []
+
+
+async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that found the disk full loses nothing, and the next one has it all."""
+    inode = await served.chunked(b"f", DATA)
+    old = await served.chunked(b"old", OTHER)
+    apply = Failing(served.store.index.apply, StoreFull("the disk is full"))
+    monkeypatch.setattr(served.store.index, "apply", apply)
+    await served.operations.unlink(TOP, FileNameT(b"old"), ASKED)
+    await served.set(inode, mode=0o600)
+    with pytest.raises(StoreFull):
+        await served.writeback.durability.commit()
+    assert names(served.store) == [b"f"]
+    assert await served.content(inode) == DATA
+    assert await served.content(old) == OTHER
+    await served.written(b"after")
+    assert served.store.index.dirty
+    await served.writeback.durability.commit()
+    store = box.crash()
+    assert names(store) == [b"f", b"after"]
+    assert store.nodes.get(inode).mode & 0o777 == 0o600
+
+
+async def test_files_of_a_failed_commit_are_deleted_by_the_next(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Staging files and packs stay until a commit no longer mentions them, and then go."""
+    inode = await served.chunked(b"f", noise(40 * CHUNK))
+    await served.set(inode, size=CHUNK)
+    await served.operations.write(served.handles.open(inode, writable=False), 0, b"x")
+    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2, 4)
+    monkeypatch.setattr(served.store.index, "apply", apply)
+    packs = served.store.packs.numbers()
+    await served.writeback.ingesting.ingest([inode], complete=True)
+    staged = {path.name for path in served.store.staging.folder.iterdir()}
+    for attempt in (served.writeback.durability.commit, served.writeback.collecting.collect):
+        with pytest.raises(StoreFull):
+            await attempt()
+        assert packs <= served.store.packs.numbers()
+        assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
+    with pytest.raises(StoreFull):
+        await served.writeback.collecting.collect()
+    assert list(served.store.staging.folder.iterdir()) == []
+    assert packs <= served.store.packs.numbers()
+    await served.writeback.durability.commit()
+    assert not packs & served.store.packs.numbers()
+
+
+async def test_waiters_of_a_failed_commit(
+    served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits behind a commit that fails tries again, and is told only what came of that."""
+    failing = Failing(served.store.index.apply, StoreFull("full"))
+    held = Held(failing)
+    monkeypatch.setattr(served.store.index, "apply", held)
+    told: list[str] = []
+
+    async def commit(name: str) -> None:
+        try:
+            await served.writeback.durability.commit()
+            told.append(f"{name} done")
+        except StoreFull:
+            told.append(f"{name} failed")
+
+    async with trio.open_nursery() as nursery:
+        await served.written(b"first")
+        nursery.start_soon(commit, "first")
+        await held.reached.wait()
+        await served.written(b"second")
+        nursery.start_soon(commit, "second")
+        await wait_all_tasks_blocked()
+        held.let_go()
+    assert told == ["first failed", "second done"]
+    assert names(box.crash()) == [b"first", b"second"]
+
+
+async def test_waiter_that_came_before_a_failed_commit_was_sealed(
+    served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits while a commit is still at its barrier is not told that it is done if it fails."""
+    apply = Failing(served.store.index.apply, StoreFull("full"))
+    monkeypatch.setattr(served.store.index, "apply", apply)
+    sync = Held(served.store.staging.sync)
+    monkeypatch.setattr(served.store.staging, "sync", sync)
+    failed: list[bool] = []
+
+    async def first() -> None:
+        try:
+            await served.writeback.durability.commit()
+        except StoreFull:
+            failed.append(True)
+
+    await renamed_over(served, 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await sync.reached.wait()
+        await served.written(b"second")
+        nursery.start_soon(served.writeback.durability.commit)
+        await wait_all_tasks_blocked()
+        sync.let_go()
+    assert failed == [True]
+    assert apply.calls == 2
+    assert names(box.crash()) == [b"0", b"second"]
+
+
+# -- flushes
+
+
+async def test_flush_is_voided_by_a_truncation(
+    served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cut off while it was synced does not come back: the flush is done again."""
+    sync = Held(Counting(served.store.staging.sync))
+    monkeypatch.setattr(served.store.staging, "sync", sync)
+    inode, handle = await served.created(b"f", DATA)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.operations.fsync, handle, False)
+        await sync.reached.wait()
+        await served.set(inode, size=10)
+        await served.operations.write(handle, 20, b"new")
+        sync.let_go()
+    store = box.crash()
+    assert content_of(store, inode) == DATA[:10] + bytes(10) + b"new"
+
+
+async def test_write_during_a_flush(
+    served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes written while a file is synced are left for the next sync, and not forgotten."""
+    sync = Held(served.store.staging.sync)
+    monkeypatch.setattr(served.store.staging, "sync", sync)
+    inode, handle = await served.created(b"f", DATA)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.operations.fsync, handle, False)
+        await sync.reached.wait()
+        await served.operations.write(handle, len(DATA), b"more")
+        sync.let_go()
+    staged = served.store.staging.find(inode)
+    assert staged is not None
+    assert staged.dirty
+    await served.operations.fsync(handle, datasync=False)
+    assert content_of(box.crash(), inode) == DATA + b"more"
+
+
+async def test_file_that_goes_during_a_flush(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is deleted, forgotten and reaped while it is synced stays gone."""
+    sync = Held(served.store.staging.sync)
+    monkeypatch.setattr(served.store.staging, "sync", sync)
+    inode = await served.written(b"f", DATA)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.durability.flush, inode)
+        await sync.reached.wait()
+        await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
+        await served.operations.forget([(InodeT(inode), 1)])
+        await served.writeback.collecting.collect()
+        sync.let_go()
+    assert served.store.nodes.find(inode) is None
+
+
+# -- the barrier
+
+
+async def test_rename_over_is_a_barrier(served: Served, box: Box) -> None:
+    """The commit that has the new name has the content under it, though nobody synced it."""
+    await served.chunked(b"f", DATA)
+    inode = await served.written(b"f.tmp", OTHER)
+    await rename(served, b"f.tmp", b"f")
+    await served.writeback.durability.commit()
+    store = box.crash()
+    assert store.namespace.lookup(ROOT, b"f") == inode
+    assert content_of(store, inode) == OTHER
+
+
+async def test_exchange_is_a_barrier(served: Served, box: Box) -> None:
+    """Both of two files that changed places have their content in that commit."""
+    one, two = await served.written(b"one", DATA), await served.written(b"two", OTHER)
+    await served.operations.rename(TOP, FileNameT(b"one"), TOP, FileNameT(b"two"), FlagT(2), ASKED)
+    await served.writeback.durability.commit()
+    store = box.crash()
+    assert (content_of(store, one), content_of(store, two)) == (DATA, OTHER)
+
+
+async def test_rename_during_a_commit(
+    served: Served, box: Box, held_commit: Held[..., None]
+) -> None:
+    """A rename that comes while a commit is written is in the next one, with its content."""
+    await served.written(b"f", DATA)
+    inode = await served.written(b"f.tmp", OTHER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.durability.commit)
+        await held_commit.reached.wait()
+        await rename(served, b"f.tmp", b"f")
+        held_commit.let_go()
+    await served.writeback.durability.commit()
+    store = box.crash()
+    assert names(store) == [b"f"]
+    assert content_of(store, inode) == OTHER
+
+
+class Syncs:
+    """Stands for `Staging.sync`; each call waits for its turn."""
+
+    def __init__(self, real: Callable[..., None]) -> None:
+        self._real = real
+        self._turns = threading.Semaphore(0)
+        self.count = 0
+
+    def __call__(self, *args: object) -> None:
+        trio.from_thread.run_sync(self._begin)
+        assert self._turns.acquire(timeout=10)
+        self._real(*args)
+
+    def _begin(self) -> None:
+        self.count += 1
+
+    async def reach(self, count: int) -> None:
+        with trio.fail_after(10):
+            while self.count < count:
+                await wait_all_tasks_blocked(0.001)
+
+    def let_go(self, count: int = 1) -> None:
+        self._turns.release(count)
+
+
+@pytest.fixture
+def syncs(served: Served, monkeypatch: pytest.MonkeyPatch) -> Syncs:
+    syncs = Syncs(served.store.staging.sync)
+    monkeypatch.setattr(served.store.staging, "sync", syncs)
+    return syncs
+
+
+async def test_rename_waits_for_a_barrier(served: Served, box: Box, syncs: Syncs) -> None:
+    """A commit lets renames pass while it tries once, and then passes before any other."""
+    done: list[bytes] = []
+
+    async def late_rename() -> None:
+        await rename(served, b"late.tmp", b"late")
+        done.append(b"late")
+
+    await served.written(b"late")
+    late = await served.written(b"late.tmp", b"late")
+    inodes = [await renamed_over(served, 0)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.durability.commit)
+        await syncs.reach(1)
+        inodes.append(await renamed_over(served, 1))  # during the first try: passes
+        syncs.let_go()
+        await syncs.reach(2)
+        nursery.start_soon(late_rename)
+        await wait_all_tasks_blocked()
+        assert done == []
+        syncs.let_go()
+    assert done == [b"late"]
+    syncs.let_go(10)
+    store = box.crash()
+    assert [content_of(store, inode) for inode in inodes] == [noise(100, n) for n in (0, 1)]
+    assert store.namespace.lookup(ROOT, b"late") != late
+
+
+async def test_no_rename_waits_for_ever(served: Served, syncs: Syncs) -> None:
+    """However many tries a commit needs, whoever waited during any of them goes on after it."""
+    waiting = [await served.written(b"w%d" % number, b"x") for number in range(3)]
+    inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            served.writeback.durability.replaced(inodes[0])
+            await served.set(ROOT, mode=0o755)
+            nursery.start_soon(served.writeback.durability.commit)
+            for number in range(1, 4):
+                await syncs.reach(number)
+                name = b"w%d" % (number - 1)
+                nursery.start_soon(rename, served, name, b"new-" + name)
+                if number < 3:
+                    # As a rename does that had just passed when the commit closed the gate.
+                    served.writeback.durability.replaced(inodes[number])
+                await wait_all_tasks_blocked()
+                syncs.let_go()
+    assert [await served.looked_up(b"new-w%d" % n) for n in range(3)] == waiting
+    syncs.let_go(100)
+
+
+async def test_barrier_that_fails(
+    served: Served, box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Content that cannot be made durable is logged, and keeps nobody's commits from going on."""
+    await served.chunked(b"f", DATA)
+    inode = await served.written(b"f.tmp", OTHER)
+    good = await renamed_over(served, 0)
+    await rename(served, b"f.tmp", b"f")
+    sync = Failing(served.store.staging.sync, OSError(errno.EIO, "broken"))
+    monkeypatch.setattr(served.store.staging, "sync", sync)
+    await served.writeback.durability.commit()
+    assert "broken" in caplog.text
+    assert sync.calls == 2
+    await rename(served, b"f", b"g")
+    await served.writeback.durability.commit()
+    caplog.clear()
+    assert await served.content(inode) == OTHER
+    store = box.crash()
+    assert names(store) == [b"0", b"g"]
+    assert content_of(store, good) == noise(100, 0)
+
+
+# -- ingest
+
+
+async def test_settle(served: Served, box: Box) -> None:
+    """Everything that was written is in chunks and durable, and progress was told to the end."""
+    told: list[tuple[int, int]] = []
+
+    async def progress(done: int, total: int) -> None:
+        told.append((done, total))
+
+    inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(5)]
+    await served.writeback.ingesting.settle(progress)
+    assert all(is_chunked(served, inode) for inode in inodes)
+    assert told[-1] == (5, 5)
+    store = box.crash()
+    assert [content_of(store, inode) for inode in inodes] == [noise(CHUNK, n) for n in range(5)]
+
+
+async def test_settle_with_files_that_fail(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be taken in keeps no other from it, and is named."""
+    inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(4)]
+    real = served.store.ingest.run
+
+    def run(step: Step, writer: ChunkWriter) -> bool:
+        if step.walk.inode in inodes[1:3]:
+            raise OSError(errno.EIO, "broken")
+        return real(step, writer)
+
+    monkeypatch.setattr(served.store.ingest, "run", run)
+    with pytest.raises(OSError, match="not in chunks yet: /1 and 1 more: broken") as caught:
+        await served.writeback.ingesting.settle()
+    assert caught.value.errno == errno.EIO
+    assert [is_chunked(served, inode) for inode in inodes] == [True, False, False, True]
+    assert not served.store.index.dirty
+    monkeypatch.undo()
+    await served.writeback.ingesting.settle()
+    assert [await served.content(inode) for inode in inodes] == [noise(CHUNK, n) for n in range(4)]
+
+
+async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes written while a file is ingested are the newer ones, then and after the next pass."""
+    run = Held(served.store.ingest.run)
+    monkeypatch.setattr(served.store.ingest, "run", run)
+    inode, handle = await served.created(b"f", DATA)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.ingesting.settle)
+        await run.reached.wait()
+        await served.operations.write(handle, CHUNK, b"newer")
+        run.let_go()
+    wanted = DATA[:CHUNK] + b"newer" + DATA[CHUNK + 5 :]
+    assert await served.content(inode) == wanted
+    await served.operations.release(handle)
+    await served.writeback.ingesting.settle()
+    assert is_chunked(served, inode)
+    assert await served.content(inode) == wanted
+
+
+@pytest.mark.parametrize("size", [0, 10, CHUNK + 1, 10 * CHUNK])
+async def test_truncation_during_ingest(
+    served: Served, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A file that is cut while it is ingested stays cut."""
+    run = Held(served.store.ingest.run)
+    monkeypatch.setattr(served.store.ingest, "run", run)
+    inode = await served.written(b"f", DATA)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.ingesting.settle)
+        await run.reached.wait()
+        await served.set(inode, size=size)
+        run.let_go()
+    wanted = DATA[:size].ljust(size, b"\0")
+    assert await served.content(inode) == wanted
+    await served.writeback.ingesting.settle()
+    assert await served.content(inode) == wanted
+
+
+async def test_file_that_goes_during_ingest(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is deleted and reaped while it is ingested stays gone."""
+    run = Held(served.store.ingest.run)
+    monkeypatch.setattr(served.store.ingest, "run", run)
+    inode = await served.written(b"f", DATA)
+    other = await served.written(b"g", OTHER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.ingesting.settle)
+        await run.reached.wait()
+        await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
+        await served.operations.forget([(InodeT(inode), 1)])
+        nursery.start_soon(served.writeback.collecting.reap)
+        await wait_all_tasks_blocked()
+        run.let_go()
+    assert served.store.nodes.find(inode) is None
+    assert await served.content(other) == OTHER
+
+
+async def test_failed_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ingest that found the disk full leaves everything staged, and the next one succeeds."""
+    inodes = [await served.written(b"f", DATA), await served.written(b"g", OTHER)]
+    flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
+    monkeypatch.setattr(served.store.packs, "flush", flush)
+    before = pack_sizes(served.store)
+    with pytest.raises(OSError, match="full"):
+        await served.writeback.ingesting.ingest(inodes, complete=True)
+    assert pack_sizes(served.store) == before
+    assert not any(is_chunked(served, inode) for inode in inodes)
+    assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
+    await served.writeback.ingesting.settle()
+    assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
+
+
+@pytest.mark.usefixtures("small_windows")
+async def test_truncation_during_an_ingest_without_a_step(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose staged bytes go while its format is looked for fails no ingest."""
+    inode, handle = await served.created(b"f", b"short")
+    plan = Held(served.store.ingest.plan_empty)
+    monkeypatch.setattr(served.store.ingest, "plan_empty", plan)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: served.writeback.ingesting.ingest([inode], complete=False))
+        await plan.reached.wait()
+        await served.set(inode, size=0)
+        await served.operations.fsync(handle, datasync=False)
+        plan.let_go()
+    assert await served.content(inode) == b""
+    await served.operations.release(handle)
+    await served.writeback.ingesting.settle()
+
+
+# -- garbage
+
+
+async def test_collect(served: Served) -> None:
+    """What was deleted gives its room back, and what was not is as it was."""
+    big, small = noise(60 * CHUNK, 2), noise(5 * CHUNK, 3)
+    gone = await served.chunked(b"big", big)
+    kept = await served.chunked(b"small", small)
+    await served.operations.unlink(TOP, FileNameT(b"big"), ASKED)
+    await served.operations.forget([(InodeT(gone), 1)])
+    before = served.store.disk_usage()
+    found = await served.writeback.collecting.collect()
+    assert found.dead_bytes == len(big)
+    assert before - served.store.disk_usage() >= len(big) // 2
+    assert await served.content(kept) == small
+    again = await served.writeback.collecting.collect()
+    assert (again.dead_chunks, again.packs) == (0, 0)
+
+
+async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rewrite that found the disk full leaves the packs as they were, and the next succeeds."""
+    inode = await served.chunked(b"f", noise(40 * CHUNK))
+    await served.set(inode, size=CHUNK)
+    await served.writeback.ingesting.settle()
+    before = pack_sizes(served.store)
+    flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
+    monkeypatch.setattr(served.store.packs, "flush", flush)
+    with pytest.raises(OSError, match="full"):
+        await served.writeback.collecting.collect()
+    assert pack_sizes(served.store) == before
+    await served.writeback.collecting.collect()
+    assert not before.keys() & pack_sizes(served.store).keys()
+    assert await served.content(inode) == noise(40 * CHUNK)[:CHUNK]
+
+
+async def test_short_disk_is_collected_at_once(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is little room, little garbage goes too; what nothing can be done about stays."""
+    monkeypatch.setattr(collecting, "SHORT_GARBAGE_MIN", 5 * CHUNK)
+    inode = await running.chunked(b"f", noise(60 * CHUNK))
+    await running.set(inode, size=50 * CHUNK)
+    await running.writeback.ingesting.settle()
+    await trio.sleep(5 * writeback.SHORT_SECONDS)
+    assert running.store.collector.survey().dead_chunks == 10
+    monkeypatch.setattr(collecting, "SHORT_PART", 1.0)
+    monkeypatch.setattr(collecting, "SHORT_BYTES", 1 << 60)
+    await until(lambda: running.store.collector.survey().dead_chunks == 0)
+    await until(lambda: running.store.packs.numbers() == {PackId(2)})
+    await trio.sleep(5 * writeback.SHORT_SECONDS)
+    assert running.store.packs.numbers() == {PackId(2)}
+    assert await running.content(inode) == noise(60 * CHUNK)[: 50 * CHUNK]
+
+
+async def test_held_packs_are_not_collected(served: Served) -> None:
+    """While somebody in another process reads them, packs stay; ingest and commits go on."""
+    inode = await served.chunked(b"f", noise(40 * CHUNK))
+    await served.set(inode, size=CHUNK)
+    await served.writeback.ingesting.settle()
+    packs = served.store.packs.numbers()
+    async with trio.open_nursery() as nursery:
+        async with served.writeback.appending.held(), served.writeback.appending.held():
+            nursery.start_soon(served.writeback.collecting.collect)
+            await wait_all_tasks_blocked(0.01)
+            other = await served.chunked(b"g", OTHER)
+            assert packs <= served.store.packs.numbers()
+        await until(lambda: not packs & served.store.packs.numbers())
+    assert await served.content(other) == OTHER
+    assert await served.content(inode) == noise(40 * CHUNK)[:CHUNK]
+
+
+async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection that is under way ends before packs are said to be held."""
+    inode = await served.chunked(b"f", noise(40 * CHUNK))
+    await served.set(inode, size=CHUNK)
+    await served.writeback.ingesting.settle()
+    copy = Held(served.store.collector.copy_live)
+    monkeypatch.setattr(served.store.collector, "copy_live", copy)
+    held: list[bool] = []
+
+    async def hold() -> None:
+        async with served.writeback.appending.held():
+            held.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.writeback.collecting.collect)
+        await copy.reached.wait()
+        nursery.start_soon(hold)
+        await wait_all_tasks_blocked()
+        assert held == []
+        copy.let_go()
+    assert held == [True]
+
+
+# -- back-pressure
+
+
+async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on as well when files were deleted instead: on a full disk nothing else helps."""
+    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
+    monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
+    inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.written, b"more", b"x")
+            await wait_all_tasks_blocked()
+            await served.operations.unlink(TOP, FileNameT(b"0"), ASKED)
+            await served.operations.forget([(InodeT(inodes[0]), 1)])
+            await served.writeback.collecting.collect()
+    assert await served.looked_up(b"more") != 0
+
+
+async def test_creating_waits_not_for_ever(
+    served: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When nothing gets less, creating is slowed down and goes on."""
+    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
+    for number in range(3):
+        await served.written(b"%d" % number, b"x")
+    began = trio.current_time()
+    await served.written(b"more", b"x")
+    assert trio.current_time() - began == pytest.approx(ingesting.THROTTLE_SECONDS)
+
+
+# -- the clock
+
+
+@pytest.fixture
+async def running(
+    served: Served, clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> Served:
+    """A store whose writeback runs, on a clock that jumps if the test asks for it."""
+    monkeypatch.setattr(writeback, "COLLECT_SECONDS", COMMIT_SECONDS)
+    served.writeback.start()
+    nursery.start_soon(served.writeback.run)
+    return served
+
+
+async def test_creating_waits_for_ingest(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever creates one file too many waits until ingest has taken some in."""
+    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
+    monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
+    inodes = [await running.written(b"%d" % number, b"x") for number in range(3)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.written, b"more", b"x")
+        await wait_all_tasks_blocked()
+        assert await running.looked_up(b"more") == 0
+    assert any(is_chunked(running, inode) for inode in inodes)
+    assert await running.looked_up(b"more") != 0
+
+
+async def test_closed_file_becomes_chunks(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is ingested when it was closed and left alone for a while, and not before."""
+    begun: list[float] = []
+    begin = running.store.intake.begin_pass
+
+    def noted(inode: InodeNumber, *, complete: bool) -> object:
+        begun.append(trio.current_time())
+        return begin(inode, complete=complete)
+
+    monkeypatch.setattr(running.store.intake, "begin_pass", noted)
+    inode, handle = await running.created(b"f", DATA)
+    await trio.sleep(5 * QUIET_SECONDS)
+    assert begun == []
+    closed = trio.current_time()
+    await running.operations.release(handle)
+    await until(lambda: is_chunked(running, inode))
+    assert begun[0] >= closed + QUIET_SECONDS
+    assert await running.content(inode) == DATA
+
+
+async def test_file_that_is_opened_again(running: Served, clock: MockClock) -> None:
+    """A file that somebody opened for writing again is left alone until he closes it."""
+    inode = await running.written(b"f", DATA)
+    info = await running.operations.open(InodeT(inode), WRITE, ASKED)
+    await trio.sleep(10 * QUIET_SECONDS)
+    assert not is_chunked(running, inode)
+    await running.operations.release(info.fh)
+    await until(lambda: is_chunked(running, inode))
+
+
+async def test_commits_come_by_themselves(running: Served, clock: MockClock) -> None:
+    """A change is durable some seconds later though nobody asked for it."""
+    await running.written(b"f")
+    assert running.store.index.dirty
+    await trio.sleep(2 * COMMIT_SECONDS)
+    assert not running.store.index.dirty
+
+
+async def test_old_data_is_flushed(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written data that nobody syncs is made durable in time, while the file stays open."""
+    inode, handle = await running.created(b"f", DATA)
+    staged = running.store.staging.find(inode)
+    assert staged is not None
+    await trio.sleep(1)
+    assert staged.dirty
+    staged.dirty_since -= FLUSH_SECONDS  # of the real clock, which does not jump
+    await until(lambda: not staged.dirty)
+    await running.operations.release(handle)
+
+
+async def test_deleted_file_is_reaped(running: Served, clock: MockClock) -> None:
+    """What nobody can reach any more is removed in the background."""
+    inode = await running.chunked(b"f", DATA)
+    await running.operations.unlink(TOP, FileNameT(b"f"), ASKED)
+    await running.operations.forget([(InodeT(inode), 1)])
+    await until(lambda: running.store.nodes.find(inode) is None)
+
+
+async def test_much_garbage_is_collected(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected in the background when there is enough of it."""
+    monkeypatch.setattr(collecting, "GARBAGE_MIN", 20 * CHUNK)
+    inode = await running.chunked(b"f", noise(60 * CHUNK))
+    await running.set(inode, size=30 * CHUNK)
+    await running.writeback.ingesting.settle()
+    assert running.store.collector.survey().dead_chunks == 30
+    await until(lambda: running.store.collector.survey().dead_chunks == 0)
+    await running.set(inode, size=29 * CHUNK)
+    await running.writeback.ingesting.settle()
+    await trio.sleep(5 * writeback.COLLECT_SECONDS)
+    assert running.store.collector.survey().dead_chunks == 1
+    assert await running.content(inode) == noise(60 * CHUNK)[: 29 * CHUNK]
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (StoreFull("full"), logging.WARNING),
+        (OSError(errno.EIO, "broken"), logging.ERROR),
+        (CorruptIndex("damaged"), logging.ERROR),
+        (KeyError("a bug"), logging.ERROR),
+    ],
+)
+async def test_ingest_is_tried_again(
+    running: Served,
+    clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    level: int,
+) -> None:
+    """Whatever fails an ingest is logged, and a while later it is tried again."""
+    run = Failing(running.store.ingest.run, error, 1, 2)
+    monkeypatch.setattr(running.store.ingest, "run", run)
+    inode = await running.written(b"f", DATA)
+    began = trio.current_time()
+    await until(lambda: is_chunked(running, inode))
+    assert trio.current_time() - began > 2 * writeback.RETRY_SECONDS
+    assert [record.levelno for record in caplog.records] == [level, level]
+    caplog.clear()
+    assert await running.content(inode) == DATA
+
+
+async def test_bad_file_does_not_keep_others_from_ingest(
+    running: Served,
+    clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Files that were to be ingested together with one that always fails get into chunks."""
+    real = running.store.intake.finish_step
+    bad = await running.written(b"bad", DATA)
+
+    def finish_step(step: Step) -> bool:
+        if step.walk.inode == bad:
+            raise CorruptIndex("damaged")
+        return real(step)
+
+    monkeypatch.setattr(running.store.intake, "finish_step", finish_step)
+    good = [await running.written(b"%d" % number, noise(CHUNK, number)) for number in range(3)]
+    await until(lambda: all(is_chunked(running, inode) for inode in good))
+    assert not is_chunked(running, bad)
+    assert "damaged" in caplog.text
+    monkeypatch.undo()
+    await until(lambda: is_chunked(running, bad))
+    caplog.clear()
+
+
+async def test_commit_is_tried_again(
+    running: Served,
+    clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A full disk ends no background work: commits go on when there is room again."""
+    apply = Failing(running.store.index.apply, StoreFull("full"), 1, 2, 3)
+    monkeypatch.setattr(running.store.index, "apply", apply)
+    await running.written(b"f")
+    await until(lambda: not running.store.index.dirty)
+    assert apply.calls == 4
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    caplog.clear()
+
+
+@pytest.mark.usefixtures("small_windows")
+async def test_long_file_is_ingested_early(running: Served, clock: MockClock) -> None:
+    """Of a long file that is still being written, what is complete is in chunks already."""
+    inode, handle = await running.created(b"f")
+    data = noise(20 * CHUNK, 4)
+    for offset in range(0, len(data), CHUNK // 2):
+        await running.operations.write(handle, offset, data[offset : offset + CHUNK // 2])
+        await trio.sleep(0.2)
+    staged = running.store.staging.find(inode)
+    assert staged is not None
+    assert staged.staged_bytes <= (EARLY_WINDOWS + 4) * CHUNK
+    assert await running.content(inode) == data
+    await running.operations.release(handle)
+    await until(lambda: is_chunked(running, inode))
+    assert await running.content(inode) == data
+
+
+@pytest.mark.usefixtures("small_windows")
+async def test_early_ingest_of_what_cannot_be_told(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose format cannot be told early is not tried again until it is closed."""
+    tried: list[bool] = []
+
+    def untold(step: Step, writer: object) -> bool:
+        tried.append(step.walk.complete)
+        return real(step, writer) if step.walk.complete else False  # type: ignore[arg-type]
+
+    real = running.store.ingest.run
+    monkeypatch.setattr(running.store.ingest, "run", untold)
+    inode, handle = await running.created(b"f")
+    data = noise(20 * CHUNK, 4)
+    for offset in range(0, len(data), CHUNK // 2):
+        await running.operations.write(handle, offset, data[offset : offset + CHUNK // 2])
+        await trio.sleep(0.2)
+    assert tried == [False]
+    await running.operations.release(handle)
+    await until(lambda: is_chunked(running, inode))
+    assert await running.content(inode) == data
+    tried.clear()
+    info = await running.operations.open(InodeT(inode), WRITE, ASKED)
+    await running.operations.write(info.fh, 0, data[::-1])
+    await trio.sleep(1)
+    assert tried == [False]
+    await running.operations.release(info.fh)
+
+
+async def test_work_of_an_earlier_run(served: Served, box: Box, nursery: trio.Nursery) -> None:
+    """What a daemon that was killed left staged or unlinked is done by the next."""
+    inode, handle = await served.created(b"f", DATA)
+    orphan = await served.written(b"g", OTHER)
+    await served.operations.unlink(TOP, FileNameT(b"g"), ASKED)
+    await served.operations.fsync(handle, datasync=False)
+    after = Served(box.crash(), nursery)
+    after.writeback.start()
+    await after.writeback.ingesting.ingest_due()
+    await after.writeback.collecting.reap()
+    assert is_chunked(after, inode)
+    assert after.store.nodes.find(orphan) is None
+    assert await after.content(inode) == DATA
+
+
+async def test_finish(served: Served, box: Box) -> None:
+    """At the end everything is durable, staged as it is."""
+    inode, _ = await served.created(b"f", DATA)
+    other = await served.chunked(b"g", OTHER)
+    await served.set(other, size=10)
+    await served.writeback.finish()
+    store = box.crash()
+    assert content_of(store, inode) == DATA
+    assert content_of(store, other) == OTHER[:10]
+
+
+# -- cancellation
+
+
+# More than any of them has.
+MOST_CHECKPOINTS = 100
+
+Action = Callable[[Served, bytes], Awaitable[Callable[[], Awaitable[object]]]]
+
+
+async def to_commit(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    await served.written(name + b".old")
+    await served.written(name, DATA)
+    await rename(served, name, name + b".old")
+    await rename(served, name + b".old", name)
+    return served.writeback.durability.commit
+
+
+async def to_flush(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    inode = await served.written(name, DATA)
+    return lambda: served.writeback.durability.flush(inode)
+
+
+async def to_settle(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    inode = await served.chunked(name, OTHER)
+    await served.set(inode, size=0)
+    await served.operations.write(_writer(served, inode), 0, DATA)
+    await served.written(name + b".other", OTHER)
+    return served.writeback.ingesting.settle
+
+
+async def to_ingest(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    inodes = [await served.written(name, DATA), await served.written(name + b".other", OTHER)]
+    return lambda: served.writeback.ingesting.ingest(inodes, complete=True)
+
+
+async def to_ingest_early(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    inode = await served.written(name, DATA)
+    return lambda: served.writeback.ingesting.ingest([inode], complete=False)
+
+
+async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    await served.chunked(name, DATA)
+    gone = await served.chunked(name + b".gone", noise(20 * CHUNK, int(name)))
+    await served.operations.unlink(TOP, FileNameT(name + b".gone"), ASKED)
+    await served.operations.forget([(InodeT(gone), 1)])
+    return served.writeback.collecting.collect
+
+
+async def to_finish(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    await served.written(name, DATA)
+    return served.writeback.finish
+
+
+async def to_hold(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    await served.chunked(name, DATA)
+
+    async def hold() -> None:
+        async with served.writeback.appending.held():
+            await trio.lowlevel.checkpoint()
+
+    return hold
+
+
+async def to_write(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    inode = await served.written(name, DATA)
+    handle = _writer(served, inode)
+    served.writer._wary_until = float("inf")  # so that it goes to a thread
+    return lambda: served.operations.write(handle, 0, DATA)
+
+
+async def to_fsync(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    inode = await served.written(name, DATA)
+    handle = _writer(served, inode)
+    return lambda: served.operations.fsync(handle, datasync=False)
+
+
+async def to_rename(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+    await served.written(name, DATA)
+    await served.written(name + b".tmp", DATA)
+    return lambda: rename(served, name + b".tmp", name)
+
+
+def _writer(served: Served, inode: InodeNumber) -> FileHandleT:
+    return served.handles.open(inode, writable=True)
+
+
+ACTIONS = [
+    to_commit,
+    to_flush,
+    to_settle,
+    to_ingest,
+    to_ingest_early,
+    to_collect,
+    to_finish,
+    to_hold,
+    to_write,
+    to_fsync,
+    to_rename,
+]
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("prepare", ACTIONS, ids=lambda each: each.__name__)
+async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
+    """Wherever work is cancelled, the store is sound, its content right, and the work goes on."""
+    names = [b"%d" % number for number in range(MOST_CHECKPOINTS)]
+    for number, name in enumerate(names):
+        work = await prepare(served, name)
+        with cancelled_at(number) as scope:
+            await work()
+        assert check(served.store) == []
+        assert await served.content(await served.looked_up(name)) == DATA
+        if not scope.cancel_called:
+            break
+    assert 0 < number < MOST_CHECKPOINTS - 1
+    await served.writeback.ingesting.settle()
+    await served.writeback.collecting.collect()
+    for name in names[: number + 1]:
+        assert await served.content(await served.looked_up(name)) == DATA
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("prepare", [to_commit, to_settle, to_collect], ids=lambda p: p.__name__)
+async def test_crash_after_a_cancellation(box: Box, nursery: trio.Nursery, prepare: Action) -> None:
+    """A crash right after work was cancelled anywhere leaves a sound store."""
+    for number in range(MOST_CHECKPOINTS):
+        served = Served(box.store, nursery)
+        work = await prepare(served, b"%d" % number)
+        with cancelled_at(number) as scope:
+            await work()
+        box.crash()
+        if not scope.cancel_called:
+            break
+    assert 0 < number < MOST_CHECKPOINTS - 1

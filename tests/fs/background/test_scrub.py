@@ -1,0 +1,131 @@
+"""The scrub of a mounted store: for who waits, in the background, stopped and gone on with."""
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from modelfs.fs.background.scrub import Scrubbing
+from modelfs.jobs.scrub.scrubber import Scrubber
+from tests.support.served_store import Served
+from tests.support.stores import CHUNK, noise, overwrite, pack_path
+
+FILES = 6
+FAST = 1 << 40
+
+
+@pytest.fixture
+async def filled(served: Served) -> Served:
+    """A store with a few files, each in a segment of its own."""
+    for number in range(FILES):
+        await served.chunked(b"%d" % number, noise(CHUNK, number))
+    return served
+
+
+class Told:
+    """Keeps what a follower is told."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[int, int]] = []
+
+    async def __call__(self, done: int, total: int) -> None:
+        self.progress.append((done, total))
+        await trio.lowlevel.checkpoint()
+
+
+async def test_followed(filled: Served, nursery: trio.Nursery) -> None:
+    """Who waits is told the progress, and returns at the end."""
+    scrubbing = filled.writeback.scrubbing
+    nursery.start_soon(scrubbing.run)
+    told = Told()
+    scrubbing.begin()
+    await scrubbing.follow(told)
+    assert told.progress == sorted(told.progress)
+    report = await scrubbing.report()
+    assert (report["chunks"], report["running"], report["findings"]) == (FILES, False, [])
+    assert report["ended_ns"]
+
+
+async def test_paused(filled: Served, nursery: trio.Nursery) -> None:
+    """Stopped, it stays where it is, and asked for again it goes on there."""
+    scrubbing = filled.writeback.scrubbing
+    nursery.start_soon(scrubbing.run)
+    scrubbing.begin(rate=1)  # a byte per second: after the first segment it rests for an hour
+    async with trio.open_nursery() as followers:
+        told = Told()
+        followers.start_soon(scrubbing.follow, told)
+        await until_checked(scrubbing, filled.store.scrubber, 1)
+        scrubbing.pause()
+    report = await scrubbing.report()
+    assert (report["chunks"], report["running"], report["rate"]) == (1, False, 0)
+    scrubbing.begin()
+    await scrubbing.follow(Told())
+    assert (await scrubbing.report())["chunks"] == FILES
+
+
+async def test_faster(filled: Served, nursery: trio.Nursery) -> None:
+    """A rest that is too long ends when it is asked to go faster."""
+    scrubbing = filled.writeback.scrubbing
+    nursery.start_soon(scrubbing.run)
+    scrubbing.begin(rate=1)
+    await until_checked(scrubbing, filled.store.scrubber, 1)
+    scrubbing.begin(rate=FAST)
+    await scrubbing.follow(Told())
+    assert (await scrubbing.report())["chunks"] == FILES
+
+
+async def test_goes_on_after_a_remount(filled: Served, nursery: trio.Nursery) -> None:
+    """One in the background is gone on with by the next daemon; one that was waited for is not."""
+    for rate, running in ((FAST, True), (0, False)):
+        filled.store.scrubber.begin(rate=rate)
+        after = Scrubbing(filled.store, filled.workers)
+        after.start()
+        assert after.running is running
+    nursery.start_soon(after.run)
+    await wait_all_tasks_blocked()
+    assert filled.store.scrubber.status().chunks == 0
+
+
+async def test_damage_is_logged(
+    filled: Served, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rotten block is an error in the log with the file that it hurts."""
+    inode = await filled.looked_up(b"3")
+    record = filled.store.chunks.record(next(filled.store.maps.overlapping(inode, 0, 1)).chunk)
+    path = pack_path(filled.store.packs, record.pack)
+    overwrite(path, record.offset, b"rotten")
+    scrubbing = filled.writeback.scrubbing
+    nursery.start_soon(scrubbing.run)
+    scrubbing.begin()
+    await scrubbing.follow(Told())
+    assert "/3" in caplog.text
+    assert "do not match their checksum" in caplog.text
+    caplog.clear()
+    assert [each["files"] for each in (await scrubbing.report())["findings"]] == [["/3"]]
+    overwrite(path, record.offset, noise(CHUNK, 3)[:6])
+
+
+async def test_a_bug_ends_the_scrub_only(
+    filled: Served,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who waits is told what happened, and the next scrub works."""
+    scrubbing = filled.writeback.scrubbing
+    nursery.start_soon(scrubbing.run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scrubber, "check", lambda self, stretch: 1 // 0)
+        scrubbing.begin()
+        with pytest.raises(ZeroDivisionError):
+            await scrubbing.follow(Told())
+    assert "the scrub stopped" in caplog.text
+    caplog.clear()
+    scrubbing.begin()
+    await scrubbing.follow(Told())
+    assert (await scrubbing.report())["chunks"] == FILES
+
+
+async def until_checked(scrubbing: Scrubbing, scrubber: Scrubber, chunks: int) -> None:
+    with trio.fail_after(10):
+        while scrubber.status().chunks < chunks:
+            await scrubbing._moved.wait()

@@ -1,0 +1,33 @@
+"""Memory that is freed stays at hand."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own, since it cannot be undone: chunks come and go, and pages with them.
+FAULTS = """
+import resource, sys
+from modelfs.fs.host.malloc import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for number in range(100):
+    chunks = [b"x" * (1 << 20) for _ in range(8)]
+    del chunks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+def test_freed_memory_is_used_again() -> None:
+    """Chunk after chunk is decoded to pages that are there already."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this C library has no mallopt")
+    assert faults("kept") < faults("not") / 3

@@ -1,0 +1,881 @@
+"""The request handlers: what each answers, what it refuses, and what it leaves behind."""
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pyfuse3
+import pytest
+import trio
+from pyfuse3 import (
+    FileHandleT,
+    FileNameT,
+    FlagT,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    XAttrNameT,
+)
+
+from modelfs.fs.requests import operations
+from modelfs.fs.requests.readdir import READDIR_PAGE
+from modelfs.store.disk.space import Space
+from modelfs.store.files.namespace import NAME_MAX
+from modelfs.store.files.staging import WINDOW
+from modelfs.store.index.records import Inode
+from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.store import Store
+from tests.support.served_store import (
+    ASKED,
+    DEADLINE,
+    MODE,
+    READ,
+    TOP,
+    WRITE,
+    Caller,
+    Failing,
+    Held,
+    Listing,
+    Served,
+    refused,
+)
+from tests.support.stores import CHUNK, Box, content_of, new_file, noise
+
+TOKEN = cast("ReaddirToken", object())
+FOLDER_MODE = ModeT(0o755)
+NO_FLAGS = FlagT(0)
+DATA = noise(3 * CHUNK + 5)
+
+
+def named(name: bytes | str) -> FileNameT:
+    return FileNameT(os.fsencode(name))
+
+
+async def folder(served: Served, name: bytes, parent: InodeT = TOP) -> InodeT:
+    entry = await served.operations.mkdir(parent, named(name), FOLDER_MODE, ASKED)
+    return entry.st_ino
+
+
+async def rename(
+    served: Served, old: bytes, new: bytes, flags: FlagT = NO_FLAGS, parent: InodeT = TOP
+) -> None:
+    await served.operations.rename(TOP, named(old), parent, named(new), flags, ASKED)
+
+
+async def listed(served: Served, listing: Listing, inode: InodeT = TOP, start: int = 0) -> None:
+    handle = await served.operations.opendir(inode, ASKED)
+    await served.operations.readdir(handle, start, TOKEN)
+    await served.operations.releasedir(handle)
+
+
+def lookups(served: Served, inode: InodeNumber) -> int:
+    """Return how often the kernel was told of an inode, by counting back."""
+    count = 0
+    while served.handles.known(inode):
+        served.handles.forget(inode, 1)
+        count += 1
+    for _ in range(count):
+        served.handles.remember(inode)
+    return count
+
+
+def node(served: Served, inode: int) -> Inode | None:
+    return served.store.nodes.find(InodeNumber(inode))
+
+
+# -- names
+
+
+async def test_lookup(served: Served) -> None:
+    """A name is answered with its inode's attributes, to be kept for a while."""
+    inode = await served.written(b"f", b"12345")
+    entry = await served.operations.lookup(TOP, named("f"), ASKED)
+    assert (entry.st_ino, entry.st_size, entry.st_mode) == (inode, 5, MODE)
+    assert entry.st_nlink == 1
+    assert entry.entry_timeout > 60
+    assert entry.attr_timeout > 60
+    assert lookups(served, inode) == 2
+
+
+async def test_lookup_of_nothing(served: Served) -> None:
+    """A name that does not exist is remembered as such, and counts no lookup."""
+    entry = await served.operations.lookup(TOP, named("nothing"), ASKED)
+    assert entry.st_ino == 0
+    assert entry.entry_timeout > 60
+    assert not served.handles.known(InodeNumber(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(b"f/x", errno.EINVAL), (b"x" * (NAME_MAX + 1), errno.ENAMETOOLONG)]
+)
+async def test_lookup_of_impossible_names(served: Served, name: bytes, number: int) -> None:
+    """What cannot be a name is refused, not remembered as missing."""
+    with refused(number):
+        await served.operations.lookup(TOP, FileNameT(name), ASKED)
+
+
+async def test_lookup_in_a_file(served: Served) -> None:
+    """Only directories have names in them."""
+    inode = await served.written(b"f")
+    with refused(errno.ENOTDIR):
+        await served.operations.lookup(InodeT(inode), named("x"), ASKED)
+
+
+async def test_lookup_of_dots(served: Served) -> None:
+    """A directory and its parent are found by their dots, for those who export it."""
+    inner = await folder(served, b"d")
+    for name, wanted in ((b".", inner), (b"..", TOP)):
+        assert (await served.operations.lookup(inner, named(name), ASKED)).st_ino == wanted
+
+
+async def test_lookup_of_an_inode(served: Served) -> None:
+    """A file is found by the dot, as the kernel looks for those it was given a handle of."""
+    inode = InodeT(await served.written(b"f"))
+    assert (await served.operations.lookup(inode, named("."), ASKED)).st_ino == inode
+    await served.operations.unlink(TOP, named("f"), ASKED)
+    assert (await served.operations.lookup(inode, named("."), ASKED)).st_ino == 0
+
+
+async def test_every_entry_counts_one_lookup(served: Served) -> None:
+    """Each answer with an entry is one lookup, to be taken back by the kernel's forget."""
+    ops = served.operations
+    made = [
+        await ops.mknod(TOP, named("fifo"), ModeT(stat.S_IFIFO | 0o600), 0, ASKED),
+        await ops.mkdir(TOP, named("d"), FOLDER_MODE, ASKED),
+        await ops.symlink(TOP, named("s"), named("target"), ASKED),
+        (await ops.create(TOP, named("f"), MODE, WRITE, ASKED))[1],
+    ]
+    inodes = [InodeNumber(entry.st_ino) for entry in made]
+    assert [lookups(served, inode) for inode in inodes] == [1, 1, 1, 1]
+    await ops.link(InodeT(inodes[0]), TOP, named("again"), ASKED)
+    assert lookups(served, inodes[0]) == 2
+    await ops.forget([(InodeT(inodes[0]), 2), *((InodeT(inode), 1) for inode in inodes[1:])])
+    assert not any(served.handles.known(inode) for inode in inodes)
+    await served.writeback.collecting.collect()
+    assert all(node(served, inode) for inode in inodes)
+
+
+@pytest.mark.parametrize("kind", ["mknod", "mkdir", "symlink", "link", "create"])
+async def test_refused_entries_count_no_lookup(served: Served, kind: str) -> None:
+    """A name that is taken is EEXIST to whoever makes it, and nothing is remembered."""
+    ops = served.operations
+    inode, other = await served.written(b"f"), await served.written(b"other")
+    before = lookups(served, inode), lookups(served, other)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "mknod": lambda: ops.mknod(TOP, named("f"), MODE, 0, ASKED),
+        "mkdir": lambda: ops.mkdir(TOP, named("f"), FOLDER_MODE, ASKED),
+        "symlink": lambda: ops.symlink(TOP, named("f"), named("x"), ASKED),
+        "link": lambda: ops.link(InodeT(other), TOP, named("f"), ASKED),
+        "create": lambda: ops.create(TOP, named("f"), MODE, WRITE, ASKED),
+    }
+    with refused(errno.EEXIST):
+        await calls[kind]()
+    assert (lookups(served, inode), lookups(served, other)) == before
+    assert not served.handles.being_written(inode)
+
+
+async def test_owner_is_who_asked(served: Served) -> None:
+    """What is made belongs to the caller, with the mode that was asked for."""
+    _, entry = await served.operations.create(TOP, named("f"), ModeT(0o100640), WRITE, ASKED)
+    assert (entry.st_uid, entry.st_gid, entry.st_mode) == (Caller().uid, Caller().gid, 0o100640)
+
+
+async def test_device_node(served: Served) -> None:
+    """A device node keeps its numbers."""
+    mode = ModeT(stat.S_IFCHR | 0o600)
+    entry = await served.operations.mknod(TOP, named("null"), mode, os.makedev(1, 3), ASKED)
+    assert (entry.st_rdev, entry.st_mode) == (os.makedev(1, 3), mode)
+
+
+async def test_mkdir_is_a_directory(served: Served) -> None:
+    """The kernel does not send the type with mkdir."""
+    entry = await served.operations.mkdir(TOP, named("d"), FOLDER_MODE, ASKED)
+    assert stat.S_ISDIR(entry.st_mode)
+    assert (await served.operations.getattr(TOP, ASKED)).st_nlink == 3
+
+
+async def test_symlink(served: Served) -> None:
+    """A symbolic link gives back its target; anything else has none."""
+    entry = await served.operations.symlink(TOP, named("s"), named("a/b"), ASKED)
+    assert await served.operations.readlink(entry.st_ino, ASKED) == b"a/b"
+    assert entry.st_size == 3
+    with refused(errno.EINVAL):
+        await served.operations.readlink(TOP, ASKED)
+    with refused(errno.ENAMETOOLONG):
+        await served.operations.symlink(TOP, named("t"), named("x" * 4096), ASKED)
+
+
+async def test_link(served: Served) -> None:
+    """A file with two names is one file until both are gone; a directory has one."""
+    inode = await served.written(b"f", DATA)
+    entry = await served.operations.link(InodeT(inode), TOP, named("g"), ASKED)
+    assert (entry.st_ino, entry.st_nlink) == (inode, 2)
+    await served.operations.unlink(TOP, named("f"), ASKED)
+    assert await served.content(await served.looked_up(b"g")) == DATA
+    with refused(errno.EPERM):
+        await served.operations.link(await folder(served, b"d"), TOP, named("h"), ASKED)
+
+
+async def test_unlinked_file_stays_while_known(served: Served) -> None:
+    """An open file without a name is read and written; when it is forgotten it is reaped."""
+    inode, handle = await served.created(b"f", DATA)
+    await served.operations.unlink(TOP, named("f"), ASKED)
+    assert await served.looked_up(b"f") == 0
+    await served.writeback.collecting.collect()
+    assert await served.operations.write(handle, 0, b"new") == 3
+    assert bytes(await served.operations.read(handle, 0, 5)) == b"new" + DATA[3:5]
+    with refused(errno.ENOENT):
+        await served.operations.link(InodeT(inode), TOP, named("g"), ASKED)
+    await served.operations.release(handle)
+    await served.operations.forget([(InodeT(inode), lookups(served, inode))])
+    await served.writeback.collecting.collect()
+    assert node(served, inode) is None
+    assert served.store.staging.find(inode) is None
+
+
+async def test_unlinked_file_that_nobody_knows(served: Served) -> None:
+    """A file that the kernel has forgotten is reaped as soon as its name is gone."""
+    inode = await served.chunked(b"f", DATA)
+    await served.operations.forget([(InodeT(inode), lookups(served, inode))])
+    assert node(served, inode) is not None
+    await served.operations.unlink(TOP, named("f"), ASKED)
+    found = await served.writeback.collecting.collect()
+    assert node(served, inode) is None
+    assert found.dead_bytes >= len(DATA)
+
+
+async def test_forget_of_a_part(served: Served) -> None:
+    """An unlinked file stays as long as one lookup is left."""
+    inode = await served.written(b"f")
+    await served.looked_up(b"f")
+    await served.operations.unlink(TOP, named("f"), ASKED)
+    await served.operations.forget([(InodeT(inode), 1)])
+    await served.writeback.collecting.collect()
+    assert node(served, inode) is not None
+    await served.operations.forget([(InodeT(inode), 1)])
+    await served.writeback.collecting.collect()
+    assert node(served, inode) is None
+
+
+async def test_unlink_refuses(served: Served) -> None:
+    """Directories and missing names are not unlinked, nor files removed as directories."""
+    await served.written(b"f")
+    inner = await folder(served, b"d")
+    await folder(served, b"inner", inner)
+    for call, name, number in (
+        (served.operations.unlink, b"x", errno.ENOENT),
+        (served.operations.unlink, b"d", errno.EISDIR),
+        (served.operations.rmdir, b"x", errno.ENOENT),
+        (served.operations.rmdir, b"f", errno.ENOTDIR),
+        (served.operations.rmdir, b"d", errno.ENOTEMPTY),
+    ):
+        with refused(number):
+            await call(TOP, named(name), ASKED)
+
+
+async def test_rmdir(served: Served, listing: Listing) -> None:
+    """A directory that was removed while it was open lists nothing and takes nothing."""
+    inner = await folder(served, b"d")
+    await served.operations.rmdir(TOP, named("d"), ASKED)
+    await listed(served, listing, inner)
+    assert listing.entries == []
+    with refused(errno.ENOENT):
+        await served.operations.create(inner, named("f"), MODE, WRITE, ASKED)
+    await served.operations.forget([(inner, 1)])
+    await served.writeback.collecting.collect()
+    assert node(served, inner) is None
+
+
+# -- rename
+
+
+async def test_rename(served: Served) -> None:
+    """A file keeps its inode and its content when it moves."""
+    inner = await folder(served, b"d")
+    inode = await served.written(b"f", DATA)
+    await rename(served, b"f", b"g", parent=inner)
+    entry = await served.operations.lookup(inner, named("g"), ASKED)
+    assert entry.st_ino == inode
+    assert await served.looked_up(b"f") == 0
+    assert await served.content(inode) == DATA
+
+
+async def test_rename_over(served: Served) -> None:
+    """What was replaced is gone when the kernel forgets it, and not before."""
+    inode, old = await served.written(b"f", DATA), await served.written(b"g", b"old")
+    await rename(served, b"f", b"g")
+    assert await served.looked_up(b"g") == inode
+    replaced = node(served, old)
+    assert replaced is not None
+    assert replaced.nlink == 0
+    assert await served.content(old) == b"old"
+    await served.operations.forget([(InodeT(old), 1)])
+    await served.writeback.collecting.collect()
+    assert node(served, old) is None
+
+
+async def test_rename_over_a_forgotten_file(served: Served) -> None:
+    """What was replaced is reaped at once if the kernel does not know it."""
+    await served.written(b"f", DATA)
+    old = await served.written(b"g", b"old")
+    await served.operations.forget([(InodeT(old), 1)])
+    await rename(served, b"f", b"g")
+    await served.writeback.collecting.collect()
+    assert node(served, old) is None
+
+
+async def test_rename_over_a_name_of_itself(served: Served) -> None:
+    """Two names of one file renamed over each other both stay: POSIX says so."""
+    inode = await served.written(b"f", DATA)
+    await served.operations.link(InodeT(inode), TOP, named("g"), ASKED)
+    await rename(served, b"f", b"g")
+    assert [await served.looked_up(name) for name in (b"f", b"g")] == [inode, inode]
+
+
+async def test_rename_noreplace(served: Served) -> None:
+    """RENAME_NOREPLACE refuses a name that is taken, and moves to one that is free."""
+    inode, other = await served.written(b"f"), await served.written(b"g")
+    with refused(errno.EEXIST):
+        await rename(served, b"f", b"g", pyfuse3.RENAME_NOREPLACE)
+    assert [await served.looked_up(name) for name in (b"f", b"g")] == [inode, other]
+    await rename(served, b"f", b"h", pyfuse3.RENAME_NOREPLACE)
+    assert await served.looked_up(b"h") == inode
+
+
+async def test_rename_exchange(served: Served) -> None:
+    """RENAME_EXCHANGE lets a file and a directory change places; both have to be there."""
+    inode, inner = await served.written(b"f", DATA), await folder(served, b"d")
+    await rename(served, b"f", b"d", pyfuse3.RENAME_EXCHANGE)
+    assert [await served.looked_up(name) for name in (b"f", b"d")] == [inner, inode]
+    with refused(errno.ENOENT):
+        await rename(served, b"f", b"x", pyfuse3.RENAME_EXCHANGE)
+
+
+async def test_rename_refuses(served: Served) -> None:
+    """Flags that are not known, names that are not there, and a directory below itself."""
+    inner = await folder(served, b"d")
+    with refused(errno.EINVAL):
+        await rename(served, b"d", b"e", FlagT(4))
+    with refused(errno.ENOENT):
+        await rename(served, b"x", b"y")
+    with refused(errno.EINVAL):
+        await rename(served, b"d", b"e", parent=inner)
+
+
+# -- directories
+
+
+async def test_readdir(served: Served, listing: Listing) -> None:
+    """A directory lists its dots and its names, each with its inode, and counts lookups."""
+    inode, inner = await served.written(b"f", DATA), await folder(served, b"d")
+    await listed(served, listing)
+    assert [(name, at) for name, at, _ in listing.entries] == [
+        (b".", ROOT),
+        (b"..", ROOT),
+        (b"f", inode),
+        (b"d", InodeNumber(inner)),
+    ]
+    assert (lookups(served, inode), lookups(served, InodeNumber(inner))) == (2, 2)
+    assert not served.handles.known(ROOT)
+
+
+async def test_readdir_stops_when_the_buffer_is_full(served: Served, listing: Listing) -> None:
+    """What did not fit any more counts no lookup, and is listed by the next call."""
+    inodes = [await served.written(b"%d" % number) for number in range(5)]
+    handle = await served.operations.opendir(TOP, ASKED)
+    for room in (1, 3, 0, 2):
+        listing.room = room
+        start = listing.entries[-1][2] if listing.entries else 0
+        await served.operations.readdir(handle, start, TOKEN)
+    assert listing.names == [b".", b"..", b"0", b"1", b"2", b"3"]
+    assert [lookups(served, inode) for inode in inodes] == [2, 2, 2, 2, 1]
+
+
+async def test_readdir_of_many(served: Served, listing: Listing) -> None:
+    """A listing longer than what is looked up at once has every name once."""
+    names = [b"%03d" % number for number in range(2 * READDIR_PAGE + 3)]
+    for name in names:
+        await served.written(name)
+    await listed(served, listing)
+    assert listing.names == [b".", b"..", *names]
+
+
+async def test_readdir_while_names_come_and_go(served: Served, listing: Listing) -> None:
+    """A listing that goes on where it stopped skips and repeats no name that stayed."""
+    stayed = [b"s%d" % number for number in range(10)]
+    for name in stayed:
+        await served.written(name)
+        await served.written(b"gone-" + name)
+    handle = await served.operations.opendir(TOP, ASKED)
+    start = 0
+    for step in range(1000):
+        listing.room = 1
+        await served.operations.readdir(handle, start, TOKEN)
+        if listing.entries[-1][2] == start:
+            break
+        start = listing.entries[-1][2]
+        if step < len(stayed):
+            await served.operations.unlink(TOP, named(b"gone-s%d" % step), ASKED)
+            await rename(served, b"s%d" % step, b"moving")
+            await rename(served, b"moving", b"s%d" % step)
+            await served.written(b"new-%d" % step)
+    # Renamed to a free name, a file is a new entry: it may be seen twice, and never not at all.
+    assert set(stayed) <= set(listing.names)
+    cookies = [cookie for _, _, cookie in listing.entries]
+    assert cookies == sorted(set(cookies))
+
+
+async def test_readdir_of_a_name_renamed_over(served: Served, listing: Listing) -> None:
+    """A name that is replaced during a listing stays where it was: listed once, never missing."""
+    for name in (b"a", b"b", b"c"):
+        await served.written(name)
+    handle = await served.operations.opendir(TOP, ASKED)
+    listing.room = 4  # the dots, a and b
+    await served.operations.readdir(handle, 0, TOKEN)
+    new = await served.written(b"tmp")
+    await rename(served, b"tmp", b"b")
+    await rename(served, b"c", b"c2")
+    await rename(served, b"c2", b"c")
+    listing.room = 100
+    await served.operations.readdir(handle, listing.entries[-1][2], TOKEN)
+    assert sorted(listing.names) == [b".", b"..", b"a", b"b", b"c"]
+    assert await served.looked_up(b"b") == new
+
+
+async def test_readdir_tells_staged_sizes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes that come with a listing are those that a stat would show."""
+    sizes: dict[bytes, int] = {}
+
+    def reply(
+        token: ReaddirToken, name: FileNameT, attr: pyfuse3.EntryAttributes, cookie: int
+    ) -> bool:
+        sizes[name] = attr.st_size
+        return True
+
+    await served.written(b"f", DATA)
+    monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
+    handle = await served.operations.opendir(TOP, ASKED)
+    await served.operations.readdir(handle, 0, TOKEN)
+    assert sizes[b"f"] == len(DATA)
+
+
+async def test_fsyncdir(served: Served, box: Box) -> None:
+    """A directory that was synced has its names after a crash."""
+    await served.written(b"f")
+    handle = await served.operations.opendir(TOP, ASKED)
+    await served.operations.fsyncdir(handle, datasync=False)
+    await served.written(b"g")
+    store = box.crash()
+    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 10)] == [b"f"]
+
+
+# -- attributes
+
+
+async def test_getattr_of_nothing(served: Served) -> None:
+    """An inode that is not there is ENOENT."""
+    with refused(errno.ENOENT):
+        await served.operations.getattr(InodeT(99), ASKED)
+
+
+async def test_setattr(served: Served) -> None:
+    """Mode, owner and times are set, the file's type stays, and what is not named stays."""
+    inode = await served.written(b"f", DATA)
+    entry = await served.set(inode, mode=0o600, uid=7, mtime_ns=11)
+    assert (entry.st_mode, entry.st_uid, entry.st_mtime_ns) == (stat.S_IFREG | 0o600, 7, 11)
+    assert (entry.st_gid, entry.st_size) == (Caller().gid, len(DATA))
+    entry = await served.set(inode, gid=8, atime_ns=12)
+    assert (entry.st_uid, entry.st_gid, entry.st_atime_ns, entry.st_mtime_ns) == (7, 8, 12, 11)
+
+
+async def test_times_survive_ingest(served: Served) -> None:
+    """A time that was set while content was staged is there when it is not any more."""
+    inode = await served.written(b"f", DATA)
+    await served.set(inode, mtime_ns=11)
+    await served.writeback.ingesting.settle()
+    assert (await served.operations.getattr(InodeT(inode), ASKED)).st_mtime_ns == 11
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, len(DATA), len(DATA) + 1, 10**15])
+@pytest.mark.parametrize("ingested", [False, True])
+async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
+    """A file of another size has its bytes up to there, and zeros behind."""
+    inode = await (served.chunked if ingested else served.written)(b"f", DATA)
+    entry = await served.set(inode, size=size)
+    assert entry.st_size == size
+    handle = served.handles.open(inode, writable=False)
+    part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
+    assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
+    await served.writeback.ingesting.settle()
+    assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
+
+
+async def test_truncate_and_set_times(served: Served) -> None:
+    """A request may change the size and the times together: the times asked for win."""
+    inode = await served.written(b"f", DATA)
+    entry = await served.set(inode, size=3, mtime_ns=11)
+    assert (entry.st_size, entry.st_mtime_ns) == (3, 11)
+
+
+async def test_xattrs(served: Served) -> None:
+    """Attributes are set, listed, read and removed."""
+    inode = InodeT(await served.written(b"f"))
+    ops = served.operations
+    for name in (b"user.b", b"user.a", b"security.capability"):
+        await ops.setxattr(inode, XAttrNameT(name), b"value of " + name, ASKED)
+    names = await ops.listxattr(inode, ASKED)
+    assert sorted(names) == [b"security.capability", b"user.a", b"user.b"]
+    assert await ops.getxattr(inode, XAttrNameT(b"user.a"), ASKED) == b"value of user.a"
+    await ops.removexattr(inode, XAttrNameT(b"user.a"), ASKED)
+    for gone in (ops.getxattr, ops.removexattr):
+        with refused(errno.ENODATA):
+            await gone(inode, XAttrNameT(b"user.a"), ASKED)
+
+
+@pytest.mark.parametrize(("uid", "hidden"), [(0, set()), (1000, {b"trusted.a"})])
+async def test_listed_to_root_only(served: Served, uid: int, hidden: set[bytes]) -> None:
+    """Users do not see the names of attributes that they may not read."""
+    names = {b"user.a", b"trusted.a", b"security.a"}
+    inode = InodeT(await served.written(b"f"))
+    for name in names:
+        await served.operations.setxattr(inode, XAttrNameT(name), b"x", ASKED)
+    caller = cast("RequestContext", Caller(uid=uid))
+    assert set(await served.operations.listxattr(inode, caller)) == names - hidden
+
+
+async def test_xattrs_that_are_refused(served: Served) -> None:
+    """ACLs are not supported, long values too long, and the store's own names its own."""
+    inode = InodeT(await served.written(b"f"))
+    for name, value, number in (
+        (b"system.posix_acl_access", b"x", errno.EOPNOTSUPP),
+        (b"user.long", bytes((64 << 10) + 1), errno.E2BIG),
+        (b"user.modelfs.store", b"x", errno.EPERM),
+        (b"user.modelfs.other", b"x", errno.EPERM),
+    ):
+        with refused(number):
+            await served.operations.setxattr(inode, XAttrNameT(name), value, ASKED)
+    assert await served.operations.listxattr(inode, ASKED) == []
+
+
+async def test_virtual_xattr(served: Served) -> None:
+    """Every inode tells which store it is in, and none lists that."""
+    name = XAttrNameT(b"user.modelfs.store")
+    for inode in (TOP, InodeT(await served.written(b"f"))):
+        path = await served.operations.getxattr(inode, name, ASKED)
+        assert Path(os.fsdecode(path)) == served.store.folder
+        assert await served.operations.listxattr(inode, ASKED) == []
+
+
+async def test_statfs(served: Served) -> None:
+    """The room told is that of the backing disk, less the reserve."""
+    disk = os.statvfs(served.store.folder)
+    told = await served.operations.statfs(ASKED)
+    assert told.f_namemax == NAME_MAX
+    assert told.f_blocks * told.f_frsize == pytest.approx(disk.f_blocks * disk.f_frsize, rel=0.01)
+    assert told.f_bavail * told.f_frsize < disk.f_bavail * disk.f_frsize
+
+
+# -- files
+
+
+async def test_create_is_open_for_writing(served: Served) -> None:
+    """A new file is open as asked, and the kernel may keep its pages."""
+    info, entry = await served.operations.create(TOP, named("f"), MODE, WRITE, ASKED)
+    assert info.keep_cache
+    assert not info.direct_io
+    assert served.handles.being_written(InodeNumber(entry.st_ino))
+    await served.operations.release(info.fh)
+    assert not served.handles.being_written(InodeNumber(entry.st_ino))
+
+
+async def test_open_for_reading(served: Served) -> None:
+    """A reader is no writer."""
+    inode = await served.written(b"f", DATA)
+    info = await served.operations.open(InodeT(inode), READ, ASKED)
+    assert info.keep_cache
+    assert not served.handles.being_written(inode)
+
+
+@pytest.mark.parametrize("access", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+async def test_open_truncates(served: Served, access: int) -> None:
+    """O_TRUNC empties a file, however it is opened."""
+    inode = await served.chunked(b"f", DATA)
+    info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
+    assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
+    await served.operations.release(info.fh)
+    await served.writeback.ingesting.settle()
+    assert await served.content(inode) == b""
+
+
+async def test_open_truncates_what_is_on_its_way(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel still has of a mapping comes before O_TRUNC empties the file."""
+    inode, handle = await served.created(b"f", DATA)
+    asked: list[InodeNumber] = []
+
+    def take(inode: InodeNumber) -> None:
+        asked.append(inode)
+        trio.from_thread.run(served.operations.write, handle, 0, b"late")
+
+    monkeypatch.setattr(operations, "take_pages", take)
+    await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    assert asked == [inode]
+    assert await served.content(inode) == b""
+
+
+async def test_open_truncates_though_many_wait(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many wait for the kernel's pages that requests stay free to take them, and no more."""
+    inode, _ = await served.created(b"f", DATA)
+    held = Held(lambda inode: None)
+    monkeypatch.setattr(operations, "take_pages", held)
+    monkeypatch.setattr(served.operations, "_truncating", trio.CapacityLimiter(1))
+    truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(truncate)
+            await held.reached.wait()
+            await truncate()
+            held.let_go()
+    assert await served.content(inode) == b""
+
+
+async def test_write_and_read(served: Served) -> None:
+    """What was written at any place is read, over what was there."""
+    inode, handle = await served.created(b"f", DATA)
+    assert await served.operations.write(handle, 5, b"five") == 4
+    assert await served.operations.write(handle, len(DATA) + 3, b"end") == 3
+    wanted = DATA[:5] + b"five" + DATA[9:] + bytes(3) + b"end"
+    assert await served.content(inode) == wanted
+    await served.operations.release(handle)
+    await served.writeback.ingesting.settle()
+    assert await served.content(inode) == wanted
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("over_chunks", [False, True])
+async def test_write_across_a_window(served: Served, *, over_chunks: bool) -> None:
+    """A write that begins in one staging file and ends in the third is one write."""
+    inode = await (served.chunked if over_chunks else served.written)(b"f", DATA)
+    info = await served.operations.open(InodeT(inode), WRITE, ASKED)
+    new = noise(CHUNK + 200, 1)
+    assert await served.operations.write(info.fh, CHUNK - 100, new) == len(new)
+    wanted = DATA[: CHUNK - 100] + new + DATA[2 * CHUNK + 100 :]
+    assert await served.content(inode) == wanted
+    await served.operations.release(info.fh)
+    await served.writeback.ingesting.settle()
+    assert await served.content(inode) == wanted
+
+
+async def test_write_far_out(served: Served) -> None:
+    """A write at the end of the possible costs nothing for the hole before it."""
+    inode, handle = await served.created(b"f")
+    offset = (1 << 63) - 1 - 10
+    assert await served.operations.write(handle, offset, b"0123456789") == 10
+    with refused(errno.EFBIG):
+        await served.operations.write(handle, offset, b"0123456789X")
+    assert bytes(await served.operations.read(handle, offset - 2, 5)) == b"\0\x00012"
+    await served.operations.release(handle)
+    assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == offset + 10
+    assert offset // WINDOW in _windows(served.store, inode)
+
+
+def _windows(store: Store, inode: InodeNumber) -> set[int]:
+    staged = store.staging.find(inode)
+    return set() if staged is None else set(staged.windows)
+
+
+@pytest.mark.usefixtures("small_windows")
+async def test_write_that_finds_the_disk_full_midway(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written before the disk was full counts, as write(2) has it; no more does."""
+    old = noise(2 * CHUNK, 1)
+    inode, handle = await served.created(b"f", old)
+    monkeypatch.setattr(os, "pwritev", Failing(os.pwritev, OSError(errno.ENOSPC, "full"), 2))
+    assert await served.operations.write(handle, 0, DATA) == CHUNK
+    assert await served.content(inode) == DATA[:CHUNK] + old[CHUNK:]
+    assert await served.operations.write(handle, CHUNK, DATA[CHUNK:]) == len(DATA) - CHUNK
+    assert await served.content(inode) == DATA
+    await served.operations.release(handle)
+
+
+async def test_write_on_a_full_disk(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write of which nothing fits is ENOSPC, and the file is what it was."""
+    inode, handle = await served.created(b"f", DATA)
+    empty, other = await served.created(b"g")
+    monkeypatch.setattr(os, "pwritev", Failing(os.pwritev, OSError(errno.ENOSPC, "full"), 1, 2))
+    with refused(errno.ENOSPC):
+        await served.operations.write(handle, 0, noise(10, 1))
+    with refused(errno.ENOSPC):
+        await served.operations.write(other, 5, noise(10, 1))
+    assert caplog.records
+    caplog.clear()
+    assert await served.content(inode) == DATA
+    assert await served.content(empty) == b""
+    for each in (handle, other):
+        await served.operations.release(each)
+    await served.writeback.ingesting.settle()
+    assert served.store.pending() == []
+    assert await served.content(inode) == DATA
+
+
+async def test_descriptor_that_cannot_be_had(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A staging file that cannot be made fails that write, and no later one."""
+    inode, handle = await served.created(b"f")
+    descriptor = served.store.staging.descriptor
+    failing = Failing(descriptor, OSError(errno.EMFILE, "too many open files"))
+    monkeypatch.setattr(served.store.staging, "descriptor", failing)
+    with refused(errno.EMFILE):
+        await served.operations.write(handle, 0, DATA)
+    caplog.clear()
+    assert await served.operations.write(handle, 0, DATA) == len(DATA)
+    assert await served.content(inode) == DATA
+    await served.operations.release(handle)
+
+
+async def test_no_room_left(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When only the reserve is left nothing is taken, and everything can be removed."""
+    inode, handle = await served.created(b"f", DATA)
+    inner = await folder(served, b"d")
+    real = os.statvfs
+
+    def full(path: str | Path) -> os.statvfs_result:
+        values = list(real(path))
+        values[3] = values[4] = 0  # f_bfree, f_bavail
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", full)
+    monkeypatch.setattr(served.store, "space", Space(served.store.folder))
+    ops = served.operations
+    big = (1 << 16) * b"x"
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: ops.write(handle, 0, big),
+        lambda: ops.setxattr(InodeT(inode), XAttrNameT(b"user.x"), big, ASKED),
+    ]
+    for call in calls:
+        with refused(errno.ENOSPC):
+            await call()
+    assert (await ops.statfs(ASKED)).f_bavail == 0
+    caplog.clear()
+    await rename(served, b"f", b"g")
+    await served.set(inode, size=0)
+    await ops.release(handle)
+    await ops.unlink(TOP, named("g"), ASKED)
+    await ops.rmdir(TOP, named("d"), ASKED)
+    await ops.forget([(InodeT(inode), 1), (inner, 1)])
+    await served.writeback.collecting.collect()
+    assert node(served, inode) is None
+
+
+@pytest.mark.parametrize("datasync", [False, True])
+async def test_fsync(served: Served, box: Box, *, datasync: bool) -> None:
+    """What was synced is there after a crash, and so is the file's name."""
+    inode, handle = await served.created(b"f", DATA)
+    await served.operations.fsync(handle, datasync)
+    await served.operations.write(handle, len(DATA), b"more")
+    store = box.crash()
+    assert store.namespace.lookup(ROOT, b"f") == inode
+    assert content_of(store, inode) == DATA
+
+
+async def test_fsync_that_fails(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What did not reach the disk is never said to have, until it was written anew."""
+    inode, handle = await served.created(b"f", DATA)
+    sync = Failing(os.fdatasync, OSError(errno.EIO, "broken"))
+    monkeypatch.setattr(os, "fdatasync", sync)
+    for _ in range(3):
+        with refused(errno.EIO):
+            await served.operations.fsync(handle, datasync=False)
+    assert await served.content(inode) == DATA
+    await served.set(inode, size=0)
+    await served.operations.write(handle, 0, DATA)
+    await served.operations.fsync(handle, datasync=False)
+    caplog.clear()
+
+
+async def test_handles_that_are_not_open(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """An unknown handle is EINVAL where that can be said, and logged where it cannot."""
+    wrong = FileHandleT(99)
+    ops = served.operations
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: ops.read(wrong, 0, 1),
+        lambda: ops.write(wrong, 0, b"x"),
+        lambda: ops.fsync(wrong, datasync=False),
+        lambda: ops.readdir(wrong, 0, TOKEN),
+    ]
+    for call in calls:
+        with refused(errno.EINVAL):
+            await call()
+    assert caplog.records == []
+    await ops.release(wrong)
+    await ops.releasedir(wrong)
+    assert len(caplog.records) == 2
+    caplog.clear()
+
+
+async def test_release_by_the_last_writer(served: Served) -> None:
+    """A file is to be ingested when its last writer has closed it, whoever still reads it."""
+    inode, handle = await served.created(b"f", DATA)
+    second = await served.operations.open(InodeT(inode), WRITE, ASKED)
+    reader = await served.operations.open(InodeT(inode), READ, ASKED)
+    due = served.writeback.ingesting._due
+    await served.operations.release(handle)
+    assert inode not in due
+    await served.operations.release(second.fh)
+    assert inode in due
+    await served.operations.release(reader.fh)
+
+
+# -- a store that may only be read
+
+
+async def test_read_only(box: Box, nursery: trio.Nursery, listing: Listing) -> None:
+    """A read-only store is read and listed as ever, and every change of it is EROFS."""
+    inode = new_file(box.store, b"f", DATA)
+    box.store.ingest_all()
+    box.store.close()
+    with Store(box.path, read_only=True) as store:
+        served = Served(store, nursery)
+        ops = served.operations
+        assert await served.content(inode) == DATA
+        await listed(served, listing)
+        assert listing.names == [b".", b"..", b"f"]
+        node = InodeT(inode)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: ops.create(TOP, named("x"), MODE, WRITE, ASKED),
+            lambda: ops.mknod(TOP, named("x"), MODE, 0, ASKED),
+            lambda: ops.mkdir(TOP, named("x"), FOLDER_MODE, ASKED),
+            lambda: ops.symlink(TOP, named("x"), named("y"), ASKED),
+            lambda: ops.link(node, TOP, named("x"), ASKED),
+            lambda: ops.unlink(TOP, named("f"), ASKED),
+            lambda: rename(served, b"f", b"g"),
+            lambda: served.set(inode, size=0),
+            lambda: served.set(inode, mode=0),
+            lambda: ops.setxattr(node, XAttrNameT(b"user.x"), b"", ASKED),
+            lambda: ops.open(node, WRITE, ASKED),
+            lambda: ops.open(node, FlagT(os.O_RDONLY | os.O_TRUNC), ASKED),
+        ]
+        for call in calls:
+            with refused(errno.EROFS):
+                await call()
+        handle = served.handles.open(inode, writable=False)
+        await ops.fsync(handle, datasync=False)
+        await ops.fsyncdir(handle, datasync=False)
+        await ops.release(handle)
+    box.store = Store(box.path)

@@ -1,0 +1,402 @@
+"""Reading ahead of a sequential reader: what is made ready, when, and who waits for it."""
+
+import errno
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from modelfs.errors import CorruptIndex
+from modelfs.fs.handles import Handle
+from modelfs.fs.requests import readahead
+from modelfs.store.files.content import ChunkRun, Run
+from modelfs.store.index.tables import ChunkId, InodeNumber
+from tests.support.served_store import DEADLINE, Counting, Failing, Held, Served
+from tests.support.stores import CHUNK, noise
+
+DATA = noise(20 * CHUNK)
+TEXT = b"".join(b"line %d of a long text\n" % number for number in range(4000))
+
+
+async def held_ahead(
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    inode: InodeNumber,
+    prepare: Callable[[ChunkRun], None],
+) -> tuple[Handle, Held[[ChunkRun], None]]:
+    """Begin to read a file; return its reader when the first chunk is being made ready."""
+    held = Held(prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", held)
+    reader = served.reader_of(inode)
+    await served.reader.read(reader, 0, 0)
+    await held.reached.wait()
+    return reader, held
+
+
+async def answered_when_let_go(
+    ask: Callable[[], Awaitable[memoryview]],
+    held: Held[[ChunkRun], None],
+    threads: Counting[..., None],
+) -> bytes:
+    """Return the answer to a request, which does not come, nor take a thread, before that."""
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(bytes(await ask()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert got == []
+        assert threads.calls == []
+        held.let_go()
+    return got[0]
+
+
+async def test_sequential_reader_is_read_ahead(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks behind what was read are made ready, and then read without a thread."""
+    monkeypatch.setattr(readahead, "NEAR", CHUNK)
+    inode = await served.chunked(b"f", DATA)
+    reader = served.reader_of(inode)
+    assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
+    await served.settled()
+    filled = len(threads.calls)
+    for offset in range(CHUNK, len(DATA), CHUNK):
+        part = bytes(await served.reader.read(reader, offset, CHUNK))
+        assert part == DATA[offset : offset + CHUNK]
+    assert len(threads.calls) == filled == 1
+
+
+async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that have to be decoded are shared out between two threads, each of them to one."""
+    inode = await served.chunked(b"f", TEXT)
+    both = threading.Barrier(2)
+    real = served.store.contents.prepare
+    taken: list[ChunkRun] = []
+
+    def prepare(run: ChunkRun) -> None:
+        taken.append(run)
+        if len(taken) <= 2:
+            both.wait(DEADLINE)
+        real(run)
+
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    await served.reader.read(reader, 0, 0)
+    await served.settled()
+    assert not both.broken
+    assert sum(run.size for run in taken) == len(TEXT)
+    assert len({run.chunk for run in taken}) == len(taken)
+    assert not reader.ahead.tasks
+
+
+async def test_random_reader_is_not_read_ahead(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read far from where the last one ended makes nothing ready but what it asked for."""
+    monkeypatch.setattr(readahead, "NEAR", CHUNK)
+    prepare = Counting(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    inode = await served.chunked(b"f", DATA)
+    reader = served.reader_of(inode)
+    for offset in (10 * CHUNK, 2 * CHUNK, 17 * CHUNK, 5 * CHUNK):
+        part = bytes(await served.reader.read(reader, offset, CHUNK))
+        assert part == DATA[offset : offset + CHUNK]
+        await served.settled()
+    assert prepare.calls == []
+
+
+async def test_read_ahead_has_an_end(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk is made ready further ahead than that, nor twice."""
+    monkeypatch.setattr(readahead, "AHEAD_MAX", 6 * CHUNK)
+    monkeypatch.setattr(readahead, "AHEAD_STEP", 2 * CHUNK)
+    prepare = Counting(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    inode = await served.chunked(b"f", DATA)
+    reader = served.reader_of(inode)
+    for count in range(1, 20):
+        await served.reader.read(reader, (count - 1) * CHUNK, CHUNK)
+        await served.settled()
+        assert len(prepare.calls) <= count + 6
+    assert len({call[0] for call in prepare.calls}) == len(prepare.calls)
+
+
+@pytest.mark.parametrize(("content", "most"), [(DATA, 1), (TEXT, 2)])
+async def test_a_reader_has_a_few_threads(
+    served: Served, monkeypatch: pytest.MonkeyPatch, content: bytes, most: int
+) -> None:
+    """However often a reader asks, one thread verifies for it, or two decode."""
+    monkeypatch.setattr(readahead, "AHEAD_STEP", 2 * CHUNK)
+    inode = await served.chunked(b"f", content)
+    prepare = Held(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    for count in range(3):
+        await served.reader.read(reader, count, 0)
+        await prepare.reached.wait()
+        assert 1 <= reader.ahead.tasks <= most
+    prepare.let_go()
+    await served.settled()
+    assert not reader.ahead.tasks
+    assert not reader.ahead.pending
+
+
+@pytest.mark.parametrize("content", [DATA, TEXT], ids=["plain", "coded"])
+async def test_a_request_waits_for_what_is_under_way(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """A chunk that is being made ready is not made ready a second time by who asks for it."""
+    inode = await served.chunked(b"f", content)
+    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.prepare)
+    asked = partial(served.reader.read, reader, 0, len(content))
+    assert await answered_when_let_go(asked, prepare, threads) == content
+    assert threads.calls == []
+
+
+async def test_nobody_waits_for_what_cannot_be_made_ready(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When that fails, requests behind it in the queue are answered by threads of their own."""
+    inode = await served.chunked(b"f", DATA)
+    reader, prepare = await held_ahead(
+        served,
+        monkeypatch,
+        inode,
+        Failing(served.store.contents.prepare, OSError(errno.EIO, "broken")),
+    )
+    asked = partial(served.reader.read, reader, 0, len(DATA))
+    assert await answered_when_let_go(asked, prepare, threads) == DATA
+    assert len(threads.calls) == 1
+
+
+async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to come before a reader went elsewhere is not made ready any more."""
+    monkeypatch.setattr(readahead, "NEAR", CHUNK)
+    inode = await served.chunked(b"f", DATA)
+    done = Counting(served.store.contents.prepare)
+    reader, prepare = await held_ahead(served, monkeypatch, inode, done)
+    await served.reader.read(reader, 15 * CHUNK, 10)
+    prepare.let_go()
+    await served.settled()
+    assert len(done.calls) == 1
+
+
+async def test_what_is_left_behind_leaves_the_page_cache(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoded chunk goes when its reader is past it; one that two files have stays."""
+    monkeypatch.setattr(readahead, "NEAR", 2 * CHUNK)
+    shared = await served.chunked(b"f", TEXT[: 4 * CHUNK])
+    inode = await served.chunked(b"g", TEXT)
+    runs = served.store.contents.plan(inode, 0, len(TEXT))
+    reader = served.reader_of(inode)
+    for offset in range(0, len(TEXT), CHUNK):
+        part = bytes(await served.reader.read(reader, offset, CHUNK))
+        assert part == TEXT[offset : offset + CHUNK]
+    await served.settled()
+    chunks = [run for run in runs if isinstance(run, ChunkRun)]
+    kept = [served.store.contents.peek(run) is not None for run in chunks]
+    assert len(kept) > 20
+    assert await served.content(shared) == TEXT[: 4 * CHUNK]
+    assert kept == [True] * 4 + [False] * (len(kept) - 8) + [True] * 4
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), CorruptIndex("damaged")])
+async def test_read_ahead_fails_silently(
+    served: Served, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nobody asked for what could not be made ready, so nobody is told."""
+    inode = await served.chunked(b"f", DATA)
+    prepare = Failing(served.store.contents.prepare, error)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
+    await served.settled()
+    assert prepare.calls == 1
+    assert await served.content(inode) == DATA
+
+
+async def test_bug_in_read_ahead_ends_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even a bug in read-ahead reaches the mount's nursery; its traceback is in the log."""
+    inode = await served.chunked(b"f", DATA)
+    prepare = Failing(served.store.contents.prepare, IndexError("a bug"))
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
+    await served.settled()
+    assert "a bug" in caplog.text
+    caplog.clear()
+    assert await served.content(inode) == DATA
+
+
+async def test_damage_ahead_does_not_fail_a_read(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that is damaged behind what is read fails those who read there only."""
+    inode = await served.chunked(b"f", DATA)
+    plan = served.store.contents.plan
+
+    def damaged(inode: InodeNumber, start: int, size: int) -> list[Run]:
+        if start + size > 10 * CHUNK:
+            raise CorruptIndex("chunk 7 has no record")
+        return plan(inode, start, size)
+
+    monkeypatch.setattr(served.store.contents, "plan", damaged)
+    reader = served.reader_of(inode)
+    assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
+
+
+async def test_read_ahead_of_a_chunk_that_gc_moved(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that gc moved while they were to be made ready are made ready where they are now."""
+    monkeypatch.setattr(readahead, "NEAR", CHUNK)
+    inode = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
+    await served.set(inode, size=len(DATA))
+    await served.writeback.ingesting.settle()
+    asked = Counting(served.store.contents.prepare)
+    reader, prepare = await held_ahead(served, monkeypatch, inode, asked)
+    await served.writeback.collecting.collect()
+    prepare.let_go()
+    await served.settled()
+    # The first chunks were verified where they were, when the format was looked for.
+    start = len(DATA) - len(asked.calls) * CHUNK
+    assert start < len(DATA)
+    threads.calls.clear()
+    assert bytes(await served.reader.read(reader, start, len(DATA))) == DATA[start:]
+    assert threads.calls == []
+
+
+@asynccontextmanager
+async def busy(served: Served) -> AsyncIterator[None]:
+    """Let other readers have all the threads that make ready, for a block."""
+    turns = served.reader._ahead._turns
+    holders = [object() for _ in range(int(turns.total_tokens))]
+    for holder in holders:
+        turns.acquire_on_behalf_of_nowait(holder)
+    yield
+    for holder in holders:
+        turns.release_on_behalf_of(holder)
+    await served.settled()
+
+
+async def test_who_has_no_turn_waits_for_none(served: Served, threads: Counting[..., None]) -> None:
+    """While others are read ahead, a reader's requests are answered by threads of their own."""
+    inode = await served.chunked(b"f", TEXT)
+    reader = served.reader_of(inode)
+    async with busy(served):
+        with trio.fail_after(DEADLINE):
+            for offset in range(0, 4 * CHUNK, CHUNK):
+                part = bytes(await served.reader.read(reader, offset, CHUNK))
+                assert part == TEXT[offset : offset + CHUNK]
+        assert len(threads.calls) == 4
+
+
+async def test_what_is_in_memory_waits_for_nobody(
+    served: Served, threads: Counting[..., None]
+) -> None:
+    """A second reader of decoded chunks needs no thread, and queues nothing."""
+    inode = await served.chunked(b"f", TEXT)
+    await served.reader.read(served.reader_of(inode), 0, len(TEXT))
+    threads.calls.clear()
+    reader = served.reader_of(inode)
+    async with busy(served):
+        for offset in range(0, len(TEXT), CHUNK):
+            part = bytes(await served.reader.read(reader, offset, CHUNK))
+            assert part == TEXT[offset : offset + CHUNK]
+        assert threads.calls == []
+        assert not reader.ahead.queue
+
+
+async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reader's thread goes to the next after a few chunks, however many are in its queue."""
+    monkeypatch.setattr(readahead, "TURN", 2)
+    monkeypatch.setattr(readahead, "DECODERS", 1)
+    served.reader._ahead._turns.total_tokens = 1
+    inodes = [await served.chunked(b"%d" % n, TEXT[n:]) for n in range(2)]
+    first = Held(served.store.contents.prepare)
+    readers = [served.reader_of(inode) for inode in inodes]
+    order: list[int] = []
+    owners: dict[ChunkId, int] = {}
+
+    def prepare(run: ChunkRun) -> None:
+        order.append(owners[run.chunk])
+        first(run)
+
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    for number, (inode, reader) in enumerate(zip(inodes, readers, strict=True)):
+        runs = served.store.contents.plan(inode, 0, 1 << 20)
+        owners |= {run.chunk: number for run in runs if isinstance(run, ChunkRun)}
+        await served.reader.read(reader, 0, 0)
+        await first.reached.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    first.let_go()
+    await served.settled()
+    assert order[:8] == [0, 0, 1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("memory", "most"), [(0, 0), (12 * CHUNK, 6), (40 * CHUNK, 20)])
+async def test_no_more_is_made_ready_than_stays(
+    served: Served, monkeypatch: pytest.MonkeyPatch, memory: int, most: int
+) -> None:
+    """Half of the page cache is for what one reader is to read next."""
+    monkeypatch.setattr(served.reader._ahead, "_memory", memory)
+    inode = await served.chunked(b"f", TEXT)
+    prepare = Counting(served.store.contents.prepare)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    reader = served.reader_of(inode)
+    for _ in range(9):
+        await served.reader.read(reader, 0, 0)
+        await served.settled()
+    assert most - 3 <= len(prepare.calls) <= most
+
+
+async def test_a_closed_file_is_read_ahead_no_more(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the queue when a file is closed is made ready for nobody."""
+    inode = await served.chunked(b"f", DATA)
+    done = Counting(served.store.contents.prepare)
+    prepare = Held(done)
+    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    handle = served.handles.open(inode, writable=False)
+    await served.reader.read(served.handles[handle], 0, 0)
+    await prepare.reached.wait()
+    await served.operations.release(handle)
+    prepare.let_go()
+    await served.settled()
+    assert len(done.calls) == 1
+
+
+async def test_a_jump_wakes_who_waits(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request for what left the queue is answered, whatever the thread is at."""
+    monkeypatch.setattr(readahead, "NEAR", CHUNK)
+    inode = await served.chunked(b"f", DATA)
+    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.prepare)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.reader.read, reader, CHUNK, 10)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert threads.calls == []
+        await served.reader.read(reader, 15 * CHUNK, 10)
+    assert len(threads.calls) == 2
+    prepare.let_go()
+    await served.settled()
+
+
+async def test_what_is_read_again_and_again_is_noted_once(served: Served) -> None:
+    """A reader that stays at the beginning of a file costs no memory for that."""
+    inode = await served.chunked(b"f", TEXT)
+    reader = served.reader_of(inode)
+    for _ in range(20):
+        await served.reader.read(reader, 0, 4 * CHUNK)
+    assert len(reader.ahead.passed) == 4

@@ -1,0 +1,309 @@
+"""Bringing scattered files together in a store."""
+
+import errno
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from modelfs.errors import StoreFull
+from modelfs.jobs.defrag import order as packing
+from modelfs.jobs.defrag import survey as usage
+from modelfs.jobs.defrag.order import Places
+from modelfs.jobs.defrag.survey import read_usage
+from modelfs.jobs.optimize import job as optimizing
+from modelfs.jobs.optimize.job import optimize, pack
+from modelfs.store.disk.descriptors import write_at
+from modelfs.store.disk.space import Room, Space
+from modelfs.store.index import index as index_module
+from modelfs.store.index.records import ChunkKind, Extent
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, pair_of
+from modelfs.store.packs import pack as pack_module
+from modelfs.store.store import Store
+from tests.support.crash.states import contents_of
+from tests.support.scattered_files import CHUNKS, FILES, content, scatter
+from tests.support.served_store import Failing
+from tests.support.stores import CHUNK, Box, content_of, overwrite, pack_path, stored_file
+
+
+@pytest.fixture(autouse=True)
+def _roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine's disk be as full as it likes."""
+    monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
+
+
+@pytest.fixture
+def portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let portions be small."""
+    real = packing.Packing.portions
+    monkeypatch.setattr(packing.Packing, "portions", lambda self: real(self, 32 * CHUNK))
+
+
+def runs(store: Store, inodes: list[InodeNumber]) -> list[int]:
+    found = store.packer.survey()
+    by_inode = dict(zip(found.reads.inode.tolist(), found.runs.tolist(), strict=True))
+    return [by_inode[inode] for inode in inodes]
+
+
+def packs_of(store: Store) -> Counter[int]:
+    return Counter(
+        store.chunks.record(ChunkId(int.from_bytes(key, "big"))).pack
+        for key, _ in store.index.pages(Table.CHUNKS)
+    )
+
+
+# -- what is found
+
+
+def read_in_order(store: Store) -> Iterator[tuple[int, int]]:
+    """Yield inode and chunk of all that is read when all files are, in a plain way."""
+
+    def needed(chunk: ChunkId) -> list[ChunkId]:
+        levels = [[chunk]]
+        while levels[-1]:
+            levels.append([s for each in levels[-1] for s in store.chunks.lineage.sources(each)])
+        return [each for level in levels for each in level]
+
+    seen = set()
+    for key, value in store.index.pages(Table.EXTENTS):
+        inode, start = pair_of(key)
+        for chunk in needed(Extent.from_bytes(start, value).chunk):
+            if (inode, chunk) not in seen and not store.chunks.record(chunk).is_lost:
+                seen.add((inode, chunk))
+                yield inode, chunk
+
+
+@pytest.mark.parametrize("few", [1, 5, 1000])
+def test_the_index_is_read_as_it_is(
+    filled: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Every use of every chunk is found, in order, however many rows are read at a time."""
+    for module in (index_module, usage):
+        monkeypatch.setattr(module, "SCAN_PAGE", few)
+    monkeypatch.setattr(usage, "BLOCK_ROWS", few)
+    with Store(filled, read_only=True) as store:
+        places, reads = read_usage(store.index)
+        found = zip(
+            reads.inode[reads.file].tolist(), places.chunk[reads.place].tolist(), strict=True
+        )
+        assert list(found) == list(read_in_order(store))
+        rows = zip(places.chunk, places.address, places.stored, strict=True)
+        for chunk, address, stored in rows:
+            record = store.chunks.record(ChunkId(int(chunk)))
+            assert divmod(int(address), Places.PACK_STEP) == (record.pack, record.offset)
+            assert stored == record.stored
+        chunks = list(store.index.pages(Table.CHUNKS))
+        lost = [value for _, value in chunks if value[0] == ChunkKind.LOST]
+        dead = list(store.index.pages(Table.DEAD))
+        assert len(places.chunk) == len(chunks) - len(lost) - len(dead)
+
+
+def test_a_file_is_read_with_what_it_derives_from(opened: Store) -> None:
+    """What a cast was made of counts for both files."""
+    wide = np.random.default_rng(1).standard_normal((40, 1024)).astype(np.float32)
+    first = stored_file(opened, b"wide", save({"w": wide}))
+    second = stored_file(opened, b"narrow", save({"w": wide.astype(np.float16)}))
+    optimize(opened)
+    places, reads = read_usage(opened.index)
+    used = {
+        inode: set(places.chunk[reads.place[reads.inode[reads.file] == inode]].tolist())
+        for inode in (first, second)
+    }
+    derived = {pair_of(key)[0] for key, _ in opened.index.pages(Table.SOURCES)}
+    assert derived & used[second]
+    assert {pair_of(key)[1] for key, _ in opened.index.pages(Table.SOURCES)} <= used[second]
+    found = zip(reads.inode[reads.file], places.chunk[reads.place], strict=True)
+    assert list(found) == list(read_in_order(opened))
+
+
+# -- what is done
+
+
+def test_scattered_files_are_brought_together(box: Box) -> None:
+    """Each is read in one run then, is what it was, and costs no more room."""
+    inodes = scatter(box.store)
+    stored = box.store.statistics().stored_bytes
+    assert runs(box.store, inodes) == [CHUNKS] * FILES
+    pack(box.store)
+    store = box.crash()
+    assert runs(store, inodes) == [1] * FILES
+    assert [content_of(store, inode) for inode in inodes] == [content(n) for n in range(FILES)]
+    assert store.statistics().stored_bytes == stored
+    assert store.packs.numbers() == {PackId(2)}, "the pack that became empty is gone"
+
+
+def test_what_is_in_order_is_not_touched_again(opened: Store) -> None:
+    """A second time there is nothing to do, nor after gc."""
+    scatter(opened)
+    optimize(opened)
+    before = packs_of(opened)
+    told: list[tuple[int, int]] = []
+    pack(opened, lambda *done: told.append(done))
+    opened.collect()
+    pack(opened, lambda *done: told.append(done))
+    assert not told
+    assert packs_of(opened) == before
+
+
+def test_optimize_packs_last(opened: Store) -> None:
+    """`optimize` ends with it, and its progress ends when everything is done."""
+    inodes = scatter(opened)
+    told: list[tuple[int, int]] = []
+    optimize(opened, lambda *done: told.append(done))
+    assert runs(opened, inodes) == [1] * FILES
+    assert told[-1][0] == told[-1][1]
+    assert told == sorted(told)
+
+
+@pytest.mark.usefixtures("portions")
+def test_stopped_in_the_middle_it_goes_on(box: Box) -> None:
+    """What was done when it was stopped is kept, and the rest is done the next time."""
+    inodes = scatter(box.store)
+
+    def stop(done: int, _: int) -> None:
+        if done > FILES * CHUNKS * CHUNK // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(box.store, stop)
+    store = box.crash()
+    halfway = runs(store, inodes)
+    assert halfway[0] == 1
+    assert halfway[-1] == CHUNKS
+    told: list[int] = []
+    pack(store, lambda _, size: told.append(size))
+    assert told[0] < 0.6 * FILES * CHUNKS * CHUNK
+    assert [each for each in runs(store, inodes) if each > 1 + packing.RUNS_MORE] == []
+    assert contents_of(store) == {b"%d" % n: content(n) for n in range(FILES)}
+
+
+@pytest.mark.usefixtures("portions")
+def test_derived_chunks_keep_what_they_derive_from(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of casts is moved with what they are casts of, and reads the same."""
+    rng = np.random.default_rng(1)
+    wide = [rng.standard_normal((8, 1024)).astype(np.float32) for _ in range(60)]
+    for number in range(59, -1, -1):
+        stored_file(opened, b"%d" % number, save({"w": wide[number]}))
+    model = save({f"{number:02}": each.astype(np.float16) for number, each in enumerate(wide)})
+    inode = stored_file(opened, b"model", model)
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizing, "pack", lambda *_: None)
+        optimize(opened)
+    sources = list(opened.index.pages(Table.SOURCES))
+    assert len(sources) > 60
+    assert runs(opened, [inode])[0] > 60
+    pack(opened)
+    assert runs(opened, [inode])[0] < 10
+    assert content_of(opened, inode) == model
+    assert list(opened.index.pages(Table.SOURCES)) == sources
+
+
+# -- what may come in between
+
+
+def test_what_was_moved_meanwhile_stays_there(opened: Store) -> None:
+    """A chunk that somebody else moved after it was copied is not moved back."""
+    inodes = scatter(opened)
+    writer = opened.writer()
+    copied = opened.packer.copy(opened.packer.plan(), writer)
+    written = writer.finish()
+    chunk = next(iter(copied))
+    written.moved[chunk], moved = written.moved[next(reversed(copied))], written.moved[chunk]
+    assert opened.packer.admits(copied, chunk)
+    with opened.index.change():
+        opened.chunks.move(chunk, moved)
+    assert not opened.packer.admits(copied, chunk)
+    while not opened.intake.take_written(
+        written, lambda each, _: opened.packer.admits(copied, each)
+    ):
+        pass
+    opened.commit()
+    assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
+
+
+def test_what_is_gone_meanwhile_is_passed_over(opened: Store) -> None:
+    """A plan may be older than what it is for."""
+    scatter(opened)
+    plan = opened.packer.plan()
+    for number in range(5):
+        assert opened.reaper.reap(opened.namespace.unlink(ROOT, b"%d" % number))
+    assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
+    while opened.collector.remove_dead():
+        pass
+    assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
+    opened.give_up_writer()
+
+
+def test_a_damaged_chunk_stays_where_it_is(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not given a good checksum by being copied; the others are moved."""
+    inodes = scatter(opened)
+    chunk = next(opened.maps.within(inodes[0], 0, 1)).chunk
+    record = opened.chunks.record(chunk)
+    path = pack_path(opened.packs, record.pack)
+    overwrite(path, record.offset, bytes([content(0)[0] ^ 1]))
+    pack(opened)
+    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert opened.chunks.record(chunk) == record
+    assert packs_of(opened) == {1: 1, 2: FILES * CHUNKS - 1}
+    overwrite(path, record.offset, content(0)[:1])
+    assert content_of(opened, inodes[0]) == content(0)
+
+
+def test_a_full_disk_leaves_all_as_it_was(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost by a portion that cannot be written, and it may be tried again."""
+    inodes = scatter(opened)
+    before = packs_of(opened)
+
+    def full(*_: object) -> None:
+        raise StoreFull("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.space, "spend", full)
+        with pytest.raises(StoreFull):
+            pack(opened)
+    assert packs_of(opened) == before
+    assert opened.packs.numbers() == {PackId(1)}
+    assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
+    pack(opened)
+    assert runs(opened, inodes) == [1] * FILES
+
+
+@pytest.mark.usefixtures("portions")
+def test_a_disk_that_fails_leaves_all_as_it_was(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The portions before are kept, and the one that failed is as it was."""
+    inodes = scatter(opened)
+    failing = Failing(write_at, OSError(errno.EIO, "broken"), 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_module, "write_at", failing)
+        with pytest.raises(OSError, match="broken"):
+            pack(opened)
+    assert failing.calls == 7
+    assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
+    opened.commit()
+    pack(opened)
+    assert runs(opened, inodes) == [1] * FILES
+
+
+def test_the_last_of_the_room_is_left_alone(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk is nearly full, nothing is copied, and that is no error."""
+    scatter(opened)
+    before = packs_of(opened)
+    size = opened.packer.plan().bytes
+    least = 1000 * size // 10 + size
+    monkeypatch.setattr(Space, "room", lambda self: Room(1000 * size, least, 9, 9))
+    pack(opened)
+    assert packs_of(opened) == before
+    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+    monkeypatch.setattr(Space, "room", lambda self: Room(1000 * size, least + 1, 9, 9))
+    pack(opened)
+    assert packs_of(opened) != before

@@ -1,0 +1,396 @@
+"""What the owner's half of ingest does when files change between its steps."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
+import pytest
+
+from modelfs.errors import CorruptIndex
+from modelfs.formats.layout import Format
+from modelfs.jobs.ingest.worker import Pass, Step
+from modelfs.store.files.content import write_part
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
+from modelfs.store.store import Store
+from tests.support.stores import (
+    CHUNK,
+    Box,
+    content_of,
+    model_of,
+    new_file,
+    noise,
+    overwrite,
+    pack_path,
+    small_windows,
+    stored_file,
+)
+
+WINDOW = 2 * CHUNK
+
+
+@pytest.fixture(autouse=True)
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let windows be small here."""
+    small_windows(monkeypatch, WINDOW)
+
+
+def begun(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Step]:
+    """Begin a pass and its first step."""
+    assert store.intake.trim(inode)
+    walk = store.intake.begin_pass(inode, complete=complete)
+    step = store.intake.begin_step(walk)
+    assert step is not None
+    return walk, step
+
+
+def run(store: Store, step: Step) -> None:
+    """Do the half of a step that is for other threads, and take its chunks."""
+    writer = store.writer()
+    assert store.ingest.run(step, writer)
+    store.intake.take_written(writer.finish())
+
+
+def finish(store: Store, walk: Pass, step: Step) -> None:
+    store.intake.finish_step(step)
+    assert store.intake.begin_step(walk) is None
+    store.intake.end_pass(walk)
+
+
+def test_ingest_leaves_nothing_staged(opened: Store) -> None:
+    """A whole pass moves the content to chunks, and its staging files go with the next commit."""
+    data = noise(3 * WINDOW)
+    inode = new_file(opened, b"f", data)
+    opened.ingest_all()
+    assert content_of(opened, inode) == data
+    assert opened.staging.find(inode) is None
+    assert list(opened.staging.folder.iterdir()) == []
+    assert opened.pending() == []
+
+
+def test_a_file_written_anew_during_a_step_keeps_the_new_bytes(opened: Store) -> None:
+    """A window that was cut off and begun again is not taken for the one that was read."""
+    inode = new_file(opened, b"f", b"old content")
+    walk, step = begun(opened, inode)
+    run(opened, step)
+    opened.contents.truncate(inode, 0)
+    opened.contents.write(inode, 0, b"new")
+    finish(opened, walk, step)
+    assert content_of(opened, inode) == b"new"
+
+
+def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> None:
+    """A write into one of the windows that a piece lies in keeps the other staged too."""
+    tensor = noise(CHUNK - 100, 1)
+    data = model_of(tensor, noise(CHUNK, 2), noise(2 * WINDOW, 3))
+    inode = new_file(opened, b"f", data)
+    _, step = begun(opened, inode)
+    run(opened, step)
+    opened.contents.write(inode, WINDOW + 10, b"new")
+    opened.intake.finish_step(step)
+    wanted = data[: WINDOW + 10] + b"new" + data[WINDOW + 13 :]
+    assert content_of(opened, inode) == wanted
+    opened.ingest_all()
+    assert content_of(opened, inode) == wanted
+
+
+def test_a_write_during_a_step_wins(opened: Store) -> None:
+    """Bytes written while a step runs lie above what it puts into the map."""
+    data = noise(WINDOW)
+    inode = new_file(opened, b"f", data)
+    walk, step = begun(opened, inode)
+    parts = opened.contents.begin_write(inode, 5, memoryview(b"five"))
+    run(opened, step)
+    write_part(parts[0])
+    opened.contents.end_write(inode, parts, 4)
+    finish(opened, walk, step)
+    assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
+
+
+def test_a_write_that_lasts_longer_than_a_step_wins(opened: Store) -> None:
+    """A window that is being written is never dropped."""
+    data = noise(WINDOW)
+    inode = new_file(opened, b"f", data)
+    parts = opened.contents.begin_write(inode, 5, memoryview(b"five"))
+    walk, step = begun(opened, inode)
+    run(opened, step)
+    finish(opened, walk, step)
+    write_part(parts[0])
+    opened.contents.end_write(inode, parts, 4)
+    assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
+
+
+def test_truncation_during_a_step_wins(opened: Store) -> None:
+    """What was cut off while a step ran does not come back through the map."""
+    data = noise(2 * WINDOW)
+    inode = new_file(opened, b"f", data)
+    walk, step = begun(opened, inode)
+    run(opened, step)
+    opened.contents.truncate(inode, 100)
+    opened.contents.truncate(inode, len(data))
+    finish(opened, walk, step)
+    wanted = data[:100].ljust(len(data), b"\0")
+    assert content_of(opened, inode) == wanted
+    opened.ingest_all()
+    assert content_of(opened, inode) == wanted
+
+
+def test_writes_behind_an_untrimmed_cut_stay(opened: Store) -> None:
+    """Bytes written behind a truncation whose extents are not removed yet are not lost."""
+    inode = stored_file(opened, b"f", noise(CHUNK))
+    opened.contents.truncate(inode, 10)
+    opened.contents.write(inode, 20, b"behind")
+    wanted = noise(CHUNK)[:10] + bytes(10) + b"behind"
+    walk = opened.intake.begin_pass(inode, complete=True)
+    step = opened.intake.begin_step(walk)
+    assert step is not None
+    run(opened, step)
+    finish(opened, walk, step)
+    assert content_of(opened, inode) == wanted
+
+
+def test_removal_during_a_step_ends_the_pass(opened: Store) -> None:
+    """A file that is gone when a step ends, or would begin, is no error."""
+    first, second = new_file(opened, b"f", b"x"), new_file(opened, b"g", b"y")
+    walk, step = begun(opened, first)
+    run(opened, step)
+    other = opened.intake.begin_pass(second, complete=True)
+    for name, inode in ((b"f", first), (b"g", second)):
+        opened.namespace.unlink(ROOT, name)
+        assert opened.reaper.reap(inode)
+    opened.intake.finish_step(step)
+    assert walk.done
+    assert opened.intake.begin_step(other) is None
+    opened.intake.end_pass(other)
+    opened.ingest_all()
+
+
+def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> None:
+    """A step of a file that was cut, and the cut made durable, does nothing."""
+    inode = new_file(opened, b"f", noise(WINDOW))
+    opened.commit()
+    _, step = begun(opened, inode)
+    opened.contents.truncate(inode, 0)
+    opened.flush(inode)
+    opened.commit()
+    writer = opened.writer()
+    assert not opened.ingest.run(step, writer)
+    opened.intake.take_written(writer.finish())
+    opened.contents.write(inode, 0, b"new")
+    opened.ingest_all()
+    assert content_of(opened, inode) == b"new"
+
+
+def test_a_step_voids_a_flush_under_way(box: Box) -> None:
+    """A flush that began before a file grew does not take back what ingest made of it."""
+    store = box.store
+    inode = new_file(store, b"f", noise(100))
+    flush = store.intake.begin_flush(inode)
+    assert flush is not None
+    data = noise(3 * WINDOW)
+    store.contents.write(inode, 0, data)
+    _, step = begun(store, inode)
+    run(store, step)
+    store.intake.finish_step(step)
+    store.staging.sync(inode, flush.windows)
+    if not store.intake.finish_flush(flush):
+        store.flush(inode)
+    store.commit()
+    assert content_of(box.crash(), inode) in (data, data[:100])
+
+
+def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
+    """After a crash between two steps, making the file longer shows zeros and nothing else."""
+    store = box.store
+    data = model_of(noise(20 * CHUNK))
+    inode = new_file(store, b"f", data)
+    _, step = begun(store, inode)
+    run(store, step)
+    store.intake.finish_step(step)
+    store.commit()
+    store = box.crash()
+    size = store.contents.node(inode).size
+    store.contents.truncate(inode, len(data))
+    assert content_of(store, inode) == data[:size].ljust(len(data), b"\0")
+
+
+def test_gc_during_a_step_costs_nothing(opened: Store) -> None:
+    """A dead chunk that a step revives, and gc removes before its end, is put once more."""
+    data = noise(CHUNK)
+    old = stored_file(opened, b"old", data)
+    opened.contents.truncate(old, 0)
+    opened.ingest_file(old)
+    inode = new_file(opened, b"new", data)
+    walk, step = begun(opened, inode)
+    run(opened, step)
+    assert opened.collector.remove_dead()
+    finish(opened, walk, step)
+    assert content_of(opened, inode) == data
+    opened.ingest_all()
+    assert content_of(opened, inode) == data
+    assert opened.pending() == []
+
+
+def test_a_step_that_fails_changes_nothing(box: Box) -> None:
+    """If the index turns out to be damaged, the staged state stays what the index says of it."""
+    store = box.store
+    data = noise(3 * WINDOW)
+    inode = stored_file(store, b"f", noise(CHUNK, 9))
+    store.contents.write(inode, 0, data)
+    store.flush(inode)
+    store.commit()
+    store.contents.truncate(inode, WINDOW + 10)
+    extent = next(store.maps.within(inode, 0, 1))
+    key = number_key(extent.chunk)
+    value = store.index.get(Table.CHUNKS, key)
+    assert value is not None
+    walk = store.intake.begin_pass(inode, complete=True)
+    step = store.intake.begin_step(walk)
+    assert step is not None
+    run(store, step)
+    with store.index.change():
+        store.index.put(Table.CHUNKS, key, b"damaged")
+    with pytest.raises(CorruptIndex):
+        store.intake.finish_step(step)
+    with store.index.change():
+        store.index.put(Table.CHUNKS, key, value)
+    assert content_of(store, inode) == data[: WINDOW + 10]
+    store.commit()
+    assert content_of(box.crash(), inode) in (data, data[: WINDOW + 10])
+
+
+def test_a_trim_that_fails_changes_nothing(box: Box) -> None:
+    """The same of removing what a truncation cut off."""
+    store = box.store
+    data = noise(3 * WINDOW)
+    inode = stored_file(store, b"f", data)
+    store.contents.truncate(inode, 10)
+    store.contents.truncate(inode, 20)
+    extent = next(store.maps.within(inode, WINDOW, WINDOW + 1))
+    key = number_key(extent.chunk)
+    value = store.index.get(Table.CHUNKS, key)
+    assert value is not None
+    with store.index.change():
+        store.index.put(Table.CHUNKS, key, b"damaged")
+    with pytest.raises(CorruptIndex):
+        store.intake.trim(inode)
+    with store.index.change():
+        store.index.put(Table.CHUNKS, key, value)
+    assert content_of(store, inode) == data[:10] + bytes(10)
+    assert store.intake.trim(inode)
+    store.commit()
+    store = box.crash()
+    size = store.contents.node(inode).size
+    store.contents.truncate(inode, 100)
+    assert content_of(store, inode) == data[: min(size, 10)].ljust(100, b"\0")
+
+
+def test_a_pass_over_part_of_a_file_owes_another(box: Box) -> None:
+    """What was ingested while it was written is looked at as a whole later, after a crash too."""
+    store = box.store
+    data = model_of(noise(2 * WINDOW - 72))
+    data += bytes(-len(data) % WINDOW)
+    inode = new_file(store, b"f", data)
+    store.ingest_file(inode, complete=False)
+    store.commit()
+    assert inode in store.pending()
+    assert inode in box.crash().pending()
+
+
+def test_a_file_over_a_damaged_chunk_stays_staged(
+    opened: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An edit of a damaged chunk cannot be ingested: it waits, and nothing else waits with it."""
+    data = noise(CHUNK)
+    inode = stored_file(opened, b"f", data)
+    extent = next(opened.maps.within(inode, 0, 1))
+    record = opened.chunks.record(extent.chunk)
+    path = pack_path(opened.packs, record.pack)
+    overwrite(path, record.offset, bytes([data[0] ^ 1]))
+    opened.contents.write(inode, 100, b"edit")
+    other = new_file(opened, b"g", b"other")
+    opened.ingest_all()
+    assert opened.pending() == [inode]
+    assert content_of(opened, other) == b"other"
+    assert opened.contents.read(inode, 100, 4) == b"edit"
+    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    overwrite(path, record.offset, data[:1])
+    opened.ingest_all()
+    assert opened.pending() == []
+    assert content_of(opened, inode) == data[:100] + b"edit" + data[104:]
+
+
+def test_a_model_is_recognised(opened: Store) -> None:
+    """After a whole pass the inode has its format, and the index its tensors."""
+    inode = stored_file(opened, b"f", model_of(noise(5000), noise(300)))
+    assert opened.nodes.get(inode).format is Format.SAFETENSORS
+    rows = opened.index.pages(Table.TENSORS)
+    assert len(list(rows)) == 2
+    opened.contents.write(inode, 0, b"\0")
+    opened.ingest_file(inode)
+    assert opened.nodes.get(inode).format is Format.PLAIN
+    assert list(opened.index.pages(Table.TENSORS)) == []
+
+
+def test_an_empty_file_is_plain(opened: Store) -> None:
+    """A file cut to nothing loses its format, and the space of what it was."""
+    inode = stored_file(opened, b"f", model_of(noise(5000)))
+    opened.contents.truncate(inode, 0)
+    opened.ingest_file(inode)
+    assert opened.nodes.get(inode).format is Format.PLAIN
+    opened.collect()
+    assert list(opened.index.pages(Table.CHUNKS)) == []
+
+
+class Changing:
+    """A file that is written and cut at random, and what it should be."""
+
+    def __init__(self, store: Store, size: int) -> None:
+        self.store = store
+        self.size = size
+        self.content = bytearray(noise(size))
+        self.inode = new_file(store, b"f", bytes(self.content))
+        self._random = Random(7)
+
+    def change(self) -> None:
+        at = self._random.randrange(self.size - 500)
+        data = self._random.randbytes(self._random.randrange(1, 500))
+        self.store.contents.write(self.inode, at, data)
+        self.content.extend(bytes(max(0, at + len(data) - len(self.content))))
+        self.content[at : at + len(data)] = data
+        if self._random.random() < 0.05:
+            size = self._random.randrange(self.size)
+            self.store.contents.truncate(self.inode, size)
+            self.content[:] = self.content[:size].ljust(size, b"\0")
+
+    def check(self) -> None:
+        assert content_of(self.store, self.inode) == bytes(self.content)
+
+
+def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
+    """Ingest a file on another thread while it is changed on this one."""
+    store = file.store
+    while not store.intake.trim(file.inode):
+        pass
+    walk = store.intake.begin_pass(file.inode, complete=True)
+    while (step := store.intake.begin_step(walk)) is not None:
+        writer = store.writer()
+        running = pool.submit(store.ingest.run, step, writer)
+        file.change()
+        while not running.done():
+            file.change()
+        assert running.result()
+        store.intake.take_written(writer.finish())
+        store.intake.finish_step(step)
+        file.check()
+    store.intake.end_pass(walk)
+
+
+def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
+    """Chunking on one thread while the owner writes, cuts and reads on another loses no byte."""
+    file = Changing(opened, 6 * WINDOW)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(30):
+            pass_beside(file, pool)
+    opened.ingest_all()
+    file.check()
+    opened.collect()

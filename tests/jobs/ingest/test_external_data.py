@@ -1,0 +1,199 @@
+"""Data files that are cut as the models that name them say."""
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from modelfs.formats.layout import Format
+from modelfs.jobs.ingest import copies as twins_module
+from modelfs.jobs.ingest import external_data as sidecars
+from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index.tables import ROOT, InodeNumber, Table
+from modelfs.store.store import Store
+from tests.support.stores import (
+    CHUNK,
+    FOLDER,
+    ME,
+    content_of,
+    new_file,
+    noise,
+    overwrite,
+    pack_path,
+    stored_file,
+)
+
+# Where the tensors lie in the data files here: not on the plain grid.
+TENSORS = [(100, 5000), (5100, 3000)]
+DATA = noise(9000)
+STARTS = [0, 100, 100 + CHUNK, 5100, 8100]
+PLAIN = [0, CHUNK, 2 * CHUNK]
+
+
+def model_naming(location: str) -> bytes:
+    """Return an ONNX model whose weights are in another file."""
+    weights: list[onnx.TensorProto] = []
+    for number, (offset, size) in enumerate(TENSORS):
+        values = np.zeros(size, np.uint8)
+        weight = helper.make_tensor(f"w{number}", onnx.TensorProto.UINT8, [size], values, raw=True)
+        onnx.external_data_helper.set_external_data(weight, location, offset, size)
+        weight.ClearField("raw_data")
+        weights.append(weight)
+    graph = helper.make_graph([], "graph", [], [], initializer=weights)
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
+def starts(store: Store, inode: InodeNumber) -> list[int]:
+    return store.maps.starts(inode, 0, 100)[0]
+
+
+@pytest.mark.parametrize("first", ["model", "data"])
+def test_either_may_come_first(opened: Store, first: str) -> None:
+    """A data file is cut at its tensors, whether its model was there or came later."""
+    contents = {b"m.onnx": model_naming("m.data"), b"m.data": DATA}
+    for name in sorted(contents, reverse=first == "model"):
+        new_file(opened, name, contents[name])
+        opened.ingest_all()
+    data = opened.namespace.lookup(ROOT, b"m.data")
+    assert starts(opened, data) == STARTS
+    assert opened.nodes.get(data).format is Format.ONNX_DATA
+    assert content_of(opened, data) == DATA
+    assert opened.pending() == []
+
+
+def test_files_in_folders_below_are_followed(opened: Store) -> None:
+    """A location may lead into a folder, and not through a link or out of the model's own."""
+    folder = opened.namespace.create(ROOT, b"sub", FOLDER, ME).inode
+    opened.namespace.symlink(ROOT, b"link", b"sub", ME)
+    data = new_file(opened, b"m.data", DATA, folder)
+    new_file(opened, b"m.onnx", model_naming("link/m.data"))
+    opened.ingest_all()
+    assert starts(opened, data) == PLAIN
+    new_file(opened, b"n.onnx", model_naming("./sub/m.data"))
+    opened.ingest_all()
+    assert starts(opened, data) == STARTS
+
+
+def test_a_model_that_changes_cuts_the_data_anew(opened: Store) -> None:
+    """When a model stops naming a file, the file is as before to whoever cuts it next."""
+    model = new_file(opened, b"m.onnx", model_naming("m.data"))
+    data = new_file(opened, b"m.data", DATA)
+    opened.ingest_all()
+    opened.contents.truncate(model, 0)
+    opened.contents.write(model, 0, model_naming("other.data"))
+    opened.ingest_all()
+    opened.contents.write(data, 0, DATA)
+    opened.ingest_all()
+    assert starts(opened, data) == PLAIN
+    assert content_of(opened, data) == DATA
+
+
+@pytest.mark.parametrize("location", ["x" * 300, "x" * 600, "a/" * 300 + "b", "d" * 600 + "/f"])
+def test_names_too_long_for_any_file_are_passed_over(opened: Store, location: str) -> None:
+    """A model may name what no file can be called: it is stored, and nothing is in the way."""
+    model = model_naming(location)
+    inode = stored_file(opened, b"m.onnx", model)
+    assert content_of(opened, inode) == model
+    assert list(opened.index.pages(Table.SIDECARS)) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "itself"])
+def test_what_is_no_data_file_is_not_cut(opened: Store, kind: str) -> None:
+    """A model may name a folder, a link or itself: nothing comes of it."""
+    name = "m.onnx" if kind == "itself" else "m.data"
+    if kind == "folder":
+        opened.namespace.create(ROOT, b"m.data", FOLDER, ME)
+    elif kind == "link":
+        opened.namespace.symlink(ROOT, b"m.data", b"m.onnx", ME)
+    model = new_file(opened, b"m.onnx", model_naming(name))
+    opened.ingest_all()
+    assert opened.pending() == []
+    assert content_of(opened, model) == model_naming(name)
+
+
+def test_a_damaged_model_is_in_nobodys_way(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Data that a damaged model names is ingested as if nobody did."""
+    model = stored_file(opened, b"m.onnx", model_naming("m.data"))
+    extent = next(opened.maps.within(model, 0, 1))
+    record = opened.chunks.record(extent.chunk)
+    path = pack_path(opened.packs, record.pack)
+    good = path.read_bytes()[record.offset : record.offset + 1]
+    overwrite(path, record.offset, bytes([good[0] ^ 1]))
+    data = new_file(opened, b"m.data", DATA)
+    opened.ingest_all()
+    assert opened.pending() == []
+    assert starts(opened, data) == PLAIN
+    assert logging.ERROR not in {each.levelno for each in caplog.records}
+    overwrite(path, record.offset, good)
+
+
+def test_what_gone_models_named_is_swept(opened: Store) -> None:
+    """Collecting garbage drops the names that only removed models gave."""
+    stored_file(opened, b"m.onnx", model_naming("m.data"))
+    stored_file(opened, b"n.onnx", model_naming("m.data"))
+    assert len(list(opened.index.pages(Table.SIDECARS))) == 2
+    opened.namespace.unlink(ROOT, b"m.onnx")
+    opened.collect()
+    (key,) = (key for key, _ in opened.index.pages(Table.SIDECARS))
+    assert int.from_bytes(key[-8:], "big") == opened.namespace.lookup(ROOT, b"n.onnx")
+
+
+# -- copies of data files
+
+
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small files have twins."""
+    monkeypatch.setattr(twins_module, "SIZE_MIN", 1000)
+    monkeypatch.setattr(twins_module, "HEAD", 1000)
+
+
+def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many models that name one file cost no more memory than one: the first tensors count."""
+    monkeypatch.setattr(sidecars, "SPANS_MAX", 3)
+    for name in (b"a.onnx", b"b.onnx", b"m.data"):
+        new_file(opened, name, DATA if name == b"m.data" else model_naming("m.data"))
+    opened.ingest_all()
+    data = opened.namespace.lookup(ROOT, b"m.data")
+    assert starts(opened, data) == STARTS
+    monkeypatch.setattr(sidecars, "SPANS_MAX", 1)
+    opened.contents.write(data, 0, DATA[:1])
+    opened.ingest_all()
+    assert content_of(opened, data) == DATA
+    assert opened.nodes.get(data).format is Format.ONNX_DATA
+    assert [span.start for span in TensorTable(opened.index).spans(data)] == [TENSORS[0][0]]
+
+
+@pytest.mark.usefixtures("twins")
+@pytest.mark.parametrize("order", [b"cdm", b"dmc", b"dcm", b"mdc"])
+def test_a_copy_is_cut_like_its_twin(opened: Store, order: bytes) -> None:
+    """A copy that no model names shares every chunk with the file that one does."""
+    contents = {
+        b"c": (b"copy", DATA),
+        b"d": (b"m.data", DATA),
+        b"m": (b"m.onnx", model_naming("m.data")),
+    }
+    for letter in order:
+        name, data = contents[bytes([letter])]
+        new_file(opened, name, data)
+        opened.ingest_all()
+    for name in (b"copy", b"m.data"):
+        inode = opened.namespace.lookup(ROOT, name)
+        assert starts(opened, inode) == STARTS
+        assert content_of(opened, inode) == DATA
+    opened.collect()
+
+
+@pytest.mark.usefixtures("twins")
+def test_a_file_that_only_begins_alike_is_right_all_the_same(opened: Store) -> None:
+    """Twins that differ behind their beginning are cut alike and keep their own bytes."""
+    other = DATA[:2000] + noise(7000, 1)
+    new_file(opened, b"m.data", DATA)
+    new_file(opened, b"m.onnx", model_naming("m.data"))
+    opened.ingest_all()
+    inode = stored_file(opened, b"other", other)
+    assert starts(opened, inode) == STARTS
+    assert content_of(opened, inode) == other
+    assert content_of(opened, opened.namespace.lookup(ROOT, b"m.data")) == DATA

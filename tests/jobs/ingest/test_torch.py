@@ -1,0 +1,95 @@
+"""Archives by torch.save in a store, next to other formats of the same tensors."""
+
+import pytest
+
+from modelfs.formats.layout import Format
+from modelfs.jobs.inspect.file import inspect
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
+from tests.support.paths import MODELS, TORCH
+from tests.support.stores import Box, content_of, noise, small_windows, stored_file
+from tests.support.torch_archives import saved
+
+BOTH = ("base.pt", "base.safetensors")
+ARCHIVES = sorted(TORCH.glob("*.pt"))
+
+
+def extents(store: Store, inode: InodeNumber) -> list[Extent]:
+    return list(store.maps.within(inode, 0, store.contents.node(inode).size))
+
+
+def shared(store: Store, one: InodeNumber, two: InodeNumber) -> int:
+    """Return how many bytes of one file lie in chunks that the other uses."""
+    chunks = {extent.chunk for extent in extents(store, two)}
+    return sum(extent.length for extent in extents(store, one) if extent.chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    "names", [("base.pt", "base.safetensors"), ("base.safetensors", "base.pt")]
+)
+def test_all_weights_are_shared(box: Box, names: tuple[str, str]) -> None:
+    """Whichever comes first, the weights of a state dict and of a safetensors file are one."""
+    contents = {name: (MODELS / name).read_bytes() for name in names}
+    inodes = {name: stored_file(box.store, name.encode(), contents[name]) for name in names}
+    weights = sum(tensor.bytes for tensor in inspect(box.store, inodes["base.pt"]).tensors)
+    assert weights == 986_112
+    assert shared(box.store, inodes["base.pt"], inodes["base.safetensors"]) == weights
+    store = box.reopen()
+    for name, inode in inodes.items():
+        assert content_of(store, inode) == contents[name]
+
+
+def test_inspect_names_the_tensors(box: Box) -> None:
+    """The report on an archive has the tensors' names, dtypes and shapes, and who shares them."""
+    first = stored_file(box.store, b"m.pt", (MODELS / "base.pt").read_bytes())
+    stored_file(box.store, b"m.safetensors", (MODELS / "base.safetensors").read_bytes())
+    report = inspect(box.store, first)
+    assert report.format == "torch"
+    found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in report.tensors]
+    assert found[:2] == [
+        ("embeddings.word_embeddings.weight", "F32", (256, 384)),
+        ("encoder.layer.5.attention.self.query.weight", "F32", (384, 384)),
+    ]
+    users = [(each.path, each.tensor) for tensor in report.tensors for each in tensor.shared_with]
+    assert users == [("/m.safetensors", tensor.name) for tensor in report.tensors]
+
+
+def test_archives_read_back(box: Box) -> None:
+    """What torch wrote comes back byte for byte, also from archives it no longer writes."""
+    contents = {path.name: path.read_bytes() for path in ARCHIVES}
+    inodes = {name: stored_file(box.store, name.encode(), contents[name]) for name in contents}
+    store = box.reopen()
+    for name, inode in inodes.items():
+        assert content_of(store, inode) == contents[name]
+        wanted = Format.PLAIN if name == "before-1.6.pt" else Format.TORCH
+        assert store.nodes.get(inode).format is wanted
+
+
+def test_an_archive_that_grows_is_cut_when_it_is_whole(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a growing archive is ingested early, and all of it once it is complete."""
+    small_windows(monkeypatch, 1 << 14)
+    content = saved({"w": ("F32", (100, 250), noise(100_000))})
+    inode = stored_file(box.store, b"m.pt", b"")
+    for at in range(0, len(content), 7000):
+        box.store.contents.write(inode, at, content[at : at + 7000])
+        walk = box.store.intake.begin_pass(inode, complete=False)
+        step = box.store.intake.begin_step(walk)
+        assert step is None or not box.store.ingest.run(step, box.store.writer())
+    assert extents(box.store, inode) == []
+    box.store.ingest_file(inode)
+    assert [tensor.name for tensor in inspect(box.store, inode).tensors] == ["w"]
+    assert content_of(box.store, inode) == content
+
+
+def test_edited_archives(box: Box) -> None:
+    """An archive that is changed to one no longer, and back, is cut accordingly."""
+    content = saved({"w": ("F32", (100, 25), noise(10_000))})
+    inode = stored_file(box.store, b"m.pt", content)
+    for end, wanted in ((b"x", Format.PLAIN), (content[-1:], Format.TORCH)):
+        box.store.contents.write(inode, len(content) - 1, end)
+        box.store.ingest_file(inode)
+        assert box.store.nodes.get(inode).format is wanted
+        assert content_of(box.store, inode) == content[:-1] + end

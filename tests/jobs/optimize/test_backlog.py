@@ -1,0 +1,601 @@
+"""The optimizer: every file reads as ever, in less room, whatever is removed or interrupted."""
+
+import dataclasses
+import errno
+import os
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-untyped]
+
+from modelfs.codecs import quantise
+from modelfs.errors import StoreFull
+from modelfs.jobs.optimize.backlog import BATCH_BYTES
+from modelfs.jobs.optimize.batch import Batch, Settled
+from modelfs.jobs.optimize.job import optimize
+from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.index.records import Chunk
+from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, number_of, pair_key
+from modelfs.store.store import Store
+from tests.support.paths import MODELS
+from tests.support.stores import (
+    Box,
+    checked,
+    content_of,
+    new_file,
+    new_store,
+    noise,
+    overwrite,
+    pack_path,
+    stored_file,
+    tensors_of,
+)
+
+GRID: Final = 64 << 10
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Iterator[Box]:
+    """A store with chunks of a size at which forms pay as they do in use."""
+    with checked(new_store(tmp_path, chunk_size=GRID)) as box:
+        yield box
+
+
+def real(name: str) -> bytes:
+    return (MODELS / name).read_bytes()
+
+
+def weights(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)
+
+
+def f32(array: Array) -> tuple[str, tuple[int, ...], bytes]:
+    return "F32", array.shape, np.ascontiguousarray(array).tobytes()
+
+
+def put(store: Store, name: str, data: bytes) -> int:
+    """Store and optimize a file, and return by how many bytes the store grew."""
+    before = store.statistics(0).stored_bytes
+    inode = stored_file(store, name.encode(), data)
+    optimize(store)
+    assert content_of(store, inode) == data
+    return store.statistics(0).stored_bytes - before
+
+
+def forms(store: Store) -> set[str]:
+    return set(store.statistics(0).forms)
+
+
+def remove(store: Store, name: bytes) -> None:
+    inode = store.namespace.lookup(ROOT, name)
+    store.namespace.unlink(ROOT, name)
+    while not store.reaper.reap(inode):
+        pass
+
+
+# -- what becomes of a family
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("base-bf16.safetensors", 0.01),
+        ("base-f16.safetensors", 0.01),
+        ("base.onnx", 0.01),
+        ("finetune.safetensors", 0.45),
+        ("lora-merged.safetensors", 0.40),
+        ("vocab-extended.safetensors", 0.02),
+    ],
+)
+def test_a_relative_of_a_stored_model_costs_little(wide: Box, name: str, share: float) -> None:
+    """What is derived of a stored model adds no more than it differs."""
+    put(wide.store, "base", real("base.safetensors"))
+    assert put(wide.store, name, real(name)) <= share * len(real(name))
+
+
+def test_a_bf16_finetune_costs_a_tenth(wide: Box) -> None:
+    """A rounded fine-tune without its original is a small delta to the rounded base."""
+    put(wide.store, "base", real("base-bf16.safetensors"))
+    data = real("finetune-bf16.safetensors")
+    assert put(wide.store, "finetune", data) <= 0.12 * len(data)
+
+
+def test_what_is_narrower_gives_way_to_what_is_wider(wide: Box) -> None:
+    """A rounded copy that was stored first is derived from the original when that comes."""
+    put(wide.store, "bf16", real("base-bf16.safetensors"))
+    put(wide.store, "f32", real("base.safetensors"))
+    found = wide.store.statistics(0).forms
+    assert found["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return what onnxruntime makes of the real model: an embedding U8, and a matrix I8."""
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    quantize_dynamic(MODELS / "base.onnx", path)
+    return path.read_bytes()
+
+
+def test_a_quantised_model_costs_little(wide: Box, int8: bytes) -> None:
+    """The integers are made from the floats, which came before."""
+    put(wide.store, "base", real("base.onnx"))
+    assert put(wide.store, "int8", int8) < 0.02 * len(int8)
+
+
+def test_a_quantised_model_gives_way_to_its_original(wide: Box, int8: bytes) -> None:
+    """The integers are made from the floats, which came later, and read as before."""
+    put(wide.store, "int8", int8)
+    put(wide.store, "base", real("base.onnx"))
+    both = wide.store.statistics(0).stored_bytes
+    inode = wide.store.namespace.lookup(ROOT, b"int8")
+    assert content_of(wide.store, inode) == int8
+    remove(wide.store, b"int8")
+    wide.store.collect()
+    assert both - wide.store.statistics(0).stored_bytes < 0.02 * len(int8)
+
+
+def test_a_quantised_copy_is_made_by_what_fits(wide: Box) -> None:
+    """Of the scales that come into question each is tried, on every chunk."""
+    values, how = quantised_otherwise()
+    put(wide.store, "floats", tensors_of({"w": f32(values)}))
+    numbers = quantise.quantised(values.reshape(-1), how)
+    assert put(wide.store, "int8", tensors_of({"w": ("U8", values.shape, numbers)})) < 1000
+    made = wide.store.statistics(0).forms["quantise"]
+    assert made["raw_bytes"] == len(numbers)
+
+
+def quantised_otherwise() -> tuple[Array, quantise.Parameters]:
+    """Return a tensor, and by what it may be quantised that is not the first that is tried."""
+    for seed in range(20):
+        values = weights(seed, 500, 700)
+        extremes = quantise.Extremes()
+        extremes.feed(values.tobytes())
+        first, second, *_ = quantise.candidates(extremes, "U8")
+        made = [quantise.quantised(values.reshape(-1), each) for each in (first, second)]
+        if first.scale != second.scale == pytest.approx(first.scale) and made[0] != made[1]:
+            return values, second
+    raise AssertionError("all scales are the same")
+
+
+def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
+    """Query, key and value, stored before, are all of a tensor that has them one after another."""
+    parts = {name: weights(seed, 200, 130) for seed, name in enumerate("qkv")}
+    put(wide.store, "parts", tensors_of({name: f32(part) for name, part in parts.items()}))
+    fused = np.concatenate(list(parts.values()))
+    assert put(wide.store, "fused", tensors_of({"qkv": f32(fused)})) < 0.01 * fused.nbytes
+
+
+def test_parts_are_cut_out_of_a_fused_tensor(wide: Box) -> None:
+    """What a stored tensor has at whatever row is not stored once more."""
+    fused = weights(7, 600, 130)
+    put(wide.store, "fused", tensors_of({"qkv": f32(fused)}))
+    parts = {name: f32(fused[at : at + 200]) for name, at in (("q", 0), ("k", 200), ("v", 400))}
+    assert put(wide.store, "parts", tensors_of(parts)) < 0.01 * fused.nbytes
+
+
+def test_zeros_are_stored_for_nothing(wide: Box) -> None:
+    """A tensor of one value takes no room."""
+    zeros = np.zeros((500, 300), np.float32)
+    assert put(wide.store, "zeros", tensors_of({"zeros": f32(zeros)})) < 1000
+
+
+def test_second_moments_are_factored(wide: Box) -> None:
+    """A matrix of Adam's is stored by what its rows and columns tell, wherever chunks begin."""
+    random = np.random.default_rng(1)
+    scales = random.normal(0, 3, (999, 1)) + random.normal(0, 3, 100) - 9
+    squares = (2 ** (scales + random.normal(0, 0.3, (999, 100)))).astype(np.float32)
+    put(wide.store, "state", tensors_of({"v": f32(squares)}))
+    assert set(forms(wide.store)) == {"factored", "plain"}
+
+
+def test_noise_stays_plain(wide: Box) -> None:
+    """What does not get smaller stays as it was, and is not looked at again."""
+    put(wide.store, "noise", tensors_of({"noise": ("U8", (200_000,), noise(200_000))}))
+    plain = [record for record in records(wide.store) if record.form == "plain"]
+    assert sum(record.size for record in plain if record.settled) == 200_000
+
+
+def records(store: Store) -> list[Chunk]:
+    return [Chunk.from_bytes(value) for _, value in store.index.pages(Table.CHUNKS)]
+
+
+def test_checkpoints_are_all_deltas_to_the_first(wide: Box) -> None:
+    """With a depth of 1, no delta is the base of another."""
+    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
+    for number, step in enumerate(steps):
+        put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
+    deltas = [record for record in records(wide.store) if record.form == "delta"]
+    assert len(deltas) == 3 * 4
+    assert not any(record.pins for record in deltas)
+
+
+def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
+    """With a depth of 2, a delta may be to a delta."""
+    wide.store.optimizer.begin(depth=2)
+    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
+    for number, step in enumerate(steps):
+        put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
+    assert wide.reopen().optimizer.depth == 2
+    assert any(record.pins for record in records(wide.store) if record.form == "delta")
+
+
+def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
+    """What was settled is looked at once more, and takes a nearer base where that is allowed."""
+    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in range(1, 7))], 0)
+    files = {f"step-{n}": tensors_of({"w": f32(each)}) for n, each in enumerate(steps)}
+    for name, data in files.items():
+        put(wide.store, name, data)
+    before = wide.store.statistics(0).stored_bytes
+    optimize(wide.store, depth=4)
+    assert wide.store.statistics(0).stored_bytes == before
+    optimize(wide.store, depth=4, again=True)
+    assert wide.store.statistics(0).stored_bytes < before
+    assert not wide.store.optimizer.again
+    for name, data in files.items():
+        inode = wide.store.namespace.lookup(ROOT, name.encode())
+        assert content_of(wide.store, inode) == data
+
+
+# -- when files go
+
+
+def test_a_base_is_let_go_when_its_file_is(wide: Box) -> None:
+    """What derived from a removed model is stored without it, and its room comes back."""
+    for name in ("base", "finetune", "base-bf16"):
+        put(wide.store, name, real(f"{name}.safetensors"))
+    remove(wide.store, b"base")
+    assert wide.store.statistics(0).held_chunks > 0
+    optimize(wide.store)
+    wide.store.collect()
+    found = wide.store.statistics(0)
+    assert found.held_chunks == 0
+    assert found.stored_bytes < 0.9 * found.logical_bytes
+    for name in ("finetune", "base-bf16"):
+        inode = wide.store.namespace.lookup(ROOT, name.encode())
+        assert content_of(wide.store, inode) == real(f"{name}.safetensors")
+
+
+def test_what_had_a_base_in_common_keeps_one_of_its_own(wide: Box) -> None:
+    """Of several fine-tunes whose base is gone, one is the base of the others."""
+    base = weights(0, 300, 200)
+    put(wide.store, "base", tensors_of({"w": f32(base)}))
+    for number in (1, 2, 3):
+        tuned = base + weights(number, 300, 200) / np.float32(500)
+        put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned.astype(np.float32))}))
+    remove(wide.store, b"base")
+    optimize(wide.store)
+    assert [record.form for record in records(wide.store)].count("delta") == 2 * 4
+
+
+# -- interruptions
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_goes_on_where_it_was_stopped(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done before an interruption is kept, and the next run does the rest."""
+    monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 1)
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+
+    def stop(done: int, total: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        optimize(wide.store, stop)
+    store = wide.crash()
+    assert store.index.get(Table.UNSETTLED, number_key(inode)) is not None
+    settled = sum(record.settled for record in records(store))
+    assert 0 < settled < len(records(store))
+    optimize(store)
+    assert store.optimizer.next_batch() is None
+    assert store.optimizer.status().files == 0
+    assert content_of(store, inode) == real("base.safetensors")
+
+
+def test_work_that_is_stopped_says_so(wide: Box) -> None:
+    """A batch that was stopped has what was done by then, and comes again."""
+    stored_file(wide.store, b"base", real("base.safetensors"))
+    settler = wide.store.settler(threads=1)
+    batch = wide.store.optimizer.next_batch()
+    assert batch is not None
+    settler.stop()
+    settled = settler.work(batch, wide.store.writer())
+    settler.close()
+    assert settled.stopped
+    while not wide.store.optimizer.take(settled):
+        pass
+    assert wide.store.optimizer.next_batch() == batch
+
+
+def test_a_file_that_changes_between_runs_is_begun_anew(wide: Box) -> None:
+    """What was listed once more after a run was stopped in its middle is done by the next run."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+    batch = wide.store.optimizer.next_batch()
+    assert batch is not None
+    wide.store.contents.write(inode, 900_000, b"changed")
+    wide.store.ingest_all()
+    optimize(wide.store)
+    assert wide.store.optimizer.status().files == 0
+
+
+def test_a_full_disk_loses_nothing(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that finds no room for what it encoded leaves all as it was."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+
+    def full(self: ChunkWriter) -> None:
+        raise StoreFull("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkWriter, "finish", full)
+        with pytest.raises(StoreFull):
+            optimize(wide.store)
+    assert content_of(wide.store, inode) == real("base.safetensors")
+    optimize(wide.store)
+    assert forms(wide.store) >= {"planes"}
+
+
+def test_a_damaged_tensor_is_left_alone(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """One tensor that cannot be read keeps no other from its form."""
+    store = wide.store
+    inode = stored_file(store, b"base", real("base.safetensors"))
+    extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
+    record = store.chunks.record(extent.chunk)
+    good = store.chunks.stored_bytes(extent.chunk, record)
+    overwrite(pack_path(store.packs, record.pack), record.offset, noise(16))
+    optimize(store)
+    assert "stays as it is" in caplog.text
+    caplog.clear()
+    assert forms(store) >= {"planes", "plain"}
+    now = store.chunks.record(extent.chunk)
+    overwrite(pack_path(store.packs, now.pack), now.offset, good[:16])
+
+
+def bad_sector(store: Store, patch: pytest.MonkeyPatch, chunk: ChunkId) -> None:
+    """Let the disk fail to read where a chunk is stored."""
+    record = store.chunks.record(chunk)
+    bad = os.fspath(pack_path(store.packs, record.pack))
+
+    def check(fd: int, offset: int, size: int) -> None:
+        reached = offset < record.offset + record.stored and record.offset < offset + size
+        if reached and os.readlink(f"/proc/self/fd/{fd}") == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def pread(fd: int, size: int, offset: int, real: Any = os.pread) -> Any:
+        check(fd, offset, size)
+        return real(fd, size, offset)
+
+    def preadv(fd: int, into: Any, offset: int, real: Any = os.preadv) -> Any:
+        check(fd, offset, sum(map(len, into)))
+        return real(fd, into, offset)
+
+    patch.setattr(os, "pread", pread)
+    patch.setattr(os, "preadv", preadv)
+
+
+def test_a_bad_sector_is_left_alone(
+    wide: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tensor whose bytes the disk refuses keeps no other from its form, nor the file listed."""
+    store = wide.store
+    inode = stored_file(store, b"base", real("base.safetensors"))
+    extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
+    with monkeypatch.context() as patch:
+        bad_sector(store, patch, extent.chunk)
+        optimize(store)
+    assert "stays as it is" in caplog.text
+    caplog.clear()
+    assert forms(store) >= {"planes", "plain"}
+    assert store.optimizer.status().files == 0
+    optimize(store, again=True)
+    assert store.chunks.record(extent.chunk).settled
+
+
+def test_a_relative_in_a_bad_sector_is_done_without(
+    wide: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk refuses what a chunk could be derived from, it is stored by itself."""
+    store = wide.store
+    base = stored_file(store, b"base", real("base.safetensors"))
+    optimize(store)
+    extent = list(store.maps.overlapping(base, 0, 1 << 30))[3]
+    inode = stored_file(store, b"tuned", real("finetune.safetensors"))
+    store = wide.reopen()
+    with monkeypatch.context() as patch:
+        bad_sector(store, patch, extent.chunk)
+        optimize(store)
+    assert forms(store) >= {"delta"}
+    assert not any(True for _ in store.chunks.lineage.dependants(extent.chunk))
+    assert content_of(store, inode) == real("finetune.safetensors")
+
+
+def test_a_bad_sector_keeps_no_other_base_held(
+    wide: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A held chunk stays held as long as the disk refuses what derives from it, and only that."""
+    store = wide.store
+    for name in ("base", "finetune"):
+        stored_file(store, name.encode(), real(f"{name}.safetensors"))
+    optimize(store)
+    remove(store, b"base")
+    held = store.optimizer.status().held_chunks
+    assert held > 1
+    chunk = next(
+        chunk
+        for key, _ in store.index.pages(Table.HELD)
+        for chunk in store.chunks.lineage.dependants(ChunkId(number_of(key)))
+    )
+    store = wide.reopen()
+    with monkeypatch.context() as patch:
+        bad_sector(store, patch, chunk)
+        optimize(store)
+    assert "cannot be let go" in caplog.text
+    caplog.clear()
+    assert store.optimizer.status().held_chunks == 1
+    optimize(store)
+    assert store.optimizer.status().held_chunks == 0
+
+
+def test_an_extent_past_its_chunk_ends_no_run(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """A tensor of which the map says what is not so is left alone; others get their forms."""
+    store = wide.store
+    inode = stored_file(store, b"base", real("base.safetensors"))
+    extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
+    key = pair_key(inode, extent.start)
+    good = store.index.get(Table.EXTENTS, key)
+    assert good is not None
+    with store.index.change():
+        bad = dataclasses.replace(extent, skip=extent.skip + 8)
+        store.index.put(Table.EXTENTS, key, bad.to_bytes())
+    optimize(store)
+    assert "stays as it is" in caplog.text
+    caplog.clear()
+    assert forms(store) >= {"planes", "plain"}
+    with store.index.change():
+        store.index.put(Table.EXTENTS, key, good)
+
+
+def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
+    """Held chunks that a stopped run did not come to are not taken for hopeless."""
+    for name in ("base", "finetune"):
+        put(wide.store, name, real(f"{name}.safetensors"))
+    remove(wide.store, b"base")
+    store = wide.store
+    store.optimizer.begin()
+    batch = store.optimizer.next_batch()
+    assert batch is not None
+    assert batch.held
+    settler = store.settler(threads=1)
+    settler.stop()
+    settled = settler.work(batch, store.writer())
+    settler.close()
+    assert not settled.claimed
+    assert store.optimizer.take(settled)
+    assert store.optimizer.next_batch() == batch
+
+
+def test_a_file_that_is_being_written_waits(wide: Box) -> None:
+    """What has staged content is not looked at before it was taken in."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+    wide.store.contents.write(inode, 100_000, b"staged")
+    assert wide.store.optimizer.next_batch() is None
+    wide.store.ingest_all()
+    assert wide.store.optimizer.next_batch() is not None
+
+
+def work_on(store: Store) -> tuple[Batch, Settled]:
+    """Do the work of the next batch, but do not take it."""
+    settler = store.settler(threads=1)
+    batch = store.optimizer.next_batch()
+    assert batch is not None
+    settled = settler.work(batch, store.writer())
+    settler.close()
+    return batch, settled
+
+
+def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
+    """A form is not taken if what it derives from lost its last file since it was found."""
+    store = wide.store
+    put(store, "base", real("base.safetensors"))
+    inode = stored_file(store, b"finetune", real("finetune.safetensors"))
+    _, settled = work_on(store)
+    remove(store, b"base")
+    while not store.intake.take_written(settled.written, partial(store.optimizer.admits, settled)):
+        pass
+    while not store.optimizer.take(settled):
+        pass
+    assert "delta" not in forms(store)
+    assert content_of(store, inode) == real("finetune.safetensors")
+
+
+def test_a_large_file_is_settled_in_batches(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is much larger than its bound, and all tensors have their turn."""
+    assert BATCH_BYTES > GRID
+    monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_BYTES", 50_000)
+    tensors = {f"t{number}": f32(weights(number, 100, 40)) for number in range(20)}
+    put(wide.store, "model", tensors_of(tensors))
+    assert all(record.settled for record in records(wide.store) if record.size == 16_000)
+
+
+def test_a_store_of_old_is_walked(wide: Box) -> None:
+    """Files that nobody listed are found, in a store that was upgraded."""
+    inode = stored_file(wide.store, b"base", real("base.safetensors"))
+    with wide.store.index.change():
+        wide.store.index.delete(Table.UNSETTLED, number_key(inode))
+    assert wide.store.optimizer.next_batch() is None
+    wide.store.optimizer.walk_all()
+    optimize(wide.store)
+    assert "planes" in forms(wide.store)
+    assert wide.store.optimizer.next_batch() is None
+
+
+def test_again_looks_at_the_files_before_an_unsettled_one(wide: Box) -> None:
+    """Files that wait are done first, and those with smaller numbers have their turn all the same.
+
+    Only what the walk itself came to moves it on.
+    """
+    put(wide.store, "base", tensors_of({"w": f32(weights(0, 300, 200))}))
+    stored_file(wide.store, b"later", tensors_of({"w": f32(weights(1, 300, 200))}))
+    base = wide.store.namespace.lookup(ROOT, b"base")
+    store = wide.store
+    store.optimizer.begin(again=True)
+    assert base in set(batches(store))
+
+
+def batches(store: Store) -> Iterator[int]:
+    """Yield the inode of each batch of a run, which finds nothing to change."""
+    while (batch := store.optimizer.next_batch()) is not None:
+        yield batch.inode
+        settled = Settled(batch, Written())
+        assert store.optimizer.take(settled)
+
+
+# -- all of it together
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) -> None:
+    """Files come and go, are optimized, collected, and the store crashes: all is as committed."""
+    chance = random.Random(seed)
+    models = {name.name: name.read_bytes() for name in sorted(MODELS.glob("*.safetensors"))}
+    base = weights(seed, 250, 120)
+    for number in range(3):
+        tuned = base + weights(number, 250, 120) / np.float32(300)
+        models[f"tuned-{number}"] = tensors_of(
+            {"w": f32(tuned.astype(np.float32)), "t": f32(tuned.astype(np.float32).T)}
+        )
+    there: dict[str, bytes] = {}
+    for _ in range(25):
+        name, step = chance.choice(sorted(models)), chance.choice(STEPS)
+        if step == "add" and name not in there:
+            there[name] = models[name]
+            wide.store.ingest_file(new_file(wide.store, name.encode(), models[name]))
+        elif step == "remove" and there.pop(name, None) is not None:
+            remove(wide.store, name.encode())
+        else:
+            move_on(wide, step)
+    for name, data in there.items():
+        inode = wide.store.namespace.lookup(ROOT, name.encode())
+        assert content_of(wide.store, inode) == data
+
+
+STEPS: Final = ("add", "add", "optimize", "remove", "collect", "crash")
+
+
+def move_on(box: Box, step: str) -> None:
+    match step:
+        case "optimize":
+            optimize(box.store)
+        case "collect":
+            box.store.collect()
+        case "crash":
+            box.store.commit()
+            box.crash()

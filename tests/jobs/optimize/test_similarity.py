@@ -1,0 +1,338 @@
+"""Tensors that are found by their content."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from modelfs.errors import CorruptIndex
+from modelfs.jobs.check.decode import decode_relative
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.gc import collector as gc_module
+from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, Kind, Relation, _Place
+from modelfs.store.index.tables import ROOT, Table, relative_key
+from modelfs.store.store import Store
+from tests.support.paths import MODELS
+from tests.support.related_tensors import (
+    Array,
+    Model,
+    bf16,
+    embedded,
+    quantised,
+    safetensors_of,
+    stored_model,
+    tuned,
+    weights,
+)
+from tests.support.sample_store import QUERY, WORDS, Sample
+
+BASE: Final = weights(200, 300)
+
+
+Pair = tuple[Array, Array]
+
+
+def _pairs(base: NDArray[np.float32], other: NDArray[np.float32]) -> list[tuple[Pair, list[str]]]:
+    """Return pairs of a tensor that is stored and one that comes, and how they are related."""
+    half, longer = base.astype(np.float16), np.vstack([tuned(base), weights(9, 300)])
+    stacked = base.reshape(5, 40, 300)
+    return [
+        ((base, tuned(base)), ["NEAR"]),
+        ((tuned(base), base), ["NEAR"]),
+        ((bf16(base), bf16(tuned(base))), ["NEAR"]),
+        ((base, longer), ["NEAR"]),
+        ((longer, base), ["NEAR"]),
+        ((base, base.reshape(300, 200)), ["EQUAL", "NEAR"]),
+        ((base, bf16(base)), ["CAST"]),
+        ((base, half), ["CAST"]),
+        ((bf16(base), base), ["WIDER"]),
+        ((half, base), ["WIDER"]),
+        ((half, half.astype(np.float32)), ["CAST"]),
+        ((base, quantised(base)), ["CAST"]),
+        ((base, embedded(base)), ["CAST"]),
+        ((quantised(base), base), ["WIDER"]),
+        ((embedded(base), base), ["WIDER"]),
+        ((base, quantised(other)), []),
+        ((embedded(other), base), []),
+        ((base, base.T), ["TRANSPOSE"]),
+        ((stacked, stacked.swapaxes(1, 2)), ["TRANSPOSE"]),
+        ((base, base.reshape(-1)[:-9]), ["NEAR"]),
+        ((base, base * np.float32(1000)), []),  # the same order, and nothing to be saved
+        ((base, other), []),
+        ((base, other.T), []),
+        ((bf16(base), bf16(other)), []),
+        ((np.zeros_like(base), np.zeros_like(longer)), []),
+    ]
+
+
+def test_relations(opened: Store) -> None:
+    """What two tensors are to one another is found, and only that."""
+    for number in range(len(_pairs(BASE, BASE))):
+        others = weights(200, 300, seed=2 * number), weights(200, 300, seed=2 * number + 1)
+        (stored, coming), relations = _pairs(*others)[number]
+        base = stored_model(opened, f"base{number}", w=stored)
+        base.note("w")
+        told = stored_model(opened, f"model{number}", w=coming).told("w")
+        assert told == [(relation, base.inode, "w") for relation in relations], number
+
+
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
+    """Matrices that were joined are found in what they were joined to, and the reverse."""
+    parts = [weights(300, 200, seed=seed) for seed in range(3)]
+    whole = stored_model(opened, "whole", qkv=np.vstack(parts))
+    each = stored_model(opened, "each", q=parts[0], k=parts[1], v=parts[2])
+    size = parts[0].nbytes
+    if whole_first:
+        whole.note("qkv")
+        for name, shift in (("q", 0), ("k", size), ("v", 2 * size)):
+            (candidate,) = each.candidates(name)
+            assert (candidate.relation, candidate.shift) == (Relation.ALIGNED, shift)
+    else:
+        each.note("q", "k", "v")
+        shifts = {each.row.name: each.shift for each in whole.candidates("qkv")}
+        assert shifts == {"q": 0, "k": -size, "v": -2 * size}
+
+
+def test_an_alignment_says_where_it_was_seen(opened: Store) -> None:
+    """Spots of an alignment are bytes at which a row of both begins."""
+    values = weights(500, 100)
+    stored_model(opened, "base", w=values).note("w")
+    grown = np.vstack([values[:200], weights(7, 100, seed=1), values[200:]])
+    candidates = stored_model(opened, "grown", w=grown).candidates("w")
+    aligned = [each for each in candidates if each.relation is Relation.ALIGNED]
+    assert {each.shift for each in aligned} <= {0, -7 * 400}
+    content, mine = values.tobytes(), grown.tobytes()
+    for each in aligned:
+        assert each.spots == tuple(sorted(each.spots))
+        for at in each.spots:
+            assert mine[at : at + 400] == content[at + each.shift :][:400]
+    assert -7 * 400 in {each.shift for each in aligned}
+
+
+def test_the_nearest_comes_first(opened: Store) -> None:
+    """Of several near tensors the one that leaves least to store is first, with fewest bits."""
+    far, near = tuned(tuned(BASE, 1), 2), tuned(BASE, 3)
+    for number, values in enumerate((far, near, BASE)):
+        stored_model(opened, f"m{number}", w=values).note("w")
+    candidates = stored_model(opened, "new", w=near + np.float32(1e-7)).candidates("w")
+    assert candidates[0].row == candidates[1].row
+    bits = [each.bits for each in candidates]
+    assert bits == sorted(bits)
+    assert opened.namespace.lookup(ROOT, b"m1") == candidates[0].inode
+
+
+def test_a_tensor_is_not_its_own_relative(opened: Store) -> None:
+    """What is looked up again, because its file is optimized again, does not find itself."""
+    model = stored_model(opened, "model", w=BASE, tied=BASE)
+    model.note("w", "tied")
+    assert {name for _, _, name in model.told("w")} == {"tied"}
+
+
+REAL: Final[dict[str, tuple[str, str]]] = {  # what the words and the query are to the base's
+    "base-bf16.safetensors": ("CAST", "CAST"),
+    "base-f16.safetensors": ("CAST", "CAST"),
+    "finetune.safetensors": ("NEAR", "NEAR"),
+    "lora-merged.safetensors": ("EQUAL", "NEAR"),
+    "vocab-extended.safetensors": ("NEAR", "EQUAL"),
+    "base.onnx": ("EQUAL", "TRANSPOSE"),
+}
+
+
+def test_real_relatives_are_found(opened: Store) -> None:
+    """Of a real model, casts, fine-tunes, a longer vocabulary and an export find the original."""
+    base = Model(opened, "base", (MODELS / "base.safetensors").read_bytes())
+    base.note(WORDS, QUERY)
+    for name, relations in REAL.items():
+        model = Model(opened, name, (MODELS / name).read_bytes())
+        query = QUERY if model.has(QUERY) else "onnx::MatMul_1"
+        for tensor, original, relation in zip(
+            (WORDS, query), (WORDS, QUERY), relations, strict=True
+        ):
+            assert model.told(tensor)[0] == (relation, base.inode, original), (name, tensor)
+
+
+# -- many tensors of one key
+
+
+def test_of_many_the_oldest_and_the_newest_are_seen(opened: Store) -> None:
+    """However many fine-tunes there are, the base and the last checkpoint are among those found."""
+    tensors = {f"w{number:02}": tuned(BASE[:50], number) for number in range(20)}
+    many = stored_model(opened, "many", **tensors)
+    many.note(*tensors)
+    opened.commit()
+    model = stored_model(opened, "new", w=tuned(BASE[:50], 99))
+    starts = {place.start for each in model.sketch("w").bands for place in seen(opened, each)}
+    assert {many.row("w00").start, many.row("w19").start} <= starts
+    assert {relation for relation, _, _ in model.told("w")} == {"NEAR"}
+    assert len(model.told("w")) <= CANDIDATES_MAX
+
+
+def seen(store: Store, band: int) -> list[_Place]:
+    places = [place for place, _ in store.relatives.listed(Kind.BAND, band)]
+    assert len(places) == len(set(places))
+    return places
+
+
+def test_each_is_seen_once(opened: Store) -> None:
+    """A key with few tensors yields all of them, one with many the oldest 4 and the newest 2."""
+    for count in range(1, 10):
+        with opened.index.change():
+            for hashed in (count, count + 1):
+                key = relative_key(Kind.BAND, hashed, count, 0, 5)
+                opened.index.put(Table.RELATIVES, key, b"")
+            for inode in range(1, count + 1):
+                key = relative_key(Kind.BAND, count << 40, inode, 0, 5)
+                opened.index.put(Table.RELATIVES, key, b"")
+        everything = list(range(1, count + 1))
+        inodes = [place.inode for place in seen(opened, count << 40)]
+        assert sorted(inodes) == sorted({*everything[:4], *everything[-2:]})
+
+
+def test_the_cost_does_not_grow(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up reads as many rows of the index with 60 fine-tunes stored as with 20."""
+    index, tensors = opened.index, {f"w{number}": tuned(BASE[:50], number) for number in range(61)}
+    model = stored_model(opened, "many", **tensors)
+    sketches = {name: model.sketch(name) for name in tensors}
+    reads: list[int] = []
+    monkeypatch.setattr(index, "_committed", _counted(index._committed, reads))
+    monkeypatch.setattr(index, "_floor_key", _counted(index._floor_key, reads))
+    counts: list[int] = []
+    for name, sketch in sketches.items():
+        reads.clear()
+        found = opened.relatives.candidates(model.inode, model.row(name), sketch)
+        assert bool(found) == bool(counts)
+        counts.append(len(reads))
+        with index.change():
+            opened.relatives.note(model.inode, model.row(name), sketch)
+    assert max(counts[40:]) <= max(counts[:21]) * 1.2
+
+
+def _counted(call: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
+    def counting(*args: object) -> Any:
+        calls.append(1)
+        return call(*args)
+
+    return counting
+
+
+# -- what is stale
+
+
+def rows(store: Store) -> int:
+    return len(list(store.index.pages(Table.RELATIVES)))
+
+
+def test_removed_tensors_are_not_found_and_swept(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a file is gone its tensors are found no more, and gc drops their rows only."""
+    monkeypatch.setattr(gc_module, "SLICE", 3)
+    base, other = stored_model(opened, "base", w=BASE), stored_model(opened, "other", w=tuned(BASE))
+    other.note("w")
+    kept = rows(opened)
+    base.note("w")
+    opened.namespace.unlink(ROOT, b"base")
+    while not opened.reaper.reap(base.inode):
+        pass
+    model = stored_model(opened, "model", w=tuned(BASE, 2))
+    assert {inode for _, inode, _ in model.told("w")} == {other.inode}
+    opened.collect()
+    assert rows(opened) == kept
+    assert {inode for _, inode, _ in model.told("w")} == {other.inode}
+
+
+def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
+    """A tensor that was written over is found by what it is now once it is listed again."""
+    model = stored_model(opened, "base", w=BASE)
+    model.note("w")
+    before = rows(opened)
+    opened.contents.write(model.inode, 0, safetensors_of({"w": weights(200, 300, seed=7)}))
+    opened.ingest_all()
+    model.note("w")
+    assert rows(opened) > before
+    assert stored_model(opened, "old", w=tuned(BASE)).candidates("w") == []
+    assert stored_model(opened, "new", w=tuned(weights(200, 300, seed=7))).told("w") == [
+        ("NEAR", model.inode, "w")
+    ]
+    opened.collect()
+    assert rows(opened) == before
+
+
+def test_a_tensor_of_another_shape_is_another(opened: Store) -> None:
+    """A file whose tensor now has another shape or dtype is not found by what it had."""
+    model = stored_model(opened, "base", w=BASE)
+    model.note("w")
+    opened.contents.write(model.inode, 0, safetensors_of({"w": BASE[:100]}))
+    opened.ingest_all()
+    assert stored_model(opened, "new", w=tuned(BASE)).candidates("w") == []
+    opened.collect()
+    assert rows(opened) == 0
+
+
+def test_noting_twice_changes_nothing(opened: Store) -> None:
+    """A tensor that is optimized again is listed as it was."""
+    model = stored_model(opened, "base", w=BASE)
+    model.note("w")
+    before = list(opened.index.pages(Table.RELATIVES))
+    model.note("w")
+    assert list(opened.index.pages(Table.RELATIVES)) == before
+
+
+def test_a_tensor_has_few_rows(opened: Store) -> None:
+    """However large a tensor is, at most 40 rows of the index are its; a small one has fewer."""
+    for shape, most in (((10, 100), 3), ((64, 250), 14), ((500, 500), 20), ((1500, 1500), 40)):
+        before = rows(opened)
+        stored_model(opened, f"{shape}", w=weights(*shape)).note("w")
+        assert 1 <= rows(opened) - before <= most
+
+
+# -- rows that no modelfs has written
+
+GOOD_KEY: Final = relative_key(Kind.EXACT, 1, 1, 0, 0)
+
+
+JUNK: Final = [
+    (GOOD_KEY[:-1], b""),
+    (GOOD_KEY + b"\0", b""),
+    (GOOD_KEY, b"x"),
+    (relative_key(0, 1, 1, 0, 0), b""),
+    (relative_key(5, 1, 1, 0, 0), b""),
+    (relative_key(Kind.BAND, 1, 0, 0, 0), b""),
+    (relative_key(Kind.ROW, 1, 1, 0, 0), bytes(7)),
+    (relative_key(Kind.SAMPLES, 0, 1, 0, 0), b""),
+    (relative_key(Kind.SAMPLES, 0, 2, 0, 0), bytes(100)),
+    (relative_key(Kind.SAMPLES, 0, 3, 0, 0), b"\x01" + bytes(5000)),
+    (relative_key(Kind.SAMPLES, 1, 1, 0, 0), b"\x01" + bytes(16)),
+    (relative_key(Kind.SAMPLES, 0, 1, 0, 1), b"\x01" + bytes(16)),
+]
+
+
+def test_junk_does_not_decode(sample: Sample) -> None:
+    """Rows of the wrong length or kind are found by fsck, one by one, and nothing else is."""
+    for key, value in JUNK:
+        with pytest.raises(CorruptIndex):
+            decode_relative(key, value)
+        sample.put(Table.RELATIVES, key, value)
+    assert [each.invariant for each in sample.findings(data=False)] == ["row"] * len(JUNK)
+
+
+def test_rows_that_lie_do_no_harm(opened: Store) -> None:
+    """Rows that decode and say nonsense lead to candidates at worst, and to no error."""
+    base = stored_model(opened, "base", w=BASE)
+    base.note("w")
+    model = stored_model(opened, "model", w=tuned(BASE), other=weights(300, 300))
+    sketch = model.sketch("w")
+    with opened.index.change():
+        for key, value in list(opened.index.pages(Table.RELATIVES)):
+            if key[0] == Kind.SAMPLES:
+                opened.index.put(Table.RELATIVES, key, value[:50])
+        for each in sketch.bands:
+            for inode in (base.inode, model.inode, 999):
+                opened.index.put(Table.RELATIVES, relative_key(Kind.BAND, each, inode, 5, 5), b"")
+    assert model.candidates("w") == []
+    assert check(opened) == []
+    opened.collect()
+    assert rows(opened) == 0

@@ -1,0 +1,465 @@
+"""Repair of bytes: what is gone fails to read, is named, and comes back with a good copy."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import IndexLost
+from modelfs.jobs.check.fsck import Finding, check, fsck
+from modelfs.jobs.check.meta_pages import data_file, read_meta_pages
+from modelfs.jobs.check.view import View
+from modelfs.jobs.repair import run as repair_module
+from modelfs.jobs.repair.pack_files import look_into
+from modelfs.jobs.repair.quarantine import FOLDER
+from modelfs.jobs.repair.run import Outcome, RepairReport, repair
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import ChunkKind, Extent, StagedWindow
+from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, pair_key
+from modelfs.store.store import Store
+from tests.support.byte_damage import (
+    PIECE,
+    Contents,
+    files_of,
+    lost_files,
+    mend,
+    state_of,
+    unreadable,
+)
+from tests.support.sample_store import BASE, CHUNK, PACK, SHARERS, WORDS, Sample, fill
+from tests.support.stores import content_of, new_file, new_store, noise, overwrite, pack_path
+
+TEXT = b"/folder/text"
+STAGED = b"/staged"
+
+
+def bytes_of(good: Contents, path: bytes) -> bytes:
+    data = good[path]
+    assert data is not None
+    return data
+
+
+def write_again(path: Path, name: bytes, data: bytes) -> None:
+    """Write a good copy under another name, and take it in."""
+    with Store(path) as store:
+        new_file(store, name, data)
+        store.ingest_all()
+
+
+def lost_in(path: Path) -> tuple[int, int]:
+    with Store(path, read_only=True) as store:
+        told = store.statistics()
+        return told.lost_chunks, told.lost_bytes
+
+
+def check_losses(found: Contents, good: Contents, report: RepairReport) -> set[bytes]:
+    """Return which files fail to read; the report has to name them, and no other may differ."""
+    failed = {path for path, data in found.items() if data is None}
+    assert failed <= lost_files(report)
+    assert {path: data for path, data in found.items() if data is not None} == {
+        path: data for path, data in good.items() if path not in failed
+    }
+    return failed
+
+
+# -- chunks
+
+
+def flip(sample: Sample, offset: int) -> None:
+    """Damage the chunk that has a byte of the base model."""
+    _, record = sample.chunk_at(sample.base, offset)
+    overwrite(sample.pack, record.offset + 100, b"damaged")
+
+
+def test_a_flipped_bit_costs_a_tensor_its_chunk(sample: Sample, good: Contents) -> None:
+    """Reads of the damaged range fail in every file that has it; all else reads as before."""
+    flip(sample, 1000)
+    report = mend(sample)
+    (lost,) = [each for each in report.actions if each.outcome is Outcome.QUARANTINED]
+    assert (set(lost.files), lost.tensors) == (set(SHARERS), (WORDS,))
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert 0 < len(failed) <= CHUNK // PIECE + 1
+    assert check_losses(files_of(sample.path), good, report) == set(SHARERS)
+    assert list((sample.path / FOLDER).glob("chunk-*"))
+
+
+def test_what_is_lost_is_no_finding_but_told(sample: Sample) -> None:
+    """A later check finds the store sound, and tells of what is lost which files have it."""
+    flip(sample, 1000)
+    mend(sample)
+    with Store(sample.path, read_only=True) as store:
+        report = fsck(store, data=True)
+    assert report.findings == []
+    assert (report.lost.chunks, report.lost.bytes) == (1, 3 * CHUNK)
+    assert (set(report.lost.hurt.files), set(report.lost.hurt.tensors)) == (set(SHARERS), {WORDS})
+
+
+def test_a_good_copy_heals_every_file(sample: Sample, good: Contents) -> None:
+    """A file written again brings back what was lost of all that share its chunks."""
+    flip(sample, 1000)
+    mend(sample)
+    assert lost_in(sample.path) == (1, 3 * CHUNK)
+    write_again(sample.path, b"copy", bytes_of(good, BASE))
+    assert lost_in(sample.path) == (0, 0)
+    assert files_of(sample.path) == {**good, b"/copy": good[BASE]}
+    with Store(sample.path) as store:
+        assert check(store, data=True) == []
+
+
+def test_a_lost_coded_chunk_is_healed_too(sample: Sample, good: Contents) -> None:
+    """The same of text, which is stored compressed."""
+    _, record = sample.chunk_at(sample.text, 0)
+    assert record.kind is ChunkKind.CODED
+    overwrite(sample.pack, record.offset + 5, b"damaged")
+    mend(sample)
+    assert files_of(sample.path)[TEXT] is None
+    write_again(sample.path, b"copy", bytes_of(good, TEXT))
+    assert files_of(sample.path) == {**good, b"/copy": good[TEXT]}
+
+
+def test_lost_chunks_go_with_their_last_file(sample: Sample, good: Contents) -> None:
+    """Gc passes over lost chunks, and removes them when nothing uses them any more."""
+    flip(sample, 1000)
+    mend(sample)
+    with Store(sample.path) as store:
+        store.ingest_all()
+        for path in SHARERS:
+            store.namespace.unlink(ROOT, path[1:])
+        store.collect()
+        assert not any(record.is_lost for _, record in View(store).chunks())
+        assert check(store, data=True) == []
+        assert content_of(store, sample.text) == good[TEXT]
+
+
+def test_a_wrong_record_never_gives_other_bytes(sample: Sample, good: Contents) -> None:
+    """A record that leads to another chunk's bytes, checksum and all, is not believed."""
+    chunk, record = sample.chunk_at(sample.base, 1000)
+    _, other = sample.chunk_at(sample.base, 500_000)
+    wrong = dataclasses.replace(other, digest=record.digest, uses=3, used=record.used)
+    sample.put_chunk(chunk, wrong)
+    mend(sample)
+    assert files_of(sample.path) == good
+
+
+# -- packs
+
+
+def test_a_missing_pack_costs_what_was_in_it(sample: Sample, good: Contents) -> None:
+    """All files keep their names and sizes; what is elsewhere still reads."""
+    sample.pack.unlink()
+    report = mend(sample, data=False)
+    failed = check_losses(files_of(sample.path), good, report)
+    assert failed == set(good) - {STAGED}
+    for path in good:
+        write_again(sample.path, path.replace(b"/", b"-"), bytes_of(good, path))
+    found = files_of(sample.path)
+    # Of `/cut` there are ten bytes of a chunk: too little to tell that they are right.
+    assert {path for path in good if found[path] != good[path]} == {b"/cut"}
+
+
+@pytest.mark.parametrize("cut", [100, 4096, 5000, 500_000])
+def test_a_short_pack_costs_what_was_behind(sample: Sample, good: Contents, cut: int) -> None:
+    """A pack that was cut keeps what lies before the cut, be it in the middle of a segment."""
+    _, record = sample.chunk_at(sample.base, 500_000)
+    with sample.pack.open("r+b") as file:
+        file.truncate(cut if cut < 500_000 else record.offset)
+    report = mend(sample, data=False)
+    failed = check_losses(files_of(sample.path), good, report)
+    assert BASE in failed
+    whole = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert (1000 // PIECE not in whole) == (cut == 500_000)
+
+
+def test_a_pack_may_lose_its_row_and_bytes(sample: Sample, good: Contents) -> None:
+    """A damaged pack that no row knows is not taken for one that is back."""
+    flip(sample, 1000)
+    overwrite(sample.pack, look_into(sample.store.packs, PACK).ends[1] + 24, b"damaged")
+    sample.delete(Table.PACKS, number_key(PACK))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) >= set(SHARERS)
+
+
+def second_pack(sample: Sample) -> tuple[Path, Path]:
+    """Give the store a second pack, and return both."""
+    sample.store.leave_pack(PACK)
+    new_file(sample.store, b"more", noise(3 * CHUNK, 9))
+    sample.store.ingest_all()
+    return sample.pack, pack_path(sample.store.packs, PACK + 1)
+
+
+def test_swapped_packs_change_places_again(sample: Sample, good: Contents) -> None:
+    """Packs say which they are: two that have each other's names lose nothing."""
+    one, two = second_pack(sample)
+    one.rename(one.with_suffix(".x"))
+    two.rename(one)
+    one.with_suffix(".x").rename(two)
+    report = mend(sample)
+    assert {each.invariant for each in report.found} >= {"pack-file"}
+    assert files_of(sample.path) == {**good, b"/more": noise(3 * CHUNK, 9)}
+    assert lost_files(report) == set()
+
+
+def test_a_pack_under_another_name_is_found(sample: Sample, good: Contents) -> None:
+    """A pack that was renamed is not missing."""
+    sample.pack.rename(sample.pack.with_name("00000001.pack.old"))
+    mend(sample)
+    assert files_of(sample.path) == good
+
+
+def test_a_pack_of_another_store_is_set_aside(
+    sample: Sample, good: Contents, tmp_path: Path
+) -> None:
+    """Nothing is read from it, and it is kept."""
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    fill(path)
+    pack_path_of_other = path / "packs" / sample.pack.name
+    pack_path_of_other.replace(sample.pack)
+    report = mend(sample)
+    check_losses(files_of(sample.path), good, report)
+    assert (sample.path / FOLDER / sample.pack.name).is_file()
+
+
+@pytest.mark.parametrize("stop", [None, 4096 + 8192])
+def test_opening_a_store_deletes_nothing_that_is_needed(
+    sample: Sample, good: Contents, stop: int | None
+) -> None:
+    """A pack without a row, or with one that says it ended inside a segment, stays as it is."""
+    if stop is None:
+        sample.delete(Table.PACKS, number_key(PACK))
+    else:
+        sample.put_row(dataclasses.replace(sample.row(), stop=stop))
+    sample.store.index.commit()
+    sample.store.abandon()
+    Store(sample.path).close()
+    report = repair(sample.path)
+    assert (files_of(sample.path), lost_files(report)) == (good, set())
+
+
+# -- maps
+
+
+def test_a_dangling_extent_fails_to_read(sample: Sample, good: Contents) -> None:
+    """A range whose chunk is nowhere is lost; the rest of the file is not."""
+    extent = sample.extents(sample.base)[1]
+    sample.put_extent(sample.base, dataclasses.replace(extent, chunk=ChunkId(1000)))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert failed == {*range(extent.start // PIECE, (extent.stop - 1) // PIECE + 1)}
+    assert {name for each in report.actions for name in each.tensors} == {WORDS}
+    write_again(sample.path, b"copy", bytes_of(good, BASE))
+    assert files_of(sample.path)[BASE] is None  # which chunk it was is not known
+
+
+def test_a_damaged_extent_fails_to_read(sample: Sample, good: Contents) -> None:
+    """So does a range of which the row does not decode, or reaches past its chunk."""
+    first, second = sample.extents(sample.base)[1:3]
+    sample.put(Table.EXTENTS, pair_key(sample.base, first.start), b"junk!")
+    sample.put_extent(sample.base, dataclasses.replace(second, skip=1))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert failed == {*range(first.start // PIECE, (second.stop - 1) // PIECE + 1)}
+
+
+def test_a_missing_extent_is_no_hole(sample: Sample, good: Contents) -> None:
+    """A hole where the chunks still count an extent is not read as zeros, and is named."""
+    extent = sample.extents(sample.base)[1]
+    sample.delete(Table.EXTENTS, pair_key(sample.base, extent.start))
+    report = mend(sample)
+    found = [each for each in report.found if each.invariant == "map-hole"]
+    assert [(each.files, each.tensors) for each in found] == [((BASE,), (WORDS,))]
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+
+
+def test_of_overlapping_extents_neither_is_believed(sample: Sample, good: Contents) -> None:
+    """Two extents for the same bytes contradict each other."""
+    first = sample.extents(sample.base)[1]
+    sample.put_extent(sample.base, Extent(first.stop - 8, first.chunk, 0, 8))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert failed == {*range(first.start // PIECE, (first.stop - 1) // PIECE + 1)}
+
+
+def test_content_of_a_folder_becomes_a_file(sample: Sample, good: Contents) -> None:
+    """Extents of what can have none are put into a file of their own."""
+    chunk, _ = sample.chunk_at(sample.base, 1000)
+    sample.put_extent(sample.folder, Extent(0, chunk, 0, 100))
+    mend(sample)
+    found = files_of(sample.path)
+    (name,) = found.keys() - good.keys()
+    assert name.startswith(b"/lost+found/inode-")
+    assert found.pop(name) == bytes_of(good, BASE)[456:556]
+    assert found == good
+
+
+# -- what is staged
+
+
+def test_a_missing_staging_file_fails_to_read(sample: Sample, good: Contents) -> None:
+    """Staged bytes that are gone are neither zeros nor what was there before."""
+    sample.window.unlink()
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {STAGED}
+    with Store(sample.path) as store:
+        store.contents.write(sample.staged, 0, bytes_of(good, STAGED))
+        store.ingest_all()
+    assert files_of(sample.path) == good
+    assert lost_in(sample.path) == (0, 0)
+
+
+def test_a_short_staging_file_keeps_its_beginning(sample: Sample, good: Contents) -> None:
+    """What is left of a window is still read."""
+    with sample.window.open("r+b") as file:
+        file.truncate(50)
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {STAGED}
+    with Store(sample.path) as store:
+        assert store.contents.read(sample.staged, 0, 50) == bytes_of(good, STAGED)[:50]
+
+
+@pytest.mark.parametrize("how", ["junk", "bounds"])
+def test_a_window_without_a_row_fails_to_read(sample: Sample, good: Contents, how: str) -> None:
+    """What may have been staged in it is not known, so nothing of it is read; its file is kept."""
+    ((key, _),) = sample.store.index.pages(Table.STAGED)
+    window = sample.window
+    row = StagedWindow(9, RangeSet([(1 << 40, 2 << 40)]))
+    sample.put(Table.STAGED, key, b"junk!" if how == "junk" else row.to_bytes())
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {STAGED}
+    assert (sample.path / FOLDER / window.name).is_file()
+
+
+def test_what_was_cut_off_does_not_come_back(sample: Sample, good: Contents) -> None:
+    """Where a truncation ends is not known without its row: then the file fails to read."""
+    sample.put(Table.TRIMS, number_key(sample.cut), b"junk!")
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {b"/cut"}
+
+
+def test_stale_staging_files_are_removed(sample: Sample, good: Contents) -> None:
+    """A staging file that no row mentions is gone when the store was opened, and no other."""
+    stale = sample.store.staging.folder / "63-0-63"
+    stale.write_bytes(b"half a window")
+    sample.store.abandon()
+    with Store(sample.path):
+        assert not stale.exists()
+    assert files_of(sample.path) == good
+
+
+# -- the index's own pages
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_torn_meta_page_is_restored(sample: Sample, good: Contents, number: int) -> None:
+    """With one meta page damaged the index is what the other's commit made it."""
+    for note in (b"one", b"two"):  # whichever of the pages is the newer one, nothing else is lost
+        sample.store.attributes.put(sample.text, b"user.note", note)
+        sample.store.commit()
+    sample.store.abandon()
+    overwrite(data_file(sample.path), number * 4096, bytes(100))
+    report = repair(sample.path, data=True)
+    assert [each.invariant for each in report.found] == ["meta-page"]
+    assert report.after.findings == []
+    assert (sample.path / FOLDER / "data.mdb").is_file()
+    assert files_of(sample.path) == good
+    assert repair(sample.path).found == []
+
+
+def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents) -> None:
+    """What only the last commit knew is lost: a file that it took in fails to read, and says so."""
+    store = sample.store
+    store.leave_pack(PACK)
+    inode = new_file(store, b"late", noise(3 * CHUNK, 9))
+    store.flush(inode)
+    store.commit()
+    store.ingest_file(inode)
+    store.commit()  # and deletes the staging file that the commit before needs
+    store.abandon()
+    pages = read_meta_pages(data_file(sample.path))
+    newest = max((0, 1), key=lambda number: getattr(pages[number], "transaction", 0))
+    overwrite(data_file(sample.path), newest * 4096 + 16, bytes(8))
+    report = repair(sample.path, data=True)
+    assert report.after.findings == []
+    assert b"/late" in lost_files(report)
+    assert files_of(sample.path) == {**good, b"/late": None}
+    assert (sample.path / FOLDER / "00000002.pack").is_file()
+
+
+def test_an_index_without_any_meta_page_is_given_up(sample: Sample) -> None:
+    """Then nothing is changed, and it is told which file is lost."""
+    sample.store.abandon()
+    overwrite(data_file(sample.path), 0, bytes(8192))
+    before = state_of(sample.path)
+    with pytest.raises(IndexLost, match="both meta pages"):
+        repair(sample.path)
+    assert state_of(sample.path) == before
+
+
+# -- interruptions
+
+
+@pytest.mark.parametrize("where", ["before", "commit", "after"])
+def test_an_interrupted_repair_is_begun_again(
+    sample: Sample, good: Contents, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at any time leaves the store as it was or repaired; the next repair is complete."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    overwrite(sample.pack, 4096 + 24, b"damaged")
+    flip(sample, 500_000)
+    sample.store.abandon()
+    with monkeypatch.context() as patch:
+        if where == "before":
+            patch.setattr(repair_module, "PASSES", (*repair_module.PASSES, interrupt))
+        elif where == "commit":
+            patch.setattr("modelfs.store.index.index.Index.apply", interrupt)
+        else:
+            patch.setattr("modelfs.jobs.repair.quarantine.Quarantine.move_files", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            repair(sample.path, data=True)
+    if where == "before":
+        assert [path.name for path in sample.pack.parent.iterdir()] == [sample.pack.name]
+    report = repair(sample.path, data=True)
+    assert report.after.findings == []
+    found = files_of(sample.path)
+    assert {path for path, data in found.items() if data is None} == {BASE}
+    assert {path: data for path, data in found.items() if data is not None} == {
+        path: data for path, data in good.items() if path != BASE
+    }
+
+
+def test_a_full_disk_leaves_the_store_as_it_was(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copying intact chunks needs room; without it, nothing is changed."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space")
+
+    overwrite(sample.pack, 8, b"damaged!")
+    findings: list[Finding] = sample.findings()
+    with monkeypatch.context() as patch:
+        patch.setattr("modelfs.store.packs.pack.write_at", full)
+        with pytest.raises(OSError, match="no space"):
+            repair(sample.path)
+    with Store(sample.path, read_only=True) as store:
+        assert check(store, data=True) == findings
+    assert repair(sample.path).after.findings == []
+
+
+def test_a_pack_that_comes_back(sample: Sample, good: Contents) -> None:
+    """What was lost with a pack is found again when its file is put back; nothing deletes it."""
+    away = sample.pack.rename(sample.path / "away")
+    mend(sample)
+    assert lost_in(sample.path)[0] > 0
+    away.rename(sample.path / "packs" / sample.pack.name)
+    Store(sample.path).close()
+    with Store(sample.path, read_only=True) as store:
+        assert {finding.invariant for finding in check(store)} == {"pack-back"}
+    assert repair(sample.path, data=True).after.findings == []
+    assert lost_in(sample.path) == (0, 0)
+    assert files_of(sample.path) == good

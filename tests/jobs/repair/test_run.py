@@ -1,0 +1,370 @@
+"""Repair: what can be told from what is left is as it was, and the rest is said to be lost."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from modelfs.errors import StoreBusy
+from modelfs.jobs.repair.quarantine import FOLDER, ROWS
+from modelfs.jobs.repair.run import repair
+from modelfs.store.folder import SUPERBLOCK
+from modelfs.store.index.counters import FILES, NEXT_CHUNK, NEXT_COOKIE, NEXT_INODE, NEXT_PACK
+from modelfs.store.index.records import Listed
+from modelfs.store.index.tables import (
+    ROOT,
+    InodeNumber,
+    Table,
+    number_key,
+    pair_key,
+    triple_key,
+)
+from modelfs.store.store import Store
+from tests.support.byte_damage import Contents, files_of, lost_files, mend, state_of, walk
+from tests.support.sample_store import BASE, Sample
+from tests.support.stores import FOLDER as DIRECTORY
+from tests.support.stores import ME, new_file, overwrite
+
+Damage = Callable[[Sample], None]
+
+TEXT: Final = b"/folder/text"
+STAGED: Final = b"/staged"
+
+
+def test_a_sound_store_is_not_changed(sample: Sample) -> None:
+    """Repair of a sound store changes no byte of it, and makes no quarantine."""
+    sample.store.abandon()
+    before = state_of(sample.path)
+    report = repair(sample.path, data=True)
+    assert (report.found, report.actions, state_of(sample.path)) == ([], [], before)
+
+
+def test_a_store_in_use_is_not_repaired(sample: Sample) -> None:
+    """Who has the store open keeps repair from it."""
+    with pytest.raises(StoreBusy):
+        repair(sample.path)
+    sample.store.abandon()
+
+
+# -- damage that leaves enough to mend it
+
+
+def recount_uses(sample: Sample) -> None:
+    chunk, record = sample.chunk_at(sample.base, 1000)
+    sample.put_chunk(chunk, dataclasses.replace(record, uses=1, used=5))
+
+
+def misplace_chunk(sample: Sample) -> None:
+    chunk, record = sample.chunk_at(sample.base, 1000)
+    sample.put_chunk(chunk, dataclasses.replace(record, offset=record.offset + 1))
+
+
+def rechecksum_chunk(sample: Sample) -> None:
+    chunk, record = sample.chunk_at(sample.base, 1000)
+    sample.put_chunk(chunk, dataclasses.replace(record, checksum=record.checksum ^ 1))
+
+
+def rehash_chunk(sample: Sample) -> None:
+    chunk, record = sample.chunk_at(sample.base, 1000)
+    sample.put_chunk(chunk, dataclasses.replace(record, digest=bytes(15) + b"\1"))
+
+
+def drop_chunk(sample: Sample) -> None:
+    chunk, _ = sample.chunk_at(sample.base, 1000)
+    sample.delete(Table.CHUNKS, number_key(chunk))
+
+
+def junk_chunk(sample: Sample) -> None:
+    chunk, _ = sample.chunk_at(sample.base, 1000)
+    sample.put(Table.CHUNKS, number_key(chunk), b"junk!")
+
+
+def strand_chunk(sample: Sample) -> None:
+    key, _ = next(sample.store.index.pages(Table.DEAD))
+    sample.delete(Table.DEAD, key)
+
+
+def kill_chunk(sample: Sample) -> None:
+    chunk, _ = sample.chunk_at(sample.base, 1000)
+    sample.put(Table.DEAD, number_key(chunk), b"")
+
+
+def drop_hash(sample: Sample) -> None:
+    _, record = sample.chunk_at(sample.base, 1000)
+    sample.delete(Table.HASHES, record.digest)
+
+
+def drop_pack_row(sample: Sample) -> None:
+    sample.delete(Table.PACKS, number_key(1))
+
+
+def shorten_pack_row(sample: Sample) -> None:
+    sample.put_row(dataclasses.replace(sample.row(), stop=8192))
+
+
+def lengthen_pack_row(sample: Sample) -> None:
+    sample.put_row(dataclasses.replace(sample.row(), stop=1 << 40))
+
+
+def miscount_pack(sample: Sample) -> None:
+    sample.put_row(dataclasses.replace(sample.row(), live=0))
+
+
+def damage_pack_header(sample: Sample) -> None:
+    overwrite(sample.pack, 8, b"damaged!")
+
+
+def damage_segment_table(sample: Sample) -> None:
+    overwrite(sample.pack, 4096 + 24, b"damaged")
+
+
+def damage_segment_header(sample: Sample) -> None:
+    overwrite(sample.pack, 4096, b"damaged")
+
+
+def drop_dentry(sample: Sample) -> None:
+    sample.delete(Table.DENTRIES, number_key(sample.folder) + b"text")
+
+
+def junk_dentry(sample: Sample) -> None:
+    sample.put(Table.DENTRIES, number_key(sample.folder) + b"text", b"junk!")
+
+
+def mislead_dentry(sample: Sample) -> None:
+    dentry = sample.dentry(sample.folder, b"text")
+    wrong = dataclasses.replace(dentry, inode=InodeNumber(1000))
+    sample.put(Table.DENTRIES, number_key(sample.folder) + b"text", wrong.to_bytes())
+
+
+def drop_line(sample: Sample) -> None:
+    cookie = sample.dentry(sample.folder, b"text").cookie
+    sample.delete(Table.LISTING, pair_key(sample.folder, cookie))
+
+
+def drop_parent(sample: Sample) -> None:
+    cookie = sample.dentry(sample.folder, b"text").cookie
+    sample.delete(Table.PARENTS, triple_key(sample.text, sample.folder, cookie))
+
+
+def bad_cookie(sample: Sample) -> None:
+    dentry = sample.dentry(sample.folder, b"text")
+    line = sample.value(Table.LISTING, pair_key(sample.folder, dentry.cookie))
+    for cookie in (dentry.cookie, 1):
+        sample.delete(Table.LISTING, pair_key(sample.folder, dentry.cookie))
+        sample.delete(Table.PARENTS, triple_key(sample.text, sample.folder, cookie))
+    wrong = dataclasses.replace(dentry, cookie=1)
+    sample.put(Table.DENTRIES, number_key(sample.folder) + b"text", wrong.to_bytes())
+    sample.put(Table.LISTING, pair_key(sample.folder, 1), line)
+    sample.put(Table.PARENTS, triple_key(sample.text, sample.folder, 1), b"")
+
+
+def twin_cookie(sample: Sample) -> None:
+    dentry, cookie = sample.dentry(sample.folder, b"text"), sample.dentry(ROOT, b"cut").cookie
+    drop_line(sample)
+    drop_parent(sample)
+    wrong = dataclasses.replace(dentry, cookie=cookie)
+    line = Listed(dentry.inode, b"text")
+    sample.put(Table.DENTRIES, number_key(sample.folder) + b"text", wrong.to_bytes())
+    sample.put(Table.LISTING, pair_key(sample.folder, cookie), line.to_bytes())
+    sample.put(Table.PARENTS, triple_key(sample.text, sample.folder, cookie), b"")
+
+
+def wrong_links(sample: Sample) -> None:
+    for inode in (sample.text, sample.folder, ROOT):
+        sample.put_node(dataclasses.replace(sample.node(inode), nlink=9))
+
+
+def wrong_parent(sample: Sample) -> None:
+    sample.put_node(dataclasses.replace(sample.node(sample.folder), parent=sample.text))
+
+
+def named_orphan(sample: Sample) -> None:
+    sample.put(Table.ORPHANS, number_key(sample.text), b"")
+
+
+def unlisted_orphan(sample: Sample) -> None:
+    sample.delete(Table.ORPHANS, number_key(sample.orphan))
+
+
+def wrong_target_size(sample: Sample) -> None:
+    sample.put_node(dataclasses.replace(sample.node(sample.link), size=100))
+
+
+def counters_behind(sample: Sample) -> None:
+    for counter in (NEXT_INODE, NEXT_CHUNK, NEXT_PACK, NEXT_COOKIE):
+        sample.count(counter, 0)
+
+
+def wrong_totals(sample: Sample) -> None:
+    sample.count(FILES, 99)
+    sample.count(b"form.strange.chunks", 1)
+
+
+def superblock_version(sample: Sample) -> None:
+    block = dataclasses.replace(sample.store.superblock, version=9)
+    sample.put(Table.META, SUPERBLOCK, block.to_bytes())
+
+
+def drop_superblock(sample: Sample) -> None:
+    sample.delete(Table.META, SUPERBLOCK)
+
+
+def forget_truncation(sample: Sample) -> None:
+    sample.delete(Table.TRIMS, number_key(sample.cut))
+
+
+def shrink_file(sample: Sample) -> None:
+    sample.put_node(dataclasses.replace(sample.node(sample.text), size=10))
+
+
+def rows_of_nobody(sample: Sample) -> None:
+    sample.put(Table.XATTRS, number_key(1000) + b"user.x", b"")
+    sample.put(Table.TENSORS, number_key(sample.folder) + bytes(12), b"\1" + bytes(9))
+
+
+MENDED: Final[tuple[Damage, ...]] = (
+    *(recount_uses, misplace_chunk, rechecksum_chunk, rehash_chunk, drop_chunk, junk_chunk),
+    *(strand_chunk, kill_chunk, drop_hash, drop_pack_row, shorten_pack_row, lengthen_pack_row),
+    *(miscount_pack, damage_pack_header, damage_segment_table, damage_segment_header),
+    *(drop_dentry, junk_dentry, mislead_dentry, drop_line, drop_parent, bad_cookie, twin_cookie),
+    *(wrong_links, wrong_parent, named_orphan, unlisted_orphan, wrong_target_size),
+    *(counters_behind, wrong_totals, superblock_version, forget_truncation, shrink_file),
+    rows_of_nobody,
+)
+
+
+@pytest.mark.parametrize("damage", MENDED, ids=lambda damage: damage.__name__)
+def test_what_can_be_told_again_is_as_it_was(
+    sample: Sample, good: Contents, damage: Damage
+) -> None:
+    """Damage to what other rows or the packs say, too, leaves every file under its name, whole."""
+    damage(sample)
+    report = mend(sample)
+    assert files_of(sample.path) == good
+    assert lost_files(report) == set()
+
+
+@pytest.mark.parametrize("table", [each for each in Table if each is not Table.SYMLINKS])
+def test_every_table_is_mended(sample: Sample, good: Contents, table: Table) -> None:
+    """A row of any table that does not decode hurts nobody whom the report does not name."""
+    keys = [key for key, _ in sample.store.index.pages(table)]
+    key = keys[1] if table is Table.INODES else keys[0]  # the root has a test of its own
+    sample.put(table, b"\0", b"value")
+    sample.put(table, key, b"junk!")
+    report = mend(sample)
+    hurt = lost_files(report)
+    for path, data in files_of(sample.path).items():
+        assert path in hurt or path.startswith(b"/lost+found") or data == good[path], path
+    rows = (sample.path / FOLDER / ROWS).read_text().splitlines()
+    assert {json.loads(row)["table"] for row in rows} >= {table.value}
+
+
+def test_an_index_without_a_superblock_gets_one(sample: Sample, good: Contents) -> None:
+    """With a new seed all chunks are hashed again, and equal content is shared as before."""
+    drop_superblock(sample)
+    sample.store.index.commit()
+    sample.store.abandon()
+    report = repair(sample.path)
+    assert (report.found[0].invariant, report.after.findings) == (
+        "superblock",
+        [],
+    )
+    assert files_of(sample.path) == good
+    with Store(sample.path) as store:
+        store.ingest_all()
+        before = store.statistics().stored_bytes
+        data = good[BASE]
+        assert data is not None
+        new_file(store, b"copy", data)
+        store.ingest_all()
+        assert store.statistics().stored_bytes == before
+
+
+# -- names
+
+
+def test_a_nameless_inode_is_put_into_lost_and_found(sample: Sample, good: Contents) -> None:
+    """A file whose name is gone from all tables has one in `/lost+found`, with its content."""
+    drop_line(sample)
+    drop_parent(sample)
+    drop_dentry(sample)
+    mend(sample)
+    found = files_of(sample.path)
+    assert found.pop(b"/lost+found/inode-%d" % sample.text) == good[TEXT]
+    assert found == {path: data for path, data in good.items() if path != TEXT}
+
+
+def test_an_inode_without_a_row_is_made_anew(sample: Sample, good: Contents) -> None:
+    """A file whose inode is gone keeps its name and content; its mode and owner are lost."""
+    sample.delete(Table.INODES, number_key(sample.text))
+    report = mend(sample)
+    assert files_of(sample.path) == good
+    assert lost_files(report) == {TEXT}
+    with Store(sample.path) as store:
+        assert store.nodes.get(sample.text).mode & 0o7777 == 0o600
+
+
+def test_a_folder_without_a_row_is_made_anew(sample: Sample, good: Contents) -> None:
+    """A directory whose inode is gone keeps its name and entries."""
+    sample.put(Table.INODES, number_key(sample.folder), b"junk!")
+    report = mend(sample)
+    assert files_of(sample.path) == good
+    assert b"/folder" in lost_files(report)
+
+
+def test_a_root_that_is_gone_is_made_anew(sample: Sample, good: Contents) -> None:
+    """Even without the root's inode every path leads where it did."""
+    sample.delete(Table.INODES, number_key(ROOT))
+    mend(sample)
+    assert files_of(sample.path) == good
+
+
+def test_names_that_lead_nowhere_are_removed(sample: Sample, good: Contents) -> None:
+    """A name of an inode that is gone, and had nothing, is removed and said."""
+    empty = new_file(sample.store, b"empty")
+    sample.delete(Table.INODES, number_key(empty))
+    report = mend(sample)
+    assert files_of(sample.path) == good
+    assert b"/empty" in lost_files(report)
+
+
+def test_a_link_without_a_target_is_removed(sample: Sample, good: Contents) -> None:
+    """A symbolic link's target cannot be made up."""
+    sample.delete(Table.SYMLINKS, number_key(sample.link))
+    report = mend(sample)
+    assert b"/folder/link" in lost_files(report)
+    assert files_of(sample.path) == good
+
+
+def test_a_circle_of_directories_is_broken(sample: Sample, good: Contents) -> None:
+    """Directories that lie in one another come to lie in `/lost+found`, with what is in them."""
+    names = sample.store.namespace
+    outer = names.create(ROOT, b"outer", DIRECTORY, ME).inode
+    inner = names.create(outer, b"inner", DIRECTORY, ME).inode
+    new_file(sample.store, b"deep", folder=inner)
+    old = sample.dentry(ROOT, b"outer")
+    sample.delete(Table.DENTRIES, number_key(ROOT) + b"outer")
+    sample.delete(Table.LISTING, pair_key(ROOT, old.cookie))
+    sample.delete(Table.PARENTS, triple_key(outer, ROOT, old.cookie))
+    sample.put(Table.DENTRIES, number_key(inner) + b"outer", old.to_bytes())
+    line = Listed(outer, b"outer").to_bytes()
+    sample.put(Table.LISTING, pair_key(inner, old.cookie), line)
+    sample.put(Table.PARENTS, triple_key(outer, inner, old.cookie), b"")
+    mend(sample)
+    with Store(sample.path) as store:
+        assert b"/lost+found/inode-%d/inner/deep" % outer in walk(store.namespace)
+    assert good.items() <= files_of(sample.path).items()
+
+
+def test_lost_and_found_overwrites_nothing(sample: Sample) -> None:
+    """Names that are taken are left alone."""
+    sample.store.flush(new_file(sample.store, b"lost+found", b"mine"))
+    drop_line(sample)
+    drop_parent(sample)
+    drop_dentry(sample)
+    mend(sample)
+    found = files_of(sample.path)
+    assert found[b"/lost+found"] == b"mine"
+    assert b"/lost+found-1/inode-%d" % sample.text in found

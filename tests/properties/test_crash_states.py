@@ -1,0 +1,347 @@
+"""What the loss of power may leave of a store, state by state."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import lmdb
+import pytest
+
+from modelfs.errors import ModelfsError, NotAStore
+from modelfs.jobs.defrag import order as packing
+from modelfs.jobs.defrag import rewrite as packer
+from modelfs.store.create import make_store
+from modelfs.store.files import staging
+from modelfs.store.files.staging import Staging
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.packs import pack
+from modelfs.store.packs.pack import Packs
+from modelfs.store.store import Commit, Store
+from tests.support.crash.disk_model import PAGE, Disk, Write, everything
+from tests.support.crash.recorder import METAS, Recorder, tree_of
+from tests.support.crash.states import (
+    FAMILY,
+    MODELS,
+    check_recovered,
+    crashes,
+    crashes_at_random,
+    folder_in_memory,
+    killed,
+    put_back,
+    small_units,
+    states,
+)
+from tests.support.crash.workload import Work
+from tests.support.stores import CHUNK, check_closed, new_store, noise
+
+DRAWS = 2
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_units(monkeypatch)
+    for name, value in (("GAP_MAX", 0), ("RUNS_MORE", 0), ("PORTION_BYTES", 4 * CHUNK)):
+        monkeypatch.setattr(packing, name, value)
+    monkeypatch.setattr(packer, "ROOM_PART", 0)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder whose syncs cost nothing."""
+    with folder_in_memory() as folder:
+        yield folder
+
+
+# -- work
+
+
+def edit(work: Work) -> None:
+    """Write a file, and over it in place."""
+    work.create(b"a")
+    work.write(b"a", 0, noise(20_000, 1))
+    work.fsync(b"a")
+    work.write(b"a", 5000, noise(3000, 2))
+    work.fsync(b"a")
+    work.write(b"a", 100, noise(100, 3))
+    work.write(b"a", 30_000, noise(100, 3))
+    work.commit()
+
+
+def save(work: Work) -> None:
+    """Write files and rename them over others, committed at once or some time later."""
+    work.create(b"a")
+    work.write(b"a", 0, MODELS[0])
+    work.fsync(b"a")
+    work.create(b"b")
+    work.write(b"b", 0, MODELS[1])
+    work.fsync(b"b")
+    work.rename(b"b", b"a")
+    work.commit()
+    work.save_over(b"a", noise(9000, 1))
+    work.create(b"c")
+    work.commit()
+    work.ingest(b"a")
+    work.save_over(b"a", MODELS[2])
+    work.commit()
+
+
+def cut(work: Work) -> None:
+    """Truncate staged and ingested files, make them longer, and write behind the end."""
+    work.create(b"a")
+    work.write(b"a", 0, noise(24_576, 1))
+    work.fsync(b"a")
+    work.truncate(b"a", 10_000)
+    work.truncate(b"a", 20_000)
+    work.fsync(b"a")
+    work.ingest(b"a")
+    work.commit()
+    work.truncate(b"a", 5000)
+    work.write(b"a", 12_000, noise(100, 2))
+    work.ingest(b"a")
+    work.truncate(b"a", 0)
+    work.commit()
+    work.write(b"a", 0, noise(9000, 3))
+    work.fsync(b"a")
+
+
+def ingest(work: Work) -> None:
+    """Take models that share tensors into chunks, early and when they are complete."""
+    for name, model in zip((b"a", b"b", b"c"), MODELS, strict=True):
+        work.create(name)
+        work.write(name, 0, model)
+        work.ingest(name, complete=False)
+    work.commit()
+    work.ingest(b"a")
+    work.fsync(b"b")
+    work.ingest(b"b")
+    work.give_up(b"c")
+    work.ingest(b"c")
+    work.commit()
+    work.write(b"c", 9000, noise(4096, 6))
+    work.ingest(b"c")
+    work.reopen()
+
+
+def collect(work: Work) -> None:
+    """Remove files and collect: packs are rewritten, and deleted."""
+    for number, name in enumerate((b"a", b"b", b"c")):
+        work.create(name)
+        work.write(name, 0, noise(20_000, number))
+        work.ingest(name)
+    work.commit()
+    work.unlink(b"b")
+    work.unlink(b"c", reap=False)
+    work.commit()
+    assert work.collect() > 0
+    work.create(b"b")
+    work.write(b"b", 0, noise(20_000, 1))
+    work.ingest(b"b")
+    work.unlink(b"a")
+    work.commit()
+    assert work.collect() > 0
+
+
+def optimize(work: Work) -> None:
+    """Optimize a family, remove what others derive from, let go of it, and collect."""
+    for name, model in zip((b"a", b"b", b"c"), FAMILY, strict=True):
+        work.create(name)
+        work.write(name, 0, model)
+        work.ingest(name)
+        work.optimize()
+    assert work.store.statistics(0).forms.keys() >= {"planes", "delta", "cast", "transpose"}
+    work.unlink(b"a")
+    work.commit()
+    work.optimize()
+    work.collect()
+    work.create(b"a")
+    work.write(b"a", 0, FAMILY[0])
+    work.ingest(b"a")
+    work.optimize()
+    work.collect()
+
+
+def bring_together(work: Work) -> None:
+    """Let two files take turns in packs, and bring each together, in portions."""
+    work.create(b"whole")
+    work.write(b"whole", 0, noise(12 * CHUNK, 1))
+    work.ingest(b"whole")
+    for number, name in enumerate((b"a", b"b")):
+        work.create(name)
+        parts = [noise(12 * CHUNK, 1)[at : at + CHUNK] for at in range(0, 12 * CHUNK, CHUNK)]
+        work.write(name, 0, b"".join(parts[number::2]))
+        work.ingest(name)
+    work.unlink(b"whole")
+    work.commit()
+    before = work.store.packs.numbers()
+    work.pack()
+    assert not before & work.store.packs.numbers()
+    work.write(b"a", 0, noise(CHUNK, 2))
+    work.ingest(b"a")
+    work.commit()
+
+
+def beside(work: Work) -> None:
+    """Change a file in the middle of its flush, of its ingest, and of a commit."""
+    work.create(b"a")
+    work.write(b"a", 0, noise(20_000, 1))
+    with work.interrupted(partial(work.write, b"a", 1000, noise(100, 2))):
+        work.flush(b"a")
+    work.fsync(b"a")
+    work.write(b"a", 0, noise(100, 5))
+    with work.interrupted(lambda: cut_durably(work, b"a")):
+        work.flush(b"a")
+    work.commit()
+    with work.interrupted(partial(work.write, b"a", 8000, noise(4096, 3))):
+        work.ingest(b"a")
+        work.commit()
+    work.fsync(b"a")
+    with work.interrupted(partial(work.truncate, b"a", 0)):
+        work.ingest(b"a")
+        work.commit()
+    work.write(b"a", 0, noise(9000, 4))
+    with work.interrupted(partial(work.unlink, b"a")):
+        work.commit()
+    work.commit()
+
+
+def cut_durably(work: Work, name: bytes) -> None:
+    work.truncate(name, 9000)
+    work.fsync(name)
+
+
+WORKS = {
+    work.__name__: work
+    for work in (edit, save, cut, ingest, collect, optimize, bring_together, beside)
+}
+
+
+def recorded(work: Callable[[Work], None], folder: Path) -> Work:
+    done = Work(new_store(folder))
+    with done.recorded():
+        work(done)
+    return done
+
+
+def broken_states(work: Work, folder: Path) -> Iterator[str]:
+    for crash in crashes(work, Random(1), DRAWS):
+        try:
+            check_recovered(crash, folder / "recovered")
+        except (AssertionError, ModelfsError, OSError) as exc:
+            yield f"after {crash.after}: {type(exc).__name__} {exc}"
+
+
+# -- what holds
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_nothing_acknowledged_is_lost(name: str, memory: Path) -> None:
+    """Whatever the disk holds at any fsync, the store opens, is sound, and has what was promised.
+
+    Each acknowledged fsync holds, and a name that was renamed over is the old or the new file.
+    """
+    work = recorded(WORKS[name], memory)
+    assert list(islice(broken_states(work, memory), 3)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_acknowledged_is_lost_at_random(seed: int, memory: Path) -> None:
+    """The same for work of any kind in any order, and for a second crash after another."""
+    for crash in crashes_at_random(seed, memory, states=12):
+        check_recovered(crash, memory / "recovered")
+
+
+@pytest.mark.parametrize("name", ["edit", "collect"])
+def test_what_was_seen_after_a_kill_is_durable_after_an_fsync(name: str, memory: Path) -> None:
+    """What a killed process left in the kernel's cache is lost by no later fsync.
+
+    Nor is anything deleted for the sake of a commit that is itself not durable yet.
+    """
+    work = recorded(WORKS[name], memory)
+    for after in [*unsynced_metas(work), len(work.recorder.operations)]:
+        again = killed(work, after, memory / "killed")
+        with again.recorded():
+            for each in again.files:
+                again.fsync(each)
+        assert list(broken_states(again, memory)) == []
+
+
+def unsynced_metas(work: Work) -> Iterator[int]:
+    """Yield after how many operations LMDB has written a meta page that is not durable yet."""
+    index = work.disk.nodes()["index/data.mdb"]
+    for after, operation in enumerate(work.recorder.operations, 1):
+        match operation:
+            case Write(node, offset) if node == index and offset < METAS * PAGE:
+                yield after
+
+
+def test_a_store_is_made_whole_or_not_at_all(memory: Path) -> None:
+    """A crash while a store is made leaves none, or an empty one; once it is made, it is there."""
+    top = memory / "top"
+    top.mkdir()
+    recorder = Recorder(top)
+    with recorder.recording():
+        make_store(top / "new", chunk_size=CHUNK)
+    for after, tree in states(Disk(recorder.before), recorder.operations, Random(1), 30):
+        put_back(tree, memory / "recovered")
+        try:
+            assert check_closed(memory / "recovered" / "new") == []
+        except NotAStore:
+            assert after < len(recorder.operations)
+
+
+# -- what the recorder catches
+
+
+def flush_late(store: Store, inode: InodeNumber) -> None:
+    """Flush a file, and sync its bytes when the index has them already."""
+    while (flush := store.intake.begin_flush(inode)) is not None:
+        if store.intake.finish_flush(flush):
+            store.commit()
+            store.staging.sync(inode, flush.windows)
+            return
+
+
+def sweep_early(store: Store, commit: Commit) -> None:
+    """Delete what a commit does not mention any more, and then write it."""
+    store.sweep(commit)
+    commit.batch.write()
+
+
+def nothing(*_: object) -> None:
+    """Leave out what should be done."""
+
+
+BREAKS: dict[str, tuple[object, str, object]] = {
+    "packs that are not synced": (Packs, "flush", nothing),
+    "names of packs that are not synced": (pack, "sync_folder", nothing),
+    "staged bytes that are not synced": (Staging, "sync", nothing),
+    "names of staged files that are not synced": (staging, "sync_folder", nothing),
+    "staged bytes that are synced after the index": (Store, "flush", flush_late),
+    "files that are deleted before the index says so": (Store, "write_commit", sweep_early),
+    "an index that is not synced": (lmdb, "open", partial(lmdb.open, sync=False)),
+    "an index whose head is not synced": (lmdb, "open", partial(lmdb.open, metasync=False)),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_it_is_caught(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that leaves out one sync, or does things in another order, fails in some state."""
+    with monkeypatch.context() as patch:
+        patch.setattr(*BREAKS[name])
+        works = [recorded(work, memory) for work in WORKS.values()]
+    assert any(True for work in works for _ in broken_states(work, memory))
+
+
+# -- what the recorder records
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_nothing_goes_by_unrecorded(name: str, memory: Path) -> None:
+    """The operations make the folder as the store left it."""
+    work = recorded(WORKS[name], memory)
+    disk = Disk(work.recorder.before)
+    for operation in work.recorder.operations:
+        disk.apply(operation)
+    assert disk.tree(everything) == tree_of(work.path)

@@ -1,0 +1,117 @@
+"""The disk under a store fails, at every single call in turn.
+
+The way SQLite is tested ("How SQLite Is Tested", section 3): a workload runs with its first system
+call failing, then with its second, and so on until it needs no more. Each time, whatever failed,
+nothing may be served that was not written, what was acknowledged stays, and the store goes on as
+soon as the disk does, without being opened anew.
+
+Each call fails in one of the ways, in turn.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+
+from modelfs.jobs.defrag import order as packing
+from modelfs.jobs.optimize import pipeline
+from modelfs.store.create import make_store
+from modelfs.store.disk.space import Room, Space
+from modelfs.store.packs import pack, segment
+from tests.support import faulty_syscalls as faults
+from tests.support.faulty_syscalls import (
+    CALLS,
+    PART,
+    PARTIAL,
+    SYNCS,
+    Fault,
+    optimize_family,
+    survive,
+    write_family,
+)
+from tests.support.stores import CHUNK, small_windows
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store whose windows, segments and packs are small, so that there are many."""
+    small_windows(monkeypatch, 4 * CHUNK)
+    monkeypatch.setattr(segment, "SEGMENT_SIZE", 4 * CHUNK)
+    monkeypatch.setattr(pack, "PACK_SIZE", 24 * CHUNK)
+    # No power is lost here, so nothing has to reach a disk.
+    for name in SYNCS:
+        monkeypatch.setattr(os, name, lambda fd: None)
+    monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
+    make_store(tmp_path / "empty", chunk_size=CHUNK)
+    return tmp_path / "empty"
+
+
+class InTurn(Executor):
+    """Runs what it is given at once, so that calls are made in the same order every time."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*args, **options))
+        except Exception as exc:
+            future.set_exception(exc)
+        return future
+
+
+@pytest.fixture
+def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the optimizer work on one thread, and find little scattered enough to be packed."""
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", InTurn)
+    for name in ("RUNS_RATIO", "RUNS_MORE", "GAP_MAX"):
+        monkeypatch.setattr(packing, name, 0)
+    monkeypatch.setattr(packing, "PORTION_BYTES", 2 * CHUNK)
+    monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
+
+
+def copies(empty: Path) -> Path:
+    where = empty.with_name("store")
+    shutil.rmtree(where, ignore_errors=True)
+    shutil.copytree(empty, where)
+    return where
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
+def test_any_call_may_fail(empty: Path, call: str) -> None:
+    """Whichever call fails, for once or from then on, with EIO or ENOSPC: nothing is lost."""
+    number = 0
+    while survive(copies(empty), Fault(call, number, *faults.WAYS[number % len(faults.WAYS)])):
+        number += 1
+    assert number, f"the workload has no {call}"
+
+
+@pytest.mark.usefixtures("in_turn")
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
+def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
+    """Nor is anything by the optimizer, by packing, or when held chunks are let go."""
+    number = 0
+    while survive(
+        copies(empty),
+        Fault(call, number, *faults.WAYS[number % len(faults.WAYS)]),
+        optimize_family,
+        write_family,
+    ):
+        number += 1 if call in SYNCS else 3  # so that each way has its turn
+    assert number, f"the workload has no {call}"
+
+
+@pytest.mark.parametrize("call", PARTIAL)
+def test_any_transfer_may_be_short(empty: Path, call: str) -> None:
+    """A read or write that does half of what it was asked is continued, and nobody notices."""
+    number = 0
+    while survive(copies(empty), Fault(call, number, PART, lasting=bool(number % 2))):
+        number += 5
+    assert number, f"the workload has no {call}"

@@ -1,0 +1,289 @@
+"""The format, byte for byte: what this version writes, and that it reads what others wrote.
+
+The files in `golden/store/` are a store of format 1, those in `golden/store2/` one of format 2, and
+so on; single records and packs are pinned in the tests of their modules. Where a test here fails,
+either the change that broke it is to be undone, or the format gets a new version, and golden files
+of its own next to these.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import pytest
+
+from modelfs.codecs.base import CodecId
+from modelfs.formats.layout import Format
+from modelfs.jobs.check.decode import DECODERS
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.optimize.similarity import Kind
+from modelfs.jobs.repair.run import repair
+from modelfs.store.chunks import writer
+from modelfs.store.files.namespace import Owner
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import FORMAT_VERSION, ChunkKind
+from modelfs.store.index.tables import ROOT, SINCE_2, Table, number_key, relative_key
+from modelfs.store.store import Store
+from tests.support.derived_chunks import chunk_at, derive
+from tests.support.paths import MODELS, STORE_GOLDEN
+from tests.support.stores import FILE, FOLDER, model_of, new_store, noise
+
+# By the format they are of; the last one is what this version writes.
+GOLDENS: Final = {1: STORE_GOLDEN / "store", 2: STORE_GOLDEN / "store2", 3: STORE_GOLDEN / "store3"}
+WRITTEN: Final = GOLDENS[FORMAT_VERSION]
+UUID: Final = bytes(range(16))
+SEED: Final = 0x0123456789ABCDEF
+NOW: Final = 1_700_000_000_123_456_789
+SOMEBODY: Final = Owner(1000, 100)
+
+MODEL: Final = model_of(noise(5000, 1), noise(70, 2))
+OTHER: Final = model_of(noise(5000, 1), noise(70, 3), note="other")
+PLAIN: Final = noise(4096, 6) * 18  # long enough to have twins
+STAGED: Final = noise(50, 4)
+GONE: Final = noise(4096, 7)
+# Its first tensor derives from one of the models above, its second from what is gone.
+DERIVED: Final = model_of(noise(5000, 1)[50:4050], GONE[96:], noise(500, 8))
+NAMES_DATA: Final = (MODELS / "base-external.onnx").read_bytes()
+# Of tables that format 1 has, those of which its pinned store has no row.
+EMPTY_IN_1: Final = {Table.SIDECARS, Table.PENDING}
+
+Dump = dict[str, list[list[str]]]
+
+every_format = pytest.mark.parametrize("version", GOLDENS)
+
+
+@every_format
+def test_numbers_keep_their_meaning(version: int) -> None:
+    """A number that some store has is never given to something else."""
+    numbers = {
+        kind.__name__: {each.name: each.value for each in kind}
+        for kind in (ChunkKind, CodecId, Format)
+    }
+    golden = json.loads((GOLDENS[version] / "numbers.json").read_text())
+    assert {kind: {**numbers[kind], **golden[kind]} for kind in golden} == numbers
+
+
+# -- a store
+
+
+def make_golden_store(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Make a store that has a row in every table, the same whenever it is made."""
+    patch.setattr(time, "time_ns", lambda: NOW)
+    patch.setattr(secrets, "randbits", lambda bits: SEED)
+    patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=UUID))
+    patch.setattr(os, "geteuid", lambda: SOMEBODY.uid)
+    patch.setattr(os, "getegid", lambda: SOMEBODY.gid)
+    # What zstd makes of bytes may differ between its versions; its golden pair is the codecs'.
+    patch.setattr(writer, "CODED_MAX", 0)
+    path = new_store(folder)
+    with Store(path) as store:
+        _fill(store)
+    patch.undo()
+    return path
+
+
+def _fill(store: Store) -> None:
+    names = store.namespace
+    models = names.create(ROOT, b"models", FOLDER, SOMEBODY).inode
+    for name, content in ((b"one.safetensors", MODEL), (b"other.safetensors", OTHER)):
+        inode = names.create(models, name, FILE, SOMEBODY).inode
+        store.contents.write(inode, 0, content)
+    names.link(inode, ROOT, b"second name")
+    names.symlink(ROOT, b"link", b"models", SOMEBODY)
+    store.attributes.put(models, b"user.note", b"value")
+    gone = names.create(ROOT, b"gone", FILE, SOMEBODY).inode
+    store.contents.write(gone, 0, noise(80, 5))
+    plain = names.create(ROOT, b"plain", FILE, SOMEBODY).inode
+    store.contents.write(plain, 0, PLAIN)
+    store.ingest_all()
+    _derive(store)
+    store.commit()
+    names.unlink(ROOT, b"gone")
+    store.reaper.reap(gone)
+    orphan = names.create(ROOT, b"orphan", FILE, SOMEBODY).inode
+    names.unlink(ROOT, b"orphan")
+    assert store.reaper.orphans() == [orphan]
+    staged = names.create(ROOT, b"staged", FILE, SOMEBODY).inode
+    store.contents.write(staged, 10, STAGED)
+    store.contents.truncate(plain, 60_000)
+    store.flush(plain)
+    with store.index.change():
+        store.index.put(Table.PENDING, number_key(plain), number_key(NOW))
+
+
+def _derive(store: Store) -> None:
+    # A chunk from one that a file has, and one from what soon only this one needs.
+    names = store.namespace
+    for name, content in ((b"old", GONE), (b"derived", DERIVED), (b"data.onnx", NAMES_DATA)):
+        inode = names.create(ROOT, name, FILE, SOMEBODY).inode
+        store.contents.write(inode, 0, content)
+    store.ingest_all()
+    old, derived = names.lookup(ROOT, b"old"), names.lookup(ROOT, b"derived")
+    one = names.lookup(names.lookup(ROOT, b"models"), b"one.safetensors")
+    start = len(DERIVED) - 8500
+    base = chunk_at(store, one, len(MODEL) - 5070)
+    derive(store, chunk_at(store, derived, start), (base, 50, 4000))
+    derive(store, chunk_at(store, derived, start + 4000), (chunk_at(store, old), 96, 4000))
+    with store.index.change():
+        store.chunks.settle(base, 1)
+        relative = relative_key(Kind.EXACT, SEED, inode, start, 7)
+        store.index.put(Table.RELATIVES, relative, b"")
+    names.unlink(ROOT, b"old")
+    store.reaper.reap(old)
+
+
+def dump(path: Path) -> Dump:
+    """Return every row of a store's index, in hexadecimal."""
+    index = Index(path / "index", read_only=True)
+    rows = {
+        table.value: [[key.hex(), value.hex()] for key, value in index.pages(table)]
+        for table in Table
+    }
+    index.close()
+    return rows
+
+
+def golden_index(version: int = FORMAT_VERSION) -> Dump:
+    return dict(json.loads((GOLDENS[version] / "index.json").read_text()))
+
+
+def golden_store(folder: Path, version: int) -> Path:
+    """Put a pinned store together in `folder`, and return its path."""
+    path = folder / "golden"
+    path.mkdir()
+    (path / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=version))
+    for name in ("packs", "staging"):
+        shutil.copytree(GOLDENS[version] / name, path / name)
+    (path / "index").mkdir()
+    # As the version of then made it: without the tables that are younger.
+    tables = golden_index(version)
+    with lmdb.open(str(path / "index"), max_dbs=len(tables), map_size=1 << 30) as env:
+        for table, rows in tables.items():
+            database = env.open_db(table.encode())
+            with env.begin(db=database, write=True) as transaction:
+                for key, value in rows:
+                    transaction.put(bytes.fromhex(key), bytes.fromhex(value))
+    return path
+
+
+def test_an_index_is_written_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row of a store's index is pinned, key and value."""
+    assert dump(make_golden_store(tmp_path, monkeypatch)) == golden_index()
+
+
+def test_a_stores_files_are_written_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files next to the index are pinned, name and content."""
+    path = make_golden_store(tmp_path, monkeypatch)
+    for name in ("packs", "staging"):
+        files = {file.name: file.read_bytes() for file in (path / name).iterdir()}
+        golden = {file.name: file.read_bytes() for file in (WRITTEN / name).iterdir()}
+        assert files == golden
+    assert (path / FORMAT_FILE).read_bytes().startswith(b"modelfs store, format 3\n")
+
+
+@every_format
+def test_old_rows_stay_readable(version: int) -> None:
+    """Every pinned row decodes, and there is one of each table but those of hints."""
+    rows = golden_index(version)
+    tables = set(Table) - (SINCE_2 if version == 1 else set())
+    assert {Table(name) for name in rows} == tables
+    for table in tables:
+        for row in rows[table.value]:
+            DECODERS[table](*map(bytes.fromhex, row))
+    without = {table for table in tables if not rows[table.value]}
+    assert without == (EMPTY_IN_1 if version == 1 else set())
+
+
+def read_golden(store: Store, version: int) -> None:
+    """Read what a pinned store has."""
+    assert check(store, data=True) == []
+    models = store.namespace.lookup(ROOT, b"models")
+    one = store.namespace.lookup(models, b"one.safetensors")
+    assert store.contents.read(one, 0, 1 << 20) == MODEL
+    second = store.namespace.lookup(ROOT, b"second name")
+    assert store.contents.read(second, 0, 1 << 20) == OTHER
+    staged = store.namespace.lookup(ROOT, b"staged")
+    assert store.contents.read(staged, 0, 1 << 20) == bytes(10) + STAGED
+    if version > 1:
+        derived = store.namespace.lookup(ROOT, b"derived")
+        assert store.contents.read(derived, 0, 1 << 20) == DERIVED
+        assert store.statistics().held_chunks == 1
+
+
+@every_format
+@pytest.mark.parametrize("read_only", [True, False])
+def test_an_old_store_stays_readable(tmp_path: Path, version: int, *, read_only: bool) -> None:
+    """The pinned store opens, is sound, and its files read as they were written."""
+    path = golden_store(tmp_path, version)
+    with Store(path, read_only=read_only) as store:
+        assert store.superblock.version == (version if read_only else FORMAT_VERSION)
+        read_golden(store, version)
+    assert check_format(path) == (version if read_only else FORMAT_VERSION)
+
+
+# -- older formats become this one
+
+
+def versions(path: Path) -> tuple[int, int]:
+    """Return the format that a store's folder tells, and its superblock."""
+    with Store(path, read_only=True) as store:
+        return check_format(path), store.superblock.version
+
+
+def test_an_upgrade_that_is_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    """The folder says the new format before any row does; the next to open it does the rest."""
+    path = golden_store(tmp_path, 1)
+    assert versions(path) == (1, 1)
+    Store(path).abandon()
+    assert versions(path) == (FORMAT_VERSION, 1)
+    with Store(path, read_only=True) as store:
+        read_golden(store, 1)
+    Store(path).close()
+    assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
+    with Store(path, read_only=True) as store:
+        read_golden(store, 1)
+
+
+def test_a_format_file_of_old_is_mended(tmp_path: Path) -> None:
+    """Rows of this format are not left where older versions would take them for damage."""
+    path = golden_store(tmp_path, FORMAT_VERSION)
+    (path / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=1))
+    Store(path).abandon()
+    assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
+
+
+def test_a_damaged_store_of_old_is_upgraded_to_be_mended(tmp_path: Path) -> None:
+    """Repair writes as this version does, and says so; it leaves alone what is sound."""
+    path = golden_store(tmp_path, 1)
+    assert repair(path, data=True).actions == []
+    assert versions(path) == (1, 1)
+    index = Index(path / "index")
+    with index.change():
+        index.delete(Table.SYMLINKS, next(index.pages(Table.SYMLINKS))[0])
+    index.commit()
+    index.close()
+    assert repair(path).after.findings == []
+    assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
+
+
+@every_format
+def test_an_old_store_can_be_written_to(tmp_path: Path, version: int) -> None:
+    """What is stored in a store of old shares its chunks with what is there."""
+    with Store(golden_store(tmp_path, version)) as store:
+        store.ingest_all()
+        before = store.statistics().stored_bytes
+        inode = store.namespace.create(ROOT, b"copy", FILE, SOMEBODY).inode
+        store.contents.write(inode, 0, MODEL)
+        store.ingest_all()
+        assert store.statistics().stored_bytes == before
+        store.collect()
+        assert check(store, data=True) == []

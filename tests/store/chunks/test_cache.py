@@ -1,0 +1,113 @@
+"""The page cache."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from modelfs.store.chunks.cache import PageCache
+from modelfs.store.index.tables import ChunkId
+
+ONE, TWO, THREE = ChunkId(1), ChunkId(2), ChunkId(3)
+
+
+def never() -> bytes:
+    raise AssertionError("loaded, though it is in the cache")
+
+
+def test_what_was_loaded_is_kept() -> None:
+    """A chunk is loaded once; `peek` finds it and loads nothing."""
+    cache = PageCache(100)
+    assert cache.peek(ONE) is None
+    assert cache.get(ONE, lambda: b"one") == b"one"
+    assert cache.get(ONE, never) == b"one"
+    assert cache.peek(ONE) == b"one"
+    assert cache.statistics().hits == 2
+    assert cache.statistics().misses == 1
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """When the cache is full, what was not used for longest makes room."""
+    cache = PageCache(20)
+    cache.get(ONE, lambda: bytes(10))
+    cache.get(TWO, lambda: bytes(10))
+    cache.get(ONE, never)
+    cache.get(THREE, lambda: bytes(10))
+    assert cache.peek(TWO) is None
+    assert cache.peek(ONE) is not None
+    cache.get(TWO, lambda: bytes(10))
+    assert cache.peek(THREE) is None
+
+
+def test_the_size_is_bounded() -> None:
+    """The cache never holds more bytes than it may; what is too large is not kept at all."""
+    cache = PageCache(20)
+    for number in range(10):
+        cache.get(ChunkId(number), lambda: bytes(7))
+        assert cache.statistics().bytes <= 20
+    assert cache.get(ChunkId(100), lambda: bytes(21)) == bytes(21)
+    assert cache.peek(ChunkId(100)) is None
+    assert cache.statistics().bytes == 14
+
+
+def test_forgotten_pages_are_loaded_again() -> None:
+    """`forget` drops a page and its size."""
+    cache = PageCache(20)
+    cache.get(ONE, lambda: b"one")
+    cache.forget(ONE)
+    cache.forget(TWO)
+    assert cache.peek(ONE) is None
+    assert cache.statistics().bytes == 0
+    assert cache.get(ONE, lambda: b"new") == b"new"
+
+
+class Slow:
+    """A load that waits until it is let go."""
+
+    def __init__(self, result: bytes | Exception) -> None:
+        self.calls = 0
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.result = result
+
+    def __call__(self) -> bytes:
+        self.calls += 1
+        self.begun.set()
+        assert self.go_on.wait(30)
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def test_threads_that_want_the_same_chunk_load_it_once() -> None:
+    """While one thread loads, the others wait for it and get the same bytes."""
+    cache, slow = PageCache(100), Slow(b"one")
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(cache.get, ONE, slow)
+        assert slow.begun.wait(30)
+        others = [pool.submit(cache.get, ONE, slow) for _ in range(7)]
+        another = pool.submit(cache.get, TWO, lambda: b"two")
+        slow.go_on.set()
+        assert {each.result() for each in (first, *others)} == {b"one"}
+        assert another.result() == b"two"
+    assert slow.calls == 1
+
+
+def test_a_failed_load_fails_all_who_waited_and_nobody_after() -> None:
+    """The error reaches each of them; the next to ask loads anew."""
+    cache, slow = PageCache(100), Slow(ValueError("damaged"))
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(cache.get, ONE, slow)
+        assert slow.begun.wait(30)
+        other = pool.submit(cache.get, ONE, slow)
+        slow.go_on.set()
+        for each in (first, other):
+            with pytest.raises(ValueError, match="damaged"):
+                each.result()
+    assert cache.get(ONE, lambda: b"one") == b"one"
+
+
+def test_loads_do_not_hold_up_one_another() -> None:
+    """A load may itself ask for another chunk."""
+    cache = PageCache(100)
+    assert cache.get(ONE, lambda: cache.get(TWO, lambda: b"two") + b"one") == b"twoone"

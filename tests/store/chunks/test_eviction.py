@@ -1,0 +1,205 @@
+"""Eviction policies, by themselves and under a page cache."""
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from modelfs.store.chunks.cache import PageCache
+from modelfs.store.chunks.eviction import POLICIES, Lru, Shared, Worth
+
+
+class Clock:
+    """Seconds that pass when a load says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def load(self, size: int, seconds: float) -> Callable[[], bytes]:
+        def load() -> bytes:
+            self.now += seconds
+            return bytes(size)
+
+        return load
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def kept(cache: PageCache, *keys: str) -> set[str]:
+    return {key for key in keys if cache.peek(key) is not None}
+
+
+def test_lru_drops_the_least_recently_used() -> None:
+    """A use makes a page the last to go; what it is worth makes no difference."""
+    policy = Lru(30)
+    for key, needed in (("a", 1), ("b", 9), ("c", 1)):
+        policy.add(key, Worth(10, 5.0 * needed, needed))
+    policy.use("a")
+    policy.drop("c")
+    assert [policy.evict(), policy.evict()] == ["b", "a"]
+
+
+def test_what_many_need_stays(clock: Clock) -> None:
+    """Of pages that cost the same, the one that fewer need goes, though it is newer."""
+    cache = PageCache(20, "shared", clock)
+    cache.get("of many", clock.load(10, 1), needed=5)
+    cache.get("of one", clock.load(10, 1), needed=1)
+    cache.get("new", clock.load(10, 1), needed=1)
+    assert kept(cache, "of many", "of one", "new") == {"of many", "new"}
+
+
+def test_what_is_dear_to_make_stays(clock: Clock) -> None:
+    """Of pages that are otherwise alike, the one that takes less computing goes."""
+    cache = PageCache(20, "shared", clock)
+    cache.get("dear", clock.load(10, 5), needed=2)
+    cache.get("cheap", clock.load(10, 1), needed=2)
+    cache.get("new", clock.load(10, 1))
+    assert kept(cache, "dear", "cheap", "new") == {"dear", "new"}
+
+
+def test_what_is_used_often_stays(clock: Clock) -> None:
+    """Of pages that are otherwise alike, the one that was used less goes."""
+    cache = PageCache(20, "shared", clock)
+    for key in ("used", "loaded"):
+        cache.get(key, clock.load(10, 1))
+    assert cache.peek("used") is not None
+    cache.get("new", clock.load(10, 1))
+    assert kept(cache, "used", "loaded", "new") == {"used", "new"}
+
+
+def test_small_pages_for_the_same_gain(clock: Clock) -> None:
+    """What counts is the gain for each byte: a large page goes before a small one."""
+    cache = PageCache(20, "shared", clock)
+    cache.get("small", clock.load(5, 1))
+    cache.get("large", clock.load(15, 1))
+    cache.get("new", clock.load(15, 1))
+    assert kept(cache, "small", "large", "new") == {"small", "new"}
+
+
+def test_nothing_is_kept_for_ever(clock: Clock) -> None:
+    """What nobody uses any more goes in the end, whatever it once was worth."""
+    cache = PageCache(20, "shared", clock)
+    cache.get("dear", clock.load(10, 100), needed=10)
+    for number in range(999):
+        cache.get(number, clock.load(10, 1))
+    assert kept(cache, "dear") == {"dear"}
+    for number in range(1000, 5000):
+        cache.get(number, clock.load(10, 1))
+    assert kept(cache, "dear") == set()
+
+
+def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
+    """Pages that are read once drive out no pages that are used again and again."""
+    found = {}
+    for policy in ("lru", "shared"):
+        cache = PageCache(100, policy, clock)
+        for _ in range(5):
+            for number in range(8):
+                cache.get(number, clock.load(10, 1), needed=4)
+        for number in range(100, 140):
+            cache.get(number, clock.load(10, 1))
+        found[policy] = sum(cache.peek(number) is not None for number in range(8))
+    assert found == {"lru": 0, "shared": 8}
+
+
+def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
+    """New pages stay until a quarter of the cache came after them, however little they cost."""
+    cache = PageCache(400, "shared", clock)
+    for number in range(40):
+        cache.get(number, clock.load(10, 100), needed=1 + number)
+    for number in range(100, 200):
+        cache.get(number, clock.load(10, 1))
+        newest = range(max(100, number - 9), number + 1)
+        assert all(cache.peek(each) is not None for each in newest)
+
+
+def test_what_is_made_of_others_costs_what_they_do(clock: Clock) -> None:
+    """A page whose source was in the cache is worth as much as if it had not been."""
+    cache = PageCache(30, "shared", clock)
+
+    def derive() -> bytes:
+        cache.get("source", clock.load(10, 5))
+        return clock.load(10, 1)()
+
+    cache.get("alone", clock.load(10, 3))
+    cache.get("source", clock.load(10, 5))
+    cache.get("derived", derive)  # 6, of which 5 are for what is there
+    cache.get("new", clock.load(10, 1))
+    assert kept(cache, "alone", "source", "derived") == {"source", "derived"}
+
+
+def test_a_failed_load_costs_nobody(clock: Clock) -> None:
+    """What a load that failed had asked for is not added to the next one's cost."""
+    cache = PageCache(30, "shared", clock)
+    cache.get("source", clock.load(10, 50))
+
+    def fail() -> bytes:
+        assert cache.peek("source") is not None
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        cache.get("damaged", fail)
+    cache.get("cheap", clock.load(10, 1))
+    cache.get("dear", clock.load(10, 2))
+    cache.get("new", clock.load(10, 1))
+    assert kept(cache, "cheap", "dear") == {"dear"}
+
+
+def test_shared_remembers_only_what_is_there() -> None:
+    """However many pages come and go, and how, a policy holds a bounded number of places."""
+    policy, rng = Shared(40), random.Random(1)
+    there: set[int] = set()
+    for number in range(5000):
+        policy.add(number, Worth(10, rng.random(), rng.randrange(4)))
+        there.add(number)
+        policy.use(rng.choice(sorted(there)))
+        if len(there) > 10:
+            gone = rng.choice(sorted(there))
+            policy.drop(gone)
+            there.remove(gone)
+        if number % 7 == 0:
+            there -= (evicted := {policy.evict()})
+            assert evicted.isdisjoint(policy._pages)
+    assert len(policy._pages) == len(there)
+    assert len(policy._heap) <= 2 * len(there) + 65
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_many_threads_keep_the_bound(policy: str) -> None:
+    """Any number of threads may load, use and forget at once; sizes add up at every moment."""
+    cache = PageCache(200, policy)
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(2000):
+            key = rng.randrange(60)
+            size = 1 + key % 13
+            if rng.random() < 0.1:
+                cache.forget(key)
+            assert cache.get(key, lambda size=size: bytes(size)) == bytes(size)  # type: ignore[misc]
+            assert cache.statistics().bytes <= 200
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    there = [page for key in range(60) if (page := cache.peek(key)) is not None]
+    assert sum(map(len, there)) == cache.statistics().bytes
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_page_larger_than_the_cache_is_kept_alone(policy: str) -> None:
+    """A page that is asked for alone drives out all others, and goes with the next that comes."""
+    cache = PageCache(20, policy)
+    cache.get("small", lambda: bytes(10))
+    assert len(cache.get("large", lambda: bytes(50), alone=True)) == 50
+    assert kept(cache, "small", "large") == {"large"}
+    assert cache.statistics().bytes == 50
+    cache.get("small", lambda: bytes(10))
+    assert kept(cache, "small", "large") == {"small"}
+    assert cache.statistics().bytes == 10

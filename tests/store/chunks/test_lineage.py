@@ -1,0 +1,437 @@
+"""Derived chunks: what may derive from what, how they are read, kept, moved, removed and healed."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptChunk
+from modelfs.jobs.gc import collector as gc_module
+from modelfs.store.chunks import lineage as lineage_module
+from modelfs.store.chunks import writer as writer_module
+from modelfs.store.chunks.lineage import CHAIN_MAX, Lineage
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, number_key
+from modelfs.store.store import Store
+from tests.support.derived_chunks import chunk_at, derive, held
+from tests.support.stores import (
+    CHUNK,
+    Box,
+    content_of,
+    new_store,
+    noise,
+    overwrite,
+    pack_path,
+    stored_file,
+)
+
+HALF: Final = CHUNK // 2
+
+# -- what may derive from what
+
+CHUNKS: Final = range(1, 8)
+Graph = dict[ChunkId, tuple[CodecId, tuple[ChunkId, ...]]]
+
+
+def paths(graph: Graph, chunk: ChunkId, seen: tuple[ChunkId, ...] = ()) -> Iterator[list[ChunkId]]:
+    """Yield every way from a chunk down to stored bytes; one that comes back ends there."""
+    seen = (*seen, chunk)
+    _, sources = graph.get(chunk, (CodecId.RAW, ()))
+    if not sources:
+        yield [chunk]
+    for source in sources:
+        rest = [[source]] if source in seen else paths(graph, source, seen)
+        for path in rest:
+            yield [chunk, *path]
+
+
+def is_allowed(graph: Graph, depth: int) -> bool:
+    """Say whether every chunk is few steps, and few deltas, away from stored bytes."""
+    for chunk in graph:
+        for path in paths(graph, chunk):
+            deltas = sum(graph[each][0] is CodecId.DELTA for each in path[:-1])
+            if len(set(path)) < len(path) or len(path) - 1 > CHAIN_MAX or deltas > depth:
+                return False
+    return True
+
+
+STEPS = st.tuples(
+    st.sampled_from(CHUNKS).map(ChunkId),
+    st.sampled_from([CodecId.DELTA, CodecId.CAST]),
+    st.lists(st.sampled_from(CHUNKS).map(ChunkId), min_size=1, max_size=3, unique=True).map(tuple),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=st.lists(STEPS, max_size=20), depth=st.integers(0, 2))
+def test_chains_are_short_and_end(
+    steps: list[tuple[ChunkId, CodecId, tuple[ChunkId, ...]]], depth: int
+) -> None:
+    """A derivation is allowed if, and only if, no chain is too long, or closed, with it."""
+    graph: Graph = {}
+    with TemporaryDirectory() as top:
+        index = Index(new_store(Path(top)) / "index")
+        lineage = Lineage(index)
+        for chunk, codec, sources in steps:
+            after = {**graph, chunk: (codec, sources)}
+            allowed = is_allowed(after, depth)
+            assert lineage.may_derive(chunk, codec, sources, finder(graph), depth) == allowed
+            if allowed:
+                relink(index, lineage, chunk, sources)
+                graph = after
+        index.close()
+
+
+def test_deltas_count_through_every_source(opened: Store) -> None:
+    """The source that is most steps away may not be the one with most deltas."""
+    lineage, delta, cast = opened.chunks.lineage, CodecId.DELTA, CodecId.CAST
+    one, two, three, four, five = map(ChunkId, range(1, 6))
+    graph: Graph = {three: (cast, (two,)), two: (cast, (one,)), four: (delta, (one,))}
+    with opened.index.change():
+        for chunk, (_, sources) in graph.items():
+            lineage.link(chunk, *sources)
+    assert lineage.may_derive(five, cast, (three, four), finder(graph), 1)
+    assert not lineage.may_derive(five, delta, (three, four), finder(graph), 1)
+    assert lineage.may_derive(five, delta, (three,), finder(graph), 1)
+    with opened.index.change():
+        for chunk, (_, sources) in graph.items():
+            lineage.unlink(chunk, *sources)
+
+
+def finder(graph: Graph) -> lineage_module.Find:
+    def find(chunk: ChunkId) -> Chunk:
+        codec, sources = graph.get(chunk, (CodecId.RAW, ()))
+        kind = ChunkKind.DERIVED if sources else ChunkKind.PLAIN
+        return Chunk(kind, codec, 1, PackId(1), 4096, 1, 1, 1, 1, bytes(16))
+
+    return find
+
+
+def relink(index: Index, lineage: Lineage, chunk: ChunkId, sources: tuple[ChunkId, ...]) -> None:
+    with index.change():
+        for source in lineage.sources(chunk):
+            lineage.unlink(chunk, source)
+        for source in sources:
+            lineage.link(chunk, source)
+
+
+def test_what_has_no_record_is_no_source(opened: Store) -> None:
+    """Nothing may derive from a chunk that does not exist, nor what such a one derives from."""
+    lineage, find = opened.chunks.lineage, opened.chunks.find
+    one = chunk_at(opened, stored_file(opened, b"a", noise(CHUNK)))
+    assert not lineage.may_derive(one, CodecId.CAST, (ChunkId(99),), find, 1)
+    with opened.index.change():
+        lineage.link(ChunkId(98), one)
+    two = chunk_at(opened, stored_file(opened, b"b", noise(CHUNK, 1)))
+    assert not lineage.may_derive(one, CodecId.CAST, (two,), find, 1)
+    with opened.index.change():
+        lineage.unlink(ChunkId(98), one)
+
+
+def test_too_much_to_look_at_is_refused(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk with more dependants than can be looked at stays as it is."""
+    monkeypatch.setattr(lineage_module, "LOOK_MAX", 2)
+    base, *others = halves(opened, 3)
+    plain = chunk_at(opened, stored_file(opened, b"plain", noise(CHUNK, 77)))
+    find = opened.chunks.find
+    for number, each in enumerate(others):
+        assert opened.chunks.lineage.may_derive(base, CodecId.CAST, (plain,), find, 1)
+        derive(opened, each, (base, number, HALF))
+    assert not opened.chunks.lineage.may_derive(base, CodecId.CAST, (plain,), find, 1)
+    assert len(list(opened.chunks.lineage.descendants(base))) == 2
+
+
+# -- reading
+
+
+def halves(store: Store, count: int) -> list[ChunkId]:
+    """Return a chunk, and others whose content is in it; each in a file of its own."""
+    files = [stored_file(store, b"base", noise(CHUNK))]
+    for number in range(count):
+        part = noise(CHUNK)[number : number + HALF]
+        files.append(stored_file(store, b"part%d" % number, part))
+    return [chunk_at(store, each) for each in files]
+
+
+def pair(store: Store) -> tuple[InodeNumber, InodeNumber, ChunkId, ChunkId]:
+    """Return a file and one that derives from it, and the chunks that they consist of."""
+    base, part = halves(store, 1)
+    derive(store, part, (base, 0, HALF))
+    names = store.namespace
+    store.commit()
+    return names.lookup(ROOT, b"base"), names.lookup(ROOT, b"part0"), base, part
+
+
+def spoil(store: Store, chunk: ChunkId) -> None:
+    """Damage the stored bytes of a chunk."""
+    record = store.chunks.record(chunk)
+    overwrite(pack_path(store.packs, record.pack), record.offset + 5, b"damaged")
+    store.chunks.distrust(record)
+
+
+def test_a_derived_chunk_reads_as_what_it_was(box: Box) -> None:
+    """Whole and in parts, at once and after a crash, and it takes a few bytes on the disk."""
+    _, part, base, chunk = pair(box.store)
+    record = box.store.chunks.record(chunk)
+    assert (record.kind, record.stored, record.size) == (ChunkKind.DERIVED, 20, HALF)
+    assert box.store.chunks.record(base).pins == 1
+    assert content_of(box.store, part) == noise(CHUNK)[:HALF]
+    store = box.crash()
+    assert store.contents.read(part, 100, 50) == noise(CHUNK)[100:150]
+    assert content_of(store, part) == noise(CHUNK)[:HALF]
+
+
+def test_many_runs_are_put_together(opened: Store) -> None:
+    """A chunk may take runs of several chunks, and several of one, in any order."""
+    one, two = noise(CHUNK, 1), noise(CHUNK, 2)
+    chunks = [chunk_at(opened, stored_file(opened, each[:8], each)) for each in (one, two)]
+    mixed = two[100:200] + one[:1000] + two[:50] + one[1000:1001]
+    inode = stored_file(opened, b"mixed", mixed)
+    runs = (chunks[1], 100, 100), (chunks[0], 0, 1000), (chunks[1], 0, 50), (chunks[0], 1000, 1)
+    derive(opened, chunk_at(opened, inode), *runs)
+    assert content_of(opened, inode) == mixed
+    assert sorted(opened.chunks.lineage.sources(chunk_at(opened, inode))) == sorted(chunks)
+
+
+def test_a_damaged_source_is_named(opened: Store) -> None:
+    """The error of a read tells which chunk is damaged, and through which it is needed."""
+    base_file, part, base, chunk = pair(opened)
+    spoil(opened, base)
+    with pytest.raises(CorruptChunk) as caught:
+        content_of(opened, part)
+    assert (caught.value.chunk, caught.value.base) == (chunk, base)
+    assert f"chunk {base}: its stored bytes" in str(caught.value)
+    stored_file(opened, b"good", noise(CHUNK))
+    assert content_of(opened, base_file) == noise(CHUNK)
+    assert content_of(opened, part) == noise(CHUNK)[:HALF]
+
+
+def test_a_run_past_the_end_of_its_source_is_damage(opened: Store) -> None:
+    """A recipe that asks for bytes that its source does not have is itself what is damaged."""
+    base, part = halves(opened, 1)
+    derive(opened, part, (base, HALF + 1, HALF))
+    with pytest.raises(CorruptChunk, match="has no bytes") as caught:
+        opened.chunks.load_current(part)
+    assert caught.value.base == part
+    stored_file(opened, b"good", noise(CHUNK)[:HALF])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_source_is_kept_in_memory_for_several_only(opened: Store, count: int) -> None:
+    """What just one chunk is made of is not kept beside it."""
+    text = b"".join(b"line %d\n" % number for number in range(CHUNK))[:CHUNK]
+    base = chunk_at(opened, stored_file(opened, b"base", text))
+    assert opened.chunks.record(base).kind is ChunkKind.CODED
+    for number in range(count):
+        part = chunk_at(opened, stored_file(opened, b"%d" % number, text[number : number + HALF]))
+        derive(opened, part, (base, number, HALF))
+    for chunk in (base, part):
+        opened.cache.forget(chunk)
+    assert opened.chunks.load_current(part) == text[number : number + HALF]
+    kept = opened.chunks.peek(base, opened.chunks.record(base))
+    assert kept == (None if count == 1 else text)
+
+
+def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that is put together from many runs of two others asks for each of them once."""
+    text = b"".join(b"line %d\n" % number for number in range(CHUNK))
+    pieces = [text[:CHUNK], text[CHUNK : 2 * CHUNK]]
+    bases = [
+        chunk_at(opened, stored_file(opened, b"%d" % n, each)) for n, each in enumerate(pieces)
+    ]
+    mixed = b"".join(piece[at : at + 64] for at in range(0, HALF, 64) for piece in pieces)
+    runs = [(base, at, 64) for at in range(0, HALF, 64) for base in bases]
+    part = chunk_at(opened, stored_file(opened, b"mixed", mixed))
+    derive(opened, part, *runs)
+    for chunk in (*bases, part):
+        opened.cache.forget(chunk)
+    asked: list[ChunkId] = []
+    real = opened.chunks.stored_bytes
+
+    def counted(chunk: ChunkId, record: Chunk) -> bytes:
+        asked.append(chunk)
+        return real(chunk, record)
+
+    monkeypatch.setattr(opened.chunks, "stored_bytes", counted)
+    assert opened.chunks.load_current(part) == mixed
+    assert sorted(asked) == sorted((*bases, part))
+
+
+def test_what_does_not_come_out_as_it_was_is_damage(opened: Store) -> None:
+    """That a recipe gives bytes of the right number does not make them the content."""
+    base, part = halves(opened, 1)
+    derive(opened, part, (base, 1, HALF))
+    with pytest.raises(CorruptChunk, match="does not decode to what"):
+        opened.chunks.load_current(part)
+    stored_file(opened, b"good", noise(CHUNK)[:HALF])
+
+
+def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
+    """A circle of recipes, which none should make, ends in an error and not in a wait."""
+    one, two = noise(CHUNK), noise(CHUNK)[HALF:] + noise(CHUNK)[:HALF]
+    chunks = [chunk_at(opened, stored_file(opened, each[:8], each)) for each in (one, two)]
+    for chunk, source in (chunks, chunks[::-1]):
+        derive(opened, chunk, (source, HALF, HALF), (source, 0, HALF))
+    for chunk in chunks:
+        with pytest.raises(CorruptChunk, match="derives from itself"):
+            opened.chunks.load_current(chunk)
+    for each in (one, two):
+        stored_file(opened, each[8:16], each)
+
+
+# -- keeping and removing
+
+
+def remove(store: Store, *names: bytes) -> None:
+    for name in names:
+        assert store.reaper.reap(store.namespace.unlink(ROOT, name))
+
+
+def test_a_source_stays_when_its_file_goes(box: Box) -> None:
+    """What others derive from is held, is told of, and goes with the last of them."""
+    _, part, base, _ = pair(box.store)
+    remove(box.store, b"base")
+    box.store.collect()
+    store = box.crash()
+    assert content_of(store, part) == noise(CHUNK)[:HALF]
+    assert held(store) == [base]
+    told = store.statistics(0)
+    assert (told.held_chunks, told.held_bytes) == (1, CHUNK)
+    remove(store, b"part0")
+    store.collect()
+    assert list(store.index.pages(Table.CHUNKS)) == []
+    assert list(store.index.pages(Table.SOURCES)) == []
+    assert store.packs.numbers() == set()
+
+
+def test_a_held_chunk_is_shared_again(opened: Store) -> None:
+    """Content that comes back while others derive from it costs no room."""
+    _, _, base, _ = pair(opened)
+    remove(opened, b"base")
+    assert held(opened) == [base]
+    again = stored_file(opened, b"again", noise(CHUNK))
+    assert (chunk_at(opened, again), held(opened)) == (base, [])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_sources_die_with_what_derives_from_them(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """One collection removes a chain, whatever the order of its numbers and the slices."""
+    monkeypatch.setattr(gc_module, "SLICE", size)
+    whole = noise(CHUNK)
+    chain = [stored_file(opened, b"%d" % n, whole[: CHUNK - n]) for n in range(CHAIN_MAX + 1)]
+    chunks = [chunk_at(opened, each) for each in chain]
+    for number in range(1, len(chunks)):
+        derive(opened, chunks[number], (chunks[number - 1], 0, CHUNK - number))
+    assert content_of(opened, chain[-1]) == whole[:-CHAIN_MAX]
+    remove(opened, *(b"%d" % number for number in range(CHAIN_MAX + 1)))
+    while opened.collector.remove_dead():
+        pass
+    assert list(opened.index.pages(Table.CHUNKS)) == []
+    opened.collect()
+
+
+def test_a_slice_counts_sources(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What derives from many is taken into the index, and removed, fewer at a time."""
+    monkeypatch.setattr(gc_module, "SLICE", 4)
+    base, *parts = halves(opened, 4)
+    for each in parts:
+        derive(opened, each, (base, parts.index(each), HALF))
+    remove(opened, *(b"part%d" % number for number in range(4)))
+    assert opened.collector.remove_dead() == 2
+    opened.collect()
+    written = writer_module.Written(moved=dict.fromkeys(parts, opened.chunks.record(base)))
+    written.sources = {parts[0]: tuple(parts)}
+    assert written.next_slice(3) == ([], parts[:1])
+    assert written.next_slice(6) == ([], parts[:2])
+
+
+def test_moving_changes_no_lineage(box: Box) -> None:
+    """Packs are rewritten with derived chunks and sources in them, dead ones among those."""
+    store = box.store
+    _, part, base, chunk = pair(store)
+    stored_file(store, b"garbage", noise(8 * CHUNK, 5))
+    before = store.chunks.record(chunk), store.chunks.record(base)
+    remove(store, b"base", b"garbage")
+    assert store.collect() > 0
+    store = box.crash()
+    after = store.chunks.record(chunk), store.chunks.record(base)
+    assert [each.pack for each in after] != [each.pack for each in before]
+    assert [(each.kind, each.pins) for each in after] == [
+        (ChunkKind.DERIVED, 0),
+        (ChunkKind.PLAIN, 1),
+    ]
+    assert content_of(store, part) == noise(CHUNK)[:HALF]
+
+
+def test_a_chunk_may_come_to_derive_from_others(opened: Store) -> None:
+    """With a new recipe, the old sources are let go of; with a plain form, all of them."""
+    one, two = noise(CHUNK, 1), noise(CHUNK, 1)[:HALF] + noise(CHUNK, 2)
+    chunks = [chunk_at(opened, stored_file(opened, each[-8:], each)) for each in (one, two)]
+    chunk = chunk_at(opened, stored_file(opened, b"part", one[:HALF]))
+    pins = []
+    for sources in ((chunks[0],), (chunks[1],), (*chunks,), (chunks[0],)):
+        share = HALF // len(sources)
+        derive(opened, chunk, *((each, at * share, share) for at, each in enumerate(sources)))
+        pins.append(tuple(opened.chunks.record(each).pins for each in chunks))
+    assert pins == [(1, 0), (0, 1), (1, 1), (1, 0)]
+    with opened.index.change():
+        plain = dataclasses.replace(opened.chunks.record(chunk), kind=ChunkKind.CODED)
+        opened.chunks.move(chunk, plain)
+        assert opened.chunks.record(chunks[0]).pins == 0
+        assert opened.chunks.lineage.sources(chunk) == []
+        derived = dataclasses.replace(plain, kind=ChunkKind.DERIVED)
+        opened.chunks.move(chunk, derived, (chunks[0],))
+
+
+# -- healing
+
+
+def test_a_damaged_recipe_is_healed(box: Box) -> None:
+    """A good copy of what cannot be derived any more is stored plain, for all that have it."""
+    base_file, part, base, chunk = pair(box.store)
+    spoil(box.store, chunk)
+    with pytest.raises(CorruptChunk):
+        content_of(box.store, part)
+    again = stored_file(box.store, b"again", noise(CHUNK)[:HALF])
+    assert chunk_at(box.store, again) == chunk
+    record = box.store.chunks.record(chunk)
+    assert (record.kind, record.uses, record.settled) == (ChunkKind.PLAIN, 2, False)
+    assert (box.store.chunks.record(base).pins, box.store.chunks.lineage.sources(chunk)) == (0, [])
+    store = box.crash()
+    assert content_of(store, part) == noise(CHUNK)[:HALF]
+    assert content_of(store, base_file) == noise(CHUNK)
+
+
+def test_a_chunk_is_healed_though_its_source_is_damaged(opened: Store) -> None:
+    """A good copy of a derived chunk needs no source any more, and says nothing of that one."""
+    base_file, part, base, _ = pair(opened)
+    spoil(opened, base)
+    stored_file(opened, b"again", noise(CHUNK)[:HALF])
+    assert content_of(opened, part) == noise(CHUNK)[:HALF]
+    with pytest.raises(CorruptChunk):
+        content_of(opened, base_file)
+    stored_file(opened, b"base again", noise(CHUNK))
+
+
+@pytest.mark.parametrize("data", [noise(CHUNK), b"text, again and again. " * 100], ids=len)
+def test_what_format_1_stored_is_healed(opened: Store, data: bytes) -> None:
+    """A record without a proof tells a good copy by what would be stored of it, plain or coded."""
+    inode = stored_file(opened, b"f", data)
+    chunk = chunk_at(opened, inode)
+    record = dataclasses.replace(opened.chunks.record(chunk), proof=0)
+    with opened.index.change():
+        opened.index.put(Table.CHUNKS, number_key(chunk), record.to_bytes()[: Chunk.LENGTH_1])
+    spoil(opened, chunk)
+    again = stored_file(opened, b"again", data)
+    assert chunk_at(opened, again) == chunk
+    assert opened.chunks.record(chunk).proof
+    assert content_of(opened, inode) == data

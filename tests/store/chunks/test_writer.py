@@ -1,0 +1,227 @@
+"""Putting content into chunks: sharing what is equal, and nothing else."""
+
+import errno
+
+import pytest
+
+from modelfs.codecs.base import CodecId
+from modelfs.jobs.ingest.chunker import Role
+from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.index.records import ChunkKind, Extent
+from modelfs.store.index.tables import ChunkId, PackId
+from modelfs.store.packs import pack as pack_module
+from modelfs.store.packs import segment as segment_module
+from modelfs.store.store import Store
+from tests.support.stores import (
+    CHUNK,
+    content_of,
+    new_file,
+    noise,
+    overwrite,
+    pack_path,
+    stored_file,
+)
+
+TEXT = b"text that zstd makes shorter, " * 50
+
+
+def put(store: Store, *contents: bytes, role: Role = Role.TENSOR) -> list[ChunkId]:
+    """Put contents with a writer of their own."""
+    writer = store.writer()
+    chunks = [writer.put(content, role) for content in contents]
+    store.intake.take_written(writer.finish())
+    return chunks
+
+
+def load(store: Store, chunk: ChunkId) -> bytes:
+    return store.chunks.load(chunk, store.chunks.record(chunk))
+
+
+@pytest.fixture
+def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all contents have the same hash."""
+    monkeypatch.setattr(Chunks, "digest", lambda self, content: bytes(16))
+
+
+def test_equal_content_is_one_chunk(opened: Store) -> None:
+    """Content that was put before is found: in the same segment, the same writer, the store."""
+    writer = opened.writer()
+    first = writer.put(noise(100), Role.TENSOR)
+    assert writer.put(noise(100), Role.TENSOR) == first
+    opened.intake.take_written(writer.finish())
+    assert put(opened, noise(100), noise(101)) == [first, first + 1]
+
+
+def test_segments_are_written_as_they_fill(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content of a segment that is already in a pack, but in no index, is shared too."""
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 5000)
+    contents = [noise(1000, seed) for seed in range(20)] + [TEXT]
+    writer = opened.writer()
+    chunks = [writer.put(content, Role.PLAIN) for content in contents]
+    assert [writer.put(content, Role.PLAIN) for content in contents] == chunks
+    assert len(set(chunks)) == len(contents)
+    opened.intake.take_written(writer.finish())
+    assert [load(opened, chunk) for chunk in chunks] == contents
+
+
+@pytest.mark.usefixtures("colliding")
+def test_a_collision_never_gives_other_content(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If all hashes are the same, different contents are different chunks all the same."""
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 250)
+    contents = [noise(100, seed) for seed in range(6)]
+    chunks = put(opened, *contents, *contents)
+    assert chunks[:6] == chunks[6:]
+    assert put(opened, *reversed(contents)) == chunks[5::-1]
+    assert [load(opened, chunk) for chunk in chunks[:6]] == contents
+    while opened.collector.remove_dead():
+        pass
+    assert list(opened.chunks.with_digest(bytes(16))) == []
+
+
+@pytest.mark.usefixtures("colliding")
+def test_files_with_colliding_chunks_keep_their_bytes(opened: Store) -> None:
+    """The same of whole files, and of what gc leaves of them."""
+    contents = [noise(3 * CHUNK, seed) for seed in range(3)]
+    inodes = [stored_file(opened, b"%d" % n, data) for n, data in enumerate(contents)]
+    opened.contents.truncate(inodes[1], 0)
+    opened.ingest_all()
+    opened.collect()
+    assert content_of(opened, inodes[0]) == contents[0]
+    assert content_of(opened, inodes[2]) == contents[2]
+
+
+def test_text_is_coded_and_tensors_are_not(opened: Store) -> None:
+    """Only what is no tensor and becomes smaller is compressed."""
+    text, tensor, random = (
+        *put(opened, TEXT, role=Role.PLAIN),
+        *put(opened, TEXT + b"!", role=Role.TENSOR),
+        *put(opened, noise(1000), role=Role.GLUE),
+    )
+    record = opened.chunks.record(text)
+    assert (record.kind, record.codec) == (ChunkKind.CODED, CodecId.ZSTD)
+    assert record.stored < record.size == len(TEXT)
+    for chunk in (tensor, random):
+        assert opened.chunks.record(chunk).kind is ChunkKind.PLAIN
+    assert load(opened, text) == TEXT
+
+
+@pytest.mark.parametrize("content", [noise(CHUNK), TEXT], ids=["plain", "coded"])
+def test_a_damaged_chunk_is_healed_by_a_good_copy(opened: Store, content: bytes) -> None:
+    """Content that comes again takes the place of its damaged chunk, for all who share it."""
+    inode = stored_file(opened, b"f", content)
+    (extent,) = opened.maps.within(inode, 0, len(content))
+    before = opened.chunks.record(extent.chunk)
+    path = pack_path(opened.packs, before.pack)
+    damage = bytes([path.read_bytes()[before.offset] ^ 1])
+    overwrite(path, before.offset, damage)
+    again = new_file(opened, b"g", content)
+    opened.ingest_all()
+    after = opened.chunks.record(extent.chunk)
+    assert (after.pack, after.offset) != (before.pack, before.offset)
+    assert after.uses == 2
+    assert content_of(opened, inode) == content_of(opened, again) == content
+
+
+def test_a_chunk_that_cannot_be_read_is_healed_by_a_good_copy(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails to read what content is to be compared with keeps nobody from writing."""
+    inode = stored_file(opened, b"f", noise(100))
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.packs, "read", broken)
+        again = stored_file(opened, b"g", noise(100))
+        other = stored_file(opened, b"h", noise(100, 1))
+    (one,) = opened.maps.within(inode, 0, 100)
+    (two,) = opened.maps.within(again, 0, 100)
+    assert one.chunk == two.chunk
+    assert content_of(opened, inode) == content_of(opened, again) == noise(100)
+    assert content_of(opened, other) == noise(100, 1)
+
+
+def test_a_damaged_chunk_is_not_healed_by_other_content(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collision with a damaged chunk makes a chunk of its own."""
+    digest = opened.chunks.digest(noise(100))
+    monkeypatch.setattr(Chunks, "digest", lambda self, content: digest)
+    inode = stored_file(opened, b"f", noise(100))
+    (extent,) = opened.maps.within(inode, 0, 100)
+    record = opened.chunks.record(extent.chunk)
+    path = pack_path(opened.packs, record.pack)
+    overwrite(path, record.offset, bytes([noise(100)[0] ^ 1]))
+    other = stored_file(opened, b"g", noise(100, 1))
+    assert content_of(opened, other) == noise(100, 1)
+    overwrite(path, record.offset, noise(100)[:1])
+    assert content_of(opened, inode) == noise(100)
+    monkeypatch.undo()
+    opened.contents.truncate(other, 0)
+    opened.ingest_all()
+    opened.collect()
+
+
+def test_a_given_up_writer_leaves_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunk numbers of a writer that failed are used again, with the right content."""
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
+    writer = opened.writer()
+    first = writer.put(TEXT, Role.PLAIN)
+    assert writer.put(TEXT, Role.PLAIN) == first  # compared with what was written
+    opened.give_up_writer()
+    assert opened.packs.numbers() == set()
+    other = TEXT.upper()
+    assert put(opened, other, role=Role.PLAIN) == [first]
+    assert load(opened, first) == other
+
+
+def test_a_copy_of_a_chunk_that_is_gone_is_not_taken(opened: Store) -> None:
+    """A chunk may die while it is copied: its number is not handed out again."""
+    chunks = put(opened, *(noise(100, seed) for seed in range(5)))
+    record = opened.chunks.record(chunks[0])
+    stored = opened.chunks.stored_bytes(chunks[0], record)
+    writer = opened.writer()
+    while opened.collector.remove_dead():
+        pass
+    writer.copy(chunks[0], record, stored)
+    opened.intake.take_written(writer.finish())
+    assert opened.chunks.find(chunks[0]) is None
+    assert put(opened, noise(7)) == [chunks[-1] + 1]
+
+
+def test_a_full_disk_stops_a_writer(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while a segment is written reaches whoever puts, and nothing of it stays."""
+    put(opened, noise(100))
+    tail = opened.chunks.pack_row(PackId(1)).stop
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_module, "write_at", _full)
+        writer = opened.writer()
+        writer.put(noise(200), Role.TENSOR)
+        with pytest.raises(OSError, match="space"):
+            writer.finish()
+        opened.give_up_writer()
+    assert pack_path(opened.packs, 1).stat().st_size == tail
+    assert put(opened, noise(300)) == [ChunkId(2)]
+
+
+def _full(*_: object) -> None:
+    raise OSError(28, "no space")
+
+
+def test_extents_and_chunks_count_the_same(opened: Store) -> None:
+    """Pointing to a chunk and away from it is counted in uses and in bytes."""
+    (chunk,) = put(opened, noise(100))
+    inode = new_file(opened, b"f")
+    opened.contents.truncate(inode, 100)
+    opened.flush(inode)
+    with opened.index.change():
+        opened.maps.replace(inode, 0, 100, [Extent(0, chunk, 0, 100)])
+    with opened.index.change():
+        opened.maps.replace(inode, 40, 60, [])
+    record = opened.chunks.record(chunk)
+    assert (record.uses, record.used) == (2, 80)
+    assert isinstance(opened.writer(), ChunkWriter)

@@ -1,0 +1,112 @@
+"""Room: who may use how much of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import StoreFull
+from modelfs.store.disk import space as space_module
+from modelfs.store.disk.space import Space
+from modelfs.store.index.tables import ROOT
+from modelfs.store.store import Store
+from tests.support.stores import CHUNK, content_of, new_file, noise
+
+MB = 1 << 20
+
+
+class Disk:
+    """Stands for statvfs(2)."""
+
+    def __init__(self, total: int, free: int) -> None:
+        self.total = total
+        self.free = free
+        self._real = os.statvfs
+
+    def statvfs(self, path: Path) -> os.statvfs_result:
+        values = list(self._real(path))
+        values[1] = 4096  # f_frsize
+        values[2], values[3], values[4] = self.total // 4096, self.free // 4096, self.free // 4096
+        return os.statvfs_result(values)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """A disk of 1,000 MiB, of which 100 MiB are free."""
+    disk = Disk(1000 * MB, 100 * MB)
+    monkeypatch.setattr(os, "statvfs", disk.statvfs)
+    return disk
+
+
+@pytest.mark.parametrize(
+    ("total", "reserve"),
+    [(40 * MB, 10 * MB), (200 * MB, 24 * MB), (1000 * MB, 50 * MB), (10**13, 256 * MB)],
+)
+def test_the_reserve_fits_the_disk(disk: Disk, tmp_path: Path, total: int, reserve: int) -> None:
+    """It is 5 % of the disk, of small ones more, of large ones less."""
+    disk.total = total
+    assert Space(tmp_path).reserve == reserve
+
+
+def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
+    """They get what is above it, as statfs tells; what they take counts before it is written."""
+    space = Space(tmp_path)
+    assert space.room().free == 50 * MB
+    for _ in range(3):
+        space.take(16 * MB)
+        disk.free -= 16 * MB
+    space.take(2 * MB)
+    disk.free -= 2 * MB
+    with pytest.raises(StoreFull):
+        space.take(1)
+
+
+def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
+    """They may use most of the reserve, and leave the rest to the index."""
+    disk.free = 50 * MB
+    space = Space(tmp_path)
+    with pytest.raises(StoreFull):
+        space.take(1)
+    space.spend(40 * MB)
+    with pytest.raises(StoreFull):
+        space.spend(45 * MB)
+
+
+def test_a_limit_is_what_the_store_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers stop at it, and go on when there is less; nobody else heeds it."""
+    monkeypatch.setattr(space_module, "FRESH_SECONDS", -1.0)
+    space = Space(tmp_path, 10 * MB)
+    assert space.room().total == 10 * MB
+    file = tmp_path / "f"
+    space.take(9 * MB)
+    file.write_bytes(b"x" * 9 * MB)
+    with pytest.raises(StoreFull, match="limit"):
+        space.take(2 * MB)
+    assert space.room().free < 2 * MB
+    space.spend(100 * MB)
+    file.unlink()
+    space.take(8 * MB)
+
+
+def test_packs_ask_first(opened: Store, disk: Disk) -> None:
+    """Ingest without room writes nothing at all, and everything when there is some."""
+    inode = new_file(opened, b"f", noise(4 * CHUNK))
+    disk.free = 6 * MB
+    with pytest.raises(StoreFull):
+        opened.ingest_all()
+    assert opened.packs.numbers() == set()
+    assert content_of(opened, inode) == noise(4 * CHUNK)
+    disk.free = 100 * MB
+    opened.ingest_all()
+    assert opened.pending() == []
+
+
+def test_dead_packs_need_no_room(opened: Store, disk: Disk) -> None:
+    """A pack without anything alive in it goes from a disk without a free byte."""
+    inode = new_file(opened, b"f", noise(4 * CHUNK))
+    opened.ingest_all()
+    disk.free = 0
+    opened.namespace.unlink(ROOT, b"f")
+    assert opened.collect() > 4 * CHUNK
+    assert opened.nodes.find(inode) is None
+    assert opened.packs.numbers() == set()

@@ -1,0 +1,116 @@
+"""Modes, owners, times and extended attributes."""
+
+import stat
+
+import pytest
+
+from modelfs.errors import (
+    AttributeTooLarge,
+    InvalidArgument,
+    NoAttribute,
+    NotFound,
+    NotSupported,
+)
+from modelfs.store.files.attributes import VALUE_MAX, Change
+from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.store import Store
+from tests.support.stores import FILE, Box, new_file
+
+NOWHERE = InodeNumber(12345)
+
+
+def test_fields_are_set_one_by_one(opened: Store) -> None:
+    """What is given is set, what is None stays, the file type always, and ctime is dated."""
+    inode = new_file(opened, b"f")
+    before = opened.nodes.get(inode)
+    opened.attributes.set(inode, Change(mode=0o600, uid=5))
+    after = opened.nodes.get(inode)
+    assert after.mode == stat.S_IFREG | 0o600
+    assert (after.uid, after.gid) == (5, before.gid)
+    assert (after.atime_ns, after.mtime_ns) == (before.atime_ns, before.mtime_ns)
+    assert after.ctime_ns > before.ctime_ns
+    opened.attributes.set(inode, Change(mode=stat.S_IFDIR | 0o7777, gid=6, atime_ns=-1))
+    after = opened.nodes.get(inode)
+    assert after.mode == stat.S_IFREG | 0o7777
+    assert (after.uid, after.gid, after.atime_ns) == (5, 6, -1)
+
+
+def test_a_time_that_was_set_stays_set(box: Box) -> None:
+    """A set mtime holds over staged content, its flush, its ingest and a crash."""
+    inode = new_file(box.store, b"f", b"content")
+    box.store.attributes.set(inode, Change(mtime_ns=1234))
+    assert box.store.contents.node(inode).mtime_ns == 1234
+    box.store.flush(inode)
+    box.store.commit()
+    store = box.crash()
+    assert store.contents.node(inode).mtime_ns == 1234
+    store.ingest_all()
+    assert store.nodes.get(inode).mtime_ns == 1234
+
+
+def test_a_write_dates_the_file(opened: Store) -> None:
+    """Writing after a time was set sets another."""
+    inode = new_file(opened, b"f", b"content")
+    opened.attributes.set(inode, Change(mtime_ns=1234))
+    opened.contents.write(inode, 0, b"x")
+    assert opened.contents.node(inode).mtime_ns > 1234
+
+
+def test_attributes_are_kept(box: Box) -> None:
+    """Extended attributes come back with any name and value, also empty ones, until removed."""
+    inode = new_file(box.store, b"f")
+    values = {b"user.a": b"value", b"user.b": b"", b"user.\xff": bytes(VALUE_MAX)}
+    for name, value in values.items():
+        box.store.attributes.put(inode, name, value)
+    store = box.reopen()
+    assert {name: store.attributes.get(inode, name) for name in values} == values
+    assert list(store.attributes.names(inode)) == sorted(values)
+    store.attributes.remove(inode, b"user.b")
+    assert list(store.attributes.names(inode)) == [b"user.a", b"user.\xff"]
+    with pytest.raises(NoAttribute):
+        store.attributes.get(inode, b"user.b")
+    with pytest.raises(NoAttribute):
+        store.attributes.remove(inode, b"user.b")
+
+
+def test_attributes_are_those_of_one_inode(opened: Store) -> None:
+    """Neighbouring inodes' attributes do not mix."""
+    inodes = [new_file(opened, b"%d" % number) for number in range(3)]
+    opened.attributes.put(inodes[1], b"user.x", b"1")
+    assert [list(opened.attributes.names(each)) for each in inodes] == [[], [b"user.x"], []]
+
+
+def test_values_have_a_largest_size(opened: Store) -> None:
+    """One byte more than the kernel takes is refused."""
+    inode = new_file(opened, b"f")
+    with pytest.raises(AttributeTooLarge):
+        opened.attributes.put(inode, b"user.x", bytes(VALUE_MAX + 1))
+    assert list(opened.attributes.names(inode)) == []
+
+
+@pytest.mark.parametrize("name", [b"system.posix_acl_access", b"system.", b"name", b"users.x"])
+def test_other_namespaces_are_not_supported(opened: Store, name: bytes) -> None:
+    """Access lists, which would have to be enforced, and what is in no namespace are refused."""
+    for call in (
+        lambda: opened.attributes.put(ROOT, name, b"x"),
+        lambda: opened.attributes.get(ROOT, name),
+        lambda: opened.attributes.remove(ROOT, name),
+    ):
+        with pytest.raises(NotSupported):
+            call()
+
+
+@pytest.mark.parametrize("namespace", [b"user.", b"trusted.", b"security."])
+def test_namespace_without_a_name(opened: Store, namespace: bytes) -> None:
+    """A namespace alone names no attribute."""
+    with pytest.raises(InvalidArgument):
+        opened.attributes.put(ROOT, namespace, b"x")
+
+
+def test_what_is_not_there_has_no_attributes(opened: Store) -> None:
+    """Nothing is kept for an inode that does not exist."""
+    with pytest.raises(NotFound):
+        opened.attributes.set(NOWHERE, Change(mode=FILE))
+    with pytest.raises(NotFound):
+        opened.attributes.put(NOWHERE, b"user.x", b"x")
+    assert list(opened.attributes.names(NOWHERE)) == []

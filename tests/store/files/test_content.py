@@ -1,0 +1,341 @@
+"""The bytes of files: what is staged over what is in chunks, flushed, cut and lost in crashes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import CorruptChunk, CorruptIndex, FileTooLarge
+from modelfs.store.files import staging
+from modelfs.store.files.content import SIZE_MAX, FileRun, write_part
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_key, pair_key
+from modelfs.store.store import Store
+from tests.support.stores import (
+    CHUNK,
+    Box,
+    content_of,
+    model_of,
+    new_file,
+    noise,
+    overwrite,
+    pack_path,
+    small_windows,
+    stored_file,
+)
+
+WINDOW = 2 * CHUNK
+
+
+@pytest.fixture(autouse=True)
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let windows be small here."""
+    small_windows(monkeypatch, WINDOW)
+
+
+def durable(store: Store, inode: InodeNumber) -> None:
+    """Do what fsync does."""
+    store.flush(inode)
+    store.commit()
+
+
+# -- reading and writing
+
+
+def test_a_write_is_read_at_once(opened: Store) -> None:
+    """Staged bytes are read as written, over windows' bounds and with holes between."""
+    inode = new_file(opened, b"f")
+    opened.contents.write(inode, WINDOW - 5, noise(10))
+    opened.contents.write(inode, 3 * WINDOW, b"end")
+    content = bytes(WINDOW - 5) + noise(10)
+    assert content_of(opened, inode) == content.ljust(3 * WINDOW, b"\0") + b"end"
+
+
+def test_reads_are_clipped_to_the_size(opened: Store) -> None:
+    """A read past the end is short, one behind it empty."""
+    inode = new_file(opened, b"f", b"0123456789")
+    assert opened.contents.read(inode, 8, 100) == b"89"
+    assert opened.contents.read(inode, 10, 100) == b""
+    assert opened.contents.read(inode, 1000, 100) == b""
+
+
+def test_staged_bytes_lie_over_chunks(opened: Store) -> None:
+    """A write into a stored file shows, and so does all of the file around it."""
+    data = noise(5 * CHUNK)
+    inode = stored_file(opened, b"f", data)
+    opened.contents.write(inode, CHUNK + 7, b"new")
+    assert content_of(opened, inode) == data[: CHUNK + 7] + b"new" + data[CHUNK + 10 :]
+
+
+@pytest.mark.parametrize("wrong", [Extent(0, ChunkId(1), 1, CHUNK), Extent(0, ChunkId(1), 0, 5000)])
+def test_a_damaged_extent_gives_nobody_elses_bytes(opened: Store, wrong: Extent) -> None:
+    """An extent that reaches past its chunk is corrupt: behind that lies another file's."""
+    inode = stored_file(opened, b"f", noise(CHUNK))
+    stored_file(opened, b"g", noise(CHUNK, 1))
+    key = pair_key(inode, 0)
+    right = opened.index.get(Table.EXTENTS, key)
+    assert right is not None
+    with opened.index.change():
+        opened.index.put(Table.EXTENTS, key, wrong.to_bytes())
+    with pytest.raises(CorruptIndex, match="past the end of chunk 1"):
+        content_of(opened, inode)
+    with opened.index.change():
+        opened.index.put(Table.EXTENTS, key, right)
+    assert content_of(opened, inode) == noise(CHUNK)
+
+
+def test_huge_offsets_cost_nothing(opened: Store) -> None:
+    """A byte at the far end of the largest file takes one window and reads back."""
+    inode = new_file(opened, b"f")
+    opened.contents.write(inode, SIZE_MAX - 1, b"x")
+    assert opened.contents.node(inode).size == SIZE_MAX
+    assert opened.contents.read(inode, SIZE_MAX - 2, 10) == b"\0x"
+    opened.ingest_file(inode)
+    assert opened.contents.read(inode, SIZE_MAX - 2, 10) == b"\0x"
+    opened.contents.truncate(inode, 0)
+
+
+def test_files_have_a_largest_size(opened: Store) -> None:
+    """Past the kernel's largest size, writes and truncations are refused and change nothing."""
+    inode = new_file(opened, b"f", b"x")
+    with pytest.raises(FileTooLarge):
+        opened.contents.write(inode, SIZE_MAX, b"y")
+    with pytest.raises(FileTooLarge):
+        opened.contents.truncate(inode, SIZE_MAX + 1)
+    assert content_of(opened, inode) == b"x"
+
+
+def test_verified_neighbours_are_one_run(opened: Store) -> None:
+    """Plain chunks that lie next to each other in a pack are read in one go."""
+    inode = stored_file(opened, b"f", noise(4 * CHUNK))
+    content_of(opened, inode)
+    (run,) = opened.contents.plan(inode, 0, 4 * CHUNK)
+    assert isinstance(run, FileRun)
+
+
+def test_a_planned_read_outlives_what_it_reads(opened: Store) -> None:
+    """What was planned is read as it was, though the file was since ingested and cut."""
+    inode = new_file(opened, b"f", b"before")
+    plan = opened.contents.plan(inode, 0, 100)
+    opened.contents.truncate(inode, 0)
+    opened.ingest_all()
+    assert opened.contents.gather(plan) == b"before"
+
+
+# -- truncation
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, WINDOW, WINDOW + 1])
+def test_what_truncation_cut_off_does_not_come_back(opened: Store, size: int) -> None:
+    """A file made shorter and then longer reads as zeros behind the cut, ingested or not."""
+    data = noise(4 * CHUNK)
+    for inode in (new_file(opened, b"staged", data), stored_file(opened, b"stored", data)):
+        opened.contents.truncate(inode, size)
+        opened.contents.truncate(inode, len(data))
+        assert content_of(opened, inode) == data[:size].ljust(len(data), b"\0")
+        opened.ingest_file(inode)
+        assert content_of(opened, inode) == data[:size].ljust(len(data), b"\0")
+
+
+def test_a_cut_window_is_flushed_empty(box: Box) -> None:
+    """Bytes that were cut off, and flushed as zeros since, are zeros after a crash."""
+    inode = new_file(box.store, b"f")
+    box.store.contents.write(inode, 50, noise(50))
+    durable(box.store, inode)
+    box.store.contents.truncate(inode, 20)
+    box.store.contents.truncate(inode, 100)
+    durable(box.store, inode)
+    store = box.crash()
+    assert content_of(store, inode) == bytes(100)
+
+
+def test_unflushed_truncation_is_whole_after_a_crash(box: Box) -> None:
+    """What ingest admits of a truncation stays cut off when the file is made longer again."""
+    data = noise(3 * WINDOW)
+    inode = new_file(box.store, b"f", data)
+    durable(box.store, inode)
+    box.store.contents.truncate(inode, 10)
+    box.store.intake.trim(inode)
+    box.store.commit()
+    store = box.crash()
+    size = store.contents.node(inode).size
+    store.contents.truncate(inode, len(data))
+    assert content_of(store, inode) == data[:size].ljust(len(data), b"\0")
+
+
+# -- flushing
+
+
+def test_fsync_keeps_everything(box: Box) -> None:
+    """What was flushed and committed is there after a crash, the last write of it too."""
+    data = noise(3 * WINDOW)
+    inode = new_file(box.store, b"f", data)
+    durable(box.store, inode)
+    box.store.contents.write(inode, 5, b"five")
+    durable(box.store, inode)
+    store = box.crash()
+    assert content_of(store, inode) == data[:5] + b"five" + data[9:]
+
+
+def test_closing_a_store_keeps_everything(box: Box) -> None:
+    """Content that nobody flushed is flushed when the store is closed in order."""
+    inode = new_file(box.store, b"f", b"content")
+    assert content_of(box.reopen(), inode) == b"content"
+
+
+def test_what_was_not_flushed_is_older_after_a_crash(box: Box) -> None:
+    """A crash takes a file back to its last flush."""
+    inode = new_file(box.store, b"f", b"flushed")
+    durable(box.store, inode)
+    box.store.contents.write(inode, WINDOW, b"not flushed")
+    store = box.crash()
+    assert content_of(store, inode) == b"flushed"
+
+
+def test_a_write_begun_before_a_flush_is_flushed_by_the_next(box: Box) -> None:
+    """A write that ends after a flush froze the file leaves the file dirty."""
+    inode = new_file(box.store, b"f", b"old")
+    data = b"new"
+    parts = box.store.contents.begin_write(inode, 0, memoryview(data))
+    box.store.flush(inode)
+    write_part(parts[0])
+    box.store.contents.end_write(inode, parts, len(data))
+    durable(box.store, inode)
+    store = box.crash()
+    assert content_of(store, inode) == b"new"
+
+
+def test_a_window_begun_while_flushing_does_not_keep_the_old_row(box: Box) -> None:
+    """A row does not name a file that is deleted, if its window was begun anew meanwhile."""
+    inode = new_file(box.store, b"f", b"first")
+    durable(box.store, inode)
+    box.store.contents.truncate(inode, 0)
+    flush = box.store.intake.begin_flush(inode)
+    assert flush is not None
+    box.store.contents.write(inode, 0, b"second")
+    box.store.staging.sync(inode, flush.windows)
+    while not box.store.intake.finish_flush(flush):
+        flush = box.store.intake.begin_flush(inode)
+        assert flush is not None
+        box.store.staging.sync(inode, flush.windows)
+    box.store.commit()
+    store = box.crash()
+    assert content_of(store, inode) in (b"", b"second")
+
+
+def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
+    """A flush that a truncation falls into makes the file durable as before it, or as after."""
+    data = noise(3 * WINDOW)
+    inode = new_file(box.store, b"f", data)
+    flush = box.store.intake.begin_flush(inode)
+    assert flush is not None
+    box.store.contents.truncate(inode, WINDOW)
+    box.store.staging.sync(inode, flush.windows)
+    if not box.store.intake.finish_flush(flush):
+        box.store.flush(inode)
+    box.store.commit()
+    store = box.crash()
+    assert content_of(store, inode) in (data, data[:WINDOW])
+
+
+def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
+    """Of two flushes of a file, the one that began first and ended last changes nothing."""
+    store = box.store
+    inode = new_file(store, b"f", b"old")
+    older = store.intake.begin_flush(inode)
+    assert older is not None
+    store.contents.write(inode, 0, b"newer, and longer")
+    durable(store, inode)
+    store.staging.sync(inode, older.windows)
+    assert not store.intake.finish_flush(older)
+    store.commit()
+    assert content_of(box.crash(), inode) == b"newer, and longer"
+
+
+def test_a_flush_survives_an_ingest_that_was_faster(opened: Store) -> None:
+    """Syncing windows that became chunks meanwhile, and whose files are gone, is no error."""
+    inode = new_file(opened, b"f", noise(CHUNK))
+    flush = opened.intake.begin_flush(inode)
+    assert flush is not None
+    opened.ingest_all()
+    opened.staging.sync(inode, flush.windows)
+    assert opened.intake.finish_flush(flush)
+
+
+def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
+    """A window whose file is gone for no good reason is not said to be durable."""
+    inode = new_file(opened, b"f", noise(CHUNK))
+    opened.staging.close()
+    (path,) = opened.staging.folder.iterdir()
+    path.rename(path.with_name("elsewhere"))
+    flush = opened.intake.begin_flush(inode)
+    assert flush is not None
+    with pytest.raises(FileNotFoundError):
+        opened.staging.sync(inode, flush.windows)
+    path.with_name("elsewhere").rename(path)
+
+
+def test_a_folder_that_could_not_be_synced_is_synced_again(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New staging files' names are not taken for durable after an error."""
+    synced: list[Path] = []
+
+    def fails(folder: Path) -> None:
+        raise OSError(5, os.strerror(5))
+
+    inode = new_file(opened, b"f", b"x")
+    monkeypatch.setattr(staging, "sync_folder", fails)
+    with pytest.raises(OSError, match="error"):
+        opened.staging.sync(inode, [])
+    monkeypatch.setattr(staging, "sync_folder", synced.append)
+    opened.flush(inode)
+    opened.staging.sync(inode, [])
+    assert synced == [opened.staging.folder]
+
+
+# -- damage
+
+
+def test_a_damaged_chunk_fails_its_bytes_only(opened: Store) -> None:
+    """Reading a damaged chunk raises; the file's other chunks read as ever."""
+    data = noise(3 * CHUNK)
+    inode = stored_file(opened, b"f", data)
+    first = next(opened.maps.within(inode, 0, 1))
+    record = opened.chunks.record(first.chunk)
+    path = pack_path(opened.packs, record.pack)
+    overwrite(path, record.offset, bytes([data[0] ^ 1]))
+    with pytest.raises(CorruptChunk):
+        opened.contents.read(inode, 0, 10)
+    assert opened.contents.read(inode, CHUNK, 2 * CHUNK) == data[CHUNK:]
+    overwrite(path, record.offset, data[:1])
+
+
+def test_a_damaged_record_fails_its_bytes_only(opened: Store) -> None:
+    """A chunk whose record is lost is damage to the reads that touch it, and to no neighbours."""
+    data = noise(3 * CHUNK)
+    inode = stored_file(opened, b"f", data)
+    _, middle, _ = opened.maps.within(inode, 0, len(data))
+    key = number_key(middle.chunk)
+    record = opened.index.get(Table.CHUNKS, key)
+    assert record is not None
+    with opened.index.change():
+        opened.index.put(Table.CHUNKS, key, b"junk")
+    for _ in range(2):
+        assert opened.contents.read(inode, 0, CHUNK) == data[:CHUNK]
+        assert opened.contents.read(inode, 2 * CHUNK, CHUNK) == data[2 * CHUNK :]
+        with pytest.raises(CorruptIndex):
+            opened.contents.read(inode, 0, 2 * CHUNK)
+    with opened.index.change():
+        opened.index.put(Table.CHUNKS, key, record)
+    assert content_of(opened, inode) == data
+
+
+def test_planning_ahead_is_bounded(opened: Store) -> None:
+    """Of a file that is cut very small, little is planned ahead; of any other, all."""
+    small = stored_file(opened, b"small", model_of(*(noise(200, n) for n in range(1000))))
+    assert 0 < len(opened.contents.plan_ahead(small, 20_000, 1 << 20)) < 200
+    large = stored_file(opened, b"large", noise(30 * CHUNK))
+    assert sum(run.size for run in opened.contents.plan_ahead(large, 10, 1 << 20)) == (
+        30 * CHUNK - 10
+    )

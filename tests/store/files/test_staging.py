@@ -1,0 +1,181 @@
+"""Windows, and the files behind them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.files.staging import StagedFile, Staging, Window, window_name
+from modelfs.store.index.index import Index
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.tables import InodeNumber, Table, pair_key
+from modelfs.store.store import Store
+from tests.support.stores import CHUNK, Box, content_of, new_file, noise, small_windows
+
+WINDOW = 2 * CHUNK
+
+
+@pytest.fixture(autouse=True)
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let windows be small here."""
+    small_windows(monkeypatch, WINDOW)
+
+
+def staged_of(store: Store, inode: InodeNumber) -> StagedFile:
+    staged = store.staging.find(inode)
+    assert staged is not None
+    return staged
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_write_takes_the_windows_it_touches(opened: Store) -> None:
+    """A file has a staging file for each window that was written, and no other."""
+    inode = new_file(opened, b"f")
+    opened.contents.write(inode, WINDOW - 1, b"ab")
+    opened.contents.write(inode, 100 * WINDOW, b"c")
+    staged = staged_of(opened, inode)
+    assert sorted(staged.windows) == [0, 1, 100]
+    assert list(staged.ranges()) == [(WINDOW - 1, WINDOW + 1), (100 * WINDOW, 100 * WINDOW + 1)]
+    assert staged.staged_bytes == 3
+    assert len(names_in(opened.staging.folder)) == 3
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_parts_are_found_among_few_and_many_windows(opened: Store, count: int) -> None:
+    """What is staged in a range is found, whether windows or the range are more."""
+    inode = new_file(opened, b"f")
+    for number in range(0, 2 * count, 2):
+        opened.contents.write(inode, number * WINDOW + 10, b"x")
+    staged = staged_of(opened, inode)
+    found = [low for _, low, _ in staged.within(WINDOW, 6 * WINDOW)]
+    assert found == [number * WINDOW + 10 for number in range(2, min(6, 2 * count), 2)]
+    everything = list(staged.within(0, 1 << 60))
+    assert len(everything) == count
+
+
+def test_a_full_window_says_so(opened: Store) -> None:
+    """A window is full when its every byte is staged."""
+    inode = new_file(opened, b"f", noise(WINDOW - 1))
+    window = staged_of(opened, inode).windows[0]
+    assert not window.full
+    opened.contents.write(inode, WINDOW - 1, b"x")
+    assert window.full
+
+
+def test_a_window_begun_again_has_another_file(opened: Store) -> None:
+    """A window that was cut off and written anew does not write into the old one's file."""
+    inode = new_file(opened, b"f", b"old")
+    plan = opened.contents.plan(inode, 0, 3)
+    opened.contents.truncate(inode, 0)
+    opened.contents.write(inode, 0, b"new")
+    assert opened.contents.gather(plan) == b"old"
+    assert len(names_in(opened.staging.folder)) == 2
+    opened.flush(inode)
+    opened.commit()
+    assert len(names_in(opened.staging.folder)) == 1
+    assert content_of(opened, inode) == b"new"
+
+
+def test_stamps_are_not_used_twice(opened: Store) -> None:
+    """No two states of a file's windows look the same to who compares their stamps."""
+    inode = new_file(opened, b"f")
+    seen: list[tuple[int, int]] = []
+    for _ in range(3):
+        for _ in range(3):
+            opened.contents.write(inode, 0, b"x")
+            seen.append(staged_of(opened, inode).windows[0].stamp)
+        opened.contents.truncate(inode, 0)
+    assert len(set(seen)) == len(seen)
+
+
+def test_generations_go_on_after_a_crash(box: Box) -> None:
+    """A window begun after the store was opened again does not take an old one's name."""
+    inode = new_file(box.store, b"f", b"old")
+    box.store.flush(inode)
+    box.store.commit()
+    (before,) = names_in(box.store.staging.folder)
+    store = box.crash()
+    store.contents.truncate(inode, 0)
+    store.contents.write(inode, 0, b"new")
+    assert before in names_in(store.staging.folder)
+    assert content_of(box.crash(), inode) == b"old"
+
+
+def test_what_a_killed_process_rewrote_is_synced(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes rewritten before a kill are read after it, so the first flush has to sync them."""
+    inode = new_file(box.store, b"f", noise(100))
+    box.store.flush(inode)
+    box.store.commit()
+    box.store.contents.write(inode, 0, noise(100, 1))
+    store = box.crash()
+    assert content_of(store, inode) == noise(100, 1)
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    for _ in range(2):
+        store.flush(inode)
+    assert synced == [str(path) for path in store.staging.folder.iterdir()]
+
+
+def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
+    """What a crash left in staging is deleted; what the index mentions stays."""
+    kept = new_file(box.store, b"kept", b"kept")
+    box.store.flush(kept)
+    box.store.commit()
+    new_file(box.store, b"lost", b"lost")
+    assert len(names_in(box.store.staging.folder)) == 2
+    store = box.crash()
+    assert len(names_in(store.staging.folder)) == 1
+    assert content_of(store, kept) == b"kept"
+
+
+def test_dropped_files_stay_until_the_commit(opened: Store) -> None:
+    """While a commit may still fail, the files that it does without are there; then they go."""
+    inode = new_file(opened, b"f", b"content")
+    opened.flush(inode)
+    opened.commit()
+    opened.ingest_file(inode)
+    commit = opened.begin_commit()
+    assert len(names_in(opened.staging.folder)) == 1
+    opened.end_commit(commit, written=False)
+    assert len(names_in(opened.staging.folder)) == 1
+    opened.commit()
+    assert names_in(opened.staging.folder) == set()
+
+
+def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
+    """Dropping an older window leaves the row of the one that took its number."""
+    index = Index(tmp_path)
+    staging = Staging(tmp_path, index)
+    inode = InodeNumber(7)
+    staged = staging.adopt(StagedFile(inode, 0, 0, 0, least=0))
+    old = staging.window(staged, 3)
+    staging.supersede(staged, old)
+    new = staging.window(staged, 3)
+    key = pair_key(inode, 3)
+    with index.change():
+        staging.record(inode, new, RangeSet([(3 * WINDOW, 3 * WINDOW + 1)]))
+        staging.drop(staged, [old])
+    assert index.get(Table.STAGED, key) is not None
+    assert staging.doomed() == [window_name(inode, 3, old.generation)]
+    with index.change():
+        staging.drop(staged, [new])
+    assert index.get(Table.STAGED, key) is None
+    staging.release(inode)
+    index.close()
+
+
+def test_a_copy_is_not_changed_by_writes() -> None:
+    """A copy of the content state keeps its ranges, whatever the original does."""
+    window = Window(0, 1, RangeSet([(0, 10)]))
+    staged = StagedFile(InodeNumber(7), 10, 0, 0, least=0, windows={0: window})
+    copy = staged.copy()
+    window.ranges.add(10, 20)
+    window.version += 1
+    staged.windows[1] = Window(1, 2)
+    assert list(copy.ranges()) == [(0, 10)]
+    assert copy.windows[0].version == 0

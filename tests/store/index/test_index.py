@@ -1,0 +1,339 @@
+"""The index, against a plain dict: whatever step a commit is in, and whichever fails."""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
+from modelfs.store.index import index as index_module
+from modelfs.store.index.index import Batch, Index
+from modelfs.store.index.tables import Table, pair_key
+from tests.support.stores import run_apart
+
+TABLES = st.sampled_from([Table.EXTENTS, Table.TRIMS])
+# Keys of few numbers, so that layers meet in them.
+KEYS = st.builds(pair_key, st.integers(1, 2), st.integers(0, 5))
+VALUES = st.binary(min_size=1, max_size=2)
+CHANGES = st.lists(st.tuples(TABLES, KEYS, st.none() | VALUES), max_size=8)
+STEPS = settings(
+    max_examples=150,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+Rows = dict[tuple[Table, bytes], bytes]
+Changes = list[tuple[Table, bytes, bytes | None]]
+
+
+class Interrupted(Exception):
+    """What ends a change before its end."""
+
+
+def apply(rows: Rows, changes: Changes) -> None:
+    for table, key, value in changes:
+        if value is None:
+            rows.pop((table, key), None)
+        else:
+            rows[table, key] = value
+
+
+class LikeADict(RuleBasedStateMachine):
+    """Change an index and a dict alike; nothing may tell them apart, in memory or on the disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.index = Index(Path(self.folder.name))
+        self.rows: Rows = {}
+        self.sealed: Rows = {}
+        self.durable: Rows = {}
+        self.batch: Batch | None = None
+        self.written = False
+
+    def put(self, changes: Changes) -> None:
+        for table, key, value in changes:
+            if value is None:
+                self.index.delete(table, key)
+            else:
+                self.index.put(table, key, value)
+
+    @rule(changes=CHANGES)
+    def change(self, changes: Changes) -> None:
+        with self.index.change():
+            self.put(changes)
+        apply(self.rows, changes)
+
+    @rule(changes=CHANGES, more=CHANGES)
+    def change_in_change(self, changes: Changes, more: Changes) -> None:
+        with self.index.change():
+            self.put(changes)
+            with self.index.change():
+                self.put(more)
+        apply(self.rows, changes + more)
+
+    @rule(changes=CHANGES, more=CHANGES)
+    def fail_to_change(self, changes: Changes, more: Changes) -> None:
+        with contextlib.suppress(Interrupted), self.index.change():
+            self.put(changes)
+            with self.index.change():
+                self.put(more)
+                raise Interrupted
+
+    @precondition(lambda self: self.batch is None)
+    @rule()
+    def seal(self) -> None:
+        self.batch = self.index.seal()
+        self.sealed = dict(self.rows)
+
+    @precondition(lambda self: self.batch is not None)
+    @rule()
+    def write(self) -> None:
+        assert self.batch is not None
+        self.batch.write()
+        self.durable = dict(self.sealed)
+        self.written = True
+
+    @precondition(lambda self: self.written)
+    @rule()
+    def release(self) -> None:
+        self.index.release()
+        self.batch, self.written = None, False
+
+    @precondition(lambda self: self.batch is not None and not self.written)
+    @rule()
+    def give_batch_up(self) -> None:
+        self.batch = None
+
+    @precondition(lambda self: self.batch is None)
+    @rule()
+    def commit(self) -> None:
+        self.index.commit()
+        assert not self.index.dirty
+        self.durable = dict(self.rows)
+
+    @rule()
+    def reopen(self) -> None:
+        self.index.close()
+        self.index = Index(Path(self.folder.name))
+        self.rows = dict(self.durable)
+        self.batch, self.written = None, False
+
+    @rule(table=TABLES, start=KEYS, stop=KEYS, limit=st.integers(1, 5))
+    def scan(self, table: Table, start: bytes, stop: bytes, limit: int) -> None:
+        assert (
+            self.index.scan(table, start, stop, limit) == self.between(table, start, stop)[:limit]
+        )
+
+    @rule(table=TABLES, low=KEYS, key=KEYS)
+    def floor(self, table: Table, low: bytes, key: bytes) -> None:
+        below = self.between(table, low, key + b"\0")
+        assert self.index.floor(table, key, low) == (below[-1] if below else None)
+
+    def between(self, table: Table, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
+        found = ((key, value) for (which, key), value in self.rows.items() if which is table)
+        return sorted((key, value) for key, value in found if start <= key < stop)
+
+    @invariant()
+    def same_rows(self) -> None:
+        for table in (Table.EXTENTS, Table.TRIMS):
+            rows = self.between(table, b"", b"\xff")
+            assert list(self.index.pages(table)) == rows
+            for key, value in rows:
+                assert self.index.get(table, key) == value
+        assert self.index.get(Table.EXTENTS, pair_key(3, 0)) is None
+
+    def teardown(self) -> None:
+        self.index.close()
+        self.folder.cleanup()
+
+
+def test_an_index_is_a_dict() -> None:
+    """What was put is read, through all layers; a failed change and a crash leave no trace."""
+    run_state_machine_as_test(LikeADict, settings=STEPS)
+
+
+def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pages of two rows the same holds: none is left out or yielded twice between pages."""
+    monkeypatch.setattr(index_module, "SCAN_PAGE", 2)
+    monkeypatch.setattr(Index.scan, "__defaults__", (2,))
+    run_state_machine_as_test(LikeADict, settings=STEPS)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    index = Index(tmp_path)
+    yield index
+    index.close()
+
+
+def test_an_unwritten_batch_is_part_of_the_next(index: Index, tmp_path: Path) -> None:
+    """Changes of a commit that failed are written by the one after it."""
+    with index.change():
+        index.put(Table.META, b"a", b"1")
+        index.put(Table.META, b"b", b"1")
+    index.seal()
+    with index.change():
+        index.put(Table.META, b"b", b"2")
+    index.commit()
+    index.close()
+    again = Index(tmp_path)
+    assert list(again.pages(Table.META)) == [(b"a", b"1"), (b"b", b"2")]
+    again.close()
+
+
+def test_a_read_only_index_takes_no_changes(index: Index, tmp_path: Path) -> None:
+    """Changing an index that is open for reading is refused before anything is noted."""
+    index.close()
+    reader = Index(tmp_path, read_only=True)
+    with pytest.raises(StoreReadOnly), reader.change():
+        reader.put(Table.META, b"a", b"1")
+    assert reader.get(Table.META, b"a") is None
+    reader.close()
+
+
+def test_no_index_is_no_store(tmp_path: Path) -> None:
+    """Where there is no folder there is no store; where there is junk, it is damage."""
+    with pytest.raises(NotAStore):
+        Index(tmp_path / "nowhere")
+    (tmp_path / "data.mdb").write_bytes(b"junk" * 10_000)
+    with pytest.raises(CorruptIndex):
+        Index(tmp_path)
+
+
+WRITE: Final = """
+import sys
+from typing import Final
+from pathlib import Path
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import Table
+index = Index(Path(sys.argv[1]))
+with index.change():
+    index.put(Table.META, b"other", b"1")
+index.commit()
+index.close()
+"""
+
+
+@pytest.mark.parametrize("unchanging", [False, True])
+def test_a_reader_is_told_of_what_others_write(
+    index: Index, tmp_path: Path, *, unchanging: bool
+) -> None:
+    """Another's commit changes the version, unless nobody can write: then it is not asked for."""
+    index.close()
+    reader = Index(tmp_path, read_only=True, unchanging=unchanging)
+    before = reader.version(Table.META)
+    subprocess.run([sys.executable, "-c", WRITE, tmp_path], check=True)
+    assert (reader.version(Table.META) == before) == unchanging
+    reader.close()
+
+
+def test_versions_tell_of_changes(index: Index) -> None:
+    """A table's version changes with its rows, by rollback too, and not with another's."""
+    before = index.version(Table.META)
+    with contextlib.suppress(Interrupted), index.change():
+        index.put(Table.META, b"a", b"1")
+        changed = index.version(Table.META)
+        raise Interrupted
+    assert len({before, changed, index.version(Table.META)}) == 3
+    with index.change():
+        before = index.version(Table.META)
+        index.put(Table.TRIMS, b"a", b"1")
+    assert index.version(Table.META) == before
+
+
+def put_all(index: Index, keys: list[bytes], value: bytes) -> None:
+    with index.change():
+        for key in keys:
+            index.put(Table.EXTENTS, key, value)
+
+
+def test_readers_on_threads_see_whole_rows(index: Index) -> None:
+    """A thread that scans while rows are put, sealed, written and released sees each of the old."""
+    keys = [pair_key(1, number) for number in range(300)]
+    put_all(index, keys, b"old")
+    done = threading.Event()
+    problems: list[int] = []
+
+    def read() -> None:
+        while not done.is_set():
+            rows = index.scan(Table.EXTENTS, keys[0], pair_key(2, 0))
+            if len(rows) != len(keys):
+                problems.append(len(rows))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(30):
+        put_all(index, keys, b"%d" % number)
+        index.commit()
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert problems == []
+
+
+PUT = """
+import sys
+from typing import Final
+from pathlib import Path
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import Table
+index = Index(Path(sys.argv[1]))
+with index.change():
+    index.put(Table.META, b"key", sys.argv[2].encode())
+index.commit()
+"""
+
+
+def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
+    """While pinned, a reader sees the state from when it began; the newest is there on request."""
+    run_apart(PUT, tmp_path, "1")
+    reader = Index(tmp_path, read_only=True)
+    with reader.pinned():
+        assert reader.get(Table.META, b"key") == b"1"
+        run_apart(PUT, tmp_path, "2")
+        assert reader.get(Table.META, b"key") == b"1"
+        assert list(reader.pages(Table.META)) == [(b"key", b"1")]
+        assert reader.get_newest(Table.META, b"key") == b"2"
+    assert reader.get(Table.META, b"key") == b"2"
+    reader.close()
+
+
+def test_a_writer_is_not_pinned(index: Index) -> None:
+    """What the owner of an index changes, it sees, pinned or not."""
+    with index.pinned(), index.change():
+        index.put(Table.META, b"key", b"1")
+        assert index.get(Table.META, b"key") == b"1"
+        assert index.get_newest(Table.META, b"key") == b"1"
+
+
+def test_deleting_what_is_not_there_changes_nothing(index: Index) -> None:
+    """No row is kept in memory for it, which every scan would have to step over."""
+    with index.change():
+        index.put(Table.META, b"there", b"x")
+    index.commit()
+    with index.change():
+        index.delete(Table.META, b"not there")
+    assert (index.changes, index.dirty) == (0, False)
+    with index.change():
+        index.delete(Table.META, b"there")
+        index.delete(Table.META, b"there")
+    assert (index.changes, index.dirty) == (1, True)
+    assert index.get(Table.META, b"there") is None

@@ -1,0 +1,75 @@
+"""Sets of ranges, against plain sets of numbers."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.store.index.ranges import RangeSet
+
+OFFSETS = st.integers(0, 20)
+CALLS = st.lists(st.tuples(st.sampled_from(["add", "remove"]), OFFSETS, OFFSETS), max_size=20)
+
+
+def built(calls: list[tuple[str, int, int]]) -> tuple[RangeSet, set[int]]:
+    ranges, numbers = RangeSet(), set[int]()
+    for call, start, stop in calls:
+        if call == "add":
+            ranges.add(start, stop)
+            numbers.update(range(start, stop))
+        else:
+            ranges.remove(start, stop)
+            numbers.difference_update(range(start, stop))
+    return ranges, numbers
+
+
+def numbers_of(ranges: list[tuple[int, int]]) -> list[int]:
+    return [number for start, stop in ranges for number in range(start, stop)]
+
+
+@given(calls=CALLS)
+def test_a_range_set_is_a_set(calls: list[tuple[str, int, int]]) -> None:
+    """Adding and removing ranges gives the numbers that a set would have, in order."""
+    ranges, numbers = built(calls)
+    assert numbers_of(list(ranges)) == sorted(numbers)
+    assert ranges.size == len(numbers)
+    assert ranges.stop == max(numbers, default=-1) + 1
+    assert bool(ranges) == bool(numbers)
+
+
+@given(calls=CALLS)
+def test_neighbours_are_one_range(calls: list[tuple[str, int, int]]) -> None:
+    """Ranges do not touch, so that equal sets are equal ranges."""
+    ranges, numbers = built(calls)
+    flat = [bound for pair in ranges for bound in pair]
+    assert all(low < high for low, high in pairwise(flat))
+    twin = RangeSet((number, number + 1) for number in sorted(numbers, reverse=True))
+    assert ranges == twin
+    assert hash(ranges) == hash(twin)
+    assert len(ranges) == len(list(ranges))
+
+
+@given(calls=CALLS, start=OFFSETS, stop=OFFSETS)
+def test_parts_are_cut_to_the_bounds(
+    calls: list[tuple[str, int, int]], start: int, stop: int
+) -> None:
+    """What is within bounds is what a set has there."""
+    ranges, numbers = built(calls)
+    inside = sorted(numbers & set(range(start, stop)))
+    assert numbers_of(list(ranges.within(start, stop))) == inside
+
+
+@given(calls=CALLS)
+def test_a_copy_is_another_set(calls: list[tuple[str, int, int]]) -> None:
+    """Changing a copy leaves the original as it was."""
+    ranges, numbers = built(calls)
+    twin = ranges.copy()
+    assert twin == ranges
+    twin.add(100, 101)
+    twin.remove(0, 10)
+    assert numbers_of(list(ranges)) == sorted(numbers)
+
+
+def test_other_things_are_no_ranges() -> None:
+    """A range set equals range sets only."""
+    assert RangeSet([(1, 2)]) != [(1, 2)]

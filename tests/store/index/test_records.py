@@ -1,0 +1,306 @@
+"""The records of the index: round trips, junk, and bytes that must stay what they are."""
+
+import dataclasses
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptIndex
+from modelfs.formats.layout import Format
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import (
+    OFFSET_END,
+    Chunk,
+    ChunkKind,
+    Dentry,
+    Extent,
+    Inode,
+    Listed,
+    PackRow,
+    StagedWindow,
+    Superblock,
+    TensorRow,
+)
+from modelfs.store.index.tables import (
+    ChunkId,
+    InodeNumber,
+    PackId,
+    number_key,
+    number_of,
+    pair_key,
+    pair_of,
+    prefix_end,
+    sidecar_key,
+    tensor_key,
+    triple_key,
+)
+from tests.support.paths import STORE_GOLDEN
+
+U8 = st.integers(0, (1 << 8) - 1)
+U32 = st.integers(0, (1 << 32) - 1)
+U64 = st.integers(0, (1 << 64) - 1)
+I64 = st.integers(-(1 << 63), (1 << 63) - 1)
+INODES = st.builds(InodeNumber, U64)
+DIGESTS = st.binary(min_size=16, max_size=16)
+BOUNDS = st.lists(U64, max_size=8, unique=True).map(sorted)
+
+RECORDS: dict[str, st.SearchStrategy[Any]] = {
+    "superblock": st.builds(
+        Superblock,
+        version=U32,
+        chunk_size=st.integers(4096, 1 << 30),
+        hash_seed=U64,
+        uuid=DIGESTS,
+        created_ns=I64,
+    ),
+    "inode": st.builds(
+        Inode,
+        inode=st.just(InodeNumber(7)),
+        mode=U32,
+        uid=U32,
+        gid=U32,
+        nlink=U32,
+        size=U64,
+        rdev=U64,
+        atime_ns=I64,
+        mtime_ns=I64,
+        ctime_ns=I64,
+        parent=INODES,
+        format=st.sampled_from(Format),
+    ),
+    "dentry": st.builds(Dentry, inode=INODES, cookie=U64),
+    "listed": st.builds(Listed, inode=INODES, name=st.binary(min_size=1, max_size=255)),
+    "extent": st.builds(
+        Extent,
+        start=st.just(7),
+        chunk=st.builds(ChunkId, U64),
+        skip=U32,
+        length=st.integers(1, (1 << 32) - 1),
+    ),
+    "chunk": st.builds(
+        Chunk,
+        kind=st.sampled_from(ChunkKind),
+        codec=st.sampled_from(CodecId),
+        size=U32,
+        pack=st.builds(PackId, U64),
+        offset=st.integers(0, OFFSET_END - 1),
+        stored=U32,
+        uses=U32,
+        used=U64,
+        checksum=U64,
+        digest=DIGESTS,
+        pins=U32,
+        proof=U64,
+        settled=st.booleans(),
+        element=U8,
+    ),
+    "pack": st.builds(PackRow, stop=U64, live=U64),
+    "window": st.builds(
+        StagedWindow,
+        generation=U64,
+        ranges=BOUNDS.map(lambda flat: RangeSet(zip(flat[::2], flat[1::2], strict=False))),
+    ),
+    "tensor": st.builds(
+        TensorRow,
+        start=st.just(7),
+        size=U64,
+        dtype=st.text("ABCF0123", max_size=255),
+        shape=st.lists(U64, max_size=4).map(tuple),
+        name=st.text(st.characters(), max_size=20),
+    ),
+}
+DECODE: dict[str, Callable[[bytes], object]] = {
+    "superblock": Superblock.from_bytes,
+    "inode": lambda value: Inode.from_bytes(7, value),
+    "dentry": Dentry.from_bytes,
+    "listed": Listed.from_bytes,
+    "extent": lambda value: Extent.from_bytes(7, value),
+    "chunk": Chunk.from_bytes,
+    "pack": PackRow.from_bytes,
+    "window": StagedWindow.from_bytes,
+    "tensor": lambda value: TensorRow.from_bytes(7, value),
+}
+# One of each, with a different number in every field.
+EXAMPLES: dict[str, Any] = {
+    "superblock": Superblock(1, 1 << 20, 0x1122334455667788, bytes(range(16)), 1_700_000_000_000),
+    "inode": Inode(
+        inode=InodeNumber(7),
+        mode=stat.S_IFREG | 0o4755,
+        uid=1000,
+        gid=1001,
+        nlink=3,
+        size=1 << 40,
+        rdev=0x801,
+        atime_ns=-1,
+        mtime_ns=1_700_000_000_123_456_789,
+        ctime_ns=1_700_000_001_123_456_789,
+        parent=InodeNumber(5),
+        format=Format.ONNX_DATA,
+    ),
+    "dentry": Dentry(InodeNumber(7), 9),
+    "listed": Listed(InodeNumber(7), b"model.safetensors"),
+    "extent": Extent(7, ChunkId(11), 13, 17),
+    "chunk": Chunk(
+        kind=ChunkKind.CODED,
+        codec=CodecId.ZSTD,
+        size=1 << 20,
+        pack=PackId(3),
+        offset=4096,
+        stored=1234,
+        uses=2,
+        used=(1 << 20) + 5,
+        checksum=0x8877665544332211,
+        digest=bytes(range(16, 32)),
+        pins=3,
+        proof=0x1020304050607080,
+        settled=True,
+        element=5,
+    ),
+    "pack": PackRow(256 << 20, 200 << 20),
+    "window": StagedWindow(5, RangeSet([(0, 10), (4096, 8192)])),
+    "tensor": TensorRow(7, 24, "BF16", (3, 4), "layer.0.wéight"),
+}
+
+# Of the records that are written otherwise than in format 1: the newest.
+NEWEST: dict[str, str] = {"chunk": "chunk2", "lost": "lost2"}
+
+every_record = pytest.mark.parametrize("kind", RECORDS)
+
+
+@every_record
+@given(data=st.data())
+def test_decoding_undoes_encoding(kind: str, data: st.DataObject) -> None:
+    """Any record comes back as it was."""
+    record = data.draw(RECORDS[kind])
+    assert DECODE[kind](record.to_bytes()) == record
+
+
+@every_record
+@given(junk=st.binary(max_size=100))
+def test_junk_is_damage(kind: str, junk: bytes) -> None:
+    """Any bytes give a record, which encodes and decodes, or CorruptIndex; no other error."""
+    try:
+        record: Any = DECODE[kind](junk)
+    except CorruptIndex:
+        return
+    assert DECODE[kind](record.to_bytes()) == record
+
+
+# How much of the example may be missing at its end: what ends in a name or in ranges cannot tell.
+OPEN_ENDED = {"listed": len(b"odel.safetensors"), "tensor": len("layer.0.wéight".encode())}
+
+
+@every_record
+def test_truncation_is_damage(kind: str) -> None:
+    """A record cut short at any byte does not decode, down to where a name begins."""
+    value = EXAMPLES[kind].to_bytes()
+    for size in range(len(value) - OPEN_ENDED.get(kind, 0)):
+        if kind == "window" and size in (8, 24):
+            continue  # fewer ranges, and none: as good a record
+        if kind == "chunk" and size == Chunk.LENGTH_1:
+            continue  # as format 1 had it
+        with pytest.raises(CorruptIndex):
+            DECODE[kind](value[:size])
+
+
+@every_record
+def test_old_stores_stay_readable(kind: str) -> None:
+    """The stored form is pinned, both ways."""
+    golden = (STORE_GOLDEN / f"{NEWEST.get(kind, kind)}.record").read_bytes()
+    assert DECODE[kind](golden) == EXAMPLES[kind]
+    assert EXAMPLES[kind].to_bytes() == golden
+
+
+def test_chunks_of_format_1_stay_readable() -> None:
+    """Their records say nothing of what derives from them, nor of a proof, and are made longer."""
+    as_then = dataclasses.replace(EXAMPLES["chunk"], pins=0, proof=0, settled=False, element=0)
+    for name, record in (("chunk", as_then), ("lost", as_then.as_lost())):
+        golden = (STORE_GOLDEN / f"{name}.record").read_bytes()
+        assert Chunk.from_bytes(golden) == record
+        assert record.to_bytes() == golden + bytes(8)
+
+
+def test_numbers_never_assigned_are_damage() -> None:
+    """An unknown kind, codec or format is not passed on."""
+    chunk = EXAMPLES["chunk"].to_bytes()
+    for value in (
+        b"\x09" + chunk[1:],
+        chunk[:1] + b"\x09" + chunk[2:],
+        chunk[:2] + b"\2" + chunk[3:],
+    ):
+        with pytest.raises(CorruptIndex):
+            Chunk.from_bytes(value)
+    inode = bytearray(EXAMPLES["inode"].to_bytes())
+    inode[64] = 99
+    with pytest.raises(CorruptIndex):
+        Inode.from_bytes(7, bytes(inode))
+
+
+@pytest.mark.parametrize("flat", [(5, 5), (7, 5), (0, 10, 10, 20), (0, 10, 5, 20)])
+def test_ranges_out_of_order_are_damage(flat: tuple[int, ...]) -> None:
+    """Empty ranges, and ranges that touch, overlap or go down, are none that were written."""
+    value = b"".join(number.to_bytes(8, "little") for number in (1, *flat))
+    with pytest.raises(CorruptIndex):
+        StagedWindow.from_bytes(value)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 4095, (1 << 30) + 1])
+def test_no_store_has_that_chunk_size(chunk_size: int) -> None:
+    """A superblock's chunk size has bounds."""
+    block = Superblock(1, chunk_size, 0, bytes(16), 0)
+    with pytest.raises(CorruptIndex):
+        Superblock.from_bytes(block.to_bytes())
+
+
+@given(start=st.integers(0, 99), stop=st.integers(0, 200))
+def test_a_part_of_an_extent_is_the_same_bytes(start: int, stop: int) -> None:
+    """A part keeps its place in the chunk."""
+    whole = Extent(50, ChunkId(1), 1000, 100)
+    start, stop = sorted((start, stop))
+    part = whole.part(start, stop)
+    low, high = max(start, 50), min(stop, 150)
+    if low < high:
+        assert (part.start, part.stop) == (low, high)
+        assert part.skip - part.start == whole.skip - whole.start
+
+
+# -- keys
+
+
+@given(one=st.tuples(U64, U64, U64), two=st.tuples(U64, U64, U64))
+def test_keys_sort_as_numbers(one: tuple[int, int, int], two: tuple[int, int, int]) -> None:
+    """Keys built of numbers are in the numbers' order, and give them back."""
+    assert (triple_key(*one) < triple_key(*two)) == (one < two)
+    assert (pair_key(*one[:2]) < pair_key(*two[:2])) == (one[:2] < two[:2])
+    assert (number_key(one[0]) < number_key(two[0])) == (one[0] < two[0])
+    assert pair_of(pair_key(*one[:2])) == one[:2]
+    assert number_of(triple_key(*one)) == one[0]
+
+
+@given(prefix=st.binary(min_size=1, max_size=4), key=st.binary(max_size=6))
+def test_a_prefix_has_an_end(prefix: bytes, key: bytes) -> None:
+    """What begins with a prefix lies below its end, and what is greater and does not, above."""
+    if prefix.strip(b"\xff"):
+        end = prefix_end(prefix)
+        assert key.startswith(prefix) == (prefix <= key < end)
+
+
+def test_keys_of_a_file_are_together() -> None:
+    """A tensor's key is its file's, its start and which of those it is."""
+    assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
+    assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
+
+
+def test_a_lost_chunk_is_stored_as_ever() -> None:
+    """The record of a lost chunk has no place, and all by which a good copy is known."""
+    chunk = EXAMPLES["chunk"]
+    lost = chunk.as_lost()
+    assert lost.to_bytes() == (STORE_GOLDEN / f"{NEWEST['lost']}.record").read_bytes()
+    assert (lost.size, lost.checksum, lost.digest) == (chunk.size, chunk.checksum, chunk.digest)
+    assert (lost.pins, lost.proof) == (chunk.pins, chunk.proof)
+    assert (lost.is_lost, lost.form, chunk.is_lost) == (True, "lost", False)

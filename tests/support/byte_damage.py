@@ -1,0 +1,92 @@
+"""Repairing a damaged sample, and looking at every byte of it before and after."""
+
+import hashlib
+import stat
+from pathlib import Path
+
+from modelfs.errors import CorruptData
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.repair.run import Outcome, RepairReport, repair
+from modelfs.store.files.namespace import Namespace
+from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.store import Store
+from tests.support.sample_store import Sample
+
+# What reads of each path give: the whole content, or the good bytes with None for what fails.
+Contents = dict[bytes, bytes | None]
+
+PIECE = 512
+
+
+def walk(names: Namespace, folder: InodeNumber = ROOT, path: bytes = b"") -> dict[bytes, int]:
+    """Return the inode of every path, as listings tell."""
+    found: dict[bytes, int] = {}
+    for _, name, inode in names.listing(folder, 0, 1000):
+        found[path + b"/" + name] = inode
+        found |= walk(names, inode, path + b"/" + name)
+    return found
+
+
+def files_of(path: Path) -> Contents:
+    """Return the content of every file of a store, None where a read of the whole fails."""
+    with Store(path) as store:
+        return {
+            name: read(store, inode)
+            for name, inode in walk(store.namespace).items()
+            if stat.S_ISREG(store.nodes.get(InodeNumber(inode)).mode)
+        }
+
+
+def read(store: Store, inode: int, start: int = 0, size: int | None = None) -> bytes | None:
+    node = store.contents.node(InodeNumber(inode))
+    try:
+        return store.contents.read(node.inode, start, node.size if size is None else size)
+    except CorruptData:
+        return None
+
+
+def state_of(path: Path) -> dict[str, str]:
+    """Return a hash of each file of a store but LMDB's table of readers."""
+    return {
+        str(file): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != "lock.mdb"
+    }
+
+
+def unreadable(path: Path, name: bytes, good: bytes) -> set[int]:
+    """Return the pieces of a file that fail to read; the others have to be right."""
+    with Store(path) as store:
+        inode = walk(store.namespace)[name]
+        failed = set()
+        for start in range(0, len(good), PIECE):
+            got = read(store, inode, start, PIECE)
+            if got is None:
+                failed.add(start // PIECE)
+            else:
+                assert got == good[start : start + PIECE], start
+        return failed
+
+
+def mend(sample: Sample, *, data: bool = True) -> RepairReport:
+    """Repair a damaged sample, and find it sound: at once, opened for writing, and afterwards."""
+    assert sample.findings(data=data) != []
+    report = repair(sample.path, data=data)
+    assert report.after.findings == []
+    assert report.found != []
+    assert report.actions != []
+    with Store(sample.path) as store:
+        assert check(store, data=data) == []
+    with Store(sample.path, read_only=True) as store:
+        assert check(store, data=data) == []
+    return report
+
+
+def lost_files(report: RepairReport) -> set[bytes]:
+    """Return the paths of which repair says that something is lost."""
+    return {
+        path
+        for action in report.actions
+        if action.outcome is Outcome.QUARANTINED
+        for path in action.files
+    }

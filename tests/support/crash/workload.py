@@ -1,0 +1,245 @@
+"""Work on a recorded store, with a note of what was promised when."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from modelfs.jobs.optimize.job import optimize, pack
+from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.store import Commit, Store
+from tests.support.crash.disk_model import Disk
+from tests.support.crash.histories import File, check_mixed
+from tests.support.crash.recorder import Recorder
+from tests.support.stores import new_file
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Names = dict[bytes, tuple[File, int]]  # each name's file, and which of its states is durable
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a crash may leave: one of some commits, with the contents of then or newer ones."""
+
+    commits: tuple[Names, ...]
+    written: dict[File, int]  # how many states there are of each file
+
+    def check(self, found: dict[bytes, bytes]) -> None:
+        """Assert that a crash may leave these names and contents."""
+        wrong = [self.why_not(names, found) for names in self.commits]
+        assert None in wrong, "; or ".join(str(each) for each in wrong)
+
+    def why_not(self, names: Names, found: dict[bytes, bytes]) -> str | None:
+        """Return why these are not what a crash may leave of a commit; None if they are."""
+        if found.keys() != names.keys():
+            return f"{sorted(found)} are there, and not {sorted(names)}"
+        for name, (file, durable) in names.items():
+            try:
+                check_mixed(found[name], file.states[durable : self.written[file]])
+            except AssertionError as exc:
+                return f"{name!r} after {durable}: {exc}"
+        return None
+
+
+class Work:
+    """Things done to a store while it is recorded.
+
+    A daemon syncs files, makes chunks of them and writes commits on other threads, and serves
+    requests meanwhile. So `meanwhile` is done after each of these, before the owner goes on.
+    """
+
+    store: Store  # open while it is recorded
+
+    def __init__(
+        self, path: Path, commits: tuple[Names, ...] = ({},), disk: Disk | None = None
+    ) -> None:
+        """Begin with a store that nobody has open.
+
+        Args:
+            path: the store.
+            commits: what it may hold; the last one is what it does.
+            disk: holds it, if not all that is there is durable.
+        """
+        self.path = path
+        self.recorder = Recorder(path, None if disk is None else disk.nodes())
+        self.disk = Disk(self.recorder.before) if disk is None else disk
+        self.meanwhile: Callable[[], None] = _nothing
+        self.is_committing = False
+        self.files = {name: file for name, (file, _) in commits[-1].items()}
+        self.promises: list[tuple[int, Promise]] = []
+        self._every = {file for names in commits for file, _ in names.values()}
+        self._commits = commits
+        self._promise(*commits)
+
+    @contextmanager
+    def recorded(self) -> Iterator["Work"]:
+        """Open the store, and record what is done to it."""
+        with self.recorder.recording():
+            self._open()
+            try:
+                yield self
+            finally:
+                self.store.abandon()
+
+    def _open(self) -> None:
+        self.store = store = Store(self.path)
+        self._watch_commits(store)
+        for part, name in ((store, "write_commit"), (store.staging, "sync"), (store.ingest, "run")):
+            setattr(part, name, self._interrupted(getattr(part, name)))
+
+    def _watch_commits(self, store: Store) -> None:
+        # Whatever makes them, and however many: what is promised changes with each.
+        begin, write, end = store.begin_commit, store.write_commit, store.end_commit
+
+        def begin_commit() -> Commit:
+            commit = begin()
+            self.is_committing = True
+            self._promise(*self._commits, self._names())
+            return commit
+
+        def write_commit(commit: Commit) -> None:
+            write(commit)
+            self._promise(self._commits[-1])
+
+        def end_commit(commit: Commit, *, written: bool) -> None:
+            end(commit, written=written)
+            self.is_committing = False
+
+        vars(store).update(
+            begin_commit=begin_commit, write_commit=write_commit, end_commit=end_commit
+        )
+
+    def _names(self) -> Names:
+        # What a commit has that begins now.
+        for file in self._every:
+            staged = self.store.staging.find(file.inode)
+            if staged is None or not staged.dirty:
+                file.flushed = len(file.states) - 1
+        return {name: (file, file.flushed) for name, file in self.files.items()}
+
+    def _interrupted(self, call: Callable[P, R]) -> Callable[P, R]:
+        def interrupted(*args: P.args, **options: P.kwargs) -> R:
+            result = call(*args, **options)
+            meanwhile = self.meanwhile
+            with self.interrupted(_nothing):
+                meanwhile()
+            return result
+
+        return interrupted
+
+    def _promise(self, *commits: Names) -> None:
+        self._commits = commits
+        written = {file: len(file.states) for file in self._every}
+        self.promises.append((len(self.recorder.operations), Promise(commits, written)))
+
+    @contextmanager
+    def interrupted(self, meanwhile: Callable[[], None]) -> Iterator[None]:
+        """Let this be done in the middle of each flush, step of ingest and commit."""
+        before, self.meanwhile = self.meanwhile, meanwhile
+        try:
+            yield
+        finally:
+            self.meanwhile = before
+
+    # -- files
+
+    def create(self, name: bytes) -> None:
+        self.files[name] = File(new_file(self.store, name))
+        self._every.add(self.files[name])
+
+    def write(self, name: bytes, offset: int, data: bytes) -> None:
+        file = self.files[name]
+        file.write(offset, data)
+        self._promise(*self._commits)  # the new bytes may be there from now on
+        self.store.contents.write(file.inode, offset, data)
+
+    def truncate(self, name: bytes, size: int) -> None:
+        file = self.files[name]
+        file.truncate(size)
+        self._promise(*self._commits)
+        self.store.contents.truncate(file.inode, size)
+
+    def flush(self, name: bytes) -> None:
+        file = self.files[name]
+        state = len(file.states) - 1
+        self.store.flush(file.inode)
+        file.flushed = max(file.flushed, state)
+
+    def fsync(self, name: bytes) -> None:
+        self.flush(name)
+        self.commit()
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        self.files[new] = self.files.pop(old)
+        victim = self.store.namespace.rename((ROOT, old), (ROOT, new))
+        if victim is not None:
+            self._reap(victim)
+
+    def save_over(self, name: bytes, data: bytes) -> None:
+        """Write a new file and rename it over another: flushed first, committed some time later."""
+        self.create(b"new")
+        self.write(b"new", 0, data)
+        self.flush(b"new")
+        self.rename(b"new", name)
+
+    def unlink(self, name: bytes, *, reap: bool = True) -> None:
+        """Remove a file, or its name only because somebody has it open."""
+        del self.files[name]
+        inode = self.store.namespace.unlink(ROOT, name)
+        if reap:
+            self._reap(inode)
+
+    def _reap(self, inode: InodeNumber) -> None:
+        while not self.store.reaper.reap(inode):
+            pass
+
+    def ingest(self, name: bytes, *, complete: bool = True) -> None:
+        self.store.ingest_file(self.files[name].inode, complete=complete)
+
+    def give_up(self, name: bytes) -> None:
+        """Begin to ingest a file, and give up when its chunks are in packs."""
+        walk = self.store.intake.begin_pass(self.files[name].inode, complete=True)
+        if (step := self.store.intake.begin_step(walk)) is not None:
+            writer = self.store.writer()
+            self.store.ingest.run(step, writer)
+            writer.finish()
+            self.store.give_up_writer()
+
+    # -- all of the store
+
+    def commit(self) -> None:
+        if self.store.index.dirty:
+            self.store.commit()
+        else:
+            self._promise(self._names())  # as it is, it is durable
+
+    def collect(self) -> int:
+        return self.store.collect()
+
+    def optimize(self) -> None:
+        optimize(self.store)
+        self.commit()
+
+    def pack(self) -> None:
+        """Bring the chunks of scattered files together."""
+        pack(self.store)
+
+    def reopen(self) -> None:
+        """Close the store in an orderly way and open it again."""
+        with self.interrupted(_nothing):
+            for name in self.files:
+                self.flush(name)
+            self.store.close()
+        self._open()
+
+    # -- looking back
+
+    def promise_after(self, operations: int) -> Promise:
+        """Return what holds when so many operations are done."""
+        return [promise for since, promise in self.promises if since <= operations][-1]
+
+
+def _nothing() -> None:
+    """Do nothing."""

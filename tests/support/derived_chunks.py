@@ -1,0 +1,58 @@
+"""Chunks that derive from others, made as the optimizer makes them."""
+
+import dataclasses
+
+import xxhash
+
+from modelfs.codecs.base import CodecId
+from modelfs.store.chunks.lineage import DEPTH
+from modelfs.store.chunks.recipe import Recipe, SourceRun
+from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_of
+from modelfs.store.store import Store
+
+
+def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
+    """Return the chunk that has a byte of a file."""
+    (extent,) = store.maps.overlapping(inode, offset, offset + 1)
+    return extent.chunk
+
+
+def held(store: Store) -> list[ChunkId]:
+    """Return the chunks that only others need."""
+    return [ChunkId(number_of(key)) for key, _ in store.index.pages(Table.HELD)]
+
+
+def gathered(store: Store, chunk: ChunkId) -> Chunk:
+    """Return the record that a chunk has when its content is gathered from others."""
+    record = store.chunks.record(chunk)
+    return dataclasses.replace(
+        record,
+        kind=ChunkKind.DERIVED,
+        codec=CodecId.GATHER,
+        proof=xxhash.xxh3_64_intdigest(store.chunks.load(chunk, record)),
+    )
+
+
+def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> None:
+    """Store a chunk as runs of others: chunk, bytes before the run, length."""
+    recipe = Recipe(tuple(SourceRun(*run) for run in runs), b"")
+    writer = store.writer()
+    writer.replace(chunk, gathered(store, chunk), recipe.to_bytes(), recipe.sources)
+    written = writer.finish()
+    while not store.intake.take_written(written):
+        pass
+
+
+def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
+    """Derive a chunk from one that its content is in, if it may be; say whether it is."""
+    find = store.chunks.find
+    if chunk == source or not all(map(find, (chunk, source))):
+        return False
+    content, other = (store.chunks.load_current(each) for each in (chunk, source))
+    at = other.find(content)
+    lineage = store.chunks.lineage
+    if at < 0 or not lineage.may_derive(chunk, CodecId.GATHER, (source,), find, DEPTH):
+        return False
+    derive(store, chunk, (source, at, len(content)))
+    return True

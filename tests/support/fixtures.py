@@ -1,0 +1,57 @@
+"""Fixtures that give a test a store that is found sound after it."""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
+from tests.support.byte_damage import Contents, walk
+from tests.support.sample_store import CHUNK, Sample, copy_of, fill
+from tests.support.stores import Box, checked, new_store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A fresh store with small chunks that nobody has opened."""
+    return new_store(tmp_path)
+
+
+@pytest.fixture
+def box(folder: Path) -> Iterator[Box]:
+    """The same, open for writing, to crash and to open again."""
+    with checked(folder) as box:
+        yield box
+
+
+@pytest.fixture
+def opened(box: Box) -> Store:
+    """The same, just to use."""
+    return box.store
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which every table has a row; it is copied, and never changed."""
+    path = new_store(tmp_path_factory.mktemp("filled"), chunk_size=CHUNK)
+    fill(path)
+    return path
+
+
+@pytest.fixture
+def sample(filled: Path, tmp_path: Path) -> Sample:
+    """A copy of that store, open for writing: to be damaged."""
+    return Sample(copy_of(filled, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def good(filled: Path) -> Contents:
+    """What every file of the sample reads as."""
+    with Store(filled, read_only=True) as store:
+        return {
+            path: store.contents.read(node.inode, 0, node.size)
+            for path, inode in walk(store.namespace).items()
+            if stat.S_ISREG((node := store.contents.node(InodeNumber(inode))).mode)
+        }

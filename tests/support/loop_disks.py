@@ -1,0 +1,79 @@
+"""Small disks of their own, to fill up and to take away: images on loop devices. For root."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import DEADLINE, run, wait_until
+
+
+def needs_loop_devices() -> None:
+    """Skip where an image cannot be mounted."""
+    if os.geteuid() or not Path("/dev/loop-control").exists() or not shutil.which("mkfs.ext4"):
+        pytest.skip("a disk of its own needs root, loop devices and mkfs.ext4")
+
+
+@contextmanager
+def disk(image: Path, path: Path, size: int) -> Iterator[Path]:
+    """Show an empty ext4 of `size` bytes at `path`."""
+    needs_loop_devices()
+    with image.open("wb") as file:
+        file.truncate(size)
+    run("mkfs.ext4", "-q", "-m", "0", image)
+    path.mkdir()
+    run("mount", "-o", "loop", image, path)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def remount(path: Path, options: str) -> None:
+    run("mount", "-o", f"remount,{options}", path)
+
+
+def free(path: Path) -> int:
+    """Return the bytes that df(1) says are free."""
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
+
+
+class FaultyDisk:
+    """A folder on a disk that fails on command."""
+
+    def __init__(self, path: Path, control: Path) -> None:
+        self.path = path
+        self._control = control
+
+    @contextmanager
+    def failing(self, *faults: str) -> Iterator[None]:
+        """Let calls fail inside: see `tests/mount/faulty.py` for what a fault is."""
+        self._control.write_text("\n".join(faults))
+        try:
+            yield
+        finally:
+            self._control.write_text("")
+
+
+@contextmanager
+def faulty_disk(top: Path) -> Iterator[FaultyDisk]:
+    """Show an empty folder below `top` through a file system that fails on command."""
+    folder, path, control = top / "backing", top / "faulty", top / "control"
+    folder.mkdir()
+    path.mkdir()
+    control.write_text("")
+    script = Path(__file__).with_name("faulty_fs.py")
+    server = subprocess.Popen([sys.executable, script, folder, path, control])
+    try:
+        wait_until(lambda: os.path.ismount(path) or server.poll() is not None)
+        assert server.poll() is None, "the faulty disk died before it mounted"
+        yield FaultyDisk(path, control)
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", path], check=True)
+        server.wait(DEADLINE)

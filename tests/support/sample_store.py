@@ -1,0 +1,191 @@
+"""A small store in which every table has a row, to be damaged."""
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from modelfs.jobs.check.fsck import Finding, check
+from modelfs.sketches.sketch import Sampler
+from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index.records import Chunk, Dentry, Extent, Inode, PackRow
+from modelfs.store.index.tables import (
+    ROOT,
+    ChunkId,
+    InodeNumber,
+    PackId,
+    Table,
+    number_key,
+    pair_key,
+)
+from modelfs.store.store import Store
+from tests.support.derived_chunks import chunk_at, derive
+from tests.support.paths import MODELS
+from tests.support.stores import FOLDER, ME, model_of, new_file, noise, pack_path
+
+CHUNK: Final = 64 << 10
+
+BASE: Final = b"/base.safetensors"
+LORA: Final = b"/lora-merged.safetensors"
+ONNX: Final = b"/base-external.onnx"
+DATA: Final = b"/base-external.onnx.data"
+SHARERS: Final = (BASE, LORA, DATA)  # of the word embeddings
+BOTTOM: Final = b"/bottom.safetensors"
+TOP: Final = b"/top.safetensors"  # its second tensor derives from one of the bottom, its third
+LOWEST: Final = noise(CHUNK, 11)  # the first tensor of the bottom
+HELD: Final = noise(CHUNK, 13)  # from this, which no file has
+WORDS: Final = "embeddings.word_embeddings.weight"
+QUERY: Final = "encoder.layer.5.attention.self.query.weight"
+TEXT: Final = b"some text that is said again and again. " * 200
+PACK: Final = PackId(1)
+
+
+class Sample:
+    """A small store in which every table has a row, to be damaged."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a store that `fill` filled."""
+        self.path = path
+        self.store = Store(path)
+        self.base = self.inode(b"base.safetensors")
+        self.bottom, self.top = self.inode(BOTTOM[1:]), self.inode(TOP[1:])
+        self.folder = self.inode(b"folder")
+        self.text = self.store.namespace.lookup(self.folder, b"text")
+        self.link = self.store.namespace.lookup(self.folder, b"link")
+        self.cut = self.inode(b"cut")
+        self.staged = self.inode(b"staged")
+        (self.orphan,) = self.store.reaper.orphans()
+
+    def inode(self, name: bytes) -> InodeNumber:
+        return self.store.namespace.lookup(ROOT, name)
+
+    @property
+    def pack(self) -> Path:
+        return pack_path(self.store.packs, PACK)
+
+    @property
+    def window(self) -> Path:
+        (path,) = self.store.staging.folder.iterdir()
+        return path
+
+    # -- damage
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        with self.store.index.change():
+            self.store.index.put(table, key, value)
+
+    def delete(self, table: Table, key: bytes) -> None:
+        with self.store.index.change():
+            self.store.index.delete(table, key)
+
+    def value(self, table: Table, key: bytes) -> bytes:
+        value = self.store.index.get(table, key)
+        assert value is not None
+        return value
+
+    def count(self, name: bytes, value: int) -> None:
+        with self.store.index.change():
+            self.store.totals.set(name, value)
+
+    def node(self, inode: InodeNumber) -> Inode:
+        return self.store.nodes.get(inode)
+
+    def put_node(self, node: Inode) -> None:
+        self.put(Table.INODES, number_key(node.inode), node.to_bytes())
+
+    def dentry(self, folder: InodeNumber, name: bytes) -> Dentry:
+        return Dentry.from_bytes(self.value(Table.DENTRIES, number_key(folder) + name))
+
+    def extents(self, inode: InodeNumber) -> list[Extent]:
+        return list(self.store.maps.overlapping(inode, 0, self.node(inode).size))
+
+    def put_extent(self, inode: InodeNumber, extent: Extent) -> None:
+        self.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
+
+    def chunk_at(self, inode: InodeNumber, offset: int) -> tuple[ChunkId, Chunk]:
+        (extent,) = self.store.maps.overlapping(inode, offset, offset + 1)
+        return extent.chunk, self.store.chunks.record(extent.chunk)
+
+    def put_chunk(self, chunk: ChunkId, record: Chunk) -> None:
+        self.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
+
+    def row(self) -> PackRow:
+        return self.store.chunks.pack_row(PACK)
+
+    def put_row(self, row: PackRow) -> None:
+        self.put(Table.PACKS, number_key(PACK), row.to_bytes())
+
+    # -- checking
+
+    def findings(self, *, data: bool = True) -> list[Finding]:
+        """Return what is found once the damage is committed and the store opened anew."""
+        self.store.index.commit()
+        self.store.abandon()
+        with Store(self.path, read_only=True) as store:
+            return check(store, data=data)
+
+    def finding(self) -> tuple[str, tuple[bytes, ...], tuple[str, ...]]:
+        """Return the invariant, the files and the tensors of the one finding."""
+        (found,) = self.findings()
+        return found.invariant, found.files, found.tensors
+
+
+def fill(path: Path) -> None:
+    """Fill a new store."""
+    with Store(path) as store:
+        for model in (BASE, LORA, ONNX, DATA):
+            new_file(store, model[1:], (MODELS / model[1:].decode()).read_bytes())
+        folder = store.namespace.create(ROOT, b"folder", FOLDER, ME).inode
+        text = new_file(store, b"text", TEXT, folder)
+        store.namespace.symlink(folder, b"link", b"text", ME)
+        store.attributes.put(text, b"user.note", b"value")
+        cut = new_file(store, b"cut", noise(2 * CHUNK, 1))
+        gone = new_file(store, b"gone", noise(100, 2))
+        new_file(store, b"orphan", noise(100, 3))
+        store.ingest_all()
+        for name in (b"gone", b"orphan"):
+            store.namespace.unlink(ROOT, name)
+        while not store.reaper.reap(gone):
+            pass
+        derive_some(store)
+        store.contents.truncate(cut, 10)
+        staged = new_file(store, b"staged", noise(100, 4))
+        for inode in (cut, staged):
+            store.flush(inode)
+        base = store.namespace.lookup(ROOT, BASE[1:])
+        with store.index.change():
+            store.index.put(Table.PENDING, number_key(base), number_key(1))
+            note_tensors(store, base)
+
+
+def note_tensors(store: Store, inode: InodeNumber) -> None:
+    """List a file's tensors as relatives of others, as the optimizer does. In a change."""
+    tensors = TensorTable(store.index)
+    for span in tensors.spans(inode):
+        row = tensors.find(inode, span.start)
+        sampler = Sampler(span.dtype, span.shape, span.size)
+        sampler.feed(0, store.contents.read(inode, span.start, span.size))
+        if row is not None and (sketch := sampler.sketch()) is not None:
+            store.relatives.note(inode, row, sketch)
+
+
+def derive_some(store: Store) -> None:
+    """Make a model of which one tensor derives from another model, one from what is gone."""
+    new_file(store, BOTTOM[1:], model_of(LOWEST, noise(CHUNK, 12)))
+    upper = LOWEST[100:50_100], HELD[:40_000]
+    top = new_file(store, TOP[1:], model_of(noise(1000, 14), *upper))
+    gone = new_file(store, b"held", HELD)
+    store.ingest_all()
+    bottom = store.namespace.lookup(ROOT, BOTTOM[1:])
+    start = store.contents.node(top).size - sum(map(len, upper))
+    base = chunk_at(store, bottom, store.contents.node(bottom).size - 2 * CHUNK)
+    derive(store, chunk_at(store, top, start), (base, 100, 50_000))
+    held = chunk_at(store, gone)
+    derive(store, chunk_at(store, top, start + 50_000), (held, 0, 40_000))
+    store.namespace.unlink(ROOT, b"held")
+    while not store.reaper.reap(gone):
+        pass
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    """Copy a store into `folder`, and return where."""
+    return shutil.copytree(path, folder / path.name)

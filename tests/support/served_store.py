@@ -1,0 +1,241 @@
+"""A store behind its request handlers without a mount, and stand-ins that fail, wait or count."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, ParamSpec, TypeVar, cast
+
+import pytest
+import trio
+import trio.testing
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+)
+
+from modelfs.fs.background.scheduler import Writeback
+from modelfs.fs.handles import Handle, Handles
+from modelfs.fs.requests.operations import Operations
+from modelfs.fs.requests.reader import Reader
+from modelfs.fs.requests.writer import Writer
+from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.store import Store
+from tests.support.stores import FILE
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TOP = InodeT(ROOT)
+MODE = ModeT(FILE)
+READ = FlagT(os.O_RDONLY)
+WRITE = FlagT(os.O_RDWR)
+# No step of a test lasts as long; a thread that is kept waiting gives up then.
+DEADLINE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a handler is told of who asks; pyfuse3's own cannot be made in Python."""
+
+    uid: int = 1234
+    gid: int = 5678
+    pid: int = 1
+    umask: int = 0o022
+
+
+ASKED = cast("RequestContext", Caller())
+
+
+@dataclass(slots=True)
+class Wanted:
+    """Which attributes a setattr request changes; the same goes for it."""
+
+    update_size: bool = False
+    update_mode: bool = False
+    update_uid: bool = False
+    update_gid: bool = False
+    update_atime: bool = False
+    update_mtime: bool = False
+    update_ctime: bool = False
+
+
+class Served:
+    """A store with everything that the daemon puts around it but the mount."""
+
+    def __init__(self, store: Store, nursery: trio.Nursery) -> None:
+        self.store = store
+        self.nursery = nursery
+        self.workers = trio.CapacityLimiter(8)
+        self.handles = Handles()
+        self.writeback = Writeback(store, self.handles, self.workers)
+        self.reader = Reader(store.contents, self.workers, nursery)
+        self.writer = Writer(store.contents, self.workers)
+        self.operations = Operations(store, self.handles, self.writeback, self.reader, self.writer)
+
+    async def created(self, name: bytes, data: bytes = b"") -> tuple[InodeNumber, FileHandleT]:
+        """Make a file as a program does, and leave it open."""
+        info, entry = await self.operations.create(TOP, FileNameT(name), MODE, WRITE, ASKED)
+        if data:
+            assert await self.operations.write(info.fh, 0, data) == len(data)
+        return InodeNumber(entry.st_ino), info.fh
+
+    async def written(self, name: bytes, data: bytes = b"") -> InodeNumber:
+        """Make a file, and close it."""
+        inode, handle = await self.created(name, data)
+        await self.operations.release(handle)
+        return inode
+
+    async def chunked(self, name: bytes, data: bytes) -> InodeNumber:
+        """Make a file whose content is in chunks."""
+        inode = await self.written(name, data)
+        await self.writeback.ingesting.settle()
+        assert self.store.staging.find(inode) is None
+        return inode
+
+    async def content(self, inode: InodeNumber) -> bytes:
+        """Return what a reader is given."""
+        info = await self.operations.open(InodeT(inode), READ, ASKED)
+        entry = await self.operations.getattr(InodeT(inode), ASKED)
+        data = bytes(await self.operations.read(info.fh, 0, entry.st_size))
+        await self.operations.release(info.fh)
+        return data
+
+    def reader_of(self, inode: InodeNumber) -> Handle:
+        """Open a file for reading."""
+        return self.handles[self.handles.open(inode, writable=False)]
+
+    async def settled(self) -> None:
+        """Return when nothing is read ahead any more."""
+        while self.workers.borrowed_tokens or self.nursery.child_tasks:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+    async def looked_up(self, name: bytes) -> InodeNumber:
+        """Return the inode of a name; 0 if there is none."""
+        entry = await self.operations.lookup(TOP, FileNameT(name), ASKED)
+        return InodeNumber(entry.st_ino)
+
+    async def set(self, inode: InodeNumber, **values: int) -> EntryAttributes:
+        """Change attributes, such as `size=0`."""
+        attributes, wanted = EntryAttributes(), Wanted()
+        for name, value in values.items():
+            setattr(attributes, f"st_{name}", value)
+            setattr(wanted, f"update_{name.removesuffix('_ns')}", True)
+        return await self.operations.setattr(
+            InodeT(inode), attributes, cast("SetattrFields", wanted), None, ASKED
+        )
+
+
+@contextlib.contextmanager
+def refused(number: int) -> Iterator[None]:
+    """Pass if the block ends with that errno for the kernel."""
+    with pytest.raises(FUSEError) as caught:
+        yield
+    assert caught.value.errno == number, os.strerror(caught.value.errno)
+
+
+@dataclass
+class Listing:
+    """Stands for `pyfuse3.readdir_reply`, with room for so many entries."""
+
+    room: int = 1000
+    entries: list[tuple[bytes, InodeNumber, int]] = field(default_factory=list)
+
+    def __call__(
+        self, token: ReaddirToken, name: FileNameT, attr: EntryAttributes, next_id: int
+    ) -> bool:
+        if not self.room:
+            return False
+        self.room -= 1
+        self.entries.append((name, InodeNumber(attr.st_ino), next_id))
+        return True
+
+    @property
+    def names(self) -> list[bytes]:
+        return [name for name, _, _ in self.entries]
+
+
+class Failing(Generic[P, R]):
+    """Stands for a function, and fails some calls: by default the first."""
+
+    def __init__(self, real: Callable[P, R], error: BaseException, *calls: int) -> None:
+        self._real = real
+        self._error = error
+        self._failing = calls or (1,)
+        self.calls = 0
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.calls += 1
+        if self.calls in self._failing:
+            raise self._error
+        return self._real(*args, **kwargs)
+
+
+class Counting(Generic[P, R]):
+    """Stands for a function, and keeps what it was called with."""
+
+    def __init__(self, real: Callable[P, R]) -> None:
+        self._real = real
+        self.calls: list[tuple[object, ...]] = []
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.calls.append(args)
+        return self._real(*args, **kwargs)
+
+
+class Held(Generic[P, R]):
+    """Stands for a function that threads call; its first call waits until it is let go."""
+
+    def __init__(self, real: Callable[P, R]) -> None:
+        self._real = real
+        self._first = True
+        self._go = threading.Event()
+        self.reached = trio.Event()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._first:
+            self._first = False
+            trio.from_thread.run_sync(self.reached.set)
+            assert self._go.wait(DEADLINE), "never let go"
+        return self._real(*args, **kwargs)
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a task's scope when the task has come to its n-th checkpoint; 0 is before all."""
+
+    def __init__(self, scope: trio.CancelScope, number: int) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._scope = scope
+        self._left = number
+        if not number:
+            scope.cancel()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._left -= 1
+            if not self._left:
+                self._scope.cancel()
+
+
+@contextlib.contextmanager
+def cancelled_at(number: int) -> Iterator[trio.CancelScope]:
+    """Cancel the block at its n-th checkpoint, if it has as many."""
+    with trio.CancelScope() as scope:
+        instrument = CancelAt(scope, number)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            yield scope
+        finally:
+            trio.lowlevel.remove_instrument(instrument)

@@ -1,0 +1,167 @@
+"""Stores to test: making them, filling them, and opening them again."""
+
+import itertools
+import json
+import os
+import random
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from modelfs.jobs.check import rows as check_rows
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.ingest import worker as ingest
+from modelfs.store.create import make_store
+from modelfs.store.files import content, staging
+from modelfs.store.files.namespace import Owner
+from modelfs.store.index.tables import ROOT, InodeNumber, PackId
+from modelfs.store.packs.pack import Packs
+from modelfs.store.store import Store
+
+CHUNK = 4096
+ME = Owner(os.geteuid(), os.getegid())
+FILE = stat.S_IFREG | 0o644
+FOLDER = stat.S_IFDIR | 0o755
+
+_stores = itertools.count()
+
+
+def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
+    """Make a store in a new folder below `folder`, and return where."""
+    path = folder / f"store{next(_stores)}"
+    make_store(path, chunk_size=chunk_size)
+    return path
+
+
+def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
+    """Let windows be of `size` bytes, so that small files have many."""
+    modules: list[ModuleType] = [staging, content, ingest, check_rows]
+    for module in modules:
+        patch.setattr(module, "WINDOW", size)
+    patch.setattr(ingest, "STEP_BYTES", 2 * size)
+
+
+class Box:
+    """A store that is opened again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Store(path)
+
+    def crash(self) -> Store:
+        """Open the store again after a crash: what no commit made durable is lost."""
+        self.store.abandon()
+        return self._open()
+
+    def reopen(self) -> Store:
+        """Open the store again after an orderly end."""
+        self.store.close()
+        return self._open()
+
+    def _open(self) -> Store:
+        findings = check_closed(self.path)
+        self.store = Store(self.path)
+        assert findings == []
+        return self.store
+
+
+@contextmanager
+def checked(path: Path) -> Iterator[Box]:
+    """Open a store, and find it sound after the block, open and closed."""
+    box = Box(path)
+    try:
+        yield box
+        assert check(box.store, data=True) == []
+        box.reopen()
+    finally:
+        box.store.abandon()
+
+
+def check_closed(path: Path) -> list[object]:
+    """Return what is wrong with a store that nobody has open for writing."""
+    with Store(path, read_only=True) as store:
+        return [*check(store, data=True)]
+
+
+def new_file(
+    store: Store, name: bytes, data: bytes = b"", folder: InodeNumber = ROOT
+) -> InodeNumber:
+    """Make a file with staged content."""
+    inode = store.namespace.create(folder, name, FILE, ME).inode
+    if data:
+        store.contents.write(inode, 0, data)
+    return inode
+
+
+def stored_file(store: Store, name: bytes, data: bytes) -> InodeNumber:
+    """Make a file whose content is in chunks."""
+    inode = new_file(store, name, data)
+    store.ingest_file(inode)
+    store.commit()
+    return inode
+
+
+def content_of(store: Store, inode: InodeNumber) -> bytes:
+    return store.contents.read(inode, 0, store.contents.node(inode).size)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Return bytes that no compression makes smaller."""
+    return random.Random(seed).randbytes(size)
+
+
+def model_of(*tensors: bytes, note: str = "") -> bytes:
+    """Return a safetensors file of U8 tensors."""
+    at = 0
+    entries = [f'"__metadata__":{{"note":"{note}"}}']
+    for number, data in enumerate(tensors):
+        span = f"[{at},{at + len(data)}]"
+        shape = f"[{len(data)}]"
+        entries.append(f'"t{number}":{{"dtype":"U8","shape":{shape},"data_offsets":{span}}}')
+        at += len(data)
+    header = ("{" + ",".join(entries) + "}").encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + b"".join(tensors)
+
+
+def tensors_of(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+    """Return a safetensors file of named tensors: dtype, shape and bytes."""
+    at = 0
+    header: dict[str, object] = {}
+    for name, (dtype, shape, data) in tensors.items():
+        span = [at, at + len(data)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
+        at += len(data)
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    return struct.pack("<Q", len(head)) + head + b"".join(data for *_, data in tensors.values())
+
+
+def pack_path(packs: Packs, pack: int) -> Path:
+    return packs.folder / f"{PackId(pack):08d}.pack"
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    """Damage a file."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def run_apart(script: str, *args: object) -> str:
+    """Run Python code in another process, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout

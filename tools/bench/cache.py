@@ -1,0 +1,233 @@
+"""Which eviction keeps the right pages when variants of one model are served together?
+
+    tools/run bench.cache [--requests N] [--folder DIR] MODEL...
+
+Stores the given files, optimizes them, and measures what each chunk takes to decode. Then replays
+requests for whole tensors against the page cache with each of its policies, at capacities of a
+half, a quarter and an eighth of the decoded bytes that are asked for:
+
+    in step    the same tensor of each variant in turn, as an ensemble reads them
+    in turn    one variant after the other, from its first tensor to its last
+    zipf       random tensors; the n-th file given is asked for with a frequency of 1/n
+    and scans  the same, with a variant from beginning to end now and then
+
+Nothing is decoded again in a replay: a clock goes on by the time that was measured. A hit is a
+page that a request finds made; what is saved is the part of the computing time that it takes to
+answer all requests without a cache. A first, unmeasured tenth of the requests fills the cache.
+"""
+
+import argparse
+import functools
+import random
+import tempfile
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, cycle, islice
+from pathlib import Path
+from typing import Final
+
+from modelfs.codecs.base import CodecId
+from modelfs.jobs.optimize.job import optimize
+from modelfs.store.chunks.cache import PageCache
+from modelfs.store.chunks.eviction import POLICIES
+from modelfs.store.create import make_store
+from modelfs.store.files.namespace import Owner
+from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber
+from modelfs.store.store import Store
+
+SHARES: Final = (2, 4, 8)
+# Of requests: how often a scan begins.
+SCAN_EVERY: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A page: what it takes to make it, once those it is made of are there."""
+
+    key: Hashable
+    size: int
+    seconds: float
+    needed: int
+    sources: tuple["Item", ...]
+
+    @property
+    def total(self) -> float:
+        return self.seconds + sum(source.total for source in self.sources)
+
+
+Tensor = tuple[Item, ...]
+Model = list[Tensor]
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-bench-") as scratch:
+        folder = Path(scratch) / "store"
+        make_store(folder)
+        with Store(folder) as store:
+            inodes = [_stored(store, path, n) for n, path in enumerate(options.models)]
+            optimize(store)
+        with Store(folder, cache_size=1 << 40) as store:  # in which nothing is decoded yet
+            catalogue = Catalogue(store)
+            models = [catalogue.model(inode) for inode in inodes]
+    print(f"{'requests':9} {'cache':>8}", *(f"{name:>8} hits  saved" for name in POLICIES))
+    for name, trace in TRACES.items():
+        requests = list(islice(trace(models), options.requests))
+        for share in SHARES:
+            _show(name, requests, _bytes(requests) // share)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/run bench.cache", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("models", metavar="MODEL", type=Path, nargs="+")
+    parser.add_argument("--requests", type=int, default=6000)
+    parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
+    return parser.parse_args()
+
+
+# -- what there is
+
+
+def _stored(store: Store, path: Path, number: int) -> InodeNumber:
+    name = b"%d" % number
+    inode = store.namespace.create(ROOT, name, 0o100644, Owner(0, 0)).inode
+    store.contents.write(inode, 0, path.read_bytes())
+    store.ingest_all()
+    return inode
+
+
+class Catalogue:
+    """The pages of a store, by chunk."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tensors = TensorTable(store.index)
+        self._items: dict[Hashable, Item] = {}
+
+    def model(self, inode: InodeNumber) -> Model:
+        """Return the tensors of a file that have pages: what is plain has none."""
+        spans = self._tensors.spans(inode)
+        extents = (self._store.maps.overlapping(inode, span.start, span.stop) for span in spans)
+        tensors = [self._pages(each.chunk for each in some) for some in extents]
+        pages = [tuple({page.key: page for page in tensor}.values()) for tensor in tensors]
+        return [tensor for tensor in pages if tensor]
+
+    def _pages(self, chunks: Iterator[ChunkId] | Sequence[ChunkId]) -> Iterator[Item]:
+        for chunk in chunks:
+            record = self._store.chunks.record(chunk)
+            if record.kind is not ChunkKind.PLAIN:
+                yield self._item(chunk, record)
+
+    def _item(self, chunk: ChunkId, record: Chunk) -> Item:
+        ids = tuple(self._store.chunks.lineage.sources(chunk))
+        whole = record.codec is CodecId.TRANSPOSE  # whose chunks share a page
+        key: Hashable = ids if whole else chunk
+        if key not in self._items:
+            sources = tuple(self._pages(ids))
+            size = record.size
+            if whole:
+                size = sum(self._store.chunks.record(each).size for each in ids)
+            needed = record.uses + record.pins
+            self._items[key] = Item(key, size, self._seconds(chunk, record), needed, sources)
+        return self._items[key]
+
+    def _seconds(self, chunk: ChunkId, record: Chunk) -> float:
+        # What it is made of was measured before, and is in the cache.
+        began = time.thread_time()
+        self._store.chunks.load(chunk, record)
+        return time.thread_time() - began
+
+
+# -- what is asked for
+
+
+def _in_step(models: Sequence[Model]) -> Iterator[Tensor]:
+    for number in count():
+        for model in models:
+            yield model[number % len(model)]
+
+
+def _in_turn(models: Sequence[Model]) -> Iterator[Tensor]:
+    return chain.from_iterable(cycle(models))
+
+
+def _zipf(models: Sequence[Model]) -> Iterator[Tensor]:
+    rng = random.Random(1)
+    weights = [1 / (n + 1) for n in range(len(models))]
+    while True:
+        [model] = rng.choices(models, weights)
+        yield rng.choice(model)
+
+
+def _with_scans(models: Sequence[Model]) -> Iterator[Tensor]:
+    wanted = _zipf(models)
+    for model in cycle(models):
+        yield from islice(wanted, SCAN_EVERY)
+        yield from model
+
+
+TRACES: Final[dict[str, Callable[[Sequence[Model]], Iterator[Tensor]]]] = {
+    "in step": _in_step,
+    "in turn": _in_turn,
+    "zipf": _zipf,
+    "and scans": _with_scans,
+}
+
+
+def _bytes(requests: Sequence[Tensor]) -> int:
+    items = {item.key: item for tensor in requests for item in tensor}
+    return sum(item.size for item in items.values())
+
+
+# -- replaying
+
+
+class Replay:
+    """Requests, answered from a page cache with one policy."""
+
+    def __init__(self, capacity: int, policy: str) -> None:
+        self._now = 0.0
+        self._cache = PageCache(capacity, policy, clock=lambda: self._now)
+        self._blank = functools.cache(bytes)  # pages of one size are one object
+        self._missed = False
+
+    def run(self, requests: Sequence[Tensor]) -> tuple[float, float]:
+        """Return the part of chunks that were hits, and the part of the time that was saved."""
+        items = [item for tensor in requests for item in tensor]
+        warm = len(items) // 10
+        for item in items[:warm]:
+            self._hits(item)
+        self._now = 0.0
+        hits = sum(self._hits(item) for item in items[warm:])
+        return hits / len(items[warm:]), 1 - self._now / sum(item.total for item in items[warm:])
+
+    def _hits(self, item: Item) -> bool:
+        self._missed = False
+        self._get(item)
+        return not self._missed
+
+    def _get(self, item: Item) -> None:
+        def load() -> bytes:
+            self._missed = True
+            for source in item.sources:
+                self._get(source)
+            self._now += item.seconds
+            page: bytes = self._blank(item.size)
+            return page
+
+        self._cache.get(item.key, load, needed=item.needed, alone=True)
+
+
+def _show(name: str, requests: Sequence[Tensor], capacity: int) -> None:
+    found = [Replay(capacity, policy).run(requests) for policy in POLICIES]
+    columns = (f"{hits:13.1%} {saved:6.1%}" for hits, saved in found)
+    print(f"{name:9} {capacity / 1e6:5.0f} MB", *columns, flush=True)
+
+
+if __name__ == "__main__":
+    main()

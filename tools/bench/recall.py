@@ -1,0 +1,198 @@
+"""Are all relatives of real models' tensors found, and is what is found so?
+
+    tools/run bench.recall FILE...
+
+Takes safetensors and ONNX files in the given order, as a store would get them, and compares what is
+found for each tensor, by its content or because others of its file were found, with the truth: with
+what is, byte by byte, equal to an earlier tensor, to its cast or to its transpose, and with how
+many bits the difference to earlier tensors of its name and size takes, by 20,000 elements.
+
+A relative is missed if an exact one is there and was not found, or if the best difference saves
+15 % of a tensor and none that is nearly as good was found. It is false if it is called exact and is
+not, or if its difference saves nothing. Tensors below 16 KiB are counted apart: most are found only
+if a larger one of their file was before them.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from modelfs.codecs.elements import element_of
+from modelfs.formats.sniff import recognise
+from modelfs.jobs.ingest.chunker import TENSOR_MIN
+from modelfs.jobs.optimize.related_files import Family
+from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, Relatives
+from modelfs.sketches.samples import CASTS, coded_bits, ulps_apart
+from modelfs.sketches.sketch import Sampler
+from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index import tables
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import TensorRow
+from modelfs.store.index.tables import InodeNumber, tensor_key
+
+COMPARED = 20_000
+STEP = 1 << 20
+SMALL = 16 << 10
+EXACT = (Relation.EQUAL, Relation.CAST, Relation.TRANSPOSE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    inode: InodeNumber
+    row: TensorRow
+    values: NDArray[Any]
+
+    @property
+    def digest(self) -> bytes:
+        return _digest(self.row.dtype, self.values)
+
+    @property
+    def rounded(self) -> set[bytes]:
+        casts = CASTS.get(self.row.dtype, {})
+        return {_digest(dtype, narrow(self.values)) for dtype, (narrow, _) in casts.items()}
+
+    @property
+    def turned(self) -> set[bytes]:
+        if len(self.row.shape) < 2:
+            return set()
+        turned = self.values.reshape(self.row.shape).swapaxes(-1, -2)
+        return {_digest(self.row.dtype, np.ascontiguousarray(turned))}
+
+    def bits_from(self, source: "_Tensor") -> float:
+        count = min(len(self.values), len(source.values))
+        at = np.random.default_rng(1).integers(0, count, COMPARED)
+        return coded_bits(ulps_apart(self.values[at], source.values[at], self.row.dtype))
+
+
+def _digest(dtype: str, values: NDArray[Any]) -> bytes:
+    return dtype.encode() + xxhash.xxh3_128_digest(values.tobytes())
+
+
+class _Trial:
+    """All tensors that came so far, and what was said of them."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._relatives = Relatives(index, TensorTable(index))
+        self._family = Family(self._relatives, TensorTable(index))
+        self._tensors: dict[tuple[InodeNumber, int], _Tensor] = {}
+        self._same_name: defaultdict[tuple[str, str, int], list[_Tensor]] = defaultdict(list)
+        self._plain: set[bytes] = set()
+        self._derived: set[bytes] = set()  # what casts and transposes of them would be
+        self.counts: Counter[str] = Counter()
+        self.errors: list[float] = []
+
+    def take(self, tensor: _Tensor) -> None:
+        """Look a tensor up, judge what comes of it, and list it."""
+        row = tensor.row
+        sampler = Sampler(row.dtype, row.shape, row.size)
+        content = tensor.values.tobytes()
+        for at in range(0, len(content), STEP):
+            sampler.feed(at, content[at : at + STEP])
+        with self._index.change():
+            key = tensor_key(tensor.inode, row.start, 0)
+            self._index.put(tables.Table.TENSORS, key, row.to_bytes())
+            sketch = sampler.sketch()
+            candidates = self._family.first(tensor.inode, row, sketch)
+            if sketch is not None:
+                candidates += self._relatives.candidates(tensor.inode, row, sketch)
+                self._relatives.note(tensor.inode, row, sketch)
+        own = 8.0 * tensor.values.itemsize if sketch is None else sketch.bits
+        self._judge(tensor, candidates, own)
+        if candidates:
+            self._family.accept(tensor.inode, candidates[0])
+        self._tensors[tensor.inode, row.start] = tensor
+        self._same_name[row.name, row.dtype, row.size].append(tensor)
+        self._plain.add(tensor.digest)
+        self._derived |= tensor.rounded | tensor.turned
+
+    def _judge(self, tensor: _Tensor, candidates: list[Candidate], own: float) -> None:
+        size = "small" if tensor.row.size < SMALL else "large"
+        told = {each.relation for each in candidates}
+        is_exact = tensor.digest in self._plain | self._derived
+        if tensor.rounded & self._plain:
+            self._count(
+                f"wider, {size}", expected=True, found=bool({*told} & {*EXACT, Relation.WIDER})
+            )
+        named = self._same_name[tensor.row.name, tensor.row.dtype, tensor.row.size]
+        best = min((tensor.bits_from(each) for each in named), default=own)
+        near = [each for each in candidates if each.relation is Relation.NEAR]
+        real = [tensor.bits_from(self._tensors[each.place]) for each in near]
+        # What is equal as far as it goes is as good as exact; small ones are not told apart.
+        found = not told.isdisjoint(EXACT) or (is_exact and 0 in real)
+        self._count(f"exact, {size}", expected=is_exact, found=found)
+        if size == "large":
+            self.errors += [each.bits - true for each, true in zip(near, real, strict=True)]
+            self.counts["near, large: false"] += sum(true > own for true in real)
+        if not is_exact:
+            expected = best <= (1 - SAVING_MIN) * own
+            good = min(real, default=own) <= 1.1 * best + 1
+            self._count(f"near, {size}", expected=expected, found=good)
+
+    def _count(self, what: str, *, expected: bool, found: bool) -> None:
+        if expected:
+            self.counts[f"{what}: {'found' if found else 'missed'}"] += 1
+        elif found and what.startswith("exact"):
+            self.counts[f"{what}: false"] += 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/run bench.recall", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    files = parser.parse_args().files
+    with tempfile.TemporaryDirectory(prefix="relatives-recall-") as folder:
+        index = Index(Path(folder))
+        trial = _Trial(index)
+        try:
+            for number, path in enumerate(files, 1):
+                for tensor in _tensors(path, InodeNumber(number)):
+                    trial.take(tensor)
+                index.commit()
+            size = index.size
+        finally:
+            index.close()
+    _show(trial, size, sum(path.stat().st_size for path in files))
+    wrong = [f"{what}, large: missed" for what in ("exact", "wider", "near")]
+    wrong += ["exact, large: false", "near, large: false"]
+    return 1 if any(trial.counts[each] for each in wrong) else 0
+
+
+def _tensors(path: Path, inode: InodeNumber) -> Iterator[_Tensor]:
+    content = np.memmap(path, np.uint8, "r")
+    layout = recognise(lambda offset, size: content[offset : offset + size].tobytes(), len(content))
+    for span in layout.spans:
+        width = element_of(span.dtype).width
+        if span.size >= TENSOR_MIN and span.size % width == 0:
+            row = TensorRow(span.start, span.size, span.dtype, span.shape, span.name)
+            values = np.frombuffer(content[span.start : span.stop].tobytes(), f"<u{width}")
+            yield _Tensor(inode, row, values)
+
+
+def _show(trial: _Trial, index: int, size: int) -> None:
+    table = Table("relatives", "tensors")
+    for what, count in sorted(trial.counts.items()):
+        table.add_row(what, f"{count:,}")
+    if trial.errors:
+        low, middle, high = np.percentile(trial.errors, (5, 50, 95))
+        table.add_row(
+            "estimate less truth, bits (5, 50, 95 %)", f"{low:.1f} {middle:.1f} {high:.1f}"
+        )
+    table.add_row("index", f"{index:,} bytes, {index / size:.2%} of the files")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

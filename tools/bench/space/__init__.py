@@ -1,0 +1,1 @@
+"""What tools/run bench.space is made of."""

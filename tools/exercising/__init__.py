@@ -1,1 +1,0 @@
-"""What tools/exercise.py is made of."""

@@ -1,1 +1,0 @@
-"""What tools/corpus.py is made of: a model family, trained and exported as its owners would."""

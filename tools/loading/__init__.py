@@ -1,1 +1,0 @@
-"""What tools/load.py is made of."""

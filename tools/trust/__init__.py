@@ -1,0 +1,1 @@
+"""Trials: power loss, kills, load, POSIX suites, fuzzing."""

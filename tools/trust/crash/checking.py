@@ -1,0 +1,88 @@
+"""Looks at a store after a crash: is it sound, and does it keep what was promised?"""
+
+import logging
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from modelfs.errors import ModelfsError
+from modelfs.fs.daemon import MountOptions, run
+from modelfs.jobs.check.fsck import fsck
+from modelfs.store.store import Store
+from tools.trust.crash.machine import unmount
+from tools.trust.crash.promises import Ledger
+
+log = logging.getLogger(__name__)
+
+SECONDS: Final = 60.0  # that a daemon may take to come up
+CACHE: Final = 64 << 20
+
+
+def problems_after(store: Path, mountpoint: Path, ledger: Ledger) -> list[str]:
+    """Check a store as a crash left it, mount it, look for what was promised, check it again."""
+    found = [f"before the mount: {each}" for each in findings(store)]
+    try:
+        with served(store, mountpoint):
+            found += ledger.problems(mountpoint)
+    except OSError as exc:
+        found.append(f"mount: {exc}")
+    return found + [f"after the mount: {each}" for each in findings(store)]
+
+
+def findings(store: Path) -> list[str]:
+    """Return what `modelfs fsck --data` finds. Nothing is changed."""
+    try:
+        with Store(store, read_only=True) as opened:
+            return [
+                f"{each.invariant}: {each.message}" for each in fsck(opened, data=True).findings
+            ]
+    except (ModelfsError, OSError) as exc:
+        return [f"cannot be checked: {exc}"]
+
+
+@contextmanager
+def served(store: Path, mountpoint: Path) -> Iterator[None]:
+    """Mount a store by a real daemon, forked from here, while the block lasts.
+
+    Raises:
+        OSError: it does not come up, or ends in any way but well.
+    """
+    mountpoint.mkdir(exist_ok=True)
+    readable, writable = os.pipe()
+    if not (daemon := os.fork()):
+        os.close(readable)
+        _serve(store, mountpoint, writable)
+    os.close(writable)
+    try:
+        ready = select.select([readable], [], [], SECONDS)[0] and os.read(readable, 1)
+        if ready:
+            yield
+            unmount(mountpoint)
+    finally:
+        os.close(readable)
+    code = os.waitstatus_to_exitcode(os.waitpid(daemon, 0)[1])
+    if not ready or code:
+        raise OSError(f"the daemon ended with {code}, see its log")
+
+
+def _serve(store: Path, mountpoint: Path, ready: int) -> None:
+    code = 1
+    try:
+        logging.basicConfig(stream=sys.stderr, level=logging.ERROR, force=True)
+        options = MountOptions(
+            store, mountpoint, CACHE, read_only=False, allow_other=False, limit=None, options=()
+        )
+        run(options, lambda: _tell(ready))
+        code = 0
+    except BaseException:
+        log.exception("the daemon failed")
+    finally:
+        os._exit(code)
+
+
+def _tell(ready: int) -> None:
+    os.write(ready, b"r")

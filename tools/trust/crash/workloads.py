@@ -1,0 +1,204 @@
+"""The workloads: what clients do to a mount until their time is over.
+
+Each is a handful of client processes at the same time. Those whose point is a promise get company
+that is promised nothing, since most mistakes are made with what lies next to it.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tools.trust.crash.clients import Client, Site, start
+from tools.trust.crash.promises import PER_FAMILY, WEIGHTS, Content, of_seed, size_of
+
+Work = Callable[[Client], None]
+
+SIZES: Final = (1, 700, 4096, 50_000, 300_000, 800_000)
+FILES: Final = 40  # of a client at most, so that a look at all of them stays short
+# Early ingest begins at four whole windows of 64 MiB; a window is told full by the next write.
+EARLY_FROM: Final = (4 * 64 << 20) + (2 << 20)
+LONG_PARTS: Final = 17
+LONG_PART: Final = 16 << 20
+LONG_START: Final = 256 << 10  # of a part, which is not zeros
+TENSORS: Final = (1 << 20, 300_000, 4096, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is done, by processes with these names."""
+
+    clients: Mapping[str, Work]
+    setup: Mapping[str, Work] = field(default_factory=dict)
+    scale: float = 1.0  # how much longer than others it has to run
+
+
+def run(clients: Mapping[str, Work], site: Site, seed: int) -> None:
+    """Let clients work until all of them have ended.
+
+    Raises:
+        OSError: one of them failed; its reason is on stderr.
+    """
+    processes = {name: start(work, site, name, seed) for name, work in clients.items()}
+    codes = {name: os.waitpid(process, 0)[1] for name, process in processes.items()}
+    if failed := [name for name, code in codes.items() if code]:
+        raise OSError(f"the workload failed: {', '.join(failed)}")
+
+
+def any_content(client: Client) -> Content:
+    return of_seed(next(client.numbers), client.draw.choice(SIZES))
+
+
+def model(seeds: list[int]) -> Content:
+    """Return a safetensors file with a tensor of random bytes for each seed."""
+    return (_header(list(TENSORS)), *zip(seeds, TENSORS, strict=True))
+
+
+def long_model(seeds: list[int]) -> Content:
+    """Return a safetensors file with a long tensor for each seed.
+
+    Most of each is zeros: that is written like anything else, but images of the disk stay small.
+    """
+    parts = [part for seed in seeds for part in ((seed, LONG_START), (0, LONG_PART - LONG_START))]
+    return (_header([LONG_PART] * len(seeds)), *parts)
+
+
+def _header(sizes: list[int], dtype: str = "U8", width: int = 1) -> str:
+    header: dict[str, object] = {}
+    at = 0
+    for number, size in enumerate(sizes):
+        span = [at, at + size]
+        header[f"{number}"] = {"dtype": dtype, "shape": [size // width], "data_offsets": span}
+        at += size
+    text = json.dumps(header)
+    return len(text).to_bytes(8, "little").decode("latin-1") + text
+
+
+def save_with_fsync(client: Client) -> None:
+    """Files, new ones and then old ones written anew, each with an fsync."""
+    for number in itertools.count():
+        if not client.has_time:
+            return
+        name = number if number < FILES else client.draw.randrange(FILES)
+        client.write(f"{name}", any_content(client), durable=True)
+
+
+def save_in_place(client: Client) -> None:
+    """The same few files truncated and written again, rarely with an fsync."""
+    while client.has_time:
+        name = f"{client.draw.randrange(6)}"
+        client.write(name, any_content(client), durable=client.draw.random() < 0.1)
+
+
+def replace_with_fsync(client: Client) -> None:
+    while client.has_time:
+        client.replace(f"{client.draw.randrange(4)}", any_content(client), durable=True)
+
+
+def replace_without_fsync(client: Client) -> None:
+    """A few files, safely written at first, replaced again and again as careless programs do."""
+    names = [f"{number}" for number in range(8)]
+    for name in names:
+        client.replace(name, any_content(client), durable=True)
+    while client.has_time:
+        client.replace(client.draw.choice(names), any_content(client), durable=False)
+        client.claim_names()
+
+
+def save_models(client: Client) -> None:
+    """Models that share tensors with each other; now and then a sync takes them into chunks."""
+    number = 0
+    while client.has_time:
+        for _ in range(3):
+            seeds = [client.draw.randrange(1, 9) for _ in TENSORS]
+            client.write(f"{number % 12}", model(seeds), durable=False)
+            number += 1
+        client.settle()
+
+
+def save_long_model(client: Client) -> None:
+    """One model so long that it is ingested while it is written; then it is patched in place."""
+    seeds = [client.draw.randrange(1, 9) for _ in range(LONG_PARTS)]
+    client.write("long", long_model(seeds), durable=False, stall_at=EARLY_FROM)
+    client.settle()
+    seeds[7] = 77
+    start = size_of(long_model(seeds)[:1]) + 7 * LONG_PART
+    client.patch("long", long_model(seeds), start, start + LONG_PART)
+    client.settle()
+
+
+VARIANTS: Final = [f"{number}" for number in range(12)]
+
+
+def _variant(client: Client) -> Content:
+    return model([client.draw.randrange(1, 41) for _ in TENSORS])
+
+
+def fill_variants(client: Client) -> None:
+    for name in VARIANTS:
+        client.write(name, _variant(client), durable=False)
+    client.settle()
+
+
+def renew_variants(client: Client) -> None:
+    """Most of the variants removed and written anew, with tensors that others have or had."""
+    while client.has_time:
+        names = client.draw.sample(VARIANTS, 9)
+        client.remove(names, durable=client.draw.random() < 0.5)
+        for name in names[:6]:
+            client.write(name, _variant(client), durable=client.draw.random() < 0.5)
+        client.settle()
+
+
+def weights(variants: list[int]) -> Content:
+    """Return a safetensors file of weights, of each tensor a variant."""
+    sizes = [size // 4 * 4 for size in TENSORS]
+    families = range(WEIGHTS, WEIGHTS + PER_FAMILY * len(TENSORS), PER_FAMILY)
+    seeds = [family + variant for family, variant in zip(families, variants, strict=True)]
+    return (_header(sizes, "F32", 4), *zip(seeds, sizes, strict=True))
+
+
+def fill_family(client: Client) -> None:
+    for number, name in enumerate(VARIANTS):
+        client.write(name, weights([number % 4] * len(TENSORS)), durable=False)
+    client.settle()
+
+
+def renew_family(client: Client) -> None:
+    """Models made from one another come and go, and what others derive from with them."""
+    while client.has_time:
+        for name in client.draw.sample(VARIANTS, 4):
+            variants = [client.draw.randrange(4) for _ in TENSORS]
+            client.write(name, weights(variants), durable=client.draw.random() < 0.5)
+        client.settle()
+        client.remove(client.draw.sample(VARIANTS, 1), durable=client.draw.random() < 0.5)
+
+
+def optimize(client: Client) -> None:
+    while client.has_time:
+        client.optimize()
+
+
+def collect(client: Client) -> None:
+    while client.has_time:
+        client.collect()
+
+
+WORKLOADS: Final[Mapping[str, Workload]] = {
+    "fsync": Workload({"a": save_with_fsync, "b": save_with_fsync, "c": save_in_place}),
+    "rename": Workload({"a": replace_with_fsync, "b": replace_with_fsync, "c": save_in_place}),
+    "save-over": Workload({"a": save_in_place, "b": replace_without_fsync}, scale=2.0),
+    "ingest": Workload({"a": save_models, "long": save_long_model, "c": save_with_fsync}),
+    "gc": Workload(
+        {"variants": renew_variants, "b": collect, "c": replace_without_fsync},
+        setup={"variants": fill_variants},
+        scale=1.5,
+    ),
+    "optimize": Workload(
+        {"variants": renew_family, "b": optimize, "c": replace_without_fsync},
+        setup={"variants": fill_family},
+        scale=1.5,
+    ),
+}

@@ -1,0 +1,1 @@
+"""What tools/run trust.exercise is made of."""

@@ -1,0 +1,1 @@
+"""What tools/run trust.load is made of."""

@@ -1,1 +1,0 @@
-"""What tools/bench_space.py is made of."""
