@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-class Daemon:
+class DaemonClient:
     """A connection to a daemon. Closing it lets go of what `hold` held."""
 
     def __init__(self, connected: socket.socket, store: Path) -> None:
@@ -102,7 +102,7 @@ class Daemon:
         return self._socket.recv(1 << 20)
 
 
-def connect(store: Path) -> Daemon | None:
+def connect(store: Path) -> DaemonClient | None:
     """Connect to the daemon that has a store mounted; None if there is none.
 
     Raises:
@@ -122,7 +122,7 @@ def connect(store: Path) -> Daemon | None:
         connected.close()
         raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
     connected.settimeout(None)
-    return Daemon(connected, store)
+    return DaemonClient(connected, store)
 
 
 def _connect(connected: socket.socket, store: Path) -> None:

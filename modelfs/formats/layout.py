@@ -18,7 +18,7 @@ class TruncatedModel(MalformedModel):
     """The bytes end before the model does: more of them could make it a consistent file."""
 
 
-class Allowance:
+class MemoryBudget:
     """The memory that a scan may still take for what it keeps, so that no file can fill it all.
 
     Of tensors with names of 60 characters and two dimensions, 120,000 fit: several times what the
@@ -35,7 +35,7 @@ class Allowance:
     def __init__(self) -> None:
         self._left = self.SIZE
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Note that `size` more bytes are kept.
 
         Raises:
@@ -49,19 +49,19 @@ class Allowance:
         """Note that `size` bytes that were taken are kept no longer."""
         self._left += size
 
-    def take_name(self, name: str) -> None:
+    def reserve_name(self, name: str) -> None:
         """Note that a name is kept. Raises what `take` does."""
-        self.take(self.NAME + sys.getsizeof(name))
+        self.reserve(self.NAME + sys.getsizeof(name))
 
-    def take_span(self, dims: int) -> None:
+    def reserve_span(self, dims: int) -> None:
         """Note that a span of a name that is kept is kept, too. Raises what `take` does."""
-        self.take(self.SPAN + self.DIM * dims)
+        self.reserve(self.SPAN + self.DIM * dims)
 
 
-class Loan:
+class Borrowed:
     """A part of an allowance, all of which is given back where its `with` block ends."""
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, allowance: MemoryBudget) -> None:
         self._allowance = allowance
         self._taken = 0
 
@@ -71,10 +71,10 @@ class Loan:
     def __exit__(self, *_: object) -> None:
         self.give_back(self._taken)
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Note that `size` more bytes are kept. Raises what the allowance does."""
         self._taken += size
-        self._allowance.take(size)
+        self._allowance.reserve(size)
 
     def give_back(self, size: int) -> None:
         """Note that `size` bytes are kept no longer."""

@@ -15,7 +15,7 @@ it: repeated keys are refused here.
 
 The header is walked one entry at a time, through a window, instead of handed whole to `json`: of
 100 MB of junk, `json` would make objects of more than twenty times that size before anyone looked
-at them. So a scan has its limits: names and entries of some 64 Ki characters, and an `Allowance`
+at them. So a scan has its limits: names and entries of some 64 Ki characters, and an `MemoryBudget`
 for what it keeps. A file beyond is not taken for one of the format.
 """
 
@@ -29,10 +29,10 @@ from typing import Final, NoReturn, TypeGuard
 
 from modelfs.formats.dtypes import SAFETENSORS_BITS, tensor_bits
 from modelfs.formats.layout import (
-    Allowance,
     Format,
     Layout,
     MalformedModel,
+    MemoryBudget,
     ReadAt,
     TensorSpan,
     TruncatedModel,
@@ -125,7 +125,7 @@ class _Header:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._pos = 0
-        self._allowance = Allowance()
+        self._allowance = MemoryBudget()
 
     def members(self) -> Iterator[str]:
         """Yield the keys of the object that begins here; the caller takes each one's value."""
@@ -143,7 +143,7 @@ class _Header:
             if self._take(",}") == "}":
                 return
 
-    def take_entry(self) -> dict[str, object]:
+    def read_entry(self) -> dict[str, object]:
         """Return the object that begins here, of some 64 Ki characters at most."""
         if self._peek() != "{":
             raise MalformedModel("an entry is no object")
@@ -154,7 +154,7 @@ class _Header:
                 continue
         return self._decode(ENTRY_WINDOWS[-1])
 
-    def take_metadata(self) -> None:
+    def read_metadata(self) -> None:
         if self._peek() == "n":
             self._fill(len(_NULL))
             if not self._text.startswith(_NULL, self._pos):
@@ -164,13 +164,13 @@ class _Header:
         for _ in self.members():
             self._skip_string()
 
-    def take_end(self) -> None:
+    def read_end(self) -> None:
         if self._peek():
             raise MalformedModel("something follows the header's object")
 
     def keep(self, span: TensorSpan) -> TensorSpan:
         """Return the span, if it may be kept."""
-        self._allowance.take_span(len(span.shape))
+        self._allowance.reserve_span(len(span.shape))
         return span
 
     def _take_name(self) -> str:
@@ -182,7 +182,7 @@ class _Header:
         self._pos = match.end()
         literal = match[0]
         name: str = json.loads(literal) if "\\" in literal else literal[1:-1]
-        self._allowance.take_name(name)
+        self._allowance.reserve_name(name)
         self._take(":")
         return name
 
@@ -258,10 +258,10 @@ def _spans(header: _Header, base: int) -> list[TensorSpan]:
     spans = []
     for name in header.members():
         if name == METADATA:
-            header.take_metadata()
+            header.read_metadata()
         else:
-            spans.append(header.keep(_span(name, header.take_entry(), base)))
-    header.take_end()
+            spans.append(header.keep(_span(name, header.read_entry(), base)))
+    header.read_end()
     return spans
 
 

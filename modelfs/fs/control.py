@@ -20,7 +20,7 @@ from typing import Any, Final
 import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
-from modelfs.fs.background.scheduler import Writeback
+from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect
 from modelfs.jobs.optimize.job import optimized
@@ -48,12 +48,12 @@ class Control:
     def __init__(
         self,
         store: Store,
-        writeback: Writeback,
+        writeback: Scheduler,
         mountpoint: Path,
         workers: trio.CapacityLimiter,
     ) -> None:
         self._store = store
-        self._scrubbing = writeback.scrubbing
+        self._scrubbing = writeback.scrub
         self._mountpoint = mountpoint
         self._writeback = writeback
         self._workers = workers
@@ -89,7 +89,7 @@ class Control:
 
     async def _hold(self, stream: trio.SocketStream, line: bytes) -> None:
         # Held before it is said to be, and until the client hangs up.
-        async with self._writeback.appending.held():
+        async with self._writeback.pack_lock.pinned():
             reply = await self._reply(stream, line)
             await _send(stream, reply)
             while "result" in reply and await stream.receive_some():
@@ -127,31 +127,31 @@ class Control:
 
     async def _stats(self, request: Request, progress: Progress) -> Reply:
         disk = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
-        return asdict(self._store.statistics(disk))
+        return self._store.statistics(disk).to_dict()
 
     async def _sync(self, request: Request, progress: Progress) -> Reply:
-        await self._writeback.durability.take_mapped_pages(self._mountpoint)
-        await self._writeback.ingesting.settle(progress)
+        await self._writeback.durability.sync_mapped_files(self._mountpoint)
+        await self._writeback.ingest.settle(progress)
         return {}
 
     async def _gc(self, request: Request, progress: Progress) -> Reply:
         if request.get("dry_run"):
             return {**asdict(self._store.collector.survey(LIVE_MIN_SHORT)), "dry_run": True}
-        found = await self._writeback.collecting.collect(LIVE_MIN_SHORT)
+        found = await self._writeback.gc.collect(LIVE_MIN_SHORT)
         return {**asdict(found), "dry_run": False}
 
     async def _optimize(self, request: Request, progress: Progress) -> Reply:
         depth = request.get("depth")
         if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
             raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
-        await self._writeback.ingesting.settle(_silent)
+        await self._writeback.ingest.settle(_silent)
         before = self._store.statistics(0)
-        optimizing = self._writeback.optimizing
+        optimizing = self._writeback.optimize
         try:
             await optimizing.follow(progress, depth, again=bool(request.get("again")))
         finally:
             await self._writeback.durability.commit()
-        await self._writeback.collecting.collect(LIVE_MIN_SMALL)
+        await self._writeback.gc.collect(LIVE_MIN_SMALL)
         return optimized(self._store, before)
 
     async def _scrub(self, request: Request, progress: Progress) -> Reply:

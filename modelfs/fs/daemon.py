@@ -14,11 +14,11 @@ import pyfuse3
 import trio
 
 from modelfs.errors import ModelfsError
-from modelfs.fs.background.scheduler import Writeback
+from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
 from modelfs.fs.host.kernel import raise_read_ahead
-from modelfs.fs.host.malloc import keep_freed_memory
+from modelfs.fs.host.malloc import keep_heap
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
@@ -60,7 +60,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         OSError: the same, for the backing disk's reasons.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    keep_freed_memory()
+    keep_heap()
     store = Store(
         options.store,
         read_only=options.read_only,
@@ -83,7 +83,7 @@ class _Daemon:
         self._ready = ready
         self._workers = trio.CapacityLimiter(WORKERS)
         self._handles = Handles()
-        self._writeback = Writeback(store, self._handles, self._workers)
+        self._writeback = Scheduler(store, self._handles, self._workers)
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -143,7 +143,7 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 notify_manager("STOPPING=1")
-                await self._writeback.durability.take_mapped_pages(self._options.mountpoint)
+                await self._writeback.durability.sync_mapped_files(self._options.mountpoint)
                 pyfuse3.terminate()
 
 

@@ -8,7 +8,7 @@ from modelfs.errors import CorruptPack
 
 
 @contextmanager
-def as_damage() -> Iterator[None]:
+def eio_as_corruption() -> Iterator[None]:
     """Let a read of packs that the disk refuses (EIO) raise `CorruptPack`. Not for writes."""
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Final
 from modelfs.errors import NotAStore
 from modelfs.formats.layout import Format
 from modelfs.store.disk.descriptors import sync_folder
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import (
     FORMAT_FILE,
     FORMAT_TEXT,
@@ -21,7 +21,7 @@ from modelfs.store.folder import (
     STAGING,
     SUPERBLOCK,
 )
-from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Totals
+from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, Inode, Superblock
 from modelfs.store.index.tables import ROOT, Table
@@ -29,7 +29,7 @@ from modelfs.store.index.tables import ROOT, Table
 CHUNK_SIZE: Final = 1 << 20
 
 
-def make_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
+def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     """Make an empty store, readable by its owner only, in a new or empty folder.
 
     Raises:
@@ -70,9 +70,9 @@ def _fill(index: Index, chunk_size: int) -> None:
         created_ns=now,
     )
     index.put(Table.META, SUPERBLOCK, block.to_bytes())
-    totals = Totals(index)
+    counters = Counters(index)
     for counter, first in ((NEXT_INODE, ROOT + 1), (NEXT_CHUNK, 1), (NEXT_PACK, 1)):
-        totals.set(counter, first)
+        counters.set(counter, first)
     root = Inode(
         inode=ROOT,
         mode=stat.S_IFDIR | 0o755,
@@ -87,4 +87,4 @@ def _fill(index: Index, chunk_size: int) -> None:
         parent=ROOT,
         format=Format.PLAIN,
     )
-    Nodes(index, totals).put(root)
+    Inodes(index, counters).put(root)

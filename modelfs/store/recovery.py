@@ -8,9 +8,9 @@ handed out: a crash during gc leaves such packs, and so does damage.
 import logging
 
 from modelfs.errors import CorruptIndex, CorruptPack, NotFound
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import StagedFile, Staging
-from modelfs.store.index.counters import NEXT_PACK, Totals
+from modelfs.store.index.counters import NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import PackId, Table, number_of
@@ -19,12 +19,12 @@ from modelfs.store.packs.pack import PACK_SIZE, Packs, Tail
 log = logging.getLogger(__name__)
 
 
-def load_staged(staging: Staging, nodes: Nodes) -> None:
+def load_staged(staging: Staging, inodes: Inodes) -> None:
     """Take over the staged files that the last commit mentions."""
     newest = 0
     for inode, windows, visible in staging.stored():
         try:
-            node = nodes.get(inode)
+            node = inodes.get(inode)
         except (NotFound, CorruptIndex) as exc:
             log.error("staged content of inode %d cannot be read: %s", inode, exc)
             staging.damaged = True
@@ -34,8 +34,8 @@ def load_staged(staging: Staging, nodes: Nodes) -> None:
             node.size,
             node.mtime_ns,
             node.ctime_ns,
-            least=node.size,
-            visible=visible,
+            size_floor=node.size,
+            map_visible_to=visible,
             windows=windows,
             dirty=bool(windows),
         )
@@ -70,7 +70,7 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
         packs.cut(tail)
     for name in staging.unmentioned():
         (staging.folder / name).unlink()
-    packs.open_at(tail, PackId(Totals(index).get(NEXT_PACK)))
+    packs.open_at(tail, PackId(Counters(index).get(NEXT_PACK)))
 
 
 def committed_tail(index: Index, packs: Packs) -> Tail | None:
@@ -100,7 +100,7 @@ def _is_end_of_segment(packs: Packs, tail: Tail) -> bool:
 def _is_needed(index: Index, pack: PackId) -> bool:
     # Bytes are only ever removed for good if nothing says that they are of use. A crash during gc
     # leaves packs of which the counter knows, too, so this costs a walk over the chunks at times.
-    if pack >= Totals(index).get(NEXT_PACK):
+    if pack >= Counters(index).get(NEXT_PACK):
         return False
     return any(_may_lie_in(value, pack) for _, value in index.pages(Table.CHUNKS))
 

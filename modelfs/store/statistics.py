@@ -1,9 +1,17 @@
 """What `modelfs stats` tells about a store."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from modelfs.store.chunks.cache import CacheStatistics
+
+# Former names of keys of `stats --json`, kept beside the new ones for one release.
+FORMER_KEYS: Final = {
+    "unsettled_files": "files_to_optimize",
+    "held_chunks": "base_only_chunks",
+    "held_bytes": "base_only_bytes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +26,18 @@ class Statistics:
     shared_bytes: int
     staged_bytes: int
     pending_files: int
-    unsettled_files: int  # that the optimizer has not looked at
-    held_chunks: int  # that no file uses, but others derive from
-    held_bytes: int
+    files_to_optimize: int
+    base_only_chunks: int  # that no file uses, but others derive from
+    base_only_bytes: int
     lost_chunks: int
     lost_bytes: int
     forms: dict[str, dict[str, int]]
     cache: CacheStatistics
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `stats --json` prints."""
+        fields = asdict(self)
+        return fields | {old: fields[new] for old, new in FORMER_KEYS.items()}
 
 
 def disk_usage(folder: Path) -> int:

@@ -14,27 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from modelfs.jobs.defrag.rewrite import Packer
+from modelfs.jobs.defrag.rewrite import Defragmenter
 from modelfs.jobs.gc.collector import LIVE_MIN, Collector
 from modelfs.jobs.ingest.apply import Intake, Parts
-from modelfs.jobs.ingest.copies import Twins
-from modelfs.jobs.ingest.external_data import Sidecars
+from modelfs.jobs.ingest.copies import CopyHints
+from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.worker import Ingest
-from modelfs.jobs.optimize.backlog import Optimizer
-from modelfs.jobs.optimize.similarity import Relatives
-from modelfs.jobs.optimize.worker import Run, Settler
+from modelfs.jobs.optimize.backlog import Backlog
+from modelfs.jobs.optimize.similarity import SimilarityIndex
+from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.jobs.scrub.scrubber import Scrubber
-from modelfs.store.chunks.cache import CAPACITY, PageCache
+from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.table import Chunks
-from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.space import Space
 from modelfs.store.files.attributes import Attributes
 from modelfs.store.files.content import Contents
-from modelfs.store.files.extent_cache import Locator
+from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
-from modelfs.store.files.orphans import Reaper
+from modelfs.store.files.orphans import Orphans
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.folder import (
@@ -48,16 +48,16 @@ from modelfs.store.folder import (
     upgrade,
 )
 from modelfs.store.index.counters import (
+    BASE_ONLY_BYTES,
+    BASE_ONLY_CHUNKS,
     FILES,
-    HELD_BYTES,
-    HELD_CHUNKS,
     IN_USE,
     LOGICAL,
     NEXT_CHUNK,
     SHARED,
-    Totals,
+    Counters,
 )
-from modelfs.store.index.index import Batch, Index
+from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.packs.pack import Packs
@@ -71,7 +71,7 @@ log = logging.getLogger(__name__)
 class Commit:
     """Changes on their way to the disk, and the files to delete when they are there."""
 
-    batch: Batch
+    batch: CommitBatch
     staging_files: list[str]
     packs: list[PackId]
 
@@ -133,7 +133,7 @@ class Store:
             self._put_together(cache_size, read_only=self.read_only)
             if self._as_found:
                 return
-            load_staged(self.staging, self.nodes)
+            load_staged(self.staging, self.inodes)
             if not self.read_only:
                 self._upgrade()
                 remove_uncommitted(self.index, self.packs, self.staging)
@@ -148,54 +148,57 @@ class Store:
 
     def _put_together(self, cache_size: int, *, read_only: bool) -> None:
         self.superblock = read_superblock(self.index)
-        self.cache = PageCache(cache_size)
-        self.totals = Totals(self.index)
-        self.nodes = Nodes(self.index, self.totals)
+        self.cache = ChunkCache(cache_size)
+        self.counters = Counters(self.index)
+        self.inodes = Inodes(self.index, self.counters)
         self.packs = Packs(
             self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
         )
         self.chunks = Chunks(
-            self.index, self.packs, self.totals, self.cache, self.superblock.hash_seed
+            self.index, self.packs, self.counters, self.cache, self.superblock.hash_seed
         )
         self.maps = FileMaps(self.index, self.chunks, self.superblock.chunk_size)
         self.staging = Staging(self.folder / STAGING, self.index, read_only=read_only)
-        locator = Locator(self.index, self.maps, self.chunks)
-        self.contents = Contents(self.nodes, locator, self.chunks, self.packs, self.staging)
-        self.namespace = Namespace(self.index, self.totals, self.nodes)
-        self.attributes = Attributes(self.index, self.nodes, self.staging)
+        extents = ExtentCache(self.index, self.maps, self.chunks)
+        self.contents = Contents(self.inodes, extents, self.chunks, self.packs, self.staging)
+        self.namespace = Namespace(self.index, self.counters, self.inodes)
+        self.attributes = Attributes(self.index, self.inodes, self.staging)
         self._put_changers_together()
 
     def _put_changers_together(self) -> None:
         # What moves content on: into chunks, out of the index, to other packs.
-        self.sidecars = Sidecars(self.index, self.nodes, self.namespace)
+        self.external_data = ExternalData(self.index, self.inodes, self.namespace)
         tensors = TensorTable(self.index)
-        twins = Twins(self.index, self.nodes, tensors, self.superblock.hash_seed)
+        copy_hints = CopyHints(self.index, self.inodes, tensors, self.superblock.hash_seed)
         self.ingest = Ingest(
-            self.contents, self.maps, self.sidecars, twins, tensors, self.superblock.chunk_size
+            self.contents,
+            self.maps,
+            self.external_data,
+            copy_hints,
+            tensors,
+            self.superblock.chunk_size,
         )
         self.intake = Intake(
             Parts(
                 self.index,
-                self.totals,
-                self.nodes,
+                self.counters,
+                self.inodes,
                 self.chunks,
                 self.packs,
                 self.maps,
                 self.staging,
                 self.contents,
-                self.sidecars,
-                twins,
+                self.external_data,
+                copy_hints,
             )
         )
-        self.reaper = Reaper(self.index, self.nodes, self.maps, self.staging)
-        self.relatives = Relatives(self.index, tensors)
-        hints = self.sidecars, twins, self.relatives
+        self.orphans = Orphans(self.index, self.inodes, self.maps, self.staging)
+        self.relatives = SimilarityIndex(self.index, tensors)
+        hints = self.external_data, copy_hints, self.relatives
         self.collector = Collector(self.index, self.chunks, self.packs, hints)
-        self.packer = Packer(self.index, self.chunks, self.packs, self.space)
-        self.scrubber = Scrubber(self.index, self.totals, self.chunks, self.packs)
-        self.optimizer = Optimizer(
-            self.index, self.nodes, self.chunks, self.staging, self.relatives
-        )
+        self.packer = Defragmenter(self.index, self.chunks, self.packs, self.space)
+        self.scrubber = Scrubber(self.index, self.counters, self.chunks, self.packs)
+        self.optimizer = Backlog(self.index, self.inodes, self.chunks, self.staging, self.relatives)
 
     def close(self) -> None:
         """Make everything durable that was written, and let go of the store."""
@@ -298,7 +301,7 @@ class Store:
 
     def writer(self) -> ChunkWriter:
         """Return a writer of chunks; one at a time, until its result was taken or given up."""
-        return ChunkWriter(self.chunks, self.packs, self.totals.get(NEXT_CHUNK))
+        return ChunkWriter(self.chunks, self.packs, self.counters.get(NEXT_CHUNK))
 
     @contextmanager
     def writing(self) -> Iterator[ChunkWriter]:
@@ -307,18 +310,18 @@ class Store:
         try:
             yield writer
         except BaseException:
-            self.give_up_writer()
+            self.roll_back_writer()
             raise
 
-    def settler(self, threads: int) -> Settler:
+    def settler(self, threads: int) -> Worker:
         """Return what does the optimizer's work, for one run, with so many threads."""
         tensors = TensorTable(self.index)
-        run = Run(self.optimizer.depth, threads, self.optimizer.again)
-        return Settler(self.maps, self.chunks, tensors, self.relatives, run)
+        run = RunOptions(self.optimizer.depth, threads, self.optimizer.again)
+        return Worker(self.maps, self.chunks, tensors, self.relatives, run)
 
-    def give_up_writer(self) -> None:
+    def roll_back_writer(self) -> None:
         """Forget what a writer did that failed."""
-        self.packs.give_up(committed_tail(self.index, self.packs))
+        self.packs.roll_back(committed_tail(self.index, self.packs))
 
     def ingest_file(self, inode: InodeNumber, *, complete: bool = True) -> None:
         """Take a file's staged content into chunks."""
@@ -363,8 +366,8 @@ class Store:
         Raises:
             StoreFull: no room to rewrite some pack. What could be collected is.
         """
-        for inode in self.reaper.orphans():
-            while not self.reaper.reap(inode):
+        for inode in self.orphans.orphans():
+            while not self.orphans.reap(inode):
                 pass
         while self.collector.remove_dead():
             pass
@@ -378,37 +381,37 @@ class Store:
         return freed
 
     def _rewrite(self, pack: PackId) -> int:
-        self.leave_pack(pack)
+        self.seal_pack(pack)
         with self.writing() as writer:
             self.collector.copy_live(pack, writer)
             written = writer.finish()
         self._take(written)
         return self.collector.retire(pack)
 
-    def _take(self, written: Written) -> None:
-        while not self.intake.take_written(written):
+    def _take(self, written: WriteResult) -> None:
+        while not self.intake.publish(written):
             pass
 
     def retire_empty_packs(self) -> None:
         """Have the packs deleted with the next commit in which nothing is alive."""
         for pack in self.collector.empty_packs():
-            self.leave_pack(pack)
+            self.seal_pack(pack)
             self.collector.retire(pack)
 
-    def leave_pack(self, pack: PackId) -> None:
+    def seal_pack(self, pack: PackId) -> None:
         """Make sure that nothing is appended to a pack that is to be rewritten."""
-        self.packs.leave(pack)
+        self.packs.seal(pack)
 
     # -- telling
 
     @property
     def in_use(self) -> bool:
         """Whether a daemon has it, or ended without having made everything durable."""
-        return self.totals.get(IN_USE) > 0
+        return self.counters.get(IN_USE) > 0
 
     def set_in_use(self, *, in_use: bool) -> None:
         with self.index.change():
-            self.totals.set(IN_USE, int(in_use))
+            self.counters.set(IN_USE, int(in_use))
 
     def disk_usage(self) -> int:
         """Return the disk space that the store takes, in bytes. Any thread."""
@@ -416,21 +419,21 @@ class Store:
 
     def statistics(self, disk_bytes: int | None = None) -> Statistics:
         """Return what `stats` shows. Walks the store's folder unless `disk_bytes` is given."""
-        forms = self.totals.forms()
+        forms = self.counters.forms()
         lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
-        sizes = sum(staged.size - self.nodes.get(staged.inode).size for staged in self.staging)
+        sizes = sum(staged.size - self.inodes.get(staged.inode).size for staged in self.staging)
         return Statistics(
-            files=self.totals.get(FILES),
-            logical_bytes=self.totals.get(LOGICAL) + sizes,
+            files=self.counters.get(FILES),
+            logical_bytes=self.counters.get(LOGICAL) + sizes,
             stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
             disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
             chunks=sum(form["chunks"] for form in forms.values()),
-            shared_bytes=self.totals.get(SHARED),
+            shared_bytes=self.counters.get(SHARED),
             staged_bytes=sum(staged.staged_bytes for staged in self.staging),
             pending_files=len(self.pending()),
-            unsettled_files=sum(1 for _ in self.index.pages(Table.UNSETTLED)),
-            held_chunks=self.totals.get(HELD_CHUNKS),
-            held_bytes=self.totals.get(HELD_BYTES),
+            files_to_optimize=sum(1 for _ in self.index.pages(Table.TO_OPTIMIZE)),
+            base_only_chunks=self.counters.get(BASE_ONLY_CHUNKS),
+            base_only_bytes=self.counters.get(BASE_ONLY_BYTES),
             lost_chunks=lost["chunks"],
             lost_bytes=lost["raw_bytes"],
             forms={name: form for name, form in forms.items() if form["chunks"]},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli.main import run
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Done, Fake, FakeDaemon, Reply
 from tests.support.paths import MODELS
@@ -29,7 +29,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 def empty(tmp_path: Path) -> Path:
     """A store without files."""
     folder = tmp_path / "empty.store"
-    make_store(folder)
+    create_store(folder)
     return folder
 
 
@@ -37,7 +37,7 @@ def empty(tmp_path: Path) -> Path:
 def family(tmp_path: Path) -> Path:
     """A store that holds the sample models."""
     folder = tmp_path / "family.store"
-    make_store(folder)
+    create_store(folder)
     with Store(folder) as store:
         for source in sorted(MODELS.glob("*.*")):
             new_file(store, source.name.encode(), source.read_bytes())

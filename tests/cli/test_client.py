@@ -111,7 +111,7 @@ def test_long_path(tmp_path: Path) -> None:
         assert connected.pid == os.getpid()
 
 
-def _connected(store: Path) -> client.Daemon:
+def _connected(store: Path) -> client.DaemonClient:
     connected = client.connect(store)
     assert connected is not None
     return connected

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from modelfs.formats.layout import Allowance, Format, Layout, ReadAt
+from modelfs.formats.layout import Format, Layout, MemoryBudget, ReadAt
 from modelfs.formats.onnx.protobuf import MAX_FIELDS
 from modelfs.formats.safetensors import ENTRY_WINDOWS, MAX_HEADER_SIZE
 from modelfs.formats.sniff import recognise
@@ -22,7 +22,7 @@ BESIDES: Final = 4 << 20
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Allowance, "SIZE", SMALL)
+    monkeypatch.setattr(MemoryBudget, "SIZE", SMALL)
 
 
 class Endless:
@@ -121,7 +121,7 @@ def test_tensors_past_all_bounds_are_plain_bytes(
 @pytest.mark.usefixtures("small")
 def test_metadata_past_all_bounds() -> None:
     """So do the keys of metadata, though nothing is made of them."""
-    pairs = ",".join(f'"{at}":""' for at in range(SMALL // Allowance.NAME))
+    pairs = ",".join(f'"{at}":""' for at in range(SMALL // MemoryBudget.NAME))
     header = f'{{"__metadata__":{{{pairs}}}}}'.encode()
     content = struct.pack("<Q", len(header)) + header
     layout, peak = scanned(reader(content), len(content))

@@ -33,7 +33,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The same, behind its handlers, and with no kernel in front of them."""
-    monkeypatch.setattr("modelfs.fs.requests.operations.take_pages", lambda inode: None)
+    monkeypatch.setattr("modelfs.fs.requests.operations.drop_mapped_pages", lambda inode: None)
     return Served(box.store, nursery)
 
 

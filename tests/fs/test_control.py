@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from modelfs.fs import control
 from modelfs.fs.background import durability
 from modelfs.fs.control import REQUEST_MAX, SOCKET_NAME, Control
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from tests.support.served_store import Counting, Failing, Held, Served
 from tests.support.stores import CHUNK, checked, model_of, noise
 
@@ -28,7 +28,7 @@ Reply = dict[str, Any]
 def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., list[int]]:
     """The mounts whose dirty pages the kernel was asked for; there is no mount here."""
     synced = Counting(_nothing_moved)
-    monkeypatch.setattr(durability, "send_dirty_pages", synced)
+    monkeypatch.setattr(durability, "sync_mapped_files", synced)
     return synced
 
 
@@ -109,7 +109,7 @@ async def test_gc(daemon: Served) -> None:
     """`gc` collects garbage and says how much; `dry_run` only says it."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.ingesting.settle()
+    await daemon.writeback.ingest.settle()
     packs = daemon.store.packs.numbers()
     would = (await ask(daemon, "gc", dry_run=True))["result"]
     assert would["dead_chunks"] == 29
@@ -151,7 +151,7 @@ async def test_hold(daemon: Served) -> None:
     """Packs stay while a client holds them, and are collected when it hangs up."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.ingesting.settle()
+    await daemon.writeback.ingest.settle()
     packs = daemon.store.packs.numbers()
     async with trio.open_nursery() as nursery, connected(daemon) as stream:
         await stream.send_all(b'{"command": "hold"}\n')
@@ -324,7 +324,7 @@ async def test_socket_goes_with_the_daemon(served: Served, tmp_path: Path) -> No
 async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
     """A store whose path is too long for a socket's address is answered for all the same."""
     folder = tmp_path / ("x" * 120)
-    make_store(folder)
+    create_store(folder)
     with checked(folder) as box:
         served = Served(box.store, nursery)
         answering = Control(served.store, served.writeback, tmp_path, served.workers)
@@ -343,7 +343,7 @@ async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
 async def test_scrub(daemon: Served, nursery: trio.Nursery) -> None:
     """`scrub` tells its progress and what was found; `scrub-status` tells it again."""
     await daemon.chunked(b"f", noise(3 * CHUNK))
-    nursery.start_soon(daemon.writeback.scrubbing.run)
+    nursery.start_soon(daemon.writeback.scrub.run)
     *progress, last = await told(daemon, b'{"command": "scrub"}\n')
     assert all("progress" in line for line in progress)
     assert (last["result"]["chunks"], last["result"]["findings"]) == (3, [])
@@ -363,7 +363,7 @@ async def test_scrub_in_the_background(daemon: Served) -> None:
 async def test_scrub_of_who_left(daemon: Served, nursery: trio.Nursery, rate: int) -> None:
     """A scrub that somebody waited for stops when they hang up; one in the background goes on."""
     await daemon.chunked(b"f", noise(CHUNK))
-    scrubbing = daemon.writeback.scrubbing
+    scrubbing = daemon.writeback.scrub
     if rate:
         scrubbing.begin(rate=rate)
     async with connected(daemon) as stream:

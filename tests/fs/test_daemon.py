@@ -74,7 +74,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
     monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
-    monkeypatch.setattr(durability, "send_dirty_pages", lambda mountpoint, paths: [])
+    monkeypatch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: [])
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return kernel
 
@@ -224,7 +224,7 @@ def test_signals(
         asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
         return []
 
-    monkeypatch.setattr(durability, "send_dirty_pages", send)
+    monkeypatch.setattr(durability, "sync_mapped_files", send)
     run(options, lambda: os.kill(os.getpid(), number))
     assert asked == [(options.mountpoint, False, False)]
     assert read_by(manager) == [b"READY=1", b"STOPPING=1"]

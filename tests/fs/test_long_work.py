@@ -36,7 +36,7 @@ async def test_long_ingest_commits_on_its_way(
     applied = Counting(served.store.index.apply)
     monkeypatch.setattr(served.store.index, "apply", applied)
     inode = await served.written(b"model", MODEL)
-    await served.writeback.ingesting.ingest([inode], complete=True)
+    await served.writeback.ingest.ingest([inode], complete=True)
     assert len(applied.calls) > 5
     assert served.store.index.changes < 100
     assert content_of(served.store, inode) == MODEL
@@ -53,8 +53,8 @@ async def test_a_removal_whose_commit_fails_goes_on_later(
     failing = Failing(served.store.index.apply, StoreFull("no room"))
     monkeypatch.setattr(served.store.index, "apply", failing)
     with pytest.raises(StoreFull):
-        await served.writeback.collecting.reap()
-    await served.writeback.collecting.reap()
+        await served.writeback.gc.reap()
+    await served.writeback.gc.reap()
     assert rows(served.store, Table.ORPHANS) == rows(served.store, Table.EXTENTS) == 0
 
 
@@ -64,10 +64,10 @@ async def test_what_the_kernel_forgets_is_removed_only_without_a_name(
     """Forgetting is not removing, however often it comes."""
     kept, gone = await served.written(b"kept", b"x"), await served.written(b"gone", b"y")
     await served.operations.unlink(TOP, FileNameT(b"gone"), ASKED)
-    await served.writeback.collecting.reap()
-    assert served.store.nodes.find(gone) is not None
+    await served.writeback.gc.reap()
+    assert served.store.inodes.find(gone) is not None
     await served.operations.forget([(InodeT(kept), 1), (InodeT(gone), 1)])
     await served.operations.forget([(InodeT(gone), 1)])
-    await served.writeback.collecting.reap()
-    assert served.store.nodes.find(gone) is None
+    await served.writeback.gc.reap()
+    assert served.store.inodes.find(gone) is None
     assert content_of(served.store, kept) == b"x"

@@ -12,7 +12,7 @@ import trio
 
 from modelfs.fs.background import durability
 from modelfs.fs.control import Control
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.store import Store
 from tests.support.served_store import Served
 from tests.support.stores import CHUNK, model_of, new_file, noise
@@ -47,7 +47,7 @@ class Daemon:
         ours, theirs = socket.socketpair()
         async with trio.open_nursery() as nursery:
             served = Served(self._store, nursery)
-            nursery.start_soon(served.writeback.scrubbing.run)
+            nursery.start_soon(served.writeback.scrub.run)
             control = Control(self._store, served.writeback, self._mountpoint, served.workers)
             with trio.fail_after(DEADLINE):
                 async with trio.open_nursery() as talk:
@@ -93,10 +93,10 @@ def check_answer(data: bytes) -> None:
 
 @contextlib.contextmanager
 def open_control(folder: Path) -> Iterator[Callable[[bytes], None]]:
-    make_store(folder / "store", chunk_size=CHUNK)
+    create_store(folder / "store", chunk_size=CHUNK)
     with pytest.MonkeyPatch.context() as patch, Store(folder / "store") as store:
         # There is no mount whose pages the kernel could be asked for.
-        patch.setattr(durability, "send_dirty_pages", lambda mountpoint, paths: None)
+        patch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: None)
         new_file(store, b"model", model_of(noise(CHUNK), noise(100, 1)))
         new_file(store, b"copy", model_of(noise(CHUNK)))
         store.ingest_all()

@@ -84,11 +84,11 @@ def test_frameworks_read_what_is_derived(mount: Mount) -> None:
 def test_ctrl_c_stops_it(mount: Mount) -> None:
     """The command ends at once, the mount stays, and the rest is done the next time."""
     copy_in(mount)
-    unsettled = mount.stats()["unsettled_files"]
+    unsettled = mount.stats()["files_to_optimize"]
     command = subprocess.Popen(
         [*MODELFS, "optimize", mount.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    wait_until(lambda: mount.stats()["unsettled_files"] < unsettled or command.poll() is not None)
+    wait_until(lambda: mount.stats()["files_to_optimize"] < unsettled or command.poll() is not None)
     command.send_signal(signal.SIGINT)
     _, problem = command.communicate(timeout=DEADLINE)
     # At its very end Python lets the signal do what it does to any process: 130 to a shell, too.
@@ -96,7 +96,7 @@ def test_ctrl_c_stops_it(mount: Mount) -> None:
     assert b"Traceback" not in problem
     check(mount)
     modelfs("optimize", mount.path)
-    assert mount.stats()["unsettled_files"] == 0
+    assert mount.stats()["files_to_optimize"] == 0
     check(mount)
 
 

@@ -107,7 +107,7 @@ class History:
     def _remove_name(self, name: bytes) -> None:
         if self._files.pop(name, None) is not None:
             inode = self._box.store.namespace.unlink(ROOT, name)
-            while not self._box.store.reaper.reap(inode):
+            while not self._box.store.orphans.reap(inode):
                 pass
 
     def _settle(self) -> None:
@@ -202,4 +202,4 @@ def test_files_that_look_alike(box: Box) -> None:
     store.ingest_all()
     for inode, content in files.items():
         assert content_of(store, inode) == content
-    assert store.nodes.get(next(iter(files))).format is Format.ONNX_DATA
+    assert store.inodes.get(next(iter(files))).format is Format.ONNX_DATA

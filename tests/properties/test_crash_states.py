@@ -12,7 +12,7 @@ import pytest
 from modelfs.errors import ModelfsError, NotAStore
 from modelfs.jobs.defrag import order as packing
 from modelfs.jobs.defrag import rewrite as packer
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.files import staging
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.tables import InodeNumber
@@ -282,7 +282,7 @@ def test_a_store_is_made_whole_or_not_at_all(memory: Path) -> None:
     top.mkdir()
     recorder = Recorder(top)
     with recorder.recording():
-        make_store(top / "new", chunk_size=CHUNK)
+        create_store(top / "new", chunk_size=CHUNK)
     for after, tree in states(Disk(recorder.before), recorder.operations, Random(1), 30):
         put_back(tree, memory / "recovered")
         try:

@@ -21,7 +21,7 @@ import pytest
 
 from modelfs.jobs.defrag import order as packing
 from modelfs.jobs.optimize import pipeline
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.disk.space import Room, Space
 from modelfs.store.packs import pack, segment
 from tests.support import faulty_syscalls as faults
@@ -48,7 +48,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in SYNCS:
         monkeypatch.setattr(os, name, lambda fd: None)
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
-    make_store(tmp_path / "empty", chunk_size=CHUNK)
+    create_store(tmp_path / "empty", chunk_size=CHUNK)
     return tmp_path / "empty"
 
 

@@ -52,7 +52,7 @@ GONE: Final = noise(4096, 7)
 DERIVED: Final = model_of(noise(5000, 1)[50:4050], GONE[96:], noise(500, 8))
 NAMES_DATA: Final = (MODELS / "base-external.onnx").read_bytes()
 # Of tables that format 1 has, those of which its pinned store has no row.
-EMPTY_IN_1: Final = {Table.SIDECARS, Table.PENDING}
+EMPTY_IN_1: Final = {Table.EXTERNAL_DATA, Table.PENDING}
 
 Dump = dict[str, list[list[str]]]
 
@@ -106,10 +106,10 @@ def _fill(store: Store) -> None:
     _derive(store)
     store.commit()
     names.unlink(ROOT, b"gone")
-    store.reaper.reap(gone)
+    store.orphans.reap(gone)
     orphan = names.create(ROOT, b"orphan", FILE, SOMEBODY).inode
     names.unlink(ROOT, b"orphan")
-    assert store.reaper.orphans() == [orphan]
+    assert store.orphans.orphans() == [orphan]
     staged = names.create(ROOT, b"staged", FILE, SOMEBODY).inode
     store.contents.write(staged, 10, STAGED)
     store.contents.truncate(plain, 60_000)
@@ -132,11 +132,11 @@ def _derive(store: Store) -> None:
     derive(store, chunk_at(store, derived, start), (base, 50, 4000))
     derive(store, chunk_at(store, derived, start + 4000), (chunk_at(store, old), 96, 4000))
     with store.index.change():
-        store.chunks.settle(base, 1)
+        store.chunks.mark_optimized(base, 1)
         relative = relative_key(Kind.EXACT, SEED, inode, start, 7)
-        store.index.put(Table.RELATIVES, relative, b"")
+        store.index.put(Table.SKETCHES, relative, b"")
     names.unlink(ROOT, b"old")
-    store.reaper.reap(old)
+    store.orphans.reap(old)
 
 
 def dump(path: Path) -> Dump:
@@ -216,7 +216,7 @@ def read_golden(store: Store, version: int) -> None:
     if version > 1:
         derived = store.namespace.lookup(ROOT, b"derived")
         assert store.contents.read(derived, 0, 1 << 20) == DERIVED
-        assert store.statistics().held_chunks == 1
+        assert store.statistics().base_only_chunks == 1
 
 
 @every_format

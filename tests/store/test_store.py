@@ -20,7 +20,7 @@ from modelfs.errors import (
 )
 from modelfs.jobs.check.fsck import check
 from modelfs.store import create as making
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, SUPERBLOCK
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import Index
@@ -58,7 +58,7 @@ store.abandon()
 
 def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
     """A store that was just made is sound, holds the root, and is its owner's alone."""
-    make_store(tmp_path / "new")
+    create_store(tmp_path / "new")
     assert check_closed(tmp_path / "new") == []
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     with Store(tmp_path / "new") as store:
@@ -71,7 +71,7 @@ def test_two_stores_hash_differently(tmp_path: Path) -> None:
     """Each store has an identity and a seed of its own."""
     blocks = []
     for name in ("one", "two"):
-        make_store(tmp_path / name)
+        create_store(tmp_path / name)
         with Store(tmp_path / name) as store:
             blocks.append(store.superblock)
     assert blocks[0].uuid != blocks[1].uuid
@@ -82,7 +82,7 @@ def test_a_store_is_made_in_an_empty_folder_only(tmp_path: Path) -> None:
     """A folder with anything in it is left as it is."""
     (tmp_path / "file").touch()
     with pytest.raises(NotAStore):
-        make_store(tmp_path)
+        create_store(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -253,7 +253,7 @@ def test_a_missing_newest_pack_keeps_the_rest_usable(
     new = stored_file(box.store, b"new", noise(CHUNK, 1))
     writer = box.store.writer()
     writer.finish()
-    box.store.give_up_writer()
+    box.store.roll_back_writer()
     more = stored_file(box.store, b"more", noise(CHUNK, 2))
     assert content_of(box.store, new) == noise(CHUNK, 1)
     assert content_of(box.store, more) == noise(CHUNK, 2)

@@ -33,7 +33,7 @@ def files_of(path: Path) -> Contents:
         return {
             name: read(store, inode)
             for name, inode in walk(store.namespace).items()
-            if stat.S_ISREG(store.nodes.get(InodeNumber(inode)).mode)
+            if stat.S_ISREG(store.inodes.get(InodeNumber(inode)).mode)
         }
 
 

@@ -20,7 +20,7 @@ def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
 
 def held(store: Store) -> list[ChunkId]:
     """Return the chunks that only others need."""
-    return [ChunkId(number_of(key)) for key, _ in store.index.pages(Table.HELD)]
+    return [ChunkId(number_of(key)) for key, _ in store.index.pages(Table.BASE_ONLY)]
 
 
 def gathered(store: Store, chunk: ChunkId) -> Chunk:
@@ -30,17 +30,22 @@ def gathered(store: Store, chunk: ChunkId) -> Chunk:
         record,
         kind=ChunkKind.DERIVED,
         codec=CodecId.GATHER,
-        proof=xxhash.xxh3_64_intdigest(store.chunks.load(chunk, record)),
+        content_checksum=xxhash.xxh3_64_intdigest(store.chunks.load(chunk, record)),
     )
 
 
+def recipe_of(*runs: tuple[ChunkId, int, int]) -> Recipe:
+    """Return the recipe of a chunk that is gathered: chunk, bytes before the run, length."""
+    return Recipe(tuple(SourceRun(*run) for run in runs), b"")
+
+
 def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> None:
-    """Store a chunk as runs of others: chunk, bytes before the run, length."""
-    recipe = Recipe(tuple(SourceRun(*run) for run in runs), b"")
+    """Store a chunk as runs of others."""
+    recipe = recipe_of(*runs)
     writer = store.writer()
     writer.replace(chunk, gathered(store, chunk), recipe.to_bytes(), recipe.sources)
     written = writer.finish()
-    while not store.intake.take_written(written):
+    while not store.intake.publish(written):
         pass
 
 
@@ -52,7 +57,9 @@ def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
     content, other = (store.chunks.load_current(each) for each in (chunk, source))
     at = other.find(content)
     lineage = store.chunks.lineage
-    if at < 0 or not lineage.may_derive(chunk, CodecId.GATHER, (source,), find, DEPTH):
+    if at < 0 or len(recipe_of((source, at, len(content))).to_bytes()) > len(content):
+        return False  # as the optimizer does: a form that is larger than the chunk is none
+    if not lineage.may_derive(chunk, CodecId.GATHER, (source,), find, DEPTH):
         return False
     derive(store, chunk, (source, at, len(content)))
     return True

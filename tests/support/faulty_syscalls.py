@@ -187,7 +187,7 @@ class User:
         self._named(**{name: None})
 
     def reap(self, file: File) -> None:
-        while not self.store.reaper.reap(file.inode):
+        while not self.store.orphans.reap(file.inode):
             pass
 
     def flush(self, file: File) -> bool:

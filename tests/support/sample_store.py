@@ -53,7 +53,7 @@ class Sample:
         self.link = self.store.namespace.lookup(self.folder, b"link")
         self.cut = self.inode(b"cut")
         self.staged = self.inode(b"staged")
-        (self.orphan,) = self.store.reaper.orphans()
+        (self.orphan,) = self.store.orphans.orphans()
 
     def inode(self, name: bytes) -> InodeNumber:
         return self.store.namespace.lookup(ROOT, name)
@@ -84,10 +84,10 @@ class Sample:
 
     def count(self, name: bytes, value: int) -> None:
         with self.store.index.change():
-            self.store.totals.set(name, value)
+            self.store.counters.set(name, value)
 
     def node(self, inode: InodeNumber) -> Inode:
-        return self.store.nodes.get(inode)
+        return self.store.inodes.get(inode)
 
     def put_node(self, node: Inode) -> None:
         self.put(Table.INODES, number_key(node.inode), node.to_bytes())
@@ -144,7 +144,7 @@ def fill(path: Path) -> None:
         store.ingest_all()
         for name in (b"gone", b"orphan"):
             store.namespace.unlink(ROOT, name)
-        while not store.reaper.reap(gone):
+        while not store.orphans.reap(gone):
             pass
         derive_some(store)
         store.contents.truncate(cut, 10)
@@ -182,7 +182,7 @@ def derive_some(store: Store) -> None:
     held = chunk_at(store, gone)
     derive(store, chunk_at(store, top, start + 50_000), (held, 0, 40_000))
     store.namespace.unlink(ROOT, b"held")
-    while not store.reaper.reap(gone):
+    while not store.orphans.reap(gone):
         pass
 
 

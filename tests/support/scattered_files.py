@@ -23,7 +23,7 @@ def scatter(store: Store) -> list[InodeNumber]:
     inodes = [new_file(store, b"%d" % number, content(number)) for number in range(FILES)]
     store.ingest_all()
     gone = store.namespace.unlink(ROOT, b"whole")
-    while not store.reaper.reap(gone):
+    while not store.orphans.reap(gone):
         pass
     store.commit()
     return inodes

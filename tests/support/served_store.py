@@ -23,7 +23,7 @@ from pyfuse3 import (
     SetattrFields,
 )
 
-from modelfs.fs.background.scheduler import Writeback
+from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handle, Handles
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
@@ -77,7 +77,7 @@ class Served:
         self.nursery = nursery
         self.workers = trio.CapacityLimiter(8)
         self.handles = Handles()
-        self.writeback = Writeback(store, self.handles, self.workers)
+        self.writeback = Scheduler(store, self.handles, self.workers)
         self.reader = Reader(store.contents, self.workers, nursery)
         self.writer = Writer(store.contents, self.workers)
         self.operations = Operations(store, self.handles, self.writeback, self.reader, self.writer)
@@ -98,7 +98,7 @@ class Served:
     async def chunked(self, name: bytes, data: bytes) -> InodeNumber:
         """Make a file whose content is in chunks."""
         inode = await self.written(name, data)
-        await self.writeback.ingesting.settle()
+        await self.writeback.ingest.settle()
         assert self.store.staging.find(inode) is None
         return inode
 

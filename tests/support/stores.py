@@ -18,7 +18,7 @@ import pytest
 from modelfs.jobs.check import rows as check_rows
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest import worker as ingest
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.files import content, staging
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
@@ -36,7 +36,7 @@ _stores = itertools.count()
 def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
     """Make a store in a new folder below `folder`, and return where."""
     path = folder / f"store{next(_stores)}"
-    make_store(path, chunk_size=chunk_size)
+    create_store(path, chunk_size=chunk_size)
     return path
 
 

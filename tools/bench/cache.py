@@ -29,9 +29,9 @@ from typing import Final
 
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.optimize.job import optimize
-from modelfs.store.chunks.cache import PageCache
+from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.eviction import POLICIES
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.files.namespace import Owner
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import Chunk, ChunkKind
@@ -66,7 +66,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-bench-") as scratch:
         folder = Path(scratch) / "store"
-        make_store(folder)
+        create_store(folder)
         with Store(folder) as store:
             inodes = [_stored(store, path, n) for n, path in enumerate(options.models)]
             optimize(store)
@@ -132,7 +132,7 @@ class Catalogue:
             size = record.size
             if whole:
                 size = sum(self._store.chunks.record(each).size for each in ids)
-            needed = record.uses + record.pins
+            needed = record.refs + record.dependants
             self._items[key] = Item(key, size, self._seconds(chunk, record), needed, sources)
         return self._items[key]
 
@@ -192,7 +192,7 @@ class Replay:
 
     def __init__(self, capacity: int, policy: str) -> None:
         self._now = 0.0
-        self._cache = PageCache(capacity, policy, clock=lambda: self._now)
+        self._cache = ChunkCache(capacity, policy, clock=lambda: self._now)
         self._blank = functools.cache(bytes)  # pages of one size are one object
         self._missed = False
 

@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.optimize.job import pack
-from modelfs.store.create import make_store
+from modelfs.store.create import create_store
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -49,7 +49,7 @@ class Writing:
     """A store being filled, and beside it plain files with what it is to have."""
 
     def __init__(self, folder: Path) -> None:
-        make_store(folder / "store")
+        create_store(folder / "store")
         self.store = Store(folder / "store")
         self.plain = folder / "plain"
         self.plain.mkdir()
@@ -73,7 +73,7 @@ class Writing:
         del self.inodes[name]
         (self.plain / name).unlink()
         inode = self.store.namespace.unlink(ROOT, name.encode())
-        while not self.store.reaper.reap(inode):
+        while not self.store.orphans.reap(inode):
             pass
 
     def finish(self) -> None:

@@ -31,8 +31,8 @@ from rich.table import Table
 from modelfs.codecs.elements import element_of
 from modelfs.formats.sniff import recognise
 from modelfs.jobs.ingest.chunker import TENSOR_MIN
-from modelfs.jobs.optimize.related_files import Family
-from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, Relatives
+from modelfs.jobs.optimize.related_files import RelatedFiles
+from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, SimilarityIndex
 from modelfs.sketches.samples import CASTS, coded_bits, ulps_apart
 from modelfs.sketches.sketch import Sampler
 from modelfs.store.files.tensors import TensorTable
@@ -84,8 +84,8 @@ class _Trial:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._relatives = Relatives(index, TensorTable(index))
-        self._family = Family(self._relatives, TensorTable(index))
+        self._relatives = SimilarityIndex(index, TensorTable(index))
+        self._family = RelatedFiles(self._relatives, TensorTable(index))
         self._tensors: dict[tuple[InodeNumber, int], _Tensor] = {}
         self._same_name: defaultdict[tuple[str, str, int], list[_Tensor]] = defaultdict(list)
         self._plain: set[bytes] = set()

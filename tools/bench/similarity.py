@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from modelfs.jobs.optimize.similarity import Relatives
+from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index import tables
@@ -62,7 +62,7 @@ class _Rig:
 
     def __init__(self, folder: Path) -> None:
         self.index = Index(folder)
-        self.relatives = Relatives(self.index, TensorTable(self.index))
+        self.relatives = SimilarityIndex(self.index, TensorTable(self.index))
         self.count = 0
 
     def register(self, sketch: Sketch) -> float:

@@ -56,8 +56,8 @@ def _survey(store: Path) -> dict[str, Any]:
 
 def _collect(store: Path) -> dict[str, Any]:
     with open_unmounted(store) as opened:
-        for inode in opened.reaper.orphans():
-            while not opened.reaper.reap(inode):
+        for inode in opened.orphans.orphans():
+            while not opened.orphans.reap(inode):
                 pass
         found = asdict(opened.collector.survey(LIVE_MIN_SHORT))
         opened.collect(LIVE_MIN_SHORT)

@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +41,7 @@ def _statistics(store: Path) -> Json:
         with daemon:
             return daemon.ask("stats")
     with Store(store, read_only=True) as opened:
-        return asdict(opened.statistics())
+        return opened.statistics().to_dict()
 
 
 def _show_statistics(found: Json) -> None:
@@ -80,12 +79,12 @@ def _summary(found: Json) -> Iterator[tuple[str, str]]:
         saved = logical - stored - staged
         times = logical / (stored + staged)
         yield "saved", f"{size(saved)}, {render.percent(saved, logical)}: {times:.1f} times smaller"
-    if found["held_chunks"]:
-        held = render.counted(found["held_chunks"], "chunk")
-        yield "held", f"{size(found['held_bytes'])} of that, {held}, only as bases of others"
-    if found["unsettled_files"]:
-        files = render.counted(found["unsettled_files"], "file")
-        yield "unsettled", f"{files} that `modelfs optimize` has not looked at"
+    if found["base_only_chunks"]:
+        bases = render.counted(found["base_only_chunks"], "chunk")
+        yield "base only", f"{size(found['base_only_bytes'])} of that, {bases} that no file uses"
+    if found["files_to_optimize"]:
+        files = render.counted(found["files_to_optimize"], "file")
+        yield "to optimize", f"{files}: run `modelfs optimize`"
     if found["lost_chunks"]:
         lost = render.counted(found["lost_chunks"], "chunk")
         yield "lost", f"{size(found['lost_bytes'])} in {lost}: `modelfs fsck` tells whom it hurts"

@@ -9,7 +9,7 @@ import click
 from modelfs.cli.failure import Failure
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import is_store
-from modelfs.store.create import CHUNK_SIZE, make_store
+from modelfs.store.create import CHUNK_SIZE, create_store
 
 CHUNK_SIZE_MIN: Final = 4096
 CHUNK_SIZE_MAX: Final = 1 << 30
@@ -41,5 +41,5 @@ def mkfs(store: Path, chunk_size: int) -> None:
         raise Failure(f"{store.parent} does not exist; `mkdir -p {store.parent}` makes it")
     if store.is_dir() and any(store.iterdir()):
         raise Failure(f"{store} is not empty; name a new or empty folder")
-    make_store(store, chunk_size=chunk_size)
+    create_store(store, chunk_size=chunk_size)
     click.echo(f"made a store in {store}; next: modelfs mount {store} MOUNTPOINT")

@@ -66,7 +66,7 @@ def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool
     return Code.DAMAGED if report["findings"] else Code.OK
 
 
-def _ask(daemon: client.Daemon, mode: str | None, *, rate: int, anew: bool) -> Json:
+def _ask(daemon: client.DaemonClient, mode: str | None, *, rate: int, anew: bool) -> Json:
     match mode:
         case "status" | "stop":
             return daemon.ask(f"scrub-{mode}")

@@ -21,7 +21,7 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from modelfs.formats.layout import Allowance, Format, Layout, MalformedModel, ReadAt
+from modelfs.formats.layout import Format, Layout, MalformedModel, MemoryBudget, ReadAt
 from modelfs.formats.torch import pickle_scan as torch_pickle
 from modelfs.formats.torch import zip_directory
 from modelfs.formats.torch.storage import Storages
@@ -49,7 +49,7 @@ def scan(read_at: ReadAt, size: int) -> Layout:
     Raises:
         MalformedModel: it is none.
     """
-    allowance = Allowance()
+    allowance = MemoryBudget()
     storages = Storages(allowance)
     records = _records(read_at, size, storages)
     if PICKLE not in records or VERSION not in records:

@@ -18,7 +18,7 @@ tell of tensors, and everything else is the same `None`::
 
 What is fetched from the memo is `None` too, unless it is a text or a `Global`: the first reference
 to a tensor gives it its name. So values make a tree, and every one of them is paid for by opcodes,
-each of which costs constant time and an `Allowance` that was agreed on before.
+each of which costs constant time and an `MemoryBudget` that was agreed on before.
 
 Of the opcodes for text that only protocols 0 and 1 use, none is understood: torch.save uses
 protocol 2 if nobody asks for a higher one.
@@ -33,7 +33,7 @@ from functools import partial
 from typing import Final, TypeGuard
 
 from modelfs.formats.dtypes import TORCH_DTYPES
-from modelfs.formats.layout import Allowance, Loan, MalformedModel, ReadAt
+from modelfs.formats.layout import Borrowed, MalformedModel, MemoryBudget, ReadAt
 from modelfs.formats.names import MAX_NAME
 from modelfs.formats.torch.storage import Storages, View
 
@@ -95,7 +95,7 @@ _Value = _Global | _Storage | _Tensor | _Container | int | str | tuple["_Value",
 
 
 def note_tensors(
-    read_at: ReadAt, start: int, stop: int, storages: Storages, allowance: Allowance
+    read_at: ReadAt, start: int, stop: int, storages: Storages, allowance: MemoryBudget
 ) -> None:
     """Note of storages what the pickle that lies from `start` to `stop` says of them.
 
@@ -103,8 +103,8 @@ def note_tensors(
         MalformedModel: it was not understood, or not to its end; dtypes and views noted by then
             stay.
     """
-    with Loan(allowance) as tree:
-        with Loan(allowance) as work:
+    with Borrowed(allowance) as tree:
+        with Borrowed(allowance) as work:
             root = _Machine(_Source(read_at, start, stop), storages, work, tree).run()
         for index, path in _paths(root):
             storages.note_name(index, path)
@@ -145,9 +145,9 @@ class _Source:
         return self._data[self._pos - 1]
 
     def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
+        return int.from_bytes(self.read(size), "little")
 
-    def take(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         """Return the next bytes, no more than a window."""
         if self._pos + size > len(self._data):
             self._fill(size)
@@ -167,7 +167,7 @@ class _Source:
             stop = self._data.find(b"\n", self._pos)
         if not 0 <= stop - self._pos <= MAX_NAME:
             raise MalformedModel("no end of a name in the pickle")
-        return self.take(stop + 1 - self._pos)[:-1].decode(errors="replace")
+        return self.read(stop + 1 - self._pos)[:-1].decode(errors="replace")
 
     def _fill(self, size: int) -> None:
         """Have `size` bytes in the window, and more of them if there are."""
@@ -185,7 +185,7 @@ class _Source:
 class _Machine:
     """The stack, the memo, and what each opcode does to them."""
 
-    def __init__(self, source: _Source, storages: Storages, work: Loan, tree: Loan) -> None:
+    def __init__(self, source: _Source, storages: Storages, work: Borrowed, tree: Borrowed) -> None:
         self._source = source
         self._storages = storages
         self._work = work
@@ -277,7 +277,7 @@ class _Machine:
 
     def _mark(self) -> None:
         self._marks.append(len(self._stack))
-        self._work.take(PLACE)
+        self._work.reserve(PLACE)
 
     def _pop(self) -> None:
         self._release(self._stack.pop())
@@ -298,18 +298,18 @@ class _Machine:
         if size > MAX_INTEGER_SIZE:
             self._skip(size)
         else:
-            value = int.from_bytes(self._source.take(size), "little", signed=signed)
+            value = int.from_bytes(self._source.read(size), "little", signed=signed)
             self._stack.append(value)
 
     def _text(self, size: int) -> None:
         if size > MAX_NAME:
             self._skip(size)
             return
-        text = self._source.take(size).decode(errors="replace")
+        text = self._source.read(size).decode(errors="replace")
         if _NUMBER.fullmatch(text):
             self._stack.append(int(text))  # takes less, and is the same in a path
         else:
-            self._tree.take(sys.getsizeof(text))
+            self._tree.reserve(sys.getsizeof(text))
             self._stack.append(text)
 
     # -- the memo
@@ -318,7 +318,7 @@ class _Machine:
         top = self._stack[-1]
         value = top if isinstance(top, str | int | _Global) else None
         if index == len(self._memo):
-            self._work.take(PLACE + ATOM if isinstance(value, int | _Global) else PLACE)
+            self._work.reserve(PLACE + ATOM if isinstance(value, int | _Global) else PLACE)
             self._memo.append(value)
         else:
             self._memo[index] = value
@@ -373,7 +373,7 @@ class _Machine:
             self._enter(container, index, value)
         if container.entries:
             return container
-        self._work.take(TUPLE + PLACE * len(values))
+        self._work.reserve(TUPLE + PLACE * len(values))
         return tuple(None if isinstance(value, _Container) else value for value in values)
 
     def _extend(self, values: list[_Value]) -> None:
@@ -396,11 +396,11 @@ class _Machine:
         if isinstance(value, _Container):
             if not value.entries or value.depth >= MAX_DEPTH:
                 return
-            self._tree.take(CONTAINER)
+            self._tree.reserve(CONTAINER)
             container.depth = max(container.depth, value.depth + 1)
         elif not isinstance(value, _Tensor):
             return
-        self._tree.take(ENTRY)
+        self._tree.reserve(ENTRY)
         container.entries += (key, value.index if isinstance(value, _Tensor) else value)
 
     def _release(self, value: _Value) -> None:
@@ -421,7 +421,7 @@ class _Machine:
 
     def _push_global(self, module: str, name: str) -> None:
         ours = module.partition(".")[0] == "torch"
-        self._work.take(ATOM + sys.getsizeof(name))
+        self._work.reserve(ATOM + sys.getsizeof(name))
         self._stack.append(_Global(name if ours else ""))
 
     def _persistent(self) -> None:

@@ -169,9 +169,9 @@ def _directory(read_at: ReadAt, size: int) -> tuple[int, int, int]:
     end, fields = _end(read_at, size)
     _, disk, first_disk, here, count, length, start, _ = fields
     stop = end
-    locator = read_at(end - _LOCATOR.size, _LOCATOR.size) if end >= _LOCATOR.size else b""
-    if locator.startswith(b"PK\x06\x07"):
-        stop, fields = _end64(read_at, end, locator)
+    extents = read_at(end - _LOCATOR.size, _LOCATOR.size) if end >= _LOCATOR.size else b""
+    if extents.startswith(b"PK\x06\x07"):
+        stop, fields = _end64(read_at, end, extents)
         disk, first_disk, here, count, length, start = fields
     if disk or first_disk or here != count or start + length != stop:
         raise MalformedModel("the end of the directory does not fit it")
@@ -193,8 +193,8 @@ def _end(read_at: ReadAt, size: int) -> tuple[int, tuple[int, ...]]:
     raise MalformedModel("no end of a directory")
 
 
-def _end64(read_at: ReadAt, end: int, locator: bytes) -> tuple[int, tuple[int, ...]]:
-    _, disk, at, disks = _LOCATOR.unpack(locator)
+def _end64(read_at: ReadAt, end: int, extents: bytes) -> tuple[int, tuple[int, ...]]:
+    _, disk, at, disks = _LOCATOR.unpack(extents)
     head = read_at(at, _END64.size) if at < end else b""
     if len(head) < _END64.size or disk or disks > 1:
         raise MalformedModel(f"no zip64 end at {at}")

@@ -7,15 +7,15 @@ import trio
 
 from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gc import retire_empty_packs
-from modelfs.fs.background.pack_lock import Appending
-from modelfs.jobs.defrag.order import Packing as Portion
-from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.fs.background.pack_lock import PackLock
+from modelfs.jobs.defrag.order import DefragPlan as Portion
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 
 
-class Packing:
+class BackgroundDefrag:
     """Does one portion at a time; there is nothing to remember in between."""
 
     def __init__(
@@ -23,12 +23,12 @@ class Packing:
         store: Store,
         workers: trio.CapacityLimiter,
         durability: Durability,
-        appending: Appending,
+        pack_lock: PackLock,
     ) -> None:
         self._store = store
         self._run = partial(trio.to_thread.run_sync, limiter=workers)
         self._durability = durability
-        self._appending = appending
+        self._pack_lock = pack_lock
         self._portions: Iterator[Portion] | None = None
         self.done = 0  # bytes
         self.total = 0
@@ -52,7 +52,7 @@ class Packing:
             self.drop()
             return False
         # Packs are deleted at the end, so nobody may hold them.
-        async with self._appending.unheld_turn():
+        async with self._pack_lock.exclusive():
             if not self.done:
                 self._store.packer.begin_pack()
             self.done += await self._copy(portion)
@@ -61,7 +61,7 @@ class Packing:
         return True
 
     async def _copy(self, portion: Portion) -> int:
-        def copy(writer: ChunkWriter) -> tuple[dict[ChunkId, Chunk], Written]:
+        def copy(writer: ChunkWriter) -> tuple[dict[ChunkId, Chunk], WriteResult]:
             return self._store.packer.copy(portion, writer), writer.finish()
 
         with self._store.writing() as writer:
@@ -70,6 +70,6 @@ class Packing:
         def admits(chunk: ChunkId, _: Chunk) -> bool:
             return self._store.packer.admits(copied, chunk)
 
-        while not self._store.intake.take_written(written, admits):
+        while not self._store.intake.publish(written, admits):
             await self._durability.pause()
         return sum(record.stored for record in copied.values())

@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from modelfs.fs.handles import Handles
-from modelfs.fs.host.kernel import send_dirty_pages
+from modelfs.fs.host.kernel import sync_mapped_files
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Commit, Store
 
@@ -105,13 +105,13 @@ class Durability:
         if failures:
             raise failures[0]
 
-    async def take_mapped_pages(self, mountpoint: Path) -> None:
+    async def sync_mapped_files(self, mountpoint: Path) -> None:
         """Have what was written through mappings sent here, while there is somebody to take it."""
         waiting = self._handles.written()
         for _ in range(MOVES_MAX):
             # Not among the workers: it waits for them.
             waiting = await trio.to_thread.run_sync(
-                send_dirty_pages, mountpoint, self._paths(waiting)
+                sync_mapped_files, mountpoint, self._paths(waiting)
             )
             if not waiting:
                 return
@@ -121,7 +121,7 @@ class Durability:
             )
 
     def _paths(self, inodes: list[InodeNumber]) -> dict[InodeNumber, bytes]:
-        nodes, namespace = self._store.nodes, self._store.namespace
+        nodes, namespace = self._store.inodes, self._store.namespace
         found = ((inode, nodes.find(inode)) for inode in inodes)
         return {inode: namespace.path_of(inode) for inode, node in found if node and node.nlink}
 

@@ -1,4 +1,4 @@
-"""Collecting: removing what was deleted, and giving its room back."""
+"""BackgroundGc: removing what was deleted, and giving its room back."""
 
 from typing import Final
 
@@ -6,10 +6,10 @@ import trio
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background.durability import Durability
-from modelfs.fs.background.ingest import Ingesting
-from modelfs.fs.background.pack_lock import Appending
+from modelfs.fs.background.ingest import BackgroundIngest
+from modelfs.fs.background.pack_lock import PackLock
 from modelfs.jobs.gc.collector import LIVE_MIN, LIVE_MIN_SHORT, Garbage
-from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.tables import InodeNumber, PackId
 from modelfs.store.store import Store
 
@@ -34,11 +34,11 @@ async def retire_empty_packs(store: Store, durability: Durability) -> None:
     while empty and store.collector.remove_dead():
         await durability.pause()
     for pack in empty:
-        store.leave_pack(pack)
+        store.seal_pack(pack)
         store.collector.retire(pack)
 
 
-class Collecting:
+class BackgroundGc:
     """Removes what nobody can reach, and rewrites packs with little left in them."""
 
     def __init__(
@@ -46,20 +46,20 @@ class Collecting:
         store: Store,
         workers: trio.CapacityLimiter,
         durability: Durability,
-        ingesting: Ingesting,
-        appending: Appending,
+        ingesting: BackgroundIngest,
+        pack_lock: PackLock,
     ) -> None:
         self._store = store
         self._workers = workers
         self._durability = durability
         self._ingesting = ingesting
-        self._appending = appending
+        self._pack_lock = pack_lock
         self._doomed: list[InodeNumber] = []
         self._futile = 0  # bytes of garbage that the last collection left
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to remove."""
-        self._doomed.extend(self._store.reaper.orphans())
+        self._doomed.extend(self._store.orphans.orphans())
 
     def unreachable(self, inode: InodeNumber) -> None:
         """Note that nobody can reach an inode any more."""
@@ -79,7 +79,7 @@ class Collecting:
         await self.reap()
         if live_min is None:
             live_min = LIVE_MIN_SHORT if self._is_short() else LIVE_MIN
-        async with self._appending.unheld_turn():
+        async with self._pack_lock.exclusive():
             found = self._store.collector.survey(live_min)
             await self._remove_dead()
             while not self._store.collector.sweep():
@@ -104,15 +104,15 @@ class Collecting:
             await self._durability.pause()
 
     async def _rewrite(self, pack: PackId) -> None:
-        self._store.leave_pack(pack)
+        self._store.seal_pack(pack)
 
-        def copy(writer: ChunkWriter) -> Written:
+        def copy(writer: ChunkWriter) -> WriteResult:
             self._store.collector.copy_live(pack, writer)
             return writer.finish()
 
         with self._store.writing() as writer:
             written = await trio.to_thread.run_sync(copy, writer, limiter=self._workers)
-        while not self._store.intake.take_written(written):
+        while not self._store.intake.publish(written):
             await self._durability.pause()
         await self._remove_dead()  # what died meanwhile, and could not be copied
         self._store.collector.retire(pack)
@@ -126,7 +126,9 @@ class Collecting:
         while self._doomed:
             inode = self._doomed.pop()
             try:
-                async with self._appending.turn():  # or ingest might put back what was just removed
+                async with (
+                    self._pack_lock.append()
+                ):  # or ingest might put back what was just removed
                     await self._reap_one(inode)
             except (StoreFull, OSError):
                 self._doomed.append(inode)
@@ -134,13 +136,13 @@ class Collecting:
 
     async def _reap_one(self, inode: InodeNumber) -> None:
         self._ingesting.forget(inode)
-        while not self._store.reaper.reap(inode):
+        while not self._store.orphans.reap(inode):
             await self._durability.pause()
 
     async def collect_much(self) -> None:
         """Collect, if it is worth it."""
         found = self._store.collector.survey()
-        stored = sum(form["stored_bytes"] for form in self._store.totals.forms().values())
+        stored = sum(form["stored_bytes"] for form in self._store.counters.forms().values())
         if found.dead_bytes + found.pack_bytes > max(GARBAGE_MIN, GARBAGE_PART * stored):
             await self.collect()
 

@@ -1,4 +1,4 @@
-"""Ingesting: when staged content becomes chunks.
+"""BackgroundIngest: when staged content becomes chunks.
 
 A file is due when its last writer closed it and it was quiet for `QUIET_SECONDS`; a long one is
 taken early, window by window, while it is still being written. Files that are due together share
@@ -14,10 +14,10 @@ import trio
 
 from modelfs.errors import ModelfsError
 from modelfs.fs.background.durability import Durability
-from modelfs.fs.background.pack_lock import Appending
+from modelfs.fs.background.pack_lock import PackLock
 from modelfs.fs.handles import Handles
 from modelfs.jobs.ingest.worker import Pass, Step
-from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.files.staging import WINDOW, StagedFile
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -37,7 +37,7 @@ THROTTLE_SECONDS: Final = 0.5
 SETTLE_MAX: Final = 3
 
 
-class Ingesting:
+class BackgroundIngest:
     """Takes what was written into chunks when it is due."""
 
     def __init__(
@@ -46,13 +46,13 @@ class Ingesting:
         handles: Handles,
         workers: trio.CapacityLimiter,
         durability: Durability,
-        appending: Appending,
+        pack_lock: PackLock,
     ) -> None:
         self._store = store
         self._handles = handles
         self._workers = workers
         self._durability = durability
-        self._appending = appending
+        self._pack_lock = pack_lock
         self._due: dict[InodeNumber, float] = {}
         self._untold: set[InodeNumber] = set()  # not to be tried early again
         self._early: set[InodeNumber] = set()
@@ -162,7 +162,7 @@ class Ingesting:
         Raises:
             StoreFull, OSError: no room, or the disk failed; all of it is still staged.
         """
-        async with self._appending.turn():
+        async with self._pack_lock.append():
             walks = [walk for each in inodes if (walk := await self._begin(each, complete))]
             while walks:
                 walks = await self._advance(walks)
@@ -170,7 +170,7 @@ class Ingesting:
     async def _begin(self, inode: InodeNumber, complete: bool) -> Pass | None:
         await self._durability.pause()
         staged = self._store.staging.find(inode)
-        if self._store.nodes.find(inode) is None or (staged is not None and staged.failed):
+        if self._store.inodes.find(inode) is None or (staged is not None and staged.failed):
             return None
         while not self._store.intake.trim(inode):
             await self._durability.pause()
@@ -205,18 +205,18 @@ class Ingesting:
             told, written = await trio.to_thread.run_sync(
                 self._work, steps, writer, limiter=self._workers
             )
-        while not self._store.intake.take_written(written):
+        while not self._store.intake.publish(written):
             await self._durability.pause()
         inodes = {step.walk.inode for step in steps}
         self._untold.update(inodes - {step.walk.inode for step in told})
         return told
 
-    def _work(self, steps: list[Step], writer: ChunkWriter) -> tuple[list[Step], Written]:
+    def _work(self, steps: list[Step], writer: ChunkWriter) -> tuple[list[Step], WriteResult]:
         told = [step for step in steps if self._store.ingest.run(step, writer)]
         return told, writer.finish()
 
     async def _end(self, walk: Pass) -> None:
-        if walk.layout is None and self._store.nodes.find(walk.inode) is not None:
+        if walk.layout is None and self._store.inodes.find(walk.inode) is not None:
             frozen = self._store.contents.snapshot(walk.inode)
             await trio.to_thread.run_sync(
                 self._store.ingest.plan_empty, walk, frozen, limiter=self._workers

@@ -1,4 +1,4 @@
-"""Optimizing a mounted store: for somebody who waits, or by itself while nobody uses it."""
+"""BackgroundOptimize a mounted store: for somebody who waits, or by itself while nobody uses it."""
 
 import logging
 import os
@@ -9,14 +9,14 @@ from typing import Final
 import trio
 
 from modelfs.errors import ModelfsError
-from modelfs.fs.background.defrag import Packing
+from modelfs.fs.background.defrag import BackgroundDefrag
 from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gc import retire_empty_packs
-from modelfs.fs.background.pack_lock import Appending
+from modelfs.fs.background.pack_lock import PackLock
 from modelfs.fs.handles import Handles
 from modelfs.jobs.optimize.backlog import OptimizeStatus
-from modelfs.jobs.optimize.batch import Batch, Settled
-from modelfs.jobs.optimize.worker import Settler
+from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.worker import Worker
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ LOOK_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 600.0
 
 
-class Optimizing:
+class BackgroundOptimize:
     """Runs the optimizer, one batch at a time."""
 
     def __init__(
@@ -39,18 +39,18 @@ class Optimizing:
         handles: Handles,
         workers: trio.CapacityLimiter,
         durability: Durability,
-        appending: Appending,
+        pack_lock: PackLock,
     ) -> None:
         self._store = store
         self._handles = handles
         self._workers = workers
         self._durability = durability
-        self._appending = appending
+        self._pack_lock = pack_lock
         self.by_itself = True
-        self._packing = Packing(store, workers, durability, appending)
+        self._packing = BackgroundDefrag(store, workers, durability, pack_lock)
         self._asked = 0  # how many wait for it
         self._moved = trio.Event()
-        self._settler: Settler | None = None
+        self._settler: Worker | None = None
         self._failure: Exception | None = None
         self._ended = False  # nothing was left that it could do when it last looked
         self._left: OptimizeStatus | None = None  # what was left then
@@ -126,7 +126,7 @@ class Optimizing:
     def _has_more(self) -> bool:
         # A full disk or a damaged base is not tried without end.
         status = self._store.optimizer.status()
-        if not (status.files or status.held_chunks):
+        if not (status.files or status.base_only_chunks):
             return False
         return status != self._left or trio.current_time() > self._left_at + RETRY_SECONDS
 
@@ -155,23 +155,23 @@ class Optimizing:
         self._end()
 
     async def _settle_next(self, threads: int) -> bool:
-        async with self._appending.turn():
+        async with self._pack_lock.append():
             run = partial(trio.to_thread.run_sync, limiter=self._workers)
             batch = await run(self._store.optimizer.next_batch)
             if batch is None:
                 return False
             settled = await self._work(batch, threads)
             admits = partial(self._store.optimizer.admits, settled)
-            while not self._store.intake.take_written(settled.written, admits):
+            while not self._store.intake.publish(settled.written, admits):
                 await self._durability.pause()
             while not self._store.optimizer.take(settled):
                 await self._durability.pause()
-            if not self._appending.is_held:
+            if not self._pack_lock.is_pinned:
                 await retire_empty_packs(self._store, self._durability)
         self._done += batch.bytes
         return True
 
-    async def _work(self, batch: Batch, threads: int) -> Settled:
+    async def _work(self, batch: Batch, threads: int) -> BatchResult:
         if self._settler is None:
             self._settler = self._store.settler(threads)
         with self._store.writing() as writer:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import trio
 
 
-class Appending:
+class PackLock:
     """The turn to append to packs."""
 
     def __init__(self) -> None:
@@ -20,18 +20,18 @@ class Appending:
         self._released = trio.Event()
 
     @property
-    def is_held(self) -> bool:
+    def is_pinned(self) -> bool:
         """Whether somebody holds the packs, so that none may be deleted."""
         return self._holds > 0
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def append(self) -> AsyncIterator[None]:
         """Wait for the turn, and have it inside."""
         async with self._lock:
             yield
 
     @contextlib.asynccontextmanager
-    async def unheld_turn(self) -> AsyncIterator[None]:
+    async def exclusive(self) -> AsyncIterator[None]:
         """Wait for a turn while nobody holds the packs."""
         # Not to be waited for with the lock: ingest goes on while somebody holds the packs.
         while True:
@@ -42,7 +42,7 @@ class Appending:
             await self._released.wait()
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def pinned(self) -> AsyncIterator[None]:
         """Keep all packs as they are, for a reader in another process."""
         async with self._lock:  # a collection that is under way ends first
             self._holds += 1

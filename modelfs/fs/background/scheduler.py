@@ -1,4 +1,4 @@
-"""Writeback: moves what was written on to the disk and into chunks, by the clock.
+"""Scheduler: moves what was written on to the disk and into chunks, by the clock.
 
 Requests change the store's memory; this moves the changes on:
 
@@ -20,11 +20,11 @@ import trio
 
 from modelfs.errors import ModelfsError, StoreFull
 from modelfs.fs.background.durability import Durability
-from modelfs.fs.background.gc import Collecting
-from modelfs.fs.background.ingest import Ingesting
-from modelfs.fs.background.optimize import Optimizing
-from modelfs.fs.background.pack_lock import Appending
-from modelfs.fs.background.scrub import Scrubbing
+from modelfs.fs.background.gc import BackgroundGc
+from modelfs.fs.background.ingest import BackgroundIngest
+from modelfs.fs.background.optimize import BackgroundOptimize
+from modelfs.fs.background.pack_lock import PackLock
+from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.fs.handles import Handles
 from modelfs.store.store import Store
 
@@ -37,25 +37,23 @@ SHORT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after work that failed
 
 
-class Writeback:
+class Scheduler:
     """All that happens behind the requests."""
 
     def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
         self._store = store
-        self.appending = Appending()
+        self.pack_lock = PackLock()
         self.durability = Durability(store, handles, workers)
-        self.ingesting = Ingesting(store, handles, workers, self.durability, self.appending)
-        self.collecting = Collecting(
-            store, workers, self.durability, self.ingesting, self.appending
-        )
-        self.scrubbing = Scrubbing(store, workers)
-        self.optimizing = Optimizing(store, handles, workers, self.durability, self.appending)
+        self.ingest = BackgroundIngest(store, handles, workers, self.durability, self.pack_lock)
+        self.gc = BackgroundGc(store, workers, self.durability, self.ingest, self.pack_lock)
+        self.scrub = BackgroundScrub(store, workers)
+        self.optimize = BackgroundOptimize(store, handles, workers, self.durability, self.pack_lock)
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to do."""
-        self.ingesting.start()
-        self.collecting.start()
-        self.scrubbing.start()
+        self.ingest.start()
+        self.gc.start()
+        self.scrub.start()
 
     async def mark_in_use(self) -> None:
         """Note, durably, that not all may be durable until `finish` has said so."""
@@ -71,14 +69,14 @@ class Writeback:
             for seconds, work in (
                 (COMMIT_SECONDS, self.durability.commit),
                 (TICK_SECONDS, self.durability.flush_old),
-                (TICK_SECONDS, self.ingesting.ingest_due),
-                (TICK_SECONDS, self.collecting.reap),
-                (COLLECT_SECONDS, self.collecting.collect_much),
-                (SHORT_SECONDS, self.collecting.collect_when_short),
+                (TICK_SECONDS, self.ingest.ingest_due),
+                (TICK_SECONDS, self.gc.reap),
+                (COLLECT_SECONDS, self.gc.collect_much),
+                (SHORT_SECONDS, self.gc.collect_when_short),
             ):
                 nursery.start_soon(_regularly, seconds, work)
-            nursery.start_soon(self.scrubbing.run)
-            nursery.start_soon(self.optimizing.run)
+            nursery.start_soon(self.scrub.run)
+            nursery.start_soon(self.optimize.run)
 
     async def finish(self) -> None:
         """Make everything durable, at the end."""

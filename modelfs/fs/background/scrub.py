@@ -1,4 +1,4 @@
-"""Scrubbing a mounted store: at a given rate in the background, or for somebody who waits.
+"""BackgroundScrub a mounted store: at a given rate in the background, or for somebody who waits.
 
 There is one scrub at a time. Who asks for one that runs already follows it. It goes on after a
 remount if it was begun in the background, and otherwise waits to be asked for again.
@@ -14,7 +14,7 @@ import trio
 
 from modelfs.errors import ModelfsError
 from modelfs.jobs.scrub.report import scrub_report, whom_it_hurts
-from modelfs.jobs.scrub.scrubber import Stretch
+from modelfs.jobs.scrub.scrubber import PackRange
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], Awaitable[None]]
 
 
-class Scrubbing:
+class BackgroundScrub:
     """Runs the scrub."""
 
     def __init__(self, store: Store, workers: trio.CapacityLimiter) -> None:
@@ -109,12 +109,12 @@ class Scrubbing:
         if stretch is not None:
             await self._rest(stretch.bytes, time.monotonic() - began)
 
-    async def _check(self, stretch: Stretch) -> None:
+    async def _check(self, stretch: PackRange) -> None:
         await trio.to_thread.run_sync(self._store.scrubber.check, stretch, limiter=self._workers)
         self._store.scrubber.take(stretch)
         await trio.to_thread.run_sync(self._report, stretch, limiter=self._workers)
 
-    def _report(self, stretch: Stretch) -> None:
+    def _report(self, stretch: PackRange) -> None:
         for problem in stretch.problems:
             log.error("scrub: %s", problem)
         if stretch.damaged:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KIB: Final = 2048
 
 
-def send_dirty_pages(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list[InodeNumber]:
+def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list[InodeNumber]:
     """Have the kernel send what was written to files through mappings, and wait for that.
 
     Args:
@@ -51,7 +51,7 @@ def send_dirty_pages(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list[
     return [InodeNumber(int(line)) for line in done.stdout.split()]
 
 
-def take_pages(inode: InodeNumber) -> None:
+def drop_mapped_pages(inode: InodeNumber) -> None:
     """Have the kernel send what was written to a file through mappings, and drop all its pages."""
     with contextlib.suppress(OSError):  # it has none
         pyfuse3.invalidate_inode(InodeT(inode))

@@ -17,7 +17,7 @@ MAPPED: Final = 32 << 20  # what is larger is mapped by itself: the most that gl
 HEAPS: Final = 2
 
 
-def keep_freed_memory() -> None:
+def keep_heap() -> None:
     """Have freed memory kept for what is allocated next, where the C library can."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -39,9 +39,9 @@ from modelfs.errors import (
     NotPermitted,
     StoreReadOnly,
 )
-from modelfs.fs.background.scheduler import Writeback
+from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
-from modelfs.fs.host.kernel import take_pages
+from modelfs.fs.host.kernel import drop_mapped_pages
 from modelfs.fs.requests import readdir as listing
 from modelfs.fs.requests.attributes import (
     change_of,
@@ -79,7 +79,7 @@ class Operations(pyfuse3.Operations):
         self,
         store: Store,
         handles: Handles,
-        writeback: Writeback,
+        writeback: Scheduler,
         reader: Reader,
         writer: Writer,
     ) -> None:
@@ -117,7 +117,7 @@ class Operations(pyfuse3.Operations):
             number = InodeNumber(inode)
             if self._handles.forget(number, count) and number in self._nameless:
                 self._nameless.discard(number)
-                self._writeback.collecting.unreachable(number)
+                self._writeback.gc.unreachable(number)
 
     @replies
     async def mknod(
@@ -140,7 +140,7 @@ class Operations(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        self._store.space.take(NAME_ROOM)
+        self._store.space.reserve(NAME_ROOM)
         node = self._store.namespace.symlink(
             InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
         )
@@ -154,7 +154,7 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        self._store.space.take(NAME_ROOM)
+        self._store.space.reserve(NAME_ROOM)
         self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
         return self._remembered(InodeNumber(inode))
 
@@ -255,7 +255,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is the store's own")
-        self._store.space.take(NAME_ROOM + len(value))
+        self._store.space.reserve(NAME_ROOM + len(value))
         self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
@@ -282,7 +282,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        await self._writeback.ingesting.before_create()
+        await self._writeback.ingest.before_create()
         entry = self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags), entry
 
@@ -292,7 +292,7 @@ class Operations(pyfuse3.Operations):
             self._check_writable()
         if flags & os.O_TRUNC:
             # libfuse lets the kernel leave this to open (FUSE_ATOMIC_O_TRUNC).
-            await self._take_pages(InodeNumber(inode))
+            await self._drop_mapped_pages(InodeNumber(inode))
             self._truncate(InodeNumber(inode), 0)
             if ctx.uid:
                 self._store.attributes.drop_privileges(InodeNumber(inode))
@@ -306,11 +306,11 @@ class Operations(pyfuse3.Operations):
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         inode = self._handles[fh].inode
-        self._store.space.take(len(buf))
+        self._store.space.reserve(len(buf))
         # libfuse tells the kernel to leave this to us (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(inode)
         written = await self._writer.write(inode, off, buf)
-        self._writeback.ingesting.wrote(inode, off, off + written)
+        self._writeback.ingest.wrote(inode, off, off + written)
         return written
 
     # No `flush`: the kernel sends dirty pages on close before it would ask, and stops asking after
@@ -325,14 +325,14 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         closed = self._handles.close(fh)
         if closed.writable and not self._handles.being_written(closed.inode):
-            self._writeback.ingesting.closed(closed.inode)
+            self._writeback.ingest.closed(closed.inode)
 
     # -- shared by several
 
     def _created(
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
     ) -> EntryAttributes:
-        self._store.space.take(NAME_ROOM)
+        self._store.space.reserve(NAME_ROOM)
         owner = Owner(ctx.uid, ctx.gid)
         node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
         return self._remembered(node.inode)
@@ -347,27 +347,27 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _lost_name(self, inode: InodeNumber) -> None:
-        node = self._store.nodes.find(inode)
+        node = self._store.inodes.find(inode)
         if node is None or node.nlink:
             return
         if self._handles.known(inode):
             self._nameless.add(inode)
         else:
-            self._writeback.collecting.unreachable(inode)
+            self._writeback.gc.unreachable(inode)
 
-    async def _take_pages(self, inode: InodeNumber) -> None:
+    async def _drop_mapped_pages(self, inode: InodeNumber) -> None:
         # Before any other truncation the kernel waits for pages that are on their way here, but not
         # before this one: they would come afterwards, and bring back what was there. Some requests
         # have to stay free to take them.
         if self._handles.being_written(inode) and self._truncating.available_tokens:
             await trio.to_thread.run_sync(
-                take_pages, inode, limiter=self._truncating, abandon_on_cancel=True
+                drop_mapped_pages, inode, limiter=self._truncating, abandon_on_cancel=True
             )
 
     def _truncate(self, inode: InodeNumber, size: int) -> None:
         self._store.contents.truncate(inode, size)
         if not self._handles.being_written(inode):
-            self._writeback.ingesting.closed(inode)
+            self._writeback.ingest.closed(inode)
 
     def _check_writable(self) -> None:
         if self._store.read_only:

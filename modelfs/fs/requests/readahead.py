@@ -23,7 +23,7 @@ import trio
 
 from modelfs.errors import ModelfsError
 from modelfs.fs.requests.boundary import silent
-from modelfs.store.files.content import ChunkRun, Contents, Run
+from modelfs.store.files.content import ChunkRun, Contents, ReadRun
 from modelfs.store.index.records import ChunkKind
 from modelfs.store.index.tables import ChunkId, InodeNumber
 
@@ -98,7 +98,7 @@ class ReadAhead:
         self._threads = trio.CapacityLimiter(math.inf)  # there are as many as there are turns
         self._token = trio.lowlevel.current_trio_token()
 
-    async def wait(self, state: ReadAheadState, runs: Sequence[Run]) -> bool:
+    async def wait(self, state: ReadAheadState, runs: Sequence[ReadRun]) -> bool:
         """Wait for the runs that are about to become ready, and say whether there were any."""
         chunks = [run for run in runs if isinstance(run, ChunkRun)]
         waited = False
@@ -174,14 +174,14 @@ class ReadAhead:
 
     def _make_ready(self, run: ChunkRun) -> bool:
         try:
-            self._contents.prepare(run)
+            self._contents.warm(run)
         except (ModelfsError, OSError) as exc:
             # Nobody has asked for it yet; whoever does gets the error.
             log.debug("read ahead: %s", exc)
             return False
         return True
 
-    def leave_behind(self, state: ReadAheadState, start: int, runs: Sequence[Run]) -> None:
+    def leave_behind(self, state: ReadAheadState, start: int, runs: Sequence[ReadRun]) -> None:
         """Take note of what was read from `start` on; let go of what lies well behind that."""
         if start < state.expected - 2 * NEAR or start > state.expected:
             return  # the reader went elsewhere meanwhile
@@ -194,7 +194,7 @@ class ReadAhead:
             if stop >= start - NEAR:
                 return
             del state.passed[chunk]
-            self._contents.let_go(run)
+            self._contents.evict(run)
 
 
 def _done(state: ReadAheadState, chunk: ChunkId, good: bool) -> None:

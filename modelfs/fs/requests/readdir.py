@@ -36,11 +36,11 @@ def entries(
     if not after or not handle.listed_to:
         handle.listed_to, handle.may_go_on = store.namespace.next_cookie(), True
     folder = handle.inode
-    if not store.nodes.get(folder).nlink:
+    if not store.inodes.get(folder).nlink:
         return  # removed while it was open
     for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
         if after < cookie:
-            node = store.nodes.get(store.namespace.lookup(folder, name))
+            node = store.inodes.get(store.namespace.lookup(folder, name))
             yield cookie, name, entry_of(node), None
     for cookie, name, inode in _names(store.namespace, handle, max(after, DOT_DOT_COOKIE)):
         try:

@@ -13,7 +13,7 @@ import trio
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests.readahead import ReadAhead
 from modelfs.store.chunks.cache import CAPACITY
-from modelfs.store.files.content import ChunkRun, Contents, FileRun, HoleRun, Run
+from modelfs.store.files.content import ChunkRun, Contents, FileRun, HoleRun, ReadRun
 
 # The largest read the kernel sends; buffers of this size are kept for reuse, since new ones of
 # 1 MiB would be mapped, zeroed and faulted in for every request.
@@ -61,7 +61,7 @@ class Reader:
         self._lend(buffer)
         return view
 
-    def _read_now(self, runs: list[Run], into: memoryview) -> bool:
+    def _read_now(self, runs: list[ReadRun], into: memoryview) -> bool:
         # Fills `into` if that takes no waiting for a disk and no decoding.
         if not all(self._contents.is_ready(run) for run in runs if isinstance(run, ChunkRun)):
             return False
@@ -104,5 +104,5 @@ class Reader:
         self._lent = buffer if len(buffer) == REQUEST_MAX else None
 
 
-def _size(runs: list[Run]) -> int:
+def _size(runs: list[ReadRun]) -> int:
     return sum(run.size for run in runs)

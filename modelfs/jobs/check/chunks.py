@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.decode import decode_hash, decode_mark, decode_trim
-from modelfs.jobs.check.view import Finding, Severity, View
+from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.index.records import UNKNOWN, Chunk, ChunkKind, Extent
 from modelfs.store.index.tables import KEY_MAX, ChunkId, InodeNumber, Table, number_key
 
 
-def extents_are_sound(view: View) -> Iterator[Finding]:
+def extents_are_sound(view: CheckView) -> Iterator[Finding]:
     """An extent lies inside an existing chunk, in a regular file, and overlaps no other."""
     seen = _File(view, InodeNumber(0))
     for inode, extent in view.extents():
@@ -33,7 +33,7 @@ def extents_are_sound(view: View) -> Iterator[Finding]:
 class _File:
     """What the extents of one file are held against."""
 
-    def __init__(self, view: View, inode: InodeNumber) -> None:
+    def __init__(self, view: CheckView, inode: InodeNumber) -> None:
         self._view = view
         self.inode = inode
         self._reached = 0
@@ -61,24 +61,24 @@ class _File:
         return None
 
 
-def uses_are_right(view: View) -> Iterator[Finding]:
+def uses_are_right(view: CheckView) -> Iterator[Finding]:
     """A chunk's use counts are what its extents add up to."""
     if view.broken[Table.EXTENTS]:
         return  # what does not decode cannot be counted
     usage = view.usage
     for chunk, record in view.chunks():
         uses, used = usage.uses.get(chunk, 0), usage.used.get(chunk, 0)
-        if (record.uses, record.used) != (uses, used):
+        if (record.refs, record.ref_bytes) != (uses, used):
             message = (
                 f"chunk {chunk} is used {uses} times, {used} bytes; its record says "
-                f"{record.uses} times, {record.used} bytes"
+                f"{record.refs} times, {record.ref_bytes} bytes"
             )
             # Too few uses, and gc removes a chunk that a file needs.
-            severity = Severity.DAMAGE if record.uses < uses else Severity.ACCOUNT
+            severity = Severity.DAMAGE if record.refs < uses else Severity.ACCOUNT
             yield Finding("chunk-uses", message, severity=severity)
 
 
-def maps_are_complete(view: View) -> Iterator[Finding]:
+def maps_are_complete(view: CheckView) -> Iterator[Finding]:
     """No file has a hole that may be where an extent was which the chunks still count."""
     if view.broken[Table.EXTENTS] or not view.missing:
         return
@@ -88,7 +88,7 @@ def maps_are_complete(view: View) -> Iterator[Finding]:
         yield Finding("map-hole", message, (view.path(inode),), tensors)
 
 
-def dead_chunks_are_listed(view: View) -> Iterator[Finding]:
+def dead_chunks_are_listed(view: CheckView) -> Iterator[Finding]:
     """A chunk is in the table of the dead if, and only if, nothing needs it."""
     for chunk, record in view.chunks():
         if view.has(Table.DEAD, number_key(chunk)) == record.alive:
@@ -102,7 +102,7 @@ def dead_chunks_are_listed(view: View) -> Iterator[Finding]:
             yield Finding("dead", message, severity=Severity.ACCOUNT)
 
 
-def hashes_find_chunks(view: View) -> Iterator[Finding]:
+def hashes_find_chunks(view: CheckView) -> Iterator[Finding]:
     """A chunk is found by the hash of its content, and by no other."""
     reported: set[ChunkId] = set()
     for chunk, record in view.chunks():
@@ -120,14 +120,14 @@ def hashes_find_chunks(view: View) -> Iterator[Finding]:
                 yield Finding("hash", message, severity=Severity.ACCOUNT)
 
 
-def _has_digest(view: View, chunk: ChunkId, digest: bytes) -> bool:
+def _has_digest(view: CheckView, chunk: ChunkId, digest: bytes) -> bool:
     record = view.chunk(chunk)
     if record is None:
         return number_key(chunk) in view.broken[Table.CHUNKS]
     return record.digest == digest
 
 
-def forms_are_possible(view: View) -> Iterator[Finding]:
+def forms_are_possible(view: CheckView) -> Iterator[Finding]:
     """A chunk's kind, codec and sizes go together."""
     problems = {
         chunk: f"chunk {chunk}: {problem}"

@@ -1,7 +1,7 @@
 """Checking a store: every invariant, and what breaks it.
 
-An invariant is a function that takes a `View` of the store and yields a `Finding` for each place
-where it does not hold. Together they read the whole index a few times over, and of the packs and
+An invariant is a function that takes a `CheckView` of the store and yields a `Finding` for each
+place where it does not hold. Together they read the whole index a few times over, and of the packs and
 the staging files no more than what is needed to see that they are there; with `data`, every stored
 byte that a file uses.
 
@@ -62,13 +62,13 @@ from modelfs.jobs.check.rows import (
     totals_are_right,
     windows_are_there,
 )
-from modelfs.jobs.check.view import Finding, Loss, Severity, View
+from modelfs.jobs.check.view import CheckView, Finding, KnownLoss, Severity
 from modelfs.store.store import Store
 
 __all__ = ["Finding", "FsckReport", "Severity", "check", "fsck"]
 
 # In this order: some pass over what one before them has reported.
-INVARIANTS: Final[tuple[Callable[[View], Iterator[Finding]], ...]] = (
+INVARIANTS: Final[tuple[Callable[[CheckView], Iterator[Finding]], ...]] = (
     rows_decode,
     superblock_is_right,
     counters_are_ahead,
@@ -111,7 +111,9 @@ class FsckReport:
     chunks: int
     bytes_checked: int  # stored bytes that were read and compared
     seconds: float
-    lost: Loss = field(default_factory=Loss)  # no finding: it is known, and kept from being read
+    lost: KnownLoss = field(
+        default_factory=KnownLoss
+    )  # no finding: it is known, and kept from being read
 
 
 def check(store: Store, *, data: bool = False, progress: Progress | None = None) -> list[Finding]:
@@ -124,7 +126,7 @@ def fsck(
     *,
     data: bool = False,
     progress: Progress | None = None,
-    view: View | None = None,
+    view: CheckView | None = None,
 ) -> FsckReport:
     """Check all invariants of a store.
 
@@ -137,7 +139,7 @@ def fsck(
     """
     began = time.monotonic()
     with store.index.pinned():
-        view = View(store) if view is None else view
+        view = CheckView(store) if view is None else view
         findings: list[Finding] = []
         for done, invariant in enumerate(INVARIANTS, 1):
             findings += _found(invariant.__name__, invariant(view))

@@ -9,7 +9,7 @@ from typing import Final
 
 from modelfs.errors import CorruptChunk
 from modelfs.jobs.check.decode import decode_mark
-from modelfs.jobs.check.view import Finding, Severity, View
+from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_key, pair_key
@@ -17,7 +17,7 @@ from modelfs.store.index.tables import ChunkId, Table, number_key, pair_key
 ENDLESS: Final = 1 << 62  # as the length of a chain
 
 
-def links_agree(view: View) -> Iterator[Finding]:
+def links_agree(view: CheckView) -> Iterator[Finding]:
     """What derives from what is told both ways."""
     tables = (Table.SOURCES, Table.DEPENDANTS), (Table.DEPENDANTS, Table.SOURCES)
     for told, asked in tables:
@@ -29,7 +29,7 @@ def links_agree(view: View) -> Iterator[Finding]:
                 yield Finding("links-agree", message, severity=Severity.ACCOUNT)
 
 
-def links_lead_to_chunks(view: View) -> Iterator[Finding]:
+def links_lead_to_chunks(view: CheckView) -> Iterator[Finding]:
     """What is derived exists, and so does what it derives from."""
     orphaned: dict[ChunkId, str] = {}
     for chunk, source in view.links():
@@ -43,7 +43,7 @@ def links_lead_to_chunks(view: View) -> Iterator[Finding]:
     yield from view.chunk_findings("link-chunk", orphaned)
 
 
-def derived_chunks_have_sources(view: View) -> Iterator[Finding]:
+def derived_chunks_have_sources(view: CheckView) -> Iterator[Finding]:
     """A derived chunk has sources, and no other chunk has."""
     problems: dict[ChunkId, str] = {}
     for chunk, record in view.chunks():
@@ -61,31 +61,33 @@ def derived_chunks_have_sources(view: View) -> Iterator[Finding]:
     yield from view.chunk_findings("derived", problems)
 
 
-def pins_are_right(view: View) -> Iterator[Finding]:
+def pins_are_right(view: CheckView) -> Iterator[Finding]:
     """A chunk's record says how many chunks derive from it."""
     for chunk, record in view.chunks():
         pins = view.links_of.pins.get(chunk, 0)
-        if record.pins != pins:
-            message = f"{pins} chunks derive from chunk {chunk}; its record says {record.pins}"
+        if record.dependants != pins:
+            message = (
+                f"{pins} chunks derive from chunk {chunk}; its record says {record.dependants}"
+            )
             # Too few, and gc removes a chunk that others need.
-            severity = Severity.DAMAGE if record.pins < pins else Severity.ACCOUNT
+            severity = Severity.DAMAGE if record.dependants < pins else Severity.ACCOUNT
             yield Finding("chunk-pins", message, severity=severity)
 
 
-def held_chunks_are_listed(view: View) -> Iterator[Finding]:
+def held_chunks_are_listed(view: CheckView) -> Iterator[Finding]:
     """A chunk is in the table of the held if, and only if, nothing but other chunks need it."""
     for chunk, record in view.chunks():
-        if view.has(Table.HELD, number_key(chunk)) != record.held:
-            state = "held and is not" if record.held else "not held and is"
+        if view.has(Table.BASE_ONLY, number_key(chunk)) != record.base_only:
+            state = "held and is not" if record.base_only else "not held and is"
             message = f"chunk {chunk} is {state} listed as held"
             yield Finding("held", message, severity=Severity.ACCOUNT)
-    for key, chunk_number in view.rows(Table.HELD, decode_mark):
+    for key, chunk_number in view.rows(Table.BASE_ONLY, decode_mark):
         if not view.has(Table.CHUNKS, key):
             message = f"chunk {chunk_number} is listed as held, but does not exist"
             yield Finding("held", message, severity=Severity.ACCOUNT)
 
 
-def chains_end(view: View) -> Iterator[Finding]:
+def chains_end(view: CheckView) -> Iterator[Finding]:
     """Every chunk comes down to stored bytes, in few steps."""
     lengths: dict[ChunkId, int] = {}
     for chunk in view.links_of.derived:
@@ -102,7 +104,7 @@ def chains_end(view: View) -> Iterator[Finding]:
     yield from view.chunk_findings("chain", problems)
 
 
-def _measure(view: View, chunk: ChunkId, lengths: dict[ChunkId, int]) -> None:
+def _measure(view: CheckView, chunk: ChunkId, lengths: dict[ChunkId, int]) -> None:
     # Depth first, with a stack of its own: a chain that is damaged may have any length.
     stack = [chunk]
     under_way: set[ChunkId] = set()
@@ -120,7 +122,7 @@ def _measure(view: View, chunk: ChunkId, lengths: dict[ChunkId, int]) -> None:
         lengths.setdefault(chunk, min(longest + 1, ENDLESS))
 
 
-def recipe_problem(view: View, chunk: ChunkId, record: Chunk) -> str | None:
+def recipe_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
     """Return what a derived chunk's recipe tells otherwise than the index; None if nothing."""
     try:
         sources = set(view.store.chunks.recipe(chunk, record).sources)

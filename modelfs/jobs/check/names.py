@@ -11,7 +11,7 @@ from modelfs.jobs.check.decode import (
     decode_parent,
     decode_symlink,
 )
-from modelfs.jobs.check.view import Finding, View
+from modelfs.jobs.check.view import CheckView, Finding
 from modelfs.store.files.namespace import FIRST_COOKIE
 from modelfs.store.index.counters import NEXT_COOKIE
 from modelfs.store.index.records import Dentry, Inode, Listed
@@ -29,7 +29,7 @@ from modelfs.store.index.tables import (
 )
 
 
-def names_agree(view: View) -> Iterator[Finding]:
+def names_agree(view: CheckView) -> Iterator[Finding]:
     """A name is three rows, which say the same."""
     reported: set[bytes] = set()  # lines, by their key
     for key, dentry in view.rows(Table.DENTRIES, decode_dentry):
@@ -55,7 +55,7 @@ def names_agree(view: View) -> Iterator[Finding]:
             yield Finding("names-agree", f"{message}, which it is not", (view.path(inode),))
 
 
-def _disagreement(view: View, folder: int, name: bytes, dentry: Dentry) -> str | None:
+def _disagreement(view: CheckView, folder: int, name: bytes, dentry: Dentry) -> str | None:
     line = Listed(dentry.inode, name).to_bytes()
     if _differs(view, Table.LISTING, pair_key(folder, dentry.cookie), line):
         return f"the listing does not have it at cookie {dentry.cookie}"
@@ -64,11 +64,11 @@ def _disagreement(view: View, folder: int, name: bytes, dentry: Dentry) -> str |
     return None
 
 
-def _differs(view: View, table: Table, key: bytes, wanted: bytes) -> bool:
+def _differs(view: CheckView, table: Table, key: bytes, wanted: bytes) -> bool:
     return key not in view.broken[table] and view.index.get(table, key) != wanted
 
 
-def _is_listed(view: View, line: bytes, inode: int) -> bool:
+def _is_listed(view: CheckView, line: bytes, inode: int) -> bool:
     value = view.index.get(Table.LISTING, line)
     return line in view.broken[Table.LISTING] or (
         value is not None and int.from_bytes(value[:8], "little") == inode
@@ -76,18 +76,18 @@ def _is_listed(view: View, line: bytes, inode: int) -> bool:
 
 
 def _name_finding(
-    view: View, folder: int, name: bytes, inode: InodeNumber, problem: str
+    view: CheckView, folder: int, name: bytes, inode: InodeNumber, problem: str
 ) -> Finding:
     view.misnamed.add(inode)
     path = _join(view, folder, name)
     return Finding("names-agree", f"{os.fsdecode(path)}: {problem}", (path,))
 
 
-def _join(view: View, folder: int, name: bytes) -> bytes:
+def _join(view: CheckView, folder: int, name: bytes) -> bytes:
     return view.path(folder).rstrip(b"/") + b"/" + name
 
 
-def names_lead_somewhere(view: View) -> Iterator[Finding]:
+def names_lead_somewhere(view: CheckView) -> Iterator[Finding]:
     """A name's inode exists, and so does the directory it is in."""
     for key, dentry in view.rows(Table.DENTRIES, decode_dentry):
         folder = number_of(key)
@@ -102,17 +102,17 @@ def names_lead_somewhere(view: View) -> Iterator[Finding]:
             yield Finding("name-folder", message, (path,))
 
 
-def _may_hold(view: View, folder: int) -> bool:
+def _may_hold(view: CheckView, folder: int) -> bool:
     if number_key(folder) in view.broken[Table.INODES]:
         return True
     node = view.inode(folder)
     return node is not None and stat.S_ISDIR(node.mode) and node.nlink > 0
 
 
-def cookies_are_unique(view: View) -> Iterator[Finding]:
+def cookies_are_unique(view: CheckView) -> Iterator[Finding]:
     """A cookie was handed out once, by the counter."""
     readable = NEXT_COOKIE not in view.broken[Table.META]
-    following = max(FIRST_COOKIE, view.store.totals.get(NEXT_COOKIE)) if readable else KEY_MAX
+    following = max(FIRST_COOKIE, view.store.counters.get(NEXT_COOKIE)) if readable else KEY_MAX
     seen: set[int] = set()
     for key, listed in view.rows(Table.LISTING, decode_listed):
         folder, cookie = pair_of(key)
@@ -127,7 +127,7 @@ def cookies_are_unique(view: View) -> Iterator[Finding]:
         seen.add(cookie)
 
 
-def link_counts_are_right(view: View) -> Iterator[Finding]:
+def link_counts_are_right(view: CheckView) -> Iterator[Finding]:
     """A link count is the number of names, for a directory 2 and its subdirectories."""
     subfolders = _subfolders(view)
     uncounted = _uncounted(view)
@@ -148,12 +148,12 @@ def link_counts_are_right(view: View) -> Iterator[Finding]:
             yield _link_finding(view, node, wanted)
 
 
-def _link_finding(view: View, node: Inode, wanted: int) -> Finding:
+def _link_finding(view: CheckView, node: Inode, wanted: int) -> Finding:
     message = f"inode {node.inode} has link count {node.nlink} instead of {wanted}"
     return Finding("link-count", message, (view.path(node.inode),))
 
 
-def _subfolders(view: View) -> dict[int, int]:
+def _subfolders(view: CheckView) -> dict[int, int]:
     counts: dict[int, int] = {}
     for node in view.inodes():
         if stat.S_ISDIR(node.mode) and node.nlink and node.inode != ROOT:
@@ -161,7 +161,7 @@ def _subfolders(view: View) -> dict[int, int]:
     return counts
 
 
-def _uncounted(view: View) -> set[int]:
+def _uncounted(view: CheckView) -> set[int]:
     # The directories of inodes that do not decode: each may be one more subdirectory.
     found: set[int] = set()
     for inode in map(number_of, view.broken[Table.INODES]):
@@ -175,7 +175,7 @@ def _uncounted(view: View) -> set[int]:
 class _Names:
     """Counts names by inode, in step with a walk over the inodes: both are in order."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: CheckView) -> None:
         self._rows = view.rows(Table.PARENTS, decode_parent)
         self._next = next(self._rows, None)
 
@@ -187,7 +187,7 @@ class _Names:
         return count
 
 
-def directories_form_a_tree(view: View) -> Iterator[Finding]:
+def directories_form_a_tree(view: CheckView) -> Iterator[Finding]:
     """Every directory lies where its record says, once, and below the root."""
     parents: dict[int, int] = {}
     for node in view.inodes():
@@ -207,7 +207,7 @@ def directories_form_a_tree(view: View) -> Iterator[Finding]:
         yield Finding("tree", f"directory {inode} does not lead to the root", (view.path(inode),))
 
 
-def _lies_in(view: View, inode: int, parent: int) -> bool:
+def _lies_in(view: CheckView, inode: int, parent: int) -> bool:
     rows = view.index.pages(Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0))
     folders = [number_of(key[8:]) for key, _ in rows]
     if inode == ROOT:
@@ -215,7 +215,7 @@ def _lies_in(view: View, inode: int, parent: int) -> bool:
     return folders in ([parent], [])  # a directory without a name was reported as such
 
 
-def _astray(view: View, parents: dict[int, int]) -> Iterator[int]:
+def _astray(view: CheckView, parents: dict[int, int]) -> Iterator[int]:
     # Yields one directory of each branch that ends elsewhere than in the root.
     known: set[int] = {ROOT}
     for start in parents:
@@ -229,11 +229,11 @@ def _astray(view: View, parents: dict[int, int]) -> Iterator[int]:
         known.update(branch)
 
 
-def _is_reported(view: View, inode: int, parent: int) -> bool:
+def _is_reported(view: CheckView, inode: int, parent: int) -> bool:
     return inode in view.misnamed or number_key(parent) in view.broken[Table.INODES]
 
 
-def orphans_have_rows(view: View) -> Iterator[Finding]:
+def orphans_have_rows(view: CheckView) -> Iterator[Finding]:
     """An inode without a link has a row that says so, and no other has."""
     for node in view.inodes():
         listed = view.has(Table.ORPHANS, number_key(node.inode))
@@ -248,7 +248,7 @@ def orphans_have_rows(view: View) -> Iterator[Finding]:
             yield Finding("orphan", f"inode {inode} is to be removed, but does not exist")
 
 
-def symlinks_have_targets(view: View) -> Iterator[Finding]:
+def symlinks_have_targets(view: CheckView) -> Iterator[Finding]:
     """A symbolic link has a target of its size, and nothing else has one."""
     for node in view.inodes():
         if stat.S_ISLNK(node.mode):

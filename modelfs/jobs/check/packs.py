@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.jobs.check.chunks import form_problem
 from modelfs.jobs.check.lineage import recipe_problem
-from modelfs.jobs.check.view import Finding, Severity, View
+from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.index.records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE, Entry
@@ -15,7 +15,7 @@ from modelfs.store.packs.segment import PAGE, Entry
 Progress = Callable[[int, int], None]
 
 
-def pack_files_are_there(view: View) -> Iterator[Finding]:
+def pack_files_are_there(view: CheckView) -> Iterator[Finding]:
     """A pack's file is this store's, and holds at least what the index vouches for."""
     for pack, row in view.packs():
         try:
@@ -33,7 +33,7 @@ def pack_files_are_there(view: View) -> Iterator[Finding]:
             yield view.chunk_finding("pack-file", message, _behind(view, pack, length))
 
 
-def packs_without_a_row_have_nothing(view: View) -> Iterator[Finding]:
+def packs_without_a_row_have_nothing(view: CheckView) -> Iterator[Finding]:
     """No pack file that the index does not know has chunks that are known as lost."""
     # By number and checksum: after the loss of a commit, a number may be given a second time.
     lost = {(chunk, record.checksum) for chunk, record in view.chunks() if record.is_lost}
@@ -44,18 +44,18 @@ def packs_without_a_row_have_nothing(view: View) -> Iterator[Finding]:
             yield view.chunk_finding("pack-back", message, found)
 
 
-def _named_in(view: View, pack: PackId) -> Iterator[tuple[ChunkId, int]]:
+def _named_in(view: CheckView, pack: PackId) -> Iterator[tuple[ChunkId, int]]:
     with contextlib.suppress(CorruptPack, ValueError, OSError):
         for entry in view.store.packs.entries(pack, view.store.packs.size(pack)):
             yield entry.chunk, entry.checksum
 
 
-def _lost(view: View, pack: int, message: str) -> Finding:
+def _lost(view: CheckView, pack: int, message: str) -> Finding:
     view.lost_packs[pack] = 0
     return view.chunk_finding("pack-file", message, frozenset(view.census.packed.get(pack, ())))
 
 
-def _behind(view: View, pack: int, length: int) -> frozenset[ChunkId]:
+def _behind(view: CheckView, pack: int, length: int) -> frozenset[ChunkId]:
     return frozenset(
         chunk
         for chunk in view.census.packed.get(pack, ())
@@ -63,7 +63,7 @@ def _behind(view: View, pack: int, length: int) -> frozenset[ChunkId]:
     )
 
 
-def places_are_sound(view: View) -> Iterator[Finding]:
+def places_are_sound(view: CheckView) -> Iterator[Finding]:
     """Chunks lie inside the committed part of a pack and do not overlap."""
     rows = dict(view.packs())
     problems: dict[ChunkId, str] = {}
@@ -77,7 +77,7 @@ def places_are_sound(view: View) -> Iterator[Finding]:
     yield from view.chunk_findings("place", problems)
 
 
-def _misplaced(view: View, pack: int, row: PackRow) -> Iterator[tuple[ChunkId, str]]:
+def _misplaced(view: CheckView, pack: int, row: PackRow) -> Iterator[tuple[ChunkId, str]]:
     reached = PAGE
     for chunk, record in _by_place(view, pack):
         stop = record.offset + record.stored
@@ -90,13 +90,13 @@ def _misplaced(view: View, pack: int, row: PackRow) -> Iterator[tuple[ChunkId, s
             reached = stop
 
 
-def _by_place(view: View, pack: int) -> list[tuple[ChunkId, Chunk]]:
+def _by_place(view: CheckView, pack: int) -> list[tuple[ChunkId, Chunk]]:
     records = ((chunk, view.chunk(chunk)) for chunk in view.census.packed.get(pack, ()))
     found = [(chunk, record) for chunk, record in records if record is not None]
     return sorted(found, key=lambda each: each[1].offset)
 
 
-def segment_tables_agree(view: View) -> Iterator[Finding]:
+def segment_tables_agree(view: CheckView) -> Iterator[Finding]:
     """A pack's own tables tell of its chunks what the index does."""
     problems: dict[ChunkId, str] = {}
     for pack, row in view.packs():
@@ -126,7 +126,7 @@ def entry_of(chunk: ChunkId, record: Chunk) -> Entry:
     )
 
 
-def live_bytes_are_right(view: View) -> Iterator[Finding]:
+def live_bytes_are_right(view: CheckView) -> Iterator[Finding]:
     """A pack's row says how many bytes of used chunks lie in it."""
     if view.broken[Table.CHUNKS]:
         return  # what does not decode cannot be counted
@@ -139,7 +139,7 @@ def live_bytes_are_right(view: View) -> Iterator[Finding]:
             yield Finding("pack-live", message, severity=severity)
 
 
-def contents_are_intact(view: View, progress: Progress | None = None) -> Iterator[Finding]:
+def contents_are_intact(view: CheckView, progress: Progress | None = None) -> Iterator[Finding]:
     """The stored bytes of every used chunk match their checksum, decode, and match their hash.
 
     A recipe names the sources that the index does.
@@ -159,17 +159,17 @@ def contents_are_intact(view: View, progress: Progress | None = None) -> Iterato
     yield from view.chunk_findings("content", problems)
 
 
-def _is_possible(view: View, record: Chunk) -> bool:
+def _is_possible(view: CheckView, record: Chunk) -> bool:
     # What is not was reported, and might ask for any amount of memory.
     return form_problem(record, view.store.superblock.chunk_size) is None
 
 
-def _is_lost(view: View, record: Chunk) -> bool:
+def _is_lost(view: CheckView, record: Chunk) -> bool:
     known = view.lost_packs.get(record.pack)
     return known is not None and record.offset + record.stored > known
 
 
-def _content_problem(view: View, chunk: ChunkId, record: Chunk) -> str | None:
+def _content_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
     if chunk in view.endless or chunk in view.baseless:
         return None  # reported already
     try:

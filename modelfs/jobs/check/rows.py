@@ -7,15 +7,15 @@ from typing import Final
 
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.decode import DECODERS, decode_meta, decode_window
-from modelfs.jobs.check.view import Finding, Severity, View
+from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.files.staging import WINDOW, window_name
 from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.counters import (
+    BASE_ONLY_BYTES,
+    BASE_ONLY_CHUNKS,
     DEAD_BYTES,
     DEAD_CHUNKS,
     FILES,
-    HELD_BYTES,
-    HELD_CHUNKS,
     LOGICAL,
     NEXT_CHUNK,
     NEXT_INODE,
@@ -38,7 +38,7 @@ from modelfs.store.index.tables import (
 OF_INODES: Final = (
     (Table.XATTRS, False),
     (Table.PENDING, False),
-    (Table.UNSETTLED, False),
+    (Table.TO_OPTIMIZE, False),
     (Table.TRIMS, True),
     (Table.TENSORS, True),
     (Table.STAGED, True),
@@ -52,7 +52,7 @@ NAMING: Final = (
     Table.EXTENTS,
     Table.ORPHANS,
 )
-CHUNK_TOTALS: Final = (SHARED, DEAD_CHUNKS, DEAD_BYTES, HELD_CHUNKS, HELD_BYTES)
+CHUNK_TOTALS: Final = (SHARED, DEAD_CHUNKS, DEAD_BYTES, BASE_ONLY_CHUNKS, BASE_ONLY_BYTES)
 COUNTERS: Final = (
     (NEXT_INODE, Table.INODES),
     (NEXT_CHUNK, Table.CHUNKS),
@@ -60,7 +60,7 @@ COUNTERS: Final = (
 )
 
 
-def rows_decode(view: View) -> Iterator[Finding]:
+def rows_decode(view: CheckView) -> Iterator[Finding]:
     """Every row of every table is one that could have been written."""
     for table in Table:
         decode = DECODERS[table]
@@ -74,7 +74,7 @@ def rows_decode(view: View) -> Iterator[Finding]:
                 yield _undecodable(view, table, key, str(exc))
 
 
-def _undecodable(view: View, table: Table, key: bytes, problem: str) -> Finding:
+def _undecodable(view: CheckView, table: Table, key: bytes, problem: str) -> Finding:
     message = f"{table.value} row {key[:32].hex()}: {problem}"
     if table is Table.CHUNKS and len(key) == 8:
         return view.chunk_finding("row", message, {ChunkId(number_of(key))})
@@ -82,7 +82,7 @@ def _undecodable(view: View, table: Table, key: bytes, problem: str) -> Finding:
     return Finding("row", message, files)
 
 
-def superblock_is_right(view: View) -> Iterator[Finding]:
+def superblock_is_right(view: CheckView) -> Iterator[Finding]:
     """The index has a superblock, of a format version that this store's can be."""
     value = view.index.get(Table.META, SUPERBLOCK)
     if value is None:
@@ -92,12 +92,12 @@ def superblock_is_right(view: View) -> Iterator[Finding]:
         yield Finding("superblock", message)
 
 
-def counters_are_ahead(view: View) -> Iterator[Finding]:
+def counters_are_ahead(view: CheckView) -> Iterator[Finding]:
     """Numbers that are handed out next are above all in use."""
     for counter, table in COUNTERS:
         if counter in view.broken[Table.META]:
             continue
-        following = view.store.totals.get(counter)
+        following = view.store.counters.get(counter)
         first = ROOT + 1 if table is Table.INODES else 1
         newest = view.index.floor(table, number_key(KEY_MAX), number_key(0))
         in_use = 0 if newest is None else number_of(newest[0])
@@ -106,7 +106,7 @@ def counters_are_ahead(view: View) -> Iterator[Finding]:
             yield Finding("counter", message)
 
 
-def inodes_exist(view: View) -> Iterator[Finding]:
+def inodes_exist(view: CheckView) -> Iterator[Finding]:
     """What belongs to an inode belongs to one that exists, and can have it."""
     for table, regular in OF_INODES:
         last = None
@@ -119,7 +119,7 @@ def inodes_exist(view: View) -> Iterator[Finding]:
                 yield Finding("row-inode", f"{table.value} of inode {inode}: {problem}")
 
 
-def _ownership_problem(view: View, inode: int, *, regular: bool) -> str | None:
+def _ownership_problem(view: CheckView, inode: int, *, regular: bool) -> str | None:
     if number_key(inode) in view.broken[Table.INODES]:
         return None
     if (node := view.inode(inode)) is None:
@@ -127,7 +127,7 @@ def _ownership_problem(view: View, inode: int, *, regular: bool) -> str | None:
     return "it is no regular file" if regular and not stat.S_ISREG(node.mode) else None
 
 
-def windows_are_there(view: View) -> Iterator[Finding]:
+def windows_are_there(view: CheckView) -> Iterator[Finding]:
     """A staged window's file is there, and holds the ranges that are said to be durable."""
     for key, row in view.rows(Table.STAGED, decode_window):
         inode, number = pair_of(key)
@@ -139,7 +139,7 @@ def windows_are_there(view: View) -> Iterator[Finding]:
             yield Finding("window", message, (view.path(inode),), tuple(tensors))
 
 
-def _window_problem(view: View, inode: int, number: int, row: StagedWindow) -> str | None:
+def _window_problem(view: CheckView, inode: int, number: int, row: StagedWindow) -> str | None:
     start = number * WINDOW
     if any(low < start or high > start + WINDOW for low, high in row.ranges):
         return "it has ranges outside its bounds"
@@ -153,21 +153,21 @@ def _window_problem(view: View, inode: int, number: int, row: StagedWindow) -> s
     return None
 
 
-def totals_are_right(view: View) -> Iterator[Finding]:
+def totals_are_right(view: CheckView) -> Iterator[Finding]:
     """What `stats` and `statfs` tell is what there is."""
     for name, amount in counted_totals(view).items():
-        if name not in view.broken[Table.META] and view.store.totals.get(name) != amount:
-            told = view.store.totals.get(name)
+        if name not in view.broken[Table.META] and view.store.counters.get(name) != amount:
+            told = view.store.counters.get(name)
             message = f"{name.decode()} is {told}, but adds up to {amount}"
             yield Finding("total", message, severity=Severity.ACCOUNT)
 
 
-def counted_totals(view: View) -> dict[bytes, int]:
+def counted_totals(view: CheckView) -> dict[bytes, int]:
     """Return what each total has to be, but for those that nothing can be said of."""
     return _file_totals(view) | _chunk_totals(view)
 
 
-def _file_totals(view: View) -> dict[bytes, int]:
+def _file_totals(view: CheckView) -> dict[bytes, int]:
     if view.broken[Table.INODES]:
         return {}  # what does not decode cannot be counted
     files = logical = 0
@@ -177,8 +177,8 @@ def _file_totals(view: View) -> dict[bytes, int]:
     return {FILES: files, LOGICAL: logical}
 
 
-def _chunk_totals(view: View) -> dict[bytes, int]:
+def _chunk_totals(view: CheckView) -> dict[bytes, int]:
     if view.broken[Table.CHUNKS]:
         return {}
     told = {key: 0 for key, _ in view.rows(Table.META, decode_meta) if key.startswith(b"form.")}
-    return dict.fromkeys(CHUNK_TOTALS, 0) | told | view.census.totals
+    return dict.fromkeys(CHUNK_TOTALS, 0) | told | view.census.counters

@@ -25,7 +25,7 @@ from modelfs.jobs.check.decode import (
     decode_trim,
     decode_window,
 )
-from modelfs.store.index.counters import chunk_totals
+from modelfs.store.index.counters import chunk_counts
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Chunk, Extent, Inode, PackRow
 from modelfs.store.index.tables import (
@@ -76,17 +76,17 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Census:
+class Counts:
     """What the chunk records add up to."""
 
     chunks: int = 0
-    totals: dict[bytes, int] = field(default_factory=dict)
+    counters: dict[bytes, int] = field(default_factory=dict)
     live: dict[int, int] = field(default_factory=dict)  # by pack
     packed: dict[int, list[ChunkId]] = field(default_factory=dict)  # by pack
 
 
 @dataclass(slots=True)
-class Usage:
+class References:
     """What the extents say of each chunk."""
 
     uses: dict[ChunkId, int] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Links:
 
 
 @dataclass(slots=True)
-class Hurt:
+class Impact:
     """Who uses a damaged chunk, or one that derives from it."""
 
     files: dict[bytes, None] = field(default_factory=dict)
@@ -127,15 +127,15 @@ class Hurt:
 
 
 @dataclass(slots=True)
-class Loss:
+class KnownLoss:
     """What the store knows to be lost."""
 
     chunks: int = 0
     bytes: int = 0  # of files, those included that derive from what is lost
-    hurt: Hurt = field(default_factory=Hurt)
+    hurt: Impact = field(default_factory=Impact)
 
 
-class View:
+class CheckView:
     """A store's index, read for checking."""
 
     def __init__(self, store: Store) -> None:
@@ -225,12 +225,12 @@ class View:
     # -- sums
 
     @cached_property
-    def census(self) -> Census:
-        census = Census()
+    def census(self) -> Counts:
+        census = Counts()
         for chunk, record in self.chunks():
             census.chunks += 1
-            for name, amount in chunk_totals(record).items():
-                census.totals[name] = census.totals.get(name, 0) + amount
+            for name, amount in chunk_counts(record).items():
+                census.counters[name] = census.counters.get(name, 0) + amount
             if record.is_lost:
                 continue
             census.packed.setdefault(record.pack, []).append(chunk)
@@ -239,8 +239,8 @@ class View:
         return census
 
     @cached_property
-    def usage(self) -> Usage:
-        usage = Usage()
+    def usage(self) -> References:
+        usage = References()
         for _, extent in self.extents():
             usage.uses[extent.chunk] = usage.uses.get(extent.chunk, 0) + 1
             usage.used[extent.chunk] = usage.used.get(extent.chunk, 0) + extent.length
@@ -250,10 +250,10 @@ class View:
     def missing(self) -> int:
         """How many bytes of extents there are less than the chunks' records count."""
         return sum(
-            record.used - self.usage.used.get(chunk, 0)
+            record.ref_bytes - self.usage.used.get(chunk, 0)
             for chunk, record in self.chunks()
-            if record.uses > self.usage.uses.get(chunk, 0)
-            and record.used > self.usage.used.get(chunk, 0)
+            if record.refs > self.usage.uses.get(chunk, 0)
+            and record.ref_bytes > self.usage.used.get(chunk, 0)
         )
 
     def holes(self, longest: int) -> Iterator[tuple[InodeNumber, int, int]]:
@@ -297,12 +297,12 @@ class View:
                 if tensor.start + tensor.size > start:
                     yield tensor.name
 
-    def users(self, chunks: Collection[ChunkId]) -> dict[ChunkId, Hurt]:
+    def users(self, chunks: Collection[ChunkId]) -> dict[ChunkId, Impact]:
         """Return who uses each of these chunks, or one that derives from it.
 
         Costs a walk over all extents.
         """
-        found = {chunk: Hurt() for chunk in chunks}
+        found = {chunk: Impact() for chunk in chunks}
         causes: dict[ChunkId, list[ChunkId]] = {chunk: [chunk] for chunk in chunks}
         for base, hurt in found.items():
             for chunk in self.store.chunks.lineage.descendants(base):
@@ -316,12 +316,12 @@ class View:
                     found[base].add(path, tensors, directly=extent.chunk == base)
         return found
 
-    def losses(self) -> Loss:
+    def losses(self) -> KnownLoss:
         """Return what was lost for good, unless a good copy comes. Costs what `users` does."""
         lost = {chunk for chunk, record in self.chunks() if record.is_lost}
         unreadable = lost.union(*map(self.store.chunks.lineage.descendants, lost))
         records = filter(None, map(self.chunk, unreadable))
-        loss = Loss(len(lost), sum(record.used for record in records))
+        loss = KnownLoss(len(lost), sum(record.ref_bytes for record in records))
         for hurt in self.users(lost).values() if lost else ():
             loss.hurt.files |= hurt.files
             loss.hurt.tensors |= hurt.tensors

@@ -85,7 +85,7 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class DefragPlan:
     """Chunks to copy, in that order."""
 
     chunk: Numbers
@@ -95,7 +95,7 @@ class Packing:
     def bytes(self) -> int:
         return int(self.stored.sum())
 
-    def portions(self, most: int | None = None) -> Iterator["Packing"]:
+    def portions(self, most: int | None = None) -> Iterator["DefragPlan"]:
         """Yield it in parts: of at most so many bytes, or a single chunk of more."""
         most = most or PORTION_BYTES
         stops = np.cumsum(self.stored)
@@ -103,7 +103,7 @@ class Packing:
         while start < len(stops):
             before = int(stops[start - 1]) if start else 0
             stop = max(start + 1, int(np.searchsorted(stops, before + most, "right")))
-            yield Packing(self.chunk[start:stop], self.stored[start:stop])
+            yield DefragPlan(self.chunk[start:stop], self.stored[start:stop])
             start = stop
 
 
@@ -121,7 +121,7 @@ def survey(places: Places, reads: Reads) -> Survey:
     )
 
 
-def plan(found: Survey) -> Packing:
+def plan(found: Survey) -> DefragPlan:
     """Return what to copy so that scattered files have fewer runs.
 
     Of what they use, short runs that ought to follow each other are copied to where they do. A
@@ -134,7 +134,7 @@ def plan(found: Survey) -> Packing:
     order = found.order[concerned[found.order]]
     address, stored = places.address[order], places.stored[order]
     chosen = order[in_short_runs(address, stored)]
-    return Packing(places.chunk[chosen], places.stored[chosen])
+    return DefragPlan(places.chunk[chosen], places.stored[chosen])
 
 
 def in_short_runs(address: Numbers, stored: Numbers) -> Flags:

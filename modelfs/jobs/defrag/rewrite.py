@@ -14,7 +14,7 @@ import logging
 from typing import Final
 
 from modelfs.errors import CorruptChunk
-from modelfs.jobs.defrag.order import Packing, Survey, plan, survey
+from modelfs.jobs.defrag.order import DefragPlan, Survey, plan, survey
 from modelfs.jobs.defrag.survey import read_usage
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.chunks.writer import ChunkWriter
@@ -31,7 +31,7 @@ ROOM_PART: Final = 0.1
 ROOM_MAX: Final = 2 << 30
 
 
-class Packer:
+class Defragmenter:
     """Surveys how chunks lie, and copies them to where they ought to."""
 
     def __init__(self, index: Index, chunks: Chunks, packs: Packs, space: Space) -> None:
@@ -44,22 +44,22 @@ class Packer:
         """Return how well the chunks lie. Costs a walk over the index. Any thread."""
         return survey(*read_usage(self._index))
 
-    def plan(self) -> Packing:
+    def plan(self) -> DefragPlan:
         """Return what is worth copying. Costs the same. Any thread."""
         return plan(self.survey())
 
     def begin_pack(self) -> None:
         """Let copies begin a new pack, so that the one before can become empty."""
         for pack in sorted(self._packs.numbers())[-1:]:
-            self._packs.leave(pack)
+            self._packs.seal(pack)
 
-    def has_room(self, portion: Packing) -> bool:
+    def has_room(self, portion: DefragPlan) -> bool:
         """Whether the disk has enough room left beside a portion. Any thread."""
         self._space.measure()
         room = self._space.room()
         return room.free - portion.bytes > min(ROOM_MAX, ROOM_PART * room.total)
 
-    def copy(self, portion: Packing, writer: ChunkWriter) -> dict[ChunkId, Chunk]:
+    def copy(self, portion: DefragPlan, writer: ChunkWriter) -> dict[ChunkId, Chunk]:
         """Append chunks once more, and return the records that they were copied by. Any thread.
 
         What cannot be read stays where it is.

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.errors import CorruptChunk, CorruptPack
-from modelfs.jobs.ingest.copies import Twins
-from modelfs.jobs.ingest.external_data import Sidecars
-from modelfs.jobs.optimize.similarity import Relatives
+from modelfs.jobs.ingest.copies import CopyHints
+from modelfs.jobs.ingest.external_data import ExternalData
+from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.chunks.writer import ChunkWriter
-from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS, Totals
+from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS, Counters
 from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
@@ -55,10 +55,14 @@ class Collector:
     """Finds and removes garbage, in slices."""
 
     def __init__(
-        self, index: Index, chunks: Chunks, packs: Packs, hints: tuple[Sidecars, Twins, Relatives]
+        self,
+        index: Index,
+        chunks: Chunks,
+        packs: Packs,
+        hints: tuple[ExternalData, CopyHints, SimilarityIndex],
     ) -> None:
         self._index = index
-        self._totals = Totals(index)
+        self._counters = Counters(index)
         self._chunks = chunks
         self._packs = packs
         self._hints = hints
@@ -76,8 +80,8 @@ class Collector:
         """
         rows = [row for _, row in self._rows() if _is_sparse(row, live_min)]
         gain = sum(row.stop - row.live for row in rows)
-        totals = self._totals
-        return Garbage(totals.get(DEAD_CHUNKS), totals.get(DEAD_BYTES), len(rows), gain)
+        counters = self._counters
+        return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(rows), gain)
 
     def remove_dead(self) -> int:
         """Remove the records of a slice of dead chunks, and return how many: 0 if none is left."""

@@ -14,14 +14,14 @@ from itertools import islice
 from typing import Final
 
 from modelfs.jobs.ingest.chunker import Piece
-from modelfs.jobs.ingest.copies import Twins
-from modelfs.jobs.ingest.external_data import Sidecars
+from modelfs.jobs.ingest.copies import CopyHints
+from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.worker import Pass, Step, next_full_region, next_region
 from modelfs.store.chunks.table import Chunks
-from modelfs.store.chunks.writer import Written
+from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.files.content import Contents
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import (
     StagedFile,
     Staging,
@@ -30,7 +30,7 @@ from modelfs.store.files.staging import (
     stamp_of,
     windows_of,
 )
-from modelfs.store.index.counters import NEXT_CHUNK, NEXT_PACK, Totals
+from modelfs.store.index.counters import NEXT_CHUNK, NEXT_PACK, Counters
 from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.records import Chunk, Extent, Inode, PackRow
 from modelfs.store.index.tables import (
@@ -73,15 +73,15 @@ class Parts:
     """What of a store intake changes."""
 
     index: Index
-    totals: Totals
-    nodes: Nodes
+    counters: Counters
+    inodes: Inodes
     chunks: Chunks
     packs: Packs
     maps: FileMaps
     staging: Staging
     contents: Contents
-    sidecars: Sidecars
-    twins: Twins
+    external_data: ExternalData
+    copy_hints: CopyHints
 
 
 class Intake:
@@ -89,15 +89,15 @@ class Intake:
 
     def __init__(self, parts: Parts) -> None:
         self._index = parts.index
-        self._totals = parts.totals
-        self._nodes = parts.nodes
+        self._counters = parts.counters
+        self._inodes = parts.inodes
         self._chunks = parts.chunks
         self._packs = parts.packs
         self._maps = parts.maps
         self._staging = parts.staging
         self._contents = parts.contents
-        self._sidecars = parts.sidecars
-        self._twins = parts.twins
+        self._external_data = parts.external_data
+        self._copy_hints = parts.copy_hints
 
     # -- flushing: staged bytes become durable where they are
 
@@ -138,24 +138,24 @@ class Intake:
         staged, frozen = flush.staged, flush.frozen
         if self._staging.find(staged.inode) is not staged:
             return True  # ingest was faster, and wrote all of it
-        if staged.epoch != frozen.epoch:
+        if staged.generation != frozen.generation:
             return False
         with self._index.change():
-            node = self._nodes.get(staged.inode)
-            self._nodes.put(
+            node = self._inodes.get(staged.inode)
+            self._inodes.put(
                 dataclasses.replace(
                     node, size=frozen.size, mtime_ns=frozen.mtime_ns, ctime_ns=_ctime(node, frozen)
                 )
             )
-            self._conceal(staged.inode, frozen.visible)
+            self._conceal(staged.inode, frozen.map_visible_to)
             for window in flush.windows:
                 self._staging.record(staged.inode, window, window.ranges)
             self._drop_superseded(staged, flush.superseded)
         for window in flush.windows:
             now = staged.windows[window.number]
             now.dirty = now.stamp != window.stamp
-        staged.least = min(staged.size, frozen.size)
-        staged.epoch += 1
+        staged.size_floor = min(staged.size, frozen.size)
+        staged.generation += 1
         staged.dirty = staged.differs(frozen)
         staged.dirty_since = flush.began
         return True
@@ -163,7 +163,7 @@ class Intake:
     # -- ingest
 
     def begin_pass(self, inode: InodeNumber, *, complete: bool) -> Pass:
-        models = self._sidecars.models_naming(inode) - {inode}
+        models = self._external_data.models_naming(inode) - {inode}
         copies = {model: self._contents.snapshot(model) for model in models}
         staged = self._staging.find(inode)
         windows = {} if staged is None else staged.windows
@@ -178,7 +178,7 @@ class Intake:
 
     def begin_step(self, walk: Pass) -> Step | None:
         """Return the next region's step; None when the pass is at its end, or the file is gone."""
-        if self._nodes.find(walk.inode) is None:
+        if self._inodes.find(walk.inode) is None:
             return None
         staged = self._contents.snapshot(walk.inode)
         if walk.complete:
@@ -187,8 +187,8 @@ class Intake:
             region = next_full_region(staged, walk.position)
         return None if region is None else Step(walk, staged, *region)
 
-    def take_written(
-        self, written: Written, admits: Callable[[ChunkId, Chunk], bool] | None = None
+    def publish(
+        self, written: WriteResult, admits: Callable[[ChunkId, Chunk], bool] | None = None
     ) -> bool:
         """Take over a slice of what a writer stored; say whether that is all of it.
 
@@ -209,20 +209,20 @@ class Intake:
                     admits is None or admits(chunk, record)
                 ):
                     self._chunks.move(chunk, record, written.sources.get(chunk))
-        self._packs.vouched()
+        self._packs.published()
         written.tails.clear()
         written.drop(added, moved)
         return not (written.added or written.moved)
 
-    def _vouch(self, written: Written) -> None:
+    def _vouch(self, written: WriteResult) -> None:
         # With the first slice, for all of them: what was appended is there, and its numbers taken.
         for tail in written.tails.values():
             row = self._chunks.pack_row(tail.pack)
             self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
-            if tail.pack >= self._totals.get(NEXT_PACK):
-                self._totals.set(NEXT_PACK, tail.pack + 1)
+            if tail.pack >= self._counters.get(NEXT_PACK):
+                self._counters.set(NEXT_PACK, tail.pack + 1)
         if written.tails and written.added:
-            self._totals.set(NEXT_CHUNK, max(written.added) + 1)
+            self._counters.set(NEXT_CHUNK, max(written.added) + 1)
 
     def finish_step(self, step: Step) -> bool:
         """Put a slice of a step's extents into the map; say whether that is all of them.
@@ -233,7 +233,7 @@ class Intake:
         """
         walk = step.walk
         staged = self._staging.find(walk.inode)
-        if self._nodes.find(walk.inode) is None:
+        if self._inodes.find(walk.inode) is None:
             walk.done = True
             return True
         stop = step.applied + EXTENTS_SLICE
@@ -242,7 +242,7 @@ class Intake:
                 self._admit(staged)
             self._apply(step, staged, stop)
             if staged is not None:
-                self._conceal(staged.inode, staged.visible)
+                self._conceal(staged.inode, staged.map_visible_to)
             if staged is not None and stop >= len(step.extents):
                 self._drop_replaced(step, staged)
         if staged is not None:
@@ -258,7 +258,7 @@ class Intake:
         # must not say that the file reaches so far again.
         replaced = self._replaced(step, staged)
         self._advance(staged, replaced)
-        self._conceal(staged.inode, staged.visible)
+        self._conceal(staged.inode, staged.map_visible_to)
         # Last: what is dropped from memory does not come back if the change fails.
         self._drop_superseded(staged, staged.superseded)
         self._staging.drop(staged, replaced)
@@ -267,7 +267,7 @@ class Intake:
         """Change a slice of a file's tensor rows; say whether that is all of them."""
         changes, walk.rows = walk.rows[:ROWS_SLICE], walk.rows[ROWS_SLICE:]
         with self._index.change():
-            for key, value in changes if self._nodes.find(walk.inode) is not None else ():
+            for key, value in changes if self._inodes.find(walk.inode) is not None else ():
                 if value is None:
                     self._index.delete(Table.TENSORS, key)
                 else:
@@ -277,7 +277,7 @@ class Intake:
     def end_pass(self, walk: Pass) -> None:
         """Note the format, and forget the staged state if nothing is left of it."""
         walk.done = True
-        if self._nodes.find(walk.inode) is None:
+        if self._inodes.find(walk.inode) is None:
             return
         with self._index.change():
             if walk.complete:
@@ -292,29 +292,29 @@ class Intake:
     def trim(self, inode: InodeNumber) -> bool:
         """Remove a slice of the extents behind a truncation; say whether that is all of them."""
         staged = self._staging.find(inode)
-        if staged is None or staged.visible is None:
+        if staged is None or staged.map_visible_to is None:
             return True
         with self._index.change():
             self._admit(staged)
-            done = self._maps.trim(inode, staged.visible, TRIM_SLICE)
-            self._conceal(inode, None if done else staged.visible)
+            done = self._maps.trim(inode, staged.map_visible_to, TRIM_SLICE)
+            self._conceal(inode, None if done else staged.map_visible_to)
             self._drop_superseded(staged, staged.superseded)
         _admitted(staged)
         if done:
-            staged.visible = None
+            staged.map_visible_to = None
         return done
 
     def _admit(self, staged: StagedFile) -> None:
         # Before the map may lose or gain bytes for good, the inode record has to admit a
         # truncation that no flush has made durable yet.
-        node = self._nodes.get(staged.inode)
-        if staged.least < node.size:
-            self._nodes.put(dataclasses.replace(node, size=staged.least))
+        node = self._inodes.get(staged.inode)
+        if staged.size_floor < node.size:
+            self._inodes.put(dataclasses.replace(node, size=staged.size_floor))
 
     def _conceal(self, inode: InodeNumber, visible: int | None) -> None:
         # Says from where on the map is not to be seen: behind a truncation, and behind the size
         # that a crash would leave, should the file then be made longer.
-        size = self._nodes.get(inode).size
+        size = self._inodes.get(inode).size
         behind = next(self._maps.overlapping(inode, size, KEY_MAX), None)
         edges = (visible, None if behind is None else size)
         self._staging.record_visible(inode, min((e for e in edges if e is not None), default=None))
@@ -335,7 +335,11 @@ class Intake:
     def _is_stale(self, walk: Pass, staged: StagedFile | None, extent: Extent) -> bool:
         # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
         # that was about to be revived. The next pass puts the piece once more.
-        if staged is not None and staged.visible is not None and extent.stop > staged.visible:
+        if (
+            staged is not None
+            and staged.map_visible_to is not None
+            and extent.stop > staged.map_visible_to
+        ):
             return True
         changed = any(
             (number in walk.versions and stamp_of(staged, number) != walk.versions[number])
@@ -359,25 +363,25 @@ class Intake:
     def _advance(self, staged: StagedFile, replaced: list[Window]) -> None:
         # What was ingested is durable with the next commit, so the size may say so, up to where
         # the first bytes are that only lie in a window.
-        node = self._nodes.get(staged.inode)
+        node = self._inodes.get(staged.inode)
         numbers = staged.windows.keys() - {window.number for window in replaced}
         waiting = (staged.windows[number].ranges.within(node.size, KEY_MAX) for number in numbers)
         size = min([staged.size, *(low for ranges in waiting for low, _ in islice(ranges, 1))])
         if node.size < size:
-            self._nodes.put(dataclasses.replace(node, size=size))
+            self._inodes.put(dataclasses.replace(node, size=size))
 
     def _release(self, inode: InodeNumber) -> None:
         staged = self._staging.find(inode)
         if staged is None:
             return
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         empty = [each for each in staged.windows.values() if each.idle]
         self._staging.drop(staged, empty)
-        staged.epoch += 1
-        if staged.windows or staged.visible is not None:
+        staged.generation += 1
+        if staged.windows or staged.map_visible_to is not None:
             return
         self._drop_superseded(staged, staged.superseded)
-        self._nodes.put(
+        self._inodes.put(
             dataclasses.replace(
                 node, size=staged.size, mtime_ns=staged.mtime_ns, ctime_ns=_ctime(node, staged)
             )
@@ -397,19 +401,19 @@ class Intake:
         if (layout := walk.layout) is None:
             return
         if layout.spans:
-            self._index.put(Table.UNSETTLED, number_key(walk.inode), request_value())
-        node = self._nodes.get(walk.inode)
+            self._index.put(Table.TO_OPTIMIZE, number_key(walk.inode), request_value())
+        node = self._inodes.get(walk.inode)
         if layout.format is not node.format:
-            self._nodes.put(dataclasses.replace(node, format=layout.format))
-        self._sidecars.record(walk.inode, walk.places)
+            self._inodes.put(dataclasses.replace(node, format=layout.format))
+        self._external_data.record(walk.inode, walk.places)
         if walk.look is not None:
-            self._twins.record(walk.inode, walk.look, layout.format)
+            self._copy_hints.record(walk.inode, walk.look, layout.format)
 
 
 def _admitted(staged: StagedFile) -> None:
     # In memory, once the change of the index is made.
-    staged.least = staged.size
-    staged.epoch += 1
+    staged.size_floor = staged.size
+    staged.generation += 1
 
 
 def _ctime(node: Inode, staged: StagedFile) -> int:

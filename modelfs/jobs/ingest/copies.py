@@ -15,7 +15,7 @@ from typing import Final
 import xxhash
 
 from modelfs.formats.layout import Format, Layout, ReadAt
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
@@ -31,19 +31,19 @@ from modelfs.store.index.tables import (
 SIZE_MIN: Final = 64 << 10
 HEAD: Final = 64 << 10
 # Of more twins than this, only the first are looked at.
-TWINS_MAX: Final = 64
+COPIES_MAX: Final = 64
 
 _KEY = struct.Struct(">Q16sQ")
 
 
-class Twins:
+class CopyHints:
     """Which files look alike. Reading is for any thread."""
 
-    TABLE: Final = Table.TWINS
+    TABLE: Final = Table.COPY_HINTS
 
-    def __init__(self, index: Index, nodes: Nodes, tensors: TensorTable, hash_seed: int) -> None:
+    def __init__(self, index: Index, inodes: Inodes, tensors: TensorTable, hash_seed: int) -> None:
         self._index = index
-        self._nodes = nodes
+        self._inodes = inodes
         self._tensors = tensors
         self._seed = hash_seed
 
@@ -63,7 +63,7 @@ class Twins:
 
     def record(self, inode: InodeNumber, look: bytes, recognised: Format) -> None:
         """List a file, and let its plain twins be cut anew if it has a better layout."""
-        self._index.put(Table.TWINS, look + number_key(inode), b"")
+        self._index.put(Table.COPY_HINTS, look + number_key(inode), b"")
         if recognised is Format.ONNX_DATA:
             for node in self._alike(look):
                 if node.format is Format.PLAIN and node.inode != inode:
@@ -75,13 +75,13 @@ class Twins:
         return self._node(InodeNumber(inode), size) is None
 
     def _alike(self, look: bytes) -> Iterator[Inode]:
-        rows = self._index.scan(Table.TWINS, look, prefix_end(look), TWINS_MAX)
+        rows = self._index.scan(Table.COPY_HINTS, look, prefix_end(look), COPIES_MAX)
         for key, _ in rows:
             size, _, inode = _KEY.unpack(key)
             if (node := self._node(InodeNumber(inode), size)) is not None:
                 yield node
 
     def _node(self, inode: InodeNumber, size: int) -> Inode | None:
-        node = self._nodes.find(inode)
+        node = self._inodes.find(inode)
         listed = (Format.PLAIN, Format.ONNX_DATA)
         return node if node is not None and node.size == size and node.format in listed else None

@@ -14,7 +14,7 @@ from typing import Final
 from modelfs.errors import CorruptData
 from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import NAME_MAX, Namespace
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Dentry
@@ -37,14 +37,14 @@ MODELS_MAX = 16
 SPANS_MAX = 1 << 17
 
 
-class Sidecars:
+class ExternalData:
     """Which model's tensors are in which data file. Reading is for any thread."""
 
-    TABLE: Final = Table.SIDECARS
+    TABLE: Final = Table.EXTERNAL_DATA
 
-    def __init__(self, index: Index, nodes: Nodes, namespace: Namespace) -> None:
+    def __init__(self, index: Index, inodes: Inodes, namespace: Namespace) -> None:
         self._index = index
-        self._nodes = nodes
+        self._inodes = inodes
         self._namespace = namespace
 
     def named_by(self, model: InodeNumber, layout: Layout) -> set[Place]:
@@ -60,7 +60,7 @@ class Sidecars:
     def record(self, model: InodeNumber, places: set[Place]) -> None:
         """Remember that a model names these data files, and let those that exist be cut anew."""
         for folder, name in places:
-            self._index.put(Table.SIDECARS, sidecar_key(folder, name, model), b"")
+            self._index.put(Table.EXTERNAL_DATA, sidecar_key(folder, name, model), b"")
             data = self._lookup(folder, name)
             if data is not None and self._is_data(data):
                 self._index.put(Table.PENDING, number_key(data), request_value())
@@ -94,14 +94,14 @@ class Sidecars:
 
     def is_stale(self, key: bytes) -> bool:
         """Whether a row is of a model that is gone."""
-        return self._nodes.find(InodeNumber(int.from_bytes(key[-8:], "big"))) is None
+        return self._inodes.find(InodeNumber(int.from_bytes(key[-8:], "big"))) is None
 
     def _models_of(self, place: Place) -> Iterator[InodeNumber]:
         prefix = named_key(*place) + b"\0"
-        rows = self._index.scan(Table.SIDECARS, prefix, prefix_end(prefix), MODELS_MAX)
+        rows = self._index.scan(Table.EXTERNAL_DATA, prefix, prefix_end(prefix), MODELS_MAX)
         for key, _ in rows:
             model = InodeNumber(int.from_bytes(key[-8:], "big"))
-            if (node := self._nodes.find(model)) is not None and node.nlink:
+            if (node := self._inodes.find(model)) is not None and node.nlink:
                 yield model
 
     def _resolve(self, folder: InodeNumber, location: str) -> Place | None:
@@ -122,11 +122,11 @@ class Sidecars:
 
     def _is_data(self, inode: InodeNumber) -> bool:
         # A model is cut by its own content: two that name each other would be cut for ever.
-        node = self._nodes.find(inode)
+        node = self._inodes.find(inode)
         return node is not None and node.format in (Format.PLAIN, Format.ONNX_DATA)
 
     def _is_folder(self, inode: InodeNumber) -> bool:
-        node = self._nodes.find(inode)
+        node = self._inodes.find(inode)
         return node is not None and stat.S_ISDIR(node.mode)
 
 

@@ -28,8 +28,8 @@ from modelfs.errors import CorruptData
 from modelfs.formats.layout import Format, Layout, ReadAt
 from modelfs.formats.sniff import recognise
 from modelfs.jobs.ingest.chunker import Cutter, Piece, Role, skeletons
-from modelfs.jobs.ingest.copies import Twins
-from modelfs.jobs.ingest.external_data import Place, Sidecars
+from modelfs.jobs.ingest.copies import CopyHints
+from modelfs.jobs.ingest.external_data import ExternalData, Place
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.files.content import Contents
 from modelfs.store.files.filemap import FileMaps
@@ -84,7 +84,7 @@ class Step:
         return begins or (not self.walk.complete and piece.start < self.start < piece.stop)
 
 
-class Reader:
+class FrozenFile:
     """Reads a frozen state of a file from any thread, and any other file as committed."""
 
     def __init__(self, contents: Contents, staged: StagedFile) -> None:
@@ -102,15 +102,15 @@ class Ingest:
         self,
         contents: Contents,
         maps: FileMaps,
-        sidecars: Sidecars,
-        twins: Twins,
+        external_data: ExternalData,
+        copy_hints: CopyHints,
         tensors: TensorTable,
         chunk_size: int,
     ) -> None:
         self._contents = contents
         self._maps = maps
-        self._sidecars = sidecars
-        self._twins = twins
+        self._external_data = external_data
+        self._copy_hints = copy_hints
         self._tensors = tensors
         self._chunk_size = chunk_size
 
@@ -137,7 +137,7 @@ class Ingest:
 
     def _run(self, step: Step, writer: ChunkWriter) -> bool:
         walk = step.walk
-        reader = Reader(self._contents, step.staged)
+        reader = FrozenFile(self._contents, step.staged)
         if walk.cutter is None and not self._plan(walk, step.staged, reader.read_at):
             return False
         assert walk.cutter is not None
@@ -154,7 +154,7 @@ class Ingest:
         """Give a pass over a file without any data its layout. Any thread."""
         # A damaged file keeps the layout it had; one that is cut meanwhile is looked at again.
         with contextlib.suppress(CorruptData, FileNotFoundError):
-            self._plan(walk, staged, Reader(self._contents, staged).read_at)
+            self._plan(walk, staged, FrozenFile(self._contents, staged).read_at)
 
     def _plan(self, walk: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
         layout = recognise(read_at, staged.size, partial=not walk.complete)
@@ -162,16 +162,16 @@ class Ingest:
             return False
         if layout.format is Format.PLAIN and walk.models:
             models = {
-                model: (Reader(self._contents, state).read_at, state.size)
+                model: (FrozenFile(self._contents, state).read_at, state.size)
                 for model, state in walk.models.items()
             }
-            layout = self._sidecars.layout_of(walk.inode, staged.size, models)
+            layout = self._external_data.layout_of(walk.inode, staged.size, models)
         if layout.format in (Format.PLAIN, Format.ONNX_DATA):
-            walk.look = self._twins.look(read_at, staged.size)
+            walk.look = self._copy_hints.look(read_at, staged.size)
         if layout.format is Format.PLAIN and walk.look is not None:
-            layout = self._twins.layout_of(walk.look) or layout
+            layout = self._copy_hints.layout_of(walk.look) or layout
         if layout.external:
-            walk.places = self._sidecars.named_by(walk.inode, layout)
+            walk.places = self._external_data.named_by(walk.inode, layout)
         walk.rows = self._tensors.changes(walk.inode, layout) if walk.complete else []
         walk.layout = layout
         walk.cutter = Cutter(layout.spans, staged.size, self._chunk_size)
@@ -196,7 +196,7 @@ class Ingest:
         start = max(0, step.start - self._chunk_size)
         stop = min(step.stop + self._chunk_size, step.staged.size)
         data = RangeSet((low, high) for _, low, high in step.staged.within(start, stop))
-        seen = stop if step.staged.visible is None else min(stop, step.staged.visible)
+        seen = stop if step.staged.map_visible_to is None else min(stop, step.staged.map_visible_to)
         for extent in self._maps.within(step.walk.inode, start, seen):
             data.add(extent.start, extent.stop)
         return data
@@ -229,8 +229,8 @@ def next_region(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, in
     """
     windows = sorted(number for number in staged.windows if (number + 1) * WINDOW > start)
     rows, more = maps.starts(staged.inode, start, STEP_EXTENTS)
-    if staged.visible is not None:
-        rows = [each for each in rows if each < staged.visible]
+    if staged.map_visible_to is not None:
+        rows = [each for each in rows if each < staged.map_visible_to]
     first = min([*(number * WINDOW for number in windows[:1]), *rows[:1]], default=None)
     if first is None:
         return None

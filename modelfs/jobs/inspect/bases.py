@@ -26,7 +26,7 @@ class Bases:
         self.wanted = {each for sources in self._sources.values() for each in sources}
         for each in list(self.wanted):
             record = chunks.find(each)
-            if record is None or not record.uses:
+            if record is None or not record.refs:
                 self.wanted.discard(each)  # no file has it
 
     def found(self, source: ChunkId, user: User) -> None:
@@ -61,5 +61,5 @@ class Bases:
         return {
             chunk
             for chunk, record in self._records.items()
-            if record is not None and record.pins and stays(chunk)
+            if record is not None and record.dependants and stays(chunk)
         }

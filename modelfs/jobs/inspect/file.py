@@ -16,7 +16,7 @@ from typing import Final
 
 from modelfs.errors import InvalidArgument, IsADirectory
 from modelfs.jobs.inspect.bases import Bases, User
-from modelfs.jobs.inspect.report import Base, FileReport, Form, Sharer, TensorReport
+from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
 from modelfs.store.files.staging import StagedFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Chunk, Extent, Inode, TensorRow
@@ -45,7 +45,7 @@ REST: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class FileState:
     """What `begin` found."""
 
     node: Inode
@@ -63,19 +63,19 @@ def inspect(store: Store, inode: InodeNumber) -> FileReport:
     return finish(store, begin(store, inode))
 
 
-def begin(store: Store, inode: InodeNumber) -> Subject:
+def begin(store: Store, inode: InodeNumber) -> FileState:
     """Take a copy of a file's state. For the owner, and quick. Raises what `inspect` does."""
-    node = store.nodes.get(inode)
+    node = store.inodes.get(inode)
     if stat.S_ISDIR(node.mode):
         raise IsADirectory("a directory has no content to inspect")
     if not stat.S_ISREG(node.mode):
         raise InvalidArgument("only regular files have content to inspect")
-    return Subject(node, store.contents.snapshot(inode))
+    return FileState(node, store.contents.snapshot(inode))
 
 
-def finish(store: Store, subject: Subject) -> FileReport:
+def finish(store: Store, subject: FileState) -> FileReport:
     """Report on a file as `begin` found it. Any thread; may take seconds in a large store."""
-    anatomy = _Anatomy(store, subject)
+    anatomy = FileInspection(store, subject)
     anatomy.dissect()
     anatomy.find_sharers()
     return anatomy.report()
@@ -104,10 +104,10 @@ class _Part:
     sharers: _Sharers = field(default_factory=_Sharers)
 
 
-class _Anatomy:
+class FileInspection:
     """The work of `finish`: what is known of the file so far."""
 
-    def __init__(self, store: Store, subject: Subject) -> None:
+    def __init__(self, store: Store, subject: FileState) -> None:
         self._store = store
         self._inode = subject.node.inode
         self._node = subject.node
@@ -131,8 +131,8 @@ class _Anatomy:
                 self._parts_of.setdefault(chunk, []).append(number)
         own = self._own_uses()
         for chunk, record in self._records.items():
-            if record is not None and record.uses > own[chunk]:
-                self._foreign[chunk] = record.uses - own[chunk]
+            if record is not None and record.refs > own[chunk]:
+                self._foreign[chunk] = record.refs - own[chunk]
         self._bases = Bases(self._store.chunks, self._records)
 
     def _dissect(self, part: _Part, start: int, stop: int) -> None:
@@ -150,7 +150,7 @@ class _Anatomy:
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, Extent | None]]:
         # The length and extent of everything that is no hole; no extent if it is staged.
-        visible = self._staged.visible
+        visible = self._staged.map_visible_to
         seen = stop if visible is None else min(stop, visible)
         at = start
         for _, low, high in self._staged.within(start, stop):
@@ -268,12 +268,12 @@ class _Anatomy:
             more_sharers=self._files.more,
         )
 
-    def _all_forms(self, known: dict[ChunkId, Chunk]) -> tuple[Form, ...]:
+    def _all_forms(self, known: dict[ChunkId, Chunk]) -> tuple[FormShare, ...]:
         sizes = sum((part.forms for part in self._parts.values()), Counter[str]())
         stored = Counter[str]()
         for record in known.values():
             stored[record.form] += record.stored
-        return tuple(Form(form, sizes[form], stored[form]) for form in sorted(sizes))
+        return tuple(FormShare(form, sizes[form], stored[form]) for form in sorted(sizes))
 
     def _tensor(self, row: TensorRow, part: _Part, paths: "_Paths") -> TensorReport:
         stored = Counter[str]()
@@ -287,7 +287,9 @@ class _Anatomy:
             start=row.start,
             bytes=row.size,
             stored_bytes=stored.total(),
-            forms=tuple(Form(form, part.forms[form], stored[form]) for form in sorted(part.forms)),
+            forms=tuple(
+                FormShare(form, part.forms[form], stored[form]) for form in sorted(part.forms)
+            ),
             shared_with=_listed(part.sharers, paths),
             more_sharers=part.sharers.more,
             derived_from=_named(self._bases.of(part.chunks.items()), paths),

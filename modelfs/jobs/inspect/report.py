@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class FormShare:
     """How much of a file or tensor is stored in one form."""
 
     form: str  # as `stats` calls it, or "staged", "hole", "missing"
@@ -42,7 +42,7 @@ class TensorReport:
     start: int  # bytes from the start of the file
     bytes: int
     stored_bytes: int
-    forms: tuple[Form, ...]
+    forms: tuple[FormShare, ...]
     shared_with: tuple[Sharer, ...]
     more_sharers: bool  # there are others than those listed
     derived_from: tuple[Base, ...]  # the first user of each source, by bytes
@@ -61,7 +61,7 @@ class FileReport:
     own_bytes: int  # stored for this file alone, so freed when it goes
     shared_bytes: int  # other files use them, or have what derives from them
     staged_bytes: int
-    forms: tuple[Form, ...]
+    forms: tuple[FormShare, ...]
     tensors: tuple[TensorReport, ...]  # in file order
     shared_with: tuple[Sharer, ...]  # other files
     more_sharers: bool

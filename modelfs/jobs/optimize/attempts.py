@@ -1,4 +1,4 @@
-"""Leads: what the relatives of a tensor let it try."""
+"""Attempts: what the relatives of a tensor let it try."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,15 +10,15 @@ from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.jobs.optimize.batch import Target
 from modelfs.jobs.optimize.encoders import (
     Alignment,
-    Assembly,
-    Difference,
+    DeltaEncoder,
+    GatherEncoder,
     Proposal,
-    Transposition,
+    TransposeEncoder,
     rounding,
 )
 from modelfs.jobs.optimize.forms import Form
 from modelfs.jobs.optimize.similarity import Candidate, Relation
-from modelfs.store.bad_sectors import as_damage
+from modelfs.store.bad_sectors import eio_as_corruption
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.files.filemap import FileMaps
@@ -29,7 +29,7 @@ BASES_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class Attempt:
     """A relative, and what it proposes."""
 
     candidate: Candidate
@@ -38,13 +38,13 @@ class Lead:
     def form(self, content: bytes, start: int) -> Form | None:
         """Return what it comes to for a chunk, None if to nothing."""
         try:
-            with as_damage():
+            with eio_as_corruption():
                 return self.proposal.form(content, start)
         except (CorruptChunk, CorruptPack):
             return None  # whoever reads the source is told
 
 
-class Leads:
+class Attempts:
     """Makes leads of candidates. Any thread."""
 
     def __init__(self, maps: FileMaps, chunks: Chunks, depth: int) -> None:
@@ -64,27 +64,27 @@ class Leads:
             target.chunk, form.codec, form.sources, self._chunks.find, self._depth
         )
 
-    def exact(self, view: TensorView, candidates: Iterable[Candidate]) -> list[Lead]:
+    def exact(self, view: TensorView, candidates: Iterable[Candidate]) -> list[Attempt]:
         """Return those that store nothing but where the content comes from."""
-        found: list[Lead] = []
+        found: list[Attempt] = []
         parts: list[tuple[Candidate, Alignment]] = []
         for candidate in candidates:
             source = self.view(candidate)
             match candidate.relation:
                 case Relation.CAST:
-                    found.append(Lead(candidate, rounding(source, view.row.dtype)))
+                    found.append(Attempt(candidate, rounding(source, view.row.dtype)))
                 case Relation.TRANSPOSE:
-                    found.append(Lead(candidate, Transposition(source)))
+                    found.append(Attempt(candidate, TransposeEncoder(source)))
                 case Relation.EQUAL | Relation.ALIGNED:
                     parts.append((candidate, Alignment(source, candidate.shift)))
         if parts:
-            assembly = Assembly([part for _, part in parts], self._chunks.gather)
-            found.append(Lead(parts[0][0], assembly))
+            assembly = GatherEncoder([part for _, part in parts], self._chunks.gather)
+            found.append(Attempt(parts[0][0], assembly))
         return found
 
     def nearest(
         self, view: TensorView, targets: Sequence[Target], candidates: Iterable[Candidate]
-    ) -> Lead | None:
+    ) -> Attempt | None:
         """Return the base to which deltas are smallest, None without any.
 
         Raises:
@@ -93,23 +93,23 @@ class Leads:
         near = (each for each in candidates if each.relation is Relation.NEAR)
         target = targets[len(targets) // 2]
         # Where a chain may have no more deltas, many relatives come to the same base.
-        bases: dict[tuple[SourceRun, ...], Lead] = {}
+        bases: dict[tuple[SourceRun, ...], Attempt] = {}
         for candidate in near:
-            difference = Difference(
+            difference = DeltaEncoder(
                 self.view(candidate), view.element, self._base_of, self._chunks.gather
             )
             if runs := difference.runs(target.start, target.record.size):
-                bases.setdefault(runs, Lead(candidate, difference))
-        leads = list(bases.values())[:BASES_MAX]
-        if len(leads) < 2:
-            return leads[0] if leads else None
+                bases.setdefault(runs, Attempt(candidate, difference))
+        attempts = list(bases.values())[:BASES_MAX]
+        if len(attempts) < 2:
+            return attempts[0] if attempts else None
         content = self._chunks.load_current(target.chunk)
 
-        def size(lead: Lead) -> float:
-            form = lead.form(content, target.start)
+        def size(attempt: Attempt) -> float:
+            form = attempt.form(content, target.start)
             return math.inf if form is None else len(form.stored)
 
-        return min(leads, key=size)
+        return min(attempts, key=size)
 
     def _base_of(self, run: SourceRun) -> SourceRun:
         # Where a chain may have no more deltas, the base of a delta is taken in its place.

@@ -24,13 +24,13 @@ from itertools import islice
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.jobs.optimize.batch import Batch, Settled
-from modelfs.jobs.optimize.similarity import Relatives
+from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.store.chunks.lineage import DEPTH
 from modelfs.store.chunks.table import Chunks
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import Staging
-from modelfs.store.index.counters import Totals
+from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.records import Chunk, Inode, TensorRow
 from modelfs.store.index.tables import (
@@ -47,7 +47,7 @@ from modelfs.store.index.tables import (
 # Tensors of a batch together: it is in memory, and done again if it is given up.
 BATCH_BYTES: Final = 64 << 20
 BATCH_TENSORS: Final = 512
-HELD_SLICE: Final = 64
+BASES_SLICE: Final = 64
 # What is noted in one go, so that no request waits long: a sketch is up to 40 rows.
 CHUNKS_SLICE: Final = 200
 SKETCHES_SLICE: Final = 10
@@ -65,26 +65,26 @@ class OptimizeStatus:
 
     files: int  # unsettled, or not come to yet by a walk over all
     bytes: int  # of these files
-    held_chunks: int
+    base_only_chunks: int
 
 
-class Optimizer:
+class Backlog:
     """Says what is to be settled, and takes what was. For the owner, but for `next_batch`."""
 
     def __init__(
         self,
         index: Index,
-        nodes: Nodes,
+        inodes: Inodes,
         chunks: Chunks,
         staging: Staging,
-        relatives: Relatives,
+        similarity: SimilarityIndex,
     ) -> None:
         self._index = index
-        self._totals = Totals(index)
-        self._nodes = nodes
+        self._counters = Counters(index)
+        self._inodes = inodes
         self._chunks = chunks
         self._staging = staging
-        self._relatives = relatives
+        self._similarity = similarity
         self._at: tuple[InodeNumber, int, bytes] | None = None  # in the middle of a file
         self._passed: set[InodeNumber] = set()  # files that have to wait
         self.damaged = 0  # things that this run left as they are, since they cannot be read
@@ -93,12 +93,12 @@ class Optimizer:
     @property
     def depth(self) -> int:
         """How many deltas may stand between a chunk and stored bytes."""
-        return self._totals.get(DEPTH_TOTAL) or DEPTH
+        return self._counters.get(DEPTH_TOTAL) or DEPTH
 
     @property
     def again(self) -> bool:
         """Whether chunks are looked at that are settled."""
-        return self._totals.get(AGAIN) > 0
+        return self._counters.get(AGAIN) > 0
 
     def begin(self, depth: int | None = None, *, again: bool = False) -> None:
         """Begin a run: what was passed over in the last one is looked at again.
@@ -113,29 +113,29 @@ class Optimizer:
         self.damaged = 0
         if depth is not None and depth != self.depth:
             with self._index.change():
-                self._totals.set(DEPTH_TOTAL, depth)
+                self._counters.set(DEPTH_TOTAL, depth)
         if again:
             self.walk_all(again=True)
 
     def walk_all(self, *, again: bool = False) -> None:
         """Look at all files, whether they are listed or not."""
         with self._index.change():
-            self._totals.set(WALK, 1)
-            self._totals.set(AGAIN, int(again))
+            self._counters.set(WALK, 1)
+            self._counters.set(AGAIN, int(again))
 
     def status(self) -> OptimizeStatus:
-        inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.UNSETTLED)]
-        if walk := self._totals.get(WALK):
+        inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.TO_OPTIMIZE)]
+        if walk := self._counters.get(WALK):
             rest = self._index.pages(Table.INODES, number_key(walk))
             inodes = [each for each in inodes if each < walk]
             inodes += [InodeNumber(number_of(key)) for key, _ in rest]
         nodes = [node for inode in inodes if (node := self._node(inode)) is not None]
-        held = sum(1 for _ in self._index.pages(Table.HELD))
-        return OptimizeStatus(len(nodes), sum(node.size for node in nodes), held)
+        bases = sum(1 for _ in self._index.pages(Table.BASE_ONLY))
+        return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def _node(self, inode: InodeNumber) -> Inode | None:
         try:
-            return self._nodes.find(inode)
+            return self._inodes.find(inode)
         except CorruptIndex:
             return None  # as good as gone here; whoever opens it is told
 
@@ -143,8 +143,8 @@ class Optimizer:
 
     def next_batch(self) -> Batch | None:
         """Return what comes next, None if nothing does. Any thread, one at a time."""
-        if held := self._held():
-            return Batch(held=held)
+        if bases := self._held():
+            return Batch(bases=bases)
         at = self._at  # once: `begin` may forget it at any time
         if at is None and (found := self._next_file()) is not None:
             self._at = at = found[0], 0, found[1]
@@ -156,12 +156,12 @@ class Optimizer:
         return Batch(inode, request, rows, last)
 
     def _held(self) -> tuple[ChunkId, ...]:
-        rows = self._index.pages(Table.HELD)
+        rows = self._index.pages(Table.BASE_ONLY)
         found = (ChunkId(number_of(key)) for key, _ in rows)
-        return tuple(islice((each for each in found if each not in self._stuck), HELD_SLICE))
+        return tuple(islice((each for each in found if each not in self._stuck), BASES_SLICE))
 
     def _next_file(self) -> tuple[InodeNumber, bytes] | None:
-        for key, value in self._index.pages(Table.UNSETTLED):
+        for key, value in self._index.pages(Table.TO_OPTIMIZE):
             inode = InodeNumber(number_of(key))
             # What is still being written is listed once more when it is whole.
             if inode not in self._passed and self._staging.find(inode) is None:
@@ -171,7 +171,7 @@ class Optimizer:
     def _walked(self) -> tuple[InodeNumber, bytes] | None:
         # Of a store that was of format 1, whose files nobody listed; or because all are to be done
         # again.
-        if not (start := self._totals.get(WALK)):
+        if not (start := self._counters.get(WALK)):
             return None
         row = self._index.scan(Table.TENSORS, pair_key(start, 0), KEY_END, 1)
         return (InodeNumber(number_of(row[0][0])), b"") if row else (InodeNumber(KEY_MAX), b"")
@@ -188,30 +188,30 @@ class Optimizer:
 
     # -- what came of it
 
-    def take(self, settled: Settled) -> bool:
+    def take(self, result: BatchResult) -> bool:
         """Take over a slice of what came of a batch; say whether that is all of it.
 
         After `Intake.take_written`, which asks `admits`.
         """
         with self._index.change():
-            for chunk, code in settled.take_unchanged(CHUNKS_SLICE):
+            for chunk, code in result.take_unchanged(CHUNKS_SLICE):
                 if self._is_sound(chunk):
-                    self._chunks.settle(chunk, code)
-            for _ in range(min(SKETCHES_SLICE, len(settled.sketches))):
-                inode, row, sketch = settled.sketches.pop()
+                    self._chunks.mark_optimized(chunk, code)
+            for _ in range(min(SKETCHES_SLICE, len(result.sketches))):
+                inode, row, sketch = result.sketches.pop()
                 if self._node(inode) is not None:
-                    self._relatives.note(inode, row, sketch)
-        if settled.unchanged or settled.sketches:
+                    self._similarity.note(inode, row, sketch)
+        if result.unchanged or result.sketches:
             return False
-        self._move_on(settled)
+        self._move_on(result)
         return True
 
-    def admits(self, settled: Settled, chunk: ChunkId, new: Chunk) -> bool:
+    def admits(self, result: BatchResult, chunk: ChunkId, new: Chunk) -> bool:
         """Whether a chunk may have its new form: it and its sources are what they were."""
-        old, now = settled.before.get(chunk), self._chunks.find(chunk)
+        old, now = result.before.get(chunk), self._chunks.find(chunk)
         if old is None or now is None or (now.pack, now.offset) != (old.pack, old.offset):
             return False
-        sources = settled.written.sources[chunk]
+        sources = result.written.sources[chunk]
         if not all(self._is_sound(source) for source in sources):
             return False
         lineage = self._chunks.lineage
@@ -222,15 +222,15 @@ class Optimizer:
     def _is_sound(self, source: ChunkId) -> bool:
         found = self._chunks.find(source)
         # What is only held is to be let go, and not to be needed once more.
-        return found is not None and found.uses > 0 and not found.is_lost
+        return found is not None and found.refs > 0 and not found.is_lost
 
-    def _move_on(self, settled: Settled) -> None:
-        batch = settled.batch
-        self.damaged += settled.damaged
-        if settled.stopped:
+    def _move_on(self, result: BatchResult) -> None:
+        batch = result.batch
+        self.damaged += result.damaged
+        if result.stopped:
             return
-        if batch.held:
-            self._stuck.update(batch.held)  # those that are held still
+        if batch.bases:
+            self._stuck.update(batch.bases)  # those that are held still
             return
         if self._at is None:
             return
@@ -244,11 +244,11 @@ class Optimizer:
         key = number_key(batch.inode)
         self._passed.add(batch.inode)
         with self._index.change():
-            if self._index.get(Table.UNSETTLED, key) == batch.request:
-                self._index.delete(Table.UNSETTLED, key)
+            if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
+                self._index.delete(Table.TO_OPTIMIZE, key)
             # A file that was listed is done before the walk comes to it, and does not move it on.
-            if not batch.request and self._totals.get(WALK):
+            if not batch.request and self._counters.get(WALK):
                 ended = batch.inode == KEY_MAX
-                self._totals.set(WALK, 0 if ended else batch.inode + 1)
+                self._counters.set(WALK, 0 if ended else batch.inode + 1)
                 if ended:
-                    self._totals.set(AGAIN, 0)
+                    self._counters.set(AGAIN, 0)

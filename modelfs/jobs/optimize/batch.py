@@ -8,7 +8,7 @@ from typing import Final
 from modelfs.codecs.elements import Element
 from modelfs.jobs.optimize.forms import Form
 from modelfs.sketches.sketch import Sketch
-from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.records import Chunk, ChunkKind, TensorRow
 from modelfs.store.index.tables import ChunkId, InodeNumber
 
@@ -23,7 +23,7 @@ class Batch:
     request: bytes = b""  # what made the file unsettled; empty if a walk came to it
     rows: tuple[TensorRow, ...] = ()
     last: bool = False  # there are no more in the file
-    held: tuple[ChunkId, ...] = ()
+    bases: tuple[ChunkId, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -41,11 +41,11 @@ class Target:
 
 
 @dataclass(slots=True)
-class Settled:
+class BatchResult:
     """What was appended, and what else is to be noted."""
 
     batch: Batch
-    written: Written
+    written: WriteResult
     before: dict[ChunkId, Chunk] = field(default_factory=dict)  # records of what was written
     unchanged: dict[ChunkId, int] = field(default_factory=dict)  # with the code of their element
     sketches: list[tuple[InodeNumber, TensorRow, Sketch]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Settled:
             return
         self.before[chunk] = record
         new = dataclasses.replace(
-            record, kind=form.kind, codec=form.codec, settled=True, element=element.code
+            record, kind=form.kind, codec=form.codec, optimized=True, element=element.code
         )
         writer.replace(chunk, new, form.stored, form.sources)
 

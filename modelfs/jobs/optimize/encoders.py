@@ -41,7 +41,7 @@ class Proposal(Protocol):
         ...
 
 
-class Rounding:
+class CastEncoder:
     """Values of the source, rounded to a narrower type or widened to a wider one."""
 
     def __init__(self, source: TensorView, target: Element) -> None:
@@ -62,7 +62,7 @@ class Rounding:
         return derived(CodecId.CAST, content, runs, values, payload)
 
 
-class Quantisation:
+class QuantiseEncoder:
     """Values of the source, mapped to integers of 8 bits as all of its values suggest."""
 
     def __init__(self, source: TensorView, dtype: str) -> None:
@@ -97,11 +97,11 @@ class Quantisation:
 def rounding(source: TensorView, dtype: str) -> Proposal:
     """Return what makes a tensor of another dtype of the source's values."""
     if dtype in quantise.TARGETS:
-        return Quantisation(source, dtype)
-    return Rounding(source, element_of(dtype))
+        return QuantiseEncoder(source, dtype)
+    return CastEncoder(source, element_of(dtype))
 
 
-class Transposition:
+class TransposeEncoder:
     """The source with its last two axes swapped."""
 
     def __init__(self, source: TensorView) -> None:
@@ -132,7 +132,7 @@ class Transposition:
         return derived(CodecId.TRANSPOSE, content, runs, self._values, payload)
 
 
-class Difference:
+class DeltaEncoder:
     """A delta to the values at the same place of the source."""
 
     def __init__(
@@ -175,7 +175,7 @@ class Alignment:
     shift: int
 
 
-class Assembly:
+class GatherEncoder:
     """Stretches of other tensors, put together: a fused tensor, or a part of one."""
 
     def __init__(self, alignments: Sequence[Alignment], gather: Gather) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from modelfs.jobs.defrag.order import Packing
-from modelfs.jobs.optimize.batch import Batch, Settled
-from modelfs.jobs.optimize.worker import Settler
+from modelfs.jobs.defrag.order import DefragPlan
+from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.worker import Worker
 from modelfs.store.statistics import Statistics
 from modelfs.store.store import Store
 
@@ -84,18 +84,16 @@ def pack(store: Store, progress: Progress | None = None) -> None:
             progress(done, packing.bytes)
 
 
-def _made_room(store: Store, portion: Packing) -> bool:
+def _made_room(store: Store, portion: DefragPlan) -> bool:
     store.collect()
     return store.packer.has_room(portion)
 
 
-def _pack(store: Store, portion: Packing) -> int:
+def _pack(store: Store, portion: DefragPlan) -> int:
     with store.writing() as writer:
         copied = store.packer.copy(portion, writer)
         written = writer.finish()
-    while not store.intake.take_written(
-        written, lambda chunk, _: store.packer.admits(copied, chunk)
-    ):
+    while not store.intake.publish(written, lambda chunk, _: store.packer.admits(copied, chunk)):
         pass
     _commit(store)
     return sum(record.stored for record in copied.values())
@@ -113,15 +111,15 @@ def optimized(store: Store, before: Statistics) -> dict[str, Any]:
     }
 
 
-def _settle(store: Store, settler: Settler, batch: Batch) -> Settled:
+def _settle(store: Store, settler: Worker, batch: Batch) -> BatchResult:
     with store.writing() as writer:
-        settled = settler.work(batch, writer)
-    admits = partial(store.optimizer.admits, settled)
-    while not store.intake.take_written(settled.written, admits):
+        result = settler.work(batch, writer)
+    admits = partial(store.optimizer.admits, result)
+    while not store.intake.publish(result.written, admits):
         pass
-    while not store.optimizer.take(settled):
+    while not store.optimizer.take(result):
         pass
-    return settled
+    return result
 
 
 def _commit(store: Store) -> None:

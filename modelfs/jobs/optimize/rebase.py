@@ -4,10 +4,10 @@ import logging
 
 from modelfs.codecs.elements import Element
 from modelfs.errors import CorruptData
-from modelfs.jobs.optimize.batch import Settled, Target
+from modelfs.jobs.optimize.batch import BatchResult, Target
 from modelfs.jobs.optimize.encoders import difference
 from modelfs.jobs.optimize.forms import Form, near_or_alone
-from modelfs.store.bad_sectors import as_damage
+from modelfs.store.bad_sectors import eio_as_corruption
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.chunks.writer import ChunkWriter
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 _Kind = tuple[int, int]  # element and size
 
 
-class Releaser:
+class Rebaser:
     """Writes anew what derives from held chunks. Any thread."""
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
 
-    def release(self, settled: Settled, held: ChunkId, writer: ChunkWriter) -> None:
+    def release(self, result: BatchResult, base: ChunkId, writer: ChunkWriter) -> None:
         """Append what derives from a chunk in forms that do not need it.
 
         The first of a kind is stored by itself, and is what the others are tried as deltas to: what
@@ -35,23 +35,23 @@ class Releaser:
             OSError: the disk is full or failed.
         """
         bases: dict[_Kind, tuple[ChunkId, bytes]] = {}
-        for chunk in list(self._chunks.lineage.dependants(held)):
+        for chunk in list(self._chunks.lineage.dependants(base)):
             try:
                 record = self._chunks.record(chunk)
-                if not record.uses or record.is_lost or not settled.claim(chunk):
+                if not record.refs or record.is_lost or not result.claim(chunk):
                     continue  # one that is held itself goes when nothing derives from it any more
-                with as_damage():
+                with eio_as_corruption():
                     content = self._chunks.load(chunk, record)
             except CorruptData as exc:
-                log.error("chunk %d cannot be let go: %s", held, exc)
-                settled.damaged += 1
+                log.error("chunk %d cannot be let go: %s", base, exc)
+                result.damaged += 1
                 continue
             kind = record.element, record.size
             form = _form(content, record, bases.get(kind))
             if not form.is_derived:
                 bases.setdefault(kind, (chunk, content))
             element = Element.from_code(record.element)
-            settled.put(Target(chunk, record, 0), form, element, writer)
+            result.put(Target(chunk, record, 0), form, element, writer)
 
 
 def _form(content: bytes, record: Chunk, base: tuple[ChunkId, bytes] | None) -> Form:

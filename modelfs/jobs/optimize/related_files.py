@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from modelfs.codecs.elements import element_of
-from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, Relatives
+from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, SimilarityIndex
 from modelfs.sketches.samples import CASTS
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.files.tensors import TensorTable
@@ -26,7 +26,7 @@ OUTLINES_MAX: Final = 4
 TENSORS_MAX: Final = 1 << 14
 
 
-class _Outline:
+class TensorOutline:
     """Where a file has which name, and which tensors of a shape, in file order."""
 
     def __init__(self, tensors: TensorTable, inode: InodeNumber) -> None:
@@ -37,7 +37,7 @@ class _Outline:
                 self.names.setdefault(span.name, span.start)
                 self.shapes[span.shape].append(span.start)
 
-    def counterpart(self, row: TensorRow, other: "_Outline") -> int | None:
+    def counterpart(self, row: TensorRow, other: "TensorOutline") -> int | None:
         """Return where the other file has what this one has as `row`."""
         if row.name in other.names:
             return other.names[row.name]
@@ -47,14 +47,14 @@ class _Outline:
         return theirs[mine.index(row.start)]
 
 
-class Family:
+class RelatedFiles:
     """Remembers in memory, within bounds, which files are related. One thread."""
 
-    def __init__(self, relatives: Relatives, tensors: TensorTable) -> None:
-        self._relatives = relatives
+    def __init__(self, similarity: SimilarityIndex, tensors: TensorTable) -> None:
+        self._similarity = similarity
         self._tensors = tensors
         self._sources: OrderedDict[InodeNumber, list[InodeNumber]] = OrderedDict()
-        self._outlines: OrderedDict[InodeNumber, _Outline] = OrderedDict()
+        self._outlines: OrderedDict[InodeNumber, TensorOutline] = OrderedDict()
 
     def first(self, inode: InodeNumber, row: TensorRow, sketch: Sketch | None) -> list[Candidate]:
         """Return what a tensor corresponds to in the files that its file's others were made from.
@@ -93,14 +93,14 @@ class Family:
             return None if relation is None else Candidate(relation, inode, theirs, bits)
         if not _is_comparable(mine, theirs):
             return None
-        known = None if sketch is None else self._relatives.bits_from(sketch, inode, theirs)
+        known = None if sketch is None else self._similarity.bits_from(sketch, inode, theirs)
         if known is not None and known > (1 - SAVING_MIN) * own:
             return None
         return Candidate(Relation.NEAR, inode, theirs, own if known is None else known)
 
-    def _outline(self, inode: InodeNumber) -> _Outline:
+    def _outline(self, inode: InodeNumber) -> TensorOutline:
         if inode not in self._outlines:
-            self._outlines[inode] = _Outline(self._tensors, inode)
+            self._outlines[inode] = TensorOutline(self._tensors, inode)
         self._outlines.move_to_end(inode)
         if len(self._outlines) > OUTLINES_MAX:
             self._outlines.popitem(last=False)

@@ -108,10 +108,10 @@ class _Place(NamedTuple):
     tag: int
 
 
-class Relatives:
+class SimilarityIndex:
     """The sketches of stored tensors. Reading is for any thread."""
 
-    TABLE: Final = Table.RELATIVES
+    TABLE: Final = Table.SKETCHES
 
     def __init__(self, index: Index, tensors: TensorTable) -> None:
         self._index = index
@@ -122,16 +122,16 @@ class Relatives:
         samples = b"" if sketch.samples is None else sketch.samples.to_bytes()
         place = (inode, row.start, _tag(row, samples))
         for _, key in sketch.exact:
-            self._index.put(Table.RELATIVES, relative_key(Kind.EXACT, key, *place), b"")
+            self._index.put(Table.SKETCHES, relative_key(Kind.EXACT, key, *place), b"")
         for key in sketch.bands:
-            self._index.put(Table.RELATIVES, relative_key(Kind.BAND, key, *place), b"")
+            self._index.put(Table.SKETCHES, relative_key(Kind.BAND, key, *place), b"")
         for key, offset in sketch.rows[: sketch.listed]:
             value = _OFFSET.pack(offset)
-            self._index.put(Table.RELATIVES, relative_key(Kind.ROW, key, *place), value)
+            self._index.put(Table.SKETCHES, relative_key(Kind.ROW, key, *place), value)
         if samples:
-            self._index.put(Table.RELATIVES, _samples_key(inode, row.start), samples)
+            self._index.put(Table.SKETCHES, _samples_key(inode, row.start), samples)
         else:
-            self._index.delete(Table.RELATIVES, _samples_key(inode, row.start))
+            self._index.delete(Table.SKETCHES, _samples_key(inode, row.start))
 
     def candidates(self, inode: InodeNumber, row: TensorRow, sketch: Sketch) -> list[Candidate]:
         """Return what a tensor could be made from: exact relations, near and aligned ones.
@@ -156,7 +156,7 @@ class Relatives:
         return None if theirs is None else sketch.bits_from(theirs)
 
     def _samples(self, inode: InodeNumber, row: TensorRow) -> Samples | None:
-        stored = self._index.get(Table.RELATIVES, _samples_key(inode, row.start))
+        stored = self._index.get(Table.SKETCHES, _samples_key(inode, row.start))
         if stored is None:
             return None
         try:
@@ -177,19 +177,19 @@ class Relatives:
         row = self._tensors.find(place.inode, place.start)
         if row is None:
             return None
-        stored = self._index.get(Table.RELATIVES, _samples_key(place.inode, place.start))
+        stored = self._index.get(Table.SKETCHES, _samples_key(place.inode, place.start))
         return row if place.tag == _tag(row, stored or b"") else None
 
     def listed(self, kind: Kind, key: int) -> Iterator[tuple[_Place, bytes]]:
         """Yield the oldest few and the newest few tensors of a key, and their rows' values."""
         low = relative_key(kind, key, 0, 0, 0)
         prefix = low[:9]
-        rows = self._index.scan(Table.RELATIVES, low, prefix_end(prefix), OLDEST)
+        rows = self._index.scan(Table.SKETCHES, low, prefix_end(prefix), OLDEST)
         if len(rows) == OLDEST:
             oldest = rows[-1][0]
             last = prefix + b"\xff" * (len(low) - len(prefix))
             for _ in range(NEWEST):
-                row = self._index.floor(Table.RELATIVES, last, oldest)
+                row = self._index.floor(Table.SKETCHES, last, oldest)
                 if row is None or row[0] == oldest:
                     break
                 rows.append(row)
@@ -202,8 +202,10 @@ class Relatives:
 class _Search:
     """The look-ups for one tensor."""
 
-    def __init__(self, relatives: Relatives, here: tuple[InodeNumber, int], sketch: Sketch) -> None:
-        self._relatives = relatives
+    def __init__(
+        self, similarity: SimilarityIndex, here: tuple[InodeNumber, int], sketch: Sketch
+    ) -> None:
+        self._similarity = similarity
         self._here = here
         self._sketch = sketch
         self._known: dict[_Place, TensorRow | None] = {}
@@ -243,7 +245,7 @@ class _Search:
         for place, _ in votes.most_common(COMPARED_MAX):
             row = self._known[place]
             assert row is not None, "found"
-            bits = self._relatives.bits_from(self._sketch, place.inode, row)
+            bits = self._similarity.bits_from(self._sketch, place.inode, row)
             if bits is not None and bits <= (1 - SAVING_MIN) * self._sketch.bits:
                 yield Candidate(Relation.NEAR, place.inode, row, bits)
 
@@ -261,11 +263,11 @@ class _Search:
             )
 
     def _found(self, kind: Kind, key: int) -> Iterator[tuple[_Place, TensorRow, bytes]]:
-        for place, value in self._relatives.listed(kind, key):
+        for place, value in self._similarity.listed(kind, key):
             if (place.inode, place.start) == self._here:
                 continue
             if place not in self._known:
-                self._known[place] = self._relatives.tensor(place)
+                self._known[place] = self._similarity.tensor(place)
             if (row := self._known[place]) is not None:
                 yield place, row, value
 

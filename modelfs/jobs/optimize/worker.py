@@ -16,20 +16,20 @@ from typing import Final, NamedTuple
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
-from modelfs.jobs.optimize.attempts import Lead, Leads
-from modelfs.jobs.optimize.batch import Batch, Settled, Target
+from modelfs.jobs.optimize.attempts import Attempt, Attempts
+from modelfs.jobs.optimize.batch import Batch, BatchResult, Target
 from modelfs.jobs.optimize.encoders import rounding
 from modelfs.jobs.optimize.forms import Form, is_worth, near_or_alone
 from modelfs.jobs.optimize.pipeline import Pipeline
-from modelfs.jobs.optimize.rebase import Releaser
-from modelfs.jobs.optimize.related_files import Family
-from modelfs.jobs.optimize.similarity import Candidate, Relation, Relatives
+from modelfs.jobs.optimize.rebase import Rebaser
+from modelfs.jobs.optimize.related_files import RelatedFiles
+from modelfs.jobs.optimize.similarity import Candidate, Relation, SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
-from modelfs.store.bad_sectors import as_damage
+from modelfs.store.bad_sectors import eio_as_corruption
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.tensor_view import Stretch, TensorView
+from modelfs.store.files.tensor_view import ChunkSpan, TensorView
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import Chunk, ChunkKind, TensorRow
 from modelfs.store.index.tables import InodeNumber
@@ -44,7 +44,7 @@ WAITS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunOptions:
     """How the optimizer is run."""
 
     depth: int  # as in `Lineage.may_derive`
@@ -58,7 +58,7 @@ class _Choice(NamedTuple):
     candidate: Candidate | None = None  # that it derives from
 
 
-class Settler:
+class Worker:
     """Finds the forms of a batch's chunks, for one run of the optimizer."""
 
     def __init__(
@@ -66,15 +66,15 @@ class Settler:
         maps: FileMaps,
         chunks: Chunks,
         tensors: TensorTable,
-        relatives: Relatives,
-        run: Run,
+        similarity: SimilarityIndex,
+        run: RunOptions,
     ) -> None:
         self._maps = maps
         self._chunks = chunks
-        self._relatives = relatives
-        self._leads = Leads(maps, chunks, run.depth)
-        self._releaser = Releaser(chunks)
-        self._family = Family(relatives, tensors)
+        self._similarity = similarity
+        self._attempts = Attempts(maps, chunks, run.depth)
+        self._rebaser = Rebaser(chunks)
+        self._related_files = RelatedFiles(similarity, tensors)
         self._pipeline: Pipeline[_Choice] = Pipeline(run.threads, AHEAD)
         self._related: set[InodeNumber] = set()  # files that the family knows relatives of
         self._waits: Counter[InodeNumber] = Counter()  # for what the first tensors tell, by file
@@ -88,71 +88,71 @@ class Settler:
     def close(self) -> None:
         self._pipeline.close()
 
-    def work(self, batch: Batch, writer: ChunkWriter) -> Settled:
+    def work(self, batch: Batch, writer: ChunkWriter) -> BatchResult:
         """Append the smaller forms of a batch's chunks, durably.
 
         Raises:
             OSError: the disk is full or failed: the writer is to be given up.
         """
-        settled = Settled(batch, writer.written)
+        result = BatchResult(batch, writer.written)
         try:
             for row in batch.rows:
-                self._settle(settled, row, writer)
+                self._settle(result, row, writer)
             self._pipeline.drain()
         finally:
             self._pipeline.drop()
-        for chunk in batch.held:
+        for chunk in batch.bases:
             if self._stop.is_set():
                 break
-            self._releaser.release(settled, chunk, writer)
+            self._rebaser.release(result, chunk, writer)
         writer.finish()
-        settled.stopped = self._stop.is_set()
-        return settled
+        result.stopped = self._stop.is_set()
+        return result
 
     # -- a tensor
 
-    def _settle(self, settled: Settled, row: TensorRow, writer: ChunkWriter) -> None:
+    def _settle(self, result: BatchResult, row: TensorRow, writer: ChunkWriter) -> None:
         if self._stop.is_set():
             return
-        view = TensorView(self._maps, self._chunks, settled.batch.inode, row)
+        view = TensorView(self._maps, self._chunks, result.batch.inode, row)
         try:
-            self._look_at(settled, view, writer)
+            self._look_at(result, view, writer)
         except CorruptData as exc:
-            _leave(settled, view, exc)
+            _leave(result, view, exc)
         if view.inode not in self._related and self._waits[view.inode] < WAITS_MAX:
             self._waits[view.inode] += 1
             self._pipeline.drain()  # it may tell where the file's next tensor finds its relative
 
-    def _look_at(self, settled: Settled, view: TensorView, writer: ChunkWriter) -> None:
+    def _look_at(self, result: BatchResult, view: TensorView, writer: ChunkWriter) -> None:
         sketch = self._sketch(view)
         candidates = self._candidates(view, sketch)
-        targets = [each for each in self._targets(view) if settled.claim(each.chunk)]
+        targets = [each for each in self._targets(view) if result.claim(each.chunk)]
         if targets:
-            exact = self._leads.exact(view, candidates)
-            with as_damage():
-                base = self._leads.nearest(view, targets, candidates)
-            put = partial(self._put, settled, view, writer)
+            exact = self._attempts.exact(view, candidates)
+            with eio_as_corruption():
+                base = self._attempts.nearest(view, targets, candidates)
+            put = partial(self._put, result, view, writer)
             for target in targets:
                 self._pipeline.add(partial(self._choose, view, exact, base, target), put)
         if sketch is not None:
-            settled.sketches.append((view.inode, view.row, sketch))
+            result.sketches.append((view.inode, view.row, sketch))
         for candidate in candidates:
             if candidate.relation is Relation.WIDER and not self._stop.is_set():
-                self._narrow(settled, view, candidate, writer)
+                self._narrow(result, view, candidate, writer)
 
     def _put(
-        self, settled: Settled, view: TensorView, writer: ChunkWriter, future: Future[_Choice]
+        self, result: BatchResult, view: TensorView, writer: ChunkWriter, future: Future[_Choice]
     ) -> None:
         try:
             choice = future.result()
         except CorruptData as exc:
-            _leave(settled, view, exc)
+            _leave(result, view, exc)
             return
         record = choice.target.record
-        if not record.settled or len(choice.form.stored) < record.stored:
-            settled.put(choice.target, choice.form, view.element, writer)
+        if not record.optimized or len(choice.form.stored) < record.stored:
+            result.put(choice.target, choice.form, view.element, writer)
         if choice.candidate is not None:
-            self._family.accept(view.inode, choice.candidate)
+            self._related_files.accept(view.inode, choice.candidate)
             self._related.add(view.inode)
 
     def _sketch(self, view: TensorView) -> Sketch | None:
@@ -160,15 +160,15 @@ class Settler:
         for stretch in view.stretches:
             if self._stop.is_set():
                 return None
-            with as_damage():
+            with eio_as_corruption():
                 content = self._chunks.gather([stretch.run])
             sampler.feed(stretch.start, content)
         return sampler.sketch()
 
     def _candidates(self, view: TensorView, sketch: Sketch | None) -> list[Candidate]:
-        found = self._family.first(view.inode, view.row, sketch)
+        found = self._related_files.first(view.inode, view.row, sketch)
         if sketch is not None:
-            found += self._relatives.candidates(view.inode, view.row, sketch)
+            found += self._similarity.candidates(view.inode, view.row, sketch)
         # The family's come once more among the others, or are the others.
         known: dict[tuple[Relation, InodeNumber, int, int], Candidate] = {}
         for each in found:
@@ -180,9 +180,9 @@ class Settler:
             if (target := self._target(stretch)) is not None:
                 yield target
 
-    def _target(self, stretch: Stretch) -> Target | None:
+    def _target(self, stretch: ChunkSpan) -> Target | None:
         record = self._chunks.record(stretch.run.chunk)
-        if (record.settled and not self._again) or not _may_shrink(record):
+        if (record.optimized and not self._again) or not _may_shrink(record):
             return None
         whole = stretch.run.skip == 0 and stretch.run.length == record.size
         return Target(stretch.run.chunk, record, stretch.start, whole)
@@ -190,50 +190,50 @@ class Settler:
     # -- a chunk
 
     def _choose(
-        self, view: TensorView, exact: Sequence[Lead], base: Lead | None, target: Target
+        self, view: TensorView, exact: Sequence[Attempt], base: Attempt | None, target: Target
     ) -> _Choice:
-        with as_damage():
+        with eio_as_corruption():
             content = self._chunks.load_current(target.chunk)
         size = len(content)
         if target.is_whole:
-            for lead in exact:
-                form = self._tried(lead, target, content)
+            for attempt in exact:
+                form = self._tried(attempt, target, content)
                 if form is not None and is_worth(form, size, size):
-                    return _Choice(target, form, lead.candidate)
+                    return _Choice(target, form, attempt.candidate)
         near = None
         if base is not None and target.is_whole:
             near = self._tried(base, target, content)
         form = near_or_alone(near, content, view.element, view.grid(target.start))
         return _Choice(target, form, base.candidate if base and form is near else None)
 
-    def _tried(self, lead: Lead, target: Target, content: bytes) -> Form | None:
-        form = lead.form(content, target.start)
-        return form if form is not None and self._leads.allows(target, form) else None
+    def _tried(self, attempt: Attempt, target: Target, content: bytes) -> Form | None:
+        form = attempt.form(content, target.start)
+        return form if form is not None and self._attempts.allows(target, form) else None
 
     # -- a narrower tensor that was stored before
 
     def _narrow(
-        self, settled: Settled, view: TensorView, candidate: Candidate, writer: ChunkWriter
+        self, result: BatchResult, view: TensorView, candidate: Candidate, writer: ChunkWriter
     ) -> None:
         """Derive the chunks of another tensor from this one, by rounding."""
-        narrow = self._leads.view(candidate)
-        lead = Lead(candidate, rounding(view, narrow.row.dtype))
+        narrow = self._attempts.view(candidate)
+        attempt = Attempt(candidate, rounding(view, narrow.row.dtype))
         for stretch in narrow.stretches:
             chunk, skip, length = stretch.run
             record = self._chunks.record(chunk)
             if skip or length != record.size or not _may_shrink(record):
                 continue
-            with as_damage():
+            with eio_as_corruption():
                 content = self._chunks.load_current(chunk)
             target = Target(chunk, record, stretch.start)
-            form = self._tried(lead, target, content)
+            form = self._tried(attempt, target, content)
             fits = form is not None and is_worth(form, length, record.stored)
-            if form is not None and fits and settled.claim(chunk):
-                settled.put(target, form, narrow.element, writer)
+            if form is not None and fits and result.claim(chunk):
+                result.put(target, form, narrow.element, writer)
 
 
-def _leave(settled: Settled, view: TensorView, exc: CorruptData) -> None:
-    settled.damaged += 1
+def _leave(result: BatchResult, view: TensorView, exc: CorruptData) -> None:
+    result.damaged += 1
     log.error("tensor %s of file %d stays as it is: %s", view.row.name, view.inode, exc)
 
 

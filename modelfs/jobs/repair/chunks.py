@@ -26,9 +26,9 @@ from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptChunk, CorruptData
 from modelfs.jobs.check.chunks import form_problem
 from modelfs.jobs.check.packs import entry_of
-from modelfs.jobs.repair.context import Mending
-from modelfs.jobs.repair.pack_files import look_into
-from modelfs.jobs.repair.pack_rows import mend_pack_rows
+from modelfs.jobs.repair.context import RepairContext
+from modelfs.jobs.repair.pack_files import read_segment_tables
+from modelfs.jobs.repair.pack_rows import repair_pack_rows
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.counters import NEXT_PACK
 from modelfs.store.index.records import UNKNOWN, Chunk, ChunkKind, PackRow
@@ -41,25 +41,25 @@ PACK_END: Final = 1 << 62
 LINEAGE: Final = (Table.CHUNKS, Table.SOURCES, Table.DEPENDANTS)
 
 
-def mend_chunks(mending: Mending) -> None:
+def repair_chunks(context: RepairContext) -> None:
     """Let every chunk that is needed be where its record says, or be lost."""
-    mender = _ChunkMender(mending)
+    mender = _ChunkMender(context)
     mender.judge()
     mender.relink()
     mender.tell()
     mender.move()
-    mend_pack_rows(mending, mender.states, mender.damaged)
+    repair_pack_rows(context, mender.states, mender.damaged)
 
 
 class _ChunkMender:
-    def __init__(self, mending: Mending) -> None:
-        self._mending = mending
-        self._chunks = mending.store.chunks
-        self._packs = mending.store.packs
-        self._largest = mending.store.superblock.chunk_size
-        view = mending.view()
+    def __init__(self, context: RepairContext) -> None:
+        self._context = context
+        self._chunks = context.store.chunks
+        self._packs = context.store.packs
+        self._largest = context.store.superblock.chunk_size
+        view = context.view()
         self._needed = view.usage.uses.keys() | view.links_of.pins.keys()
-        self.states = {pack: look_into(self._packs, pack) for pack in self._all_packs()}
+        self.states = {pack: read_segment_tables(self._packs, pack) for pack in self._all_packs()}
         self.damaged = {
             pack
             for pack, state in self.states.items()
@@ -70,13 +70,13 @@ class _ChunkMender:
         self._lost: dict[ChunkId, Chunk] = {}
         self._waiting: dict[ChunkId, tuple[Chunk, ChunkId]] = {}  # for a source: how, and which
         self._found = 0
-        found = mending.found
+        found = context.found
         self._doubtful = found.lineage_doubtful or bool(found.baseless or found.too_long)
-        self._doubtful |= any(mending.unreadable[table] for table in LINEAGE)
+        self._doubtful |= any(context.unreadable[table] for table in LINEAGE)
 
     def _all_packs(self) -> set[PackId]:
-        rows = {PackId(number_of(key)) for key, _ in self._mending.rows(Table.PACKS)}
-        records = (record for _, record in self._mending.rows(Table.CHUNKS))
+        rows = {PackId(number_of(key)) for key, _ in self._context.rows(Table.PACKS)}
+        records = (record for _, record in self._context.rows(Table.CHUNKS))
         return rows | {each.pack for each in records if not each.is_lost} | self._packs.numbers()
 
     # -- which chunks are where
@@ -85,7 +85,7 @@ class _ChunkMender:
         """Find the place of every chunk, and change the records of those that are elsewhere."""
         missing = set(self._needed)
         suspects: dict[ChunkId, Chunk | None] = {}
-        for key, record in list(self._mending.rows(Table.CHUNKS)):
+        for key, record in list(self._context.rows(Table.CHUNKS)):
             chunk = ChunkId(number_of(key))
             missing.discard(chunk)
             if self._is_suspect(chunk, record):
@@ -118,12 +118,14 @@ class _ChunkMender:
         now = self._chunks.find(chunk)
         if now is None or now.kind is not ChunkKind.DERIVED or chunk in self._waiting:
             for source in supposed:
-                self._mending.index.delete(Table.CHUNKS, number_key(source))
+                self._context.index.delete(Table.CHUNKS, number_key(source))
             return chunk not in self._waiting
         for source in reversed(supposed):
             content = self._chunks.load_anew(source, self._chunks.record(source))
             digest, proof = self._chunks.digest(content), xxhash.xxh3_64_intdigest(content)
-            right = dataclasses.replace(self._chunks.record(source), digest=digest, proof=proof)
+            right = dataclasses.replace(
+                self._chunks.record(source), digest=digest, content_checksum=proof
+            )
             self._take(source, None, right)
         return True
 
@@ -142,7 +144,7 @@ class _ChunkMender:
             # Unless a pack is here that was not: it may have been found, and put back.
             return any(state.has(chunk) for state in self.states.values())
         return (
-            chunk in self._mending.found.damaged | self._mending.found.endless
+            chunk in self._context.found.damaged | self._context.found.endless
             or record.pack in self.damaged
             or not self._is_told(chunk, record)
             or chunk not in self._chunks.with_digest(record.digest)
@@ -178,7 +180,9 @@ class _ChunkMender:
             and lost is not None
             and lost.is_lost
         ):
-            like = dataclasses.replace(candidate, digest=record.digest, proof=record.proof)
+            like = dataclasses.replace(
+                candidate, digest=record.digest, content_checksum=record.content_checksum
+            )
             self._take(chunk, record, like)
         else:
             self._give_up(chunk, record)
@@ -191,8 +195,8 @@ class _ChunkMender:
             self._lose(chunk, record)
 
     def _put(self, chunk: ChunkId, record: Chunk) -> None:
-        self._mending.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
-        self._mending.store.cache.forget(chunk)  # what derives from it is decoded anew
+        self._context.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
+        self._context.store.cache.forget(chunk)  # what derives from it is decoded anew
 
     def _intact(self, chunk: ChunkId, record: Chunk | None) -> Iterator[Chunk]:
         """Yield the records, right but for their uses, by which the chunk's content is read."""
@@ -210,14 +214,14 @@ class _ChunkMender:
             right = dataclasses.replace(
                 candidate,
                 digest=self._chunks.digest(content),
-                proof=xxhash.xxh3_64_intdigest(content),
+                content_checksum=xxhash.xxh3_64_intdigest(content),
             )
             if self._fits(chunk, record, right):
                 yield right
 
     def _candidates(self, chunk: ChunkId, record: Chunk | None) -> Iterator[Chunk]:
         if record is not None and not record.is_lost:
-            yield dataclasses.replace(record, proof=0)  # which may be what is damaged
+            yield dataclasses.replace(record, content_checksum=0)  # which may be what is damaged
         for pack in sorted(self.states, reverse=True):
             for entry in self.states[pack].named(chunk):
                 yield _record(entry, pack, record)
@@ -228,7 +232,7 @@ class _ChunkMender:
             return True
         if record is None or right.digest == record.digest:
             return record is not None
-        if right.kind is ChunkKind.DERIVED and right.proof != record.proof:
+        if right.kind is ChunkKind.DERIVED and right.content_checksum != record.content_checksum:
             return False  # a recipe makes something of whatever its sources are
         return right.checksum == record.checksum and self._is_told(chunk, right)
 
@@ -244,14 +248,14 @@ class _ChunkMender:
             for source in sources
         ]
         back = [key[8:] + key[:8] for key in links]
-        changed = self._mending.settle(Table.SOURCES, dict.fromkeys(links, b""))
-        changed += self._mending.settle(Table.DEPENDANTS, dict.fromkeys(back, b""))
+        changed = self._context.settle(Table.SOURCES, dict.fromkeys(links, b""))
+        changed += self._context.settle(Table.DEPENDANTS, dict.fromkeys(back, b""))
         if changed:
-            self._mending.mended(f"rows that say what derives from what, told anew: {changed}")
+            self._context.repaired(f"rows that say what derives from what, told anew: {changed}")
 
     def _all_sources(self) -> dict[ChunkId, tuple[ChunkId, ...]]:
         known: dict[ChunkId, tuple[ChunkId, ...]] = {}
-        self._shortened = set(self._mending.found.too_long)
+        self._shortened = set(self._context.found.too_long)
         while derived := [each for each in self._derived() if each[0] not in known]:
             for chunk, record in derived:
                 try:
@@ -267,7 +271,7 @@ class _ChunkMender:
         return known
 
     def _derived(self) -> Iterator[tuple[ChunkId, Chunk]]:
-        for key, record in list(self._mending.rows(Table.CHUNKS)):
+        for key, record in list(self._context.rows(Table.CHUNKS)):
             chunk = ChunkId(number_of(key))
             if record.kind is ChunkKind.DERIVED and chunk not in self._shortened:
                 yield chunk, record
@@ -284,30 +288,30 @@ class _ChunkMender:
         if chunk in self._needed and form_problem(lost, self._largest) is None:
             self._put(chunk, lost)
         else:
-            self._mending.drop(Table.CHUNKS, number_key(chunk), "damaged, and nowhere else")
+            self._context.drop(Table.CHUNKS, number_key(chunk), "damaged, and nowhere else")
         if chunk in self._needed:
             self._lost[chunk] = record
         else:
-            self._mending.mended(f"chunk {chunk} was damaged, and nothing uses it: removed")
+            self._context.repaired(f"chunk {chunk} was damaged, and nothing uses it: removed")
 
     def _keep_stored(self, chunk: ChunkId, record: Chunk) -> None:
         # In a damaged pack they are kept with the whole file.
         if record.pack not in self.damaged and form_problem(record, self._largest) is None:
             with contextlib.suppress(CorruptData, OSError):
                 stored = self._packs.read(record.pack, record.offset, record.stored)
-                self._mending.quarantine.add_content(f"chunk-{chunk}", stored)
+                self._context.quarantine.add_content(f"chunk-{chunk}", stored)
 
     def tell(self) -> None:
         """Tell what was found again, and what is lost."""
         if self._found:
-            self._mending.mended(f"chunks that were found again in the packs: {self._found}")
-        users = self._mending.view().users(self._lost) if self._lost else {}
+            self._context.repaired(f"chunks that were found again in the packs: {self._found}")
+        users = self._context.view().users(self._lost) if self._lost else {}
         for pack in sorted({record.pack for record in self._lost.values()}):
             chunks = [chunk for chunk, record in self._lost.items() if record.pack == pack]
             hurt = [users[chunk] for chunk in chunks]
             size = sum(self._lost[chunk].size for chunk in chunks)
             derived = sum(each.derived for each in hurt)
-            self._mending.quarantined(
+            self._context.quarantined(
                 f"chunks in pack {pack} that are lost: {len(chunks)}, of {size} bytes"
                 + (f"; chunks that derive from them: {derived}" if derived else ""),
                 dict.fromkeys(path for each in hurt for path in each.files),
@@ -321,9 +325,9 @@ class _ChunkMender:
         if not self._moving and not self._shortened:
             return
         numbers = [pack for pack in self.states if pack < PACK_END]
-        following = max([self._mending.store.totals.get(NEXT_PACK) - 1, *numbers]) + 1
+        following = max([self._context.store.counters.get(NEXT_PACK) - 1, *numbers]) + 1
         self._packs.open_at(None, PackId(following))
-        writer = self._mending.store.writer()
+        writer = self._context.store.writer()
         for chunk, record in self._moving.items():
             if chunk not in self._shortened:
                 writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
@@ -333,10 +337,10 @@ class _ChunkMender:
         for chunk, record in written.moved.items():
             self._put(chunk, record)
         for pack, tail in written.tails.items():
-            self._mending.put(Table.PACKS, number_key(pack), PackRow(tail.stop, 0).to_bytes())
-            self._mending.store.totals.set(NEXT_PACK, pack + 1)
-            self.states[PackId(pack)] = look_into(self._packs, PackId(pack))
-        self._mending.mended(f"chunks that were copied to a new pack: {len(written.moved)}")
+            self._context.put(Table.PACKS, number_key(pack), PackRow(tail.stop, 0).to_bytes())
+            self._context.store.counters.set(NEXT_PACK, pack + 1)
+            self.states[PackId(pack)] = read_segment_tables(self._packs, PackId(pack))
+        self._context.repaired(f"chunks that were copied to a new pack: {len(written.moved)}")
 
     def _put_plain(self, chunk: ChunkId, writer: ChunkWriter) -> None:
         with contextlib.suppress(CorruptData):
@@ -353,10 +357,10 @@ def _record(entry: Entry, pack: PackId, like: Chunk | None) -> Chunk:
         pack=pack,
         offset=entry.offset,
         stored=entry.stored,
-        uses=1 if like is None else like.uses,  # counted at the end of the round
-        used=0 if like is None else like.used,
+        refs=1 if like is None else like.refs,  # counted at the end of the round
+        ref_bytes=0 if like is None else like.ref_bytes,
         checksum=entry.checksum,
         digest=UNKNOWN,
-        pins=0 if like is None else like.pins,
-        settled=like is not None and like.settled,
+        dependants=0 if like is None else like.dependants,
+        optimized=like is not None and like.optimized,
     )

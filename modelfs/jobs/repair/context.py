@@ -8,7 +8,7 @@ from typing import Any
 
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.decode import DECODERS
-from modelfs.jobs.check.view import View
+from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE
 from modelfs.store.index.records import UNKNOWN, Chunk, ChunkKind, Extent, Inode
@@ -44,10 +44,10 @@ class Action:
         return asdict(self) | {"files": [os.fsdecode(file) for file in self.files]}
 
 
-class Mending:
+class RepairContext:
     """What the passes of a round share. All changes are one change of the index."""
 
-    def __init__(self, store: Store, quarantine: Quarantine, found: View) -> None:
+    def __init__(self, store: Store, quarantine: Quarantine, found: CheckView) -> None:
         """Begin a round; `found` is the view with which the store was checked."""
         self.store = store
         self.index = store.index
@@ -59,7 +59,7 @@ class Mending:
 
     # -- telling
 
-    def mended(self, message: str, files: Iterable[bytes] = ()) -> None:
+    def repaired(self, message: str, files: Iterable[bytes] = ()) -> None:
         self.actions.append(Action(Outcome.MENDED, message, tuple(files)))
 
     def quarantined(
@@ -102,28 +102,28 @@ class Mending:
     # -- inodes
 
     def node(self, inode: int) -> Inode | None:
-        return self.store.nodes.find(InodeNumber(inode))
+        return self.store.inodes.find(InodeNumber(inode))
 
     def put_node(self, node: Inode) -> None:
         # The totals are counted anew at the end of a round.
         self.put(Table.INODES, number_key(node.inode), node.to_bytes())
 
     def new_inode(self) -> InodeNumber:
-        return InodeNumber(self.store.totals.take(NEXT_INODE))
+        return InodeNumber(self.store.counters.allocate(NEXT_INODE))
 
     def path(self, inode: int) -> bytes:
         return self.found.path(inode)
 
-    def view(self) -> View:
+    def view(self) -> CheckView:
         """Return a view of the store as it is now, in which every row decodes."""
-        return View(self.store)
+        return CheckView(self.store)
 
     # -- what is lost
 
     def nowhere(self) -> ChunkId:
         """Return a lost chunk for ranges of which nothing is known but that they are lost."""
         if self._nowhere is None:
-            self._nowhere = ChunkId(self.store.totals.take(NEXT_CHUNK))
+            self._nowhere = ChunkId(self.store.counters.allocate(NEXT_CHUNK))
             record = Chunk(
                 kind=ChunkKind.LOST,
                 codec=CodecId.RAW,
@@ -131,8 +131,8 @@ class Mending:
                 pack=PackId(0),
                 offset=0,
                 stored=0,
-                uses=1,  # until the uses are counted, at the end of the round
-                used=0,
+                refs=1,  # until the uses are counted, at the end of the round
+                ref_bytes=0,
                 checksum=0,
                 digest=UNKNOWN,
             )

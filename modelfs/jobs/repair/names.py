@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from modelfs.jobs.repair.context import Mending
+from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.sums import COOKIE_END
 from modelfs.store.files.namespace import FIRST_COOKIE
 from modelfs.store.index.counters import NEXT_COOKIE
@@ -41,34 +41,34 @@ class Name:
     cookie: int
 
 
-def mend_names(mending: Mending) -> None:
+def repair_names(context: RepairContext) -> None:
     """Let all names agree, lead somewhere, and form a tree that everything is in."""
-    tree = Tree(mending)
-    for name in _ranked(mending, tree.folders):
+    tree = Tree(context)
+    for name in _ranked(context, tree.folders):
         tree.add(name)
     tree.adopt_nameless()
     tree.break_circles()
     tree.write()
 
 
-def adopt(mending: Mending, inode: InodeNumber) -> bytes:
+def adopt(context: RepairContext, inode: InodeNumber) -> bytes:
     """Put an inode that has no name into `/lost+found`, and return its path."""
-    tree = Tree(mending)
-    for name in _ranked(mending, tree.folders):
+    tree = Tree(context)
+    for name in _ranked(context, tree.folders):
         tree.add(name)
     path = tree.adopt(inode)
     tree.write()
     return path
 
 
-def _ranked(mending: Mending, folders: dict[int, int]) -> list[Name]:
+def _ranked(context: RepairContext, folders: dict[int, int]) -> list[Name]:
     """Return what every row says, that which is most likely right first."""
     dentries = {
         (number_of(key), key[8:]): (dentry.inode, dentry.cookie)
-        for key, dentry in mending.rows(Table.DENTRIES)
+        for key, dentry in context.rows(Table.DENTRIES)
     }
-    lines = {pair_of(key): (line.inode, line.name) for key, line in mending.rows(Table.LISTING)}
-    known = {(inode, *place) for _, (inode, *place) in mending.rows(Table.PARENTS)}
+    lines = {pair_of(key): (line.inode, line.name) for key, line in context.rows(Table.LISTING)}
+    known = {(inode, *place) for _, (inode, *place) in context.rows(Table.PARENTS)}
     ranked: list[tuple[int, bool, Name]] = []
 
     def rank(folder: int, name: bytes, inode: int, cookie: int, ranks: tuple[int, int]) -> None:
@@ -90,19 +90,19 @@ def _ranked(mending: Mending, folders: dict[int, int]) -> list[Name]:
 class Tree:
     """The names that are taken for right."""
 
-    def __init__(self, mending: Mending) -> None:
-        self._mending = mending
+    def __init__(self, context: RepairContext) -> None:
+        self._context = context
         self._names: dict[tuple[int, bytes], Name] = {}
         self._cookies: dict[int, Name] = {}
         self._first: dict[int, Name] = {}  # of each inode, one of its names
         self._home: Name | None = None  # of what has no name
         self._homeless: set[int] = set()  # they had a name that nothing can hold
         self._filled: set[int] = set()
-        self._nodes: dict[int, tuple[bool, int]] = {}  # is it a directory, and its link count
+        self._inodes: dict[int, tuple[bool, int]] = {}  # is it a directory, and its link count
         self.folders: dict[int, int] = {}  # where each directory is, as its record says
-        for _, node in mending.rows(Table.INODES):
+        for _, node in context.rows(Table.INODES):
             is_folder = stat.S_ISDIR(node.mode)
-            self._nodes[node.inode] = is_folder, node.nlink
+            self._inodes[node.inode] = is_folder, node.nlink
             if is_folder and node.parent:
                 self.folders[node.inode] = node.parent
 
@@ -113,16 +113,16 @@ class Tree:
         key = (name.folder, name.name)
         if key in self._names or self._is_twin(name):
             return
-        if name.inode not in self._nodes or name.inode == ROOT:
-            self._mending.quarantined(
+        if name.inode not in self._inodes or name.inode == ROOT:
+            self._context.quarantined(
                 f"the name led to inode {name.inode}, which does not exist: removed",
                 (self._path(name),),
             )
-        elif not self._nodes.get(name.folder, (False, 0))[0]:
+        elif not self._inodes.get(name.folder, (False, 0))[0]:
             self._homeless.add(name.inode)
-        elif self._nodes[name.inode][0] and name.inode in self._first:
+        elif self._inodes[name.inode][0] and name.inode in self._first:
             message = f"directory {name.inode} had a second name: removed"
-            self._mending.mended(message, (self._path(name),))
+            self._context.repaired(message, (self._path(name),))
         else:
             self._take(self._with_own_cookie(name))
 
@@ -137,11 +137,11 @@ class Tree:
         return replace(name, cookie=self._new_cookie())
 
     def _new_cookie(self) -> int:
-        totals = self._mending.store.totals
-        cookie = max(FIRST_COOKIE, totals.get(NEXT_COOKIE))
+        counters = self._context.store.counters
+        cookie = max(FIRST_COOKIE, counters.get(NEXT_COOKIE))
         while cookie in self._cookies:
             cookie += 1
-        totals.set(NEXT_COOKIE, cookie + 1)
+        counters.set(NEXT_COOKIE, cookie + 1)
         return cookie
 
     def _take(self, name: Name) -> None:
@@ -151,24 +151,24 @@ class Tree:
         self._filled.add(name.folder)
 
     def _path(self, name: Name) -> bytes:
-        return self._mending.path(name.folder).rstrip(b"/") + b"/" + name.name
+        return self._context.path(name.folder).rstrip(b"/") + b"/" + name.name
 
     # -- what has no name
 
     def adopt_nameless(self) -> None:
         """Put into `/lost+found` what has no name, unless it was removed."""
-        for inode, (is_folder, nlink) in list(self._nodes.items()):
+        for inode, (is_folder, nlink) in list(self._inodes.items()):
             if inode in self._first or inode == ROOT:
                 continue
             if nlink or inode in self._homeless or (is_folder and inode in self._filled):
                 path = self.adopt(InodeNumber(inode))
-                self._mending.mended(f"inode {inode} had no name", (path,))
+                self._context.repaired(f"inode {inode} had no name", (path,))
 
     def adopt(self, inode: InodeNumber) -> bytes:
         """Give an inode a name in `/lost+found`, and return its path."""
         folder = self._lost_found()
         name = self._free(folder.inode, b"inode-%d" % inode)
-        self._nodes.setdefault(inode, (False, 1))
+        self._inodes.setdefault(inode, (False, 1))
         self._take(Name(folder.inode, name, inode, self._new_cookie()))
         return b"/" + folder.name + b"/" + name
 
@@ -183,12 +183,12 @@ class Tree:
         return self._home
 
     def _make_lost_found(self, name: bytes) -> Name:
-        root = self._mending.node(ROOT)
+        root = self._context.node(ROOT)
         assert root is not None
-        inode = self._mending.new_inode()
+        inode = self._context.new_inode()
         node = replace(root, inode=inode, mode=stat.S_IFDIR | 0o700, nlink=2, size=0, parent=ROOT)
-        self._mending.put_node(node)
-        self._nodes[inode] = True, 2
+        self._context.put_node(node)
+        self._inodes[inode] = True, 2
         found = Name(ROOT, name, inode, self._new_cookie())
         self._take(found)
         return found
@@ -204,12 +204,12 @@ class Tree:
             name = self._first.pop(min(circle))
             del self._names[name.folder, name.name], self._cookies[name.cookie]
             path = self.adopt(name.inode)
-            self._mending.mended(f"directory {name.inode} was below itself", (path,))
+            self._context.repaired(f"directory {name.inode} was below itself", (path,))
 
     def _circle(self) -> list[int]:
         # Every directory has a name by now, so what does not lead to the root leads to itself.
         reached = self._reached()
-        for inode, (is_folder, _) in self._nodes.items():
+        for inode, (is_folder, _) in self._inodes.items():
             if is_folder and inode in self._first and inode not in reached:
                 branch = self._branch(inode)
                 return branch[branch.index(self._first[branch[-1]].folder) :]
@@ -224,7 +224,7 @@ class Tree:
     def _reached(self) -> set[int]:
         below: dict[int, list[int]] = {}
         for name in self._first.values():
-            if self._nodes[name.inode][0]:
+            if self._inodes[name.inode][0]:
                 below.setdefault(name.folder, []).append(name.inode)
         reached, ahead = {int(ROOT)}, [int(ROOT)]
         while ahead:
@@ -244,11 +244,11 @@ class Tree:
             (Table.PARENTS, {_parent_key(each): b"" for each in names}),
             (Table.ORPHANS, dict.fromkeys(self._orphans(), b"")),
         ):
-            if changed := self._mending.settle(table, wanted):
-                self._mending.mended(f"rows of {table.value} that were not right: {changed}")
+            if changed := self._context.settle(table, wanted):
+                self._context.repaired(f"rows of {table.value} that were not right: {changed}")
 
     def _orphans(self) -> Iterator[bytes]:
-        nameless: Iterable[int] = self._nodes.keys() - self._first.keys() - {ROOT}
+        nameless: Iterable[int] = self._inodes.keys() - self._first.keys() - {ROOT}
         return map(number_key, nameless)
 
 

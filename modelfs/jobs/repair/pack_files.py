@@ -47,7 +47,7 @@ class PackState:
         return not self.has_header or self.length < PAGE or (stop not in self.ends and behind)
 
 
-def look_into(packs: Packs, pack: PackId) -> PackState:
+def read_segment_tables(packs: Packs, pack: PackId) -> PackState:
     """Read the tables of a pack, whatever is damaged in between."""
     state = PackState(pack)
     try:
@@ -78,7 +78,7 @@ def _take_segment(packs: Packs, state: PackState, offset: int) -> int:
     return segment.stop
 
 
-def put_back(store: Store, quarantine: Quarantine) -> Iterator[str]:
+def restore_quarantined(store: Store, quarantine: Quarantine) -> Iterator[str]:
     """Give pack files the names that their headers say, and yield what was done.
 
     A file keeps its name if its header cannot be read. What is another store's is set aside.

@@ -25,21 +25,21 @@ from typing import Final
 from modelfs.jobs.check.fsck import Finding, FsckReport, fsck
 from modelfs.jobs.check.meta_pages import check_meta_pages, restore_meta_pages
 from modelfs.jobs.check.packs import Progress
-from modelfs.jobs.check.view import View
-from modelfs.jobs.repair.chunks import mend_chunks
-from modelfs.jobs.repair.context import Action, Mending, Outcome
-from modelfs.jobs.repair.inodes import mend_inodes
-from modelfs.jobs.repair.maps import mend_maps, mend_windows
-from modelfs.jobs.repair.names import mend_names
-from modelfs.jobs.repair.pack_files import put_back
+from modelfs.jobs.check.view import CheckView
+from modelfs.jobs.repair.chunks import repair_chunks
+from modelfs.jobs.repair.context import Action, Outcome, RepairContext
+from modelfs.jobs.repair.inodes import repair_inodes
+from modelfs.jobs.repair.maps import repair_maps, repair_windows
+from modelfs.jobs.repair.names import repair_names
+from modelfs.jobs.repair.pack_files import restore_quarantined
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.rows import (
-    look_again,
-    mend_superblock,
     remove_ownerless,
     remove_unreadable,
+    repair_superblock,
+    requeue,
 )
-from modelfs.jobs.repair.sums import mend_counters, mend_sums
+from modelfs.jobs.repair.sums import repair_counters, repair_sums
 from modelfs.jobs.repair.superblock import restore_superblock
 from modelfs.store.folder import check_format, check_index, lock
 from modelfs.store.index.tables import Table, number_of
@@ -53,18 +53,18 @@ __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 ROUNDS_MAX: Final = 5
 
 # A pass relies on those before it.
-PASSES: Final[tuple[Callable[[Mending], None], ...]] = (
+PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     remove_unreadable,
-    mend_superblock,
-    mend_counters,
-    mend_inodes,
+    repair_superblock,
+    repair_counters,
+    repair_inodes,
     remove_ownerless,
-    mend_names,
-    mend_chunks,
-    mend_maps,
-    mend_windows,
-    look_again,
-    mend_sums,
+    repair_names,
+    repair_chunks,
+    repair_maps,
+    repair_windows,
+    requeue,
+    repair_sums,
 )
 
 
@@ -100,7 +100,7 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
     data = data or bool(actions)
     with Store(folder, as_found=True) as store:
         for _ in range(ROUNDS_MAX):
-            view = View(store)
+            view = CheckView(store)
             report = fsck(store, data=data, progress=progress, view=view)
             found |= dict.fromkeys(report.findings)
             if not report.findings:
@@ -137,26 +137,26 @@ def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
     rows = {number_of(key) for key, _ in store.index.pages(Table.PACKS)}
     for pack in store.packs.numbers() - rows:
         quarantine.add_file(store.packs.folder / pack_name(pack))
-    load_staged(store.staging, store.nodes)
+    load_staged(store.staging, store.inodes)
     for name in store.staging.unmentioned():
         quarantine.add_file(store.staging.folder / name)
     quarantine.move_files()
 
 
-def _round(store: Store, quarantine: Quarantine, view: View) -> list[Action]:
-    if told := [Action(Outcome.MENDED, each) for each in put_back(store, quarantine)]:
+def _round(store: Store, quarantine: Quarantine, view: CheckView) -> list[Action]:
+    if told := [Action(Outcome.MENDED, each) for each in restore_quarantined(store, quarantine)]:
         quarantine.move_files()
         return told  # with the packs in their places, other things are wrong, or none
-    mending = Mending(store, quarantine, view)
+    context = RepairContext(store, quarantine, view)
     try:
         with store.index.change():
             for mend in PASSES:
-                mend(mending)
+                mend(context)
         quarantine.flush()
     except BaseException:
-        store.packs.give_up(None)
+        store.packs.roll_back(None)
         raise
     store.index.commit()
-    store.packs.vouched()
+    store.packs.published()
     quarantine.move_files()
-    return mending.actions
+    return context.actions

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from modelfs.jobs.check.view import Finding, View
+from modelfs.jobs.check.view import CheckView, Finding
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 
@@ -14,7 +14,7 @@ def whom_it_hurts(store: Store, problems: Mapping[ChunkId, str]) -> list[Finding
 
     Any thread. Costs a walk over all extents, if there is damage.
     """
-    return list(View(store).chunk_findings("content", problems))
+    return list(CheckView(store).chunk_findings("content", problems))
 
 
 def scrub_report(store: Store, *, running: bool = False) -> dict[str, Any]:

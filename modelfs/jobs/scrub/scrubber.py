@@ -20,7 +20,7 @@ from typing import Final
 
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.store.chunks.table import Chunks
-from modelfs.store.index.counters import Totals
+from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of, prefix_end
@@ -56,7 +56,7 @@ class ScrubStatus:
 
 
 @dataclass(slots=True)
-class Stretch:
+class PackRange:
     """A part of a pack to check, and what was found in it."""
 
     pack: PackId
@@ -72,9 +72,9 @@ class Stretch:
 class Scrubber:
     """Checks a store's packs, a stretch at a time."""
 
-    def __init__(self, index: Index, totals: Totals, chunks: Chunks, packs: Packs) -> None:
+    def __init__(self, index: Index, counters: Counters, chunks: Chunks, packs: Packs) -> None:
         self._index = index
-        self._totals = totals
+        self._counters = counters
         self._chunks = chunks
         self._packs = packs
 
@@ -88,46 +88,46 @@ class Scrubber:
             rate: bytes per second, of a scrub that is to go on in the background.
         """
         with self._index.change():
-            if anew or not self._totals.get(STARTED) or self._totals.get(ENDED):
+            if anew or not self._counters.get(STARTED) or self._counters.get(ENDED):
                 for name in (ENDED, PACK, OFFSET, CHUNKS, BYTES):
-                    self._totals.set(name, 0)
-                self._totals.set(STARTED, time.time_ns())
-            self._totals.set(RATE, rate)
+                    self._counters.set(name, 0)
+                self._counters.set(STARTED, time.time_ns())
+            self._counters.set(RATE, rate)
 
     def pause(self) -> None:
         """Note that the scrub is not to go on by itself."""
         with self._index.change():
-            self._totals.set(RATE, 0)
+            self._counters.set(RATE, 0)
 
-    def next_stretch(self) -> Stretch | None:
+    def next_stretch(self) -> PackRange | None:
         """Return what is to be checked next; None, having ended the scrub, if nothing is."""
-        pack, offset = self._totals.get(PACK), self._totals.get(OFFSET)
+        pack, offset = self._counters.get(PACK), self._counters.get(OFFSET)
         for key, value in self._index.pages(Table.PACKS, number_key(pack)):
             number, row = PackId(number_of(key)), PackRow.from_bytes(value)
             start = max(PAGE, offset) if number == pack else PAGE
             if start < row.stop:
-                return Stretch(number, start, row.stop)
+                return PackRange(number, start, row.stop)
         self._end()
         return None
 
     def _end(self) -> None:
         with self._index.change():
-            self._totals.set(ENDED, time.time_ns())
-            self._totals.set(RATE, 0)
+            self._counters.set(ENDED, time.time_ns())
+            self._counters.set(RATE, 0)
 
-    def take(self, checked: Stretch) -> None:
+    def take(self, checked: PackRange) -> None:
         """Note what `check` found."""
         with self._index.change():
-            self._totals.set(PACK, checked.pack)
-            self._totals.set(OFFSET, checked.stop)
-            self._totals.add(CHUNKS, checked.chunks)
-            self._totals.add(BYTES, checked.bytes)
+            self._counters.set(PACK, checked.pack)
+            self._counters.set(OFFSET, checked.stop)
+            self._counters.add(CHUNKS, checked.chunks)
+            self._counters.add(BYTES, checked.bytes)
             room = REMEMBERED_MAX - len(self._remembered())
             for chunk, place in list(checked.places.items())[: max(0, room)]:
-                self._totals.set(DAMAGED + number_key(chunk), place)
+                self._counters.set(DAMAGED + number_key(chunk), place)
 
     def status(self) -> ScrubStatus:
-        pack, offset = self._totals.get(PACK), self._totals.get(OFFSET)
+        pack, offset = self._counters.get(PACK), self._counters.get(OFFSET)
         rows = [
             (number_of(key), PackRow.from_bytes(value).stop)
             for key, value in self._index.pages(Table.PACKS)
@@ -135,15 +135,15 @@ class Scrubber:
         behind = sum(stop for number, stop in rows if number < pack)
         under = sum(min(stop, offset) for number, stop in rows if number == pack)
         total = sum(stop for _, stop in rows)
-        ended = self._totals.get(ENDED)
+        ended = self._counters.get(ENDED)
         return ScrubStatus(
-            self._totals.get(STARTED),
+            self._counters.get(STARTED),
             ended,
-            self._totals.get(CHUNKS),
-            self._totals.get(BYTES),
+            self._counters.get(CHUNKS),
+            self._counters.get(BYTES),
             total if ended else behind + under,
             total,
-            self._totals.get(RATE),
+            self._counters.get(RATE),
         )
 
     def damaged(self) -> dict[ChunkId, str]:
@@ -167,13 +167,13 @@ class Scrubber:
 
     def _still_damaged(self, key: bytes) -> Chunk | None:
         record = self._chunks.find(_chunk_of(key))
-        if record is None or not record.alive or _place(record) != self._totals.get(key):
+        if record is None or not record.alive or _place(record) != self._counters.get(key):
             return None
         return record
 
     # -- any thread
 
-    def check(self, stretch: Stretch) -> None:
+    def check(self, stretch: PackRange) -> None:
         """Check one segment, or where its table is damaged, all that is left of the pack.
 
         What is found is put into the stretch.
@@ -208,7 +208,7 @@ class Scrubber:
             if record.pack == pack and record.alive and record.offset >= start:
                 yield ChunkId(number_of(key)), record
 
-    def _check_chunk(self, stretch: Stretch, chunk: ChunkId, record: Chunk) -> None:
+    def _check_chunk(self, stretch: PackRange, chunk: ChunkId, record: Chunk) -> None:
         try:
             self._chunks.check_content(chunk, record)
         except CorruptChunk as exc:
@@ -223,7 +223,7 @@ class Scrubber:
         stretch.chunks += 1
         stretch.bytes += record.stored
 
-    def _note(self, stretch: Stretch, damaged: ChunkId, needed_by: ChunkId, problem: str) -> None:
+    def _note(self, stretch: PackRange, damaged: ChunkId, needed_by: ChunkId, problem: str) -> None:
         # What cannot be read only for the sake of a source is told with that one, and what is
         # known to be lost is told by whoever asks what is.
         record = self._chunks.find(damaged)

@@ -36,7 +36,7 @@ class _Page:
     seconds: float
 
 
-class PageCache:
+class ChunkCache:
     """Bytes by key, bounded in size. Any thread may use it.
 
     It holds no more bytes than its capacity, or one page that is larger and was asked for `alone`.

@@ -17,7 +17,7 @@ from modelfs.store.index.tables import ChunkId
 SOURCES_KEPT: Final = 4
 
 
-class Deriver:
+class RecipeReader:
     """Makes chunks by their recipes. Any thread."""
 
     def __init__(

@@ -15,15 +15,15 @@ import xxhash
 from modelfs.codecs import CODECS
 from modelfs.codecs.base import Bytes
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
-from modelfs.store.chunks.cache import PageCache
-from modelfs.store.chunks.derive import Deriver, is_part
+from modelfs.store.chunks.cache import ChunkCache
+from modelfs.store.chunks.derive import RecipeReader, is_part
 from modelfs.store.chunks.lineage import Lineage
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.chunks.single_flight import SingleFlight
 from modelfs.store.chunks.transposed import TransposedParts
-from modelfs.store.chunks.verified import Place, Verified
+from modelfs.store.chunks.verified import Place, VerifiedPlaces
 from modelfs.store.disk.descriptors import Descriptor, read_into
-from modelfs.store.index.counters import Totals
+from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
@@ -34,17 +34,17 @@ class Chunks:
     """The chunk records of the index, and the bytes behind them."""
 
     def __init__(
-        self, index: Index, packs: Packs, totals: Totals, cache: PageCache, hash_seed: int
+        self, index: Index, packs: Packs, counters: Counters, cache: ChunkCache, hash_seed: int
     ) -> None:
         self._index = index
         self._packs = packs
-        self._totals = totals
+        self._counters = counters
         self._cache = cache
         self._transposed = TransposedParts(cache)
-        self._deriver = Deriver(self.load_current, self._load_source, self._transposed)
+        self._deriver = RecipeReader(self.load_current, self._load_source, self._transposed)
         self._seed = hash_seed
         self.lineage = Lineage(index)
-        self._verified = Verified()
+        self._verified = VerifiedPlaces()
         self._verifying: SingleFlight[Place, None] = SingleFlight()
         self._local = threading.local()
 
@@ -83,9 +83,13 @@ class Chunks:
     def point(self, chunk: ChunkId, uses: int, used: int) -> None:
         """Count `uses` more extents of `used` bytes together; negative for fewer."""
         old = self.record(chunk)
-        if old.uses + uses < 0 or old.used + used < 0:
-            raise CorruptIndex(f"chunk {chunk} would be used {old.uses + uses} times")
-        self._put(chunk, old, dataclasses.replace(old, uses=old.uses + uses, used=old.used + used))
+        if old.refs + uses < 0 or old.ref_bytes + used < 0:
+            raise CorruptIndex(f"chunk {chunk} would be used {old.refs + uses} times")
+        self._put(
+            chunk,
+            old,
+            dataclasses.replace(old, refs=old.refs + uses, ref_bytes=old.ref_bytes + used),
+        )
 
     def move(self, chunk: ChunkId, new: Chunk, sources: Sequence[ChunkId] | None = None) -> None:
         """Say that the chunk's bytes are now where, and in the form that, `new` says.
@@ -95,13 +99,15 @@ class Chunks:
         old = self.record(chunk)
         if sources is not None or new.kind is not ChunkKind.DERIVED:
             self._link(chunk, sources or ())
-        right = dataclasses.replace(new, uses=old.uses, used=old.used, pins=old.pins)
+        right = dataclasses.replace(
+            new, refs=old.refs, ref_bytes=old.ref_bytes, dependants=old.dependants
+        )
         self._put(chunk, old, right)
 
-    def settle(self, chunk: ChunkId, element: int) -> None:
+    def mark_optimized(self, chunk: ChunkId, element: int) -> None:
         """Note that the chunk, of such numbers, has its smallest form."""
         old = self.record(chunk)
-        self._put(chunk, old, dataclasses.replace(old, settled=True, element=element))
+        self._put(chunk, old, dataclasses.replace(old, optimized=True, element=element))
 
     def _link(self, chunk: ChunkId, sources: Sequence[ChunkId]) -> int:
         old, new = set(self.lineage.sources(chunk)), set(sources)
@@ -115,9 +121,11 @@ class Chunks:
 
     def _pin(self, chunk: ChunkId, difference: int) -> None:
         old = self.record(chunk)
-        if old.pins + difference < 0:
-            raise CorruptIndex(f"chunk {chunk} would be needed by {old.pins + difference} chunks")
-        self._put(chunk, old, dataclasses.replace(old, pins=old.pins + difference))
+        if old.dependants + difference < 0:
+            raise CorruptIndex(
+                f"chunk {chunk} would be needed by {old.dependants + difference} chunks"
+            )
+        self._put(chunk, old, dataclasses.replace(old, dependants=old.dependants + difference))
 
     def remove(self, chunk: ChunkId) -> int:
         """Remove a dead chunk's record, and return from how many others it derived."""
@@ -132,7 +140,7 @@ class Chunks:
             self._index.delete(Table.HASHES, old.digest)
         self._index.delete(Table.CHUNKS, number_key(chunk))
         self._index.delete(Table.DEAD, number_key(chunk))
-        self._totals.replace_chunk(old, None)
+        self._counters.replace_chunk(old, None)
         self._cache.forget(chunk)
         self._transposed.forget(chunk)
         return sources
@@ -148,8 +156,8 @@ class Chunks:
         key = number_key(chunk)
         self._index.put(Table.CHUNKS, key, new.to_bytes())
         self._list(Table.DEAD, key, was=old is not None and not old.alive, now=not new.alive)
-        self._list(Table.HELD, key, was=old is not None and old.held, now=new.held)
-        self._totals.replace_chunk(old, new)
+        self._list(Table.BASE_ONLY, key, was=old is not None and old.base_only, now=new.base_only)
+        self._counters.replace_chunk(old, new)
         live: dict[PackId, int] = {}
         for record, sign in ((old, -1), (new, 1)):
             if record is not None and record.alive and not record.is_lost:
@@ -184,7 +192,7 @@ class Chunks:
             CorruptChunk: its stored bytes are damaged or missing.
         """
         if record.kind is ChunkKind.PLAIN:
-            self.prepare(chunk, record)
+            self.warm(chunk, record)
             self._read_plain(chunk, record, skip, into)
         else:
             into[:] = memoryview(self._content(chunk, record))[skip : skip + len(into)]
@@ -201,7 +209,7 @@ class Chunks:
             return self._transposed.peek(chunk)
         return self._cache.peek(chunk)
 
-    def prepare(self, chunk: ChunkId, record: Chunk) -> None:
+    def warm(self, chunk: ChunkId, record: Chunk) -> None:
         """Verify a plain chunk, or decode any other into memory, for reads that are to come.
 
         Raises:
@@ -212,12 +220,12 @@ class Chunks:
         elif not self.is_verified(record):
             self._verifying.do(_place(record), lambda: self._verify(chunk, record))
 
-    def let_go(self, chunk: ChunkId, record: Chunk) -> None:
+    def evict(self, chunk: ChunkId, record: Chunk) -> None:
         """Drop a chunk from the page cache unless several extents need it.
 
         What derives from it may still want it, but asks for it again only if it is read, too.
         """
-        if record.uses <= 1:
+        if record.refs <= 1:
             self._cache.forget(chunk)
 
     def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
@@ -305,7 +313,7 @@ class Chunks:
         # Of a chunk that is not plain.
         if is_part(record):
             return self._part(chunk, record)
-        needed = record.uses + record.pins
+        needed = record.refs + record.dependants
         return self._cache.get(chunk, lambda: bytes(self._decode(chunk, record)), needed=needed)
 
     def _part(self, chunk: ChunkId, record: Chunk) -> Bytes:
@@ -329,7 +337,7 @@ class Chunks:
         except (KeyError, ValueError) as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
         # That a codec decodes without an error, or that a source is intact, says little.
-        if record.proof and xxhash.xxh3_64_intdigest(content) != record.proof:
+        if record.content_checksum and xxhash.xxh3_64_intdigest(content) != record.content_checksum:
             raise CorruptChunk(chunk, "it does not decode to what it was made from")
         return content
 
@@ -355,7 +363,7 @@ class Chunks:
     def _load_once(self, chunk: ChunkId, record: Chunk) -> bytes:
         # A chunk from which only one derives is not kept: that one is, and new memory for the
         # source costs more than decoding it again for who reads its own file.
-        if record.pins > 1 or record.kind is ChunkKind.PLAIN or is_part(record):
+        if record.dependants > 1 or record.kind is ChunkKind.PLAIN or is_part(record):
             return self.load(chunk, record)
         content = self._cache.peek(chunk)
         return bytes(self._decode(chunk, record)) if content is None else content

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.codecs import transpose
-from modelfs.store.chunks.cache import PageCache
+from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId
@@ -32,7 +32,7 @@ class _Part:
 class TransposedParts:
     """The chunks that are slices of transposed tensors. Any thread."""
 
-    def __init__(self, cache: PageCache) -> None:
+    def __init__(self, cache: ChunkCache) -> None:
         self._cache = cache
         self._parts: OrderedDict[ChunkId, _Part] = OrderedDict()
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class TransposedParts:
         whole = self._cache.get(
             _key(recipe, geometry),
             lambda: transpose.whole(gather(recipe.runs), geometry),
-            needed=record.uses + record.pins,
+            needed=record.refs + record.dependants,
             alone=True,
         )
         part = memoryview(whole)[start : start + record.size]

@@ -17,7 +17,7 @@ TRUST_SECONDS: Final = 60.0
 Place = tuple[PackId, int]  # and the offset in it
 
 
-class Verified:
+class VerifiedPlaces:
     """The places verified last, up to a number, and not long ago. Any thread."""
 
     def __init__(self, capacity: int = VERIFIED_MAX) -> None:

@@ -37,7 +37,7 @@ SAMPLE: Final = 16 << 10
 
 
 @dataclass(slots=True)
-class Written:
+class WriteResult:
     """What a writer put into packs, for the index to take over."""
 
     added: dict[ChunkId, Chunk] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class ChunkWriter:
         self._records: dict[ChunkId, Chunk] = {}  # of the same, but for their places
         self._by_digest: dict[bytes, list[ChunkId]] = {}
         self._copied: set[ChunkId] = set()
-        self.written = Written()
+        self.written = WriteResult()
 
     def put(self, content: bytes, role: Role) -> ChunkId:
         """Return a chunk with that content, an equal one if there is one.
@@ -115,7 +115,7 @@ class ChunkWriter:
         if self._segment.full:
             self._write()
 
-    def finish(self) -> Written:
+    def finish(self) -> WriteResult:
         """Make everything that was put durable.
 
         Raises:
@@ -186,8 +186,8 @@ def _like(record: Chunk, content: bytes, codec: CodecId) -> Chunk:
         kind=ChunkKind.PLAIN if codec is RAW else ChunkKind.CODED,
         codec=codec,
         size=len(content),
-        proof=xxhash.xxh3_64_intdigest(content),
-        settled=False,
+        content_checksum=xxhash.xxh3_64_intdigest(content),
+        optimized=False,
     )
 
 
@@ -202,8 +202,8 @@ def _placed(record: Chunk, entry: Entry, tail: Tail) -> Chunk:
 
 
 def _proves(record: Chunk, content: bytes) -> bool:
-    if record.proof:
-        return xxhash.xxh3_64_intdigest(content) == record.proof
+    if record.content_checksum:
+        return xxhash.xxh3_64_intdigest(content) == record.content_checksum
     # Of format 1: what would be stored has a checksum.
     codec = GENERAL.get(record.codec)
     return codec is not None and xxhash.xxh3_64_intdigest(codec.encode(content)) == record.checksum

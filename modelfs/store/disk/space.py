@@ -67,7 +67,7 @@ class Space:
         return self._limit is not None
 
     @property
-    def reserve(self) -> int:
+    def reserve_bytes(self) -> int:
         """Bytes that writers leave free. Any thread."""
         disk = os.statvfs(self._folder)
         return _reserve(self._total(disk))
@@ -85,7 +85,7 @@ class Space:
         total = disk.f_blocks * disk.f_frsize
         return total if self._limit is None else min(total, self._limit)
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Ask for room for `size` bytes that are about to be written.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.errors import AttributeTooLarge, InvalidArgument, NoAttribute, NotSupported
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table, named_key, number_key, prefix_end
@@ -34,14 +34,14 @@ class Change:
 class Attributes:
     """What an inode has besides its content and its names."""
 
-    def __init__(self, index: Index, nodes: Nodes, staging: Staging) -> None:
+    def __init__(self, index: Index, inodes: Inodes, staging: Staging) -> None:
         self._index = index
-        self._nodes = nodes
+        self._inodes = inodes
         self._staging = staging
 
     def set(self, inode: InodeNumber, change: Change) -> None:
         """Change mode bits, owner or times."""
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         fields = {
             name: value
             for name in ("uid", "gid", "atime_ns", "mtime_ns")
@@ -52,7 +52,7 @@ class Attributes:
         elif (change.uid is not None or change.gid is not None) and not stat.S_ISDIR(node.mode):
             fields["mode"] = _harmless(node.mode)
         with self._index.change():
-            self._nodes.touch(node, **fields)
+            self._inodes.touch(node, **fields)
         staged = self._staging.find(inode)
         if staged is not None and change.mtime_ns is not None:
             # The times of staged content win over the record's until they are flushed.
@@ -65,10 +65,10 @@ class Attributes:
         a setgid without group execution, which has no effect, when the writer is not of the group;
         a write request does not tell who writes.
         """
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         if node.mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(node.mode):
             with self._index.change():
-                self._nodes.touch(node, mode=_harmless(node.mode))
+                self._inodes.touch(node, mode=_harmless(node.mode))
 
     # -- extended attributes
 
@@ -89,17 +89,17 @@ class Attributes:
         _check_kind(name)
         if len(value) > VALUE_MAX:
             raise AttributeTooLarge(f"{len(value)} bytes")
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         with self._index.change():
             self._index.put(Table.XATTRS, named_key(inode, name), value)
-            self._nodes.touch(node)
+            self._inodes.touch(node)
 
     def remove(self, inode: InodeNumber, name: bytes) -> None:
         self.get(inode, name)
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         with self._index.change():
             self._index.delete(Table.XATTRS, named_key(inode, name))
-            self._nodes.touch(node)
+            self._inodes.touch(node)
 
     def names(self, inode: InodeNumber) -> Iterator[bytes]:
         """Yield the names of an inode's extended attributes."""

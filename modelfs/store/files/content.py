@@ -14,8 +14,8 @@ from typing import Final
 from modelfs.errors import CorruptChunk, FileTooLarge
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into, write_at
-from modelfs.store.files.extent_cache import Locator
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.extent_cache import ExtentCache
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import WINDOW, StagedFile, Staging, Window
 from modelfs.store.index.records import Chunk, ChunkKind, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber
@@ -56,7 +56,7 @@ class ChunkRun:
         return self.skip + self.size == self.record.size
 
 
-Run = HoleRun | FileRun | ChunkRun
+ReadRun = HoleRun | FileRun | ChunkRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,17 @@ class Contents:
     """What the bytes of each file are."""
 
     def __init__(
-        self, nodes: Nodes, locator: Locator, chunks: Chunks, packs: Packs, staging: Staging
+        self, inodes: Inodes, extents: ExtentCache, chunks: Chunks, packs: Packs, staging: Staging
     ) -> None:
-        self._nodes = nodes
-        self._locator = locator
+        self._inodes = inodes
+        self._extents = extents
         self._chunks = chunks
         self._packs = packs
         self._staging = staging
 
     def node(self, inode: InodeNumber) -> Inode:
         """Return the inode's record with the size and times that its staged content gives it."""
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         if (staged := self._staging.find(inode)) is None:
             return node
         return _overlaid(node, staged)
@@ -98,29 +98,29 @@ class Contents:
         """Return a copy of the content state that any thread may plan reads with."""
         if (found := self._staging.find(inode)) is not None:
             return found.copy()
-        node = self._nodes.get(inode)
-        return StagedFile(inode, node.size, node.mtime_ns, node.ctime_ns, least=node.size)
+        node = self._inodes.get(inode)
+        return StagedFile(inode, node.size, node.mtime_ns, node.ctime_ns, size_floor=node.size)
 
     # -- reading
 
-    def plan(self, inode: InodeNumber, start: int, size: int) -> list[Run]:
+    def plan(self, inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
         """Say where the bytes from `start` on are: at most `size` of them, fewer at the end."""
         if (staged := self._staging.find(inode)) is not None:
             return self.plan_staged(staged, start, size)
-        return self._plan(inode, None, start, min(start + size, self._nodes.get(inode).size))
+        return self._plan(inode, None, start, min(start + size, self._inodes.get(inode).size))
 
-    def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[Run]:
+    def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
         """Do the same for bytes that nobody has asked for: fewer where they are cut very small."""
-        return self.plan(inode, start, min(size, self._locator.reach(inode, start)))
+        return self.plan(inode, start, min(size, self._extents.reach(inode, start)))
 
-    def plan_staged(self, staged: StagedFile, start: int, size: int) -> list[Run]:
+    def plan_staged(self, staged: StagedFile, start: int, size: int) -> list[ReadRun]:
         """Do the same for a content state, which may be a copy. Then any thread may ask."""
         return self._plan(staged.inode, staged, start, min(start + size, staged.size))
 
     def _plan(
         self, inode: InodeNumber, staged: StagedFile | None, start: int, stop: int
-    ) -> list[Run]:
-        runs: list[Run] = []
+    ) -> list[ReadRun]:
+        runs: list[ReadRun] = []
         at = start
         for run_start, run in self._found(inode, staged, start, stop):
             if run_start > at:
@@ -133,13 +133,13 @@ class Contents:
 
     def _found(
         self, inode: InodeNumber, staged: StagedFile | None, start: int, stop: int
-    ) -> Iterator[tuple[int, Run]]:
+    ) -> Iterator[tuple[int, ReadRun]]:
         # Everything but the holes, in order, with its offset in the file.
         if staged is None:
             yield from self._mapped(inode, start, stop)
             return
         at = start
-        seen = stop if staged.visible is None else min(stop, staged.visible)
+        seen = stop if staged.map_visible_to is None else min(stop, staged.map_visible_to)
         for window, low, high in staged.within(start, stop):
             yield from self._mapped(inode, at, min(low, seen))
             file = self._staging.descriptor(inode, window)
@@ -147,11 +147,11 @@ class Contents:
             at = high
         yield from self._mapped(inode, at, seen)
 
-    def _mapped(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[int, Run]]:
+    def _mapped(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[int, ReadRun]]:
         if start >= stop:
             return
-        for extent, record in self._locator.find(inode, start, stop):
-            run: Run
+        for extent, record in self._extents.find(inode, start, stop):
+            run: ReadRun
             if record.kind is ChunkKind.PLAIN and self._chunks.is_verified(record):
                 file = self._packs.descriptor(record.pack)
                 run = FileRun(file, record.offset + extent.skip, extent.length)
@@ -159,7 +159,7 @@ class Contents:
                 run = ChunkRun(extent.chunk, record, extent.skip, extent.length)
             yield extent.start, run
 
-    def fill(self, runs: list[Run], into: memoryview) -> None:
+    def fill(self, runs: list[ReadRun], into: memoryview) -> None:
         """Read what was planned. Any thread.
 
         Raises:
@@ -175,7 +175,7 @@ class Contents:
         """Plan and read at once."""
         return self.gather(self.plan(inode, start, size))
 
-    def gather(self, runs: list[Run]) -> bytes:
+    def gather(self, runs: list[ReadRun]) -> bytes:
         """Read what was planned into new memory. Any thread."""
         match runs:
             case [FileRun(file, offset, size)]:
@@ -188,7 +188,7 @@ class Contents:
         self.fill(runs, memoryview(buffer))
         return bytes(buffer)
 
-    def _fill_one(self, run: Run, into: memoryview) -> None:
+    def _fill_one(self, run: ReadRun, into: memoryview) -> None:
         match run:
             case HoleRun():
                 into[:] = bytes(len(into))
@@ -212,11 +212,11 @@ class Contents:
         content = self._chunks.peek(run.chunk, run.record)
         return None if content is None else memoryview(content)[run.skip : run.skip + run.size]
 
-    def let_go(self, run: ChunkRun) -> None:
+    def evict(self, run: ChunkRun) -> None:
         """Keep a decoded chunk in memory no longer for somebody who has read it to its end."""
-        self._chunks.let_go(run.chunk, run.record)
+        self._chunks.evict(run.chunk, run.record)
 
-    def prepare(self, run: ChunkRun) -> None:
+    def warm(self, run: ChunkRun) -> None:
         """Verify or decode what a later read will want. Any thread.
 
         Raises:
@@ -224,9 +224,9 @@ class Contents:
             OSError: the backing disk failed.
         """
         try:
-            self._chunks.prepare(run.chunk, run.record)
+            self._chunks.warm(run.chunk, run.record)
         except CorruptChunk:
-            self._chunks.prepare(run.chunk, self._moved(run.chunk, run.record))
+            self._chunks.warm(run.chunk, self._moved(run.chunk, run.record))
 
     def _load(self, chunk: ChunkId, record: Chunk) -> bytes:
         """Return a chunk's whole content, checked. Any thread.
@@ -310,13 +310,15 @@ class Contents:
         if size < staged.size:
             self._cut(staged, size)
         staged.size = size
-        staged.least = min(staged.least, size)
+        staged.size_floor = min(staged.size_floor, size)
         staged.mtime_ns = staged.ctime_ns = time.time_ns()
         _mark(staged)
 
     def _cut(self, staged: StagedFile, size: int) -> None:
-        staged.visible = size if staged.visible is None else min(size, staged.visible)
-        staged.epoch += 1
+        staged.map_visible_to = (
+            size if staged.map_visible_to is None else min(size, staged.map_visible_to)
+        )
+        staged.generation += 1
         for window in list(staged.windows.values()):
             if window.start >= size:
                 window.version += 1
@@ -359,7 +361,7 @@ def _overlaid(node: Inode, staged: StagedFile) -> Inode:
     )
 
 
-def _append(runs: list[Run], run: Run) -> None:
+def _append(runs: list[ReadRun], run: ReadRun) -> None:
     # Neighbours in the file that are neighbours in a pack are read in one go.
     match (runs[-1] if runs else None, run):
         case (FileRun(last, offset, size), FileRun(file, start, more)) if (

@@ -29,21 +29,21 @@ FILES_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _CachedExtents:
     start: int
     stop: int
     version: tuple[int, int]
     located: list[_Kept]
 
 
-class Locator:
+class ExtentCache:
     """Finds the chunks of file ranges. Any thread may ask."""
 
     def __init__(self, index: Index, maps: FileMaps, chunks: Chunks) -> None:
         self._index = index
         self._maps = maps
         self._chunks = chunks
-        self._kept: OrderedDict[InodeNumber, _Stretch] = OrderedDict()
+        self._kept: OrderedDict[InodeNumber, _CachedExtents] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[Located]:
@@ -65,7 +65,7 @@ class Locator:
         """Return how many bytes from `start` on are found at little cost, however they are cut."""
         return self._stretch(inode, start, start + 1).stop - start
 
-    def _stretch(self, inode: InodeNumber, start: int, stop: int) -> _Stretch:
+    def _stretch(self, inode: InodeNumber, start: int, stop: int) -> _CachedExtents:
         version = self._version()
         with self._lock:
             kept = self._kept.get(inode)
@@ -80,7 +80,7 @@ class Locator:
 
     def _load(
         self, inode: InodeNumber, start: int, stop: int, version: tuple[int, int]
-    ) -> _Stretch:
+    ) -> _CachedExtents:
         end = max(stop, start + STRETCH_BYTES)
         located: list[_Kept] = []
         for extent in self._maps.overlapping(inode, start, end):
@@ -88,7 +88,7 @@ class Locator:
                 end = extent.start
                 break
             located.append((extent, self._record(inode, extent)))
-        return _Stretch(start, end, version, located)
+        return _CachedExtents(start, end, version, located)
 
     def _record(self, inode: InodeNumber, extent: Extent) -> Chunk | CorruptIndex:
         # The neighbours of a damaged record are read all the same.

@@ -5,18 +5,18 @@ import stat
 import time
 
 from modelfs.errors import NotFound
-from modelfs.store.index.counters import FILES, LOGICAL, NEXT_INODE, Totals
+from modelfs.store.index.counters import FILES, LOGICAL, NEXT_INODE, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 
 
-class Nodes:
+class Inodes:
     """The inode table."""
 
-    def __init__(self, index: Index, totals: Totals) -> None:
+    def __init__(self, index: Index, counters: Counters) -> None:
         self._index = index
-        self._totals = totals
+        self._counters = counters
 
     def get(self, inode: InodeNumber) -> Inode:
         """Return an inode's record.
@@ -33,7 +33,7 @@ class Nodes:
         return None if value is None else Inode.from_bytes(inode, value)
 
     def new_number(self) -> InodeNumber:
-        return InodeNumber(self._totals.take(NEXT_INODE))
+        return InodeNumber(self._counters.allocate(NEXT_INODE))
 
     def put(self, node: Inode) -> None:
         self._count(self.find(node.inode), -1)
@@ -52,5 +52,5 @@ class Nodes:
 
     def _count(self, node: Inode | None, sign: int) -> None:
         if node is not None and stat.S_ISREG(node.mode):
-            self._totals.add(FILES, sign)
-            self._totals.add(LOGICAL, sign * node.size)
+            self._counters.add(FILES, sign)
+            self._counters.add(LOGICAL, sign * node.size)

@@ -35,8 +35,8 @@ from modelfs.errors import (
     TooManyLinks,
 )
 from modelfs.formats.layout import Format
-from modelfs.store.files.inodes import Nodes
-from modelfs.store.index.counters import NEXT_COOKIE, Totals
+from modelfs.store.files.inodes import Inodes
+from modelfs.store.index.counters import NEXT_COOKIE, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Dentry, Inode, Listed
 from modelfs.store.index.tables import (
@@ -69,10 +69,10 @@ class Owner:
 class Namespace:
     """Directory entries, and the inodes they name."""
 
-    def __init__(self, index: Index, totals: Totals, nodes: Nodes) -> None:
+    def __init__(self, index: Index, counters: Counters, inodes: Inodes) -> None:
         self._index = index
-        self._totals = totals
-        self._nodes = nodes
+        self._counters = counters
+        self._inodes = inodes
 
     # -- looking
 
@@ -87,7 +87,7 @@ class Namespace:
             NotADirectory: `folder` is none.
         """
         if name in (b".", b".."):
-            node = self._nodes.get(folder) if name == b"." else self._directory(folder)
+            node = self._inodes.get(folder) if name == b"." else self._directory(folder)
             if not node.nlink:
                 raise NotFound(f"inode {folder} was removed")
             return folder if name == b"." else node.parent
@@ -108,7 +108,7 @@ class Namespace:
 
     def next_cookie(self) -> int:
         """Return the cookie of the next new name, in whatever folder."""
-        return max(FIRST_COOKIE, self._totals.get(NEXT_COOKIE))
+        return max(FIRST_COOKIE, self._counters.get(NEXT_COOKIE))
 
     def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
         """Yield the folder and name of each of an inode's names."""
@@ -157,7 +157,7 @@ class Namespace:
         now = time.time_ns()
         with self._index.change():
             node = Inode(
-                inode=self._nodes.new_number(),
+                inode=self._inodes.new_number(),
                 mode=mode,
                 uid=owner.uid,
                 gid=gid,
@@ -170,7 +170,7 @@ class Namespace:
                 parent=folder if is_folder else InodeNumber(0),
                 format=Format.PLAIN,
             )
-            self._nodes.put(node)
+            self._inodes.put(node)
             self._add(folder, name, node.inode)
             self._changed(folder, subfolders=int(is_folder))
         return node
@@ -181,7 +181,7 @@ class Namespace:
         with self._index.change():
             node = self.create(folder, name, stat.S_IFLNK | 0o777, owner)
             node = dataclasses.replace(node, size=len(target))
-            self._nodes.put(node)
+            self._inodes.put(node)
             self._index.put(Table.SYMLINKS, number_key(node.inode), target)
         return node
 
@@ -192,7 +192,7 @@ class Namespace:
             NotPermitted: it is a directory.
             NotFound: its last name is gone.
         """
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         if stat.S_ISDIR(node.mode):
             raise NotPermitted("a hard link to a directory")
         if not node.nlink:
@@ -201,7 +201,7 @@ class Namespace:
             raise TooManyLinks(f"inode {inode}")
         self._check_free(self._directory(folder), name)
         with self._index.change():
-            self._nodes.touch(node, nlink=node.nlink + 1)
+            self._inodes.touch(node, nlink=node.nlink + 1)
             self._add(folder, name, inode)
             self._changed(folder)
 
@@ -210,7 +210,7 @@ class Namespace:
     def unlink(self, folder: InodeNumber, name: bytes) -> InodeNumber:
         """Remove a name of anything but a directory, and return the inode it named."""
         dentry = self._entry(folder, name)
-        node = self._nodes.get(dentry.inode)
+        node = self._inodes.get(dentry.inode)
         if stat.S_ISDIR(node.mode):
             raise IsADirectory(os.fsdecode(name))
         with self._index.change():
@@ -251,7 +251,7 @@ class Namespace:
         moved = self._entry(*old)
         target = self._find(*new)
         self._check_name(new[1])
-        node = self._nodes.get(moved.inode)
+        node = self._inodes.get(moved.inode)
         self._check_not_below(node, new[0])
         if target is None:
             with self._index.change():
@@ -269,14 +269,14 @@ class Namespace:
     def exchange(self, one: tuple[InodeNumber, bytes], two: tuple[InodeNumber, bytes]) -> None:
         """Let two names change places, of whatever kind."""
         first, second = self._entry(*one), self._entry(*two)
-        first_node, second_node = self._nodes.get(first.inode), self._nodes.get(second.inode)
+        first_node, second_node = self._inodes.get(first.inode), self._inodes.get(second.inode)
         self._check_not_below(first_node, two[0])
         self._check_not_below(second_node, one[0])
         with self._index.change():
             self._point(*one, first, second.inode)
             self._point(*two, second, first.inode)
             self._moved(first_node, one[0], two[0])
-            self._moved(self._nodes.get(second.inode), two[0], one[0])
+            self._moved(self._inodes.get(second.inode), two[0], one[0])
 
     # -- the rows
 
@@ -288,7 +288,7 @@ class Namespace:
         moved: Dentry,
         target: Dentry,
     ) -> None:
-        victim = self._nodes.get(target.inode)
+        victim = self._inodes.get(target.inode)
         self._check_replaceable(node, victim)
         with self._index.change():
             self._remove(*old, moved)
@@ -296,7 +296,7 @@ class Namespace:
             self._unlinked(victim)
             if stat.S_ISDIR(victim.mode):
                 self._changed(new[0], subfolders=-1)
-            self._moved(self._nodes.get(node.inode), old[0], new[0])
+            self._moved(self._inodes.get(node.inode), old[0], new[0])
 
     def _find(self, folder: InodeNumber, name: bytes) -> Dentry | None:
         self._check_name(name)
@@ -309,14 +309,14 @@ class Namespace:
         return dentry
 
     def _directory(self, inode: InodeNumber) -> Inode:
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         if not stat.S_ISDIR(node.mode):
             raise NotADirectory(f"inode {inode}")
         return node
 
     def _add(self, folder: InodeNumber, name: bytes, inode: InodeNumber) -> None:
         cookie = self.next_cookie()
-        self._totals.set(NEXT_COOKIE, cookie + 1)
+        self._counters.set(NEXT_COOKIE, cookie + 1)
         self._put(folder, name, Dentry(inode, cookie))
 
     def _put(self, folder: InodeNumber, name: bytes, dentry: Dentry) -> None:
@@ -337,20 +337,20 @@ class Namespace:
 
     def _unlinked(self, node: Inode) -> None:
         left = 0 if stat.S_ISDIR(node.mode) else node.nlink - 1
-        self._nodes.touch(node, nlink=left, parent=0)
+        self._inodes.touch(node, nlink=left, parent=0)
         if not left:
             self._index.put(Table.ORPHANS, number_key(node.inode), b"")
 
     def _changed(self, folder: InodeNumber, *, subfolders: int = 0) -> None:
-        node = self._nodes.get(folder)
+        node = self._inodes.get(folder)
         now = time.time_ns()
-        self._nodes.touch(node, mtime_ns=now, nlink=node.nlink + subfolders)
+        self._inodes.touch(node, mtime_ns=now, nlink=node.nlink + subfolders)
 
     def _moved(self, node: Inode, source: InodeNumber, target: InodeNumber) -> None:
         # Times of all three, and for a directory its parent and the parents' link counts.
         crosses = source != target
         is_folder = stat.S_ISDIR(node.mode)
-        self._nodes.touch(node, **({"parent": target} if is_folder else {}))
+        self._inodes.touch(node, **({"parent": target} if is_folder else {}))
         self._changed(source, subfolders=-1 if is_folder and crosses else 0)
         if crosses:
             self._changed(target, subfolders=int(is_folder))

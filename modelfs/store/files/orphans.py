@@ -3,7 +3,7 @@
 from typing import Final
 
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.inodes import Nodes
+from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, prefix_end
@@ -15,16 +15,16 @@ OF_ONE_ROW: Final = (
     Table.TRIMS,
     Table.PENDING,
     Table.ORPHANS,
-    Table.UNSETTLED,
+    Table.TO_OPTIMIZE,
 )
 
 
-class Reaper:
+class Orphans:
     """Removes orphans a slice at a time."""
 
-    def __init__(self, index: Index, nodes: Nodes, maps: FileMaps, staging: Staging) -> None:
+    def __init__(self, index: Index, inodes: Inodes, maps: FileMaps, staging: Staging) -> None:
         self._index = index
-        self._nodes = nodes
+        self._inodes = inodes
         self._maps = maps
         self._staging = staging
         self._removed = Table.META, b""  # the last row of a slice, while more are to come
@@ -40,7 +40,7 @@ class Reaper:
         with self._index.change():
             gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
             if gone:
-                self._nodes.delete(inode)
+                self._inodes.delete(inode)
                 for table in OF_ONE_ROW:
                     self._index.delete(table, number_key(inode))
             self._drop_staged(inode)

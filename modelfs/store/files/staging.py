@@ -78,13 +78,13 @@ class StagedFile:
     size: int
     mtime_ns: int
     ctime_ns: int
-    least: int  # the smallest size since the inode record was last brought up to date
-    visible: int | None = None  # the committed map counts only up to here; None: all of it
+    size_floor: int  # the smallest size since the inode record was last brought up to date
+    map_visible_to: int | None = None  # the committed map counts only up to here; None: all of it
     windows: dict[int, Window] = field(default_factory=dict)
     superseded: list[Window] = field(default_factory=list)
     dirty: bool = False  # size, times or `visible` that no flush has made durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
-    epoch: int = 0  # counts cuts, flushes and what ingest did: each voids a flush under way
+    generation: int = 0  # counts cuts, flushes and what ingest did: each voids a flush under way
 
     def copy(self) -> "StagedFile":
         """Return a copy for another thread to plan reads with."""
@@ -120,7 +120,7 @@ class StagedFile:
             self.size != frozen.size
             or self.mtime_ns != frozen.mtime_ns
             or self.ctime_ns != frozen.ctime_ns
-            or self.visible != frozen.visible
+            or self.map_visible_to != frozen.map_visible_to
             or any(window.dirty for window in self.windows.values())
         )
 

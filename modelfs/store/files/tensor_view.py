@@ -15,7 +15,7 @@ from modelfs.store.index.tables import InodeNumber
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class ChunkSpan:
     """A run of a chunk, and where it lies in the tensor."""
 
     start: int
@@ -39,7 +39,7 @@ class TensorView:
         self._chunks = chunks
         extents = maps.within(inode, row.start, row.start + row.size)
         self.stretches = [
-            Stretch(each.start - row.start, SourceRun(each.chunk, each.skip, each.length))
+            ChunkSpan(each.start - row.start, SourceRun(each.chunk, each.skip, each.length))
             for each in extents
         ]
         self._stops = [each.stop for each in self.stretches]

@@ -24,11 +24,11 @@ SHARED = b"total.shared_bytes"
 DEAD_CHUNKS = b"total.dead_chunks"
 DEAD_BYTES = b"total.dead_bytes"
 # Of chunks that no file uses, and that are there because others derive from them.
-HELD_CHUNKS = b"total.held_chunks"
-HELD_BYTES = b"total.held_bytes"
+BASE_ONLY_CHUNKS = b"total.held_chunks"
+BASE_ONLY_BYTES = b"total.held_bytes"
 
 
-class Totals:
+class Counters:
     """Named integers in the index."""
 
     def __init__(self, index: Index) -> None:
@@ -49,7 +49,7 @@ class Totals:
         if difference:
             self.set(name, self.get(name) + difference)
 
-    def take(self, name: bytes) -> int:
+    def allocate(self, name: bytes) -> int:
         """Return the next number of a counter."""
         number = self.get(name)
         self.set(name, number + 1)
@@ -57,8 +57,8 @@ class Totals:
 
     def replace_chunk(self, old: Chunk | None, new: Chunk | None) -> None:
         """Count `new` in the place of `old`."""
-        differences = {} if new is None else chunk_totals(new)
-        for name, amount in ({} if old is None else chunk_totals(old)).items():
+        differences = {} if new is None else chunk_counts(new)
+        for name, amount in ({} if old is None else chunk_counts(old)).items():
             differences[name] = differences.get(name, 0) - amount
         for name, difference in differences.items():
             self.add(name, difference)
@@ -83,19 +83,23 @@ def counter_of(name: bytes, value: bytes) -> int:
     return int.from_bytes(value, "little", signed=True)
 
 
-def chunk_totals(chunk: Chunk) -> dict[bytes, int]:
+def chunk_counts(chunk: Chunk) -> dict[bytes, int]:
     """Return what one chunk adds to each total."""
     if not chunk.alive:
         return {DEAD_CHUNKS: 1, DEAD_BYTES: chunk.stored}
     form = f"form.{chunk.form}.".encode()
     if chunk.is_lost:
         # What cannot be read: every use of it, whether it was to be shared or not.
-        return {form + b"chunks": 1, form + b"raw_bytes": chunk.used, form + b"stored_bytes": 0}
+        return {
+            form + b"chunks": 1,
+            form + b"raw_bytes": chunk.ref_bytes,
+            form + b"stored_bytes": 0,
+        }
     return {
         form + b"chunks": 1,
         form + b"raw_bytes": chunk.size,
         form + b"stored_bytes": chunk.stored,
-        SHARED: max(0, chunk.used - chunk.size),
-        HELD_CHUNKS: int(chunk.held),
-        HELD_BYTES: chunk.stored if chunk.held else 0,
+        SHARED: max(0, chunk.ref_bytes - chunk.size),
+        BASE_ONLY_CHUNKS: int(chunk.base_only),
+        BASE_ONLY_BYTES: chunk.stored if chunk.base_only else 0,
     }

@@ -5,7 +5,7 @@ that began them; requests can afford neither. So changes go to a *memtable* (the
 structured merge trees: O'Neil et al., 1996), and a commit has three steps:
 
 1. `seal()`: the active memtable becomes the sealed one and an empty one takes its place. Instant.
-2. `Batch.write()`: on any thread, one LMDB transaction applies the sealed memtable and syncs.
+2. `CommitBatch.write()`: on any thread, one LMDB transaction applies the sealed memtable and syncs.
 3. `release()`: the sealed memtable is dropped, since LMDB now says the same.
 
 A reader asks the active memtable, then the sealed one, then LMDB, in this order: whatever step a
@@ -44,7 +44,7 @@ def _empty() -> Memtable:
     return {table: SortedDict() for table in Table}
 
 
-class Batch:
+class CommitBatch:
     """The sealed changes of one commit."""
 
     def __init__(self, index: "Index", changes: Memtable) -> None:
@@ -266,7 +266,7 @@ class Index:
         """How many rows have changed since the last seal."""
         return sum(map(len, self._active.values()))
 
-    def seal(self) -> Batch:
+    def seal(self) -> CommitBatch:
         """Begin a commit of every change made so far. The batch before must be released.
 
         If the batch before failed, its changes are part of this one.
@@ -280,7 +280,7 @@ class Index:
                 self._sealed = self._active
             self._active = _empty()
         self._changed = False
-        return Batch(self, self._sealed)
+        return CommitBatch(self, self._sealed)
 
     def release(self) -> None:
         """End a commit whose batch was written."""

@@ -236,26 +236,26 @@ class Chunk:
     and it only keeps what uses it from being read as anything.
 
     A chunk is alive while extents or other chunks' recipes need it. One that only recipes need is
-    *held*: it stays until they are written anew without it.
+    *base-only*: it stays until those chunks are re-encoded without it.
 
     Value layout, 80 bytes (format 1: the first 72)::
 
         offset  type      field
-        0       u8        kind      `ChunkKind`
-        1       u8        codec     `CodecId` of the stored bytes, or of the derivation
-        2       u8        settled   1: the optimizer has looked for its smallest form
-        3       u8        element   code of the `Element` that it then took its numbers for, or 0
-        4       u32       size      bytes after decoding
+        0       u8        kind              `ChunkKind`
+        1       u8        codec             `CodecId` of the stored bytes, or of the derivation
+        2       u8        optimized         1: the optimizer has looked for its smallest form
+        3       u8        element           code of the `Element` it was optimized as, or 0
+        4       u32       size              bytes after decoding
         8       u64       pack
-        16      u64       offset    of the stored bytes, from the start of the pack
-        24      u32       stored    bytes in the pack
-        28      u32       uses      extents that point here
-        32      u64       used      sum of those extents' lengths, in bytes
-        40      u64       checksum  XXH3-64 of the stored bytes
-        48      bytes 16  digest    XXH3-128 of the decoded bytes, the store's seed
-        64      u32       pins      chunks that derive from it
+        16      u64       offset            of the stored bytes, from the start of the pack
+        24      u32       stored            bytes in the pack
+        28      u32       refs              extents that point here
+        32      u64       ref_bytes         sum of those extents' lengths
+        40      u64       checksum          XXH3-64 of the stored bytes
+        48      bytes 16  digest            XXH3-128 of the decoded bytes, the store's seed
+        64      u32       dependants        chunks that derive from it
         68      -         zero
-        72      u64       proof     XXH3-64 of the decoded bytes; 0: not known
+        72      u64       content_checksum  XXH3-64 of the decoded bytes; 0: not known
     """
 
     kind: ChunkKind
@@ -264,13 +264,13 @@ class Chunk:
     pack: PackId
     offset: int
     stored: int
-    uses: int
-    used: int
+    refs: int
+    ref_bytes: int
     checksum: int
     digest: bytes
-    pins: int = 0
-    proof: int = 0
-    settled: bool = False
+    dependants: int = 0
+    content_checksum: int = 0
+    optimized: bool = False
     element: int = 0
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBBBIQQIIQQ16sI4xQ")
@@ -280,18 +280,18 @@ class Chunk:
         return self.LAYOUT.pack(
             self.kind,
             self.codec,
-            self.settled,
+            self.optimized,
             self.element,
             self.size,
             self.pack,
             self.offset,
             self.stored,
-            self.uses,
-            self.used,
+            self.refs,
+            self.ref_bytes,
             self.checksum,
             self.digest,
-            self.pins,
-            self.proof,
+            self.dependants,
+            self.content_checksum,
         )
 
     @classmethod
@@ -303,9 +303,9 @@ class Chunk:
         """
         full = value + bytes(8) if len(value) == cls.LENGTH_1 else value
         try:
-            kind, codec, settled, element, *rest = cls.LAYOUT.unpack(full)
+            kind, codec, optimized, element, *rest = cls.LAYOUT.unpack(full)
             size, pack, offset, stored, *counts = rest
-            uses, used, checksum, digest, pins, proof = counts
+            refs, ref_bytes, checksum, digest, dependants, content_checksum = counts
             record = cls(
                 ChunkKind(kind),
                 CodecId(codec),
@@ -313,18 +313,18 @@ class Chunk:
                 PackId(pack),
                 offset,
                 stored,
-                uses,
-                used,
+                refs,
+                ref_bytes,
                 checksum,
                 digest,
-                pins,
-                proof,
-                settled == 1,
+                dependants,
+                content_checksum,
+                optimized == 1,
                 element,
             )
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"chunk {value.hex()}: {exc}") from exc
-        if offset >= OFFSET_END or settled > 1:
+        if offset >= OFFSET_END or optimized > 1:
             raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
         return record
 
@@ -336,12 +336,12 @@ class Chunk:
 
     @property
     def alive(self) -> bool:
-        return self.uses > 0 or self.pins > 0
+        return self.refs > 0 or self.dependants > 0
 
     @property
-    def held(self) -> bool:
+    def base_only(self) -> bool:
         """Whether only other chunks' recipes need it."""
-        return not self.uses and self.pins > 0
+        return not self.refs and self.dependants > 0
 
     @property
     def is_lost(self) -> bool:

@@ -74,24 +74,26 @@ class Table(enum.StrEnum):
     EXTENTS = "extents"
     TRIMS = "trims"
     TENSORS = "tensors"
-    SIDECARS = "sidecars"
-    TWINS = "twins"
-    RELATIVES = "relatives"
+    EXTERNAL_DATA = "sidecars"
+    COPY_HINTS = "twins"
+    SKETCHES = "relatives"
     CHUNKS = "chunks"
     HASHES = "hashes"
     SOURCES = "sources"
     DEPENDANTS = "dependants"
     DEAD = "dead"
-    HELD = "held"
+    BASE_ONLY = "held"
     PACKS = "packs"
     STAGED = "staged"
     PENDING = "pending"
     ORPHANS = "orphans"
-    UNSETTLED = "unsettled"
+    TO_OPTIMIZE = "unsettled"
 
 
 # Tables that a store of format 1 does not have.
-SINCE_2 = frozenset({Table.RELATIVES, Table.SOURCES, Table.DEPENDANTS, Table.HELD, Table.UNSETTLED})
+SINCE_2 = frozenset(
+    {Table.SKETCHES, Table.SOURCES, Table.DEPENDANTS, Table.BASE_ONLY, Table.TO_OPTIMIZE}
+)
 
 
 def number_of(key: bytes) -> int:

@@ -110,7 +110,7 @@ class Packs:
         """Open the packs in a folder; `space` is asked before anything is appended."""
         self.folder = folder
         self._space = space
-        self._size_max = KEY_MAX if space is None else space.reserve
+        self._size_max = KEY_MAX if space is None else space.reserve_bytes
         self._uuid = uuid
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self._tail: Tail | None = None
@@ -226,11 +226,11 @@ class Packs:
         self._folder_changed = False
         self._unflushed.clear()
 
-    def vouched(self) -> None:
+    def published(self) -> None:
         """Note that the index now has everything appended so far."""
         self._unvouched.clear()
 
-    def give_up(self, tail: Tail | None) -> None:
+    def roll_back(self, tail: Tail | None) -> None:
         """Forget what was appended since the index vouched for `tail`, after an error."""
         unvouched, self._unvouched = sorted(self._unvouched), set()
         self._unflushed.clear()
@@ -248,7 +248,7 @@ class Packs:
         else:
             self.remove(pack)
 
-    def leave(self, pack: PackId) -> None:
+    def seal(self, pack: PackId) -> None:
         """Append nothing more to `pack`: let the next segment begin a new one."""
         if self._tail is not None and self._tail.pack == pack:
             self._tail = None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.files.orphans import Reaper
+from modelfs.store.files.orphans import Orphans
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
@@ -62,7 +62,7 @@ def test_gc(call: Call, empty: Path) -> None:
     with Store(empty) as store:
         stored_file(store, b"model", noise(3_000_000))
         store.namespace.unlink(ROOT, b"model")
-        _reap(store.reaper)
+        _reap(store.orphans)
     full = call("stats", empty, "--json").json["disk_bytes"]
     assert call("gc", empty, "--dry-run").out == (
         "would remove 3 unused chunks (2.86 MiB); free 2.87 MiB in 1 pack\n"
@@ -89,7 +89,7 @@ def test_gc_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     assert [request["dry_run"] for request in daemon.requests] == [False, True]
 
 
-def _reap(reaper: Reaper) -> None:
+def _reap(reaper: Orphans) -> None:
     for inode in reaper.orphans():
         while not reaper.reap(inode):
             pass

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.jobs.optimize.batch import Batch, Settled
-from modelfs.jobs.optimize.worker import Settler
+from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
@@ -50,23 +50,23 @@ def test_an_empty_store(call: Call, empty: Path) -> None:
 def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C keeps what was done; the next call does the rest."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 2)
-    work, calls = Settler.work, []
+    work, calls = Worker.work, []
 
-    def interrupted(self: Settler, batch: Batch, writer: ChunkWriter) -> Settled:
+    def interrupted(self: Worker, batch: Batch, writer: ChunkWriter) -> BatchResult:
         calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return work(self, batch, writer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Settler, "work", interrupted)
+        patch.setattr(Worker, "work", interrupted)
         assert call("optimize", family).code == 130
     assert call("fsck", "--data", family).code == 0
     with Store(family, read_only=True) as store:
         assert store.optimizer.status().files
     assert call("optimize", family).code == 0
     with Store(family, read_only=True) as store:
-        assert not list(store.index.pages(Table.UNSETTLED))
+        assert not list(store.index.pages(Table.TO_OPTIMIZE))
 
 
 def test_damage_is_told(call: Call, family: Path) -> None:

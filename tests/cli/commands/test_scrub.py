@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli.commands import scrub as scrubbing
-from modelfs.jobs.scrub.scrubber import Scrubber, Stretch
+from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake, Reply
 from tests.support.paths import MODELS
@@ -80,7 +80,7 @@ class Checks:
         self.interrupted = 0
         real = Scrubber.check
 
-        def check(scrubber: Scrubber, stretch: Stretch) -> None:
+        def check(scrubber: Scrubber, stretch: PackRange) -> None:
             self.count += 1
             if self.count == self.interrupted:
                 raise KeyboardInterrupt

@@ -13,11 +13,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from modelfs.formats.dtypes import ONNX_DTYPES
 from modelfs.formats.layout import (
-    Allowance,
     ExternalSpan,
     Format,
     Layout,
     MalformedModel,
+    MemoryBudget,
     ReadAt,
     TensorSpan,
     TruncatedModel,
@@ -562,7 +562,7 @@ def test_depth_is_bounded() -> None:
 
 def test_tensors_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tensors than there is memory for are refused before they fill it."""
-    monkeypatch.setattr(Allowance, "SIZE", 10_000)
+    monkeypatch.setattr(MemoryBudget, "SIZE", 10_000)
     assert len(spans_of(message(5, message(9, b"x")) * 10)) == 10
     with pytest.raises(MalformedModel, match="more tensors"):
         spans_of(message(5, message(9, b"x")) * 30)

@@ -8,7 +8,7 @@ from pyfuse3 import FileNameT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background.defrag import Packing
+from modelfs.fs.background.defrag import BackgroundDefrag
 from modelfs.jobs.defrag import order as packing
 from modelfs.store.disk.space import Room, Space
 from modelfs.store.index.tables import PackId
@@ -21,13 +21,13 @@ from tests.support.stores import CHUNK, content_of
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let portions be small, and the machine's disk as full as it likes."""
     monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
-    real = packing.Packing.portions
-    monkeypatch.setattr(packing.Packing, "portions", lambda self: real(self, 64 * CHUNK))
+    real = packing.DefragPlan.portions
+    monkeypatch.setattr(packing.DefragPlan, "portions", lambda self: real(self, 64 * CHUNK))
 
 
-def packing_of(served: Served) -> Packing:
+def packing_of(served: Served) -> BackgroundDefrag:
     writeback = served.writeback
-    return Packing(served.store, served.workers, writeback.durability, writeback.appending)
+    return BackgroundDefrag(served.store, served.workers, writeback.durability, writeback.pack_lock)
 
 
 def most_runs(served: Served) -> int:
@@ -42,8 +42,8 @@ async def test_optimize_brings_files_together(served: Served, nursery: trio.Nurs
     async def tell(done: int, total: int) -> None:
         told.append((done, total))
 
-    nursery.start_soon(served.writeback.optimizing.run)
-    await served.writeback.optimizing.follow(tell)
+    nursery.start_soon(served.writeback.optimize.run)
+    await served.writeback.optimize.follow(tell)
     assert most_runs(served) == 1
     assert served.store.packs.numbers() == {PackId(2)}
     assert told == sorted(told)
@@ -69,7 +69,7 @@ async def test_readers_go_on_while_files_are_moved(
         held.let_go()
     while await work.advance():
         pass
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert most_runs(served) == 1
     assert content_of(served.store, again) == content(1)
 
@@ -83,7 +83,7 @@ async def test_packs_that_somebody_holds_stay(
     monkeypatch.setattr(served.store.packer, "has_room", planned)
     monkeypatch.setattr(served.store.packer, "copy", copied)
     work = packing_of(served)
-    async with trio.open_nursery() as nursery, served.writeback.appending.held():
+    async with trio.open_nursery() as nursery, served.writeback.pack_lock.pinned():
         nursery.start_soon(work.advance)
         await planned.reached.wait()
         planned.let_go()

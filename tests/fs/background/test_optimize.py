@@ -8,9 +8,9 @@ import trio
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as optimizing
-from modelfs.jobs.optimize.backlog import Optimizer, OptimizeStatus
-from modelfs.jobs.optimize.batch import Batch, Settled
-from modelfs.jobs.optimize.worker import Settler
+from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
+from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from tests.support.paths import MODELS
@@ -41,7 +41,7 @@ async def family(served: Served) -> Served:
 
 
 def unsettled(served: Served) -> int:
-    return sum(1 for _ in served.store.index.pages(Table.UNSETTLED))
+    return sum(1 for _ in served.store.index.pages(Table.TO_OPTIMIZE))
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -57,10 +57,10 @@ def check_contents(served: Served) -> None:
 
 async def test_followed(family: Served, nursery: trio.Nursery) -> None:
     """Who waits is told the progress, and returns when all is in its smallest form."""
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
     before = family.store.statistics(0).stored_bytes
     told = Told()
-    await family.writeback.optimizing.follow(told)
+    await family.writeback.optimize.follow(told)
     assert told.progress == sorted(told.progress)
     assert family.store.statistics(0).stored_bytes < 0.75 * before
     assert unsettled(family) == 0
@@ -69,10 +69,10 @@ async def test_followed(family: Served, nursery: trio.Nursery) -> None:
 
 async def test_followed_by_two(family: Served, nursery: trio.Nursery) -> None:
     """Two may wait for the same run."""
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
     async with trio.open_nursery() as followers:
-        followers.start_soon(family.writeback.optimizing.follow, Told())
-        followers.start_soon(family.writeback.optimizing.follow, Told())
+        followers.start_soon(family.writeback.optimize.follow, Told())
+        followers.start_soon(family.writeback.optimize.follow, Told())
     assert unsettled(family) == 0
 
 
@@ -81,17 +81,17 @@ async def test_stops_when_nobody_waits(
 ) -> None:
     """The run ends when who asked for it has gone; the next one does the rest."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 1)
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
 
     async def leave(done: int, total: int) -> None:
         if done:
             raise trio.BrokenResourceError
 
     with pytest.raises(trio.BrokenResourceError):
-        await family.writeback.optimizing.follow(leave)
-    await until(lambda: not family.writeback.optimizing.running)
+        await family.writeback.optimize.follow(leave)
+    await until(lambda: not family.writeback.optimize.running)
     assert unsettled(family) > 0
-    await family.writeback.optimizing.follow(Told())
+    await family.writeback.optimize.follow(Told())
     assert unsettled(family) == 0
     check_contents(family)
 
@@ -101,7 +101,7 @@ async def test_runs_by_itself_when_idle(
 ) -> None:
     """What nobody uses is optimized without being asked for; what is in use is not."""
     monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
     await trio.sleep(0.05)
     assert unsettled(family) == 2
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
@@ -116,7 +116,7 @@ async def test_a_failure_is_told_and_ends_only_the_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Without room, who waits is told so; when there is room again, it goes on."""
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
 
     def full(self: ChunkWriter) -> None:
         raise StoreFull("full")
@@ -124,10 +124,10 @@ async def test_a_failure_is_told_and_ends_only_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
         with pytest.raises(StoreFull):
-            await family.writeback.optimizing.follow(Told())
+            await family.writeback.optimize.follow(Told())
     assert "full" in caplog.text
     caplog.clear()
-    await family.writeback.optimizing.follow(Told())
+    await family.writeback.optimize.follow(Told())
     assert unsettled(family) == 0
     check_contents(family)
 
@@ -143,7 +143,7 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
     looks = 0
 
-    def status(self: Optimizer) -> OptimizeStatus:
+    def status(self: Backlog) -> OptimizeStatus:
         nonlocal looks
         looks += 1
         return found(self)
@@ -151,11 +151,11 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
     def full(self: ChunkWriter) -> None:
         raise StoreFull("full")
 
-    found = Optimizer.status
-    monkeypatch.setattr(Optimizer, "status", status)
+    found = Backlog.status
+    monkeypatch.setattr(Backlog, "status", status)
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
-        nursery.start_soon(family.writeback.optimizing.run)
+        nursery.start_soon(family.writeback.optimize.run)
         await until(lambda: looks > 20)
         assert caplog.text.count("stopped") == 1
     caplog.clear()
@@ -177,9 +177,9 @@ async def test_a_damaged_record_ends_the_run_and_not_the_mount(
     assert good is not None
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, b"junk")
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
     await until(lambda: not unsettled(family))
-    await family.writeback.optimizing.follow(Told())
+    await family.writeback.optimize.follow(Told())
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, good)
     caplog.clear()
@@ -196,24 +196,24 @@ async def test_who_asks_gets_all_threads(
     asked: list[int] = []
     make = family.store.settler
 
-    def settler(threads: int) -> Settler:
+    def settler(threads: int) -> Worker:
         asked.append(threads)
         return make(threads)
 
     monkeypatch.setattr(family.store, "settler", settler)
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
     await until(lambda: bool(asked))
-    await family.writeback.optimizing.follow(Told())
+    await family.writeback.optimize.follow(Told())
     assert asked == [1, 3]
 
 
 async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> None:
     """Whoever reads while chunks change their form gets what was written."""
-    nursery.start_soon(family.writeback.optimizing.run)
+    nursery.start_soon(family.writeback.optimize.run)
     inode = family.store.namespace.lookup(ROOT, b"finetune")
     async with trio.open_nursery() as readers:
         readers.start_soon(read_again_and_again, family, inode)
-        await family.writeback.optimizing.follow(Told())
+        await family.writeback.optimize.follow(Told())
         readers.cancel_scope.cancel()
 
 
@@ -228,19 +228,19 @@ async def test_a_file_removed_meanwhile_is_no_source(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A base that is removed between the work and its taking is not derived from."""
-    nursery.start_soon(family.writeback.optimizing.run)
-    work = Settler.work
+    nursery.start_soon(family.writeback.optimize.run)
+    work = Worker.work
     worked, removed = threading.Event(), threading.Event()
 
-    def held(self: Settler, batch: Batch, writer: ChunkWriter) -> Settled:
+    def held(self: Worker, batch: Batch, writer: ChunkWriter) -> BatchResult:
         settled = work(self, batch, writer)
         worked.set()
         assert removed.wait(DEADLINE)
         return settled
 
-    monkeypatch.setattr(Settler, "work", held)
+    monkeypatch.setattr(Worker, "work", held)
     async with trio.open_nursery() as followers:
-        followers.start_soon(family.writeback.optimizing.follow, Told())
+        followers.start_soon(family.writeback.optimize.follow, Told())
         await trio.to_thread.run_sync(worked.wait, DEADLINE)
         family.store.namespace.unlink(ROOT, b"base")
         removed.set()

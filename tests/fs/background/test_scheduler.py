@@ -145,7 +145,7 @@ async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.Monke
     await served.writeback.durability.commit()
     store = box.crash()
     assert names(store) == [b"f", b"after"]
-    assert store.nodes.get(inode).mode & 0o777 == 0o600
+    assert store.inodes.get(inode).mode & 0o777 == 0o600
 
 
 async def test_files_of_a_failed_commit_are_deleted_by_the_next(
@@ -158,15 +158,15 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2, 4)
     monkeypatch.setattr(served.store.index, "apply", apply)
     packs = served.store.packs.numbers()
-    await served.writeback.ingesting.ingest([inode], complete=True)
+    await served.writeback.ingest.ingest([inode], complete=True)
     staged = {path.name for path in served.store.staging.folder.iterdir()}
-    for attempt in (served.writeback.durability.commit, served.writeback.collecting.collect):
+    for attempt in (served.writeback.durability.commit, served.writeback.gc.collect):
         with pytest.raises(StoreFull):
             await attempt()
         assert packs <= served.store.packs.numbers()
         assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
     with pytest.raises(StoreFull):
-        await served.writeback.collecting.collect()
+        await served.writeback.gc.collect()
     assert list(served.store.staging.folder.iterdir()) == []
     assert packs <= served.store.packs.numbers()
     await served.writeback.durability.commit()
@@ -281,9 +281,9 @@ async def test_file_that_goes_during_a_flush(
         await sync.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        await served.writeback.collecting.collect()
+        await served.writeback.gc.collect()
         sync.let_go()
-    assert served.store.nodes.find(inode) is None
+    assert served.store.inodes.find(inode) is None
 
 
 # -- the barrier
@@ -441,7 +441,7 @@ async def test_settle(served: Served, box: Box) -> None:
         told.append((done, total))
 
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(5)]
-    await served.writeback.ingesting.settle(progress)
+    await served.writeback.ingest.settle(progress)
     assert all(is_chunked(served, inode) for inode in inodes)
     assert told[-1] == (5, 5)
     store = box.crash()
@@ -460,12 +460,12 @@ async def test_settle_with_files_that_fail(served: Served, monkeypatch: pytest.M
 
     monkeypatch.setattr(served.store.ingest, "run", run)
     with pytest.raises(OSError, match="not in chunks yet: /1 and 1 more: broken") as caught:
-        await served.writeback.ingesting.settle()
+        await served.writeback.ingest.settle()
     assert caught.value.errno == errno.EIO
     assert [is_chunked(served, inode) for inode in inodes] == [True, False, False, True]
     assert not served.store.index.dirty
     monkeypatch.undo()
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert [await served.content(inode) for inode in inodes] == [noise(CHUNK, n) for n in range(4)]
 
 
@@ -475,14 +475,14 @@ async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(served.store.ingest, "run", run)
     inode, handle = await served.created(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingesting.settle)
+        nursery.start_soon(served.writeback.ingest.settle)
         await run.reached.wait()
         await served.operations.write(handle, CHUNK, b"newer")
         run.let_go()
     wanted = DATA[:CHUNK] + b"newer" + DATA[CHUNK + 5 :]
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert is_chunked(served, inode)
     assert await served.content(inode) == wanted
 
@@ -496,13 +496,13 @@ async def test_truncation_during_ingest(
     monkeypatch.setattr(served.store.ingest, "run", run)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingesting.settle)
+        nursery.start_soon(served.writeback.ingest.settle)
         await run.reached.wait()
         await served.set(inode, size=size)
         run.let_go()
     wanted = DATA[:size].ljust(size, b"\0")
     assert await served.content(inode) == wanted
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert await served.content(inode) == wanted
 
 
@@ -515,14 +515,14 @@ async def test_file_that_goes_during_ingest(
     inode = await served.written(b"f", DATA)
     other = await served.written(b"g", OTHER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingesting.settle)
+        nursery.start_soon(served.writeback.ingest.settle)
         await run.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        nursery.start_soon(served.writeback.collecting.reap)
+        nursery.start_soon(served.writeback.gc.reap)
         await wait_all_tasks_blocked()
         run.let_go()
-    assert served.store.nodes.find(inode) is None
+    assert served.store.inodes.find(inode) is None
     assert await served.content(other) == OTHER
 
 
@@ -533,11 +533,11 @@ async def test_failed_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(served.store.packs, "flush", flush)
     before = pack_sizes(served.store)
     with pytest.raises(OSError, match="full"):
-        await served.writeback.ingesting.ingest(inodes, complete=True)
+        await served.writeback.ingest.ingest(inodes, complete=True)
     assert pack_sizes(served.store) == before
     assert not any(is_chunked(served, inode) for inode in inodes)
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
 
 
@@ -550,14 +550,14 @@ async def test_truncation_during_an_ingest_without_a_step(
     plan = Held(served.store.ingest.plan_empty)
     monkeypatch.setattr(served.store.ingest, "plan_empty", plan)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: served.writeback.ingesting.ingest([inode], complete=False))
+        nursery.start_soon(lambda: served.writeback.ingest.ingest([inode], complete=False))
         await plan.reached.wait()
         await served.set(inode, size=0)
         await served.operations.fsync(handle, datasync=False)
         plan.let_go()
     assert await served.content(inode) == b""
     await served.operations.release(handle)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
 
 
 # -- garbage
@@ -571,11 +571,11 @@ async def test_collect(served: Served) -> None:
     await served.operations.unlink(TOP, FileNameT(b"big"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
     before = served.store.disk_usage()
-    found = await served.writeback.collecting.collect()
+    found = await served.writeback.gc.collect()
     assert found.dead_bytes == len(big)
     assert before - served.store.disk_usage() >= len(big) // 2
     assert await served.content(kept) == small
-    again = await served.writeback.collecting.collect()
+    again = await served.writeback.gc.collect()
     assert (again.dead_chunks, again.packs) == (0, 0)
 
 
@@ -583,14 +583,14 @@ async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -
     """A rewrite that found the disk full leaves the packs as they were, and the next succeeds."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     before = pack_sizes(served.store)
     flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
     monkeypatch.setattr(served.store.packs, "flush", flush)
     with pytest.raises(OSError, match="full"):
-        await served.writeback.collecting.collect()
+        await served.writeback.gc.collect()
     assert pack_sizes(served.store) == before
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert not before.keys() & pack_sizes(served.store).keys()
     assert await served.content(inode) == noise(40 * CHUNK)[:CHUNK]
 
@@ -602,7 +602,7 @@ async def test_short_disk_is_collected_at_once(
     monkeypatch.setattr(collecting, "SHORT_GARBAGE_MIN", 5 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=50 * CHUNK)
-    await running.writeback.ingesting.settle()
+    await running.writeback.ingest.settle()
     await trio.sleep(5 * writeback.SHORT_SECONDS)
     assert running.store.collector.survey().dead_chunks == 10
     monkeypatch.setattr(collecting, "SHORT_PART", 1.0)
@@ -618,11 +618,11 @@ async def test_held_packs_are_not_collected(served: Served) -> None:
     """While somebody in another process reads them, packs stay; ingest and commits go on."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     packs = served.store.packs.numbers()
     async with trio.open_nursery() as nursery:
-        async with served.writeback.appending.held(), served.writeback.appending.held():
-            nursery.start_soon(served.writeback.collecting.collect)
+        async with served.writeback.pack_lock.pinned(), served.writeback.pack_lock.pinned():
+            nursery.start_soon(served.writeback.gc.collect)
             await wait_all_tasks_blocked(0.01)
             other = await served.chunked(b"g", OTHER)
             assert packs <= served.store.packs.numbers()
@@ -635,17 +635,17 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
     """A collection that is under way ends before packs are said to be held."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     copy = Held(served.store.collector.copy_live)
     monkeypatch.setattr(served.store.collector, "copy_live", copy)
     held: list[bool] = []
 
     async def hold() -> None:
-        async with served.writeback.appending.held():
+        async with served.writeback.pack_lock.pinned():
             held.append(True)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.collecting.collect)
+        nursery.start_soon(served.writeback.gc.collect)
         await copy.reached.wait()
         nursery.start_soon(hold)
         await wait_all_tasks_blocked()
@@ -668,7 +668,7 @@ async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.Mo
             await wait_all_tasks_blocked()
             await served.operations.unlink(TOP, FileNameT(b"0"), ASKED)
             await served.operations.forget([(InodeT(inodes[0]), 1)])
-            await served.writeback.collecting.collect()
+            await served.writeback.gc.collect()
     assert await served.looked_up(b"more") != 0
 
 
@@ -772,7 +772,7 @@ async def test_deleted_file_is_reaped(running: Served, clock: MockClock) -> None
     inode = await running.chunked(b"f", DATA)
     await running.operations.unlink(TOP, FileNameT(b"f"), ASKED)
     await running.operations.forget([(InodeT(inode), 1)])
-    await until(lambda: running.store.nodes.find(inode) is None)
+    await until(lambda: running.store.inodes.find(inode) is None)
 
 
 async def test_much_garbage_is_collected(
@@ -782,11 +782,11 @@ async def test_much_garbage_is_collected(
     monkeypatch.setattr(collecting, "GARBAGE_MIN", 20 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=30 * CHUNK)
-    await running.writeback.ingesting.settle()
+    await running.writeback.ingest.settle()
     assert running.store.collector.survey().dead_chunks == 30
     await until(lambda: running.store.collector.survey().dead_chunks == 0)
     await running.set(inode, size=29 * CHUNK)
-    await running.writeback.ingesting.settle()
+    await running.writeback.ingest.settle()
     await trio.sleep(5 * writeback.COLLECT_SECONDS)
     assert running.store.collector.survey().dead_chunks == 1
     assert await running.content(inode) == noise(60 * CHUNK)[: 29 * CHUNK]
@@ -917,10 +917,10 @@ async def test_work_of_an_earlier_run(served: Served, box: Box, nursery: trio.Nu
     await served.operations.fsync(handle, datasync=False)
     after = Served(box.crash(), nursery)
     after.writeback.start()
-    await after.writeback.ingesting.ingest_due()
-    await after.writeback.collecting.reap()
+    await after.writeback.ingest.ingest_due()
+    await after.writeback.gc.reap()
     assert is_chunked(after, inode)
-    assert after.store.nodes.find(orphan) is None
+    assert after.store.inodes.find(orphan) is None
     assert await after.content(inode) == DATA
 
 
@@ -962,17 +962,17 @@ async def to_settle(served: Served, name: bytes) -> Callable[[], Awaitable[objec
     await served.set(inode, size=0)
     await served.operations.write(_writer(served, inode), 0, DATA)
     await served.written(name + b".other", OTHER)
-    return served.writeback.ingesting.settle
+    return served.writeback.ingest.settle
 
 
 async def to_ingest(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inodes = [await served.written(name, DATA), await served.written(name + b".other", OTHER)]
-    return lambda: served.writeback.ingesting.ingest(inodes, complete=True)
+    return lambda: served.writeback.ingest.ingest(inodes, complete=True)
 
 
 async def to_ingest_early(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.written(name, DATA)
-    return lambda: served.writeback.ingesting.ingest([inode], complete=False)
+    return lambda: served.writeback.ingest.ingest([inode], complete=False)
 
 
 async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -980,7 +980,7 @@ async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[obje
     gone = await served.chunked(name + b".gone", noise(20 * CHUNK, int(name)))
     await served.operations.unlink(TOP, FileNameT(name + b".gone"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
-    return served.writeback.collecting.collect
+    return served.writeback.gc.collect
 
 
 async def to_finish(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -992,7 +992,7 @@ async def to_hold(served: Served, name: bytes) -> Callable[[], Awaitable[object]
     await served.chunked(name, DATA)
 
     async def hold() -> None:
-        async with served.writeback.appending.held():
+        async with served.writeback.pack_lock.pinned():
             await trio.lowlevel.checkpoint()
 
     return hold
@@ -1050,8 +1050,8 @@ async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
         if not scope.cancel_called:
             break
     assert 0 < number < MOST_CHECKPOINTS - 1
-    await served.writeback.ingesting.settle()
-    await served.writeback.collecting.collect()
+    await served.writeback.ingest.settle()
+    await served.writeback.gc.collect()
     for name in names[: number + 1]:
         assert await served.content(await served.looked_up(name)) == DATA
 

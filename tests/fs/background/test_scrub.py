@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from modelfs.fs.background.scrub import Scrubbing
+from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.jobs.scrub.scrubber import Scrubber
 from tests.support.served_store import Served
 from tests.support.stores import CHUNK, noise, overwrite, pack_path
@@ -34,7 +34,7 @@ class Told:
 
 async def test_followed(filled: Served, nursery: trio.Nursery) -> None:
     """Who waits is told the progress, and returns at the end."""
-    scrubbing = filled.writeback.scrubbing
+    scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     told = Told()
     scrubbing.begin()
@@ -47,7 +47,7 @@ async def test_followed(filled: Served, nursery: trio.Nursery) -> None:
 
 async def test_paused(filled: Served, nursery: trio.Nursery) -> None:
     """Stopped, it stays where it is, and asked for again it goes on there."""
-    scrubbing = filled.writeback.scrubbing
+    scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin(rate=1)  # a byte per second: after the first segment it rests for an hour
     async with trio.open_nursery() as followers:
@@ -64,7 +64,7 @@ async def test_paused(filled: Served, nursery: trio.Nursery) -> None:
 
 async def test_faster(filled: Served, nursery: trio.Nursery) -> None:
     """A rest that is too long ends when it is asked to go faster."""
-    scrubbing = filled.writeback.scrubbing
+    scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin(rate=1)
     await until_checked(scrubbing, filled.store.scrubber, 1)
@@ -77,7 +77,7 @@ async def test_goes_on_after_a_remount(filled: Served, nursery: trio.Nursery) ->
     """One in the background is gone on with by the next daemon; one that was waited for is not."""
     for rate, running in ((FAST, True), (0, False)):
         filled.store.scrubber.begin(rate=rate)
-        after = Scrubbing(filled.store, filled.workers)
+        after = BackgroundScrub(filled.store, filled.workers)
         after.start()
         assert after.running is running
     nursery.start_soon(after.run)
@@ -93,7 +93,7 @@ async def test_damage_is_logged(
     record = filled.store.chunks.record(next(filled.store.maps.overlapping(inode, 0, 1)).chunk)
     path = pack_path(filled.store.packs, record.pack)
     overwrite(path, record.offset, b"rotten")
-    scrubbing = filled.writeback.scrubbing
+    scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin()
     await scrubbing.follow(Told())
@@ -111,7 +111,7 @@ async def test_a_bug_ends_the_scrub_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Who waits is told what happened, and the next scrub works."""
-    scrubbing = filled.writeback.scrubbing
+    scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     with monkeypatch.context() as patch:
         patch.setattr(Scrubber, "check", lambda self, stretch: 1 // 0)
@@ -125,7 +125,7 @@ async def test_a_bug_ends_the_scrub_only(
     assert (await scrubbing.report())["chunks"] == FILES
 
 
-async def until_checked(scrubbing: Scrubbing, scrubber: Scrubber, chunks: int) -> None:
+async def until_checked(scrubbing: BackgroundScrub, scrubber: Scrubber, chunks: int) -> None:
     with trio.fail_after(10):
         while scrubber.status().chunks < chunks:
             await scrubbing._moved.wait()

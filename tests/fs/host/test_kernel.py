@@ -11,7 +11,7 @@ import pytest
 
 from modelfs.fs.host import fsync_mapped as dirty_pages
 from modelfs.fs.host import kernel
-from modelfs.fs.host.kernel import READ_AHEAD_KIB, raise_read_ahead, send_dirty_pages
+from modelfs.fs.host.kernel import READ_AHEAD_KIB, raise_read_ahead, sync_mapped_files
 from modelfs.store.index.tables import InodeNumber
 
 MOUNTS = r"""21 1 252:0 / / rw - ext4 /dev/vda rw
@@ -75,7 +75,7 @@ def test_dirty_pages_by_a_process_of_its_own(
     (tmp_path / "link \udcff").symlink_to(".")
     here = InodeNumber((tmp_path / "a b").stat().st_ino)
     paths = {here: b"/a b", InodeNumber(1): b"/gone \xff\n", InodeNumber(2): b"/link \xff"}
-    assert send_dirty_pages(tmp_path, paths) == [1]
+    assert sync_mapped_files(tmp_path, paths) == [1]
     [record] = caplog.records
     assert "/link" in record.getMessage()
     caplog.clear()
@@ -84,4 +84,4 @@ def test_dirty_pages_by_a_process_of_its_own(
 def test_no_dirty_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a file that is written to, no process is started."""
     monkeypatch.setattr(kernel, "subprocess", None)
-    assert send_dirty_pages(tmp_path, {}) == []
+    assert sync_mapped_files(tmp_path, {}) == []

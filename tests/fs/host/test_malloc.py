@@ -9,9 +9,9 @@ import pytest
 # In a process of its own, since it cannot be undone: chunks come and go, and pages with them.
 FAULTS = """
 import resource, sys
-from modelfs.fs.host.malloc import keep_freed_memory
+from modelfs.fs.host.malloc import keep_heap
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    keep_heap()
 for number in range(100):
     chunks = [b"x" * (1 << 20) for _ in range(8)]
     del chunks

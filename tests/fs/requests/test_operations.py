@@ -85,7 +85,7 @@ def lookups(served: Served, inode: InodeNumber) -> int:
 
 
 def node(served: Served, inode: int) -> Inode | None:
-    return served.store.nodes.find(InodeNumber(inode))
+    return served.store.inodes.find(InodeNumber(inode))
 
 
 # -- names
@@ -156,7 +156,7 @@ async def test_every_entry_counts_one_lookup(served: Served) -> None:
     assert lookups(served, inodes[0]) == 2
     await ops.forget([(InodeT(inodes[0]), 2), *((InodeT(inode), 1) for inode in inodes[1:])])
     assert not any(served.handles.known(inode) for inode in inodes)
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert all(node(served, inode) for inode in inodes)
 
 
@@ -226,14 +226,14 @@ async def test_unlinked_file_stays_while_known(served: Served) -> None:
     inode, handle = await served.created(b"f", DATA)
     await served.operations.unlink(TOP, named("f"), ASKED)
     assert await served.looked_up(b"f") == 0
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert await served.operations.write(handle, 0, b"new") == 3
     assert bytes(await served.operations.read(handle, 0, 5)) == b"new" + DATA[3:5]
     with refused(errno.ENOENT):
         await served.operations.link(InodeT(inode), TOP, named("g"), ASKED)
     await served.operations.release(handle)
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, inode) is None
     assert served.store.staging.find(inode) is None
 
@@ -244,7 +244,7 @@ async def test_unlinked_file_that_nobody_knows(served: Served) -> None:
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
     assert node(served, inode) is not None
     await served.operations.unlink(TOP, named("f"), ASKED)
-    found = await served.writeback.collecting.collect()
+    found = await served.writeback.gc.collect()
     assert node(served, inode) is None
     assert found.dead_bytes >= len(DATA)
 
@@ -255,10 +255,10 @@ async def test_forget_of_a_part(served: Served) -> None:
     await served.looked_up(b"f")
     await served.operations.unlink(TOP, named("f"), ASKED)
     await served.operations.forget([(InodeT(inode), 1)])
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, inode) is not None
     await served.operations.forget([(InodeT(inode), 1)])
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, inode) is None
 
 
@@ -287,7 +287,7 @@ async def test_rmdir(served: Served, listing: Listing) -> None:
     with refused(errno.ENOENT):
         await served.operations.create(inner, named("f"), MODE, WRITE, ASKED)
     await served.operations.forget([(inner, 1)])
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, inner) is None
 
 
@@ -315,7 +315,7 @@ async def test_rename_over(served: Served) -> None:
     assert replaced.nlink == 0
     assert await served.content(old) == b"old"
     await served.operations.forget([(InodeT(old), 1)])
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, old) is None
 
 
@@ -325,7 +325,7 @@ async def test_rename_over_a_forgotten_file(served: Served) -> None:
     old = await served.written(b"g", b"old")
     await served.operations.forget([(InodeT(old), 1)])
     await rename(served, b"f", b"g")
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, old) is None
 
 
@@ -497,7 +497,7 @@ async def test_times_survive_ingest(served: Served) -> None:
     """A time that was set while content was staged is there when it is not any more."""
     inode = await served.written(b"f", DATA)
     await served.set(inode, mtime_ns=11)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_mtime_ns == 11
 
 
@@ -511,7 +511,7 @@ async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
     handle = served.handles.open(inode, writable=False)
     part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
     assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
 
 
@@ -608,7 +608,7 @@ async def test_open_truncates(served: Served, access: int) -> None:
     info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
     await served.operations.release(info.fh)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert await served.content(inode) == b""
 
 
@@ -623,7 +623,7 @@ async def test_open_truncates_what_is_on_its_way(
         asked.append(inode)
         trio.from_thread.run(served.operations.write, handle, 0, b"late")
 
-    monkeypatch.setattr(operations, "take_pages", take)
+    monkeypatch.setattr(operations, "drop_mapped_pages", take)
     await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     assert asked == [inode]
     assert await served.content(inode) == b""
@@ -635,7 +635,7 @@ async def test_open_truncates_though_many_wait(
     """So many wait for the kernel's pages that requests stay free to take them, and no more."""
     inode, _ = await served.created(b"f", DATA)
     held = Held(lambda inode: None)
-    monkeypatch.setattr(operations, "take_pages", held)
+    monkeypatch.setattr(operations, "drop_mapped_pages", held)
     monkeypatch.setattr(served.operations, "_truncating", trio.CapacityLimiter(1))
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     with trio.fail_after(DEADLINE):
@@ -655,7 +655,7 @@ async def test_write_and_read(served: Served) -> None:
     wanted = DATA[:5] + b"five" + DATA[9:] + bytes(3) + b"end"
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert await served.content(inode) == wanted
 
 
@@ -670,7 +670,7 @@ async def test_write_across_a_window(served: Served, *, over_chunks: bool) -> No
     wanted = DATA[: CHUNK - 100] + new + DATA[2 * CHUNK + 100 :]
     assert await served.content(inode) == wanted
     await served.operations.release(info.fh)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert await served.content(inode) == wanted
 
 
@@ -724,7 +724,7 @@ async def test_write_on_a_full_disk(
     assert await served.content(empty) == b""
     for each in (handle, other):
         await served.operations.release(each)
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     assert served.store.pending() == []
     assert await served.content(inode) == DATA
 
@@ -777,7 +777,7 @@ async def test_no_room_left(
     await ops.unlink(TOP, named("g"), ASKED)
     await ops.rmdir(TOP, named("d"), ASKED)
     await ops.forget([(InodeT(inode), 1), (inner, 1)])
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     assert node(served, inode) is None
 
 
@@ -834,7 +834,7 @@ async def test_release_by_the_last_writer(served: Served) -> None:
     inode, handle = await served.created(b"f", DATA)
     second = await served.operations.open(InodeT(inode), WRITE, ASKED)
     reader = await served.operations.open(InodeT(inode), READ, ASKED)
-    due = served.writeback.ingesting._due
+    due = served.writeback.ingest._due
     await served.operations.release(handle)
     assert inode not in due
     await served.operations.release(second.fh)

@@ -13,7 +13,7 @@ import trio.testing
 from modelfs.errors import CorruptIndex
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests import readahead
-from modelfs.store.files.content import ChunkRun, Run
+from modelfs.store.files.content import ChunkRun, ReadRun
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from tests.support.served_store import DEADLINE, Counting, Failing, Held, Served
 from tests.support.stores import CHUNK, noise
@@ -30,7 +30,7 @@ async def held_ahead(
 ) -> tuple[Handle, Held[[ChunkRun], None]]:
     """Begin to read a file; return its reader when the first chunk is being made ready."""
     held = Held(prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", held)
+    monkeypatch.setattr(served.store.contents, "warm", held)
     reader = served.reader_of(inode)
     await served.reader.read(reader, 0, 0)
     await held.reached.wait()
@@ -77,7 +77,7 @@ async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.Monk
     """Chunks that have to be decoded are shared out between two threads, each of them to one."""
     inode = await served.chunked(b"f", TEXT)
     both = threading.Barrier(2)
-    real = served.store.contents.prepare
+    real = served.store.contents.warm
     taken: list[ChunkRun] = []
 
     def prepare(run: ChunkRun) -> None:
@@ -86,7 +86,7 @@ async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.Monk
             both.wait(DEADLINE)
         real(run)
 
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     await served.reader.read(reader, 0, 0)
     await served.settled()
@@ -101,8 +101,8 @@ async def test_random_reader_is_not_read_ahead(
 ) -> None:
     """A read far from where the last one ended makes nothing ready but what it asked for."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
-    prepare = Counting(served.store.contents.prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    prepare = Counting(served.store.contents.warm)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     inode = await served.chunked(b"f", DATA)
     reader = served.reader_of(inode)
     for offset in (10 * CHUNK, 2 * CHUNK, 17 * CHUNK, 5 * CHUNK):
@@ -116,8 +116,8 @@ async def test_read_ahead_has_an_end(served: Served, monkeypatch: pytest.MonkeyP
     """No chunk is made ready further ahead than that, nor twice."""
     monkeypatch.setattr(readahead, "AHEAD_MAX", 6 * CHUNK)
     monkeypatch.setattr(readahead, "AHEAD_STEP", 2 * CHUNK)
-    prepare = Counting(served.store.contents.prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    prepare = Counting(served.store.contents.warm)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     inode = await served.chunked(b"f", DATA)
     reader = served.reader_of(inode)
     for count in range(1, 20):
@@ -134,8 +134,8 @@ async def test_a_reader_has_a_few_threads(
     """However often a reader asks, one thread verifies for it, or two decode."""
     monkeypatch.setattr(readahead, "AHEAD_STEP", 2 * CHUNK)
     inode = await served.chunked(b"f", content)
-    prepare = Held(served.store.contents.prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    prepare = Held(served.store.contents.warm)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     for count in range(3):
         await served.reader.read(reader, count, 0)
@@ -153,7 +153,7 @@ async def test_a_request_waits_for_what_is_under_way(
 ) -> None:
     """A chunk that is being made ready is not made ready a second time by who asks for it."""
     inode = await served.chunked(b"f", content)
-    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.prepare)
+    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.warm)
     asked = partial(served.reader.read, reader, 0, len(content))
     assert await answered_when_let_go(asked, prepare, threads) == content
     assert threads.calls == []
@@ -168,7 +168,7 @@ async def test_nobody_waits_for_what_cannot_be_made_ready(
         served,
         monkeypatch,
         inode,
-        Failing(served.store.contents.prepare, OSError(errno.EIO, "broken")),
+        Failing(served.store.contents.warm, OSError(errno.EIO, "broken")),
     )
     asked = partial(served.reader.read, reader, 0, len(DATA))
     assert await answered_when_let_go(asked, prepare, threads) == DATA
@@ -179,7 +179,7 @@ async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.Monke
     """What was to come before a reader went elsewhere is not made ready any more."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
-    done = Counting(served.store.contents.prepare)
+    done = Counting(served.store.contents.warm)
     reader, prepare = await held_ahead(served, monkeypatch, inode, done)
     await served.reader.read(reader, 15 * CHUNK, 10)
     prepare.let_go()
@@ -213,8 +213,8 @@ async def test_read_ahead_fails_silently(
 ) -> None:
     """Nobody asked for what could not be made ready, so nobody is told."""
     inode = await served.chunked(b"f", DATA)
-    prepare = Failing(served.store.contents.prepare, error)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    prepare = Failing(served.store.contents.warm, error)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
     await served.settled()
@@ -227,8 +227,8 @@ async def test_bug_in_read_ahead_ends_nothing(
 ) -> None:
     """Not even a bug in read-ahead reaches the mount's nursery; its traceback is in the log."""
     inode = await served.chunked(b"f", DATA)
-    prepare = Failing(served.store.contents.prepare, IndexError("a bug"))
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    prepare = Failing(served.store.contents.warm, IndexError("a bug"))
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
     await served.settled()
@@ -244,7 +244,7 @@ async def test_damage_ahead_does_not_fail_a_read(
     inode = await served.chunked(b"f", DATA)
     plan = served.store.contents.plan
 
-    def damaged(inode: InodeNumber, start: int, size: int) -> list[Run]:
+    def damaged(inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
         if start + size > 10 * CHUNK:
             raise CorruptIndex("chunk 7 has no record")
         return plan(inode, start, size)
@@ -261,10 +261,10 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(inode, size=len(DATA))
-    await served.writeback.ingesting.settle()
-    asked = Counting(served.store.contents.prepare)
+    await served.writeback.ingest.settle()
+    asked = Counting(served.store.contents.warm)
     reader, prepare = await held_ahead(served, monkeypatch, inode, asked)
-    await served.writeback.collecting.collect()
+    await served.writeback.gc.collect()
     prepare.let_go()
     await served.settled()
     # The first chunks were verified where they were, when the format was looked for.
@@ -322,7 +322,7 @@ async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(readahead, "DECODERS", 1)
     served.reader._ahead._turns.total_tokens = 1
     inodes = [await served.chunked(b"%d" % n, TEXT[n:]) for n in range(2)]
-    first = Held(served.store.contents.prepare)
+    first = Held(served.store.contents.warm)
     readers = [served.reader_of(inode) for inode in inodes]
     order: list[int] = []
     owners: dict[ChunkId, int] = {}
@@ -331,7 +331,7 @@ async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatc
         order.append(owners[run.chunk])
         first(run)
 
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     for number, (inode, reader) in enumerate(zip(inodes, readers, strict=True)):
         runs = served.store.contents.plan(inode, 0, 1 << 20)
         owners |= {run.chunk: number for run in runs if isinstance(run, ChunkRun)}
@@ -350,8 +350,8 @@ async def test_no_more_is_made_ready_than_stays(
     """Half of the page cache is for what one reader is to read next."""
     monkeypatch.setattr(served.reader._ahead, "_memory", memory)
     inode = await served.chunked(b"f", TEXT)
-    prepare = Counting(served.store.contents.prepare)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    prepare = Counting(served.store.contents.warm)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     for _ in range(9):
         await served.reader.read(reader, 0, 0)
@@ -364,9 +364,9 @@ async def test_a_closed_file_is_read_ahead_no_more(
 ) -> None:
     """What is in the queue when a file is closed is made ready for nobody."""
     inode = await served.chunked(b"f", DATA)
-    done = Counting(served.store.contents.prepare)
+    done = Counting(served.store.contents.warm)
     prepare = Held(done)
-    monkeypatch.setattr(served.store.contents, "prepare", prepare)
+    monkeypatch.setattr(served.store.contents, "warm", prepare)
     handle = served.handles.open(inode, writable=False)
     await served.reader.read(served.handles[handle], 0, 0)
     await prepare.reached.wait()
@@ -382,7 +382,7 @@ async def test_a_jump_wakes_who_waits(
     """A request for what left the queue is answered, whatever the thread is at."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
-    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.prepare)
+    reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.warm)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(served.reader.read, reader, CHUNK, 10)
         await trio.testing.wait_all_tasks_blocked(0.01)

@@ -12,7 +12,7 @@ from pyfuse3 import FileHandleT
 
 from modelfs.fs.requests import readahead
 from modelfs.fs.requests.reader import REQUEST_MAX
-from modelfs.store.files.content import Run
+from modelfs.store.files.content import ReadRun
 from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import Counting, Failing, Held, Served, refused
 from tests.support.stores import CHUNK, noise, overwrite, pack_path
@@ -150,7 +150,7 @@ async def test_buffers_are_not_shared(served: Served, monkeypatch: pytest.Monkey
     wrong: list[InodeNumber] = []
     fill = served.store.contents.fill
 
-    def marked(runs: list[Run], into: memoryview) -> None:
+    def marked(runs: list[ReadRun], into: memoryview) -> None:
         owner = id(into.obj)
         assert owner not in in_use
         in_use.append(owner)
@@ -217,7 +217,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     """A read that was planned before gc moved its chunks returns their bytes."""
     both = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(both, size=len(DATA))
-    await served.writeback.ingesting.settle()
+    await served.writeback.ingest.settle()
     fill = Held(served.store.contents.fill)
     monkeypatch.setattr(served.store.contents, "fill", fill)
     handle = served.handles.open(both, writable=False)
@@ -230,7 +230,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await fill.reached.wait()
-        await served.writeback.collecting.collect()
+        await served.writeback.gc.collect()
         fill.let_go()
     assert not before & served.store.packs.numbers()
     assert got == [DATA]

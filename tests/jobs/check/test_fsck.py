@@ -70,7 +70,7 @@ def test_the_report_counts_what_was_looked_at(sample: Sample) -> None:
     report = fsck(sample.store, data=True, progress=lambda done, total: told.append((done, total)))
     live = sample.row().live
     assert (report.findings, report.bytes_checked, told[-1]) == ([], live, (live, live))
-    assert report.files == sample.store.totals.get(FILES)
+    assert report.files == sample.store.counters.get(FILES)
     sample.store.abandon()
 
 
@@ -129,7 +129,7 @@ def test_an_unreadable_directory_is_found_once(sample: Sample) -> None:
 
 def test_a_total_that_does_not_decode_is_found_once(sample: Sample) -> None:
     """Damage to a total keeps nothing from being checked, nor the files from being counted."""
-    files = sample.store.totals.get(FILES)
+    files = sample.store.counters.get(FILES)
     sample.put(Table.META, FILES, b"junk!")
     report = fsck(sample.store)
     assert ([each.invariant for each in report.findings], report.files) == (["row"], files)
@@ -271,7 +271,7 @@ def name(sample: Sample, folder: InodeNumber, name: bytes, inode: InodeNumber, c
 
 def new_cookie(sample: Sample) -> int:
     with sample.store.index.change():
-        return sample.store.totals.take(NEXT_COOKIE)
+        return sample.store.counters.allocate(NEXT_COOKIE)
 
 
 def test_a_name_that_leads_nowhere_is_found(sample: Sample) -> None:
@@ -437,8 +437,8 @@ def test_an_extent_past_the_size_is_found(sample: Sample) -> None:
 def test_a_wrong_use_count_is_found(sample: Sample, uses: int, severity: Severity) -> None:
     """A use count that the extents do not add up to is damage if it is too low."""
     chunk, record = sample.chunk_at(sample.base, 1000)
-    assert record.uses == len(SHARERS)
-    sample.put_chunk(chunk, dataclasses.replace(record, uses=uses))
+    assert record.refs == len(SHARERS)
+    sample.put_chunk(chunk, dataclasses.replace(record, refs=uses))
     (found,) = sample.findings()
     assert (found.invariant, found.severity) == ("chunk-uses", severity)
 

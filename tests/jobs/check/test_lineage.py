@@ -54,7 +54,7 @@ def test_a_link_of_no_chunk_is_found(sample: Sample, kin: Kin) -> None:
     """What is said to derive from another exists."""
     with sample.store.index.change():
         sample.store.chunks.lineage.link(ChunkId(1000), kin.bottom)
-    change(sample, kin.bottom, pins=2)
+    change(sample, kin.bottom, dependants=2)
     (found,) = sample.findings()
     assert (found.invariant, found.severity) == ("link-chunk", Severity.ACCOUNT)
 
@@ -72,7 +72,7 @@ def test_a_derived_chunk_without_sources_is_found(sample: Sample, kin: Kin) -> N
     """Where no row says what a chunk needs, nothing keeps that from being removed."""
     sample.delete(Table.SOURCES, pair_key(kin.derived, kin.bottom))
     sample.delete(Table.DEPENDANTS, pair_key(kin.bottom, kin.derived))
-    change(sample, kin.bottom, pins=0)
+    change(sample, kin.bottom, dependants=0)
     found = sample.findings(data=False)
     assert [(each.invariant, each.files, each.tensors) for each in found] == [
         ("derived", (TOP,), ("t1",))
@@ -84,7 +84,7 @@ def test_sources_of_what_is_not_derived_are_found(sample: Sample, kin: Kin) -> N
     chunk, _ = sample.chunk_at(sample.base, 1000)
     with sample.store.index.change():
         sample.store.chunks.lineage.link(chunk, kin.bottom)
-    change(sample, kin.bottom, pins=2)
+    change(sample, kin.bottom, dependants=2)
     (found,) = sample.findings()
     assert (found.invariant, found.severity) == ("derived", Severity.ACCOUNT)
 
@@ -94,14 +94,14 @@ def test_a_wrong_pin_count_is_found(
     sample: Sample, kin: Kin, pins: int, severity: Severity
 ) -> None:
     """A chunk's count of those that derive from it is damage if it is too low."""
-    change(sample, kin.bottom, pins=pins)
+    change(sample, kin.bottom, dependants=pins)
     (found,) = sample.findings()
     assert (found.invariant, found.severity) == ("chunk-pins", severity)
 
 
 def test_a_held_chunk_that_is_not_listed_is_found(sample: Sample, kin: Kin) -> None:
     """A chunk that only others need is listed as that."""
-    sample.delete(Table.HELD, number_key(kin.held))
+    sample.delete(Table.BASE_ONLY, number_key(kin.held))
     assert sample.finding() == ("held", (), ())
 
 
@@ -109,7 +109,7 @@ def test_a_held_chunk_that_is_not_listed_is_found(sample: Sample, kin: Kin) -> N
 def test_what_is_listed_as_held_and_is_not_is_found(sample: Sample, kin: Kin, chunk: str) -> None:
     """A chunk that a file needs is not held, nor is one that there is not."""
     number = {"bottom": kin.bottom, "derived": kin.derived, "none": ChunkId(1000)}[chunk]
-    sample.put(Table.HELD, number_key(number), b"")
+    sample.put(Table.BASE_ONLY, number_key(number), b"")
     (found,) = sample.findings()
     assert (found.invariant, found.severity) == ("held", Severity.ACCOUNT)
 
@@ -226,7 +226,7 @@ def test_a_recipe_that_tells_otherwise_is_found(sample: Sample, kin: Kin) -> Non
 
 def test_a_proof_that_is_not_the_contents_is_found(sample: Sample, kin: Kin) -> None:
     """Content is held against its proof, plain or derived."""
-    change(sample, kin.derived, proof=1)
+    change(sample, kin.derived, content_checksum=1)
     assert sample.finding() == ("content", (TOP,), ("t1",))
 
 

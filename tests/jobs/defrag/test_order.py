@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.jobs.defrag import order as packing
-from modelfs.jobs.defrag.order import GAP_MAX, RUN_LONG, Packing, Places, Reads, plan, survey
+from modelfs.jobs.defrag.order import GAP_MAX, RUN_LONG, DefragPlan, Places, Reads, plan, survey
 
 SIZES = st.sampled_from([1, 1000, GAP_MAX + 1, RUN_LONG // 2, RUN_LONG])
 GAPS = st.sampled_from([0, 1, GAP_MAX, GAP_MAX + 1, Places.PACK_STEP])
@@ -141,7 +141,7 @@ def test_an_empty_store_needs_nothing() -> None:
 @given(st.lists(st.integers(1, 50), max_size=20))
 def test_portions_are_bounded(sizes: list[int]) -> None:
     """They are all of it, in its order; none is longer than allowed, but for one long chunk."""
-    whole = Packing(np.arange(len(sizes)), np.array(sizes, np.int64))
+    whole = DefragPlan(np.arange(len(sizes)), np.array(sizes, np.int64))
     portions = list(whole.portions(most=40))
     assert [number for part in portions for number in part.chunk] == list(range(len(sizes)))
     assert all(part.bytes <= 40 or len(part.chunk) == 1 for part in portions)

@@ -39,8 +39,8 @@ def _roomy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let portions be small."""
-    real = packing.Packing.portions
-    monkeypatch.setattr(packing.Packing, "portions", lambda self: real(self, 32 * CHUNK))
+    real = packing.DefragPlan.portions
+    monkeypatch.setattr(packing.DefragPlan, "portions", lambda self: real(self, 32 * CHUNK))
 
 
 def runs(store: Store, inodes: list[InodeNumber]) -> list[int]:
@@ -219,9 +219,7 @@ def test_what_was_moved_meanwhile_stays_there(opened: Store) -> None:
     with opened.index.change():
         opened.chunks.move(chunk, moved)
     assert not opened.packer.admits(copied, chunk)
-    while not opened.intake.take_written(
-        written, lambda each, _: opened.packer.admits(copied, each)
-    ):
+    while not opened.intake.publish(written, lambda each, _: opened.packer.admits(copied, each)):
         pass
     opened.commit()
     assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
@@ -232,12 +230,12 @@ def test_what_is_gone_meanwhile_is_passed_over(opened: Store) -> None:
     scatter(opened)
     plan = opened.packer.plan()
     for number in range(5):
-        assert opened.reaper.reap(opened.namespace.unlink(ROOT, b"%d" % number))
+        assert opened.orphans.reap(opened.namespace.unlink(ROOT, b"%d" % number))
     assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
     while opened.collector.remove_dead():
         pass
     assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
-    opened.give_up_writer()
+    opened.roll_back_writer()
 
 
 def test_a_damaged_chunk_stays_where_it_is(opened: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ def filled(store: Store, count: int) -> list[InodeNumber]:
 
 def unlink(store: Store, *numbers: int) -> None:
     for number in numbers:
-        assert store.reaper.reap(store.namespace.unlink(ROOT, b"%d" % number))
+        assert store.orphans.reap(store.namespace.unlink(ROOT, b"%d" % number))
 
 
 def test_nothing_to_collect_is_nothing_done(opened: Store) -> None:
@@ -125,10 +125,10 @@ def test_a_crash_while_collecting_loses_nothing(box: Box) -> None:
     store = box.store
     while store.collector.remove_dead():
         pass
-    store.leave_pack(PackId(1))
+    store.seal_pack(PackId(1))
     writer = store.writer()
     store.collector.copy_live(PackId(1), writer)
-    store.intake.take_written(writer.finish())
+    store.intake.publish(writer.finish())
     assert store.collector.retire(PackId(1))
     store = box.crash()
     assert content_of(store, inodes[3]) == noise(4 * CHUNK, 3)
@@ -160,7 +160,7 @@ def test_a_pack_that_cannot_be_read_keeps_no_other(
 ) -> None:
     """A disk that fails at one pack does not keep the rest from being collected."""
     first = filled(opened, 4)
-    opened.leave_pack(PackId(1))
+    opened.seal_pack(PackId(1))
     second = stored_file(opened, b"second", noise(4 * CHUNK, 4))
     stored_file(opened, b"4", noise(8 * CHUNK, 5))
     unlink(opened, 0, 1, 2, 4)
@@ -220,10 +220,10 @@ def test_a_damaged_chunk_that_died_does_not_keep_its_pack(
         pass
     unlink(opened, 0)
     overwrite(pack_path(opened.packs, 1), record.offset, b"damage")
-    opened.leave_pack(PackId(1))
+    opened.seal_pack(PackId(1))
     writer = opened.writer()
     opened.collector.copy_live(PackId(1), writer)
-    opened.intake.take_written(writer.finish())
+    opened.intake.publish(writer.finish())
     assert opened.collector.retire(PackId(1))
     opened.commit()
     assert opened.chunks.find(extent.chunk) is None
@@ -263,4 +263,4 @@ def test_hints_go_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> N
     while not opened.collector.sweep():
         slices += 1
     assert slices > 2
-    assert len(list(opened.index.pages(Table.TWINS))) == 2
+    assert len(list(opened.index.pages(Table.COPY_HINTS))) == 2

@@ -47,7 +47,7 @@ def run(store: Store, step: Step) -> None:
     """Do the half of a step that is for other threads, and take its chunks."""
     writer = store.writer()
     assert store.ingest.run(step, writer)
-    store.intake.take_written(writer.finish())
+    store.intake.publish(writer.finish())
 
 
 def finish(store: Store, walk: Pass, step: Step) -> None:
@@ -156,7 +156,7 @@ def test_removal_during_a_step_ends_the_pass(opened: Store) -> None:
     other = opened.intake.begin_pass(second, complete=True)
     for name, inode in ((b"f", first), (b"g", second)):
         opened.namespace.unlink(ROOT, name)
-        assert opened.reaper.reap(inode)
+        assert opened.orphans.reap(inode)
     opened.intake.finish_step(step)
     assert walk.done
     assert opened.intake.begin_step(other) is None
@@ -174,7 +174,7 @@ def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> N
     opened.commit()
     writer = opened.writer()
     assert not opened.ingest.run(step, writer)
-    opened.intake.take_written(writer.finish())
+    opened.intake.publish(writer.finish())
     opened.contents.write(inode, 0, b"new")
     opened.ingest_all()
     assert content_of(opened, inode) == b"new"
@@ -322,12 +322,12 @@ def test_a_file_over_a_damaged_chunk_stays_staged(
 def test_a_model_is_recognised(opened: Store) -> None:
     """After a whole pass the inode has its format, and the index its tensors."""
     inode = stored_file(opened, b"f", model_of(noise(5000), noise(300)))
-    assert opened.nodes.get(inode).format is Format.SAFETENSORS
+    assert opened.inodes.get(inode).format is Format.SAFETENSORS
     rows = opened.index.pages(Table.TENSORS)
     assert len(list(rows)) == 2
     opened.contents.write(inode, 0, b"\0")
     opened.ingest_file(inode)
-    assert opened.nodes.get(inode).format is Format.PLAIN
+    assert opened.inodes.get(inode).format is Format.PLAIN
     assert list(opened.index.pages(Table.TENSORS)) == []
 
 
@@ -336,7 +336,7 @@ def test_an_empty_file_is_plain(opened: Store) -> None:
     inode = stored_file(opened, b"f", model_of(noise(5000)))
     opened.contents.truncate(inode, 0)
     opened.ingest_file(inode)
-    assert opened.nodes.get(inode).format is Format.PLAIN
+    assert opened.inodes.get(inode).format is Format.PLAIN
     opened.collect()
     assert list(opened.index.pages(Table.CHUNKS)) == []
 
@@ -379,7 +379,7 @@ def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
         while not running.done():
             file.change()
         assert running.result()
-        store.intake.take_written(writer.finish())
+        store.intake.publish(writer.finish())
         store.intake.finish_step(step)
         file.check()
     store.intake.end_pass(walk)

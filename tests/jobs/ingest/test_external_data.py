@@ -58,7 +58,7 @@ def test_either_may_come_first(opened: Store, first: str) -> None:
         opened.ingest_all()
     data = opened.namespace.lookup(ROOT, b"m.data")
     assert starts(opened, data) == STARTS
-    assert opened.nodes.get(data).format is Format.ONNX_DATA
+    assert opened.inodes.get(data).format is Format.ONNX_DATA
     assert content_of(opened, data) == DATA
     assert opened.pending() == []
 
@@ -96,7 +96,7 @@ def test_names_too_long_for_any_file_are_passed_over(opened: Store, location: st
     model = model_naming(location)
     inode = stored_file(opened, b"m.onnx", model)
     assert content_of(opened, inode) == model
-    assert list(opened.index.pages(Table.SIDECARS)) == []
+    assert list(opened.index.pages(Table.EXTERNAL_DATA)) == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "itself"])
@@ -133,10 +133,10 @@ def test_what_gone_models_named_is_swept(opened: Store) -> None:
     """Collecting garbage drops the names that only removed models gave."""
     stored_file(opened, b"m.onnx", model_naming("m.data"))
     stored_file(opened, b"n.onnx", model_naming("m.data"))
-    assert len(list(opened.index.pages(Table.SIDECARS))) == 2
+    assert len(list(opened.index.pages(Table.EXTERNAL_DATA))) == 2
     opened.namespace.unlink(ROOT, b"m.onnx")
     opened.collect()
-    (key,) = (key for key, _ in opened.index.pages(Table.SIDECARS))
+    (key,) = (key for key, _ in opened.index.pages(Table.EXTERNAL_DATA))
     assert int.from_bytes(key[-8:], "big") == opened.namespace.lookup(ROOT, b"n.onnx")
 
 
@@ -162,7 +162,7 @@ def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.Mo
     opened.contents.write(data, 0, DATA[:1])
     opened.ingest_all()
     assert content_of(opened, data) == DATA
-    assert opened.nodes.get(data).format is Format.ONNX_DATA
+    assert opened.inodes.get(data).format is Format.ONNX_DATA
     assert [span.start for span in TensorTable(opened.index).spans(data)] == [TENSORS[0][0]]
 
 

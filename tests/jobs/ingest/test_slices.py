@@ -39,7 +39,7 @@ def stepped(store: Store, inode: InodeNumber) -> Step:
     writer = store.writer()
     assert store.ingest.run(step, writer)
     written = writer.finish()
-    while not store.intake.take_written(written):
+    while not store.intake.publish(written):
         pass
     assert len(step.extents) >= SLICES
     return step
@@ -146,7 +146,7 @@ def test_a_removal_between_slices_ends_the_step(opened: Store) -> None:
     step = stepped(opened, inode)
     apply(opened, step, 3)
     opened.namespace.unlink(ROOT, b"f")
-    while not opened.reaper.reap(inode):
+    while not opened.orphans.reap(inode):
         pass
     assert opened.intake.finish_step(step)
     assert step.walk.done
@@ -163,7 +163,7 @@ def test_a_crash_between_slices_of_new_chunks(box: Box) -> None:
     assert step is not None
     writer = store.writer()
     assert store.ingest.run(step, writer)
-    assert not store.intake.take_written(writer.finish())
+    assert not store.intake.publish(writer.finish())
     store.commit()
     store = box.crash()
     assert len(list(store.index.pages(Table.CHUNKS))) == 1
@@ -186,7 +186,7 @@ def test_a_file_cut_anew_reads_the_same_between_slices(box: Box, count: int) -> 
     assert step is not None
     writer = box.store.writer()
     assert box.store.ingest.run(step, writer)
-    while not box.store.intake.take_written(writer.written):
+    while not box.store.intake.publish(writer.written):
         pass
     for _ in range(count):
         box.store.intake.finish_step(step)

@@ -63,7 +63,7 @@ def test_archives_read_back(box: Box) -> None:
     for name, inode in inodes.items():
         assert content_of(store, inode) == contents[name]
         wanted = Format.PLAIN if name == "before-1.6.pt" else Format.TORCH
-        assert store.nodes.get(inode).format is wanted
+        assert store.inodes.get(inode).format is wanted
 
 
 def test_an_archive_that_grows_is_cut_when_it_is_whole(
@@ -91,5 +91,5 @@ def test_edited_archives(box: Box) -> None:
     for end, wanted in ((b"x", Format.PLAIN), (content[-1:], Format.TORCH)):
         box.store.contents.write(inode, len(content) - 1, end)
         box.store.ingest_file(inode)
-        assert box.store.nodes.get(inode).format is wanted
+        assert box.store.inodes.get(inode).format is wanted
         assert content_of(box.store, inode) == content[:-1] + end

@@ -153,15 +153,15 @@ class Files(RuleBasedStateMachine):
         if not self.meanwhile(name, meanwhile):
             return False
         if fails:
-            self.store.give_up_writer()
+            self.store.roll_back_writer()
             return False
-        self.store.intake.take_written(written)
+        self.store.intake.publish(written)
         if told:
             self.store.intake.finish_step(step)
         return told and not step.walk.done
 
     def end_pass(self, walk: Pass) -> None:
-        if walk.layout is None and self.store.nodes.find(walk.inode) is not None:
+        if walk.layout is None and self.store.inodes.find(walk.inode) is not None:
             self.store.ingest.plan_empty(walk, self.store.contents.snapshot(walk.inode))
         while not self.store.intake.note_tensors(walk):
             pass
@@ -234,7 +234,7 @@ class Files(RuleBasedStateMachine):
         if not self.is_written(old):
             (name,) = (name for name, file in self.files.items() if file is old)
             self.store.namespace.unlink(ROOT, name)
-            while not self.store.reaper.reap(old.inode):
+            while not self.store.orphans.reap(old.inode):
                 pass
             self.files[name] = File(new_file(self.store, name))
 
@@ -259,7 +259,7 @@ class Files(RuleBasedStateMachine):
             return
         file, state, flush = self.flushing
         self.flushing = None
-        if self.store.nodes.find(file.inode) is not None:
+        if self.store.inodes.find(file.inode) is not None:
             self.store.staging.sync(file.inode, flush.windows)
             if self.store.intake.finish_flush(flush):
                 file.flushed = max(file.flushed, state)

@@ -10,7 +10,7 @@ import pytest
 from modelfs.errors import InvalidArgument, IsADirectory, NotFound
 from modelfs.jobs.inspect import file as inspect_module
 from modelfs.jobs.inspect.file import HOLE, MISSING, STAGED, inspect
-from modelfs.jobs.inspect.report import Base, FileReport, Form, Sharer
+from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer
 from modelfs.store.index.index import Index, Row
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, number_of, pair_of
 from modelfs.store.store import Store
@@ -108,7 +108,7 @@ def test_plain_file(opened: Store) -> None:
     """A file without tensors has chunks all the same."""
     report = inspect(opened, stored_file(opened, b"x", noise(2 * CHUNK + 5)))
     assert (report.tensors, report.chunks, report.path) == ((), 3, "/x")
-    assert report.forms == (Form("plain", 2 * CHUNK + 5, 2 * CHUNK + 5),)
+    assert report.forms == (FormShare("plain", 2 * CHUNK + 5, 2 * CHUNK + 5),)
 
 
 def test_empty_file(opened: Store) -> None:
@@ -246,7 +246,7 @@ def test_search_goes_no_further_than_needed(opened: Store, monkeypatch: pytest.M
 def test_before_ingest(opened: Store) -> None:
     """Until it is ingested, a file is staged, and its tensors are not known."""
     report = inspect(opened, new_file(opened, b"x", model_of(noise(CHUNK))))
-    assert report.forms == (Form(STAGED, report.size, 0),)
+    assert report.forms == (FormShare(STAGED, report.size, 0),)
     assert (report.staged_bytes, report.stored_bytes, report.tensors) == (report.size, 0, ())
 
 
@@ -311,7 +311,7 @@ def test_survives_a_crash(box: Box) -> None:
     inode = new_file(box.store, b"x", noise(CHUNK))
     box.store.flush(inode)
     box.store.commit()
-    assert inspect(box.crash(), inode).forms == (Form(STAGED, CHUNK, 0),)
+    assert inspect(box.crash(), inode).forms == (FormShare(STAGED, CHUNK, 0),)
 
 
 def test_jsonable(family: Store) -> None:

@@ -16,9 +16,9 @@ from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-unt
 from modelfs.codecs import quantise
 from modelfs.errors import StoreFull
 from modelfs.jobs.optimize.backlog import BATCH_BYTES
-from modelfs.jobs.optimize.batch import Batch, Settled
+from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.job import optimize
-from modelfs.store.chunks.writer import ChunkWriter, Written
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, number_of, pair_key
 from modelfs.store.store import Store
@@ -76,7 +76,7 @@ def forms(store: Store) -> set[str]:
 def remove(store: Store, name: bytes) -> None:
     inode = store.namespace.lookup(ROOT, name)
     store.namespace.unlink(ROOT, name)
-    while not store.reaper.reap(inode):
+    while not store.orphans.reap(inode):
         pass
 
 
@@ -199,7 +199,7 @@ def test_noise_stays_plain(wide: Box) -> None:
     """What does not get smaller stays as it was, and is not looked at again."""
     put(wide.store, "noise", tensors_of({"noise": ("U8", (200_000,), noise(200_000))}))
     plain = [record for record in records(wide.store) if record.form == "plain"]
-    assert sum(record.size for record in plain if record.settled) == 200_000
+    assert sum(record.size for record in plain if record.optimized) == 200_000
 
 
 def records(store: Store) -> list[Chunk]:
@@ -213,7 +213,7 @@ def test_checkpoints_are_all_deltas_to_the_first(wide: Box) -> None:
         put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
     deltas = [record for record in records(wide.store) if record.form == "delta"]
     assert len(deltas) == 3 * 4
-    assert not any(record.pins for record in deltas)
+    assert not any(record.dependants for record in deltas)
 
 
 def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
@@ -223,7 +223,7 @@ def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
     for number, step in enumerate(steps):
         put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
     assert wide.reopen().optimizer.depth == 2
-    assert any(record.pins for record in records(wide.store) if record.form == "delta")
+    assert any(record.dependants for record in records(wide.store) if record.form == "delta")
 
 
 def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
@@ -251,11 +251,11 @@ def test_a_base_is_let_go_when_its_file_is(wide: Box) -> None:
     for name in ("base", "finetune", "base-bf16"):
         put(wide.store, name, real(f"{name}.safetensors"))
     remove(wide.store, b"base")
-    assert wide.store.statistics(0).held_chunks > 0
+    assert wide.store.statistics(0).base_only_chunks > 0
     optimize(wide.store)
     wide.store.collect()
     found = wide.store.statistics(0)
-    assert found.held_chunks == 0
+    assert found.base_only_chunks == 0
     assert found.stored_bytes < 0.9 * found.logical_bytes
     for name in ("finetune", "base-bf16"):
         inode = wide.store.namespace.lookup(ROOT, name.encode())
@@ -292,8 +292,8 @@ def test_a_run_goes_on_where_it_was_stopped(wide: Box, monkeypatch: pytest.Monke
     with pytest.raises(Interrupted):
         optimize(wide.store, stop)
     store = wide.crash()
-    assert store.index.get(Table.UNSETTLED, number_key(inode)) is not None
-    settled = sum(record.settled for record in records(store))
+    assert store.index.get(Table.TO_OPTIMIZE, number_key(inode)) is not None
+    settled = sum(record.optimized for record in records(store))
     assert 0 < settled < len(records(store))
     optimize(store)
     assert store.optimizer.next_batch() is None
@@ -396,7 +396,7 @@ def test_a_bad_sector_is_left_alone(
     assert forms(store) >= {"planes", "plain"}
     assert store.optimizer.status().files == 0
     optimize(store, again=True)
-    assert store.chunks.record(extent.chunk).settled
+    assert store.chunks.record(extent.chunk).optimized
 
 
 def test_a_relative_in_a_bad_sector_is_done_without(
@@ -426,11 +426,11 @@ def test_a_bad_sector_keeps_no_other_base_held(
         stored_file(store, name.encode(), real(f"{name}.safetensors"))
     optimize(store)
     remove(store, b"base")
-    held = store.optimizer.status().held_chunks
+    held = store.optimizer.status().base_only_chunks
     assert held > 1
     chunk = next(
         chunk
-        for key, _ in store.index.pages(Table.HELD)
+        for key, _ in store.index.pages(Table.BASE_ONLY)
         for chunk in store.chunks.lineage.dependants(ChunkId(number_of(key)))
     )
     store = wide.reopen()
@@ -439,9 +439,9 @@ def test_a_bad_sector_keeps_no_other_base_held(
         optimize(store)
     assert "cannot be let go" in caplog.text
     caplog.clear()
-    assert store.optimizer.status().held_chunks == 1
+    assert store.optimizer.status().base_only_chunks == 1
     optimize(store)
-    assert store.optimizer.status().held_chunks == 0
+    assert store.optimizer.status().base_only_chunks == 0
 
 
 def test_an_extent_past_its_chunk_ends_no_run(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
@@ -472,7 +472,7 @@ def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
     store.optimizer.begin()
     batch = store.optimizer.next_batch()
     assert batch is not None
-    assert batch.held
+    assert batch.bases
     settler = store.settler(threads=1)
     settler.stop()
     settled = settler.work(batch, store.writer())
@@ -491,7 +491,7 @@ def test_a_file_that_is_being_written_waits(wide: Box) -> None:
     assert wide.store.optimizer.next_batch() is not None
 
 
-def work_on(store: Store) -> tuple[Batch, Settled]:
+def work_on(store: Store) -> tuple[Batch, BatchResult]:
     """Do the work of the next batch, but do not take it."""
     settler = store.settler(threads=1)
     batch = store.optimizer.next_batch()
@@ -508,7 +508,7 @@ def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
     inode = stored_file(store, b"finetune", real("finetune.safetensors"))
     _, settled = work_on(store)
     remove(store, b"base")
-    while not store.intake.take_written(settled.written, partial(store.optimizer.admits, settled)):
+    while not store.intake.publish(settled.written, partial(store.optimizer.admits, settled)):
         pass
     while not store.optimizer.take(settled):
         pass
@@ -522,14 +522,14 @@ def test_a_large_file_is_settled_in_batches(wide: Box, monkeypatch: pytest.Monke
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_BYTES", 50_000)
     tensors = {f"t{number}": f32(weights(number, 100, 40)) for number in range(20)}
     put(wide.store, "model", tensors_of(tensors))
-    assert all(record.settled for record in records(wide.store) if record.size == 16_000)
+    assert all(record.optimized for record in records(wide.store) if record.size == 16_000)
 
 
 def test_a_store_of_old_is_walked(wide: Box) -> None:
     """Files that nobody listed are found, in a store that was upgraded."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     with wide.store.index.change():
-        wide.store.index.delete(Table.UNSETTLED, number_key(inode))
+        wide.store.index.delete(Table.TO_OPTIMIZE, number_key(inode))
     assert wide.store.optimizer.next_batch() is None
     wide.store.optimizer.walk_all()
     optimize(wide.store)
@@ -554,7 +554,7 @@ def batches(store: Store) -> Iterator[int]:
     """Yield the inode of each batch of a run, which finds nothing to change."""
     while (batch := store.optimizer.next_batch()) is not None:
         yield batch.inode
-        settled = Settled(batch, Written())
+        settled = BatchResult(batch, WriteResult())
         assert store.optimizer.take(settled)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelfs.jobs.optimize import related_files as family_module
-from modelfs.jobs.optimize.related_files import Family
+from modelfs.jobs.optimize.related_files import RelatedFiles
 from modelfs.jobs.optimize.similarity import Candidate, Relation
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.tables import ROOT
@@ -16,22 +16,22 @@ BIAS = weights(50, seed=6)  # too small for a sketch
 
 
 @pytest.fixture
-def family(opened: Store) -> Family:
-    return Family(opened.relatives, TensorTable(opened.index))
+def family(opened: Store) -> RelatedFiles:
+    return RelatedFiles(opened.relatives, TensorTable(opened.index))
 
 
-def accept(family: Family, mine: Model, theirs: Model, name: str = "large") -> None:
+def accept(family: RelatedFiles, mine: Model, theirs: Model, name: str = "large") -> None:
     family.accept(mine.inode, Candidate(Relation.NEAR, theirs.inode, theirs.row(name), 1.0))
 
 
-def told(family: Family, model: Model, name: str) -> list[tuple[Relation, int, str]]:
+def told(family: RelatedFiles, model: Model, name: str) -> list[tuple[Relation, int, str]]:
     row = model.row(name)
     sketch = model.sketch(name) if row.size >= 1024 else None
     found = family.first(model.inode, row, sketch)
     return [(each.relation, each.inode, each.row.name) for each in found]
 
 
-def test_the_same_name_comes_first(opened: Store, family: Family) -> None:
+def test_the_same_name_comes_first(opened: Store, family: RelatedFiles) -> None:
     """Once a file's tensor was made from another file, its others have their counterparts there."""
     base = stored_model(opened, "base", large=LARGE, small=SMALL, bias=BIAS)
     model = stored_model(opened, "model", bias=BIAS + 1, large=tuned(LARGE), small=tuned(SMALL))
@@ -41,7 +41,7 @@ def test_the_same_name_comes_first(opened: Store, family: Family) -> None:
         assert told(family, model, name) == [(Relation.NEAR, base.inode, name)]
 
 
-def test_without_the_name_the_order_tells(opened: Store, family: Family) -> None:
+def test_without_the_name_the_order_tells(opened: Store, family: RelatedFiles) -> None:
     """Tensors that were renamed are found by their shape and place, if as many have that shape."""
     base = stored_model(opened, "base", large=LARGE, b1=SMALL, b2=SMALL + 1, odd=BIAS)
     model = stored_model(opened, "model", x=LARGE + 1, y=SMALL + 2, z=SMALL + 3, o=BIAS, p=BIAS + 1)
@@ -50,7 +50,7 @@ def test_without_the_name_the_order_tells(opened: Store, family: Family) -> None
     assert told(family, model, "p") == []
 
 
-def test_dtypes_say_what_is_tried(opened: Store, family: Family) -> None:
+def test_dtypes_say_what_is_tried(opened: Store, family: RelatedFiles) -> None:
     """Counterparts of another dtype are casts if one can be; those of another shape, none."""
     half = SMALL.astype(np.float16)
     cases: list[tuple[Array, Array, Relation | None]] = [
@@ -69,7 +69,7 @@ def test_dtypes_say_what_is_tried(opened: Store, family: Family) -> None:
         assert told(family, model, f"w{at}") == expected
 
 
-def test_what_is_known_to_differ_is_not_tried(opened: Store, family: Family) -> None:
+def test_what_is_known_to_differ_is_not_tried(opened: Store, family: RelatedFiles) -> None:
     """A counterpart whose samples say that it is no relative is passed over."""
     base = stored_model(opened, "base", large=LARGE, other=weights(200, 300, seed=3))
     base.note("large", "other")
@@ -80,7 +80,7 @@ def test_what_is_known_to_differ_is_not_tried(opened: Store, family: Family) -> 
     assert candidate.bits < 0.7 * model.sketch("large").bits
 
 
-def test_the_last_source_comes_first(opened: Store, family: Family) -> None:
+def test_the_last_source_comes_first(opened: Store, family: RelatedFiles) -> None:
     """Of a file with several sources the last is looked at first, and few are remembered."""
     bases = [stored_model(opened, f"base{each}", large=LARGE) for each in range(5)]
     model = stored_model(opened, "model", large=tuned(LARGE))
@@ -90,26 +90,28 @@ def test_the_last_source_comes_first(opened: Store, family: Family) -> None:
     assert inodes == [bases[each].inode for each in (3, 4, 2)]
 
 
-def test_a_file_is_not_its_own_family(opened: Store, family: Family) -> None:
+def test_a_file_is_not_its_own_family(opened: Store, family: RelatedFiles) -> None:
     """A tensor made from another of its own file says nothing about the others."""
     model = stored_model(opened, "model", large=LARGE, tied=LARGE)
     accept(family, model, model)
     assert told(family, model, "tied") == []
 
 
-def test_a_source_that_is_gone_is_passed_over(opened: Store, family: Family) -> None:
+def test_a_source_that_is_gone_is_passed_over(opened: Store, family: RelatedFiles) -> None:
     """What is remembered of a file that was removed meanwhile is in nobody's way."""
     base = stored_model(opened, "base", large=LARGE)
     model = stored_model(opened, "model", large=tuned(LARGE))
     accept(family, model, base)
     assert len(told(family, model, "large")) == 1
     opened.namespace.unlink(ROOT, b"base")
-    while not opened.reaper.reap(base.inode):
+    while not opened.orphans.reap(base.inode):
         pass
     assert told(family, model, "large") == []
 
 
-def test_memory_is_bounded(opened: Store, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(
+    opened: Store, family: RelatedFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of more files than are remembered, those that were not used for longest are forgotten."""
     monkeypatch.setattr(family_module, "FILES_MAX", 2)
     monkeypatch.setattr(family_module, "OUTLINES_MAX", 1)

@@ -182,10 +182,10 @@ def test_each_is_seen_once(opened: Store) -> None:
         with opened.index.change():
             for hashed in (count, count + 1):
                 key = relative_key(Kind.BAND, hashed, count, 0, 5)
-                opened.index.put(Table.RELATIVES, key, b"")
+                opened.index.put(Table.SKETCHES, key, b"")
             for inode in range(1, count + 1):
                 key = relative_key(Kind.BAND, count << 40, inode, 0, 5)
-                opened.index.put(Table.RELATIVES, key, b"")
+                opened.index.put(Table.SKETCHES, key, b"")
         everything = list(range(1, count + 1))
         inodes = [place.inode for place in seen(opened, count << 40)]
         assert sorted(inodes) == sorted({*everything[:4], *everything[-2:]})
@@ -222,7 +222,7 @@ def _counted(call: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
 
 
 def rows(store: Store) -> int:
-    return len(list(store.index.pages(Table.RELATIVES)))
+    return len(list(store.index.pages(Table.SKETCHES)))
 
 
 def test_removed_tensors_are_not_found_and_swept(
@@ -235,7 +235,7 @@ def test_removed_tensors_are_not_found_and_swept(
     kept = rows(opened)
     base.note("w")
     opened.namespace.unlink(ROOT, b"base")
-    while not opened.reaper.reap(base.inode):
+    while not opened.orphans.reap(base.inode):
         pass
     model = stored_model(opened, "model", w=tuned(BASE, 2))
     assert {inode for _, inode, _ in model.told("w")} == {other.inode}
@@ -276,9 +276,9 @@ def test_noting_twice_changes_nothing(opened: Store) -> None:
     """A tensor that is optimized again is listed as it was."""
     model = stored_model(opened, "base", w=BASE)
     model.note("w")
-    before = list(opened.index.pages(Table.RELATIVES))
+    before = list(opened.index.pages(Table.SKETCHES))
     model.note("w")
-    assert list(opened.index.pages(Table.RELATIVES)) == before
+    assert list(opened.index.pages(Table.SKETCHES)) == before
 
 
 def test_a_tensor_has_few_rows(opened: Store) -> None:
@@ -315,7 +315,7 @@ def test_junk_does_not_decode(sample: Sample) -> None:
     for key, value in JUNK:
         with pytest.raises(CorruptIndex):
             decode_relative(key, value)
-        sample.put(Table.RELATIVES, key, value)
+        sample.put(Table.SKETCHES, key, value)
     assert [each.invariant for each in sample.findings(data=False)] == ["row"] * len(JUNK)
 
 
@@ -326,12 +326,12 @@ def test_rows_that_lie_do_no_harm(opened: Store) -> None:
     model = stored_model(opened, "model", w=tuned(BASE), other=weights(300, 300))
     sketch = model.sketch("w")
     with opened.index.change():
-        for key, value in list(opened.index.pages(Table.RELATIVES)):
+        for key, value in list(opened.index.pages(Table.SKETCHES)):
             if key[0] == Kind.SAMPLES:
-                opened.index.put(Table.RELATIVES, key, value[:50])
+                opened.index.put(Table.SKETCHES, key, value[:50])
         for each in sketch.bands:
             for inode in (base.inode, model.inode, 999):
-                opened.index.put(Table.RELATIVES, relative_key(Kind.BAND, each, inode, 5, 5), b"")
+                opened.index.put(Table.SKETCHES, relative_key(Kind.BAND, each, inode, 5, 5), b"")
     assert model.candidates("w") == []
     assert check(opened) == []
     opened.collect()

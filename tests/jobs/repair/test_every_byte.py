@@ -8,9 +8,9 @@ import pytest
 from modelfs.errors import IndexLost
 from modelfs.jobs.check.fsck import Finding, check, fsck
 from modelfs.jobs.check.meta_pages import data_file, read_meta_pages
-from modelfs.jobs.check.view import View
+from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair import run as repair_module
-from modelfs.jobs.repair.pack_files import look_into
+from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
 from modelfs.store.index.ranges import RangeSet
@@ -126,7 +126,7 @@ def test_lost_chunks_go_with_their_last_file(sample: Sample, good: Contents) -> 
         for path in SHARERS:
             store.namespace.unlink(ROOT, path[1:])
         store.collect()
-        assert not any(record.is_lost for _, record in View(store).chunks())
+        assert not any(record.is_lost for _, record in CheckView(store).chunks())
         assert check(store, data=True) == []
         assert content_of(store, sample.text) == good[TEXT]
 
@@ -135,7 +135,7 @@ def test_a_wrong_record_never_gives_other_bytes(sample: Sample, good: Contents) 
     """A record that leads to another chunk's bytes, checksum and all, is not believed."""
     chunk, record = sample.chunk_at(sample.base, 1000)
     _, other = sample.chunk_at(sample.base, 500_000)
-    wrong = dataclasses.replace(other, digest=record.digest, uses=3, used=record.used)
+    wrong = dataclasses.replace(other, digest=record.digest, refs=3, ref_bytes=record.ref_bytes)
     sample.put_chunk(chunk, wrong)
     mend(sample)
     assert files_of(sample.path) == good
@@ -173,7 +173,7 @@ def test_a_short_pack_costs_what_was_behind(sample: Sample, good: Contents, cut:
 def test_a_pack_may_lose_its_row_and_bytes(sample: Sample, good: Contents) -> None:
     """A damaged pack that no row knows is not taken for one that is back."""
     flip(sample, 1000)
-    overwrite(sample.pack, look_into(sample.store.packs, PACK).ends[1] + 24, b"damaged")
+    overwrite(sample.pack, read_segment_tables(sample.store.packs, PACK).ends[1] + 24, b"damaged")
     sample.delete(Table.PACKS, number_key(PACK))
     report = mend(sample)
     assert check_losses(files_of(sample.path), good, report) >= set(SHARERS)
@@ -181,7 +181,7 @@ def test_a_pack_may_lose_its_row_and_bytes(sample: Sample, good: Contents) -> No
 
 def second_pack(sample: Sample) -> tuple[Path, Path]:
     """Give the store a second pack, and return both."""
-    sample.store.leave_pack(PACK)
+    sample.store.seal_pack(PACK)
     new_file(sample.store, b"more", noise(3 * CHUNK, 9))
     sample.store.ingest_all()
     return sample.pack, pack_path(sample.store.packs, PACK + 1)
@@ -370,7 +370,7 @@ def test_a_torn_meta_page_is_restored(sample: Sample, good: Contents, number: in
 def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents) -> None:
     """What only the last commit knew is lost: a file that it took in fails to read, and says so."""
     store = sample.store
-    store.leave_pack(PACK)
+    store.seal_pack(PACK)
     inode = new_file(store, b"late", noise(3 * CHUNK, 9))
     store.flush(inode)
     store.commit()

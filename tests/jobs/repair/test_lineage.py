@@ -74,13 +74,13 @@ def link_strangers(sample: Sample, kin: Kin) -> None:
 
 
 def unpin(sample: Sample, kin: Kin) -> None:
-    change(sample, kin.held, pins=0)
-    change(sample, kin.bottom, pins=7)
+    change(sample, kin.held, dependants=0)
+    change(sample, kin.bottom, dependants=7)
 
 
 def list_wrongly(sample: Sample, kin: Kin) -> None:
-    sample.delete(Table.HELD, number_key(kin.held))
-    sample.put(Table.HELD, number_key(kin.bottom), b"")
+    sample.delete(Table.BASE_ONLY, number_key(kin.held))
+    sample.put(Table.BASE_ONLY, number_key(kin.bottom), b"")
     sample.put(Table.DEAD, number_key(kin.held), b"")
 
 
@@ -97,7 +97,7 @@ def forget_derived(sample: Sample, kin: Kin) -> None:
 
 
 def spoil_proof(sample: Sample, kin: Kin) -> None:
-    change(sample, kin.derived, proof=1)
+    change(sample, kin.derived, content_checksum=1)
 
 
 def spoil_segment_table(sample: Sample, kin: Kin) -> None:
@@ -135,9 +135,9 @@ def test_what_derives_from_what_is_told_anew(
     assert lost_files(report) == set()
     assert files_of(sample.path) == good
     with Store(sample.path, read_only=True) as store:
-        assert store.chunks.record(kin.held).held
+        assert store.chunks.record(kin.held).base_only
         assert store.chunks.record(kin.derived).kind is ChunkKind.DERIVED
-        assert store.chunks.record(kin.bottom).pins == 1
+        assert store.chunks.record(kin.bottom).dependants == 1
 
 
 # -- what is lost
@@ -204,7 +204,7 @@ def test_an_older_copy_is_as_good(sample: Sample, kin: Kin, good: Contents) -> N
     assert files_of(sample.path) == good
     with Store(sample.path, read_only=True) as store:
         assert store.chunks.record(kin.derived).kind is ChunkKind.PLAIN
-        assert store.chunks.record(kin.bottom).pins == 0
+        assert store.chunks.record(kin.bottom).dependants == 0
 
 
 def test_a_source_with_all_that_derives_from_it(sample: Sample, good: Contents) -> None:
@@ -221,7 +221,7 @@ def test_a_source_with_all_that_derives_from_it(sample: Sample, good: Contents) 
 def test_recipes_in_a_damaged_pack_are_kept(sample: Sample, kin: Kin, good: Contents) -> None:
     """A recipe whose source is lost too is moved as it is: both come back with the source."""
     collect_plain_copies(sample)
-    sample.store.leave_pack(PackId(PACK + 1))
+    sample.store.seal_pack(PackId(PACK + 1))
     derive(sample.store, kin.derived, (kin.bottom, 100, 50_000))
     record = sample.store.chunks.record(kin.derived)
     assert record.pack == PACK + 2

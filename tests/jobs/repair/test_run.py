@@ -53,7 +53,7 @@ def test_a_store_in_use_is_not_repaired(sample: Sample) -> None:
 
 def recount_uses(sample: Sample) -> None:
     chunk, record = sample.chunk_at(sample.base, 1000)
-    sample.put_chunk(chunk, dataclasses.replace(record, uses=1, used=5))
+    sample.put_chunk(chunk, dataclasses.replace(record, refs=1, ref_bytes=5))
 
 
 def misplace_chunk(sample: Sample) -> None:
@@ -303,7 +303,7 @@ def test_an_inode_without_a_row_is_made_anew(sample: Sample, good: Contents) -> 
     assert files_of(sample.path) == good
     assert lost_files(report) == {TEXT}
     with Store(sample.path) as store:
-        assert store.nodes.get(sample.text).mode & 0o7777 == 0o600
+        assert store.inodes.get(sample.text).mode & 0o7777 == 0o600
 
 
 def test_a_folder_without_a_row_is_made_anew(sample: Sample, good: Contents) -> None:

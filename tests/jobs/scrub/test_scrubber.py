@@ -6,7 +6,7 @@ import pytest
 
 from modelfs.errors import CorruptChunk
 from modelfs.jobs.scrub.report import scrub_report
-from modelfs.jobs.scrub.scrubber import DAMAGED, REMEMBERED_MAX, TABLE_MAX, Stretch
+from modelfs.jobs.scrub.scrubber import DAMAGED, REMEMBERED_MAX, TABLE_MAX, PackRange
 from modelfs.store.chunks import verified
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
 from modelfs.store.packs import pack as pack_module
@@ -25,9 +25,9 @@ from tests.support.stores import (
 )
 
 
-def scrub(store: Store, stretches: int = 1 << 30) -> list[Stretch]:
+def scrub(store: Store, stretches: int = 1 << 30) -> list[PackRange]:
     """Check up to so many stretches, and return what was found in each."""
-    checked: list[Stretch] = []
+    checked: list[PackRange] = []
     while len(checked) < stretches and (stretch := store.scrubber.next_stretch()) is not None:
         store.scrubber.check(stretch)
         store.scrubber.take(stretch)
@@ -147,7 +147,7 @@ def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     stretch = opened.scrubber.next_stretch()
     assert stretch is not None
     for number in range(6):
-        assert opened.reaper.reap(opened.namespace.unlink(ROOT, b"%d" % number))
+        assert opened.orphans.reap(opened.namespace.unlink(ROOT, b"%d" % number))
     opened.collect()
     opened.scrubber.check(stretch)
     assert (stretch.damaged, stretch.problems) == ({}, [])
@@ -189,7 +189,7 @@ def test_dead_chunks_are_passed_over(opened: Store) -> None:
     inode = stored_file(opened, b"f", noise(CHUNK))
     stored_file(opened, b"g", noise(CHUNK, 1))
     damage(opened, inode)
-    assert opened.reaper.reap(opened.namespace.unlink(ROOT, b"f"))
+    assert opened.orphans.reap(opened.namespace.unlink(ROOT, b"f"))
     opened.scrubber.begin()
     assert all(not stretch.damaged for stretch in scrub(opened))
 
@@ -208,7 +208,7 @@ def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_so_much_is_remembered(opened: Store) -> None:
     """A disk that is lost altogether does not fill the index with what it lost."""
     inode = stored_file(opened, b"f", noise(CHUNK))
-    stretch = Stretch(PackId(1), 0, 0, places={ChunkId(each): 0 for each in range(2000)})
+    stretch = PackRange(PackId(1), 0, 0, places={ChunkId(each): 0 for each in range(2000)})
     opened.scrubber.take(stretch)
     assert len(_rows(opened)) == REMEMBERED_MAX
     assert opened.scrubber.damaged() == {}

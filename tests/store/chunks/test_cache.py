@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modelfs.store.chunks.cache import PageCache
+from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.index.tables import ChunkId
 
 ONE, TWO, THREE = ChunkId(1), ChunkId(2), ChunkId(3)
@@ -17,7 +17,7 @@ def never() -> bytes:
 
 def test_what_was_loaded_is_kept() -> None:
     """A chunk is loaded once; `peek` finds it and loads nothing."""
-    cache = PageCache(100)
+    cache = ChunkCache(100)
     assert cache.peek(ONE) is None
     assert cache.get(ONE, lambda: b"one") == b"one"
     assert cache.get(ONE, never) == b"one"
@@ -28,7 +28,7 @@ def test_what_was_loaded_is_kept() -> None:
 
 def test_the_least_recently_used_goes_first() -> None:
     """When the cache is full, what was not used for longest makes room."""
-    cache = PageCache(20)
+    cache = ChunkCache(20)
     cache.get(ONE, lambda: bytes(10))
     cache.get(TWO, lambda: bytes(10))
     cache.get(ONE, never)
@@ -41,7 +41,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_the_size_is_bounded() -> None:
     """The cache never holds more bytes than it may; what is too large is not kept at all."""
-    cache = PageCache(20)
+    cache = ChunkCache(20)
     for number in range(10):
         cache.get(ChunkId(number), lambda: bytes(7))
         assert cache.statistics().bytes <= 20
@@ -52,7 +52,7 @@ def test_the_size_is_bounded() -> None:
 
 def test_forgotten_pages_are_loaded_again() -> None:
     """`forget` drops a page and its size."""
-    cache = PageCache(20)
+    cache = ChunkCache(20)
     cache.get(ONE, lambda: b"one")
     cache.forget(ONE)
     cache.forget(TWO)
@@ -81,7 +81,7 @@ class Slow:
 
 def test_threads_that_want_the_same_chunk_load_it_once() -> None:
     """While one thread loads, the others wait for it and get the same bytes."""
-    cache, slow = PageCache(100), Slow(b"one")
+    cache, slow = ChunkCache(100), Slow(b"one")
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(cache.get, ONE, slow)
         assert slow.begun.wait(30)
@@ -95,7 +95,7 @@ def test_threads_that_want_the_same_chunk_load_it_once() -> None:
 
 def test_a_failed_load_fails_all_who_waited_and_nobody_after() -> None:
     """The error reaches each of them; the next to ask loads anew."""
-    cache, slow = PageCache(100), Slow(ValueError("damaged"))
+    cache, slow = ChunkCache(100), Slow(ValueError("damaged"))
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(cache.get, ONE, slow)
         assert slow.begun.wait(30)
@@ -109,5 +109,5 @@ def test_a_failed_load_fails_all_who_waited_and_nobody_after() -> None:
 
 def test_loads_do_not_hold_up_one_another() -> None:
     """A load may itself ask for another chunk."""
-    cache = PageCache(100)
+    cache = ChunkCache(100)
     assert cache.get(ONE, lambda: cache.get(TWO, lambda: b"two") + b"one") == b"twoone"

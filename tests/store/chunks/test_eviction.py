@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modelfs.store.chunks.cache import PageCache
+from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.eviction import POLICIES, Lru, Shared, Worth
 
 
@@ -32,7 +32,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def kept(cache: PageCache, *keys: str) -> set[str]:
+def kept(cache: ChunkCache, *keys: str) -> set[str]:
     return {key for key in keys if cache.peek(key) is not None}
 
 
@@ -48,7 +48,7 @@ def test_lru_drops_the_least_recently_used() -> None:
 
 def test_what_many_need_stays(clock: Clock) -> None:
     """Of pages that cost the same, the one that fewer need goes, though it is newer."""
-    cache = PageCache(20, "shared", clock)
+    cache = ChunkCache(20, "shared", clock)
     cache.get("of many", clock.load(10, 1), needed=5)
     cache.get("of one", clock.load(10, 1), needed=1)
     cache.get("new", clock.load(10, 1), needed=1)
@@ -57,7 +57,7 @@ def test_what_many_need_stays(clock: Clock) -> None:
 
 def test_what_is_dear_to_make_stays(clock: Clock) -> None:
     """Of pages that are otherwise alike, the one that takes less computing goes."""
-    cache = PageCache(20, "shared", clock)
+    cache = ChunkCache(20, "shared", clock)
     cache.get("dear", clock.load(10, 5), needed=2)
     cache.get("cheap", clock.load(10, 1), needed=2)
     cache.get("new", clock.load(10, 1))
@@ -66,7 +66,7 @@ def test_what_is_dear_to_make_stays(clock: Clock) -> None:
 
 def test_what_is_used_often_stays(clock: Clock) -> None:
     """Of pages that are otherwise alike, the one that was used less goes."""
-    cache = PageCache(20, "shared", clock)
+    cache = ChunkCache(20, "shared", clock)
     for key in ("used", "loaded"):
         cache.get(key, clock.load(10, 1))
     assert cache.peek("used") is not None
@@ -76,7 +76,7 @@ def test_what_is_used_often_stays(clock: Clock) -> None:
 
 def test_small_pages_for_the_same_gain(clock: Clock) -> None:
     """What counts is the gain for each byte: a large page goes before a small one."""
-    cache = PageCache(20, "shared", clock)
+    cache = ChunkCache(20, "shared", clock)
     cache.get("small", clock.load(5, 1))
     cache.get("large", clock.load(15, 1))
     cache.get("new", clock.load(15, 1))
@@ -85,7 +85,7 @@ def test_small_pages_for_the_same_gain(clock: Clock) -> None:
 
 def test_nothing_is_kept_for_ever(clock: Clock) -> None:
     """What nobody uses any more goes in the end, whatever it once was worth."""
-    cache = PageCache(20, "shared", clock)
+    cache = ChunkCache(20, "shared", clock)
     cache.get("dear", clock.load(10, 100), needed=10)
     for number in range(999):
         cache.get(number, clock.load(10, 1))
@@ -99,7 +99,7 @@ def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
     """Pages that are read once drive out no pages that are used again and again."""
     found = {}
     for policy in ("lru", "shared"):
-        cache = PageCache(100, policy, clock)
+        cache = ChunkCache(100, policy, clock)
         for _ in range(5):
             for number in range(8):
                 cache.get(number, clock.load(10, 1), needed=4)
@@ -111,7 +111,7 @@ def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
 
 def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
     """New pages stay until a quarter of the cache came after them, however little they cost."""
-    cache = PageCache(400, "shared", clock)
+    cache = ChunkCache(400, "shared", clock)
     for number in range(40):
         cache.get(number, clock.load(10, 100), needed=1 + number)
     for number in range(100, 200):
@@ -122,7 +122,7 @@ def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
 
 def test_what_is_made_of_others_costs_what_they_do(clock: Clock) -> None:
     """A page whose source was in the cache is worth as much as if it had not been."""
-    cache = PageCache(30, "shared", clock)
+    cache = ChunkCache(30, "shared", clock)
 
     def derive() -> bytes:
         cache.get("source", clock.load(10, 5))
@@ -137,7 +137,7 @@ def test_what_is_made_of_others_costs_what_they_do(clock: Clock) -> None:
 
 def test_a_failed_load_costs_nobody(clock: Clock) -> None:
     """What a load that failed had asked for is not added to the next one's cost."""
-    cache = PageCache(30, "shared", clock)
+    cache = ChunkCache(30, "shared", clock)
     cache.get("source", clock.load(10, 50))
 
     def fail() -> bytes:
@@ -174,7 +174,7 @@ def test_shared_remembers_only_what_is_there() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_many_threads_keep_the_bound(policy: str) -> None:
     """Any number of threads may load, use and forget at once; sizes add up at every moment."""
-    cache = PageCache(200, policy)
+    cache = ChunkCache(200, policy)
 
     def work(seed: int) -> None:
         rng = random.Random(seed)
@@ -195,7 +195,7 @@ def test_many_threads_keep_the_bound(policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_page_larger_than_the_cache_is_kept_alone(policy: str) -> None:
     """A page that is asked for alone drives out all others, and goes with the next that comes."""
-    cache = PageCache(20, policy)
+    cache = ChunkCache(20, policy)
     cache.get("small", lambda: bytes(10))
     assert len(cache.get("large", lambda: bytes(50), alone=True)) == 50
     assert kept(cache, "small", "large") == {"large"}

@@ -181,7 +181,7 @@ def test_a_derived_chunk_reads_as_what_it_was(box: Box) -> None:
     _, part, base, chunk = pair(box.store)
     record = box.store.chunks.record(chunk)
     assert (record.kind, record.stored, record.size) == (ChunkKind.DERIVED, 20, HALF)
-    assert box.store.chunks.record(base).pins == 1
+    assert box.store.chunks.record(base).dependants == 1
     assert content_of(box.store, part) == noise(CHUNK)[:HALF]
     store = box.crash()
     assert store.contents.read(part, 100, 50) == noise(CHUNK)[100:150]
@@ -291,7 +291,7 @@ def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
 
 def remove(store: Store, *names: bytes) -> None:
     for name in names:
-        assert store.reaper.reap(store.namespace.unlink(ROOT, name))
+        assert store.orphans.reap(store.namespace.unlink(ROOT, name))
 
 
 def test_a_source_stays_when_its_file_goes(box: Box) -> None:
@@ -303,7 +303,7 @@ def test_a_source_stays_when_its_file_goes(box: Box) -> None:
     assert content_of(store, part) == noise(CHUNK)[:HALF]
     assert held(store) == [base]
     told = store.statistics(0)
-    assert (told.held_chunks, told.held_bytes) == (1, CHUNK)
+    assert (told.base_only_chunks, told.base_only_bytes) == (1, CHUNK)
     remove(store, b"part0")
     store.collect()
     assert list(store.index.pages(Table.CHUNKS)) == []
@@ -348,7 +348,7 @@ def test_a_slice_counts_sources(opened: Store, monkeypatch: pytest.MonkeyPatch) 
     remove(opened, *(b"part%d" % number for number in range(4)))
     assert opened.collector.remove_dead() == 2
     opened.collect()
-    written = writer_module.Written(moved=dict.fromkeys(parts, opened.chunks.record(base)))
+    written = writer_module.WriteResult(moved=dict.fromkeys(parts, opened.chunks.record(base)))
     written.sources = {parts[0]: tuple(parts)}
     assert written.next_slice(3) == ([], parts[:1])
     assert written.next_slice(6) == ([], parts[:2])
@@ -365,7 +365,7 @@ def test_moving_changes_no_lineage(box: Box) -> None:
     store = box.crash()
     after = store.chunks.record(chunk), store.chunks.record(base)
     assert [each.pack for each in after] != [each.pack for each in before]
-    assert [(each.kind, each.pins) for each in after] == [
+    assert [(each.kind, each.dependants) for each in after] == [
         (ChunkKind.DERIVED, 0),
         (ChunkKind.PLAIN, 1),
     ]
@@ -381,12 +381,12 @@ def test_a_chunk_may_come_to_derive_from_others(opened: Store) -> None:
     for sources in ((chunks[0],), (chunks[1],), (*chunks,), (chunks[0],)):
         share = HALF // len(sources)
         derive(opened, chunk, *((each, at * share, share) for at, each in enumerate(sources)))
-        pins.append(tuple(opened.chunks.record(each).pins for each in chunks))
+        pins.append(tuple(opened.chunks.record(each).dependants for each in chunks))
     assert pins == [(1, 0), (0, 1), (1, 1), (1, 0)]
     with opened.index.change():
         plain = dataclasses.replace(opened.chunks.record(chunk), kind=ChunkKind.CODED)
         opened.chunks.move(chunk, plain)
-        assert opened.chunks.record(chunks[0]).pins == 0
+        assert opened.chunks.record(chunks[0]).dependants == 0
         assert opened.chunks.lineage.sources(chunk) == []
         derived = dataclasses.replace(plain, kind=ChunkKind.DERIVED)
         opened.chunks.move(chunk, derived, (chunks[0],))
@@ -404,8 +404,11 @@ def test_a_damaged_recipe_is_healed(box: Box) -> None:
     again = stored_file(box.store, b"again", noise(CHUNK)[:HALF])
     assert chunk_at(box.store, again) == chunk
     record = box.store.chunks.record(chunk)
-    assert (record.kind, record.uses, record.settled) == (ChunkKind.PLAIN, 2, False)
-    assert (box.store.chunks.record(base).pins, box.store.chunks.lineage.sources(chunk)) == (0, [])
+    assert (record.kind, record.refs, record.optimized) == (ChunkKind.PLAIN, 2, False)
+    assert (box.store.chunks.record(base).dependants, box.store.chunks.lineage.sources(chunk)) == (
+        0,
+        [],
+    )
     store = box.crash()
     assert content_of(store, part) == noise(CHUNK)[:HALF]
     assert content_of(store, base_file) == noise(CHUNK)
@@ -427,11 +430,11 @@ def test_what_format_1_stored_is_healed(opened: Store, data: bytes) -> None:
     """A record without a proof tells a good copy by what would be stored of it, plain or coded."""
     inode = stored_file(opened, b"f", data)
     chunk = chunk_at(opened, inode)
-    record = dataclasses.replace(opened.chunks.record(chunk), proof=0)
+    record = dataclasses.replace(opened.chunks.record(chunk), content_checksum=0)
     with opened.index.change():
         opened.index.put(Table.CHUNKS, number_key(chunk), record.to_bytes()[: Chunk.LENGTH_1])
     spoil(opened, chunk)
     again = stored_file(opened, b"again", data)
     assert chunk_at(opened, again) == chunk
-    assert opened.chunks.record(chunk).proof
+    assert opened.chunks.record(chunk).content_checksum
     assert content_of(opened, inode) == data

@@ -62,7 +62,7 @@ class Rewriting:
         )
 
     def finish(self) -> None:
-        assert self._store.intake.take_written(self._writer.finish())
+        assert self._store.intake.publish(self._writer.finish())
         self._store.commit()
 
     def _content(self, chunk: ChunkId) -> bytes:

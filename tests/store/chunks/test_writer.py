@@ -30,7 +30,7 @@ def put(store: Store, *contents: bytes, role: Role = Role.TENSOR) -> list[ChunkI
     """Put contents with a writer of their own."""
     writer = store.writer()
     chunks = [writer.put(content, role) for content in contents]
-    store.intake.take_written(writer.finish())
+    store.intake.publish(writer.finish())
     return chunks
 
 
@@ -49,7 +49,7 @@ def test_equal_content_is_one_chunk(opened: Store) -> None:
     writer = opened.writer()
     first = writer.put(noise(100), Role.TENSOR)
     assert writer.put(noise(100), Role.TENSOR) == first
-    opened.intake.take_written(writer.finish())
+    opened.intake.publish(writer.finish())
     assert put(opened, noise(100), noise(101)) == [first, first + 1]
 
 
@@ -61,7 +61,7 @@ def test_segments_are_written_as_they_fill(opened: Store, monkeypatch: pytest.Mo
     chunks = [writer.put(content, Role.PLAIN) for content in contents]
     assert [writer.put(content, Role.PLAIN) for content in contents] == chunks
     assert len(set(chunks)) == len(contents)
-    opened.intake.take_written(writer.finish())
+    opened.intake.publish(writer.finish())
     assert [load(opened, chunk) for chunk in chunks] == contents
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_chunk_is_healed_by_a_good_copy(opened: Store, content: bytes)
     opened.ingest_all()
     after = opened.chunks.record(extent.chunk)
     assert (after.pack, after.offset) != (before.pack, before.offset)
-    assert after.uses == 2
+    assert after.refs == 2
     assert content_of(opened, inode) == content_of(opened, again) == content
 
 
@@ -172,7 +172,7 @@ def test_a_given_up_writer_leaves_nothing(opened: Store, monkeypatch: pytest.Mon
     writer = opened.writer()
     first = writer.put(TEXT, Role.PLAIN)
     assert writer.put(TEXT, Role.PLAIN) == first  # compared with what was written
-    opened.give_up_writer()
+    opened.roll_back_writer()
     assert opened.packs.numbers() == set()
     other = TEXT.upper()
     assert put(opened, other, role=Role.PLAIN) == [first]
@@ -188,7 +188,7 @@ def test_a_copy_of_a_chunk_that_is_gone_is_not_taken(opened: Store) -> None:
     while opened.collector.remove_dead():
         pass
     writer.copy(chunks[0], record, stored)
-    opened.intake.take_written(writer.finish())
+    opened.intake.publish(writer.finish())
     assert opened.chunks.find(chunks[0]) is None
     assert put(opened, noise(7)) == [chunks[-1] + 1]
 
@@ -203,7 +203,7 @@ def test_a_full_disk_stops_a_writer(opened: Store, monkeypatch: pytest.MonkeyPat
         writer.put(noise(200), Role.TENSOR)
         with pytest.raises(OSError, match="space"):
             writer.finish()
-        opened.give_up_writer()
+        opened.roll_back_writer()
     assert pack_path(opened.packs, 1).stat().st_size == tail
     assert put(opened, noise(300)) == [ChunkId(2)]
 
@@ -223,5 +223,5 @@ def test_extents_and_chunks_count_the_same(opened: Store) -> None:
     with opened.index.change():
         opened.maps.replace(inode, 40, 60, [])
     record = opened.chunks.record(chunk)
-    assert (record.uses, record.used) == (2, 80)
+    assert (record.refs, record.ref_bytes) == (2, 80)
     assert isinstance(opened.writer(), ChunkWriter)

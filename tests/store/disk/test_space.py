@@ -45,7 +45,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_the_reserve_fits_the_disk(disk: Disk, tmp_path: Path, total: int, reserve: int) -> None:
     """It is 5 % of the disk, of small ones more, of large ones less."""
     disk.total = total
-    assert Space(tmp_path).reserve == reserve
+    assert Space(tmp_path).reserve_bytes == reserve
 
 
 def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
     space = Space(tmp_path)
     assert space.room().free == 50 * MB
     for _ in range(3):
-        space.take(16 * MB)
+        space.reserve(16 * MB)
         disk.free -= 16 * MB
-    space.take(2 * MB)
+    space.reserve(2 * MB)
     disk.free -= 2 * MB
     with pytest.raises(StoreFull):
-        space.take(1)
+        space.reserve(1)
 
 
 def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
     disk.free = 50 * MB
     space = Space(tmp_path)
     with pytest.raises(StoreFull):
-        space.take(1)
+        space.reserve(1)
     space.spend(40 * MB)
     with pytest.raises(StoreFull):
         space.spend(45 * MB)
@@ -78,14 +78,14 @@ def test_a_limit_is_what_the_store_takes(tmp_path: Path, monkeypatch: pytest.Mon
     space = Space(tmp_path, 10 * MB)
     assert space.room().total == 10 * MB
     file = tmp_path / "f"
-    space.take(9 * MB)
+    space.reserve(9 * MB)
     file.write_bytes(b"x" * 9 * MB)
     with pytest.raises(StoreFull, match="limit"):
-        space.take(2 * MB)
+        space.reserve(2 * MB)
     assert space.room().free < 2 * MB
     space.spend(100 * MB)
     file.unlink()
-    space.take(8 * MB)
+    space.reserve(8 * MB)
 
 
 def test_packs_ask_first(opened: Store, disk: Disk) -> None:
@@ -108,5 +108,5 @@ def test_dead_packs_need_no_room(opened: Store, disk: Disk) -> None:
     disk.free = 0
     opened.namespace.unlink(ROOT, b"f")
     assert opened.collect() > 4 * CHUNK
-    assert opened.nodes.find(inode) is None
+    assert opened.inodes.find(inode) is None
     assert opened.packs.numbers() == set()

@@ -22,15 +22,15 @@ NOWHERE = InodeNumber(12345)
 def test_fields_are_set_one_by_one(opened: Store) -> None:
     """What is given is set, what is None stays, the file type always, and ctime is dated."""
     inode = new_file(opened, b"f")
-    before = opened.nodes.get(inode)
+    before = opened.inodes.get(inode)
     opened.attributes.set(inode, Change(mode=0o600, uid=5))
-    after = opened.nodes.get(inode)
+    after = opened.inodes.get(inode)
     assert after.mode == stat.S_IFREG | 0o600
     assert (after.uid, after.gid) == (5, before.gid)
     assert (after.atime_ns, after.mtime_ns) == (before.atime_ns, before.mtime_ns)
     assert after.ctime_ns > before.ctime_ns
     opened.attributes.set(inode, Change(mode=stat.S_IFDIR | 0o7777, gid=6, atime_ns=-1))
-    after = opened.nodes.get(inode)
+    after = opened.inodes.get(inode)
     assert after.mode == stat.S_IFREG | 0o7777
     assert (after.uid, after.gid, after.atime_ns) == (5, 6, -1)
 
@@ -45,7 +45,7 @@ def test_a_time_that_was_set_stays_set(box: Box) -> None:
     store = box.crash()
     assert store.contents.node(inode).mtime_ns == 1234
     store.ingest_all()
-    assert store.nodes.get(inode).mtime_ns == 1234
+    assert store.inodes.get(inode).mtime_ns == 1234
 
 
 def test_a_write_dates_the_file(opened: Store) -> None:

@@ -32,7 +32,7 @@ CALLS = st.lists(
 def chunks_of(store: Store) -> list[ChunkId]:
     writer = store.writer()
     chunks = [writer.put(noise(2 * CHUNK_MAX, seed), Role.TENSOR) for seed in range(3)]
-    store.intake.take_written(writer.finish())
+    store.intake.publish(writer.finish())
     return chunks
 
 
@@ -74,7 +74,7 @@ def test_a_map_is_a_list_of_bytes(opened: Store, calls: list[tuple[str, int, int
     opened.flush(inode)
     assert check(opened) == []
     opened.namespace.unlink(ROOT, b"f")
-    assert opened.reaper.reap(inode)
+    assert opened.orphans.reap(inode)
 
 
 def mapped(store: Store, inode: InodeNumber, count: int) -> None:

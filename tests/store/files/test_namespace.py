@@ -231,8 +231,8 @@ class LikeATree(RuleBasedStateMachine):
 
     @rule()
     def reap(self) -> None:
-        for inode in self.store.reaper.orphans():
-            assert self.store.reaper.reap(inode)
+        for inode in self.store.orphans.orphans():
+            assert self.store.orphans.reap(inode)
 
     @rule()
     def reopen(self) -> None:
@@ -260,13 +260,13 @@ class LikeATree(RuleBasedStateMachine):
                 found[node.inode] = found.get(node.inode, 0) + 1
                 self.check_node(path, folder, node)
         for inode, count in found.items():
-            record = self.store.nodes.get(inode)
+            record = self.store.inodes.get(inode)
             if not stat.S_ISDIR(record.mode):
                 assert record.nlink == count
 
     def check_node(self, path: Path_, folder: Node, node: Node) -> None:
         if node.names is not None:
-            record = self.store.nodes.get(node.inode)
+            record = self.store.inodes.get(node.inode)
             subfolders = sum(child.names is not None for child in node.names.values())
             assert record.nlink == 2 + subfolders
             assert self.store.namespace.lookup(node.inode, b"..") == folder.inode
@@ -369,13 +369,13 @@ def test_a_failed_symlink_leaves_nothing(opened: Store) -> None:
 def test_link_counts_have_a_maximum(opened: Store) -> None:
     """One name more than the maximum is refused."""
     inode = new_file(opened, b"f")
-    node = opened.nodes.get(inode)
+    node = opened.inodes.get(inode)
     with opened.index.change():
-        opened.nodes.touch(node, nlink=LINK_MAX)
+        opened.inodes.touch(node, nlink=LINK_MAX)
     with pytest.raises(TooManyLinks):
         opened.namespace.link(inode, ROOT, b"g")
     with opened.index.change():
-        opened.nodes.put(node)
+        opened.inodes.put(node)
 
 
 # -- what was removed
@@ -412,7 +412,7 @@ def test_orphans_are_found_after_a_crash(box: Box) -> None:
     inode = new_file(box.store, b"f", b"content")
     box.store.namespace.unlink(ROOT, b"f")
     box.store.commit()
-    assert box.crash().reaper.orphans() == [inode]
+    assert box.crash().orphans.orphans() == [inode]
 
 
 # -- attributes of what is made
@@ -435,13 +435,13 @@ def test_changes_are_dated(opened: Store, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("time.time_ns", lambda: next(clock))
     folder = opened.namespace.create(ROOT, b"d", FOLDER, ME)
     file = opened.namespace.create(folder.inode, b"f", FILE, ME)
-    assert opened.nodes.get(folder.inode).mtime_ns > folder.mtime_ns
+    assert opened.inodes.get(folder.inode).mtime_ns > folder.mtime_ns
     opened.namespace.link(file.inode, ROOT, b"g")
-    linked = opened.nodes.get(file.inode)
+    linked = opened.inodes.get(file.inode)
     assert linked.ctime_ns > file.ctime_ns
     assert linked.mtime_ns == file.mtime_ns
     opened.namespace.unlink(ROOT, b"g")
-    assert opened.nodes.get(file.inode).ctime_ns > linked.ctime_ns
+    assert opened.inodes.get(file.inode).ctime_ns > linked.ctime_ns
 
 
 # -- damage
@@ -453,8 +453,8 @@ def test_a_loop_of_directories_is_damage(opened: Store) -> None:
     two = opened.namespace.create(one.inode, b"two", FOLDER, ME)
     opened.namespace.create(ROOT, b"moved", FOLDER, ME)
     with opened.index.change():
-        opened.nodes.touch(opened.nodes.get(one.inode), parent=two.inode)
+        opened.inodes.touch(opened.inodes.get(one.inode), parent=two.inode)
     with pytest.raises(CorruptIndex):
         opened.namespace.rename((ROOT, b"moved"), (two.inode, b"x"))
     with opened.index.change():
-        opened.nodes.touch(opened.nodes.get(one.inode), parent=ROOT)
+        opened.inodes.touch(opened.inodes.get(one.inode), parent=ROOT)

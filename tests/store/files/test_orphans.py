@@ -35,7 +35,7 @@ def remove(store: Store, name: bytes) -> InodeNumber:
 def reap(store: Store, inode: InodeNumber) -> int:
     """Reap an orphan whole, and return in how many slices."""
     slices = 1
-    while not store.reaper.reap(inode):
+    while not store.orphans.reap(inode):
         assert check(store) == []
         slices += 1
     return slices
@@ -66,7 +66,7 @@ def test_a_large_file_goes_in_slices(opened: Store, monkeypatch: pytest.MonkeyPa
         opened.attributes.put(inode, b"user.%d" % number, b"x")
     remove(opened, b"f")
     assert reap(opened, inode) > 5
-    assert opened.nodes.find(inode) is None
+    assert opened.inodes.find(inode) is None
 
 
 def test_half_a_reaped_file_is_reaped_after_a_crash(
@@ -76,12 +76,12 @@ def test_half_a_reaped_file_is_reaped_after_a_crash(
     monkeypatch.setattr(reaper_module, "SLICE", 2)
     inode = stored_file(box.store, b"f", noise(9 * CHUNK))
     remove(box.store, b"f")
-    assert not box.store.reaper.reap(inode)
+    assert not box.store.orphans.reap(inode)
     box.store.commit()
     store = box.crash()
-    assert store.reaper.orphans() == [inode]
+    assert store.orphans.orphans() == [inode]
     reap(store, inode)
-    assert store.reaper.orphans() == []
+    assert store.orphans.orphans() == []
 
 
 def test_a_removed_file_that_is_open_keeps_its_content(opened: Store) -> None:
@@ -99,5 +99,5 @@ def test_shared_chunks_stay(opened: Store) -> None:
     second = stored_file(opened, b"g", noise(3 * CHUNK))
     reap(opened, remove(opened, b"f"))
     opened.collect()
-    assert opened.nodes.find(first) is None
+    assert opened.inodes.find(first) is None
     assert content_of(opened, second) == noise(3 * CHUNK)

@@ -152,7 +152,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
     index = Index(tmp_path)
     staging = Staging(tmp_path, index)
     inode = InodeNumber(7)
-    staged = staging.adopt(StagedFile(inode, 0, 0, 0, least=0))
+    staged = staging.adopt(StagedFile(inode, 0, 0, 0, size_floor=0))
     old = staging.window(staged, 3)
     staging.supersede(staged, old)
     new = staging.window(staged, 3)
@@ -172,7 +172,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
 def test_a_copy_is_not_changed_by_writes() -> None:
     """A copy of the content state keeps its ranges, whatever the original does."""
     window = Window(0, 1, RangeSet([(0, 10)]))
-    staged = StagedFile(InodeNumber(7), 10, 0, 0, least=0, windows={0: window})
+    staged = StagedFile(InodeNumber(7), 10, 0, 0, size_floor=0, windows={0: window})
     copy = staged.copy()
     window.ranges.add(10, 20)
     window.version += 1

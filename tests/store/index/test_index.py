@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store.index import index as index_module
-from modelfs.store.index.index import Batch, Index
+from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.tables import Table, pair_key
 from tests.support.stores import run_apart
 
@@ -64,7 +64,7 @@ class LikeADict(RuleBasedStateMachine):
         self.rows: Rows = {}
         self.sealed: Rows = {}
         self.durable: Rows = {}
-        self.batch: Batch | None = None
+        self.batch: CommitBatch | None = None
         self.written = False
 
     def put(self, changes: Changes) -> None:

@@ -90,13 +90,13 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
         pack=st.builds(PackId, U64),
         offset=st.integers(0, OFFSET_END - 1),
         stored=U32,
-        uses=U32,
-        used=U64,
+        refs=U32,
+        ref_bytes=U64,
         checksum=U64,
         digest=DIGESTS,
-        pins=U32,
-        proof=U64,
-        settled=st.booleans(),
+        dependants=U32,
+        content_checksum=U64,
+        optimized=st.booleans(),
         element=U8,
     ),
     "pack": st.builds(PackRow, stop=U64, live=U64),
@@ -152,13 +152,13 @@ EXAMPLES: dict[str, Any] = {
         pack=PackId(3),
         offset=4096,
         stored=1234,
-        uses=2,
-        used=(1 << 20) + 5,
+        refs=2,
+        ref_bytes=(1 << 20) + 5,
         checksum=0x8877665544332211,
         digest=bytes(range(16, 32)),
-        pins=3,
-        proof=0x1020304050607080,
-        settled=True,
+        dependants=3,
+        content_checksum=0x1020304050607080,
+        optimized=True,
         element=5,
     ),
     "pack": PackRow(256 << 20, 200 << 20),
@@ -218,7 +218,9 @@ def test_old_stores_stay_readable(kind: str) -> None:
 
 def test_chunks_of_format_1_stay_readable() -> None:
     """Their records say nothing of what derives from them, nor of a proof, and are made longer."""
-    as_then = dataclasses.replace(EXAMPLES["chunk"], pins=0, proof=0, settled=False, element=0)
+    as_then = dataclasses.replace(
+        EXAMPLES["chunk"], dependants=0, content_checksum=0, optimized=False, element=0
+    )
     for name, record in (("chunk", as_then), ("lost", as_then.as_lost())):
         golden = (STORE_GOLDEN / f"{name}.record").read_bytes()
         assert Chunk.from_bytes(golden) == record
@@ -302,5 +304,5 @@ def test_a_lost_chunk_is_stored_as_ever() -> None:
     lost = chunk.as_lost()
     assert lost.to_bytes() == (STORE_GOLDEN / f"{NEWEST['lost']}.record").read_bytes()
     assert (lost.size, lost.checksum, lost.digest) == (chunk.size, chunk.checksum, chunk.digest)
-    assert (lost.pins, lost.proof) == (chunk.pins, chunk.proof)
+    assert (lost.dependants, lost.content_checksum) == (chunk.dependants, chunk.content_checksum)
     assert (lost.is_lost, lost.form, chunk.is_lost) == (True, "lost", False)

@@ -174,9 +174,9 @@ def test_packs_are_sealed_when_full(packs: Packs, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pack_module, "PACK_SIZE", 64 << 10)
     tails = [packs.append(segment_of(noise(16 << 10)))[1] for _ in range(5)]
     assert [tail.pack for tail in tails] == [1, 1, 2, 2, 3]
-    packs.leave(PackId(1))
+    packs.seal(PackId(1))
     assert packs.append(segment_of(b"x"))[1].pack == 3
-    packs.leave(PackId(3))
+    packs.seal(PackId(3))
     assert packs.append(segment_of(b"x"))[1].pack == 4
     assert packs.numbers() == {1, 2, 3, 4}
 
@@ -270,7 +270,7 @@ def test_a_failed_append_leaves_room_for_another(
     """After an error in the middle of a segment, the next one lies where it should have."""
     _, tail = packs.append(segment_of(b"kept"))
     packs.flush()
-    packs.vouched()
+    packs.published()
 
     def full(fd: int, buffers: list[memoryview], offset: int) -> int:
         if offset > tail.stop:
@@ -281,7 +281,7 @@ def test_a_failed_append_leaves_room_for_another(
         patch.setattr(os, "pwritev", full)
         with pytest.raises(OSError, match="no space"):
             packs.append(segment_of(b"lost"))
-    packs.give_up(tail)
+    packs.roll_back(tail)
     entries, last = packs.append(segment_of(b"next", first=2))
     assert packs.read(ONE, entries[0].offset, 4) == b"next"
     assert [each.chunk for each in packs.entries(ONE, last.stop)] == [1, 2]
@@ -299,7 +299,7 @@ def test_a_pack_that_could_not_be_made_can_be_made_later(
         patch.setattr(os, "pwritev", full)
         with pytest.raises(OSError, match="no space"):
             packs.append(segment_of(b"lost"))
-    packs.give_up(None)
+    packs.roll_back(None)
     assert packs.numbers() == set()
     entries, tail = packs.append(segment_of(b"next"))
     assert packs.read(tail.pack, entries[0].offset, 4) == b"next"
@@ -312,11 +312,11 @@ def test_giving_up_cuts_off_what_nobody_vouched_for(
     monkeypatch.setattr(pack_module, "PACK_SIZE", 32 << 10)
     _, tail = packs.append(segment_of(noise(4096)))
     packs.flush()
-    packs.vouched()
+    packs.published()
     for _ in range(3):
         packs.append(segment_of(noise(8192)))
     assert len(packs.numbers()) > 1
-    packs.give_up(tail)
+    packs.roll_back(tail)
     assert packs.numbers() == {tail.pack}
     assert path_of(packs).stat().st_size == tail.stop
     packs.flush()

@@ -192,7 +192,7 @@ class Work:
             self._reap(inode)
 
     def _reap(self, inode: InodeNumber) -> None:
-        while not self.store.reaper.reap(inode):
+        while not self.store.orphans.reap(inode):
             pass
 
     def ingest(self, name: bytes, *, complete: bool = True) -> None:
@@ -205,7 +205,7 @@ class Work:
             writer = self.store.writer()
             self.store.ingest.run(step, writer)
             writer.finish()
-            self.store.give_up_writer()
+            self.store.roll_back_writer()
 
     # -- all of the store
 
