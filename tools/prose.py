@@ -1,0 +1,137 @@
+"""Is the prose of the package plain English? Counts its mannerisms.
+
+    tools/run prose [--list] [FOLDER]
+
+Words are those of docstrings and comments, without literal blocks. A mannerism is a relative clause
+where a noun exists ("what is stored" for "the stored bytes"), a person who is nobody in particular
+("nobody", "whoever"), or a thing that talks ("tells", "told"). `tests/test_prose.py` holds the
+count below a limit that may only fall.
+"""
+
+import argparse
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PACKAGE: Final = Path(__file__).resolve().parents[1] / "modelfs"
+
+MANNERISM: Final = re.compile(
+    r"""
+    \bwhat(?:ever)?\s+
+        (?:is|are|was|were|has|have|had|it|its|they|he|she|we|you|a|an|the|that|this|these|those
+        |there|one|each|some|others?|another|comes?|can|could|may|must|would|will|does|did|do)\b
+    | \b(?:nobody|somebody|whoever|whomever|whom)\b
+    | \b(?:for|to|of|by|with|from)\s+who\b
+    | ^who\b
+    | \b(?:tells?|told)\b
+    | \banew\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+WORD: Final = re.compile(r"[A-Za-z][A-Za-z'-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A docstring, or the comments of neighbouring lines."""
+
+    path: Path
+    line: int
+    text: str
+
+
+def passages(path: Path) -> Iterator[Passage]:
+    """Yield the prose of a Python file."""
+    source = path.read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield Passage(path, getattr(node, "lineno", 1), _without_literals(text))
+    for comments in _neighbours(_comments(source)):
+        yield Passage(path, comments[0][0], " ".join(text for _, text in comments))
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and not re.match(r"#\s*(noqa|type:|!)", token.string):
+            yield token.start[0], token.string.lstrip("# ")
+
+
+def _neighbours(comments: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    group: list[tuple[int, str]] = []
+    for line, text in comments:
+        if group and line != group[-1][0] + 1:
+            yield group
+            group = []
+        group.append((line, text))
+    if group:
+        yield group
+
+
+def _without_literals(text: str) -> str:
+    # Literal blocks and tables are layouts and code.
+    kept: list[str] = []
+    literal: int | None = None
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if literal is not None and (not line.strip() or indent > literal):
+            continue
+        literal = indent if line.rstrip().endswith("::") else None
+        if not re.match(r"\s*[=-]{3,}[\s=-]*$", line):
+            kept.append(line)
+    return " ".join(kept)
+
+
+def mannerisms(passage: Passage) -> list[str]:
+    """Return the mannerisms of a passage, each with its neighbouring words."""
+    text = " ".join(passage.text.split())
+    return [
+        text[max(0, match.start() - 30) : match.end() + 30] for match in MANNERISM.finditer(text)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many words a folder's prose has, and how many mannerisms."""
+
+    words: int
+    mannerisms: int
+
+    @property
+    def per_thousand(self) -> float:
+        return 1000 * self.mannerisms / max(1, self.words)
+
+
+def count(folder: Path = PACKAGE) -> Count:
+    """Count the prose of all Python files in a folder."""
+    texts = [each for path in sorted(folder.rglob("*.py")) for each in passages(path)]
+    words = sum(len(WORD.findall(each.text)) for each in texts)
+    return Count(words, sum(len(mannerisms(each)) for each in texts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="tools/run prose", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--list", action="store_true", help="print each mannerism, too")
+    parser.add_argument("folder", nargs="?", type=Path, default=PACKAGE)
+    options = parser.parse_args()
+    if options.list:
+        for path in sorted(options.folder.rglob("*.py")):
+            for passage in passages(path):
+                for found in mannerisms(passage):
+                    print(f"{path}:{passage.line}: ...{found}...")
+    total = count(options.folder)
+    print(
+        f"{total.words:,} words, {total.mannerisms:,} mannerisms: "
+        f"{total.per_thousand:.1f} per 1,000 words"
+    )
+
+
+if __name__ == "__main__":
+    main()
