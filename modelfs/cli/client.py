@@ -17,8 +17,8 @@ from typing import Any, Final, Self
 import click
 
 from modelfs.cli.failure import Failure, hinted
+from modelfs.store.folder import CONTROL_SOCKET
 
-SOCKET_NAME: Final = "control.sock"
 CONNECT_SECONDS: Final = 10.0
 # After this long without a word from the daemon, the user is told what is waited for.
 PATIENCE: Final = 10.0
@@ -129,7 +129,7 @@ def _connect(connected: socket.socket, store: Path) -> None:
     # A socket's path may have 108 bytes at most, a store's may have more: go through a descriptor.
     folder = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        connected.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
+        connected.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
     finally:
         os.close(folder)
 

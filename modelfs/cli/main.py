@@ -14,20 +14,12 @@ from modelfs.cli import logs
 from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 
-# Where each command is. A module is loaded when its command is called, so that none waits for
+# The modules of `commands`. One is loaded when its command is called, so that no command waits for
 # what only another needs.
-COMMANDS: Final = {
-    "mkfs": "modelfs.cli.commands.mkfs",
-    "mount": "modelfs.cli.commands.mount",
-    "umount": "modelfs.cli.commands.umount",
-    "sync": "modelfs.cli.commands.gc",
-    "stats": "modelfs.cli.commands.inspect",
-    "inspect": "modelfs.cli.commands.inspect",
-    "fsck": "modelfs.cli.commands.fsck",
-    "scrub": "modelfs.cli.commands.scrub",
-    "gc": "modelfs.cli.commands.gc",
-    "optimize": "modelfs.cli.commands.optimize",
-}
+COMMANDS: Final = (
+    *("mkfs", "mount", "umount", "sync", "stats", "inspect"),
+    *("fsck", "scrub", "gc", "optimize"),
+)
 
 EPILOG: Final = """\b
 Begin with:
@@ -56,7 +48,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+        command = getattr(import_module(f"modelfs.cli.commands.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

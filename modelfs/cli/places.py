@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.cli.failure import Failure
-from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, STORE_ATTRIBUTE
 
-# Every file of a mount answers this attribute with its store's path.
-STORE_ATTRIBUTE: Final = "user.modelfs.store"
 # What a mount answers whose daemon ended without unmounting.
 DEAD: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})

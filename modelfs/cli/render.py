@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich import box
@@ -23,6 +23,8 @@ from rich.text import Text
 
 from modelfs.cli import client
 from modelfs.cli.escape import plain
+
+Json = dict[str, Any]
 
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 # Where output is no terminal, lines are not folded.

@@ -23,14 +23,14 @@ from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect
-from modelfs.jobs.optimize.job import optimized
+from modelfs.jobs.optimize.job import optimize_report
 from modelfs.store.chunks.lineage import CHAIN_MAX
+from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-SOCKET_NAME: Final = "control.sock"
 REQUEST_MAX: Final = 64 << 10
 BACKLOG: Final = 16
 RATE_MAX: Final = 1 << 62
@@ -75,7 +75,7 @@ class Control:
         try:
             await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
         finally:
-            (self._store.folder / SOCKET_NAME).unlink(missing_ok=True)
+            (self._store.folder / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
         try:
@@ -131,12 +131,12 @@ class Control:
 
     async def _sync(self, request: Request, progress: Progress) -> Reply:
         await self._writeback.durability.sync_mapped_files(self._mountpoint)
-        await self._writeback.ingest.settle(progress)
+        await self._writeback.ingest.sync(progress)
         return {}
 
     async def _gc(self, request: Request, progress: Progress) -> Reply:
         if request.get("dry_run"):
-            return {**asdict(self._store.collector.survey(LIVE_MIN_SHORT)), "dry_run": True}
+            return {**asdict(self._writeback.gc.survey()), "dry_run": True}
         found = await self._writeback.gc.collect(LIVE_MIN_SHORT)
         return {**asdict(found), "dry_run": False}
 
@@ -144,15 +144,15 @@ class Control:
         depth = request.get("depth")
         if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
             raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
-        await self._writeback.ingest.settle(_silent)
+        await self._writeback.ingest.sync()
         before = self._store.statistics(0)
         optimizing = self._writeback.optimize
         try:
-            await optimizing.follow(progress, depth, again=bool(request.get("again")))
+            await optimizing.follow(progress, depth, include_optimized=bool(request.get("again")))
         finally:
             await self._writeback.durability.commit()
         await self._writeback.gc.collect(LIVE_MIN_SMALL)
-        return optimized(self._store, before)
+        return optimize_report(self._store, optimizing.backlog, before)
 
     async def _scrub(self, request: Request, progress: Progress) -> Reply:
         rate = request.get("rate", 0)
@@ -160,7 +160,7 @@ class Control:
             raise InvalidArgument("rate is a number of bytes per second")
         follows = self._scrubbing.running and not rate
         if not follows:
-            self._scrubbing.begin(anew=bool(request.get("anew")), rate=rate)
+            self._scrubbing.begin(restart=bool(request.get("anew")), rate=rate)
         if not rate:
             try:
                 await self._scrubbing.follow(progress)
@@ -189,19 +189,15 @@ class Control:
         return report.to_dict()
 
 
-async def _silent(done: int, total: int) -> None:
-    pass
-
-
 def _listen(folder: Path) -> trio.socket.SocketType:
     # A socket's path may have 108 bytes at most, and a store's may have more: bind through the
     # folder's descriptor.
-    path = folder / SOCKET_NAME
+    path = folder / CONTROL_SOCKET
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        listener.bind(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+        listener.bind(f"/proc/self/fd/{fd}/{CONTROL_SOCKET}")
     finally:
         os.close(fd)
     path.chmod(0o600)

@@ -6,8 +6,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -19,6 +17,7 @@ from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
 from modelfs.fs.host.kernel import raise_read_ahead
 from modelfs.fs.host.malloc import keep_heap
+from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
@@ -33,19 +32,6 @@ WORKERS: Final = 8
 SWITCH_SECONDS: Final = 0.001
 # Requests answered at the same time; each may hold a buffer of 1 MiB.
 REQUESTS_MAX: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """What to mount where, and how."""
-
-    store: Path
-    mountpoint: Path
-    cache_size: int  # bytes of decoded chunks kept in memory
-    read_only: bool
-    allow_other: bool
-    limit: int | None  # bytes that the store may take on its disk
-    options: tuple[str, ...]  # more options for the kernel, as fusermount3 takes them
 
 
 def run(options: MountOptions, ready: Callable[[], None]) -> None:
@@ -64,7 +50,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
     store = Store(
         options.store,
         read_only=options.read_only,
-        unchanging=options.read_only,
+        exclude_writers=options.read_only,
         cache_size=options.cache_size,
         limit=options.limit,
     )

@@ -1,13 +1,46 @@
 """What the kernel holds on to: looked-up inodes and open files."""
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from pyfuse3 import FileHandleT
 
 from modelfs.errors import InvalidArgument
-from modelfs.fs.requests.readahead import ReadAheadState
-from modelfs.store.index.tables import InodeNumber
+from modelfs.fs.changed import Changed
+from modelfs.store.files.content import ChunkRun
+from modelfs.store.index.tables import ChunkId, InodeNumber
+
+
+@dataclass(slots=True)
+class ReadAheadState:
+    """What is known of the reader of an open file. The event loop's, but for the queue."""
+
+    expected: int = 0  # where the next read of a sequential reader starts
+    ready: int = 0  # up to where chunks were queued for it
+    queue: deque[ChunkRun] = field(default_factory=deque)
+    pending: set[ChunkId] = field(default_factory=set)  # in the queue, or under way
+    tasks: int = 0  # that see to the queue,
+    turns: int = 0  # and those that have a thread for it
+    changed: Changed = field(default_factory=Changed)  # of all of this
+    # Chunks that were read to their ends, and where in the file those are.
+    passed: dict[ChunkId, tuple[int, ChunkRun]] = field(default_factory=dict)
+
+    def expects(self, run: ChunkRun) -> bool:
+        """Whether a thread is about to make it ready."""
+        return self.turns > 0 and run.chunk in self.pending
+
+    def restart(self, stop: int) -> None:
+        """Expect the reader there."""
+        self.expected = self.ready = stop
+        self.passed.clear()
+        self.drop_queue()
+
+    def drop_queue(self) -> None:
+        """Make no more ready than what is under way."""
+        self.queue.clear()
+        self.pending.clear()
+        self.changed.notify()
 
 
 @dataclass(slots=True)

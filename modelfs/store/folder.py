@@ -1,5 +1,6 @@
 """A store's folder: how it says what it is, and who may use it at the same time."""
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -15,6 +16,7 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, Superblock
 from modelfs.store.index.tables import Table
@@ -23,10 +25,14 @@ INDEX: Final = "index"
 PACKS: Final = "packs"
 STAGING: Final = "staging"
 LOCK_FILE: Final = "lock"
+CONTROL_SOCKET: Final = "control.sock"
 FORMAT_FILE: Final = "FORMAT"
 FORMAT_NEW: Final = "FORMAT.new"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
 SUPERBLOCK: Final = b"superblock"
+
+# Every file of a mount answers this attribute with the path of its store.
+STORE_ATTRIBUTE: Final = "user.modelfs.store"
 
 
 def check_format(folder: Path) -> int:
@@ -63,6 +69,9 @@ def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
         return block
     new = dataclasses.replace(block, version=FORMAT_VERSION)
     with index.change():
+        if block.version < 2:  # which did not list the files to optimize: walk over all of them
+            Counters(index).set(OPTIMIZE_WALK, 1)
+            Counters(index).set(OPTIMIZE_AGAIN, 0)
         index.put(Table.META, SUPERBLOCK, new.to_bytes())
     return new
 
@@ -105,7 +114,7 @@ def lock(folder: Path, kind: int) -> int:
     """Lock a store, `fcntl.LOCK_EX` or `LOCK_SH`, until the returned descriptor is closed.
 
     Raises:
-        StoreBusy: another process has a lock that excludes this one.
+        StoreBusy: another process, which is named, has a lock that excludes this one.
         StoreReadOnly: the lock file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
@@ -117,5 +126,30 @@ def lock(folder: Path, kind: int) -> int:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(fd)
-        raise StoreBusy(f"{folder} is in use by another modelfs process") from exc
+        raise StoreBusy(f"{folder} is locked by {_holder(folder)}") from exc
     return fd
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process has a store open for writing.
+
+    Raises:
+        StoreReadOnly: the lock file cannot be opened.
+    """
+    try:
+        os.close(lock(folder, fcntl.LOCK_SH))
+    except StoreBusy:
+        return True
+    return False
+
+
+def _holder(folder: Path) -> str:
+    """Name the process that holds a store's lock: proc_locks(5)."""
+    status = (folder / LOCK_FILE).stat()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            match line.split():
+                case [_, "FLOCK", _, _, pid, place, *_] if place == device:
+                    return f"process {pid}"
+    return "another process"

@@ -1,7 +1,6 @@
 """What `modelfs stats` tells about a store."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from modelfs.store.chunks.cache import CacheStatistics
@@ -38,14 +37,3 @@ class Statistics:
         """Return what `stats --json` prints."""
         fields = asdict(self)
         return fields | {old: fields[new] for old, new in FORMER_KEYS.items()}
-
-
-def disk_usage(folder: Path) -> int:
-    """Return the disk space of everything in a folder, in bytes, as du(1) counts it."""
-    total = folder.lstat().st_blocks * 512
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # deleted since it was listed
-    return total

@@ -10,6 +10,7 @@ from modelfs.store.create import create_store
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Done, Fake, FakeDaemon, Reply
 from tests.support.paths import MODELS
+from tests.support.run_jobs import ingest_all
 from tests.support.stores import new_file
 
 
@@ -41,7 +42,7 @@ def family(tmp_path: Path) -> Path:
     with Store(folder) as store:
         for source in sorted(MODELS.glob("*.*")):
             new_file(store, source.name.encode(), source.read_bytes())
-        store.ingest_all()
+        ingest_all(store)
     return folder
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.cli.commands import gc as upkeep
+from modelfs.cli.commands import sync as syncing
 from modelfs.cli.main import COMMANDS
 from tests.support.fake_daemon import Call, Fake
 from tests.support.mounts import DEADLINE, MODELFS, wait_until
 
 # Not needed to say a version, and slow to load.
 HEAVY = {"rich", "lmdb", "numpy", "zstandard", "trio", "pyfuse3", "modelfs.store"}
-FUSE = {"trio", "pyfuse3", "modelfs.fs"}
+FUSE = {"trio", "pyfuse3", "modelfs.fs.daemon"}
 NAME = "a\nb\x1b[2J"
 
 
@@ -75,7 +75,7 @@ def test_a_bug_is_one_line(call: Call, empty: Path, monkeypatch: pytest.MonkeyPa
     def broken(place: Path) -> Path:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(upkeep, "find_store", broken)
+    monkeypatch.setattr(syncing, "find_store", broken)
     assert "bug: ZeroDivisionError: a b; set MODELFS_DEBUG=1" in call("sync", empty).error
     monkeypatch.setenv("MODELFS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from modelfs.fs.background import ingest as ingesting
+from modelfs.jobs.ingest import job
 from tests.support import stores
 from tests.support.served_store import Counting, Listing, Served
 from tests.support.stores import CHUNK, Box
@@ -27,7 +28,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     stores.small_windows(monkeypatch, CHUNK)
     module: ModuleType = ingesting
     monkeypatch.setattr(module, "WINDOW", CHUNK)
-    monkeypatch.setattr(module, "ROUND_BYTES", 2 * CHUNK)
+    monkeypatch.setattr(job, "ROUND_BYTES", 2 * CHUNK)
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from modelfs.fs import control
 from modelfs.fs.background import durability
-from modelfs.fs.control import REQUEST_MAX, SOCKET_NAME, Control
+from modelfs.fs.control import REQUEST_MAX, Control
+from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.create import create_store
+from modelfs.store.folder import CONTROL_SOCKET
 from tests.support.served_store import Counting, Failing, Held, Served
 from tests.support.stores import CHUNK, checked, model_of, noise
 
@@ -49,7 +51,7 @@ async def daemon(
 
 @asynccontextmanager
 async def connected(daemon: Served) -> AsyncIterator[trio.SocketStream]:
-    async with await trio.open_unix_socket(daemon.store.folder / SOCKET_NAME) as stream:
+    async with await trio.open_unix_socket(daemon.store.folder / CONTROL_SOCKET) as stream:
         yield stream
 
 
@@ -62,7 +64,7 @@ async def replies(stream: trio.SocketStream) -> list[Reply]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-async def told(daemon: Served, line: bytes) -> list[Reply]:
+async def answer_to(daemon: Served, line: bytes) -> list[Reply]:
     """Send bytes, and return the answer."""
     async with connected(daemon) as stream:
         await stream.send_all(line)
@@ -73,12 +75,12 @@ async def told(daemon: Served, line: bytes) -> list[Reply]:
 async def ask(daemon: Served, command: str, **arguments: object) -> Reply:
     """Return the last line of the answer to a command."""
     request = {"command": command, **arguments}
-    return (await told(daemon, json.dumps(request).encode() + b"\n"))[-1]
+    return (await answer_to(daemon, json.dumps(request).encode() + b"\n"))[-1]
 
 
 async def test_socket_is_the_owners(daemon: Served) -> None:
     """Nobody else may even connect."""
-    mode = (daemon.store.folder / SOCKET_NAME).stat().st_mode
+    mode = (daemon.store.folder / CONTROL_SOCKET).stat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
 
@@ -97,7 +99,7 @@ async def test_sync(daemon: Served, synced: Counting[..., list[int]], tmp_path: 
     """`sync` asks the kernel for its pages, tells its progress, and leaves nothing to do."""
     for number in range(3):
         await daemon.written(b"%d" % number, noise(CHUNK, number))
-    answer = await told(daemon, b'{"command": "sync"}\n')
+    answer = await answer_to(daemon, b'{"command": "sync"}\n')
     assert answer[-1] == {"result": {}}
     assert answer[-2] == {"progress": {"done": 3, "total": 3}}
     assert synced.calls == [(tmp_path, {})]
@@ -109,7 +111,7 @@ async def test_gc(daemon: Served) -> None:
     """`gc` collects garbage and says how much; `dry_run` only says it."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.ingest.settle()
+    await daemon.writeback.ingest.sync()
     packs = daemon.store.packs.numbers()
     would = (await ask(daemon, "gc", dry_run=True))["result"]
     assert would["dead_chunks"] == 29
@@ -151,7 +153,7 @@ async def test_hold(daemon: Served) -> None:
     """Packs stay while a client holds them, and are collected when it hangs up."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.ingest.settle()
+    await daemon.writeback.ingest.sync()
     packs = daemon.store.packs.numbers()
     async with trio.open_nursery() as nursery, connected(daemon) as stream:
         await stream.send_all(b'{"command": "hold"}\n')
@@ -196,7 +198,7 @@ async def test_hold_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) 
 )
 async def test_junk(daemon: Served, line: bytes) -> None:
     """What is no request is EINVAL, and the next request is answered."""
-    [reply] = await told(daemon, line)
+    [reply] = await answer_to(daemon, line)
     assert reply["errno"] == errno.EINVAL
     assert reply["error"]
     assert "result" in await ask(daemon, "stats")
@@ -238,8 +240,8 @@ async def test_client_that_goes_away_during_a_sync(
     daemon: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sync whose client is gone may end early; the next one does all of it."""
-    run = Held(daemon.store.ingest.run)
-    monkeypatch.setattr(daemon.store.ingest, "run", run)
+    run = Held(Worker.run)
+    monkeypatch.setattr(Worker, "run", run)
     inode = await daemon.written(b"f", noise(CHUNK))
     async with connected(daemon) as stream:
         await stream.send_all(b'{"command": "sync"}\n')
@@ -309,7 +311,7 @@ async def test_bug_in_a_command(
 
 async def test_socket_goes_with_the_daemon(served: Served, tmp_path: Path) -> None:
     """What a killed daemon left is replaced, and an orderly end removes it."""
-    path = served.store.folder / SOCKET_NAME
+    path = served.store.folder / CONTROL_SOCKET
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     answering = Control(served.store, served.writeback, tmp_path, served.workers)
@@ -332,7 +334,7 @@ async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
             inner.start_soon(answering.serve)
             await wait_all_tasks_blocked()
             fd = os.open(folder, os.O_PATH)
-            stream = await trio.open_unix_socket(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+            stream = await trio.open_unix_socket(f"/proc/self/fd/{fd}/{CONTROL_SOCKET}")
             os.close(fd)
             async with stream:
                 await stream.send_all(b'{"command": "stats"}\n')
@@ -344,7 +346,7 @@ async def test_scrub(daemon: Served, nursery: trio.Nursery) -> None:
     """`scrub` tells its progress and what was found; `scrub-status` tells it again."""
     await daemon.chunked(b"f", noise(3 * CHUNK))
     nursery.start_soon(daemon.writeback.scrub.run)
-    *progress, last = await told(daemon, b'{"command": "scrub"}\n')
+    *progress, last = await answer_to(daemon, b'{"command": "scrub"}\n')
     assert all("progress" in line for line in progress)
     assert (last["result"]["chunks"], last["result"]["findings"]) == (3, [])
     assert (await ask(daemon, "scrub-status"))["result"] == last["result"]
@@ -372,7 +374,7 @@ async def test_scrub_of_who_left(daemon: Served, nursery: trio.Nursery, rate: in
         assert scrubbing.running
     for _ in range(3):
         await wait_all_tasks_blocked()
-        scrubbing._tell()  # something to tell them, by which it is seen that they are gone
+        scrubbing._changed.notify()  # they are told something, by which it is seen that they left
     await wait_all_tasks_blocked()
     assert scrubbing.running is bool(rate)
 

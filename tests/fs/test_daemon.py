@@ -18,10 +18,11 @@ from pyfuse3 import FileNameT
 from modelfs.errors import ModelfsError, NotAStore, StoreBusy
 from modelfs.fs import daemon
 from modelfs.fs.background import durability
-from modelfs.fs.control import SOCKET_NAME
-from modelfs.fs.daemon import MountOptions, notify_manager, run
+from modelfs.fs.daemon import notify_manager, run
+from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.jobs.check.fsck import check
+from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
@@ -119,12 +120,12 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 def read_by(manager: socket.socket) -> list[bytes]:
     """Return what the service manager was told."""
-    told: list[bytes] = []
+    messages: list[bytes] = []
     while True:
         try:
-            told.append(manager.recv(4096))
+            messages.append(manager.recv(4096))
         except BlockingIOError:
-            return told
+            return messages
 
 
 async def write_file(operations: Operations, name: bytes = b"f", data: bytes = DATA) -> None:
@@ -180,14 +181,14 @@ def test_ready_once_the_mount_answers(
     kernel: Kernel, options: MountOptions, manager: socket.socket
 ) -> None:
     """Whoever waits for the mount is told once, after the service manager was."""
-    told: list[list[bytes]] = []
+    messages: list[list[bytes]] = []
 
     def ready() -> None:
-        told.append(read_by(manager))
+        messages.append(read_by(manager))
         kernel.terminate()
 
     run(options, ready)
-    assert told == [[b"READY=1"]]
+    assert messages == [[b"READY=1"]]
 
 
 def test_read_ahead_is_set_when_the_mount_began(
@@ -292,7 +293,7 @@ def test_control_socket(kernel: Kernel, options: MountOptions) -> None:
 
     async def session(operations: Operations) -> None:
         await trio.testing.wait_all_tasks_blocked()
-        stream = await trio.open_unix_socket(options.store / SOCKET_NAME)
+        stream = await trio.open_unix_socket(options.store / CONTROL_SOCKET)
         async with stream:
             await stream.send_all(b'{"command": "stats"}\n')
             answers.append(json.loads(await stream.receive_some())["result"]["files"])
@@ -300,14 +301,14 @@ def test_control_socket(kernel: Kernel, options: MountOptions) -> None:
     kernel.session = session
     run(options, no_matter)
     assert answers == [0]
-    assert not (options.store / SOCKET_NAME).exists()
+    assert not (options.store / CONTROL_SOCKET).exists()
 
 
 def test_read_only_mount_keeps_off(kernel: Kernel, options: MountOptions) -> None:
     """A read-only mount changes nothing, and leaves the socket to the daemon that writes."""
     with Store(options.store) as store:
         new_file(store, b"f", DATA)
-    socket_path = options.store / SOCKET_NAME
+    socket_path = options.store / CONTROL_SOCKET
     socket_path.write_text("the other daemon's")
     before = contents(options.store)
     seen: list[int] = []

@@ -6,8 +6,9 @@ from trio.testing import MockClock
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background import durability
-from modelfs.jobs.ingest import apply as intake
-from modelfs.store.files import orphans as reaper
+from modelfs.jobs.ingest import apply
+from modelfs.store.chunks import publish
+from modelfs.store.files import orphans
 from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
 from tests.support.served_store import ASKED, TOP, Counting, Failing, Served
@@ -19,9 +20,10 @@ MODEL = model_of(*(noise(200, number) for number in range(60)))
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few rows be a slice, and a few more be much."""
-    for name in ("EXTENTS_SLICE", "CHUNKS_SLICE", "ROWS_SLICE"):
-        monkeypatch.setattr(intake, name, 5)
-    monkeypatch.setattr(reaper, "SLICE", 5)
+    for name in ("EXTENTS_SLICE", "ROWS_SLICE"):
+        monkeypatch.setattr(apply, name, 5)
+    monkeypatch.setattr(publish, "SLICE", 5)
+    monkeypatch.setattr(orphans, "SLICE", 5)
     monkeypatch.setattr(durability, "CHANGES_MAX", 20)
 
 
@@ -53,8 +55,8 @@ async def test_a_removal_whose_commit_fails_goes_on_later(
     failing = Failing(served.store.index.apply, StoreFull("no room"))
     monkeypatch.setattr(served.store.index, "apply", failing)
     with pytest.raises(StoreFull):
-        await served.writeback.gc.reap()
-    await served.writeback.gc.reap()
+        await served.writeback.gc.remove_orphans()
+    await served.writeback.gc.remove_orphans()
     assert rows(served.store, Table.ORPHANS) == rows(served.store, Table.EXTENTS) == 0
 
 
@@ -64,10 +66,10 @@ async def test_what_the_kernel_forgets_is_removed_only_without_a_name(
     """Forgetting is not removing, however often it comes."""
     kept, gone = await served.written(b"kept", b"x"), await served.written(b"gone", b"y")
     await served.operations.unlink(TOP, FileNameT(b"gone"), ASKED)
-    await served.writeback.gc.reap()
+    await served.writeback.gc.remove_orphans()
     assert served.store.inodes.find(gone) is not None
     await served.operations.forget([(InodeT(kept), 1), (InodeT(gone), 1)])
     await served.operations.forget([(InodeT(gone), 1)])
-    await served.writeback.gc.reap()
+    await served.writeback.gc.remove_orphans()
     assert served.store.inodes.find(gone) is None
     assert content_of(served.store, kept) == b"x"

@@ -14,6 +14,7 @@ from modelfs.fs.background import durability
 from modelfs.fs.control import Control
 from modelfs.store.create import create_store
 from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_all
 from tests.support.served_store import Served
 from tests.support.stores import CHUNK, model_of, new_file, noise
 
@@ -99,7 +100,7 @@ def open_control(folder: Path) -> Iterator[Callable[[bytes], None]]:
         patch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: None)
         new_file(store, b"model", model_of(noise(CHUNK), noise(100, 1)))
         new_file(store, b"copy", model_of(noise(CHUNK)))
-        store.ingest_all()
+        ingest_all(store)
         yield Daemon(store, folder)
 
 

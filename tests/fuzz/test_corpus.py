@@ -8,6 +8,7 @@ import pytest
 
 from tests.fuzz.targets import TARGETS, Target
 from tests.support.paths import FUZZ_CORPUS
+from tests.support.run_jobs import ingest_all
 from tests.support.stores import checked, content_of, new_file, new_store
 
 GROWTH_MAX: Final = 64 << 20
@@ -44,7 +45,7 @@ def test_files_read_back(name: str, tmp_path: Path) -> None:
     contents = [*seeds(TARGETS[name]), *kept(name)]
     with checked(new_store(tmp_path)) as box:
         inodes = [new_file(box.store, b"%d" % n, data) for n, data in enumerate(contents)]
-        box.store.ingest_all()
+        ingest_all(box.store)
         box.reopen()
         assert [content_of(box.store, each) for each in inodes] == contents
 

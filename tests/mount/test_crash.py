@@ -59,21 +59,21 @@ class Client:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._told: list[str] = []
+        self._steps: list[str] = []
 
     def wait_for(self, steps: int) -> None:
         """Return when so many steps are durable."""
         assert self._process.stdout is not None
-        while len(self._told) < steps:
+        while len(self._steps) < steps:
             line = self._process.stdout.readline()
             assert line, self._process.communicate()[1]
-            self._told.append(line.strip())
+            self._steps.append(line.strip())
 
-    def told(self) -> list[str]:
+    def durable_steps(self) -> list[str]:
         """Return the steps that were durable before the mount failed the client."""
         rest, problem = self._process.communicate(timeout=DEADLINE)
         assert "OSError" in problem or "ConnectionAbortedError" in problem, problem
-        return self._told + rest.split()
+        return self._steps + rest.split()
 
     def end(self) -> None:
         self._process.kill()
@@ -101,9 +101,9 @@ def crash_under(mount: Mount, source: str, number: int) -> list[str]:
     with client(source, mount.path, str(number * 1_000_000)) as working:
         working.wait_for(draw.randint(1, 10))
         mount.kill(after=draw.uniform(0, 0.5))
-        told = working.told()
+        steps = working.durable_steps()
     recover(mount)
-    return told
+    return steps
 
 
 def start_killed(after: float, *command: str | Path) -> None:

@@ -93,9 +93,9 @@ def test_eight_processes_at_once(here: Path) -> None:
     clients = [start_client(here, number, 250) for number in range(CLIENTS)]
     names: set[str] = set()
     for client in clients:
-        told, problem = client.communicate(timeout=DEADLINE * 4)
+        output, problem = client.communicate(timeout=DEADLINE * 4)
         assert client.returncode == 0, problem
-        names.update(told.split())
+        names.update(output.split())
     assert {path.name for path in here.iterdir()} == names
 
 
@@ -223,11 +223,11 @@ def test_unmounting_waits_for_what_was_written(mount: Mount) -> None:
     client = start_client(mount.path, 1, 200)
     for name, data in files.items():
         (mount.path / name).write_bytes(data)
-    told, problem = client.communicate(timeout=DEADLINE * 4)
+    output, problem = client.communicate(timeout=DEADLINE * 4)
     assert client.returncode == 0, problem
     mount.remount(drop_caches=True)
     assert {name: (mount.path / name).read_bytes() for name in files} == files
-    assert {path.name for path in mount.path.iterdir()} == files.keys() | set(told.split())
+    assert {path.name for path in mount.path.iterdir()} == files.keys() | set(output.split())
 
 
 # Writes files, and tells of each when it is closed, until the mount is gone.
@@ -254,10 +254,10 @@ def test_ending_under_load_waits_for_what_was_written(mount: Mount) -> None:
         text=True,
     )
     assert writer.stdout is not None
-    told = [writer.stdout.readline().strip() for _ in range(30)]
+    names = [writer.stdout.readline().strip() for _ in range(30)]
     mount.terminate()
     rest, problem = writer.communicate(timeout=DEADLINE)
     assert "Error" in problem
     mount.start()
-    for name in told + rest.split():
+    for name in names + rest.split():
         assert (folder / name).read_bytes() == random.Random(int(name)).randbytes(100_000), name

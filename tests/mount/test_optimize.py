@@ -55,7 +55,7 @@ def test_frameworks_read_what_is_derived(mount: Mount) -> None:
     copy_in(mount)
     modelfs("optimize", mount.path)
     drop_kernel_caches()
-    told = run_python(
+    compared = run_python(
         """
         import sys
         import numpy
@@ -78,17 +78,17 @@ def test_frameworks_read_what_is_derived(mount: Mount) -> None:
         mount.path,
         MODELS,
     )
-    assert told == "same\n"
+    assert compared == "same\n"
 
 
 def test_ctrl_c_stops_it(mount: Mount) -> None:
     """The command ends at once, the mount stays, and the rest is done the next time."""
     copy_in(mount)
-    unsettled = mount.stats()["files_to_optimize"]
+    before = mount.stats()["files_to_optimize"]
     command = subprocess.Popen(
         [*MODELFS, "optimize", mount.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    wait_until(lambda: mount.stats()["files_to_optimize"] < unsettled or command.poll() is not None)
+    wait_until(lambda: mount.stats()["files_to_optimize"] < before or command.poll() is not None)
     command.send_signal(signal.SIGINT)
     _, problem = command.communicate(timeout=DEADLINE)
     # At its very end Python lets the signal do what it does to any process: 130 to a shell, too.

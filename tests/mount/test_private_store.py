@@ -19,7 +19,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user"),
 ]
 
-MODULES: Final = (*COMMANDS.values(), "modelfs.cli.render", "modelfs.fs.daemon")
+MODULES: Final = (
+    *(f"modelfs.cli.commands.{name}" for name in COMMANDS),
+    *("modelfs.cli.render", "modelfs.fs.daemon"),
+)
 REQUESTS: Final = ("stats", "sync", "gc", "inspect", "hold")
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import pytest
@@ -14,6 +15,7 @@ from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.packs import segment as segment_module
 from modelfs.store.store import Store
 from tests.fuzz import formats
+from tests.support.run_jobs import collect, drain, ingest_all
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -73,7 +75,7 @@ class History:
 
     def step(self) -> None:
         steps = [self._write, self._write, self._change, self._cut, self._remove]
-        steps += [self._box.store.ingest_all, self._settle]
+        steps += [partial(ingest_all, self._box.store), self._collect_and_reopen]
         self._random.choice(steps)()
 
     def check(self) -> None:
@@ -107,12 +109,11 @@ class History:
     def _remove_name(self, name: bytes) -> None:
         if self._files.pop(name, None) is not None:
             inode = self._box.store.namespace.unlink(ROOT, name)
-            while not self._box.store.orphans.reap(inode):
-                pass
+            drain(self._box.store.orphans.remove(inode))
 
-    def _settle(self) -> None:
-        self._box.store.ingest_all()
-        self._box.store.collect()
+    def _collect_and_reopen(self) -> None:
+        ingest_all(self._box.store)
+        collect(self._box.store)
         self._box.reopen()
 
 
@@ -179,7 +180,7 @@ def test_a_lost_pack_is_not_filled_with_anothers(box: Box, mine: bytes, others: 
         content_of(box.store, inode)
     stored_file(box.store, b"again", mine)
     assert content_of(box.store, inode) == mine
-    box.store.collect()  # the lost pack is forgotten
+    collect(box.store)  # the lost pack is forgotten
 
 
 def test_checksums_that_collide_too(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +200,7 @@ def test_files_that_look_alike(box: Box) -> None:
     store = box.store
     new_file(store, b"model.onnx", formats.model_of(formats.external(b"named", 5, size - 9)))
     files = {new_file(store, b"named", named): named, new_file(store, b"other", other): other}
-    store.ingest_all()
+    ingest_all(store)
     for inode, content in files.items():
         assert content_of(store, inode) == content
     assert store.inodes.get(next(iter(files))).format is Format.ONNX_DATA

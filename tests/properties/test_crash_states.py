@@ -10,15 +10,15 @@ import lmdb
 import pytest
 
 from modelfs.errors import ModelfsError, NotAStore
-from modelfs.jobs.defrag import order as packing
-from modelfs.jobs.defrag import rewrite as packer
+from modelfs.jobs.defrag import order, rewrite
 from modelfs.store.create import create_store
+from modelfs.store.disk.calls import Calls
 from modelfs.store.files import staging
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.packs import pack
 from modelfs.store.packs.pack import Packs
-from modelfs.store.store import Commit, Store
+from modelfs.store.store import Store
 from tests.support.crash.disk_model import PAGE, Disk, Write, everything
 from tests.support.crash.recorder import METAS, Recorder, tree_of
 from tests.support.crash.states import (
@@ -43,8 +43,8 @@ DRAWS = 2
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     small_units(monkeypatch)
     for name, value in (("GAP_MAX", 0), ("RUNS_MORE", 0), ("PORTION_BYTES", 4 * CHUNK)):
-        monkeypatch.setattr(packing, name, value)
-    monkeypatch.setattr(packer, "ROOM_PART", 0)
+        monkeypatch.setattr(order, name, value)
+    monkeypatch.setattr(rewrite, "ROOM_PART", 0)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def collect(work: Work) -> None:
         work.ingest(name)
     work.commit()
     work.unlink(b"b")
-    work.unlink(b"c", reap=False)
+    work.unlink(b"c", is_open=True)
     work.commit()
     assert work.collect() > 0
     work.create(b"b")
@@ -175,7 +175,7 @@ def bring_together(work: Work) -> None:
     work.unlink(b"whole")
     work.commit()
     before = work.store.packs.numbers()
-    work.pack()
+    work.defragment()
     assert not before & work.store.packs.numbers()
     work.write(b"a", 0, noise(CHUNK, 2))
     work.ingest(b"a")
@@ -296,17 +296,19 @@ def test_a_store_is_made_whole_or_not_at_all(memory: Path) -> None:
 
 def flush_late(store: Store, inode: InodeNumber) -> None:
     """Flush a file, and sync its bytes when the index has them already."""
-    while (flush := store.intake.begin_flush(inode)) is not None:
-        if store.intake.finish_flush(flush):
-            store.commit()
-            store.staging.sync(inode, flush.windows)
-            return
+    for sync in list(store.flusher.flush(inode)):
+        store.commit()
+        sync()
 
 
-def sweep_early(store: Store, commit: Commit) -> None:
+def delete_early(store: Store) -> Calls:
     """Delete what a commit does not mention any more, and then write it."""
-    store.sweep(commit)
-    commit.batch.write()
+    sealed = store.index.seal()
+    for deletes in (store.staging.deletes, store.packs.deletes):
+        deletes.run(deletes.hand_over())
+    yield sealed.write
+    store.index.release()
+    yield nothing
 
 
 def nothing(*_: object) -> None:
@@ -319,7 +321,7 @@ BREAKS: dict[str, tuple[object, str, object]] = {
     "staged bytes that are not synced": (Staging, "sync", nothing),
     "names of staged files that are not synced": (staging, "sync_folder", nothing),
     "staged bytes that are synced after the index": (Store, "flush", flush_late),
-    "files that are deleted before the index says so": (Store, "write_commit", sweep_early),
+    "files that are deleted before the index says so": (Store, "commit_calls", delete_early),
     "an index that is not synced": (lmdb, "open", partial(lmdb.open, sync=False)),
     "an index whose head is not synced": (lmdb, "open", partial(lmdb.open, metasync=False)),
 }

@@ -19,7 +19,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from modelfs.jobs.defrag import order as packing
+from modelfs.jobs.defrag import order
 from modelfs.jobs.optimize import pipeline
 from modelfs.store.create import create_store
 from modelfs.store.disk.space import Room, Space
@@ -69,11 +69,11 @@ class InTurn(Executor):
 
 @pytest.fixture
 def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the optimizer work on one thread, and find little scattered enough to be packed."""
+    """Let the optimizer work on one thread, and find little scattered enough to be defragmented."""
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", InTurn)
     for name in ("RUNS_RATIO", "RUNS_MORE", "GAP_MAX"):
-        monkeypatch.setattr(packing, name, 0)
-    monkeypatch.setattr(packing, "PORTION_BYTES", 2 * CHUNK)
+        monkeypatch.setattr(order, name, 0)
+    monkeypatch.setattr(order, "PORTION_BYTES", 2 * CHUNK)
     monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
 
 
@@ -96,7 +96,7 @@ def test_any_call_may_fail(empty: Path, call: str) -> None:
 @pytest.mark.usefixtures("in_turn")
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
 def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
-    """Nor is anything by the optimizer, by packing, or when held chunks are let go."""
+    """Nor is anything by the optimizer, by defragmenting, or when base-only chunks go."""
     number = 0
     while survive(
         copies(empty),

@@ -22,17 +22,17 @@ from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.jobs.check.decode import DECODERS
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.optimize.similarity import Kind
 from modelfs.jobs.repair.run import repair
 from modelfs.store.chunks import writer
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, ChunkKind
-from modelfs.store.index.tables import ROOT, SINCE_2, Table, number_key, relative_key
+from modelfs.store.index.records import FORMAT_VERSION, ChunkKind, SketchKind
+from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number_key, relative_key
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
 from tests.support.paths import MODELS, STORE_GOLDEN
+from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import FILE, FOLDER, model_of, new_store, noise
 
 # By the format they are of; the last one is what this version writes.
@@ -45,7 +45,7 @@ SOMEBODY: Final = Owner(1000, 100)
 
 MODEL: Final = model_of(noise(5000, 1), noise(70, 2))
 OTHER: Final = model_of(noise(5000, 1), noise(70, 3), note="other")
-PLAIN: Final = noise(4096, 6) * 18  # long enough to have twins
+PLAIN: Final = noise(4096, 6) * 18  # long enough to be listed with its copies
 STAGED: Final = noise(50, 4)
 GONE: Final = noise(4096, 7)
 # Its first tensor derives from one of the models above, its second from what is gone.
@@ -102,14 +102,14 @@ def _fill(store: Store) -> None:
     store.contents.write(gone, 0, noise(80, 5))
     plain = names.create(ROOT, b"plain", FILE, SOMEBODY).inode
     store.contents.write(plain, 0, PLAIN)
-    store.ingest_all()
+    _ingest_each(store)
     _derive(store)
     store.commit()
     names.unlink(ROOT, b"gone")
-    store.orphans.reap(gone)
+    drain(store.orphans.remove(gone))
     orphan = names.create(ROOT, b"orphan", FILE, SOMEBODY).inode
     names.unlink(ROOT, b"orphan")
-    assert store.orphans.orphans() == [orphan]
+    assert store.orphans.inodes() == [orphan]
     staged = names.create(ROOT, b"staged", FILE, SOMEBODY).inode
     store.contents.write(staged, 10, STAGED)
     store.contents.truncate(plain, 60_000)
@@ -118,13 +118,23 @@ def _fill(store: Store) -> None:
         store.index.put(Table.PENDING, number_key(plain), number_key(NOW))
 
 
+def _ingest_each(store: Store) -> None:
+    # Each file by itself: those that are ingested together share a segment, and lie elsewhere.
+    before: list[InodeNumber] = []
+    while (pending := store.pending()) != before:
+        for inode in pending:
+            ingest_file(store, inode)
+        before = pending
+    store.commit()
+
+
 def _derive(store: Store) -> None:
     # A chunk from one that a file has, and one from what soon only this one needs.
     names = store.namespace
     for name, content in ((b"old", GONE), (b"derived", DERIVED), (b"data.onnx", NAMES_DATA)):
         inode = names.create(ROOT, name, FILE, SOMEBODY).inode
         store.contents.write(inode, 0, content)
-    store.ingest_all()
+    _ingest_each(store)
     old, derived = names.lookup(ROOT, b"old"), names.lookup(ROOT, b"derived")
     one = names.lookup(names.lookup(ROOT, b"models"), b"one.safetensors")
     start = len(DERIVED) - 8500
@@ -133,10 +143,10 @@ def _derive(store: Store) -> None:
     derive(store, chunk_at(store, derived, start + 4000), (chunk_at(store, old), 96, 4000))
     with store.index.change():
         store.chunks.mark_optimized(base, 1)
-        relative = relative_key(Kind.EXACT, SEED, inode, start, 7)
+        relative = relative_key(SketchKind.EXACT, SEED, inode, start, 7)
         store.index.put(Table.SKETCHES, relative, b"")
     names.unlink(ROOT, b"old")
-    store.orphans.reap(old)
+    drain(store.orphans.remove(old))
 
 
 def dump(path: Path) -> Dump:
@@ -279,11 +289,11 @@ def test_a_damaged_store_of_old_is_upgraded_to_be_mended(tmp_path: Path) -> None
 def test_an_old_store_can_be_written_to(tmp_path: Path, version: int) -> None:
     """What is stored in a store of old shares its chunks with what is there."""
     with Store(golden_store(tmp_path, version)) as store:
-        store.ingest_all()
+        ingest_all(store)
         before = store.statistics().stored_bytes
         inode = store.namespace.create(ROOT, b"copy", FILE, SOMEBODY).inode
         store.contents.write(inode, 0, MODEL)
-        store.ingest_all()
+        ingest_all(store)
         assert store.statistics().stored_bytes == before
-        store.collect()
+        collect(store)
         assert check(store, data=True) == []

@@ -21,6 +21,7 @@ from modelfs.errors import (
 from modelfs.jobs.check.fsck import check
 from modelfs.store import create as making
 from modelfs.store.create import create_store
+from modelfs.store.disk.calls import run_here
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, SUPERBLOCK
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import Index
@@ -28,6 +29,7 @@ from modelfs.store.index.records import FORMAT_VERSION
 from modelfs.store.index.tables import ROOT, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
     FOLDER,
@@ -197,7 +199,7 @@ def test_a_crash_takes_back_what_no_commit_had(box: Box) -> None:
     kept = stored_file(box.store, b"kept", noise(CHUNK, 1))
     size = pack_path(box.store.packs, 1).stat().st_size
     lost = new_file(box.store, b"lost", noise(CHUNK, 2))
-    box.store.ingest_file(lost)
+    ingest_file(box.store, lost)
     assert pack_path(box.store.packs, 1).stat().st_size > size
     store = box.crash()
     assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
@@ -209,7 +211,7 @@ def test_a_pack_that_no_commit_had_is_removed(box: Box) -> None:
     """A pack that was begun and not committed goes when the store is opened."""
     inode = new_file(box.store, b"f", noise(CHUNK))
     box.store.commit()
-    box.store.ingest_file(inode)
+    ingest_file(box.store, inode)
     assert box.store.packs.numbers() == {PackId(1)}
     store = box.crash()
     assert store.packs.numbers() == set()
@@ -293,11 +295,11 @@ def test_a_damaged_row_of_staging_keeps_the_rest_usable(
 def test_a_commit_is_in_three_parts(box: Box) -> None:
     """What changes while a commit is written is not part of it, and is part of the next."""
     new_file(box.store, b"first")
-    commit = box.store.begin_commit()
+    commit = box.store.commit_calls()
+    write = next(commit)
     new_file(box.store, b"second")
-    box.store.write_commit(commit)
-    box.store.end_commit(commit, written=True)
-    box.store.sweep(commit)
+    write()
+    run_here(commit)
     assert box.store.index.dirty
     store = box.crash()
     assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"first"]
@@ -316,12 +318,12 @@ def test_a_failed_commit_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatc
             box.store.commit()
     assert box.store.namespace.lookup(ROOT, b"f") == inode
     assert content_of(box.store, inode) == b"content"
-    box.store.ingest_all()
+    ingest_all(box.store)
     assert content_of(box.crash(), inode) == b"content"
 
 
 def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
-    """A store used as a context is closed in order, or let go of as by a crash."""
+    """A store used as a context is closed in order, or released as by a crash."""
     with Store(folder) as store:
         new_file(store, b"kept")
     with contextlib.suppress(KeyError), Store(folder) as store:
@@ -331,7 +333,7 @@ def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
         assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
 
 
-# -- telling
+# -- statistics
 
 
 def test_sum_of_the_longest_files(box: Box) -> None:
@@ -340,7 +342,7 @@ def test_sum_of_the_longest_files(box: Box) -> None:
     inodes = [new_file(box.store, name) for name in (b"a", b"b", b"c")]
     for inode in inodes:
         box.store.contents.truncate(inode, longest)
-    box.store.ingest_all()
+    ingest_all(box.store)
     box.reopen()
     assert box.store.statistics().logical_bytes == 3 * longest
     for inode in inodes:
@@ -353,15 +355,17 @@ def test_statistics_add_up(opened: Store) -> None:
     for name in (b"a", b"b"):
         stored_file(opened, name, noise(2 * CHUNK))
     new_file(opened, b"c", b"staged")
-    told = opened.statistics()
-    assert told.files == 3
-    assert told.logical_bytes == 4 * CHUNK + 6
-    assert told.stored_bytes == told.shared_bytes == 2 * CHUNK
-    assert told.chunks == 2
-    assert told.staged_bytes == 6
-    assert told.pending_files == 1
-    assert told.forms == {"plain": {"chunks": 2, "raw_bytes": 2 * CHUNK, "stored_bytes": 2 * CHUNK}}
-    assert told.disk_bytes >= 2 * CHUNK + PAGE
+    statistics = opened.statistics()
+    assert statistics.files == 3
+    assert statistics.logical_bytes == 4 * CHUNK + 6
+    assert statistics.stored_bytes == statistics.shared_bytes == 2 * CHUNK
+    assert statistics.chunks == 2
+    assert statistics.staged_bytes == 6
+    assert statistics.pending_files == 1
+    assert statistics.forms == {
+        "plain": {"chunks": 2, "raw_bytes": 2 * CHUNK, "stored_bytes": 2 * CHUNK}
+    }
+    assert statistics.disk_bytes >= 2 * CHUNK + PAGE
 
 
 def test_collecting_frees_what_nobody_uses(opened: Store) -> None:
@@ -369,6 +373,6 @@ def test_collecting_frees_what_nobody_uses(opened: Store) -> None:
     stored_file(opened, b"a", noise(4 * CHUNK, 1))
     kept = stored_file(opened, b"b", noise(CHUNK, 2))
     opened.namespace.unlink(ROOT, b"a")
-    assert opened.collect() > 4 * CHUNK
+    assert collect(opened) > 4 * CHUNK
     assert opened.statistics().stored_bytes == CHUNK
     assert content_of(opened, kept) == noise(CHUNK, 2)

@@ -10,6 +10,7 @@ from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_of
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain
 
 
 def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
@@ -44,9 +45,7 @@ def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> Non
     recipe = recipe_of(*runs)
     writer = store.writer()
     writer.replace(chunk, gathered(store, chunk), recipe.to_bytes(), recipe.sources)
-    written = writer.finish()
-    while not store.intake.publish(written):
-        pass
+    drain(store.publish(writer.finish()))
 
 
 def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:

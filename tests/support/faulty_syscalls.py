@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 from modelfs.errors import ModelfsError
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.optimize.job import optimize
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.crash.states import FAMILY
+from tests.support.run_jobs import collect, drain, ingest_file, optimize
 from tests.support.stores import CHUNK, FILE, ME, check_closed, content_of, model_of, noise
 
 # Every call by which a store changes or reads its files, LMDB's own apart.
@@ -186,9 +186,8 @@ class User:
         self.store.namespace.unlink(ROOT, name.encode())
         self._named(**{name: None})
 
-    def reap(self, file: File) -> None:
-        while not self.store.orphans.reap(file.inode):
-            pass
+    def remove_orphan(self, file: File) -> None:
+        drain(self.store.orphans.remove(file.inode))
 
     def flush(self, file: File) -> bool:
         return self._try(lambda: self.store.flush(file.inode))
@@ -204,10 +203,10 @@ class User:
             file.versions = [content]
 
     def ingest(self, file: File) -> None:
-        self._try(lambda: self.store.ingest_file(file.inode))
+        self._try(lambda: ingest_file(self.store, file.inode))
 
     def collect(self) -> None:
-        self._try(self.store.collect)
+        self._try(partial(collect, self.store))
 
     def optimize(self) -> None:
         self._try(partial(optimize, self.store))
@@ -272,7 +271,7 @@ def optimize_family(user: User) -> None:
     user.fsync(files[b"model1"])
     user.ingest(files[b"model1"])
     user.remove("model0")
-    user.reap(files[b"model0"])
+    user.remove_orphan(files[b"model0"])
     user.commit()
     user.optimize()
     user.collect()
@@ -327,7 +326,7 @@ def _check_going_on(user: User) -> None:
         user.store.contents.truncate(file.inode, 0)
         user.store.contents.write(file.inode, 0, content)
         user.store.flush(file.inode)
-        user.store.ingest_file(file.inode)
+        ingest_file(user.store, file.inode)
         assert content_of(user.store, file.inode) == content
     user.store.commit()
-    user.store.collect()
+    collect(user.store)

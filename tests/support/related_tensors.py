@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfs.jobs.optimize.similarity import Candidate
+from modelfs.jobs.optimize.similarity import Candidate, SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import TensorRow
@@ -72,6 +72,7 @@ class Model:
         self.store = store
         self.inode = stored_file(store, name.encode(), content)
         self.table = TensorTable(store.index)
+        self.similarity = SimilarityIndex(store)
 
     def has(self, name: str) -> bool:
         return any(each.name == name for each in self.table.spans(self.inode))
@@ -91,16 +92,16 @@ class Model:
         assert sketch is not None
         return sketch
 
-    def note(self, *names: str) -> None:
+    def put(self, *names: str) -> None:
         """List these tensors as relatives of others."""
         with self.store.index.change():
             for name in names:
-                self.store.relatives.note(self.inode, self.row(name), self.sketch(name))
+                self.similarity.put(self.inode, self.row(name), self.sketch(name))
 
     def candidates(self, name: str) -> list[Candidate]:
-        return self.store.relatives.candidates(self.inode, self.row(name), self.sketch(name))
+        return self.similarity.candidates(self.inode, self.row(name), self.sketch(name))
 
-    def told(self, name: str) -> list[tuple[str, InodeNumber, str]]:
+    def related(self, name: str) -> list[tuple[str, InodeNumber, str]]:
         """Return relation, file and name of each candidate."""
         return [(each.relation.name, each.inode, each.row.name) for each in self.candidates(name)]
 

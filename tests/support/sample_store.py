@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.jobs.check.fsck import Finding, check
+from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import Chunk, Dentry, Extent, Inode, PackRow
@@ -20,6 +21,7 @@ from modelfs.store.index.tables import (
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
 from tests.support.paths import MODELS
+from tests.support.run_jobs import drain, ingest_all
 from tests.support.stores import FOLDER, ME, model_of, new_file, noise, pack_path
 
 CHUNK: Final = 64 << 10
@@ -53,7 +55,7 @@ class Sample:
         self.link = self.store.namespace.lookup(self.folder, b"link")
         self.cut = self.inode(b"cut")
         self.staged = self.inode(b"staged")
-        (self.orphan,) = self.store.orphans.orphans()
+        (self.orphan,) = self.store.orphans.inodes()
 
     def inode(self, name: bytes) -> InodeNumber:
         return self.store.namespace.lookup(ROOT, name)
@@ -125,8 +127,8 @@ class Sample:
 
     def finding(self) -> tuple[str, tuple[bytes, ...], tuple[str, ...]]:
         """Return the invariant, the files and the tensors of the one finding."""
-        (found,) = self.findings()
-        return found.invariant, found.files, found.tensors
+        (finding,) = self.findings()
+        return finding.invariant, finding.files, finding.tensors
 
 
 def fill(path: Path) -> None:
@@ -141,11 +143,10 @@ def fill(path: Path) -> None:
         cut = new_file(store, b"cut", noise(2 * CHUNK, 1))
         gone = new_file(store, b"gone", noise(100, 2))
         new_file(store, b"orphan", noise(100, 3))
-        store.ingest_all()
+        ingest_all(store)
         for name in (b"gone", b"orphan"):
             store.namespace.unlink(ROOT, name)
-        while not store.orphans.reap(gone):
-            pass
+        drain(store.orphans.remove(gone))
         derive_some(store)
         store.contents.truncate(cut, 10)
         staged = new_file(store, b"staged", noise(100, 4))
@@ -159,13 +160,13 @@ def fill(path: Path) -> None:
 
 def note_tensors(store: Store, inode: InodeNumber) -> None:
     """List a file's tensors as relatives of others, as the optimizer does. In a change."""
-    tensors = TensorTable(store.index)
+    tensors, similarity = TensorTable(store.index), SimilarityIndex(store)
     for span in tensors.spans(inode):
         row = tensors.find(inode, span.start)
         sampler = Sampler(span.dtype, span.shape, span.size)
         sampler.feed(0, store.contents.read(inode, span.start, span.size))
         if row is not None and (sketch := sampler.sketch()) is not None:
-            store.relatives.note(inode, row, sketch)
+            similarity.put(inode, row, sketch)
 
 
 def derive_some(store: Store) -> None:
@@ -174,7 +175,7 @@ def derive_some(store: Store) -> None:
     upper = LOWEST[100:50_100], HELD[:40_000]
     top = new_file(store, TOP[1:], model_of(noise(1000, 14), *upper))
     gone = new_file(store, b"held", HELD)
-    store.ingest_all()
+    ingest_all(store)
     bottom = store.namespace.lookup(ROOT, BOTTOM[1:])
     start = store.contents.node(top).size - sum(map(len, upper))
     base = chunk_at(store, bottom, store.contents.node(bottom).size - 2 * CHUNK)
@@ -182,8 +183,7 @@ def derive_some(store: Store) -> None:
     held = chunk_at(store, gone)
     derive(store, chunk_at(store, top, start + 50_000), (held, 0, 40_000))
     store.namespace.unlink(ROOT, b"held")
-    while not store.orphans.reap(gone):
-        pass
+    drain(store.orphans.remove(gone))
 
 
 def copy_of(path: Path, folder: Path) -> Path:

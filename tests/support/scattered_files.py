@@ -4,6 +4,7 @@ from typing import Final
 
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain, ingest_all
 from tests.support.stores import CHUNK, new_file, noise, stored_file
 
 # So many that a chunk of each, side by side, is more than a gap in a run.
@@ -21,9 +22,8 @@ def scatter(store: Store) -> list[InodeNumber]:
     whole = b"".join(noise(CHUNK, at) for at in range(FILES * CHUNKS))
     stored_file(store, b"whole", whole)
     inodes = [new_file(store, b"%d" % number, content(number)) for number in range(FILES)]
-    store.ingest_all()
+    ingest_all(store)
     gone = store.namespace.unlink(ROOT, b"whole")
-    while not store.orphans.reap(gone):
-        pass
+    drain(store.orphans.remove(gone))
     store.commit()
     return inodes

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Generic, ParamSpec, TypeVar, cast
 
 import pytest
@@ -23,6 +25,8 @@ from pyfuse3 import (
     SetattrFields,
 )
 
+from modelfs.fs.background.context import Context
+from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handle, Handles
 from modelfs.fs.requests.operations import Operations
@@ -98,7 +102,7 @@ class Served:
     async def chunked(self, name: bytes, data: bytes) -> InodeNumber:
         """Make a file whose content is in chunks."""
         inode = await self.written(name, data)
-        await self.writeback.ingest.settle()
+        await self.writeback.ingest.sync()
         assert self.store.staging.find(inode) is None
         return inode
 
@@ -110,11 +114,17 @@ class Served:
         await self.operations.release(info.fh)
         return data
 
+    def context(self) -> Context:
+        """Return what another background job of this store works with."""
+        durability, pack_lock = self.writeback.durability, self.writeback.pack_lock
+        driver = Driver(durability, self.workers)
+        return Context(self.store, self.handles, durability, driver, pack_lock)
+
     def reader_of(self, inode: InodeNumber) -> Handle:
         """Open a file for reading."""
         return self.handles[self.handles.open(inode, writable=False)]
 
-    async def settled(self) -> None:
+    async def idle(self) -> None:
         """Return when nothing is read ahead any more."""
         while self.workers.borrowed_tokens or self.nursery.child_tasks:
             await trio.testing.wait_all_tasks_blocked(0.001)
@@ -164,7 +174,17 @@ class Listing:
         return [name for name, _, _ in self.entries]
 
 
-class Failing(Generic[P, R]):
+class StandIn(ABC, Generic[P, R]):
+    """Stands for a function; in a class for a method, which is called with its object."""
+
+    @abstractmethod
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., R]:
+        return self if instance is None else MethodType(self, instance)
+
+
+class Failing(StandIn[P, R]):
     """Stands for a function, and fails some calls: by default the first."""
 
     def __init__(self, real: Callable[P, R], error: BaseException, *calls: int) -> None:
@@ -180,7 +200,7 @@ class Failing(Generic[P, R]):
         return self._real(*args, **kwargs)
 
 
-class Counting(Generic[P, R]):
+class Counting(StandIn[P, R]):
     """Stands for a function, and keeps what it was called with."""
 
     def __init__(self, real: Callable[P, R]) -> None:
@@ -192,7 +212,7 @@ class Counting(Generic[P, R]):
         return self._real(*args, **kwargs)
 
 
-class Held(Generic[P, R]):
+class Held(StandIn[P, R]):
     """Stands for a function that threads call; its first call waits until it is let go."""
 
     def __init__(self, real: Callable[P, R]) -> None:

@@ -17,13 +17,14 @@ import pytest
 
 from modelfs.jobs.check import rows as check_rows
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.ingest import worker as ingest
+from modelfs.jobs.ingest import passes
 from modelfs.store.create import create_store
 from modelfs.store.files import content, staging
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
 from modelfs.store.packs.pack import Packs
 from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_file
 
 CHUNK = 4096
 ME = Owner(os.geteuid(), os.getegid())
@@ -42,10 +43,10 @@ def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
 
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     """Let windows be of `size` bytes, so that small files have many."""
-    modules: list[ModuleType] = [staging, content, ingest, check_rows]
+    modules: list[ModuleType] = [staging, content, passes, check_rows]
     for module in modules:
         patch.setattr(module, "WINDOW", size)
-    patch.setattr(ingest, "STEP_BYTES", 2 * size)
+    patch.setattr(passes, "STEP_BYTES", 2 * size)
 
 
 class Box:
@@ -103,7 +104,7 @@ def new_file(
 def stored_file(store: Store, name: bytes, data: bytes) -> InodeNumber:
     """Make a file whose content is in chunks."""
     inode = new_file(store, name, data)
-    store.ingest_file(inode)
+    ingest_file(store, inode)
     store.commit()
     return inode
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.optimize.job import optimize
 from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.eviction import POLICIES
 from modelfs.store.create import create_store
@@ -37,6 +36,7 @@ from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber
 from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_all, optimize
 
 SHARES: Final = (2, 4, 8)
 # Of requests: how often a scan begins.
@@ -97,7 +97,7 @@ def _stored(store: Store, path: Path, number: int) -> InodeNumber:
     name = b"%d" % number
     inode = store.namespace.create(ROOT, name, 0o100644, Owner(0, 0)).inode
     store.contents.write(inode, 0, path.read_bytes())
-    store.ingest_all()
+    ingest_all(store)
     return inode
 
 

@@ -29,11 +29,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.optimize.job import pack
+from modelfs.jobs.defrag.rewrite import Defragmenter
 from modelfs.store.create import create_store
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, defragment, drain, ingest_all, ingest_file
 from tools.mounting import drop_kernel_caches
 
 MIB: Final = 1 << 20
@@ -67,18 +68,17 @@ class Writing:
             file.write(data)
 
     def ingest(self, name: str, *, complete: bool = True) -> None:
-        self.store.ingest_file(self.inodes[name], complete=complete)
+        ingest_file(self.store, self.inodes[name], complete=complete)
 
     def remove(self, name: str) -> None:
         del self.inodes[name]
         (self.plain / name).unlink()
         inode = self.store.namespace.unlink(ROOT, name.encode())
-        while not self.store.orphans.reap(inode):
-            pass
+        drain(self.store.orphans.remove(inode))
 
     def finish(self) -> None:
-        self.store.ingest_all()
-        self.store.collect()
+        ingest_all(self.store)
+        collect(self.store)
         self.store.close()
 
 
@@ -137,7 +137,7 @@ def _churn(writing: Writing, models: list[Path]) -> None:
     chance = random.Random(1)
     for at in range(0, len(models), 4):
         _write_side_by_side(writing, dict(list(_named(models))[at : at + 4]), chance)
-        writing.store.collect()
+        collect(writing.store)
     for name in list(writing.inodes)[1::2]:
         writing.remove(name)
     for number in range(CHANGES * len(writing.inodes)):
@@ -146,7 +146,7 @@ def _churn(writing: Writing, models: list[Path]) -> None:
         writing.write(name, chance.randrange(MIB, size - CHANGED), chance.randbytes(CHANGED))
         writing.ingest(name)
         if number % 50 == 0:
-            writing.store.collect()
+            collect(writing.store)
 
 
 def _write_side_by_side(writing: Writing, some: dict[str, bytes], chance: random.Random) -> None:
@@ -171,14 +171,14 @@ def _compare(title: str, place: Path, rounds: int) -> bool:
     was = _runs(before)
     start = time.perf_counter()
     with Store(after) as store:
-        packing = store.packer.plan()
+        plan = Defragmenter(store).plan()
         planned = time.perf_counter()
-        pack(store)
-        store.collect()
+        defragment(store)
+        collect(store)
     took = time.perf_counter() - planned
     now = _runs(after)
     speeds = _speeds((before, after), rounds)
-    print(f"\n{title}: {packing.bytes / 1e6:.0f} MB to copy, planned in {planned - start:.2f} s,")
+    print(f"\n{title}: {plan.bytes / 1e6:.0f} MB to copy, planned in {planned - start:.2f} s,")
     print(f"copied and collected in {took:.2f} s")
     print(f"{'':40} {'MB':>6} {'runs':>6} {'packed':>6} {'ideal':>6} {'MB/s':>6} {'packed':>6}")
     for name, (runs, ideal) in was.items():
@@ -208,12 +208,12 @@ def _show_sums(was: Runs, now: Runs, speeds: Seconds) -> None:
 
 def _runs(path: Path) -> Runs:
     with Store(path, read_only=True) as store:
-        found = store.packer.survey()
+        survey = Defragmenter(store).survey()
         names = _names(store)
     return {
         names[inode]: (runs, ideal)
         for inode, runs, ideal in zip(
-            found.reads.inode.tolist(), found.runs.tolist(), found.ideal.tolist(), strict=True
+            survey.reads.inode.tolist(), survey.runs.tolist(), survey.ideal.tolist(), strict=True
         )
     }
 

@@ -35,11 +35,12 @@ from modelfs.jobs.optimize.related_files import RelatedFiles
 from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, SimilarityIndex
 from modelfs.sketches.samples import CASTS, coded_bits, ulps_apart
 from modelfs.sketches.sketch import Sampler
+from modelfs.store.create import create_store
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index import tables
-from modelfs.store.index.index import Index
 from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber, tensor_key
+from modelfs.store.store import Store
 
 COMPARED = 20_000
 STEP = 1 << 20
@@ -82,10 +83,10 @@ def _digest(dtype: str, values: NDArray[Any]) -> bytes:
 class _Trial:
     """All tensors that came so far, and what was said of them."""
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self._relatives = SimilarityIndex(index, TensorTable(index))
-        self._family = RelatedFiles(self._relatives, TensorTable(index))
+    def __init__(self, store: Store) -> None:
+        self._index = store.index
+        self._similarity = SimilarityIndex(store)
+        self._related_files = RelatedFiles(self._similarity, TensorTable(store.index))
         self._tensors: dict[tuple[InodeNumber, int], _Tensor] = {}
         self._same_name: defaultdict[tuple[str, str, int], list[_Tensor]] = defaultdict(list)
         self._plain: set[bytes] = set()
@@ -104,14 +105,14 @@ class _Trial:
             key = tensor_key(tensor.inode, row.start, 0)
             self._index.put(tables.Table.TENSORS, key, row.to_bytes())
             sketch = sampler.sketch()
-            candidates = self._family.first(tensor.inode, row, sketch)
+            candidates = self._related_files.first(tensor.inode, row, sketch)
             if sketch is not None:
-                candidates += self._relatives.candidates(tensor.inode, row, sketch)
-                self._relatives.note(tensor.inode, row, sketch)
+                candidates += self._similarity.candidates(tensor.inode, row, sketch)
+                self._similarity.put(tensor.inode, row, sketch)
         own = 8.0 * tensor.values.itemsize if sketch is None else sketch.bits
         self._judge(tensor, candidates, own)
         if candidates:
-            self._family.accept(tensor.inode, candidates[0])
+            self._related_files.accept(tensor.inode, candidates[0])
         self._tensors[tensor.inode, row.start] = tensor
         self._same_name[row.name, row.dtype, row.size].append(tensor)
         self._plain.add(tensor.digest)
@@ -119,18 +120,18 @@ class _Trial:
 
     def _judge(self, tensor: _Tensor, candidates: list[Candidate], own: float) -> None:
         size = "small" if tensor.row.size < SMALL else "large"
-        told = {each.relation for each in candidates}
+        relations = {each.relation for each in candidates}
         is_exact = tensor.digest in self._plain | self._derived
         if tensor.rounded & self._plain:
             self._count(
-                f"wider, {size}", expected=True, found=bool({*told} & {*EXACT, Relation.WIDER})
+                f"wider, {size}", expected=True, found=bool({*relations} & {*EXACT, Relation.WIDER})
             )
         named = self._same_name[tensor.row.name, tensor.row.dtype, tensor.row.size]
         best = min((tensor.bits_from(each) for each in named), default=own)
         near = [each for each in candidates if each.relation is Relation.NEAR]
         real = [tensor.bits_from(self._tensors[each.place]) for each in near]
         # What is equal as far as it goes is as good as exact; small ones are not told apart.
-        found = not told.isdisjoint(EXACT) or (is_exact and 0 in real)
+        found = not relations.isdisjoint(EXACT) or (is_exact and 0 in real)
         self._count(f"exact, {size}", expected=is_exact, found=found)
         if size == "large":
             self.errors += [each.bits - true for each, true in zip(near, real, strict=True)]
@@ -154,16 +155,15 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     files = parser.parse_args().files
     with tempfile.TemporaryDirectory(prefix="relatives-recall-") as folder:
-        index = Index(Path(folder))
-        trial = _Trial(index)
-        try:
+        place = Path(folder) / "store"
+        create_store(place)
+        with Store(place) as store:
+            trial = _Trial(store)
             for number, path in enumerate(files, 1):
                 for tensor in _tensors(path, InodeNumber(number)):
                     trial.take(tensor)
-                index.commit()
-            size = index.size
-        finally:
-            index.close()
+                store.index.commit()
+            size = store.index.size
     _show(trial, size, sum(path.stat().st_size for path in files))
     wrong = [f"{what}, large: missed" for what in ("exact", "wider", "near")]
     wrong += ["exact, large: false", "near, large: false"]

@@ -23,11 +23,11 @@ from rich.table import Table
 
 from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
-from modelfs.store.files.tensors import TensorTable
+from modelfs.store.create import create_store
 from modelfs.store.index import tables
-from modelfs.store.index.index import Index
 from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber, tensor_key
+from modelfs.store.store import Store
 
 SHAPE = (512, 512)
 STEPS = (100, 1000, 10_000)
@@ -40,7 +40,7 @@ def main() -> int:
     table = Table("stored", "look-up", "95 %", "registration", "index", "right")
     wrong = 0
     for kind, values in (("unrelated", _unrelated), ("fine-tunes of one", _fine_tunes)):
-        with _relatives() as rig:
+        with _empty() as rig:
             for step in (each for each in STEPS if each <= options.tensors):
                 row = _measure(rig, values, step, related=kind != "unrelated")
                 wrong += row.wrong
@@ -58,11 +58,11 @@ def _options() -> argparse.Namespace:
 
 
 class _Rig:
-    """An index with tensors, and how many."""
+    """The index of a store with tensors, and how many."""
 
-    def __init__(self, folder: Path) -> None:
-        self.index = Index(folder)
-        self.relatives = SimilarityIndex(self.index, TensorTable(self.index))
+    def __init__(self, store: Store) -> None:
+        self.index = store.index
+        self.similarity = SimilarityIndex(store)
         self.count = 0
 
     def register(self, sketch: Sketch) -> float:
@@ -73,7 +73,7 @@ class _Rig:
         with self.index.change():
             self.index.put(tables.Table.TENSORS, tensor_key(inode, 0, 0), row.to_bytes())
             start = time.perf_counter()
-            self.relatives.note(inode, row, sketch)
+            self.similarity.put(inode, row, sketch)
             return time.perf_counter() - start
 
 
@@ -96,15 +96,12 @@ class _Result:
 
 
 @contextmanager
-def _relatives() -> Iterator[_Rig]:
+def _empty() -> Iterator[_Rig]:
     with tempfile.TemporaryDirectory(prefix="bench-relatives-") as folder:
-        path = Path(folder) / "index"
-        path.mkdir()
-        rig = _Rig(path)
-        try:
-            yield rig
-        finally:
-            rig.index.close()
+        path = Path(folder) / "store"
+        create_store(path)
+        with Store(path) as store:
+            yield _Rig(store)
 
 
 def _measure(rig: _Rig, values: Callable[[int], Values], step: int, *, related: bool) -> _Result:
@@ -116,9 +113,9 @@ def _measure(rig: _Rig, values: Callable[[int], Values], step: int, *, related: 
         sketch = _sketch(values(STEPS[-1] + each))
         row = TensorRow(0, 4 * SHAPE[0] * SHAPE[1], "F32", SHAPE, "new")
         start = time.perf_counter()
-        found = rig.relatives.candidates(InodeNumber(1 << 40), row, sketch)
+        candidates = rig.similarity.candidates(InodeNumber(1 << 40), row, sketch)
         lookups.append(time.perf_counter() - start)
-        wrong += bool(found) != related
+        wrong += bool(candidates) != related
     return _Result(lookups, registrations, rig.index.size // rig.count, wrong)
 
 

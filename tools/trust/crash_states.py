@@ -8,7 +8,7 @@ store together from each of these states, opens it, checks it with all its data,
 and byte with what had been promised, ingests, collects garbage, and checks again. Does the same for
 work that went on after such a state, and for work that went on after the process was killed. Prints
 how many states were tried and failed, and the first failures. The model of the disk is explained in
-tests/store/disk.py.
+tests/support/crash/disk_model.py.
 """
 
 import argparse

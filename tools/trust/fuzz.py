@@ -99,10 +99,10 @@ def _fuzz(name: str, seconds: int, scratch: Path) -> Outcome:
     status, output = _worker(name, scratch, flags)
     if not growth.exists():
         sys.exit(f"{output}\ntools/run trust.fuzz: {name} did not begin")
-    told = dict(re.findall(r"stat::(\w+): +(\d+)", output))
+    statistics = dict(re.findall(r"stat::(\w+): +(\d+)", output))
     edges = re.findall(r" cov: (\d+) ", output)
     return Outcome(
-        runs=int(told.get("number_of_executed_units", 0)),
+        runs=int(statistics.get("number_of_executed_units", 0)),
         edges=int(edges[-1]) if edges else 0,
         kept=sum(1 for _ in found.iterdir()),
         growth=int(growth.read_text()),

@@ -2,20 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from modelfs.cli import client, render
-from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
+from modelfs.cli.findings import line_of, with_names
 from modelfs.cli.open_store import kept_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store, mounts, store_of_mount
 from modelfs.errors import CorruptIndex, IndexLost
-from modelfs.jobs.check.fsck import Finding, FsckReport
+from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
 from modelfs.jobs.check.meta_pages import check_meta_pages
 from modelfs.jobs.repair.quarantine import Quarantine
@@ -96,7 +96,7 @@ def _show_repair(done: RepairReport, store: Path, *, data: bool) -> None:
     for finding in done.found:
         click.echo(line_of(finding))
     for action in done.actions:
-        click.echo(_with_names(f"{action.outcome}: {action.message}", action.files, action.tensors))
+        click.echo(with_names(f"{action.outcome}: {action.message}", action.files, action.tensors))
     if done.found:
         findings = render.counted(len(done.found), "finding")
         mended, quarantined = done.count(Outcome.MENDED), done.count(Outcome.QUARANTINED)
@@ -171,19 +171,4 @@ def _show_lost(report: FsckReport) -> None:
         size = render.human_size(report.lost.bytes)
         hurt = report.lost.hurt
         what = f"lost: {size} cannot be read until a good copy of a file that has it is written"
-        click.echo(_with_names(what, hurt.files, hurt.tensors))
-
-
-def line_of(finding: Finding) -> str:
-    """Return what is printed of a finding."""
-    what = f"{finding.severity}: {finding.invariant}: {finding.message}"
-    return _with_names(what, finding.files, finding.tensors)
-
-
-def _with_names(what: str, files: Iterable[bytes], tensors: Iterable[str]) -> str:
-    parts = [what]
-    if paths := ", ".join(map(os.fsdecode, files)):
-        parts.append(f"files: {paths}")
-    if names := ", ".join(tensors):
-        parts.append(f"tensors: {names}")
-    return plain("; ".join(parts))
+        click.echo(with_names(what, hurt.files, hurt.tensors))

@@ -1,8 +1,7 @@
-"""`sync` and `gc`: through the daemon of a mounted store, or on the store itself."""
+"""`gc`."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,25 +9,12 @@ from modelfs.cli import client, render
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
-from modelfs.jobs.gc.collector import LIVE_MIN_SHORT
+from modelfs.cli.render import Json
+from modelfs.jobs.drive import run
+from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, Collector
+from modelfs.jobs.gc.job import collect_unmounted
+from modelfs.jobs.hints import all_hints
 from modelfs.store.store import Store
-
-
-@click.command()
-@click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
-def sync(place: Path) -> None:
-    """Make all that was written durable, in chunks.
-
-    Returns when that is done. What is still being written to is made durable as far as it is.
-    """
-    store = find_store(place)
-    with render.progress_bar("taking files in") as progress:
-        if (daemon := client.connect(store)) is not None:
-            with daemon:
-                daemon.ask("sync", progress)
-        else:
-            with open_unmounted(store) as opened:
-                opened.ingest_all()
 
 
 @click.command()
@@ -46,25 +32,21 @@ def gc(place: Path, *, dry_run: bool) -> None:
                 found = daemon.ask("gc", progress, dry_run=dry_run)
         else:
             found = _survey(store) if dry_run else _collect(store)
-    _tell(found, dry_run=dry_run)
+    _show(found, dry_run=dry_run)
 
 
-def _survey(store: Path) -> dict[str, Any]:
+def _survey(store: Path) -> Json:
     with Store(store, read_only=True) as opened:
-        return asdict(opened.collector.survey(LIVE_MIN_SHORT))
+        return asdict(Collector(opened).survey(LIVE_MIN_SHORT))
 
 
-def _collect(store: Path) -> dict[str, Any]:
+def _collect(store: Path) -> Json:
     with open_unmounted(store) as opened:
-        for inode in opened.orphans.orphans():
-            while not opened.orphans.reap(inode):
-                pass
-        found = asdict(opened.collector.survey(LIVE_MIN_SHORT))
-        opened.collect(LIVE_MIN_SHORT)
-        return found
+        collector = Collector(opened, all_hints(opened))
+        return asdict(run(collect_unmounted(opened, collector, LIVE_MIN_SHORT), opened))
 
 
-def _tell(found: dict[str, Any], *, dry_run: bool) -> None:
+def _show(found: Json, *, dry_run: bool) -> None:
     if not found["dead_chunks"] and not found["packs"]:
         click.echo("nothing to collect")
         return

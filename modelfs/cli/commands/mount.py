@@ -2,38 +2,25 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
 
 from modelfs.cli import logs
-from modelfs.cli.commands.umount import clear
 from modelfs.cli.daemonize import run_in_background
 from modelfs.cli.failure import Failure
+from modelfs.cli.fusermount import clear
 from modelfs.cli.mount_options import parse_options
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import inside, is_dead, is_store, mount_point_of, mounted_at, store_of_mount
+from modelfs.fs.mount_options import MountOptions
 from modelfs.store.chunks.cache import CAPACITY
 
 LOG_NAME: Final = "daemon.log"
 FUSE_DEVICE: Final = Path("/dev/fuse")
 MOUNT_KIND: Final = "fuse.modelfs"
 FUSE_CONF: Final = Path("/etc/fuse.conf")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A mount that was asked for and may be tried."""
-
-    store: Path
-    mountpoint: Path
-    cache_size: int
-    read_only: bool
-    allow_other: bool
-    limit: int | None
-    options: tuple[str, ...]
 
 
 @click.command()
@@ -92,7 +79,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     parsed = parse_options(options)
     if cache_size is None:
         cache_size = CAPACITY if parsed.cache_size is None else parsed.cache_size
-    request = Request(
+    wanted = MountOptions(
         _check_store(store),
         _check_mountpoint(mountpoint, replace=replace or parsed.replace),
         cache_size,
@@ -101,33 +88,22 @@ def mount(  # noqa: PLR0913 - one parameter for each option
         parsed.limit if limit is None else limit,
         parsed.passed_on,
     )
-    _check_apart(request)
-    _check_fuse(request)
+    _check_apart(wanted)
+    _check_fuse(wanted)
     if foreground:
         logs.of_foreground_daemon()
-        _serve(request, lambda: None)
+        _serve(wanted, lambda: None)
     else:
-        run_in_background(lambda ready: _serve(request, ready), request.store / LOG_NAME)
+        run_in_background(lambda ready: _serve(wanted, ready), wanted.store / LOG_NAME)
 
 
-def _serve(request: Request, ready: Callable[[], None]) -> None:
+def _serve(wanted: MountOptions, ready: Callable[[], None]) -> None:
     try:
         # Not before it is needed: the other commands work where FUSE is missing.
-        from modelfs.fs.daemon import MountOptions, run  # noqa: PLC0415
+        from modelfs.fs.daemon import run  # noqa: PLC0415
     except ImportError as exc:
         raise Failure(f"cannot mount without pyfuse3 and libfuse 3; install them ({exc})") from exc
-    run(
-        MountOptions(
-            request.store,
-            request.mountpoint,
-            request.cache_size,
-            request.read_only,
-            request.allow_other,
-            request.limit,
-            request.options,
-        ),
-        ready,
-    )
+    run(wanted, ready)
 
 
 def _check_store(store: Path) -> Path:
@@ -170,21 +146,21 @@ def _clear_dead(mountpoint: Path) -> None:
         clear(path)
 
 
-def _check_apart(request: Request) -> None:
-    if inside(request.mountpoint, request.store):
-        raise Failure(f"{request.mountpoint} is inside the store; name a folder outside of it")
-    if inside(request.store, request.mountpoint):
-        raise Failure(f"the store lies in {request.mountpoint}, which would hide it; name another")
+def _check_apart(wanted: MountOptions) -> None:
+    if inside(wanted.mountpoint, wanted.store):
+        raise Failure(f"{wanted.mountpoint} is inside the store; name a folder outside of it")
+    if inside(wanted.store, wanted.mountpoint):
+        raise Failure(f"the store lies in {wanted.mountpoint}, which would hide it; name another")
 
 
-def _check_fuse(request: Request) -> None:
+def _check_fuse(wanted: MountOptions) -> None:
     if not FUSE_DEVICE.exists():
         raise Failure(f"{FUSE_DEVICE} is missing; as root: modprobe fuse")
     if os.geteuid() == 0:
         return
-    if not os.access(request.mountpoint, os.W_OK):
-        raise Failure(f"{request.mountpoint} is not yours to write to; name a folder of your own")
-    if request.allow_other and not _others_allowed():
+    if not os.access(wanted.mountpoint, os.W_OK):
+        raise Failure(f"{wanted.mountpoint} is not yours to write to; name a folder of your own")
+    if wanted.allow_other and not _others_allowed():
         raise Failure(f"--allow-other needs the line user_allow_other in {FUSE_CONF}")
 
 

@@ -1,7 +1,6 @@
 """`optimize`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -9,12 +8,19 @@ from modelfs.cli import client, render
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
-from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
+from modelfs.cli.render import Json
+from modelfs.jobs.defrag.job import defragment
+from modelfs.jobs.drive import run, run_and_commit
+from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
+from modelfs.jobs.gc.job import collect_unmounted
+from modelfs.jobs.hints import all_hints
+from modelfs.jobs.ingest.job import ingest_all
+from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize as optimize_store
-from modelfs.jobs.optimize.job import optimized
+from modelfs.jobs.optimize.job import optimize_report
+from modelfs.jobs.steps import Commit, Job
 from modelfs.store.chunks.lineage import CHAIN_MAX
-
-Json = dict[str, Any]
+from modelfs.store.store import Store
 
 
 @click.command()
@@ -39,7 +45,7 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
             with daemon:
                 told = daemon.ask("optimize", progress, **_given(depth), again=again)
         else:
-            told = _optimize(store, progress, depth, again=again)
+            told = _optimize(store, progress, depth, include_optimized=again)
     if as_json:
         render.show_json(told)
     else:
@@ -50,13 +56,29 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
         click.echo(f"modelfs: {message}", err=True)
 
 
-def _optimize(store: Path, progress: client.Progress, depth: int | None, *, again: bool) -> Json:
+def _optimize(
+    store: Path, progress: client.Progress, depth: int | None, *, include_optimized: bool
+) -> Json:
     with open_unmounted(store) as opened:
-        opened.ingest_all()
+        run(ingest_all(opened), opened)
         before = opened.statistics(0)
-        optimize_store(opened, progress, depth=depth, again=again)
-        opened.collect(LIVE_MIN_SMALL)
-        return optimized(opened, before)
+        backlog = Backlog(opened)
+        backlog.begin(depth, include_optimized=include_optimized)
+        run_and_commit(_make_small(opened, backlog, progress), opened)
+        return optimize_report(opened, backlog, before)
+
+
+def _make_small(store: Store, backlog: Backlog, progress: client.Progress) -> Job[None]:
+    total = backlog.status().bytes
+    collector = Collector(store, all_hints(store))
+    yield from optimize_store(store, backlog, progress)
+    yield Commit()  # deletes the packs that became empty
+    yield from defragment(
+        store,
+        lambda done, more: progress(total + done, total + more),
+        make_room=lambda: collect_unmounted(store, collector),
+    )
+    yield from collect_unmounted(store, collector, LIVE_MIN_SMALL)
 
 
 def _given(depth: int | None) -> dict[str, int]:

@@ -1,26 +1,28 @@
 """`scrub`."""
 
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from modelfs.cli import client, render
-from modelfs.cli.commands.fsck import line_of
 from modelfs.cli.failure import Code, Failure
+from modelfs.cli.findings import line_of
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import find_store
+from modelfs.cli.render import Json
 from modelfs.jobs.check.view import Finding
+from modelfs.jobs.drive import run_and_commit
+from modelfs.jobs.scrub.job import scrub as scrub_store
 from modelfs.jobs.scrub.report import scrub_report
+from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.store import Store
 
 # Slow enough not to be felt by who reads models; a TiB takes less than five hours.
 RATE: Final = "64MiB"
-COMMIT_SECONDS: Final = 5.0
 
 CODES = """\b
 Exit codes:
@@ -28,8 +30,6 @@ Exit codes:
   1   could not check
   4   something is damaged
 """
-
-Json = dict[str, Any]
 
 
 @click.command(epilog=CODES)
@@ -86,7 +86,7 @@ def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
                 return scrub_report(opened)
         case "stop":
             with open_unmounted(store) as opened:
-                opened.scrubber.pause()
+                Scrubber(opened).pause()
                 return scrub_report(opened)
         case _:
             return _scrub(store, anew=anew)
@@ -97,27 +97,8 @@ def _scrub(store: Path, *, anew: bool) -> Json:
         open_unmounted(store) as opened,
         render.progress_bar("scrubbing", in_bytes=True) as progress,
     ):
-        opened.scrubber.begin(anew=anew)
-        try:
-            _walk(opened, progress)
-        finally:
-            opened.commit()  # so that it can go on from here, whatever ended it
+        run_and_commit(scrub_store(Scrubber(opened), progress, restart=anew), opened)
         return scrub_report(opened)
-
-
-def _walk(opened: Store, progress: client.Progress) -> None:
-    committed = time.monotonic()
-    opened.scrubber.forget_healed()
-    while (stretch := opened.scrubber.next_stretch()) is not None:
-        opened.scrubber.check(stretch)
-        opened.scrubber.take(stretch)
-        for problem in stretch.problems:
-            click.echo(f"modelfs: {problem}", err=True)
-        status = opened.scrubber.status()
-        progress(status.done, status.total)
-        if time.monotonic() - committed > COMMIT_SECONDS:
-            opened.commit()
-            committed = time.monotonic()
 
 
 def _show(report: Json) -> None:

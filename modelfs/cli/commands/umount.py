@@ -1,10 +1,8 @@
 """`umount`."""
 
 import contextlib
-import fcntl
 import os
 import select
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import click
 
 from modelfs.cli import client
 from modelfs.cli.failure import Failure
+from modelfs.cli.fusermount import clear, unmount
 from modelfs.cli.params import PATH
 from modelfs.cli.places import (
     inside,
@@ -25,6 +24,8 @@ from modelfs.cli.places import (
     mounts,
     store_of_mount,
 )
+from modelfs.errors import StoreReadOnly
+from modelfs.store.folder import is_locked
 from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02
@@ -78,42 +79,11 @@ def _check_mounted(path: Path) -> Path:
 
 
 def _unmount(path: Path) -> None:
-    # Without helpers (-i), because `umount.modelfs` might be this very command.
-    command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
-    if (problem := _run([*command, "--", str(path)])) is None:
+    if (problem := unmount(path)) is None:
         return
     if "busy" in problem:
         raise Failure(f"{path} is in use by {_users(path)}; end that and try again")
     raise Failure(f"cannot unmount {path}: {problem}")
-
-
-def clear(path: Path) -> None:
-    """Remove the topmost mount at a path, which is dead.
-
-    Raises:
-        Failure: it cannot be removed.
-    """
-    command = ["umount", "-i", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
-    if (problem := _run([*command, "--", str(path)])) is not None:
-        raise Failure(f"cannot clear the dead mount at {path}: {problem}")
-
-
-def _run(command: list[str]) -> str | None:
-    """Run a command and return what it complained of, None if it did what it should."""
-    try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
-    except FileNotFoundError as exc:
-        raise Failure(f"{command[0]} is not installed; install fuse3 and util-linux") from exc
-    if done.returncode == 0:
-        return None
-    return " ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}"
 
 
 # -- who uses a mount
@@ -204,16 +174,9 @@ def _check_durable(store: Path) -> None:
 
 def _is_locked(store: Path) -> bool:
     try:
-        fd = os.open(store / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise Failure(f"unmounted, but {store} cannot be watched: {exc.strerror}") from exc
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+        return is_locked(store)
+    except StoreReadOnly as exc:
+        raise Failure(f"unmounted, but {store} cannot be watched: {exc}") from exc
 
 
 def _has_ended(process: int | None) -> bool:

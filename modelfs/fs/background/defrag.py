@@ -1,75 +1,47 @@
-"""Bringing the chunks of scattered files together in a mounted store: see `store.packing`."""
+"""Defragmenting beside the requests, a portion at a time."""
 
 from collections.abc import Iterator
 from functools import partial
 
-import trio
-
-from modelfs.fs.background.durability import Durability
-from modelfs.fs.background.gc import retire_empty_packs
-from modelfs.fs.background.pack_lock import PackLock
-from modelfs.jobs.defrag.order import DefragPlan as Portion
-from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.index.records import Chunk
-from modelfs.store.index.tables import ChunkId
-from modelfs.store.store import Store
+from modelfs.fs.background.context import Context
+from modelfs.jobs.defrag.job import copy_portion
+from modelfs.jobs.defrag.order import DefragPlan
+from modelfs.jobs.defrag.rewrite import Defragmenter
 
 
 class BackgroundDefrag:
-    """Does one portion at a time; there is nothing to remember in between."""
+    """Brings scattered files together. There is nothing to remember between two plans."""
 
-    def __init__(
-        self,
-        store: Store,
-        workers: trio.CapacityLimiter,
-        durability: Durability,
-        pack_lock: PackLock,
-    ) -> None:
-        self._store = store
-        self._run = partial(trio.to_thread.run_sync, limiter=workers)
-        self._durability = durability
-        self._pack_lock = pack_lock
-        self._portions: Iterator[Portion] | None = None
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._defragmenter = Defragmenter(context.store)
+        self._portions: Iterator[DefragPlan] | None = None
         self.done = 0  # bytes
         self.total = 0
 
-    def drop(self) -> None:
+    def drop_plan(self) -> None:
         """Forget the plan, because the store goes on to change."""
         self._portions = None
         self.done = self.total = 0
 
-    async def advance(self) -> bool:
+    async def copy_next(self) -> bool:
         """Copy a portion, after making a plan if there is none; say whether there was one.
 
         Raises:
             StoreFull, OSError: it could not be copied; nothing is lost.
         """
+        call = self._context.driver.call
         if self._portions is None:
-            packing = await self._run(self._store.packer.plan)
-            self._portions, self.total = packing.portions(), packing.bytes
+            plan = await call(self._defragmenter.plan)
+            self._portions, self.total = plan.portions(), plan.bytes
         portion = next(self._portions, None)
-        if portion is None or not await self._run(self._store.packer.has_room, portion):
-            self.drop()
+        if portion is None or not await call(partial(self._defragmenter.has_room, portion)):
+            self.drop_plan()
             return False
-        # Packs are deleted at the end, so nobody may hold them.
-        async with self._pack_lock.exclusive():
+        # Packs are deleted at the end, so no reader may have them pinned.
+        async with self._context.pack_lock.exclusive():
             if not self.done:
-                self._store.packer.begin_pack()
-            self.done += await self._copy(portion)
-            await retire_empty_packs(self._store, self._durability)
-            await self._durability.commit()
+                self._defragmenter.begin_pack()
+            copied = copy_portion(self._context.store, portion)
+            self.done += await self._context.driver.run(copied)
         return True
-
-    async def _copy(self, portion: Portion) -> int:
-        def copy(writer: ChunkWriter) -> tuple[dict[ChunkId, Chunk], WriteResult]:
-            return self._store.packer.copy(portion, writer), writer.finish()
-
-        with self._store.writing() as writer:
-            copied, written = await self._run(copy, writer)
-
-        def admits(chunk: ChunkId, _: Chunk) -> bool:
-            return self._store.packer.admits(copied, chunk)
-
-        while not self._store.intake.publish(written, admits):
-            await self._durability.pause()
-        return sum(record.stored for record in copied.values())

@@ -14,8 +14,7 @@ time, or when it is asked: `take_mapped_pages` asks, before a sync and before th
 
 import logging
 import time
-from collections.abc import Iterable
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -23,14 +22,13 @@ import trio
 
 from modelfs.fs.handles import Handles
 from modelfs.fs.host.kernel import sync_mapped_files
+from modelfs.jobs.steps import CHANGES_MAX
+from modelfs.store.disk.calls import Calls
 from modelfs.store.index.tables import InodeNumber
-from modelfs.store.store import Commit, Store
+from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-# Work that changes much of the index commits whenever so many changes wait: each is some 300 bytes
-# of memory.
-CHANGES_MAX: Final = 50_000
 FLUSH_SECONDS: Final = 20.0  # how long written data may wait for its flush; the promise is 30
 # How often a file is looked for again that was renamed when its mapped pages were asked for.
 MOVES_MAX: Final = 5
@@ -70,16 +68,7 @@ class Durability:
         Raises:
             OSError: the backing disk failed; it is not known what is durable.
         """
-        while (flush := self._store.intake.begin_flush(inode)) is not None:
-            try:
-                await trio.to_thread.run_sync(
-                    partial(self._store.staging.sync, inode, flush.windows), limiter=self._workers
-                )
-            except OSError as exc:
-                self._store.intake.fail_flush(flush, exc)
-                raise
-            if self._store.intake.finish_flush(flush):
-                return
+        await self._run(self._store.flusher.flush(inode))
 
     async def flush_all(self) -> None:
         """Flush every staged file.
@@ -87,23 +76,19 @@ class Durability:
         Raises:
             OSError: of some file; all others are flushed.
         """
-        await self._flush_each([staged.inode for staged in self._store.staging])
+        await self._run(self._store.flusher.flush_all([each.inode for each in self._store.staging]))
 
     async def flush_old(self) -> None:
         """Flush the files whose oldest change has waited long enough."""
         latest = time.monotonic() - FLUSH_SECONDS
-        old = [each for each in self._store.staging if each.dirty and each.dirty_since < latest]
-        await self._flush_each(staged.inode for staged in old)
+        staging = self._store.staging
+        old = [each.inode for each in staging if each.dirty and each.dirty_since < latest]
+        await self._run(self._store.flusher.flush_all(old))
 
-    async def _flush_each(self, inodes: Iterable[InodeNumber]) -> None:
-        failures: list[OSError] = []
-        for inode in inodes:
-            try:
-                await self.flush(inode)
-            except OSError as exc:
-                failures.append(exc)  # the others are to be durable all the same
-        if failures:
-            raise failures[0]
+    async def _run(self, calls: Calls) -> None:
+        with closing(calls):
+            for call in calls:
+                await trio.to_thread.run_sync(call, limiter=self._workers)
 
     async def sync_mapped_files(self, mountpoint: Path) -> None:
         """Have what was written through mappings sent here, while there is somebody to take it."""
@@ -140,8 +125,7 @@ class Durability:
                 return
             try:
                 await self._pass_barrier()
-                self._seals += 1
-                await self._write(self._store.begin_commit())
+                await self._seal_and_write()
             finally:
                 self._gate.set()
 
@@ -163,7 +147,7 @@ class Durability:
                 self._gate = trio.Event()
             waiting, self._barrier = self._barrier, set()
             try:
-                await self._flush_each(sorted(waiting))
+                await self._run(self._store.flusher.flush_all(sorted(waiting)))
             except OSError as exc:
                 # One file's "old or new" is worth less than everybody's commits.
                 log.error("a file that was renamed over another is not durable: %s", exc)
@@ -172,13 +156,11 @@ class Durability:
                 raise
             passed += 1
 
-    async def _write(self, commit: Commit) -> None:
-        written = False
+    async def _seal_and_write(self) -> None:
+        self._seals += 1
         try:
-            await trio.to_thread.run_sync(self._store.write_commit, commit, limiter=self._workers)
-            written = True
-        finally:
-            self._store.end_commit(commit, written=written)
-            if not written:
-                self._seals -= 1
-        await trio.to_thread.run_sync(self._store.sweep, commit, limiter=self._workers)
+            await self._run(self._store.commit_calls())
+        except BaseException:
+            # Even if it was written, and only the deletes were cancelled: one commit too many.
+            self._seals -= 1
+            raise

@@ -1,17 +1,14 @@
-"""BackgroundGc: removing what was deleted, and giving its room back."""
+"""Garbage collection beside the requests: removing what was deleted, and giving its room back."""
 
 from typing import Final
 
-import trio
-
 from modelfs.errors import StoreFull
-from modelfs.fs.background.durability import Durability
+from modelfs.fs.background.context import Context
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.fs.background.pack_lock import PackLock
-from modelfs.jobs.gc.collector import LIVE_MIN, LIVE_MIN_SHORT, Garbage
-from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.index.tables import InodeNumber, PackId
-from modelfs.store.store import Store
+from modelfs.jobs.gc import job
+from modelfs.jobs.gc.collector import LIVE_MIN, LIVE_MIN_SHORT, Collector, Garbage
+from modelfs.jobs.hints import all_hints
+from modelfs.store.index.tables import InodeNumber
 
 # Garbage below this is not worth rewriting packs for, nor below this part of what is stored.
 GARBAGE_MIN: Final = 64 << 20
@@ -22,48 +19,28 @@ SHORT_PART: Final = 0.05
 SHORT_GARBAGE_MIN: Final = 1 << 20
 
 
-async def retire_empty_packs(store: Store, durability: Durability) -> None:
-    """Have the packs deleted with the next commit in which nothing is alive.
-
-    In a turn to append, while nobody holds the packs.
-
-    Raises:
-        StoreFull, OSError: a commit on the way failed.
-    """
-    empty = store.collector.empty_packs()
-    while empty and store.collector.remove_dead():
-        await durability.pause()
-    for pack in empty:
-        store.seal_pack(pack)
-        store.collector.retire(pack)
-
-
 class BackgroundGc:
-    """Removes what nobody can reach, and rewrites packs with little left in them."""
+    """Removes orphans, and collects garbage when it is worth it or room is short."""
 
-    def __init__(
-        self,
-        store: Store,
-        workers: trio.CapacityLimiter,
-        durability: Durability,
-        ingesting: BackgroundIngest,
-        pack_lock: PackLock,
-    ) -> None:
-        self._store = store
-        self._workers = workers
-        self._durability = durability
-        self._ingesting = ingesting
-        self._pack_lock = pack_lock
-        self._doomed: list[InodeNumber] = []
+    def __init__(self, context: Context, ingest: BackgroundIngest) -> None:
+        self._context = context
+        self._store = context.store
+        self._ingest = ingest
+        self._collector = Collector(context.store, all_hints(context.store))
+        self._orphans: list[InodeNumber] = []
         self._futile = 0  # bytes of garbage that the last collection left
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to remove."""
-        self._doomed.extend(self._store.orphans.orphans())
+        self._orphans.extend(self._store.orphans.inodes())
 
     def unreachable(self, inode: InodeNumber) -> None:
-        """Note that nobody can reach an inode any more."""
-        self._doomed.append(inode)
+        """Queue an inode that has no name and that nobody has open any more."""
+        self._orphans.append(inode)
+
+    def survey(self) -> Garbage:
+        """Return what `collect` would find if room were short."""
+        return self._collector.survey(LIVE_MIN_SHORT)
 
     async def collect(self, live_min: float | None = None) -> Garbage:
         """Remove dead chunks and rewrite sparse packs; return what was found.
@@ -76,19 +53,12 @@ class BackgroundGc:
             StoreFull, OSError: no room to rewrite some pack, or the disk failed. What could be
                 collected is, and nothing is lost.
         """
-        await self.reap()
+        await self.remove_orphans()
         if live_min is None:
             live_min = LIVE_MIN_SHORT if self._is_short() else LIVE_MIN
-        async with self._pack_lock.exclusive():
-            found = self._store.collector.survey(live_min)
-            await self._remove_dead()
-            while not self._store.collector.sweep():
-                await self._durability.pause()
-            await self._durability.commit()
-            for pack in self._store.collector.sparse_packs(live_min):
-                await self._rewrite(pack)
-                # This deletes the pack, and so gives the next one room.
-                await self._durability.commit()
+        async with self._context.pack_lock.exclusive():
+            collection = job.collect(self._store, self._collector, live_min)
+            found = await self._context.driver.run(collection)
         await self._measure()
         return found
 
@@ -97,51 +67,28 @@ class BackgroundGc:
         return room.free < min(SHORT_BYTES, SHORT_PART * room.total)
 
     async def _measure(self) -> None:
-        await trio.to_thread.run_sync(self._store.space.measure, limiter=self._workers)
+        await self._context.driver.call(self._store.space.measure)
 
-    async def _remove_dead(self) -> None:
-        while self._store.collector.remove_dead():
-            await self._durability.pause()
-
-    async def _rewrite(self, pack: PackId) -> None:
-        self._store.seal_pack(pack)
-
-        def copy(writer: ChunkWriter) -> WriteResult:
-            self._store.collector.copy_live(pack, writer)
-            return writer.finish()
-
-        with self._store.writing() as writer:
-            written = await trio.to_thread.run_sync(copy, writer, limiter=self._workers)
-        while not self._store.intake.publish(written):
-            await self._durability.pause()
-        await self._remove_dead()  # what died meanwhile, and could not be copied
-        self._store.collector.retire(pack)
-
-    async def reap(self) -> None:
-        """Remove what nobody can reach any more.
+    async def remove_orphans(self) -> None:
+        """Remove the inodes that nobody can reach any more.
 
         Raises:
             StoreFull, OSError: a commit on the way failed; what is left is tried again.
         """
-        while self._doomed:
-            inode = self._doomed.pop()
+        while self._orphans:
+            inode = self._orphans.pop()
             try:
-                async with (
-                    self._pack_lock.append()
-                ):  # or ingest might put back what was just removed
-                    await self._reap_one(inode)
+                # With the lock, or ingest might put back what was just removed.
+                async with self._context.pack_lock.append():
+                    self._ingest.forget(inode)
+                    await self._context.driver.run(job.remove_orphan(self._store, inode))
             except (StoreFull, OSError):
-                self._doomed.append(inode)
+                self._orphans.append(inode)
                 raise
-
-    async def _reap_one(self, inode: InodeNumber) -> None:
-        self._ingesting.forget(inode)
-        while not self._store.orphans.reap(inode):
-            await self._durability.pause()
 
     async def collect_much(self) -> None:
         """Collect, if it is worth it."""
-        found = self._store.collector.survey()
+        found = self._collector.survey()
         stored = sum(form["stored_bytes"] for form in self._store.counters.forms().values())
         if found.dead_bytes + found.pack_bytes > max(GARBAGE_MIN, GARBAGE_PART * stored):
             await self.collect()
@@ -154,12 +101,9 @@ class BackgroundGc:
             self._futile = 0
             return
         # What a collection leaves is not tried again until there is more.
-        if self._garbage() < self._futile + SHORT_GARBAGE_MIN:
+        if self.survey().pack_bytes < self._futile + SHORT_GARBAGE_MIN:
             return
         try:
             await self.collect()
         finally:
-            self._futile = self._garbage()
-
-    def _garbage(self) -> int:
-        return self._store.collector.survey(LIVE_MIN_SHORT).pack_bytes
+            self._futile = self.survey().pack_bytes

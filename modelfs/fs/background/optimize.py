@@ -1,192 +1,183 @@
-"""BackgroundOptimize a mounted store: for somebody who waits, or by itself while nobody uses it."""
+"""Optimizing beside the requests: for a command that waits, or by itself while the store is idle.
+
+A *run* goes batch by batch, each with the pack lock, so that ingest comes in between; then
+scattered files are brought together, portion by portion. A run ends when nothing is left that it
+can do, or when it fails::
+
+    Running --- nothing left, or an error ---> Ended
+    Ended   --- a command, or idle and there is more to do than when it ended ---> Running
+
+A command uses all processors, and stops the batch under way when it goes away. By itself one
+processor is used, and only while no file is open that was used within a minute.
+"""
 
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from modelfs.errors import ModelfsError
+from modelfs.fs.background.context import Context
 from modelfs.fs.background.defrag import BackgroundDefrag
-from modelfs.fs.background.durability import Durability
-from modelfs.fs.background.gc import retire_empty_packs
-from modelfs.fs.background.pack_lock import PackLock
-from modelfs.fs.handles import Handles
-from modelfs.jobs.optimize.backlog import OptimizeStatus
-from modelfs.jobs.optimize.batch import Batch, BatchResult
-from modelfs.jobs.optimize.worker import Worker
-from modelfs.store.store import Store
+from modelfs.fs.changed import Changed
+from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
+from modelfs.jobs.optimize.job import Optimizer
+from modelfs.jobs.steps import pausing
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], Awaitable[None]]
 
-# Nobody uses the store if there was no request for its content for so long.
+# The store is idle if there was no request for a file's content for so long.
 IDLE_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 10.0
-# What could not be done is tried again by itself after so long, or when there is other work.
+# A run that ended is tried again by itself after so long, or when there is other work.
 RETRY_SECONDS: Final = 600.0
 
 
-class BackgroundOptimize:
-    """Runs the optimizer, one batch at a time."""
+@dataclass(slots=True)
+class _Running:
+    """A run that has not ended; it may rest while the store is in use."""
 
-    def __init__(
-        self,
-        store: Store,
-        handles: Handles,
-        workers: trio.CapacityLimiter,
-        durability: Durability,
-        pack_lock: PackLock,
-    ) -> None:
-        self._store = store
-        self._handles = handles
-        self._workers = workers
-        self._durability = durability
-        self._pack_lock = pack_lock
+    total: int = 0  # bytes of files
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A run that ended, with what it left to do, and why if it failed."""
+
+    left: OptimizeStatus
+    at: float  # trio's time
+    failure: Exception | None
+
+
+class BackgroundOptimize:
+    """Runs the optimizer and then the defragmenter, a batch at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._store = context.store
+        self.backlog = Backlog(context.store)
         self.by_itself = True
-        self._packing = BackgroundDefrag(store, workers, durability, pack_lock)
-        self._asked = 0  # how many wait for it
-        self._moved = trio.Event()
-        self._settler: Worker | None = None
-        self._failure: Exception | None = None
-        self._ended = False  # nothing was left that it could do when it last looked
-        self._left: OptimizeStatus | None = None  # what was left then
-        self._left_at = 0.0
-        self._done = 0
-        self._total = 0
+        self._defrag = BackgroundDefrag(context)
+        self._followers = 0  # commands that wait
+        self._state: _Running | _Ended = _Running()
+        self._optimizer: Optimizer | None = None  # with its threads, while it is at work
+        self._changed = Changed()
 
     @property
     def running(self) -> bool:
-        return self._settler is not None
+        """Whether it is at work just now."""
+        return self._optimizer is not None
 
-    # -- for who waits
+    # -- the optimize command
 
     async def follow(
-        self, progress: Progress, depth: int | None = None, *, again: bool = False
+        self, progress: Progress, depth: int | None = None, *, include_optimized: bool = False
     ) -> None:
         """Optimize everything, and return when nothing is left to do.
 
         Raises:
             ModelfsError, OSError: it cannot go on.
         """
-        self._begin(depth, again=again)
-        self._asked += 1
+        self._begin(depth, include_optimized=include_optimized)
+        self._followers += 1
         try:
-            while not self._ended and self._failure is None:
-                moved = self._moved  # it may move while that is told
+            while isinstance(state := self._state, _Running):
+                changed = self._changed.next()  # it may change during `progress`
+                defrag = self._defrag
                 await progress(
-                    min(self._done, self._total) + self._packing.done,
-                    self._total + self._packing.total,
+                    min(state.done, state.total) + defrag.done, state.total + defrag.total
                 )
-                await moved.wait()
+                await changed.wait()
         finally:
-            self._asked -= 1
-            if not self._asked and self._settler is not None:
-                self._settler.stop()
-        if self._failure is not None:
-            raise self._failure
+            self._followers -= 1
+            if not self._followers and self._optimizer is not None:
+                self._optimizer.stop()
+        if state.failure is not None:
+            raise state.failure
 
-    def _begin(self, depth: int | None, *, again: bool) -> None:
-        if self._settler is not None:
-            self._settler.stop()  # it is of another run: another depth, or fewer threads
-        self._store.optimizer.begin(depth, again=again)
-        self._done, self._total = 0, self._store.optimizer.status().bytes
-        self._failure = None
-        self._ended = False
-        self._tell()
+    def _begin(self, depth: int | None, *, include_optimized: bool) -> None:
+        if self._optimizer is not None:
+            self._optimizer.stop()  # it is of another run: another depth, or fewer threads
+        self.backlog.begin(depth, include_optimized=include_optimized)
+        self._state = _Running(self.backlog.status().bytes)
+        self._changed.notify()
 
     # -- the work
 
     async def run(self) -> None:
-        """Optimize whenever that is asked for or nobody minds, until cancelled."""
+        """Optimize when a command waits for it or the store is idle, until cancelled."""
         try:
             while True:
-                if self._asked:
+                if self._followers and isinstance(self._state, _Running):
                     await self._advance(os.cpu_count() or 1)
                 elif self._may_run():
                     await self._advance(1)
                 else:
-                    self._drop_settler()
-                    self._packing.drop()
+                    self._close_optimizer()
+                    self._defrag.drop_plan()
                     with trio.move_on_after(LOOK_SECONDS):
-                        await self._moved.wait()
+                        await self._changed.wait()
         finally:
-            self._drop_settler()
+            self._close_optimizer()
 
     def _may_run(self) -> bool:
-        idle = self.by_itself and self._handles.idle_seconds() > IDLE_SECONDS
-        if idle and self._ended and not self._asked and self._has_more():
-            self._ended = False
-            self._store.optimizer.begin()
-        return idle and not self._ended and not any(True for _ in self._store.staging)
+        if not self.by_itself or self._context.handles.idle_seconds() <= IDLE_SECONDS:
+            return False
+        if isinstance(self._state, _Ended):
+            if not self._has_more(self._state):
+                return False
+            self._state = _Running()
+            self.backlog.begin()
+        return not len(self._store.staging)
 
-    def _has_more(self) -> bool:
+    def _has_more(self, ended: _Ended) -> bool:
         # A full disk or a damaged base is not tried without end.
-        status = self._store.optimizer.status()
+        status = self.backlog.status()
         if not (status.files or status.base_only_chunks):
             return False
-        return status != self._left or trio.current_time() > self._left_at + RETRY_SECONDS
-
-    def _end(self) -> None:
-        self._ended = True
-        self._left = self._store.optimizer.status()
-        self._left_at = trio.current_time()
-        self._drop_settler()
-        self._packing.drop()  # of a portion that failed, the next plan knows
+        return status != ended.left or trio.current_time() > ended.at + RETRY_SECONDS
 
     async def _advance(self, threads: int) -> None:
         try:
-            if not (await self._settle_next(threads) or await self._packing.advance()):
-                self._end()
+            if not (await self._optimize_next(threads) or await self._defrag.copy_next()):
+                self._end(None)
         except (ModelfsError, OSError) as exc:
             log.error("the optimizer stopped: %s", exc)
-            self._fail(exc)
+            self._end(exc)
         except Exception as exc:
             # The run ends here, not the mount.
             log.exception("the optimizer stopped: bug")
-            self._fail(exc)
-        self._tell()
+            self._end(exc)
+        self._changed.notify()
 
-    def _fail(self, exc: Exception) -> None:
-        self._failure = exc
-        self._end()
+    def _end(self, failure: Exception | None) -> None:
+        self._state = _Ended(self.backlog.status(), trio.current_time(), failure)
+        self._close_optimizer()
+        self._defrag.drop_plan()  # the next plan has what a portion that failed left
 
-    async def _settle_next(self, threads: int) -> bool:
-        async with self._pack_lock.append():
-            run = partial(trio.to_thread.run_sync, limiter=self._workers)
-            batch = await run(self._store.optimizer.next_batch)
-            if batch is None:
+    async def _optimize_next(self, threads: int) -> bool:
+        run = self._context.driver.run
+        async with self._context.pack_lock.append():
+            if self._optimizer is None:
+                self._optimizer = Optimizer(self._store, self.backlog, threads)
+            result = await run(self._optimizer.optimize_batch())
+            if self._optimizer.stopped:
+                self._close_optimizer()
+            if result is None:
                 return False
-            settled = await self._work(batch, threads)
-            admits = partial(self._store.optimizer.admits, settled)
-            while not self._store.intake.publish(settled.written, admits):
-                await self._durability.pause()
-            while not self._store.optimizer.take(settled):
-                await self._durability.pause()
-            if not self._pack_lock.is_pinned:
-                await retire_empty_packs(self._store, self._durability)
-        self._done += batch.bytes
+            if not self._context.pack_lock.is_pinned:
+                await run(pausing(self._store.reclaimer.retire_empty_packs()))
+        if isinstance(self._state, _Running) and not result.stopped:
+            self._state.done += result.batch.bytes
         return True
 
-    async def _work(self, batch: Batch, threads: int) -> BatchResult:
-        if self._settler is None:
-            self._settler = self._store.settler(threads)
-        with self._store.writing() as writer:
-            settled = await trio.to_thread.run_sync(
-                self._settler.work, batch, writer, limiter=self._workers
-            )
-        if settled.stopped:
-            self._drop_settler()  # it was stopped
-        return settled
-
-    def _drop_settler(self) -> None:
-        if self._settler is not None:
-            self._settler.close()
-            self._settler = None
-
-    def _tell(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+    def _close_optimizer(self) -> None:
+        if self._optimizer is not None:
+            self._optimizer.close()
+            self._optimizer = None

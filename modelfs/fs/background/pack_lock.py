@@ -1,8 +1,8 @@
-"""Whose turn it is to append to packs or to delete them.
+"""The lock on packs: one appends to them at a time, and none is deleted while it is pinned.
 
-Ingest, collect and the optimizer append, which is for one at a time. A reader in another process
-may *hold* the packs: ingest and the optimizer's encoding go on then, since what is there stays;
-collect waits, and so does the optimizer's packing.
+Ingest, gc, the optimizer and the defragmenter append. A reader in another process, such as `fsck`
+beside a daemon, may *pin* the packs: ingest and the optimizer go on meanwhile, since what is there
+stays; gc and the defragmenter, which delete packs, wait.
 """
 
 import contextlib
@@ -10,45 +10,46 @@ from collections.abc import AsyncIterator
 
 import trio
 
+from modelfs.fs.changed import Changed
+
 
 class PackLock:
-    """The turn to append to packs."""
+    """Who may append to packs, and who may delete them."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
-        self._holds = 0
-        self._released = trio.Event()
+        self._pins = 0
+        self._unpinned = Changed()
 
     @property
     def is_pinned(self) -> bool:
-        """Whether somebody holds the packs, so that none may be deleted."""
-        return self._holds > 0
+        """Whether packs are pinned, so that none may be deleted."""
+        return self._pins > 0
 
     @contextlib.asynccontextmanager
     async def append(self) -> AsyncIterator[None]:
-        """Wait for the turn, and have it inside."""
+        """Hold the right to append to packs."""
         async with self._lock:
             yield
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Wait for a turn while nobody holds the packs."""
-        # Not to be waited for with the lock: ingest goes on while somebody holds the packs.
+        """Hold the right to append to packs and to delete them: wait until none is pinned."""
+        # Not waited for with the lock: ingest goes on while packs are pinned.
         while True:
             async with self._lock:
-                if not self._holds:
+                if not self._pins:
                     yield
                     return
-            await self._released.wait()
+            await self._unpinned.wait()
 
     @contextlib.asynccontextmanager
     async def pinned(self) -> AsyncIterator[None]:
         """Keep all packs as they are, for a reader in another process."""
         async with self._lock:  # a collection that is under way ends first
-            self._holds += 1
+            self._pins += 1
         try:
             yield
         finally:
-            self._holds -= 1
-            self._released.set()
-            self._released = trio.Event()
+            self._pins -= 1
+            self._unpinned.notify()

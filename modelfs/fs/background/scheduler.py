@@ -1,15 +1,16 @@
-"""Scheduler: moves what was written on to the disk and into chunks, by the clock.
+"""The scheduler of what happens behind the requests: writes move on to the disk and into chunks.
 
-Requests change the store's memory; this moves the changes on:
+Requests change the store's memory. Behind them
 
-- `durability` flushes and commits, every `COMMIT_SECONDS` or because someone waits for an fsync;
-- `ingesting` takes staged content into chunks;
-- `collecting` removes what was deleted, and gives its room back;
-- `optimizing` gives what is stored its smallest form, and then, by `packing`, a good order;
-- `appending` lets one of these three append to packs at a time;
-- `scrubbing` reads what is stored, to see that it is still there.
+- `durability` flushes and commits, every `COMMIT_SECONDS` or because a program waits for an fsync;
+- `ingest` takes staged content into chunks;
+- `gc` removes what was deleted, and gives its room back;
+- `optimize` gives what is stored its smallest form, and then a good order;
+- `scrub` reads what is stored, to find what the disk has lost;
+- `pack_lock` lets one of them append to packs at a time.
 
-All else runs as it comes, since the halves that change the store run on the event loop.
+All of them run at the same time, since what changes the store runs on the event loop between two
+awaits, and what is slow runs on threads and changes nothing.
 """
 
 import logging
@@ -19,6 +20,8 @@ from typing import Final
 import trio
 
 from modelfs.errors import ModelfsError, StoreFull
+from modelfs.fs.background.context import Context
+from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
@@ -42,12 +45,14 @@ class Scheduler:
 
     def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
         self._store = store
-        self.pack_lock = PackLock()
         self.durability = Durability(store, handles, workers)
-        self.ingest = BackgroundIngest(store, handles, workers, self.durability, self.pack_lock)
-        self.gc = BackgroundGc(store, workers, self.durability, self.ingest, self.pack_lock)
-        self.scrub = BackgroundScrub(store, workers)
-        self.optimize = BackgroundOptimize(store, handles, workers, self.durability, self.pack_lock)
+        self.pack_lock = PackLock()
+        driver = Driver(self.durability, workers)
+        context = Context(store, handles, self.durability, driver, self.pack_lock)
+        self.ingest = BackgroundIngest(context)
+        self.gc = BackgroundGc(context, self.ingest)
+        self.optimize = BackgroundOptimize(context)
+        self.scrub = BackgroundScrub(context)
 
     def start(self) -> None:
         """Queue what an earlier run of the daemon left to do."""
@@ -70,7 +75,7 @@ class Scheduler:
                 (COMMIT_SECONDS, self.durability.commit),
                 (TICK_SECONDS, self.durability.flush_old),
                 (TICK_SECONDS, self.ingest.ingest_due),
-                (TICK_SECONDS, self.gc.reap),
+                (TICK_SECONDS, self.gc.remove_orphans),
                 (COLLECT_SECONDS, self.gc.collect_much),
                 (SHORT_SECONDS, self.gc.collect_when_short),
             ):

@@ -1,7 +1,7 @@
-"""BackgroundScrub a mounted store: at a given rate in the background, or for somebody who waits.
+"""Scrubbing beside the requests: at a given rate in the background, or for a command that waits.
 
-There is one scrub at a time. Who asks for one that runs already follows it. It goes on after a
-remount if it was begun in the background, and otherwise waits to be asked for again.
+There is one scrub at a time; a second command that asks for one follows it. A scrub that was begun
+in the background goes on after a remount; any other waits for the next command.
 """
 
 import logging
@@ -13,9 +13,11 @@ from typing import Any
 import trio
 
 from modelfs.errors import ModelfsError
-from modelfs.jobs.scrub.report import scrub_report, whom_it_hurts
-from modelfs.jobs.scrub.scrubber import PackRange
-from modelfs.store.store import Store
+from modelfs.fs.background.context import Context
+from modelfs.fs.changed import Changed
+from modelfs.jobs.scrub.job import log_damage, scrub_next
+from modelfs.jobs.scrub.report import scrub_report
+from modelfs.jobs.scrub.scrubber import Scrubber
 
 log = logging.getLogger(__name__)
 
@@ -25,38 +27,33 @@ Progress = Callable[[int, int], Awaitable[None]]
 class BackgroundScrub:
     """Runs the scrub."""
 
-    def __init__(self, store: Store, workers: trio.CapacityLimiter) -> None:
-        self._store = store
-        self._workers = workers
-        self._wanted = trio.Event()
-        self._moved = trio.Event()
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._scrubber = Scrubber(context.store)
+        self._running = False
         self._failure: Exception | None = None
+        self._changed = Changed()
 
     def start(self) -> None:
         """Go on with what an earlier run of the daemon had in the background."""
-        if self._store.scrubber.status().rate:
-            self._wanted.set()
+        self._running = self._scrubber.status().rate > 0
 
     @property
     def running(self) -> bool:
-        return self._wanted.is_set()
+        return self._running
 
-    def begin(self, *, anew: bool = False, rate: int = 0) -> None:
+    def begin(self, *, restart: bool = False, rate: int = 0) -> None:
         """Begin a scrub, or go on with one; the arguments are those of `Scrubber.begin`."""
-        self._store.scrubber.begin(anew=anew, rate=rate)
+        self._scrubber.begin(restart=restart, rate=rate)
         self._failure = None
-        self._wanted.set()
-        self._tell()
+        self._running = True
+        self._changed.notify()
 
     def pause(self) -> None:
-        """Stop; what is being read now is still noted."""
-        self._store.scrubber.pause()
-        self._halt()
-        self._tell()
-
-    def _halt(self) -> None:
-        if self.running:
-            self._wanted = trio.Event()
+        """Stop; what is being read now is still recorded."""
+        self._scrubber.pause()
+        self._running = False
+        self._changed.notify()
 
     async def follow(self, progress: Progress) -> None:
         """Return when the scrub that runs has ended or was stopped.
@@ -64,24 +61,24 @@ class BackgroundScrub:
         Raises:
             ModelfsError, OSError: it cannot go on.
         """
-        while self.running:
-            moved = self._moved  # it may move, and even end, while that is told
-            status = self._store.scrubber.status()
+        while self._running:
+            changed = self._changed.next()  # it may change, and even end, during `progress`
+            status = self._scrubber.status()
             await progress(status.done, status.total)
-            await moved.wait()
+            await changed.wait()
         if self._failure is not None:
             raise self._failure
 
     async def report(self) -> dict[str, Any]:
         """Return how far the scrub is, and what was found and is damaged still."""
-        return await trio.to_thread.run_sync(
-            partial(scrub_report, self._store, running=self.running), limiter=self._workers
-        )
+        report = partial(scrub_report, self._context.store, running=self._running)
+        return await self._context.driver.call(report)
 
     async def run(self) -> None:
-        """Scrub whenever it is asked for, until cancelled."""
+        """Scrub whenever there is a scrub to run, until cancelled."""
         while True:
-            await self._wanted.wait()
+            while not self._running:
+                await self._changed.wait()
             try:
                 await self._advance()
             except (ModelfsError, OSError) as exc:
@@ -98,37 +95,19 @@ class BackgroundScrub:
 
     async def _advance(self) -> None:
         began = time.monotonic()
-        self._store.scrubber.forget_healed()
-        stretch = self._store.scrubber.next_stretch()
-        if stretch is None:
-            self._halt()
-            log.info("scrubbed %d bytes", self._store.scrubber.status().bytes)
+        checked = await self._context.driver.run(scrub_next(self._scrubber))
+        if checked is None:
+            self._running = False
+            log.info("scrubbed %d bytes", self._scrubber.status().bytes)
         else:
-            await self._check(stretch)
-        self._tell()
-        if stretch is not None:
-            await self._rest(stretch.bytes, time.monotonic() - began)
-
-    async def _check(self, stretch: PackRange) -> None:
-        await trio.to_thread.run_sync(self._store.scrubber.check, stretch, limiter=self._workers)
-        self._store.scrubber.take(stretch)
-        await trio.to_thread.run_sync(self._report, stretch, limiter=self._workers)
-
-    def _report(self, stretch: PackRange) -> None:
-        for problem in stretch.problems:
-            log.error("scrub: %s", problem)
-        if stretch.damaged:
-            for found in whom_it_hurts(self._store, stretch.damaged):
-                files, tensors = found.files, found.tensors
-                log.error("scrub: %s; files: %s; tensors: %s", found.message, files, tensors)
+            await self._context.driver.call(partial(log_damage, self._context.store, checked))
+        self._changed.notify()
+        if checked is not None:
+            await self._rest(checked.bytes, time.monotonic() - began)
 
     async def _rest(self, size: int, seconds: float) -> None:
-        rate = self._store.scrubber.status().rate
+        rate = self._scrubber.status().rate
         if rate:
-            # Asking for it to be stopped, or to go faster, does not wait for this.
+            # A command that stops it, or wants it to go faster, does not wait for this.
             with trio.move_on_after(max(0, size / rate - seconds)):
-                await self._moved.wait()
-
-    def _tell(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+                await self._changed.wait()

@@ -55,11 +55,12 @@ from modelfs.fs.requests.boundary import replies, silent
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.files.namespace import Owner
+from modelfs.store.folder import STORE_ATTRIBUTE
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
-# Answered by every file, listed by none: tells which store a path belongs to.
-STORE_ATTRIBUTE: Final = b"user.modelfs.store"
+# Answered by every file, listed by none.
+_STORE_ATTRIBUTE: Final = STORE_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
 # What a name or an attribute is taken to need in the index, in bytes.
 NAME_ROOM: Final = 4096
@@ -245,7 +246,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        if name == STORE_ATTRIBUTE:
+        if name == _STORE_ATTRIBUTE:
             return os.fsencode(self._store.folder)
         return self._store.attributes.get(InodeNumber(inode), name)
 

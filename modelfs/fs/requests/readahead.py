@@ -14,14 +14,13 @@ chunk takes as long as to decode it.
 
 import logging
 import math
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
 from modelfs.errors import ModelfsError
+from modelfs.fs.handles import ReadAheadState
 from modelfs.fs.requests.boundary import silent
 from modelfs.store.files.content import ChunkRun, Contents, ReadRun
 from modelfs.store.index.records import ChunkKind
@@ -39,42 +38,6 @@ AHEAD_FIRST: Final = 2 << 20
 DECODERS: Final = 2  # threads for one reader
 # So many chunks are made ready before another reader's may have the thread.
 TURN: Final = 8
-
-
-@dataclass(slots=True)
-class ReadAheadState:
-    """What is known of the reader of an open file. The event loop's, but for the queue."""
-
-    expected: int = 0  # where the next read of a sequential reader starts
-    ready: int = 0  # up to where chunks were queued for it
-    queue: deque[ChunkRun] = field(default_factory=deque)
-    pending: set[ChunkId] = field(default_factory=set)  # in the queue, or under way
-    tasks: int = 0  # that see to the queue,
-    turns: int = 0  # and those that have a thread for it
-    moved: trio.Event = field(default_factory=trio.Event)  # anew whenever something changes
-    # Chunks that were read to their ends, and where in the file those are.
-    passed: dict[ChunkId, tuple[int, ChunkRun]] = field(default_factory=dict)
-
-    def expects(self, run: ChunkRun) -> bool:
-        """Whether a thread is about to make it ready."""
-        return self.turns > 0 and run.chunk in self.pending
-
-    def restart(self, stop: int) -> None:
-        """Expect the reader there."""
-        self.expected = self.ready = stop
-        self.passed.clear()
-        self.drop_queue()
-
-    def drop_queue(self) -> None:
-        """Make no more ready than what is under way."""
-        self.queue.clear()
-        self.pending.clear()
-        self.tell()
-
-    def tell(self) -> None:
-        """Wake who waits, to look again."""
-        self.moved.set()
-        self.moved = trio.Event()
 
 
 class ReadAhead:
@@ -104,7 +67,7 @@ class ReadAhead:
         waited = False
         while any(state.expects(run) and not self._contents.is_ready(run) for run in chunks):
             waited = True
-            await state.moved.wait()
+            await state.changed.wait()
         return waited
 
     def follow(self, state: ReadAheadState, inode: InodeNumber, start: int, stop: int) -> None:
@@ -156,7 +119,7 @@ class ReadAhead:
                     return
         finally:
             state.turns -= 1
-            state.tell()
+            state.changed.notify()
 
     def _take_turn(self, state: ReadAheadState) -> None:
         for _ in range(TURN):
@@ -199,6 +162,6 @@ class ReadAhead:
 
 def _done(state: ReadAheadState, chunk: ChunkId, good: bool) -> None:
     state.pending.discard(chunk)
-    state.tell()
+    state.changed.notify()
     if not good:
         state.drop_queue()  # a disk that fails is not asked for more than it has to be

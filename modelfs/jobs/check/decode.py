@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.jobs.optimize.similarity import Kind, samples_fit
 from modelfs.store.files.content import SIZE_MAX
 from modelfs.store.files.namespace import NAME_MAX
 from modelfs.store.folder import SUPERBLOCK
@@ -21,9 +20,11 @@ from modelfs.store.index.records import (
     Inode,
     Listed,
     PackRow,
+    SketchKind,
     StagedWindow,
     Superblock,
     TensorRow,
+    samples_fit,
 )
 from modelfs.store.index.tables import ChunkId, Table, number_key, number_of, pair_of, relative_of
 
@@ -151,15 +152,15 @@ def decode_twin(key: bytes, value: bytes) -> None:
     _empty(value)
 
 
-def decode_relative(key: bytes, value: bytes) -> Kind:
+def decode_relative(key: bytes, value: bytes) -> SketchKind:
     number, hashed, inode, _, tag = relative_of(key)
     _handed_out(number_key(inode))
     try:
-        kind = Kind(number)
+        kind = SketchKind(number)
     except ValueError as exc:
         raise CorruptIndex(f"the key {key.hex()}: {exc}") from exc
-    if kind is not Kind.SAMPLES:
-        _sized(value, 8 if kind is Kind.ROW else 0)
+    if kind is not SketchKind.SAMPLES:
+        _sized(value, 8 if kind is SketchKind.ROW else 0)
     elif hashed or tag or not samples_fit(value):
         raise CorruptIndex(f"samples {key.hex()}: {value[:32].hex()}")
     return kind

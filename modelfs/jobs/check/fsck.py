@@ -1,9 +1,9 @@
 """Checking a store: every invariant, and what breaks it.
 
 An invariant is a function that takes a `CheckView` of the store and yields a `Finding` for each
-place where it does not hold. Together they read the whole index a few times over, and of the packs and
-the staging files no more than what is needed to see that they are there; with `data`, every stored
-byte that a file uses.
+place where it does not hold. Together they read the whole index a few times over, and of the packs
+and the staging files no more than what is needed to see that they are there; with `data`, every
+stored byte that a file uses.
 
 What a crash leaves is no finding: files in `packs/` and `staging/` that no row mentions, a pack
 longer than its row says, dead chunks, orphans, staged windows, and extents behind a truncation.

@@ -18,17 +18,16 @@ from typing import Final
 
 from modelfs.errors import IndexLost
 from modelfs.jobs.check.view import Finding
-from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.folder import INDEX
 
 MAGIC: Final = 0xBEEFC0DE
 VERSION: Final = 1
 IS_META: Final = 0x08
 IS_TREE: Final = 0x03  # a branch or a leaf
-NO_PAGE: Final = (1 << 64) - 1
+NOPAGE_HEAD: Final = (1 << 64) - 1
 PAGE_SIZES: Final = tuple(1 << bits for bits in range(9, 17))
 
-_PAGE = struct.Struct("<QHHI")
+PAGE_HEAD = struct.Struct("<QHHI")
 _DB = "IHH4QQ"
 _META = struct.Struct(f"<IIQQ{_DB}{_DB}QQ")
 
@@ -61,41 +60,13 @@ def check_meta_pages(store: Path) -> list[Finding]:
         if not damaged:
             return []
     if len(damaged) == 2:
-        raise _hopeless(store)
+        raise both_damaged(store)
     message = f"meta page {damaged[0]} of the index is damaged; nothing else was looked at"
     return [Finding("meta-page", message)]
 
 
-def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
-    """Write a damaged meta page anew from the other, and say so; None if both are whole.
-
-    For who has the store's lock, before LMDB has opened it.
-
-    Raises:
-        IndexLost: both are damaged.
-    """
-    path = data_file(store)
-    metas = read_meta_pages(path)
-    if None not in metas:
-        return None
-    whole = next((meta for meta in metas if meta is not None), None)
-    if whole is None:
-        raise _hopeless(store)
-    quarantine.copy(path, "data.mdb")
-    number = metas.index(None)
-    header = _PAGE.pack(number, 0, IS_META, 0)
-    with path.open("r+b") as file:
-        file.seek(number * whole.page_size)
-        file.write(header + whole.page[_PAGE.size :])
-        file.flush()
-        os.fsync(file.fileno())
-    return (
-        f"meta page {number} of the index was damaged: the index is as commit {whole.transaction} "
-        "left it; if there was a later one, what it changed is lost"
-    )
-
-
-def _hopeless(store: Path) -> IndexLost:
+def both_damaged(store: Path) -> IndexLost:
+    """Return the error of an index of which nothing can be read."""
     return IndexLost(f"both meta pages of {data_file(store)} are damaged")
 
 
@@ -110,11 +81,11 @@ def read_meta_pages(path: Path) -> list[Meta | None]:
 
 
 def _meta(fd: int, number: int, at: int) -> Meta | None:
-    page = os.pread(fd, _PAGE.size + _META.size, at)
-    if len(page) < _PAGE.size + _META.size:
+    page = os.pread(fd, PAGE_HEAD.size + _META.size, at)
+    if len(page) < PAGE_HEAD.size + _META.size:
         return None
-    own_number, _, flags, _ = _PAGE.unpack_from(page)
-    magic, version, _, _, size, *rest, last, transaction = _META.unpack_from(page, _PAGE.size)
+    own_number, _, flags, _ = PAGE_HEAD.unpack_from(page)
+    magic, version, _, _, size, *rest, last, transaction = _META.unpack_from(page, PAGE_HEAD.size)
     if (own_number, flags & IS_META, magic, version) != (number, IS_META, MAGIC, VERSION):
         return None
     if size not in PAGE_SIZES or at not in (0, size):
@@ -126,12 +97,12 @@ def _meta(fd: int, number: int, at: int) -> Meta | None:
 
 
 def _is_tree(fd: int, root: int, last: int, size: int) -> bool:
-    if root == NO_PAGE:
+    if root == NOPAGE_HEAD:
         return True
     if not 1 < root <= last:
         return False
-    page = os.pread(fd, _PAGE.size, root * size)
-    if len(page) < _PAGE.size:
+    page = os.pread(fd, PAGE_HEAD.size, root * size)
+    if len(page) < PAGE_HEAD.size:
         return False
-    number, _, flags, _ = _PAGE.unpack(page)
+    number, _, flags, _ = PAGE_HEAD.unpack(page)
     return bool(number == root and flags & IS_TREE)

@@ -1,33 +1,31 @@
-"""Garbage collection: dead chunks lose their records, and packs with little left are rewritten.
+"""Garbage collection: chunks that nothing needs, and packs with little left in them.
 
-A chunk is dead if no file uses it and no other derives from it. One that is only derived from is
-held, and stays: to write anew what derives from it is the optimizer's part. With a chunk's record
-go its claims on what it derives from, which may so die in turn.
+Theory of operation. A chunk without references is dead, and listed as such. Collecting removes the
+records of dead chunks, in slices, and then rewrites packs of which little is alive: what lives is
+copied to the end of the newest pack, the records follow, and the pack goes with the next commit. A
+pack that cannot be read in parts is kept, with what could not be copied.
 
-A pack is immutable, so the room of a dead chunk comes back when its pack goes: at once if nothing
-in it is alive, otherwise after its live chunks were copied to the newest pack. A copy is checked
-against its checksum on the way; a pack with a chunk that cannot be read is left as it is. Files are
-deleted after the commit that no longer mentions them.
+Hints (rows of files and tensors that are gone, which only ever help to find something) are dropped
+on the way.
+
+Example. A pack of 256 MiB holds 100 chunks, and 70 of them, 180 MiB, belonged to a file that was
+removed. They are dead: their records go. 76 of 256 MiB are alive, less than `LIVE_MIN`, so the
+other 30 chunks are appended to another pack, and this one is deleted: 180 MiB are free again.
 """
 
-import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from modelfs.errors import CorruptChunk, CorruptPack
-from modelfs.jobs.ingest.copies import CopyHints
-from modelfs.jobs.ingest.external_data import ExternalData
-from modelfs.jobs.optimize.similarity import SimilarityIndex
-from modelfs.store.chunks.table import Chunks
+from modelfs.errors import CorruptPack
 from modelfs.store.chunks.writer import ChunkWriter
-from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS, Counters
-from modelfs.store.index.index import KEY_END, Index
+from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
+from modelfs.store.index.index import KEY_END
 from modelfs.store.index.records import Chunk, PackRow
-from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
-from modelfs.store.packs.pack import Packs
+from modelfs.store.index.tables import ChunkId, PackId, Table
 from modelfs.store.packs.segment import PAGE
+from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +33,25 @@ log = logging.getLogger(__name__)
 LIVE_MIN: Final = 0.5
 # When room is short, any gain is worth a rewrite that there is room for.
 LIVE_MIN_SHORT: Final = 0.85
-# Who asks for a store to be made small waits for it: a third of a second for each pack, which gives
-# back 4 MB or more.
+# For a caller that waits for the store to be made small: a third of a second for each pack, which
+# gives back 4 MB or more.
 LIVE_MIN_SMALL: Final = 0.985
 SLICE: Final = 250
 
 
+class Hints(Protocol):
+    """A table of rows about files, any of which may be dropped."""
+
+    @property
+    def TABLE(self) -> Table: ...  # noqa: N802 - a constant of the classes that have it
+
+    def is_stale(self, key: bytes) -> bool:
+        """Whether a row is about something that is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What gc found, or would: numbers of things, and the bytes they take."""
+    """What gc found: numbers of things, and the bytes they take."""
 
     dead_chunks: int
     dead_bytes: int
@@ -52,25 +60,12 @@ class Garbage:
 
 
 class Collector:
-    """Finds and removes garbage, in slices."""
+    """Finds garbage, and copies what lives beside it."""
 
-    def __init__(
-        self,
-        index: Index,
-        chunks: Chunks,
-        packs: Packs,
-        hints: tuple[ExternalData, CopyHints, SimilarityIndex],
-    ) -> None:
-        self._index = index
-        self._counters = Counters(index)
-        self._chunks = chunks
-        self._packs = packs
-        self._hints = hints
-        self._removed = b""  # up to which key dead chunks were removed, while that is under way
-        self._sweeping = 0  # which hints a sweep is at, and from which key on it goes on
-        self._swept = b""
-        self._doomed: list[PackId] = []
-        self._unreadable: set[PackId] = set()
+    def __init__(self, store: Store, hints: Iterable[Hints] = ()) -> None:
+        self._store = store
+        self._hints = tuple(hints)
+        self._unreadable: set[PackId] = set()  # packs that could not be copied as a whole
 
     def survey(self, live_min: float = LIVE_MIN) -> Garbage:
         """Return what there is to collect. Costs a walk over the packs.
@@ -78,51 +73,29 @@ class Collector:
         Args:
             live_min: packs are to be rewritten of which a smaller part is alive.
         """
-        rows = [row for _, row in self._rows() if _is_sparse(row, live_min)]
+        rows = [row for _, row in self._store.reclaimer.packs() if _is_sparse(row, live_min)]
         gain = sum(row.stop - row.live for row in rows)
-        counters = self._counters
+        counters = self._store.counters
         return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(rows), gain)
 
-    def remove_dead(self) -> int:
-        """Remove the records of a slice of dead chunks, and return how many: 0 if none is left."""
-        # Each slice goes on where the last one ended: see `FileMaps.trim`. But with a chunk, what
-        # it derives from may die, which is often behind that.
-        rows = self._index.scan(Table.DEAD, self._removed, KEY_END, SLICE)
-        if not rows and self._removed:
-            rows = self._index.scan(Table.DEAD, b"", KEY_END, SLICE)
-        removed = changed = 0
-        with self._index.change():
-            for key, _ in rows:
-                changed += 1 + self._chunks.remove(ChunkId(number_of(key)))
-                removed += 1
-                if changed >= SLICE:
-                    break
-        self._removed = rows[removed - 1][0] + b"\0" if changed >= SLICE else b""
-        return removed
-
-    def sweep(self) -> bool:
-        """Drop a slice of the hints about files that are gone; say whether that is all."""
-        hint = self._hints[self._sweeping]
-        rows = self._index.scan(hint.TABLE, self._swept, KEY_END, SLICE)
-        with self._index.change():
-            for key, _ in rows:
-                if hint.is_stale(key):
-                    self._index.delete(hint.TABLE, key)
-        if len(rows) == SLICE:
-            self._swept = rows[-1][0] + b"\0"
-            return False
-        self._swept = b""
-        self._sweeping = (self._sweeping + 1) % len(self._hints)
-        return self._sweeping == 0
+    def drop_stale_hints(self) -> Iterator[None]:
+        """Drop hints about files that are gone; yields after each slice."""
+        index = self._store.index
+        for hints in self._hints:
+            start = b""
+            while rows := index.scan(hints.TABLE, start, KEY_END, SLICE):
+                with index.change():
+                    for key, _ in rows:
+                        if hints.is_stale(key):
+                            index.delete(hints.TABLE, key)
+                yield
+                start = rows[-1][0] + b"\0"
 
     def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
         """Return the packs worth rewriting, those that need least room for it first."""
-        rows = [(row.live, pack) for pack, row in self._rows() if _is_sparse(row, live_min)]
-        return [pack for _, pack in sorted(rows) if pack not in self._unreadable]
-
-    def empty_packs(self) -> list[PackId]:
-        """Return the packs in which nothing is alive."""
-        return [pack for pack, row in self._rows() if not row.live and pack not in self._unreadable]
+        packs = self._store.reclaimer.packs()
+        sparse = [(row.live, pack) for pack, row in packs if _is_sparse(row, live_min)]
+        return [pack for _, pack in sorted(sparse) if pack not in self._unreadable]
 
     def copy_live(self, pack: PackId, writer: ChunkWriter) -> None:
         """Append the live chunks of a pack to another. Any thread.
@@ -131,51 +104,22 @@ class Collector:
             OSError: the backing disk is full, or failed at more than reading a chunk.
         """
         for chunk, record in self._live(pack):
-            if (stored := self._readable(chunk, record)) is not None:
+            if (stored := self._store.chunks.readable_bytes(chunk, record)) is not None:
                 writer.copy(chunk, record, stored)
 
-    def _readable(self, chunk: ChunkId, record: Chunk) -> bytes | None:
-        try:
-            return self._chunks.stored_bytes(chunk, record)
-        except CorruptChunk as exc:
-            log.error("pack %d is kept: %s", record.pack, exc)
-        except OSError as exc:
-            if exc.errno != errno.EIO:
-                raise
-            log.error("pack %d is kept: %s", record.pack, exc)
-        return None
-
     def retire(self, pack: PackId) -> int:
-        """Forget a pack that nothing lies in any more, and return its size in bytes."""
-        row = self._chunks.pack_row(pack)
-        if row.live:
+        """Forget a pack that was copied, and return its size; 0 if not all of it could be."""
+        freed = self._store.reclaimer.retire(pack)
+        if not freed:
             self._unreadable.add(pack)
-            return 0
-        while self.remove_dead():
-            pass  # what died meanwhile, and could not be copied
-        with self._index.change():
-            self._index.delete(Table.PACKS, number_key(pack))
-        self._doomed.append(pack)
-        return row.stop
-
-    def doomed(self) -> list[PackId]:
-        """Hand over the packs to delete once all changes made so far are durable."""
-        doomed, self._doomed = self._doomed, []
-        return doomed
-
-    def doom(self, packs: list[PackId]) -> None:
-        """Take packs back that `doomed` handed over, because the commit failed."""
-        self._doomed.extend(packs)
-
-    def _rows(self) -> Iterator[tuple[PackId, PackRow]]:
-        for key, value in self._index.pages(Table.PACKS):
-            yield PackId(number_of(key)), PackRow.from_bytes(value)
+        return freed
 
     def _live(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
+        store = self._store
         try:
-            for entry in self._packs.entries(pack, self._chunks.pack_row(pack).stop):
-                record = self._chunks.find(entry.chunk)
-                if record is not None and (record.pack, record.offset) == (pack, entry.offset):
+            for entry in store.packs.entries(pack, store.chunks.pack_row(pack).stop):
+                record = store.chunks.find(entry.chunk)
+                if record is not None and record.place == (pack, entry.offset):
                     yield entry.chunk, record
         except CorruptPack as exc:
             log.error("pack %d is kept: %s", pack, exc)

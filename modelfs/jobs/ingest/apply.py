@@ -1,338 +1,119 @@
-"""The owner's half of ingest and of flushing: what changes the index and the staged state.
+"""Applying ingest: what changes the index and the staged state. For the owner, and quick.
 
-Everything here runs on the thread that owns the store, and quickly: the work that takes time is in
-`Ingest.run`, `Staging.sync` and `ChunkWriter`, which run on any thread between a `begin` and its
-`finish`.
+The slow work is `Worker.work`, on any thread, between `next_step` and `apply`. What each call
+changes, and what a crash after its commit leaves::
+
+    call          changes                                      a crash leaves
+    begin_pass    nothing                                      the windows
+    next_step     nothing                                      the windows
+    apply         a slice of extents, over and over            windows that lie above the map
+    (its end)     size, rows of the region's windows           the map
+    apply_rows    a slice of tensor rows                       both layouts' rows: inspect only
+    end_pass      format, hints, PENDING; releases the state   a file that is in chunks
 """
 
 import dataclasses
-import errno
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
 from modelfs.jobs.ingest.chunker import Piece
 from modelfs.jobs.ingest.copies import CopyHints
 from modelfs.jobs.ingest.external_data import ExternalData
-from modelfs.jobs.ingest.worker import Pass, Step, next_full_region, next_region
-from modelfs.store.chunks.table import Chunks
-from modelfs.store.chunks.writer import WriteResult
-from modelfs.store.files.content import Contents
-from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staging import (
-    StagedFile,
-    Staging,
-    Window,
-    is_written,
-    stamp_of,
-    windows_of,
-)
-from modelfs.store.index.counters import NEXT_CHUNK, NEXT_PACK, Counters
-from modelfs.store.index.index import KEY_END, Index
-from modelfs.store.index.records import Chunk, Extent, Inode, PackRow
-from modelfs.store.index.tables import (
-    KEY_MAX,
-    ChunkId,
-    InodeNumber,
-    Table,
-    number_key,
-    number_of,
-    request_value,
-)
-from modelfs.store.packs.pack import Packs
+from modelfs.jobs.ingest.passes import Pass, Step, next_full_region, next_region
+from modelfs.jobs.steps import slices
+from modelfs.store.files.flush import with_state
+from modelfs.store.files.staging import StagedFile, Window, is_written, stamp_of, windows_of
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
+from modelfs.store.store import Store
 
-# What is changed in one go, so that no request waits long: extents removed,
-TRIM_SLICE: Final = 100
-# extents put into a map, new chunks, and tensors' rows, which cost less.
+# Changed in one go, so that no request waits long: extents, and tensors' rows, which cost less.
 EXTENTS_SLICE: Final = 100
-CHUNKS_SLICE: Final = 200
 ROWS_SLICE: Final = 1000
-# What fdatasync(2) says when it has given up on bytes; not, say, that no descriptor was free.
-LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """What a flush makes durable: a file's state when it began."""
+class Applier:
+    """Plans the steps of passes, and puts what came of them into the index."""
 
-    staged: StagedFile
-    frozen: StagedFile
-    superseded: tuple[Window, ...]
-    began: float  # monotonic seconds
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._external_data = ExternalData(store)
+        self._copy_hints = CopyHints(store)
 
-    @property
-    def windows(self) -> list[Window]:
-        return [each for each in self.frozen.windows.values() if each.dirty]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What of a store intake changes."""
-
-    index: Index
-    counters: Counters
-    inodes: Inodes
-    chunks: Chunks
-    packs: Packs
-    maps: FileMaps
-    staging: Staging
-    contents: Contents
-    external_data: ExternalData
-    copy_hints: CopyHints
-
-
-class Intake:
-    """Takes staged content into the index."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._index = parts.index
-        self._counters = parts.counters
-        self._inodes = parts.inodes
-        self._chunks = parts.chunks
-        self._packs = parts.packs
-        self._maps = parts.maps
-        self._staging = parts.staging
-        self._contents = parts.contents
-        self._external_data = parts.external_data
-        self._copy_hints = parts.copy_hints
-
-    # -- flushing: staged bytes become durable where they are
-
-    def begin_flush(self, inode: InodeNumber) -> Flush | None:
-        """Freeze what is to be made durable; None if nothing is.
-
-        Raises:
-            OSError: an earlier flush of it failed.
-        """
-        staged = self._staging.find(inode)
-        if staged is None or not staged.dirty:
-            return None
-        if staged.failed:
-            raise OSError(errno.EIO, f"what was written to inode {inode} could not be stored")
-        return Flush(staged, staged.copy(), tuple(staged.superseded), time.monotonic())
-
-    def fail_flush(self, flush: Flush, why: OSError) -> None:
-        """Note that the windows of a flush could not be made durable.
-
-        The kernel tells of a page that it could not write once, and then takes it for clean. So
-        no later flush of the same bytes may say that they are durable, and ingest may not read
-        them again: until the file is written anew, its fsync fails.
-        """
-        if why.errno not in LOST:
-            return
-        for window in flush.windows:
-            now = flush.staged.windows.get(window.number)
-            if now is not None and now.generation == window.generation:
-                now.failed = True
-
-    def finish_flush(self, flush: Flush) -> bool:
-        """Put into the index what `Staging.sync` made durable.
-
-        Returns:
-            False if the file was cut, ingested, or flushed by another meanwhile: what was frozen
-            may be older than what the index has, and the flush has to be done again.
-        """
-        staged, frozen = flush.staged, flush.frozen
-        if self._staging.find(staged.inode) is not staged:
-            return True  # ingest was faster, and wrote all of it
-        if staged.generation != frozen.generation:
-            return False
-        with self._index.change():
-            node = self._inodes.get(staged.inode)
-            self._inodes.put(
-                dataclasses.replace(
-                    node, size=frozen.size, mtime_ns=frozen.mtime_ns, ctime_ns=_ctime(node, frozen)
-                )
-            )
-            self._conceal(staged.inode, frozen.map_visible_to)
-            for window in flush.windows:
-                self._staging.record(staged.inode, window, window.ranges)
-            self._drop_superseded(staged, flush.superseded)
-        for window in flush.windows:
-            now = staged.windows[window.number]
-            now.dirty = now.stamp != window.stamp
-        staged.size_floor = min(staged.size, frozen.size)
-        staged.generation += 1
-        staged.dirty = staged.differs(frozen)
-        staged.dirty_since = flush.began
-        return True
-
-    # -- ingest
+    # -- planning
 
     def begin_pass(self, inode: InodeNumber, *, complete: bool) -> Pass:
+        """Begin a pass; `complete` if the file is not being written: its layout is final."""
+        contents, staging = self._store.contents, self._store.staging
         models = self._external_data.models_naming(inode) - {inode}
-        copies = {model: self._contents.snapshot(model) for model in models}
-        staged = self._staging.find(inode)
+        copies = {model: contents.snapshot(model) for model in models}
+        staged = staging.find(inode)
         windows = {} if staged is None else staged.windows
         versions = {number: window.stamp for number, window in windows.items()}
-        request = self._index.get(Table.PENDING, number_key(inode))
+        request = self._store.index.get(Table.PENDING, number_key(inode))
         return Pass(inode, complete, copies, request, versions=versions)
 
-    def requested(self) -> list[InodeNumber]:
-        """Return the files to be cut anew because a model that names them arrived."""
-        rows = self._index.scan(Table.PENDING, b"", KEY_END)
-        return [InodeNumber(number_of(key)) for key, _ in rows]
-
-    def begin_step(self, walk: Pass) -> Step | None:
+    def next_step(self, file_pass: Pass) -> Step | None:
         """Return the next region's step; None when the pass is at its end, or the file is gone."""
-        if self._inodes.find(walk.inode) is None:
+        if not self._is_there(file_pass):
             return None
-        staged = self._contents.snapshot(walk.inode)
-        if walk.complete:
-            region = next_region(staged, self._maps, walk.position)
+        staged = self._store.contents.snapshot(file_pass.inode)
+        if file_pass.complete:
+            region = next_region(staged, self._store.maps, file_pass.position)
         else:
-            region = next_full_region(staged, walk.position)
-        return None if region is None else Step(walk, staged, *region)
+            region = next_full_region(staged, file_pass.position)
+        return None if region is None else Step(file_pass, staged, *region)
 
-    def publish(
-        self, written: WriteResult, admits: Callable[[ChunkId, Chunk], bool] | None = None
-    ) -> bool:
-        """Take over a slice of what a writer stored; say whether that is all of it.
+    def _is_there(self, file_pass: Pass) -> bool:
+        return self._store.inodes.find(file_pass.inode) is not None
 
-        Before the steps that point to it are finished. A chunk that was taken without them is dead.
+    # -- applying a step
 
-        Args:
-            written: what the writer returned.
-            admits: whether a chunk may be moved as written; nothing else moved it meanwhile.
+    def apply(self, step: Step) -> Iterator[None]:
+        """Put a step's extents into the map, a slice at a time, then drop what they replace.
+
+        Yields between slices. Until the last one the windows lie above the map, so that a crash,
+        or a write, between two slices finds the bytes in either. After `Store.publish`.
         """
-        added, moved = written.next_slice(CHUNKS_SLICE)
-        with self._index.change():
-            self._vouch(written)
-            for chunk in added:
-                self._chunks.add(chunk, written.added[chunk])
-            for chunk in moved:
-                record = written.moved[chunk]
-                if self._chunks.find(chunk) is not None and (
-                    admits is None or admits(chunk, record)
-                ):
-                    self._chunks.move(chunk, record, written.sources.get(chunk))
-        self._packs.published()
-        written.tails.clear()
-        written.drop(added, moved)
-        return not (written.added or written.moved)
+        parts = list(slices(step.extents, EXTENTS_SLICE)) or [()]
+        for number, extents in enumerate(parts, 1):
+            if not self._is_there(step.file_pass):
+                step.file_pass.done = True
+                return
+            self._apply_slice(step, extents, is_last=number == len(parts))
+            if number < len(parts):
+                yield
+        step.file_pass.position = step.stop
 
-    def _vouch(self, written: WriteResult) -> None:
-        # With the first slice, for all of them: what was appended is there, and its numbers taken.
-        for tail in written.tails.values():
-            row = self._chunks.pack_row(tail.pack)
-            self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
-            if tail.pack >= self._counters.get(NEXT_PACK):
-                self._counters.set(NEXT_PACK, tail.pack + 1)
-        if written.tails and written.added:
-            self._counters.set(NEXT_CHUNK, max(written.added) + 1)
-
-    def finish_step(self, step: Step) -> bool:
-        """Put a slice of a step's extents into the map; say whether that is all of them.
-
-        With the last one, the windows that they replace are dropped. Until then the windows lie
-        above the map, so that a crash, or a write, between two slices finds the bytes in either.
-        After `take_written`.
-        """
-        walk = step.walk
-        staged = self._staging.find(walk.inode)
-        if self._inodes.find(walk.inode) is None:
-            walk.done = True
-            return True
-        stop = step.applied + EXTENTS_SLICE
-        with self._index.change():
+    def _apply_slice(self, step: Step, extents: Sequence[Extent], *, is_last: bool) -> None:
+        flusher = self._store.flusher
+        staged = self._store.staging.find(step.file_pass.inode)
+        with self._store.index.change():
             if staged is not None:
-                self._admit(staged)
-            self._apply(step, staged, stop)
+                flusher.admit_truncation(staged)
+            self._map(step, staged, extents)
             if staged is not None:
-                self._conceal(staged.inode, staged.map_visible_to)
-            if staged is not None and stop >= len(step.extents):
+                flusher.hide_map(staged.inode, staged.map_visible_to)
+            if staged is not None and is_last:
                 self._drop_replaced(step, staged)
         if staged is not None:
-            _admitted(staged)
-        step.applied = stop
-        if stop < len(step.extents):
-            return False
-        walk.position = step.stop
-        return True
+            staged.truncation_admitted()
 
-    def _drop_replaced(self, step: Step, staged: StagedFile) -> None:
-        # Not before the last slice: as long as a superseded window's row is there, the inode record
-        # must not say that the file reaches so far again.
-        replaced = self._replaced(step, staged)
-        self._advance(staged, replaced)
-        self._conceal(staged.inode, staged.map_visible_to)
-        # Last: what is dropped from memory does not come back if the change fails.
-        self._drop_superseded(staged, staged.superseded)
-        self._staging.drop(staged, replaced)
-
-    def note_tensors(self, walk: Pass) -> bool:
-        """Change a slice of a file's tensor rows; say whether that is all of them."""
-        changes, walk.rows = walk.rows[:ROWS_SLICE], walk.rows[ROWS_SLICE:]
-        with self._index.change():
-            for key, value in changes if self._inodes.find(walk.inode) is not None else ():
-                if value is None:
-                    self._index.delete(Table.TENSORS, key)
-                else:
-                    self._index.put(Table.TENSORS, key, value)
-        return not walk.rows
-
-    def end_pass(self, walk: Pass) -> None:
-        """Note the format, and forget the staged state if nothing is left of it."""
-        walk.done = True
-        if self._inodes.find(walk.inode) is None:
-            return
-        with self._index.change():
-            if walk.complete:
-                if self._index.get(Table.PENDING, number_key(walk.inode)) == walk.request:
-                    self._index.delete(Table.PENDING, number_key(walk.inode))
-                self._note_layout(walk)
-                self._release(walk.inode)
-            else:
-                # Whatever happens, a complete pass is owed.
-                self._index.put(Table.PENDING, number_key(walk.inode), request_value())
-
-    def trim(self, inode: InodeNumber) -> bool:
-        """Remove a slice of the extents behind a truncation; say whether that is all of them."""
-        staged = self._staging.find(inode)
-        if staged is None or staged.map_visible_to is None:
-            return True
-        with self._index.change():
-            self._admit(staged)
-            done = self._maps.trim(inode, staged.map_visible_to, TRIM_SLICE)
-            self._conceal(inode, None if done else staged.map_visible_to)
-            self._drop_superseded(staged, staged.superseded)
-        _admitted(staged)
-        if done:
-            staged.map_visible_to = None
-        return done
-
-    def _admit(self, staged: StagedFile) -> None:
-        # Before the map may lose or gain bytes for good, the inode record has to admit a
-        # truncation that no flush has made durable yet.
-        node = self._inodes.get(staged.inode)
-        if staged.size_floor < node.size:
-            self._inodes.put(dataclasses.replace(node, size=staged.size_floor))
-
-    def _conceal(self, inode: InodeNumber, visible: int | None) -> None:
-        # Says from where on the map is not to be seen: behind a truncation, and behind the size
-        # that a crash would leave, should the file then be made longer.
-        size = self._inodes.get(inode).size
-        behind = next(self._maps.overlapping(inode, size, KEY_MAX), None)
-        edges = (visible, None if behind is None else size)
-        self._staging.record_visible(inode, min((e for e in edges if e is not None), default=None))
-
-    def _apply(self, step: Step, staged: StagedFile | None, stop: int) -> None:
-        # Puts what is not stale into the map, up to the `stop`-th extent.
-        walk = step.walk
+    def _map(self, step: Step, staged: StagedFile | None, extents: Sequence[Extent]) -> None:
+        # Extents that went stale are passed over, and so is what the worker left out.
+        file_pass = step.file_pass
         missing: list[Extent | Piece] = [*step.unfinished]
-        for extent in step.extents[step.applied : stop]:
-            if self._is_stale(walk, staged, extent):
+        for extent in extents:
+            if self._is_stale(file_pass, staged, extent):
                 missing.append(extent)
             else:
-                self._maps.replace(walk.inode, extent.start, extent.stop, [extent])
+                self._store.maps.replace(file_pass.inode, extent.start, extent.stop, [extent])
         for piece in missing:
             # All windows of it: none may be dropped without its part of the piece.
-            walk.skipped.update(windows_of(piece.start, piece.stop))
+            file_pass.skipped.update(windows_of(piece.start, piece.stop))
 
-    def _is_stale(self, walk: Pass, staged: StagedFile | None, extent: Extent) -> bool:
+    def _is_stale(self, file_pass: Pass, staged: StagedFile | None, extent: Extent) -> bool:
         # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
         # that was about to be revived. The next pass puts the piece once more.
         if (
@@ -341,80 +122,102 @@ class Intake:
             and extent.stop > staged.map_visible_to
         ):
             return True
+        versions = file_pass.versions
         changed = any(
-            (number in walk.versions and stamp_of(staged, number) != walk.versions[number])
+            (number in versions and stamp_of(staged, number) != versions[number])
             or is_written(staged, number)
             for number in windows_of(extent.start, extent.stop)
         )
-        return changed or self._chunks.find(extent.chunk) is None
+        return changed or self._store.chunks.find(extent.chunk) is None
 
-    def _replaced(self, step: Step, staged: StagedFile) -> list[Window]:
-        # The windows of a region whose every byte is in the map now.
-        walk = step.walk
-        return [
-            window
-            for number, window in staged.windows.items()
-            if step.start <= window.start < step.stop
-            and number not in walk.skipped
-            and window.stamp == walk.versions.get(number)
-            and not window.writing
-        ]
+    def _drop_replaced(self, step: Step, staged: StagedFile) -> None:
+        # Not before the last slice: as long as a superseded window's row is there, the inode record
+        # must not say that the file reaches so far again.
+        replaced = _replaced(step, staged)
+        self._advance_size(staged, replaced)
+        self._store.flusher.hide_map(staged.inode, staged.map_visible_to)
+        # Last: what is dropped from memory does not come back if the change fails.
+        self._store.staging.drop_superseded(staged, staged.superseded)
+        self._store.staging.drop(staged, replaced)
 
-    def _advance(self, staged: StagedFile, replaced: list[Window]) -> None:
+    def _advance_size(self, staged: StagedFile, replaced: list[Window]) -> None:
         # What was ingested is durable with the next commit, so the size may say so, up to where
         # the first bytes are that only lie in a window.
-        node = self._inodes.get(staged.inode)
+        node = self._store.inodes.get(staged.inode)
         numbers = staged.windows.keys() - {window.number for window in replaced}
         waiting = (staged.windows[number].ranges.within(node.size, KEY_MAX) for number in numbers)
         size = min([staged.size, *(low for ranges in waiting for low, _ in islice(ranges, 1))])
         if node.size < size:
-            self._inodes.put(dataclasses.replace(node, size=size))
+            self._store.inodes.put(dataclasses.replace(node, size=size))
+
+    # -- ending a pass
+
+    def apply_rows(self, file_pass: Pass) -> Iterator[None]:
+        """Change a file's tensor rows; yields between slices."""
+        index = self._store.index
+        for number, changes in enumerate(slices(file_pass.rows, ROWS_SLICE)):
+            if number:
+                yield
+            if not self._is_there(file_pass):
+                return
+            with index.change():
+                for key, value in changes:
+                    if value is None:
+                        index.delete(Table.TENSORS, key)
+                    else:
+                        index.put(Table.TENSORS, key, value)
+
+    def end_pass(self, file_pass: Pass) -> None:
+        """Record the format, and forget the staged state if nothing is left of it."""
+        file_pass.done = True
+        if not self._is_there(file_pass):
+            return
+        index, key = self._store.index, number_key(file_pass.inode)
+        with index.change():
+            if not file_pass.complete:
+                index.put(Table.PENDING, key, request_value())  # a complete pass is still owed
+                return
+            if index.get(Table.PENDING, key) == file_pass.request:
+                index.delete(Table.PENDING, key)
+            self._record_layout(file_pass)
+            self._release(file_pass.inode)
+
+    def _record_layout(self, file_pass: Pass) -> None:
+        if (layout := file_pass.layout) is None:
+            return
+        if layout.spans:
+            self._store.index.put(Table.TO_OPTIMIZE, number_key(file_pass.inode), request_value())
+        node = self._store.inodes.get(file_pass.inode)
+        if layout.format is not node.format:
+            self._store.inodes.put(dataclasses.replace(node, format=layout.format))
+        self._external_data.record(file_pass.inode, file_pass.places)
+        if file_pass.copy_key is not None:
+            self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
 
     def _release(self, inode: InodeNumber) -> None:
-        staged = self._staging.find(inode)
+        staging = self._store.staging
+        staged = staging.find(inode)
         if staged is None:
             return
-        node = self._inodes.get(inode)
-        empty = [each for each in staged.windows.values() if each.idle]
-        self._staging.drop(staged, empty)
+        node = self._store.inodes.get(inode)
+        staging.drop(staged, [window for window in staged.windows.values() if window.idle])
         staged.generation += 1
         if staged.windows or staged.map_visible_to is not None:
             return
-        self._drop_superseded(staged, staged.superseded)
-        self._inodes.put(
-            dataclasses.replace(
-                node, size=staged.size, mtime_ns=staged.mtime_ns, ctime_ns=_ctime(node, staged)
-            )
-        )
-        self._conceal(inode, None)
-        self._staging.release(inode)
-
-    def _drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
-        gone = list(windows)
-        generations = {each.generation for each in gone}
-        self._staging.drop(staged, gone)
-        staged.superseded = [
-            each for each in staged.superseded if each.generation not in generations
-        ]
-
-    def _note_layout(self, walk: Pass) -> None:
-        if (layout := walk.layout) is None:
-            return
-        if layout.spans:
-            self._index.put(Table.TO_OPTIMIZE, number_key(walk.inode), request_value())
-        node = self._inodes.get(walk.inode)
-        if layout.format is not node.format:
-            self._inodes.put(dataclasses.replace(node, format=layout.format))
-        self._external_data.record(walk.inode, walk.places)
-        if walk.look is not None:
-            self._copy_hints.record(walk.inode, walk.look, layout.format)
+        staging.drop_superseded(staged, staged.superseded)
+        self._store.inodes.put(with_state(node, staged))
+        self._store.flusher.hide_map(inode, None)
+        staging.release(inode)
 
 
-def _admitted(staged: StagedFile) -> None:
-    # In memory, once the change of the index is made.
-    staged.size_floor = staged.size
-    staged.generation += 1
-
-
-def _ctime(node: Inode, staged: StagedFile) -> int:
-    return max(node.ctime_ns, staged.ctime_ns)
+def _replaced(step: Step, staged: StagedFile) -> list[Window]:
+    # The windows of a region whose every byte is in the map now.
+    file_pass = step.file_pass
+    return [
+        window
+        for number, window in staged.windows.items()
+        if step.start <= window.start < step.stop
+        and number not in file_pass.skipped
+        and window.stamp == file_pass.versions.get(number)
+        and not window.writing
+    ]

@@ -15,9 +15,7 @@ from typing import Final
 import xxhash
 
 from modelfs.formats.layout import Format, Layout, ReadAt
-from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
     InodeNumber,
@@ -26,46 +24,49 @@ from modelfs.store.index.tables import (
     prefix_end,
     request_value,
 )
+from modelfs.store.store import Store
 
 # Smaller files are not worth a row.
 SIZE_MIN: Final = 64 << 10
 HEAD: Final = 64 << 10
-# Of more twins than this, only the first are looked at.
+# Of more copies than this, only the first are looked at.
 COPIES_MAX: Final = 64
 
 _KEY = struct.Struct(">Q16sQ")
 
 
+def copy_key(read_at: ReadAt, size: int, seed: int) -> bytes | None:
+    """Return the key under which likely copies are grouped: size and hash of the first 64 KiB.
+
+    None for files under 64 KiB.
+    """
+    if size < SIZE_MIN:
+        return None
+    return size.to_bytes(8, "big") + xxhash.xxh3_128_digest(read_at(0, HEAD), seed)
+
+
 class CopyHints:
-    """Which files look alike. Reading is for any thread."""
+    """Which files look like copies of each other. Reading is for any thread."""
 
     TABLE: Final = Table.COPY_HINTS
 
-    def __init__(self, index: Index, inodes: Inodes, tensors: TensorTable, hash_seed: int) -> None:
-        self._index = index
-        self._inodes = inodes
-        self._tensors = tensors
-        self._seed = hash_seed
+    def __init__(self, store: Store) -> None:
+        self._index = store.index
+        self._inodes = store.inodes
+        self._tensors = TensorTable(store.index)
 
-    def look(self, read_at: ReadAt, size: int) -> bytes | None:
-        """Return what a file has in common with its twins; None if it is too small to have any."""
-        if size < SIZE_MIN:
-            return None
-        digest = xxhash.xxh3_128_digest(read_at(0, HEAD), self._seed)
-        return size.to_bytes(8, "big") + digest
-
-    def layout_of(self, look: bytes) -> Layout | None:
-        """Return the layout of a file with that look whose layout is better than plain."""
-        for node in self._alike(look):
+    def layout_of(self, key: bytes) -> Layout | None:
+        """Return the layout of a file with that key, if one has a layout better than plain."""
+        for node in self._with_key(key):
             if node.format is Format.ONNX_DATA:
                 return Layout(Format.ONNX_DATA, tuple(self._tensors.spans(node.inode)))
         return None
 
-    def record(self, inode: InodeNumber, look: bytes, recognised: Format) -> None:
-        """List a file, and let its plain twins be cut anew if it has a better layout."""
-        self._index.put(Table.COPY_HINTS, look + number_key(inode), b"")
+    def record(self, inode: InodeNumber, key: bytes, recognised: Format) -> None:
+        """List a file, and let its plain copies be cut anew if it has a better layout."""
+        self._index.put(Table.COPY_HINTS, key + number_key(inode), b"")
         if recognised is Format.ONNX_DATA:
-            for node in self._alike(look):
+            for node in self._with_key(key):
                 if node.format is Format.PLAIN and node.inode != inode:
                     self._index.put(Table.PENDING, number_key(node.inode), request_value())
 
@@ -74,10 +75,10 @@ class CopyHints:
         size, _, inode = _KEY.unpack(key)
         return self._node(InodeNumber(inode), size) is None
 
-    def _alike(self, look: bytes) -> Iterator[Inode]:
-        rows = self._index.scan(Table.COPY_HINTS, look, prefix_end(look), COPIES_MAX)
-        for key, _ in rows:
-            size, _, inode = _KEY.unpack(key)
+    def _with_key(self, key: bytes) -> Iterator[Inode]:
+        rows = self._index.scan(Table.COPY_HINTS, key, prefix_end(key), COPIES_MAX)
+        for row_key, _ in rows:
+            size, _, inode = _KEY.unpack(row_key)
             if (node := self._node(InodeNumber(inode), size)) is not None:
                 yield node
 

@@ -14,9 +14,7 @@ from typing import Final
 from modelfs.errors import CorruptData
 from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
-from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.namespace import NAME_MAX, Namespace
-from modelfs.store.index.index import Index
+from modelfs.store.files.namespace import NAME_MAX
 from modelfs.store.index.records import Dentry
 from modelfs.store.index.tables import (
     InodeNumber,
@@ -27,6 +25,7 @@ from modelfs.store.index.tables import (
     request_value,
     sidecar_key,
 )
+from modelfs.store.store import Store
 
 Place = tuple[InodeNumber, bytes]  # folder and name
 
@@ -42,10 +41,10 @@ class ExternalData:
 
     TABLE: Final = Table.EXTERNAL_DATA
 
-    def __init__(self, index: Index, inodes: Inodes, namespace: Namespace) -> None:
-        self._index = index
-        self._inodes = inodes
-        self._namespace = namespace
+    def __init__(self, store: Store) -> None:
+        self._index = store.index
+        self._inodes = store.inodes
+        self._namespace = store.namespace
 
     def named_by(self, model: InodeNumber, layout: Layout) -> set[Place]:
         """Return the places of the data files that a model's layout names."""

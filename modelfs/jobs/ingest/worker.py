@@ -8,80 +8,43 @@ file whose layout became known when its model arrived.
 
 A region is one `Step`, in three parts, so that no request waits for it:
 
-1. `Intake.begin_step` (owner's thread) takes a copy of the staged state.
-2. `Ingest.run` (any thread) reads, hashes, compares, appends to packs. It changes nothing else.
-   Several steps may share a `ChunkWriter` and one flush of the packs.
-3. `Intake.finish_step` (owner's thread) puts the extents and drops the windows.
+1. Plan: `Applier.next_step` (owner's thread) takes a copy of the staged state.
+2. Work: `Worker.work` (any thread) reads, hashes, compares, appends to packs. It changes nothing
+   else. The steps of several files share a `ChunkWriter` and one flush of the packs.
+3. Apply: `Applier.apply` (owner's thread) puts the extents and drops the windows.
 
 The file may be written, truncated or removed meanwhile. Every window carries a stamp: pieces that
 overlap a window which changed since the pass first looked are not applied, and a window is dropped
 only if it never changed and all its pieces were applied. What is left stays staged, above the map,
 for the next pass. Nothing has to be locked, and a crash leaves either the windows or the map.
+
+Example. A safetensors file of 130 MiB was copied in: windows 0, 1 and 2, three tensors of 43 MiB.
+The pass has one step for windows 0 and 1, and one for window 2. The header is a skeleton chunk; the
+first step's tensors give 86 pieces of 1 MiB, of which the store has 43 already. After its extents
+are in the map, windows 0 and 1 are dropped. A program rewrites 4 KiB in window 2 while step two is
+at work: its stamp moved, so that window's pieces are not applied, and the next pass takes them.
 """
 
 import contextlib
 import logging
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Sequence
 
 from modelfs.errors import CorruptData
-from modelfs.formats.layout import Format, Layout, ReadAt
+from modelfs.formats.layout import Format, ReadAt
 from modelfs.formats.sniff import recognise
 from modelfs.jobs.ingest.chunker import Cutter, Piece, Role, skeletons
-from modelfs.jobs.ingest.copies import CopyHints
-from modelfs.jobs.ingest.external_data import ExternalData, Place
-from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.jobs.ingest.copies import CopyHints, copy_key
+from modelfs.jobs.ingest.external_data import ExternalData
+from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.files.content import Contents
-from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.staging import WINDOW, StagedFile
+from modelfs.store.files.staging import StagedFile
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
-from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
-
-# One step reads at most about this much staged content, and looks at this many extents.
-STEP_BYTES: Final = 2 * WINDOW
-STEP_EXTENTS: Final = 4096
-
-
-@dataclass(slots=True)
-class Pass:
-    """One walk through a file. Its fields change only between steps."""
-
-    inode: InodeNumber
-    complete: bool  # the file is not being written: its layout is final
-    models: dict[InodeNumber, StagedFile] = field(default_factory=dict)  # that name it, copies
-    request: bytes | None = None  # what was pending for the file when the pass began
-    layout: Layout | None = None
-    cutter: Cutter | None = None
-    places: set[Place] = field(default_factory=set)
-    look: bytes | None = None  # what it has in common with its copies
-    rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # of tensors, to change
-    position: int = 0
-    # The stamp of each window when the pass began.
-    versions: dict[int, tuple[int, int]] = field(default_factory=dict)
-    skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
-    done: bool = False
-
-
-@dataclass(slots=True)
-class Step:
-    """One region of a pass: what was seen, and what is to be done about it."""
-
-    walk: Pass
-    staged: StagedFile  # a copy
-    start: int
-    stop: int
-    extents: list[Extent] = field(default_factory=list)
-    unfinished: list[Piece] = field(default_factory=list)  # reach into what is still written
-    applied: int = 0  # how many of the extents are in the map
-
-    def within_step(self, piece: Piece) -> bool:
-        begins = self.start <= piece.start < self.stop
-        # A partial pass leaves windows out: what reaches in from one of them is nobody else's.
-        return begins or (not self.walk.complete and piece.start < self.start < piece.stop)
 
 
 class FrozenFile:
@@ -95,53 +58,51 @@ class FrozenFile:
         return self._contents.gather(self._contents.plan_staged(self._staged, offset, size))
 
 
-class Ingest:
-    """The working half of ingest, for any thread."""
+class Worker:
+    """The working half of ingest: reads, hashes, compares, appends. Any thread."""
 
-    def __init__(
-        self,
-        contents: Contents,
-        maps: FileMaps,
-        external_data: ExternalData,
-        copy_hints: CopyHints,
-        tensors: TensorTable,
-        chunk_size: int,
-    ) -> None:
-        self._contents = contents
-        self._maps = maps
-        self._external_data = external_data
-        self._copy_hints = copy_hints
-        self._tensors = tensors
-        self._chunk_size = chunk_size
+    def __init__(self, store: Store) -> None:
+        self._contents = store.contents
+        self._maps = store.maps
+        self._chunk_size = store.superblock.chunk_size
+        self._seed = store.superblock.hash_seed
+        self._external_data = ExternalData(store)
+        self._copy_hints = CopyHints(store)
+        self._tensors = TensorTable(store.index)
 
-    def run(self, step: Step, writer: ChunkWriter) -> bool:
-        """Put a step's pieces into chunks. Any thread.
+    def work(self, steps: Sequence[Step], writer: ChunkWriter) -> tuple[list[Step], WriteResult]:
+        """Put the pieces of some steps into chunks, durably.
 
         Returns:
-            False if nothing was done: the format cannot be told before the file is complete, or
-            the file was cut since the step began, and what was staged deleted.
+            The steps that were done, and what the writer stored. A step is not done if the format
+            cannot be recognised before the file is complete, or if the file was cut meanwhile.
 
         Raises:
             OSError: the backing disk is full or failed.
         """
+        done = [step for step in steps if self.run(step, writer)]
+        return done, writer.finish()
+
+    def run(self, step: Step, writer: ChunkWriter) -> bool:
+        """Put one step's pieces into chunks; False if it was not done."""
         try:
             return self._run(step, writer)
         except FileNotFoundError:
             return False
         except CorruptData as exc:
             # What is staged above damage stays staged: nothing is lost by waiting.
-            log.error("file %d cannot be ingested: %s", step.walk.inode, exc)
+            log.error("file %d cannot be ingested: %s", step.file_pass.inode, exc)
             staged = step.staged.within(step.start, step.stop)
             step.unfinished.extend(Piece(low, high, Role.PLAIN) for _, low, high in staged)
             return True
 
     def _run(self, step: Step, writer: ChunkWriter) -> bool:
-        walk = step.walk
+        file_pass = step.file_pass
         reader = FrozenFile(self._contents, step.staged)
-        if walk.cutter is None and not self._plan(walk, step.staged, reader.read_at):
+        if file_pass.cutter is None and not self._plan(file_pass, step.staged, reader.read_at):
             return False
-        assert walk.cutter is not None
-        pieces = self._wanted(step, walk.cutter)
+        assert file_pass.cutter is not None
+        pieces = self._wanted(step, file_pass.cutter)
         glue = [piece for piece in pieces if piece.role is Role.GLUE]
         for piece in pieces:
             if piece.role is not Role.GLUE:
@@ -150,31 +111,33 @@ class Ingest:
             _put(step, group, reader.read_at, writer)
         return True
 
-    def plan_empty(self, walk: Pass, staged: StagedFile) -> None:
+    def plan_empty(self, file_pass: Pass, staged: StagedFile) -> None:
         """Give a pass over a file without any data its layout. Any thread."""
         # A damaged file keeps the layout it had; one that is cut meanwhile is looked at again.
         with contextlib.suppress(CorruptData, FileNotFoundError):
-            self._plan(walk, staged, FrozenFile(self._contents, staged).read_at)
+            self._plan(file_pass, staged, FrozenFile(self._contents, staged).read_at)
 
-    def _plan(self, walk: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
-        layout = recognise(read_at, staged.size, partial=not walk.complete)
+    def _plan(self, file_pass: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
+        layout = recognise(read_at, staged.size, partial=not file_pass.complete)
         if layout is None:
             return False
-        if layout.format is Format.PLAIN and walk.models:
+        if layout.format is Format.PLAIN and file_pass.models:
             models = {
                 model: (FrozenFile(self._contents, state).read_at, state.size)
-                for model, state in walk.models.items()
+                for model, state in file_pass.models.items()
             }
-            layout = self._external_data.layout_of(walk.inode, staged.size, models)
+            layout = self._external_data.layout_of(file_pass.inode, staged.size, models)
         if layout.format in (Format.PLAIN, Format.ONNX_DATA):
-            walk.look = self._copy_hints.look(read_at, staged.size)
-        if layout.format is Format.PLAIN and walk.look is not None:
-            layout = self._copy_hints.layout_of(walk.look) or layout
+            file_pass.copy_key = copy_key(read_at, staged.size, self._seed)
+        if layout.format is Format.PLAIN and file_pass.copy_key is not None:
+            layout = self._copy_hints.layout_of(file_pass.copy_key) or layout
         if layout.external:
-            walk.places = self._external_data.named_by(walk.inode, layout)
-        walk.rows = self._tensors.changes(walk.inode, layout) if walk.complete else []
-        walk.layout = layout
-        walk.cutter = Cutter(layout.spans, staged.size, self._chunk_size)
+            file_pass.places = self._external_data.named_by(file_pass.inode, layout)
+        file_pass.rows = (
+            self._tensors.changes(file_pass.inode, layout) if file_pass.complete else []
+        )
+        file_pass.layout = layout
+        file_pass.cutter = Cutter(layout.spans, staged.size, self._chunk_size)
         return True
 
     def _wanted(self, step: Step, cutter: Cutter) -> list[Piece]:
@@ -184,7 +147,7 @@ class Ingest:
         for piece in cutter.pieces(data):
             if not step.within_step(piece) or self._is_mapped(step.staged, piece):
                 continue
-            if not step.walk.complete and piece.stop > step.stop:
+            if not step.file_pass.complete and piece.stop > step.stop:
                 step.unfinished.append(piece)  # its tail may still be on its way
             else:
                 found.append(piece)
@@ -197,7 +160,7 @@ class Ingest:
         stop = min(step.stop + self._chunk_size, step.staged.size)
         data = RangeSet((low, high) for _, low, high in step.staged.within(start, stop))
         seen = stop if step.staged.map_visible_to is None else min(stop, step.staged.map_visible_to)
-        for extent in self._maps.within(step.walk.inode, start, seen):
+        for extent in self._maps.within(step.file_pass.inode, start, seen):
             data.add(extent.start, extent.stop)
         return data
 
@@ -212,51 +175,12 @@ def _put(step: Step, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -
     try:
         parts = [read_at(piece.start, piece.stop - piece.start) for piece in group]
     except CorruptData as exc:
-        log.error("file %d cannot be ingested: %s", step.walk.inode, exc)
+        log.error("file %d cannot be ingested: %s", step.file_pass.inode, exc)
         step.unfinished.extend(group)
         return
-    chunk = writer.put(b"".join(parts) if len(parts) > 1 else parts[0], group[0].role)
+    content = b"".join(parts) if len(parts) > 1 else parts[0]
+    chunk = writer.put(content, compress=group[0].role is not Role.TENSOR)
     skip = 0
     for piece, part in zip(group, parts, strict=True):
         step.extents.append(Extent(piece.start, chunk, skip, len(part)))
         skip += len(part)
-
-
-def next_region(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, int] | None:
-    """Return the bounds of the next step from `start` on, None at the end of the data.
-
-    They lie on window boundaries, so that skeletons do not depend on how a pass was divided.
-    """
-    windows = sorted(number for number in staged.windows if (number + 1) * WINDOW > start)
-    rows, more = maps.starts(staged.inode, start, STEP_EXTENTS)
-    if staged.map_visible_to is not None:
-        rows = [each for each in rows if each < staged.map_visible_to]
-    first = min([*(number * WINDOW for number in windows[:1]), *rows[:1]], default=None)
-    if first is None:
-        return None
-    stop = _staged_stop(staged, windows)
-    if more and rows:
-        stop = min(stop, rows[-1] // WINDOW * WINDOW)
-    start = max(start, first // WINDOW * WINDOW)
-    return start, max(stop, start // WINDOW * WINDOW + WINDOW)
-
-
-def next_full_region(staged: StagedFile, start: int) -> tuple[int, int] | None:
-    """Return the next run of windows that are written from end to end, None if there is none."""
-    full = [number for number in sorted(staged.windows) if staged.windows[number].full]
-    full = [number for number in full if number * WINDOW >= start]
-    if not full:
-        return None
-    last = full[0]
-    while last + 1 in full and (last + 1 - full[0]) * WINDOW < STEP_BYTES:
-        last += 1
-    return full[0] * WINDOW, (last + 1) * WINDOW
-
-
-def _staged_stop(staged: StagedFile, windows: list[int]) -> int:
-    total = 0
-    for number in windows:
-        total += staged.windows[number].ranges.size
-        if total > STEP_BYTES:
-            return number * WINDOW
-    return (staged.size + WINDOW - 1) // WINDOW * WINDOW

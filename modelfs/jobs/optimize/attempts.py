@@ -18,11 +18,11 @@ from modelfs.jobs.optimize.encoders import (
 )
 from modelfs.jobs.optimize.forms import Form
 from modelfs.jobs.optimize.similarity import Candidate, Relation
-from modelfs.store.bad_sectors import eio_as_corruption
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.tensor_view import TensorView
+from modelfs.store.packs.pack import eio_as_corruption
 
 # Bases that a delta is tried against, with one of the tensor's chunks.
 BASES_MAX: Final = 3

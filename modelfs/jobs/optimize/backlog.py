@@ -1,21 +1,26 @@
-"""The optimizer: gives each chunk of a tensor its smallest exact form.
+"""The backlog of the optimizer: which tensors are to get their smallest form, and in what order.
 
-Theory of operation. Ingest stores tensors plain, which is fast, and lists the file as *unsettled*.
+Theory of operation. Ingest stores tensors plain, which is fast, and lists the file in TO_OPTIMIZE.
 The optimizer goes through these files, oldest first, a *batch* of tensors at a time, in three parts
-as ingest and scrub have them:
+as other jobs have them:
 
-1. `next_batch` (any thread) reads the index, and says which tensors come next.
-2. `Settler.work` (any thread) reads their chunks, finds relatives, encodes, decodes, compares, and
-   appends what is smaller to packs, in file order. It changes nothing else.
-3. `take` (owner's thread), in slices, lets the records of the chunks say so, if neither they nor
-   what they are to derive from changed meanwhile.
+1. Plan: `Backlog.next_batch` (any thread) reads the index, and returns the next tensors.
+2. Work: `Worker.work` (any thread) reads their chunks, finds similar tensors, encodes, decodes,
+   compares, and appends what is smaller to packs, in file order. It changes nothing else.
+3. Apply: `Applier` (owner's thread), in slices, lets the records of the chunks say so, if neither
+   they nor what they are to derive from changed meanwhile.
 
-A chunk that was looked at is *settled*, whatever came of it, so that files which share it pass over
-it. That is all there is to remember: a run that is stopped, or killed, goes on with the file it was
-at, and with what is not settled there.
+A chunk that was looked at is *optimized*, whatever came of it, so files that share it pass over it.
+That is all that is remembered: a run that is stopped or killed goes on with the file it was at.
 
-A chunk whose last file is gone while others derive from it is *held*. Before anything else, what
-derives from held chunks is written anew without them; then gc may have them.
+A chunk whose last file is gone while others derive from it is *base-only*. Before anything else,
+the chunks that derive from base-only ones are re-encoded without them; then gc frees those.
+
+Example. A store has base.safetensors, and a fine-tune of it with two tensors of 3 MiB comes. Its
+batch has both tensors, six chunks. Each tensor's sketch leads to the base's tensor of that name;
+each chunk is tried as a delta to the base's chunk in the same place, and by itself; the delta takes
+30 % of the size. Six deltas, 2 MiB, are appended; their records then have the base's chunks as
+sources.
 """
 
 from collections.abc import Iterator
@@ -25,14 +30,10 @@ from typing import Final
 
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.optimize.batch import Batch, BatchResult
-from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.store.chunks.lineage import DEPTH
-from modelfs.store.chunks.table import Chunks
-from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staging import Staging
-from modelfs.store.index.counters import Counters
-from modelfs.store.index.index import KEY_END, Index
-from modelfs.store.index.records import Chunk, Inode, TensorRow
+from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_DEPTH, OPTIMIZE_WALK
+from modelfs.store.index.index import KEY_END
+from modelfs.store.index.records import Inode, TensorRow
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,
@@ -43,69 +44,53 @@ from modelfs.store.index.tables import (
     pair_key,
     pair_of,
 )
+from modelfs.store.store import Store
 
 # Tensors of a batch together: it is in memory, and done again if it is given up.
 BATCH_BYTES: Final = 64 << 20
 BATCH_TENSORS: Final = 512
 BASES_SLICE: Final = 64
-# What is noted in one go, so that no request waits long: a sketch is up to 40 rows.
-CHUNKS_SLICE: Final = 200
-SKETCHES_SLICE: Final = 10
-
-# Where a walk over all files goes on, listed or not; 0 without one.
-WALK: Final = b"optimize.walk"
-DEPTH_TOTAL: Final = b"optimize.depth"
-# 1 while that walk is to look at what is settled, too.
-AGAIN: Final = b"optimize.again"
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizeStatus:
     """What is left to do."""
 
-    files: int  # unsettled, or not come to yet by a walk over all
+    files: int  # listed, or not come to yet by a walk over all
     bytes: int  # of these files
     base_only_chunks: int
 
 
 class Backlog:
-    """Says what is to be settled, and takes what was. For the owner, but for `next_batch`."""
+    """What is to be optimized, and how far a run is. For the owner, but for `next_batch`."""
 
-    def __init__(
-        self,
-        index: Index,
-        inodes: Inodes,
-        chunks: Chunks,
-        staging: Staging,
-        similarity: SimilarityIndex,
-    ) -> None:
-        self._index = index
-        self._counters = Counters(index)
-        self._inodes = inodes
-        self._chunks = chunks
-        self._staging = staging
-        self._similarity = similarity
+    def __init__(self, store: Store) -> None:
+        self._index = store.index
+        self._counters = store.counters
+        self._inodes = store.inodes
+        self._staging = store.staging
         self._at: tuple[InodeNumber, int, bytes] | None = None  # in the middle of a file
         self._passed: set[InodeNumber] = set()  # files that have to wait
-        self.damaged = 0  # things that this run left as they are, since they cannot be read
-        self._stuck: set[ChunkId] = set()  # held chunks that nothing could be done about
+        self._stuck: set[ChunkId] = set()  # base-only chunks that nothing could be done about
+        self.damaged = 0  # chunks and tensors that this run left as they are: they are unreadable
 
     @property
     def depth(self) -> int:
         """How many deltas may stand between a chunk and stored bytes."""
-        return self._counters.get(DEPTH_TOTAL) or DEPTH
+        return self._counters.get(OPTIMIZE_DEPTH) or DEPTH
 
     @property
-    def again(self) -> bool:
-        """Whether chunks are looked at that are settled."""
-        return self._counters.get(AGAIN) > 0
+    def include_optimized(self) -> bool:
+        """Whether chunks are looked at that are optimized already."""
+        return self._counters.get(OPTIMIZE_AGAIN) > 0
 
-    def begin(self, depth: int | None = None, *, again: bool = False) -> None:
+    def begin(self, depth: int | None = None, *, include_optimized: bool = False) -> None:
         """Begin a run: what was passed over in the last one is looked at again.
 
         Args:
-            depth: from now on; None: as before.
-            again: look at what is settled, too. A run that is stopped goes on with that.
+            depth: how many deltas may follow one another, from now on; None: as before.
+            include_optimized: look at all files, and at chunks that are optimized already. A run
+                that is stopped goes on with that.
         """
         self._at = None  # its file may have been listed once more since
         self._passed.clear()
@@ -113,19 +98,15 @@ class Backlog:
         self.damaged = 0
         if depth is not None and depth != self.depth:
             with self._index.change():
-                self._counters.set(DEPTH_TOTAL, depth)
-        if again:
-            self.walk_all(again=True)
-
-    def walk_all(self, *, again: bool = False) -> None:
-        """Look at all files, whether they are listed or not."""
-        with self._index.change():
-            self._counters.set(WALK, 1)
-            self._counters.set(AGAIN, int(again))
+                self._counters.set(OPTIMIZE_DEPTH, depth)
+        if include_optimized:
+            with self._index.change():
+                self._counters.set(OPTIMIZE_WALK, 1)
+                self._counters.set(OPTIMIZE_AGAIN, 1)
 
     def status(self) -> OptimizeStatus:
         inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.TO_OPTIMIZE)]
-        if walk := self._counters.get(WALK):
+        if walk := self._counters.get(OPTIMIZE_WALK):
             rest = self._index.pages(Table.INODES, number_key(walk))
             inodes = [each for each in inodes if each < walk]
             inodes += [InodeNumber(number_of(key)) for key, _ in rest]
@@ -143,7 +124,7 @@ class Backlog:
 
     def next_batch(self) -> Batch | None:
         """Return what comes next, None if nothing does. Any thread, one at a time."""
-        if bases := self._held():
+        if bases := self._base_only():
             return Batch(bases=bases)
         at = self._at  # once: `begin` may forget it at any time
         if at is None and (found := self._next_file()) is not None:
@@ -155,7 +136,7 @@ class Backlog:
         last = sum(row.size for row in rows) < BATCH_BYTES and len(rows) < BATCH_TENSORS
         return Batch(inode, request, rows, last)
 
-    def _held(self) -> tuple[ChunkId, ...]:
+    def _base_only(self) -> tuple[ChunkId, ...]:
         rows = self._index.pages(Table.BASE_ONLY)
         found = (ChunkId(number_of(key)) for key, _ in rows)
         return tuple(islice((each for each in found if each not in self._stuck), BASES_SLICE))
@@ -171,7 +152,7 @@ class Backlog:
     def _walked(self) -> tuple[InodeNumber, bytes] | None:
         # Of a store that was of format 1, whose files nobody listed; or because all are to be done
         # again.
-        if not (start := self._counters.get(WALK)):
+        if not (start := self._counters.get(OPTIMIZE_WALK)):
             return None
         row = self._index.scan(Table.TENSORS, pair_key(start, 0), KEY_END, 1)
         return (InodeNumber(number_of(row[0][0])), b"") if row else (InodeNumber(KEY_MAX), b"")
@@ -186,45 +167,8 @@ class Backlog:
             size, count = size + row.size, count + 1
             yield row
 
-    # -- what came of it
-
-    def take(self, result: BatchResult) -> bool:
-        """Take over a slice of what came of a batch; say whether that is all of it.
-
-        After `Intake.take_written`, which asks `admits`.
-        """
-        with self._index.change():
-            for chunk, code in result.take_unchanged(CHUNKS_SLICE):
-                if self._is_sound(chunk):
-                    self._chunks.mark_optimized(chunk, code)
-            for _ in range(min(SKETCHES_SLICE, len(result.sketches))):
-                inode, row, sketch = result.sketches.pop()
-                if self._node(inode) is not None:
-                    self._similarity.note(inode, row, sketch)
-        if result.unchanged or result.sketches:
-            return False
-        self._move_on(result)
-        return True
-
-    def admits(self, result: BatchResult, chunk: ChunkId, new: Chunk) -> bool:
-        """Whether a chunk may have its new form: it and its sources are what they were."""
-        old, now = result.before.get(chunk), self._chunks.find(chunk)
-        if old is None or now is None or (now.pack, now.offset) != (old.pack, old.offset):
-            return False
-        sources = result.written.sources[chunk]
-        if not all(self._is_sound(source) for source in sources):
-            return False
-        lineage = self._chunks.lineage
-        return not sources or lineage.may_derive(
-            chunk, new.codec, sources, self._chunks.find, self.depth
-        )
-
-    def _is_sound(self, source: ChunkId) -> bool:
-        found = self._chunks.find(source)
-        # What is only held is to be let go, and not to be needed once more.
-        return found is not None and found.refs > 0 and not found.is_lost
-
-    def _move_on(self, result: BatchResult) -> None:
+    def move_on(self, result: BatchResult) -> None:
+        """Go on behind a batch whose result was applied."""
         batch = result.batch
         self.damaged += result.damaged
         if result.stopped:
@@ -247,8 +191,8 @@ class Backlog:
             if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
                 self._index.delete(Table.TO_OPTIMIZE, key)
             # A file that was listed is done before the walk comes to it, and does not move it on.
-            if not batch.request and self._counters.get(WALK):
+            if not batch.request and self._counters.get(OPTIMIZE_WALK):
                 ended = batch.inode == KEY_MAX
-                self._counters.set(WALK, 0 if ended else batch.inode + 1)
+                self._counters.set(OPTIMIZE_WALK, 0 if ended else batch.inode + 1)
                 if ended:
-                    self._counters.set(AGAIN, 0)
+                    self._counters.set(OPTIMIZE_AGAIN, 0)

@@ -1,8 +1,8 @@
-"""What came of a batch of the optimizer, on its way from the work to the index."""
+"""A batch of the optimizer: what comes next, what is tried, and what came of it."""
 
 import dataclasses
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from modelfs.codecs.elements import Element
@@ -12,15 +12,15 @@ from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.records import Chunk, ChunkKind, TensorRow
 from modelfs.store.index.tables import ChunkId, InodeNumber
 
-NOBODY: Final = InodeNumber(0)
+NO_FILE: Final = InodeNumber(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of one file that come next; or chunks that are held, and no file."""
+    """The next tensors of one file; or base-only chunks, and no file."""
 
-    inode: InodeNumber = NOBODY
-    request: bytes = b""  # what made the file unsettled; empty if a walk came to it
+    inode: InodeNumber = NO_FILE
+    request: bytes = b""  # the file's row in TO_OPTIMIZE; empty if a walk came to it
     rows: tuple[TensorRow, ...] = ()
     last: bool = False  # there are no more in the file
     bases: tuple[ChunkId, ...] = ()
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A chunk to be settled, and where in its tensor it lies."""
+    """A chunk to be optimized, and where in its tensor it lies."""
 
     chunk: ChunkId
     record: Chunk
@@ -40,37 +40,69 @@ class Target:
     is_whole: bool = True  # all of the chunk is in the tensor
 
 
-@dataclass(slots=True)
+NewSketch = tuple[InodeNumber, TensorRow, Sketch]
+
+
+@dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What was appended, and what else is to be noted."""
+    """What came of a batch: what was appended, durably, and what else is to be recorded."""
 
     batch: Batch
     written: WriteResult
-    before: dict[ChunkId, Chunk] = field(default_factory=dict)  # records of what was written
-    unchanged: dict[ChunkId, int] = field(default_factory=dict)  # with the code of their element
-    sketches: list[tuple[InodeNumber, TensorRow, Sketch]] = field(default_factory=list)
-    claimed: set[ChunkId] = field(default_factory=set)
-    damaged: int = 0  # chunks that could not be read, or tensors of which nothing could
-    stopped: bool = False
+    before: Mapping[ChunkId, Chunk]  # records of the chunks that were appended in a new form
+    unchanged: Mapping[ChunkId, int]  # chunks that stay as they are, with their element's code
+    sketches: Sequence[NewSketch]
+    damaged: int  # chunks that could not be read, or tensors of which nothing could
+    stopped: bool  # the batch was not done to its end
+
+
+class BatchOutput:
+    """Collects what comes of a batch while it is worked on. One thread."""
+
+    def __init__(self, batch: Batch, writer: ChunkWriter) -> None:
+        self._batch = batch
+        self._writer = writer
+        self._before: dict[ChunkId, Chunk] = {}
+        self._unchanged: dict[ChunkId, int] = {}
+        self._claimed: set[ChunkId] = set()
+        self.sketches: list[NewSketch] = []
+        self.damaged = 0
 
     def claim(self, chunk: ChunkId) -> bool:
-        """Say whether the batch comes to this chunk for the first time; from now on it has."""
-        is_new = chunk not in self.claimed
-        self.claimed.add(chunk)
+        """Claim a chunk; False if the batch has come to it before."""
+        is_new = chunk not in self._claimed
+        self._claimed.add(chunk)
         return is_new
 
-    def put(self, target: Target, form: Form, element: Element, writer: ChunkWriter) -> None:
-        """Append a chunk's form, unless it is plain and stays so."""
+    def put(self, target: Target, form: Form, element: Element) -> None:
+        """Append a chunk's form, unless it is plain and stays so.
+
+        Raises:
+            OSError: the disk is full or failed.
+        """
         chunk, record = target.chunk, target.record
         if form.kind is record.kind is ChunkKind.PLAIN:
-            self.unchanged[chunk] = element.code
+            self._unchanged[chunk] = element.code
             return
-        self.before[chunk] = record
+        self._before[chunk] = record
         new = dataclasses.replace(
             record, kind=form.kind, codec=form.codec, optimized=True, element=element.code
         )
-        writer.replace(chunk, new, form.stored, form.sources)
+        self._writer.replace(chunk, new, form.stored, form.sources)
 
-    def take_unchanged(self, limit: int) -> list[tuple[ChunkId, int]]:
-        """Hand over the next of the chunks that are as they were."""
-        return [(chunk, self.unchanged.pop(chunk)) for chunk in list(islice(self.unchanged, limit))]
+    def finish(self, *, stopped: bool) -> BatchResult:
+        """Make what was appended durable, and return all that came of the batch.
+
+        Raises:
+            OSError: the disk is full or failed.
+        """
+        written = self._writer.finish()
+        return BatchResult(
+            self._batch,
+            written,
+            self._before,
+            self._unchanged,
+            self.sketches,
+            self.damaged,
+            stopped,
+        )

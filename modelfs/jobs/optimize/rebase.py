@@ -4,15 +4,14 @@ import logging
 
 from modelfs.codecs.elements import Element
 from modelfs.errors import CorruptData
-from modelfs.jobs.optimize.batch import BatchResult, Target
+from modelfs.jobs.optimize.batch import BatchOutput, Target
 from modelfs.jobs.optimize.encoders import difference
 from modelfs.jobs.optimize.forms import Form, near_or_alone
-from modelfs.store.bad_sectors import eio_as_corruption
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.chunks.table import Chunks
-from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId
+from modelfs.store.packs.pack import eio_as_corruption
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class Rebaser:
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks
 
-    def release(self, result: BatchResult, base: ChunkId, writer: ChunkWriter) -> None:
+    def rebase(self, output: BatchOutput, base: ChunkId) -> None:
         """Append what derives from a chunk in forms that do not need it.
 
         The first of a kind is stored by itself, and is what the others are tried as deltas to: what
@@ -38,20 +37,20 @@ class Rebaser:
         for chunk in list(self._chunks.lineage.dependants(base)):
             try:
                 record = self._chunks.record(chunk)
-                if not record.refs or record.is_lost or not result.claim(chunk):
+                if not record.refs or record.is_lost or not output.claim(chunk):
                     continue  # one that is held itself goes when nothing derives from it any more
                 with eio_as_corruption():
                     content = self._chunks.load(chunk, record)
             except CorruptData as exc:
                 log.error("chunk %d cannot be let go: %s", base, exc)
-                result.damaged += 1
+                output.damaged += 1
                 continue
             kind = record.element, record.size
             form = _form(content, record, bases.get(kind))
             if not form.is_derived:
                 bases.setdefault(kind, (chunk, content))
             element = Element.from_code(record.element)
-            result.put(Target(chunk, record, 0), form, element, writer)
+            output.put(Target(chunk, record, 0), form, element)
 
 
 def _form(content: bytes, record: Chunk, base: tuple[ChunkId, bytes] | None) -> Form:

@@ -29,13 +29,13 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from modelfs.codecs.elements import WIDTHS, element_of
-from modelfs.sketches.samples import OCTAVES, PER_OCTAVE, Samples
+from modelfs.codecs.elements import element_of
+from modelfs.sketches.samples import Samples
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.index import Index
-from modelfs.store.index.records import TensorRow
+from modelfs.store.index.records import SketchKind, TensorRow
 from modelfs.store.index.tables import InodeNumber, Table, prefix_end, relative_key, relative_of
+from modelfs.store.store import Store
 
 # Of the tensors that share a key, as many of the oldest and of the newest are looked at.
 OLDEST: Final = 4
@@ -51,15 +51,6 @@ CANDIDATES_MAX: Final = EXACT_MAX + NEAR_MAX + ALIGNED_MAX
 SAVING_MIN: Final = 0.03
 
 _OFFSET = struct.Struct(">Q")
-
-
-class Kind(enum.IntEnum):
-    """What a row of the table is found by. Stored: never renumber."""
-
-    EXACT = 1
-    BAND = 2
-    ROW = 3
-    SAMPLES = 4
 
 
 class Relation(enum.Enum):
@@ -113,21 +104,21 @@ class SimilarityIndex:
 
     TABLE: Final = Table.SKETCHES
 
-    def __init__(self, index: Index, tensors: TensorTable) -> None:
-        self._index = index
-        self._tensors = tensors
+    def __init__(self, store: Store) -> None:
+        self._index = store.index
+        self._tensors = TensorTable(store.index)
 
-    def note(self, inode: InodeNumber, row: TensorRow, sketch: Sketch) -> None:
+    def put(self, inode: InodeNumber, row: TensorRow, sketch: Sketch) -> None:
         """Let a tensor be found. For the owner, in a change; again when its content changed."""
         samples = b"" if sketch.samples is None else sketch.samples.to_bytes()
         place = (inode, row.start, _tag(row, samples))
         for _, key in sketch.exact:
-            self._index.put(Table.SKETCHES, relative_key(Kind.EXACT, key, *place), b"")
+            self._index.put(Table.SKETCHES, relative_key(SketchKind.EXACT, key, *place), b"")
         for key in sketch.bands:
-            self._index.put(Table.SKETCHES, relative_key(Kind.BAND, key, *place), b"")
+            self._index.put(Table.SKETCHES, relative_key(SketchKind.BAND, key, *place), b"")
         for key, offset in sketch.rows[: sketch.listed]:
             value = _OFFSET.pack(offset)
-            self._index.put(Table.SKETCHES, relative_key(Kind.ROW, key, *place), value)
+            self._index.put(Table.SKETCHES, relative_key(SketchKind.ROW, key, *place), value)
         if samples:
             self._index.put(Table.SKETCHES, _samples_key(inode, row.start), samples)
         else:
@@ -167,7 +158,7 @@ class SimilarityIndex:
     def is_stale(self, key: bytes) -> bool:
         """Whether a row is of a tensor that is gone, or looks different."""
         kind, _, inode, start, tag = relative_of(key)
-        if kind != Kind.SAMPLES:
+        if kind != SketchKind.SAMPLES:
             return self.tensor(_Place(InodeNumber(inode), start, tag)) is None
         row = self._tensors.find(InodeNumber(inode), start)
         return row is None or self._samples(InodeNumber(inode), row) is None
@@ -180,7 +171,7 @@ class SimilarityIndex:
         stored = self._index.get(Table.SKETCHES, _samples_key(place.inode, place.start))
         return row if place.tag == _tag(row, stored or b"") else None
 
-    def listed(self, kind: Kind, key: int) -> Iterator[tuple[_Place, bytes]]:
+    def listed(self, kind: SketchKind, key: int) -> Iterator[tuple[_Place, bytes]]:
         """Yield the oldest few and the newest few tensors of a key, and their rows' values."""
         low = relative_key(kind, key, 0, 0, 0)
         prefix = low[:9]
@@ -225,7 +216,7 @@ class _Search:
         if self._sketch.transposed is not None:
             keys.insert(1, (None, self._sketch.transposed))
         for dtype, key in keys:
-            for place, row, _ in self._found(Kind.EXACT, key):
+            for place, row, _ in self._found(SketchKind.EXACT, key):
                 yield dtype, place, row
 
     def _relation(self, dtype: str | None, source: TensorRow) -> Relation | None:
@@ -241,7 +232,7 @@ class _Search:
     def near(self) -> Iterator[Candidate]:
         votes: Counter[_Place] = Counter()
         for key in self._sketch.bands:
-            votes.update(place for place, _, _ in self._found(Kind.BAND, key))
+            votes.update(place for place, _, _ in self._found(SketchKind.BAND, key))
         for place, _ in votes.most_common(COMPARED_MAX):
             row = self._known[place]
             assert row is not None, "found"
@@ -252,7 +243,7 @@ class _Search:
     def aligned(self) -> Iterator[Candidate]:
         spots: defaultdict[tuple[_Place, int], list[int]] = defaultdict(list)
         for key, offset in self._sketch.rows:
-            for place, _, value in self._found(Kind.ROW, key):
+            for place, _, value in self._found(SketchKind.ROW, key):
                 spots[place, _OFFSET.unpack(value)[0] - offset].append(offset)
         for (place, shift), mine in spots.items():
             row = self._known[place]
@@ -262,7 +253,7 @@ class _Search:
                 Relation.ALIGNED, place.inode, row, bits, shift, tuple(sorted(set(mine)))
             )
 
-    def _found(self, kind: Kind, key: int) -> Iterator[tuple[_Place, TensorRow, bytes]]:
+    def _found(self, kind: SketchKind, key: int) -> Iterator[tuple[_Place, TensorRow, bytes]]:
         for place, value in self._similarity.listed(kind, key):
             if (place.inode, place.start) == self._here:
                 continue
@@ -272,14 +263,8 @@ class _Search:
                 yield place, row, value
 
 
-def samples_fit(value: bytes) -> bool:
-    """Whether bytes could be the samples of some tensor."""
-    longest = 1 + OCTAVES * PER_OCTAVE * max(WIDTHS)
-    return 2 <= len(value) <= longest and 1 <= value[0] <= PER_OCTAVE
-
-
 def _samples_key(inode: InodeNumber, start: int) -> bytes:
-    return relative_key(Kind.SAMPLES, 0, inode, start, 0)
+    return relative_key(SketchKind.SAMPLES, 0, inode, start, 0)
 
 
 def _tag(row: TensorRow, samples: bytes) -> int:

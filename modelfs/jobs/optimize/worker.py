@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
 from modelfs.jobs.optimize.attempts import Attempt, Attempts
-from modelfs.jobs.optimize.batch import Batch, BatchResult, Target
+from modelfs.jobs.optimize.batch import Batch, BatchOutput, BatchResult, Target
 from modelfs.jobs.optimize.encoders import rounding
 from modelfs.jobs.optimize.forms import Form, is_worth, near_or_alone
 from modelfs.jobs.optimize.pipeline import Pipeline
@@ -25,14 +25,13 @@ from modelfs.jobs.optimize.rebase import Rebaser
 from modelfs.jobs.optimize.related_files import RelatedFiles
 from modelfs.jobs.optimize.similarity import Candidate, Relation, SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
-from modelfs.store.bad_sectors import eio_as_corruption
-from modelfs.store.chunks.table import Chunks
 from modelfs.store.chunks.writer import ChunkWriter
-from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.tensor_view import ChunkSpan, TensorView
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import Chunk, ChunkKind, TensorRow
+from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.packs.pack import eio_as_corruption
+from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class RunOptions:
 
     depth: int  # as in `Lineage.may_derive`
     threads: int  # that encode at the same time
-    again: bool  # look at what is settled, too
+    include_optimized: bool  # look at chunks that are optimized already
 
 
 class _Choice(NamedTuple):
@@ -61,29 +60,26 @@ class _Choice(NamedTuple):
 class Worker:
     """Finds the forms of a batch's chunks, for one run of the optimizer."""
 
-    def __init__(
-        self,
-        maps: FileMaps,
-        chunks: Chunks,
-        tensors: TensorTable,
-        similarity: SimilarityIndex,
-        run: RunOptions,
-    ) -> None:
-        self._maps = maps
-        self._chunks = chunks
-        self._similarity = similarity
-        self._attempts = Attempts(maps, chunks, run.depth)
-        self._rebaser = Rebaser(chunks)
-        self._related_files = RelatedFiles(similarity, tensors)
-        self._pipeline: Pipeline[_Choice] = Pipeline(run.threads, AHEAD)
+    def __init__(self, store: Store, options: RunOptions) -> None:
+        self._maps = store.maps
+        self._chunks = store.chunks
+        self._similarity = SimilarityIndex(store)
+        self._attempts = Attempts(store.maps, store.chunks, options.depth)
+        self._rebaser = Rebaser(store.chunks)
+        self._related_files = RelatedFiles(self._similarity, TensorTable(store.index))
+        self._pipeline: Pipeline[_Choice] = Pipeline(options.threads, AHEAD)
         self._related: set[InodeNumber] = set()  # files that the family knows relatives of
         self._waits: Counter[InodeNumber] = Counter()  # for what the first tensors tell, by file
-        self._again = run.again
+        self._include_optimized = options.include_optimized
         self._stop = threading.Event()
 
     def stop(self) -> None:
         """Let `work` return soon, with what it has by then."""
         self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
 
     def close(self) -> None:
         self._pipeline.close()
@@ -94,63 +90,58 @@ class Worker:
         Raises:
             OSError: the disk is full or failed: the writer is to be given up.
         """
-        result = BatchResult(batch, writer.written)
+        output = BatchOutput(batch, writer)
         try:
             for row in batch.rows:
-                self._settle(result, row, writer)
+                self._optimize(output, TensorView(self._maps, self._chunks, batch.inode, row))
             self._pipeline.drain()
         finally:
             self._pipeline.drop()
         for chunk in batch.bases:
             if self._stop.is_set():
                 break
-            self._rebaser.release(result, chunk, writer)
-        writer.finish()
-        result.stopped = self._stop.is_set()
-        return result
+            self._rebaser.rebase(output, chunk)
+        return output.finish(stopped=self._stop.is_set())
 
     # -- a tensor
 
-    def _settle(self, result: BatchResult, row: TensorRow, writer: ChunkWriter) -> None:
+    def _optimize(self, output: BatchOutput, view: TensorView) -> None:
         if self._stop.is_set():
             return
-        view = TensorView(self._maps, self._chunks, result.batch.inode, row)
         try:
-            self._look_at(result, view, writer)
+            self._try_forms(output, view)
         except CorruptData as exc:
-            _leave(result, view, exc)
+            _leave(output, view, exc)
         if view.inode not in self._related and self._waits[view.inode] < WAITS_MAX:
             self._waits[view.inode] += 1
             self._pipeline.drain()  # it may tell where the file's next tensor finds its relative
 
-    def _look_at(self, result: BatchResult, view: TensorView, writer: ChunkWriter) -> None:
+    def _try_forms(self, output: BatchOutput, view: TensorView) -> None:
         sketch = self._sketch(view)
         candidates = self._candidates(view, sketch)
-        targets = [each for each in self._targets(view) if result.claim(each.chunk)]
+        targets = [each for each in self._targets(view) if output.claim(each.chunk)]
         if targets:
             exact = self._attempts.exact(view, candidates)
             with eio_as_corruption():
                 base = self._attempts.nearest(view, targets, candidates)
-            put = partial(self._put, result, view, writer)
+            put = partial(self._put, output, view)
             for target in targets:
                 self._pipeline.add(partial(self._choose, view, exact, base, target), put)
         if sketch is not None:
-            result.sketches.append((view.inode, view.row, sketch))
+            output.sketches.append((view.inode, view.row, sketch))
         for candidate in candidates:
             if candidate.relation is Relation.WIDER and not self._stop.is_set():
-                self._narrow(result, view, candidate, writer)
+                self._narrow(output, view, candidate)
 
-    def _put(
-        self, result: BatchResult, view: TensorView, writer: ChunkWriter, future: Future[_Choice]
-    ) -> None:
+    def _put(self, output: BatchOutput, view: TensorView, future: Future[_Choice]) -> None:
         try:
             choice = future.result()
         except CorruptData as exc:
-            _leave(result, view, exc)
+            _leave(output, view, exc)
             return
         record = choice.target.record
         if not record.optimized or len(choice.form.stored) < record.stored:
-            result.put(choice.target, choice.form, view.element, writer)
+            output.put(choice.target, choice.form, view.element)
         if choice.candidate is not None:
             self._related_files.accept(view.inode, choice.candidate)
             self._related.add(view.inode)
@@ -182,7 +173,7 @@ class Worker:
 
     def _target(self, stretch: ChunkSpan) -> Target | None:
         record = self._chunks.record(stretch.run.chunk)
-        if (record.optimized and not self._again) or not _may_shrink(record):
+        if (record.optimized and not self._include_optimized) or not _may_shrink(record):
             return None
         whole = stretch.run.skip == 0 and stretch.run.length == record.size
         return Target(stretch.run.chunk, record, stretch.start, whole)
@@ -212,9 +203,7 @@ class Worker:
 
     # -- a narrower tensor that was stored before
 
-    def _narrow(
-        self, result: BatchResult, view: TensorView, candidate: Candidate, writer: ChunkWriter
-    ) -> None:
+    def _narrow(self, output: BatchOutput, view: TensorView, candidate: Candidate) -> None:
         """Derive the chunks of another tensor from this one, by rounding."""
         narrow = self._attempts.view(candidate)
         attempt = Attempt(candidate, rounding(view, narrow.row.dtype))
@@ -228,12 +217,12 @@ class Worker:
             target = Target(chunk, record, stretch.start)
             form = self._tried(attempt, target, content)
             fits = form is not None and is_worth(form, length, record.stored)
-            if form is not None and fits and result.claim(chunk):
-                result.put(target, form, narrow.element, writer)
+            if form is not None and fits and output.claim(chunk):
+                output.put(target, form, narrow.element)
 
 
-def _leave(result: BatchResult, view: TensorView, exc: CorruptData) -> None:
-    result.damaged += 1
+def _leave(output: BatchOutput, view: TensorView, exc: CorruptData) -> None:
+    output.damaged += 1
     log.error("tensor %s of file %d stays as it is: %s", view.row.name, view.inode, exc)
 
 

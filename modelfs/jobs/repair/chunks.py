@@ -336,10 +336,11 @@ class _ChunkMender:
         written = writer.finish()
         for chunk, record in written.moved.items():
             self._put(chunk, record)
-        for pack, tail in written.tails.items():
-            self._context.put(Table.PACKS, number_key(pack), PackRow(tail.stop, 0).to_bytes())
-            self._context.store.counters.set(NEXT_PACK, pack + 1)
-            self.states[PackId(pack)] = read_segment_tables(self._packs, PackId(pack))
+        for tail in written.tails:
+            row = PackRow(tail.stop, 0).to_bytes()
+            self._context.put(Table.PACKS, number_key(tail.pack), row)
+            self._context.store.counters.set(NEXT_PACK, tail.pack + 1)
+            self.states[tail.pack] = read_segment_tables(self._packs, tail.pack)
         self._context.repaired(f"chunks that were copied to a new pack: {len(written.moved)}")
 
     def _put_plain(self, chunk: ChunkId, writer: ChunkWriter) -> None:

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.jobs.check.fsck import Finding, FsckReport, fsck
-from modelfs.jobs.check.meta_pages import check_meta_pages, restore_meta_pages
+from modelfs.jobs.check.meta_pages import check_meta_pages
 from modelfs.jobs.check.packs import Progress
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps, repair_windows
+from modelfs.jobs.repair.meta_pages import restore_meta_pages
 from modelfs.jobs.repair.names import repair_names
 from modelfs.jobs.repair.pack_files import restore_quarantined
 from modelfs.jobs.repair.quarantine import Quarantine
@@ -98,7 +99,7 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
     found, actions = _restore_index(folder, quarantine)
     went_back = any(action.outcome is Outcome.QUARANTINED for action in actions)
     data = data or bool(actions)
-    with Store(folder, as_found=True) as store:
+    with Store(folder, recover=False) as store:
         for _ in range(ROUNDS_MAX):
             view = CheckView(store)
             report = fsck(store, data=data, progress=progress, view=view)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from modelfs.jobs.check.view import CheckView, Finding
+from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 
@@ -19,8 +20,9 @@ def whom_it_hurts(store: Store, problems: Mapping[ChunkId, str]) -> list[Finding
 
 def scrub_report(store: Store, *, running: bool = False) -> dict[str, Any]:
     """Return the scrub's status and what is damaged still, as JSON can hold it. Any thread."""
+    scrubber = Scrubber(store)
     return {
-        **asdict(store.scrubber.status()),
+        **asdict(scrubber.status()),
         "running": running,
-        "findings": [each.to_dict() for each in whom_it_hurts(store, store.scrubber.damaged())],
+        "findings": [each.to_dict() for each in whom_it_hurts(store, scrubber.damaged())],
     }

@@ -19,22 +19,21 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.errors import CorruptChunk, CorruptPack
-from modelfs.store.chunks.table import Chunks
-from modelfs.store.index.counters import Counters
-from modelfs.store.index.index import Index
+from modelfs.store.index.counters import (
+    SCRUB_BYTES,
+    SCRUB_CHUNKS,
+    SCRUB_DAMAGED,
+    SCRUB_ENDED,
+    SCRUB_OFFSET,
+    SCRUB_PACK,
+    SCRUB_RATE,
+    SCRUB_STARTED,
+)
 from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of, prefix_end
-from modelfs.store.packs.pack import Packs, SegmentTable
+from modelfs.store.packs.pack import SegmentTable
 from modelfs.store.packs.segment import PAGE
-
-STARTED: Final = b"scrub.started_ns"
-ENDED: Final = b"scrub.ended_ns"
-PACK: Final = b"scrub.pack"
-OFFSET: Final = b"scrub.offset"
-CHUNKS: Final = b"scrub.chunks"
-BYTES: Final = b"scrub.bytes"
-RATE: Final = b"scrub.rate"
-DAMAGED: Final = b"scrub.damaged."
+from modelfs.store.store import Store
 
 # Bytes at the beginning of a segment that have its table, whatever is in it.
 TABLE_MAX: Final = 64 << 10
@@ -72,36 +71,36 @@ class PackRange:
 class Scrubber:
     """Checks a store's packs, a stretch at a time."""
 
-    def __init__(self, index: Index, counters: Counters, chunks: Chunks, packs: Packs) -> None:
-        self._index = index
-        self._counters = counters
-        self._chunks = chunks
-        self._packs = packs
+    def __init__(self, store: Store) -> None:
+        self._index = store.index
+        self._counters = store.counters
+        self._chunks = store.chunks
+        self._packs = store.packs
 
     # -- for the owner
 
-    def begin(self, *, anew: bool = False, rate: int = 0) -> None:
-        """Go on with the scrub that was stopped; begin one if there is none, or `anew`.
+    def begin(self, *, restart: bool = False, rate: int = 0) -> None:
+        """Go on with the scrub that was stopped; begin one if there is none, or to `restart`.
 
         Args:
-            anew: from the first pack on, even if one was stopped half-way.
+            restart: from the first pack on, even if one was stopped half-way.
             rate: bytes per second, of a scrub that is to go on in the background.
         """
         with self._index.change():
-            if anew or not self._counters.get(STARTED) or self._counters.get(ENDED):
-                for name in (ENDED, PACK, OFFSET, CHUNKS, BYTES):
+            if restart or not self._counters.get(SCRUB_STARTED) or self._counters.get(SCRUB_ENDED):
+                for name in (SCRUB_ENDED, SCRUB_PACK, SCRUB_OFFSET, SCRUB_CHUNKS, SCRUB_BYTES):
                     self._counters.set(name, 0)
-                self._counters.set(STARTED, time.time_ns())
-            self._counters.set(RATE, rate)
+                self._counters.set(SCRUB_STARTED, time.time_ns())
+            self._counters.set(SCRUB_RATE, rate)
 
     def pause(self) -> None:
         """Note that the scrub is not to go on by itself."""
         with self._index.change():
-            self._counters.set(RATE, 0)
+            self._counters.set(SCRUB_RATE, 0)
 
-    def next_stretch(self) -> PackRange | None:
+    def next_range(self) -> PackRange | None:
         """Return what is to be checked next; None, having ended the scrub, if nothing is."""
-        pack, offset = self._counters.get(PACK), self._counters.get(OFFSET)
+        pack, offset = self._counters.get(SCRUB_PACK), self._counters.get(SCRUB_OFFSET)
         for key, value in self._index.pages(Table.PACKS, number_key(pack)):
             number, row = PackId(number_of(key)), PackRow.from_bytes(value)
             start = max(PAGE, offset) if number == pack else PAGE
@@ -112,22 +111,22 @@ class Scrubber:
 
     def _end(self) -> None:
         with self._index.change():
-            self._counters.set(ENDED, time.time_ns())
-            self._counters.set(RATE, 0)
+            self._counters.set(SCRUB_ENDED, time.time_ns())
+            self._counters.set(SCRUB_RATE, 0)
 
-    def take(self, checked: PackRange) -> None:
+    def apply(self, checked: PackRange) -> None:
         """Note what `check` found."""
         with self._index.change():
-            self._counters.set(PACK, checked.pack)
-            self._counters.set(OFFSET, checked.stop)
-            self._counters.add(CHUNKS, checked.chunks)
-            self._counters.add(BYTES, checked.bytes)
+            self._counters.set(SCRUB_PACK, checked.pack)
+            self._counters.set(SCRUB_OFFSET, checked.stop)
+            self._counters.add(SCRUB_CHUNKS, checked.chunks)
+            self._counters.add(SCRUB_BYTES, checked.bytes)
             room = REMEMBERED_MAX - len(self._remembered())
             for chunk, place in list(checked.places.items())[: max(0, room)]:
-                self._counters.set(DAMAGED + number_key(chunk), place)
+                self._counters.set(SCRUB_DAMAGED + number_key(chunk), place)
 
     def status(self) -> ScrubStatus:
-        pack, offset = self._counters.get(PACK), self._counters.get(OFFSET)
+        pack, offset = self._counters.get(SCRUB_PACK), self._counters.get(SCRUB_OFFSET)
         rows = [
             (number_of(key), PackRow.from_bytes(value).stop)
             for key, value in self._index.pages(Table.PACKS)
@@ -135,15 +134,15 @@ class Scrubber:
         behind = sum(stop for number, stop in rows if number < pack)
         under = sum(min(stop, offset) for number, stop in rows if number == pack)
         total = sum(stop for _, stop in rows)
-        ended = self._counters.get(ENDED)
+        ended = self._counters.get(SCRUB_ENDED)
         return ScrubStatus(
-            self._counters.get(STARTED),
+            self._counters.get(SCRUB_STARTED),
             ended,
-            self._counters.get(CHUNKS),
-            self._counters.get(BYTES),
+            self._counters.get(SCRUB_CHUNKS),
+            self._counters.get(SCRUB_BYTES),
             total if ended else behind + under,
             total,
-            self._counters.get(RATE),
+            self._counters.get(SCRUB_RATE),
         )
 
     def damaged(self) -> dict[ChunkId, str]:
@@ -163,42 +162,45 @@ class Scrubber:
                 self._index.delete(Table.META, key)
 
     def _remembered(self) -> list[bytes]:
-        return [key for key, _ in self._index.pages(Table.META, DAMAGED, prefix_end(DAMAGED))]
+        return [
+            key
+            for key, _ in self._index.pages(Table.META, SCRUB_DAMAGED, prefix_end(SCRUB_DAMAGED))
+        ]
 
     def _still_damaged(self, key: bytes) -> Chunk | None:
         record = self._chunks.find(_chunk_of(key))
-        if record is None or not record.alive or _place(record) != self._counters.get(key):
+        if record is None or not record.alive or _packed_place(record) != self._counters.get(key):
             return None
         return record
 
     # -- any thread
 
-    def check(self, stretch: PackRange) -> None:
+    def check(self, part: PackRange) -> None:
         """Check one segment, or where its table is damaged, all that is left of the pack.
 
-        What is found is put into the stretch.
+        What is found is put into the part.
         """
-        self._forget_pages(stretch.pack, stretch.start - PAGE, stretch.start + TABLE_MAX)
+        self._forget_pages(part.pack, part.start - PAGE, part.start + TABLE_MAX)
         try:
-            if stretch.start == PAGE:
-                self._packs.check_header(stretch.pack)
-            segment = self._packs.segment(stretch.pack, stretch.start, stretch.stop)
-            stretch.stop = segment.stop
+            if part.start == PAGE:
+                self._packs.check_header(part.pack)
+            segment = self._packs.segment(part.pack, part.start, part.stop)
+            part.stop = segment.stop
             records = self._used_of(segment)
         except (CorruptPack, OSError) as exc:
-            if self._index.get(Table.PACKS, number_key(stretch.pack)) is None:
+            if self._index.get(Table.PACKS, number_key(part.pack)) is None:
                 return  # gc has deleted it
-            stretch.problems.append(str(exc))
-            records = self._used_behind(stretch.pack, stretch.start)
-        self._forget_pages(stretch.pack, stretch.start, stretch.stop)
+            part.problems.append(str(exc))
+            records = self._used_behind(part.pack, part.start)
+        self._forget_pages(part.pack, part.start, part.stop)
         for chunk, record in records:
-            self._check_chunk(stretch, chunk, record)
+            self._check_chunk(part, chunk, record)
 
     def _used_of(self, segment: SegmentTable) -> Iterator[tuple[ChunkId, Chunk]]:
         for entry in segment.entries:
             record = self._chunks.find(entry.chunk)
             place = segment.pack, entry.offset
-            if record is not None and record.alive and (record.pack, record.offset) == place:
+            if record is not None and record.alive and record.place == place:
                 yield entry.chunk, record
 
     def _used_behind(self, pack: PackId, start: int) -> Iterator[tuple[ChunkId, Chunk]]:
@@ -208,22 +210,22 @@ class Scrubber:
             if record.pack == pack and record.alive and record.offset >= start:
                 yield ChunkId(number_of(key)), record
 
-    def _check_chunk(self, stretch: PackRange, chunk: ChunkId, record: Chunk) -> None:
+    def _check_chunk(self, part: PackRange, chunk: ChunkId, record: Chunk) -> None:
         try:
             self._chunks.check_content(chunk, record)
         except CorruptChunk as exc:
-            self._note(stretch, ChunkId(exc.base), chunk, str(exc))
+            self._note(part, ChunkId(exc.base), chunk, str(exc))
         except OSError as exc:
-            self._note(stretch, chunk, chunk, str(exc))
+            self._note(part, chunk, chunk, str(exc))
         now = self._chunks.find(chunk)
-        if now is None or _place(now) != _place(record):
-            stretch.damaged.pop(chunk, None)  # moved or removed meanwhile
-            stretch.places.pop(chunk, None)
+        if now is None or now.place != record.place:
+            part.damaged.pop(chunk, None)  # moved or removed meanwhile
+            part.places.pop(chunk, None)
             return
-        stretch.chunks += 1
-        stretch.bytes += record.stored
+        part.chunks += 1
+        part.bytes += record.stored
 
-    def _note(self, stretch: PackRange, damaged: ChunkId, needed_by: ChunkId, problem: str) -> None:
+    def _note(self, part: PackRange, damaged: ChunkId, needed_by: ChunkId, problem: str) -> None:
         # What cannot be read only for the sake of a source is told with that one, and what is
         # known to be lost is told by whoever asks what is.
         record = self._chunks.find(damaged)
@@ -231,8 +233,8 @@ class Scrubber:
             damaged, record = needed_by, self._chunks.find(needed_by)
         if record is not None and not record.is_lost:
             self._chunks.distrust(record)
-            stretch.damaged[damaged] = problem
-            stretch.places[damaged] = _place(record)
+            part.damaged[damaged] = problem
+            part.places[damaged] = _packed_place(record)
 
     def _forget_pages(self, pack: PackId, start: int, stop: int) -> None:
         with contextlib.suppress(CorruptPack):  # whoever reads it tells
@@ -241,9 +243,9 @@ class Scrubber:
 
 
 def _chunk_of(key: bytes) -> ChunkId:
-    return ChunkId(number_of(key[len(DAMAGED) :]))
+    return ChunkId(number_of(key[len(SCRUB_DAMAGED) :]))
 
 
-def _place(record: Chunk) -> int:
+def _packed_place(record: Chunk) -> int:
     # A pack is much shorter than 4 GiB.
     return record.pack << 32 | record.offset

@@ -7,6 +7,7 @@ be revived, until gc removes its record.
 """
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,7 +28,9 @@ from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
-from modelfs.store.packs.pack import Packs
+from modelfs.store.packs.pack import Packs, eio_as_corruption
+
+log = logging.getLogger(__name__)
 
 
 class Chunks:
@@ -67,6 +70,11 @@ class Chunks:
         if (found := self.find(chunk)) is None:
             raise CorruptIndex(f"chunk {chunk} has no record")
         return found
+
+    def is_unmoved(self, chunk: ChunkId, record: Chunk) -> bool:
+        """Whether a chunk still lies where a record says; nothing else changes its bytes."""
+        now = self.find(chunk)
+        return now is not None and now.place == record.place
 
     def with_digest(self, digest: bytes) -> Iterator[ChunkId]:
         """Yield the chunks whose content has that hash: none, one, or more if it collides."""
@@ -309,6 +317,19 @@ class Chunks:
         _check(chunk, record, stored)
         return stored
 
+    def readable_bytes(self, chunk: ChunkId, record: Chunk) -> bytes | None:
+        """Return a chunk's bytes as stored; None, and a line in the log, if they are damaged.
+
+        Raises:
+            OSError: the disk failed at more than reading them.
+        """
+        try:
+            with eio_as_corruption():
+                return self.stored_bytes(chunk, record)
+        except (CorruptChunk, CorruptPack) as exc:
+            log.error("chunk %d stays in pack %d: %s", chunk, record.pack, exc)
+            return None
+
     def _content(self, chunk: ChunkId, record: Chunk) -> Bytes:
         # Of a chunk that is not plain.
         if is_part(record):
@@ -374,7 +395,7 @@ class Chunks:
             return load(chunk, record)
         except CorruptChunk:
             now = self._needed(chunk)
-            if (now.pack, now.offset) == (record.pack, record.offset):
+            if now.place == record.place:
                 raise
             return load(chunk, now)  # gc moved it, or the optimizer
 

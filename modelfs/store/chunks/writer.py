@@ -9,9 +9,8 @@ import contextlib
 import dataclasses
 import errno
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import xxhash
@@ -19,7 +18,6 @@ import xxhash
 from modelfs.codecs import CODECS, GENERAL
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
-from modelfs.jobs.ingest.chunker import Role
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
@@ -36,32 +34,14 @@ CODED_MAX: Final = 0.9
 SAMPLE: Final = 16 << 10
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a writer put into packs, for the index to take over."""
+    """What a writer put into packs, for `Publisher.publish`."""
 
-    added: dict[ChunkId, Chunk] = field(default_factory=dict)
-    moved: dict[ChunkId, Chunk] = field(default_factory=dict)
-    # Of what was moved and has a new form: what it derives from.
-    sources: dict[ChunkId, tuple[ChunkId, ...]] = field(default_factory=dict)
-    tails: dict[int, Tail] = field(default_factory=dict)
-
-    def next_slice(self, changes: int) -> tuple[list[ChunkId], list[ChunkId]]:
-        """Return some of the added and moved chunks: so many, those that they derive from too."""
-        added = list(islice(self.added, changes))
-        moved: list[ChunkId] = []
-        for chunk in self.moved:
-            if changes <= 0:
-                break
-            changes -= 1 + len(self.sources.get(chunk, ()))
-            moved.append(chunk)
-        return added, moved
-
-    def drop(self, added: Sequence[ChunkId], moved: Sequence[ChunkId]) -> None:
-        """Forget what the index has taken over."""
-        for records, taken in ((self.added, added), (self.moved, moved)):
-            for chunk in taken:
-                del records[chunk]
+    added: Mapping[ChunkId, Chunk]
+    moved: Mapping[ChunkId, Chunk]
+    sources: Mapping[ChunkId, tuple[ChunkId, ...]]  # of moved chunks with a new form
+    tails: tuple[Tail, ...]  # how far the packs reach
 
 
 class ChunkWriter:
@@ -76,10 +56,18 @@ class ChunkWriter:
         self._records: dict[ChunkId, Chunk] = {}  # of the same, but for their places
         self._by_digest: dict[bytes, list[ChunkId]] = {}
         self._copied: set[ChunkId] = set()
-        self.written = WriteResult()
+        self._added: dict[ChunkId, Chunk] = {}
+        self._moved: dict[ChunkId, Chunk] = {}
+        self._sources: dict[ChunkId, tuple[ChunkId, ...]] = {}
+        self._tails: dict[PackId, Tail] = {}
 
-    def put(self, content: bytes, role: Role) -> ChunkId:
+    def put(self, content: bytes, *, compress: bool) -> ChunkId:
         """Return a chunk with that content, an equal one if there is one.
+
+        Args:
+            content: of the chunk.
+            compress: store it smaller if that pays. Tensors are stored plain, which is fast, and
+                optimized later.
 
         Raises:
             OSError: the disk is full, or failed at more than reading a chunk to compare with.
@@ -94,7 +82,7 @@ class ChunkWriter:
         chunk = ChunkId(self._next)
         self._next += 1
         self._by_digest.setdefault(digest, []).append(chunk)
-        self._add(chunk, digest, content, role)
+        self._add(chunk, digest, content, compress=compress)
         return chunk
 
     def copy(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
@@ -106,7 +94,7 @@ class ChunkWriter:
         self, chunk: ChunkId, record: Chunk, stored: bytes, sources: tuple[ChunkId, ...]
     ) -> None:
         """Append a chunk in a new form, of the kind and codec that `record` now has."""
-        self.written.sources[chunk] = sources
+        self._sources[chunk] = sources
         self.copy(chunk, record, stored)
 
     def _append(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
@@ -123,7 +111,8 @@ class ChunkWriter:
         """
         self._write()
         self._packs.flush()
-        return self.written
+        tails = tuple(self._tails.values())
+        return WriteResult(self._added, self._moved, self._sources, tails)
 
     def _same(self, chunk: ChunkId, content: bytes) -> bool:
         if (record := self._chunks.find(chunk)) is None or record.size != len(content):
@@ -149,8 +138,8 @@ class ChunkWriter:
             self.replace(chunk, _like(record, content, codec), stored, ())
         return True
 
-    def _add(self, chunk: ChunkId, digest: bytes, content: bytes, role: Role) -> None:
-        stored, codec = _smallest(content) if role is not Role.TENSOR else (content, RAW)
+    def _add(self, chunk: ChunkId, digest: bytes, content: bytes, *, compress: bool) -> None:
+        stored, codec = _smallest(content) if compress else (content, RAW)
         self._contents[chunk] = content
         self._append(chunk, _like(_nowhere(digest), content, codec), stored)
 
@@ -158,17 +147,17 @@ class ChunkWriter:
         if (content := self._contents.get(chunk)) is not None:
             return content
         # Not remembered: if this writer is given up, the chunk's number is another's.
-        return self._chunks.load_anew(chunk, self.written.added[chunk])
+        return self._chunks.load_anew(chunk, self._added[chunk])
 
     def _write(self) -> None:
         if not len(self._segment):
             return
         entries, tail = self._packs.append(self._segment)
-        self.written.tails[tail.pack] = tail
+        self._tails[tail.pack] = tail
         for entry in entries:
             record = _placed(self._records[entry.chunk], entry, tail)
-            copied = entry.chunk in self._copied
-            (self.written.moved if copied else self.written.added)[entry.chunk] = record
+            records = self._moved if entry.chunk in self._copied else self._added
+            records[entry.chunk] = record
         self._segment = Segment()
         self._contents.clear()
         self._records.clear()

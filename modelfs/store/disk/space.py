@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.errors import StoreFull
-from modelfs.store.statistics import disk_usage
 
 RESERVE_MAX: Final = 256 << 20
 # On small disks the reserve is this part of them, or this many bytes if that is a quarter at most.
@@ -131,3 +130,14 @@ class Space:
 def _reserve(total: int) -> int:
     least = min(RESERVE_MIN, total // 4)
     return min(RESERVE_MAX, max(int(total * RESERVE_PART), least))
+
+
+def disk_usage(folder: Path) -> int:
+    """Return the disk space of everything in a folder, in bytes, as du(1) counts it."""
+    total = folder.lstat().st_blocks * 512
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_blocks * 512
+        except FileNotFoundError:
+            continue  # deleted since it was listed
+    return total

@@ -1,5 +1,6 @@
 """Removing what nobody can reach any more: the inodes without a name that nobody has open."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from modelfs.store.files.filemap import FileMaps
@@ -29,14 +30,18 @@ class Orphans:
         self._staging = staging
         self._removed = Table.META, b""  # the last row of a slice, while more are to come
 
-    def orphans(self) -> list[InodeNumber]:
+    def inodes(self) -> list[InodeNumber]:
         """Return the inodes without a name, open or not."""
         return [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.ORPHANS)]
 
-    def reap(self, inode: InodeNumber) -> bool:
-        """Remove a slice of an orphan that nobody refers to; say whether nothing is left."""
+    def remove(self, inode: InodeNumber) -> Iterator[None]:
+        """Remove an orphan that nobody has open; yields after each slice but the last."""
+        while not self._remove_slice(inode):
+            yield
+
+    def _remove_slice(self, inode: InodeNumber) -> bool:
         if self._index.get(Table.ORPHANS, number_key(inode)) is None:
-            return True  # it has a name, and whoever takes it for an orphan is wrong
+            return True  # it has a name after all
         with self._index.change():
             gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
             if gone:

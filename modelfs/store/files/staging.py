@@ -22,12 +22,13 @@ whether what it read is still what is there.
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from modelfs.errors import CorruptIndex
+from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, sync, sync_folder
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -124,6 +125,11 @@ class StagedFile:
             or any(window.dirty for window in self.windows.values())
         )
 
+    def truncation_admitted(self) -> None:
+        """Note, after the change of the index, that the inode record has the smallest size."""
+        self.size_floor = self.size
+        self.generation += 1
+
     def _numbers(self, start: int, stop: int) -> Iterator[int]:
         # Whichever is fewer: windows that exist, or windows in the range.
         first, last = start // WINDOW, (stop - 1) // WINDOW
@@ -158,8 +164,8 @@ class Staging:
         self.folder = folder
         self._index = index
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
+        self.deletes = DeferredDeletes(folder, self._files)
         self._staged: dict[InodeNumber, StagedFile] = {}
-        self._doomed: list[str] = []
         self.damaged = False  # rows were lost, so that files may be of use that no row mentions
         self._generation = 0
         self._created = 0  # counts the times that a file may have been made
@@ -183,6 +189,11 @@ class Staging:
         staged = self._staged.pop(inode)
         assert not staged.windows, "released with staged bytes"
 
+    def forget_all(self) -> None:
+        """Forget the content state of all inodes, to read it from the index once more."""
+        self._staged.clear()
+        self._files.clear()
+
     # -- windows
 
     def window(self, staged: StagedFile, number: int) -> Window:
@@ -202,15 +213,29 @@ class Staging:
     def drop(self, staged: StagedFile, windows: list[Window]) -> None:
         """Remove windows' rows and forget the windows. Inside a change of the index, at its end.
 
-        The files are deleted by `sweep`, which is for after the next commit.
+        The next commit deletes their files.
         """
         recorded = [window for window in windows if self._is_recorded(staged.inode, window)]
         for window in recorded:
             self._index.delete(Table.STAGED, pair_key(staged.inode, window.number))
         for window in windows:
-            self._doomed.append(window_name(staged.inode, window.number, window.generation))
+            self.deletes.delete_after_commit(
+                window_name(staged.inode, window.number, window.generation)
+            )
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
+
+    def drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
+        """Drop windows that a truncation superseded. Last in a change of the index.
+
+        What is dropped from memory does not come back if the change fails.
+        """
+        gone = list(windows)
+        generations = {window.generation for window in gone}
+        self.drop(staged, gone)
+        staged.superseded = [
+            window for window in staged.superseded if window.generation not in generations
+        ]
 
     def _is_recorded(self, inode: InodeNumber, window: Window) -> bool:
         # The row may be that of an older window, dropped earlier or still to be.
@@ -227,21 +252,6 @@ class Staging:
         file = self._files.get(name, os.O_CREAT if create else 0)
         self._created += create
         return file
-
-    def doomed(self) -> list[str]:
-        """Hand over the files that may be deleted once all changes made so far are durable."""
-        doomed, self._doomed = self._doomed, []
-        return doomed
-
-    def doom(self, names: list[str]) -> None:
-        """Take files back that `doomed` handed over, because the commit failed."""
-        self._doomed.extend(names)
-
-    def sweep(self, doomed: list[str]) -> None:
-        """Delete dropped windows' files. Any thread."""
-        for name in doomed:
-            self._files.forget(name)
-            (self.folder / name).unlink(missing_ok=True)
 
     # -- durability
 

@@ -1,31 +1,67 @@
-"""Sums over the whole store, kept in the index and changed with what they sum up.
+"""Named integers in the table META: counters, sums over the whole store, states of jobs.
 
-So `stats` and `statfs` cost the same however much is stored; fsck counts anew and compares.
+All names are here, since they are part of the format. Sums change with what they sum up, so `stats`
+and `statfs` cost the same however much is stored; fsck counts anew and compares.
+
+==========================  =====================================================================
+name                        value
+==========================  =====================================================================
+next.inode, .chunk, .pack   the next number of that kind; none is ever used twice
+next.cookie                 the next place in a directory's listing
+state.in_use                1 from when a daemon serves the store until all it took is durable
+total.files                 regular files and symbolic links
+total.logical_bytes         sum of the files' sizes
+total.shared_bytes          bytes of extents beyond the first use of each chunk
+total.dead_chunks, _bytes   chunks that nothing needs, which gc has not removed yet
+total.held_chunks, _bytes   chunks that no file uses, which others derive from
+form.NAME.chunks            chunks alive in that form: plain, lost, or a codec's name
+form.NAME.raw_bytes         bytes of their content
+form.NAME.stored_bytes      bytes of them in packs
+optimize.walk               the inode a walk over all files has come to; 0: there is none
+optimize.depth              how many deltas may follow one another; 0: the default
+optimize.again              1 while the walk includes what is optimized already
+scrub.started_ns, ended_ns  when the last scrub began and ended; 0: never, or not yet
+scrub.pack, .offset         where it goes on
+scrub.chunks, .bytes        what it has checked
+scrub.rate                  bytes per second, of a scrub that goes on by itself; 0: it does not
+scrub.damaged. CHUNK        where a chunk lay that was found damaged: pack << 32 | offset
+==========================  =====================================================================
 """
+
+from typing import Final
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import Table
 
-# Counters from which numbers are handed out; none is ever used twice.
-NEXT_INODE = b"next.inode"
-NEXT_CHUNK = b"next.chunk"
-NEXT_COOKIE = b"next.cookie"
-NEXT_PACK = b"next.pack"
+NEXT_INODE: Final = b"next.inode"
+NEXT_CHUNK: Final = b"next.chunk"
+NEXT_COOKIE: Final = b"next.cookie"
+NEXT_PACK: Final = b"next.pack"
 
-# 1 from the moment a daemon serves the store until it has made everything durable.
-IN_USE = b"state.in_use"
+IN_USE: Final = b"state.in_use"
 
-FILES = b"total.files"
-LOGICAL = b"total.logical_bytes"
-SHARED = b"total.shared_bytes"
-# Of chunks that nothing uses any more, which gc has not removed yet.
-DEAD_CHUNKS = b"total.dead_chunks"
-DEAD_BYTES = b"total.dead_bytes"
-# Of chunks that no file uses, and that are there because others derive from them.
-BASE_ONLY_CHUNKS = b"total.held_chunks"
-BASE_ONLY_BYTES = b"total.held_bytes"
+FILES: Final = b"total.files"
+LOGICAL: Final = b"total.logical_bytes"
+SHARED: Final = b"total.shared_bytes"
+DEAD_CHUNKS: Final = b"total.dead_chunks"
+DEAD_BYTES: Final = b"total.dead_bytes"
+BASE_ONLY_CHUNKS: Final = b"total.held_chunks"
+BASE_ONLY_BYTES: Final = b"total.held_bytes"
+
+OPTIMIZE_WALK: Final = b"optimize.walk"
+OPTIMIZE_DEPTH: Final = b"optimize.depth"
+OPTIMIZE_AGAIN: Final = b"optimize.again"
+
+SCRUB_STARTED: Final = b"scrub.started_ns"
+SCRUB_ENDED: Final = b"scrub.ended_ns"
+SCRUB_PACK: Final = b"scrub.pack"
+SCRUB_OFFSET: Final = b"scrub.offset"
+SCRUB_CHUNKS: Final = b"scrub.chunks"
+SCRUB_BYTES: Final = b"scrub.bytes"
+SCRUB_RATE: Final = b"scrub.rate"
+SCRUB_DAMAGED: Final = b"scrub.damaged."
 
 
 class Counters:

@@ -69,12 +69,12 @@ class Index:
         folder: Path,
         *,
         read_only: bool = False,
-        unchanging: bool = False,
+        exclude_writers: bool = False,
         map_size: int = MAP_SIZE,
     ) -> None:
-        """Open the index; `unchanging` if it is read-only, and nobody else may write it."""
+        """Open the index; `exclude_writers` if it is read-only, and nobody else may write it."""
         self._read_only = read_only
-        self._others_write = read_only and not unchanging
+        self._others_write = read_only and not exclude_writers
         self._lock = threading.Lock()
         self._active = _empty()
         self._sealed: Memtable | None = None
@@ -82,6 +82,7 @@ class Index:
         self._changed = False
         self._versions = dict.fromkeys(Table, 0)
         self._pin: lmdb.Transaction[bytes] | None = None
+        self._pin_owner = 0  # the thread whose reads it is for
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
@@ -179,20 +180,22 @@ class Index:
         return (self._active,) if self._sealed is None else (self._active, self._sealed)
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
-        return self._env.transaction() if self._pin is None else nullcontext(self._pin)
+        if self._pin is None or self._pin_owner != threading.get_ident():
+            return self._env.transaction()
+        return nullcontext(self._pin)
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Let all reads inside see one commit, whatever another process commits. One thread.
+        """Let this thread's reads inside see one commit, whatever another process commits.
 
-        On an index that is open for writing this pins nothing: the changes are its owner's. Inside
-        another such block it is part of that.
+        One thread at a time. On an index that is open for writing this pins nothing: the changes
+        are its owner's. Inside another such block it is part of that.
         """
         if not self._read_only or self._pin is not None:
             yield
             return
         with self._env.transaction() as snapshot:
-            self._pin = snapshot
+            self._pin, self._pin_owner = snapshot, threading.get_ident()
             try:
                 yield
             finally:
@@ -314,7 +317,10 @@ class Index:
         self._env.sync()
 
     def snapshot_id(self) -> int:
-        """Return the number of LMDB's last committed transaction."""
+        """Return the number of the commit that reads see: the last one, or the pinned one."""
+        pin = self._pin
+        if pin is not None and self._pin_owner == threading.get_ident():
+            return pin.id()
         return self._env.snapshot_id()
 
     @property

@@ -12,8 +12,10 @@ from itertools import pairwise
 from typing import ClassVar, Final, Self
 
 from modelfs.codecs.base import CodecId
+from modelfs.codecs.elements import WIDTHS
 from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
+from modelfs.sketches.samples import OCTAVES, PER_OCTAVE
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 
@@ -344,6 +346,11 @@ class Chunk:
         return not self.refs and self.dependants > 0
 
     @property
+    def place(self) -> tuple[PackId, int]:
+        """Where the stored bytes are: the pack, and the offset in it. No two chunks share it."""
+        return self.pack, self.offset
+
+    @property
     def is_lost(self) -> bool:
         return self.kind is ChunkKind.LOST
 
@@ -448,3 +455,18 @@ class TensorRow:
         if at > len(value):
             raise CorruptIndex(f"tensor row {value.hex()}: it ends inside the dtype")
         return cls(start, size, dtype, shape, name)
+
+
+class SketchKind(enum.IntEnum):
+    """By what a row of the table `relatives` is found. Stored: never renumber."""
+
+    EXACT = 1
+    BAND = 2
+    ROW = 3
+    SAMPLES = 4
+
+
+def samples_fit(value: bytes) -> bool:
+    """Whether bytes could be the samples of some tensor."""
+    longest = 1 + OCTAVES * PER_OCTAVE * max(WIDTHS)
+    return 2 <= len(value) <= longest and 1 <= value[0] <= PER_OCTAVE

@@ -20,10 +20,12 @@ Pack file, little-endian::
     4096    segments, each at a multiple of 4,096: see `store.segment`
 """
 
+import errno
 import logging
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,7 @@ from typing import Final
 import xxhash
 
 from modelfs.errors import CorruptPack
+from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import (
     Descriptor,
     Descriptors,
@@ -81,6 +84,17 @@ def pack_number(name: str) -> PackId | None:
     return PackId(int(stem))
 
 
+@contextmanager
+def eio_as_corruption() -> Iterator[None]:
+    """Turn EIO on a pack read into `CorruptPack`, for callers that can skip a chunk."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno != errno.EIO:
+            raise
+        raise CorruptPack(str(exc)) from exc
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """Which pack a file says it is."""
@@ -113,6 +127,7 @@ class Packs:
         self._size_max = KEY_MAX if space is None else space.reserve_bytes
         self._uuid = uuid
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
+        self.deletes = DeferredDeletes(folder, self._files)
         self._tail: Tail | None = None
         self._next = PackId(1)
         self._unflushed: set[PackId] = set()
@@ -255,8 +270,11 @@ class Packs:
 
     def remove(self, pack: PackId) -> None:
         """Delete a pack that the committed index does not mention."""
-        self._files.forget(pack_name(pack))
-        (self.folder / pack_name(pack)).unlink(missing_ok=True)
+        self.deletes.run([pack_name(pack)])
+
+    def delete_after_commit(self, pack: PackId) -> None:
+        """Let the next commit, which no longer mentions a pack, delete its file."""
+        self.deletes.delete_after_commit(pack_name(pack))
 
     def holds(self, tail: Tail) -> bool:
         """Say whether a pack's file is there, at least up to `tail`."""

@@ -65,7 +65,7 @@ def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:
     """What prevents a check ends with 8, never with 0 or 4."""
     with Store(empty):
         done = call("fsck", empty)
-    assert (done.code, "is in use by" in done.error) == (8, True)
+    assert (done.code, "is locked by process" in done.error) == (8, True)
     assert call("fsck", tmp_path / "nothing").code == 8
     (empty / "index" / "data.mdb").write_bytes(b"junk" * 5000)
     done = call("fsck", empty)
@@ -95,7 +95,7 @@ def test_nobody_may_write_meanwhile(
     """A store that is not mounted cannot be opened for writing while it is checked."""
 
     def check(store: Store, **_: object) -> FsckReport:
-        assert "is in use" in call("sync", empty).error
+        assert "is locked by" in call("sync", empty).error
         return FsckReport([], 0, 0, 0, 0.0)
 
     monkeypatch.setattr(checking, "check_store", check)
@@ -143,11 +143,11 @@ def test_repair_as_json(call: Call, family: Path) -> None:
     """The JSON has what was found, what was done, and what is lost."""
     _damage(family)
     done = call("fsck", "--repair", "--data", "--json", family)
-    told = json.loads(done.out)
-    assert (done.code, told["findings"]) == (1, [])
-    assert {each["invariant"] for each in told["found"]} == {"content"}
-    assert {each["outcome"] for each in told["actions"]} == {"mended", "quarantined"}
-    assert told["lost_files"]
+    report = json.loads(done.out)
+    assert (done.code, report["findings"]) == (1, [])
+    assert {each["invariant"] for each in report["found"]} == {"content"}
+    assert {each["outcome"] for each in report["actions"]} == {"mended", "quarantined"}
+    assert report["lost_files"]
 
 
 def test_what_cannot_be_mended(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

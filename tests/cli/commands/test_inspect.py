@@ -1,6 +1,5 @@
-"""`modelfs stats` and `modelfs inspect`."""
+"""`modelfs inspect`."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,81 +8,12 @@ import pytest
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
-from tests.support.mounts import modelfs
-from tests.support.paths import MODELS
+from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import CHUNK, TOP, fill
 from tests.support.stores import ME, new_file, new_store
 
-KEYS = [
-    *("files", "logical_bytes", "stored_bytes", "disk_bytes", "chunks", "shared_bytes"),
-    *("staged_bytes", "pending_files", "files_to_optimize", "base_only_chunks", "base_only_bytes"),
-    *("lost_chunks", "lost_bytes", "forms", "cache"),
-    *("unsettled_files", "held_chunks", "held_bytes"),  # what the newer names had before
-]
-STATISTICS = {
-    **dict.fromkeys(KEYS, 1),
-    "logical_bytes": 2 << 30,
-    "stored_bytes": 1 << 29,
-    "forms": {"zstd": {"chunks": 7, "raw_bytes": 2 << 30, "stored_bytes": 1 << 29}},
-    "cache": {"hits": 30, "misses": 5, "bytes": 1 << 20, "capacity": 1 << 28},
-}
 
-
-def test_empty_store(call: Call, empty: Path) -> None:
-    """Of an empty store that is said, and all its numbers but the disk's are 0."""
-    assert "the store is empty" in call("stats", empty).out
-    found = call("stats", empty, "--json").json
-    assert found["disk_bytes"] > 0
-    assert not any(found[key] for key in KEYS if key not in ("disk_bytes", "cache"))
-
-
-def test_keys(call: Call, family: Path) -> None:
-    """The JSON has the same keys in the same order, whatever is stored."""
-    found = call("stats", family, "--json").json
-    assert list(found) == KEYS
-    assert list(found["cache"]) == ["hits", "misses", "bytes", "capacity"]
-    assert all(
-        list(form) == ["chunks", "raw_bytes", "stored_bytes"] for form in found["forms"].values()
-    )
-
-
-def test_numbers(call: Call, family: Path) -> None:
-    """The numbers are those of the files that were put in."""
-    found = call("stats", family, "--json").json
-    sizes = [path.stat().st_size for path in MODELS.iterdir()]
-    assert (found["files"], found["logical_bytes"]) == (len(sizes), sum(sizes))
-    assert 0 < found["stored_bytes"] < sum(sizes)
-
-
-def test_table(call: Call, family: Path) -> None:
-    """The table says what is saved, and has a line for each form."""
-    out = call("stats", family).out
-    assert "times smaller" in out
-    assert all(form in out for form in ("plain", "zstd"))
-    assert "\x1b" not in out
-
-
-def test_daemon_is_asked(call: Call, fake: Fake, empty: Path) -> None:
-    """Of a mounted store, the daemon's numbers are shown."""
-    daemon = fake(stats=[{"result": STATISTICS}])
-    assert call("stats", empty, "--json").json == STATISTICS
-    out = call("stats", empty).out
-    assert daemon.requests == [{"command": "stats"}] * 2
-    assert "1.50 GiB, 75.0 %: 4.0 times smaller" in out
-    assert "1.00 MiB of 256 MiB, 30 hits, 5 misses" in out
-    assert "not taken in yet" in out
-
-
-def test_reading_beside_a_writer(empty: Path) -> None:
-    """A store that another process writes to is shown as of its last commit."""
-    with Store(empty) as store:
-        new_file(store, b"one")
-        store.commit()
-        new_file(store, b"more")
-        assert json.loads(modelfs("stats", empty, "--json"))["files"] == 1
-
-
-def test_inspect_model(call: Call, family: Path) -> None:
+def test_model(call: Call, family: Path) -> None:
     """A line for each tensor says what it is, how it is stored, and who shares it."""
     out = call("inspect", "--store", family, "base.onnx").out
     [line] = [line for line in out.splitlines() if "word_embeddings" in line]
@@ -93,7 +23,7 @@ def test_inspect_model(call: Call, family: Path) -> None:
     assert "/base.onnx: onnx, 962 KiB" in out
 
 
-def test_inspect_plain_file(call: Call, family: Path) -> None:
+def test_plain_file(call: Call, family: Path) -> None:
     """A file without tensors has a summary only."""
     out = call("inspect", "--store", family, "/README.md").out
     assert "plain, 1.31 KiB" in out
@@ -101,8 +31,8 @@ def test_inspect_plain_file(call: Call, family: Path) -> None:
     assert "dtype" not in out
 
 
-def test_inspect_derived(call: Call, tmp_path: Path) -> None:
-    """What a tensor derives from is named, be it in a file or not; stats tell what is held."""
+def test_derived(call: Call, tmp_path: Path) -> None:
+    """What a tensor derives from is named, be it in a file or not."""
     path = new_store(tmp_path, chunk_size=CHUNK)
     fill(path)
     out = call("inspect", "--store", path, TOP.decode()).out
@@ -117,12 +47,9 @@ def test_inspect_derived(call: Call, tmp_path: Path) -> None:
         [base],
         [{"path": None, "tensor": None, "bytes": 40_000}],
     ]
-    stats = call("stats", path).out
-    assert "64.0 KiB of that, 1 chunk that no file uses" in stats
-    assert "files: run `modelfs optimize`" in stats
 
 
-def test_inspect_json(call: Call, family: Path) -> None:
+def test_json(call: Call, family: Path) -> None:
     """The JSON is the report, its tensors in file order."""
     report = call("inspect", "--store", family, "base.safetensors", "--json").json
     assert report["format"] == "safetensors"
@@ -132,39 +59,39 @@ def test_inspect_json(call: Call, family: Path) -> None:
     assert starts == sorted(starts)
 
 
-def test_inspect_in_a_folder(call: Call, empty: Path) -> None:
+def test_in_a_folder(call: Call, empty: Path) -> None:
     """A path in a store leads through its folders."""
     with Store(empty) as store:
         folder = store.namespace.create(ROOT, b"sub", 0o40755, ME)
         new_file(store, b"x", b"x", folder.inode)
-        store.ingest_all()
+        ingest_all(store)
     for path in ("sub/x", "/sub/x", "sub/../sub/./x"):
         assert call("inspect", "--store", empty, path, "--json").json["path"] == "/sub/x"
 
 
-def test_inspect_strange_names(call: Call, empty: Path) -> None:
+def test_strange_names(call: Call, empty: Path) -> None:
     """Names of any bytes are shown, and told exactly in JSON."""
     name = b"caf\xe9 [red]\x1b"
     with Store(empty) as store:
         new_file(store, name, b"x")
-        store.ingest_all()
+        ingest_all(store)
     path = os.fsdecode(name)
     assert "/caf\\xe9 [red]\\x1b: plain" in call("inspect", "--store", empty, path).out
     report = call("inspect", "--store", empty, path, "--json").json
     assert os.fsencode(report["path"]) == b"/" + name
 
 
-def test_inspect_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
+def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     """Of a file in a mounted store, the daemon reports, by the file's inode."""
     with Store(empty) as store:
         inode = new_file(store, b"x", b"x")
-        store.ingest_all()
+        ingest_all(store)
     daemon = fake(inspect=[{"result": {"path": "/x"}}])
     assert call("inspect", "--store", empty, "x", "--json").json == {"path": "/x"}
     assert daemon.requests == [{"command": "inspect", "inode": inode}]
 
 
-def test_inspect_in_a_mount(
+def test_in_a_mount(
     call: Call, fake: Fake, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path of a file in a mount is enough."""
@@ -178,7 +105,7 @@ def test_inspect_in_a_mount(
     assert "is no regular file" in call("inspect", "/dev/null").error
 
 
-def test_inspect_refusals(call: Call, family: Path, tmp_path: Path) -> None:
+def test_refusals(call: Call, family: Path, tmp_path: Path) -> None:
     """What cannot be inspected is told with what can."""
     (tmp_path / "file").touch()
     assert "is not in a modelfs mount; with --store" in call("inspect", tmp_path / "file").error

@@ -11,6 +11,7 @@ import pytest
 
 from modelfs.cli.commands import mount as mounting
 from modelfs.errors import StoreBusy
+from modelfs.fs.mount_options import MountOptions
 from tests.support.fake_daemon import Call
 
 
@@ -19,22 +20,10 @@ class FakeFuse(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("modelfs.fs.daemon")
-        self.mounted: list[dict[str, object]] = []
+        self.mounted: list[MountOptions] = []
         self.error: Exception | None = None
 
-    def MountOptions(self, *values: object) -> dict[str, object]:  # noqa: N802
-        names = (
-            "store",
-            "mountpoint",
-            "cache_size",
-            "read_only",
-            "allow_other",
-            "limit",
-            "options",
-        )
-        return dict(zip(names, values, strict=True))
-
-    def run(self, options: dict[str, object], ready: Callable[[], None]) -> None:
+    def run(self, options: MountOptions, ready: Callable[[], None]) -> None:
         if self.error is not None:
             raise self.error
         self.mounted.append(options)
@@ -62,17 +51,16 @@ def folder(tmp_path: Path) -> Path:
 def test_defaults(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None:
     """Without options a store is mounted for writing, for its owner, with 256 MiB of cache."""
     assert call("mount", "--foreground", empty, folder).code == 0
-    assert fuse.mounted == [
-        {
-            "store": empty,
-            "mountpoint": folder,
-            "cache_size": 256 << 20,
-            "read_only": False,
-            "allow_other": False,
-            "limit": None,
-            "options": (),
-        }
-    ]
+    wanted = MountOptions(
+        empty,
+        folder,
+        cache_size=256 << 20,
+        read_only=False,
+        allow_other=False,
+        limit=None,
+        options=(),
+    )
+    assert fuse.mounted == [wanted]
 
 
 @pytest.mark.parametrize(
@@ -87,10 +75,10 @@ def test_options(call: Call, fuse: FakeFuse, empty: Path, folder: Path, options:
     """Options may be given as flags or with -o as in fstab; where they differ, flags count."""
     assert call("mount", "--foreground", empty, folder, *options.split()).code == 0
     [mounted] = fuse.mounted
-    assert mounted["cache_size"] == 1 << 30
-    assert (mounted["read_only"], mounted["allow_other"]) == (True, True)
-    assert mounted["limit"] == 200 * 10**9
-    assert mounted["options"] == ("nosuid",)
+    assert mounted.cache_size == 1 << 30
+    assert (mounted.read_only, mounted.allow_other) == (True, True)
+    assert mounted.limit == 200 * 10**9
+    assert mounted.options == ("nosuid",)
 
 
 def test_paths_are_resolved(
@@ -100,7 +88,7 @@ def test_paths_are_resolved(
     monkeypatch.chdir(empty.parent)
     (empty.parent / "link").symlink_to(folder)
     assert call("mount", "--foreground", empty.name, "link").code == 0
-    assert (fuse.mounted[0]["store"], fuse.mounted[0]["mountpoint"]) == (empty, folder)
+    assert (fuse.mounted[0].store, fuse.mounted[0].mountpoint) == (empty, folder)
 
 
 def test_store_refusals(
@@ -188,7 +176,7 @@ def test_other_users(
 
 def test_failure_in_the_foreground(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None:
     """What the daemon raises is one line, with what to do."""
-    fuse.error = StoreBusy(f"{empty} is in use")
+    fuse.error = StoreBusy(f"{empty} is locked by process 5")
     assert call("mount", "--foreground", empty, folder).error == (
-        f"{empty} is in use; unmount it first, or wait for the other command to end"
+        f"{empty} is locked by process 5; unmount it first, or wait for the other command to end"
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
@@ -37,9 +38,9 @@ def test_what_is_staged_is_taken_in_first(call: Call, empty: Path) -> None:
     """A file that was just copied is optimized, too."""
     with Store(empty) as store:
         new_file(store, b"base", (MODELS / "base.safetensors").read_bytes())
-    told = call("optimize", "--json", empty).json
-    assert told["stored_after"] < 0.9 * told["logical_bytes"]
-    assert "planes" in told["forms"]
+    report = call("optimize", "--json", empty).json
+    assert report["stored_after"] < 0.9 * report["logical_bytes"]
+    assert "planes" in report["forms"]
 
 
 def test_an_empty_store(call: Call, empty: Path) -> None:
@@ -63,7 +64,7 @@ def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) 
         assert call("optimize", family).code == 130
     assert call("fsck", "--data", family).code == 0
     with Store(family, read_only=True) as store:
-        assert store.optimizer.status().files
+        assert Backlog(store).status().files
     assert call("optimize", family).code == 0
     with Store(family, read_only=True) as store:
         assert not list(store.index.pages(Table.TO_OPTIMIZE))
@@ -83,7 +84,7 @@ def test_depth_is_remembered(call: Call, family: Path) -> None:
     """How long chains of deltas may be is a property of the store."""
     assert call("optimize", "--depth", "2", family).code == 0
     with Store(family, read_only=True) as store:
-        assert store.optimizer.depth == 2
+        assert Backlog(store).depth == 2
     assert call("optimize", "--depth", "0", family).code == 2
 
 

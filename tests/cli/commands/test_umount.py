@@ -65,16 +65,16 @@ def test_waits_for_the_lock(
     monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
     monkeypatch.setattr(unmounting, "NOTE_SECONDS", 0.0)
     lock = _take_lock(empty)
-    told: list[str] = []
+    notes: list[str] = []
 
     def echo(message: str, *, err: bool) -> None:
         assert err
-        told.append(message)
+        notes.append(message)
         os.close(lock)
 
     monkeypatch.setattr(click, "echo", echo)
     assert call("umount", "/proc").code == 0
-    [note] = told
+    [note] = notes
     assert "waiting for what was written to be durable" in note
 
 
@@ -107,7 +107,7 @@ def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Pa
     writer = subprocess.run(
         [*MODELFS, "mount", mount.store, mount.path], capture_output=True, text=True, check=False
     )
-    assert "in use" in writer.stderr
+    assert "is locked by" in writer.stderr
     assert call("umount", first).code == 0
     assert not os.path.ismount(first)
     assert call("umount", second).code == 0

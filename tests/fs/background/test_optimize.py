@@ -5,14 +5,16 @@ from collections.abc import Callable
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as optimizing
 from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
 from modelfs.jobs.optimize.batch import Batch, BatchResult
-from modelfs.jobs.optimize.worker import Worker
+from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
+from modelfs.store.store import Store
 from tests.support.paths import MODELS
 from tests.support.served_store import DEADLINE, Served
 from tests.support.stores import content_of
@@ -21,8 +23,8 @@ BASE = (MODELS / "base.safetensors").read_bytes()
 TUNED = (MODELS / "finetune.safetensors").read_bytes()
 
 
-class Told:
-    """Keeps what a follower is told."""
+class Follower:
+    """Keeps the progress that it is told."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[int, int]] = []
@@ -40,7 +42,7 @@ async def family(served: Served) -> Served:
     return served
 
 
-def unsettled(served: Served) -> int:
+def files_left(served: Served) -> int:
     return sum(1 for _ in served.store.index.pages(Table.TO_OPTIMIZE))
 
 
@@ -59,11 +61,11 @@ async def test_followed(family: Served, nursery: trio.Nursery) -> None:
     """Who waits is told the progress, and returns when all is in its smallest form."""
     nursery.start_soon(family.writeback.optimize.run)
     before = family.store.statistics(0).stored_bytes
-    told = Told()
-    await family.writeback.optimize.follow(told)
-    assert told.progress == sorted(told.progress)
+    follower = Follower()
+    await family.writeback.optimize.follow(follower)
+    assert follower.progress == sorted(follower.progress)
     assert family.store.statistics(0).stored_bytes < 0.75 * before
-    assert unsettled(family) == 0
+    assert files_left(family) == 0
     check_contents(family)
 
 
@@ -71,9 +73,9 @@ async def test_followed_by_two(family: Served, nursery: trio.Nursery) -> None:
     """Two may wait for the same run."""
     nursery.start_soon(family.writeback.optimize.run)
     async with trio.open_nursery() as followers:
-        followers.start_soon(family.writeback.optimize.follow, Told())
-        followers.start_soon(family.writeback.optimize.follow, Told())
-    assert unsettled(family) == 0
+        followers.start_soon(family.writeback.optimize.follow, Follower())
+        followers.start_soon(family.writeback.optimize.follow, Follower())
+    assert files_left(family) == 0
 
 
 async def test_stops_when_nobody_waits(
@@ -90,9 +92,9 @@ async def test_stops_when_nobody_waits(
     with pytest.raises(trio.BrokenResourceError):
         await family.writeback.optimize.follow(leave)
     await until(lambda: not family.writeback.optimize.running)
-    assert unsettled(family) > 0
-    await family.writeback.optimize.follow(Told())
-    assert unsettled(family) == 0
+    assert files_left(family) > 0
+    await family.writeback.optimize.follow(Follower())
+    assert files_left(family) == 0
     check_contents(family)
 
 
@@ -103,9 +105,9 @@ async def test_runs_by_itself_when_idle(
     monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
     nursery.start_soon(family.writeback.optimize.run)
     await trio.sleep(0.05)
-    assert unsettled(family) == 2
+    assert files_left(family) == 2
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
-    await until(lambda: not unsettled(family))
+    await until(lambda: not files_left(family))
     check_contents(family)
 
 
@@ -124,11 +126,11 @@ async def test_a_failure_is_told_and_ends_only_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
         with pytest.raises(StoreFull):
-            await family.writeback.optimize.follow(Told())
+            await family.writeback.optimize.follow(Follower())
     assert "full" in caplog.text
     caplog.clear()
-    await family.writeback.optimize.follow(Told())
-    assert unsettled(family) == 0
+    await family.writeback.optimize.follow(Follower())
+    assert files_left(family) == 0
     check_contents(family)
 
 
@@ -146,12 +148,12 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
     def status(self: Backlog) -> OptimizeStatus:
         nonlocal looks
         looks += 1
-        return found(self)
+        return real(self)
 
     def full(self: ChunkWriter) -> None:
         raise StoreFull("full")
 
-    found = Backlog.status
+    real = Backlog.status
     monkeypatch.setattr(Backlog, "status", status)
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
@@ -160,7 +162,7 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
         assert caplog.text.count("stopped") == 1
     caplog.clear()
     monkeypatch.setattr(optimizing, "RETRY_SECONDS", 0)
-    await until(lambda: not unsettled(family))
+    await until(lambda: not files_left(family))
 
 
 async def test_a_damaged_record_ends_the_run_and_not_the_mount(
@@ -178,8 +180,8 @@ async def test_a_damaged_record_ends_the_run_and_not_the_mount(
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, b"junk")
     nursery.start_soon(family.writeback.optimize.run)
-    await until(lambda: not unsettled(family))
-    await family.writeback.optimize.follow(Told())
+    await until(lambda: not files_left(family))
+    await family.writeback.optimize.follow(Follower())
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, good)
     caplog.clear()
@@ -194,16 +196,16 @@ async def test_who_asks_gets_all_threads(
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     asked: list[int] = []
-    make = family.store.settler
 
-    def settler(threads: int) -> Worker:
-        asked.append(threads)
-        return make(threads)
+    def worker(store: Store, options: RunOptions) -> Worker:
+        asked.append(options.threads)
+        return Worker(store, options)
 
-    monkeypatch.setattr(family.store, "settler", settler)
+    monkeypatch.setattr("modelfs.jobs.optimize.job.Worker", worker)
     nursery.start_soon(family.writeback.optimize.run)
     await until(lambda: bool(asked))
-    await family.writeback.optimize.follow(Told())
+    await family.writeback.optimize.follow(Follower())
+    await wait_all_tasks_blocked()
     assert asked == [1, 3]
 
 
@@ -213,7 +215,7 @@ async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> N
     inode = family.store.namespace.lookup(ROOT, b"finetune")
     async with trio.open_nursery() as readers:
         readers.start_soon(read_again_and_again, family, inode)
-        await family.writeback.optimize.follow(Told())
+        await family.writeback.optimize.follow(Follower())
         readers.cancel_scope.cancel()
 
 
@@ -227,20 +229,20 @@ async def read_again_and_again(family: Served, inode: InodeNumber) -> None:
 async def test_a_file_removed_meanwhile_is_no_source(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A base that is removed between the work and its taking is not derived from."""
+    """A base that is removed between the work and its publishing is not derived from."""
     nursery.start_soon(family.writeback.optimize.run)
     work = Worker.work
     worked, removed = threading.Event(), threading.Event()
 
     def held(self: Worker, batch: Batch, writer: ChunkWriter) -> BatchResult:
-        settled = work(self, batch, writer)
+        result = work(self, batch, writer)
         worked.set()
         assert removed.wait(DEADLINE)
-        return settled
+        return result
 
     monkeypatch.setattr(Worker, "work", held)
     async with trio.open_nursery() as followers:
-        followers.start_soon(family.writeback.optimize.follow, Told())
+        followers.start_soon(family.writeback.optimize.follow, Follower())
         await trio.to_thread.run_sync(worked.wait, DEADLINE)
         family.store.namespace.unlink(ROOT, b"base")
         removed.set()

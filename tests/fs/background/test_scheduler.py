@@ -3,7 +3,7 @@
 import errno
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
@@ -19,10 +19,14 @@ from modelfs.fs.background.durability import FLUSH_SECONDS
 from modelfs.fs.background.ingest import EARLY_WINDOWS, QUIET_SECONDS
 from modelfs.fs.background.scheduler import COMMIT_SECONDS
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.ingest.worker import Step
+from modelfs.jobs.gc.collector import Collector
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
 from modelfs.store.store import Store
+from tests.support.run_jobs import collector_of
 from tests.support.served_store import (
     ASKED,
     TOP,
@@ -180,14 +184,14 @@ async def test_waiters_of_a_failed_commit(
     failing = Failing(served.store.index.apply, StoreFull("full"))
     held = Held(failing)
     monkeypatch.setattr(served.store.index, "apply", held)
-    told: list[str] = []
+    outcomes: list[str] = []
 
     async def commit(name: str) -> None:
         try:
             await served.writeback.durability.commit()
-            told.append(f"{name} done")
+            outcomes.append(f"{name} done")
         except StoreFull:
-            told.append(f"{name} failed")
+            outcomes.append(f"{name} failed")
 
     async with trio.open_nursery() as nursery:
         await served.written(b"first")
@@ -197,7 +201,7 @@ async def test_waiters_of_a_failed_commit(
         nursery.start_soon(commit, "second")
         await wait_all_tasks_blocked()
         held.let_go()
-    assert told == ["first failed", "second done"]
+    assert outcomes == ["first failed", "second done"]
     assert names(box.crash()) == [b"first", b"second"]
 
 
@@ -272,7 +276,7 @@ async def test_write_during_a_flush(
 async def test_file_that_goes_during_a_flush(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is deleted, forgotten and reaped while it is synced stays gone."""
+    """A file that is deleted, forgotten and removed while it is synced stays gone."""
     sync = Held(served.store.staging.sync)
     monkeypatch.setattr(served.store.staging, "sync", sync)
     inode = await served.written(b"f", DATA)
@@ -433,56 +437,56 @@ async def test_barrier_that_fails(
 # -- ingest
 
 
-async def test_settle(served: Served, box: Box) -> None:
+async def test_sync(served: Served, box: Box) -> None:
     """Everything that was written is in chunks and durable, and progress was told to the end."""
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
     async def progress(done: int, total: int) -> None:
-        told.append((done, total))
+        reports.append((done, total))
 
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(5)]
-    await served.writeback.ingest.settle(progress)
+    await served.writeback.ingest.sync(progress)
     assert all(is_chunked(served, inode) for inode in inodes)
-    assert told[-1] == (5, 5)
+    assert reports[-1] == (5, 5)
     store = box.crash()
     assert [content_of(store, inode) for inode in inodes] == [noise(CHUNK, n) for n in range(5)]
 
 
-async def test_settle_with_files_that_fail(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be taken in keeps no other from it, and is named."""
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(4)]
-    real = served.store.ingest.run
+    real = Worker.run
 
-    def run(step: Step, writer: ChunkWriter) -> bool:
-        if step.walk.inode in inodes[1:3]:
+    def run(self: Worker, step: Step, writer: ChunkWriter) -> bool:
+        if step.file_pass.inode in inodes[1:3]:
             raise OSError(errno.EIO, "broken")
-        return real(step, writer)
+        return real(self, step, writer)
 
-    monkeypatch.setattr(served.store.ingest, "run", run)
+    monkeypatch.setattr(Worker, "run", run)
     with pytest.raises(OSError, match="not in chunks yet: /1 and 1 more: broken") as caught:
-        await served.writeback.ingest.settle()
+        await served.writeback.ingest.sync()
     assert caught.value.errno == errno.EIO
     assert [is_chunked(served, inode) for inode in inodes] == [True, False, False, True]
     assert not served.store.index.dirty
     monkeypatch.undo()
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert [await served.content(inode) for inode in inodes] == [noise(CHUNK, n) for n in range(4)]
 
 
 async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes written while a file is ingested are the newer ones, then and after the next pass."""
-    run = Held(served.store.ingest.run)
-    monkeypatch.setattr(served.store.ingest, "run", run)
+    run = Held(Worker.run)
+    monkeypatch.setattr(Worker, "run", run)
     inode, handle = await served.created(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingest.settle)
+        nursery.start_soon(served.writeback.ingest.sync)
         await run.reached.wait()
         await served.operations.write(handle, CHUNK, b"newer")
         run.let_go()
     wanted = DATA[:CHUNK] + b"newer" + DATA[CHUNK + 5 :]
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert is_chunked(served, inode)
     assert await served.content(inode) == wanted
 
@@ -492,34 +496,34 @@ async def test_truncation_during_ingest(
     served: Served, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A file that is cut while it is ingested stays cut."""
-    run = Held(served.store.ingest.run)
-    monkeypatch.setattr(served.store.ingest, "run", run)
+    run = Held(Worker.run)
+    monkeypatch.setattr(Worker, "run", run)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingest.settle)
+        nursery.start_soon(served.writeback.ingest.sync)
         await run.reached.wait()
         await served.set(inode, size=size)
         run.let_go()
     wanted = DATA[:size].ljust(size, b"\0")
     assert await served.content(inode) == wanted
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert await served.content(inode) == wanted
 
 
 async def test_file_that_goes_during_ingest(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is deleted and reaped while it is ingested stays gone."""
-    run = Held(served.store.ingest.run)
-    monkeypatch.setattr(served.store.ingest, "run", run)
+    """A file that is deleted and removed while it is ingested stays gone."""
+    run = Held(Worker.run)
+    monkeypatch.setattr(Worker, "run", run)
     inode = await served.written(b"f", DATA)
     other = await served.written(b"g", OTHER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingest.settle)
+        nursery.start_soon(served.writeback.ingest.sync)
         await run.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        nursery.start_soon(served.writeback.gc.reap)
+        nursery.start_soon(served.writeback.gc.remove_orphans)
         await wait_all_tasks_blocked()
         run.let_go()
     assert served.store.inodes.find(inode) is None
@@ -537,7 +541,7 @@ async def test_failed_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) ->
     assert pack_sizes(served.store) == before
     assert not any(is_chunked(served, inode) for inode in inodes)
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
 
 
@@ -547,8 +551,8 @@ async def test_truncation_during_an_ingest_without_a_step(
 ) -> None:
     """A file whose staged bytes go while its format is looked for fails no ingest."""
     inode, handle = await served.created(b"f", b"short")
-    plan = Held(served.store.ingest.plan_empty)
-    monkeypatch.setattr(served.store.ingest, "plan_empty", plan)
+    plan = Held(Worker.plan_empty)
+    monkeypatch.setattr(Worker, "plan_empty", plan)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: served.writeback.ingest.ingest([inode], complete=False))
         await plan.reached.wait()
@@ -557,7 +561,7 @@ async def test_truncation_during_an_ingest_without_a_step(
         plan.let_go()
     assert await served.content(inode) == b""
     await served.operations.release(handle)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
 
 
 # -- garbage
@@ -583,7 +587,7 @@ async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -
     """A rewrite that found the disk full leaves the packs as they were, and the next succeeds."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     before = pack_sizes(served.store)
     flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
     monkeypatch.setattr(served.store.packs, "flush", flush)
@@ -602,12 +606,12 @@ async def test_short_disk_is_collected_at_once(
     monkeypatch.setattr(collecting, "SHORT_GARBAGE_MIN", 5 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=50 * CHUNK)
-    await running.writeback.ingest.settle()
+    await running.writeback.ingest.sync()
     await trio.sleep(5 * writeback.SHORT_SECONDS)
-    assert running.store.collector.survey().dead_chunks == 10
+    assert collector_of(running.store).survey().dead_chunks == 10
     monkeypatch.setattr(collecting, "SHORT_PART", 1.0)
     monkeypatch.setattr(collecting, "SHORT_BYTES", 1 << 60)
-    await until(lambda: running.store.collector.survey().dead_chunks == 0)
+    await until(lambda: collector_of(running.store).survey().dead_chunks == 0)
     await until(lambda: running.store.packs.numbers() == {PackId(2)})
     await trio.sleep(5 * writeback.SHORT_SECONDS)
     assert running.store.packs.numbers() == {PackId(2)}
@@ -618,7 +622,7 @@ async def test_held_packs_are_not_collected(served: Served) -> None:
     """While somebody in another process reads them, packs stay; ingest and commits go on."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     packs = served.store.packs.numbers()
     async with trio.open_nursery() as nursery:
         async with served.writeback.pack_lock.pinned(), served.writeback.pack_lock.pinned():
@@ -635,9 +639,9 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
     """A collection that is under way ends before packs are said to be held."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingest.settle()
-    copy = Held(served.store.collector.copy_live)
-    monkeypatch.setattr(served.store.collector, "copy_live", copy)
+    await served.writeback.ingest.sync()
+    copy = Held(Collector.copy_live)
+    monkeypatch.setattr(Collector, "copy_live", copy)
     held: list[bool] = []
 
     async def hold() -> None:
@@ -718,13 +722,13 @@ async def test_closed_file_becomes_chunks(
 ) -> None:
     """A file is ingested when it was closed and left alone for a while, and not before."""
     begun: list[float] = []
-    begin = running.store.intake.begin_pass
+    begin = Applier.begin_pass
 
-    def noted(inode: InodeNumber, *, complete: bool) -> object:
+    def noted(self: Applier, inode: InodeNumber, *, complete: bool) -> Pass:
         begun.append(trio.current_time())
-        return begin(inode, complete=complete)
+        return begin(self, inode, complete=complete)
 
-    monkeypatch.setattr(running.store.intake, "begin_pass", noted)
+    monkeypatch.setattr(Applier, "begin_pass", noted)
     inode, handle = await running.created(b"f", DATA)
     await trio.sleep(5 * QUIET_SECONDS)
     assert begun == []
@@ -767,7 +771,7 @@ async def test_old_data_is_flushed(
     await running.operations.release(handle)
 
 
-async def test_deleted_file_is_reaped(running: Served, clock: MockClock) -> None:
+async def test_deleted_file_is_removed(running: Served, clock: MockClock) -> None:
     """What nobody can reach any more is removed in the background."""
     inode = await running.chunked(b"f", DATA)
     await running.operations.unlink(TOP, FileNameT(b"f"), ASKED)
@@ -782,13 +786,13 @@ async def test_much_garbage_is_collected(
     monkeypatch.setattr(collecting, "GARBAGE_MIN", 20 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=30 * CHUNK)
-    await running.writeback.ingest.settle()
-    assert running.store.collector.survey().dead_chunks == 30
-    await until(lambda: running.store.collector.survey().dead_chunks == 0)
+    await running.writeback.ingest.sync()
+    assert collector_of(running.store).survey().dead_chunks == 30
+    await until(lambda: collector_of(running.store).survey().dead_chunks == 0)
     await running.set(inode, size=29 * CHUNK)
-    await running.writeback.ingest.settle()
+    await running.writeback.ingest.sync()
     await trio.sleep(5 * writeback.COLLECT_SECONDS)
-    assert running.store.collector.survey().dead_chunks == 1
+    assert collector_of(running.store).survey().dead_chunks == 1
     assert await running.content(inode) == noise(60 * CHUNK)[: 29 * CHUNK]
 
 
@@ -810,8 +814,7 @@ async def test_ingest_is_tried_again(
     level: int,
 ) -> None:
     """Whatever fails an ingest is logged, and a while later it is tried again."""
-    run = Failing(running.store.ingest.run, error, 1, 2)
-    monkeypatch.setattr(running.store.ingest, "run", run)
+    monkeypatch.setattr(Worker, "run", Failing(Worker.run, error, 1, 2))
     inode = await running.written(b"f", DATA)
     began = trio.current_time()
     await until(lambda: is_chunked(running, inode))
@@ -828,15 +831,15 @@ async def test_bad_file_does_not_keep_others_from_ingest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Files that were to be ingested together with one that always fails get into chunks."""
-    real = running.store.intake.finish_step
+    real = Applier.apply
     bad = await running.written(b"bad", DATA)
 
-    def finish_step(step: Step) -> bool:
-        if step.walk.inode == bad:
+    def apply(self: Applier, step: Step) -> Iterator[None]:
+        if step.file_pass.inode == bad:
             raise CorruptIndex("damaged")
-        return real(step)
+        return real(self, step)
 
-    monkeypatch.setattr(running.store.intake, "finish_step", finish_step)
+    monkeypatch.setattr(Applier, "apply", apply)
     good = [await running.written(b"%d" % number, noise(CHUNK, number)) for number in range(3)]
     await until(lambda: all(is_chunked(running, inode) for inode in good))
     assert not is_chunked(running, bad)
@@ -880,18 +883,18 @@ async def test_long_file_is_ingested_early(running: Served, clock: MockClock) ->
 
 
 @pytest.mark.usefixtures("small_windows")
-async def test_early_ingest_of_what_cannot_be_told(
+async def test_early_ingest_of_an_unrecognised_file(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file whose format cannot be told early is not tried again until it is closed."""
+    """A file whose format is not recognised early is not tried again until it is closed."""
     tried: list[bool] = []
 
-    def untold(step: Step, writer: object) -> bool:
-        tried.append(step.walk.complete)
-        return real(step, writer) if step.walk.complete else False  # type: ignore[arg-type]
+    def unrecognised(self: Worker, step: Step, writer: ChunkWriter) -> bool:
+        tried.append(step.file_pass.complete)
+        return real(self, step, writer) if step.file_pass.complete else False
 
-    real = running.store.ingest.run
-    monkeypatch.setattr(running.store.ingest, "run", untold)
+    real = Worker.run
+    monkeypatch.setattr(Worker, "run", unrecognised)
     inode, handle = await running.created(b"f")
     data = noise(20 * CHUNK, 4)
     for offset in range(0, len(data), CHUNK // 2):
@@ -918,7 +921,7 @@ async def test_work_of_an_earlier_run(served: Served, box: Box, nursery: trio.Nu
     after = Served(box.crash(), nursery)
     after.writeback.start()
     await after.writeback.ingest.ingest_due()
-    await after.writeback.gc.reap()
+    await after.writeback.gc.remove_orphans()
     assert is_chunked(after, inode)
     assert after.store.inodes.find(orphan) is None
     assert await after.content(inode) == DATA
@@ -957,12 +960,12 @@ async def to_flush(served: Served, name: bytes) -> Callable[[], Awaitable[object
     return lambda: served.writeback.durability.flush(inode)
 
 
-async def to_settle(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
+async def to_sync(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.chunked(name, OTHER)
     await served.set(inode, size=0)
     await served.operations.write(_writer(served, inode), 0, DATA)
     await served.written(name + b".other", OTHER)
-    return served.writeback.ingest.settle
+    return served.writeback.ingest.sync
 
 
 async def to_ingest(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -1024,7 +1027,7 @@ def _writer(served: Served, inode: InodeNumber) -> FileHandleT:
 ACTIONS = [
     to_commit,
     to_flush,
-    to_settle,
+    to_sync,
     to_ingest,
     to_ingest_early,
     to_collect,
@@ -1050,14 +1053,14 @@ async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
         if not scope.cancel_called:
             break
     assert 0 < number < MOST_CHECKPOINTS - 1
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     await served.writeback.gc.collect()
     for name in names[: number + 1]:
         assert await served.content(await served.looked_up(name)) == DATA
 
 
 @pytest.mark.usefixtures("small_windows")
-@pytest.mark.parametrize("prepare", [to_commit, to_settle, to_collect], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("prepare", [to_commit, to_sync, to_collect], ids=lambda p: p.__name__)
 async def test_crash_after_a_cancellation(box: Box, nursery: trio.Nursery, prepare: Action) -> None:
     """A crash right after work was cancelled anywhere leaves a sound store."""
     for number in range(MOST_CHECKPOINTS):

@@ -21,8 +21,8 @@ async def filled(served: Served) -> Served:
     return served
 
 
-class Told:
-    """Keeps what a follower is told."""
+class Follower:
+    """Keeps the progress that it is told."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[int, int]] = []
@@ -36,10 +36,10 @@ async def test_followed(filled: Served, nursery: trio.Nursery) -> None:
     """Who waits is told the progress, and returns at the end."""
     scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
-    told = Told()
+    follower = Follower()
     scrubbing.begin()
-    await scrubbing.follow(told)
-    assert told.progress == sorted(told.progress)
+    await scrubbing.follow(follower)
+    assert follower.progress == sorted(follower.progress)
     report = await scrubbing.report()
     assert (report["chunks"], report["running"], report["findings"]) == (FILES, False, [])
     assert report["ended_ns"]
@@ -51,14 +51,14 @@ async def test_paused(filled: Served, nursery: trio.Nursery) -> None:
     nursery.start_soon(scrubbing.run)
     scrubbing.begin(rate=1)  # a byte per second: after the first segment it rests for an hour
     async with trio.open_nursery() as followers:
-        told = Told()
-        followers.start_soon(scrubbing.follow, told)
-        await until_checked(scrubbing, filled.store.scrubber, 1)
+        follower = Follower()
+        followers.start_soon(scrubbing.follow, follower)
+        await until_checked(scrubbing, Scrubber(filled.store), 1)
         scrubbing.pause()
     report = await scrubbing.report()
     assert (report["chunks"], report["running"], report["rate"]) == (1, False, 0)
     scrubbing.begin()
-    await scrubbing.follow(Told())
+    await scrubbing.follow(Follower())
     assert (await scrubbing.report())["chunks"] == FILES
 
 
@@ -67,22 +67,22 @@ async def test_faster(filled: Served, nursery: trio.Nursery) -> None:
     scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin(rate=1)
-    await until_checked(scrubbing, filled.store.scrubber, 1)
+    await until_checked(scrubbing, Scrubber(filled.store), 1)
     scrubbing.begin(rate=FAST)
-    await scrubbing.follow(Told())
+    await scrubbing.follow(Follower())
     assert (await scrubbing.report())["chunks"] == FILES
 
 
 async def test_goes_on_after_a_remount(filled: Served, nursery: trio.Nursery) -> None:
     """One in the background is gone on with by the next daemon; one that was waited for is not."""
     for rate, running in ((FAST, True), (0, False)):
-        filled.store.scrubber.begin(rate=rate)
-        after = BackgroundScrub(filled.store, filled.workers)
+        Scrubber(filled.store).begin(rate=rate)
+        after = BackgroundScrub(filled.context())
         after.start()
         assert after.running is running
     nursery.start_soon(after.run)
     await wait_all_tasks_blocked()
-    assert filled.store.scrubber.status().chunks == 0
+    assert Scrubber(filled.store).status().chunks == 0
 
 
 async def test_damage_is_logged(
@@ -96,7 +96,7 @@ async def test_damage_is_logged(
     scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin()
-    await scrubbing.follow(Told())
+    await scrubbing.follow(Follower())
     assert "/3" in caplog.text
     assert "do not match their checksum" in caplog.text
     caplog.clear()
@@ -114,18 +114,18 @@ async def test_a_bug_ends_the_scrub_only(
     scrubbing = filled.writeback.scrub
     nursery.start_soon(scrubbing.run)
     with monkeypatch.context() as patch:
-        patch.setattr(Scrubber, "check", lambda self, stretch: 1 // 0)
+        patch.setattr(Scrubber, "check", lambda self, part: 1 // 0)
         scrubbing.begin()
         with pytest.raises(ZeroDivisionError):
-            await scrubbing.follow(Told())
+            await scrubbing.follow(Follower())
     assert "the scrub stopped" in caplog.text
     caplog.clear()
     scrubbing.begin()
-    await scrubbing.follow(Told())
+    await scrubbing.follow(Follower())
     assert (await scrubbing.report())["chunks"] == FILES
 
 
 async def until_checked(scrubbing: BackgroundScrub, scrubber: Scrubber, chunks: int) -> None:
     with trio.fail_after(10):
         while scrubber.status().chunks < chunks:
-            await scrubbing._moved.wait()
+            await scrubbing._changed.wait()

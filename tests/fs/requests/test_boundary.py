@@ -75,10 +75,10 @@ async def test_every_error_has_its_errno(
 ) -> None:
     """Each class becomes its errno, with its cause; damage and a full disk are logged."""
     error = made(kind)
-    told = await answer_to(error)
-    assert isinstance(told, FUSEError)
-    assert told.errno == ERRNOS[kind.__name__]
-    assert told.__cause__ is error
+    answer = await answer_to(error)
+    assert isinstance(answer, FUSEError)
+    assert answer.errno == ERRNOS[kind.__name__]
+    assert answer.__cause__ is error
     logged = [record.levelno for record in caplog.records]
     expected = issubclass(kind, CorruptData | StoreFull)
     assert logged == ([logging.ERROR] if expected else [])
@@ -88,27 +88,27 @@ async def test_every_error_has_its_errno(
 
 async def test_system_error_keeps_its_errno(caplog: pytest.LogCaptureFixture) -> None:
     """What the backing disk says is passed on, and logged."""
-    told = await answer_to(OSError(errno.EDQUOT, "quota"))
-    assert isinstance(told, FUSEError)
-    assert told.errno == errno.EDQUOT
+    answer = await answer_to(OSError(errno.EDQUOT, "quota"))
+    assert isinstance(answer, FUSEError)
+    assert answer.errno == errno.EDQUOT
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     caplog.clear()
 
 
 async def test_system_error_about_the_stores_own_files(caplog: pytest.LogCaptureFixture) -> None:
     """A file of the store that is missing is not said to be the caller's that is."""
-    told = await answer_to(FileNotFoundError(errno.ENOENT, "no such file", "staging/2-0-1"))
-    assert isinstance(told, FUSEError)
-    assert told.errno == errno.EIO
+    answer = await answer_to(FileNotFoundError(errno.ENOENT, "no such file", "staging/2-0-1"))
+    assert isinstance(answer, FUSEError)
+    assert answer.errno == errno.EIO
     assert "staging/2-0-1" in caplog.text
     caplog.clear()
 
 
 async def test_system_error_without_errno(caplog: pytest.LogCaptureFixture) -> None:
     """A system error that has no number becomes EIO."""
-    told = await answer_to(OSError("no number"))
-    assert isinstance(told, FUSEError)
-    assert told.errno == errno.EIO
+    answer = await answer_to(OSError("no number"))
+    assert isinstance(answer, FUSEError)
+    assert answer.errno == errno.EIO
     caplog.clear()
 
 
@@ -121,9 +121,9 @@ async def test_fuse_error_passes() -> None:
 @pytest.mark.parametrize("kind", [KeyError, AssertionError, ValueError, RuntimeError, MemoryError])
 async def test_bug_does_not_leave(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
     """A bug becomes EIO, and its traceback is in the log."""
-    told = await answer_to(kind("a bug"))
-    assert isinstance(told, FUSEError)
-    assert told.errno == errno.EIO
+    answer = await answer_to(kind("a bug"))
+    assert isinstance(answer, FUSEError)
+    assert answer.errno == errno.EIO
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None

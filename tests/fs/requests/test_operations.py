@@ -1,6 +1,7 @@
 """The request handlers: what each answers, what it refuses, and what it leaves behind."""
 
 import errno
+import math
 import os
 import stat
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ from modelfs.store.files.staging import WINDOW
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_all
 from tests.support.served_store import (
     ASKED,
     DEADLINE,
@@ -222,7 +224,7 @@ async def test_link(served: Served) -> None:
 
 
 async def test_unlinked_file_stays_while_known(served: Served) -> None:
-    """An open file without a name is read and written; when it is forgotten it is reaped."""
+    """An open file without a name is read and written; when it is forgotten it is removed."""
     inode, handle = await served.created(b"f", DATA)
     await served.operations.unlink(TOP, named("f"), ASKED)
     assert await served.looked_up(b"f") == 0
@@ -239,7 +241,7 @@ async def test_unlinked_file_stays_while_known(served: Served) -> None:
 
 
 async def test_unlinked_file_that_nobody_knows(served: Served) -> None:
-    """A file that the kernel has forgotten is reaped as soon as its name is gone."""
+    """A file that the kernel has forgotten is removed as soon as its name is gone."""
     inode = await served.chunked(b"f", DATA)
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
     assert node(served, inode) is not None
@@ -320,7 +322,7 @@ async def test_rename_over(served: Served) -> None:
 
 
 async def test_rename_over_a_forgotten_file(served: Served) -> None:
-    """What was replaced is reaped at once if the kernel does not know it."""
+    """What was replaced is removed at once if the kernel does not know it."""
     await served.written(b"f", DATA)
     old = await served.written(b"g", b"old")
     await served.operations.forget([(InodeT(old), 1)])
@@ -497,7 +499,7 @@ async def test_times_survive_ingest(served: Served) -> None:
     """A time that was set while content was staged is there when it is not any more."""
     inode = await served.written(b"f", DATA)
     await served.set(inode, mtime_ns=11)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_mtime_ns == 11
 
 
@@ -511,7 +513,7 @@ async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
     handle = served.handles.open(inode, writable=False)
     part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
     assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
 
 
@@ -574,10 +576,10 @@ async def test_virtual_xattr(served: Served) -> None:
 async def test_statfs(served: Served) -> None:
     """The room told is that of the backing disk, less the reserve."""
     disk = os.statvfs(served.store.folder)
-    told = await served.operations.statfs(ASKED)
-    assert told.f_namemax == NAME_MAX
-    assert told.f_blocks * told.f_frsize == pytest.approx(disk.f_blocks * disk.f_frsize, rel=0.01)
-    assert told.f_bavail * told.f_frsize < disk.f_bavail * disk.f_frsize
+    ours = await served.operations.statfs(ASKED)
+    assert ours.f_namemax == NAME_MAX
+    assert ours.f_blocks * ours.f_frsize == pytest.approx(disk.f_blocks * disk.f_frsize, rel=0.01)
+    assert ours.f_bavail * ours.f_frsize < disk.f_bavail * disk.f_frsize
 
 
 # -- files
@@ -608,7 +610,7 @@ async def test_open_truncates(served: Served, access: int) -> None:
     info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
     await served.operations.release(info.fh)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert await served.content(inode) == b""
 
 
@@ -655,7 +657,7 @@ async def test_write_and_read(served: Served) -> None:
     wanted = DATA[:5] + b"five" + DATA[9:] + bytes(3) + b"end"
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert await served.content(inode) == wanted
 
 
@@ -670,7 +672,7 @@ async def test_write_across_a_window(served: Served, *, over_chunks: bool) -> No
     wanted = DATA[: CHUNK - 100] + new + DATA[2 * CHUNK + 100 :]
     assert await served.content(inode) == wanted
     await served.operations.release(info.fh)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert await served.content(inode) == wanted
 
 
@@ -724,7 +726,7 @@ async def test_write_on_a_full_disk(
     assert await served.content(empty) == b""
     for each in (handle, other):
         await served.operations.release(each)
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     assert served.store.pending() == []
     assert await served.content(inode) == DATA
 
@@ -834,11 +836,11 @@ async def test_release_by_the_last_writer(served: Served) -> None:
     inode, handle = await served.created(b"f", DATA)
     second = await served.operations.open(InodeT(inode), WRITE, ASKED)
     reader = await served.operations.open(InodeT(inode), READ, ASKED)
-    due = served.writeback.ingest._due
+    waiting = served.writeback.ingest._waiting
     await served.operations.release(handle)
-    assert inode not in due
+    assert inode not in waiting
     await served.operations.release(second.fh)
-    assert inode in due
+    assert waiting[inode].due < math.inf
     await served.operations.release(reader.fh)
 
 
@@ -848,7 +850,7 @@ async def test_release_by_the_last_writer(served: Served) -> None:
 async def test_read_only(box: Box, nursery: trio.Nursery, listing: Listing) -> None:
     """A read-only store is read and listed as ever, and every change of it is EROFS."""
     inode = new_file(box.store, b"f", DATA)
-    box.store.ingest_all()
+    ingest_all(box.store)
     box.store.close()
     with Store(box.path, read_only=True) as store:
         served = Served(store, nursery)

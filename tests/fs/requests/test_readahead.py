@@ -65,7 +65,7 @@ async def test_sequential_reader_is_read_ahead(
     inode = await served.chunked(b"f", DATA)
     reader = served.reader_of(inode)
     assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
-    await served.settled()
+    await served.idle()
     filled = len(threads.calls)
     for offset in range(CHUNK, len(DATA), CHUNK):
         part = bytes(await served.reader.read(reader, offset, CHUNK))
@@ -89,7 +89,7 @@ async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.Monk
     monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     await served.reader.read(reader, 0, 0)
-    await served.settled()
+    await served.idle()
     assert not both.broken
     assert sum(run.size for run in taken) == len(TEXT)
     assert len({run.chunk for run in taken}) == len(taken)
@@ -108,7 +108,7 @@ async def test_random_reader_is_not_read_ahead(
     for offset in (10 * CHUNK, 2 * CHUNK, 17 * CHUNK, 5 * CHUNK):
         part = bytes(await served.reader.read(reader, offset, CHUNK))
         assert part == DATA[offset : offset + CHUNK]
-        await served.settled()
+        await served.idle()
     assert prepare.calls == []
 
 
@@ -122,7 +122,7 @@ async def test_read_ahead_has_an_end(served: Served, monkeypatch: pytest.MonkeyP
     reader = served.reader_of(inode)
     for count in range(1, 20):
         await served.reader.read(reader, (count - 1) * CHUNK, CHUNK)
-        await served.settled()
+        await served.idle()
         assert len(prepare.calls) <= count + 6
     assert len({call[0] for call in prepare.calls}) == len(prepare.calls)
 
@@ -142,7 +142,7 @@ async def test_a_reader_has_a_few_threads(
         await prepare.reached.wait()
         assert 1 <= reader.ahead.tasks <= most
     prepare.let_go()
-    await served.settled()
+    await served.idle()
     assert not reader.ahead.tasks
     assert not reader.ahead.pending
 
@@ -183,7 +183,7 @@ async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.Monke
     reader, prepare = await held_ahead(served, monkeypatch, inode, done)
     await served.reader.read(reader, 15 * CHUNK, 10)
     prepare.let_go()
-    await served.settled()
+    await served.idle()
     assert len(done.calls) == 1
 
 
@@ -199,7 +199,7 @@ async def test_what_is_left_behind_leaves_the_page_cache(
     for offset in range(0, len(TEXT), CHUNK):
         part = bytes(await served.reader.read(reader, offset, CHUNK))
         assert part == TEXT[offset : offset + CHUNK]
-    await served.settled()
+    await served.idle()
     chunks = [run for run in runs if isinstance(run, ChunkRun)]
     kept = [served.store.contents.peek(run) is not None for run in chunks]
     assert len(kept) > 20
@@ -217,7 +217,7 @@ async def test_read_ahead_fails_silently(
     monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
-    await served.settled()
+    await served.idle()
     assert prepare.calls == 1
     assert await served.content(inode) == DATA
 
@@ -231,7 +231,7 @@ async def test_bug_in_read_ahead_ends_nothing(
     monkeypatch.setattr(served.store.contents, "warm", prepare)
     reader = served.reader_of(inode)
     assert bytes(await served.reader.read(reader, 0, CHUNK)) == DATA[:CHUNK]
-    await served.settled()
+    await served.idle()
     assert "a bug" in caplog.text
     caplog.clear()
     assert await served.content(inode) == DATA
@@ -261,12 +261,12 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(inode, size=len(DATA))
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     asked = Counting(served.store.contents.warm)
     reader, prepare = await held_ahead(served, monkeypatch, inode, asked)
     await served.writeback.gc.collect()
     prepare.let_go()
-    await served.settled()
+    await served.idle()
     # The first chunks were verified where they were, when the format was looked for.
     start = len(DATA) - len(asked.calls) * CHUNK
     assert start < len(DATA)
@@ -285,7 +285,7 @@ async def busy(served: Served) -> AsyncIterator[None]:
     yield
     for holder in holders:
         turns.release_on_behalf_of(holder)
-    await served.settled()
+    await served.idle()
 
 
 async def test_who_has_no_turn_waits_for_none(served: Served, threads: Counting[..., None]) -> None:
@@ -339,7 +339,7 @@ async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatc
         await first.reached.wait()
         await trio.testing.wait_all_tasks_blocked(0.01)
     first.let_go()
-    await served.settled()
+    await served.idle()
     assert order[:8] == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
@@ -355,7 +355,7 @@ async def test_no_more_is_made_ready_than_stays(
     reader = served.reader_of(inode)
     for _ in range(9):
         await served.reader.read(reader, 0, 0)
-        await served.settled()
+        await served.idle()
     assert most - 3 <= len(prepare.calls) <= most
 
 
@@ -372,7 +372,7 @@ async def test_a_closed_file_is_read_ahead_no_more(
     await prepare.reached.wait()
     await served.operations.release(handle)
     prepare.let_go()
-    await served.settled()
+    await served.idle()
     assert len(done.calls) == 1
 
 
@@ -390,7 +390,7 @@ async def test_a_jump_wakes_who_waits(
         await served.reader.read(reader, 15 * CHUNK, 10)
     assert len(threads.calls) == 2
     prepare.let_go()
-    await served.settled()
+    await served.idle()
 
 
 async def test_what_is_read_again_and_again_is_noted_once(served: Served) -> None:

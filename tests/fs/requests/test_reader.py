@@ -217,7 +217,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     """A read that was planned before gc moved its chunks returns their bytes."""
     both = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(both, size=len(DATA))
-    await served.writeback.ingest.settle()
+    await served.writeback.ingest.sync()
     fill = Held(served.store.contents.fill)
     monkeypatch.setattr(served.store.contents, "fill", fill)
     handle = served.handles.open(both, writable=False)

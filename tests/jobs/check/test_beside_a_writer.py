@@ -13,13 +13,14 @@ COLLECT = """
 import sys
 from pathlib import Path
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, ingest_all
 with Store(Path(sys.argv[1])) as store:
     for name in (b"a", b"b", b"c"):
         store.namespace.unlink(1, name)
-    store.collect()
+    collect(store)
     inode = store.namespace.lookup(1, b"d")
     store.contents.write(inode, 0, b"new")
-    store.ingest_all()
+    ingest_all(store)
 """
 STAGE = """
 import sys

@@ -7,6 +7,7 @@ import pytest
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.fsck import Severity, check
 from modelfs.jobs.scrub.report import scrub_report
+from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.records import ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_key, number_of, pair_key
@@ -202,7 +203,7 @@ def test_damage_of_a_source_is_known_far_up(box: Box) -> None:
     names = {b"/%d" % number for number in range(CHAIN_MAX + 1)}
     (found,) = check(box.store, data=True)
     assert set(found.files) == names
-    box.store.scrubber.begin()
+    Scrubber(box.store).begin()
     scrub(box.store)
     (told,) = scrub_report(box.store)["findings"]
     assert {name.encode() for name in told["files"]} == names

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfs.jobs.defrag import order as packing
+from modelfs.jobs.defrag import order as order_module
 from modelfs.jobs.defrag.order import GAP_MAX, RUN_LONG, DefragPlan, Places, Reads, plan, survey
 
 SIZES = st.sampled_from([1, 1000, GAP_MAX + 1, RUN_LONG // 2, RUN_LONG])
@@ -77,29 +77,29 @@ def runs_of(file: list[int], address: list[int], stored: list[int]) -> int:
     return runs
 
 
-@given(layouts(), st.sampled_from([1, packing.BLOCK_ROWS]))
+@given(layouts(), st.sampled_from([1, order_module.BLOCK_ROWS]))
 def test_runs_are_counted(layout: tuple[Places, Reads], block: int) -> None:
     """A run goes on as long as it is read forwards, with at most a small gap."""
     places, reads = layout
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "BLOCK_ROWS", block)
-        found = survey(places, reads)
+        patch.setattr(order_module, "BLOCK_ROWS", block)
+        result = survey(places, reads)
     address, stored = places.address.tolist(), places.stored.tolist()
-    assert found.runs.tolist() == [runs_of(file, address, stored) for file in files_of(reads)]
-    ideal = dict(zip(found.order.tolist(), np.cumsum(places.stored[found.order]), strict=True))
+    assert result.runs.tolist() == [runs_of(file, address, stored) for file in files_of(reads)]
+    ideal = dict(zip(result.order.tolist(), np.cumsum(places.stored[result.order]), strict=True))
     ends = [int(ideal[row]) - stored[row] for row in range(len(stored))]
-    assert found.ideal.tolist() == [runs_of(file, ends, stored) for file in files_of(reads)]
+    assert result.ideal.tolist() == [runs_of(file, ends, stored) for file in files_of(reads)]
 
 
 @given(layouts())
 def test_what_was_copied_is_not_copied_again(layout: tuple[Places, Reads]) -> None:
     """Where the plan was followed, the same chunks are fine, and none was in it twice."""
     places, _ = layout
-    chosen = np.flatnonzero(packing.in_short_runs(places.address, places.stored))
+    chosen = np.flatnonzero(order_module.in_short_runs(places.address, places.stored))
     moved = places.address.copy()
     end = 1 << 60
     moved[chosen] = end + np.cumsum(places.stored[chosen]) - places.stored[chosen]
-    assert not packing.in_short_runs(moved, places.stored).any()
+    assert not order_module.in_short_runs(moved, places.stored).any()
 
 
 def scattered(count: int, size: int) -> tuple[Places, Reads]:
@@ -113,16 +113,16 @@ def scattered(count: int, size: int) -> tuple[Places, Reads]:
 
 def test_scattered_files_are_brought_together() -> None:
     """All their chunks are copied, those of the first file first."""
-    found = survey(*scattered(20, GAP_MAX + 1))
-    assert found.runs.tolist() == [20, 20]
-    assert found.ideal.tolist() == [1, 1]
-    assert plan(found).chunk.tolist() == [*range(1, 41, 2), *range(2, 41, 2)]
+    result = survey(*scattered(20, GAP_MAX + 1))
+    assert result.runs.tolist() == [20, 20]
+    assert result.ideal.tolist() == [1, 1]
+    assert plan(result).chunk.tolist() == [*range(1, 41, 2), *range(2, 41, 2)]
 
 
 def test_few_runs_are_left_alone() -> None:
     """A file that would not gain much is not worth the copying."""
-    assert not plan(survey(*scattered(packing.RUNS_MORE + 1, GAP_MAX + 1))).bytes
-    assert plan(survey(*scattered(packing.RUNS_MORE + 2, GAP_MAX + 1))).bytes
+    assert not plan(survey(*scattered(order_module.RUNS_MORE + 1, GAP_MAX + 1))).bytes
+    assert plan(survey(*scattered(order_module.RUNS_MORE + 2, GAP_MAX + 1))).bytes
 
 
 def test_long_runs_are_left_alone() -> None:

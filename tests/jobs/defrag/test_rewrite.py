@@ -1,5 +1,6 @@
 """Bringing scattered files together in a store."""
 
+import dataclasses
 import errno
 import logging
 from collections import Counter
@@ -10,13 +11,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from modelfs.cli.commands.optimize import _make_small
 from modelfs.errors import StoreFull
-from modelfs.jobs.defrag import order as packing
-from modelfs.jobs.defrag import survey as usage
+from modelfs.jobs.defrag import order as order_module
+from modelfs.jobs.defrag import survey as survey_module
+from modelfs.jobs.defrag.job import copy_portion
 from modelfs.jobs.defrag.order import Places
+from modelfs.jobs.defrag.rewrite import Defragmenter
 from modelfs.jobs.defrag.survey import read_usage
-from modelfs.jobs.optimize import job as optimizing
-from modelfs.jobs.optimize.job import optimize, pack
+from modelfs.jobs.drive import run
+from modelfs.jobs.optimize.backlog import Backlog
+from modelfs.jobs.optimize.job import optimize as optimize_job
+from modelfs.jobs.steps import Work
 from modelfs.store.disk.descriptors import write_at
 from modelfs.store.disk.space import Room, Space
 from modelfs.store.index import index as index_module
@@ -25,6 +31,7 @@ from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.store import Store
 from tests.support.crash.states import contents_of
+from tests.support.run_jobs import collect, defragment, drain, optimize
 from tests.support.scattered_files import CHUNKS, FILES, content, scatter
 from tests.support.served_store import Failing
 from tests.support.stores import CHUNK, Box, content_of, overwrite, pack_path, stored_file
@@ -39,13 +46,13 @@ def _roomy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let portions be small."""
-    real = packing.DefragPlan.portions
-    monkeypatch.setattr(packing.DefragPlan, "portions", lambda self: real(self, 32 * CHUNK))
+    real = order_module.DefragPlan.portions
+    monkeypatch.setattr(order_module.DefragPlan, "portions", lambda self: real(self, 32 * CHUNK))
 
 
 def runs(store: Store, inodes: list[InodeNumber]) -> list[int]:
-    found = store.packer.survey()
-    by_inode = dict(zip(found.reads.inode.tolist(), found.runs.tolist(), strict=True))
+    survey = Defragmenter(store).survey()
+    by_inode = dict(zip(survey.reads.inode.tolist(), survey.runs.tolist(), strict=True))
     return [by_inode[inode] for inode in inodes]
 
 
@@ -82,15 +89,15 @@ def test_the_index_is_read_as_it_is(
     filled: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """Every use of every chunk is found, in order, however many rows are read at a time."""
-    for module in (index_module, usage):
+    for module in (index_module, survey_module):
         monkeypatch.setattr(module, "SCAN_PAGE", few)
-    monkeypatch.setattr(usage, "BLOCK_ROWS", few)
+    monkeypatch.setattr(survey_module, "BLOCK_ROWS", few)
     with Store(filled, read_only=True) as store:
         places, reads = read_usage(store.index)
-        found = zip(
+        uses = zip(
             reads.inode[reads.file].tolist(), places.chunk[reads.place].tolist(), strict=True
         )
-        assert list(found) == list(read_in_order(store))
+        assert list(uses) == list(read_in_order(store))
         rows = zip(places.chunk, places.address, places.stored, strict=True)
         for chunk, address, stored in rows:
             record = store.chunks.record(ChunkId(int(chunk)))
@@ -116,8 +123,8 @@ def test_a_file_is_read_with_what_it_derives_from(opened: Store) -> None:
     derived = {pair_of(key)[0] for key, _ in opened.index.pages(Table.SOURCES)}
     assert derived & used[second]
     assert {pair_of(key)[1] for key, _ in opened.index.pages(Table.SOURCES)} <= used[second]
-    found = zip(reads.inode[reads.file], places.chunk[reads.place], strict=True)
-    assert list(found) == list(read_in_order(opened))
+    uses = zip(reads.inode[reads.file], places.chunk[reads.place], strict=True)
+    assert list(uses) == list(read_in_order(opened))
 
 
 # -- what is done
@@ -128,7 +135,7 @@ def test_scattered_files_are_brought_together(box: Box) -> None:
     inodes = scatter(box.store)
     stored = box.store.statistics().stored_bytes
     assert runs(box.store, inodes) == [CHUNKS] * FILES
-    pack(box.store)
+    defragment(box.store)
     store = box.crash()
     assert runs(store, inodes) == [1] * FILES
     assert [content_of(store, inode) for inode in inodes] == [content(n) for n in range(FILES)]
@@ -141,22 +148,24 @@ def test_what_is_in_order_is_not_touched_again(opened: Store) -> None:
     scatter(opened)
     optimize(opened)
     before = packs_of(opened)
-    told: list[tuple[int, int]] = []
-    pack(opened, lambda *done: told.append(done))
-    opened.collect()
-    pack(opened, lambda *done: told.append(done))
-    assert not told
+    progress: list[tuple[int, int]] = []
+    defragment(opened, lambda *done: progress.append(done))
+    collect(opened)
+    defragment(opened, lambda *done: progress.append(done))
+    assert not progress
     assert packs_of(opened) == before
 
 
-def test_optimize_packs_last(opened: Store) -> None:
+@pytest.mark.usefixtures("portions")
+def test_optimize_defragments_last(opened: Store) -> None:
     """`optimize` ends with it, and its progress ends when everything is done."""
     inodes = scatter(opened)
-    told: list[tuple[int, int]] = []
-    optimize(opened, lambda *done: told.append(done))
+    stored_file(opened, b"model", save({"zeros": np.zeros((100, 1024), np.float32)}))
+    progress: list[tuple[int, int]] = []
+    run(_make_small(opened, Backlog(opened), lambda *done: progress.append(done)), opened)
     assert runs(opened, inodes) == [1] * FILES
-    assert told[-1][0] == told[-1][1]
-    assert told == sorted(told)
+    assert progress[-1][0] == progress[-1][1]
+    assert progress == sorted(progress)
 
 
 @pytest.mark.usefixtures("portions")
@@ -169,22 +178,20 @@ def test_stopped_in_the_middle_it_goes_on(box: Box) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(box.store, stop)
+        defragment(box.store, stop)
     store = box.crash()
     halfway = runs(store, inodes)
     assert halfway[0] == 1
     assert halfway[-1] == CHUNKS
-    told: list[int] = []
-    pack(store, lambda _, size: told.append(size))
-    assert told[0] < 0.6 * FILES * CHUNKS * CHUNK
-    assert [each for each in runs(store, inodes) if each > 1 + packing.RUNS_MORE] == []
+    sizes: list[int] = []
+    defragment(store, lambda _, size: sizes.append(size))
+    assert sizes[0] < 0.6 * FILES * CHUNKS * CHUNK
+    assert [each for each in runs(store, inodes) if each > 1 + order_module.RUNS_MORE] == []
     assert contents_of(store) == {b"%d" % n: content(n) for n in range(FILES)}
 
 
 @pytest.mark.usefixtures("portions")
-def test_derived_chunks_keep_what_they_derive_from(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_derived_chunks_keep_what_they_derive_from(opened: Store) -> None:
     """A file of casts is moved with what they are casts of, and reads the same."""
     rng = np.random.default_rng(1)
     wide = [rng.standard_normal((8, 1024)).astype(np.float32) for _ in range(60)]
@@ -192,13 +199,11 @@ def test_derived_chunks_keep_what_they_derive_from(
         stored_file(opened, b"%d" % number, save({"w": wide[number]}))
     model = save({f"{number:02}": each.astype(np.float16) for number, each in enumerate(wide)})
     inode = stored_file(opened, b"model", model)
-    with monkeypatch.context() as patch:
-        patch.setattr(optimizing, "pack", lambda *_: None)
-        optimize(opened)
+    run(optimize_job(opened, Backlog(opened)), opened)
     sources = list(opened.index.pages(Table.SOURCES))
     assert len(sources) > 60
     assert runs(opened, [inode])[0] > 60
-    pack(opened)
+    defragment(opened)
     assert runs(opened, [inode])[0] < 10
     assert content_of(opened, inode) == model
     assert list(opened.index.pages(Table.SOURCES)) == sources
@@ -210,31 +215,31 @@ def test_derived_chunks_keep_what_they_derive_from(
 def test_what_was_moved_meanwhile_stays_there(opened: Store) -> None:
     """A chunk that somebody else moved after it was copied is not moved back."""
     inodes = scatter(opened)
-    writer = opened.writer()
-    copied = opened.packer.copy(opened.packer.plan(), writer)
-    written = writer.finish()
+    (portion,) = Defragmenter(opened).plan().portions()
+    job = copy_portion(opened, portion)
+    work = next(job)
+    assert isinstance(work, Work)
+    copied, result = work.call()
     chunk = next(iter(copied))
-    written.moved[chunk], moved = written.moved[next(reversed(copied))], written.moved[chunk]
-    assert opened.packer.admits(copied, chunk)
+    elsewhere = result.moved[chunk]
+    moved = {**result.moved, chunk: result.moved[next(reversed(copied))]}
     with opened.index.change():
-        opened.chunks.move(chunk, moved)
-    assert not opened.packer.admits(copied, chunk)
-    while not opened.intake.publish(written, lambda each, _: opened.packer.admits(copied, each)):
-        pass
-    opened.commit()
+        opened.chunks.move(chunk, elsewhere)
+    job.send((copied, dataclasses.replace(result, moved=moved)))
+    run(job, opened)
+    assert opened.chunks.record(chunk) == elsewhere
     assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
 
 
 def test_what_is_gone_meanwhile_is_passed_over(opened: Store) -> None:
     """A plan may be older than what it is for."""
     scatter(opened)
-    plan = opened.packer.plan()
+    plan = Defragmenter(opened).plan()
     for number in range(5):
-        assert opened.orphans.reap(opened.namespace.unlink(ROOT, b"%d" % number))
-    assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
-    while opened.collector.remove_dead():
-        pass
-    assert len(opened.packer.copy(plan, opened.writer())) == 5 * CHUNKS
+        drain(opened.orphans.remove(opened.namespace.unlink(ROOT, b"%d" % number)))
+    assert len(Defragmenter(opened).copy(plan, opened.writer())) == 5 * CHUNKS
+    drain(opened.reclaimer.remove_dead())
+    assert len(Defragmenter(opened).copy(plan, opened.writer())) == 5 * CHUNKS
     opened.roll_back_writer()
 
 
@@ -245,7 +250,7 @@ def test_a_damaged_chunk_stays_where_it_is(opened: Store, caplog: pytest.LogCapt
     record = opened.chunks.record(chunk)
     path = pack_path(opened.packs, record.pack)
     overwrite(path, record.offset, bytes([content(0)[0] ^ 1]))
-    pack(opened)
+    defragment(opened)
     assert {each.levelno for each in caplog.records} == {logging.ERROR}
     assert opened.chunks.record(chunk) == record
     assert packs_of(opened) == {1: 1, 2: FILES * CHUNKS - 1}
@@ -264,11 +269,11 @@ def test_a_full_disk_leaves_all_as_it_was(opened: Store, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(opened.space, "spend", full)
         with pytest.raises(StoreFull):
-            pack(opened)
+            defragment(opened)
     assert packs_of(opened) == before
     assert opened.packs.numbers() == {PackId(1)}
     assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
-    pack(opened)
+    defragment(opened)
     assert runs(opened, inodes) == [1] * FILES
 
 
@@ -282,11 +287,11 @@ def test_a_disk_that_fails_leaves_all_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(pack_module, "write_at", failing)
         with pytest.raises(OSError, match="broken"):
-            pack(opened)
+            defragment(opened)
     assert failing.calls == 7
     assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
     opened.commit()
-    pack(opened)
+    defragment(opened)
     assert runs(opened, inodes) == [1] * FILES
 
 
@@ -296,12 +301,12 @@ def test_the_last_of_the_room_is_left_alone(
     """Where the disk is nearly full, nothing is copied, and that is no error."""
     scatter(opened)
     before = packs_of(opened)
-    size = opened.packer.plan().bytes
+    size = Defragmenter(opened).plan().bytes
     least = 1000 * size // 10 + size
     monkeypatch.setattr(Space, "room", lambda self: Room(1000 * size, least, 9, 9))
-    pack(opened)
+    defragment(opened)
     assert packs_of(opened) == before
     assert [each.levelno for each in caplog.records] == [logging.WARNING]
     monkeypatch.setattr(Space, "room", lambda self: Room(1000 * size, least + 1, 9, 9))
-    pack(opened)
+    defragment(opened)
     assert packs_of(opened) != before

@@ -8,10 +8,14 @@ import pytest
 
 from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
-from modelfs.jobs.ingest.worker import Pass, Step
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.disk.calls import run_here
 from modelfs.store.files.content import write_part
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -36,31 +40,37 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begun(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Step]:
     """Begin a pass and its first step."""
-    assert store.intake.trim(inode)
-    walk = store.intake.begin_pass(inode, complete=complete)
-    step = store.intake.begin_step(walk)
+    drain(store.flusher.trim(inode))
+    applier = Applier(store)
+    file_pass = applier.begin_pass(inode, complete=complete)
+    step = applier.next_step(file_pass)
     assert step is not None
-    return walk, step
+    return file_pass, step
 
 
 def run(store: Store, step: Step) -> None:
-    """Do the half of a step that is for other threads, and take its chunks."""
-    writer = store.writer()
-    assert store.ingest.run(step, writer)
-    store.intake.publish(writer.finish())
+    """Do the half of a step that is for other threads, and publish its chunks."""
+    done, result = Worker(store).work([step], store.writer())
+    assert done == [step]
+    drain(store.publish(result))
 
 
-def finish(store: Store, walk: Pass, step: Step) -> None:
-    store.intake.finish_step(step)
-    assert store.intake.begin_step(walk) is None
-    store.intake.end_pass(walk)
+def apply(store: Store, step: Step) -> None:
+    drain(Applier(store).apply(step))
+
+
+def finish(store: Store, file_pass: Pass, step: Step) -> None:
+    apply(store, step)
+    applier = Applier(store)
+    assert applier.next_step(file_pass) is None
+    applier.end_pass(file_pass)
 
 
 def test_ingest_leaves_nothing_staged(opened: Store) -> None:
     """A whole pass moves the content to chunks, and its staging files go with the next commit."""
     data = noise(3 * WINDOW)
     inode = new_file(opened, b"f", data)
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == data
     assert opened.staging.find(inode) is None
     assert list(opened.staging.folder.iterdir()) == []
@@ -70,11 +80,11 @@ def test_ingest_leaves_nothing_staged(opened: Store) -> None:
 def test_a_file_written_anew_during_a_step_keeps_the_new_bytes(opened: Store) -> None:
     """A window that was cut off and begun again is not taken for the one that was read."""
     inode = new_file(opened, b"f", b"old content")
-    walk, step = begun(opened, inode)
+    file_pass, step = begun(opened, inode)
     run(opened, step)
     opened.contents.truncate(inode, 0)
     opened.contents.write(inode, 0, b"new")
-    finish(opened, walk, step)
+    finish(opened, file_pass, step)
     assert content_of(opened, inode) == b"new"
 
 
@@ -86,10 +96,10 @@ def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> Non
     _, step = begun(opened, inode)
     run(opened, step)
     opened.contents.write(inode, WINDOW + 10, b"new")
-    opened.intake.finish_step(step)
+    apply(opened, step)
     wanted = data[: WINDOW + 10] + b"new" + data[WINDOW + 13 :]
     assert content_of(opened, inode) == wanted
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == wanted
 
 
@@ -97,12 +107,12 @@ def test_a_write_during_a_step_wins(opened: Store) -> None:
     """Bytes written while a step runs lie above what it puts into the map."""
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
-    walk, step = begun(opened, inode)
+    file_pass, step = begun(opened, inode)
     parts = opened.contents.begin_write(inode, 5, memoryview(b"five"))
     run(opened, step)
     write_part(parts[0])
     opened.contents.end_write(inode, parts, 4)
-    finish(opened, walk, step)
+    finish(opened, file_pass, step)
     assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
 
 
@@ -111,9 +121,9 @@ def test_a_write_that_lasts_longer_than_a_step_wins(opened: Store) -> None:
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
     parts = opened.contents.begin_write(inode, 5, memoryview(b"five"))
-    walk, step = begun(opened, inode)
+    file_pass, step = begun(opened, inode)
     run(opened, step)
-    finish(opened, walk, step)
+    finish(opened, file_pass, step)
     write_part(parts[0])
     opened.contents.end_write(inode, parts, 4)
     assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
@@ -123,14 +133,14 @@ def test_truncation_during_a_step_wins(opened: Store) -> None:
     """What was cut off while a step ran does not come back through the map."""
     data = noise(2 * WINDOW)
     inode = new_file(opened, b"f", data)
-    walk, step = begun(opened, inode)
+    file_pass, step = begun(opened, inode)
     run(opened, step)
     opened.contents.truncate(inode, 100)
     opened.contents.truncate(inode, len(data))
-    finish(opened, walk, step)
+    finish(opened, file_pass, step)
     wanted = data[:100].ljust(len(data), b"\0")
     assert content_of(opened, inode) == wanted
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == wanted
 
 
@@ -140,28 +150,30 @@ def test_writes_behind_an_untrimmed_cut_stay(opened: Store) -> None:
     opened.contents.truncate(inode, 10)
     opened.contents.write(inode, 20, b"behind")
     wanted = noise(CHUNK)[:10] + bytes(10) + b"behind"
-    walk = opened.intake.begin_pass(inode, complete=True)
-    step = opened.intake.begin_step(walk)
+    applier = Applier(opened)
+    file_pass = applier.begin_pass(inode, complete=True)
+    step = applier.next_step(file_pass)
     assert step is not None
     run(opened, step)
-    finish(opened, walk, step)
+    finish(opened, file_pass, step)
     assert content_of(opened, inode) == wanted
 
 
 def test_removal_during_a_step_ends_the_pass(opened: Store) -> None:
     """A file that is gone when a step ends, or would begin, is no error."""
     first, second = new_file(opened, b"f", b"x"), new_file(opened, b"g", b"y")
-    walk, step = begun(opened, first)
+    file_pass, step = begun(opened, first)
     run(opened, step)
-    other = opened.intake.begin_pass(second, complete=True)
+    applier = Applier(opened)
+    other = applier.begin_pass(second, complete=True)
     for name, inode in ((b"f", first), (b"g", second)):
         opened.namespace.unlink(ROOT, name)
-        assert opened.orphans.reap(inode)
-    opened.intake.finish_step(step)
-    assert walk.done
-    assert opened.intake.begin_step(other) is None
-    opened.intake.end_pass(other)
-    opened.ingest_all()
+        drain(opened.orphans.remove(inode))
+    apply(opened, step)
+    assert file_pass.done
+    assert applier.next_step(other) is None
+    applier.end_pass(other)
+    ingest_all(opened)
 
 
 def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> None:
@@ -172,11 +184,11 @@ def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> N
     opened.contents.truncate(inode, 0)
     opened.flush(inode)
     opened.commit()
-    writer = opened.writer()
-    assert not opened.ingest.run(step, writer)
-    opened.intake.publish(writer.finish())
+    done, result = Worker(opened).work([step], opened.writer())
+    assert done == []
+    drain(opened.publish(result))
     opened.contents.write(inode, 0, b"new")
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == b"new"
 
 
@@ -184,16 +196,15 @@ def test_a_step_voids_a_flush_under_way(box: Box) -> None:
     """A flush that began before a file grew does not take back what ingest made of it."""
     store = box.store
     inode = new_file(store, b"f", noise(100))
-    flush = store.intake.begin_flush(inode)
-    assert flush is not None
+    flush = store.flusher.flush(inode)
+    sync = next(flush)
     data = noise(3 * WINDOW)
     store.contents.write(inode, 0, data)
     _, step = begun(store, inode)
     run(store, step)
-    store.intake.finish_step(step)
-    store.staging.sync(inode, flush.windows)
-    if not store.intake.finish_flush(flush):
-        store.flush(inode)
+    apply(store, step)
+    sync()
+    run_here(flush)
     store.commit()
     assert content_of(box.crash(), inode) in (data, data[:100])
 
@@ -205,7 +216,7 @@ def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
     inode = new_file(store, b"f", data)
     _, step = begun(store, inode)
     run(store, step)
-    store.intake.finish_step(step)
+    apply(store, step)
     store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
@@ -218,14 +229,14 @@ def test_gc_during_a_step_costs_nothing(opened: Store) -> None:
     data = noise(CHUNK)
     old = stored_file(opened, b"old", data)
     opened.contents.truncate(old, 0)
-    opened.ingest_file(old)
+    ingest_file(opened, old)
     inode = new_file(opened, b"new", data)
-    walk, step = begun(opened, inode)
+    file_pass, step = begun(opened, inode)
     run(opened, step)
-    assert opened.collector.remove_dead()
-    finish(opened, walk, step)
+    assert sum(opened.reclaimer.remove_dead())
+    finish(opened, file_pass, step)
     assert content_of(opened, inode) == data
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == data
     assert opened.pending() == []
 
@@ -243,14 +254,14 @@ def test_a_step_that_fails_changes_nothing(box: Box) -> None:
     key = number_key(extent.chunk)
     value = store.index.get(Table.CHUNKS, key)
     assert value is not None
-    walk = store.intake.begin_pass(inode, complete=True)
-    step = store.intake.begin_step(walk)
+    applier = Applier(store)
+    step = applier.next_step(applier.begin_pass(inode, complete=True))
     assert step is not None
     run(store, step)
     with store.index.change():
         store.index.put(Table.CHUNKS, key, b"damaged")
     with pytest.raises(CorruptIndex):
-        store.intake.finish_step(step)
+        apply(store, step)
     with store.index.change():
         store.index.put(Table.CHUNKS, key, value)
     assert content_of(store, inode) == data[: WINDOW + 10]
@@ -272,11 +283,11 @@ def test_a_trim_that_fails_changes_nothing(box: Box) -> None:
     with store.index.change():
         store.index.put(Table.CHUNKS, key, b"damaged")
     with pytest.raises(CorruptIndex):
-        store.intake.trim(inode)
+        drain(store.flusher.trim(inode))
     with store.index.change():
         store.index.put(Table.CHUNKS, key, value)
     assert content_of(store, inode) == data[:10] + bytes(10)
-    assert store.intake.trim(inode)
+    drain(store.flusher.trim(inode))
     store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
@@ -290,7 +301,7 @@ def test_a_pass_over_part_of_a_file_owes_another(box: Box) -> None:
     data = model_of(noise(2 * WINDOW - 72))
     data += bytes(-len(data) % WINDOW)
     inode = new_file(store, b"f", data)
-    store.ingest_file(inode, complete=False)
+    ingest_file(store, inode, complete=False)
     store.commit()
     assert inode in store.pending()
     assert inode in box.crash().pending()
@@ -308,13 +319,13 @@ def test_a_file_over_a_damaged_chunk_stays_staged(
     overwrite(path, record.offset, bytes([data[0] ^ 1]))
     opened.contents.write(inode, 100, b"edit")
     other = new_file(opened, b"g", b"other")
-    opened.ingest_all()
+    ingest_all(opened)
     assert opened.pending() == [inode]
     assert content_of(opened, other) == b"other"
     assert opened.contents.read(inode, 100, 4) == b"edit"
     assert {each.levelno for each in caplog.records} == {logging.ERROR}
     overwrite(path, record.offset, data[:1])
-    opened.ingest_all()
+    ingest_all(opened)
     assert opened.pending() == []
     assert content_of(opened, inode) == data[:100] + b"edit" + data[104:]
 
@@ -326,7 +337,7 @@ def test_a_model_is_recognised(opened: Store) -> None:
     rows = opened.index.pages(Table.TENSORS)
     assert len(list(rows)) == 2
     opened.contents.write(inode, 0, b"\0")
-    opened.ingest_file(inode)
+    ingest_file(opened, inode)
     assert opened.inodes.get(inode).format is Format.PLAIN
     assert list(opened.index.pages(Table.TENSORS)) == []
 
@@ -335,9 +346,9 @@ def test_an_empty_file_is_plain(opened: Store) -> None:
     """A file cut to nothing loses its format, and the space of what it was."""
     inode = stored_file(opened, b"f", model_of(noise(5000)))
     opened.contents.truncate(inode, 0)
-    opened.ingest_file(inode)
+    ingest_file(opened, inode)
     assert opened.inodes.get(inode).format is Format.PLAIN
-    opened.collect()
+    collect(opened)
     assert list(opened.index.pages(Table.CHUNKS)) == []
 
 
@@ -369,20 +380,20 @@ class Changing:
 def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
     """Ingest a file on another thread while it is changed on this one."""
     store = file.store
-    while not store.intake.trim(file.inode):
-        pass
-    walk = store.intake.begin_pass(file.inode, complete=True)
-    while (step := store.intake.begin_step(walk)) is not None:
-        writer = store.writer()
-        running = pool.submit(store.ingest.run, step, writer)
+    drain(store.flusher.trim(file.inode))
+    applier, worker = Applier(store), Worker(store)
+    file_pass = applier.begin_pass(file.inode, complete=True)
+    while (step := applier.next_step(file_pass)) is not None:
+        running = pool.submit(worker.work, [step], store.writer())
         file.change()
         while not running.done():
             file.change()
-        assert running.result()
-        store.intake.publish(writer.finish())
-        store.intake.finish_step(step)
+        done, result = running.result()
+        assert done == [step]
+        drain(store.publish(result))
+        apply(store, step)
         file.check()
-    store.intake.end_pass(walk)
+    applier.end_pass(file_pass)
 
 
 def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
@@ -391,6 +402,6 @@ def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
     with ThreadPoolExecutor(1) as pool:
         for _ in range(30):
             pass_beside(file, pool)
-    opened.ingest_all()
+    ingest_all(opened)
     file.check()
-    opened.collect()
+    collect(opened)

@@ -8,11 +8,11 @@ import pytest
 from onnx import helper
 
 from modelfs.formats.layout import Format
-from modelfs.jobs.ingest import copies as twins_module
-from modelfs.jobs.ingest import external_data as sidecars
+from modelfs.jobs.ingest import copies, external_data
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.tables import ROOT, InodeNumber, Table
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, ingest_all
 from tests.support.stores import (
     CHUNK,
     FOLDER,
@@ -55,7 +55,7 @@ def test_either_may_come_first(opened: Store, first: str) -> None:
     contents = {b"m.onnx": model_naming("m.data"), b"m.data": DATA}
     for name in sorted(contents, reverse=first == "model"):
         new_file(opened, name, contents[name])
-        opened.ingest_all()
+        ingest_all(opened)
     data = opened.namespace.lookup(ROOT, b"m.data")
     assert starts(opened, data) == STARTS
     assert opened.inodes.get(data).format is Format.ONNX_DATA
@@ -69,10 +69,10 @@ def test_files_in_folders_below_are_followed(opened: Store) -> None:
     opened.namespace.symlink(ROOT, b"link", b"sub", ME)
     data = new_file(opened, b"m.data", DATA, folder)
     new_file(opened, b"m.onnx", model_naming("link/m.data"))
-    opened.ingest_all()
+    ingest_all(opened)
     assert starts(opened, data) == PLAIN
     new_file(opened, b"n.onnx", model_naming("./sub/m.data"))
-    opened.ingest_all()
+    ingest_all(opened)
     assert starts(opened, data) == STARTS
 
 
@@ -80,12 +80,12 @@ def test_a_model_that_changes_cuts_the_data_anew(opened: Store) -> None:
     """When a model stops naming a file, the file is as before to whoever cuts it next."""
     model = new_file(opened, b"m.onnx", model_naming("m.data"))
     data = new_file(opened, b"m.data", DATA)
-    opened.ingest_all()
+    ingest_all(opened)
     opened.contents.truncate(model, 0)
     opened.contents.write(model, 0, model_naming("other.data"))
-    opened.ingest_all()
+    ingest_all(opened)
     opened.contents.write(data, 0, DATA)
-    opened.ingest_all()
+    ingest_all(opened)
     assert starts(opened, data) == PLAIN
     assert content_of(opened, data) == DATA
 
@@ -108,7 +108,7 @@ def test_what_is_no_data_file_is_not_cut(opened: Store, kind: str) -> None:
     elif kind == "link":
         opened.namespace.symlink(ROOT, b"m.data", b"m.onnx", ME)
     model = new_file(opened, b"m.onnx", model_naming(name))
-    opened.ingest_all()
+    ingest_all(opened)
     assert opened.pending() == []
     assert content_of(opened, model) == model_naming(name)
 
@@ -122,7 +122,7 @@ def test_a_damaged_model_is_in_nobodys_way(opened: Store, caplog: pytest.LogCapt
     good = path.read_bytes()[record.offset : record.offset + 1]
     overwrite(path, record.offset, bytes([good[0] ^ 1]))
     data = new_file(opened, b"m.data", DATA)
-    opened.ingest_all()
+    ingest_all(opened)
     assert opened.pending() == []
     assert starts(opened, data) == PLAIN
     assert logging.ERROR not in {each.levelno for each in caplog.records}
@@ -135,7 +135,7 @@ def test_what_gone_models_named_is_swept(opened: Store) -> None:
     stored_file(opened, b"n.onnx", model_naming("m.data"))
     assert len(list(opened.index.pages(Table.EXTERNAL_DATA))) == 2
     opened.namespace.unlink(ROOT, b"m.onnx")
-    opened.collect()
+    collect(opened)
     (key,) = (key for key, _ in opened.index.pages(Table.EXTERNAL_DATA))
     assert int.from_bytes(key[-8:], "big") == opened.namespace.lookup(ROOT, b"n.onnx")
 
@@ -144,31 +144,31 @@ def test_what_gone_models_named_is_swept(opened: Store) -> None:
 
 
 @pytest.fixture
-def twins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small files have twins."""
-    monkeypatch.setattr(twins_module, "SIZE_MIN", 1000)
-    monkeypatch.setattr(twins_module, "HEAD", 1000)
+def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small files be taken for copies, too."""
+    monkeypatch.setattr(copies, "SIZE_MIN", 1000)
+    monkeypatch.setattr(copies, "HEAD", 1000)
 
 
 def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many models that name one file cost no more memory than one: the first tensors count."""
-    monkeypatch.setattr(sidecars, "SPANS_MAX", 3)
+    monkeypatch.setattr(external_data, "SPANS_MAX", 3)
     for name in (b"a.onnx", b"b.onnx", b"m.data"):
         new_file(opened, name, DATA if name == b"m.data" else model_naming("m.data"))
-    opened.ingest_all()
+    ingest_all(opened)
     data = opened.namespace.lookup(ROOT, b"m.data")
     assert starts(opened, data) == STARTS
-    monkeypatch.setattr(sidecars, "SPANS_MAX", 1)
+    monkeypatch.setattr(external_data, "SPANS_MAX", 1)
     opened.contents.write(data, 0, DATA[:1])
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, data) == DATA
     assert opened.inodes.get(data).format is Format.ONNX_DATA
     assert [span.start for span in TensorTable(opened.index).spans(data)] == [TENSORS[0][0]]
 
 
-@pytest.mark.usefixtures("twins")
+@pytest.mark.usefixtures("small_copies")
 @pytest.mark.parametrize("order", [b"cdm", b"dmc", b"dcm", b"mdc"])
-def test_a_copy_is_cut_like_its_twin(opened: Store, order: bytes) -> None:
+def test_a_copy_is_cut_like_its_original(opened: Store, order: bytes) -> None:
     """A copy that no model names shares every chunk with the file that one does."""
     contents = {
         b"c": (b"copy", DATA),
@@ -178,21 +178,21 @@ def test_a_copy_is_cut_like_its_twin(opened: Store, order: bytes) -> None:
     for letter in order:
         name, data = contents[bytes([letter])]
         new_file(opened, name, data)
-        opened.ingest_all()
+        ingest_all(opened)
     for name in (b"copy", b"m.data"):
         inode = opened.namespace.lookup(ROOT, name)
         assert starts(opened, inode) == STARTS
         assert content_of(opened, inode) == DATA
-    opened.collect()
+    collect(opened)
 
 
-@pytest.mark.usefixtures("twins")
+@pytest.mark.usefixtures("small_copies")
 def test_a_file_that_only_begins_alike_is_right_all_the_same(opened: Store) -> None:
-    """Twins that differ behind their beginning are cut alike and keep their own bytes."""
+    """Files that differ behind their beginning are cut alike and keep their own bytes."""
     other = DATA[:2000] + noise(7000, 1)
     new_file(opened, b"m.data", DATA)
     new_file(opened, b"m.onnx", model_naming("m.data"))
-    opened.ingest_all()
+    ingest_all(opened)
     inode = stored_file(opened, b"other", other)
     assert starts(opened, inode) == STARTS
     assert content_of(opened, inode) == other

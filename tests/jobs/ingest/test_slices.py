@@ -1,11 +1,19 @@
 """A step goes into the index in slices: whatever comes between two of them, nothing is lost."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from modelfs.jobs.ingest import apply as intake
-from modelfs.jobs.ingest.worker import Step
+from modelfs.jobs.ingest import apply as apply_module
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.passes import Step
+from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.chunks import publish
+from modelfs.store.chunks.writer import WriteResult
+from modelfs.store.files import flush
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId, Table
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain, ingest_all
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -27,33 +35,36 @@ DATA = noise(2 * WINDOW)
 def slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every extent, chunk and tensor be a slice."""
     small_windows(monkeypatch, WINDOW)
-    for name in ("EXTENTS_SLICE", "CHUNKS_SLICE", "ROWS_SLICE", "TRIM_SLICE"):
-        monkeypatch.setattr(intake, name, 1)
+    monkeypatch.setattr(apply_module, "EXTENTS_SLICE", 1)
+    monkeypatch.setattr(apply_module, "ROWS_SLICE", 1)
+    monkeypatch.setattr(publish, "SLICE", 1)
+    monkeypatch.setattr(flush, "TRIM_SLICE", 1)
+
+
+def worked(store: Store, inode: InodeNumber) -> tuple[Step, WriteResult]:
+    """Begin a pass, and do the half of its first step that is for other threads."""
+    applier = Applier(store)
+    step = applier.next_step(applier.begin_pass(inode, complete=True))
+    assert step is not None
+    done, result = Worker(store).work([step], store.writer())
+    assert done == [step]
+    return step, result
 
 
 def stepped(store: Store, inode: InodeNumber) -> Step:
     """Begin a pass, and do all of its first step but what changes the map."""
-    walk = store.intake.begin_pass(inode, complete=True)
-    step = store.intake.begin_step(walk)
-    assert step is not None
-    writer = store.writer()
-    assert store.ingest.run(step, writer)
-    written = writer.finish()
-    while not store.intake.publish(written):
-        pass
+    step, result = worked(store, inode)
+    drain(store.publish(result))
     assert len(step.extents) >= SLICES
     return step
 
 
-def apply(store: Store, step: Step, count: int) -> None:
-    """Put some slices of a step into the map, not the last."""
+def apply(store: Store, step: Step, count: int) -> Iterator[None]:
+    """Put some slices of a step into the map, not the last; return what puts the others."""
+    rest = Applier(store).apply(step)
     for _ in range(count):
-        assert not store.intake.finish_step(step)
-
-
-def finish(store: Store, step: Step) -> None:
-    while not store.intake.finish_step(step):
-        pass
+        next(rest)
+    return rest
 
 
 @pytest.mark.parametrize("count", range(SLICES))
@@ -65,7 +76,7 @@ def test_a_crash_between_slices_keeps_what_was_flushed(box: Box, count: int) -> 
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) == DATA
-    store.ingest_all()
+    ingest_all(store)
     assert content_of(store, inode) == DATA
 
 
@@ -101,29 +112,27 @@ def test_a_crash_between_slices_brings_back_no_cut_off_bytes(box: Box, count: in
 def test_a_write_between_slices_wins(opened: Store) -> None:
     """Bytes written over an extent that is in the map lie above it."""
     inode = new_file(opened, b"f", DATA)
-    step = stepped(opened, inode)
-    apply(opened, step, 3)
+    rest = apply(opened, stepped(opened, inode), 3)
     opened.contents.write(inode, 5, b"new")
     opened.contents.write(inode, 6 * CHUNK, b"new")
-    finish(opened, step)
+    drain(rest)
     wanted = bytearray(DATA)
     wanted[5:8] = wanted[6 * CHUNK : 6 * CHUNK + 3] = b"new"
     assert content_of(opened, inode) == wanted
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == wanted
 
 
 def test_a_truncation_between_slices_wins(opened: Store) -> None:
     """What was cut off behind extents that are in the map does not come back."""
     inode = new_file(opened, b"f", DATA)
-    step = stepped(opened, inode)
-    apply(opened, step, 3)
+    rest = apply(opened, stepped(opened, inode), 3)
     opened.contents.truncate(inode, CHUNK + 10)
     opened.contents.truncate(inode, len(DATA))
-    finish(opened, step)
+    drain(rest)
     wanted = DATA[: CHUNK + 10].ljust(len(DATA), b"\0")
     assert content_of(opened, inode) == wanted
-    opened.ingest_all()
+    ingest_all(opened)
     assert content_of(opened, inode) == wanted
 
 
@@ -131,11 +140,11 @@ def test_a_flush_between_slices_is_kept(box: Box) -> None:
     """What an fsync made durable between two slices is there after a crash before the next."""
     store = box.store
     inode = new_file(store, b"f", DATA)
-    step = stepped(store, inode)
-    apply(store, step, 3)
+    rest = apply(store, stepped(store, inode), 3)
     store.contents.write(inode, 5, b"new")
     store.flush(inode)
-    apply(store, step, 2)
+    for _ in range(2):
+        next(rest)
     store.commit()
     assert content_of(box.crash(), inode) == DATA[:5] + b"new" + DATA[8:]
 
@@ -144,12 +153,11 @@ def test_a_removal_between_slices_ends_the_step(opened: Store) -> None:
     """A file that is gone before the last slice leaves nothing."""
     inode = new_file(opened, b"f", DATA)
     step = stepped(opened, inode)
-    apply(opened, step, 3)
+    rest = apply(opened, step, 3)
     opened.namespace.unlink(ROOT, b"f")
-    while not opened.orphans.reap(inode):
-        pass
-    assert opened.intake.finish_step(step)
-    assert step.walk.done
+    drain(opened.orphans.remove(inode))
+    assert list(rest) == []
+    assert step.file_pass.done
     assert list(opened.index.pages(Table.EXTENTS)) == []
 
 
@@ -158,16 +166,12 @@ def test_a_crash_between_slices_of_new_chunks(box: Box) -> None:
     store = box.store
     inode = new_file(store, b"f", DATA)
     store.flush(inode)
-    walk = store.intake.begin_pass(inode, complete=True)
-    step = store.intake.begin_step(walk)
-    assert step is not None
-    writer = store.writer()
-    assert store.ingest.run(step, writer)
-    assert not store.intake.publish(writer.finish())
+    _, result = worked(store, inode)
+    next(store.publish(result))
     store.commit()
     store = box.crash()
     assert len(list(store.index.pages(Table.CHUNKS))) == 1
-    store.ingest_all()
+    ingest_all(store)
     assert content_of(store, inode) == DATA
     stop = pack_path(store.packs, 1).stat().st_size
     numbers = [each.chunk for each in store.packs.entries(PackId(1), stop)]
@@ -178,17 +182,9 @@ def test_a_crash_between_slices_of_new_chunks(box: Box) -> None:
 def test_a_file_cut_anew_reads_the_same_between_slices(box: Box, count: int) -> None:
     """While extents replace others, every byte stays where it is."""
     data = model_of(*(noise(1000, number) for number in range(20)))
-    inode = stored_file(box.store, b"f", data)
-    box.store.contents.write(inode, len(data) - 1, b"x")
+    inode = stored_file(box.store, b"f", b"\0" + data[1:])
+    box.store.contents.write(inode, 0, data[:1])
     box.store.flush(inode)
-    walk = box.store.intake.begin_pass(inode, complete=True)
-    step = box.store.intake.begin_step(walk)
-    assert step is not None
-    writer = box.store.writer()
-    assert box.store.ingest.run(step, writer)
-    while not box.store.intake.publish(writer.written):
-        pass
-    for _ in range(count):
-        box.store.intake.finish_step(step)
+    apply(box.store, stepped(box.store, inode), count)
     box.store.commit()
-    assert content_of(box.crash(), inode) == data[:-1] + b"x"
+    assert content_of(box.crash(), inode) == data

@@ -3,11 +3,14 @@
 import pytest
 
 from modelfs.formats.layout import Format
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.inspect.file import inspect
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.paths import MODELS, TORCH
+from tests.support.run_jobs import ingest_file
 from tests.support.stores import Box, content_of, noise, small_windows, stored_file
 from tests.support.torch_archives import saved
 
@@ -75,11 +78,11 @@ def test_an_archive_that_grows_is_cut_when_it_is_whole(
     inode = stored_file(box.store, b"m.pt", b"")
     for at in range(0, len(content), 7000):
         box.store.contents.write(inode, at, content[at : at + 7000])
-        walk = box.store.intake.begin_pass(inode, complete=False)
-        step = box.store.intake.begin_step(walk)
-        assert step is None or not box.store.ingest.run(step, box.store.writer())
+        applier = Applier(box.store)
+        step = applier.next_step(applier.begin_pass(inode, complete=False))
+        assert step is None or not Worker(box.store).run(step, box.store.writer())
     assert extents(box.store, inode) == []
-    box.store.ingest_file(inode)
+    ingest_file(box.store, inode)
     assert [tensor.name for tensor in inspect(box.store, inode).tensors] == ["w"]
     assert content_of(box.store, inode) == content
 
@@ -90,6 +93,6 @@ def test_edited_archives(box: Box) -> None:
     inode = stored_file(box.store, b"m.pt", content)
     for end, wanted in ((b"x", Format.PLAIN), (content[-1:], Format.TORCH)):
         box.store.contents.write(inode, len(content) - 1, end)
-        box.store.ingest_file(inode)
+        ingest_file(box.store, inode)
         assert box.store.inodes.get(inode).format is wanted
         assert content_of(box.store, inode) == content[:-1] + end

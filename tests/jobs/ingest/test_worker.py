@@ -17,13 +17,16 @@ from hypothesis.stateful import (
 )
 
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.ingest.apply import Flush
-from modelfs.jobs.ingest.worker import Pass, Step
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.disk.calls import Call, Calls, run_here
 from modelfs.store.files.content import WritePart, write_part
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_of
-from modelfs.store.store import Commit, Store
+from modelfs.store.store import Store
 from tests.support.crash.histories import File
 from tests.support.derived_chunks import derive_if_possible
+from tests.support.run_jobs import collect, drain
 from tests.support.stores import (
     Box,
     content_of,
@@ -106,8 +109,8 @@ class Files(RuleBasedStateMachine):
 
     def forget_halves(self) -> None:
         self.writing: tuple[File, int, bytes, list[WritePart]] | None = None
-        self.flushing: tuple[File, int, Flush] | None = None
-        self.committing: Commit | None = None
+        self.flushing: tuple[File, int, Calls, Call] | None = None
+        self.committing: tuple[Calls, Call] | None = None
         self.crashed = True
 
     # -- what happens
@@ -128,12 +131,12 @@ class Files(RuleBasedStateMachine):
         """Ingest a file, while other things happen between the parts."""
         self.crashed = False
         inode = self.files[name].inode
-        while not self.store.intake.trim(inode):
-            pass
-        walk = self.store.intake.begin_pass(inode, complete=complete)
+        drain(self.store.flusher.trim(inode))
+        applier = Applier(self.store)
+        file_pass = applier.begin_pass(inode, complete=complete)
         while self.meanwhile(name, gaps[0]):
-            if (step := self.store.intake.begin_step(walk)) is None:
-                self.end_pass(walk)
+            if (step := applier.next_step(file_pass)) is None:
+                self.end_pass(file_pass)
                 return
             if not self.meanwhile(name, gaps[1]) or not self.run_step(step, name, gaps[2], fails):
                 return
@@ -147,31 +150,29 @@ class Files(RuleBasedStateMachine):
         return not self.crashed
 
     def run_step(self, step: Step, name: bytes, meanwhile: list[Act], fails: bool) -> bool:
-        writer = self.store.writer()
-        told = self.store.ingest.run(step, writer)
-        written = writer.finish()
+        done, result = Worker(self.store).work([step], self.store.writer())
         if not self.meanwhile(name, meanwhile):
             return False
         if fails:
             self.store.roll_back_writer()
             return False
-        self.store.intake.publish(written)
-        if told:
-            self.store.intake.finish_step(step)
-        return told and not step.walk.done
+        drain(self.store.publish(result))
+        for each in done:
+            drain(Applier(self.store).apply(each))
+        return bool(done) and not step.file_pass.done
 
-    def end_pass(self, walk: Pass) -> None:
-        if walk.layout is None and self.store.inodes.find(walk.inode) is not None:
-            self.store.ingest.plan_empty(walk, self.store.contents.snapshot(walk.inode))
-        while not self.store.intake.note_tensors(walk):
-            pass
-        self.store.intake.end_pass(walk)
+    def end_pass(self, file_pass: Pass) -> None:
+        inode, applier = file_pass.inode, Applier(self.store)
+        if file_pass.layout is None and self.store.inodes.find(inode) is not None:
+            Worker(self.store).plan_empty(file_pass, self.store.contents.snapshot(inode))
+        drain(applier.apply_rows(file_pass))
+        applier.end_pass(file_pass)
 
     @rule()
     def collect(self) -> None:
         if self.committing is None:
             self.seal()
-            self.store.collect()
+            collect(self.store)
             self.sync()
 
     @rule(which=st.integers(0, 9))
@@ -234,8 +235,7 @@ class Files(RuleBasedStateMachine):
         if not self.is_written(old):
             (name,) = (name for name, file in self.files.items() if file is old)
             self.store.namespace.unlink(ROOT, name)
-            while not self.store.orphans.reap(old.inode):
-                pass
+            drain(self.store.orphans.remove(old.inode))
             self.files[name] = File(new_file(self.store, name))
 
     # -- flushing and committing
@@ -250,19 +250,23 @@ class Files(RuleBasedStateMachine):
 
     def begin_flush(self, file: File) -> None:
         if self.flushing is None:
-            flush = self.store.intake.begin_flush(file.inode)
-            if flush is not None:
-                self.flushing = file, len(file.states) - 1, flush
+            self.go_on_flushing(file, self.store.flusher.flush(file.inode))
 
     def end_flush(self, _: File) -> None:
         if self.flushing is None:
             return
-        file, state, flush = self.flushing
+        file, state, calls, sync = self.flushing
         self.flushing = None
-        if self.store.inodes.find(file.inode) is not None:
-            self.store.staging.sync(file.inode, flush.windows)
-            if self.store.intake.finish_flush(flush):
-                file.flushed = max(file.flushed, state)
+        sync()
+        # What came meanwhile may have made it void: then it begins anew.
+        if not self.go_on_flushing(file, calls):
+            file.flushed = max(file.flushed, state)
+
+    def go_on_flushing(self, file: File, calls: Calls) -> bool:
+        """Let a flush come to what is slow; say whether there is any left."""
+        if (sync := next(calls, None)) is not None:
+            self.flushing = file, len(file.states) - 1, calls, sync
+        return sync is not None
 
     def seal(self) -> None:
         for file in self.files.values():
@@ -286,23 +290,24 @@ class Files(RuleBasedStateMachine):
     def begin_commit(self, _: File) -> None:
         if self.committing is None:
             self.seal()
-            self.committing = self.store.begin_commit()
+            calls = self.store.commit_calls()
+            self.committing = calls, next(calls)
 
     def end_commit(self, _: File) -> None:
         if self.committing is not None:
-            self.store.write_commit(self.committing)
+            calls, write = self.committing
+            write()
             self.sync()
-            self.store.end_commit(self.committing, written=True)
-            self.store.sweep(self.committing)
+            run_here(calls)
             self.committing = None
 
     def fail_commit(self, _: File) -> None:
         if self.committing is not None:
-            self.store.end_commit(self.committing, written=False)
+            self.committing[0].close()
             self.committing = None
 
     def remove_dead(self, _: File) -> None:
-        self.store.collector.remove_dead()
+        drain(self.store.reclaimer.remove_dead())
 
     # -- crashes
 

@@ -16,6 +16,7 @@ from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, num
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
 from tests.support.paths import MODELS
+from tests.support.run_jobs import collect, ingest_all
 from tests.support.stores import (
     CHUNK,
     ME,
@@ -40,7 +41,7 @@ def family_box(tmp_path: Path) -> Iterator[Box]:
     with checked(new_store(tmp_path, chunk_size=1 << 20)) as box:
         for source in sorted(MODELS.iterdir()):
             new_file(box.store, source.name.encode(), source.read_bytes())
-        box.store.ingest_all()
+        ingest_all(box.store)
         yield box
 
 
@@ -100,7 +101,7 @@ def test_own_bytes_are_freed(family: Store) -> None:
     report = report_on(family, "base.onnx")
     before = family.statistics(0).stored_bytes
     family.namespace.unlink(ROOT, b"base.onnx")
-    family.collect()
+    collect(family)
     assert before - family.statistics(0).stored_bytes == report.own_bytes
 
 
@@ -195,7 +196,7 @@ def test_many_sharers(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         assert report.more_sharers
         assert report.tensors[0].more_sharers
     opened.namespace.unlink(ROOT, b"4")
-    opened.collect()
+    collect(opened)
     assert not inspect(opened, inodes[0]).more_sharers
 
 
@@ -359,7 +360,7 @@ def test_bases(opened: Store) -> None:
     derive(opened, chunks[1], (low, 5, 2000))
     derive(opened, chunks[2], (high, 7, 2000))
     opened.namespace.unlink(ROOT, b"gone")
-    opened.collect()
+    collect(opened)
     assert content_of(opened, top) == model
     report = inspect(opened, top)
     named, nobody = Base("/base", "t1", 4000), Base(None, None, 4000)
@@ -389,10 +390,10 @@ def test_what_others_derive_from_is_not_freed(opened: Store) -> None:
     inode = stored_file(opened, b"base", noise(2 * CHUNK))
     part = stored_file(opened, b"part", noise(2 * CHUNK)[: CHUNK - 1])
     derive(opened, chunk_at(opened, part), (chunk_at(opened, inode), 0, CHUNK - 1))
-    opened.collect(live_min=2)
+    collect(opened, live_min=2)
     report = inspect(opened, inode)
     assert (report.own_bytes, report.shared_bytes) == (CHUNK, CHUNK)
     before = opened.statistics(0).stored_bytes
     opened.namespace.unlink(ROOT, b"base")
-    opened.collect()
+    collect(opened)
     assert before - opened.statistics(0).stored_bytes == report.own_bytes

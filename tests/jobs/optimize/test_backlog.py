@@ -5,6 +5,7 @@ import errno
 import os
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,14 +16,19 @@ from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-unt
 
 from modelfs.codecs import quantise
 from modelfs.errors import StoreFull
-from modelfs.jobs.optimize.backlog import BATCH_BYTES
-from modelfs.jobs.optimize.batch import Batch, BatchResult
-from modelfs.jobs.optimize.job import optimize
+from modelfs.jobs.drive import run
+from modelfs.jobs.optimize.apply import Applier
+from modelfs.jobs.optimize.backlog import BATCH_BYTES, Backlog
+from modelfs.jobs.optimize.batch import BatchResult
+from modelfs.jobs.optimize.job import optimize as optimize_job
+from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
+from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, number_of, pair_key
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
+from tests.support.run_jobs import collect, drain, ingest_all, ingest_file, optimize
 from tests.support.stores import (
     Box,
     checked,
@@ -76,8 +82,7 @@ def forms(store: Store) -> set[str]:
 def remove(store: Store, name: bytes) -> None:
     inode = store.namespace.lookup(ROOT, name)
     store.namespace.unlink(ROOT, name)
-    while not store.orphans.reap(inode):
-        pass
+    drain(store.orphans.remove(inode))
 
 
 # -- what becomes of a family
@@ -111,8 +116,8 @@ def test_what_is_narrower_gives_way_to_what_is_wider(wide: Box) -> None:
     """A rounded copy that was stored first is derived from the original when that comes."""
     put(wide.store, "bf16", real("base-bf16.safetensors"))
     put(wide.store, "f32", real("base.safetensors"))
-    found = wide.store.statistics(0).forms
-    assert found["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
+    forms = wide.store.statistics(0).forms
+    assert forms["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +142,7 @@ def test_a_quantised_model_gives_way_to_its_original(wide: Box, int8: bytes) -> 
     inode = wide.store.namespace.lookup(ROOT, b"int8")
     assert content_of(wide.store, inode) == int8
     remove(wide.store, b"int8")
-    wide.store.collect()
+    collect(wide.store)
     assert both - wide.store.statistics(0).stored_bytes < 0.02 * len(int8)
 
 
@@ -218,16 +223,16 @@ def test_checkpoints_are_all_deltas_to_the_first(wide: Box) -> None:
 
 def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
     """With a depth of 2, a delta may be to a delta."""
-    wide.store.optimizer.begin(depth=2)
+    Backlog(wide.store).begin(depth=2)
     steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
     for number, step in enumerate(steps):
         put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
-    assert wide.reopen().optimizer.depth == 2
+    assert Backlog(wide.reopen()).depth == 2
     assert any(record.dependants for record in records(wide.store) if record.form == "delta")
 
 
 def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
-    """What was settled is looked at once more, and takes a nearer base where that is allowed."""
+    """What was optimized is looked at once more, and takes a nearer base where that is allowed."""
     steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in range(1, 7))], 0)
     files = {f"step-{n}": tensors_of({"w": f32(each)}) for n, each in enumerate(steps)}
     for name, data in files.items():
@@ -235,9 +240,9 @@ def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
     before = wide.store.statistics(0).stored_bytes
     optimize(wide.store, depth=4)
     assert wide.store.statistics(0).stored_bytes == before
-    optimize(wide.store, depth=4, again=True)
+    optimize(wide.store, depth=4, include_optimized=True)
     assert wide.store.statistics(0).stored_bytes < before
-    assert not wide.store.optimizer.again
+    assert not Backlog(wide.store).include_optimized
     for name, data in files.items():
         inode = wide.store.namespace.lookup(ROOT, name.encode())
         assert content_of(wide.store, inode) == data
@@ -253,10 +258,10 @@ def test_a_base_is_let_go_when_its_file_is(wide: Box) -> None:
     remove(wide.store, b"base")
     assert wide.store.statistics(0).base_only_chunks > 0
     optimize(wide.store)
-    wide.store.collect()
-    found = wide.store.statistics(0)
-    assert found.base_only_chunks == 0
-    assert found.stored_bytes < 0.9 * found.logical_bytes
+    collect(wide.store)
+    now = wide.store.statistics(0)
+    assert now.base_only_chunks == 0
+    assert now.stored_bytes < 0.9 * now.logical_bytes
     for name in ("finetune", "base-bf16"):
         inode = wide.store.namespace.lookup(ROOT, name.encode())
         assert content_of(wide.store, inode) == real(f"{name}.safetensors")
@@ -293,38 +298,45 @@ def test_a_run_goes_on_where_it_was_stopped(wide: Box, monkeypatch: pytest.Monke
         optimize(wide.store, stop)
     store = wide.crash()
     assert store.index.get(Table.TO_OPTIMIZE, number_key(inode)) is not None
-    settled = sum(record.optimized for record in records(store))
-    assert 0 < settled < len(records(store))
-    optimize(store)
-    assert store.optimizer.next_batch() is None
-    assert store.optimizer.status().files == 0
+    optimized = sum(record.optimized for record in records(store))
+    assert 0 < optimized < len(records(store))
+    backlog = optimize(store)
+    assert backlog.next_batch() is None
+    assert backlog.status().files == 0
     assert content_of(store, inode) == real("base.safetensors")
+
+
+def work_on_next(store: Store, backlog: Backlog, *, stopped: bool = False) -> BatchResult:
+    """Do the work of the next batch, but do not apply what comes of it."""
+    batch = backlog.next_batch()
+    assert batch is not None
+    options = RunOptions(backlog.depth, threads=1, include_optimized=backlog.include_optimized)
+    with closing(Worker(store, options)) as worker:
+        if stopped:
+            worker.stop()
+        return worker.work(batch, store.writer())
 
 
 def test_work_that_is_stopped_says_so(wide: Box) -> None:
     """A batch that was stopped has what was done by then, and comes again."""
     stored_file(wide.store, b"base", real("base.safetensors"))
-    settler = wide.store.settler(threads=1)
-    batch = wide.store.optimizer.next_batch()
-    assert batch is not None
-    settler.stop()
-    settled = settler.work(batch, wide.store.writer())
-    settler.close()
-    assert settled.stopped
-    while not wide.store.optimizer.take(settled):
-        pass
-    assert wide.store.optimizer.next_batch() == batch
+    backlog = Backlog(wide.store)
+    result = work_on_next(wide.store, backlog, stopped=True)
+    assert result.stopped
+    drain(Applier(wide.store, backlog).apply(result))
+    assert backlog.next_batch() == result.batch
 
 
 def test_a_file_that_changes_between_runs_is_begun_anew(wide: Box) -> None:
     """What was listed once more after a run was stopped in its middle is done by the next run."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
-    batch = wide.store.optimizer.next_batch()
-    assert batch is not None
+    backlog = Backlog(wide.store)
+    assert backlog.next_batch() is not None
     wide.store.contents.write(inode, 900_000, b"changed")
-    wide.store.ingest_all()
-    optimize(wide.store)
-    assert wide.store.optimizer.status().files == 0
+    ingest_all(wide.store)
+    backlog.begin()
+    run(optimize_job(wide.store, backlog), wide.store)
+    assert backlog.status().files == 0
 
 
 def test_a_full_disk_loses_nothing(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,12 +402,12 @@ def test_a_bad_sector_is_left_alone(
     extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
     with monkeypatch.context() as patch:
         bad_sector(store, patch, extent.chunk)
-        optimize(store)
+        backlog = optimize(store)
     assert "stays as it is" in caplog.text
     caplog.clear()
     assert forms(store) >= {"planes", "plain"}
-    assert store.optimizer.status().files == 0
-    optimize(store, again=True)
+    assert backlog.status().files == 0
+    optimize(store, include_optimized=True)
     assert store.chunks.record(extent.chunk).optimized
 
 
@@ -426,8 +438,7 @@ def test_a_bad_sector_keeps_no_other_base_held(
         stored_file(store, name.encode(), real(f"{name}.safetensors"))
     optimize(store)
     remove(store, b"base")
-    held = store.optimizer.status().base_only_chunks
-    assert held > 1
+    assert Backlog(store).status().base_only_chunks > 1
     chunk = next(
         chunk
         for key, _ in store.index.pages(Table.BASE_ONLY)
@@ -436,12 +447,11 @@ def test_a_bad_sector_keeps_no_other_base_held(
     store = wide.reopen()
     with monkeypatch.context() as patch:
         bad_sector(store, patch, chunk)
-        optimize(store)
+        backlog = optimize(store)
     assert "cannot be let go" in caplog.text
     caplog.clear()
-    assert store.optimizer.status().base_only_chunks == 1
-    optimize(store)
-    assert store.optimizer.status().base_only_chunks == 0
+    assert backlog.status().base_only_chunks == 1
+    assert optimize(store).status().base_only_chunks == 0
 
 
 def test_an_extent_past_its_chunk_ends_no_run(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
@@ -468,37 +478,23 @@ def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
     for name in ("base", "finetune"):
         put(wide.store, name, real(f"{name}.safetensors"))
     remove(wide.store, b"base")
-    store = wide.store
-    store.optimizer.begin()
-    batch = store.optimizer.next_batch()
-    assert batch is not None
-    assert batch.bases
-    settler = store.settler(threads=1)
-    settler.stop()
-    settled = settler.work(batch, store.writer())
-    settler.close()
-    assert not settled.claimed
-    assert store.optimizer.take(settled)
-    assert store.optimizer.next_batch() == batch
+    backlog = Backlog(wide.store)
+    result = work_on_next(wide.store, backlog, stopped=True)
+    assert result.batch.bases
+    assert not result.before
+    assert not result.unchanged
+    drain(Applier(wide.store, backlog).apply(result))
+    assert backlog.next_batch() == result.batch
 
 
 def test_a_file_that_is_being_written_waits(wide: Box) -> None:
     """What has staged content is not looked at before it was taken in."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     wide.store.contents.write(inode, 100_000, b"staged")
-    assert wide.store.optimizer.next_batch() is None
-    wide.store.ingest_all()
-    assert wide.store.optimizer.next_batch() is not None
-
-
-def work_on(store: Store) -> tuple[Batch, BatchResult]:
-    """Do the work of the next batch, but do not take it."""
-    settler = store.settler(threads=1)
-    batch = store.optimizer.next_batch()
-    assert batch is not None
-    settled = settler.work(batch, store.writer())
-    settler.close()
-    return batch, settled
+    backlog = Backlog(wide.store)
+    assert backlog.next_batch() is None
+    ingest_all(wide.store)
+    assert backlog.next_batch() is not None
 
 
 def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
@@ -506,17 +502,17 @@ def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
     store = wide.store
     put(store, "base", real("base.safetensors"))
     inode = stored_file(store, b"finetune", real("finetune.safetensors"))
-    _, settled = work_on(store)
+    backlog = Backlog(store)
+    applier = Applier(store, backlog)
+    result = work_on_next(store, backlog)
     remove(store, b"base")
-    while not store.intake.publish(settled.written, partial(store.optimizer.admits, settled)):
-        pass
-    while not store.optimizer.take(settled):
-        pass
+    drain(store.publish(result.written, partial(applier.still_valid, result)))
+    drain(applier.apply(result))
     assert "delta" not in forms(store)
     assert content_of(store, inode) == real("finetune.safetensors")
 
 
-def test_a_large_file_is_settled_in_batches(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_optimized_in_batches(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """No batch is much larger than its bound, and all tensors have their turn."""
     assert BATCH_BYTES > GRID
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_BYTES", 50_000)
@@ -530,14 +526,16 @@ def test_a_store_of_old_is_walked(wide: Box) -> None:
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     with wide.store.index.change():
         wide.store.index.delete(Table.TO_OPTIMIZE, number_key(inode))
-    assert wide.store.optimizer.next_batch() is None
-    wide.store.optimizer.walk_all()
-    optimize(wide.store)
-    assert "planes" in forms(wide.store)
-    assert wide.store.optimizer.next_batch() is None
+        block = dataclasses.replace(wide.store.superblock, version=1)
+        wide.store.index.put(Table.META, SUPERBLOCK, block.to_bytes())
+    assert Backlog(wide.store).next_batch() is None
+    store = wide.reopen()
+    backlog = optimize(store)
+    assert "planes" in forms(store)
+    assert backlog.next_batch() is None
 
 
-def test_again_looks_at_the_files_before_an_unsettled_one(wide: Box) -> None:
+def test_again_looks_at_the_files_before_one_that_waits(wide: Box) -> None:
     """Files that wait are done first, and those with smaller numbers have their turn all the same.
 
     Only what the walk itself came to moves it on.
@@ -545,17 +543,18 @@ def test_again_looks_at_the_files_before_an_unsettled_one(wide: Box) -> None:
     put(wide.store, "base", tensors_of({"w": f32(weights(0, 300, 200))}))
     stored_file(wide.store, b"later", tensors_of({"w": f32(weights(1, 300, 200))}))
     base = wide.store.namespace.lookup(ROOT, b"base")
-    store = wide.store
-    store.optimizer.begin(again=True)
-    assert base in set(batches(store))
+    backlog = Backlog(wide.store)
+    backlog.begin(include_optimized=True)
+    assert base in set(batches(wide.store, backlog))
 
 
-def batches(store: Store) -> Iterator[int]:
+def batches(store: Store, backlog: Backlog) -> Iterator[int]:
     """Yield the inode of each batch of a run, which finds nothing to change."""
-    while (batch := store.optimizer.next_batch()) is not None:
+    nothing = WriteResult({}, {}, {}, ())
+    while (batch := backlog.next_batch()) is not None:
         yield batch.inode
-        settled = BatchResult(batch, WriteResult())
-        assert store.optimizer.take(settled)
+        result = BatchResult(batch, nothing, {}, {}, [], damaged=0, stopped=False)
+        drain(Applier(store, backlog).apply(result))
 
 
 # -- all of it together
@@ -577,7 +576,7 @@ def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) 
         name, step = chance.choice(sorted(models)), chance.choice(STEPS)
         if step == "add" and name not in there:
             there[name] = models[name]
-            wide.store.ingest_file(new_file(wide.store, name.encode(), models[name]))
+            ingest_file(wide.store, new_file(wide.store, name.encode(), models[name]))
         elif step == "remove" and there.pop(name, None) is not None:
             remove(wide.store, name.encode())
         else:
@@ -595,7 +594,7 @@ def move_on(box: Box, step: str) -> None:
         case "optimize":
             optimize(box.store)
         case "collect":
-            box.store.collect()
+            collect(box.store)
         case "crash":
             box.store.commit()
             box.crash()

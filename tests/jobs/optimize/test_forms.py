@@ -13,7 +13,7 @@ CONTENT = bytes(range(256)) * 16
 
 @pytest.mark.parametrize("stored", [b"", b"junk" * 8])
 def test_what_does_not_decode_stays_plain(monkeypatch: pytest.MonkeyPatch, stored: bytes) -> None:
-    """An encoder with a bug costs room, not the tensor, nor all that would be settled after it."""
+    """An encoder with a bug costs room, not the tensor, nor what would be optimized after it."""
 
     def wrong(raw: bytes, element: Element, grid: Grid | None) -> tuple[CodecId, bytes]:
         return CodecId.PALETTE, stored

@@ -3,54 +3,55 @@
 import numpy as np
 import pytest
 
-from modelfs.jobs.optimize import related_files as family_module
+from modelfs.jobs.optimize import related_files as related_files_module
 from modelfs.jobs.optimize.related_files import RelatedFiles
-from modelfs.jobs.optimize.similarity import Candidate, Relation
+from modelfs.jobs.optimize.similarity import Candidate, Relation, SimilarityIndex
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.related_tensors import Array, Model, bf16, stored_model, tuned, weights
+from tests.support.run_jobs import drain
 
 LARGE, SMALL = weights(200, 300), weights(300, seed=5)
 BIAS = weights(50, seed=6)  # too small for a sketch
 
 
 @pytest.fixture
-def family(opened: Store) -> RelatedFiles:
-    return RelatedFiles(opened.relatives, TensorTable(opened.index))
+def related_files(opened: Store) -> RelatedFiles:
+    return RelatedFiles(SimilarityIndex(opened), TensorTable(opened.index))
 
 
-def accept(family: RelatedFiles, mine: Model, theirs: Model, name: str = "large") -> None:
-    family.accept(mine.inode, Candidate(Relation.NEAR, theirs.inode, theirs.row(name), 1.0))
+def accept(related_files: RelatedFiles, mine: Model, theirs: Model, name: str = "large") -> None:
+    related_files.accept(mine.inode, Candidate(Relation.NEAR, theirs.inode, theirs.row(name), 1.0))
 
 
-def told(family: RelatedFiles, model: Model, name: str) -> list[tuple[Relation, int, str]]:
+def first(related_files: RelatedFiles, model: Model, name: str) -> list[tuple[Relation, int, str]]:
     row = model.row(name)
     sketch = model.sketch(name) if row.size >= 1024 else None
-    found = family.first(model.inode, row, sketch)
-    return [(each.relation, each.inode, each.row.name) for each in found]
+    candidates = related_files.first(model.inode, row, sketch)
+    return [(each.relation, each.inode, each.row.name) for each in candidates]
 
 
-def test_the_same_name_comes_first(opened: Store, family: RelatedFiles) -> None:
+def test_the_same_name_comes_first(opened: Store, related_files: RelatedFiles) -> None:
     """Once a file's tensor was made from another file, its others have their counterparts there."""
     base = stored_model(opened, "base", large=LARGE, small=SMALL, bias=BIAS)
     model = stored_model(opened, "model", bias=BIAS + 1, large=tuned(LARGE), small=tuned(SMALL))
-    assert told(family, model, "small") == []
-    accept(family, model, base)
+    assert first(related_files, model, "small") == []
+    accept(related_files, model, base)
     for name in ("large", "small", "bias"):
-        assert told(family, model, name) == [(Relation.NEAR, base.inode, name)]
+        assert first(related_files, model, name) == [(Relation.NEAR, base.inode, name)]
 
 
-def test_without_the_name_the_order_tells(opened: Store, family: RelatedFiles) -> None:
+def test_without_the_name_the_order_tells(opened: Store, related_files: RelatedFiles) -> None:
     """Tensors that were renamed are found by their shape and place, if as many have that shape."""
     base = stored_model(opened, "base", large=LARGE, b1=SMALL, b2=SMALL + 1, odd=BIAS)
     model = stored_model(opened, "model", x=LARGE + 1, y=SMALL + 2, z=SMALL + 3, o=BIAS, p=BIAS + 1)
-    accept(family, model, base)
-    assert told(family, model, "z") == [(Relation.NEAR, base.inode, "b2")]
-    assert told(family, model, "p") == []
+    accept(related_files, model, base)
+    assert first(related_files, model, "z") == [(Relation.NEAR, base.inode, "b2")]
+    assert first(related_files, model, "p") == []
 
 
-def test_dtypes_say_what_is_tried(opened: Store, family: RelatedFiles) -> None:
+def test_dtypes_say_what_is_tried(opened: Store, related_files: RelatedFiles) -> None:
     """Counterparts of another dtype are casts if one can be; those of another shape, none."""
     half = SMALL.astype(np.float16)
     cases: list[tuple[Array, Array, Relation | None]] = [
@@ -63,62 +64,61 @@ def test_dtypes_say_what_is_tried(opened: Store, family: RelatedFiles) -> None:
     ]
     base = stored_model(opened, "base", **{f"w{at}": case[0] for at, case in enumerate(cases)})
     model = stored_model(opened, "model", **{f"w{at}": case[1] for at, case in enumerate(cases)})
-    accept(family, model, base, "w0")
+    accept(related_files, model, base, "w0")
     for at, (_, _, relation) in enumerate(cases):
         expected = [] if relation is None else [(relation, base.inode, f"w{at}")]
-        assert told(family, model, f"w{at}") == expected
+        assert first(related_files, model, f"w{at}") == expected
 
 
-def test_what_is_known_to_differ_is_not_tried(opened: Store, family: RelatedFiles) -> None:
+def test_what_is_known_to_differ_is_not_tried(opened: Store, related_files: RelatedFiles) -> None:
     """A counterpart whose samples say that it is no relative is passed over."""
     base = stored_model(opened, "base", large=LARGE, other=weights(200, 300, seed=3))
-    base.note("large", "other")
+    base.put("large", "other")
     model = stored_model(opened, "model", large=tuned(LARGE), other=weights(200, 300, seed=4))
-    accept(family, model, base)
-    assert told(family, model, "other") == []
-    (candidate,) = family.first(model.inode, model.row("large"), model.sketch("large"))
+    accept(related_files, model, base)
+    assert first(related_files, model, "other") == []
+    (candidate,) = related_files.first(model.inode, model.row("large"), model.sketch("large"))
     assert candidate.bits < 0.7 * model.sketch("large").bits
 
 
-def test_the_last_source_comes_first(opened: Store, family: RelatedFiles) -> None:
+def test_the_last_source_comes_first(opened: Store, related_files: RelatedFiles) -> None:
     """Of a file with several sources the last is looked at first, and few are remembered."""
     bases = [stored_model(opened, f"base{each}", large=LARGE) for each in range(5)]
     model = stored_model(opened, "model", large=tuned(LARGE))
     for base in (*bases, bases[3]):
-        accept(family, model, base)
-    inodes = [inode for _, inode, _ in told(family, model, "large")]
+        accept(related_files, model, base)
+    inodes = [inode for _, inode, _ in first(related_files, model, "large")]
     assert inodes == [bases[each].inode for each in (3, 4, 2)]
 
 
-def test_a_file_is_not_its_own_family(opened: Store, family: RelatedFiles) -> None:
+def test_a_file_is_not_its_own_relative(opened: Store, related_files: RelatedFiles) -> None:
     """A tensor made from another of its own file says nothing about the others."""
     model = stored_model(opened, "model", large=LARGE, tied=LARGE)
-    accept(family, model, model)
-    assert told(family, model, "tied") == []
+    accept(related_files, model, model)
+    assert first(related_files, model, "tied") == []
 
 
-def test_a_source_that_is_gone_is_passed_over(opened: Store, family: RelatedFiles) -> None:
+def test_a_source_that_is_gone_is_passed_over(opened: Store, related_files: RelatedFiles) -> None:
     """What is remembered of a file that was removed meanwhile is in nobody's way."""
     base = stored_model(opened, "base", large=LARGE)
     model = stored_model(opened, "model", large=tuned(LARGE))
-    accept(family, model, base)
-    assert len(told(family, model, "large")) == 1
+    accept(related_files, model, base)
+    assert len(first(related_files, model, "large")) == 1
     opened.namespace.unlink(ROOT, b"base")
-    while not opened.orphans.reap(base.inode):
-        pass
-    assert told(family, model, "large") == []
+    drain(opened.orphans.remove(base.inode))
+    assert first(related_files, model, "large") == []
 
 
 def test_memory_is_bounded(
-    opened: Store, family: RelatedFiles, monkeypatch: pytest.MonkeyPatch
+    opened: Store, related_files: RelatedFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of more files than are remembered, those that were not used for longest are forgotten."""
-    monkeypatch.setattr(family_module, "FILES_MAX", 2)
-    monkeypatch.setattr(family_module, "OUTLINES_MAX", 1)
-    monkeypatch.setattr(family_module, "TENSORS_MAX", 1)
+    monkeypatch.setattr(related_files_module, "FILES_MAX", 2)
+    monkeypatch.setattr(related_files_module, "OUTLINES_MAX", 1)
+    monkeypatch.setattr(related_files_module, "TENSORS_MAX", 1)
     base = stored_model(opened, "base", large=LARGE, small=SMALL)
     models = [stored_model(opened, f"m{each}", large=LARGE, small=SMALL) for each in range(3)]
     for model in models:
-        accept(family, model, base)
-    assert [len(told(family, model, "large")) for model in models] == [0, 1, 1]
-    assert told(family, models[2], "small") == []
+        accept(related_files, model, base)
+    assert [len(first(related_files, model, "large")) for model in models] == [0, 1, 1]
+    assert first(related_files, models[2], "small") == []

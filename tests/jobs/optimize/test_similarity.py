@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.decode import decode_relative
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.gc import collector as gc_module
-from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, Kind, Relation, _Place
+from modelfs.jobs.gc import collector as collector_module
+from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, Relation, SimilarityIndex, _Place
+from modelfs.store.index.records import SketchKind
 from modelfs.store.index.tables import ROOT, Table, relative_key
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
@@ -26,6 +27,7 @@ from tests.support.related_tensors import (
     tuned,
     weights,
 )
+from tests.support.run_jobs import collect, drain, ingest_all
 from tests.support.sample_store import QUERY, WORDS, Sample
 
 BASE: Final = weights(200, 300)
@@ -73,9 +75,9 @@ def test_relations(opened: Store) -> None:
         others = weights(200, 300, seed=2 * number), weights(200, 300, seed=2 * number + 1)
         (stored, coming), relations = _pairs(*others)[number]
         base = stored_model(opened, f"base{number}", w=stored)
-        base.note("w")
-        told = stored_model(opened, f"model{number}", w=coming).told("w")
-        assert told == [(relation, base.inode, "w") for relation in relations], number
+        base.put("w")
+        related = stored_model(opened, f"model{number}", w=coming).related("w")
+        assert related == [(relation, base.inode, "w") for relation in relations], number
 
 
 @pytest.mark.parametrize("whole_first", [True, False])
@@ -86,12 +88,12 @@ def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
     each = stored_model(opened, "each", q=parts[0], k=parts[1], v=parts[2])
     size = parts[0].nbytes
     if whole_first:
-        whole.note("qkv")
+        whole.put("qkv")
         for name, shift in (("q", 0), ("k", size), ("v", 2 * size)):
             (candidate,) = each.candidates(name)
             assert (candidate.relation, candidate.shift) == (Relation.ALIGNED, shift)
     else:
-        each.note("q", "k", "v")
+        each.put("q", "k", "v")
         shifts = {each.row.name: each.shift for each in whole.candidates("qkv")}
         assert shifts == {"q": 0, "k": -size, "v": -2 * size}
 
@@ -99,7 +101,7 @@ def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
 def test_an_alignment_says_where_it_was_seen(opened: Store) -> None:
     """Spots of an alignment are bytes at which a row of both begins."""
     values = weights(500, 100)
-    stored_model(opened, "base", w=values).note("w")
+    stored_model(opened, "base", w=values).put("w")
     grown = np.vstack([values[:200], weights(7, 100, seed=1), values[200:]])
     candidates = stored_model(opened, "grown", w=grown).candidates("w")
     aligned = [each for each in candidates if each.relation is Relation.ALIGNED]
@@ -116,7 +118,7 @@ def test_the_nearest_comes_first(opened: Store) -> None:
     """Of several near tensors the one that leaves least to store is first, with fewest bits."""
     far, near = tuned(tuned(BASE, 1), 2), tuned(BASE, 3)
     for number, values in enumerate((far, near, BASE)):
-        stored_model(opened, f"m{number}", w=values).note("w")
+        stored_model(opened, f"m{number}", w=values).put("w")
     candidates = stored_model(opened, "new", w=near + np.float32(1e-7)).candidates("w")
     assert candidates[0].row == candidates[1].row
     bits = [each.bits for each in candidates]
@@ -127,8 +129,8 @@ def test_the_nearest_comes_first(opened: Store) -> None:
 def test_a_tensor_is_not_its_own_relative(opened: Store) -> None:
     """What is looked up again, because its file is optimized again, does not find itself."""
     model = stored_model(opened, "model", w=BASE, tied=BASE)
-    model.note("w", "tied")
-    assert {name for _, _, name in model.told("w")} == {"tied"}
+    model.put("w", "tied")
+    assert {name for _, _, name in model.related("w")} == {"tied"}
 
 
 REAL: Final[dict[str, tuple[str, str]]] = {  # what the words and the query are to the base's
@@ -144,14 +146,14 @@ REAL: Final[dict[str, tuple[str, str]]] = {  # what the words and the query are 
 def test_real_relatives_are_found(opened: Store) -> None:
     """Of a real model, casts, fine-tunes, a longer vocabulary and an export find the original."""
     base = Model(opened, "base", (MODELS / "base.safetensors").read_bytes())
-    base.note(WORDS, QUERY)
+    base.put(WORDS, QUERY)
     for name, relations in REAL.items():
         model = Model(opened, name, (MODELS / name).read_bytes())
         query = QUERY if model.has(QUERY) else "onnx::MatMul_1"
         for tensor, original, relation in zip(
             (WORDS, query), (WORDS, QUERY), relations, strict=True
         ):
-            assert model.told(tensor)[0] == (relation, base.inode, original), (name, tensor)
+            assert model.related(tensor)[0] == (relation, base.inode, original), (name, tensor)
 
 
 # -- many tensors of one key
@@ -161,17 +163,17 @@ def test_of_many_the_oldest_and_the_newest_are_seen(opened: Store) -> None:
     """However many fine-tunes there are, the base and the last checkpoint are among those found."""
     tensors = {f"w{number:02}": tuned(BASE[:50], number) for number in range(20)}
     many = stored_model(opened, "many", **tensors)
-    many.note(*tensors)
+    many.put(*tensors)
     opened.commit()
     model = stored_model(opened, "new", w=tuned(BASE[:50], 99))
     starts = {place.start for each in model.sketch("w").bands for place in seen(opened, each)}
     assert {many.row("w00").start, many.row("w19").start} <= starts
-    assert {relation for relation, _, _ in model.told("w")} == {"NEAR"}
-    assert len(model.told("w")) <= CANDIDATES_MAX
+    assert {relation for relation, _, _ in model.related("w")} == {"NEAR"}
+    assert len(model.related("w")) <= CANDIDATES_MAX
 
 
 def seen(store: Store, band: int) -> list[_Place]:
-    places = [place for place, _ in store.relatives.listed(Kind.BAND, band)]
+    places = [place for place, _ in SimilarityIndex(store).listed(SketchKind.BAND, band)]
     assert len(places) == len(set(places))
     return places
 
@@ -181,10 +183,10 @@ def test_each_is_seen_once(opened: Store) -> None:
     for count in range(1, 10):
         with opened.index.change():
             for hashed in (count, count + 1):
-                key = relative_key(Kind.BAND, hashed, count, 0, 5)
+                key = relative_key(SketchKind.BAND, hashed, count, 0, 5)
                 opened.index.put(Table.SKETCHES, key, b"")
             for inode in range(1, count + 1):
-                key = relative_key(Kind.BAND, count << 40, inode, 0, 5)
+                key = relative_key(SketchKind.BAND, count << 40, inode, 0, 5)
                 opened.index.put(Table.SKETCHES, key, b"")
         everything = list(range(1, count + 1))
         inodes = [place.inode for place in seen(opened, count << 40)]
@@ -202,11 +204,11 @@ def test_the_cost_does_not_grow(opened: Store, monkeypatch: pytest.MonkeyPatch) 
     counts: list[int] = []
     for name, sketch in sketches.items():
         reads.clear()
-        found = opened.relatives.candidates(model.inode, model.row(name), sketch)
-        assert bool(found) == bool(counts)
+        candidates = model.similarity.candidates(model.inode, model.row(name), sketch)
+        assert bool(candidates) == bool(counts)
         counts.append(len(reads))
         with index.change():
-            opened.relatives.note(model.inode, model.row(name), sketch)
+            model.similarity.put(model.inode, model.row(name), sketch)
     assert max(counts[40:]) <= max(counts[:21]) * 1.2
 
 
@@ -229,55 +231,54 @@ def test_removed_tensors_are_not_found_and_swept(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a file is gone its tensors are found no more, and gc drops their rows only."""
-    monkeypatch.setattr(gc_module, "SLICE", 3)
+    monkeypatch.setattr(collector_module, "SLICE", 3)
     base, other = stored_model(opened, "base", w=BASE), stored_model(opened, "other", w=tuned(BASE))
-    other.note("w")
+    other.put("w")
     kept = rows(opened)
-    base.note("w")
+    base.put("w")
     opened.namespace.unlink(ROOT, b"base")
-    while not opened.orphans.reap(base.inode):
-        pass
+    drain(opened.orphans.remove(base.inode))
     model = stored_model(opened, "model", w=tuned(BASE, 2))
-    assert {inode for _, inode, _ in model.told("w")} == {other.inode}
-    opened.collect()
+    assert {inode for _, inode, _ in model.related("w")} == {other.inode}
+    collect(opened)
     assert rows(opened) == kept
-    assert {inode for _, inode, _ in model.told("w")} == {other.inode}
+    assert {inode for _, inode, _ in model.related("w")} == {other.inode}
 
 
 def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
     """A tensor that was written over is found by what it is now once it is listed again."""
     model = stored_model(opened, "base", w=BASE)
-    model.note("w")
+    model.put("w")
     before = rows(opened)
     opened.contents.write(model.inode, 0, safetensors_of({"w": weights(200, 300, seed=7)}))
-    opened.ingest_all()
-    model.note("w")
+    ingest_all(opened)
+    model.put("w")
     assert rows(opened) > before
     assert stored_model(opened, "old", w=tuned(BASE)).candidates("w") == []
-    assert stored_model(opened, "new", w=tuned(weights(200, 300, seed=7))).told("w") == [
+    assert stored_model(opened, "new", w=tuned(weights(200, 300, seed=7))).related("w") == [
         ("NEAR", model.inode, "w")
     ]
-    opened.collect()
+    collect(opened)
     assert rows(opened) == before
 
 
 def test_a_tensor_of_another_shape_is_another(opened: Store) -> None:
     """A file whose tensor now has another shape or dtype is not found by what it had."""
     model = stored_model(opened, "base", w=BASE)
-    model.note("w")
+    model.put("w")
     opened.contents.write(model.inode, 0, safetensors_of({"w": BASE[:100]}))
-    opened.ingest_all()
+    ingest_all(opened)
     assert stored_model(opened, "new", w=tuned(BASE)).candidates("w") == []
-    opened.collect()
+    collect(opened)
     assert rows(opened) == 0
 
 
-def test_noting_twice_changes_nothing(opened: Store) -> None:
+def test_listing_twice_changes_nothing(opened: Store) -> None:
     """A tensor that is optimized again is listed as it was."""
     model = stored_model(opened, "base", w=BASE)
-    model.note("w")
+    model.put("w")
     before = list(opened.index.pages(Table.SKETCHES))
-    model.note("w")
+    model.put("w")
     assert list(opened.index.pages(Table.SKETCHES)) == before
 
 
@@ -285,13 +286,13 @@ def test_a_tensor_has_few_rows(opened: Store) -> None:
     """However large a tensor is, at most 40 rows of the index are its; a small one has fewer."""
     for shape, most in (((10, 100), 3), ((64, 250), 14), ((500, 500), 20), ((1500, 1500), 40)):
         before = rows(opened)
-        stored_model(opened, f"{shape}", w=weights(*shape)).note("w")
+        stored_model(opened, f"{shape}", w=weights(*shape)).put("w")
         assert 1 <= rows(opened) - before <= most
 
 
 # -- rows that no modelfs has written
 
-GOOD_KEY: Final = relative_key(Kind.EXACT, 1, 1, 0, 0)
+GOOD_KEY: Final = relative_key(SketchKind.EXACT, 1, 1, 0, 0)
 
 
 JUNK: Final = [
@@ -300,13 +301,13 @@ JUNK: Final = [
     (GOOD_KEY, b"x"),
     (relative_key(0, 1, 1, 0, 0), b""),
     (relative_key(5, 1, 1, 0, 0), b""),
-    (relative_key(Kind.BAND, 1, 0, 0, 0), b""),
-    (relative_key(Kind.ROW, 1, 1, 0, 0), bytes(7)),
-    (relative_key(Kind.SAMPLES, 0, 1, 0, 0), b""),
-    (relative_key(Kind.SAMPLES, 0, 2, 0, 0), bytes(100)),
-    (relative_key(Kind.SAMPLES, 0, 3, 0, 0), b"\x01" + bytes(5000)),
-    (relative_key(Kind.SAMPLES, 1, 1, 0, 0), b"\x01" + bytes(16)),
-    (relative_key(Kind.SAMPLES, 0, 1, 0, 1), b"\x01" + bytes(16)),
+    (relative_key(SketchKind.BAND, 1, 0, 0, 0), b""),
+    (relative_key(SketchKind.ROW, 1, 1, 0, 0), bytes(7)),
+    (relative_key(SketchKind.SAMPLES, 0, 1, 0, 0), b""),
+    (relative_key(SketchKind.SAMPLES, 0, 2, 0, 0), bytes(100)),
+    (relative_key(SketchKind.SAMPLES, 0, 3, 0, 0), b"\x01" + bytes(5000)),
+    (relative_key(SketchKind.SAMPLES, 1, 1, 0, 0), b"\x01" + bytes(16)),
+    (relative_key(SketchKind.SAMPLES, 0, 1, 0, 1), b"\x01" + bytes(16)),
 ]
 
 
@@ -322,17 +323,19 @@ def test_junk_does_not_decode(sample: Sample) -> None:
 def test_rows_that_lie_do_no_harm(opened: Store) -> None:
     """Rows that decode and say nonsense lead to candidates at worst, and to no error."""
     base = stored_model(opened, "base", w=BASE)
-    base.note("w")
+    base.put("w")
     model = stored_model(opened, "model", w=tuned(BASE), other=weights(300, 300))
     sketch = model.sketch("w")
     with opened.index.change():
         for key, value in list(opened.index.pages(Table.SKETCHES)):
-            if key[0] == Kind.SAMPLES:
+            if key[0] == SketchKind.SAMPLES:
                 opened.index.put(Table.SKETCHES, key, value[:50])
         for each in sketch.bands:
             for inode in (base.inode, model.inode, 999):
-                opened.index.put(Table.SKETCHES, relative_key(Kind.BAND, each, inode, 5, 5), b"")
+                opened.index.put(
+                    Table.SKETCHES, relative_key(SketchKind.BAND, each, inode, 5, 5), b""
+                )
     assert model.candidates("w") == []
     assert check(opened) == []
-    opened.collect()
+    collect(opened)
     assert rows(opened) == 0

@@ -26,6 +26,7 @@ from tests.support.byte_damage import (
     state_of,
     unreadable,
 )
+from tests.support.run_jobs import collect, ingest_all, ingest_file
 from tests.support.sample_store import BASE, CHUNK, PACK, SHARERS, WORDS, Sample, fill
 from tests.support.stores import content_of, new_file, new_store, noise, overwrite, pack_path
 
@@ -43,7 +44,7 @@ def write_again(path: Path, name: bytes, data: bytes) -> None:
     """Write a good copy under another name, and take it in."""
     with Store(path) as store:
         new_file(store, name, data)
-        store.ingest_all()
+        ingest_all(store)
 
 
 def lost_in(path: Path) -> tuple[int, int]:
@@ -122,10 +123,10 @@ def test_lost_chunks_go_with_their_last_file(sample: Sample, good: Contents) -> 
     flip(sample, 1000)
     mend(sample)
     with Store(sample.path) as store:
-        store.ingest_all()
+        ingest_all(store)
         for path in SHARERS:
             store.namespace.unlink(ROOT, path[1:])
-        store.collect()
+        collect(store)
         assert not any(record.is_lost for _, record in CheckView(store).chunks())
         assert check(store, data=True) == []
         assert content_of(store, sample.text) == good[TEXT]
@@ -181,9 +182,9 @@ def test_a_pack_may_lose_its_row_and_bytes(sample: Sample, good: Contents) -> No
 
 def second_pack(sample: Sample) -> tuple[Path, Path]:
     """Give the store a second pack, and return both."""
-    sample.store.seal_pack(PACK)
+    sample.store.packs.seal(PACK)
     new_file(sample.store, b"more", noise(3 * CHUNK, 9))
-    sample.store.ingest_all()
+    ingest_all(sample.store)
     return sample.pack, pack_path(sample.store.packs, PACK + 1)
 
 
@@ -304,7 +305,7 @@ def test_a_missing_staging_file_fails_to_read(sample: Sample, good: Contents) ->
     assert check_losses(files_of(sample.path), good, report) == {STAGED}
     with Store(sample.path) as store:
         store.contents.write(sample.staged, 0, bytes_of(good, STAGED))
-        store.ingest_all()
+        ingest_all(store)
     assert files_of(sample.path) == good
     assert lost_in(sample.path) == (0, 0)
 
@@ -370,11 +371,11 @@ def test_a_torn_meta_page_is_restored(sample: Sample, good: Contents, number: in
 def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents) -> None:
     """What only the last commit knew is lost: a file that it took in fails to read, and says so."""
     store = sample.store
-    store.seal_pack(PACK)
+    store.packs.seal(PACK)
     inode = new_file(store, b"late", noise(3 * CHUNK, 9))
     store.flush(inode)
     store.commit()
-    store.ingest_file(inode)
+    ingest_file(store, inode)
     store.commit()  # and deletes the staging file that the commit before needs
     store.abandon()
     pages = read_meta_pages(data_file(sample.path))

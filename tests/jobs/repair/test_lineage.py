@@ -16,6 +16,7 @@ from tests.jobs.check.test_lineage import Kin, change
 from tests.jobs.repair.test_every_byte import bytes_of, write_again
 from tests.support.byte_damage import Contents, files_of, lost_files, mend
 from tests.support.derived_chunks import chunk_at, derive
+from tests.support.run_jobs import collect, ingest_file
 from tests.support.sample_store import BOTTOM, HELD, LOWEST, PACK, TOP, Sample
 from tests.support.stores import Box, new_file, noise, overwrite, pack_path, stored_file
 
@@ -34,7 +35,7 @@ def spoil(sample: Sample, chunk: ChunkId) -> None:
 
 def collect_plain_copies(sample: Sample) -> None:
     """Move everything to a new pack, so that no chunk has a copy of an older form."""
-    sample.store.collect(live_min=2)
+    collect(sample.store, live_min=2)
     assert sample.store.packs.numbers() == {PackId(2)}
 
 
@@ -179,7 +180,7 @@ def test_what_lost_its_source_is_healed_by_itself(sample: Sample, kin: Kin, good
     write_again(sample.path, b"copy", bytes_of(good, TOP))
     assert files_of(sample.path) == {**good, b"/copy": good[TOP]}
     with Store(sample.path) as store:
-        store.collect()
+        collect(store)
         assert store.chunks.find(kin.held) is None
         assert check(store, data=True) == []
 
@@ -221,7 +222,7 @@ def test_a_source_with_all_that_derives_from_it(sample: Sample, good: Contents) 
 def test_recipes_in_a_damaged_pack_are_kept(sample: Sample, kin: Kin, good: Contents) -> None:
     """A recipe whose source is lost too is moved as it is: both come back with the source."""
     collect_plain_copies(sample)
-    sample.store.seal_pack(PackId(PACK + 1))
+    sample.store.packs.seal(PackId(PACK + 1))
     derive(sample.store, kin.derived, (kin.bottom, 100, 50_000))
     record = sample.store.chunks.record(kin.derived)
     assert record.pack == PACK + 2
@@ -246,14 +247,14 @@ def test_a_circle_is_cut(box: Box) -> None:
     chunks = [chunk_at(box.store, stored_file(box.store, each[:4], each)) for each in contents]
     for chunk, source in (chunks, chunks[::-1]):
         derive(box.store, chunk, (source, 2048, 2048), (source, 0, 2048))
-    box.store.collect(live_min=2)
+    collect(box.store, live_min=2)
     box.store.abandon()
     report = repair(box.path)
     assert report.after.findings == []
     assert lost_files(report) == {b"/" + each[:4] for each in contents}
     box.store = Store(box.path)
     copy = new_file(box.store, b"copy", contents[0])
-    box.store.ingest_file(copy)
+    ingest_file(box.store, copy)
     for each in contents:
         inode = box.store.namespace.lookup(ROOT, each[:4])
         assert box.store.contents.read(inode, 0, 4096) == each

@@ -23,6 +23,7 @@ from modelfs.store.index.tables import (
 )
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files, mend, state_of, walk
+from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import BASE, Sample
 from tests.support.stores import FOLDER as DIRECTORY
 from tests.support.stores import ME, new_file, overwrite
@@ -273,12 +274,12 @@ def test_an_index_without_a_superblock_gets_one(sample: Sample, good: Contents) 
     )
     assert files_of(sample.path) == good
     with Store(sample.path) as store:
-        store.ingest_all()
+        ingest_all(store)
         before = store.statistics().stored_bytes
         data = good[BASE]
         assert data is not None
         new_file(store, b"copy", data)
-        store.ingest_all()
+        ingest_all(store)
         assert store.statistics().stored_bytes == before
 
 

@@ -5,13 +5,17 @@ import os
 import pytest
 
 from modelfs.errors import CorruptChunk
+from modelfs.jobs.drive import run
+from modelfs.jobs.scrub.job import scrub_next
 from modelfs.jobs.scrub.report import scrub_report
-from modelfs.jobs.scrub.scrubber import DAMAGED, REMEMBERED_MAX, TABLE_MAX, PackRange
+from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, PackRange, Scrubber
 from modelfs.store.chunks import verified
+from modelfs.store.index.counters import SCRUB_DAMAGED
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, drain, ingest_all
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -25,14 +29,12 @@ from tests.support.stores import (
 )
 
 
-def scrub(store: Store, stretches: int = 1 << 30) -> list[PackRange]:
-    """Check up to so many stretches, and return what was found in each."""
-    checked: list[PackRange] = []
-    while len(checked) < stretches and (stretch := store.scrubber.next_stretch()) is not None:
-        store.scrubber.check(stretch)
-        store.scrubber.take(stretch)
-        checked.append(stretch)
-    return checked
+def scrub(store: Store, ranges: int = 1 << 30) -> list[PackRange]:
+    """Check up to so many ranges, and return what was found in each."""
+    scrubber, done = Scrubber(store), list[PackRange]()
+    while len(done) < ranges and (checked := run(scrub_next(scrubber), store)) is not None:
+        done.append(checked)
+    return done
 
 
 def place_of(store: Store, inode: InodeNumber, offset: int = 0) -> tuple[PackId, int]:
@@ -51,9 +53,9 @@ def test_a_sound_store(opened: Store) -> None:
     """Every used chunk of every pack is checked, and nothing is found."""
     for number in range(5):
         stored_file(opened, b"%d" % number, noise(3 * CHUNK, number))
-    opened.scrubber.begin()
-    assert [stretch.damaged for stretch in scrub(opened)] == [{}] * 5
-    status = opened.scrubber.status()
+    Scrubber(opened).begin()
+    assert [checked.damaged for checked in scrub(opened)] == [{}] * 5
+    status = Scrubber(opened).status()
     assert (status.chunks, status.bytes) == (15, 15 * CHUNK)
     assert status.done == status.total > 15 * CHUNK
     assert status.ended_ns >= status.started_ns > 0
@@ -61,10 +63,10 @@ def test_a_sound_store(opened: Store) -> None:
 
 def test_an_empty_store(opened: Store) -> None:
     """Where nothing is stored, a scrub ends at once; before it, there was none."""
-    assert opened.scrubber.status().started_ns == 0
-    opened.scrubber.begin()
+    assert Scrubber(opened).status().started_ns == 0
+    Scrubber(opened).begin()
     assert scrub(opened) == []
-    assert opened.scrubber.status().ended_ns > 0
+    assert Scrubber(opened).status().ended_ns > 0
 
 
 def test_damage_is_named(opened: Store) -> None:
@@ -72,14 +74,14 @@ def test_damage_is_named(opened: Store) -> None:
     data = model_of(noise(CHUNK), noise(CHUNK, 1), noise(CHUNK, 2))
     inodes = [stored_file(opened, name, data) for name in (b"a", b"b")]
     damage(opened, inodes[0], len(data) - CHUNK - 1)
-    opened.scrubber.begin()
-    (stretch,) = scrub(opened)
-    assert "do not match their checksum" in "".join(stretch.damaged.values())
+    Scrubber(opened).begin()
+    (checked,) = scrub(opened)
+    assert "do not match their checksum" in "".join(checked.damaged.values())
     (finding,) = scrub_report(opened)["findings"]
     assert finding["files"] == ["/a", "/b"]
     assert finding["tensors"] == ("t1",)
     new_file(opened, b"good", data)
-    opened.ingest_all()
+    ingest_all(opened)
     assert scrub_report(opened)["findings"] == []
 
 
@@ -89,7 +91,7 @@ def test_what_was_verified_before_is_not_trusted(opened: Store) -> None:
     assert content_of(opened, inode) == noise(CHUNK)
     damage(opened, inode)
     assert content_of(opened, inode) != noise(CHUNK)
-    opened.scrubber.begin()
+    Scrubber(opened).begin()
     scrub(opened)
     with pytest.raises(CorruptChunk):
         content_of(opened, inode)
@@ -112,29 +114,29 @@ def test_it_goes_on_after_a_crash(box: Box) -> None:
     """What a commit has of a scrub is not done again; what came meanwhile is."""
     for number in range(4):
         stored_file(box.store, b"%d" % number, noise(CHUNK, number))
-    box.store.scrubber.begin()
+    Scrubber(box.store).begin()
     scrub(box.store, 2)
     box.store.commit()
     scrub(box.store, 1)
     store = box.crash()
     stored_file(store, b"new", noise(CHUNK, 9))
-    assert not store.scrubber.status().ended_ns
-    store.scrubber.begin()
+    assert not Scrubber(store).status().ended_ns
+    Scrubber(store).begin()
     assert len(scrub(store)) == 3
-    assert store.scrubber.status().chunks == 5
+    assert Scrubber(store).status().chunks == 5
 
 
 def test_anew(opened: Store) -> None:
     """Asked to, it begins at the beginning; so it does after one that ended."""
     for number in range(3):
         stored_file(opened, b"%d" % number, noise(CHUNK, number))
-    opened.scrubber.begin()
+    Scrubber(opened).begin()
     scrub(opened, 2)
-    opened.scrubber.begin(anew=True)
+    Scrubber(opened).begin(restart=True)
     assert len(scrub(opened)) == 3
-    opened.scrubber.begin()
+    Scrubber(opened).begin()
     assert len(scrub(opened)) == 3
-    assert opened.scrubber.status().chunks == 3
+    assert Scrubber(opened).status().chunks == 3
 
 
 def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,16 +144,16 @@ def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack_module, "PACK_SIZE", 8 * CHUNK)
     inodes = [stored_file(opened, b"%d" % number, noise(CHUNK, number)) for number in range(8)]
     assert len({place_of(opened, inode)[0] for inode in inodes}) > 2
-    opened.scrubber.begin()
+    Scrubber(opened).begin()
     scrub(opened, 2)
-    stretch = opened.scrubber.next_stretch()
-    assert stretch is not None
+    checked = Scrubber(opened).next_range()
+    assert checked is not None
     for number in range(6):
-        assert opened.orphans.reap(opened.namespace.unlink(ROOT, b"%d" % number))
-    opened.collect()
-    opened.scrubber.check(stretch)
-    assert (stretch.damaged, stretch.problems) == ({}, [])
-    opened.scrubber.take(stretch)
+        drain(opened.orphans.remove(opened.namespace.unlink(ROOT, b"%d" % number)))
+    collect(opened)
+    Scrubber(opened).check(checked)
+    assert (checked.damaged, checked.problems) == ({}, [])
+    Scrubber(opened).apply(checked)
     assert all(not each.damaged for each in scrub(opened))
 
 
@@ -164,10 +166,10 @@ def test_damaged_tables(box: Box, at: int) -> None:
     good = path.read_bytes()
     overwrite(path, at, b"rotten")
     damage(store, inodes[2])
-    store.scrubber.begin()
-    (stretch,) = scrub(store)
-    assert len(stretch.problems) == 1
-    assert (stretch.chunks, len(stretch.damaged)) == (3, 1)
+    Scrubber(store).begin()
+    (checked,) = scrub(store)
+    assert len(checked.problems) == 1
+    assert (checked.chunks, len(checked.damaged)) == (3, 1)
     path.write_bytes(good)
 
 
@@ -178,9 +180,9 @@ def test_a_missing_pack(opened: Store) -> None:
     path = pack_path(opened.packs, 1)
     opened.packs.close()
     hidden = path.rename(path.with_suffix(".away"))
-    opened.scrubber.begin()
-    (stretch,) = scrub(opened)
-    assert len(stretch.damaged) == 3
+    Scrubber(opened).begin()
+    (checked,) = scrub(opened)
+    assert len(checked.damaged) == 3
     hidden.rename(path)
 
 
@@ -189,33 +191,35 @@ def test_dead_chunks_are_passed_over(opened: Store) -> None:
     inode = stored_file(opened, b"f", noise(CHUNK))
     stored_file(opened, b"g", noise(CHUNK, 1))
     damage(opened, inode)
-    assert opened.orphans.reap(opened.namespace.unlink(ROOT, b"f"))
-    opened.scrubber.begin()
-    assert all(not stretch.damaged for stretch in scrub(opened))
+    drain(opened.orphans.remove(opened.namespace.unlink(ROOT, b"f")))
+    Scrubber(opened).begin()
+    assert all(not checked.damaged for checked in scrub(opened))
 
 
 def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel forgets the pages before they are read: memory is not what is checked."""
     stored_file(opened, b"f", noise(CHUNK))
-    told: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, size, advice: told.append((at, size)))
-    opened.scrubber.begin()
+    advised: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, at, size, advice: advised.append((at, size))
+    )
+    Scrubber(opened).begin()
     scrub(opened)
     page = PAGE
-    assert told == [(0, page + TABLE_MAX), (page, 2 * page)]
+    assert advised == [(0, page + TABLE_MAX), (page, 2 * page)]
 
 
 def test_so_much_is_remembered(opened: Store) -> None:
     """A disk that is lost altogether does not fill the index with what it lost."""
     inode = stored_file(opened, b"f", noise(CHUNK))
-    stretch = PackRange(PackId(1), 0, 0, places={ChunkId(each): 0 for each in range(2000)})
-    opened.scrubber.take(stretch)
+    checked = PackRange(PackId(1), 0, 0, places={ChunkId(each): 0 for each in range(2000)})
+    Scrubber(opened).apply(checked)
     assert len(_rows(opened)) == REMEMBERED_MAX
-    assert opened.scrubber.damaged() == {}
-    opened.scrubber.forget_healed()
+    assert Scrubber(opened).damaged() == {}
+    Scrubber(opened).forget_healed()
     assert _rows(opened) == []
     assert content_of(opened, inode) == noise(CHUNK)
 
 
 def _rows(store: Store) -> list[tuple[bytes, bytes]]:
-    return list(store.index.pages(Table.META, DAMAGED, prefix_end(DAMAGED)))
+    return list(store.index.pages(Table.META, SCRUB_DAMAGED, prefix_end(SCRUB_DAMAGED)))

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptChunk
-from modelfs.jobs.gc import collector as gc_module
 from modelfs.store.chunks import lineage as lineage_module
-from modelfs.store.chunks import writer as writer_module
+from modelfs.store.chunks import publish, reclaim
 from modelfs.store.chunks.lineage import CHAIN_MAX, Lineage
+from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, number_key
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive, held
+from tests.support.run_jobs import collect, drain
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -291,21 +292,21 @@ def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
 
 def remove(store: Store, *names: bytes) -> None:
     for name in names:
-        assert store.orphans.reap(store.namespace.unlink(ROOT, name))
+        drain(store.orphans.remove(store.namespace.unlink(ROOT, name)))
 
 
 def test_a_source_stays_when_its_file_goes(box: Box) -> None:
     """What others derive from is held, is told of, and goes with the last of them."""
     _, part, base, _ = pair(box.store)
     remove(box.store, b"base")
-    box.store.collect()
+    collect(box.store)
     store = box.crash()
     assert content_of(store, part) == noise(CHUNK)[:HALF]
     assert held(store) == [base]
-    told = store.statistics(0)
-    assert (told.base_only_chunks, told.base_only_bytes) == (1, CHUNK)
+    statistics = store.statistics(0)
+    assert (statistics.base_only_chunks, statistics.base_only_bytes) == (1, CHUNK)
     remove(store, b"part0")
-    store.collect()
+    collect(store)
     assert list(store.index.pages(Table.CHUNKS)) == []
     assert list(store.index.pages(Table.SOURCES)) == []
     assert store.packs.numbers() == set()
@@ -325,7 +326,7 @@ def test_sources_die_with_what_derives_from_them(
     opened: Store, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """One collection removes a chain, whatever the order of its numbers and the slices."""
-    monkeypatch.setattr(gc_module, "SLICE", size)
+    monkeypatch.setattr(reclaim, "SLICE", size)
     whole = noise(CHUNK)
     chain = [stored_file(opened, b"%d" % n, whole[: CHUNK - n]) for n in range(CHAIN_MAX + 1)]
     chunks = [chunk_at(opened, each) for each in chain]
@@ -333,25 +334,37 @@ def test_sources_die_with_what_derives_from_them(
         derive(opened, chunks[number], (chunks[number - 1], 0, CHUNK - number))
     assert content_of(opened, chain[-1]) == whole[:-CHAIN_MAX]
     remove(opened, *(b"%d" % number for number in range(CHAIN_MAX + 1)))
-    while opened.collector.remove_dead():
-        pass
+    drain(opened.reclaimer.remove_dead())
     assert list(opened.index.pages(Table.CHUNKS)) == []
-    opened.collect()
+    collect(opened)
 
 
 def test_a_slice_counts_sources(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What derives from many is taken into the index, and removed, fewer at a time."""
-    monkeypatch.setattr(gc_module, "SLICE", 4)
+    monkeypatch.setattr(reclaim, "SLICE", 4)
     base, *parts = halves(opened, 4)
     for each in parts:
         derive(opened, each, (base, parts.index(each), HALF))
+    moved = dict.fromkeys(parts, opened.chunks.record(base))
+    result = WriteResult({}, moved, {parts[0]: tuple(parts)}, ())
+    for size, first in ((3, parts[:1]), (6, parts[:2])):
+        monkeypatch.setattr(publish, "SLICE", size)
+        assert first_slice(opened, result) == first
     remove(opened, *(b"part%d" % number for number in range(4)))
-    assert opened.collector.remove_dead() == 2
-    opened.collect()
-    written = writer_module.WriteResult(moved=dict.fromkeys(parts, opened.chunks.record(base)))
-    written.sources = {parts[0]: tuple(parts)}
-    assert written.next_slice(3) == ([], parts[:1])
-    assert written.next_slice(6) == ([], parts[:2])
+    assert next(opened.reclaimer.remove_dead()) == 2
+    collect(opened)
+
+
+def first_slice(store: Store, result: WriteResult) -> list[ChunkId]:
+    """Return the chunks that would be moved before others may run."""
+    asked: list[ChunkId] = []
+
+    def refuse(chunk: ChunkId, _: Chunk) -> bool:
+        asked.append(chunk)
+        return False
+
+    next(store.publish(result, refuse))
+    return asked
 
 
 def test_moving_changes_no_lineage(box: Box) -> None:
@@ -361,7 +374,7 @@ def test_moving_changes_no_lineage(box: Box) -> None:
     stored_file(store, b"garbage", noise(8 * CHUNK, 5))
     before = store.chunks.record(chunk), store.chunks.record(base)
     remove(store, b"base", b"garbage")
-    assert store.collect() > 0
+    assert collect(store) > 0
     store = box.crash()
     after = store.chunks.record(chunk), store.chunks.record(base)
     assert [each.pack for each in after] != [each.pack for each in before]

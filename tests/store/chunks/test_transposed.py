@@ -19,6 +19,7 @@ from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.index.records import Chunk, ChunkKind, Extent
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain
 from tests.support.stores import (
     CHUNK,
     check_closed,
@@ -62,7 +63,7 @@ class Rewriting:
         )
 
     def finish(self) -> None:
-        assert self._store.intake.publish(self._writer.finish())
+        drain(self._store.publish(self._writer.finish()))
         self._store.commit()
 
     def _content(self, chunk: ChunkId) -> bytes:

@@ -5,7 +5,6 @@ import errno
 import pytest
 
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.ingest.chunker import Role
 from modelfs.store.chunks.table import Chunks
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.records import ChunkKind, Extent
@@ -13,6 +12,7 @@ from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs import segment as segment_module
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, drain, ingest_all
 from tests.support.stores import (
     CHUNK,
     content_of,
@@ -26,11 +26,11 @@ from tests.support.stores import (
 TEXT = b"text that zstd makes shorter, " * 50
 
 
-def put(store: Store, *contents: bytes, role: Role = Role.TENSOR) -> list[ChunkId]:
+def put(store: Store, *contents: bytes, compress: bool = False) -> list[ChunkId]:
     """Put contents with a writer of their own."""
     writer = store.writer()
-    chunks = [writer.put(content, role) for content in contents]
-    store.intake.publish(writer.finish())
+    chunks = [writer.put(content, compress=compress) for content in contents]
+    drain(store.publish(writer.finish()))
     return chunks
 
 
@@ -47,9 +47,9 @@ def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equal_content_is_one_chunk(opened: Store) -> None:
     """Content that was put before is found: in the same segment, the same writer, the store."""
     writer = opened.writer()
-    first = writer.put(noise(100), Role.TENSOR)
-    assert writer.put(noise(100), Role.TENSOR) == first
-    opened.intake.publish(writer.finish())
+    first = writer.put(noise(100), compress=False)
+    assert writer.put(noise(100), compress=False) == first
+    drain(opened.publish(writer.finish()))
     assert put(opened, noise(100), noise(101)) == [first, first + 1]
 
 
@@ -58,10 +58,10 @@ def test_segments_are_written_as_they_fill(opened: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 5000)
     contents = [noise(1000, seed) for seed in range(20)] + [TEXT]
     writer = opened.writer()
-    chunks = [writer.put(content, Role.PLAIN) for content in contents]
-    assert [writer.put(content, Role.PLAIN) for content in contents] == chunks
+    chunks = [writer.put(content, compress=True) for content in contents]
+    assert [writer.put(content, compress=True) for content in contents] == chunks
     assert len(set(chunks)) == len(contents)
-    opened.intake.publish(writer.finish())
+    drain(opened.publish(writer.finish()))
     assert [load(opened, chunk) for chunk in chunks] == contents
 
 
@@ -76,8 +76,7 @@ def test_a_collision_never_gives_other_content(
     assert chunks[:6] == chunks[6:]
     assert put(opened, *reversed(contents)) == chunks[5::-1]
     assert [load(opened, chunk) for chunk in chunks[:6]] == contents
-    while opened.collector.remove_dead():
-        pass
+    drain(opened.reclaimer.remove_dead())
     assert list(opened.chunks.with_digest(bytes(16))) == []
 
 
@@ -87,8 +86,8 @@ def test_files_with_colliding_chunks_keep_their_bytes(opened: Store) -> None:
     contents = [noise(3 * CHUNK, seed) for seed in range(3)]
     inodes = [stored_file(opened, b"%d" % n, data) for n, data in enumerate(contents)]
     opened.contents.truncate(inodes[1], 0)
-    opened.ingest_all()
-    opened.collect()
+    ingest_all(opened)
+    collect(opened)
     assert content_of(opened, inodes[0]) == contents[0]
     assert content_of(opened, inodes[2]) == contents[2]
 
@@ -96,9 +95,9 @@ def test_files_with_colliding_chunks_keep_their_bytes(opened: Store) -> None:
 def test_text_is_coded_and_tensors_are_not(opened: Store) -> None:
     """Only what is no tensor and becomes smaller is compressed."""
     text, tensor, random = (
-        *put(opened, TEXT, role=Role.PLAIN),
-        *put(opened, TEXT + b"!", role=Role.TENSOR),
-        *put(opened, noise(1000), role=Role.GLUE),
+        *put(opened, TEXT, compress=True),
+        *put(opened, TEXT + b"!", compress=False),
+        *put(opened, noise(1000), compress=True),
     )
     record = opened.chunks.record(text)
     assert (record.kind, record.codec) == (ChunkKind.CODED, CodecId.ZSTD)
@@ -118,7 +117,7 @@ def test_a_damaged_chunk_is_healed_by_a_good_copy(opened: Store, content: bytes)
     damage = bytes([path.read_bytes()[before.offset] ^ 1])
     overwrite(path, before.offset, damage)
     again = new_file(opened, b"g", content)
-    opened.ingest_all()
+    ingest_all(opened)
     after = opened.chunks.record(extent.chunk)
     assert (after.pack, after.offset) != (before.pack, before.offset)
     assert after.refs == 2
@@ -162,20 +161,20 @@ def test_a_damaged_chunk_is_not_healed_by_other_content(
     assert content_of(opened, inode) == noise(100)
     monkeypatch.undo()
     opened.contents.truncate(other, 0)
-    opened.ingest_all()
-    opened.collect()
+    ingest_all(opened)
+    collect(opened)
 
 
 def test_a_given_up_writer_leaves_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunk numbers of a writer that failed are used again, with the right content."""
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
     writer = opened.writer()
-    first = writer.put(TEXT, Role.PLAIN)
-    assert writer.put(TEXT, Role.PLAIN) == first  # compared with what was written
+    first = writer.put(TEXT, compress=True)
+    assert writer.put(TEXT, compress=True) == first  # compared with what was written
     opened.roll_back_writer()
     assert opened.packs.numbers() == set()
     other = TEXT.upper()
-    assert put(opened, other, role=Role.PLAIN) == [first]
+    assert put(opened, other, compress=True) == [first]
     assert load(opened, first) == other
 
 
@@ -185,10 +184,9 @@ def test_a_copy_of_a_chunk_that_is_gone_is_not_taken(opened: Store) -> None:
     record = opened.chunks.record(chunks[0])
     stored = opened.chunks.stored_bytes(chunks[0], record)
     writer = opened.writer()
-    while opened.collector.remove_dead():
-        pass
+    drain(opened.reclaimer.remove_dead())
     writer.copy(chunks[0], record, stored)
-    opened.intake.publish(writer.finish())
+    drain(opened.publish(writer.finish()))
     assert opened.chunks.find(chunks[0]) is None
     assert put(opened, noise(7)) == [chunks[-1] + 1]
 
@@ -200,7 +198,7 @@ def test_a_full_disk_stops_a_writer(opened: Store, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(pack_module, "write_at", _full)
         writer = opened.writer()
-        writer.put(noise(200), Role.TENSOR)
+        writer.put(noise(200), compress=False)
         with pytest.raises(OSError, match="space"):
             writer.finish()
         opened.roll_back_writer()

@@ -10,6 +10,7 @@ from modelfs.store.disk import space as space_module
 from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
+from tests.support.run_jobs import collect, ingest_all
 from tests.support.stores import CHUNK, content_of, new_file, noise
 
 MB = 1 << 20
@@ -93,20 +94,20 @@ def test_packs_ask_first(opened: Store, disk: Disk) -> None:
     inode = new_file(opened, b"f", noise(4 * CHUNK))
     disk.free = 6 * MB
     with pytest.raises(StoreFull):
-        opened.ingest_all()
+        ingest_all(opened)
     assert opened.packs.numbers() == set()
     assert content_of(opened, inode) == noise(4 * CHUNK)
     disk.free = 100 * MB
-    opened.ingest_all()
+    ingest_all(opened)
     assert opened.pending() == []
 
 
 def test_dead_packs_need_no_room(opened: Store, disk: Disk) -> None:
     """A pack without anything alive in it goes from a disk without a free byte."""
     inode = new_file(opened, b"f", noise(4 * CHUNK))
-    opened.ingest_all()
+    ingest_all(opened)
     disk.free = 0
     opened.namespace.unlink(ROOT, b"f")
-    assert opened.collect() > 4 * CHUNK
+    assert collect(opened) > 4 * CHUNK
     assert opened.inodes.find(inode) is None
     assert opened.packs.numbers() == set()

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import CorruptChunk, CorruptIndex, FileTooLarge
+from modelfs.store.disk.calls import run_here
 from modelfs.store.files import staging
 from modelfs.store.files.content import SIZE_MAX, FileRun, write_part
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_key, pair_key
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -90,7 +92,7 @@ def test_huge_offsets_cost_nothing(opened: Store) -> None:
     opened.contents.write(inode, SIZE_MAX - 1, b"x")
     assert opened.contents.node(inode).size == SIZE_MAX
     assert opened.contents.read(inode, SIZE_MAX - 2, 10) == b"\0x"
-    opened.ingest_file(inode)
+    ingest_file(opened, inode)
     assert opened.contents.read(inode, SIZE_MAX - 2, 10) == b"\0x"
     opened.contents.truncate(inode, 0)
 
@@ -118,7 +120,7 @@ def test_a_planned_read_outlives_what_it_reads(opened: Store) -> None:
     inode = new_file(opened, b"f", b"before")
     plan = opened.contents.plan(inode, 0, 100)
     opened.contents.truncate(inode, 0)
-    opened.ingest_all()
+    ingest_all(opened)
     assert opened.contents.gather(plan) == b"before"
 
 
@@ -133,7 +135,7 @@ def test_what_truncation_cut_off_does_not_come_back(opened: Store, size: int) ->
         opened.contents.truncate(inode, size)
         opened.contents.truncate(inode, len(data))
         assert content_of(opened, inode) == data[:size].ljust(len(data), b"\0")
-        opened.ingest_file(inode)
+        ingest_file(opened, inode)
         assert content_of(opened, inode) == data[:size].ljust(len(data), b"\0")
 
 
@@ -155,7 +157,7 @@ def test_unflushed_truncation_is_whole_after_a_crash(box: Box) -> None:
     inode = new_file(box.store, b"f", data)
     durable(box.store, inode)
     box.store.contents.truncate(inode, 10)
-    box.store.intake.trim(inode)
+    drain(box.store.flusher.trim(inode))
     box.store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
@@ -210,14 +212,11 @@ def test_a_window_begun_while_flushing_does_not_keep_the_old_row(box: Box) -> No
     inode = new_file(box.store, b"f", b"first")
     durable(box.store, inode)
     box.store.contents.truncate(inode, 0)
-    flush = box.store.intake.begin_flush(inode)
-    assert flush is not None
+    flush = box.store.flusher.flush(inode)
+    sync = next(flush)
     box.store.contents.write(inode, 0, b"second")
-    box.store.staging.sync(inode, flush.windows)
-    while not box.store.intake.finish_flush(flush):
-        flush = box.store.intake.begin_flush(inode)
-        assert flush is not None
-        box.store.staging.sync(inode, flush.windows)
+    sync()
+    run_here(flush)
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) in (b"", b"second")
@@ -227,12 +226,11 @@ def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
     """A flush that a truncation falls into makes the file durable as before it, or as after."""
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
-    flush = box.store.intake.begin_flush(inode)
-    assert flush is not None
+    flush = box.store.flusher.flush(inode)
+    sync = next(flush)
     box.store.contents.truncate(inode, WINDOW)
-    box.store.staging.sync(inode, flush.windows)
-    if not box.store.intake.finish_flush(flush):
-        box.store.flush(inode)
+    sync()
+    run_here(flush)
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) in (data, data[:WINDOW])
@@ -242,12 +240,13 @@ def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
     """Of two flushes of a file, the one that began first and ended last changes nothing."""
     store = box.store
     inode = new_file(store, b"f", b"old")
-    older = store.intake.begin_flush(inode)
-    assert older is not None
+    older = store.flusher.flush(inode)
+    sync = next(older)
     store.contents.write(inode, 0, b"newer, and longer")
     durable(store, inode)
-    store.staging.sync(inode, older.windows)
-    assert not store.intake.finish_flush(older)
+    sync()
+    assert list(older) == []
+    assert not store.index.dirty
     store.commit()
     assert content_of(box.crash(), inode) == b"newer, and longer"
 
@@ -255,11 +254,11 @@ def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
 def test_a_flush_survives_an_ingest_that_was_faster(opened: Store) -> None:
     """Syncing windows that became chunks meanwhile, and whose files are gone, is no error."""
     inode = new_file(opened, b"f", noise(CHUNK))
-    flush = opened.intake.begin_flush(inode)
-    assert flush is not None
-    opened.ingest_all()
-    opened.staging.sync(inode, flush.windows)
-    assert opened.intake.finish_flush(flush)
+    flush = opened.flusher.flush(inode)
+    sync = next(flush)
+    ingest_all(opened)
+    sync()
+    assert list(flush) == []
 
 
 def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
@@ -268,10 +267,8 @@ def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
     opened.staging.close()
     (path,) = opened.staging.folder.iterdir()
     path.rename(path.with_name("elsewhere"))
-    flush = opened.intake.begin_flush(inode)
-    assert flush is not None
     with pytest.raises(FileNotFoundError):
-        opened.staging.sync(inode, flush.windows)
+        opened.flush(inode)
     path.with_name("elsewhere").rename(path)
 
 

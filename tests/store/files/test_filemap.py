@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from modelfs.errors import ModelfsError
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.ingest.chunker import Role
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, Table, number_key
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain
 from tests.support.stores import new_file, noise
 
 SIZE = 60
@@ -31,8 +31,8 @@ CALLS = st.lists(
 
 def chunks_of(store: Store) -> list[ChunkId]:
     writer = store.writer()
-    chunks = [writer.put(noise(2 * CHUNK_MAX, seed), Role.TENSOR) for seed in range(3)]
-    store.intake.publish(writer.finish())
+    chunks = [writer.put(noise(2 * CHUNK_MAX, seed), compress=False) for seed in range(3)]
+    drain(store.publish(writer.finish()))
     return chunks
 
 
@@ -74,7 +74,7 @@ def test_a_map_is_a_list_of_bytes(opened: Store, calls: list[tuple[str, int, int
     opened.flush(inode)
     assert check(opened) == []
     opened.namespace.unlink(ROOT, b"f")
-    assert opened.orphans.reap(inode)
+    drain(opened.orphans.remove(inode))
 
 
 def mapped(store: Store, inode: InodeNumber, count: int) -> None:

@@ -33,6 +33,7 @@ from modelfs.jobs.check.fsck import check
 from modelfs.store.files.namespace import LINK_MAX, Owner
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
+from tests.support.run_jobs import drain
 from tests.support.stores import FILE, FOLDER, ME, Box, new_file, new_store
 
 # Few names in few folders: the interesting cases are collisions.
@@ -230,9 +231,9 @@ class LikeATree(RuleBasedStateMachine):
             names[name], new_names[new_name] = other, node
 
     @rule()
-    def reap(self) -> None:
-        for inode in self.store.orphans.orphans():
-            assert self.store.orphans.reap(inode)
+    def remove_orphans(self) -> None:
+        for inode in self.store.orphans.inodes():
+            drain(self.store.orphans.remove(inode))
 
     @rule()
     def reopen(self) -> None:
@@ -412,7 +413,7 @@ def test_orphans_are_found_after_a_crash(box: Box) -> None:
     inode = new_file(box.store, b"f", b"content")
     box.store.namespace.unlink(ROOT, b"f")
     box.store.commit()
-    assert box.crash().orphans.orphans() == [inode]
+    assert box.crash().orphans.inodes() == [inode]
 
 
 # -- attributes of what is made

@@ -10,6 +10,7 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber, Table, pair_key
 from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_file
 from tests.support.stores import CHUNK, Box, content_of, new_file, noise, small_windows
 
 WINDOW = 2 * CHUNK
@@ -138,10 +139,11 @@ def test_dropped_files_stay_until_the_commit(opened: Store) -> None:
     inode = new_file(opened, b"f", b"content")
     opened.flush(inode)
     opened.commit()
-    opened.ingest_file(inode)
-    commit = opened.begin_commit()
+    ingest_file(opened, inode)
+    commit = opened.commit_calls()
+    next(commit)
     assert len(names_in(opened.staging.folder)) == 1
-    opened.end_commit(commit, written=False)
+    commit.close()
     assert len(names_in(opened.staging.folder)) == 1
     opened.commit()
     assert names_in(opened.staging.folder) == set()
@@ -161,7 +163,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
         staging.record(inode, new, RangeSet([(3 * WINDOW, 3 * WINDOW + 1)]))
         staging.drop(staged, [old])
     assert index.get(Table.STAGED, key) is not None
-    assert staging.doomed() == [window_name(inode, 3, old.generation)]
+    assert staging.deletes.hand_over() == [window_name(inode, 3, old.generation)]
     with index.change():
         staging.drop(staged, [new])
     assert index.get(Table.STAGED, key) is None

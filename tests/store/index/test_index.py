@@ -231,16 +231,16 @@ index.close()
 """
 
 
-@pytest.mark.parametrize("unchanging", [False, True])
+@pytest.mark.parametrize("exclude_writers", [False, True])
 def test_a_reader_is_told_of_what_others_write(
-    index: Index, tmp_path: Path, *, unchanging: bool
+    index: Index, tmp_path: Path, *, exclude_writers: bool
 ) -> None:
     """Another's commit changes the version, unless nobody can write: then it is not asked for."""
     index.close()
-    reader = Index(tmp_path, read_only=True, unchanging=unchanging)
+    reader = Index(tmp_path, read_only=True, exclude_writers=exclude_writers)
     before = reader.version(Table.META)
     subprocess.run([sys.executable, "-c", WRITE, tmp_path], check=True)
-    assert (reader.version(Table.META) == before) == unchanging
+    assert (reader.version(Table.META) == before) == exclude_writers
     reader.close()
 
 

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.optimize.job import optimize
 from modelfs.store import recovery
 from modelfs.store.index.tables import ROOT
 from modelfs.store.packs import pack
@@ -38,6 +37,7 @@ from tests.support.crash.disk_model import (
 )
 from tests.support.crash.histories import File
 from tests.support.crash.workload import Promise, Work
+from tests.support.run_jobs import collect, ingest_all, optimize
 from tests.support.stores import (
     check_closed,
     content_of,
@@ -144,9 +144,9 @@ def check_recovered(crash: Crash, folder: Path) -> None:
     with Store(folder) as store:
         found = contents_of(store)
         crash.promise.check(found)
-        store.ingest_all()
+        ingest_all(store)
         optimize(store)
-        store.collect()
+        collect(store)
         assert check(store, data=True) == []
         assert contents_of(store) == found
     with Store(folder) as store:
@@ -287,7 +287,7 @@ def _change(work: Work, name: bytes, random: Random) -> None:
         case 5 if b"new" not in work.files:
             work.save_over(name, random.choice(MODELS + FAMILY))
         case _:
-            work.unlink(name, reap=random.random() < 0.7)
+            work.unlink(name, is_open=random.random() >= 0.7)
 
 
 def _keep(work: Work, name: bytes, random: Random) -> None:

@@ -1,17 +1,24 @@
 """Work on a recorded store, with a note of what was promised when."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from modelfs.jobs.optimize.job import optimize, pack
+import pytest
+
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.disk.calls import Call, Calls
+from modelfs.store.files.staging import Staging
 from modelfs.store.index.tables import ROOT, InodeNumber
-from modelfs.store.store import Commit, Store
+from modelfs.store.store import Store
 from tests.support.crash.disk_model import Disk
 from tests.support.crash.histories import File, check_mixed
 from tests.support.crash.recorder import Recorder
+from tests.support.run_jobs import collect, defragment, drain, ingest_file, optimize
 from tests.support.stores import new_file
 
 P = ParamSpec("P")
@@ -76,7 +83,9 @@ class Work:
     @contextmanager
     def recorded(self) -> Iterator["Work"]:
         """Open the store, and record what is done to it."""
-        with self.recorder.recording():
+        with self.recorder.recording(), pytest.MonkeyPatch.context() as patch:
+            for part, name in ((Staging, "sync"), (Worker, "run")):
+                patch.setattr(part, name, self._interrupted(getattr(part, name)))
             self._open()
             try:
                 yield self
@@ -85,31 +94,24 @@ class Work:
 
     def _open(self) -> None:
         self.store = store = Store(self.path)
-        self._watch_commits(store)
-        for part, name in ((store, "write_commit"), (store.staging, "sync"), (store.ingest, "run")):
-            setattr(part, name, self._interrupted(getattr(part, name)))
+        # Whatever makes commits, and however many: what is promised changes with each.
+        vars(store)["commit_calls"] = partial(self._watched, store.commit_calls)
 
-    def _watch_commits(self, store: Store) -> None:
-        # Whatever makes them, and however many: what is promised changes with each.
-        begin, write, end = store.begin_commit, store.write_commit, store.end_commit
-
-        def begin_commit() -> Commit:
-            commit = begin()
-            self.is_committing = True
+    def _watched(self, commit_calls: Callable[[], Calls]) -> Calls:
+        with closing(commit_calls()) as calls:
+            write = next(calls)
             self._promise(*self._commits, self._names())
-            return commit
+            self.is_committing = True
+            try:
+                yield self._interrupted(partial(self._write, write))
+                delete = next(calls)
+            finally:
+                self.is_committing = False
+            yield delete
 
-        def write_commit(commit: Commit) -> None:
-            write(commit)
-            self._promise(self._commits[-1])
-
-        def end_commit(commit: Commit, *, written: bool) -> None:
-            end(commit, written=written)
-            self.is_committing = False
-
-        vars(store).update(
-            begin_commit=begin_commit, write_commit=write_commit, end_commit=end_commit
-        )
+    def _write(self, write: Call) -> None:
+        write()
+        self._promise(self._commits[-1])
 
     def _names(self) -> Names:
         # What a commit has that begins now.
@@ -175,7 +177,7 @@ class Work:
         self.files[new] = self.files.pop(old)
         victim = self.store.namespace.rename((ROOT, old), (ROOT, new))
         if victim is not None:
-            self._reap(victim)
+            self._remove_orphan(victim)
 
     def save_over(self, name: bytes, data: bytes) -> None:
         """Write a new file and rename it over another: flushed first, committed some time later."""
@@ -184,27 +186,25 @@ class Work:
         self.flush(b"new")
         self.rename(b"new", name)
 
-    def unlink(self, name: bytes, *, reap: bool = True) -> None:
+    def unlink(self, name: bytes, *, is_open: bool = False) -> None:
         """Remove a file, or its name only because somebody has it open."""
         del self.files[name]
         inode = self.store.namespace.unlink(ROOT, name)
-        if reap:
-            self._reap(inode)
+        if not is_open:
+            self._remove_orphan(inode)
 
-    def _reap(self, inode: InodeNumber) -> None:
-        while not self.store.orphans.reap(inode):
-            pass
+    def _remove_orphan(self, inode: InodeNumber) -> None:
+        drain(self.store.orphans.remove(inode))
 
     def ingest(self, name: bytes, *, complete: bool = True) -> None:
-        self.store.ingest_file(self.files[name].inode, complete=complete)
+        ingest_file(self.store, self.files[name].inode, complete=complete)
 
     def give_up(self, name: bytes) -> None:
         """Begin to ingest a file, and give up when its chunks are in packs."""
-        walk = self.store.intake.begin_pass(self.files[name].inode, complete=True)
-        if (step := self.store.intake.begin_step(walk)) is not None:
-            writer = self.store.writer()
-            self.store.ingest.run(step, writer)
-            writer.finish()
+        applier = Applier(self.store)
+        file_pass = applier.begin_pass(self.files[name].inode, complete=True)
+        if (step := applier.next_step(file_pass)) is not None:
+            Worker(self.store).work([step], self.store.writer())
             self.store.roll_back_writer()
 
     # -- all of the store
@@ -216,15 +216,15 @@ class Work:
             self._promise(self._names())  # as it is, it is durable
 
     def collect(self) -> int:
-        return self.store.collect()
+        return collect(self.store)
 
     def optimize(self) -> None:
         optimize(self.store)
         self.commit()
 
-    def pack(self) -> None:
+    def defragment(self) -> None:
         """Bring the chunks of scattered files together."""
-        pack(self.store)
+        defragment(self.store)
 
     def reopen(self) -> None:
         """Close the store in an orderly way and open it again."""

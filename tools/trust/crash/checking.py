@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.errors import ModelfsError
-from modelfs.fs.daemon import MountOptions, run
+from modelfs.fs.daemon import run
+from modelfs.fs.mount_options import MountOptions
 from modelfs.jobs.check.fsck import fsck
 from modelfs.store.store import Store
 from tools.trust.crash.machine import unmount

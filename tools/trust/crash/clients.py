@@ -131,7 +131,7 @@ class Client:
 
     # -- the command line
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Have everything written so far made durable and taken into chunks."""
         number = self.draw.getrandbits(60)
         self.say("phase", "ingest")

@@ -105,7 +105,7 @@ class Ledger:
             self._asked[subject] = {path: states[-1] for path, states in self._states.items()}
         elif kind == "done":
             for path, state in self._asked.pop(subject).items():
-                self._settle(path, state)
+                self._mark_durable(path, state)
         elif kind != "phase":
             self._say(kind, subject, _content(rest[0]))
 
@@ -119,7 +119,7 @@ class Ledger:
         if said:  # otherwise something newer was promised meanwhile
             self._keep_from(path, said[-1])
 
-    def _settle(self, path: str, state: State) -> None:
+    def _mark_durable(self, path: str, state: State) -> None:
         # What was still being written, renamed or removed when it was asked for is not part of the
         # promise.
         if state.whole and state.done and any(state is each for each in self._states[path]):
@@ -172,8 +172,8 @@ def _problem(path: Path, states: list[State]) -> str | None:
     if all(state.whole for state in states):
         if any(_is_whole(path, state) for state in states):
             return None
-        told = ", ".join(str(each.content or "nothing") for each in states)
-        return f"has {path.stat().st_size} bytes, which are none of: {told}"
+        allowed = ", ".join(str(each.content or "nothing") for each in states)
+        return f"has {path.stat().st_size} bytes, which are none of: {allowed}"
     contents = [state.content for state in states if state.content is not None]
     return _mixture_problem(path, contents)
 

@@ -115,18 +115,18 @@ def save_models(client: Client) -> None:
             seeds = [client.draw.randrange(1, 9) for _ in TENSORS]
             client.write(f"{number % 12}", model(seeds), durable=False)
             number += 1
-        client.settle()
+        client.sync()
 
 
 def save_long_model(client: Client) -> None:
     """One model so long that it is ingested while it is written; then it is patched in place."""
     seeds = [client.draw.randrange(1, 9) for _ in range(LONG_PARTS)]
     client.write("long", long_model(seeds), durable=False, stall_at=EARLY_FROM)
-    client.settle()
+    client.sync()
     seeds[7] = 77
     start = size_of(long_model(seeds)[:1]) + 7 * LONG_PART
     client.patch("long", long_model(seeds), start, start + LONG_PART)
-    client.settle()
+    client.sync()
 
 
 VARIANTS: Final = [f"{number}" for number in range(12)]
@@ -139,7 +139,7 @@ def _variant(client: Client) -> Content:
 def fill_variants(client: Client) -> None:
     for name in VARIANTS:
         client.write(name, _variant(client), durable=False)
-    client.settle()
+    client.sync()
 
 
 def renew_variants(client: Client) -> None:
@@ -149,7 +149,7 @@ def renew_variants(client: Client) -> None:
         client.remove(names, durable=client.draw.random() < 0.5)
         for name in names[:6]:
             client.write(name, _variant(client), durable=client.draw.random() < 0.5)
-        client.settle()
+        client.sync()
 
 
 def weights(variants: list[int]) -> Content:
@@ -163,7 +163,7 @@ def weights(variants: list[int]) -> Content:
 def fill_family(client: Client) -> None:
     for number, name in enumerate(VARIANTS):
         client.write(name, weights([number % 4] * len(TENSORS)), durable=False)
-    client.settle()
+    client.sync()
 
 
 def renew_family(client: Client) -> None:
@@ -172,7 +172,7 @@ def renew_family(client: Client) -> None:
         for name in client.draw.sample(VARIANTS, 4):
             variants = [client.draw.randrange(4) for _ in TENSORS]
             client.write(name, weights(variants), durable=client.draw.random() < 0.5)
-        client.settle()
+        client.sync()
         client.remove(client.draw.sample(VARIANTS, 1), durable=client.draw.random() < 0.5)
 
 

@@ -153,20 +153,20 @@ class Team:
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 waiting.remove(pipe)
-                told = self._receive(pipe)
+                message = self._receive(pipe)
             if not waiting:
-                return told
+                return message
 
     def _receive(self, pipe: Connection) -> Pause | Report:
         try:
-            told: Pause | Report = pipe.recv()
+            message: Pause | Report = pipe.recv()
         except EOFError:
             raise Failed("a process died") from None
-        if isinstance(told, Report):
-            self.counts += told.counts
-            if told.failure:
-                raise Failed(told.failure)
-        return told
+        if isinstance(message, Report):
+            self.counts += message.counts
+            if message.failure:
+                raise Failed(message.failure)
+        return message
 
     def _do(self, pause: Pause) -> None:
         match pause:

@@ -1,0 +1,29 @@
+"""`sync`."""
+
+from pathlib import Path
+
+import click
+
+from modelfs.cli import client, render
+from modelfs.cli.open_store import open_unmounted
+from modelfs.cli.params import PATH
+from modelfs.cli.places import find_store
+from modelfs.jobs.drive import run
+from modelfs.jobs.ingest.job import ingest_all
+
+
+@click.command()
+@click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
+def sync(place: Path) -> None:
+    """Make all that was written durable, in chunks.
+
+    Returns when that is done. What is still being written to is made durable as far as it is.
+    """
+    store = find_store(place)
+    with render.progress_bar("taking files in") as progress:
+        if (daemon := client.connect(store)) is not None:
+            with daemon:
+                daemon.ask("sync", progress)
+        else:
+            with open_unmounted(store) as opened:
+                run(ingest_all(opened), opened)

@@ -1,0 +1,43 @@
+"""Unmounting by fusermount3(1), or umount(8) for root."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from modelfs.cli.failure import Failure
+
+
+def unmount(path: Path) -> str | None:
+    """Unmount what is mounted at a path; returns what is wrong, None if nothing is."""
+    # Without helpers (-i), because `umount.modelfs` might be modelfs itself.
+    command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    return _run([*command, "--", str(path)])
+
+
+def clear(path: Path) -> None:
+    """Remove the topmost mount at a path, which is dead.
+
+    Raises:
+        Failure: it cannot be removed.
+    """
+    command = ["umount", "-i", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    if (problem := _run([*command, "--", str(path)])) is not None:
+        raise Failure(f"cannot clear the dead mount at {path}: {problem}")
+
+
+def _run(command: list[str]) -> str | None:
+    """Run a command and return what it complained of, None if it did what it should."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise Failure(f"{command[0]} is not installed; install fuse3 and util-linux") from exc
+    if done.returncode == 0:
+        return None
+    return " ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}"

@@ -1,0 +1,54 @@
+"""Run the store's jobs beside the requests."""
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TypeVar
+
+import trio
+
+from modelfs.fs.background.durability import Durability
+from modelfs.jobs.steps import Commit, Job, Pause, Step, Work
+
+T = TypeVar("T")
+
+
+class Driver:
+    """Runs jobs on the event loop, and their slow calls on threads."""
+
+    def __init__(self, durability: Durability, workers: trio.CapacityLimiter) -> None:
+        self._durability = durability
+        self._workers = workers
+
+    async def run(self, job: Job[T]) -> T:
+        """Run a job to its end, and return its result.
+
+        A step that raises raises in the job, which may handle it. A job that is cancelled gets
+        `trio.Cancelled` at its next step, after the call that is under way.
+        """
+        result: Any = None
+        error: BaseException | None = None
+        with closing(job):
+            while True:
+                try:
+                    step = job.send(result) if error is None else job.throw(error)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+                result = error = None
+                try:
+                    result = await self._do(step)
+                except BaseException as exc:
+                    error = exc
+
+    async def _do(self, step: Step) -> Any:
+        match step:
+            case Work(call):
+                return await self.call(call)
+            case Commit():
+                return await self._durability.commit()
+            case Pause():
+                return await self._durability.pause()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Call a function on a thread."""
+        return await trio.to_thread.run_sync(function, limiter=self._workers)

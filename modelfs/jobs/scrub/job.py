@@ -1,0 +1,56 @@
+"""Scrubbing, as jobs."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from modelfs.jobs.scrub.report import whom_it_hurts
+from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
+from modelfs.jobs.steps import Job, Pause, Work
+from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+def scrub_next(scrubber: Scrubber) -> Job[PackRange | None]:
+    """Check the next range of a pack, and return what was found; None if the scrub has ended."""
+    scrubber.forget_healed()
+    if (checked := scrubber.next_range()) is None:
+        return None
+    yield Work(partial(scrubber.check, checked))
+    scrubber.apply(checked)
+    return checked
+
+
+def scrub(
+    scrubber: Scrubber, progress: Progress | None = None, *, restart: bool = False
+) -> Job[None]:
+    """Scrub to the end, from where the last scrub was stopped.
+
+    Damage of chunks is remembered in the index (`Scrubber.damaged`), of pack files it is logged.
+
+    Args:
+        scrubber: of the store.
+        progress: called with the bytes that are done and all there are, after each range.
+        restart: begin with the first pack, even if a scrub was stopped.
+    """
+    scrubber.begin(restart=restart)
+    while (checked := (yield from scrub_next(scrubber))) is not None:
+        for problem in checked.problems:
+            log.error("%s", problem)
+        if progress is not None:
+            status = scrubber.status()
+            progress(status.done, status.total)
+        yield Pause()
+
+
+def log_damage(store: Store, checked: PackRange) -> None:
+    """Log what is damaged in a range, and which files and tensors that hurts. Any thread."""
+    for problem in checked.problems:
+        log.error("scrub: %s", problem)
+    if checked.damaged:
+        for finding in whom_it_hurts(store, checked.damaged):
+            files, tensors = finding.files, finding.tensors
+            log.error("scrub: %s; files: %s; tensors: %s", finding.message, files, tensors)

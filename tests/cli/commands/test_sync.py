@@ -1,0 +1,42 @@
+"""`modelfs sync`."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.store import Store
+from tests.support.fake_daemon import Call, Fake
+from tests.support.paths import MODELS
+from tests.support.stores import new_file
+
+
+@pytest.fixture
+def staged(empty: Path) -> Path:
+    """A store with a model that is staged and not in chunks."""
+    with Store(empty) as store:
+        new_file(store, b"model", (MODELS / "base.safetensors").read_bytes())
+    return empty
+
+
+def test_sync(call: Call, staged: Path) -> None:
+    """What is staged is in chunks afterwards; nothing is said."""
+    before = call("stats", staged, "--json").json
+    assert (before["pending_files"], before["chunks"]) == (1, 0)
+    done = call("sync", staged)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    after = call("stats", staged, "--json").json
+    assert (after["pending_files"], after["staged_bytes"]) == (0, 0)
+    assert after["chunks"] > 0
+
+
+def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
+    """Of a mounted store, the daemon is asked."""
+    daemon = fake(sync=[{"progress": {"done": 1, "total": 2}}, {"result": {}}])
+    assert call("sync", empty).code == 0
+    assert daemon.requests == [{"command": "sync"}]
+
+
+def test_daemon_refuses(call: Call, fake: Fake, empty: Path) -> None:
+    """What the daemon says went wrong is the error."""
+    fake(sync=[{"error": "no room left", "errno": 28}])
+    assert f"the daemon of {empty} says: no room left" in call("sync", empty).error

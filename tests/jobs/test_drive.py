@@ -1,0 +1,430 @@
+"""What drives a job: here and now, or on an event loop, jobs are told the same."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Final, Protocol, TypeVar
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from modelfs.errors import NotFound, StoreFull
+from modelfs.fs.background.drive import Driver
+from modelfs.fs.background.durability import Durability
+from modelfs.fs.handles import Handles
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.drive import COMMIT_SECONDS, run, run_and_commit
+from modelfs.jobs.steps import Commit, Job, Pause, Step, Work, pausing
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
+from modelfs.store.index.tables import ROOT
+from modelfs.store.store import Store
+from tests.support.run_jobs import collect
+from tests.support.served_store import Counting, Failing, Held, cancelled_at
+from tests.support.stores import CHUNK, Box, content_of, new_file, noise, pack_path, stored_file
+
+T = TypeVar("T")
+
+MOST_CHECKPOINTS: Final = 100
+
+
+class Drive(Protocol):
+    """Runs a job to its end."""
+
+    async def __call__(self, job: Job[T]) -> T: ...
+
+
+@pytest.fixture
+def workers() -> trio.CapacityLimiter:
+    return trio.CapacityLimiter(1)
+
+
+@pytest.fixture
+def driver(opened: Store, workers: trio.CapacityLimiter) -> Driver:
+    """What runs jobs on the event loop."""
+    return Driver(Durability(opened, Handles(), workers), workers)
+
+
+@pytest.fixture(params=["here and now", "on an event loop"])
+def drive(request: pytest.FixtureRequest, opened: Store, driver: Driver) -> Drive:
+    """Both drivers, one after the other."""
+
+    async def here(job: Job[T]) -> T:
+        return run(job, opened)
+
+    return here if request.param == "here and now" else driver.run
+
+
+@pytest.fixture
+def commits(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
+    """The commits that reach the disk."""
+    counting = Counting(opened.index.apply)
+    monkeypatch.setattr(opened.index, "apply", counting)
+    return counting
+
+
+def set_changes_max(patch: pytest.MonkeyPatch, most: int) -> None:
+    """Let pauses commit when more than so many changes wait."""
+    for module in ("modelfs.jobs.drive", "modelfs.fs.background.durability"):
+        patch.setattr(f"{module}.CHANGES_MAX", most)
+
+
+def failing(error: BaseException) -> Work:
+    """Return a step whose call raises."""
+    return Work(Failing(lambda: None, error))
+
+
+# -- results and errors
+
+
+async def test_a_call_is_answered(drive: Drive) -> None:
+    """A step's value is what its call returned, and the driver returns what the job does."""
+
+    def job() -> Job[list[object]]:
+        first: int = yield Work(lambda: 1)
+        others = [(yield Pause()), (yield Commit())]
+        second: int = yield Work(lambda: first + 1)
+        return [first, *others, second]
+
+    assert await drive(job()) == [1, None, None, 2]
+
+
+async def test_a_job_may_be_without_a_step(drive: Drive) -> None:
+    """What has nothing to wait for is done at once."""
+
+    def job() -> Job[str]:
+        yield from ()
+        return "done"
+
+    assert await drive(job()) == "done"
+
+
+@pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()], ids=repr)
+async def test_a_call_that_fails_raises_in_the_job(drive: Drive, error: BaseException) -> None:
+    """The job may handle the call's own exception; then it goes on as if nothing had been."""
+
+    def job() -> Job[tuple[BaseException | None, str]]:
+        caught = None
+        try:
+            yield failing(error)
+        except (OSError, KeyboardInterrupt) as exc:
+            caught = exc
+        return caught, (yield Work(lambda: "went on"))
+
+    caught, value = await drive(job())
+    assert caught is error
+    assert value == "went on"
+
+
+@pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()], ids=repr)
+async def test_what_a_job_does_not_handle_comes_out(drive: Drive, error: BaseException) -> None:
+    """The caller gets the call's own exception, when all that the job has to clean up is done."""
+    cleanup: list[str] = []
+
+    def job() -> Job[None]:
+        try:
+            yield failing(error)
+        finally:
+            cleanup.append("at once")
+            yield Work(partial(cleanup.append, "in a step"))
+
+    with pytest.raises(type(error)) as caught:
+        await drive(job())
+    assert caught.value is error
+    assert cleanup == ["at once", "in a step"]
+
+
+async def test_a_job_that_raises_comes_out(drive: Drive) -> None:
+    """What goes wrong between two steps is the caller's, too."""
+
+    def job() -> Job[None]:
+        yield Pause()
+        raise StoreFull("full")
+
+    with pytest.raises(StoreFull):
+        await drive(job())
+
+
+# -- commits
+
+
+async def test_a_commit_has_what_was_done_before_it(
+    drive: Drive, box: Box, commits: Counting[..., None]
+) -> None:
+    """Where the job goes on behind it, no crash undoes what was before; the rest it may."""
+    store = box.store
+
+    def job() -> Job[None]:
+        new_file(store, b"before")
+        yield Commit()
+        assert len(commits.calls) == 1
+        assert not store.index.dirty
+        new_file(store, b"after")
+
+    await drive(job())
+    store = box.crash()
+    assert store.namespace.lookup(ROOT, b"before")
+    with pytest.raises(NotFound):
+        store.namespace.lookup(ROOT, b"after")
+
+
+async def test_a_pause_commits_when_much_was_changed(
+    drive: Drive, opened: Store, monkeypatch: pytest.MonkeyPatch, commits: Counting[..., None]
+) -> None:
+    """What waits in memory is bounded, and as long as it is little a pause costs nothing."""
+    new_file(opened, b"first")
+    set_changes_max(monkeypatch, opened.index.changes)
+
+    def job() -> Job[list[int]]:
+        yield Pause()
+        counts = [len(commits.calls)]
+        new_file(opened, b"second")
+        for _ in range(2):
+            yield Pause()
+            counts.append(len(commits.calls))
+        return counts
+
+    assert await drive(job()) == [0, 1, 1]
+    assert not opened.index.dirty
+
+
+@pytest.mark.parametrize("step", [Commit(), Pause()], ids=repr)
+async def test_a_commit_that_fails_raises_in_the_job(
+    drive: Drive, opened: Store, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """The job may handle it; what was not committed waits for the next commit."""
+    set_changes_max(monkeypatch, 0)
+    monkeypatch.setattr(opened.index, "apply", Failing(opened.index.apply, StoreFull("full")))
+
+    def job() -> Job[bool]:
+        new_file(opened, b"new")
+        with pytest.raises(StoreFull):
+            yield step
+        was_dirty = opened.index.dirty
+        yield Commit()
+        return was_dirty
+
+    assert await drive(job())
+    assert not opened.index.dirty
+
+
+def test_a_pause_commits_when_it_is_time(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, commits: Counting[..., None]
+) -> None:
+    """Here and now, where nobody else commits, no change waits for longer than some seconds."""
+    now = 0.0
+    monkeypatch.setattr("modelfs.jobs.drive.time", SimpleNamespace(monotonic=lambda: now))
+    steps: list[tuple[float, Step, int]] = [
+        (0, Pause(), 0),
+        (COMMIT_SECONDS, Pause(), 0),
+        (1, Pause(), 1),
+        (0, Pause(), 1),
+        (COMMIT_SECONDS - 1, Commit(), 2),
+        (2, Pause(), 2),
+        (COMMIT_SECONDS - 1, Pause(), 3),
+    ]
+
+    def job() -> Job[None]:
+        nonlocal now
+        for number, (seconds, step, count) in enumerate(steps):
+            now += seconds
+            new_file(opened, b"%d" % number)
+            yield step
+            assert len(commits.calls) == count, number
+
+    run(job(), opened)
+
+
+@pytest.mark.parametrize("error", [None, OSError("broken"), KeyboardInterrupt()], ids=repr)
+def test_what_was_done_is_committed_at_the_end(box: Box, error: BaseException | None) -> None:
+    """`run_and_commit` keeps what a job did, whether it ends by itself or not."""
+
+    def job() -> Job[str]:
+        new_file(box.store, b"new")
+        yield Pause() if error is None else failing(error)
+        return "done"
+
+    if error is None:
+        assert run_and_commit(job(), box.store) == "done"
+    else:
+        with pytest.raises(type(error)):
+            run_and_commit(job(), box.store)
+    assert box.crash().namespace.lookup(ROOT, b"new")
+
+
+# -- a writer of chunks
+
+
+def put_noise(writer: ChunkWriter, seed: int) -> WriteResult:
+    """Append three chunks, durably."""
+    for number in range(3):
+        writer.put(noise(CHUNK, 3 * seed + number), compress=False)
+    return writer.finish()
+
+
+async def test_a_writer_whose_call_fails_is_rolled_back(drive: Drive, opened: Store) -> None:
+    """Packs end where they did before, and what is stored next is read as it was written."""
+    inodes = [stored_file(opened, b"before", noise(CHUNK, 1))]
+    path = pack_path(opened.packs, 1)
+    size = path.stat().st_size
+
+    def call(writer: ChunkWriter) -> None:
+        put_noise(writer, 100)
+        assert path.stat().st_size > size
+        raise OSError("broken")
+
+    def job() -> Job[None]:
+        with opened.writing() as writer:
+            yield Work(partial(call, writer))
+
+    with pytest.raises(OSError, match="broken"):
+        await drive(job())
+    assert path.stat().st_size == size
+    inodes.append(stored_file(opened, b"after", noise(CHUNK, 2)))
+    assert [content_of(opened, inode) for inode in inodes] == [noise(CHUNK, 1), noise(CHUNK, 2)]
+
+
+# -- threads
+
+
+def where(call: Callable[[], Any]) -> Job[tuple[int, int]]:
+    """Return the threads that the job and its call run on."""
+
+    def called() -> int:
+        call()
+        return threading.get_ident()
+
+    thread: int = yield Work(called)
+    return threading.get_ident(), thread
+
+
+def test_here_calls_run_on_the_same_thread(opened: Store) -> None:
+    """Where nobody waits there is no need of another one."""
+    here = threading.get_ident()
+    assert run(where(lambda: None), opened) == (here, here)
+
+
+async def test_on_an_event_loop_calls_run_on_workers(
+    driver: Driver, workers: trio.CapacityLimiter
+) -> None:
+    """The event loop goes on during a call, and the job goes on with it on its own thread."""
+    call = Held(lambda: None)
+    threads: list[tuple[int, int]] = []
+
+    async def drive() -> None:
+        threads.append(await driver.run(where(call)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drive)
+        await call.reached.wait()
+        assert workers.borrowed_tokens == 1
+        call.let_go()
+    ((job, called),) = threads
+    assert job == threading.get_ident() != called
+
+
+async def test_others_run_at_a_pause(driver: Driver) -> None:
+    """A job with many slices keeps nobody waiting for longer than a slice takes."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    def job() -> Job[list[int]]:
+        counts: list[int] = []
+        for _ in range(10):
+            yield Pause()
+            counts.append(turns)
+        return counts
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        counts = await driver.run(job())
+        nursery.cancel_scope.cancel()
+    # Of two tasks that take turns, each may be the first.
+    assert all(before < after for before, after in zip(counts, counts[2:], strict=False))
+
+
+# -- cancellation
+
+
+@pytest.mark.parametrize(
+    "step", [Work(lambda: None), Pause(), Commit()], ids=["work", "pause", "commit"]
+)
+async def test_a_job_that_is_cancelled_in_a_call_ends_at_the_next_step(
+    driver: Driver, step: Step
+) -> None:
+    """The call is waited for, and the job has its value; then it is cancelled, and cleans up."""
+    call = Held(lambda: "value")
+    scope = trio.CancelScope()
+    events: list[str] = []
+
+    def job() -> Job[None]:
+        try:
+            events.append((yield Work(call)))
+            yield step
+            events.append("went on")
+        except trio.Cancelled:
+            events.append("cancelled")
+            raise
+        finally:
+            events.append("cleaned up")
+
+    async def drive() -> None:
+        with scope:
+            await driver.run(job())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drive)
+        await call.reached.wait()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert events == []
+        call.let_go()
+    assert events == ["value", "cancelled", "cleaned up"]
+    assert scope.cancelled_caught
+
+
+async def test_a_job_that_is_cancelled_makes_no_more_calls(driver: Driver) -> None:
+    """What it does in steps to clean up is cancelled, too."""
+    calls: list[str] = []
+
+    def job() -> Job[None]:
+        try:
+            yield Work(partial(calls.append, "first"))
+        finally:
+            yield Work(partial(calls.append, "second"))
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await driver.run(job())
+    assert scope.cancelled_caught
+    assert calls == []
+
+
+async def test_cancelled_anywhere_a_job_leaves_a_sound_store(
+    driver: Driver, opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer is rolled back or published, whichever step the job was at."""
+    monkeypatch.setattr("modelfs.store.chunks.publish.SLICE", 1)
+
+    def job(seed: int) -> Job[None]:
+        with opened.writing() as writer:
+            result = yield Work(partial(put_noise, writer, seed))
+        yield from pausing(opened.publish(result))
+        yield Commit()
+
+    for number in range(MOST_CHECKPOINTS):
+        with cancelled_at(number) as scope:
+            await driver.run(job(number))
+        assert check(opened, data=True) == []
+        if not scope.cancel_called:
+            break
+    assert 4 < number < MOST_CHECKPOINTS - 1
+    inode = stored_file(opened, b"after", noise(CHUNK, 1000))
+    collect(opened)
+    assert content_of(opened, inode) == noise(CHUNK, 1000)

@@ -1,0 +1,61 @@
+"""What takes long is cut into slices, with a pause after each."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.errors import StoreFull
+from modelfs.jobs.steps import Pause, pausing, slices
+
+
+def counted(done: list[int], count: int) -> Iterator[None]:
+    """Do so many slices, and yield after each but the last."""
+    for number in range(count):
+        done.append(number)
+        if number < count - 1:
+            yield
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_all_slices_are_done(count: int) -> None:
+    """There is a pause wherever the work may be interrupted, and nothing is left undone."""
+    done: list[int] = []
+    assert list(pausing(counted(done, count))) == [Pause()] * max(0, count - 1)
+    assert done == [*range(count)]
+
+
+def test_a_slice_is_done_when_it_is_its_turn() -> None:
+    """Nothing is done before the job is run, and between two pauses there is one slice."""
+    done: list[int] = []
+    job = pausing(counted(done, 3))
+    assert done == []
+    for number in range(2):
+        next(job)
+        assert done == [*range(number + 1)]
+
+
+def test_any_values_are_paused_after() -> None:
+    """What the slices yield says nothing about pauses."""
+    assert list(pausing([0, None, "x"])) == [Pause()] * 3
+
+
+def test_an_error_at_a_pause_ends_it() -> None:
+    """A commit that fails there comes out to the job, and no further slice is done."""
+    done: list[int] = []
+    job = pausing(counted(done, 3))
+    next(job)
+    with pytest.raises(StoreFull):
+        job.throw(StoreFull("full"))
+    assert done == [0]
+    assert list(job) == []
+
+
+@given(st.lists(st.integers()), st.integers(1, 10))
+def test_slices_are_all_in_order(items: list[int], size: int) -> None:
+    """Together they are the items; all are of the size that was asked for, but the last."""
+    parts = list(slices(items, size))
+    assert [item for part in parts for item in part] == items
+    assert all(len(part) == size for part in parts[:-1])
+    assert all(0 < len(part) <= size for part in parts)
