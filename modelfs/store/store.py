@@ -18,8 +18,9 @@ from typing import Self
 
 from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.publish import Publisher, StillValid
+from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.reclaim import Reclaimer
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.calls import Calls, run_here
 from modelfs.store.disk.space import Space, disk_usage
@@ -73,7 +74,8 @@ class Store:
     packs: Packs
     # Chunks.
     cache: ChunkCache
-    chunks: Chunks
+    chunks: ChunkTable
+    chunk_reader: ChunkReader
     reclaimer: Reclaimer
     # Files.
     inodes: Inodes
@@ -151,10 +153,9 @@ class Store:
             self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
         )
         self.cache = ChunkCache(cache_size)
-        self.chunks = Chunks(
-            index, self.packs, self.counters, self.cache, self.superblock.hash_seed
-        )
-        self.reclaimer = Reclaimer(index, self.chunks, self.packs)
+        self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
+        self.chunk_reader = ChunkReader(self.chunks, self.packs, self.cache)
+        self.reclaimer = Reclaimer(index, self.chunks, self.chunk_reader, self.packs)
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
 
         self.inodes = Inodes(index, self.counters)
@@ -163,7 +164,7 @@ class Store:
         self.staging = Staging(self.folder / STAGING, index, read_only=read_only)
         self.attributes = Attributes(index, self.inodes, self.staging)
         extents = ExtentCache(index, self.maps, self.chunks)
-        self.contents = Contents(self.inodes, extents, self.chunks, self.packs, self.staging)
+        self.contents = Contents(self.inodes, extents, self.chunk_reader, self.packs, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
 
@@ -263,7 +264,9 @@ class Store:
 
     def writer(self) -> ChunkWriter:
         """Return a writer of chunks; one at a time, until published or rolled back."""
-        return ChunkWriter(self.chunks, self.packs, self.counters.get(NEXT_CHUNK))
+        return ChunkWriter(
+            self.chunks, self.chunk_reader, self.packs, self.counters.get(NEXT_CHUNK)
+        )
 
     @contextmanager
     def writing(self) -> Iterator[ChunkWriter]:

@@ -31,7 +31,7 @@ def gathered(store: Store, chunk: ChunkId) -> Chunk:
         record,
         kind=ChunkKind.DERIVED,
         codec=CodecId.GATHER,
-        content_checksum=xxhash.xxh3_64_intdigest(store.chunks.load(chunk, record)),
+        content_checksum=xxhash.xxh3_64_intdigest(store.chunk_reader.read(chunk, record)),
     )
 
 
@@ -53,7 +53,7 @@ def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
     find = store.chunks.find
     if chunk == source or not all(map(find, (chunk, source))):
         return False
-    content, other = (store.chunks.load_current(each) for each in (chunk, source))
+    content, other = (store.chunk_reader.read_current(each) for each in (chunk, source))
     at = other.find(content)
     lineage = store.chunks.lineage
     if at < 0 or len(recipe_of((source, at, len(content))).to_bytes()) > len(content):

@@ -139,7 +139,7 @@ class Catalogue:
     def _seconds(self, chunk: ChunkId, record: Chunk) -> float:
         # What it is made of was measured before, and is in the cache.
         began = time.thread_time()
-        self._store.chunks.load(chunk, record)
+        self._store.chunk_reader.read(chunk, record)
         return time.thread_time() - began
 
 

@@ -125,7 +125,7 @@ def _measure(view: CheckView, chunk: ChunkId, lengths: dict[ChunkId, int]) -> No
 def recipe_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
     """Return what a derived chunk's recipe tells otherwise than the index; None if nothing."""
     try:
-        sources = set(view.store.chunks.recipe(chunk, record).sources)
+        sources = set(view.store.chunk_reader.recipe(chunk, record).sources)
     except (CorruptChunk, OSError) as exc:
         return str(exc)
     told = set(view.sources(chunk))

@@ -173,7 +173,7 @@ def _content_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | No
     if chunk in view.endless or chunk in view.baseless:
         return None  # reported already
     try:
-        view.store.chunks.check_content(chunk, record)
+        view.store.chunk_reader.check_content(chunk, record)
     except (CorruptChunk, OSError) as exc:
         if isinstance(exc, CorruptChunk) and exc.base != chunk:
             return None  # that one is reported, with whom it hurts, or is known as lost

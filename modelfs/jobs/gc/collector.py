@@ -104,7 +104,7 @@ class Collector:
             OSError: the backing disk is full, or failed at more than reading a chunk.
         """
         for chunk, record in self._live(pack):
-            if (stored := self._store.chunks.readable_bytes(chunk, record)) is not None:
+            if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
                 writer.copy(chunk, record, stored)
 
     def retire(self, pack: PackId) -> int:

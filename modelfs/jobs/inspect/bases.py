@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, InodeNumber
@@ -14,7 +14,7 @@ User = tuple[InodeNumber, int, str | None]  # inode, and the start and name of i
 class Bases:
     """The sources of a file's chunks. Of each source's users, the first is named."""
 
-    def __init__(self, chunks: Chunks, records: Mapping[ChunkId, Chunk | None]) -> None:
+    def __init__(self, chunks: ChunkTable, records: Mapping[ChunkId, Chunk | None]) -> None:
         self._chunks = chunks
         self._records = records
         self._sources = {

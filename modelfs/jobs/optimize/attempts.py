@@ -18,8 +18,9 @@ from modelfs.jobs.optimize.encoders import (
 )
 from modelfs.jobs.optimize.forms import Form
 from modelfs.jobs.optimize.similarity import Candidate, Relation
+from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.recipe import SourceRun
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.tensor_view import TensorView
 from modelfs.store.packs.pack import eio_as_corruption
@@ -47,15 +48,16 @@ class Attempt:
 class Attempts:
     """Makes leads of candidates. Any thread."""
 
-    def __init__(self, maps: FileMaps, chunks: Chunks, depth: int) -> None:
+    def __init__(self, maps: FileMaps, chunks: ChunkTable, reader: ChunkReader, depth: int) -> None:
         """Begin a run; `depth` as in `Lineage.may_derive`."""
         self._maps = maps
         self._chunks = chunks
+        self._reader = reader
         self._depth = depth
 
     def view(self, candidate: Candidate) -> TensorView:
         """Return the relative's tensor."""
-        return TensorView(self._maps, self._chunks, candidate.inode, candidate.row)
+        return TensorView(self._maps, self._reader, candidate.inode, candidate.row)
 
     def allows(self, target: Target, form: Form) -> bool:
         """Whether a chunk may have such a form, as far as can be told before it is taken."""
@@ -78,7 +80,7 @@ class Attempts:
                 case Relation.EQUAL | Relation.ALIGNED:
                     parts.append((candidate, Alignment(source, candidate.shift)))
         if parts:
-            assembly = GatherEncoder([part for _, part in parts], self._chunks.gather)
+            assembly = GatherEncoder([part for _, part in parts], self._reader.gather)
             found.append(Attempt(parts[0][0], assembly))
         return found
 
@@ -96,14 +98,14 @@ class Attempts:
         bases: dict[tuple[SourceRun, ...], Attempt] = {}
         for candidate in near:
             difference = DeltaEncoder(
-                self.view(candidate), view.element, self._base_of, self._chunks.gather
+                self.view(candidate), view.element, self._base_of, self._reader.gather
             )
             if runs := difference.runs(target.start, target.record.size):
                 bases.setdefault(runs, Attempt(candidate, difference))
         attempts = list(bases.values())[:BASES_MAX]
         if len(attempts) < 2:
             return attempts[0] if attempts else None
-        content = self._chunks.load_current(target.chunk)
+        content = self._reader.read_current(target.chunk)
 
         def size(attempt: Attempt) -> float:
             form = attempt.form(content, target.start)

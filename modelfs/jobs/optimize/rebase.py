@@ -7,8 +7,9 @@ from modelfs.errors import CorruptData
 from modelfs.jobs.optimize.batch import BatchOutput, Target
 from modelfs.jobs.optimize.encoders import difference
 from modelfs.jobs.optimize.forms import Form, near_or_alone
+from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.recipe import SourceRun
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.packs.pack import eio_as_corruption
@@ -21,8 +22,9 @@ _Kind = tuple[int, int]  # element and size
 class Rebaser:
     """Writes anew what derives from held chunks. Any thread."""
 
-    def __init__(self, chunks: Chunks) -> None:
+    def __init__(self, chunks: ChunkTable, reader: ChunkReader) -> None:
         self._chunks = chunks
+        self._reader = reader
 
     def rebase(self, output: BatchOutput, base: ChunkId) -> None:
         """Append what derives from a chunk in forms that do not need it.
@@ -40,7 +42,7 @@ class Rebaser:
                 if not record.refs or record.is_lost or not output.claim(chunk):
                     continue  # one that is held itself goes when nothing derives from it any more
                 with eio_as_corruption():
-                    content = self._chunks.load(chunk, record)
+                    content = self._reader.read(chunk, record)
             except CorruptData as exc:
                 log.error("chunk %d cannot be let go: %s", base, exc)
                 output.damaged += 1

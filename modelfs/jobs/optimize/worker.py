@@ -63,9 +63,10 @@ class Worker:
     def __init__(self, store: Store, options: RunOptions) -> None:
         self._maps = store.maps
         self._chunks = store.chunks
+        self._reader = store.chunk_reader
         self._similarity = SimilarityIndex(store)
-        self._attempts = Attempts(store.maps, store.chunks, options.depth)
-        self._rebaser = Rebaser(store.chunks)
+        self._attempts = Attempts(store.maps, store.chunks, store.chunk_reader, options.depth)
+        self._rebaser = Rebaser(store.chunks, store.chunk_reader)
         self._related_files = RelatedFiles(self._similarity, TensorTable(store.index))
         self._pipeline: Pipeline[_Choice] = Pipeline(options.threads, AHEAD)
         self._related: set[InodeNumber] = set()  # files that the family knows relatives of
@@ -93,7 +94,7 @@ class Worker:
         output = BatchOutput(batch, writer)
         try:
             for row in batch.rows:
-                self._optimize(output, TensorView(self._maps, self._chunks, batch.inode, row))
+                self._optimize(output, TensorView(self._maps, self._reader, batch.inode, row))
             self._pipeline.drain()
         finally:
             self._pipeline.drop()
@@ -152,7 +153,7 @@ class Worker:
             if self._stop.is_set():
                 return None
             with eio_as_corruption():
-                content = self._chunks.gather([stretch.run])
+                content = self._reader.gather([stretch.run])
             sampler.feed(stretch.start, content)
         return sampler.sketch()
 
@@ -184,7 +185,7 @@ class Worker:
         self, view: TensorView, exact: Sequence[Attempt], base: Attempt | None, target: Target
     ) -> _Choice:
         with eio_as_corruption():
-            content = self._chunks.load_current(target.chunk)
+            content = self._reader.read_current(target.chunk)
         size = len(content)
         if target.is_whole:
             for attempt in exact:
@@ -213,7 +214,7 @@ class Worker:
             if skip or length != record.size or not _may_shrink(record):
                 continue
             with eio_as_corruption():
-                content = self._chunks.load_current(chunk)
+                content = self._reader.read_current(chunk)
             target = Target(chunk, record, stretch.start)
             form = self._tried(attempt, target, content)
             fits = form is not None and is_worth(form, length, record.stored)

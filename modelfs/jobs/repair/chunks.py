@@ -55,6 +55,7 @@ class _ChunkMender:
     def __init__(self, context: RepairContext) -> None:
         self._context = context
         self._chunks = context.store.chunks
+        self._reader = context.store.chunk_reader
         self._packs = context.store.packs
         self._largest = context.store.superblock.chunk_size
         view = context.view()
@@ -121,7 +122,7 @@ class _ChunkMender:
                 self._context.index.delete(Table.CHUNKS, number_key(source))
             return chunk not in self._waiting
         for source in reversed(supposed):
-            content = self._chunks.load_anew(source, self._chunks.record(source))
+            content = self._reader.read_anew(source, self._chunks.record(source))
             digest, proof = self._chunks.digest(content), xxhash.xxh3_64_intdigest(content)
             right = dataclasses.replace(
                 self._chunks.record(source), digest=digest, content_checksum=proof
@@ -133,7 +134,7 @@ class _ChunkMender:
         for candidate in self._candidates(chunk, None):
             if form_problem(candidate, self._largest) is None:
                 with contextlib.suppress(CorruptData, OSError):
-                    self._chunks.stored_bytes(chunk, candidate)
+                    self._reader.stored_bytes(chunk, candidate)
                     return candidate
         return None
 
@@ -204,7 +205,7 @@ class _ChunkMender:
             if form_problem(candidate, self._largest) is not None:
                 continue
             try:
-                content = self._chunks.load_anew(chunk, candidate)
+                content = self._reader.read_anew(chunk, candidate)
             except CorruptChunk as exc:
                 if exc.base != chunk:
                     self._waiting.setdefault(chunk, (candidate, ChunkId(exc.base)))
@@ -259,7 +260,7 @@ class _ChunkMender:
         while derived := [each for each in self._derived() if each[0] not in known]:
             for chunk, record in derived:
                 try:
-                    known[chunk] = self._chunks.recipe(chunk, record).sources
+                    known[chunk] = self._reader.recipe(chunk, record).sources
                 except (CorruptChunk, OSError):
                     self._judge_all({chunk: record})
             sources = set().union(*known.values())
@@ -330,7 +331,7 @@ class _ChunkMender:
         writer = self._context.store.writer()
         for chunk, record in self._moving.items():
             if chunk not in self._shortened:
-                writer.copy(chunk, record, self._chunks.stored_bytes(chunk, record))
+                writer.copy(chunk, record, self._reader.stored_bytes(chunk, record))
         for chunk in sorted(self._shortened):
             self._put_plain(chunk, writer)
         written = writer.finish()
@@ -347,7 +348,7 @@ class _ChunkMender:
         with contextlib.suppress(CorruptData):
             record = self._chunks.record(chunk)
             plain = dataclasses.replace(record, kind=ChunkKind.PLAIN, codec=CodecId.RAW)
-            writer.copy(chunk, plain, self._chunks.load_anew(chunk, record))
+            writer.copy(chunk, plain, self._reader.read_anew(chunk, record))
 
 
 def _record(entry: Entry, pack: PackId, like: Chunk | None) -> Chunk:

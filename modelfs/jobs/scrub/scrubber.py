@@ -75,6 +75,7 @@ class Scrubber:
         self._index = store.index
         self._counters = store.counters
         self._chunks = store.chunks
+        self._reader = store.chunk_reader
         self._packs = store.packs
 
     # -- for the owner
@@ -212,7 +213,7 @@ class Scrubber:
 
     def _check_chunk(self, part: PackRange, chunk: ChunkId, record: Chunk) -> None:
         try:
-            self._chunks.check_content(chunk, record)
+            self._reader.check_content(chunk, record)
         except CorruptChunk as exc:
             self._note(part, ChunkId(exc.base), chunk, str(exc))
         except OSError as exc:
@@ -232,7 +233,7 @@ class Scrubber:
         if record is None:
             damaged, record = needed_by, self._chunks.find(needed_by)
         if record is not None and not record.is_lost:
-            self._chunks.distrust(record)
+            self._reader.distrust(record)
             part.damaged[damaged] = problem
             part.places[damaged] = _packed_place(record)
 

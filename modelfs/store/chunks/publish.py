@@ -13,7 +13,7 @@ map changes that point there.
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
@@ -30,7 +30,7 @@ StillValid = Callable[[ChunkId, Chunk], bool]
 class Publisher:
     """Puts what writers stored into the index."""
 
-    def __init__(self, index: Index, counters: Counters, chunks: Chunks, packs: Packs) -> None:
+    def __init__(self, index: Index, counters: Counters, chunks: ChunkTable, packs: Packs) -> None:
         self._index = index
         self._counters = counters
         self._chunks = chunks

@@ -8,7 +8,8 @@ deleted after the commit that says so.
 from collections.abc import Iterator
 from typing import Final
 
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.reader import ChunkReader
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.records import PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
@@ -21,9 +22,10 @@ SLICE: Final = 250
 class Reclaimer:
     """Removes dead chunks' records and empty packs, in slices."""
 
-    def __init__(self, index: Index, chunks: Chunks, packs: Packs) -> None:
+    def __init__(self, index: Index, chunks: ChunkTable, reader: ChunkReader, packs: Packs) -> None:
         self._index = index
         self._chunks = chunks
+        self._reader = reader
         self._packs = packs
 
     def remove_dead(self) -> Iterator[int]:
@@ -40,7 +42,9 @@ class Reclaimer:
             removed = changed = 0
             with self._index.change():
                 while removed < len(rows) and changed < SLICE:
-                    changed += 1 + self._chunks.remove(ChunkId(number_of(rows[removed][0])))
+                    chunk = ChunkId(number_of(rows[removed][0]))
+                    changed += 1 + self._chunks.remove(chunk)
+                    self._reader.forget(chunk)
                     removed += 1
             start = rows[removed - 1][0] + b"\0" if changed >= SLICE else b""
             yield removed

@@ -18,7 +18,8 @@ import xxhash
 from modelfs.codecs import CODECS, GENERAL
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.reader import ChunkReader
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs.pack import Packs, Tail
@@ -47,8 +48,11 @@ class WriteResult:
 class ChunkWriter:
     """Stores content once. One thread at a time, and one writer at a time in a store."""
 
-    def __init__(self, chunks: Chunks, packs: Packs, next_chunk: int) -> None:
+    def __init__(
+        self, chunks: ChunkTable, reader: ChunkReader, packs: Packs, next_chunk: int
+    ) -> None:
         self._chunks = chunks
+        self._reader = reader
         self._packs = packs
         self._next = next_chunk
         self._segment = Segment()
@@ -118,7 +122,7 @@ class ChunkWriter:
         if (record := self._chunks.find(chunk)) is None or record.size != len(content):
             return False
         try:
-            return self._chunks.load(chunk, record) == content
+            return self._reader.read(chunk, record) == content
         except CorruptData:
             return self._heal(chunk, record, content)
         except OSError as exc:
@@ -147,7 +151,7 @@ class ChunkWriter:
         if (content := self._contents.get(chunk)) is not None:
             return content
         # Not remembered: if this writer is given up, the chunk's number is another's.
-        return self._chunks.load_anew(chunk, self._added[chunk])
+        return self._reader.read_anew(chunk, self._added[chunk])
 
     def _write(self) -> None:
         if not len(self._segment):

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from modelfs.errors import CorruptChunk, FileTooLarge
-from modelfs.store.chunks.table import Chunks
+from modelfs.errors import FileTooLarge
+from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into, write_at
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
@@ -73,11 +73,16 @@ class Contents:
     """What the bytes of each file are."""
 
     def __init__(
-        self, inodes: Inodes, extents: ExtentCache, chunks: Chunks, packs: Packs, staging: Staging
+        self,
+        inodes: Inodes,
+        extents: ExtentCache,
+        reader: ChunkReader,
+        packs: Packs,
+        staging: Staging,
     ) -> None:
         self._inodes = inodes
         self._extents = extents
-        self._chunks = chunks
+        self._reader = reader
         self._packs = packs
         self._staging = staging
 
@@ -152,7 +157,7 @@ class Contents:
             return
         for extent, record in self._extents.find(inode, start, stop):
             run: ReadRun
-            if record.kind is ChunkKind.PLAIN and self._chunks.is_verified(record):
+            if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
                 file = self._packs.descriptor(record.pack)
                 run = FileRun(file, record.offset + extent.skip, extent.length)
             else:
@@ -183,7 +188,7 @@ class Contents:
                 _check_length(len(data), size)
                 return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
-                return self._load(chunk, record)
+                return self._reader.read(chunk, record)
         buffer = bytearray(sum(run.size for run in runs))
         self.fill(runs, memoryview(buffer))
         return bytes(buffer)
@@ -195,26 +200,20 @@ class Contents:
             case FileRun(file, offset, _):
                 _check_length(read_into(file, offset, into), len(into))
             case ChunkRun(chunk, record, skip, _):
-                self._read_chunk(chunk, record, skip, into)
-
-    def _read_chunk(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
-        try:
-            self._chunks.read_into(chunk, record, skip, into)
-        except CorruptChunk:
-            self._chunks.read_into(chunk, self._moved(chunk, record), skip, into)
+                self._reader.read_into(chunk, record, skip, into)
 
     def is_ready(self, run: ChunkRun) -> bool:
         """Say whether there is nothing left for `prepare` to do. Any thread."""
-        return self._chunks.holds(run.chunk, run.record)
+        return self._reader.is_ready(run.chunk, run.record)
 
     def peek(self, run: ChunkRun) -> memoryview | None:
         """Return the bytes of a run that was decoded and is in memory still. Any thread."""
-        content = self._chunks.peek(run.chunk, run.record)
+        content = self._reader.peek(run.chunk, run.record)
         return None if content is None else memoryview(content)[run.skip : run.skip + run.size]
 
     def evict(self, run: ChunkRun) -> None:
         """Keep a decoded chunk in memory no longer for somebody who has read it to its end."""
-        self._chunks.evict(run.chunk, run.record)
+        self._reader.evict(run.chunk, run.record)
 
     def warm(self, run: ChunkRun) -> None:
         """Verify or decode what a later read will want. Any thread.
@@ -223,29 +222,7 @@ class Contents:
             CorruptChunk: it is damaged or missing.
             OSError: the backing disk failed.
         """
-        try:
-            self._chunks.warm(run.chunk, run.record)
-        except CorruptChunk:
-            self._chunks.warm(run.chunk, self._moved(run.chunk, run.record))
-
-    def _load(self, chunk: ChunkId, record: Chunk) -> bytes:
-        """Return a chunk's whole content, checked. Any thread.
-
-        Raises:
-            CorruptChunk: it is damaged or missing.
-        """
-        try:
-            return self._chunks.load(chunk, record)
-        except CorruptChunk:
-            return self._chunks.load(chunk, self._moved(chunk, record))
-
-    def _moved(self, chunk: ChunkId, record: Chunk) -> Chunk:
-        # Inside `except`: gc may have moved a chunk since a read of it was planned, and deleted the
-        # pack that it was in. If it did not, the error stands.
-        now = self._chunks.find(chunk)
-        if now is None or (now.pack, now.offset) == (record.pack, record.offset):
-            raise  # noqa: PLE0704
-        return now
+        self._reader.warm(run.chunk, run.record)
 
     # -- writing
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, ChunkKind, Extent
@@ -39,7 +39,7 @@ class _CachedExtents:
 class ExtentCache:
     """Finds the chunks of file ranges. Any thread may ask."""
 
-    def __init__(self, index: Index, maps: FileMaps, chunks: Chunks) -> None:
+    def __init__(self, index: Index, maps: FileMaps, chunks: ChunkTable) -> None:
         self._index = index
         self._maps = maps
         self._chunks = chunks

@@ -7,7 +7,7 @@ O(log n) in the length of the map, plus what it returns or changes.
 
 from collections.abc import Iterator, Sequence
 
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of
@@ -16,7 +16,7 @@ from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of
 class FileMaps:
     """The extents of every file, and with them the chunks' use counts."""
 
-    def __init__(self, index: Index, chunks: Chunks, longest: int) -> None:
+    def __init__(self, index: Index, chunks: ChunkTable, longest: int) -> None:
         self._index = index
         self._chunks = chunks
         self._longest = longest

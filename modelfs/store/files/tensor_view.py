@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.factored import Grid
 from modelfs.sketches.rows import row_size
+from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.recipe import SourceRun
-from modelfs.store.chunks.table import Chunks
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber
@@ -33,10 +33,12 @@ class TensorView:
     are needed by something, whatever becomes of the file.
     """
 
-    def __init__(self, maps: FileMaps, chunks: Chunks, inode: InodeNumber, row: TensorRow) -> None:
+    def __init__(
+        self, maps: FileMaps, reader: ChunkReader, inode: InodeNumber, row: TensorRow
+    ) -> None:
         self.inode = inode
         self.row = row
-        self._chunks = chunks
+        self._reader = reader
         extents = maps.within(inode, row.start, row.start + row.size)
         self.stretches = [
             ChunkSpan(each.start - row.start, SourceRun(each.chunk, each.skip, each.length))
@@ -84,4 +86,4 @@ class TensorView:
             CorruptChunk: a chunk of it is damaged.
         """
         found = self.runs(start, stop)
-        return None if found is None else self._chunks.gather(found)
+        return None if found is None else self._reader.gather(found)

@@ -361,7 +361,7 @@ def test_a_damaged_tensor_is_left_alone(wide: Box, caplog: pytest.LogCaptureFixt
     inode = stored_file(store, b"base", real("base.safetensors"))
     extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
     record = store.chunks.record(extent.chunk)
-    good = store.chunks.stored_bytes(extent.chunk, record)
+    good = store.chunk_reader.stored_bytes(extent.chunk, record)
     overwrite(pack_path(store.packs, record.pack), record.offset, noise(16))
     optimize(store)
     assert "stays as it is" in caplog.text

@@ -174,7 +174,7 @@ def spoil(store: Store, chunk: ChunkId) -> None:
     """Damage the stored bytes of a chunk."""
     record = store.chunks.record(chunk)
     overwrite(pack_path(store.packs, record.pack), record.offset + 5, b"damaged")
-    store.chunks.distrust(record)
+    store.chunk_reader.distrust(record)
 
 
 def test_a_derived_chunk_reads_as_what_it_was(box: Box) -> None:
@@ -219,7 +219,7 @@ def test_a_run_past_the_end_of_its_source_is_damage(opened: Store) -> None:
     base, part = halves(opened, 1)
     derive(opened, part, (base, HALF + 1, HALF))
     with pytest.raises(CorruptChunk, match="has no bytes") as caught:
-        opened.chunks.load_current(part)
+        opened.chunk_reader.read_current(part)
     assert caught.value.base == part
     stored_file(opened, b"good", noise(CHUNK)[:HALF])
 
@@ -235,8 +235,8 @@ def test_a_source_is_kept_in_memory_for_several_only(opened: Store, count: int) 
         derive(opened, part, (base, number, HALF))
     for chunk in (base, part):
         opened.cache.forget(chunk)
-    assert opened.chunks.load_current(part) == text[number : number + HALF]
-    kept = opened.chunks.peek(base, opened.chunks.record(base))
+    assert opened.chunk_reader.read_current(part) == text[number : number + HALF]
+    kept = opened.chunk_reader.peek(base, opened.chunks.record(base))
     assert kept == (None if count == 1 else text)
 
 
@@ -254,14 +254,14 @@ def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.M
     for chunk in (*bases, part):
         opened.cache.forget(chunk)
     asked: list[ChunkId] = []
-    real = opened.chunks.stored_bytes
+    real = opened.chunk_reader.stored_bytes
 
     def counted(chunk: ChunkId, record: Chunk) -> bytes:
         asked.append(chunk)
         return real(chunk, record)
 
-    monkeypatch.setattr(opened.chunks, "stored_bytes", counted)
-    assert opened.chunks.load_current(part) == mixed
+    monkeypatch.setattr(opened.chunk_reader, "stored_bytes", counted)
+    assert opened.chunk_reader.read_current(part) == mixed
     assert sorted(asked) == sorted((*bases, part))
 
 
@@ -269,8 +269,8 @@ def test_what_does_not_come_out_as_it_was_is_damage(opened: Store) -> None:
     """That a recipe gives bytes of the right number does not make them the content."""
     base, part = halves(opened, 1)
     derive(opened, part, (base, 1, HALF))
-    with pytest.raises(CorruptChunk, match="does not decode to what"):
-        opened.chunks.load_current(part)
+    with pytest.raises(CorruptChunk, match="does not decode to the content"):
+        opened.chunk_reader.read_current(part)
     stored_file(opened, b"good", noise(CHUNK)[:HALF])
 
 
@@ -282,7 +282,7 @@ def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
         derive(opened, chunk, (source, HALF, HALF), (source, 0, HALF))
     for chunk in chunks:
         with pytest.raises(CorruptChunk, match="derives from itself"):
-            opened.chunks.load_current(chunk)
+            opened.chunk_reader.read_current(chunk)
     for each in (one, two):
         stored_file(opened, each[8:16], each)
 

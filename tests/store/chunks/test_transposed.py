@@ -67,7 +67,7 @@ class Rewriting:
         self._store.commit()
 
     def _content(self, chunk: ChunkId) -> bytes:
-        return self._store.chunks.load(chunk, self._store.chunks.record(chunk))
+        return self._store.chunk_reader.read(chunk, self._store.chunks.record(chunk))
 
     def _replace(
         self,
@@ -184,12 +184,12 @@ def test_parts_are_there_at_once_when_the_whole_is(store: Store, turned: InodeNu
     """`peek` finds a part that was read before, while its tensor is in the cache."""
     extent, *_ = tensor_of(store, turned)
     record = store.chunks.record(extent.chunk)
-    assert store.chunks.peek(extent.chunk, record) is None
-    content = store.chunks.load(extent.chunk, record)
-    assert store.chunks.peek(extent.chunk, record) == content
+    assert store.chunk_reader.peek(extent.chunk, record) is None
+    content = store.chunk_reader.read(extent.chunk, record)
+    assert store.chunk_reader.peek(extent.chunk, record) == content
     others = store.namespace.lookup(InodeNumber(1), b"source")
     assert content_of(store, others) == model_of(SOURCE)
-    assert store.chunks.peek(extent.chunk, record) is None
+    assert store.chunk_reader.peek(extent.chunk, record) is None
 
 
 def test_check_makes_it_once(store: Store, wholes: list[int]) -> None:
@@ -226,9 +226,9 @@ def test_a_wrong_recipe_is_found(folder: Path) -> None:
         extent, *_ = tensor_of(store, turned)
         record = store.chunks.record(extent.chunk)
         for _ in range(2):
-            with pytest.raises(CorruptChunk, match="does not decode to what it was made from"):
-                store.chunks.load(extent.chunk, record)
-            assert store.chunks.peek(extent.chunk, record) is None
+            with pytest.raises(CorruptChunk, match="does not decode to the content it was encoded from"):
+                store.chunk_reader.read(extent.chunk, record)
+            assert store.chunk_reader.peek(extent.chunk, record) is None
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(20), transpose.encode(GEOMETRY, SIZE - 5)])
@@ -236,7 +236,7 @@ def test_a_recipe_that_makes_no_sense(store: Store, turned: InodeNumber, payload
     """Junk for a geometry, or a part beyond the tensor's end, is an error like any damage."""
     extent, *_ = tensor_of(store, turned)
     record = store.chunks.record(extent.chunk)
-    recipe = Recipe.from_bytes(store.chunks.stored_bytes(extent.chunk, record))
+    recipe = Recipe.from_bytes(store.chunk_reader.stored_bytes(extent.chunk, record))
     broken = Recipe(recipe.runs, payload).to_bytes()
     with pytest.raises(CorruptChunk):
-        store.chunks._decoded(extent.chunk, record, broken)
+        store.chunk_reader._decoded(extent.chunk, record, broken)

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from modelfs.codecs.base import CodecId
-from modelfs.store.chunks.table import Chunks
+from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.records import ChunkKind, Extent
 from modelfs.store.index.tables import ChunkId, PackId
@@ -35,13 +35,13 @@ def put(store: Store, *contents: bytes, compress: bool = False) -> list[ChunkId]
 
 
 def load(store: Store, chunk: ChunkId) -> bytes:
-    return store.chunks.load(chunk, store.chunks.record(chunk))
+    return store.chunk_reader.read(chunk, store.chunks.record(chunk))
 
 
 @pytest.fixture
 def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all contents have the same hash."""
-    monkeypatch.setattr(Chunks, "digest", lambda self, content: bytes(16))
+    monkeypatch.setattr(ChunkTable, "digest", lambda self, content: bytes(16))
 
 
 def test_equal_content_is_one_chunk(opened: Store) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_chunk_is_not_healed_by_other_content(
 ) -> None:
     """A collision with a damaged chunk makes a chunk of its own."""
     digest = opened.chunks.digest(noise(100))
-    monkeypatch.setattr(Chunks, "digest", lambda self, content: digest)
+    monkeypatch.setattr(ChunkTable, "digest", lambda self, content: digest)
     inode = stored_file(opened, b"f", noise(100))
     (extent,) = opened.maps.within(inode, 0, 100)
     record = opened.chunks.record(extent.chunk)
@@ -182,7 +182,7 @@ def test_a_copy_of_a_chunk_that_is_gone_is_not_taken(opened: Store) -> None:
     """A chunk may die while it is copied: its number is not handed out again."""
     chunks = put(opened, *(noise(100, seed) for seed in range(5)))
     record = opened.chunks.record(chunks[0])
-    stored = opened.chunks.stored_bytes(chunks[0], record)
+    stored = opened.chunk_reader.stored_bytes(chunks[0], record)
     writer = opened.writer()
     drain(opened.reclaimer.remove_dead())
     writer.copy(chunks[0], record, stored)

@@ -1,0 +1,305 @@
+"""The bytes of chunks: read from packs, verified or decoded, and kept in memory for a while.
+
+Theory of operation. A chunk's record says where its stored bytes lie and how to decode them. A
+plain chunk is read from its pack directly once its checksum was verified; `VerifiedPlaces`
+remembers that for a minute. Any other is decoded as a whole into `ChunkCache`; a slice of a
+transposed tensor comes out of the tensor, which is made in one piece.
+
+gc and the optimizer move chunks while reads of them are planned: the record that a caller has may
+name a pack that was deleted. So a read that finds damage looks the record up once more, and reads
+from the new place if there is one (`follow_moves`). Content never changes by a move.
+
+Example. A request for 300 KiB of a file was planned as chunk 7, a delta to chunk 3, in pack 2. gc
+copies chunk 7 to pack 5 and deletes pack 2. Reading 7 fails in pack 2; its record now has pack 5.
+The recipe is read there; chunk 3, its source, is read by its own present record; 7 is decoded.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import xxhash
+
+from modelfs.codecs import CODECS
+from modelfs.codecs.base import Bytes
+from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
+from modelfs.store.chunks.cache import ChunkCache
+from modelfs.store.chunks.derive import RecipeReader, is_part
+from modelfs.store.chunks.recipe import Recipe, SourceRun
+from modelfs.store.chunks.single_flight import SingleFlight
+from modelfs.store.chunks.table import ChunkTable
+from modelfs.store.chunks.transposed import TransposedParts
+from modelfs.store.chunks.verified import Place, VerifiedPlaces
+from modelfs.store.disk.descriptors import Descriptor, read_into
+from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.tables import ChunkId
+from modelfs.store.packs.pack import Packs, eio_as_corruption
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class ChunkReader:
+    """Reads chunks. Any thread."""
+
+    def __init__(self, table: ChunkTable, packs: Packs, cache: ChunkCache) -> None:
+        self._table = table
+        self._packs = packs
+        self._cache = cache
+        self._transposed = TransposedParts(cache)
+        self._recipes = RecipeReader(self.read_current, self._read_source, self._transposed)
+        self._verified = VerifiedPlaces()
+        self._verifying: SingleFlight[Place, None] = SingleFlight()
+        self._local = threading.local()
+
+    # -- content
+
+    def read(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content, checked.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+            OSError: the disk failed.
+        """
+        return self.follow_moves(chunk, record, lambda now: self._read(chunk, now))
+
+    def read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
+        """Fill `into` with the chunk's content from `skip` on, checked. Raises as `read`."""
+        self.follow_moves(chunk, record, lambda now: self._read_into(chunk, now, skip, into))
+
+    def read_current(self, chunk: ChunkId) -> bytes:
+        """Return a chunk's whole content by its present record. Raises as `read`."""
+        return self.read(chunk, self._present(chunk))
+
+    def read_anew(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content from just where the record says.
+
+        Nothing of it is remembered: for records that are not in the index, and for checking.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+            OSError: the disk failed.
+        """
+        return bytes(self._decoded(chunk, record, self.stored_bytes(chunk, record)))
+
+    def gather(self, runs: Sequence[SourceRun]) -> bytes:
+        """Return the content of runs, put together.
+
+        Raises:
+            CorruptChunk: one of their chunks is damaged or missing, or shorter than its run.
+        """
+        return self._recipes.gather(runs)
+
+    def follow_moves(self, chunk: ChunkId, record: Chunk, read: Callable[[Chunk], T]) -> T:
+        """Read by a record, and once more by the present one if the chunk was moved since."""
+        try:
+            return read(record)
+        except CorruptChunk:
+            now = self._table.find(chunk)
+            if now is None or now.place == record.place:
+                raise
+        return read(now)
+
+    def _read(self, chunk: ChunkId, record: Chunk) -> bytes:
+        if record.kind is ChunkKind.PLAIN:
+            return self._stored_bytes_verified(chunk, record)
+        return bytes(self._content(chunk, record))  # no copy if they are bytes already
+
+    def _read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
+        if record.kind is ChunkKind.PLAIN:
+            self._warm(chunk, record)
+            self._read_plain(chunk, record, skip, into)
+        else:
+            into[:] = memoryview(self._content(chunk, record))[skip : skip + len(into)]
+
+    def _present(self, chunk: ChunkId) -> Chunk:
+        try:
+            return self._table.record(chunk)
+        except CorruptIndex as exc:
+            raise CorruptChunk(chunk, "it has no record that can be read") from exc
+
+    # -- memory
+
+    def is_ready(self, chunk: ChunkId, record: Chunk) -> bool:
+        """Whether a chunk can be read without verifying or decoding it first."""
+        if record.kind is ChunkKind.PLAIN:
+            return self.is_verified(record)
+        return self._transposed.holds(chunk) if is_part(record) else self._cache.holds(chunk)
+
+    def peek(self, chunk: ChunkId, record: Chunk) -> Bytes | None:
+        """Return the whole content of a chunk that is not plain, if it is in memory."""
+        if is_part(record):
+            return self._transposed.peek(chunk)
+        return self._cache.peek(chunk)
+
+    def warm(self, chunk: ChunkId, record: Chunk) -> None:
+        """Verify a plain chunk, or decode any other into memory, for later reads.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing.
+            OSError: the disk failed.
+        """
+        self.follow_moves(chunk, record, lambda now: self._warm(chunk, now))
+
+    def evict(self, chunk: ChunkId, record: Chunk) -> None:
+        """Drop a chunk from the cache unless several extents need it.
+
+        Chunks that derive from it may still want it, but ask for it again only if they are read.
+        """
+        if record.refs <= 1:
+            self._cache.forget(chunk)
+
+    def forget(self, chunk: ChunkId) -> None:
+        """Drop a chunk from memory, because its record is gone or has another content."""
+        self._cache.forget(chunk)
+        self._transposed.forget(chunk)
+
+    def is_verified(self, record: Chunk) -> bool:
+        """Whether the stored bytes were found good a short time ago."""
+        return record.place in self._verified
+
+    def distrust(self, record: Chunk) -> None:
+        """Verify the stored bytes anew when they are next read."""
+        self._verified.discard(record.place)
+
+    def _warm(self, chunk: ChunkId, record: Chunk) -> None:
+        if record.kind is not ChunkKind.PLAIN:
+            self._content(chunk, record)
+        elif not self.is_verified(record):
+            self._verifying.do(record.place, lambda: self._verify(chunk, record))
+
+    def _verify(self, chunk: ChunkId, record: Chunk) -> None:
+        # Into a buffer that stays: new memory for every chunk costs as much as the hash.
+        scratch = getattr(self._local, "scratch", b"")
+        if len(scratch) < record.stored:
+            scratch = self._local.scratch = bytearray(record.stored)
+        stored = memoryview(scratch)[: record.stored]
+        self._read_plain(chunk, record, 0, stored)
+        _check(chunk, record, stored)
+        self._verified.add(record.place)
+
+    # -- stored bytes
+
+    def stored_bytes(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's bytes as they are stored, checked; nothing of it is remembered.
+
+        Raises:
+            CorruptChunk: they are damaged or missing.
+            OSError: the disk failed.
+        """
+        if record.is_lost:
+            raise CorruptChunk(
+                chunk, "its bytes are lost; a good copy of the file brings them back"
+            )
+        try:
+            stored = self._packs.read(record.pack, record.offset, record.stored)
+        except CorruptPack as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+        _check(chunk, record, stored)
+        return stored
+
+    def readable_bytes(self, chunk: ChunkId, record: Chunk) -> bytes | None:
+        """Return a chunk's bytes as stored; None, and a line in the log, if they are damaged.
+
+        Raises:
+            OSError: the disk failed at more than reading them.
+        """
+        try:
+            with eio_as_corruption():
+                return self.stored_bytes(chunk, record)
+        except (CorruptChunk, CorruptPack) as exc:
+            log.error("chunk %d stays in pack %d: %s", chunk, record.pack, exc)
+            return None
+
+    def recipe(self, chunk: ChunkId, record: Chunk) -> Recipe:
+        """Return the recipe of a derived chunk.
+
+        Raises:
+            CorruptChunk: it is damaged or missing.
+            OSError: the disk failed.
+        """
+        try:
+            return Recipe.from_bytes(self.stored_bytes(chunk, record))
+        except ValueError as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+
+    def check_content(self, chunk: ChunkId, record: Chunk) -> None:
+        """Read a chunk from its pack, decode it, and compare it with its hash.
+
+        Raises:
+            CorruptChunk: its stored bytes are damaged or missing, or their content has another
+                hash.
+            OSError: the disk failed.
+        """
+        if self._table.digest(self.read_anew(chunk, record)) != record.digest:
+            raise CorruptChunk(chunk, "its content does not match its hash")
+
+    def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
+        file = self._descriptor(chunk, record)
+        if read_into(file, record.offset + skip, into) < len(into):
+            raise CorruptChunk(chunk, f"pack {record.pack} ends inside it")
+
+    def _descriptor(self, chunk: ChunkId, record: Chunk) -> Descriptor:
+        try:
+            return self._packs.descriptor(record.pack)
+        except CorruptPack as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+
+    def _stored_bytes_verified(self, chunk: ChunkId, record: Chunk) -> bytes:
+        stored = self.stored_bytes(chunk, record)
+        self._verified.add(record.place)
+        return stored
+
+    # -- decoding
+
+    def _content(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        # Of a chunk that is not plain.
+        if is_part(record):
+            return self._part(chunk, record)
+        needed = record.refs + record.dependants
+        return self._cache.get(chunk, lambda: bytes(self._decode(chunk, record)), needed=needed)
+
+    def _part(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        if (content := self._transposed.peek(chunk)) is not None:
+            return content
+        stored = self._stored_bytes_verified(chunk, record)
+        part = self._decoded(chunk, record, stored)
+        self._transposed.note(chunk, record, Recipe.from_bytes(stored))
+        return part
+
+    def _decode(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        return self._decoded(chunk, record, self._stored_bytes_verified(chunk, record))
+
+    def _decoded(self, chunk: ChunkId, record: Chunk, stored: bytes) -> Bytes:
+        try:
+            content: Bytes
+            if record.kind is ChunkKind.DERIVED:
+                content = self._recipes.content(chunk, record, Recipe.from_bytes(stored))
+            else:
+                content = CODECS[record.codec].decode(stored, record.size)
+        except (KeyError, ValueError) as exc:
+            raise CorruptChunk(chunk, str(exc)) from exc
+        # That a codec decodes without an error, or that a source is intact, proves little.
+        if record.content_checksum and xxhash.xxh3_64_intdigest(content) != record.content_checksum:
+            raise CorruptChunk(chunk, "it does not decode to the content it was encoded from")
+        return content
+
+    def _read_source(self, chunk: ChunkId) -> bytes:
+        record = self._present(chunk)
+        return self.follow_moves(chunk, record, lambda now: self._read_source_by(chunk, now))
+
+    def _read_source_by(self, chunk: ChunkId, record: Chunk) -> bytes:
+        # A chunk from which only one derives is not cached: that one is, and new memory for the
+        # source costs more than decoding it again for a reader of its own file.
+        if record.dependants > 1 or record.kind is ChunkKind.PLAIN or is_part(record):
+            return self._read(chunk, record)
+        content = self._cache.peek(chunk)
+        return bytes(self._decode(chunk, record)) if content is None else content
+
+
+def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
+    if xxhash.xxh3_64_intdigest(stored) != record.checksum:
+        where = f"pack {record.pack} at {record.offset}"
+        raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
