@@ -74,7 +74,7 @@ class _Daemon:
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery, self._options.cache_size)
-            writer = Writer(self._store.contents, self._workers)
+            writer = Writer(self._store.writes, self._workers)
             operations = Operations(self._store, self._handles, self._writeback, reader, writer)
             self._mount(operations)
             try:

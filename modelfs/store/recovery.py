@@ -9,7 +9,8 @@ import logging
 
 from modelfs.errors import CorruptIndex, CorruptPack, NotFound
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staging import StagedFile, Staging
+from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.staging import Staging
 from modelfs.store.index.counters import NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, PackRow

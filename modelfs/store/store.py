@@ -33,6 +33,7 @@ from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.files.orphans import Orphans
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
     INDEX,
     PACKS,
@@ -84,6 +85,7 @@ class Store:
     maps: FileMaps
     staging: Staging
     contents: Contents
+    writes: Writes
     flusher: Flusher
     orphans: Orphans
 
@@ -165,6 +167,7 @@ class Store:
         self.attributes = Attributes(index, self.inodes, self.staging)
         extents = ExtentCache(index, self.maps, self.chunks)
         self.contents = Contents(self.inodes, extents, self.chunk_reader, self.packs, self.staging)
+        self.writes = Writes(self.contents, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
 

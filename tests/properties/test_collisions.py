@@ -92,14 +92,14 @@ class History:
             inode, content = self._random.choice(list(self._files.values()))
             start = self._random.randrange(len(content) + 1)
             data = self._random.choice(CONTENTS)[: self._random.choice((1, 100, CHUNK))]
-            self._box.store.contents.write(inode, start, data)
+            self._box.store.writes.write(inode, start, data)
             content[start : start + len(data)] = data
 
     def _cut(self) -> None:
         if self._files:
             inode, content = self._random.choice(list(self._files.values()))
             size = self._random.randrange(len(content) + 1)
-            self._box.store.contents.truncate(inode, size)
+            self._box.store.writes.truncate(inode, size)
             del content[size:]
 
     def _remove(self) -> None:

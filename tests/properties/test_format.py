@@ -94,14 +94,14 @@ def _fill(store: Store) -> None:
     models = names.create(ROOT, b"models", FOLDER, SOMEBODY).inode
     for name, content in ((b"one.safetensors", MODEL), (b"other.safetensors", OTHER)):
         inode = names.create(models, name, FILE, SOMEBODY).inode
-        store.contents.write(inode, 0, content)
+        store.writes.write(inode, 0, content)
     names.link(inode, ROOT, b"second name")
     names.symlink(ROOT, b"link", b"models", SOMEBODY)
     store.attributes.put(models, b"user.note", b"value")
     gone = names.create(ROOT, b"gone", FILE, SOMEBODY).inode
-    store.contents.write(gone, 0, noise(80, 5))
+    store.writes.write(gone, 0, noise(80, 5))
     plain = names.create(ROOT, b"plain", FILE, SOMEBODY).inode
-    store.contents.write(plain, 0, PLAIN)
+    store.writes.write(plain, 0, PLAIN)
     _ingest_each(store)
     _derive(store)
     store.commit()
@@ -111,8 +111,8 @@ def _fill(store: Store) -> None:
     names.unlink(ROOT, b"orphan")
     assert store.orphans.inodes() == [orphan]
     staged = names.create(ROOT, b"staged", FILE, SOMEBODY).inode
-    store.contents.write(staged, 10, STAGED)
-    store.contents.truncate(plain, 60_000)
+    store.writes.write(staged, 10, STAGED)
+    store.writes.truncate(plain, 60_000)
     store.flush(plain)
     with store.index.change():
         store.index.put(Table.PENDING, number_key(plain), number_key(NOW))
@@ -133,7 +133,7 @@ def _derive(store: Store) -> None:
     names = store.namespace
     for name, content in ((b"old", GONE), (b"derived", DERIVED), (b"data.onnx", NAMES_DATA)):
         inode = names.create(ROOT, name, FILE, SOMEBODY).inode
-        store.contents.write(inode, 0, content)
+        store.writes.write(inode, 0, content)
     _ingest_each(store)
     old, derived = names.lookup(ROOT, b"old"), names.lookup(ROOT, b"derived")
     one = names.lookup(names.lookup(ROOT, b"models"), b"one.safetensors")
@@ -292,7 +292,7 @@ def test_an_old_store_can_be_written_to(tmp_path: Path, version: int) -> None:
         ingest_all(store)
         before = store.statistics().stored_bytes
         inode = store.namespace.create(ROOT, b"copy", FILE, SOMEBODY).inode
-        store.contents.write(inode, 0, MODEL)
+        store.writes.write(inode, 0, MODEL)
         ingest_all(store)
         assert store.statistics().stored_bytes == before
         collect(store)

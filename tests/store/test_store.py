@@ -341,12 +341,12 @@ def test_sum_of_the_longest_files(box: Box) -> None:
     longest = (1 << 63) - 1
     inodes = [new_file(box.store, name) for name in (b"a", b"b", b"c")]
     for inode in inodes:
-        box.store.contents.truncate(inode, longest)
+        box.store.writes.truncate(inode, longest)
     ingest_all(box.store)
     box.reopen()
     assert box.store.statistics().logical_bytes == 3 * longest
     for inode in inodes:
-        box.store.contents.truncate(inode, 1)
+        box.store.writes.truncate(inode, 1)
     assert box.store.statistics().logical_bytes == 3
 
 

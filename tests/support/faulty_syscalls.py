@@ -170,12 +170,12 @@ class User:
         old = file.versions[-1]
         new = old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
         file.versions.append(new)
-        if not self._try(lambda: self.store.contents.write(file.inode, offset, data)):
+        if not self._try(lambda: self.store.writes.write(file.inode, offset, data)):
             file.unsure = True
 
     def truncate(self, file: File, size: int) -> None:
         file.versions.append(file.versions[-1][:size].ljust(size, b"\0"))
-        self.store.contents.truncate(file.inode, size)
+        self.store.writes.truncate(file.inode, size)
 
     def rename(self, old: str, new: str) -> None:
         self.flush(self.names[-1][old.encode()])
@@ -323,8 +323,8 @@ def _check_going_on(user: User) -> None:
     for file in user.names[-1].values():
         file.check(content_of(user.store, file.inode), crashed=False)
         content = file.versions[-1]
-        user.store.contents.truncate(file.inode, 0)
-        user.store.contents.write(file.inode, 0, content)
+        user.store.writes.truncate(file.inode, 0)
+        user.store.writes.write(file.inode, 0, content)
         user.store.flush(file.inode)
         ingest_file(user.store, file.inode)
         assert content_of(user.store, file.inode) == content

@@ -148,7 +148,7 @@ def fill(path: Path) -> None:
             store.namespace.unlink(ROOT, name)
         drain(store.orphans.remove(gone))
         derive_some(store)
-        store.contents.truncate(cut, 10)
+        store.writes.truncate(cut, 10)
         staged = new_file(store, b"staged", noise(100, 4))
         for inode in (cut, staged):
             store.flush(inode)

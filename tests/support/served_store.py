@@ -83,7 +83,7 @@ class Served:
         self.handles = Handles()
         self.writeback = Scheduler(store, self.handles, self.workers)
         self.reader = Reader(store.contents, self.workers, nursery)
-        self.writer = Writer(store.contents, self.workers)
+        self.writer = Writer(store.writes, self.workers)
         self.operations = Operations(store, self.handles, self.writeback, self.reader, self.writer)
 
     async def created(self, name: bytes, data: bytes = b"") -> tuple[InodeNumber, FileHandleT]:

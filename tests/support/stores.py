@@ -19,7 +19,7 @@ from modelfs.jobs.check import rows as check_rows
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest import passes
 from modelfs.store.create import create_store
-from modelfs.store.files import content, staging
+from modelfs.store.files import staged_file, writes
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
 from modelfs.store.packs.pack import Packs
@@ -43,7 +43,7 @@ def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
 
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     """Let windows be of `size` bytes, so that small files have many."""
-    modules: list[ModuleType] = [staging, content, passes, check_rows]
+    modules: list[ModuleType] = [staged_file, writes, passes, check_rows]
     for module in modules:
         patch.setattr(module, "WINDOW", size)
     patch.setattr(passes, "STEP_BYTES", 2 * size)
@@ -97,7 +97,7 @@ def new_file(
     """Make a file with staged content."""
     inode = store.namespace.create(folder, name, FILE, ME).inode
     if data:
-        store.contents.write(inode, 0, data)
+        store.writes.write(inode, 0, data)
     return inode
 
 

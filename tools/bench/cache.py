@@ -96,7 +96,7 @@ def _options() -> argparse.Namespace:
 def _stored(store: Store, path: Path, number: int) -> InodeNumber:
     name = b"%d" % number
     inode = store.namespace.create(ROOT, name, 0o100644, Owner(0, 0)).inode
-    store.contents.write(inode, 0, path.read_bytes())
+    store.writes.write(inode, 0, path.read_bytes())
     ingest_all(store)
     return inode
 

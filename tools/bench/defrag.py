@@ -62,7 +62,7 @@ class Writing:
             node = self.store.namespace.create(ROOT, name.encode(), FILE, owner)
             self.inodes[name] = node.inode
             (self.plain / name).touch()
-        self.store.contents.write(self.inodes[name], offset, data)
+        self.store.writes.write(self.inodes[name], offset, data)
         with (self.plain / name).open("r+b") as file:
             file.seek(offset)
             file.write(data)

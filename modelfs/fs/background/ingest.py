@@ -22,7 +22,7 @@ from modelfs.fs.background.context import Context
 from modelfs.fs.changed import Changed
 from modelfs.jobs.ingest.job import Failures, Ingest, round_of
 from modelfs.jobs.steps import Job
-from modelfs.store.files.staging import WINDOW, StagedFile
+from modelfs.store.files.staged_file import WINDOW, StagedFile
 from modelfs.store.index.tables import InodeNumber
 
 QUIET_SECONDS: Final = 1.0  # clients close and open again, and rename, within moments

@@ -366,7 +366,7 @@ class Operations(pyfuse3.Operations):
             )
 
     def _truncate(self, inode: InodeNumber, size: int) -> None:
-        self._store.contents.truncate(inode, size)
+        self._store.writes.truncate(inode, size)
         if not self._handles.being_written(inode):
             self._writeback.ingest.closed(inode)
 

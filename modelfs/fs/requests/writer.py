@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from modelfs.store.files.content import Contents, WritePart, write_part
+from modelfs.store.files.writes import WritePart, Writes, write_part
 from modelfs.store.index.tables import InodeNumber
 
 # A write of 1 MiB that took longer than this was made to wait.
@@ -23,8 +23,8 @@ WARY_SECONDS: Final = 2.0
 class Writer:
     """Writes file content for the event loop."""
 
-    def __init__(self, contents: Contents, workers: trio.CapacityLimiter) -> None:
-        self._contents = contents
+    def __init__(self, writes: Writes, workers: trio.CapacityLimiter) -> None:
+        self._writes = writes
         self._workers = workers
         self._wary_until = 0.0
 
@@ -35,7 +35,7 @@ class Writer:
             FileTooLarge: past the largest size.
             OSError: nothing was written.
         """
-        parts = self._contents.begin_write(inode, offset, memoryview(data))
+        parts = self._writes.begin(inode, offset, memoryview(data))
         written = 0
         try:
             for part in parts:
@@ -45,7 +45,7 @@ class Writer:
             if not written:
                 raise
         finally:
-            self._contents.end_write(inode, parts, written)
+            self._writes.end(inode, parts, written)
         return written
 
     async def _write(self, part: WritePart) -> None:

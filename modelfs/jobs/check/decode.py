@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.store.files.content import SIZE_MAX
 from modelfs.store.files.namespace import NAME_MAX
+from modelfs.store.files.writes import SIZE_MAX
 from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.counters import counter_of
 from modelfs.store.index.records import (

@@ -8,7 +8,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.decode import DECODERS, decode_meta, decode_window
 from modelfs.jobs.check.view import CheckView, Finding, Severity
-from modelfs.store.files.staging import WINDOW, window_name
+from modelfs.store.files.staged_file import WINDOW, window_name
 from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,

@@ -23,7 +23,7 @@ from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Step, next_full_region, next_region
 from modelfs.jobs.steps import slices
 from modelfs.store.files.flush import with_state
-from modelfs.store.files.staging import StagedFile, Window, is_written, stamp_of, windows_of
+from modelfs.store.files.staged_file import StagedFile, Window, is_written, stamp_of, windows_of
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store

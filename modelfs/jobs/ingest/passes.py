@@ -11,7 +11,7 @@ from modelfs.formats.layout import Layout
 from modelfs.jobs.ingest.chunker import Cutter, Piece
 from modelfs.jobs.ingest.external_data import Place
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.staging import WINDOW, StagedFile
+from modelfs.store.files.staged_file import WINDOW, StagedFile
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 

@@ -38,7 +38,7 @@ from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Step
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.files.content import Contents
-from modelfs.store.files.staging import StagedFile
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent

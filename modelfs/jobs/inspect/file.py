@@ -17,7 +17,7 @@ from typing import Final
 from modelfs.errors import InvalidArgument, IsADirectory
 from modelfs.jobs.inspect.bases import Bases, User
 from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
-from modelfs.store.files.staging import StagedFile
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Chunk, Extent, Inode, TensorRow
 from modelfs.store.index.tables import (

@@ -6,7 +6,7 @@ import time
 
 from modelfs.formats.layout import Format
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.store.files.staging import WINDOW
+from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.records import Extent, Inode, StagedWindow
 from modelfs.store.index.tables import (
     ROOT,

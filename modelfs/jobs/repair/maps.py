@@ -15,9 +15,9 @@ from pathlib import Path
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import remake
 from modelfs.jobs.repair.names import adopt
-from modelfs.store.files import staging
-from modelfs.store.files.content import SIZE_MAX
-from modelfs.store.files.staging import window_name
+from modelfs.store.files import staged_file
+from modelfs.store.files.staged_file import window_name
+from modelfs.store.files.writes import SIZE_MAX
 from modelfs.store.index.counters import LOGICAL
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode, StagedWindow
@@ -192,8 +192,8 @@ def repair_windows(context: RepairContext) -> None:
     """Let every staged window have a file with the bytes that its row says."""
     for key, row in list(context.rows(Table.STAGED)):
         inode, number = pair_of(key)
-        start = number * staging.WINDOW
-        if any(low < start or high > start + staging.WINDOW for low, high in row.ranges):
+        start = number * staged_file.WINDOW
+        if any(low < start or high > start + staged_file.WINDOW for low, high in row.ranges):
             context.drop(Table.STAGED, key, "it has ranges of other windows")
             _lose_window(context, inode, number)
         else:
@@ -205,7 +205,7 @@ def repair_windows(context: RepairContext) -> None:
 
 def _mend_window(context: RepairContext, inode: int, number: int, row: StagedWindow) -> None:
     path = context.store.staging.folder / window_name(inode, number, row.generation)
-    start = number * staging.WINDOW
+    start = number * staged_file.WINDOW
     end = start + path.stat().st_size if path.exists() else start
     there, lost = row.ranges.copy(), row.ranges.copy()
     there.remove(end, SIZE_MAX)
@@ -227,7 +227,7 @@ def _mend_window(context: RepairContext, inode: int, number: int, row: StagedWin
 def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     """Let everything be lost that may have been staged in a window of which no row tells."""
     node = context.node(inode)
-    start = number * staging.WINDOW
+    start = number * staged_file.WINDOW
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
         return
     files = sorted(context.store.staging.folder.glob(f"{inode:x}-{number:x}-*"))
@@ -237,7 +237,7 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
         for low, high in _data_in(path):
             lost.add(start + low, start + high)
     if not files:
-        lost.add(start, start + staging.WINDOW)
+        lost.add(start, start + staged_file.WINDOW)
     _lose(context, node, lost, "what was staged is not known any more")
 
 

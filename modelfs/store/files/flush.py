@@ -35,7 +35,8 @@ from typing import Final
 from modelfs.store.disk.calls import Calls
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staging import StagedFile, Staging, Window
+from modelfs.store.files.staged_file import StagedFile, Window
+from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import KEY_MAX, InodeNumber

@@ -27,7 +27,7 @@ from modelfs.fs.requests import operations
 from modelfs.fs.requests.readdir import READDIR_PAGE
 from modelfs.store.disk.space import Space
 from modelfs.store.files.namespace import NAME_MAX
-from modelfs.store.files.staging import WINDOW
+from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store

@@ -19,7 +19,7 @@ with Store(Path(sys.argv[1])) as store:
         store.namespace.unlink(1, name)
     collect(store)
     inode = store.namespace.lookup(1, b"d")
-    store.contents.write(inode, 0, b"new")
+    store.writes.write(inode, 0, b"new")
     ingest_all(store)
 """
 STAGE = """
@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from modelfs.store.store import Store
 with Store(Path(sys.argv[1])) as store:
-    store.contents.write(store.namespace.lookup(1, b"d"), 0, b"staged")
+    store.writes.write(store.namespace.lookup(1, b"d"), 0, b"staged")
 """
 
 

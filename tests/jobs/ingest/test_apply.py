@@ -12,7 +12,7 @@ from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Step
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.disk.calls import run_here
-from modelfs.store.files.content import write_part
+from modelfs.store.files.writes import write_part
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
@@ -82,8 +82,8 @@ def test_a_file_written_anew_during_a_step_keeps_the_new_bytes(opened: Store) ->
     inode = new_file(opened, b"f", b"old content")
     file_pass, step = begun(opened, inode)
     run(opened, step)
-    opened.contents.truncate(inode, 0)
-    opened.contents.write(inode, 0, b"new")
+    opened.writes.truncate(inode, 0)
+    opened.writes.write(inode, 0, b"new")
     finish(opened, file_pass, step)
     assert content_of(opened, inode) == b"new"
 
@@ -95,7 +95,7 @@ def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> Non
     inode = new_file(opened, b"f", data)
     _, step = begun(opened, inode)
     run(opened, step)
-    opened.contents.write(inode, WINDOW + 10, b"new")
+    opened.writes.write(inode, WINDOW + 10, b"new")
     apply(opened, step)
     wanted = data[: WINDOW + 10] + b"new" + data[WINDOW + 13 :]
     assert content_of(opened, inode) == wanted
@@ -108,10 +108,10 @@ def test_a_write_during_a_step_wins(opened: Store) -> None:
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
     file_pass, step = begun(opened, inode)
-    parts = opened.contents.begin_write(inode, 5, memoryview(b"five"))
+    parts = opened.writes.begin(inode, 5, memoryview(b"five"))
     run(opened, step)
     write_part(parts[0])
-    opened.contents.end_write(inode, parts, 4)
+    opened.writes.end(inode, parts, 4)
     finish(opened, file_pass, step)
     assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
 
@@ -120,12 +120,12 @@ def test_a_write_that_lasts_longer_than_a_step_wins(opened: Store) -> None:
     """A window that is being written is never dropped."""
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
-    parts = opened.contents.begin_write(inode, 5, memoryview(b"five"))
+    parts = opened.writes.begin(inode, 5, memoryview(b"five"))
     file_pass, step = begun(opened, inode)
     run(opened, step)
     finish(opened, file_pass, step)
     write_part(parts[0])
-    opened.contents.end_write(inode, parts, 4)
+    opened.writes.end(inode, parts, 4)
     assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
 
 
@@ -135,8 +135,8 @@ def test_truncation_during_a_step_wins(opened: Store) -> None:
     inode = new_file(opened, b"f", data)
     file_pass, step = begun(opened, inode)
     run(opened, step)
-    opened.contents.truncate(inode, 100)
-    opened.contents.truncate(inode, len(data))
+    opened.writes.truncate(inode, 100)
+    opened.writes.truncate(inode, len(data))
     finish(opened, file_pass, step)
     wanted = data[:100].ljust(len(data), b"\0")
     assert content_of(opened, inode) == wanted
@@ -147,8 +147,8 @@ def test_truncation_during_a_step_wins(opened: Store) -> None:
 def test_writes_behind_an_untrimmed_cut_stay(opened: Store) -> None:
     """Bytes written behind a truncation whose extents are not removed yet are not lost."""
     inode = stored_file(opened, b"f", noise(CHUNK))
-    opened.contents.truncate(inode, 10)
-    opened.contents.write(inode, 20, b"behind")
+    opened.writes.truncate(inode, 10)
+    opened.writes.write(inode, 20, b"behind")
     wanted = noise(CHUNK)[:10] + bytes(10) + b"behind"
     applier = Applier(opened)
     file_pass = applier.begin_pass(inode, complete=True)
@@ -181,13 +181,13 @@ def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> N
     inode = new_file(opened, b"f", noise(WINDOW))
     opened.commit()
     _, step = begun(opened, inode)
-    opened.contents.truncate(inode, 0)
+    opened.writes.truncate(inode, 0)
     opened.flush(inode)
     opened.commit()
     done, result = Worker(opened).work([step], opened.writer())
     assert done == []
     drain(opened.publish(result))
-    opened.contents.write(inode, 0, b"new")
+    opened.writes.write(inode, 0, b"new")
     ingest_all(opened)
     assert content_of(opened, inode) == b"new"
 
@@ -199,7 +199,7 @@ def test_a_step_voids_a_flush_under_way(box: Box) -> None:
     flush = store.flusher.flush(inode)
     sync = next(flush)
     data = noise(3 * WINDOW)
-    store.contents.write(inode, 0, data)
+    store.writes.write(inode, 0, data)
     _, step = begun(store, inode)
     run(store, step)
     apply(store, step)
@@ -220,7 +220,7 @@ def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
     store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
-    store.contents.truncate(inode, len(data))
+    store.writes.truncate(inode, len(data))
     assert content_of(store, inode) == data[:size].ljust(len(data), b"\0")
 
 
@@ -228,7 +228,7 @@ def test_gc_during_a_step_costs_nothing(opened: Store) -> None:
     """A dead chunk that a step revives, and gc removes before its end, is put once more."""
     data = noise(CHUNK)
     old = stored_file(opened, b"old", data)
-    opened.contents.truncate(old, 0)
+    opened.writes.truncate(old, 0)
     ingest_file(opened, old)
     inode = new_file(opened, b"new", data)
     file_pass, step = begun(opened, inode)
@@ -246,10 +246,10 @@ def test_a_step_that_fails_changes_nothing(box: Box) -> None:
     store = box.store
     data = noise(3 * WINDOW)
     inode = stored_file(store, b"f", noise(CHUNK, 9))
-    store.contents.write(inode, 0, data)
+    store.writes.write(inode, 0, data)
     store.flush(inode)
     store.commit()
-    store.contents.truncate(inode, WINDOW + 10)
+    store.writes.truncate(inode, WINDOW + 10)
     extent = next(store.maps.within(inode, 0, 1))
     key = number_key(extent.chunk)
     value = store.index.get(Table.CHUNKS, key)
@@ -274,8 +274,8 @@ def test_a_trim_that_fails_changes_nothing(box: Box) -> None:
     store = box.store
     data = noise(3 * WINDOW)
     inode = stored_file(store, b"f", data)
-    store.contents.truncate(inode, 10)
-    store.contents.truncate(inode, 20)
+    store.writes.truncate(inode, 10)
+    store.writes.truncate(inode, 20)
     extent = next(store.maps.within(inode, WINDOW, WINDOW + 1))
     key = number_key(extent.chunk)
     value = store.index.get(Table.CHUNKS, key)
@@ -291,7 +291,7 @@ def test_a_trim_that_fails_changes_nothing(box: Box) -> None:
     store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
-    store.contents.truncate(inode, 100)
+    store.writes.truncate(inode, 100)
     assert content_of(store, inode) == data[: min(size, 10)].ljust(100, b"\0")
 
 
@@ -317,7 +317,7 @@ def test_a_file_over_a_damaged_chunk_stays_staged(
     record = opened.chunks.record(extent.chunk)
     path = pack_path(opened.packs, record.pack)
     overwrite(path, record.offset, bytes([data[0] ^ 1]))
-    opened.contents.write(inode, 100, b"edit")
+    opened.writes.write(inode, 100, b"edit")
     other = new_file(opened, b"g", b"other")
     ingest_all(opened)
     assert opened.pending() == [inode]
@@ -336,7 +336,7 @@ def test_a_model_is_recognised(opened: Store) -> None:
     assert opened.inodes.get(inode).format is Format.SAFETENSORS
     rows = opened.index.pages(Table.TENSORS)
     assert len(list(rows)) == 2
-    opened.contents.write(inode, 0, b"\0")
+    opened.writes.write(inode, 0, b"\0")
     ingest_file(opened, inode)
     assert opened.inodes.get(inode).format is Format.PLAIN
     assert list(opened.index.pages(Table.TENSORS)) == []
@@ -345,7 +345,7 @@ def test_a_model_is_recognised(opened: Store) -> None:
 def test_an_empty_file_is_plain(opened: Store) -> None:
     """A file cut to nothing loses its format, and the space of what it was."""
     inode = stored_file(opened, b"f", model_of(noise(5000)))
-    opened.contents.truncate(inode, 0)
+    opened.writes.truncate(inode, 0)
     ingest_file(opened, inode)
     assert opened.inodes.get(inode).format is Format.PLAIN
     collect(opened)
@@ -365,12 +365,12 @@ class Changing:
     def change(self) -> None:
         at = self._random.randrange(self.size - 500)
         data = self._random.randbytes(self._random.randrange(1, 500))
-        self.store.contents.write(self.inode, at, data)
+        self.store.writes.write(self.inode, at, data)
         self.content.extend(bytes(max(0, at + len(data) - len(self.content))))
         self.content[at : at + len(data)] = data
         if self._random.random() < 0.05:
             size = self._random.randrange(self.size)
-            self.store.contents.truncate(self.inode, size)
+            self.store.writes.truncate(self.inode, size)
             self.content[:] = self.content[:size].ljust(size, b"\0")
 
     def check(self) -> None:

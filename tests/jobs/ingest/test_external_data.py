@@ -81,10 +81,10 @@ def test_a_model_that_changes_cuts_the_data_anew(opened: Store) -> None:
     model = new_file(opened, b"m.onnx", model_naming("m.data"))
     data = new_file(opened, b"m.data", DATA)
     ingest_all(opened)
-    opened.contents.truncate(model, 0)
-    opened.contents.write(model, 0, model_naming("other.data"))
+    opened.writes.truncate(model, 0)
+    opened.writes.write(model, 0, model_naming("other.data"))
     ingest_all(opened)
-    opened.contents.write(data, 0, DATA)
+    opened.writes.write(data, 0, DATA)
     ingest_all(opened)
     assert starts(opened, data) == PLAIN
     assert content_of(opened, data) == DATA
@@ -159,7 +159,7 @@ def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.Mo
     data = opened.namespace.lookup(ROOT, b"m.data")
     assert starts(opened, data) == STARTS
     monkeypatch.setattr(external_data, "SPANS_MAX", 1)
-    opened.contents.write(data, 0, DATA[:1])
+    opened.writes.write(data, 0, DATA[:1])
     ingest_all(opened)
     assert content_of(opened, data) == DATA
     assert opened.inodes.get(data).format is Format.ONNX_DATA

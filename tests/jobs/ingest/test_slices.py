@@ -88,7 +88,7 @@ def test_a_crash_between_slices_shows_nothing_by_halves(box: Box, count: int) ->
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) == b""
-    store.contents.truncate(inode, len(DATA))
+    store.writes.truncate(inode, len(DATA))
     assert content_of(store, inode) == bytes(len(DATA))
 
 
@@ -99,13 +99,13 @@ def test_a_crash_between_slices_brings_back_no_cut_off_bytes(box: Box, count: in
     inode = new_file(store, b"f", noise(4 * WINDOW, 1))
     store.flush(inode)
     store.commit()
-    store.contents.truncate(inode, 0)
-    store.contents.write(inode, 2 * WINDOW, DATA)
+    store.writes.truncate(inode, 0)
+    store.writes.write(inode, 2 * WINDOW, DATA)
     apply(store, stepped(store, inode), count)
     store.commit()
     store = box.crash()
     assert content_of(store, inode) == b""
-    store.contents.truncate(inode, 4 * WINDOW)
+    store.writes.truncate(inode, 4 * WINDOW)
     assert content_of(store, inode) == bytes(4 * WINDOW)
 
 
@@ -113,8 +113,8 @@ def test_a_write_between_slices_wins(opened: Store) -> None:
     """Bytes written over an extent that is in the map lie above it."""
     inode = new_file(opened, b"f", DATA)
     rest = apply(opened, stepped(opened, inode), 3)
-    opened.contents.write(inode, 5, b"new")
-    opened.contents.write(inode, 6 * CHUNK, b"new")
+    opened.writes.write(inode, 5, b"new")
+    opened.writes.write(inode, 6 * CHUNK, b"new")
     drain(rest)
     wanted = bytearray(DATA)
     wanted[5:8] = wanted[6 * CHUNK : 6 * CHUNK + 3] = b"new"
@@ -127,8 +127,8 @@ def test_a_truncation_between_slices_wins(opened: Store) -> None:
     """What was cut off behind extents that are in the map does not come back."""
     inode = new_file(opened, b"f", DATA)
     rest = apply(opened, stepped(opened, inode), 3)
-    opened.contents.truncate(inode, CHUNK + 10)
-    opened.contents.truncate(inode, len(DATA))
+    opened.writes.truncate(inode, CHUNK + 10)
+    opened.writes.truncate(inode, len(DATA))
     drain(rest)
     wanted = DATA[: CHUNK + 10].ljust(len(DATA), b"\0")
     assert content_of(opened, inode) == wanted
@@ -141,7 +141,7 @@ def test_a_flush_between_slices_is_kept(box: Box) -> None:
     store = box.store
     inode = new_file(store, b"f", DATA)
     rest = apply(store, stepped(store, inode), 3)
-    store.contents.write(inode, 5, b"new")
+    store.writes.write(inode, 5, b"new")
     store.flush(inode)
     for _ in range(2):
         next(rest)
@@ -183,7 +183,7 @@ def test_a_file_cut_anew_reads_the_same_between_slices(box: Box, count: int) -> 
     """While extents replace others, every byte stays where it is."""
     data = model_of(*(noise(1000, number) for number in range(20)))
     inode = stored_file(box.store, b"f", b"\0" + data[1:])
-    box.store.contents.write(inode, 0, data[:1])
+    box.store.writes.write(inode, 0, data[:1])
     box.store.flush(inode)
     apply(box.store, stepped(box.store, inode), count)
     box.store.commit()

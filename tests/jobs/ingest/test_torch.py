@@ -77,7 +77,7 @@ def test_an_archive_that_grows_is_cut_when_it_is_whole(
     content = saved({"w": ("F32", (100, 250), noise(100_000))})
     inode = stored_file(box.store, b"m.pt", b"")
     for at in range(0, len(content), 7000):
-        box.store.contents.write(inode, at, content[at : at + 7000])
+        box.store.writes.write(inode, at, content[at : at + 7000])
         applier = Applier(box.store)
         step = applier.next_step(applier.begin_pass(inode, complete=False))
         assert step is None or not Worker(box.store).run(step, box.store.writer())
@@ -92,7 +92,7 @@ def test_edited_archives(box: Box) -> None:
     content = saved({"w": ("F32", (100, 25), noise(10_000))})
     inode = stored_file(box.store, b"m.pt", content)
     for end, wanted in ((b"x", Format.PLAIN), (content[-1:], Format.TORCH)):
-        box.store.contents.write(inode, len(content) - 1, end)
+        box.store.writes.write(inode, len(content) - 1, end)
         ingest_file(box.store, inode)
         assert box.store.inodes.get(inode).format is wanted
         assert content_of(box.store, inode) == content[:-1] + end

@@ -21,7 +21,7 @@ from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Step
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.disk.calls import Call, Calls, run_here
-from modelfs.store.files.content import WritePart, write_part
+from modelfs.store.files.writes import WritePart, write_part
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_of
 from modelfs.store.store import Store
 from tests.support.crash.histories import File
@@ -208,18 +208,18 @@ class Files(RuleBasedStateMachine):
 
     def put(self, file: File, offset: int, data: bytes) -> None:
         if not self.is_written(file):
-            self.store.contents.write(file.inode, offset, data)
+            self.store.writes.write(file.inode, offset, data)
             file.write(offset, data)
 
     def truncate(self, file: File, size: int) -> None:
         if not self.is_written(file):
-            self.store.contents.truncate(file.inode, size)
+            self.store.writes.truncate(file.inode, size)
             file.truncate(size)
 
     def begin_write(self, file: File, offset: int, size: int, seed: int) -> None:
         if self.writing is None:
             data = content(size, seed)
-            parts = self.store.contents.begin_write(file.inode, offset, memoryview(data))
+            parts = self.store.writes.begin(file.inode, offset, memoryview(data))
             self.writing = file, offset, data, parts
 
     def end_write(self, _: File) -> None:
@@ -227,7 +227,7 @@ class Files(RuleBasedStateMachine):
             file, offset, data, parts = self.writing
             for part in parts:
                 write_part(part)
-            self.store.contents.end_write(file.inode, parts, len(data))
+            self.store.writes.end(file.inode, parts, len(data))
             file.write(offset, data)
             self.writing = None
 

@@ -255,7 +255,7 @@ def test_edited(opened: Store) -> None:
     """What was written over a stored tensor is staged, the rest of it is still in chunks."""
     content = model_of(noise(3 * CHUNK))
     inode = stored_file(opened, b"x", content)
-    opened.contents.write(inode, len(content) - 100, b"new" * 20)
+    opened.writes.write(inode, len(content) - 100, b"new" * 20)
     [tensor] = inspect(opened, inode).tensors
     assert {form.form: form.bytes for form in tensor.forms} == {
         "plain": 3 * CHUNK - 60,
@@ -268,8 +268,8 @@ def test_cut_short(opened: Store) -> None:
     content = noise(4 * CHUNK)
     inode = stored_file(opened, b"x", content)
     stored_file(opened, b"twin", content)
-    opened.contents.truncate(inode, CHUNK)
-    opened.contents.truncate(inode, 3 * CHUNK)
+    opened.writes.truncate(inode, CHUNK)
+    opened.writes.truncate(inode, 3 * CHUNK)
     report = inspect(opened, inode)
     assert (report.size, report.chunks) == (3 * CHUNK, 1)
     assert {form.form: form.bytes for form in report.forms} == {"plain": CHUNK, HOLE: 2 * CHUNK}
@@ -279,8 +279,8 @@ def test_cut_short(opened: Store) -> None:
 def test_hole_of_any_size(opened: Store) -> None:
     """A hole of a petabyte costs nothing to report."""
     inode = new_file(opened, b"x")
-    opened.contents.truncate(inode, 10**15)
-    opened.contents.write(inode, 10**14, b"x")
+    opened.writes.truncate(inode, 10**15)
+    opened.writes.write(inode, 10**14, b"x")
     forms = {form.form: form.bytes for form in inspect(opened, inode).forms}
     assert forms == {HOLE: 10**15 - 1, STAGED: 1}
 
@@ -290,7 +290,7 @@ def test_many_windows(monkeypatch: pytest.MonkeyPatch, opened: Store) -> None:
     small_windows(monkeypatch, 2 * CHUNK)
     inode = stored_file(opened, b"x", noise(8 * CHUNK))
     for number in range(4):
-        opened.contents.write(inode, 2 * number * CHUNK, noise(CHUNK, number))
+        opened.writes.write(inode, 2 * number * CHUNK, noise(CHUNK, number))
     forms = {form.form: form.bytes for form in inspect(opened, inode).forms}
     assert forms == {"plain": 4 * CHUNK, STAGED: 4 * CHUNK}
 

@@ -332,7 +332,7 @@ def test_a_file_that_changes_between_runs_is_begun_anew(wide: Box) -> None:
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     backlog = Backlog(wide.store)
     assert backlog.next_batch() is not None
-    wide.store.contents.write(inode, 900_000, b"changed")
+    wide.store.writes.write(inode, 900_000, b"changed")
     ingest_all(wide.store)
     backlog.begin()
     run(optimize_job(wide.store, backlog), wide.store)
@@ -490,7 +490,7 @@ def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
 def test_a_file_that_is_being_written_waits(wide: Box) -> None:
     """What has staged content is not looked at before it was taken in."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
-    wide.store.contents.write(inode, 100_000, b"staged")
+    wide.store.writes.write(inode, 100_000, b"staged")
     backlog = Backlog(wide.store)
     assert backlog.next_batch() is None
     ingest_all(wide.store)

@@ -250,7 +250,7 @@ def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
     model = stored_model(opened, "base", w=BASE)
     model.put("w")
     before = rows(opened)
-    opened.contents.write(model.inode, 0, safetensors_of({"w": weights(200, 300, seed=7)}))
+    opened.writes.write(model.inode, 0, safetensors_of({"w": weights(200, 300, seed=7)}))
     ingest_all(opened)
     model.put("w")
     assert rows(opened) > before
@@ -266,7 +266,7 @@ def test_a_tensor_of_another_shape_is_another(opened: Store) -> None:
     """A file whose tensor now has another shape or dtype is not found by what it had."""
     model = stored_model(opened, "base", w=BASE)
     model.put("w")
-    opened.contents.write(model.inode, 0, safetensors_of({"w": BASE[:100]}))
+    opened.writes.write(model.inode, 0, safetensors_of({"w": BASE[:100]}))
     ingest_all(opened)
     assert stored_model(opened, "new", w=tuned(BASE)).candidates("w") == []
     collect(opened)

@@ -304,7 +304,7 @@ def test_a_missing_staging_file_fails_to_read(sample: Sample, good: Contents) ->
     report = mend(sample)
     assert check_losses(files_of(sample.path), good, report) == {STAGED}
     with Store(sample.path) as store:
-        store.contents.write(sample.staged, 0, bytes_of(good, STAGED))
+        store.writes.write(sample.staged, 0, bytes_of(good, STAGED))
         ingest_all(store)
     assert files_of(sample.path) == good
     assert lost_in(sample.path) == (0, 0)

@@ -85,7 +85,7 @@ def test_files_with_colliding_chunks_keep_their_bytes(opened: Store) -> None:
     """The same of whole files, and of what gc leaves of them."""
     contents = [noise(3 * CHUNK, seed) for seed in range(3)]
     inodes = [stored_file(opened, b"%d" % n, data) for n, data in enumerate(contents)]
-    opened.contents.truncate(inodes[1], 0)
+    opened.writes.truncate(inodes[1], 0)
     ingest_all(opened)
     collect(opened)
     assert content_of(opened, inodes[0]) == contents[0]
@@ -160,7 +160,7 @@ def test_a_damaged_chunk_is_not_healed_by_other_content(
     overwrite(path, record.offset, noise(100)[:1])
     assert content_of(opened, inode) == noise(100)
     monkeypatch.undo()
-    opened.contents.truncate(other, 0)
+    opened.writes.truncate(other, 0)
     ingest_all(opened)
     collect(opened)
 
@@ -214,7 +214,7 @@ def test_extents_and_chunks_count_the_same(opened: Store) -> None:
     """Pointing to a chunk and away from it is counted in uses and in bytes."""
     (chunk,) = put(opened, noise(100))
     inode = new_file(opened, b"f")
-    opened.contents.truncate(inode, 100)
+    opened.writes.truncate(inode, 100)
     opened.flush(inode)
     with opened.index.change():
         opened.maps.replace(inode, 0, 100, [Extent(0, chunk, 0, 100)])

@@ -53,7 +53,7 @@ def test_a_write_dates_the_file(opened: Store) -> None:
     """Writing after a time was set sets another."""
     inode = new_file(opened, b"f", b"content")
     opened.attributes.set(inode, Change(mtime_ns=1234))
-    opened.contents.write(inode, 0, b"x")
+    opened.writes.write(inode, 0, b"x")
     assert opened.contents.node(inode).mtime_ns > 1234
 
 

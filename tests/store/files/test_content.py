@@ -8,7 +8,8 @@ import pytest
 from modelfs.errors import CorruptChunk, CorruptIndex, FileTooLarge
 from modelfs.store.disk.calls import run_here
 from modelfs.store.files import staging
-from modelfs.store.files.content import SIZE_MAX, FileRun, write_part
+from modelfs.store.files.content import FileRun
+from modelfs.store.files.writes import SIZE_MAX, write_part
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_key, pair_key
 from modelfs.store.store import Store
@@ -47,8 +48,8 @@ def durable(store: Store, inode: InodeNumber) -> None:
 def test_a_write_is_read_at_once(opened: Store) -> None:
     """Staged bytes are read as written, over windows' bounds and with holes between."""
     inode = new_file(opened, b"f")
-    opened.contents.write(inode, WINDOW - 5, noise(10))
-    opened.contents.write(inode, 3 * WINDOW, b"end")
+    opened.writes.write(inode, WINDOW - 5, noise(10))
+    opened.writes.write(inode, 3 * WINDOW, b"end")
     content = bytes(WINDOW - 5) + noise(10)
     assert content_of(opened, inode) == content.ljust(3 * WINDOW, b"\0") + b"end"
 
@@ -65,7 +66,7 @@ def test_staged_bytes_lie_over_chunks(opened: Store) -> None:
     """A write into a stored file shows, and so does all of the file around it."""
     data = noise(5 * CHUNK)
     inode = stored_file(opened, b"f", data)
-    opened.contents.write(inode, CHUNK + 7, b"new")
+    opened.writes.write(inode, CHUNK + 7, b"new")
     assert content_of(opened, inode) == data[: CHUNK + 7] + b"new" + data[CHUNK + 10 :]
 
 
@@ -89,21 +90,21 @@ def test_a_damaged_extent_gives_nobody_elses_bytes(opened: Store, wrong: Extent)
 def test_huge_offsets_cost_nothing(opened: Store) -> None:
     """A byte at the far end of the largest file takes one window and reads back."""
     inode = new_file(opened, b"f")
-    opened.contents.write(inode, SIZE_MAX - 1, b"x")
+    opened.writes.write(inode, SIZE_MAX - 1, b"x")
     assert opened.contents.node(inode).size == SIZE_MAX
     assert opened.contents.read(inode, SIZE_MAX - 2, 10) == b"\0x"
     ingest_file(opened, inode)
     assert opened.contents.read(inode, SIZE_MAX - 2, 10) == b"\0x"
-    opened.contents.truncate(inode, 0)
+    opened.writes.truncate(inode, 0)
 
 
 def test_files_have_a_largest_size(opened: Store) -> None:
     """Past the kernel's largest size, writes and truncations are refused and change nothing."""
     inode = new_file(opened, b"f", b"x")
     with pytest.raises(FileTooLarge):
-        opened.contents.write(inode, SIZE_MAX, b"y")
+        opened.writes.write(inode, SIZE_MAX, b"y")
     with pytest.raises(FileTooLarge):
-        opened.contents.truncate(inode, SIZE_MAX + 1)
+        opened.writes.truncate(inode, SIZE_MAX + 1)
     assert content_of(opened, inode) == b"x"
 
 
@@ -119,7 +120,7 @@ def test_a_planned_read_outlives_what_it_reads(opened: Store) -> None:
     """What was planned is read as it was, though the file was since ingested and cut."""
     inode = new_file(opened, b"f", b"before")
     plan = opened.contents.plan(inode, 0, 100)
-    opened.contents.truncate(inode, 0)
+    opened.writes.truncate(inode, 0)
     ingest_all(opened)
     assert opened.contents.gather(plan) == b"before"
 
@@ -132,8 +133,8 @@ def test_what_truncation_cut_off_does_not_come_back(opened: Store, size: int) ->
     """A file made shorter and then longer reads as zeros behind the cut, ingested or not."""
     data = noise(4 * CHUNK)
     for inode in (new_file(opened, b"staged", data), stored_file(opened, b"stored", data)):
-        opened.contents.truncate(inode, size)
-        opened.contents.truncate(inode, len(data))
+        opened.writes.truncate(inode, size)
+        opened.writes.truncate(inode, len(data))
         assert content_of(opened, inode) == data[:size].ljust(len(data), b"\0")
         ingest_file(opened, inode)
         assert content_of(opened, inode) == data[:size].ljust(len(data), b"\0")
@@ -142,10 +143,10 @@ def test_what_truncation_cut_off_does_not_come_back(opened: Store, size: int) ->
 def test_a_cut_window_is_flushed_empty(box: Box) -> None:
     """Bytes that were cut off, and flushed as zeros since, are zeros after a crash."""
     inode = new_file(box.store, b"f")
-    box.store.contents.write(inode, 50, noise(50))
+    box.store.writes.write(inode, 50, noise(50))
     durable(box.store, inode)
-    box.store.contents.truncate(inode, 20)
-    box.store.contents.truncate(inode, 100)
+    box.store.writes.truncate(inode, 20)
+    box.store.writes.truncate(inode, 100)
     durable(box.store, inode)
     store = box.crash()
     assert content_of(store, inode) == bytes(100)
@@ -156,12 +157,12 @@ def test_unflushed_truncation_is_whole_after_a_crash(box: Box) -> None:
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
     durable(box.store, inode)
-    box.store.contents.truncate(inode, 10)
+    box.store.writes.truncate(inode, 10)
     drain(box.store.flusher.trim(inode))
     box.store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
-    store.contents.truncate(inode, len(data))
+    store.writes.truncate(inode, len(data))
     assert content_of(store, inode) == data[:size].ljust(len(data), b"\0")
 
 
@@ -173,7 +174,7 @@ def test_fsync_keeps_everything(box: Box) -> None:
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
     durable(box.store, inode)
-    box.store.contents.write(inode, 5, b"five")
+    box.store.writes.write(inode, 5, b"five")
     durable(box.store, inode)
     store = box.crash()
     assert content_of(store, inode) == data[:5] + b"five" + data[9:]
@@ -189,7 +190,7 @@ def test_what_was_not_flushed_is_older_after_a_crash(box: Box) -> None:
     """A crash takes a file back to its last flush."""
     inode = new_file(box.store, b"f", b"flushed")
     durable(box.store, inode)
-    box.store.contents.write(inode, WINDOW, b"not flushed")
+    box.store.writes.write(inode, WINDOW, b"not flushed")
     store = box.crash()
     assert content_of(store, inode) == b"flushed"
 
@@ -198,10 +199,10 @@ def test_a_write_begun_before_a_flush_is_flushed_by_the_next(box: Box) -> None:
     """A write that ends after a flush froze the file leaves the file dirty."""
     inode = new_file(box.store, b"f", b"old")
     data = b"new"
-    parts = box.store.contents.begin_write(inode, 0, memoryview(data))
+    parts = box.store.writes.begin(inode, 0, memoryview(data))
     box.store.flush(inode)
     write_part(parts[0])
-    box.store.contents.end_write(inode, parts, len(data))
+    box.store.writes.end(inode, parts, len(data))
     durable(box.store, inode)
     store = box.crash()
     assert content_of(store, inode) == b"new"
@@ -211,10 +212,10 @@ def test_a_window_begun_while_flushing_does_not_keep_the_old_row(box: Box) -> No
     """A row does not name a file that is deleted, if its window was begun anew meanwhile."""
     inode = new_file(box.store, b"f", b"first")
     durable(box.store, inode)
-    box.store.contents.truncate(inode, 0)
+    box.store.writes.truncate(inode, 0)
     flush = box.store.flusher.flush(inode)
     sync = next(flush)
-    box.store.contents.write(inode, 0, b"second")
+    box.store.writes.write(inode, 0, b"second")
     sync()
     run_here(flush)
     box.store.commit()
@@ -228,7 +229,7 @@ def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
     inode = new_file(box.store, b"f", data)
     flush = box.store.flusher.flush(inode)
     sync = next(flush)
-    box.store.contents.truncate(inode, WINDOW)
+    box.store.writes.truncate(inode, WINDOW)
     sync()
     run_here(flush)
     box.store.commit()
@@ -242,7 +243,7 @@ def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
     inode = new_file(store, b"f", b"old")
     older = store.flusher.flush(inode)
     sync = next(older)
-    store.contents.write(inode, 0, b"newer, and longer")
+    store.writes.write(inode, 0, b"newer, and longer")
     durable(store, inode)
     sync()
     assert list(older) == []

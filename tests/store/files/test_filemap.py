@@ -70,7 +70,7 @@ def test_a_map_is_a_list_of_bytes(opened: Store, calls: list[tuple[str, int, int
         if call == "commit":
             opened.commit()
         assert places(opened, inode) == wanted
-    opened.contents.truncate(inode, len(wanted))
+    opened.writes.truncate(inode, len(wanted))
     opened.flush(inode)
     assert check(opened) == []
     opened.namespace.unlink(ROOT, b"f")

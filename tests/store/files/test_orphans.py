@@ -46,8 +46,8 @@ def test_nothing_is_left_of_a_file(opened: Store) -> None:
     """After a file of every kind of row is gone and collected, its rows and packs are too."""
     inode = stored_file(opened, b"f", model_of(noise(3 * CHUNK), noise(300)))
     opened.attributes.put(inode, b"user.x", b"x")
-    opened.contents.truncate(inode, CHUNK)
-    opened.contents.write(inode, 2 * CHUNK, b"staged")
+    opened.writes.truncate(inode, CHUNK)
+    opened.writes.write(inode, 2 * CHUNK, b"staged")
     opened.flush(inode)
     opened.namespace.symlink(ROOT, b"link", b"f", ME)
     opened.commit()
@@ -89,7 +89,7 @@ def test_a_removed_file_that_is_open_keeps_its_content(opened: Store) -> None:
     """Until it is removed, a file without a name reads and writes as ever."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     unlink(opened, b"f")
-    opened.contents.write(inode, 0, b"new")
+    opened.writes.write(inode, 0, b"new")
     ingest_file(opened, inode)
     assert content_of(opened, inode) == b"new" + noise(CHUNK)[3:]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.files.staging import StagedFile, Staging, Window, window_name
+from modelfs.store.files.staged_file import StagedFile, Window, window_name
+from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber, Table, pair_key
@@ -35,8 +36,8 @@ def names_in(folder: Path) -> set[str]:
 def test_a_write_takes_the_windows_it_touches(opened: Store) -> None:
     """A file has a staging file for each window that was written, and no other."""
     inode = new_file(opened, b"f")
-    opened.contents.write(inode, WINDOW - 1, b"ab")
-    opened.contents.write(inode, 100 * WINDOW, b"c")
+    opened.writes.write(inode, WINDOW - 1, b"ab")
+    opened.writes.write(inode, 100 * WINDOW, b"c")
     staged = staged_of(opened, inode)
     assert sorted(staged.windows) == [0, 1, 100]
     assert list(staged.ranges()) == [(WINDOW - 1, WINDOW + 1), (100 * WINDOW, 100 * WINDOW + 1)]
@@ -49,7 +50,7 @@ def test_parts_are_found_among_few_and_many_windows(opened: Store, count: int) -
     """What is staged in a range is found, whether windows or the range are more."""
     inode = new_file(opened, b"f")
     for number in range(0, 2 * count, 2):
-        opened.contents.write(inode, number * WINDOW + 10, b"x")
+        opened.writes.write(inode, number * WINDOW + 10, b"x")
     staged = staged_of(opened, inode)
     found = [low for _, low, _ in staged.within(WINDOW, 6 * WINDOW)]
     assert found == [number * WINDOW + 10 for number in range(2, min(6, 2 * count), 2)]
@@ -62,7 +63,7 @@ def test_a_full_window_says_so(opened: Store) -> None:
     inode = new_file(opened, b"f", noise(WINDOW - 1))
     window = staged_of(opened, inode).windows[0]
     assert not window.full
-    opened.contents.write(inode, WINDOW - 1, b"x")
+    opened.writes.write(inode, WINDOW - 1, b"x")
     assert window.full
 
 
@@ -70,8 +71,8 @@ def test_a_window_begun_again_has_another_file(opened: Store) -> None:
     """A window that was cut off and written anew does not write into the old one's file."""
     inode = new_file(opened, b"f", b"old")
     plan = opened.contents.plan(inode, 0, 3)
-    opened.contents.truncate(inode, 0)
-    opened.contents.write(inode, 0, b"new")
+    opened.writes.truncate(inode, 0)
+    opened.writes.write(inode, 0, b"new")
     assert opened.contents.gather(plan) == b"old"
     assert len(names_in(opened.staging.folder)) == 2
     opened.flush(inode)
@@ -86,9 +87,9 @@ def test_stamps_are_not_used_twice(opened: Store) -> None:
     seen: list[tuple[int, int]] = []
     for _ in range(3):
         for _ in range(3):
-            opened.contents.write(inode, 0, b"x")
+            opened.writes.write(inode, 0, b"x")
             seen.append(staged_of(opened, inode).windows[0].stamp)
-        opened.contents.truncate(inode, 0)
+        opened.writes.truncate(inode, 0)
     assert len(set(seen)) == len(seen)
 
 
@@ -99,8 +100,8 @@ def test_generations_go_on_after_a_crash(box: Box) -> None:
     box.store.commit()
     (before,) = names_in(box.store.staging.folder)
     store = box.crash()
-    store.contents.truncate(inode, 0)
-    store.contents.write(inode, 0, b"new")
+    store.writes.truncate(inode, 0)
+    store.writes.write(inode, 0, b"new")
     assert before in names_in(store.staging.folder)
     assert content_of(box.crash(), inode) == b"old"
 
@@ -110,7 +111,7 @@ def test_what_a_killed_process_rewrote_is_synced(box: Box, monkeypatch: pytest.M
     inode = new_file(box.store, b"f", noise(100))
     box.store.flush(inode)
     box.store.commit()
-    box.store.contents.write(inode, 0, noise(100, 1))
+    box.store.writes.write(inode, 0, noise(100, 1))
     store = box.crash()
     assert content_of(store, inode) == noise(100, 1)
     synced: list[str] = []

@@ -155,13 +155,13 @@ class Work:
         file = self.files[name]
         file.write(offset, data)
         self._promise(*self._commits)  # the new bytes may be there from now on
-        self.store.contents.write(file.inode, offset, data)
+        self.store.writes.write(file.inode, offset, data)
 
     def truncate(self, name: bytes, size: int) -> None:
         file = self.files[name]
         file.truncate(size)
         self._promise(*self._commits)
-        self.store.contents.truncate(file.inode, size)
+        self.store.writes.truncate(file.inode, size)
 
     def flush(self, name: bytes) -> None:
         file = self.files[name]
