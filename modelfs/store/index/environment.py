@@ -1,27 +1,28 @@
 """The LMDB environment of an index, kept usable.
 
-LMDB leaves two things to who uses it. When a commit fails in its very last write, that of the meta
-page, the environment answers everything with MDB_PANIC from then on, until it is closed and opened
-again. And a map that is full can be made larger. Either must not happen while any transaction of
-this process is alive, so they are counted.
+Theory of operation. LMDB leaves two things to its users. When a commit fails in its very last
+write, that of the meta page, the environment answers everything with MDB_PANIC from then on, until
+it is closed and opened again. And a map that is full can be made larger. Neither may happen while a
+transaction of this process is alive. So transactions are counted, and the environment is
 
-The file is read through a mapping, so reading past its end, or a page that the disk cannot read,
-is SIGBUS, which ends the process. A file that is cut short is therefore refused when it is opened,
-unless it lacks no more than what LMDB may have left unwritten at its end, and all rows can be read.
-Against a disk that fails to read a page later, nothing can be done here.
+- *open*: `_env` is set. Transactions begin and end; `_alive` has an item for each.
+- *draining*: `recover` holds the lock and has taken `_env` away. Transactions under way end; new
+  ones wait for the lock.
+- *closed*: no transaction is alive. `recover` opens the environment again, or resizes it, and sets
+  `_env`. If opening fails `_env` stays empty, and the next transaction tries once more.
 
-A commit needs pages even when it only deletes, so the file has some on the disk ahead of its use.
+The file is read through a mapping, so a page that the disk cannot read is SIGBUS, which ends the
+process. A file that is cut short is refused when it is opened (see `data_file`). Against a disk
+that fails to read a page later, nothing can be done here.
 """
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -29,31 +30,14 @@ from typing import Any, Final
 import lmdb
 
 from modelfs.errors import CorruptIndex, IndexLost, ModelfsError, NotAStore, StoreFull
+from modelfs.store.index.data_file import LOOSE_PAGES, DataFile, prepare_lock_file
 from modelfs.store.index.tables import SINCE_2, Table
 
 log = logging.getLogger(__name__)
 
 # Address space, not memory or disk. 64 GiB index about 200 million chunks; it grows when full.
 MAP_SIZE: Final = 64 << 30
-DATA_FILE: Final = "data.mdb"
-# How many pages at the end of the file may not have been written by a commit before a crash.
-LOOSE_PAGES: Final = 64
-# Room for some 250 readers.
-LOCK_FILE: Final = "lock.mdb"
-LOCK_SIZE: Final = 16 << 10
-# ioctl_iflags(2)
-FS_IOC_SETFLAGS: Final = 0x40086602
-FS_NOCOW_FL: Final = 0x00800000
 POLL_SECONDS: Final = 0.001
-# The file has this many bytes on the disk that are not in use, so that deletes can be committed
-# after other programs have filled the disk. Free pages inside count, but only beyond what is always
-# behind all that is in use: a reader, such as fsck beside a mount, keeps the pages of its snapshot
-# from being written to, and with them all that became free since.
-AHEAD: Final = 4 << 20
-AHEAD_BEHIND: Final = 2 << 20
-AHEAD_STEP: Final = 256 << 10  # by which the file gets longer, at least
-FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2)
-_libc = ctypes.CDLL(None)
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
 
@@ -65,7 +49,7 @@ class Environment:
         self._folder = folder
         self._read_only = read_only
         self._map_size = map_size
-        self._ahead = 0  # up to where the file has blocks on the disk
+        self._file = DataFile(folder)
         self._lock = threading.Lock()
         self._alive: list[None] = []  # one for each transaction, begun or about to be
         self._env: lmdb.Environment | None = None
@@ -103,13 +87,12 @@ class Environment:
                 break
             except StoreFull as exc:
                 problem = exc.__cause__
-                if not isinstance(problem, lmdb.Error) or not self.mend(transaction.env, problem):
+                if not isinstance(problem, lmdb.Error) or not self.recover(
+                    transaction.env, problem
+                ):
                     raise
-        env = self.hold()
-        try:
+        with self._acquired() as env:
             self._lengthen(env)
-        finally:
-            self.let_go()
 
     def sync(self) -> None:
         """Make the last commit durable, if it is not yet.
@@ -117,29 +100,21 @@ class Environment:
         Raises:
             OSError: it is not known whether it is.
         """
-        env = self.hold()
-        try:
-            env.sync(True)
-        except lmdb.Error as exc:
-            raise translated(exc) from exc
-        finally:
-            self.let_go()
+        with self._acquired() as env:
+            try:
+                env.sync(True)
+            except lmdb.Error as exc:
+                raise translated(exc) from exc
 
     def used(self) -> int:
         """Return the bytes of the file that are in use, as of the last commit."""
-        env = self.hold()
-        try:
+        with self._acquired() as env:
             return _used(env)
-        finally:
-            self.let_go()
 
     def snapshot_id(self) -> int:
         """Return the number of the last committed transaction."""
-        env = self.hold()
-        try:
+        with self._acquired() as env:
             return env.info()["last_txnid"]
-        finally:
-            self.let_go()
 
     def close(self) -> None:
         if self._env is not None:
@@ -147,8 +122,8 @@ class Environment:
 
     # -- for transactions
 
-    def hold(self) -> lmdb.Environment:
-        """Return LMDB's environment, which stays as it is until `let_go`."""
+    def acquire(self) -> lmdb.Environment:
+        """Return LMDB's environment, which stays as it is until `release`."""
         while True:
             # No lock, which would double the cost of a lookup: whoever changes the environment
             # first takes it away, and then waits until nobody is noted here.
@@ -160,24 +135,37 @@ class Environment:
                 if self._env is None:
                     self._open()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
+        """Let the environment be reopened or resized."""
         self._alive.pop()
 
-    def mend(self, env: lmdb.Environment, problem: lmdb.Error) -> bool:
+    @contextlib.contextmanager
+    def _acquired(self) -> Iterator[lmdb.Environment]:
+        env = self.acquire()
+        try:
+            yield env
+        finally:
+            self.release()
+
+    def recover(self, env: lmdb.Environment, problem: lmdb.Error) -> bool:
         """Do what LMDB leaves to its users; say whether to try again. Not while holding it."""
         if not isinstance(problem, lmdb.PanicError | lmdb.MapFullError | lmdb.MapResizedError):
             return False
         with self._lock:
             if self._env is not env:
                 return True  # another thread was faster
-            self._env = None
-            while self._alive:
-                time.sleep(POLL_SECONDS)
+            self._drain()
             if isinstance(problem, lmdb.PanicError):
                 self._reopen(env)
             else:
                 self._resize(env, problem)
         return True
+
+    def _drain(self) -> None:
+        self._env = None
+        while self._alive:
+            # Not a condition, which every transaction would have to notify.
+            time.sleep(POLL_SECONDS)
 
     def _reopen(self, env: lmdb.Environment) -> None:
         log.warning("index: opened again after a commit that failed")
@@ -196,7 +184,7 @@ class Environment:
 
     def _open(self) -> None:
         if not self._read_only:
-            _prepare_lock_file(self._folder / LOCK_FILE)
+            prepare_lock_file(self._folder)
         try:
             env = lmdb.open(
                 str(self._folder),
@@ -213,29 +201,28 @@ class Environment:
                 raise NotAStore(f"{self._folder.parent} has no index") from exc
             raise translated(exc, str(self._folder)) from exc
         try:
-            self._look_through(env)
+            self._validate(env)
         except BaseException:
             env.close()
             raise
         self._env = env
 
-    def _look_through(self, env: lmdb.Environment) -> None:
-        path = self._folder / DATA_FILE
-        size, used = path.stat().st_size, _used(env)
+    def _validate(self, env: lmdb.Environment) -> None:
+        size, used = self._file.size, _used(env)
         if size >= used:
             self._open_tables(env)
             return
-        problem = IndexLost(f"{path} is cut short: {size} of {used} bytes are there")
+        problem = IndexLost(f"{self._file.path} is cut short: {size} of {used} bytes are there")
         if used - size > LOOSE_PAGES * env.stat()["psize"]:
             raise problem
-        # A crash, or this look at it, may have come before `_lengthen`. If so, nothing is missed.
+        # A crash, or this look at it, may have come before `lengthen`. If so, nothing is missing.
         try:
-            _reach(path, size, used)
+            self._file.reach(size, used)
             self._open_tables(env)
-            self._walk(env)
+            self._read_all(env)
         except (lmdb.Error, ModelfsError, OSError) as exc:
-            if path.stat().st_size == used:  # nobody has added to it meanwhile
-                os.truncate(path, size)
+            if self._file.size == used:  # no writer has added to it meanwhile
+                os.truncate(self._file.path, size)
             raise problem from exc
 
     def _open_tables(self, env: lmdb.Environment) -> None:
@@ -252,7 +239,7 @@ class Environment:
         except lmdb.Error as exc:
             raise translated(exc, str(self._folder)) from exc
 
-    def _walk(self, env: lmdb.Environment) -> None:
+    def _read_all(self, env: lmdb.Environment) -> None:
         with env.begin() as transaction:
             for database in self._databases.values():
                 with transaction.cursor(database) as cursor:
@@ -260,14 +247,8 @@ class Environment:
                         pass
 
     def _lengthen(self, env: lmdb.Environment) -> None:
-        # LMDB does not write the last pages if their content was not needed after all.
-        path = self._folder / DATA_FILE
-        if (size := path.stat().st_size) < (used := _used(env)):
-            os.truncate(path, used)
-        if self._ahead - used < AHEAD_BEHIND:
-            behind = max(AHEAD - self._free(env), AHEAD_BEHIND + AHEAD_STEP)
-            self._ahead = max(size, used) + behind
-            allocate(path, self._ahead)
+        used = _used(env)
+        self._file.lengthen(used, self._free(env) if self._file.needs_blocks(used) else 0)
 
     def _free(self, env: lmdb.Environment) -> int:
         """Return the bytes of the pages that are not in use though others behind them are."""
@@ -295,15 +276,15 @@ class Transaction:
 
     def __enter__(self) -> "lmdb.Transaction[bytes]":
         while True:
-            self.env = self._environment.hold()
+            self.env = self._environment.acquire()
             try:
                 self._transaction = self.env.begin(write=self._write)
             except lmdb.Error as exc:
-                self._environment.let_go()
-                if not self._environment.mend(self.env, exc):
+                self._environment.release()
+                if not self._environment.recover(self.env, exc):
                     raise translated(exc) from exc
             except BaseException:
-                self._environment.let_go()
+                self._environment.release()
                 raise
             else:
                 return self._transaction
@@ -319,7 +300,7 @@ class Transaction:
         except lmdb.Error as error:
             raise translated(error) from error
         finally:
-            self._environment.let_go()
+            self._environment.release()
         if isinstance(exc, lmdb.Error):
             raise translated(exc) from exc
 
@@ -334,39 +315,6 @@ def _found(env: lmdb.Environment) -> dict[Table, Database]:
             if table not in SINCE_2:
                 raise
     return found
-
-
-def _prepare_lock_file(path: Path) -> None:
-    # LMDB writes its table of readers through a mapping. Where a write needs new blocks each time,
-    # as on btrfs, a full disk would make that SIGBUS, and nobody could open the index any more.
-    if not path.parent.is_dir() or path.exists():
-        return
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        with contextlib.suppress(OSError):  # other file systems know no such flag, nor need it
-            fcntl.ioctl(fd, FS_IOC_SETFLAGS, FS_NOCOW_FL.to_bytes(8, "little"))
-        os.posix_fallocate(fd, 0, LOCK_SIZE)
-    finally:
-        os.close(fd)
-
-
-def _reach(path: Path, size: int, used: int) -> None:
-    # Not truncate(2): a writer may have made it longer still, and it must not become shorter.
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.posix_fallocate(fd, size, used - size)
-    finally:
-        os.close(fd)
-
-
-def allocate(path: Path, size: int) -> None:
-    """Give a file its blocks up to `size`, without making it longer, if there is room."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # What fails is tried at a later commit.
-        _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
-    finally:
-        os.close(fd)
 
 
 def _used(env: lmdb.Environment) -> int:

@@ -13,11 +13,13 @@ commit is in, it sees every change, and the change that came last. Changes made 
 reach the disk together or not at all. Inside that, `change()` makes one operation atomic: if it
 raises, what it had put is taken back.
 
-All changes are made on one thread; reads may come from any. The lock guards the sorted memtables
-against being read in the middle of an insertion, and is never held while LMDB is asked.
+All changes are made on one thread; reads may come from any. No lock is held while LMDB is asked.
+
+Example. A rename changes three rows inside one `change()`; another request creates a file; an fsync
+makes the daemon seal both. While a thread writes them, a third request removes the file: that is in
+the next commit, and readers see it at once.
 """
 
-import heapq
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,10 +27,10 @@ from pathlib import Path
 from typing import Final
 
 import lmdb
-from sortedcontainers import SortedDict
 
 from modelfs.errors import StoreReadOnly
 from modelfs.store.index.environment import MAP_SIZE, Environment
+from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
 from modelfs.store.index.tables import Table
 
 # Rows read in one transaction: LMDB reuses no page that a transaction may still read.
@@ -37,17 +39,12 @@ SCAN_PAGE: Final = 1000
 KEY_END: Final = b"\xff" * 512
 
 Row = tuple[bytes, bytes]
-Memtable = dict[Table, "SortedDict[bytes, bytes | None]"]
-
-
-def _empty() -> Memtable:
-    return {table: SortedDict() for table in Table}
 
 
 class CommitBatch:
     """The sealed changes of one commit."""
 
-    def __init__(self, index: "Index", changes: Memtable) -> None:
+    def __init__(self, index: "Index", changes: Layer) -> None:
         self._index = index
         self._changes = changes
 
@@ -75,11 +72,8 @@ class Index:
         """Open the index; `exclude_writers` if it is read-only, and nobody else may write it."""
         self._read_only = read_only
         self._others_write = read_only and not exclude_writers
-        self._lock = threading.Lock()
-        self._active = _empty()
-        self._sealed: Memtable | None = None
-        self._undo: list[tuple[Table, bytes, bytes | None, bool]] | None = None
-        self._changed = False
+        self._memtable = Memtable()
+        self._undo: list[Undo] | None = None
         self._versions = dict.fromkeys(Table, 0)
         self._pin: lmdb.Transaction[bytes] | None = None
         self._pin_owner = 0  # the thread whose reads it is for
@@ -91,11 +85,9 @@ class Index:
     # -- reading
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        with self._lock:
-            for layer in self._layers():
-                if key in layer[table]:
-                    value: bytes | None = layer[table][key]
-                    return value
+        value = self._memtable.get(table, key)
+        if not isinstance(value, Unchanged):
+            return value
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot:
@@ -103,7 +95,7 @@ class Index:
 
     def scan(self, table: Table, start: bytes, stop: bytes, limit: int = SCAN_PAGE) -> list[Row]:
         """Return the first `limit` rows whose keys are in `[start, stop)`, in order."""
-        changed, stop = self._changes_in(table, start, stop, limit)
+        changed, stop = self._memtable.changes(table, start, stop, limit)
         rows = self._committed(table, start, stop, limit, changed)
         if not changed:
             return rows
@@ -130,18 +122,17 @@ class Index:
                 return None
 
     def _floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
-        with self._lock:
-            found = [
-                next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
-            ]
+        keys = self._memtable.floor_keys(table, key, low)
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
-            if (cursor.set_range(key) and cursor.key() == key) or (
-                cursor.prev() if cursor.key() else cursor.last()
-            ):
-                found.append(cursor.key() if low <= cursor.key() <= key else None)
-        return max((each for each in found if each is not None), default=None)
+            if not cursor.set_range(key):
+                is_there = cursor.last()
+            else:
+                is_there = cursor.key() == key or cursor.prev()
+            if is_there and cursor.key() >= low:
+                keys.append(cursor.key())
+        return max(keys, default=None)
 
     def _committed(
         self, table: Table, start: bytes, stop: bytes, limit: int, hidden: dict[bytes, bytes | None]
@@ -157,27 +148,6 @@ class Index:
                     if key not in hidden:
                         rows.append((key, value))
         return rows
-
-    def _changes_in(
-        self, table: Table, start: bytes, stop: bytes, limit: int
-    ) -> tuple[dict[bytes, bytes | None], bytes]:
-        # Returns the changed rows up to the limit-th that is not a deletion, and the key before
-        # which they are all.
-        changed: dict[bytes, bytes | None] = {}
-        live = 0
-        with self._lock:
-            layers = [layer[table] for layer in self._layers()]
-            keys = (layer.irange(start, stop, inclusive=(True, False)) for layer in layers)
-            for key in heapq.merge(*keys):
-                if key not in changed:
-                    changed[key] = next(layer[key] for layer in layers if key in layer)
-                    live += changed[key] is not None
-                if live == limit:
-                    return changed, key + b"\0"
-        return changed, stop
-
-    def _layers(self) -> tuple[Memtable, ...]:
-        return (self._active,) if self._sealed is None else (self._active, self._sealed)
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
         if self._pin is None or self._pin_owner != threading.get_ident():
@@ -241,33 +211,25 @@ class Index:
 
     def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
         assert self._undo is not None, "changes are made inside change()"
-        rows = self._active[table]
-        self._undo.append((table, key, rows.get(key), key in rows))
-        with self._lock:
-            rows[key] = value
+        self._undo.append(self._memtable.set(table, key, value))
         self._versions[table] += 1
-        self._changed = True
 
-    def _roll_back(self, undo: list[tuple[Table, bytes, bytes | None, bool]]) -> None:
-        with self._lock:
-            for table, key, value, was_there in reversed(undo):
-                self._versions[table] += 1
-                if was_there:
-                    self._active[table][key] = value
-                else:
-                    del self._active[table][key]
+    def _roll_back(self, undo: list[Undo]) -> None:
+        self._memtable.undo(undo)
+        for table, *_ in undo:
+            self._versions[table] += 1
 
     # -- committing
 
     @property
     def dirty(self) -> bool:
         """Whether there are changes that no commit has made durable."""
-        return self._changed or self._sealed is not None
+        return self._memtable.dirty
 
     @property
     def changes(self) -> int:
         """How many rows have changed since the last seal."""
-        return sum(map(len, self._active.values()))
+        return len(self._memtable)
 
     def seal(self) -> CommitBatch:
         """Begin a commit of every change made so far. The batch before must be released.
@@ -275,20 +237,11 @@ class Index:
         If the batch before failed, its changes are part of this one.
         """
         assert self._undo is None, "sealed in the middle of a change"
-        with self._lock:
-            if self._sealed is not None:
-                for table, rows in self._active.items():
-                    self._sealed[table].update(rows)
-            else:
-                self._sealed = self._active
-            self._active = _empty()
-        self._changed = False
-        return CommitBatch(self, self._sealed)
+        return CommitBatch(self, self._memtable.seal())
 
     def release(self) -> None:
         """End a commit whose batch was written."""
-        with self._lock:
-            self._sealed = None
+        self._memtable.release()
 
     def commit(self) -> None:
         """Do all three steps of a commit here and now."""
@@ -296,7 +249,7 @@ class Index:
             self.seal().write()
             self.release()
 
-    def apply(self, changes: Memtable) -> None:
+    def apply(self, changes: Layer) -> None:
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
             for table, rows in changes.items():
                 database = self._env.database(table)

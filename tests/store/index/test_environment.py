@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, StoreFull
-from modelfs.store.index.environment import AHEAD, AHEAD_BEHIND
+from modelfs.store.index.data_file import AHEAD, AHEAD_BEHIND
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 

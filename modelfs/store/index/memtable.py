@@ -1,0 +1,142 @@
+"""Changes of the index that LMDB does not have yet, sorted in memory.
+
+Theory of operation. There are two layers: the *active* one takes changes; the *sealed* one, if
+there is one, is on its way to LMDB. A row in the active layer hides the same row in the sealed one,
+and both hide LMDB's. A deletion is a row without a value.
+
+Example. The row a=1 is in LMDB. A change puts a=2, and is sealed: active {}, sealed {a: 2}. While
+it is written, another change deletes a: active {a: None}. Whoever reads a now finds that it is
+gone. The write ends and the sealed layer is released: LMDB has a=2, which the active layer still
+hides.
+
+All changes are made on one thread; reads may come from any. The lock keeps a reader from seeing a
+sorted layer in the middle of an insertion.
+"""
+
+import heapq
+import threading
+from typing import Final
+
+from sortedcontainers import SortedDict
+
+from modelfs.store.index.tables import Table
+
+Layer = dict[Table, "SortedDict[bytes, bytes | None]"]
+Undo = tuple[Table, bytes, bytes | None, bool]  # the row that was there, and whether there was one
+
+
+class Unchanged:
+    """The answer about a row that neither layer has."""
+
+
+UNCHANGED: Final = Unchanged()
+
+
+def _empty() -> Layer:
+    return {table: SortedDict() for table in Table}
+
+
+class Memtable:
+    """The active and the sealed layer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = _empty()
+        self._sealed: Layer | None = None
+        self._changed = False
+
+    # -- reading
+
+    def get(self, table: Table, key: bytes) -> bytes | Unchanged | None:
+        """Return a changed row's value, None if it was deleted, `UNCHANGED` if LMDB has it."""
+        with self._lock:
+            rows = self._active[table]
+            if key in rows:
+                return rows[key]
+            if self._sealed is not None:
+                rows = self._sealed[table]
+                if key in rows:
+                    return rows[key]
+        return UNCHANGED
+
+    def changes(
+        self, table: Table, start: bytes, stop: bytes, limit: int
+    ) -> tuple[dict[bytes, bytes | None], bytes]:
+        """Return the changed rows in `[start, stop)`, up to the `limit`-th that is no deletion.
+
+        Also the key before which these are all.
+        """
+        changed: dict[bytes, bytes | None] = {}
+        live = 0
+        with self._lock:
+            layers = [layer[table] for layer in self._layers()]
+            keys = (layer.irange(start, stop, inclusive=(True, False)) for layer in layers)
+            for key in heapq.merge(*keys):
+                if key not in changed:
+                    changed[key] = next(layer[key] for layer in layers if key in layer)
+                    live += changed[key] is not None
+                if live == limit:
+                    return changed, key + b"\0"
+        return changed, stop
+
+    def floor_keys(self, table: Table, key: bytes, low: bytes) -> list[bytes]:
+        """Return the last key in `[low, key]` of each layer that has one, deletions included."""
+        with self._lock:
+            last = [
+                next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
+            ]
+        return [each for each in last if each is not None]
+
+    def _layers(self) -> tuple[Layer, ...]:
+        return (self._active,) if self._sealed is None else (self._active, self._sealed)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there are changes that LMDB does not have."""
+        return self._changed or self._sealed is not None
+
+    def __len__(self) -> int:
+        """The number of rows that have changed since the last seal."""
+        return sum(map(len, self._active.values()))
+
+    # -- changing
+
+    def set(self, table: Table, key: bytes, value: bytes | None) -> Undo:
+        """Change a row, or delete it with None; returns how to undo that."""
+        rows = self._active[table]
+        undo = table, key, rows.get(key), key in rows
+        with self._lock:
+            rows[key] = value
+        self._changed = True
+        return undo
+
+    def undo(self, changes: list[Undo]) -> None:
+        """Take changes back, the last one first. None of them may have been sealed."""
+        with self._lock:
+            for table, key, value, was_there in reversed(changes):
+                if was_there:
+                    self._active[table][key] = value
+                else:
+                    del self._active[table][key]
+
+    # -- committing
+
+    def seal(self) -> Layer:
+        """Seal the active layer, and return the sealed one.
+
+        If the one before was not released, since its commit failed, it is part of this one.
+        """
+        with self._lock:
+            if self._sealed is not None:
+                for table, rows in self._active.items():
+                    self._sealed[table].update(rows)
+            else:
+                self._sealed = self._active
+            self._active = _empty()
+        self._changed = False
+        return self._sealed
+
+    def release(self) -> None:
+        """Drop the sealed layer, because LMDB has it."""
+        with self._lock:
+            self._sealed = None
