@@ -66,7 +66,7 @@ def test_every_option_is_shown(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_lint(name: str, linter: str) -> None:
     """Neither formatter has anything to say about a page."""
-    command = (*LINTERS[linter], PAGES / name)
+    command = (*LINTERS[linter], str(PAGES / name))
     done = subprocess.run(
         command, input=ONE_LONG_PAGE, capture_output=True, text=True, check=False, timeout=30
     )
