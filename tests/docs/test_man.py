@@ -1,5 +1,6 @@
 """The manual pages: complete, up to date, and good roff."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,13 @@ import click
 import pytest
 
 from modelfs.cli.main import COMMANDS
+from modelfs.codecs.base import CodecId
+from modelfs.jobs.check.view import Finding, Severity
+from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
+from modelfs.jobs.repair.context import Action, Outcome
+from modelfs.jobs.scrub.scrubber import ScrubStatus
+from modelfs.store.chunks.cache import CacheStatistics
+from modelfs.store.statistics import FORMER_KEYS, Statistics
 from tools.docs.__main__ import is_stale
 from tools.docs.man import PAGES, SOURCES, command_of, update
 from tools.docs.roff import to_roff
@@ -16,6 +24,13 @@ COMMAND_PAGES = [name for name in NAMES if name != "modelfs-store.5"]
 LINTERS = {
     "mandoc": ("mandoc", "-T", "lint", "-W", "warning"),
     "groff": ("groff", "-man", "-Tutf8", "-t", "-ww", "-z", "-"),
+}
+# The records that `--json` prints, by the page that explains their fields.
+RECORDS = {
+    "modelfs-stats.1": (Statistics, CacheStatistics),
+    "modelfs-inspect.1": (FileReport, TensorReport, FormShare, Sharer, Base),
+    "modelfs-scrub.8": (ScrubStatus,),
+    "modelfs-fsck.8": (Finding, Action),
 }
 ONE_LONG_PAGE = ".pl 500i\n"  # as on a terminal; groff reads it before the file
 
@@ -81,6 +96,24 @@ def test_pages_that_are_named_exist(name: str) -> None:
         if word.startswith("modelfs-") and word.endswith((")", ").")):
             title, _, section = word.rstrip(").").partition("(")
             assert f"{title}.{section}" in NAMES
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_field_of_json_is_explained(name: str) -> None:
+    """Every key that `--json` prints is in the page of its command."""
+    page = (SOURCES / f"{name}.md").read_text()
+    for record in RECORDS[name]:
+        for field in dataclasses.fields(record):
+            assert f"`{field.name}`" in page
+
+
+def test_former_keys_forms_and_outcomes() -> None:
+    """Former keys, forms, severities and outcomes are in the pages, too."""
+    stats = (SOURCES / "modelfs-stats.1.md").read_text()
+    forms = {each.name.lower() for each in CodecId} - {"raw"} | {"plain"}
+    assert all(f"`{name}`" in stats for name in {*FORMER_KEYS, *forms})
+    fsck = (SOURCES / "modelfs-fsck.8.md").read_text()
+    assert all(each.value in fsck for each in (*Severity, *Outcome))
 
 
 def test_sources_are_in_the_manual_section_of_their_name() -> None:

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fcntl import ioctl
@@ -34,6 +35,9 @@ PICTURE: Final = ROOT / "docs" / "session.svg"
 MODELS: Final = "tests/data/minilm-slice"
 COLUMNS: Final = 128
 SECONDS_MAX: Final = 120
+# As long as the daemon waits for a closed file to be opened again, and some: then it looks at the
+# file once more, and lists it for the optimizer. People are slower than that.
+QUIET_SECONDS: Final = 1.5
 
 COMMANDS: Final = (
     "modelfs mkfs models.store",
@@ -70,11 +74,18 @@ def record() -> list[Shown]:
         (folder / "tests").symlink_to(ROOT / "tests")
         commands = [*COMMANDS[:-1], *DRAWN, COMMANDS[-1]]
         try:
-            return [Shown(command, run(command, folder)) for command in commands]
+            return [Shown(command, _run_and_wait(command, folder)) for command in commands]
         finally:
             # After an error, nothing may stay mounted below what is removed.
             if os.path.ismount(folder / "models"):
                 run(COMMANDS[-1], folder)
+
+
+def _run_and_wait(command: str, folder: Path) -> str:
+    output = run(command, folder)
+    if command.startswith("modelfs sync"):
+        time.sleep(QUIET_SECONDS)
+    return output
 
 
 def run(command: str, folder: Path) -> str:
