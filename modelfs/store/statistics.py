@@ -15,7 +15,7 @@ FORMER_KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Numbers of things and bytes; see the README for what each means."""
+    """Numbers of things and bytes; docs/man/modelfs-stats.1.md explains each."""
 
     files: int
     logical_bytes: int

@@ -33,7 +33,7 @@ from tools.docs.man import ROOT
 README: Final = ROOT / "README.md"
 PICTURE: Final = ROOT / "docs" / "session.svg"
 MODELS: Final = "tests/data/minilm-slice"
-COLUMNS: Final = 128
+COLUMNS: Final = 140
 SECONDS_MAX: Final = 120
 # As long as the daemon waits for a closed file to be opened again, and some: then it looks at the
 # file once more, and lists it for the optimizer. People are slower than that.
