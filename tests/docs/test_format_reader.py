@@ -123,7 +123,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         ingest_all(store)
         optimize(store)
         new_file(store, b"staged", noise(5000, 1))
-        store.contents.truncate(cut, 70_000)
+        store.writes.truncate(cut, 70_000)
     made = Reader(folder)
     yield made
     made.close()
