@@ -242,7 +242,7 @@ class Store:
         wait for the next commit.
         """
         sealed = self.index.seal()
-        deletes = [(each, each.hand_over()) for each in (self.staging.deletes, self.packs.deletes)]
+        deletes = [(each, each.drain()) for each in (self.staging.deletes, self.packs.deletes)]
         written = _Written(sealed)
         try:
             yield written
@@ -251,7 +251,7 @@ class Store:
                 self.index.release()
             else:
                 for each, names in deletes:
-                    each.take_back(names)
+                    each.restore(names)
 
         def delete() -> None:
             # A crash may leave such files, too: the next open deletes what is left here.

@@ -305,7 +305,7 @@ def delete_early(store: Store) -> Calls:
     """Delete what a commit does not mention any more, and then write it."""
     sealed = store.index.seal()
     for deletes in (store.staging.deletes, store.packs.deletes):
-        deletes.run(deletes.hand_over())
+        deletes.run(deletes.drain())
     yield sealed.write
     store.index.release()
     yield nothing

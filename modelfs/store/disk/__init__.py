@@ -1,1 +1,1 @@
-"""The disk: descriptors and room."""
+"""The backing disk: open files, deletes, slow calls and free space."""

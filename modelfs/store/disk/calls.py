@@ -1,8 +1,13 @@
 """Slow calls in the middle of an operation.
 
-An operation that belongs to the store's owner may have a part that waits for the disk. It is
-written once, as a generator that yields that part as a call without arguments. The caller makes the
-call, on any thread, before it goes on with the generator; if the call raises, it closes it.
+An operation of the store's owner may contain a call that waits for the disk. Such an operation is a
+generator, and it yields each slow call as a function without arguments. The caller runs the
+function, on any thread, and then resumes the generator. If the function raises, the caller closes
+the generator.
+
+Example. `Flusher.flush` copies a file's state, yields the fdatasync of three staging files, and
+then changes the index. `run_here` runs the fdatasync on the owner's thread. A daemon runs it on a
+worker thread and serves requests meanwhile.
 """
 
 from collections.abc import Callable, Generator

@@ -1,10 +1,15 @@
 """Deletes that wait for a commit.
 
-A file of the store may go only when the index that no longer mentions it is durable. So whoever
-stops mentioning a file calls `delete_after_commit`; the store takes the list when it seals a
-commit, and deletes the files when that commit is on the disk. If the commit fails, the list comes
-back for the next one. A crash in between leaves files that no index mentions, and the next open
-removes them.
+A file of the store may be deleted only after the index that no longer mentions it is durable. So
+the code that removes the last mention calls `delete_after_commit`. The store drains the list when
+it seals a commit, and deletes the files when that commit is on the disk. If the commit fails, the
+names return to the list. A crash in between leaves files that no index mentions; the next open
+deletes them.
+
+Example. gc empties pack 3. It deletes the pack's row and calls
+`delete_after_commit("00000003.pack")`. The commit drains that name and writes the index. If the
+disk is full, the name is restored and the file stays, because the old index still mentions it.
+Otherwise `run` deletes the file.
 """
 
 from pathlib import Path
@@ -24,20 +29,23 @@ class DeferredDeletes:
         """Let the next commit delete a file."""
         self._names.append(name)
 
-    def hand_over(self) -> list[str]:
-        """Return the files to delete once all changes made so far are durable, and forget them."""
+    def drain(self) -> list[str]:
+        """Return the listed files and empty the list.
+
+        The caller deletes the files with `run` once all changes made so far are durable.
+        """
         names, self._names = self._names, []
         return names
 
-    def take_back(self, names: list[str]) -> None:
-        """Wait for the next commit with files that were handed over to one that failed."""
+    def restore(self, names: list[str]) -> None:
+        """Put drained names back, because their commit failed."""
         self._names.extend(names)
 
     def run(self, names: list[str]) -> None:
         """Delete files. Any thread.
 
         Raises:
-            OSError: one of them cannot be deleted.
+            OSError: a file cannot be deleted.
         """
         for name in names:
             self._files.forget(name)

@@ -1,4 +1,8 @@
-"""Open files of the store, kept open for reuse and closed when nobody holds them."""
+"""Open files of the store: a cache of descriptors, and reads and writes that are never short.
+
+A short read or write of the kernel is continued until the request is complete or the file ends.
+Every `OSError` carries the path of its file.
+"""
 
 import os
 import threading
@@ -9,16 +13,16 @@ from pathlib import Path
 from typing import Final
 
 # Far below the usual limit of 1,024 open files, which staging, LMDB and FUSE share.
-OPEN_MAX = 256
+OPEN_MAX: Final = 256
 IOV_MAX: Final = 1024
 
 
 class Descriptor:
-    """A file descriptor that is closed when the last holder lets go of it.
+    """A file descriptor that is closed when the last reference to this object is dropped.
 
-    A read that was planned keeps its descriptor, so the file may meanwhile be deleted or fall
-    out of the cache: the bytes stay readable until the read is done. Keep the object for as long as
-    its number is used, and not the number alone, which may soon be another file's.
+    A planned read keeps the object, so its bytes stay readable although the file is deleted or
+    leaves the cache meanwhile. Keep the object, not its number: the kernel gives the number of a
+    closed file to the next one.
     """
 
     __slots__ = ("__weakref__", "fd", "path")
@@ -33,7 +37,7 @@ class Descriptor:
 
 
 def read_at(file: Descriptor, offset: int, size: int) -> bytes:
-    """Return bytes of a file, fewer only where it ends. A short read is continued: pread(2)."""
+    """Return `size` bytes of a file from `offset` on, fewer only at the end of the file."""
     try:
         data = os.pread(file.fd, size, offset)
         while len(data) < size and (
@@ -47,7 +51,11 @@ def read_at(file: Descriptor, offset: int, size: int) -> bytes:
 
 
 def read_into(file: Descriptor, offset: int, into: memoryview) -> int:
-    """Fill `into` from a file and return how many bytes there were, fewer only where it ends."""
+    """Fill `into` from `offset` on.
+
+    Returns:
+        The number of bytes read; fewer than `len(into)` only at the end of the file.
+    """
     try:
         done = os.preadv(file.fd, [into], offset)
         while done < len(into) and (more := os.preadv(file.fd, [into[done:]], offset + done)):
@@ -59,12 +67,12 @@ def read_into(file: Descriptor, offset: int, into: memoryview) -> int:
 
 
 def write_at(file: Descriptor, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
-    """Write buffers one after the other. What the kernel leaves over is written too.
+    """Write buffers one after the other, from `offset` on.
 
     Raises:
-        OSError: part of them may be written.
+        OSError: the disk is full or failed; part of the bytes may be written.
     """
-    # It takes less than it was given on a full disk, or past 2 GiB.
+    # pwritev(2) writes fewer bytes than it was given on a full disk, or past 2 GiB.
     pending = [memoryview(buffer) for buffer in buffers]
     try:
         while pending:
@@ -89,7 +97,7 @@ def sync(file: Descriptor) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable: fsync(2) of a file does not."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -98,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class Descriptors:
-    """The most recently used files under one folder. Any thread may ask."""
+    """The open files of one folder; the least recently used are closed first. Any thread."""
 
     def __init__(self, folder: Path, flags: int, capacity: int = OPEN_MAX) -> None:
         self._folder = folder
@@ -108,24 +116,26 @@ class Descriptors:
         self._lock = threading.Lock()
 
     def get(self, name: str, flags: int = 0) -> Descriptor:
-        """Return the open file `name`.
+        """Return the open file `name`, opening it with extra `flags` if it is not in the cache.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the file cannot be opened.
         """
         with self._lock:
-            if (found := self._open.get(name)) is not None:
+            if (file := self._open.get(name)) is not None:
                 self._open.move_to_end(name)
-                return found
+                return file
+        # Outside the lock, so that no other thread waits for the disk. Two threads may open the
+        # same file; both then use the first one's descriptor.
         opened = Descriptor(self._folder / name, self._flags | flags)
         with self._lock:
-            kept = self._open.setdefault(name, opened)
+            file = self._open.setdefault(name, opened)
             while len(self._open) > self._capacity:
                 self._open.popitem(last=False)
-        return kept
+        return file
 
     def forget(self, name: str) -> None:
-        """Drop `name` from the cache, because its file is deleted or replaced."""
+        """Remove `name` from the cache, because its file is deleted or replaced."""
         with self._lock:
             self._open.pop(name, None)
 

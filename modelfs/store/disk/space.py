@@ -1,19 +1,25 @@
-"""Room on the backing disk, and the reserve that lets deletes and commits always go on.
+"""Free space on the backing disk, and the reserve that lets deletes and commits always go on.
 
-Theory of operation. Three kinds of work need room, and each leaves some for the next:
+Theory of operation. Three kinds of work need space, and each leaves some for the next:
 
-1. Writers stop at the *reserve*: what they write is accepted only while that much is left.
-2. Ingest and gc may use most of the reserve. Both give back more than they take, but only after
-   they took it: ingest frees staging files, gc whole packs.
-3. The last part, the *floor*, is for the index and for the fsyncs of what was accepted.
+1. Writers stop at the *reserve*: a write is accepted only while more than that is free.
+2. Ingest and gc may use most of the reserve. Both free more than they use, but only afterwards:
+   ingest frees staging files, gc frees whole packs.
+3. The last part of the reserve, the *floor*, is for the index and for fsyncs of accepted writes.
 
-A pack is no longer than the reserve, so that gc can rewrite any pack that is worth it when writers
-have nothing left. A pack with nothing alive in it needs no room to go.
+A pack is no longer than the reserve, so gc can rewrite every pack that is worth it after writers
+have used up their space. A pack without a live chunk is deleted without any free space.
 
-A store may have a *limit* besides: what it takes on the disk, as du(1) counts it. Only writers heed
-it. Counting means a walk over the store's files, so that is done on a thread (see `fs.collecting`);
-in between, what writers were granted is added, which is more than they take in the end. So before a
-writer is refused it is counted once more, on the owner's thread, at most every `FRESH_SECONDS`.
+Example. A disk of 100 GiB has a reserve of 256 MiB and a floor of 32 MiB. 300 MiB are free. Writers
+get 44 MiB more, and then ENOSPC. A user deletes a file; gc copies the last 60 MiB of a 250 MiB pack
+to a new one, which leaves 196 MiB, and deletes the old pack: 446 MiB are free, 190 of them for
+writers. Had the copy left less than 32 MiB, `spend` would have refused it.
+
+A store may also have a *limit*: bytes that it may use on the disk, as du(1) counts them. Only
+writers respect it. Counting walks over all files of the store, so a thread does it now and then
+(see `fs.background.gc`). Between two counts, all bytes granted to writers are added to the last
+count. That sum is too high, since writers use less than they are granted. So before a writer is
+refused, the owner's thread counts once more, at most every `FRESH_SECONDS`.
 """
 
 import os
@@ -30,14 +36,14 @@ RESERVE_PART: Final = 0.05
 RESERVE_MIN: Final = 24 << 20
 # This part of the reserve is left to the index and to fsyncs.
 FLOOR_PART: Final = 1 / 8
-# The disk is asked again, by statvfs or by counting, after this many seconds or written bytes.
+# Free space is measured again, by statvfs or by counting, after so many seconds or granted bytes.
 FRESH_SECONDS: Final = 0.5
 FRESH_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Sizes in bytes; inodes in numbers."""
+    """The space that writers have. Sizes are in bytes; inodes are numbers of inodes."""
 
     total: int
     free: int
@@ -46,20 +52,21 @@ class Room:
 
 
 class Space:
-    """How much may still be written to a store. For the owner, unless a method says otherwise."""
+    """Free space for one store. For the owner's thread, unless a method says otherwise."""
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self._folder = folder
         self._limit = limit
-        self._used = 0  # bytes on the disk when they were last counted
-        # Bytes, ever and before that. Only the owner grants, so no sum is made on two threads.
-        self._granted_ever = 0
-        self._granted_before = 0
-        self._counted = 0.0  # monotonic seconds
+        self._used = 0  # bytes that the store used on the disk at the last count
+        # Bytes granted since this object was made, and until the last count. Two totals and not
+        # their difference, since another thread may count while the owner grants.
+        self._granted_total = 0
+        self._granted_before_count = 0
+        self._counted_at = 0.0  # monotonic seconds
         self.measure()
         self._room = self.room()
-        self._asked = time.monotonic()
-        self._granted = 0
+        self._room_at = time.monotonic()
+        self._granted = 0  # bytes, since `_room` was measured
 
     @property
     def limited(self) -> bool:
@@ -72,12 +79,12 @@ class Space:
         return _reserve(self._total(disk))
 
     def room(self) -> Room:
-        """Return what writers have: of the backing disk less the reserve, and of the limit."""
+        """Return the space for writers: free space less the reserve, within the limit."""
         disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize - _reserve(self._total(disk))
         if self._limit is not None:
-            since = self._granted_ever - self._granted_before
-            free = min(free, self._limit - self._used - since)
+            granted = self._granted_total - self._granted_before_count
+            free = min(free, self._limit - self._used - granted)
         return Room(self._total(disk), max(0, free), disk.f_files, disk.f_favail)
 
     def _total(self, disk: os.statvfs_result) -> int:
@@ -85,51 +92,48 @@ class Space:
         return total if self._limit is None else min(total, self._limit)
 
     def reserve(self, size: int) -> None:
-        """Ask for room for `size` bytes that are about to be written.
+        """Grant a writer `size` bytes, before it writes them.
 
         Raises:
             StoreFull: only the reserve is left, or the limit is reached.
         """
         now = time.monotonic()
-        stale = now - self._asked > FRESH_SECONDS or self._granted + size > FRESH_BYTES
-        if stale or self._granted + size > self._room.free:
-            self._refresh(size, now)
+        wanted = self._granted + size
+        if now - self._room_at > FRESH_SECONDS or wanted > min(FRESH_BYTES, self._room.free):
+            self._room, self._room_at, self._granted = self.room(), now, 0
+            # Writers may have used less than they were granted: count before refusing.
+            if size > self._room.free and now - self._counted_at > FRESH_SECONDS:
+                self.measure()
+                self._room = self.room()
         if self._granted + size > self._room.free:
-            limit = " or its limit is reached" if self.limited else ""
-            raise StoreFull(f"the disk under the store is full{limit}")
+            cause = ", or the store has reached its limit" if self.limited else ""
+            raise StoreFull(f"no space left on the disk under the store{cause}")
         self._granted += size
-        self._granted_ever += size
-
-    def _refresh(self, size: int, now: float) -> None:
-        self._room, self._asked, self._granted = self.room(), now, 0
-        # What was granted may not have become as much: count before it is refused.
-        if size > self._room.free and now - self._counted > FRESH_SECONDS:
-            self.measure()
-            self._room = self.room()
+        self._granted_total += size
 
     def spend(self, size: int) -> None:
-        """Ask for room for what gives more back later, by ingest or gc. Any thread.
+        """Check that ingest or gc may use `size` bytes of the reserve. Any thread.
 
         Raises:
-            StoreFull: only what the index needs is left.
+            StoreFull: only the floor would be left, which the index needs.
         """
         disk = os.statvfs(self._folder)
         floor = int(_reserve(self._total(disk)) * FLOOR_PART)
         if disk.f_bavail * disk.f_frsize - size < floor:
-            raise StoreFull("the disk under the store is full: what is left is for the index")
+            raise StoreFull("no space left on the disk under the store: the index needs the rest")
 
     def measure(self) -> None:
-        """Count what the store takes on the disk, if there is a limit for it. Any thread."""
+        """Count the bytes that the store uses on the disk, if it has a limit. Any thread."""
         if self._limit is not None:
-            granted = self._granted_ever
+            granted = self._granted_total
             self._used = disk_usage(self._folder)
-            self._granted_before = granted
-            self._counted = time.monotonic()
+            self._granted_before_count = granted
+            self._counted_at = time.monotonic()
 
 
 def _reserve(total: int) -> int:
-    least = min(RESERVE_MIN, total // 4)
-    return min(RESERVE_MAX, max(int(total * RESERVE_PART), least))
+    smallest = min(RESERVE_MIN, total // 4)
+    return min(RESERVE_MAX, max(int(total * RESERVE_PART), smallest))
 
 
 def disk_usage(folder: Path) -> int:

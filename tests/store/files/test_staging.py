@@ -164,7 +164,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
         staging.record(inode, new, RangeSet([(3 * WINDOW, 3 * WINDOW + 1)]))
         staging.drop(staged, [old])
     assert index.get(Table.STAGED, key) is not None
-    assert staging.deletes.hand_over() == [window_name(inode, 3, old.generation)]
+    assert staging.deletes.drain() == [window_name(inode, 3, old.generation)]
     with index.change():
         staging.drop(staged, [new])
     assert index.get(Table.STAGED, key) is None
