@@ -1,1 +1,1 @@
-"""The index: records, tables, and the LMDB environment under them."""
+"""The index: tables of records in LMDB, and in memory the changes since its last commit."""

@@ -1,30 +1,31 @@
 """Named integers in the table META: counters, sums over the whole store, states of jobs.
 
-All names are here, since they are part of the format. Sums change with what they sum up, so `stats`
-and `statfs` cost the same however much is stored; fsck counts anew and compares.
+All names are defined here, since they are part of the format. A sum changes in the same change of
+the index as its terms, so `stats` and `statfs` cost the same however much is stored. fsck counts
+everything and compares.
 
 ==========================  =====================================================================
 name                        value
 ==========================  =====================================================================
-next.inode, .chunk, .pack   the next number of that kind; none is ever used twice
+next.inode, .chunk, .pack   the next number of that kind; no number is ever used twice
 next.cookie                 the next place in a directory's listing
-state.in_use                1 from when a daemon serves the store until all it took is durable
-total.files                 regular files and symbolic links
+state.in_use                1 while a daemon serves the store, until all writes are durable
+total.files                 regular files
 total.logical_bytes         sum of the files' sizes
 total.shared_bytes          bytes of extents beyond the first use of each chunk
-total.dead_chunks, _bytes   chunks that nothing needs, which gc has not removed yet
-total.held_chunks, _bytes   chunks that no file uses, which others derive from
+total.dead_chunks, _bytes   dead chunks, which gc has not removed yet
+total.held_chunks, _bytes   base-only chunks: no file uses them, other chunks derive from them
 form.NAME.chunks            chunks alive in that form: plain, lost, or a codec's name
 form.NAME.raw_bytes         bytes of their content
-form.NAME.stored_bytes      bytes of them in packs
-optimize.walk               the inode a walk over all files has come to; 0: there is none
-optimize.depth              how many deltas may follow one another; 0: the default
-optimize.again              1 while the walk includes what is optimized already
+form.NAME.stored_bytes      bytes of their stored form, in packs
+optimize.walk               the next inode of a walk over all files; 0: no walk is in progress
+optimize.depth              the most deltas in a chain; 0: the default
+optimize.again              1 while the walk includes chunks that are optimized already
 scrub.started_ns, ended_ns  when the last scrub began and ended; 0: never, or not yet
-scrub.pack, .offset         where it goes on
-scrub.chunks, .bytes        what it has checked
-scrub.rate                  bytes per second, of a scrub that goes on by itself; 0: it does not
-scrub.damaged. CHUNK        where a chunk lay that was found damaged: pack << 32 | offset
+scrub.pack, .offset         where the scrub continues
+scrub.chunks, .bytes        how much it has checked
+scrub.rate                  bytes per second of a scrub that restarts by itself; 0: it does not
+scrub.damaged. CHUNK        the place of a chunk found damaged: pack << 32 | offset
 ==========================  =====================================================================
 """
 
@@ -71,13 +72,16 @@ class Counters:
         self._index = index
 
     def get(self, name: bytes) -> int:
+        """Return a number, 0 if it was never set.
+
+        Raises:
+            CorruptIndex: its row is damaged.
+        """
         value = self._index.get(Table.META, name)
-        if value is None:
-            return 0
-        return counter_of(name, value)
+        return 0 if value is None else counter_of(name, value)
 
     def set(self, name: bytes, value: int) -> None:
-        # Two files of the greatest size, which a user makes in no time, have a sum of 65 bits.
+        # Two sparse files of the largest size, which cost nothing, have a sum of 65 bits.
         size = max(8, value.bit_length() // 8 + 1)
         self._index.put(Table.META, name, value.to_bytes(size, "little", signed=True))
 
@@ -92,7 +96,7 @@ class Counters:
         return number
 
     def replace_chunk(self, old: Chunk | None, new: Chunk | None) -> None:
-        """Count `new` in the place of `old`."""
+        """Subtract a chunk's `old` record from all totals, and add its `new` one."""
         differences = {} if new is None else chunk_counts(new)
         for name, amount in ({} if old is None else chunk_counts(old)).items():
             differences[name] = differences.get(name, 0) - amount
@@ -101,18 +105,18 @@ class Counters:
 
     def forms(self) -> dict[str, dict[str, int]]:
         """Return for each stored form its `chunks`, `raw_bytes` and `stored_bytes`."""
-        found: dict[str, dict[str, int]] = {}
+        forms: dict[str, dict[str, int]] = {}
         for key, _ in self._index.scan(Table.META, b"form.", b"form/"):
             _, form, field = key.decode().split(".")
-            found.setdefault(form, {})[field] = self.get(key)
-        return found
+            forms.setdefault(form, {})[field] = self.get(key)
+        return forms
 
 
 def counter_of(name: bytes, value: bytes) -> int:
-    """Return the number in a row.
+    """Return the number in a row: little-endian, signed, 8 to 16 bytes.
 
     Raises:
-        CorruptIndex: it is too short or longer than any sum.
+        CorruptIndex: the value has another length.
     """
     if not 8 <= len(value) <= 16:
         raise CorruptIndex(f"counter {name!r}: {value.hex()}")
@@ -120,12 +124,12 @@ def counter_of(name: bytes, value: bytes) -> int:
 
 
 def chunk_counts(chunk: Chunk) -> dict[bytes, int]:
-    """Return what one chunk adds to each total."""
+    """Return the amounts that one chunk adds to the totals, by name of the total."""
     if not chunk.alive:
         return {DEAD_CHUNKS: 1, DEAD_BYTES: chunk.stored}
     form = f"form.{chunk.form}.".encode()
     if chunk.is_lost:
-        # What cannot be read: every use of it, whether it was to be shared or not.
+        # All bytes of files that cannot be read: every use counts, and nothing as shared.
         return {
             form + b"chunks": 1,
             form + b"raw_bytes": chunk.ref_bytes,

@@ -1,15 +1,17 @@
-"""The files of an LMDB environment: how long the data file is, and which blocks it has.
+"""The files of an LMDB environment: the length of the data file, and its blocks on the disk.
 
-The data file is read through a mapping, so a read past its end is SIGBUS, which ends the process.
-LMDB may leave the last pages of a commit unwritten if their content was not needed after all, so
-each commit is followed by `DataFile.lengthen`.
+LMDB reads the data file through a mapping. A read past the end of the file raises SIGBUS, which
+ends the process. A commit may allocate pages at the end of the file and then not write them,
+because it no longer needed their content. So after each commit `DataFile.lengthen` makes the file
+as long as the pages in use.
 
-A commit needs pages even when it only deletes, so the file has some on the disk ahead of its use.
+A commit needs new pages even when it only deletes rows, so the file has blocks on the disk ahead of
+their use.
 
-Example. 100 pages of 4 KiB are in use, and the file ends after 98: a crash came before `lengthen`.
-Two pages fewer than `LOOSE_PAGES` are missing, so the file is made as long as it should be, all
-rows are read, and the index opens. If 70 pages were missing, or a row could not be read, it would
-not.
+Example. 100 pages of 4 KiB are in use and the file ends after 98, since a crash came before
+`lengthen`. Two missing pages are fewer than `LOOSE_PAGES`. So at the next open the file is made
+longer, all rows are read, and the index opens. If 70 pages were missing, or a row could not be
+read, opening would fail.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 DATA_FILE: Final = "data.mdb"
-# How many pages at the end of the file may not have been written by a commit before a crash.
+# So many pages at the end of the file a commit may have left unwritten before a crash.
 LOOSE_PAGES: Final = 64
 # Room for some 250 readers.
 LOCK_FILE: Final = "lock.mdb"
@@ -28,31 +30,31 @@ LOCK_SIZE: Final = 16 << 10
 # ioctl_iflags(2)
 FS_IOC_SETFLAGS: Final = 0x40086602
 FS_NOCOW_FL: Final = 0x00800000
-# The file has this many bytes on the disk that are not in use, so that deletes can be committed
-# after other programs have filled the disk. Free pages inside count, but only beyond what is always
-# behind all that is in use: a reader, such as fsck beside a mount, keeps the pages of its snapshot
-# from being written to, and with them all that became free since.
+# The file has `AHEAD` bytes of blocks that are not in use, so that deletes can be committed after
+# other programs have filled the disk. Free pages inside the file count towards it, but
+# `AHEAD_BEHIND` bytes always lie behind the last page in use: a reader, such as fsck beside a
+# mount, blocks the reuse of its snapshot's pages and of all pages freed since.
 AHEAD: Final = 4 << 20
 AHEAD_BEHIND: Final = 2 << 20
-AHEAD_STEP: Final = 256 << 10  # by which the file gets longer, at least
+AHEAD_STEP: Final = 256 << 10  # the blocks are extended by at least so many bytes
 FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2)
 _libc = ctypes.CDLL(None)
 
 
 class DataFile:
-    """The file with LMDB's pages."""
+    """The file that holds LMDB's pages."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / DATA_FILE
-        self._ahead = 0  # up to where the file has blocks on the disk
+        self._blocks_end = 0  # offset up to which the file has blocks on the disk
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size
 
-    def reach(self, size: int, used: int) -> None:
-        """Make the file as long as the bytes in use, from `size` on. It never becomes shorter."""
-        # Not truncate(2): a writer may have made it longer still.
+    def extend(self, size: int, used: int) -> None:
+        """Extend the file from `size` to `used` bytes. It never becomes shorter."""
+        # Not truncate(2): a writer may have made the file longer than `used` meanwhile.
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             os.posix_fallocate(fd, size, used - size)
@@ -60,36 +62,36 @@ class DataFile:
             os.close(fd)
 
     def lengthen(self, used: int, free: int) -> None:
-        """Make the file as long as the bytes in use, and give it blocks for the next commits.
+        """Make the file as long as the bytes in use, and allocate blocks for the next commits.
 
         Args:
             used: bytes up to the end of the last page in use.
-            free: bytes of pages before that which are not in use.
+            free: bytes of unused pages before that. Ignored unless `needs_blocks(used)`.
         """
         if (size := self.size) < used:
             os.truncate(self.path, used)
-        if self._ahead - used < AHEAD_BEHIND:
+        if self.needs_blocks(used):
             behind = max(AHEAD - free, AHEAD_BEHIND + AHEAD_STEP)
-            self._ahead = max(size, used) + behind
-            allocate(self.path, self._ahead)
+            self._blocks_end = max(size, used) + behind
+            allocate(self.path, self._blocks_end)
 
     def needs_blocks(self, used: int) -> bool:
-        """Whether `lengthen` will look for blocks, and so needs to know the free pages."""
-        return self._ahead - used < AHEAD_BEHIND
+        """Whether `lengthen` will allocate blocks, and so needs the number of free bytes."""
+        return self._blocks_end - used < AHEAD_BEHIND
 
 
 def prepare_lock_file(folder: Path) -> None:
-    """Make LMDB's table of readers with all its blocks.
+    """Create LMDB's lock file, the table of readers, with all its blocks.
 
-    LMDB writes it through a mapping. Where a write needs new blocks each time, as on btrfs, a full
-    disk would make that SIGBUS, and no process could open the index any more.
+    LMDB writes it through a mapping. On a file system that allocates new blocks for each write, as
+    btrfs does, such a write on a full disk raises SIGBUS, and no process could open the index.
     """
     path = folder / LOCK_FILE
     if not folder.is_dir() or path.exists():
         return
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with contextlib.suppress(OSError):  # other file systems know no such flag, nor need it
+        with contextlib.suppress(OSError):  # other file systems neither have nor need this flag
             fcntl.ioctl(fd, FS_IOC_SETFLAGS, FS_NOCOW_FL.to_bytes(8, "little"))
         os.posix_fallocate(fd, 0, LOCK_SIZE)
     finally:
@@ -97,10 +99,10 @@ def prepare_lock_file(folder: Path) -> None:
 
 
 def allocate(path: Path, size: int) -> None:
-    """Give a file its blocks up to `size`, without making it longer, if there is room."""
+    """Allocate a file's blocks up to `size` without making it longer, if the disk has space."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        # What fails is tried at a later commit.
+        # An error is ignored: a later commit tries once more.
         _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
     finally:
         os.close(fd)

@@ -1,19 +1,24 @@
-"""The LMDB environment of an index, kept usable.
+"""The LMDB environment of an index: transactions, recovery from MDB_PANIC, and a map that grows.
 
-Theory of operation. LMDB leaves two things to its users. When a commit fails in its very last
-write, that of the meta page, the environment answers everything with MDB_PANIC from then on, until
-it is closed and opened again. And a map that is full can be made larger. Neither may happen while a
-transaction of this process is alive. So transactions are counted, and the environment is
+Theory of operation. LMDB leaves two things to its users. If a commit fails at its last write, that
+of the meta page, every later call returns MDB_PANIC until the environment is closed and opened
+again. And a full map has to be made larger. Neither is allowed while a transaction of this process
+is alive. So transactions are counted, and the environment has three states:
 
-- *open*: `_env` is set. Transactions begin and end; `_alive` has an item for each.
-- *draining*: `recover` holds the lock and has taken `_env` away. Transactions under way end; new
+- *open*: `_env` is set. Transactions begin and end; `_alive` has one item for each.
+- *draining*: `recover` holds the lock and has set `_env` to None. Running transactions end; new
   ones wait for the lock.
 - *closed*: no transaction is alive. `recover` opens the environment again, or resizes it, and sets
-  `_env`. If opening fails `_env` stays empty, and the next transaction tries once more.
+  `_env`. If opening fails, `_env` stays None and the next transaction tries to open it.
 
-The file is read through a mapping, so a page that the disk cannot read is SIGBUS, which ends the
-process. A file that is cut short is refused when it is opened (see `data_file`). Against a disk
-that fails to read a page later, nothing can be done here.
+Example. Threads A and B read while thread C commits, and the map is full. LMDB raises
+`MapFullError` in C, whose transaction ends. C calls `recover`, which sets `_env` to None. A new
+read of A waits for the lock. B ends its transaction, so `_alive` is empty: the map becomes twice as
+large, `_env` is set, A goes on, and C repeats its commit.
+
+LMDB reads the file through a mapping. A page that the disk cannot read raises SIGBUS, which ends
+the process; nothing here can prevent that. A file that was cut short is refused at opening (see
+`data_file`).
 """
 
 import contextlib
@@ -22,6 +27,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -57,27 +63,27 @@ class Environment:
         self._open()
 
     def transaction(self, *, write: bool = False) -> "Transaction":
-        """Return a transaction for a `with` block, at whose end it is committed.
+        """Return a transaction for a `with` block. It is committed at the end of the block.
 
-        Raises, then or inside the block:
+        Raises, at its beginning, inside the block or at its end:
             StoreFull: the disk is full, or there is no address space for a larger map.
             OSError: the disk failed.
-            CorruptIndex: LMDB cannot make sense of what it reads.
+            CorruptIndex: LMDB reports damage.
         """
         return Transaction(self, write=write)
 
     def database(self, table: Table) -> Database:
-        """Return a table, for use inside a transaction."""
+        """Return the LMDB database of a table, for use inside a transaction."""
         return self._databases[table]
 
     def has(self, table: Table) -> bool:
-        """Whether the table is there: read-only, it may be younger than the store's format."""
+        """Whether the table exists. A read-only store of an older format lacks some."""
         return table in self._databases
 
     def write(self, work: Callable[["lmdb.Transaction[bytes]"], None]) -> None:
-        """Do `work` in a transaction, and once more whenever the map was too small for it.
+        """Call `work` in a transaction and commit; repeat that while the map is too small.
 
-        Raises: what `transaction` does; then nothing was written.
+        Raises: as `transaction`; nothing was written then.
         """
         while True:
             transaction = self.transaction(write=True)
@@ -98,7 +104,7 @@ class Environment:
         """Make the last commit durable, if it is not yet.
 
         Raises:
-            OSError: it is not known whether it is.
+            OSError: the disk failed; the commit may or may not be durable.
         """
         with self._acquired() as env:
             try:
@@ -125,8 +131,8 @@ class Environment:
     def acquire(self) -> lmdb.Environment:
         """Return LMDB's environment, which stays as it is until `release`."""
         while True:
-            # No lock, which would double the cost of a lookup: whoever changes the environment
-            # first takes it away, and then waits until nobody is noted here.
+            # Without the lock, which would double the cost of a lookup. This is safe because
+            # `recover` first sets `_env` to None, and then waits until `_alive` is empty.
             self._alive.append(None)
             if (env := self._env) is not None:
                 return env
@@ -136,7 +142,7 @@ class Environment:
                     self._open()
 
     def release(self) -> None:
-        """Let the environment be reopened or resized."""
+        """End a use of the environment that `acquire` began."""
         self._alive.pop()
 
     @contextlib.contextmanager
@@ -148,37 +154,40 @@ class Environment:
             self.release()
 
     def recover(self, env: lmdb.Environment, problem: lmdb.Error) -> bool:
-        """Do what LMDB leaves to its users; say whether to try again. Not while holding it."""
+        """Reopen the environment after MDB_PANIC, or resize its map.
+
+        The calling thread must have no transaction and have released `env`.
+
+        Returns:
+            Whether to repeat the failed call; False for all other errors.
+
+        Raises:
+            StoreFull: the map cannot become larger.
+        """
         if not isinstance(problem, lmdb.PanicError | lmdb.MapFullError | lmdb.MapResizedError):
             return False
         with self._lock:
             if self._env is not env:
-                return True  # another thread was faster
-            self._drain()
+                return True  # another thread has recovered it already
+            self._env = None
+            while self._alive:
+                # Not a condition variable: every transaction would have to notify it.
+                time.sleep(POLL_SECONDS)
             if isinstance(problem, lmdb.PanicError):
-                self._reopen(env)
+                log.warning("the index was closed and opened again after a failed commit")
+                env.close()
+                self._open()
             else:
                 self._resize(env, problem)
         return True
 
-    def _drain(self) -> None:
-        self._env = None
-        while self._alive:
-            # Not a condition, which every transaction would have to notify.
-            time.sleep(POLL_SECONDS)
-
-    def _reopen(self, env: lmdb.Environment) -> None:
-        log.warning("index: opened again after a commit that failed")
-        env.close()
-        self._open()
-
     def _resize(self, env: lmdb.Environment, problem: lmdb.Error) -> None:
-        # Another process may have made it larger: then 0 stands for as large as that.
+        # If another process has made the map larger, 0 means the size that it chose.
         size = 0 if isinstance(problem, lmdb.MapResizedError) else 2 * env.info()["map_size"]
         try:
             env.set_mapsize(size)
         except (lmdb.Error, MemoryError, OverflowError) as exc:
-            raise StoreFull(f"index: the map is full and cannot grow: {exc}") from exc
+            raise StoreFull(f"no space left in the index: its map cannot grow: {exc}") from exc
         finally:
             self._env = env
 
@@ -198,7 +207,7 @@ class Environment:
             )
         except lmdb.Error as exc:
             if not self._folder.is_dir():
-                raise NotAStore(f"{self._folder.parent} has no index") from exc
+                raise NotAStore(f"{self._folder.parent} is not a modelfs store: no index") from exc
             raise translated(exc, str(self._folder)) from exc
         try:
             self._validate(env)
@@ -212,25 +221,29 @@ class Environment:
         if size >= used:
             self._open_tables(env)
             return
-        problem = IndexLost(f"{self._file.path} is cut short: {size} of {used} bytes are there")
+        problem = IndexLost(f"{self._file.path} is cut short: it has {size} of {used} bytes")
         if used - size > LOOSE_PAGES * env.stat()["psize"]:
             raise problem
-        # A crash, or this look at it, may have come before `lengthen`. If so, nothing is missing.
+        # Either a crash came before `lengthen`, or another process is about to call it. Then no
+        # content is missing, and every row can be read.
         try:
-            self._file.reach(size, used)
+            self._file.extend(size, used)
             self._open_tables(env)
-            self._read_all(env)
+            with env.begin() as transaction:
+                for database in self._databases.values():
+                    with transaction.cursor(database) as cursor:
+                        deque(cursor, maxlen=0)
         except (lmdb.Error, ModelfsError, OSError) as exc:
-            if self._file.size == used:  # no writer has added to it meanwhile
+            if self._file.size == used:  # no writer has extended it meanwhile
                 os.truncate(self._file.path, size)
             raise problem from exc
 
     def _open_tables(self, env: lmdb.Environment) -> None:
         try:
             if self._read_only:
-                self._databases = _found(env)
+                self._databases = _existing_databases(env)
             else:
-                # In one transaction: each of its own would flush the disk, in a new store.
+                # All in one transaction: in a new store each one would cost an fsync.
                 with env.begin(write=True) as transaction:
                     names = {table: table.value.encode() for table in Table}
                     self._databases = {
@@ -239,32 +252,26 @@ class Environment:
         except lmdb.Error as exc:
             raise translated(exc, str(self._folder)) from exc
 
-    def _read_all(self, env: lmdb.Environment) -> None:
-        with env.begin() as transaction:
-            for database in self._databases.values():
-                with transaction.cursor(database) as cursor:
-                    for _ in cursor:
-                        pass
-
     def _lengthen(self, env: lmdb.Environment) -> None:
         used = _used(env)
         self._file.lengthen(used, self._free(env) if self._file.needs_blocks(used) else 0)
 
     def _free(self, env: lmdb.Environment) -> int:
-        """Return the bytes of the pages that are not in use though others behind them are."""
+        """Return the bytes of unused pages before the end of the last page in use."""
         try:
             with env.begin() as snapshot:
                 tables = [env.stat(), *map(snapshot.stat, self._databases.values())]
         except lmdb.Error:
-            return 0  # what has been committed is committed; whoever reads next is told
+            return 0  # not this commit's error, for it succeeded; the next read raises it
         pages = sum(
-            each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in tables
+            table["branch_pages"] + table["leaf_pages"] + table["overflow_pages"]
+            for table in tables
         )
         return _used(env) - pages * env.stat()["psize"]
 
 
 class Transaction:
-    """One transaction, alive inside its `with` block."""
+    """One LMDB transaction, alive inside its `with` block."""
 
     __slots__ = ("_environment", "_transaction", "_write", "env")
 
@@ -305,16 +312,16 @@ class Transaction:
             raise translated(exc) from exc
 
 
-def _found(env: lmdb.Environment) -> dict[Table, Database]:
-    """Return the tables that are there; a store of an older format has fewer."""
-    found: dict[Table, Database] = {}
+def _existing_databases(env: lmdb.Environment) -> dict[Table, Database]:
+    """Return the databases of an environment; a store of an older format has fewer tables."""
+    databases: dict[Table, Database] = {}
     for table in Table:
         try:
-            found[table] = env.open_db(table.value.encode(), create=False)
+            databases[table] = env.open_db(table.value.encode(), create=False)
         except lmdb.NotFoundError:
             if table not in SINCE_2:
                 raise
-    return found
+    return databases
 
 
 def _used(env: lmdb.Environment) -> int:
@@ -322,11 +329,15 @@ def _used(env: lmdb.Environment) -> int:
 
 
 def translated(exc: lmdb.Error, what: str = "index") -> ModelfsError | OSError:
-    """Return what an error of LMDB is for everybody else."""
+    """Return the exception of the program that stands for an LMDB error.
+
+    `StoreFull` for a full disk or map, `OSError` for any other failed system call, and else
+    `CorruptIndex`.
+    """
     # LMDB passes the errno of a failed system call through; its own codes are negative.
     code = getattr(exc, "code", 0)
     if isinstance(exc, lmdb.MapFullError) or code == errno.ENOSPC:
-        return StoreFull(f"{what}: {exc}")
+        return StoreFull(f"no space left for the index: {what}: {exc}")
     if code > 0 and code != errno.EINVAL:
         return OSError(code, f"{what}: {exc}")
     return CorruptIndex(f"{what}: {exc}")

@@ -1,23 +1,24 @@
-"""The index: LMDB below, and in memory what has changed since its last commit.
+"""The index: sorted tables in LMDB, and in memory the changes since its last commit.
 
-Theory of operation. Committing LMDB means an fsync, and its write transactions belong to the thread
-that began them; requests can afford neither. So changes go to a *memtable* (the idea of log-
-structured merge trees: O'Neil et al., 1996), and a commit has three steps:
+Theory of operation. An LMDB commit costs an fsync, and a write transaction belongs to the thread
+that began it; requests can afford neither. So changes go to a *memtable* (the idea of
+log-structured merge trees: O'Neil et al., 1996), and a commit has three steps:
 
-1. `seal()`: the active memtable becomes the sealed one and an empty one takes its place. Instant.
-2. `CommitBatch.write()`: on any thread, one LMDB transaction applies the sealed memtable and syncs.
-3. `release()`: the sealed memtable is dropped, since LMDB now says the same.
+1. `seal()`: the active layer of the memtable becomes the sealed layer, and an empty one takes its
+   place. Instant.
+2. `CommitBatch.write()`: one LMDB transaction applies the sealed layer and syncs. Any thread.
+3. `release()`: the sealed layer is dropped, since LMDB now has its rows.
 
-A reader asks the active memtable, then the sealed one, then LMDB, in this order: whatever step a
-commit is in, it sees every change, and the change that came last. Changes made between two seals
-reach the disk together or not at all. Inside that, `change()` makes one operation atomic: if it
-raises, what it had put is taken back.
+A read looks in the active layer, then in the sealed one, then in LMDB. In this order it sees every
+change, and the last one of each row, at every step of a commit. Changes made between two seals
+reach the disk together or not at all. `change()` makes one operation atomic: if its block raises,
+its changes are undone.
 
-All changes are made on one thread; reads may come from any. No lock is held while LMDB is asked.
+One thread makes all changes; any thread may read. No lock is held during a read of LMDB.
 
 Example. A rename changes three rows inside one `change()`; another request creates a file; an fsync
 makes the daemon seal both. While a thread writes them, a third request removes the file: that is in
-the next commit, and readers see it at once.
+the next commit, and reads see it at once.
 """
 
 import threading
@@ -53,7 +54,8 @@ class CommitBatch:
 
         Raises:
             StoreFull: the disk or the map is full. Nothing was written; the changes stay sealed
-                and visible, and the next batch has them too.
+                and visible, and the next batch includes them.
+            OSError, CorruptIndex: as `Environment.transaction`; the same holds.
         """
         self._index.apply(self._changes)
 
@@ -69,14 +71,26 @@ class Index:
         exclude_writers: bool = False,
         map_size: int = MAP_SIZE,
     ) -> None:
-        """Open the index; `exclude_writers` if it is read-only, and nobody else may write it."""
+        """Open the index of a store.
+
+        Args:
+            folder: of the LMDB environment.
+            read_only: refuse changes.
+            exclude_writers: with `read_only`, the caller keeps other processes from writing the
+                index, so `version` needs no look at the last commit.
+            map_size: address space for LMDB's map, in bytes. It grows when it is full.
+
+        Raises:
+            CorruptIndex: the index is damaged; `IndexLost` if nothing of it can be read.
+            OSError: the disk failed.
+        """
         self._read_only = read_only
         self._others_write = read_only and not exclude_writers
         self._memtable = Memtable()
-        self._undo: list[Undo] | None = None
+        self._undo: list[Undo] | None = None  # of the change in progress
         self._versions = dict.fromkeys(Table, 0)
         self._pin: lmdb.Transaction[bytes] | None = None
-        self._pin_owner = 0  # the thread whose reads it is for
+        self._pin_owner = 0  # the thread whose reads use it
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
@@ -103,7 +117,10 @@ class Index:
         return sorted(rows)[:limit]
 
     def pages(self, table: Table, start: bytes = b"", stop: bytes = KEY_END) -> Iterator[Row]:
-        """Yield every row whose key is in `[start, stop)`; changes made meanwhile may show."""
+        """Yield every row whose key is in `[start, stop)`, in order.
+
+        Rows are read `SCAN_PAGE` at a time, so changes made meanwhile may or may not show.
+        """
         while rows := self.scan(table, start, stop):
             yield from rows
             if len(rows) < SCAN_PAGE:
@@ -111,26 +128,29 @@ class Index:
             start = rows[-1][0] + b"\0"
 
     def floor(self, table: Table, key: bytes, low: bytes) -> Row | None:
-        """Return the last row whose key is in `[low, key]`."""
+        """Return the last row whose key is in `[low, key]`, None if there is none."""
         while True:
-            found = self._floor_key(table, key, low)
-            if found is None:
+            floor = self._floor_key(table, key, low)
+            if floor is None:
                 return None
-            if (value := self.get(table, found)) is not None:
-                return found, value
-            if not (key := _before(found)) >= low:
+            if (value := self.get(table, floor)) is not None:
+                return floor, value
+            # A deleted row. Keys here are numbers of fixed length: the key before is one less.
+            key = (int.from_bytes(floor, "big") - 1).to_bytes(len(floor), "big")
+            if key < low:
                 return None
 
     def _floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
+        # The last key in `[low, key]`, in LMDB or the memtable; its row may be a deletion.
         keys = self._memtable.floor_keys(table, key, low)
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
-            if not cursor.set_range(key):
-                is_there = cursor.last()
+            if cursor.set_range(key):
+                exists = cursor.key() == key or cursor.prev()
             else:
-                is_there = cursor.key() == key or cursor.prev()
-            if is_there and cursor.key() >= low:
+                exists = cursor.last()
+            if exists and cursor.key() >= low:
                 keys.append(cursor.key())
         return max(keys, default=None)
 
@@ -156,10 +176,10 @@ class Index:
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Let this thread's reads inside see one commit, whatever another process commits.
+        """Make this thread's reads inside the block see one commit of another process.
 
-        One thread at a time. On an index that is open for writing this pins nothing: the changes
-        are its owner's. Inside another such block it is part of that.
+        One thread at a time. On an index that is open for writing this does nothing, since only its
+        owner changes it. A nested block uses the commit of the outer one.
         """
         if not self._read_only or self._pin is not None:
             yield
@@ -172,21 +192,31 @@ class Index:
                 self._pin = None
 
     def get_newest(self, table: Table, key: bytes) -> bytes | None:
-        """Return a value as the last commit has it, even while reads are pinned."""
+        """Return a row's value as of the last commit, even inside `pinned`."""
         if not self._read_only or not self._env.has(table):
             return self.get(table, key)
         with self._env.transaction() as snapshot:
             return snapshot.get(key, db=self._env.database(table))
 
     def version(self, table: Table) -> int:
-        """Return a number that changes with the table: what was read holds while it stays."""
+        """Return a number that changes whenever the table may have changed.
+
+        While it stays, rows that were read before are current. If another process may write the
+        index, it changes with every commit.
+        """
         return self.snapshot_id() if self._others_write else self._versions[table]
 
     # -- changing
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """Group changes: all of them are made, or none if the block raises."""
+        """Group changes: all of them are made, or none if the block raises.
+
+        A nested block is part of the outer one.
+
+        Raises:
+            StoreReadOnly: the index is open for reading only.
+        """
         if self._undo is not None:
             yield
             return
@@ -196,7 +226,9 @@ class Index:
         try:
             yield
         except BaseException:
-            self._roll_back(self._undo)
+            self._memtable.undo(self._undo)
+            for table, *_ in self._undo:
+                self._versions[table] += 1
             raise
         finally:
             self._undo = None
@@ -205,19 +237,15 @@ class Index:
         self._set(table, key, value)
 
     def delete(self, table: Table, key: bytes) -> None:
-        """Remove `key`; it need not be there."""
-        if self.get(table, key) is not None:  # scans would have to step over what hides nothing
+        """Remove `key`; it need not exist."""
+        # The deletion of no row would only stay in the memtable, for scans to step over.
+        if self.get(table, key) is not None:
             self._set(table, key, None)
 
     def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
         assert self._undo is not None, "changes are made inside change()"
         self._undo.append(self._memtable.set(table, key, value))
         self._versions[table] += 1
-
-    def _roll_back(self, undo: list[Undo]) -> None:
-        self._memtable.undo(undo)
-        for table, *_ in undo:
-            self._versions[table] += 1
 
     # -- committing
 
@@ -232,9 +260,10 @@ class Index:
         return len(self._memtable)
 
     def seal(self) -> CommitBatch:
-        """Begin a commit of every change made so far. The batch before must be released.
+        """Begin a commit of every change made so far.
 
-        If the batch before failed, its changes are part of this one.
+        The batch before was either released, or its write failed. Then its changes are part of this
+        one.
         """
         assert self._undo is None, "sealed in the middle of a change"
         return CommitBatch(self, self._memtable.seal())
@@ -244,12 +273,14 @@ class Index:
         self._memtable.release()
 
     def commit(self) -> None:
-        """Do all three steps of a commit here and now."""
+        """Do all three steps of a commit on this thread. Raises as `CommitBatch.write`."""
         if self.dirty:
             self.seal().write()
             self.release()
 
     def apply(self, changes: Layer) -> None:
+        """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
+
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
             for table, rows in changes.items():
                 database = self._env.database(table)
@@ -262,10 +293,10 @@ class Index:
         self._env.write(work)
 
     def sync(self) -> None:
-        """Make the last commit durable, should the process that wrote it have been killed at it.
+        """Make the last commit durable: its process may have been killed in the middle of it.
 
         Raises:
-            OSError: it is not known whether it is.
+            OSError: the disk failed; the commit may or may not be durable.
         """
         self._env.sync()
 
@@ -280,8 +311,3 @@ class Index:
     def size(self) -> int:
         """Bytes of the index that are in use, as of the last commit."""
         return self._env.used()
-
-
-def _before(key: bytes) -> bytes:
-    # Keys that `floor` is asked for are two u64; the one before is one less.
-    return (int.from_bytes(key, "big") - 1).to_bytes(len(key), "big")

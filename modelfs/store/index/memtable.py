@@ -1,16 +1,15 @@
-"""Changes of the index that LMDB does not have yet, sorted in memory.
+"""The memtable: changes of the index that LMDB does not have yet, sorted in memory.
 
-Theory of operation. There are two layers: the *active* one takes changes; the *sealed* one, if
-there is one, is on its way to LMDB. A row in the active layer hides the same row in the sealed one,
-and both hide LMDB's. A deletion is a row without a value.
+Theory of operation. There are two layers. The *active* layer receives changes. The *sealed* layer,
+if there is one, is being written to LMDB. A row in the active layer hides the same row in the
+sealed one, and both hide LMDB's row. A deletion is a row without a value.
 
-Example. The row a=1 is in LMDB. A change puts a=2, and is sealed: active {}, sealed {a: 2}. While
-it is written, another change deletes a: active {a: None}. Whoever reads a now finds that it is
-gone. The write ends and the sealed layer is released: LMDB has a=2, which the active layer still
-hides.
+Example. LMDB has the row a=1. A change puts a=2 and is sealed: active {}, sealed {a: 2}. While a
+thread writes that commit, another change deletes a: active {a: None}. A reader of a now finds no
+row. The write ends and the sealed layer is released: LMDB has a=2, and the active layer hides it.
 
-All changes are made on one thread; reads may come from any. The lock keeps a reader from seeing a
-sorted layer in the middle of an insertion.
+One thread makes all changes; any thread may read. The lock keeps a reader from seeing a sorted
+layer in the middle of an insertion.
 """
 
 import heapq
@@ -26,7 +25,7 @@ Undo = tuple[Table, bytes, bytes | None, bool]  # the row that was there, and wh
 
 
 class Unchanged:
-    """The answer about a row that neither layer has."""
+    """The type of `UNCHANGED`, the result for a row that neither layer has."""
 
 
 UNCHANGED: Final = Unchanged()
@@ -48,7 +47,7 @@ class Memtable:
     # -- reading
 
     def get(self, table: Table, key: bytes) -> bytes | Unchanged | None:
-        """Return a changed row's value, None if it was deleted, `UNCHANGED` if LMDB has it."""
+        """Return a row's value, None if it was deleted, `UNCHANGED` if only LMDB may have it."""
         with self._lock:
             rows = self._active[table]
             if key in rows:
@@ -62,9 +61,11 @@ class Memtable:
     def changes(
         self, table: Table, start: bytes, stop: bytes, limit: int
     ) -> tuple[dict[bytes, bytes | None], bytes]:
-        """Return the changed rows in `[start, stop)`, up to the `limit`-th that is no deletion.
+        """Return changed rows in `[start, stop)`, in order.
 
-        Also the key before which these are all.
+        Returns:
+            Values by key, None for a deletion, up to the `limit`-th row that has a value; and the
+            key before which these are all changed rows.
         """
         changed: dict[bytes, bytes | None] = {}
         live = 0
@@ -82,10 +83,10 @@ class Memtable:
     def floor_keys(self, table: Table, key: bytes, low: bytes) -> list[bytes]:
         """Return the last key in `[low, key]` of each layer that has one, deletions included."""
         with self._lock:
-            last = [
+            floors = [
                 next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
             ]
-        return [each for each in last if each is not None]
+        return [floor for floor in floors if floor is not None]
 
     def _layers(self) -> tuple[Layer, ...]:
         return (self._active,) if self._sealed is None else (self._active, self._sealed)
@@ -96,13 +97,13 @@ class Memtable:
         return self._changed or self._sealed is not None
 
     def __len__(self) -> int:
-        """The number of rows that have changed since the last seal."""
+        """Return the number of rows that have changed since the last seal."""
         return sum(map(len, self._active.values()))
 
     # -- changing
 
     def set(self, table: Table, key: bytes, value: bytes | None) -> Undo:
-        """Change a row, or delete it with None; returns how to undo that."""
+        """Change a row, or delete it with None. Return the record that `undo` needs."""
         rows = self._active[table]
         undo = table, key, rows.get(key), key in rows
         with self._lock:
@@ -111,7 +112,7 @@ class Memtable:
         return undo
 
     def undo(self, changes: list[Undo]) -> None:
-        """Take changes back, the last one first. None of them may have been sealed."""
+        """Undo changes, the last one first. None of them may have been sealed."""
         with self._lock:
             for table, key, value, was_there in reversed(changes):
                 if was_there:
@@ -124,7 +125,8 @@ class Memtable:
     def seal(self) -> Layer:
         """Seal the active layer, and return the sealed one.
 
-        If the one before was not released, since its commit failed, it is part of this one.
+        If the sealed layer before it was not released, because its commit failed, the new one
+        includes its changes.
         """
         with self._lock:
             if self._sealed is not None:

@@ -1,4 +1,8 @@
-"""Sets of byte offsets, kept as sorted half-open ranges."""
+"""Sets of byte offsets, kept as sorted half-open ranges.
+
+Example. `RangeSet([(0, 10), (10, 20)])` has one range, `[0, 20)`. `remove(5, 8)` makes it `[0, 5)`
+and `[8, 20)`; `within(3, 10)` then yields `(3, 5)` and `(8, 10)`.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -73,7 +77,7 @@ class RangeSet:
             yield max(start, self._starts[at]), min(stop, self._stops[at])
 
     def copy(self) -> "RangeSet":
-        twin = RangeSet()
-        twin._starts = self._starts.copy()
-        twin._stops = self._stops.copy()
-        return twin
+        copy = RangeSet()
+        copy._starts = self._starts.copy()
+        copy._stops = self._stops.copy()
+        return copy
