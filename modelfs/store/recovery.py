@@ -68,7 +68,7 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
         log.error("pack %d does not end at %d: run `modelfs fsck --repair`", tail.pack, tail.stop)
         tail = None
     if tail is not None:
-        packs.cut(tail)
+        packs.truncate(tail)
     for name in staging.unmentioned():
         (staging.folder / name).unlink()
     packs.open_at(tail, PackId(Counters(index).get(NEXT_PACK)))
@@ -81,7 +81,7 @@ def committed_tail(index: Index, packs: Packs) -> Tail | None:
     if newest is None or rows[newest].stop >= PACK_SIZE:
         return None
     tail = Tail(newest, rows[newest].stop)
-    if not packs.holds(tail):
+    if not packs.reaches(tail):
         log.error("pack %d is missing or cut short: fsck tells whom it hurts", newest)
         return None
     return tail

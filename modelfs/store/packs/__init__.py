@@ -1,1 +1,1 @@
-"""Packs: append-only files of chunks."""
+"""Packs: append-only files of chunks, written a segment at a time."""

@@ -1,13 +1,18 @@
 """Packs: append-only files that hold the stored bytes of chunks.
 
-Theory of operation. Chunks are appended in *segments*, many with one write (see `store.segment`).
-Keeping values apart from the index is WiscKey's (FAST 2016). A pack is sealed when it reaches
-`PACK_SIZE`, or the reserve of a small disk (see `store.space`); nothing in it changes after that.
+Theory of operation. Chunks are appended in *segments*, many with one write (see `packs.segment`).
+Keeping values apart from the index is WiscKey's idea (FAST 2016). A pack is *sealed* when it
+reaches `PACK_SIZE`, or the reserve of a small disk (see `disk.space`); it never changes afterwards.
 
-The index vouches for a pack up to a `stop`; what lies behind it was never committed. It is cut off
-when the store is opened or when a writer gives up. The order is: append, `flush()`, and only then
-the index. The segments' tables repeat what the index says: gc can tell what a pack holds without a
-scan of the index, and a repair restores lost chunk records from them.
+The index records the committed end of each pack, its `stop`. Bytes behind `stop` were never
+committed; they are cut off when the store is opened, or when a writer is rolled back. The order of
+a write is: append, `flush()`, and only then the index. The tables of the segments repeat the chunk
+records of the index: gc lists a pack's chunks without a scan of the index, and a repair restores
+lost chunk records from them.
+
+Example. Pack 3 is committed up to 20 MiB. A writer appends a segment of 16 MiB: the tail is 36 MiB,
+the row of pack 3 still has 20 MiB. After `flush()` the index gets the chunks and `stop` = 36 MiB.
+If the process is killed before that commit, the next open cuts pack 3 back to 20 MiB.
 
 Pack file, little-endian::
 
@@ -44,7 +49,7 @@ from modelfs.store.disk.descriptors import (
 )
 from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import KEY_MAX, PackId
-from modelfs.store.packs.segment import HEAD, PAGE, Entry, Segment, decode_table, sizes_of
+from modelfs.store.packs.segment import HEAD, PAGE, Entry, Segment, decode_head, decode_table
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +61,16 @@ _PACK_MAGIC = b"MDLPACK1"
 
 @dataclass(frozen=True, slots=True)
 class SegmentTable:
-    """What a segment says of itself."""
+    """The table of one segment, and the segment's end."""
 
     pack: PackId
-    stop: int  # where the next one begins
+    stop: int  # offset of the next segment
     entries: list[Entry]
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """How far a pack is written: what the index is to vouch for once it is flushed."""
+    """The end of a pack: the offset of its next segment."""
 
     pack: PackId
     stop: int
@@ -76,9 +81,9 @@ def pack_name(pack: int) -> str:
 
 
 def pack_number(name: str) -> PackId | None:
-    """Return the pack whose file has that name, None if it is no pack's name."""
+    """Return the number of the pack whose file has this name, None if no pack has it."""
     stem = name.removesuffix(".pack")
-    # Not only `isdecimal`: other scripts have digits, too, and 1.pack is nobody's name.
+    # `isdecimal` is not enough: it accepts digits of other scripts, and names such as 1.pack.
     if not stem.isdecimal() or pack_name(int(stem)) != name:
         return None
     return PackId(int(stem))
@@ -97,14 +102,14 @@ def eio_as_corruption() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Which pack a file says it is."""
+    """The header of a pack file."""
 
     pack: PackId
     uuid: bytes  # of its store
 
 
 def read_header(path: Path) -> Header | None:
-    """Return what the header of a pack file says, None if it is damaged or is no pack's."""
+    """Return the header of a pack file, None if it is damaged or the file is no pack."""
     with path.open("rb") as file:
         head = file.read(_PACK_HEAD.size)
     if len(head) < _PACK_HEAD.size:
@@ -116,36 +121,43 @@ def read_header(path: Path) -> Header | None:
 
 
 class Packs:
-    """The pack files of a store. Reads may come from any thread, writes from one at a time."""
+    """The pack files of a store. Any thread may read; one thread at a time may write."""
 
     def __init__(
         self, folder: Path, uuid: bytes, space: Space | None = None, *, read_only: bool = False
     ) -> None:
-        """Open the packs in a folder; `space` is asked before anything is appended."""
+        """Open the packs of a folder.
+
+        Args:
+            folder: of the pack files.
+            uuid: of the store, 16 bytes.
+            space: checks that the disk has space before a segment is appended; None: no check.
+            read_only: open the files for reading.
+        """
         self.folder = folder
         self._space = space
         self._size_max = KEY_MAX if space is None else space.reserve_bytes
         self._uuid = uuid
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
-        self._tail: Tail | None = None
+        self._tail: Tail | None = None  # where the next segment goes; None: to a new pack
         self._next = PackId(1)
         self._unflushed: set[PackId] = set()
-        self._unvouched: set[PackId] = set()
+        self._unpublished: set[PackId] = set()
         self._folder_changed = False
 
     def open_at(self, tail: Tail | None, next_pack: PackId) -> None:
-        """Go on writing at `tail`, the end of the newest pack that has room, if there is one."""
+        """Begin writing at `tail`, or at the start of pack `next_pack` if there is no tail."""
         self._tail = tail
         self._next = next_pack
 
     # -- reading
 
     def descriptor(self, pack: PackId) -> Descriptor:
-        """Return the open file of a pack; it stays readable for as long as it is held.
+        """Return the open file of a pack. It stays readable while the caller keeps the object.
 
         Raises:
-            CorruptPack: there is no such file.
+            CorruptPack: the file is missing.
         """
         try:
             return self._files.get(pack_name(pack))
@@ -156,10 +168,10 @@ class Packs:
         """Return stored bytes.
 
         Raises:
-            CorruptPack: the pack is missing or ends before.
+            CorruptPack: the pack is missing, or ends before `offset + size`.
         """
         file = self.descriptor(pack)
-        # Before the read, which would first make room for whatever size a damaged record has.
+        # Before the read, which allocates `size` bytes first: a damaged record may have any size.
         if (end := os.fstat(file.fd).st_size) < offset + size:
             raise CorruptPack(f"pack {pack} ends at {end}, inside a chunk")
         data = read_at(file, offset, size)
@@ -168,10 +180,10 @@ class Packs:
         return data
 
     def entries(self, pack: PackId, stop: int) -> Iterator[Entry]:
-        """Yield what the segment tables of a pack say, up to `stop`.
+        """Yield the entries of all segment tables of a pack, up to offset `stop`.
 
         Raises:
-            CorruptPack: a header is damaged.
+            CorruptPack: the pack's header or a segment's table is damaged.
         """
         self.check_header(pack)
         offset = PAGE
@@ -181,30 +193,30 @@ class Packs:
             offset = segment.stop
 
     def segment(self, pack: PackId, start: int, stop: int) -> SegmentTable:
-        """Return the table of the segment at `start`, in a pack that is vouched for up to `stop`.
+        """Return the table of the segment at `start`, in a pack that is committed up to `stop`.
 
         Raises:
-            CorruptPack: it is damaged.
+            CorruptPack: the table is damaged, or the segment would end behind `stop`.
         """
         where = f"pack {pack}, segment at {start}"
         head = self.read(pack, start, HEAD.size)
-        size, table_size = sizes_of(head, stop - start, where)
+        size, table_size = decode_head(head, stop - start, where)
         table = self.read(pack, start + HEAD.size, table_size)
         return SegmentTable(pack, start + size, decode_table(head, table, where))
 
     def check_header(self, pack: PackId) -> None:
-        """Check that the file is this store's pack of that number.
+        """Check that a pack's file has the header of this pack and this store.
 
         Raises:
-            CorruptPack: it is not.
+            CorruptPack: it has another header.
         """
         if self.read(pack, 0, _PACK_HEAD.size) != self._header(pack):
             raise CorruptPack(f"pack {pack}: the file's header is damaged or another pack's")
 
     def numbers(self) -> set[PackId]:
-        """Return the numbers of the pack files that are there."""
-        found = (pack_number(path.name) for path in self.folder.iterdir())
-        return {number for number in found if number is not None}
+        """Return the numbers of all pack files in the folder."""
+        numbers = (pack_number(path.name) for path in self.folder.iterdir())
+        return {number for number in numbers if number is not None}
 
     # -- writing
 
@@ -212,27 +224,40 @@ class Packs:
         """Write a segment. It is durable after the next `flush`.
 
         Returns:
-            The chunks' places, in the order they were added, and the pack's new end.
+            The chunks' entries, in the order of `Segment.add`, and the pack's new end.
 
         Raises:
-            StoreFull: there is no room; nothing was written.
-            OSError: nothing is there that the index would come to vouch for.
+            StoreFull: the disk has no space; nothing was written.
+            OSError: part of the segment may be written; the tail did not move.
         """
+        size_at_most = segment.size_at_most
         if self._space is not None:
-            self._space.spend(segment.size_at_most + PAGE)
-        tail = self._room_for(segment.size_at_most)
-        entries, buffers, size = segment.laid_out(tail.stop)
+            self._space.spend(size_at_most + PAGE)
+        tail = self._tail
+        if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
+            # The number is spent even if this fails, since the failure may leave the pack's file.
+            pack, self._next = self._next, PackId(self._next + 1)
+            tail = self._tail = self._create(pack)
+        entries, buffers, size = segment.layout(tail.stop)
         write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
         self._unflushed.add(tail.pack)
-        self._unvouched.add(tail.pack)
+        self._unpublished.add(tail.pack)
         self._tail = Tail(tail.pack, tail.stop + size)
         return entries, self._tail
 
+    def _create(self, pack: PackId) -> Tail:
+        file = self._files.get(pack_name(pack), os.O_CREAT | os.O_EXCL)
+        self._unflushed.add(pack)
+        self._unpublished.add(pack)
+        self._folder_changed = True
+        write_at(file, 0, [self._header(pack).ljust(PAGE, b"\0")])
+        return Tail(pack, PAGE)
+
     def flush(self) -> None:
-        """Make everything appended durable.
+        """Make all appended segments durable.
 
         Raises:
-            OSError: it is not known what is durable; call `give_up`.
+            OSError: any part of them may be missing on the disk; call `roll_back`.
         """
         for pack in sorted(self._unflushed):
             sync(self._files.get(pack_name(pack)))
@@ -242,73 +267,63 @@ class Packs:
         self._unflushed.clear()
 
     def published(self) -> None:
-        """Note that the index now has everything appended so far."""
-        self._unvouched.clear()
+        """Note that the index now has every segment appended so far."""
+        self._unpublished.clear()
 
     def roll_back(self, tail: Tail | None) -> None:
-        """Forget what was appended since the index vouched for `tail`, after an error."""
-        unvouched, self._unvouched = sorted(self._unvouched), set()
+        """Remove the segments that the index does not have, after an error.
+
+        Args:
+            tail: the end of the newest pack as the index records it, where writing goes on.
+        """
+        unpublished, self._unpublished = sorted(self._unpublished), set()
         self._unflushed.clear()
         self._tail = tail
-        for pack in unvouched:
+        for pack in unpublished:
             try:
-                self._take_back(pack, tail)
+                if tail is not None and pack == tail.pack:
+                    os.ftruncate(self._files.get(pack_name(pack)).fd, tail.stop)
+                else:
+                    self.remove(pack)
             except OSError as exc:
-                # What is left is written over, or goes when the store is next opened.
-                log.warning("pack %d keeps what was given up: %s", pack, exc)
-
-    def _take_back(self, pack: PackId, tail: Tail | None) -> None:
-        if tail is not None and pack == tail.pack:
-            os.ftruncate(self._files.get(pack_name(pack)).fd, tail.stop)
-        else:
-            self.remove(pack)
+                # The next segment overwrites these bytes, or the next open removes them.
+                log.warning("pack %d keeps bytes of a failed write: %s", pack, exc)
 
     def seal(self, pack: PackId) -> None:
-        """Append nothing more to `pack`: let the next segment begin a new one."""
+        """Append nothing more to `pack`: the next segment begins a new pack."""
         if self._tail is not None and self._tail.pack == pack:
             self._tail = None
 
     def remove(self, pack: PackId) -> None:
-        """Delete a pack that the committed index does not mention."""
+        """Delete the file of a pack that the committed index does not mention."""
         self.deletes.run([pack_name(pack)])
 
     def delete_after_commit(self, pack: PackId) -> None:
-        """Let the next commit, which no longer mentions a pack, delete its file."""
+        """Let the next commit delete the file of a pack that it no longer mentions."""
         self.deletes.delete_after_commit(pack_name(pack))
 
-    def holds(self, tail: Tail) -> bool:
-        """Say whether a pack's file is there, at least up to `tail`."""
+    def reaches(self, tail: Tail) -> bool:
+        """Whether a pack's file exists and is at least as long as `tail`."""
         try:
             return self.size(tail.pack) >= tail.stop
         except CorruptPack:
             return False
 
     def size(self, pack: PackId) -> int:
-        """Return the length of a pack's file."""
+        """Return the length of a pack's file, in bytes.
+
+        Raises:
+            CorruptPack: the file is missing.
+        """
         return os.fstat(self.descriptor(pack).fd).st_size
 
-    def cut(self, tail: Tail) -> None:
-        """Cut off what lies behind `tail`, which was never committed."""
+    def truncate(self, tail: Tail) -> None:
+        """Cut off the bytes behind `tail`, which were never committed."""
         if self.size(tail.pack) > tail.stop:
             os.ftruncate(self.descriptor(tail.pack).fd, tail.stop)
 
     def close(self) -> None:
         self._files.clear()
-
-    def _room_for(self, size: int) -> Tail:
-        if self._tail is None or self._tail.stop + size > min(PACK_SIZE, self._size_max):
-            # A number is not used again, since what failed may have left its file there.
-            number, self._next = self._next, PackId(self._next + 1)
-            self._tail = self._create(number)
-        return self._tail
-
-    def _create(self, pack: PackId) -> Tail:
-        file = self._files.get(pack_name(pack), os.O_CREAT | os.O_EXCL)
-        self._unflushed.add(pack)
-        self._unvouched.add(pack)
-        self._folder_changed = True
-        write_at(file, 0, [self._header(pack).ljust(PAGE, b"\0")])
-        return Tail(pack, PAGE)
 
     def _header(self, pack: PackId) -> bytes:
         head = _PACK_HEAD.pack(_PACK_MAGIC, pack, self._uuid, 0)[:-8]

@@ -1,8 +1,13 @@
 """Segments: many chunks side by side, the unit in which packs are written.
 
-Inside a segment the chunks' bytes lie next to each other without headers in between, so that a
-tensor's consecutive chunks are read in one go (the unit is that of Rosenblum's and Ousterhout's
-log-structured file system, 1992). Bytes in, values out: `pack` does the reading and writing.
+Inside a segment the chunks' bytes lie next to each other without headers in between, so one read
+covers consecutive chunks of a tensor (the unit is that of Rosenblum's and Ousterhout's
+log-structured file system, 1992). This module only encodes and decodes; `pack` reads and writes.
+
+Example. Three chunks are appended to a pack at 4,096: 7 and 8, plain, of 1 MiB each, and 9, coded,
+of 500 bytes. The head and three entries take 24 + 3 * 40 = 144 bytes. Chunk 7 starts at the next
+page, 8,192, and 8 right behind it; 9 follows without a gap. Zeros up to a page end the segment: it
+is 4,096 + 2 * 1,048,576 + 4,096 bytes long.
 
 Segment, little-endian::
 
@@ -28,7 +33,7 @@ from modelfs.store.disk.descriptors import IOV_MAX
 from modelfs.store.index.records import ChunkKind
 from modelfs.store.index.tables import ChunkId
 
-SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks, from which on it is written
+SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks at which a segment is written
 PAGE: Final = 4096
 # Below this, padding to a page would cost more than 6 % of the chunk.
 ALIGN_FROM: Final = 64 << 10
@@ -39,7 +44,7 @@ MAGIC: Final = b"MSEG"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One chunk in a segment's table: where its stored bytes are in the pack."""
+    """One chunk in a segment's table: the place, length and form of its stored bytes."""
 
     chunk: ChunkId
     offset: int
@@ -58,32 +63,34 @@ class Entry:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> Self:
-        """Decode a line of the table.
+        """Decode an entry of the table.
 
         Raises:
             CorruptPack: a kind or codec number that was never assigned.
         """
-        chunk, offset, stored, size, number, codec, checksum = cls.LAYOUT.unpack(value)
+        chunk, offset, stored, size, kind, codec, checksum = cls.LAYOUT.unpack(value)
         try:
-            kind, form = ChunkKind(number), CodecId(codec)
+            return cls(
+                ChunkId(chunk), offset, stored, size, ChunkKind(kind), CodecId(codec), checksum
+            )
         except ValueError as exc:
             raise CorruptPack(f"segment entry {value.hex()}: {exc}") from exc
-        return cls(ChunkId(chunk), offset, stored, size, kind, form, checksum)
 
 
 class Segment:
-    """Chunks on their way into a pack."""
+    """Chunks in memory that the next write appends to a pack."""
 
     def __init__(self) -> None:
         self._chunks: list[tuple[ChunkId, ChunkKind, CodecId, int, bytes]] = []
-        self.stored = 0  # bytes, without headers and padding
-        self.raw = 0  # bytes when decoded, which whoever fills a segment has in memory
+        self.stored = 0  # bytes of the stored forms, without headers and padding
+        self.raw = 0  # bytes of the decoded chunks: a writer keeps them to compare with
 
     def __len__(self) -> int:
         return len(self._chunks)
 
     @property
     def size_at_most(self) -> int:
+        """Bytes of the segment, if every chunk needs a page of padding."""
         return self.stored + (len(self._chunks) + 2) * (PAGE + Entry.LAYOUT.size)
 
     @property
@@ -93,13 +100,13 @@ class Segment:
     def add(
         self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
     ) -> None:
-        """Add a chunk of `size` bytes when decoded. The buffer is kept until it is written."""
+        """Add a chunk that has `size` bytes when decoded. Its stored bytes are not copied."""
         self._chunks.append((chunk, kind, codec, size, stored))
         self.stored += len(stored)
         self.raw += size
 
-    def laid_out(self, start: int) -> tuple[list[Entry], list[bytes], int]:
-        """Return the entries, the buffers to write at `start`, and their size together."""
+    def layout(self, start: int) -> tuple[list[Entry], list[bytes], int]:
+        """Return the entries, the buffers to write at offset `start`, and their total size."""
         table_size = HEAD.size + len(self._chunks) * Entry.LAYOUT.size
         offset = start + table_size
         entries: list[Entry] = []
@@ -121,20 +128,20 @@ class Segment:
         return entries, [buffer for buffer in buffers if buffer], size
 
 
-def sizes_of(head: bytes, room: int, where: str) -> tuple[int, int]:
-    """Return the bytes of the whole segment that begins with `head`, and of its table.
+def decode_head(head: bytes, size_max: int, where: str) -> tuple[int, int]:
+    """Return the sizes of a segment and of its table, in bytes.
 
     Args:
-        head: its first `HEAD.size` bytes.
-        room: how many bytes it may have.
-        where: it is, for messages.
+        head: the first `HEAD.size` bytes of the segment.
+        size_max: the most bytes that the segment can have.
+        where: the segment's place, for messages.
 
     Raises:
-        CorruptPack: no segment begins so.
+        CorruptPack: these bytes begin no segment.
     """
     magic, count, size, _ = HEAD.unpack(head)
-    if magic != MAGIC or not 0 < size <= room or size % PAGE:
-        raise CorruptPack(f"{where}: there is none")
+    if magic != MAGIC or not 0 < size <= size_max or size % PAGE:
+        raise CorruptPack(f"{where}: no segment begins there")
     table_size = count * Entry.LAYOUT.size
     if count > IOV_MAX or table_size > size:
         raise CorruptPack(f"{where}: table too long")
@@ -142,10 +149,10 @@ def sizes_of(head: bytes, room: int, where: str) -> tuple[int, int]:
 
 
 def decode_table(head: bytes, table: bytes, where: str) -> list[Entry]:
-    """Return the entries of a segment's table.
+    """Return the entries of a segment's table, which follows its head.
 
     Raises:
-        CorruptPack: it is damaged.
+        CorruptPack: the head or the table is damaged.
     """
     *_, check = HEAD.unpack(head)
     if xxhash.xxh3_64_intdigest(head[:-8] + table) != check:

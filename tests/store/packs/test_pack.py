@@ -261,7 +261,7 @@ def test_a_missing_pack_is_damage(packs: Packs) -> None:
     """Reading what is not there says so, and so does asking for it."""
     with pytest.raises(CorruptPack):
         packs.read(ONE, 0, 1)
-    assert not packs.holds(Tail(ONE, PAGE))
+    assert not packs.reaches(Tail(ONE, PAGE))
 
 
 def test_a_failed_append_leaves_room_for_another(
@@ -330,13 +330,13 @@ def test_recovery_goes_on_at_the_tail(packs: Packs) -> None:
     packs.append(segment_of(b"never committed", first=2))
     packs.close()
     again = Packs(packs.folder, UUID)
-    assert again.holds(tail)
-    again.cut(tail)
+    assert again.reaches(tail)
+    again.truncate(tail)
     again.open_at(tail, PackId(2))
     assert path_of(packs).stat().st_size == tail.stop
     more, last = again.append(segment_of(b"next", first=2))
     assert list(again.entries(ONE, last.stop)) == entries + more
-    assert not again.holds(Tail(ONE, last.stop + 1))
+    assert not again.reaches(Tail(ONE, last.stop + 1))
 
 
 def test_a_removed_pack_stays_readable_to_its_readers(packs: Packs) -> None:
