@@ -220,7 +220,7 @@ class Replay:
             page: bytes = self._blank(item.size)
             return page
 
-        self._cache.get(item.key, load, needed=item.needed, alone=True)
+        self._cache.get(item.key, load, sharers=item.needed, alone=True)
 
 
 def _show(name: str, requests: Sequence[Tensor], capacity: int) -> None:

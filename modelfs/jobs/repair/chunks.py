@@ -122,7 +122,7 @@ class _ChunkMender:
                 self._context.index.delete(Table.CHUNKS, number_key(source))
             return chunk not in self._waiting
         for source in reversed(supposed):
-            content = self._reader.read_anew(source, self._chunks.record(source))
+            content = self._reader.read_uncached(source, self._chunks.record(source))
             digest, proof = self._chunks.digest(content), xxhash.xxh3_64_intdigest(content)
             right = dataclasses.replace(
                 self._chunks.record(source), digest=digest, content_checksum=proof
@@ -205,7 +205,7 @@ class _ChunkMender:
             if form_problem(candidate, self._largest) is not None:
                 continue
             try:
-                content = self._reader.read_anew(chunk, candidate)
+                content = self._reader.read_uncached(chunk, candidate)
             except CorruptChunk as exc:
                 if exc.base != chunk:
                     self._waiting.setdefault(chunk, (candidate, ChunkId(exc.base)))
@@ -348,7 +348,7 @@ class _ChunkMender:
         with contextlib.suppress(CorruptData):
             record = self._chunks.record(chunk)
             plain = dataclasses.replace(record, kind=ChunkKind.PLAIN, codec=CodecId.RAW)
-            writer.copy(chunk, plain, self._reader.read_anew(chunk, record))
+            writer.copy(chunk, plain, self._reader.read_uncached(chunk, record))
 
 
 def _record(entry: Entry, pack: PackId, like: Chunk | None) -> Chunk:

@@ -1,1 +1,1 @@
-"""Chunks: their records, their bytes, and what derives from what."""
+"""Chunks: their records, their bytes, and the derivations between them."""

@@ -1,8 +1,13 @@
-"""The page cache: decoded chunks, and what else is dear to make of them.
+"""The chunk cache: decoded chunks in memory, and transposed tensors, which are decoded whole.
 
-Keyed by chunk, so files that share a chunk share its decoded bytes; tensors that are made in one
-piece have keys of their own. Plain chunks are not kept here: the kernel's page cache of their pack
-serves them as fast. What goes first when the cache is full, a policy says (`eviction`).
+An entry is keyed by its chunk, so files that share a chunk share its decoded bytes; a transposed
+tensor has a key of its own. Plain chunks are not cached here, because the kernel's page cache of
+their pack serves them as fast. A policy decides which entry a full cache drops (see `eviction`).
+
+Example. The cache has 256 MiB and is full. Two threads need chunk 7, a delta to chunk 3: one
+decodes it, the other waits for the result. That takes 5 ms, because 3 is cached; decoding 3 took 15
+ms. The entry of 7 gets a cost of 20 ms, since 3 may be gone when 7 is needed again. The policy
+drops an entry that costs less for its size.
 """
 
 import threading
@@ -11,18 +16,18 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from modelfs.store.chunks.eviction import POLICIES, Worth
+from modelfs.store.chunks.eviction import POLICIES, EntryCost
 from modelfs.store.chunks.single_flight import SingleFlight
 
 CAPACITY: Final = 256 << 20
-# Of variants that are served together it keeps more than LRU, and saves more of the time that
-# decoding takes, whatever the order and the capacity: see tools/run bench.cache.
+# When variants of a model are served together, it keeps more entries that are used again than LRU,
+# and saves more decoding time, in every order and at every capacity: see tools/run bench.cache.
 POLICY: Final = "shared"
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStatistics:
-    """Counted since the cache was made; `bytes` and `capacity` are sizes."""
+    """Hits and misses since the cache was made; its present size and its capacity in bytes."""
 
     hits: int
     misses: int
@@ -31,16 +36,16 @@ class CacheStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class _Entry:
     content: bytes
-    seconds: float
+    seconds: float  # of computing, to make it from nothing
 
 
 class ChunkCache:
-    """Bytes by key, bounded in size. Any thread may use it.
+    """Bytes by key, bounded in size. Any thread.
 
-    It holds no more bytes than its capacity, or one page that is larger and was asked for `alone`.
-    Pages that are being loaded, or still in use after they were dropped, come on top.
+    The cache holds no more bytes than its capacity, or one larger entry that was loaded with
+    `alone`. Entries that are being loaded, or still in use after they were dropped, come on top.
     """
 
     def __init__(
@@ -54,92 +59,99 @@ class ChunkCache:
         Args:
             capacity: in bytes.
             policy: of eviction, by its name in `POLICIES`.
-            clock: seconds that the calling thread computed, by which loads are priced.
+            clock: computing time of the calling thread, in seconds: the price of a load.
         """
         self._capacity = capacity
         self._policy = POLICIES[policy](capacity)
         self._clock = clock
-        self._pages: dict[Hashable, _Page] = {}
+        self._entries: dict[Hashable, _Entry] = {}
         self._flights: SingleFlight[Hashable, bytes] = SingleFlight()
         self._lock = threading.Lock()
-        self._loading = threading.local()
+        self._local = threading.local()  # `saved`: see `_timed`
         self._size = 0
         self._hits = 0
         self._misses = 0
 
     def holds(self, key: Hashable) -> bool:
-        """Say whether a page is here. That is no use of it."""
+        """Whether an entry is in the cache. Does not count as a use."""
         with self._lock:
-            return key in self._pages
+            return key in self._entries
 
     def peek(self, key: Hashable) -> bytes | None:
-        """Return a page's bytes if they are here at once."""
+        """Return an entry's bytes, None if it is not in the cache."""
         with self._lock:
-            if (page := self._pages.get(key)) is None:
+            if (entry := self._entries.get(key)) is None:
                 return None
             self._policy.use(key)
             self._hits += 1
-        self._owe(page.seconds)
-        return page.content
+        self._count_saved(entry.seconds)
+        return entry.content
 
     def get(
-        self, key: Hashable, load: Callable[[], bytes], *, needed: int = 1, alone: bool = False
+        self, key: Hashable, load: Callable[[], bytes], *, sharers: int = 1, alone: bool = False
     ) -> bytes:
-        """Return a page's bytes, calling `load` unless they are here.
+        """Return an entry's bytes, calling `load` if it is not in the cache.
 
-        Threads that want the same page at the same time wait for one of them to load it, and get
-        its result or its exception. A load may ask for other pages.
+        Threads that need the same entry at the same time wait for one of them to load it, and get
+        its result or its exception. A load may get other entries.
 
         Args:
-            key: of the page.
-            load: makes it.
-            needed: by how many extents and chunks.
-            alone: keep it though it is larger than the cache, by itself, until another comes.
+            key: of the entry.
+            load: makes its bytes.
+            sharers: number of extents and chunks that use the entry.
+            alone: cache the entry even if it is larger than the capacity, by itself, until the next
+                one is loaded.
         """
         if (content := self.peek(key)) is not None:
             return content
-        return self._flights.do(key, lambda: self._load(key, load, needed, alone=alone))
+        return self._flights.do(key, lambda: self._load(key, load, sharers, alone=alone))
 
-    def _load(self, key: Hashable, load: Callable[[], bytes], needed: int, *, alone: bool) -> bytes:
+    def _load(
+        self, key: Hashable, load: Callable[[], bytes], sharers: int, *, alone: bool
+    ) -> bytes:
+        """Load an entry, and keep it if it fits."""
         content, seconds = self._timed(load)
+        size = len(content)
         with self._lock:
             self._misses += 1
-            if key not in self._pages and (alone or len(content) <= self._capacity):
-                self._keep(key, _Page(content, seconds), needed)
+            if key not in self._entries and (alone or size <= self._capacity):
+                # Make room before the entry is added, or the policy could choose the new one.
+                self._size += size
+                while self._size > self._capacity and self._entries:
+                    self._size -= len(self._entries.pop(self._policy.evict()).content)
+                self._entries[key] = _Entry(content, seconds)
+                self._policy.add(key, EntryCost(size, seconds, sharers))
         return content
 
-    def _keep(self, key: Hashable, page: _Page, needed: int) -> None:
-        self._size += len(page.content)
-        # Before it is added, or a policy could choose it.
-        while self._size > self._capacity and self._pages:
-            self._size -= len(self._pages.pop(self._policy.evict()).content)
-        self._pages[key] = page
-        self._policy.add(key, Worth(len(page.content), page.seconds, needed))
-
-    # A page that is made of others costs what they do, whether they were here this time or not.
-
     def _timed(self, load: Callable[[], bytes]) -> tuple[bytes, float]:
-        outer = getattr(self._loading, "owed", None)
-        self._loading.owed = 0.0
+        """Call `load`; return its result and the seconds it takes without a cache.
+
+        Cached entries save part of the load. An entry that is made of others costs the same whether
+        those were cached this time or not, so `_local.saved` sums up the saved seconds of the load
+        that this thread is in.
+        """
+        outer = getattr(self._local, "saved", None)
+        self._local.saved = 0.0
         began = self._clock()
         try:
             content = load()
-            owed: float = self._loading.owed
+            saved: float = self._local.saved
         finally:
-            self._loading.owed = outer
-        self._owe(owed)
-        return content, self._clock() - began + owed
+            self._local.saved = outer
+        self._count_saved(saved)
+        return content, self._clock() - began + saved
 
-    def _owe(self, seconds: float) -> None:
-        owed = getattr(self._loading, "owed", None)
-        if owed is not None:
-            self._loading.owed = owed + seconds
+    def _count_saved(self, seconds: float) -> None:
+        saved = getattr(self._local, "saved", None)
+        if saved is not None:  # inside a load
+            self._local.saved = saved + seconds
 
     def forget(self, key: Hashable) -> None:
+        """Remove an entry, if it is in the cache."""
         with self._lock:
-            if (page := self._pages.pop(key, None)) is not None:
+            if (entry := self._entries.pop(key, None)) is not None:
                 self._policy.drop(key)
-                self._size -= len(page.content)
+                self._size -= len(entry.content)
 
     def statistics(self) -> CacheStatistics:
         with self._lock:

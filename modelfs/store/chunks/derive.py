@@ -1,4 +1,12 @@
-"""Deriving chunks: content made from that of others, which may be derived themselves."""
+"""Derivation: the content of a chunk, made by its recipe from the content of other chunks.
+
+The source chunks may be derived themselves, so this module and `reader` call each other: the
+`RecipeReader` gets two functions of the reader, and the reader has a `RecipeReader`.
+
+Example. Chunk 7 has the recipe "bytes 0 to 1,000 of chunk 3, then all of chunk 4; delta; payload".
+Both source chunks are loaded, the two runs are joined, and the codec `delta` decodes the payload
+with them. If 3 is damaged, the error is about 7, and names 3 as its base.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -13,25 +21,23 @@ from modelfs.store.chunks.transposed import TransposedParts
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId
 
-# Sources that are kept while one chunk is gathered: its runs may take turns with them.
+# Source chunks kept in memory while one chunk is gathered: its runs may alternate between them.
 SOURCES_KEPT: Final = 4
+
+Load = Callable[[ChunkId], bytes]
 
 
 class RecipeReader:
     """Makes chunks by their recipes. Any thread."""
 
-    def __init__(
-        self,
-        load: Callable[[ChunkId], bytes],
-        load_source: Callable[[ChunkId], bytes],
-        transposed: TransposedParts,
-    ) -> None:
-        """Begin; both return a chunk's whole content, and may come back here for it.
+    def __init__(self, load: Load, load_source: Load, transposed: TransposedParts) -> None:
+        """Make a reader of recipes.
 
         Args:
-            load: for any use.
-            load_source: for who keeps what it makes of it.
-            transposed: the tensors that are made in one piece.
+            load: returns a chunk's whole content; may call this object.
+            load_source: the same, for a source whose derived chunk is cached, so that the source
+                need not be.
+            transposed: the cache of whole transposed tensors.
         """
         self._load = load
         self._load_source = load_source
@@ -39,61 +45,61 @@ class RecipeReader:
         self._local = threading.local()
 
     def content(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> Bytes:
-        """Return what a derived chunk's recipe makes.
+        """Return the content of a derived chunk.
 
         Raises:
-            CorruptChunk: a chunk of the source is damaged or missing.
-            KeyError, ValueError: the recipe makes nothing of that size.
+            CorruptChunk: a source chunk is damaged or missing.
+            KeyError, ValueError: the recipe does not yield `record.size` bytes.
         """
-        under_way = self._under_way()
-        under_way.append(chunk)
+        stack = self._stack()
+        stack.append(chunk)
         try:
-            if is_part(record):
-                return self._transposed.content(record, recipe, self._sources)
-            source = self._sources(recipe.runs)
+            if is_transposed_part(record):
+                return self._transposed.content(record, recipe, self._gather_sources)
+            source = self._gather_sources(recipe.runs)
         except CorruptChunk as exc:
-            problem = f"what it derives from is damaged: {exc}"
+            problem = f"a chunk it derives from is damaged: {exc}"
             raise CorruptChunk(chunk, problem, exc.base) from exc
         finally:
-            under_way.pop()
+            stack.pop()
         return DERIVATIONS[record.codec].decode(recipe.payload, record.size, source)
 
     def gather(self, runs: Sequence[SourceRun]) -> bytes:
-        """Return the content of runs, put together.
+        """Return the content of runs, joined.
 
         Raises:
-            CorruptChunk: a chunk that they are of is damaged or missing, or shorter.
+            CorruptChunk: a chunk of the runs is damaged, missing, or shorter than its run.
         """
         try:
-            return self._gathered(runs, self._load)
+            return self._gather(runs, self._load)
         except ValueError as exc:
             raise CorruptChunk(runs[0].chunk, str(exc)) from exc
 
-    def _sources(self, runs: Sequence[SourceRun]) -> bytes:
-        return self._gathered(runs, self._load_source)
+    def _gather_sources(self, runs: Sequence[SourceRun]) -> bytes:
+        return self._gather(runs, self._load_source)
 
-    def _gathered(self, runs: Sequence[SourceRun], load: Callable[[ChunkId], bytes]) -> bytes:
+    def _gather(self, runs: Sequence[SourceRun], load: Load) -> bytes:
         load = lru_cache(SOURCES_KEPT)(load)
-        parts = [self._run(run, load) for run in runs]
+        parts: list[bytes] = []
+        for run in runs:
+            if run.chunk in self._stack():
+                # A damaged index only; without this check the thread would wait for itself.
+                raise ValueError("it derives from itself")
+            part = load(run.chunk)[run.skip : run.skip + run.length]
+            if len(part) < run.length:
+                stop = run.skip + run.length
+                raise ValueError(f"chunk {run.chunk} has no bytes {run.skip} to {stop}")
+            parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _run(self, run: SourceRun, load: Callable[[ChunkId], bytes]) -> bytes:
-        if run.chunk in self._under_way():
-            raise ValueError("it derives from itself")  # and would be waited for forever
-        part = load(run.chunk)[run.skip : run.skip + run.length]
-        if len(part) < run.length:
-            stop = run.skip + run.length
-            raise ValueError(f"chunk {run.chunk} has no bytes {run.skip} to {stop}")
-        return part
-
-    def _under_way(self) -> list[ChunkId]:
-        # What this thread is deriving, each chunk for the one before it.
-        if not hasattr(self._local, "chunks"):
-            self._local.chunks = []
-        found: list[ChunkId] = self._local.chunks
-        return found
+    def _stack(self) -> list[ChunkId]:
+        # The chunks that this thread is deriving, each one as a source of the one before it.
+        if not hasattr(self._local, "stack"):
+            self._local.stack = []
+        stack: list[ChunkId] = self._local.stack
+        return stack
 
 
-def is_part(record: Chunk) -> bool:
-    """Whether a chunk is a slice of a transposed tensor."""
+def is_transposed_part(record: Chunk) -> bool:
+    """Whether a chunk is a part of a transposed tensor."""
     return record.kind is ChunkKind.DERIVED and record.codec is CodecId.TRANSPOSE

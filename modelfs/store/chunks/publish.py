@@ -1,13 +1,17 @@
-"""Publish: what a `ChunkWriter` stored comes into the index.
+"""Publish: the result of a `ChunkWriter` enters the index.
 
-A writer appends to packs and syncs them on any thread; the index knows nothing of it until the
-owner publishes the result. The first slice records how far the packs reach and which chunk numbers
-are taken, for all of it; each slice then adds new chunks, and moves those that were copied or
-re-encoded. A crash between two slices leaves bytes in packs that no chunk record names: gc reclaims
-them.
+A writer appends to packs and syncs them on any thread. The index has none of it until the owner
+publishes the result, a slice at a time. The first slice records the new ends of the packs and the
+next free chunk number, for the whole result. Each slice then adds new chunks, and moves chunks that
+were copied or re-encoded. A crash between two slices leaves bytes in packs that no chunk record
+names; gc reclaims them.
 
-A chunk that was added is dead until an extent points to it, so a result is published before the
-map changes that point there.
+A new chunk is dead until an extent refers to it, so a result is published before the map changes
+that refer to its chunks.
+
+Example. A writer appended 500 new chunks to pack 5, which ends at 300 MiB now. The first slice
+records this end and adds 200 chunks, the second one 200, the third one 100; other requests may run
+in between. After a crash behind the second slice, the last 100 chunks lie unused in pack 5.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,14 +25,14 @@ from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.packs.pack import Packs
 
-# Records changed in one go, so that no request waits long: chunks, and the sources of derived ones.
+# Chunk records and links to sources changed in one slice, so that no request waits long.
 SLICE: Final = 200
 
 StillValid = Callable[[ChunkId, Chunk], bool]
 
 
 class Publisher:
-    """Puts what writers stored into the index."""
+    """Enters the results of writers into the index."""
 
     def __init__(self, index: Index, counters: Counters, chunks: ChunkTable, packs: Packs) -> None:
         self._index = index
@@ -37,34 +41,32 @@ class Publisher:
         self._packs = packs
 
     def publish(self, result: WriteResult, still_valid: StillValid | None = None) -> Iterator[None]:
-        """Put a writer's result into the index, a slice at a time; yields between two slices.
+        """Enter a writer's result into the index, a slice at a time; yields between two slices.
 
         Args:
-            result: of `ChunkWriter.finish`, so that its bytes are durable.
-            still_valid: says of a moved chunk, given its new record, whether nothing else changed
-                it since the writer read it. By default every chunk that is still known is moved.
+            result: of `ChunkWriter.finish`, so its bytes are durable.
+            still_valid: given a moved chunk and its new record, returns whether the chunk is
+                unchanged since the writer read it. By default every chunk that still has a record
+                is moved.
         """
         for number, chunks in enumerate(_slices(result)):
             if number:
                 yield
             with self._index.change():
                 if not number:
-                    self._record_packs(result)
+                    for tail in result.tails:
+                        row = self._chunks.pack_row(tail.pack)
+                        self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
+                        if tail.pack >= self._counters.get(NEXT_PACK):
+                            self._counters.set(NEXT_PACK, tail.pack + 1)
+                    if result.added:
+                        self._counters.set(NEXT_CHUNK, max(result.added) + 1)
                 for chunk in chunks:
-                    self._publish_one(result, chunk, still_valid)
+                    self._publish_chunk(result, chunk, still_valid)
             if not number:
                 self._packs.published()
 
-    def _record_packs(self, result: WriteResult) -> None:
-        for tail in result.tails:
-            row = self._chunks.pack_row(tail.pack)
-            self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
-            if tail.pack >= self._counters.get(NEXT_PACK):
-                self._counters.set(NEXT_PACK, tail.pack + 1)
-        if result.added:
-            self._counters.set(NEXT_CHUNK, max(result.added) + 1)
-
-    def _publish_one(
+    def _publish_chunk(
         self, result: WriteResult, chunk: ChunkId, still_valid: StillValid | None
     ) -> None:
         if (record := result.added.get(chunk)) is not None:
@@ -78,7 +80,7 @@ class Publisher:
 
 
 def _slices(result: WriteResult) -> Iterator[list[ChunkId]]:
-    # At least one, maybe an empty one: it has the packs' ends.
+    # At least one, which may be empty: the first slice also records the packs' ends.
     chunks: list[ChunkId] = []
     cost = 0
     for chunk in (*result.added, *result.moved):

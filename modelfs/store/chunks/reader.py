@@ -1,17 +1,18 @@
-"""The bytes of chunks: read from packs, verified or decoded, and kept in memory for a while.
+"""The bytes of chunks: read from packs, verified or decoded, and cached in memory.
 
-Theory of operation. A chunk's record says where its stored bytes lie and how to decode them. A
-plain chunk is read from its pack directly once its checksum was verified; `VerifiedPlaces`
-remembers that for a minute. Any other is decoded as a whole into `ChunkCache`; a slice of a
-transposed tensor comes out of the tensor, which is made in one piece.
+Theory of operation. A chunk's record has the place of its stored bytes and the codec to decode them
+with. Bytes of a plain chunk are read straight from its pack once its checksum was verified;
+`VerifiedPlaces` remembers that for a minute. Any other chunk is decoded whole into `ChunkCache`; a
+part of a transposed tensor is cut from the tensor, which is made whole (see `transposed`).
 
-gc and the optimizer move chunks while reads of them are planned: the record that a caller has may
-name a pack that was deleted. So a read that finds damage looks the record up once more, and reads
-from the new place if there is one (`follow_moves`). Content never changes by a move.
+gc and the optimizer move chunks between the plan of a read and the read. Then the record of the
+plan names an old place, maybe in a pack that was deleted. So a read that fails with `CorruptChunk`
+looks the record up once more, and reads from the new place if there is one (`follow_moves`). A move
+never changes the content.
 
 Example. A request for 300 KiB of a file was planned as chunk 7, a delta to chunk 3, in pack 2. gc
 copies chunk 7 to pack 5 and deletes pack 2. Reading 7 fails in pack 2; its record now has pack 5.
-The recipe is read there; chunk 3, its source, is read by its own present record; 7 is decoded.
+The recipe is read there; chunk 3, its source, is read by its present record; 7 is decoded.
 """
 
 import logging
@@ -25,13 +26,13 @@ from modelfs.codecs import CODECS
 from modelfs.codecs.base import Bytes
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
 from modelfs.store.chunks.cache import ChunkCache
-from modelfs.store.chunks.derive import RecipeReader, is_part
+from modelfs.store.chunks.derive import RecipeReader, is_transposed_part
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.chunks.single_flight import SingleFlight
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.transposed import TransposedParts
 from modelfs.store.chunks.verified import Place, VerifiedPlaces
-from modelfs.store.disk.descriptors import Descriptor, read_into
+from modelfs.store.disk.descriptors import read_into
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.packs.pack import Packs, eio_as_corruption
@@ -63,20 +64,29 @@ class ChunkReader:
             CorruptChunk: its stored bytes are damaged or missing.
             OSError: the disk failed.
         """
-        return self.follow_moves(chunk, record, lambda now: self._read(chunk, now))
+        return self.follow_moves(chunk, record, lambda current: self._read(chunk, current))
 
     def read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
-        """Fill `into` with the chunk's content from `skip` on, checked. Raises as `read`."""
-        self.follow_moves(chunk, record, lambda now: self._read_into(chunk, now, skip, into))
+        """Fill `into` with the chunk's content from byte `skip` on, checked. Raises as `read`."""
+
+        def read(current: Chunk) -> None:
+            if current.kind is ChunkKind.PLAIN:
+                self._warm(chunk, current)
+                self._read_plain(chunk, current, skip, into)
+            else:
+                into[:] = memoryview(self._content(chunk, current))[skip : skip + len(into)]
+
+        self.follow_moves(chunk, record, read)
 
     def read_current(self, chunk: ChunkId) -> bytes:
         """Return a chunk's whole content by its present record. Raises as `read`."""
-        return self.read(chunk, self._present(chunk))
+        return self.read(chunk, self._current_record(chunk))
 
-    def read_anew(self, chunk: ChunkId, record: Chunk) -> bytes:
-        """Return a chunk's whole content from just where the record says.
+    def read_uncached(self, chunk: ChunkId, record: Chunk) -> bytes:
+        """Return a chunk's whole content from exactly the place in `record`.
 
-        Nothing of it is remembered: for records that are not in the index, and for checking.
+        The chunk's content is neither taken from memory nor kept there: for records that are not in
+        the index, and for checks of the disk.
 
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.
@@ -85,40 +95,34 @@ class ChunkReader:
         return bytes(self._decoded(chunk, record, self.stored_bytes(chunk, record)))
 
     def gather(self, runs: Sequence[SourceRun]) -> bytes:
-        """Return the content of runs, put together.
+        """Return the content of runs, joined.
 
         Raises:
-            CorruptChunk: one of their chunks is damaged or missing, or shorter than its run.
+            CorruptChunk: a chunk of the runs is damaged, missing, or shorter than its run.
+            OSError: the disk failed.
         """
         return self._recipes.gather(runs)
 
     def follow_moves(self, chunk: ChunkId, record: Chunk, read: Callable[[Chunk], T]) -> T:
-        """Read by a record, and once more by the present one if the chunk was moved since."""
+        """Read by a record; if that fails and the chunk was moved since, by the present record."""
         try:
             return read(record)
         except CorruptChunk:
-            now = self._table.find(chunk)
-            if now is None or now.place == record.place:
+            current = self._table.find(chunk)
+            if current is None or current.place == record.place:
                 raise
-        return read(now)
+        return read(current)
 
     def _read(self, chunk: ChunkId, record: Chunk) -> bytes:
         if record.kind is ChunkKind.PLAIN:
             return self._stored_bytes_verified(chunk, record)
         return bytes(self._content(chunk, record))  # no copy if they are bytes already
 
-    def _read_into(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
-        if record.kind is ChunkKind.PLAIN:
-            self._warm(chunk, record)
-            self._read_plain(chunk, record, skip, into)
-        else:
-            into[:] = memoryview(self._content(chunk, record))[skip : skip + len(into)]
-
-    def _present(self, chunk: ChunkId) -> Chunk:
+    def _current_record(self, chunk: ChunkId) -> Chunk:
         try:
             return self._table.record(chunk)
         except CorruptIndex as exc:
-            raise CorruptChunk(chunk, "it has no record that can be read") from exc
+            raise CorruptChunk(chunk, "its record is missing or damaged") from exc
 
     # -- memory
 
@@ -126,42 +130,44 @@ class ChunkReader:
         """Whether a chunk can be read without verifying or decoding it first."""
         if record.kind is ChunkKind.PLAIN:
             return self.is_verified(record)
-        return self._transposed.holds(chunk) if is_part(record) else self._cache.holds(chunk)
+        if is_transposed_part(record):
+            return self._transposed.holds(chunk)
+        return self._cache.holds(chunk)
 
     def peek(self, chunk: ChunkId, record: Chunk) -> Bytes | None:
         """Return the whole content of a chunk that is not plain, if it is in memory."""
-        if is_part(record):
+        if is_transposed_part(record):
             return self._transposed.peek(chunk)
         return self._cache.peek(chunk)
 
     def warm(self, chunk: ChunkId, record: Chunk) -> None:
-        """Verify a plain chunk, or decode any other into memory, for later reads.
+        """Verify a plain chunk, or decode any other chunk into memory, for later reads.
 
         Raises:
             CorruptChunk: its stored bytes are damaged or missing.
             OSError: the disk failed.
         """
-        self.follow_moves(chunk, record, lambda now: self._warm(chunk, now))
+        self.follow_moves(chunk, record, lambda current: self._warm(chunk, current))
 
     def evict(self, chunk: ChunkId, record: Chunk) -> None:
-        """Drop a chunk from the cache unless several extents need it.
+        """Drop a chunk from the cache, unless several extents refer to it.
 
-        Chunks that derive from it may still want it, but ask for it again only if they are read.
+        Chunks that derive from it do not count: they need it again only if they are read.
         """
         if record.refs <= 1:
             self._cache.forget(chunk)
 
     def forget(self, chunk: ChunkId) -> None:
-        """Drop a chunk from memory, because its record is gone or has another content."""
+        """Drop a chunk from memory: its record was removed, or its number has other content now."""
         self._cache.forget(chunk)
         self._transposed.forget(chunk)
 
     def is_verified(self, record: Chunk) -> bool:
-        """Whether the stored bytes were found good a short time ago."""
+        """Whether the stored bytes matched their checksum a short time ago."""
         return record.place in self._verified
 
     def distrust(self, record: Chunk) -> None:
-        """Verify the stored bytes anew when they are next read."""
+        """Verify the stored bytes once more when they are next read."""
         self._verified.discard(record.place)
 
     def _warm(self, chunk: ChunkId, record: Chunk) -> None:
@@ -171,7 +177,7 @@ class ChunkReader:
             self._verifying.do(record.place, lambda: self._verify(chunk, record))
 
     def _verify(self, chunk: ChunkId, record: Chunk) -> None:
-        # Into a buffer that stays: new memory for every chunk costs as much as the hash.
+        # A buffer for each thread: allocating memory for every chunk costs as much as the hash.
         scratch = getattr(self._local, "scratch", b"")
         if len(scratch) < record.stored:
             scratch = self._local.scratch = bytearray(record.stored)
@@ -183,16 +189,14 @@ class ChunkReader:
     # -- stored bytes
 
     def stored_bytes(self, chunk: ChunkId, record: Chunk) -> bytes:
-        """Return a chunk's bytes as they are stored, checked; nothing of it is remembered.
+        """Return a chunk's stored bytes, checked against their checksum. Nothing is cached.
 
         Raises:
             CorruptChunk: they are damaged or missing.
             OSError: the disk failed.
         """
         if record.is_lost:
-            raise CorruptChunk(
-                chunk, "its bytes are lost; a good copy of the file brings them back"
-            )
+            raise CorruptChunk(chunk, "its bytes are lost; a good copy of the file restores them")
         try:
             stored = self._packs.read(record.pack, record.offset, record.stored)
         except CorruptPack as exc:
@@ -201,10 +205,10 @@ class ChunkReader:
         return stored
 
     def readable_bytes(self, chunk: ChunkId, record: Chunk) -> bytes | None:
-        """Return a chunk's bytes as stored; None, and a line in the log, if they are damaged.
+        """Return a chunk's stored bytes; if they are damaged, log that and return None.
 
         Raises:
-            OSError: the disk failed at more than reading them.
+            OSError: the disk failed with another error than EIO.
         """
         try:
             with eio_as_corruption():
@@ -229,23 +233,19 @@ class ChunkReader:
         """Read a chunk from its pack, decode it, and compare it with its hash.
 
         Raises:
-            CorruptChunk: its stored bytes are damaged or missing, or their content has another
-                hash.
+            CorruptChunk: its stored bytes are damaged or missing, or its content has another hash.
             OSError: the disk failed.
         """
-        if self._table.digest(self.read_anew(chunk, record)) != record.digest:
+        if self._table.digest(self.read_uncached(chunk, record)) != record.digest:
             raise CorruptChunk(chunk, "its content does not match its hash")
 
     def _read_plain(self, chunk: ChunkId, record: Chunk, skip: int, into: memoryview) -> None:
-        file = self._descriptor(chunk, record)
-        if read_into(file, record.offset + skip, into) < len(into):
-            raise CorruptChunk(chunk, f"pack {record.pack} ends inside it")
-
-    def _descriptor(self, chunk: ChunkId, record: Chunk) -> Descriptor:
         try:
-            return self._packs.descriptor(record.pack)
+            file = self._packs.descriptor(record.pack)
         except CorruptPack as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
+        if read_into(file, record.offset + skip, into) < len(into):
+            raise CorruptChunk(chunk, f"pack {record.pack} ends inside it")
 
     def _stored_bytes_verified(self, chunk: ChunkId, record: Chunk) -> bytes:
         stored = self.stored_bytes(chunk, record)
@@ -255,18 +255,17 @@ class ChunkReader:
     # -- decoding
 
     def _content(self, chunk: ChunkId, record: Chunk) -> Bytes:
-        # Of a chunk that is not plain.
-        if is_part(record):
-            return self._part(chunk, record)
-        needed = record.refs + record.dependants
-        return self._cache.get(chunk, lambda: bytes(self._decode(chunk, record)), needed=needed)
-
-    def _part(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        """Return the content of a chunk that is not plain, from memory if it is there."""
+        if not is_transposed_part(record):
+            sharers = record.refs + record.dependants
+            return self._cache.get(
+                chunk, lambda: bytes(self._decode(chunk, record)), sharers=sharers
+            )
         if (content := self._transposed.peek(chunk)) is not None:
             return content
         stored = self._stored_bytes_verified(chunk, record)
         part = self._decoded(chunk, record, stored)
-        self._transposed.note(chunk, record, Recipe.from_bytes(stored))
+        self._transposed.remember(chunk, record, Recipe.from_bytes(stored))
         return part
 
     def _decode(self, chunk: ChunkId, record: Chunk) -> Bytes:
@@ -281,25 +280,27 @@ class ChunkReader:
                 content = CODECS[record.codec].decode(stored, record.size)
         except (KeyError, ValueError) as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
-        # That a codec decodes without an error, or that a source is intact, proves little.
+        # The codec's success does not prove that the content is right, nor does an intact source.
         if record.content_checksum and xxhash.xxh3_64_intdigest(content) != record.content_checksum:
             raise CorruptChunk(chunk, "it does not decode to the content it was encoded from")
         return content
 
     def _read_source(self, chunk: ChunkId) -> bytes:
-        record = self._present(chunk)
-        return self.follow_moves(chunk, record, lambda now: self._read_source_by(chunk, now))
+        """Return the content of a source chunk, whose derived chunk is cached."""
 
-    def _read_source_by(self, chunk: ChunkId, record: Chunk) -> bytes:
-        # A chunk from which only one derives is not cached: that one is, and new memory for the
-        # source costs more than decoding it again for a reader of its own file.
-        if record.dependants > 1 or record.kind is ChunkKind.PLAIN or is_part(record):
-            return self._read(chunk, record)
-        content = self._cache.peek(chunk)
-        return bytes(self._decode(chunk, record)) if content is None else content
+        def read(current: Chunk) -> bytes:
+            plain = current.kind is ChunkKind.PLAIN
+            if current.dependants > 1 or plain or is_transposed_part(current):
+                return self._read(chunk, current)
+            # The source of only one chunk is not cached. That chunk is, and the memory for the
+            # source costs more than decoding it again for a reader of its own file.
+            content = self._cache.peek(chunk)
+            return bytes(self._decode(chunk, current)) if content is None else content
+
+        return self.follow_moves(chunk, self._current_record(chunk), read)
 
 
 def _check(chunk: ChunkId, record: Chunk, stored: bytes | memoryview) -> None:
     if xxhash.xxh3_64_intdigest(stored) != record.checksum:
-        where = f"pack {record.pack} at {record.offset}"
-        raise CorruptChunk(chunk, f"its stored bytes ({where}) do not match their checksum")
+        place = f"pack {record.pack} at {record.offset}"
+        raise CorruptChunk(chunk, f"its stored bytes ({place}) do not match their checksum")

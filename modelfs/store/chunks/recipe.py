@@ -1,8 +1,12 @@
-"""Recipes: what is stored of a chunk that is derived from others.
+"""Recipes: the stored form of a derived chunk.
 
-A recipe names runs of other chunks' content, its *sources*. Put together in their order, they are
-what the chunk's codec makes the content from, with the help of a payload. So a chunk can be derived
-from any stretch of a tensor, however that is cut.
+A recipe lists runs of other chunks' content, its *sources*. The chunk's codec makes the content
+from the joined runs and a payload. So a chunk can be derived from any part of a tensor, however
+that is cut into chunks.
+
+Example. A tensor of 3 MB is cut into chunks 11, 12 and 13 of 1 MB each. Chunk 20 is a delta to its
+bytes 500,000 to 1,500,000: its runs are (11, skip 500,000, length 500,000) and (12, skip 0, length
+500,000), and its payload is the coded difference.
 
 Recipe, little-endian::
 
@@ -24,7 +28,7 @@ _RUN: Final = struct.Struct("<QII")
 
 
 class SourceRun(NamedTuple):
-    """A run of a chunk's content."""
+    """A run of bytes of one chunk's content."""
 
     chunk: ChunkId
     skip: int  # bytes of the chunk before it
@@ -33,14 +37,14 @@ class SourceRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to make a chunk's content from that of others."""
+    """The source runs of a derived chunk, and the payload for its codec."""
 
     runs: tuple[SourceRun, ...]
     payload: bytes
 
     @property
     def sources(self) -> tuple[ChunkId, ...]:
-        """The chunks that it needs, each once."""
+        """The chunks of the runs, each once, in order."""
         return tuple(dict.fromkeys(run.chunk for run in self.runs))
 
     def to_bytes(self) -> bytes:
@@ -52,7 +56,7 @@ class Recipe:
         """Decode the stored bytes of a derived chunk.
 
         Raises:
-            ValueError: they are no recipe.
+            ValueError: the bytes are no recipe.
         """
         if len(stored) < _COUNT.size:
             raise ValueError(f"a recipe of {len(stored)} bytes")
@@ -67,11 +71,11 @@ class Recipe:
 
 def joined(runs: Sequence[SourceRun]) -> tuple[SourceRun, ...]:
     """Return the same bytes in as few runs as possible."""
-    found: list[SourceRun] = []
+    fewest: list[SourceRun] = []
     for run in runs:
-        if found and found[-1].chunk == run.chunk and found[-1].skip + found[-1].length == run.skip:
-            last = found.pop()
-            found.append(SourceRun(last.chunk, last.skip, last.length + run.length))
+        last = fewest[-1] if fewest else None
+        if last and last.chunk == run.chunk and last.skip + last.length == run.skip:
+            fewest[-1] = SourceRun(last.chunk, last.skip, last.length + run.length)
         else:
-            found.append(run)
-    return tuple(found)
+            fewest.append(run)
+    return tuple(fewest)

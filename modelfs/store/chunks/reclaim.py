@@ -1,8 +1,12 @@
-"""Reclaim: records of dead chunks go, and packs in which nothing is alive.
+"""Reclaim: removes the records of dead chunks, and packs without a live chunk.
 
-A chunk that neither extents nor recipes need is listed as dead. Removing its record may make what
-it derived from dead in turn. A pack goes when no record points into it any more; its file is
-deleted after the commit that says so.
+A chunk that neither an extent nor a recipe needs is listed as dead. Removing its record may leave
+its source chunks dead in turn. A pack is removed when no record points into it; its file is deleted
+after the commit that deletes its row.
+
+Example. Chunk 7, a delta to chunk 3, is dead and alone in pack 5; 3 has no extents and no other
+dependant. One slice removes 7, which lists 3 as dead; the next slice removes 3. Pack 5 has no live
+byte, so its row is deleted, and the commit deletes the file.
 """
 
 from collections.abc import Iterator
@@ -15,7 +19,7 @@ from modelfs.store.index.records import PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import Packs
 
-# Records changed in one go, so that no request waits long.
+# Records changed in one slice, so that no request waits long.
 SLICE: Final = 250
 
 
@@ -29,9 +33,10 @@ class Reclaimer:
         self._packs = packs
 
     def remove_dead(self) -> Iterator[int]:
-        """Remove the records of dead chunks; yields after each slice how many it removed."""
-        # Each slice goes on where the last one ended: see `FileMaps.trim`. But with a chunk, what
-        # it derives from may die, which is often behind that.
+        """Remove the records of dead chunks; yields the number removed, after each slice."""
+        # Each slice goes on at the end of the last one: see `FileMaps.trim`. At the end of the
+        # table it starts from the beginning once more, because a removed chunk's sources may have
+        # died, and these usually have lower numbers.
         start = b""
         while True:
             rows = self._index.scan(Table.DEAD, start, KEY_END, SLICE)
@@ -50,7 +55,7 @@ class Reclaimer:
             yield removed
 
     def retire_empty_packs(self) -> Iterator[None]:
-        """Retire the packs in which nothing is alive; yields between slices."""
+        """Retire the packs without a live chunk; yields between slices."""
         empty = [pack for pack, row in self.packs() if not row.live]
         if empty:
             for _ in self.remove_dead():
@@ -60,15 +65,16 @@ class Reclaimer:
             self.retire(pack)
 
     def retire(self, pack: PackId) -> int:
-        """Forget a sealed pack that has nothing alive in it, and return its size in bytes.
+        """Remove the row of a sealed pack without a live chunk; the next commit deletes its file.
 
-        The next commit deletes its file. A pack in which something lives stays: 0 is returned.
+        Returns:
+            The pack's size in bytes; 0 if it has a live chunk, and stays.
         """
         row = self._chunks.pack_row(pack)
         if row.live:
             return 0
         for _ in self.remove_dead():
-            pass  # what died a moment ago may lie in it
+            pass  # the records of chunks that died a moment ago may point into the pack
         with self._index.change():
             self._index.delete(Table.PACKS, number_key(pack))
         self._packs.delete_after_commit(pack)

@@ -1,8 +1,13 @@
-"""Transposed tensors, made in one piece.
+"""Transposed tensors: made whole, and read in parts.
 
-Every part of a transposed tensor needs all of its source, so the whole is made at once and kept as
-one page; the chunks that are derived so are slices of it, and no pages of their own. Read in any
-order, the tensor is made once for as long as it stays in the page cache.
+Every part of a transposed tensor needs the whole source. So the whole tensor is made at once and
+kept as one entry of the chunk cache. The chunks derived by transposition are parts of it, and have
+no entries of their own. In whatever order they are read, the tensor is made once while it stays in
+the cache.
+
+Example. A tensor of 8 MiB is cut into eight chunks, each derived from the same source by transpose.
+A read of chunk 5 makes all 8 MiB, enters them under a key of the recipe, and returns bytes 5 MiB to
+6 MiB as a view. Reads of the other seven find the entry.
 """
 
 import threading
@@ -17,20 +22,20 @@ from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId
 
-# Chunks of which it is remembered what they are slices of. One takes as much memory as its recipe,
-# which is 2 KiB for a tensor of 128 MiB.
+# Chunks whose tensor and offset are remembered. Each takes the memory of its recipe, which is 2 KiB
+# for a tensor of 128 MiB.
 PARTS_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    whole: bytes  # the key of its page
+    tensor: bytes  # the key of the tensor's cache entry
     start: int
     size: int
 
 
 class TransposedParts:
-    """The chunks that are slices of transposed tensors. Any thread."""
+    """The chunks that are parts of transposed tensors. Any thread."""
 
     def __init__(self, cache: ChunkCache) -> None:
         self._cache = cache
@@ -38,23 +43,23 @@ class TransposedParts:
         self._lock = threading.Lock()
 
     def holds(self, chunk: ChunkId) -> bool:
-        """Say whether `peek` has a chunk's content."""
+        """Whether `peek` would return a chunk's content."""
         with self._lock:
             part = self._parts.get(chunk)
-        return part is not None and self._cache.holds(part.whole)
+        return part is not None and self._cache.holds(part.tensor)
 
     def peek(self, chunk: ChunkId) -> memoryview | None:
-        """Return a chunk's content if it was noted, and its tensor is in the cache."""
+        """Return a chunk's content if the chunk is remembered and its tensor is cached."""
         with self._lock:
             part = self._parts.get(chunk)
-        if part is None or (whole := self._cache.peek(part.whole)) is None:
+        if part is None or (tensor := self._cache.peek(part.tensor)) is None:
             return None
-        return memoryview(whole)[part.start : part.start + part.size]
+        return memoryview(tensor)[part.start : part.start + part.size]
 
     def content(
         self, record: Chunk, recipe: Recipe, gather: Callable[[Sequence[SourceRun]], bytes]
     ) -> memoryview:
-        """Return the content of a chunk, a slice of its tensor.
+        """Return a chunk's content, a part of its tensor.
 
         Args:
             record: of the chunk.
@@ -63,22 +68,22 @@ class TransposedParts:
 
         Raises:
             CorruptChunk: a chunk of the source is damaged.
-            ValueError: the recipe does not make anything of that size of it.
+            ValueError: the recipe's tensor has no `record.size` bytes at the chunk's offset.
         """
         geometry, start = transpose.parse(recipe.payload)
-        whole = self._cache.get(
+        tensor = self._cache.get(
             _key(recipe, geometry),
             lambda: transpose.whole(gather(recipe.runs), geometry),
-            needed=record.refs + record.dependants,
+            sharers=record.refs + record.dependants,
             alone=True,
         )
-        part = memoryview(whole)[start : start + record.size]
+        part = memoryview(tensor)[start : start + record.size]
         if len(part) < record.size:
-            raise ValueError(f"a tensor of {len(whole)} bytes has no {record.size} at {start}")
+            raise ValueError(f"a tensor of {len(tensor)} bytes has no {record.size} at {start}")
         return part
 
-    def note(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> None:
-        """Remember what a chunk is, whose content was found to be right."""
+    def remember(self, chunk: ChunkId, record: Chunk, recipe: Recipe) -> None:
+        """Remember the tensor and offset of a chunk whose content was checked."""
         geometry, start = transpose.parse(recipe.payload)
         with self._lock:
             self._parts[chunk] = _Part(_key(recipe, geometry), start, record.size)
@@ -91,5 +96,6 @@ class TransposedParts:
 
 
 def _key(recipe: Recipe, geometry: transpose.Geometry) -> bytes:
-    # All that the tensor depends on, as bytes: they are compared at once, and take little memory.
+    # The source and the geometry, which determine the tensor. As bytes, which take little memory
+    # and are compared quickly.
     return Recipe(recipe.runs, transpose.encode(geometry, 0)).to_bytes()

@@ -1,4 +1,4 @@
-"""Which stored bytes were found good a short time ago."""
+"""The places of stored bytes that were verified a short time ago."""
 
 import math
 import threading
@@ -8,32 +8,33 @@ from typing import Final
 
 from modelfs.store.index.tables import PackId
 
-# How many chunks are remembered as checked: some 60 MB of memory for 200 GB of 1 MiB chunks.
+# The most places remembered: some 60 MB of memory, for 200 GB of 1 MiB chunks.
 VERIFIED_MAX: Final = 200_000
-# And for how long: what is read once more later may come from the disk again, and that may have
-# rotted meanwhile. Longer than a reader needs to come from one end of a chunk to the other.
+# A place counts as verified for so long. A later read may come from the disk again, where the bytes
+# may have rotted meanwhile. Readers need less time from one end of a chunk to the other.
 TRUST_SECONDS: Final = 60.0
 
-Place = tuple[PackId, int]  # and the offset in it
+Place = tuple[PackId, int]  # and the offset in the pack
 
 
 class VerifiedPlaces:
-    """The places verified last, up to a number, and not long ago. Any thread."""
+    """The places verified last, at most `capacity` of them. Any thread."""
 
     def __init__(self, capacity: int = VERIFIED_MAX) -> None:
         self._capacity = capacity
-        self._members: OrderedDict[Place, float] = OrderedDict()
+        self._verified: OrderedDict[Place, float] = OrderedDict()  # monotonic seconds, by place
         self._lock = threading.Lock()
 
     def __contains__(self, place: Place) -> bool:
-        return time.monotonic() - self._members.get(place, -math.inf) < TRUST_SECONDS
+        """Whether a place was verified within the last `TRUST_SECONDS`."""
+        return time.monotonic() - self._verified.get(place, -math.inf) < TRUST_SECONDS
 
     def discard(self, place: Place) -> None:
         with self._lock:
-            self._members.pop(place, None)
+            self._verified.pop(place, None)
 
     def add(self, place: Place) -> None:
         with self._lock:
-            self._members[place] = time.monotonic()
-            if len(self._members) > self._capacity:
-                self._members.popitem(last=False)
+            self._verified[place] = time.monotonic()
+            if len(self._verified) > self._capacity:
+                self._verified.popitem(last=False)

@@ -1,8 +1,12 @@
-"""Putting content into chunks: share an equal one, or append a new one to a pack.
+"""Writing chunks: content shares an equal chunk, or becomes a new chunk at the end of a pack.
 
-What is moved, by gc or page packing, or gets a new form, from the optimizer, goes the same way.
-Nothing here is visible to readers until the owner of the store takes the result into the index,
-which is after the packs were flushed: bytes first, then fsync, then the index.
+gc and defragmentation move chunks by the same writer, and the optimizer gives them new forms by it.
+A reader sees nothing of this until the owner publishes the result in the index. That comes after
+the packs were flushed: bytes first, then fsync, then the index.
+
+Example. A file has three pieces A, B and A; chunk 3 already has the content of B. `put` of A makes
+chunk 8, `put` of B returns 3 after it compared the bytes, and the second A finds 8 in the writer.
+`finish` writes and flushes one segment with chunk 8, and `publish` then adds the record of 8.
 """
 
 import contextlib
@@ -23,30 +27,30 @@ from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs.pack import Packs, Tail
-from modelfs.store.packs.segment import Entry, Segment
+from modelfs.store.packs.segment import Segment
 
 log = logging.getLogger(__name__)
 
 RAW: Final = CodecId.RAW
 
-# A coded chunk costs a decode at every first read, so it has to save something.
+# The most that a coded chunk may take of its plain size: decoding it costs time at each first read.
 CODED_MAX: Final = 0.9
-# Enough to see whether bytes that are no tensor can be compressed at all.
+# Bytes compressed as a sample: enough to see whether content that is no tensor is compressible.
 SAMPLE: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a writer put into packs, for `Publisher.publish`."""
+    """The records of chunks that a writer appended, for `Publisher.publish`."""
 
     added: Mapping[ChunkId, Chunk]
     moved: Mapping[ChunkId, Chunk]
     sources: Mapping[ChunkId, tuple[ChunkId, ...]]  # of moved chunks with a new form
-    tails: tuple[Tail, ...]  # how far the packs reach
+    tails: tuple[Tail, ...]  # the new ends of the packs
 
 
 class ChunkWriter:
-    """Stores content once. One thread at a time, and one writer at a time in a store."""
+    """Stores equal content once. One thread at a time, and one writer at a time in a store."""
 
     def __init__(
         self, chunks: ChunkTable, reader: ChunkReader, packs: Packs, next_chunk: int
@@ -56,48 +60,70 @@ class ChunkWriter:
         self._packs = packs
         self._next = next_chunk
         self._segment = Segment()
-        self._contents: dict[ChunkId, bytes] = {}  # of the segment that is not written yet
-        self._records: dict[ChunkId, Chunk] = {}  # of the same, but for their places
-        self._by_digest: dict[bytes, list[ChunkId]] = {}
-        self._copied: set[ChunkId] = set()
+        self._contents: dict[ChunkId, bytes] = {}  # new chunks of the segment in memory
+        self._records: dict[ChunkId, Chunk] = {}  # of all its chunks, still without a place
+        self._by_digest: dict[bytes, list[ChunkId]] = {}  # the new chunks of this writer
+        self._moving: set[ChunkId] = set()  # chunks that are not new
         self._added: dict[ChunkId, Chunk] = {}
         self._moved: dict[ChunkId, Chunk] = {}
         self._sources: dict[ChunkId, tuple[ChunkId, ...]] = {}
         self._tails: dict[PackId, Tail] = {}
 
     def put(self, content: bytes, *, compress: bool) -> ChunkId:
-        """Return a chunk with that content, an equal one if there is one.
+        """Return a chunk with this content: an equal one if there is one, or a new one.
 
         Args:
             content: of the chunk.
-            compress: store it smaller if that pays. Tensors are stored plain, which is fast, and
-                optimized later.
+            compress: store it compressed if that saves enough. False for tensors: they are stored
+                plain, which is fast, and optimized later.
 
         Raises:
-            OSError: the disk is full, or failed at more than reading a chunk to compare with.
+            StoreFull: the disk has no space.
+            OSError: the disk failed; but EIO at reading a chunk to compare with is no error.
         """
         digest = self._chunks.digest(content)
         for chunk in self._by_digest.get(digest, ()):
-            if self._load_new(chunk) == content:
+            other = self._contents.get(chunk)
+            if other is None:
+                # Uncached: if this writer is rolled back, the chunk's number is used again.
+                other = self._reader.read_uncached(chunk, self._added[chunk])
+            if other == content:
                 return chunk
         for chunk in self._chunks.with_digest(digest):
-            if self._same(chunk, content):
+            if self._has_content(chunk, content):
                 return chunk
         chunk = ChunkId(self._next)
         self._next += 1
         self._by_digest.setdefault(digest, []).append(chunk)
-        self._add(chunk, digest, content, compress=compress)
+        self._contents[chunk] = content
+        stored, codec = _compressed(content) if compress else (content, RAW)
+        empty = Chunk(ChunkKind.PLAIN, RAW, 0, PackId(0), 0, 0, 0, 0, 0, digest)
+        self._append(chunk, _in_form(empty, content, codec), stored)
         return chunk
 
     def copy(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
-        """Append a chunk's stored bytes once more, for gc or page packing to move it there."""
-        self._copied.add(chunk)
+        """Append a chunk's stored bytes once more, to move the chunk to the new place.
+
+        Raises:
+            StoreFull, OSError: as `put`.
+        """
+        self._moving.add(chunk)
         self._append(chunk, record, stored)
 
     def replace(
         self, chunk: ChunkId, record: Chunk, stored: bytes, sources: tuple[ChunkId, ...]
     ) -> None:
-        """Append a chunk in a new form, of the kind and codec that `record` now has."""
+        """Append a chunk in a new form.
+
+        Args:
+            chunk: the chunk.
+            record: its record, with the kind and codec of the new form.
+            stored: the bytes of the new form.
+            sources: the chunks that the new form derives from.
+
+        Raises:
+            StoreFull, OSError: as `put`.
+        """
         self._sources[chunk] = sources
         self.copy(chunk, record, stored)
 
@@ -108,17 +134,18 @@ class ChunkWriter:
             self._write()
 
     def finish(self) -> WriteResult:
-        """Make everything that was put durable.
+        """Make all appended chunks durable.
 
         Raises:
-            OSError: nothing of it may be taken into the index.
+            StoreFull, OSError: the disk is full or failed; the writer has to be rolled back.
         """
         self._write()
         self._packs.flush()
         tails = tuple(self._tails.values())
         return WriteResult(self._added, self._moved, self._sources, tails)
 
-    def _same(self, chunk: ChunkId, content: bytes) -> bool:
+    def _has_content(self, chunk: ChunkId, content: bytes) -> bool:
+        """Whether an existing chunk has this content. Heals it if it is damaged."""
         if (record := self._chunks.find(chunk)) is None or record.size != len(content):
             return False
         try:
@@ -132,26 +159,23 @@ class ChunkWriter:
             return self._heal(chunk, record, content)
 
     def _heal(self, chunk: ChunkId, record: Chunk, content: bytes) -> bool:
-        # The damaged chunk cannot be compared any more. Its size, its content hash and an
-        # independent checksum (of another seed) all have to match before the copy takes its place.
-        # A hash that collides alone makes a chunk of its own.
-        if not _proves(record, content):
-            return False
-        if chunk not in self._copied:
-            stored, codec = _smallest(content) if record.codec is CodecId.ZSTD else (content, RAW)
-            self.replace(chunk, _like(record, content, codec), stored, ())
-        return True
-
-    def _add(self, chunk: ChunkId, digest: bytes, content: bytes, *, compress: bool) -> None:
-        stored, codec = _smallest(content) if compress else (content, RAW)
-        self._contents[chunk] = content
-        self._append(chunk, _like(_nowhere(digest), content, codec), stored)
-
-    def _load_new(self, chunk: ChunkId) -> bytes:
-        if (content := self._contents.get(chunk)) is not None:
-            return content
-        # Not remembered: if this writer is given up, the chunk's number is another's.
-        return self._reader.read_anew(chunk, self._added[chunk])
+        """Store content in the place of a damaged chunk; False if it is not the chunk's content."""
+        # The damaged bytes cannot be compared. So the size, the content hash and an independent
+        # checksum (of another seed) all have to match. Content whose hash merely collides gets a
+        # chunk of its own.
+        if record.content_checksum:
+            is_content = xxhash.xxh3_64_intdigest(content) == record.content_checksum
+        else:
+            # A record of format 1 has only the checksum of the stored bytes: encode once more.
+            codec = GENERAL.get(record.codec)
+            is_content = codec is not None and (
+                xxhash.xxh3_64_intdigest(codec.encode(content)) == record.checksum
+            )
+        if is_content and chunk not in self._moving:
+            compress = record.codec is CodecId.ZSTD
+            stored, form = _compressed(content) if compress else (content, RAW)
+            self.replace(chunk, _in_form(record, content, form), stored, ())
+        return is_content
 
     def _write(self) -> None:
         if not len(self._segment):
@@ -159,21 +183,21 @@ class ChunkWriter:
         entries, tail = self._packs.append(self._segment)
         self._tails[tail.pack] = tail
         for entry in entries:
-            record = _placed(self._records[entry.chunk], entry, tail)
-            records = self._moved if entry.chunk in self._copied else self._added
-            records[entry.chunk] = record
+            records = self._moved if entry.chunk in self._moving else self._added
+            records[entry.chunk] = dataclasses.replace(
+                self._records[entry.chunk],
+                pack=tail.pack,
+                offset=entry.offset,
+                stored=entry.stored,
+                checksum=entry.checksum,
+            )
         self._segment = Segment()
         self._contents.clear()
         self._records.clear()
 
 
-def _nowhere(digest: bytes) -> Chunk:
-    nowhere = PackId(0)
-    return Chunk(ChunkKind.PLAIN, RAW, 0, nowhere, 0, 0, 0, 0, 0, digest)
-
-
-def _like(record: Chunk, content: bytes, codec: CodecId) -> Chunk:
-    """Return a record of the same content in a form that needs no other chunk."""
+def _in_form(record: Chunk, content: bytes, codec: CodecId) -> Chunk:
+    """Return a record for `content`, in a form that needs no other chunk."""
     return dataclasses.replace(
         record,
         kind=ChunkKind.PLAIN if codec is RAW else ChunkKind.CODED,
@@ -184,36 +208,16 @@ def _like(record: Chunk, content: bytes, codec: CodecId) -> Chunk:
     )
 
 
-def _placed(record: Chunk, entry: Entry, tail: Tail) -> Chunk:
-    return dataclasses.replace(
-        record,
-        pack=tail.pack,
-        offset=entry.offset,
-        stored=entry.stored,
-        checksum=entry.checksum,
-    )
-
-
-def _proves(record: Chunk, content: bytes) -> bool:
-    if record.content_checksum:
-        return xxhash.xxh3_64_intdigest(content) == record.content_checksum
-    # Of format 1: what would be stored has a checksum.
-    codec = GENERAL.get(record.codec)
-    return codec is not None and xxhash.xxh3_64_intdigest(codec.encode(content)) == record.checksum
-
-
-def _smallest(content: bytes) -> tuple[bytes, CodecId]:
+def _compressed(content: bytes) -> tuple[bytes, CodecId]:
+    """Return the stored form of content, compressed if that saves enough."""
     codec = GENERAL[CodecId.ZSTD]
     middle = max(0, len(content) - SAMPLE) // 2
     sample = content[middle : middle + SAMPLE]
     with contextlib.suppress(ValueError):
         if len(codec.encode(sample)) <= CODED_MAX * len(sample):
             stored = codec.encode(content)
-            if len(stored) <= CODED_MAX * len(content) and _decodes(stored, content):
+            is_smaller = len(stored) <= CODED_MAX * len(content)
+            # Decode and compare before this form is stored in the place of the plain one.
+            if is_smaller and CODECS[CodecId.ZSTD].decode(stored, len(content)) == content:
                 return stored, CodecId.ZSTD
-    return content, CodecId.RAW
-
-
-def _decodes(stored: bytes, content: bytes) -> bool:
-    # What is not proved to come back is not stored in that form.
-    return CODECS[CodecId.ZSTD].decode(stored, len(content)) == content
+    return content, RAW

@@ -102,8 +102,8 @@ class FileMaps:
 
     def _put(self, inode: InodeNumber, extent: Extent) -> None:
         self._index.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
-        self._chunks.point(extent.chunk, 1, extent.length)
+        self._chunks.add_refs(extent.chunk, 1, extent.length)
 
     def _delete(self, inode: InodeNumber, extent: Extent) -> None:
         self._index.delete(Table.EXTENTS, pair_key(inode, extent.start))
-        self._chunks.point(extent.chunk, -1, -extent.length)
+        self._chunks.add_refs(extent.chunk, -1, -extent.length)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from modelfs.store.chunks.cache import ChunkCache
-from modelfs.store.chunks.eviction import POLICIES, Lru, Shared, Worth
+from modelfs.store.chunks.eviction import POLICIES, EntryCost, Lru, Shared
 
 
 class Clock:
@@ -40,7 +40,7 @@ def test_lru_drops_the_least_recently_used() -> None:
     """A use makes a page the last to go; what it is worth makes no difference."""
     policy = Lru(30)
     for key, needed in (("a", 1), ("b", 9), ("c", 1)):
-        policy.add(key, Worth(10, 5.0 * needed, needed))
+        policy.add(key, EntryCost(10, 5.0 * needed, needed))
     policy.use("a")
     policy.drop("c")
     assert [policy.evict(), policy.evict()] == ["b", "a"]
@@ -49,17 +49,17 @@ def test_lru_drops_the_least_recently_used() -> None:
 def test_what_many_need_stays(clock: Clock) -> None:
     """Of pages that cost the same, the one that fewer need goes, though it is newer."""
     cache = ChunkCache(20, "shared", clock)
-    cache.get("of many", clock.load(10, 1), needed=5)
-    cache.get("of one", clock.load(10, 1), needed=1)
-    cache.get("new", clock.load(10, 1), needed=1)
+    cache.get("of many", clock.load(10, 1), sharers=5)
+    cache.get("of one", clock.load(10, 1), sharers=1)
+    cache.get("new", clock.load(10, 1), sharers=1)
     assert kept(cache, "of many", "of one", "new") == {"of many", "new"}
 
 
 def test_what_is_dear_to_make_stays(clock: Clock) -> None:
     """Of pages that are otherwise alike, the one that takes less computing goes."""
     cache = ChunkCache(20, "shared", clock)
-    cache.get("dear", clock.load(10, 5), needed=2)
-    cache.get("cheap", clock.load(10, 1), needed=2)
+    cache.get("dear", clock.load(10, 5), sharers=2)
+    cache.get("cheap", clock.load(10, 1), sharers=2)
     cache.get("new", clock.load(10, 1))
     assert kept(cache, "dear", "cheap", "new") == {"dear", "new"}
 
@@ -86,7 +86,7 @@ def test_small_pages_for_the_same_gain(clock: Clock) -> None:
 def test_nothing_is_kept_for_ever(clock: Clock) -> None:
     """What nobody uses any more goes in the end, whatever it once was worth."""
     cache = ChunkCache(20, "shared", clock)
-    cache.get("dear", clock.load(10, 100), needed=10)
+    cache.get("dear", clock.load(10, 100), sharers=10)
     for number in range(999):
         cache.get(number, clock.load(10, 1))
     assert kept(cache, "dear") == {"dear"}
@@ -102,7 +102,7 @@ def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
         cache = ChunkCache(100, policy, clock)
         for _ in range(5):
             for number in range(8):
-                cache.get(number, clock.load(10, 1), needed=4)
+                cache.get(number, clock.load(10, 1), sharers=4)
         for number in range(100, 140):
             cache.get(number, clock.load(10, 1))
         found[policy] = sum(cache.peek(number) is not None for number in range(8))
@@ -113,7 +113,7 @@ def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
     """New pages stay until a quarter of the cache came after them, however little they cost."""
     cache = ChunkCache(400, "shared", clock)
     for number in range(40):
-        cache.get(number, clock.load(10, 100), needed=1 + number)
+        cache.get(number, clock.load(10, 100), sharers=1 + number)
     for number in range(100, 200):
         cache.get(number, clock.load(10, 1))
         newest = range(max(100, number - 9), number + 1)
@@ -157,7 +157,7 @@ def test_shared_remembers_only_what_is_there() -> None:
     policy, rng = Shared(40), random.Random(1)
     there: set[int] = set()
     for number in range(5000):
-        policy.add(number, Worth(10, rng.random(), rng.randrange(4)))
+        policy.add(number, EntryCost(10, rng.random(), rng.randrange(4)))
         there.add(number)
         policy.use(rng.choice(sorted(there)))
         if len(there) > 10:
@@ -166,8 +166,8 @@ def test_shared_remembers_only_what_is_there() -> None:
             there.remove(gone)
         if number % 7 == 0:
             there -= (evicted := {policy.evict()})
-            assert evicted.isdisjoint(policy._pages)
-    assert len(policy._pages) == len(there)
+            assert evicted.isdisjoint(policy._entries)
+    assert len(policy._entries) == len(there)
     assert len(policy._heap) <= 2 * len(there) + 65
 
 
