@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def load_staged(staging: Staging, inodes: Inodes) -> None:
     """Take over the staged files that the last commit mentions."""
     newest = 0
-    for inode, windows, visible in staging.stored():
+    for inode, windows, visible in staging.recorded():
         try:
             node = inodes.get(inode)
         except (NotFound, CorruptIndex) as exc:

@@ -22,8 +22,14 @@ from modelfs.jobs.ingest.copies import CopyHints
 from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Step, next_full_region, next_region
 from modelfs.jobs.steps import slices
-from modelfs.store.files.flush import with_state
-from modelfs.store.files.staged_file import StagedFile, Window, is_written, stamp_of, windows_of
+from modelfs.store.files.staged_file import (
+    StagedFile,
+    Window,
+    is_being_written,
+    stamp_of,
+    windows_of,
+    with_staged_state,
+)
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
@@ -91,14 +97,14 @@ class Applier:
         staged = self._store.staging.find(step.file_pass.inode)
         with self._store.index.change():
             if staged is not None:
-                flusher.admit_truncation(staged)
+                flusher.record_truncation(staged)
             self._map(step, staged, extents)
             if staged is not None:
                 flusher.hide_map(staged.inode, staged.map_visible_to)
             if staged is not None and is_last:
                 self._drop_replaced(step, staged)
         if staged is not None:
-            staged.truncation_admitted()
+            staged.truncation_recorded()
 
     def _map(self, step: Step, staged: StagedFile | None, extents: Sequence[Extent]) -> None:
         # Extents that went stale are passed over, and so is what the worker left out.
@@ -125,7 +131,7 @@ class Applier:
         versions = file_pass.versions
         changed = any(
             (number in versions and stamp_of(staged, number) != versions[number])
-            or is_written(staged, number)
+            or is_being_written(staged, number)
             for number in windows_of(extent.start, extent.stop)
         )
         return changed or self._store.chunks.find(extent.chunk) is None
@@ -200,12 +206,12 @@ class Applier:
         if staged is None:
             return
         node = self._store.inodes.get(inode)
-        staging.drop(staged, [window for window in staged.windows.values() if window.idle])
+        staging.drop(staged, [window for window in staged.windows.values() if window.unused])
         staged.generation += 1
         if staged.windows or staged.map_visible_to is not None:
             return
         staging.drop_superseded(staged, staged.superseded)
-        self._store.inodes.put(with_state(node, staged))
+        self._store.inodes.put(with_staged_state(node, staged))
         self._store.flusher.hide_map(inode, None)
         staging.release(inode)
 

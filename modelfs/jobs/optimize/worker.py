@@ -149,7 +149,7 @@ class Worker:
 
     def _sketch(self, view: TensorView) -> Sketch | None:
         sampler = Sampler(view.row.dtype, view.row.shape, view.size)
-        for stretch in view.stretches:
+        for stretch in view.spans:
             if self._stop.is_set():
                 return None
             with eio_as_corruption():
@@ -168,7 +168,7 @@ class Worker:
         return list(known.values())
 
     def _targets(self, view: TensorView) -> Iterator[Target]:
-        for stretch in view.stretches:
+        for stretch in view.spans:
             if (target := self._target(stretch)) is not None:
                 yield target
 
@@ -208,7 +208,7 @@ class Worker:
         """Derive the chunks of another tensor from this one, by rounding."""
         narrow = self._attempts.view(candidate)
         attempt = Attempt(candidate, rounding(view, narrow.row.dtype))
-        for stretch in narrow.stretches:
+        for stretch in narrow.spans:
             chunk, skip, length = stretch.run
             record = self._chunks.record(chunk)
             if skip or length != record.size or not _may_shrink(record):

@@ -1,1 +1,1 @@
-"""Files: inodes, names, maps, staged bytes, content."""
+"""Files: inodes, names, attributes, maps, staged bytes and content."""

@@ -1,4 +1,4 @@
-"""Modes, owners, times and extended attributes."""
+"""Attributes of inodes: mode, owner, times, and extended attributes."""
 
 import dataclasses
 import stat
@@ -12,14 +12,14 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table, named_key, number_key, prefix_end
 
 VALUE_MAX: Final = 64 << 10  # the kernel's XATTR_SIZE_MAX
-# xattr(7), without `system.`: ACLs would have to be enforced, and `default_permissions` enforces
-# mode bits only.
+# The namespaces of xattr(7) without `system.`, which has ACLs: a file system that stores ACLs has
+# to enforce them, and the mount option `default_permissions` enforces mode bits only.
 NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
-    """What to set; None leaves a field as it is."""
+    """New values of attributes; None leaves a field unchanged. Times are in ns since the epoch."""
 
     mode: int | None = None
     uid: int | None = None
@@ -32,7 +32,7 @@ class Change:
 
 
 class Attributes:
-    """What an inode has besides its content and its names."""
+    """Changes modes, owners and times, and stores extended attributes."""
 
     def __init__(self, index: Index, inodes: Inodes, staging: Staging) -> None:
         self._index = index
@@ -40,7 +40,11 @@ class Attributes:
         self._staging = staging
 
     def set(self, inode: InodeNumber, change: Change) -> None:
-        """Change mode bits, owner or times."""
+        """Change mode bits, owner or times.
+
+        A new owner or group clears setuid and setgid, as `drop_privileges` does, unless the mode
+        is set as well.
+        """
         node = self._inodes.get(inode)
         fields = {
             name: value
@@ -50,25 +54,25 @@ class Attributes:
         if change.mode is not None:
             fields["mode"] = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
         elif (change.uid is not None or change.gid is not None) and not stat.S_ISDIR(node.mode):
-            fields["mode"] = _harmless(node.mode)
+            fields["mode"] = _without_privileges(node.mode)
         with self._index.change():
             self._inodes.touch(node, **fields)
         staged = self._staging.find(inode)
         if staged is not None and change.mtime_ns is not None:
-            # The times of staged content win over the record's until they are flushed.
+            # Until a flush, the times of the staged state hide those of the record.
             staged.mtime_ns = change.mtime_ns
 
     def drop_privileges(self, inode: InodeNumber) -> None:
-        """Clear the bits that let a file run as somebody else, because it was changed.
+        """Clear setuid and setgid of a file, because its content was changed.
 
-        As other file systems do: setuid, and setgid where the group may execute. Those also clear
-        a setgid without group execution, which has no effect, when the writer is not of the group;
-        a write request does not tell who writes.
+        As in other file systems, setgid is cleared where the group may execute. They also clear a
+        setgid without group execution, which has no effect, if the writer is not in the group; a
+        write request of FUSE does not contain the writer.
         """
         node = self._inodes.get(inode)
         if node.mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(node.mode):
             with self._index.change():
-                self._inodes.touch(node, mode=_harmless(node.mode))
+                self._inodes.touch(node, mode=_without_privileges(node.mode))
 
     # -- extended attributes
 
@@ -76,25 +80,33 @@ class Attributes:
         """Return an extended attribute's value.
 
         Raises:
-            NoAttribute: there is none of that name.
-            NotSupported: a kind that no file of the store has.
+            NoAttribute: the inode has no attribute of this name.
+            NotSupported: the name is in none of the supported namespaces.
+            InvalidArgument: the name is a namespace and no more.
         """
-        _check_kind(name)
+        _check_name(name)
         value = self._index.get(Table.XATTRS, named_key(inode, name))
         if value is None:
-            raise NoAttribute(name.decode(errors="replace"))
+            raise NoAttribute(f"no extended attribute {name.decode(errors='replace')}")
         return value
 
     def put(self, inode: InodeNumber, name: bytes, value: bytes) -> None:
-        _check_kind(name)
+        """Set an extended attribute.
+
+        Raises:
+            AttributeTooLarge: the value has more than 64 KiB.
+            NotSupported, InvalidArgument: as `get`.
+        """
+        _check_name(name)
         if len(value) > VALUE_MAX:
-            raise AttributeTooLarge(f"{len(value)} bytes")
+            raise AttributeTooLarge(f"an extended attribute of {len(value)} bytes")
         node = self._inodes.get(inode)
         with self._index.change():
             self._index.put(Table.XATTRS, named_key(inode, name), value)
             self._inodes.touch(node)
 
     def remove(self, inode: InodeNumber, name: bytes) -> None:
+        """Remove an extended attribute. Raises as `get`."""
         self.get(inode, name)
         node = self._inodes.get(inode)
         with self._index.change():
@@ -108,14 +120,14 @@ class Attributes:
             yield key[8:]
 
 
-def _harmless(mode: int) -> int:
+def _without_privileges(mode: int) -> int:
     if mode & stat.S_IXGRP:
         mode &= ~stat.S_ISGID
     return mode & ~stat.S_ISUID
 
 
-def _check_kind(name: bytes) -> None:
+def _check_name(name: bytes) -> None:
     if not name.startswith(NAMESPACES):
-        raise NotSupported(name.decode(errors="replace"))
+        raise NotSupported(f"extended attribute {name.decode(errors='replace')}: not supported")
     if name in NAMESPACES:
-        raise InvalidArgument(f"{name.decode()} is no name")
+        raise InvalidArgument(f"extended attribute {name.decode()}: the name is empty")

@@ -1,8 +1,14 @@
-"""File content: the committed map overlaid by what is staged.
+"""File content: the committed map overlaid by staged ranges.
 
-Reading and writing have two halves. The first, on the thread that owns the store, says what is
-where; it touches the index and no file content. The second moves the bytes and may run on any
-thread. What the first half found stays readable until the second is done, whatever happens between.
+A read has two halves. `plan`, on the owner's thread, returns the *runs* that make up the range; it
+reads the index and no file content. `fill` reads the bytes of these runs on any thread. A planned
+run stays readable until it is dropped: it keeps the descriptor of its file, or `ChunkReader` finds
+the new place of its chunk.
+
+Example. A file of 300 bytes has chunk 7 for its first 200 bytes, and a program has just written 50
+bytes at 100. `plan(0, 300)` returns a run of chunk 7 (bytes 0 to 100), a run of the staging file
+(50 bytes), another of chunk 7 (bytes 150 to 200), and a hole of 100 bytes. Chunk 7 was verified
+and is plain, so its runs are runs of the pack's file.
 """
 
 import errno
@@ -13,7 +19,7 @@ from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.staged_file import StagedFile, with_staged_state
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.records import Chunk, ChunkKind, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber
@@ -29,7 +35,7 @@ class HoleRun:
 
 @dataclass(frozen=True, slots=True)
 class FileRun:
-    """Bytes that lie in a file as they are: staged ones, or plain chunks that were verified."""
+    """Bytes of a file below the store: a staging file, or a pack with verified plain chunks."""
 
     file: Descriptor
     offset: int
@@ -38,7 +44,7 @@ class FileRun:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRun:
-    """A part of a chunk that must be verified or decoded first."""
+    """A part of a chunk that must be verified or decoded before it is read."""
 
     chunk: ChunkId
     record: Chunk
@@ -47,7 +53,7 @@ class ChunkRun:
 
     @property
     def is_end(self) -> bool:
-        """Whether the chunk ends with it."""
+        """Whether the run reaches the end of its chunk."""
         return self.skip + self.size == self.record.size
 
 
@@ -55,7 +61,7 @@ ReadRun = HoleRun | FileRun | ChunkRun
 
 
 class Contents:
-    """What the bytes of each file are."""
+    """Reads the content of files, and keeps the state of those that have staged content."""
 
     def __init__(
         self,
@@ -72,39 +78,48 @@ class Contents:
         self._staging = staging
 
     def node(self, inode: InodeNumber) -> Inode:
-        """Return the inode's record with the size and times that its staged content gives it."""
+        """Return the inode's record, with the size and times of its staged state if it has one.
+
+        Raises:
+            NotFound: there is no such inode.
+        """
         node = self._inodes.get(inode)
-        if (staged := self._staging.find(inode)) is None:
-            return node
-        return _overlaid(node, staged)
+        staged = self._staging.find(inode)
+        return node if staged is None else with_staged_state(node, staged)
 
     def staged(self, inode: InodeNumber) -> StagedFile:
-        """Return the content state to change, a new one if there is none."""
-        if (found := self._staging.find(inode)) is not None:
-            return found
+        """Return a file's staged state, for changes. Begins one if the file has none."""
+        if (staged := self._staging.find(inode)) is not None:
+            return staged
         return self._staging.adopt(self.snapshot(inode))
 
     def snapshot(self, inode: InodeNumber) -> StagedFile:
-        """Return a copy of the content state that any thread may plan reads with."""
-        if (found := self._staging.find(inode)) is not None:
-            return found.copy()
+        """Return a copy of a file's content state; any thread may plan reads with it."""
+        if (staged := self._staging.find(inode)) is not None:
+            return staged.copy()
         node = self._inodes.get(inode)
         return StagedFile(inode, node.size, node.mtime_ns, node.ctime_ns, size_floor=node.size)
 
     # -- reading
 
     def plan(self, inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
-        """Say where the bytes from `start` on are: at most `size` of them, fewer at the end."""
+        """Return the runs of up to `size` bytes from `start` on; fewer at the end of the file.
+
+        Raises:
+            NotFound: there is no such inode.
+            CorruptIndex: the file's map or a chunk's record is damaged.
+            OSError: a staging file cannot be opened.
+        """
         if (staged := self._staging.find(inode)) is not None:
             return self.plan_staged(staged, start, size)
         return self._plan(inode, None, start, min(start + size, self._inodes.get(inode).size))
 
     def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
-        """Do the same for bytes that nobody has asked for: fewer where they are cut very small."""
+        """Plan a read-ahead: as `plan`, but fewer bytes where the file is cut into tiny chunks."""
         return self.plan(inode, start, min(size, self._extents.reach(inode, start)))
 
     def plan_staged(self, staged: StagedFile, start: int, size: int) -> list[ReadRun]:
-        """Do the same for a content state, which may be a copy. Then any thread may ask."""
+        """Plan a read of a content state: as `plan`. With a copy of the state, on any thread."""
         return self._plan(staged.inode, staged, start, min(start + size, staged.size))
 
     def _plan(
@@ -150,23 +165,30 @@ class Contents:
             yield extent.start, run
 
     def fill(self, runs: list[ReadRun], into: memoryview) -> None:
-        """Read what was planned. Any thread.
+        """Read planned runs into `into`, which has their total size. Any thread.
 
         Raises:
             CorruptChunk: a chunk is damaged or missing.
-            OSError: the backing disk failed.
+            OSError: the backing disk failed, or a file of the store is cut short.
         """
         at = 0
         for run in runs:
-            self._fill_one(run, into[at : at + run.size])
+            part = into[at : at + run.size]
             at += run.size
+            match run:
+                case HoleRun():
+                    part[:] = bytes(len(part))
+                case FileRun(file, offset, size):
+                    _check_length(read_into(file, offset, part), size)
+                case ChunkRun(chunk, record, skip, _):
+                    self._reader.read_into(chunk, record, skip, part)
 
     def read(self, inode: InodeNumber, start: int, size: int) -> bytes:
-        """Plan and read at once."""
+        """Plan a read and do it on this thread. Raises as `plan` and `fill`."""
         return self.gather(self.plan(inode, start, size))
 
     def gather(self, runs: list[ReadRun]) -> bytes:
-        """Read what was planned into new memory. Any thread."""
+        """Return the bytes of planned runs, in new memory. Any thread. Raises as `fill`."""
         match runs:
             case [FileRun(file, offset, size)]:
                 data = read_at(file, offset, size)
@@ -178,57 +200,31 @@ class Contents:
         self.fill(runs, memoryview(buffer))
         return bytes(buffer)
 
-    def _fill_one(self, run: ReadRun, into: memoryview) -> None:
-        match run:
-            case HoleRun():
-                into[:] = bytes(len(into))
-            case FileRun(file, offset, _):
-                _check_length(read_into(file, offset, into), len(into))
-            case ChunkRun(chunk, record, skip, _):
-                self._reader.read_into(chunk, record, skip, into)
-
     def is_ready(self, run: ChunkRun) -> bool:
-        """Say whether there is nothing left for `prepare` to do. Any thread."""
+        """Whether `warm` has nothing to do for a run. Any thread."""
         return self._reader.is_ready(run.chunk, run.record)
 
     def peek(self, run: ChunkRun) -> memoryview | None:
-        """Return the bytes of a run that was decoded and is in memory still. Any thread."""
+        """Return the bytes of a run if its decoded chunk is in memory. Any thread."""
         content = self._reader.peek(run.chunk, run.record)
         return None if content is None else memoryview(content)[run.skip : run.skip + run.size]
 
     def evict(self, run: ChunkRun) -> None:
-        """Keep a decoded chunk in memory no longer for somebody who has read it to its end."""
+        """Drop a run's decoded chunk from memory, because a reader has reached its end."""
         self._reader.evict(run.chunk, run.record)
 
     def warm(self, run: ChunkRun) -> None:
-        """Verify or decode what a later read will want. Any thread.
+        """Verify or decode a run's chunk for a later read. Any thread.
 
         Raises:
-            CorruptChunk: it is damaged or missing.
+            CorruptChunk: the chunk is damaged or missing.
             OSError: the backing disk failed.
         """
         self._reader.warm(run.chunk, run.record)
 
 
-def _overlaid(node: Inode, staged: StagedFile) -> Inode:
-    return Inode(
-        node.inode,
-        node.mode,
-        node.uid,
-        node.gid,
-        node.nlink,
-        staged.size,
-        node.rdev,
-        node.atime_ns,
-        staged.mtime_ns,
-        max(staged.ctime_ns, node.ctime_ns),
-        node.parent,
-        node.format,
-    )
-
-
 def _append(runs: list[ReadRun], run: ReadRun) -> None:
-    # Neighbours in the file that are neighbours in a pack are read in one go.
+    # Runs that are neighbours in the file and in a pack become one, for one system call.
     match (runs[-1] if runs else None, run):
         case (FileRun(last, offset, size), FileRun(file, start, more)) if (
             last is file and offset + size == start
@@ -238,7 +234,7 @@ def _append(runs: list[ReadRun], run: ReadRun) -> None:
             runs.append(run)
 
 
-def _check_length(got: int, wanted: int) -> None:
-    # Not zeros: what is staged was written, to its last byte.
-    if got < wanted:
-        raise OSError(errno.EIO, "a file of the store is shorter than the index says")
+def _check_length(size: int, wanted: int) -> None:
+    # An error, not zeros: every byte of a staged range was written.
+    if size < wanted:
+        raise OSError(errno.EIO, "a file of the store is cut short")

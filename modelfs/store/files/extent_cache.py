@@ -1,8 +1,12 @@
-"""Where the bytes of a file are: extents joined with the records of their chunks.
+"""The extent cache: parts of file maps, joined with the records of their chunks.
 
-Reads of a file follow one another, and each asks for the same few rows of the index around it. So
-a stretch of the map is kept for the files read last, for as long as no extent and no chunk of the
-store changes. Without it, finding a 1 MiB read's bytes took as long as copying them.
+Successive reads of a file need the same few rows of the index. So for each of the files read last,
+one *section* of its map is cached, as long as no extent and no chunk record of the store changes.
+Without this cache, planning a read of 1 MiB took as long as copying its bytes.
+
+Example. A file has extents of 1 MiB. A read of 128 KiB at 70 MiB loads the section from there to
+134 MiB: 64 extents and their chunks' records. The next 511 sequential reads find it. When ingest
+changes any map, the versions of the tables change, and the next read loads a section once more.
 """
 
 import threading
@@ -20,92 +24,94 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, ChunkKind, Extent
 from modelfs.store.index.tables import InodeNumber, Table
 
-Located = tuple[Extent, Chunk]
-_Kept = tuple[Extent, Chunk | CorruptIndex]
-
-STRETCH_EXTENTS: Final = 64
-STRETCH_BYTES: Final = 64 << 20
+# A section ends after so many bytes, or after so many extents if these end earlier.
+SECTION_BYTES: Final = 64 << 20
+SECTION_EXTENTS: Final = 64
 FILES_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _CachedExtents:
+class _Section:
+    """The map of a file from `start` to `stop`."""
+
     start: int
     stop: int
-    version: tuple[int, int]
-    located: list[_Kept]
+    version: tuple[int, int]  # of the tables it was loaded from
+    extents: list[tuple[Extent, Chunk | CorruptIndex]]
 
 
 class ExtentCache:
-    """Finds the chunks of file ranges. Any thread may ask."""
+    """Finds the extents of file ranges, with their chunks' records. Any thread."""
 
     def __init__(self, index: Index, maps: FileMaps, chunks: ChunkTable) -> None:
         self._index = index
         self._maps = maps
         self._chunks = chunks
-        self._kept: OrderedDict[InodeNumber, _CachedExtents] = OrderedDict()
+        self._sections: OrderedDict[InodeNumber, _Section] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[Located]:
+    def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[Extent, Chunk]]:
         """Yield the extents inside `[start, stop)`, clipped to it, with their chunks' records.
 
         Raises:
-            CorruptIndex: one of these chunks has no record that can be read.
+            CorruptIndex: a chunk's record is missing or damaged, or an extent reaches past the end
+                of its chunk.
         """
-        located = self._stretch(inode, start, stop).located
-        first = bisect_right(located, start, key=lambda each: each[0].stop)
-        for extent, record in islice(located, first, None):
+        extents = self._section(inode, start, stop).extents
+        first = bisect_right(extents, start, key=lambda pair: pair[0].stop)
+        for extent, record in islice(extents, first, None):
             if extent.start >= stop:
                 return
             if isinstance(record, CorruptIndex):
-                raise CorruptIndex(*record.args)  # anew: each has its own traceback
+                raise CorruptIndex(*record.args)  # a copy, since a raised exception is changed
             yield extent.part(start, stop), record
 
     def reach(self, inode: InodeNumber, start: int) -> int:
-        """Return how many bytes from `start` on are found at little cost, however they are cut."""
-        return self._stretch(inode, start, start + 1).stop - start
+        """Return the number of bytes from `start` to the end of the section there."""
+        return self._section(inode, start, start + 1).stop - start
 
-    def _stretch(self, inode: InodeNumber, start: int, stop: int) -> _CachedExtents:
-        version = self._version()
+    def _section(self, inode: InodeNumber, start: int, stop: int) -> _Section:
+        """Return a section of a file's map that covers `[start, stop)`."""
+        version = self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)
         with self._lock:
-            kept = self._kept.get(inode)
-        if kept is None or kept.version != version or not kept.start <= start <= stop <= kept.stop:
-            kept = self._load(inode, start, stop, version)
+            section = self._sections.get(inode)
+        if (
+            section is None
+            or section.version != version
+            or not section.start <= start <= stop <= section.stop
+        ):
+            section = self._load(inode, start, stop, version)
         with self._lock:
-            self._kept[inode] = kept
-            self._kept.move_to_end(inode)
-            if len(self._kept) > FILES_MAX:
-                self._kept.popitem(last=False)
-        return kept
+            self._sections[inode] = section
+            self._sections.move_to_end(inode)
+            if len(self._sections) > FILES_MAX:
+                self._sections.popitem(last=False)
+        return section
 
     def _load(
         self, inode: InodeNumber, start: int, stop: int, version: tuple[int, int]
-    ) -> _CachedExtents:
-        end = max(stop, start + STRETCH_BYTES)
-        located: list[_Kept] = []
+    ) -> _Section:
+        end = max(stop, start + SECTION_BYTES)
+        extents: list[tuple[Extent, Chunk | CorruptIndex]] = []
         for extent in self._maps.overlapping(inode, start, end):
-            if len(located) >= STRETCH_EXTENTS and extent.start >= stop:
+            if len(extents) >= SECTION_EXTENTS and extent.start >= stop:
                 end = extent.start
                 break
-            located.append((extent, self._record(inode, extent)))
-        return _CachedExtents(start, end, version, located)
+            extents.append((extent, self._record(inode, extent)))
+        return _Section(start, end, version, extents)
 
     def _record(self, inode: InodeNumber, extent: Extent) -> Chunk | CorruptIndex:
-        # The neighbours of a damaged record are read all the same.
+        """Return the record of an extent's chunk, or the error that `find` raises at the extent.
+
+        Not raised here, so that reads of the extents beside it succeed.
+        """
         try:
             record = self._chunks.record(extent.chunk)
-            _check_inside(inode, extent, record)
         except CorruptIndex as exc:
             return exc
+        # Bytes of a pack behind a plain chunk belong to another chunk, and may be verified for it.
+        size = record.stored if record.kind is ChunkKind.PLAIN else record.size
+        if extent.skip + extent.length > size:
+            place = f"extent at {extent.start} of inode {inode}"
+            return CorruptIndex(f"{place} reaches past the end of chunk {extent.chunk}")
         return record
-
-    def _version(self) -> tuple[int, int]:
-        return self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)
-
-
-def _check_inside(inode: InodeNumber, extent: Extent, record: Chunk) -> None:
-    # Behind a plain chunk's bytes in a pack lie another's: they were verified for that other one.
-    size = record.stored if record.kind is ChunkKind.PLAIN else record.size
-    if extent.skip + extent.length > size:
-        place = f"extent at {extent.start} of inode {inode}"
-        raise CorruptIndex(f"{place} reaches past the end of chunk {extent.chunk}")

@@ -1,8 +1,12 @@
-"""File maps: which chunk holds which bytes of a file.
+"""File maps: the extents of files, each a run of bytes in one chunk.
 
-A map is a run of extents in file order that do not overlap; what lies between them is a hole. Two
-neighbours never need to be merged, since each is one piece of the cut. Everything here costs
-O(log n) in the length of the map, plus what it returns or changes.
+The extents of a file are in file order and do not overlap; a gap between two is a hole. Neighbours
+are never merged, since ingest has cut the file between them. Each operation costs O(log n) in the
+length of the map, plus O(1) for each extent that it returns or changes.
+
+Example. A file of 3,000 bytes has the extents (0, chunk 7, 1,000 bytes) and (2,000, chunk 8, 1,000
+bytes), with a hole between them. `replace(900, 1,500, [(900, chunk 9, 600 bytes)])` cuts the first
+one to 900 bytes and adds the third. Chunk 7 keeps one ref and loses 100 ref bytes; 9 gets one ref.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,18 +18,19 @@ from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of
 
 
 class FileMaps:
-    """The extents of every file, and with them the chunks' use counts."""
+    """The extents of every file. A change of them also changes the refs of their chunks."""
 
-    def __init__(self, index: Index, chunks: ChunkTable, longest: int) -> None:
+    def __init__(self, index: Index, chunks: ChunkTable, length_max: int) -> None:
+        """Open the maps of a store, whose extents have `length_max` bytes at most."""
         self._index = index
         self._chunks = chunks
-        self._longest = longest
-        # Of trims under way: from where on, and the last extent that is gone.
-        self._trimmed: dict[InodeNumber, tuple[int, int]] = {}
+        self._length_max = length_max
+        # Unfinished trims: the offset they began at, and the start of the last removed extent.
+        self._trims: dict[InodeNumber, tuple[int, int]] = {}
 
     def overlapping(self, inode: InodeNumber, start: int, stop: int) -> Iterator[Extent]:
         """Yield the whole extents that have a byte in `[start, stop)`, in order."""
-        first = self._holding(inode, start)
+        first = self._covering(inode, start)
         if first is not None and first.start < stop:
             yield first
         rows = self._index.pages(
@@ -48,8 +53,8 @@ class FileMaps:
         return extent if extent.stop == stop else None
 
     def replace(self, inode: InodeNumber, start: int, stop: int, new: Sequence[Extent]) -> None:
-        """Let `new` stand for everything in `[start, stop)`; extents at its edges are cut."""
-        self._trimmed.pop(inode, None)
+        """Replace everything in `[start, stop)` by `new`; extents at the edges are cut."""
+        self._trims.pop(inode, None)
         for old in list(self.overlapping(inode, start, stop)):
             self._delete(inode, old)
             if old.start < start:
@@ -60,13 +65,19 @@ class FileMaps:
             self._put(inode, extent)
 
     def trim(self, inode: InodeNumber, start: int, limit: int) -> bool:
-        """Remove up to `limit` extents from `start` on; say whether none is left there.
+        """Remove up to `limit` extents from `start` on.
 
-        Each slice goes on where the last one ended, since stepping over what those removed would
-        cost more and more.
+        Returns:
+            Whether no extent is left there. If not, the next call goes on.
         """
-        at = self._trimmed_to(inode, start)
-        first = self._holding(inode, start) if at == start else None
+        # Go on at the end of the last slice. A scan from `start` would step over all extents that
+        # earlier slices removed: they are deletions in the memtable until the next commit.
+        at = start
+        began, last = self._trims.pop(inode, (None, 0))
+        if began == start and self._index.get(Table.EXTENTS, pair_key(inode, last)) is None:
+            at = last + 1
+        # Otherwise the change of the last slice may have been undone: its extents exist again.
+        first = self._covering(inode, start) if at == start else None
         if first is not None and first.start < start:
             self._delete(inode, first)
             self._put(inode, first.part(first.start, start))
@@ -74,26 +85,19 @@ class FileMaps:
         for key, value in rows:
             self._delete(inode, Extent.from_bytes(pair_of(key)[1], value))
         if len(rows) == limit:
-            self._trimmed[inode] = start, pair_of(rows[-1][0])[1]
+            self._trims[inode] = start, pair_of(rows[-1][0])[1]
         return len(rows) < limit
 
-    def _trimmed_to(self, inode: InodeNumber, start: int) -> int:
-        began, last = self._trimmed.pop(inode, (None, 0))
-        # If the change was taken back that the last slice was part of, its extents are here again.
-        if began != start or self._index.get(Table.EXTENTS, pair_key(inode, last)) is not None:
-            return start
-        return last + 1
-
     def starts(self, inode: InodeNumber, start: int, limit: int) -> tuple[list[int], bool]:
-        """Return where the first `limit` extents from `start` on begin, and whether more follow."""
+        """Return the starts of the first `limit` extents from `start` on; whether more follow."""
         rows = self._index.scan(
             Table.EXTENTS, pair_key(inode, start), pair_key(inode + 1, 0), limit
         )
         return [pair_of(key)[1] for key, _ in rows], len(rows) == limit
 
-    def _holding(self, inode: InodeNumber, offset: int) -> Extent | None:
-        # The extent whose bytes include `offset`.
-        low = pair_key(inode, max(0, offset - self._longest + 1))
+    def _covering(self, inode: InodeNumber, offset: int) -> Extent | None:
+        """Return the extent that includes `offset`, None in a hole."""
+        low = pair_key(inode, max(0, offset - self._length_max + 1))
         row = self._index.floor(Table.EXTENTS, pair_key(inode, offset), low)
         if row is None:
             return None

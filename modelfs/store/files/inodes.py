@@ -1,4 +1,4 @@
-"""Inode records: reading and writing them, and the sums that depend on them."""
+"""The inode table: inode records, and the totals that depend on them."""
 
 import dataclasses
 import stat
@@ -12,7 +12,7 @@ from modelfs.store.index.tables import InodeNumber, Table, number_key
 
 
 class Inodes:
-    """The inode table."""
+    """The inode records of the index. Any thread may read; only the owner changes."""
 
     def __init__(self, index: Index, counters: Counters) -> None:
         self._index = index
@@ -23,25 +23,33 @@ class Inodes:
 
         Raises:
             NotFound: there is no such inode.
+            CorruptIndex: the record is damaged.
         """
-        if (found := self.find(inode)) is None:
-            raise NotFound(f"inode {inode}")
-        return found
+        if (node := self.find(inode)) is None:
+            raise NotFound(f"inode {inode} does not exist")
+        return node
 
     def find(self, inode: InodeNumber) -> Inode | None:
+        """Return an inode's record, None if there is none.
+
+        Raises:
+            CorruptIndex: the record is damaged.
+        """
         value = self._index.get(Table.INODES, number_key(inode))
         return None if value is None else Inode.from_bytes(inode, value)
 
     def new_number(self) -> InodeNumber:
+        """Allocate an inode number. No number is used twice."""
         return InodeNumber(self._counters.allocate(NEXT_INODE))
 
     def put(self, node: Inode) -> None:
+        """Put a record in the place of the old one, if there is one."""
         self._count(self.find(node.inode), -1)
         self._count(node, 1)
         self._index.put(Table.INODES, number_key(node.inode), node.to_bytes())
 
     def touch(self, node: Inode, **changes: int) -> Inode:
-        """Change fields of a record and set its ctime."""
+        """Put a record with changed fields and the present time as ctime, and return it."""
         changed = dataclasses.replace(node, ctime_ns=time.time_ns(), **changes)  # type: ignore[arg-type]
         self.put(changed)
         return changed
@@ -51,6 +59,7 @@ class Inodes:
         self._index.delete(Table.INODES, number_key(inode))
 
     def _count(self, node: Inode | None, sign: int) -> None:
+        # Add a record to the totals (1), or subtract it (-1).
         if node is not None and stat.S_ISREG(node.mode):
             self._counters.add(FILES, sign)
             self._counters.add(LOGICAL, sign * node.size)

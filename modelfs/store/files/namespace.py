@@ -1,17 +1,21 @@
-"""Names: directories and what they hold.
+"""The namespace: directories, and the names in them.
 
-Theory of operation. A name is three rows: the dentry (folder, name) that look-ups go by, the line
-(folder, cookie) that listings go by, and the link (inode, folder, cookie) that finds an inode's
-names. They are only ever changed together. A cookie is handed out once and never again, so a
-listing that stopped at a cookie goes on behind it whatever came and went meanwhile; a name that is
-renamed over keeps its cookie, and is listed once.
+Theory of operation. A name has three rows: the *dentry* (folder, name) for look-ups, the *line*
+(folder, cookie) for listings, and the *link* (inode, folder, cookie) to find the names of an inode.
+They are only changed together. Each cookie is used once in a store. So a listing that stopped at a
+cookie goes on behind it, whichever names were added and removed meanwhile. A name that a rename
+replaces keeps its cookie, and is listed once.
 
-An inode whose last name goes is an orphan: it has a row of its own until nothing in the kernel
-refers to it any more and its content was removed. After a crash, the orphans that are found are
-those that were open. Numbers are never used again.
+An inode without a name is an *orphan*. It has a row among the orphans until the kernel has no
+reference to it and its content is removed. After a crash the orphans are the inodes that were open
+without a name. Inode numbers are never used again.
 
-Each method is one change of the index: it is made whole or not at all, and there is no `await`
-inside, so nothing needs a lock. Permissions are the kernel's business (`default_permissions`).
+Each method is one change of the index, all or nothing, without an `await` inside, so no lock is
+needed. The kernel checks permissions (mount option `default_permissions`).
+
+Example. "a" in folder 1 is inode 5 with cookie 8, "b" is inode 6 with cookie 9. `rename` of "a" to
+"b" deletes the three rows of "a" and points those of "b" to 5, still with cookie 9. Inode 6 has no
+name now and becomes an orphan. A listing that stopped at cookie 8 goes on with "b".
 """
 
 import dataclasses
@@ -60,31 +64,31 @@ COOKIE_MAX: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who makes a new inode."""
+    """The user and group of a new inode."""
 
     uid: int
     gid: int
 
 
 class Namespace:
-    """Directory entries, and the inodes they name."""
+    """Directory entries, and the link counts and times of the inodes they refer to."""
 
     def __init__(self, index: Index, counters: Counters, inodes: Inodes) -> None:
         self._index = index
         self._counters = counters
         self._inodes = inodes
 
-    # -- looking
+    # -- reading
 
     def lookup(self, folder: InodeNumber, name: bytes) -> InodeNumber:
-        """Return the inode of a name; "." and ".." work.
+        """Return the inode of a name, which may be "." or "..".
 
-        "." works for what is no directory, too: the kernel asks so for inodes that it has forgotten
-        and was given a file handle of (NFS, open_by_handle_at).
+        "." works for every inode, not only for directories: with it the kernel looks up an inode
+        that it has forgotten, for a file handle (NFS, open_by_handle_at).
 
         Raises:
-            NotFound: no such name.
-            NotADirectory: `folder` is none.
+            NotFound: the name does not exist.
+            NotADirectory: `folder` is no directory.
         """
         if name in (b".", b".."):
             node = self._inodes.get(folder) if name == b"." else self._directory(folder)
@@ -93,13 +97,16 @@ class Namespace:
             return folder if name == b"." else node.parent
         if (dentry := self._find(folder, name)) is None:
             self._directory(folder)
-            raise NotFound(f"{os.fsdecode(name)} in {folder}")
+            raise NotFound(f"{os.fsdecode(name)} does not exist in directory {folder}")
         return dentry.inode
 
     def listing(
         self, folder: InodeNumber, after: int, limit: int, end: int = COOKIE_MAX
     ) -> list[tuple[int, bytes, InodeNumber]]:
-        """Return up to `limit` entries behind the cookie `after`: cookie, name, inode."""
+        """Return up to `limit` entries behind the cookie `after`: cookie, name, inode.
+
+        Entries with cookies from `end` on are left out.
+        """
         rows = self._index.scan(
             Table.LISTING, pair_key(folder, after + 1), pair_key(folder, end), limit
         )
@@ -107,7 +114,7 @@ class Namespace:
         return [(cookie, line.name, line.inode) for cookie, line in lines]
 
     def next_cookie(self) -> int:
-        """Return the cookie of the next new name, in whatever folder."""
+        """Return the cookie of the next new name in any folder."""
         return max(FIRST_COOKIE, self._counters.get(NEXT_COOKIE))
 
     def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
@@ -119,33 +126,43 @@ class Namespace:
                 yield InodeNumber(int.from_bytes(key[8:16], "big")), Listed.from_bytes(line).name
 
     def path_of(self, inode: InodeNumber) -> bytes:
-        """Return a path of an inode from the root, one of several if it has hard links."""
+        """Return a path of an inode from the root: one of several if it has hard links.
+
+        "(inode 5)" if inode 5 has no name. In a damaged index with a cycle, 10,000 names of it.
+        """
         parts: list[bytes] = []
         while inode != ROOT and len(parts) < 10_000:
-            named = next(self.names_of(inode), None)
-            if named is None:
+            link = next(self.names_of(inode), None)
+            if link is None:
                 return b"(inode %d)" % inode
-            inode, name = named
+            inode, name = link
             parts.append(name)
         return b"/" + b"/".join(reversed(parts))
 
     def readlink(self, inode: InodeNumber) -> bytes:
+        """Return the target of a symbolic link.
+
+        Raises:
+            InvalidArgument: the inode is no symbolic link.
+        """
         target = self._index.get(Table.SYMLINKS, number_key(inode))
         if target is None:
             raise InvalidArgument(f"inode {inode} is no symbolic link")
         return target
 
-    # -- making
+    # -- creating
 
     def create(
         self, folder: InodeNumber, name: bytes, mode: int, owner: Owner, rdev: int = 0
     ) -> Inode:
-        """Make a file, directory or device node, as the type bits of `mode` say.
+        """Create a file, directory or device node, by the type bits of `mode`.
 
         Raises:
-            AlreadyExists: the name is taken.
-            NameTooLong: more than 255 bytes.
-            NotFound: the folder was removed.
+            AlreadyExists: the name exists.
+            NameTooLong: the name has more than 255 bytes.
+            InvalidArgument: the name is empty, "." or "..", or contains "/" or NUL.
+            NotADirectory: `folder` is no directory.
+            NotFound: `folder` was removed.
         """
         parent = self._directory(folder)
         self._check_free(parent, name)
@@ -172,10 +189,16 @@ class Namespace:
             )
             self._inodes.put(node)
             self._add(folder, name, node.inode)
-            self._changed(folder, subfolders=int(is_folder))
+            self._touch_folder(folder, subfolders=int(is_folder))
         return node
 
     def symlink(self, folder: InodeNumber, name: bytes, target: bytes, owner: Owner) -> Inode:
+        """Create a symbolic link.
+
+        Raises:
+            NameTooLong: the target has more than 4,095 bytes.
+            AlreadyExists, InvalidArgument, NotADirectory, NotFound: as `create`.
+        """
         if len(target) > TARGET_MAX:
             raise NameTooLong(f"a link target of {len(target)} bytes")
         with self._index.change():
@@ -186,11 +209,13 @@ class Namespace:
         return node
 
     def link(self, inode: InodeNumber, folder: InodeNumber, name: bytes) -> None:
-        """Give a file one more name.
+        """Add a name to a file: a hard link.
 
         Raises:
-            NotPermitted: it is a directory.
-            NotFound: its last name is gone.
+            NotPermitted: the inode is a directory.
+            NotFound: the inode's last name was removed.
+            TooManyLinks: the inode has `LINK_MAX` names.
+            AlreadyExists, NameTooLong, InvalidArgument, NotADirectory: as `create`.
         """
         node = self._inodes.get(inode)
         if stat.S_ISDIR(node.mode):
@@ -198,40 +223,51 @@ class Namespace:
         if not node.nlink:
             raise NotFound(f"inode {inode} was removed")
         if node.nlink >= LINK_MAX:
-            raise TooManyLinks(f"inode {inode}")
+            raise TooManyLinks(f"inode {inode} has {node.nlink} names")
         self._check_free(self._directory(folder), name)
         with self._index.change():
             self._inodes.touch(node, nlink=node.nlink + 1)
             self._add(folder, name, inode)
-            self._changed(folder)
+            self._touch_folder(folder)
 
     # -- removing
 
     def unlink(self, folder: InodeNumber, name: bytes) -> InodeNumber:
-        """Remove a name of anything but a directory, and return the inode it named."""
+        """Remove a name of a file, link or device node, and return its inode.
+
+        Raises:
+            NotFound: the name does not exist.
+            IsADirectory: it is a directory's name.
+        """
         dentry = self._entry(folder, name)
         node = self._inodes.get(dentry.inode)
         if stat.S_ISDIR(node.mode):
-            raise IsADirectory(os.fsdecode(name))
+            raise IsADirectory(f"{os.fsdecode(name)} is a directory")
         with self._index.change():
             self._remove(folder, name, dentry)
-            self._unlinked(node)
-            self._changed(folder)
+            self._drop_link(node)
+            self._touch_folder(folder)
         return node.inode
 
     def rmdir(self, folder: InodeNumber, name: bytes) -> InodeNumber:
-        """Remove an empty directory, and return its inode."""
+        """Remove an empty directory, and return its inode.
+
+        Raises:
+            NotFound: the name does not exist.
+            NotADirectory: it is no directory's name.
+            DirectoryNotEmpty: the directory has entries.
+        """
         dentry = self._entry(folder, name)
         node = self._directory(dentry.inode)
         if self.listing(node.inode, 0, 1):
-            raise DirectoryNotEmpty(os.fsdecode(name))
+            raise DirectoryNotEmpty(f"directory {os.fsdecode(name)} is not empty")
         with self._index.change():
             self._remove(folder, name, dentry)
-            self._unlinked(node)
-            self._changed(folder, subfolders=-1)
+            self._drop_link(node)
+            self._touch_folder(folder, subfolders=-1)
         return node.inode
 
-    # -- moving
+    # -- renaming
 
     def rename(
         self,
@@ -240,34 +276,50 @@ class Namespace:
         *,
         replace: bool = True,
     ) -> InodeNumber | None:
-        """Move a name. Return the inode that lost its name to it, if there is one.
+        """Rename `old` to `new`, each a folder and a name.
+
+        Returns:
+            The inode whose name was replaced, None if there is none.
 
         Raises:
-            AlreadyExists: the new name is taken, and `replace` is not set.
-            InvalidArgument: a directory would come to lie below itself.
-            IsADirectory, NotADirectory, DirectoryNotEmpty: the new name is taken by what
-                the old one cannot replace.
+            NotFound: the old name does not exist, or the new folder was removed.
+            AlreadyExists: the new name exists, and `replace` is not set.
+            InvalidArgument: a directory would lie below itself.
+            IsADirectory, NotADirectory, DirectoryNotEmpty: the new name exists, and its inode
+                cannot be replaced by the old one.
         """
-        moved = self._entry(*old)
+        dentry = self._entry(*old)
         target = self._find(*new)
-        self._check_name(new[1])
-        node = self._inodes.get(moved.inode)
+        node = self._inodes.get(dentry.inode)
         self._check_not_below(node, new[0])
         if target is None:
             with self._index.change():
-                self._remove(*old, moved)
-                self._add(*new, moved.inode)
-                self._moved(node, old[0], new[0])
+                self._remove(*old, dentry)
+                self._add(*new, dentry.inode)
+                self._touch_moved(node, old[0], new[0])
             return None
         if not replace:
-            raise AlreadyExists(os.fsdecode(new[1]))
-        if target.inode == moved.inode:
+            raise AlreadyExists(f"{os.fsdecode(new[1])} exists already")
+        if target.inode == dentry.inode:
             return None
-        self._replace(node, old, new, moved, target)
+        victim = self._inodes.get(target.inode)
+        self._check_replaceable(node, victim)
+        with self._index.change():
+            self._remove(*old, dentry)
+            self._point(*new, target, dentry.inode)
+            self._drop_link(victim)
+            if stat.S_ISDIR(victim.mode):
+                self._touch_folder(new[0], subfolders=-1)
+            self._touch_moved(self._inodes.get(node.inode), old[0], new[0])
         return target.inode
 
     def exchange(self, one: tuple[InodeNumber, bytes], two: tuple[InodeNumber, bytes]) -> None:
-        """Let two names change places, of whatever kind."""
+        """Exchange two names, of any kinds.
+
+        Raises:
+            NotFound: one of the names does not exist, or a folder was removed.
+            InvalidArgument: a directory would lie below itself.
+        """
         first, second = self._entry(*one), self._entry(*two)
         first_node, second_node = self._inodes.get(first.inode), self._inodes.get(second.inode)
         self._check_not_below(first_node, two[0])
@@ -275,28 +327,10 @@ class Namespace:
         with self._index.change():
             self._point(*one, first, second.inode)
             self._point(*two, second, first.inode)
-            self._moved(first_node, one[0], two[0])
-            self._moved(self._inodes.get(second.inode), two[0], one[0])
+            self._touch_moved(first_node, one[0], two[0])
+            self._touch_moved(self._inodes.get(second.inode), two[0], one[0])
 
-    # -- the rows
-
-    def _replace(
-        self,
-        node: Inode,
-        old: tuple[InodeNumber, bytes],
-        new: tuple[InodeNumber, bytes],
-        moved: Dentry,
-        target: Dentry,
-    ) -> None:
-        victim = self._inodes.get(target.inode)
-        self._check_replaceable(node, victim)
-        with self._index.change():
-            self._remove(*old, moved)
-            self._point(*new, target, moved.inode)
-            self._unlinked(victim)
-            if stat.S_ISDIR(victim.mode):
-                self._changed(new[0], subfolders=-1)
-            self._moved(self._inodes.get(node.inode), old[0], new[0])
+    # -- rows
 
     def _find(self, folder: InodeNumber, name: bytes) -> Dentry | None:
         self._check_name(name)
@@ -305,13 +339,13 @@ class Namespace:
 
     def _entry(self, folder: InodeNumber, name: bytes) -> Dentry:
         if (dentry := self._find(folder, name)) is None:
-            raise NotFound(f"{os.fsdecode(name)} in {folder}")
+            raise NotFound(f"{os.fsdecode(name)} does not exist in directory {folder}")
         return dentry
 
     def _directory(self, inode: InodeNumber) -> Inode:
         node = self._inodes.get(inode)
         if not stat.S_ISDIR(node.mode):
-            raise NotADirectory(f"inode {inode}")
+            raise NotADirectory(f"inode {inode} is no directory")
         return node
 
     def _add(self, folder: InodeNumber, name: bytes, inode: InodeNumber) -> None:
@@ -331,29 +365,32 @@ class Namespace:
         self._index.delete(Table.PARENTS, triple_key(dentry.inode, folder, dentry.cookie))
 
     def _point(self, folder: InodeNumber, name: bytes, old: Dentry, inode: InodeNumber) -> None:
-        # Let an existing name, with its cookie, be that of another inode.
+        # Point an existing name to another inode; its cookie stays.
         self._remove(folder, name, old)
         self._put(folder, name, Dentry(inode, old.cookie))
 
-    def _unlinked(self, node: Inode) -> None:
-        left = 0 if stat.S_ISDIR(node.mode) else node.nlink - 1
-        self._inodes.touch(node, nlink=left, parent=0)
-        if not left:
+    # -- inodes whose names were changed
+
+    def _drop_link(self, node: Inode) -> None:
+        """Count one name fewer of an inode; without a name it becomes an orphan."""
+        nlink = 0 if stat.S_ISDIR(node.mode) else node.nlink - 1
+        self._inodes.touch(node, nlink=nlink, parent=0)
+        if not nlink:
             self._index.put(Table.ORPHANS, number_key(node.inode), b"")
 
-    def _changed(self, folder: InodeNumber, *, subfolders: int = 0) -> None:
+    def _touch_folder(self, folder: InodeNumber, *, subfolders: int = 0) -> None:
+        """Set the times of a folder whose entries were changed, and count its subfolders."""
         node = self._inodes.get(folder)
         now = time.time_ns()
         self._inodes.touch(node, mtime_ns=now, nlink=node.nlink + subfolders)
 
-    def _moved(self, node: Inode, source: InodeNumber, target: InodeNumber) -> None:
-        # Times of all three, and for a directory its parent and the parents' link counts.
-        crosses = source != target
-        is_folder = stat.S_ISDIR(node.mode)
+    def _touch_moved(self, node: Inode, source: InodeNumber, target: InodeNumber) -> None:
+        """Set the times of a moved inode and its folders; a directory's parent and link counts."""
+        is_folder, is_new_folder = stat.S_ISDIR(node.mode), source != target
         self._inodes.touch(node, **({"parent": target} if is_folder else {}))
-        self._changed(source, subfolders=-1 if is_folder and crosses else 0)
-        if crosses:
-            self._changed(target, subfolders=int(is_folder))
+        self._touch_folder(source, subfolders=-1 if is_folder and is_new_folder else 0)
+        if is_new_folder:
+            self._touch_folder(target, subfolders=int(is_folder))
 
     # -- checks
 
@@ -361,11 +398,11 @@ class Namespace:
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes")
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise InvalidArgument(f"the name {name!r}")
+            raise InvalidArgument(f"invalid name: {name!r}")
 
     def _check_free(self, folder: Inode, name: bytes) -> None:
         if self._find(folder.inode, name) is not None:
-            raise AlreadyExists(os.fsdecode(name))
+            raise AlreadyExists(f"{os.fsdecode(name)} exists already")
         if not folder.nlink:
             raise NotFound(f"directory {folder.inode} was removed")
 
@@ -375,19 +412,19 @@ class Namespace:
             raise NotFound(f"directory {folder} was removed")
         if not stat.S_ISDIR(node.mode):
             return
-        seen = 0
+        steps = 0
         while target.inode != ROOT:
             if target.inode == node.inode:
                 raise InvalidArgument("a directory cannot lie below itself")
             target = self._directory(target.parent)
-            if (seen := seen + 1) > 100_000:
-                raise CorruptIndex(f"directory {folder} does not lead to the root")
+            if (steps := steps + 1) > 100_000:
+                raise CorruptIndex(f"the parents of directory {folder} do not end at the root")
 
     def _check_replaceable(self, node: Inode, victim: Inode) -> None:
         if stat.S_ISDIR(victim.mode):
             if not stat.S_ISDIR(node.mode):
-                raise IsADirectory("a directory is in the way")
+                raise IsADirectory("the new name is a directory")
             if self.listing(victim.inode, 0, 1):
-                raise DirectoryNotEmpty("a directory with entries is in the way")
+                raise DirectoryNotEmpty("the new name is a directory with entries")
         elif stat.S_ISDIR(node.mode):
-            raise NotADirectory("a file is in the way of a directory")
+            raise NotADirectory("the new name is no directory")

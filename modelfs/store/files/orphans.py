@@ -1,4 +1,10 @@
-"""Removing what nobody can reach any more: the inodes without a name that nobody has open."""
+"""Orphans: inodes without a name, which are removed once no program has them open.
+
+Example. A program has inode 5 open, and its last name is removed: 5 is an orphan, and reads of it
+go on. When the program closes it, `remove` deletes its 250 extents in slices of 100, 100 and 50;
+the last slice also deletes its attributes, tensors, other rows and staged windows. After a crash in
+between, the next mount finds orphan 5 with the rest of its extents and goes on.
+"""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,9 +15,10 @@ from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, prefix_end
 
-# Rows removed in one go, so that no request waits long for a large file's end.
+# Rows of one table removed in one slice, so that no request waits long for a large file.
 SLICE: Final = 100
-OF_ONE_ROW: Final = (
+# Tables with at most one row for an inode.
+ONE_ROW_TABLES: Final = (
     Table.SYMLINKS,
     Table.TRIMS,
     Table.PENDING,
@@ -21,56 +28,55 @@ OF_ONE_ROW: Final = (
 
 
 class Orphans:
-    """Removes orphans a slice at a time."""
+    """Removes orphans, a slice at a time."""
 
     def __init__(self, index: Index, inodes: Inodes, maps: FileMaps, staging: Staging) -> None:
         self._index = index
         self._inodes = inodes
         self._maps = maps
         self._staging = staging
-        self._removed = Table.META, b""  # the last row of a slice, while more are to come
+        self._last = Table.META, b""  # the last row of an unfinished slice
 
     def inodes(self) -> list[InodeNumber]:
-        """Return the inodes without a name, open or not."""
+        """Return all inodes without a name, open or not."""
         return [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.ORPHANS)]
 
     def remove(self, inode: InodeNumber) -> Iterator[None]:
-        """Remove an orphan that nobody has open; yields after each slice but the last."""
+        """Remove an orphan that no program has open; yields after each slice but the last."""
         while not self._remove_slice(inode):
             yield
 
     def _remove_slice(self, inode: InodeNumber) -> bool:
+        """Remove some of an orphan's rows; return whether it is gone."""
         if self._index.get(Table.ORPHANS, number_key(inode)) is None:
-            return True  # it has a name after all
+            return True  # it is no orphan
         with self._index.change():
             gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
             if gone:
                 self._inodes.delete(inode)
-                for table in OF_ONE_ROW:
+                for table in ONE_ROW_TABLES:
                     self._index.delete(table, number_key(inode))
-            self._drop_staged(inode)
+            if (staged := self._staging.find(inode)) is not None:
+                self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
+                staged.superseded = []
+                self._staging.release(inode)
         return gone
 
     def _remove_rows(self, inode: InodeNumber) -> bool:
+        """Remove a slice of the attributes or tensors; return whether none is left."""
         prefix = number_key(inode)
+        last_table, last_key = self._last
         for table in (Table.XATTRS, Table.TENSORS):
-            rows = self._index.scan(table, self._start(table, prefix), prefix_end(prefix), SLICE)
+            start = prefix
+            if last_table is table and last_key.startswith(prefix):
+                # Go on at the end of the last slice, if its change was not undone: see
+                # `FileMaps.trim`.
+                is_undone = self._index.get(table, last_key) is not None
+                start = prefix if is_undone else last_key + b"\0"
+            rows = self._index.scan(table, start, prefix_end(prefix), SLICE)
             for key, _ in rows:
                 self._index.delete(table, key)
             if len(rows) == SLICE:
-                self._removed = table, rows[-1][0]
+                self._last = table, rows[-1][0]
                 return False
         return True
-
-    def _start(self, table: Table, prefix: bytes) -> bytes:
-        # Behind the slice before: see `FileMaps.trim`.
-        last_table, last = self._removed
-        if last_table is not table or not last.startswith(prefix):
-            return prefix
-        return prefix if self._index.get(table, last) is not None else last + b"\0"
-
-    def _drop_staged(self, inode: InodeNumber) -> None:
-        if (staged := self._staging.find(inode)) is not None:
-            self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
-            staged.superseded = []
-            self._staging.release(inode)

@@ -1,4 +1,13 @@
-"""The content state of one file that has staged bytes, in memory: see `files.staging`."""
+"""The staged state of one file, in memory: its size and times, and its windows of staged bytes.
+
+`files.staging` has the files on the disk and the theory of operation. The owner's thread changes
+this state; another thread uses a copy.
+
+Example. A file of 200 MiB is in chunks. A program writes 10 bytes at 70 MiB: window 1 begins (64 to
+128 MiB) with the range (70 MiB, 70 MiB + 10). It then truncates the file to 100 bytes: the size is
+100, the map is visible to 100, and window 1 is superseded. It writes 10 bytes at 100: window 0
+begins with the range (100, 110), and the size is 110. The bytes behind 100 of the map stay hidden.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 WINDOW: Final = 64 << 20
@@ -13,15 +23,15 @@ WINDOW: Final = 64 << 20
 
 @dataclass(slots=True)
 class Window:
-    """One window of a file that has staged bytes. Offsets in `ranges` are the file's."""
+    """One window of a file that has staged bytes."""
 
     number: int
-    generation: int
-    ranges: RangeSet = field(default_factory=RangeSet)
-    version: int = 0
-    writing: int = 0  # writes under way
-    dirty: bool = False  # bytes or ranges that no flush has made durable
-    failed: bool = False  # a flush failed: the kernel may have dropped what it could not write
+    generation: int  # part of the staging file's name: a window that begins again has a new file
+    ranges: RangeSet = field(default_factory=RangeSet)  # staged bytes, as offsets in the file
+    version: int = 0  # counts the beginnings and ends of writes, and cuts
+    writing: int = 0  # writes in progress
+    dirty: bool = False  # has bytes or ranges that no flush has made durable
+    failed: bool = False  # a flush failed: the kernel may have dropped written bytes
 
     @property
     def start(self) -> int:
@@ -33,33 +43,33 @@ class Window:
 
     @property
     def stamp(self) -> tuple[int, int]:
-        """What no other window, and no other state of this one, has."""
+        """A value that no other window, and no other state of this window, has."""
         return self.generation, self.version
 
     @property
-    def idle(self) -> bool:
-        """Whether it was begun for a write that failed."""
+    def unused(self) -> bool:
+        """Whether the window was begun for a write that failed."""
         return not self.ranges and not self.writing
 
 
 @dataclass(slots=True)
 class StagedFile:
-    """The content state of a file that differs from what its inode record and map say."""
+    """The state of a file whose content differs from its inode record and map."""
 
     inode: InodeNumber
     size: int
     mtime_ns: int
     ctime_ns: int
-    size_floor: int  # the smallest size since the inode record was last brought up to date
-    map_visible_to: int | None = None  # the committed map counts only up to here; None: all of it
+    size_floor: int  # the smallest size since the inode record was last changed
+    map_visible_to: int | None = None  # the map is hidden from this offset on; None: visible
     windows: dict[int, Window] = field(default_factory=dict)
-    superseded: list[Window] = field(default_factory=list)
-    dirty: bool = False  # size, times or `visible` that no flush has made durable
+    superseded: list[Window] = field(default_factory=list)  # cut off, but still in the index
+    dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
-    generation: int = 0  # counts cuts, flushes and what ingest did: each voids a flush under way
+    generation: int = 0  # counts cuts, flushes and ingested steps: each voids a running flush
 
     def copy(self) -> "StagedFile":
-        """Return a copy for another thread to plan reads with."""
+        """Return a copy with which another thread may plan reads."""
         windows = {
             number: dataclasses.replace(window, ranges=window.ranges.copy())
             for number, window in self.windows.items()
@@ -80,14 +90,20 @@ class StagedFile:
         return RangeSet(pair for number in numbers for pair in self.windows[number].ranges)
 
     def within(self, start: int, stop: int) -> Iterator[tuple[Window, int, int]]:
-        """Yield the staged parts of `[start, stop)` in order, each with its window."""
-        for number in self._numbers(start, stop):
+        """Yield the staged parts of `[start, stop)` in order: window, first offset, end offset."""
+        first, last = start // WINDOW, (stop - 1) // WINDOW
+        # Step over the fewer: numbers in the range, or windows of the file.
+        if last - first < len(self.windows):
+            numbers = [number for number in range(first, last + 1) if number in self.windows]
+        else:
+            numbers = [number for number in sorted(self.windows) if first <= number <= last]
+        for number in numbers:
             window = self.windows[number]
             for low, high in window.ranges.within(start, stop):
                 yield window, low, high
 
-    def differs(self, frozen: "StagedFile") -> bool:
-        """Whether there is something to flush that an earlier copy, now flushed, did not have."""
+    def differs_from(self, frozen: "StagedFile") -> bool:
+        """Whether the file needs another flush after that of `frozen`, an earlier copy of it."""
         return (
             self.size != frozen.size
             or self.mtime_ns != frozen.mtime_ns
@@ -96,33 +112,48 @@ class StagedFile:
             or any(window.dirty for window in self.windows.values())
         )
 
-    def truncation_admitted(self) -> None:
-        """Note, after the change of the index, that the inode record has the smallest size."""
+    def truncation_recorded(self) -> None:
+        """Note that the inode record has the smallest size. After the change of the index."""
         self.size_floor = self.size
         self.generation += 1
 
-    def _numbers(self, start: int, stop: int) -> Iterator[int]:
-        # Whichever is fewer: windows that exist, or windows in the range.
-        first, last = start // WINDOW, (stop - 1) // WINDOW
-        if last - first < len(self.windows):
-            return (number for number in range(first, last + 1) if number in self.windows)
-        return (number for number in sorted(self.windows) if first <= number <= last)
-
 
 def windows_of(start: int, stop: int) -> set[int]:
-    """Return the numbers of the windows that `[start, stop)` lies in."""
+    """Return the numbers of the windows that overlap `[start, stop)`."""
     return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
 
 
 def stamp_of(staged: StagedFile | None, number: int) -> tuple[int, int] | None:
+    """Return the stamp of a file's window, None if it has no such window."""
     window = None if staged is None else staged.windows.get(number)
     return None if window is None else window.stamp
 
 
-def is_written(staged: StagedFile | None, number: int) -> bool:
+def is_being_written(staged: StagedFile | None, number: int) -> bool:
+    """Whether a write to a file's window is in progress."""
     window = None if staged is None else staged.windows.get(number)
     return window is not None and window.writing > 0
 
 
 def window_name(inode: int, number: int, generation: int) -> str:
+    """Return the name of a window's staging file."""
     return f"{inode:x}-{number:x}-{generation:x}"
+
+
+def with_staged_state(node: Inode, staged: StagedFile) -> Inode:
+    """Return an inode's record with the size and times of its staged state."""
+    # Not `dataclasses.replace`, which takes 3.6 us instead of 1.4: each getattr comes here.
+    return Inode(
+        node.inode,
+        node.mode,
+        node.uid,
+        node.gid,
+        node.nlink,
+        staged.size,
+        node.rdev,
+        node.atime_ns,
+        staged.mtime_ns,
+        max(node.ctime_ns, staged.ctime_ns),
+        node.parent,
+        node.format,
+    )

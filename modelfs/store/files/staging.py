@@ -1,22 +1,27 @@
-"""Staging: what was written to a file and is not in chunks yet.
+"""Staging: written bytes that are not in chunks yet.
 
 Theory of operation. A file's content is its committed map overlaid by staged ranges. Staged bytes
 lie in plain sparse files, one for each *window* of `WINDOW` bytes of the file, at their offset in
-the window; any order of writes, holes and rewrites work, and a write at offset 10^15 costs no more
-than one at 0. A window's file is never cut or punched: when its content has become chunks, or the
-file was truncated, the whole window is dropped and its file deleted once the index that no longer
-mentions it is durable. Readers that were planned before keep their descriptor, so no lock and no
-grace period is needed. A window that is begun again gets a new generation and so a new file.
+the window. Writes in any order, holes and rewrites work, and a write at offset 10^15 costs no more
+than one at 0. The file of a window is never cut or punched. When its content has become chunks, or
+a truncation cut the window off, the whole window is dropped, and its file is deleted once the index
+that no longer mentions it is durable. Planned reads keep their descriptor, so no lock and no grace
+period is needed. A window that begins again gets a new generation, and so a new file.
 
-What the index knows of it is what the last flush made durable: the size, the times, and for each
-window its generation and ranges. Truncation hides the committed map from `visible` on; the extents
-behind it are removed in slices, later. A window that truncation drops is only *superseded*: its row
-and its file stay until a flush or ingest has something newer to put there. So after a crash a file
-is what its last flush made it, except that bytes rewritten inside ranges that were already durable
-may be there too, as on other file systems.
+The index has the state of the last flush: the size, the times, and the generation and ranges of
+each window. A truncation hides the committed map from `map_visible_to` on; the extents behind it
+are removed later, in slices. A window that a truncation cuts off is only *superseded*: its row and
+its file stay until a flush or ingest replaces them. So a crash leaves a file as its last flush
+recorded it, but bytes that were rewritten inside durable ranges may be the old or the new ones, as
+on other file systems.
 
-The version of a window counts the beginning and the end of each write, so that ingest can tell
-whether what it read is still what is there.
+The version of a window counts the beginning and the end of each write. Ingest compares it before
+and after it reads, and so sees whether the bytes have changed.
+
+Example. A program writes 100 MiB to inode 5: windows 0 and 1 get the files 5-0-1 and 5-1-2. A flush
+syncs both and records their ranges. Ingest makes chunks of window 0: in one change of the index the
+map gets its extents and the row of window 0 is deleted. The next commit deletes 5-0-1. The program
+writes at offset 0 again: window 0 begins again, with the file 5-0-3.
 """
 
 import logging
@@ -37,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Staging:
-    """The staging files of a store, and the content state of the inodes that have any."""
+    """The staging files of a store, and the staged state of their inodes in memory."""
 
     def __init__(self, folder: Path, index: Index, *, read_only: bool = False) -> None:
         self.folder = folder
@@ -45,10 +50,13 @@ class Staging:
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
         self._staged: dict[InodeNumber, StagedFile] = {}
-        self.damaged = False  # rows were lost, so that files may be of use that no row mentions
+        self.damaged = False  # rows are damaged, so files without a row may be needed for a repair
         self._generation = 0
-        self._created = 0  # counts the times that a file may have been made
-        self._named = 0  # as many of them are durable in the folder
+        # How often a file was created, and how many of these names the last fsync of the folder
+        # made durable. Numbers and no flag: a file that is created during an fsync of the folder
+        # may not be durable, and another thread's fsync may still fail.
+        self._created = 0
+        self._created_durable = 0
 
     def __iter__(self) -> Iterator[StagedFile]:
         return iter(list(self._staged.values()))
@@ -60,43 +68,47 @@ class Staging:
         return self._staged.get(inode)
 
     def adopt(self, staged: StagedFile) -> StagedFile:
-        """Begin to keep the content state of an inode."""
+        """Keep the staged state of an inode, unless there is one already. Return the kept one."""
         return self._staged.setdefault(staged.inode, staged)
 
     def release(self, inode: InodeNumber) -> None:
-        """Stop keeping it, because the inode record and the map now say everything."""
+        """Drop an inode's staged state, because the inode record and the map are complete."""
         staged = self._staged.pop(inode)
         assert not staged.windows, "released with staged bytes"
 
     def forget_all(self) -> None:
-        """Forget the content state of all inodes, to read it from the index once more."""
+        """Drop the staged state of all inodes, to load it from the index once more."""
         self._staged.clear()
         self._files.clear()
 
     # -- windows
 
     def window(self, staged: StagedFile, number: int) -> Window:
-        """Return a window to write to, a new one if there is none."""
-        if (found := staged.windows.get(number)) is not None:
-            return found
-        self._generation += 1
-        window = Window(number, self._generation)
-        staged.windows[number] = window
+        """Return a window of a file for a write. Begins one if there is none."""
+        window = staged.windows.get(number)
+        if window is None:
+            self._generation += 1
+            window = staged.windows[number] = Window(number, self._generation)
         return window
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
-        """Forget what is staged in a window, because the file was cut before it."""
+        """Cut off a window, because the file was truncated. Its row and its file stay for now."""
         del staged.windows[window.number]
         staged.superseded.append(window)
 
     def drop(self, staged: StagedFile, windows: list[Window]) -> None:
-        """Remove windows' rows and forget the windows. Inside a change of the index, at its end.
+        """Delete windows' rows and forget the windows; the next commit deletes their files.
 
-        The next commit deletes their files.
+        Call it at the end of a change of the index: if the change fails, the rows come back, but
+        the windows in memory do not.
         """
-        recorded = [window for window in windows if self._is_recorded(staged.inode, window)]
-        for window in recorded:
-            self._index.delete(Table.STAGED, pair_key(staged.inode, window.number))
+        for window in windows:
+            key = pair_key(staged.inode, window.number)
+            value = self._index.get(Table.STAGED, key)
+            # The row may be that of an older window, dropped before or to be dropped later.
+            row = None if value is None else StagedWindow.from_bytes(value)
+            if row is not None and row.generation == window.generation:
+                self._index.delete(Table.STAGED, key)
         for window in windows:
             self.deletes.delete_after_commit(
                 window_name(staged.inode, window.number, window.generation)
@@ -105,27 +117,19 @@ class Staging:
                 del staged.windows[window.number]
 
     def drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
-        """Drop windows that a truncation superseded. Last in a change of the index.
-
-        What is dropped from memory does not come back if the change fails.
-        """
-        gone = list(windows)
-        generations = {window.generation for window in gone}
-        self.drop(staged, gone)
+        """Drop windows that a truncation superseded, as `drop` does."""
+        dropped = list(windows)
+        generations = {window.generation for window in dropped}
+        self.drop(staged, dropped)
         staged.superseded = [
             window for window in staged.superseded if window.generation not in generations
         ]
 
-    def _is_recorded(self, inode: InodeNumber, window: Window) -> bool:
-        # The row may be that of an older window, dropped earlier or still to be.
-        value = self._index.get(Table.STAGED, pair_key(inode, window.number))
-        return value is not None and StagedWindow.from_bytes(value).generation == window.generation
-
     def descriptor(self, inode: InodeNumber, window: Window, *, create: bool = False) -> Descriptor:
-        """Return a window's open file.
+        """Return a window's open file; with `create`, make it if it does not exist.
 
         Raises:
-            OSError: it cannot be opened, or made.
+            OSError: the file cannot be opened or created.
         """
         name = window_name(inode, window.number, window.generation)
         file = self._files.get(name, os.O_CREAT if create else 0)
@@ -135,53 +139,48 @@ class Staging:
     # -- durability
 
     def sync(self, inode: InodeNumber, windows: list[Window]) -> None:
-        """Make the bytes in windows durable, and their files' names. Any thread.
+        """Make the bytes of windows durable, and the names of their files. Any thread.
 
-        Windows that were dropped meanwhile are passed over: then the flush will be void.
+        A window that was dropped meanwhile is skipped; its flush will be void.
 
         Raises:
-            OSError: it is not known what is durable.
+            OSError: the disk failed; any part of the bytes may not be durable.
         """
         for window in windows:
             try:
                 sync(self.descriptor(inode, window))
             except FileNotFoundError:
-                if self._has(inode, window):
+                staged = self.find(inode)
+                current = None if staged is None else staged.windows.get(window.number)
+                if current is not None and current.generation == window.generation:
                     raise
-        # A number and no flag: what is created while the folder is synced may not be durable, and
-        # another thread's sync may still fail.
-        if (created := self._created) != self._named:
+        if (created := self._created) != self._created_durable:
             sync_folder(self.folder)
-            self._named = created
-
-    def _has(self, inode: InodeNumber, window: Window) -> bool:
-        staged = self.find(inode)
-        now = None if staged is None else staged.windows.get(window.number)
-        return now is not None and now.generation == window.generation
+            self._created_durable = created
 
     def record(self, inode: InodeNumber, window: Window, ranges: RangeSet) -> None:
-        """Put into the index that `ranges` of a window are durable."""
+        """Record in the index that `ranges` of a window are durable."""
         row = StagedWindow(window.generation, ranges)
         self._index.put(Table.STAGED, pair_key(inode, window.number), row.to_bytes())
 
-    def record_visible(self, inode: InodeNumber, visible: int | None) -> None:
-        """Put into the index from where on an inode's map is not to be seen; None: nowhere."""
-        if visible is None:
+    def record_visible_to(self, inode: InodeNumber, visible_to: int | None) -> None:
+        """Record in the index the offset from which an inode's map is hidden; None: visible."""
+        if visible_to is None:
             self._index.delete(Table.TRIMS, number_key(inode))
         else:
-            self._index.put(Table.TRIMS, number_key(inode), number_key(visible))
+            self._index.put(Table.TRIMS, number_key(inode), number_key(visible_to))
 
     # -- opening and closing a store
 
-    def stored(self) -> Iterator[tuple[InodeNumber, dict[int, Window], int | None]]:
-        """Yield what the index says is staged: inode, windows, and where its map ends."""
+    def recorded(self) -> Iterator[tuple[InodeNumber, dict[int, Window], int | None]]:
+        """Yield the staged state of all inodes in the index: inode, windows, `map_visible_to`."""
         windows: dict[InodeNumber, dict[int, Window]] = {}
         for key, value in self._index.pages(Table.STAGED):
             try:
                 inode, number = pair_of(key)
                 row = StagedWindow.from_bytes(value)
             except CorruptIndex as exc:
-                log.error("the staged window with key %s is lost: %s", key.hex(), exc)
+                log.error("the row of staged window %s is damaged: %s", key.hex(), exc)
                 self.damaged = True
                 continue
             window = Window(number, row.generation, row.ranges)
@@ -194,18 +193,19 @@ class Staging:
             yield inode, windows.get(inode, {}), trims.get(inode)
 
     def start_generations_at(self, generation: int) -> None:
+        """Set the newest generation that is in use."""
         self._generation = generation
 
     def unmentioned(self) -> list[str]:
-        """Return the staging files that the index does not mention; none if it is damaged."""
+        """Return the names of staging files that no row mentions; none if rows are damaged."""
         if self.damaged:
             return []
-        known = {
+        mentioned = {
             window_name(staged.inode, window.number, window.generation)
             for staged in self
             for window in staged.windows.values()
         }
-        return [path.name for path in self.folder.iterdir() if path.name not in known]
+        return [path.name for path in self.folder.iterdir() if path.name not in mentioned]
 
     def close(self) -> None:
         self._files.clear()

@@ -1,7 +1,12 @@
-"""A tensor as it is stored: which runs of which chunks its bytes are."""
+"""Tensor views: the bytes of one tensor as runs of chunks.
+
+Example. A tensor of 3,000 bytes begins at byte 100 of its file; chunks of 2,000 bytes begin at 0
+and 2,000. Its spans are (0, chunk 7, skip 100, 1,900 bytes) and (1,900, chunk 8, skip 0, 1,100
+bytes). `runs(1,800, 2,000)` returns (chunk 7, skip 1,900, 100 bytes) and (chunk 8, skip 0, 100
+bytes), the form in which a recipe lists its sources.
+"""
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelfs.codecs.elements import Element, element_of
@@ -16,7 +21,7 @@ from modelfs.store.index.tables import InodeNumber
 
 @dataclass(frozen=True, slots=True)
 class ChunkSpan:
-    """A run of a chunk, and where it lies in the tensor."""
+    """A run of a chunk, at offset `start` of the tensor."""
 
     start: int
     run: SourceRun
@@ -27,10 +32,10 @@ class ChunkSpan:
 
 
 class TensorView:
-    """One tensor of a file, as the file's map has it now. Any thread.
+    """One tensor of a file, by the file's map at the time of construction. Any thread.
 
-    What a chunk's bytes are never changes, so the view stays readable for as long as its chunks
-    are needed by something, whatever becomes of the file.
+    A chunk's content never changes. So the view stays readable while its chunks are alive, even
+    though the file is changed or removed.
     """
 
     def __init__(
@@ -40,11 +45,11 @@ class TensorView:
         self.row = row
         self._reader = reader
         extents = maps.within(inode, row.start, row.start + row.size)
-        self.stretches = [
-            ChunkSpan(each.start - row.start, SourceRun(each.chunk, each.skip, each.length))
-            for each in extents
+        self.spans = [
+            ChunkSpan(extent.start - row.start, SourceRun(extent.chunk, extent.skip, extent.length))
+            for extent in extents
         ]
-        self._stops = [each.stop for each in self.stretches]
+        self._stops = [span.stop for span in self.spans]
 
     @property
     def size(self) -> int:
@@ -55,35 +60,35 @@ class TensorView:
         return element_of(self.row.dtype)
 
     def grid(self, start: int) -> Grid | None:
-        """Return where in a matrix the bytes from `start` on lie; None if the shape has none."""
+        """Return the matrix position of byte `start` of the tensor, None if it is in no matrix."""
         width = self.element.width
         row = row_size(self.row.shape, width, self.size)
         return Grid(row // width, start % row // width) if row and start % width == 0 else None
 
     def runs(self, start: int, stop: int) -> tuple[SourceRun, ...] | None:
-        """Return what the bytes `[start, stop)` of the tensor are; None where some are in no chunk.
+        """Return the runs that make up the bytes `[start, stop)` of the tensor.
 
-        A file that is being written to has such tensors, and one with holes.
+        None if there are no such bytes, or some are in no chunk: the file has a hole there, or is
+        being written.
         """
-        found = list(self._within(start, stop))
-        if not found or sum(run.length for run in found) != stop - start:
+        runs: list[SourceRun] = []
+        for at in range(bisect_right(self._stops, start), len(self.spans)):
+            span = self.spans[at]
+            if span.start >= stop:
+                break
+            low, high = max(start, span.start), min(stop, span.stop)
+            chunk, skip, _ = span.run
+            runs.append(SourceRun(chunk, skip + low - span.start, high - low))
+        if not runs or sum(run.length for run in runs) != stop - start:
             return None
-        return tuple(found)
-
-    def _within(self, start: int, stop: int) -> Iterator[SourceRun]:
-        for at in range(bisect_right(self._stops, start), len(self.stretches)):
-            each = self.stretches[at]
-            if each.start >= stop:
-                return
-            low, high = max(start, each.start), min(stop, each.stop)
-            chunk, skip, _ = each.run
-            yield SourceRun(chunk, skip + low - each.start, high - low)
+        return tuple(runs)
 
     def read(self, start: int, stop: int) -> bytes | None:
-        """Return bytes of the tensor, None where `runs` does.
+        """Return the bytes `[start, stop)` of the tensor, None if `runs` returns None.
 
         Raises:
-            CorruptChunk: a chunk of it is damaged.
+            CorruptChunk: a chunk of these bytes is damaged or missing.
+            OSError: the disk failed.
         """
-        found = self.runs(start, stop)
-        return None if found is None else self._reader.gather(found)
+        runs = self.runs(start, stop)
+        return None if runs is None else self._reader.gather(runs)

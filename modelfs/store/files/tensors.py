@@ -1,4 +1,10 @@
-"""The tensor tables of files, as `inspect` and fsck show them."""
+"""The tensor table: name, type, shape and place of each tensor in each file.
+
+Ingest writes the rows of a file; the optimizer, `inspect` and the Python API read them.
+
+Example. `model.safetensors` has tensors "a" (F16, 10 x 10) at byte 100 and "b" (F32, 5) at byte
+300: two rows, with starts 100 and 300 and sizes 200 and 20.
+"""
 
 from collections.abc import Iterator
 from typing import Final
@@ -8,13 +14,13 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of, tensor_key
 
-# What a row can say; a tensor beyond that is listed as bytes.
+# The limits of a row's fields. A tensor beyond them is recorded as a vector of bytes.
 DIMENSIONS_MAX: Final = 255
 NUMBER_MAX: Final = 1 << 64
 
 
 class TensorTable:
-    """The rows of every file's tensors. Reading is for any thread."""
+    """The rows of all tensors of all files. Any thread may read."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -26,7 +32,7 @@ class TensorTable:
             yield TensorSpan(row.name, row.dtype, row.shape, row.start, row.start + row.size)
 
     def find(self, inode: InodeNumber, start: int) -> TensorRow | None:
-        """Return the tensor that begins there; None if there is none that has bytes."""
+        """Return the tensor that begins at offset `start` and is not empty, None if none does."""
         low, high = pair_key(inode, start), pair_key(inode, start + 1)
         for _, value in self._index.scan(Table.TENSORS, low, high):
             if (row := TensorRow.from_bytes(start, value)).size:
@@ -34,24 +40,24 @@ class TensorTable:
         return None
 
     def changes(self, inode: InodeNumber, layout: Layout) -> list[tuple[bytes, bytes | None]]:
-        """Return the rows to put, or with None to delete, for a file to have that layout."""
-        wanted = {
-            tensor_key(inode, span.start, ordinal): _row(span).to_bytes()
-            for ordinal, span in enumerate(layout.spans)
-        }
-        gone: list[tuple[bytes, bytes | None]] = []
+        """Return the changes that give a file the rows of a layout.
+
+        Returns:
+            Keys and values to put; the value is None for a key to delete.
+        """
+        to_put: dict[bytes, bytes] = {}
+        for ordinal, span in enumerate(layout.spans):
+            row = TensorRow(span.start, span.size, span.dtype, span.shape, span.name)
+            if len(span.shape) > DIMENSIONS_MAX or any(size >= NUMBER_MAX for size in span.shape):
+                row = TensorRow(span.start, span.size, "U8", (span.size,), span.name)
+            to_put[tensor_key(inode, span.start, ordinal)] = row.to_bytes()
+        to_delete: list[tuple[bytes, bytes | None]] = []
         for key, value in self._rows(inode):
-            if wanted.get(key) == value:
-                del wanted[key]
-            elif key not in wanted:
-                gone.append((key, None))
-        return [*gone, *wanted.items()]
+            if to_put.get(key) == value:
+                del to_put[key]
+            elif key not in to_put:
+                to_delete.append((key, None))
+        return [*to_delete, *to_put.items()]
 
     def _rows(self, inode: InodeNumber) -> Iterator[tuple[bytes, bytes]]:
         return self._index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode + 1, 0))
-
-
-def _row(span: TensorSpan) -> TensorRow:
-    if len(span.shape) > DIMENSIONS_MAX or any(each >= NUMBER_MAX for each in span.shape):
-        return TensorRow(span.start, span.size, "U8", (span.size,), span.name)
-    return TensorRow(span.start, span.size, span.dtype, span.shape, span.name)

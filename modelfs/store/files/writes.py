@@ -1,12 +1,12 @@
-"""Writes: bytes on their way into staging files.
+"""Writes and truncations: changes of a file's content in memory and in staging files.
 
-A write has two halves, as a read has: `begin` and `end` run on the thread that owns the store, and
-`write_part` moves the bytes on any thread in between.
+A write has three steps. `begin` and `end` run on the owner's thread; in between, `write_part`
+writes the bytes into staging files on any thread.
 
-Example. A write of 100 bytes at the end of window 0 of a file has two parts, 60 bytes in window 0
-and 40 in window 1. `begin` counts both windows as being written; the bytes go into two staging
-files; `end` adds them to the windows' ranges and makes the file 40 bytes longer than window 0. If
-the disk is full after 60 bytes, `end` is given 60: the second range is not added.
+Example. A write of 100 bytes, 60 bytes before the end of window 0, has two parts: 60 bytes in
+window 0 and 40 in window 1. `begin` counts a write in progress for both windows. The bytes go into
+two staging files. `end` adds them to the windows' ranges, and the file ends 40 bytes behind window
+0. If the disk is full after 60 bytes, `end` gets 60 and adds no range to window 1.
 """
 
 import time
@@ -26,30 +26,32 @@ SIZE_MAX: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class WritePart:
-    """Bytes on their way into one window's staging file."""
+    """The part of a write that goes into one window's staging file."""
 
     window: Window
     file: Descriptor
-    start: int  # in the file
+    start: int  # offset in the file that is written, not in the staging file
     data: memoryview
 
 
 class Writes:
-    """Changes the content of files, in memory and in staging files."""
+    """Writes and truncates files."""
 
     def __init__(self, contents: Contents, staging: Staging) -> None:
         self._contents = contents
         self._staging = staging
 
     def begin(self, inode: InodeNumber, offset: int, data: memoryview) -> list[WritePart]:
-        """Say where written bytes go. Then `write_parts`, then `end_write`, whatever happens.
+        """Begin a write, and return its parts.
+
+        The caller then calls `write_part` for each part, and `end` in any case.
 
         Raises:
-            FileTooLarge: the write ends past the largest size.
-            OSError: a staging file cannot be made.
+            FileTooLarge: the write ends behind the largest file size.
+            OSError: a staging file cannot be created.
         """
         if offset + len(data) > SIZE_MAX:
-            raise FileTooLarge(f"{offset + len(data)} bytes")
+            raise FileTooLarge(f"a file of {offset + len(data)} bytes")
         staged = self._contents.staged(inode)
         parts: list[WritePart] = []
         while data:
@@ -64,7 +66,7 @@ class Writes:
         return parts
 
     def end(self, inode: InodeNumber, parts: list[WritePart], written: int) -> None:
-        """Take note of the first `written` bytes of a write."""
+        """End a write of which the first `written` bytes are in the staging files."""
         now = time.time_ns()
         staged = self._contents.staged(inode)
         for part in parts:
@@ -72,6 +74,7 @@ class Writes:
             part.window.writing -= 1
             size = min(len(part.data), written)
             written -= size
+            # A truncation may have cut off the window since `begin`.
             if staged.windows.get(part.window.number) is part.window and size:
                 part.window.ranges.add(part.start, part.start + size)
                 part.window.dirty = True
@@ -80,7 +83,7 @@ class Writes:
         _mark(staged)
 
     def write(self, inode: InodeNumber, offset: int, data: bytes) -> None:
-        """Write at once."""
+        """Do a whole write on this thread. Raises as `begin` and `write_part`."""
         parts = self.begin(inode, offset, memoryview(data))
         written = 0
         try:
@@ -91,13 +94,13 @@ class Writes:
             self.end(inode, parts, written)
 
     def truncate(self, inode: InodeNumber, size: int) -> None:
-        """Set a file's size; what is new reads as zeros. Costs nothing for its size.
+        """Set a file's size. New bytes read as zeros. The cost does not depend on the size.
 
         Raises:
-            FileTooLarge: past the largest size.
+            FileTooLarge: the size is larger than the largest file size.
         """
         if size > SIZE_MAX:
-            raise FileTooLarge(f"{size} bytes")
+            raise FileTooLarge(f"a file of {size} bytes")
         staged = self._contents.staged(inode)
         if size < staged.size:
             self._cut(staged, size)
@@ -125,7 +128,7 @@ def write_part(part: WritePart) -> None:
     """Write one part into its staging file. Any thread.
 
     Raises:
-        OSError: the backing disk is full or failed; part of the bytes may be written.
+        OSError: the backing disk is full or failed; some of the bytes may be written.
     """
     write_at(part.file, part.start - part.window.start, [part.data])
 
