@@ -1,4 +1,4 @@
-"""Every failure modelfs raises on purpose, and the errno the kernel sees for it.
+"""Every exception that modelfs raises on purpose, and the errno that the kernel gets for it.
 
 The tree::
 
@@ -39,25 +39,25 @@ class ModelfsError(Exception):
 
 
 class NotFound(ModelfsError):
-    """No such name in that directory, or no such inode."""
+    """The name does not exist in the directory, or the inode does not exist."""
 
     errno = errno.ENOENT
 
 
 class AlreadyExists(ModelfsError):
-    """The name is taken."""
+    """The name exists."""
 
     errno = errno.EEXIST
 
 
 class NotADirectory(ModelfsError):
-    """A directory was needed."""
+    """A directory is needed, and this is none."""
 
     errno = errno.ENOTDIR
 
 
 class IsADirectory(ModelfsError):
-    """Anything but a directory was needed."""
+    """Anything but a directory is needed."""
 
     errno = errno.EISDIR
 
@@ -69,13 +69,13 @@ class DirectoryNotEmpty(ModelfsError):
 
 
 class NotPermitted(ModelfsError):
-    """The operation makes no sense on this object, whoever asks."""
+    """The operation is impossible for this kind of inode, for every user."""
 
     errno = errno.EPERM
 
 
 class InvalidArgument(ModelfsError):
-    """An argument that can never be right, such as a directory moved below itself."""
+    """The argument is never valid, for example a directory moved below itself."""
 
     errno = errno.EINVAL
 
@@ -87,43 +87,43 @@ class TooManyLinks(ModelfsError):
 
 
 class NameTooLong(ModelfsError):
-    """A name of more than 255 bytes, or a symbolic link's target of more than 4,095."""
+    """A name has more than 255 bytes, or the target of a symbolic link more than 4,095."""
 
     errno = errno.ENAMETOOLONG
 
 
 class FileTooLarge(ModelfsError):
-    """Past the largest file size."""
+    """The file would be larger than the largest file size."""
 
     errno = errno.EFBIG
 
 
 class AttributeTooLarge(ModelfsError):
-    """An extended attribute's value past the kernel's 64 KiB."""
+    """The value of an extended attribute has more than the kernel's 64 KiB."""
 
     errno = errno.E2BIG
 
 
 class NoAttribute(ModelfsError):
-    """No such extended attribute."""
+    """The extended attribute does not exist."""
 
     errno = errno.ENODATA
 
 
 class NotSupported(ModelfsError):
-    """A feature that modelfs does not have, such as POSIX ACLs."""
+    """The feature is not supported, for example POSIX ACLs."""
 
     errno = errno.EOPNOTSUPP
 
 
 class StoreFull(ModelfsError):
-    """The backing disk, the index map or the store's own limit has no room left."""
+    """No space is left on the backing disk, in the index's map, or below the store's limit."""
 
     errno = errno.ENOSPC
 
 
 class StoreReadOnly(ModelfsError):
-    """The store was opened for reading only."""
+    """The store is open for reading only, or its lock file cannot be opened."""
 
     errno = errno.EROFS
 
@@ -141,29 +141,31 @@ class NotAStore(ModelfsError):
 
 
 class UnsupportedFormat(ModelfsError):
-    """The store was written by a newer version, in a format this one does not know."""
+    """A newer version of modelfs wrote the store, in a format that this version cannot read."""
 
 
 class CorruptData(ModelfsError):
-    """Stored bytes break an invariant. `modelfs fsck` reports the extent of it."""
+    """Stored bytes break an invariant. `modelfs fsck` reports all damage and its effects."""
 
 
 class CorruptIndex(CorruptData):
-    """An index record does not decode, or refers to something that is not there."""
+    """A row of the index does not decode, or refers to a missing row."""
 
 
 class IndexLost(CorruptIndex):
-    """The index cannot be read at all, and nothing in the store can stand in for it."""
+    """Nothing of the index can be read, and the store has no copy of it."""
 
 
 class CorruptPack(CorruptData):
-    """A pack file is missing, cut short, or not what its header should say."""
+    """A pack file is missing, cut short, or has a damaged header or table."""
 
 
 class CorruptChunk(CorruptData):
     """A chunk's bytes do not decode, or do not match their checksum.
 
-    If it derives from others, and one of those is damaged, that one is the `base`.
+    Attributes:
+        chunk: the chunk that cannot be read.
+        base: the damaged chunk: `chunk` itself, or one from which it derives.
     """
 
     def __init__(self, chunk: int, problem: str, base: int | None = None) -> None:

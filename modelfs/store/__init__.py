@@ -1,1 +1,1 @@
-"""Durable state: packs, index, chunks, namespace. Synchronous; the only user of lmdb."""
+"""Durable state: index, packs, chunks and files. Synchronous; only this package uses LMDB."""

@@ -1,4 +1,4 @@
-"""Making an empty store."""
+"""mkfs: creates an empty store."""
 
 import os
 import secrets
@@ -30,11 +30,15 @@ CHUNK_SIZE: Final = 1 << 20
 
 
 def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
-    """Make an empty store, readable by its owner only, in a new or empty folder.
+    """Create an empty store, readable by its owner only, in a new or empty folder.
+
+    Args:
+        folder: of the store; its parent exists.
+        chunk_size: bytes; long tensors are cut into chunks of this size.
 
     Raises:
-        NotAStore: the folder has something in it.
-        OSError: it cannot be made.
+        NotAStore: the folder is not empty.
+        OSError: a file or folder cannot be created.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     if any(folder.iterdir()):
@@ -45,12 +49,12 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     (folder / LOCK_FILE).touch(0o600)
     index = Index(folder / INDEX)
     with index.change():
-        _fill(index, chunk_size)
+        _put_first_rows(index, chunk_size)
     index.commit()
     index.close()
     sync_folder(folder / INDEX)
     sync_folder(folder)
-    # Last, when all else is durable, since a folder with this file is a store.
+    # Last, when all else is durable: a folder with a format file is a store.
     format_file = folder / FORMAT_FILE
     format_file.touch(0o600)
     format_file.write_text(FORMAT_TEXT.format(version=FORMAT_VERSION))
@@ -60,7 +64,8 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     sync_folder(folder.absolute().parent)
 
 
-def _fill(index: Index, chunk_size: int) -> None:
+def _put_first_rows(index: Index, chunk_size: int) -> None:
+    """Put the superblock, the first numbers and the root directory."""
     now = time.time_ns()
     block = Superblock(
         version=FORMAT_VERSION,

@@ -1,4 +1,14 @@
-"""A store's folder: how it says what it is, and who may use it at the same time."""
+"""The folder of a store: its files, its format, and the lock that excludes other processes.
+
+::
+
+    FORMAT        the format of the store, as text; a folder with this file is a store
+    lock          an flock(2) here excludes other processes
+    control.sock  a running daemon answers requests here
+    index/        the index: an LMDB environment
+    packs/        the packs: 00000001.pack, ...
+    staging/      the staging files
+"""
 
 import contextlib
 import dataclasses
@@ -36,11 +46,11 @@ STORE_ATTRIBUTE: Final = "user.modelfs.store"
 
 
 def check_format(folder: Path) -> int:
-    """Return the format of a store that this version can read.
+    """Return the format of a store, a number up to `FORMAT_VERSION`.
 
     Raises:
-        NotAStore: it is none.
-        UnsupportedFormat: a newer version wrote it.
+        NotAStore: the folder is no store.
+        UnsupportedFormat: a newer version of modelfs wrote the store.
     """
     try:
         text = (folder / FORMAT_FILE).read_text()
@@ -48,61 +58,60 @@ def check_format(folder: Path) -> int:
         raise NotAStore(f"{folder} is not a modelfs store") from exc
     version = text.partition("format ")[2].split("\n")[0]
     if not text.startswith("modelfs store") or not version.isdecimal():
-        raise NotAStore(f"{folder} is not a modelfs store: {FORMAT_FILE} does not say so")
+        raise NotAStore(f"{folder} is not a modelfs store: its {FORMAT_FILE} file is damaged")
     if int(version) > FORMAT_VERSION:
         raise UnsupportedFormat(
-            f"{folder} has format {version}; this version knows {FORMAT_VERSION}"
+            f"{folder} has format {version}; this version of modelfs reads up to {FORMAT_VERSION}"
         )
     return int(version)
 
 
 def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
-    """Let a store be of this version's format, and return its superblock.
+    """Set the format of an older store to `FORMAT_VERSION`, and return its new superblock.
 
-    What is in it stays as it is, since every old row is still read; but older versions are kept
-    from opening it, before anything is written that they do not know. A crash in between leaves a
-    superblock that is older than the file says, and the next one who writes does this again.
+    Existing rows stay as they are, since all old forms are still read. The new number keeps older
+    versions from opening the store, before this version writes rows that they cannot read. A crash
+    in between leaves a superblock that is older than the format file; the next open for writing
+    repeats the upgrade.
     """
     if check_format(folder) < FORMAT_VERSION:
-        _write_format(folder)
+        path = folder / FORMAT_NEW
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w") as file:
+            file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(folder / FORMAT_FILE)
+        sync_folder(folder)
     if block.version >= FORMAT_VERSION:
         return block
     new = dataclasses.replace(block, version=FORMAT_VERSION)
     with index.change():
-        if block.version < 2:  # which did not list the files to optimize: walk over all of them
+        if block.version < 2:
+            # Format 1 has no list of files to optimize: the optimizer walks over all files.
             Counters(index).set(OPTIMIZE_WALK, 1)
             Counters(index).set(OPTIMIZE_AGAIN, 0)
         index.put(Table.META, SUPERBLOCK, new.to_bytes())
     return new
 
 
-def _write_format(folder: Path) -> None:
-    fd = os.open(folder / FORMAT_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
-        file.flush()
-        os.fsync(file.fileno())
-    (folder / FORMAT_NEW).replace(folder / FORMAT_FILE)
-    sync_folder(folder)
-
-
 def check_index(folder: Path) -> None:
-    """Check that there is an index.
+    """Check that a store's index exists.
 
     Raises:
-        IndexLost: there is none.
+        IndexLost: its file is missing or empty.
     """
     data = folder / INDEX / "data.mdb"
     if not data.is_file() or not data.stat().st_size:
-        # LMDB would make an empty one, and so hide what is missing.
+        # LMDB would create an empty index, and hide the loss.
         raise IndexLost(f"{data} is missing or empty")
 
 
 def read_superblock(index: Index) -> Superblock:
-    """Return what an index says of its store.
+    """Return the superblock of a store.
 
     Raises:
-        CorruptIndex: nothing, or nothing that can be read.
+        CorruptIndex: it is missing or damaged.
     """
     value = index.get(Table.META, SUPERBLOCK)
     if value is None:
@@ -111,22 +120,30 @@ def read_superblock(index: Index) -> Superblock:
 
 
 def lock(folder: Path, kind: int) -> int:
-    """Lock a store, `fcntl.LOCK_EX` or `LOCK_SH`, until the returned descriptor is closed.
+    """Lock a store until the returned descriptor is closed.
+
+    Args:
+        folder: of the store.
+        kind: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` to exclude writers.
 
     Raises:
-        StoreBusy: another process, which is named, has a lock that excludes this one.
+        StoreBusy: another process has a lock that excludes this one. The message names it.
         StoreReadOnly: the lock file cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
+    path = folder / LOCK_FILE
     try:
-        fd = os.open(folder / LOCK_FILE, flags | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except PermissionError as exc:
+        owner = folder.stat().st_uid
+        raise StoreReadOnly(f"permission denied: {path} (owned by UID {owner}; try sudo)") from exc
     except OSError as exc:
-        raise StoreReadOnly(f"{folder}: {exc.strerror}") from exc
+        raise StoreReadOnly(f"{path} cannot be opened: {exc.strerror}") from exc
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(fd)
-        raise StoreBusy(f"{folder} is locked by {_holder(folder)}") from exc
+        raise StoreBusy(f"{folder} is locked by {_lock_holder(folder)}") from exc
     return fd
 
 
@@ -143,8 +160,8 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def _holder(folder: Path) -> str:
-    """Name the process that holds a store's lock: proc_locks(5)."""
+def _lock_holder(folder: Path) -> str:
+    """Return the name of the process that has locked a store, from proc_locks(5)."""
     status = (folder / LOCK_FILE).stat()
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):

@@ -1,8 +1,12 @@
-"""What opening a store does after a crash: it brings everything to the last commit.
+"""Recovery: opening a store brings packs and staging files to the last commit.
 
-It costs as much as there are packs, staged files and files that no commit mentions. The store's
-content is not looked at, and its chunk records only if a pack has no row though its number was
-handed out: a crash during gc leaves such packs, and so does damage.
+The cost grows with the number of packs, staged files, and files that no commit mentions. Content is
+not read. Chunk records are read only if a pack has no row although its number was allocated: a
+crash during gc leaves such packs, and so does damage.
+
+Example. A process is killed between two commits. The index has pack 5 up to 20 MiB and staging file
+5-0-1. On the disk pack 5 has 36 MiB, and there are also pack 6 and staging file 5-0-3. The next
+open cuts pack 5 to 20 MiB and deletes the other two files.
 """
 
 import logging
@@ -21,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def load_staged(staging: Staging, inodes: Inodes) -> None:
-    """Take over the staged files that the last commit mentions."""
+    """Load the staged state of all files as of the last commit."""
     newest = 0
-    for inode, windows, visible in staging.recorded():
+    for inode, windows, visible_to in staging.recorded():
         try:
             node = inodes.get(inode)
         except (NotFound, CorruptIndex) as exc:
-            log.error("staged content of inode %d cannot be read: %s", inode, exc)
+            log.error("staged content of inode %d cannot be loaded: %s", inode, exc)
             staging.damaged = True
             continue
         staged = StagedFile(
@@ -36,36 +40,40 @@ def load_staged(staging: Staging, inodes: Inodes) -> None:
             node.mtime_ns,
             node.ctime_ns,
             size_floor=node.size,
-            map_visible_to=visible,
+            map_visible_to=visible_to,
             windows=windows,
             dirty=bool(windows),
         )
         staging.adopt(staged)
         for window in windows.values():
             newest = max(newest, window.generation)
-            # A process that was killed may have rewritten bytes that no fsync covered since. They
-            # are read now, and so the next fsync has to make them durable.
+            # A killed process may have rewritten bytes that no fsync has made durable since. They
+            # are read from now on, so the next fsync has to make them durable.
             window.dirty = True
             if window.ranges.stop > node.size:
-                # Cut off by a truncation that the inode record admits, but the row does not.
+                # A truncation cut them off. The inode record has it, the window's row has not yet.
                 window.ranges.remove(node.size, window.ranges.stop)
     staging.start_generations_at(newest)
 
 
 def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
-    """Remove what no commit mentions: tails of packs, packs, staging files."""
-    # What is removed here may be what the commit before mentions. So the last one has to be durable
-    # first, which it is not if the process was killed while LMDB wrote its meta page.
+    """Remove packs, ends of packs and staging files that the last commit does not mention.
+
+    Raises:
+        OSError: the last commit cannot be made durable, or a file cannot be removed.
+    """
+    # The commit before the last one may mention these files, so the last one must be durable first.
+    # It is not if the process was killed while LMDB wrote its meta page.
     index.sync()
     for pack in packs.numbers() - _pack_rows(index).keys():
-        if _is_needed(index, pack):
-            log.error("pack %d has no row, but chunks in it: run `modelfs fsck --repair`", pack)
+        if _may_be_needed(index, pack):
+            log.error("pack %d has chunks, but no row: run `modelfs fsck --repair`", pack)
             continue
         log.info("removing pack %d, which was never committed", pack)
         packs.remove(pack)
     tail = committed_tail(index, packs)
     if tail is not None and not _is_end_of_segment(packs, tail):
-        log.error("pack %d does not end at %d: run `modelfs fsck --repair`", tail.pack, tail.stop)
+        log.error("pack %d has no end at %d: run `modelfs fsck --repair`", tail.pack, tail.stop)
         tail = None
     if tail is not None:
         packs.truncate(tail)
@@ -75,43 +83,47 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
 
 
 def committed_tail(index: Index, packs: Packs) -> Tail | None:
-    """Return the end of the newest pack as committed, None if nothing may be appended to it."""
+    """Return the committed end of the newest pack, None if it is full or damaged."""
     rows = _pack_rows(index)
     newest = max(rows, default=None)
     if newest is None or rows[newest].stop >= PACK_SIZE:
         return None
     tail = Tail(newest, rows[newest].stop)
     if not packs.reaches(tail):
-        log.error("pack %d is missing or cut short: fsck tells whom it hurts", newest)
+        log.error("pack %d is missing or cut short: `modelfs fsck` lists the damaged files", newest)
         return None
     return tail
 
 
 def _is_end_of_segment(packs: Packs, tail: Tail) -> bool:
-    # Only asked of a pack with something behind its end, which is cut off: after a crash, or if
-    # the row that says where the end is was damaged.
+    """Whether a pack's committed end is the end of a segment, so that the pack may be cut there.
+
+    If not, the pack's row is damaged.
+    """
     if packs.size(tail.pack) == tail.stop:
-        return True
+        return True  # nothing lies behind it: no need to read all segments' tables
     try:
         return all(True for _ in packs.entries(tail.pack, tail.stop))
     except (CorruptPack, ValueError):
         return False
 
 
-def _is_needed(index: Index, pack: PackId) -> bool:
-    # Bytes are only ever removed for good if nothing says that they are of use. A crash during gc
-    # leaves packs of which the counter knows, too, so this costs a walk over the chunks at times.
+def _may_be_needed(index: Index, pack: PackId) -> bool:
+    """Whether a pack without a row may have bytes of a chunk.
+
+    True also for lost chunks and damaged records, whose bytes a repair may find in the pack. A
+    crash during gc leaves such packs too, so this walk over all chunk records is sometimes needed.
+    """
     if pack >= Counters(index).get(NEXT_PACK):
-        return False
-    return any(_may_lie_in(value, pack) for _, value in index.pages(Table.CHUNKS))
-
-
-def _may_lie_in(value: bytes, pack: PackId) -> bool:
-    try:
-        record = Chunk.from_bytes(value)
-    except CorruptIndex:
-        return True
-    return record.pack == pack or record.is_lost
+        return False  # never committed
+    for _, value in index.pages(Table.CHUNKS):
+        try:
+            record = Chunk.from_bytes(value)
+        except CorruptIndex:
+            return True
+        if record.pack == pack or record.is_lost:
+            return True
+    return False
 
 
 def _pack_rows(index: Index) -> dict[PackId, PackRow]:

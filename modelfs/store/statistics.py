@@ -1,4 +1,4 @@
-"""What `modelfs stats` tells about a store."""
+"""The statistics of a store, as `modelfs stats` shows them."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ FORMER_KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Numbers of things and bytes; docs/man/modelfs-stats.1.md explains each."""
+    """Counts and sizes in bytes; docs/man/modelfs-stats.1.md explains each."""
 
     files: int
     logical_bytes: int
@@ -26,7 +26,7 @@ class Statistics:
     staged_bytes: int
     pending_files: int
     files_to_optimize: int
-    base_only_chunks: int  # that no file uses, but others derive from
+    base_only_chunks: int  # no file uses them, but other chunks derive from them
     base_only_bytes: int
     lost_chunks: int
     lost_bytes: int
@@ -34,6 +34,6 @@ class Statistics:
     cache: CacheStatistics
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `stats --json` prints."""
+        """Return the fields as `stats --json` prints them."""
         fields = asdict(self)
         return fields | {old: fields[new] for old, new in FORMER_KEYS.items()}

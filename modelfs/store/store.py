@@ -1,11 +1,18 @@
-"""The store: everything durable, put together.
+"""The store: its parts, and opening, flushing, committing, closing and counting.
 
-A store belongs to one process, and in it to one thread, the *owner*. Methods are for the owner and
-quick, unless they say "any thread". A store opened read-only sees the last commit, and may be
-opened while another process writes.
+A store belongs to one process, and there to one thread, the *owner*. Methods are for the owner and
+quick, unless their docstring says "any thread". A store opened read-only shows the last commit, and
+may be opened while another process writes. Long work is done by jobs (`modelfs.jobs`), which take a
+store.
 
-What takes long is done by jobs (`modelfs.jobs`), which take a store. The store itself opens,
-flushes, commits, closes and counts.
+Example::
+
+    with Store(folder) as store:
+        inode = store.namespace.create(ROOT, b"a", 0o100644, Owner(0, 0)).inode
+        store.writes.write(inode, 0, b"hello")       # in a staging file
+        store.contents.read(inode, 0, 5)             # b"hello"
+        store.flush(inode)                           # the staging file is synced
+        store.commit()                               # the index is durable, too: as after fsync(2)
 """
 
 import fcntl
@@ -99,22 +106,24 @@ class Store:
         cache_size: int = CAPACITY,
         limit: int | None = None,
     ) -> None:
-        """Open a store; for writing, take its lock and bring it to its last commit.
+        """Open a store. For writing, lock it and bring it to its last commit.
 
         Args:
-            folder: the store.
-            read_only: see the last commit; other processes may read, and one may write.
+            folder: of the store.
+            read_only: show the last commit; other processes may read, and one may write.
             exclude_writers: with `read_only`, keep other processes from opening it for writing.
-                For callers that keep what they read, such as a mount and its caches.
-            recover: False for repair: take the lock, but remove nothing and load no staged file.
-            cache_size: of decoded chunks in memory, in bytes.
-            limit: how many bytes the store may take on its disk; None: what is there.
+                For callers that cache content, such as a mount.
+            recover: False for repair: remove nothing and load no staged state.
+            cache_size: capacity of the cache of decoded chunks, in bytes.
+            limit: the most bytes that the store may use on its disk; None: no limit.
 
         Raises:
-            NotAStore: the folder is none.
-            UnsupportedFormat: a newer version wrote it.
+            NotAStore: the folder is no store.
+            UnsupportedFormat: a newer version of modelfs wrote the store.
             StoreBusy: another process has it open for writing.
-            CorruptIndex: its index cannot be read.
+            StoreReadOnly: its lock file cannot be opened.
+            CorruptIndex: its index is damaged; `IndexLost` if nothing of it can be read.
+            OSError: the disk failed or is full.
         """
         self.folder = folder.resolve()
         self.read_only = read_only
@@ -172,17 +181,16 @@ class Store:
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
 
     def reload_staged(self) -> None:
-        """Read what is staged as of the last commit, if another process writes the store."""
+        """Load the staged state as of the last commit of the process that writes the store."""
         assert self.read_only, "the owner's own state is newer"
         self.staging.forget_all()
         load_staged(self.staging, self.inodes)
 
     def close(self) -> None:
-        """Make everything durable that was written, and release the store.
+        """Make all writes durable, and release the store.
 
         Raises:
-            StoreFull, OSError: something could not be made durable. The store is released all
-                the same.
+            StoreFull, OSError: some writes are not durable. The store is released in any case.
         """
         try:
             if not self.read_only:
@@ -194,7 +202,7 @@ class Store:
             self.abandon()
 
     def abandon(self) -> None:
-        """Release the store as a crash would: what was not committed is lost."""
+        """Release the store without a commit, as a crash does: uncommitted changes are lost."""
         self.packs.close()
         self.staging.close()
         self.index.close()
@@ -217,18 +225,20 @@ class Store:
     # -- durability
 
     def flush(self, inode: InodeNumber) -> None:
-        """Put a file's staged content where the next commit makes it durable, here and now.
+        """Sync a file's staged bytes, so that the next commit makes them durable. Waits.
 
         Raises:
-            OSError: the disk refused the bytes.
+            OSError: the disk failed or is full.
         """
         run_here(self.flusher.flush(inode))
 
     def commit(self) -> None:
-        """Make every change made so far durable, here and now.
+        """Make every change made so far durable. Waits.
 
         Raises:
-            StoreFull: the disk or the index is full; nothing is lost, and it may be tried again.
+            StoreFull: the disk or the index is full; nothing is lost, and a later commit may
+                succeed.
+            OSError: the disk failed; the same holds.
         """
         if self.index.dirty:
             run_here(self.commit_calls())
@@ -236,44 +246,44 @@ class Store:
     def commit_calls(self) -> Calls:
         """Seal the changes made so far, and make them durable.
 
-        Yields two slow calls, each for any thread before the commit goes on: one writes the
-        changes, one deletes the files that they no longer mention. Changes made meanwhile are the
-        next commit's. If the first call raises, close the generator: the changes and the files
-        wait for the next commit.
+        Yields two slow calls (see `disk.calls`): the first writes the changes, the second deletes
+        files that they no longer mention. Later changes belong to the next commit. If the first
+        call raises, the changes and the deletes wait for the next commit.
         """
         sealed = self.index.seal()
-        deletes = [(each, each.drain()) for each in (self.staging.deletes, self.packs.deletes)]
-        written = _Written(sealed)
+        deferred = (self.staging.deletes, self.packs.deletes)
+        drained = [(deletes, deletes.drain()) for deletes in deferred]
+        write = _SealedWrite(sealed)
         try:
-            yield written
+            yield write
         finally:
-            if written.done:
+            if write.done:
                 self.index.release()
             else:
-                for each, names in deletes:
-                    each.restore(names)
+                for deletes, names in drained:
+                    deletes.restore(names)
 
         def delete() -> None:
-            # A crash may leave such files, too: the next open deletes what is left here.
             try:
-                for each, names in deletes:
-                    each.run(names)
+                for deletes, names in drained:
+                    deletes.run(names)
             except OSError as exc:
-                log.warning("a file that is not needed any more cannot be deleted: %s", exc)
+                # As after a crash: the next open deletes these files.
+                log.warning("an unused file of the store cannot be deleted: %s", exc)
 
         yield delete
 
     # -- writing chunks
 
     def writer(self) -> ChunkWriter:
-        """Return a writer of chunks; one at a time, until published or rolled back."""
+        """Return a writer of chunks. Only one at a time, until it is published or rolled back."""
         return ChunkWriter(
             self.chunks, self.chunk_reader, self.packs, self.counters.get(NEXT_CHUNK)
         )
 
     @contextmanager
     def writing(self) -> Iterator[ChunkWriter]:
-        """Yield a writer, and roll back what it appended if the block raises."""
+        """Yield a writer, and roll it back if the block raises."""
         writer = self.writer()
         try:
             yield writer
@@ -282,44 +292,52 @@ class Store:
             raise
 
     def roll_back_writer(self) -> None:
-        """Forget what a writer appended that failed."""
+        """Remove from the packs everything that is not published."""
         self.packs.roll_back(committed_tail(self.index, self.packs))
 
     def publish(self, result: WriteResult, still_valid: StillValid | None = None) -> Iterator[None]:
-        """Put what a writer stored into the index: see `Publisher.publish`."""
+        """Enter a writer's result into the index, a slice at a time: see `Publisher.publish`."""
         return self._publisher.publish(result, still_valid)
 
     # -- statistics
 
     @property
     def in_use(self) -> bool:
-        """Whether a daemon has it, or ended without having made everything durable."""
+        """Whether a daemon serves the store, or ended before all writes were durable."""
         return self.counters.get(IN_USE) > 0
 
     def set_in_use(self, *, in_use: bool) -> None:
+        """Change `in_use`, with the next commit."""
         with self.index.change():
             self.counters.set(IN_USE, int(in_use))
 
     def pending(self) -> list[InodeNumber]:
-        """Return the files with content for ingest: staged bytes, or a cut that may be better."""
+        """Return the files that wait for ingest: staged ones, and those with a request."""
         return sorted({*self.requested(), *(staged.inode for staged in self.staging)})
 
     def requested(self) -> list[InodeNumber]:
-        """Return the files that ingest was asked to look at again."""
+        """Return the files for which another pass of ingest was requested."""
         return [InodeNumber(number_of(key)) for key, _ in self.index.pages(Table.PENDING)]
 
     def disk_usage(self) -> int:
-        """Return the disk space that the store takes, in bytes. Any thread."""
+        """Return the disk space that the store uses, in bytes. Any thread; walks its folder."""
         return disk_usage(self.folder)
 
     def statistics(self, disk_bytes: int | None = None) -> Statistics:
-        """Return what `stats` shows. Walks the store's folder unless `disk_bytes` is given."""
+        """Return the statistics of the store.
+
+        Args:
+            disk_bytes: a result of `disk_usage`; None: call it now, which takes a while.
+        """
         forms = self.counters.forms()
         lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
-        sizes = sum(staged.size - self.inodes.get(staged.inode).size for staged in self.staging)
+        # Sizes that no flush has recorded yet: the total has the inode records' sizes.
+        unrecorded = sum(
+            staged.size - self.inodes.get(staged.inode).size for staged in self.staging
+        )
         return Statistics(
             files=self.counters.get(FILES),
-            logical_bytes=self.counters.get(LOGICAL) + sizes,
+            logical_bytes=self.counters.get(LOGICAL) + unrecorded,
             stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
             disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
             chunks=sum(form["chunks"] for form in forms.values()),
@@ -336,8 +354,8 @@ class Store:
         )
 
 
-class _Written:
-    """The call that writes a sealed commit, which remembers whether it did."""
+class _SealedWrite:
+    """The call that writes a sealed commit. `done` is set when it has succeeded."""
 
     def __init__(self, sealed: CommitBatch) -> None:
         self._sealed = sealed

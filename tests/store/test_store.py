@@ -135,6 +135,20 @@ with Store(Path(sys.argv[1]), read_only=True) as store:
     assert run_apart(script, box.path).splitlines() == ["busy", "1 []"]
 
 
+def test_a_lock_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreadable lock file is an error that names the file and the store's owner."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    owner = folder.stat().st_uid
+    message = rf"permission denied: {folder}/lock \(owned by UID {owner}; try sudo\)"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StoreReadOnly, match=message):
+            Store(folder)
+
+
 def test_a_killed_writer_holds_no_lock(folder: Path) -> None:
     """The lock is gone with its process, however that ends."""
     with subprocess.Popen(
