@@ -1,4 +1,4 @@
-"""Hashes that collide on purpose: whatever they say, a file's bytes are its own."""
+"""Colliding hashes: every file still has its own bytes."""
 
 import random
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from tests.support.stores import (
 
 TEXT: Final = b"some text that is said again and again. " * 100
 
-# Of equal sizes and of others, alike in parts, models and not, that are coded and that are not.
+# Of equal and other sizes, alike in parts, models and others, coded and plain.
 CONTENTS: Final = (
     noise(2 * CHUNK, 1),
     noise(2 * CHUNK, 2),
@@ -49,7 +49,7 @@ CONTENTS: Final = (
 
 
 def of_few_bits(bits: int) -> Callable[[bytes, int], bytes]:
-    """Return a hash with so many bits that tell anything."""
+    """Return a hash function whose results differ in a few bits only."""
     real = xxhash.xxh3_128_digest
     mask = (1 << bits) - 1
 
@@ -61,12 +61,12 @@ def of_few_bits(bits: int) -> Callable[[bytes, int], bytes]:
 
 @pytest.fixture(params=[0, 1, 2], ids="{} bits".format, autouse=True)
 def colliding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all contents have the same hash, or one of two or of four."""
+    """Give all contents the same hash, or one of two or of four."""
     monkeypatch.setattr(xxhash, "xxh3_128_digest", of_few_bits(request.param))
 
 
 class History:
-    """What was done to files of a store, and what is in them."""
+    """Operations on files of a store, and the expected contents."""
 
     def __init__(self, box: Box, seed: int) -> None:
         self._box = box
@@ -119,7 +119,7 @@ class History:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_files_keep_their_bytes(box: Box, seed: int) -> None:
-    """Files that are written, changed, cut, removed and collected have their own bytes."""
+    """Files that are written, changed, cut, removed and collected keep their own bytes."""
     history = History(box, seed)
     for _ in range(60):
         history.step()
@@ -128,7 +128,7 @@ def test_files_keep_their_bytes(box: Box, seed: int) -> None:
 
 @pytest.mark.parametrize("segment", [1, 3 * CHUNK, 1 << 20])
 def test_chunks_of_one_writer(opened: Store, monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """Nor is it another's in the same segment, or in one that is in no index yet."""
+    """The same holds in one segment, and in segments that are not published."""
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", segment)
     contents = [noise(CHUNK, seed) for seed in range(6)]
     whole = b"".join([*contents, *reversed(contents)])
@@ -138,7 +138,7 @@ def test_chunks_of_one_writer(opened: Store, monkeypatch: pytest.MonkeyPatch, se
 
 
 def damage(store: Store, inode: InodeNumber) -> None:
-    """Change a bit of a file's first chunk."""
+    """Flip a bit of a file's first chunk."""
     extent = next(iter(store.maps.within(inode, 0, 1)))
     record = store.chunks.record(extent.chunk)
     path = pack_path(store.packs, record.pack)
@@ -169,7 +169,7 @@ def test_a_damaged_chunk_is_not_replaced_by_anothers(box: Box, mine: bytes, othe
 
 @pytest.mark.parametrize(("mine", "others"), OTHERS)
 def test_a_lost_pack_is_not_filled_with_anothers(box: Box, mine: bytes, others: bytes) -> None:
-    """So if nothing of the chunk is left to compare with."""
+    """The same holds if the chunk's bytes are lost."""
     inode = stored_file(box.store, b"mine", mine)
     box.store.abandon()
     pack_path(box.store.packs, 1).unlink()
@@ -180,11 +180,11 @@ def test_a_lost_pack_is_not_filled_with_anothers(box: Box, mine: bytes, others: 
         content_of(box.store, inode)
     stored_file(box.store, b"again", mine)
     assert content_of(box.store, inode) == mine
-    collect(box.store)  # the lost pack is forgotten
+    collect(box.store)  # the lost pack has no row any more
 
 
 def test_checksums_that_collide_too(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no checksum tells anything either, sound chunks are told apart all the same."""
+    """With colliding checksums, too, sound chunks are compared by their bytes."""
     monkeypatch.setattr(xxhash, "xxh3_64_intdigest", lambda data, seed=0: 7)
     history = History(box, 5)
     for _ in range(60):
@@ -193,7 +193,7 @@ def test_checksums_that_collide_too(box: Box, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_files_that_look_alike(box: Box) -> None:
-    """A file that is cut like another of the same size, for a hash that collides, is itself."""
+    """With colliding hashes, files of equal sizes and cuts keep their own bytes."""
     size = SIZE_MIN + 3 * CHUNK
     assert size > HEAD
     named, other = noise(size), noise(size, 1)

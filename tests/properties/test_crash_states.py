@@ -1,4 +1,4 @@
-"""What the loss of power may leave of a store, state by state."""
+"""Power loss: every state that it may leave of a store."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -58,7 +58,7 @@ def memory() -> Iterator[Path]:
 
 
 def edit(work: Work) -> None:
-    """Write a file, and over it in place."""
+    """Write a file, and then write over it in place."""
     work.create(b"a")
     work.write(b"a", 0, noise(20_000, 1))
     work.fsync(b"a")
@@ -70,7 +70,7 @@ def edit(work: Work) -> None:
 
 
 def save(work: Work) -> None:
-    """Write files and rename them over others, committed at once or some time later."""
+    """Write files and rename them over others, committed at once or later."""
     work.create(b"a")
     work.write(b"a", 0, MODELS[0])
     work.fsync(b"a")
@@ -88,7 +88,7 @@ def save(work: Work) -> None:
 
 
 def cut(work: Work) -> None:
-    """Truncate staged and ingested files, make them longer, and write behind the end."""
+    """Truncate staged and ingested files, extend them, and write behind the end."""
     work.create(b"a")
     work.write(b"a", 0, noise(24_576, 1))
     work.fsync(b"a")
@@ -107,7 +107,7 @@ def cut(work: Work) -> None:
 
 
 def ingest(work: Work) -> None:
-    """Take models that share tensors into chunks, early and when they are complete."""
+    """Ingest models that share tensors, early and when they are complete."""
     for name, model in zip((b"a", b"b", b"c"), MODELS, strict=True):
         work.create(name)
         work.write(name, 0, model)
@@ -125,7 +125,7 @@ def ingest(work: Work) -> None:
 
 
 def collect(work: Work) -> None:
-    """Remove files and collect: packs are rewritten, and deleted."""
+    """Remove files and collect: packs are rewritten and deleted."""
     for number, name in enumerate((b"a", b"b", b"c")):
         work.create(name)
         work.write(name, 0, noise(20_000, number))
@@ -144,7 +144,7 @@ def collect(work: Work) -> None:
 
 
 def optimize(work: Work) -> None:
-    """Optimize a family, remove what others derive from, let go of it, and collect."""
+    """Optimize related models, remove the bases' files, rebase, and collect."""
     for name, model in zip((b"a", b"b", b"c"), FAMILY, strict=True):
         work.create(name)
         work.write(name, 0, model)
@@ -163,7 +163,7 @@ def optimize(work: Work) -> None:
 
 
 def bring_together(work: Work) -> None:
-    """Let two files take turns in packs, and bring each together, in portions."""
+    """Alternate two files in packs, and bring each together, in portions."""
     work.create(b"whole")
     work.write(b"whole", 0, noise(12 * CHUNK, 1))
     work.ingest(b"whole")
@@ -183,7 +183,7 @@ def bring_together(work: Work) -> None:
 
 
 def beside(work: Work) -> None:
-    """Change a file in the middle of its flush, of its ingest, and of a commit."""
+    """Change a file in the middle of its flush, its ingest, and a commit."""
     work.create(b"a")
     work.write(b"a", 0, noise(20_000, 1))
     with work.interrupted(partial(work.write, b"a", 1000, noise(100, 2))):
@@ -232,14 +232,14 @@ def broken_states(work: Work, folder: Path) -> Iterator[str]:
             yield f"after {crash.after}: {type(exc).__name__} {exc}"
 
 
-# -- what holds
+# -- properties
 
 
 @pytest.mark.parametrize("name", WORKS)
 def test_nothing_acknowledged_is_lost(name: str, memory: Path) -> None:
-    """Whatever the disk holds at any fsync, the store opens, is sound, and has what was promised.
+    """In every possible state at any fsync the store opens, is sound, and keeps its promises.
 
-    Each acknowledged fsync holds, and a name that was renamed over is the old or the new file.
+    The promises: all acknowledged fsyncs, and a replaced name is the old or the new file.
     """
     work = recorded(WORKS[name], memory)
     assert list(islice(broken_states(work, memory), 3)) == []
@@ -247,16 +247,16 @@ def test_nothing_acknowledged_is_lost(name: str, memory: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_acknowledged_is_lost_at_random(seed: int, memory: Path) -> None:
-    """The same for work of any kind in any order, and for a second crash after another."""
+    """The same for random work in any order, and for a second crash after another."""
     for crash in crashes_at_random(seed, memory, states=12):
         check_recovered(crash, memory / "recovered")
 
 
 @pytest.mark.parametrize("name", ["edit", "collect"])
 def test_what_was_seen_after_a_kill_is_durable_after_an_fsync(name: str, memory: Path) -> None:
-    """What a killed process left in the kernel's cache is lost by no later fsync.
+    """Bytes that a killed process left in the kernel's cache survive every later fsync.
 
-    Nor is anything deleted for the sake of a commit that is itself not durable yet.
+    And no file is deleted because of a commit that is not durable yet.
     """
     work = recorded(WORKS[name], memory)
     for after in [*unsynced_metas(work), len(work.recorder.operations)]:
@@ -268,7 +268,7 @@ def test_what_was_seen_after_a_kill_is_durable_after_an_fsync(name: str, memory:
 
 
 def unsynced_metas(work: Work) -> Iterator[int]:
-    """Yield after how many operations LMDB has written a meta page that is not durable yet."""
+    """Yield the operation counts at which LMDB's meta page is written but not durable."""
     index = work.disk.nodes()["index/data.mdb"]
     for after, operation in enumerate(work.recorder.operations, 1):
         match operation:
@@ -277,7 +277,7 @@ def unsynced_metas(work: Work) -> Iterator[int]:
 
 
 def test_a_store_is_made_whole_or_not_at_all(memory: Path) -> None:
-    """A crash while a store is made leaves none, or an empty one; once it is made, it is there."""
+    """A crash during mkfs leaves no store or an empty one; after mkfs, the store exists."""
     top = memory / "top"
     top.mkdir()
     recorder = Recorder(top)
@@ -291,18 +291,18 @@ def test_a_store_is_made_whole_or_not_at_all(memory: Path) -> None:
             assert after < len(recorder.operations)
 
 
-# -- what the recorder catches
+# -- mistakes that the recorder catches
 
 
 def flush_late(store: Store, inode: InodeNumber) -> None:
-    """Flush a file, and sync its bytes when the index has them already."""
+    """Flush a file, but sync its bytes after the commit."""
     for sync in list(store.flusher.flush(inode)):
         store.commit()
         sync()
 
 
 def delete_early(store: Store) -> Calls:
-    """Delete what a commit does not mention any more, and then write it."""
+    """Delete files before the commit that no longer mentions them."""
     sealed = store.index.seal()
     for deletes in (store.staging.deletes, store.packs.deletes):
         deletes.run(deletes.drain())
@@ -312,7 +312,7 @@ def delete_early(store: Store) -> Calls:
 
 
 def nothing(*_: object) -> None:
-    """Leave out what should be done."""
+    """Leave out an operation."""
 
 
 BREAKS: dict[str, tuple[object, str, object]] = {
@@ -329,19 +329,19 @@ BREAKS: dict[str, tuple[object, str, object]] = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_it_is_caught(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that leaves out one sync, or does things in another order, fails in some state."""
+    """A store that leaves out one sync, or changes the order, fails in some state."""
     with monkeypatch.context() as patch:
         patch.setattr(*BREAKS[name])
         works = [recorded(work, memory) for work in WORKS.values()]
     assert any(True for work in works for _ in broken_states(work, memory))
 
 
-# -- what the recorder records
+# -- the recorder
 
 
 @pytest.mark.parametrize("name", WORKS)
 def test_nothing_goes_by_unrecorded(name: str, memory: Path) -> None:
-    """The operations make the folder as the store left it."""
+    """The recorded operations yield the folder's contents."""
     work = recorded(WORKS[name], memory)
     disk = Disk(work.recorder.before)
     for operation in work.recorder.operations:

@@ -1,4 +1,4 @@
-"""The model of a disk loses what POSIX lets it lose, and nothing else."""
+"""The disk model loses everything that POSIX permits, and nothing else."""
 
 from random import Random
 
@@ -22,7 +22,7 @@ FILLED: list[Operation] = [*EMPTY, Create("f", FILE), Write(FILE, 0, b"old" * SE
 
 
 def after(before: list[Operation], *operations: Operation) -> Disk:
-    """Return a disk on which `before` is durable, and `operations` as far as they say."""
+    """Return a disk on which `before` is durable, with `operations` done."""
     disk = Disk(before)
     for operation in operations:
         disk.apply(operation)
@@ -30,18 +30,18 @@ def after(before: list[Operation], *operations: Operation) -> Disk:
 
 
 def contents(disk: Disk, path: str = "f") -> set[bytes | None]:
-    """Return what a crash may leave of a file, as far as some draws show."""
+    """Return the contents of a file that a crash may leave, by some draws."""
     trees = [disk.tree(Chance(Random(seed))) for seed in range(200)]
     return {tree.get(path) for tree in [*trees, disk.tree(nothing_more), disk.tree(everything)]}
 
 
-def test_what_was_there_is_durable() -> None:
-    """A crash takes nothing of what a disk began with."""
+def test_initial_contents_are_durable() -> None:
+    """A crash loses nothing of a disk's initial contents."""
     assert contents(after(FILLED)) == {b"old" * SECTOR}
 
 
 def test_a_write_is_lost_until_the_file_is_synced() -> None:
-    """A write within a sector is there or not, until an fsync of the file returned."""
+    """A write within a sector may be lost until an fsync of the file returns."""
     write = Write(FILE, 10, b"new")
     new = b"old" * SECTOR
     new = new[:10] + b"new" + new[13:]
@@ -51,7 +51,7 @@ def test_a_write_is_lost_until_the_file_is_synced() -> None:
 
 
 def test_a_write_tears_at_sectors_only() -> None:
-    """Of a long write each sector is there or not, on its own."""
+    """Each sector of a long write may be lost on its own."""
     disk = after(FILLED, Write(FILE, 0, b"new" * SECTOR))
     old, new = b"old" * SECTOR, b"new" * SECTOR
     sectors = [{old[at : at + SECTOR], new[at : at + SECTOR]} for at in range(0, 1536, SECTOR)]
@@ -63,7 +63,7 @@ def test_a_write_tears_at_sectors_only() -> None:
 
 
 def test_a_growing_file_has_any_size_between() -> None:
-    """What is written behind the end of a file may be cut anywhere, or read as zeros."""
+    """A write behind the end of a file may be cut anywhere, or be zeros."""
     disk = after(FILLED, Write(FILE, 1536, b"n" * 1000))
     found = [each for each in contents(disk) if each is not None]
     assert all(each.startswith(b"old" * SECTOR) for each in found)
@@ -73,7 +73,7 @@ def test_a_growing_file_has_any_size_between() -> None:
 
 
 def test_a_cut_file_may_be_whole_again() -> None:
-    """A truncation is lost as a write is."""
+    """A truncation may be lost like a write."""
     assert {len(each or b"") for each in contents(after(FILLED, Resize(FILE, 3)))} >= {3, 1536}
     assert contents(after(FILLED, Resize(FILE, 3), Sync(FILE))) == {b"old"}
     again = after(FILLED, Resize(FILE, 3), Resize(FILE, 6), Sync(FILE))
@@ -88,7 +88,7 @@ def test_a_name_is_lost_until_its_folder_is_synced() -> None:
 
 
 def test_a_removed_file_may_come_back() -> None:
-    """A name that was removed is there or not, and may name what it named before."""
+    """A removed name may exist or not, and may refer to its old file."""
     assert contents(after(FILLED, Remove("f"))) == {None, b"old" * SECTOR}
     assert contents(after(FILLED, Remove("f"), Sync(TOP))) == {None}
     anew = (Remove("f"), Create("f", OTHER), Write(OTHER, 0, b"new"), Sync(OTHER))
@@ -97,7 +97,7 @@ def test_a_removed_file_may_come_back() -> None:
 
 
 def test_files_go_with_their_folder() -> None:
-    """What is in a folder whose name is lost cannot be reached."""
+    """The contents of a folder whose name is lost are unreachable."""
     made = (Create("d", FILE, is_folder=True), Create("d/f", OTHER), Sync(FILE))
     assert contents(after(EMPTY, *made), "d/f") == {None, b""}
     assert contents(after(EMPTY, *made, Sync(TOP)), "d/f") == {b""}

@@ -1,11 +1,9 @@
-"""The disk under a store fails, at every single call in turn.
+"""A failing disk under a store: each system call fails in turn.
 
-The way SQLite is tested ("How SQLite Is Tested", section 3): a workload runs with its first system
-call failing, then with its second, and so on until it needs no more. Each time, whatever failed,
-nothing may be served that was not written, what was acknowledged stays, and the store goes on as
-soon as the disk does, without being opened anew.
-
-Each call fails in one of the ways, in turn.
+As SQLite is tested ("How SQLite Is Tested", section 3): a workload runs with its first system call
+failing, then with its second, and so on, until the failing call is past its end. Each time the
+store must serve no bytes that were not written, keep all acknowledged changes, and work again as
+soon as the disk does, without being opened again. The calls take turns with the kinds of failure.
 """
 
 import os
@@ -44,7 +42,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     small_windows(monkeypatch, 4 * CHUNK)
     monkeypatch.setattr(segment, "SEGMENT_SIZE", 4 * CHUNK)
     monkeypatch.setattr(pack, "PACK_SIZE", 24 * CHUNK)
-    # No power is lost here, so nothing has to reach a disk.
+    # Without a power loss nothing has to reach a disk.
     for name in SYNCS:
         monkeypatch.setattr(os, name, lambda fd: None)
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
@@ -53,7 +51,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class InTurn(Executor):
-    """Runs what it is given at once, so that calls are made in the same order every time."""
+    """Runs tasks at once, so that the calls have the same order every time."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -69,7 +67,7 @@ class InTurn(Executor):
 
 @pytest.fixture
 def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the optimizer work on one thread, and find little scattered enough to be defragmented."""
+    """Make the optimizer use one thread, and defragment even slightly scattered files."""
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", InTurn)
     for name in ("RUNS_RATIO", "RUNS_MORE", "GAP_MAX"):
         monkeypatch.setattr(order, name, 0)
@@ -86,7 +84,7 @@ def copies(empty: Path) -> Path:
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
 def test_any_call_may_fail(empty: Path, call: str) -> None:
-    """Whichever call fails, for once or from then on, with EIO or ENOSPC: nothing is lost."""
+    """Any call may fail, once or permanently, with EIO or ENOSPC: nothing is lost."""
     number = 0
     while survive(copies(empty), Fault(call, number, *faults.WAYS[number % len(faults.WAYS)])):
         number += 1
@@ -96,7 +94,7 @@ def test_any_call_may_fail(empty: Path, call: str) -> None:
 @pytest.mark.usefixtures("in_turn")
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "ftruncate"])
 def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
-    """Nor is anything by the optimizer, by defragmenting, or when base-only chunks go."""
+    """The same for the optimizer, defragmenting, and the removal of base-only chunks."""
     number = 0
     while survive(
         copies(empty),
@@ -104,13 +102,13 @@ def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
         optimize_family,
         write_family,
     ):
-        number += 1 if call in SYNCS else 3  # so that each way has its turn
+        number += 1 if call in SYNCS else 3  # so that each kind of failure has its turn
     assert number, f"the workload has no {call}"
 
 
 @pytest.mark.parametrize("call", PARTIAL)
 def test_any_transfer_may_be_short(empty: Path, call: str) -> None:
-    """A read or write that does half of what it was asked is continued, and nobody notices."""
+    """A read or write of half of its bytes is continued, without an effect."""
     number = 0
     while survive(copies(empty), Fault(call, number, PART, lasting=bool(number % 2))):
         number += 5

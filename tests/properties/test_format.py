@@ -1,9 +1,9 @@
-"""The format, byte for byte: what this version writes, and that it reads what others wrote.
+"""The format, byte for byte: the bytes that this version writes, and reads of older stores.
 
 The files in `golden/store/` are a store of format 1, those in `golden/store2/` one of format 2, and
-so on; single records and packs are pinned in the tests of their modules. Where a test here fails,
-either the change that broke it is to be undone, or the format gets a new version, and golden files
-of its own next to these.
+so on. Single records and packs are pinned in the tests of their modules. If a test here fails,
+either undo the change that broke it, or give the format a new version, with its own golden files
+beside these.
 """
 
 import json
@@ -35,7 +35,7 @@ from tests.support.paths import MODELS, STORE_GOLDEN
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import FILE, FOLDER, model_of, new_store, noise
 
-# By the format they are of; the last one is what this version writes.
+# By their format; this version writes the last one.
 GOLDENS: Final = {1: STORE_GOLDEN / "store", 2: STORE_GOLDEN / "store2", 3: STORE_GOLDEN / "store3"}
 WRITTEN: Final = GOLDENS[FORMAT_VERSION]
 UUID: Final = bytes(range(16))
@@ -45,13 +45,13 @@ SOMEBODY: Final = Owner(1000, 100)
 
 MODEL: Final = model_of(noise(5000, 1), noise(70, 2))
 OTHER: Final = model_of(noise(5000, 1), noise(70, 3), note="other")
-PLAIN: Final = noise(4096, 6) * 18  # long enough to be listed with its copies
+PLAIN: Final = noise(4096, 6) * 18  # long enough for a copy hint
 STAGED: Final = noise(50, 4)
 GONE: Final = noise(4096, 7)
-# Its first tensor derives from one of the models above, its second from what is gone.
+# Its first tensor derives from one of the models above, its second from a removed one.
 DERIVED: Final = model_of(noise(5000, 1)[50:4050], GONE[96:], noise(500, 8))
 NAMES_DATA: Final = (MODELS / "base-external.onnx").read_bytes()
-# Of tables that format 1 has, those of which its pinned store has no row.
+# Tables of format 1 without a row in its pinned store.
 EMPTY_IN_1: Final = {Table.EXTERNAL_DATA, Table.PENDING}
 
 Dump = dict[str, list[list[str]]]
@@ -61,7 +61,7 @@ every_format = pytest.mark.parametrize("version", GOLDENS)
 
 @every_format
 def test_numbers_keep_their_meaning(version: int) -> None:
-    """A number that some store has is never given to something else."""
+    """A number of the format never gets another meaning."""
     numbers = {
         kind.__name__: {each.name: each.value for each in kind}
         for kind in (ChunkKind, CodecId, Format)
@@ -74,13 +74,13 @@ def test_numbers_keep_their_meaning(version: int) -> None:
 
 
 def make_golden_store(folder: Path, patch: pytest.MonkeyPatch) -> Path:
-    """Make a store that has a row in every table, the same whenever it is made."""
+    """Create a store with a row in every table, the same every time."""
     patch.setattr(time, "time_ns", lambda: NOW)
     patch.setattr(secrets, "randbits", lambda bits: SEED)
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=UUID))
     patch.setattr(os, "geteuid", lambda: SOMEBODY.uid)
     patch.setattr(os, "getegid", lambda: SOMEBODY.gid)
-    # What zstd makes of bytes may differ between its versions; its golden pair is the codecs'.
+    # zstd's output may differ between its versions; the codecs have a golden pair of it.
     patch.setattr(writer, "CODED_MAX", 0)
     path = new_store(folder)
     with Store(path) as store:
@@ -119,7 +119,7 @@ def _fill(store: Store) -> None:
 
 
 def _ingest_each(store: Store) -> None:
-    # Each file by itself: those that are ingested together share a segment, and lie elsewhere.
+    # One file at a time: files that are ingested together share a segment, at other places.
     before: list[InodeNumber] = []
     while (pending := store.pending()) != before:
         for inode in pending:
@@ -129,7 +129,7 @@ def _ingest_each(store: Store) -> None:
 
 
 def _derive(store: Store) -> None:
-    # A chunk from one that a file has, and one from what soon only this one needs.
+    # A chunk derived from a file's chunk, and one from a chunk that will be base-only.
     names = store.namespace
     for name, content in ((b"old", GONE), (b"derived", DERIVED), (b"data.onnx", NAMES_DATA)):
         inode = names.create(ROOT, name, FILE, SOMEBODY).inode
@@ -172,7 +172,7 @@ def golden_store(folder: Path, version: int) -> Path:
     for name in ("packs", "staging"):
         shutil.copytree(GOLDENS[version] / name, path / name)
     (path / "index").mkdir()
-    # As the version of then made it: without the tables that are younger.
+    # As its version created it: without newer tables.
     tables = golden_index(version)
     with lmdb.open(str(path / "index"), max_dbs=len(tables), map_size=1 << 30) as env:
         for table, rows in tables.items():
@@ -191,7 +191,7 @@ def test_an_index_is_written_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_stores_files_are_written_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files next to the index are pinned, name and content."""
+    """The files beside the index are pinned, name and content."""
     path = make_golden_store(tmp_path, monkeypatch)
     for name in ("packs", "staging"):
         files = {file.name: file.read_bytes() for file in (path / name).iterdir()}
@@ -202,7 +202,7 @@ def test_a_stores_files_are_written_as_ever(
 
 @every_format
 def test_old_rows_stay_readable(version: int) -> None:
-    """Every pinned row decodes, and there is one of each table but those of hints."""
+    """Every pinned row decodes; each table has one, except those of hints."""
     rows = golden_index(version)
     tables = set(Table) - (SINCE_2 if version == 1 else set())
     assert {Table(name) for name in rows} == tables
@@ -214,7 +214,7 @@ def test_old_rows_stay_readable(version: int) -> None:
 
 
 def read_golden(store: Store, version: int) -> None:
-    """Read what a pinned store has."""
+    """Return the contents of a pinned store."""
     assert check(store, data=True) == []
     models = store.namespace.lookup(ROOT, b"models")
     one = store.namespace.lookup(models, b"one.safetensors")
@@ -232,7 +232,7 @@ def read_golden(store: Store, version: int) -> None:
 @every_format
 @pytest.mark.parametrize("read_only", [True, False])
 def test_an_old_store_stays_readable(tmp_path: Path, version: int, *, read_only: bool) -> None:
-    """The pinned store opens, is sound, and its files read as they were written."""
+    """The pinned store opens, is sound, and its files have their content."""
     path = golden_store(tmp_path, version)
     with Store(path, read_only=read_only) as store:
         assert store.superblock.version == (version if read_only else FORMAT_VERSION)
@@ -240,17 +240,17 @@ def test_an_old_store_stays_readable(tmp_path: Path, version: int, *, read_only:
     assert check_format(path) == (version if read_only else FORMAT_VERSION)
 
 
-# -- older formats become this one
+# -- upgrades of older formats
 
 
 def versions(path: Path) -> tuple[int, int]:
-    """Return the format that a store's folder tells, and its superblock."""
+    """Return the format in a store's folder, and its superblock."""
     with Store(path, read_only=True) as store:
         return check_format(path), store.superblock.version
 
 
-def test_an_upgrade_that_is_interrupted_is_gone_on_with(tmp_path: Path) -> None:
-    """The folder says the new format before any row does; the next to open it does the rest."""
+def test_an_interrupted_upgrade_is_continued(tmp_path: Path) -> None:
+    """The folder has the new format before any row does; the next open does the rest."""
     path = golden_store(tmp_path, 1)
     assert versions(path) == (1, 1)
     Store(path).abandon()
@@ -263,16 +263,16 @@ def test_an_upgrade_that_is_interrupted_is_gone_on_with(tmp_path: Path) -> None:
         read_golden(store, 1)
 
 
-def test_a_format_file_of_old_is_mended(tmp_path: Path) -> None:
-    """Rows of this format are not left where older versions would take them for damage."""
+def test_an_old_format_file_is_upgraded(tmp_path: Path) -> None:
+    """An old format file over rows of this format is replaced by a new one."""
     path = golden_store(tmp_path, FORMAT_VERSION)
     (path / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=1))
     Store(path).abandon()
     assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
 
 
-def test_a_damaged_store_of_old_is_upgraded_to_be_mended(tmp_path: Path) -> None:
-    """Repair writes as this version does, and says so; it leaves alone what is sound."""
+def test_a_damaged_old_store_is_upgraded_by_repair(tmp_path: Path) -> None:
+    """Repair upgrades an old store and reports that; sound rows stay."""
     path = golden_store(tmp_path, 1)
     assert repair(path, data=True).actions == []
     assert versions(path) == (1, 1)
@@ -287,7 +287,7 @@ def test_a_damaged_store_of_old_is_upgraded_to_be_mended(tmp_path: Path) -> None
 
 @every_format
 def test_an_old_store_can_be_written_to(tmp_path: Path, version: int) -> None:
-    """What is stored in a store of old shares its chunks with what is there."""
+    """New content in an old store shares the chunks that are there."""
     with Store(golden_store(tmp_path, version)) as store:
         ingest_all(store)
         before = store.statistics().stored_bytes

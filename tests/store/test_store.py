@@ -1,4 +1,4 @@
-"""Stores as a whole: making one, who may open it, and what opening does."""
+"""Stores as a whole: creating, opening, locking, recovery, commits, statistics."""
 
 import contextlib
 import errno
@@ -55,11 +55,11 @@ store.abandon()
 """
 
 
-# -- making
+# -- creating
 
 
 def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
-    """A store that was just made is sound, holds the root, and is its owner's alone."""
+    """A new store is sound, has an empty root, and is readable by its owner only."""
     create_store(tmp_path / "new")
     assert check_closed(tmp_path / "new") == []
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
@@ -70,7 +70,7 @@ def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
 
 
 def test_two_stores_hash_differently(tmp_path: Path) -> None:
-    """Each store has an identity and a seed of its own."""
+    """Each store has its own identity and hash seed."""
     blocks = []
     for name in ("one", "two"):
         create_store(tmp_path / name)
@@ -81,7 +81,7 @@ def test_two_stores_hash_differently(tmp_path: Path) -> None:
 
 
 def test_a_store_is_made_in_an_empty_folder_only(tmp_path: Path) -> None:
-    """A folder with anything in it is left as it is."""
+    """A folder with any file in it is left as it is."""
     (tmp_path / "file").touch()
     with pytest.raises(NotAStore):
         create_store(tmp_path)
@@ -91,8 +91,8 @@ def test_a_store_is_made_in_an_empty_folder_only(tmp_path: Path) -> None:
 # -- opening
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    """A missing folder, a file, and a folder without the format file are no stores."""
+def test_other_folders_are_no_stores(tmp_path: Path) -> None:
+    """A missing folder, a file, and a folder without a format file are no stores."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "missing", tmp_path / "file", tmp_path):
         with pytest.raises(NotAStore):
@@ -100,15 +100,15 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "something else", "modelfs store, format x\n"])
-def test_a_format_file_has_to_say_so(folder: Path, text: str) -> None:
-    """What says something else is no store."""
+def test_a_format_file_has_a_fixed_text(folder: Path, text: str) -> None:
+    """A folder whose format file has another text is no store."""
     (folder / FORMAT_FILE).write_text(text)
     with pytest.raises(NotAStore):
         Store(folder)
 
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
-    """A store of a later version is not touched, to read or to write."""
+    """A store of a later version is neither read nor written."""
     newer = FORMAT_TEXT.format(version=FORMAT_VERSION + 1)
     (folder / FORMAT_FILE).write_text(newer)
     for read_only in (False, True):
@@ -117,7 +117,7 @@ def test_a_newer_format_is_refused(folder: Path) -> None:
 
 
 def test_one_process_writes(box: Box) -> None:
-    """A second one is told that the store is in use; readers are welcome."""
+    """A second writer is refused with StoreBusy; readers are not."""
     script = """
 import sys
 from pathlib import Path
@@ -150,7 +150,7 @@ def test_a_lock_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_killed_writer_holds_no_lock(folder: Path) -> None:
-    """The lock is gone with its process, however that ends."""
+    """The lock ends with its process, even if that is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, folder],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -167,7 +167,7 @@ def test_a_killed_writer_holds_no_lock(folder: Path) -> None:
 
 
 def test_a_store_that_could_not_be_opened_is_not_locked(folder: Path) -> None:
-    """After an error while opening, the store can be opened once that is mended."""
+    """A store that failed to open can be opened once the cause is repaired."""
     index = Index(folder / "index")
     block = index.get(Table.META, SUPERBLOCK)
     assert block is not None
@@ -187,7 +187,7 @@ def test_a_store_that_could_not_be_opened_is_not_locked(folder: Path) -> None:
 
 
 def test_a_reader_changes_nothing(folder: Path) -> None:
-    """Opened for reading, a store refuses changes and its files stay as they are."""
+    """A read-only store refuses changes, and its files stay as they are."""
     with Store(folder) as store:
         inode = stored_file(store, b"f", noise(CHUNK))
         staged = new_file(store, b"g", b"staged")
@@ -208,8 +208,8 @@ def test_a_reader_changes_nothing(folder: Path) -> None:
 # -- crashes
 
 
-def test_a_crash_takes_back_what_no_commit_had(box: Box) -> None:
-    """Names and chunks since the last commit are gone, with the bytes in packs."""
+def test_a_crash_undoes_uncommitted_changes(box: Box) -> None:
+    """Names, chunks and bytes in packs since the last commit are gone."""
     kept = stored_file(box.store, b"kept", noise(CHUNK, 1))
     size = pack_path(box.store.packs, 1).stat().st_size
     lost = new_file(box.store, b"lost", noise(CHUNK, 2))
@@ -221,8 +221,8 @@ def test_a_crash_takes_back_what_no_commit_had(box: Box) -> None:
     assert pack_path(store.packs, 1).stat().st_size == size
 
 
-def test_a_pack_that_no_commit_had_is_removed(box: Box) -> None:
-    """A pack that was begun and not committed goes when the store is opened."""
+def test_an_uncommitted_pack_is_removed(box: Box) -> None:
+    """Opening removes a pack that was begun and not committed."""
     inode = new_file(box.store, b"f", noise(CHUNK))
     box.store.commit()
     ingest_file(box.store, inode)
@@ -236,7 +236,7 @@ def test_a_pack_that_no_commit_had_is_removed(box: Box) -> None:
 def test_the_index_is_synced_before_anything_is_removed(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no commit mentions goes when the last one is known to be durable, and not before."""
+    """Uncommitted files are removed only once the last commit is durable."""
     lost = pack_path(box.store.packs, 7)
     lost.write_bytes(b"left by a killed process")
     there: list[bool] = []
@@ -255,7 +255,7 @@ def test_the_index_is_synced_before_anything_is_removed(
 def test_a_missing_newest_pack_keeps_the_rest_usable(
     box: Box, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A store opens without its newest pack, says so, and takes new files."""
+    """A store opens without its newest pack, logs that, and stores new files."""
     lost = stored_file(box.store, b"lost", noise(CHUNK))
     path = pack_path(box.store.packs, 1)
     box.store.close()
@@ -307,7 +307,7 @@ def test_a_damaged_row_of_staging_keeps_the_rest_usable(
 
 
 def test_a_commit_is_in_three_parts(box: Box) -> None:
-    """What changes while a commit is written is not part of it, and is part of the next."""
+    """Changes made while a commit is written belong to the next one."""
     new_file(box.store, b"first")
     commit = box.store.commit_calls()
     write = next(commit)
@@ -320,7 +320,7 @@ def test_a_commit_is_in_three_parts(box: Box) -> None:
 
 
 def test_a_failed_commit_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a commit that failed all is as before, and the next one has everything."""
+    """A failed commit changes nothing, and the next one has all its changes."""
     inode = new_file(box.store, b"f", b"content")
 
     def fails(self: Index, changes: object) -> None:
@@ -337,7 +337,7 @@ def test_a_failed_commit_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatc
 
 
 def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
-    """A store used as a context is closed in order, or released as by a crash."""
+    """A `with` block closes the store, or abandons it after an exception."""
     with Store(folder) as store:
         new_file(store, b"kept")
     with contextlib.suppress(KeyError), Store(folder) as store:
@@ -351,7 +351,7 @@ def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
 
 
 def test_sum_of_the_longest_files(box: Box) -> None:
-    """Files whose lengths add up to more than 64 bits are counted, committed and found again."""
+    """Files whose lengths sum up to more than 64 bits are counted, committed and checked."""
     longest = (1 << 63) - 1
     inodes = [new_file(box.store, name) for name in (b"a", b"b", b"c")]
     for inode in inodes:
@@ -365,7 +365,7 @@ def test_sum_of_the_longest_files(box: Box) -> None:
 
 
 def test_statistics_add_up(opened: Store) -> None:
-    """What is shared, stored and staged is counted in bytes."""
+    """Shared, stored and staged bytes are counted."""
     for name in (b"a", b"b"):
         stored_file(opened, name, noise(2 * CHUNK))
     new_file(opened, b"c", b"staged")
@@ -382,8 +382,8 @@ def test_statistics_add_up(opened: Store) -> None:
     assert statistics.disk_bytes >= 2 * CHUNK + PAGE
 
 
-def test_collecting_frees_what_nobody_uses(opened: Store) -> None:
-    """After a file is removed and collected, only the rest is stored."""
+def test_collecting_frees_unused_chunks(opened: Store) -> None:
+    """After a file is removed and collected, only the others' bytes are stored."""
     stored_file(opened, b"a", noise(4 * CHUNK, 1))
     kept = stored_file(opened, b"b", noise(CHUNK, 2))
     opened.namespace.unlink(ROOT, b"a")

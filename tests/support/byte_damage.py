@@ -1,4 +1,4 @@
-"""Repairing a damaged sample, and looking at every byte of it before and after."""
+"""Repair of a damaged sample, and every byte of it before and after."""
 
 import hashlib
 import stat
@@ -12,14 +12,14 @@ from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.sample_store import Sample
 
-# What reads of each path give: the whole content, or the good bytes with None for what fails.
+# By path: the whole content, or the bytes of each readable piece and None for the others.
 Contents = dict[bytes, bytes | None]
 
 PIECE = 512
 
 
 def walk(names: Namespace, folder: InodeNumber = ROOT, path: bytes = b"") -> dict[bytes, int]:
-    """Return the inode of every path, as listings tell."""
+    """Return the inode of every path, by the listings."""
     found: dict[bytes, int] = {}
     for _, name, inode in names.listing(folder, 0, 1000):
         found[path + b"/" + name] = inode
@@ -28,7 +28,7 @@ def walk(names: Namespace, folder: InodeNumber = ROOT, path: bytes = b"") -> dic
 
 
 def files_of(path: Path) -> Contents:
-    """Return the content of every file of a store, None where a read of the whole fails."""
+    """Return the content of every file of a store, None where it cannot be read whole."""
     with Store(path) as store:
         return {
             name: read(store, inode)
@@ -46,7 +46,7 @@ def read(store: Store, inode: int, start: int = 0, size: int | None = None) -> b
 
 
 def state_of(path: Path) -> dict[str, str]:
-    """Return a hash of each file of a store but LMDB's table of readers."""
+    """Return a hash of each file of a store, without LMDB's lock file."""
     return {
         str(file): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.rglob("*"))
@@ -55,7 +55,7 @@ def state_of(path: Path) -> dict[str, str]:
 
 
 def unreadable(path: Path, name: bytes, good: bytes) -> set[int]:
-    """Return the pieces of a file that fail to read; the others have to be right."""
+    """Return the pieces of a file that cannot be read; the others must be right."""
     with Store(path) as store:
         inode = walk(store.namespace)[name]
         failed = set()
@@ -69,7 +69,7 @@ def unreadable(path: Path, name: bytes, good: bytes) -> set[int]:
 
 
 def mend(sample: Sample, *, data: bool = True) -> RepairReport:
-    """Repair a damaged sample, and find it sound: at once, opened for writing, and afterwards."""
+    """Repair a damaged sample, and check that it is sound at once, after opening, and closed."""
     assert sample.findings(data=data) != []
     report = repair(sample.path, data=data)
     assert report.after.findings == []
@@ -83,7 +83,7 @@ def mend(sample: Sample, *, data: bool = True) -> RepairReport:
 
 
 def lost_files(report: RepairReport) -> set[bytes]:
-    """Return the paths of which repair says that something is lost."""
+    """Return the paths that repair reports as lost, in whole or in part."""
     return {
         path
         for action in report.actions

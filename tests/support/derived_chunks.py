@@ -1,4 +1,4 @@
-"""Chunks that derive from others, made as the optimizer makes them."""
+"""Derived chunks, made as the optimizer makes them."""
 
 import dataclasses
 
@@ -14,18 +14,18 @@ from tests.support.run_jobs import drain
 
 
 def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
-    """Return the chunk that has a byte of a file."""
+    """Return the chunk of one byte of a file."""
     (extent,) = store.maps.overlapping(inode, offset, offset + 1)
     return extent.chunk
 
 
 def held(store: Store) -> list[ChunkId]:
-    """Return the chunks that only others need."""
+    """Return the base-only chunks."""
     return [ChunkId(number_of(key)) for key, _ in store.index.pages(Table.BASE_ONLY)]
 
 
 def gathered(store: Store, chunk: ChunkId) -> Chunk:
-    """Return the record that a chunk has when its content is gathered from others."""
+    """Return the record of a chunk whose content is gathered from others."""
     record = store.chunks.record(chunk)
     return dataclasses.replace(
         record,
@@ -36,12 +36,12 @@ def gathered(store: Store, chunk: ChunkId) -> Chunk:
 
 
 def recipe_of(*runs: tuple[ChunkId, int, int]) -> Recipe:
-    """Return the recipe of a chunk that is gathered: chunk, bytes before the run, length."""
+    """Return the recipe of a gathered chunk, as (chunk, skip, length) of each run."""
     return Recipe(tuple(SourceRun(*run) for run in runs), b"")
 
 
 def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> None:
-    """Store a chunk as runs of others."""
+    """Store a chunk as runs of other chunks."""
     recipe = recipe_of(*runs)
     writer = store.writer()
     writer.replace(chunk, gathered(store, chunk), recipe.to_bytes(), recipe.sources)
@@ -49,7 +49,7 @@ def derive(store: Store, chunk: ChunkId, *runs: tuple[ChunkId, int, int]) -> Non
 
 
 def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
-    """Derive a chunk from one that its content is in, if it may be; say whether it is."""
+    """Derive a chunk from one that contains its content; return whether that is permitted."""
     find = store.chunks.find
     if chunk == source or not all(map(find, (chunk, source))):
         return False
@@ -57,7 +57,7 @@ def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
     at = other.find(content)
     lineage = store.chunks.lineage
     if at < 0 or len(recipe_of((source, at, len(content))).to_bytes()) > len(content):
-        return False  # as the optimizer does: a form that is larger than the chunk is none
+        return False  # as in the optimizer: no form is larger than the plain chunk
     if not lineage.may_derive(chunk, CodecId.GATHER, (source,), find, DEPTH):
         return False
     derive(store, chunk, (source, at, len(content)))

@@ -1,4 +1,4 @@
-"""Calling commands in this process, and a daemon that is not one."""
+"""Commands called in this process, and a fake daemon."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ Call = Callable[..., "Done"]
 
 @dataclass(frozen=True)
 class Done:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Done:
 
 
 class FakeDaemon:
-    """Answers each request on a control socket with the lines it was given for the command."""
+    """Answers each request on a control socket with prepared lines."""
 
     def __init__(self, folder: Path, replies: dict[str, list[Reply | bytes]]) -> None:
         self.requests: list[Reply] = []
@@ -51,7 +51,7 @@ class FakeDaemon:
         self._thread.start()
 
     def _serve(self) -> None:
-        with suppress(OSError):  # the listener is shut down
+        with suppress(OSError):  # the listener is closed
             while True:
                 client, _ = self._listener.accept()
                 with client:
@@ -69,7 +69,7 @@ class FakeDaemon:
                 reply if isinstance(reply, bytes) else json.dumps(reply).encode() + b"\n"
             )
         if request["command"] in self.lasting:
-            client.recv(1)  # until the client goes away
+            client.recv(1)  # until the client disconnects
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)

@@ -1,12 +1,12 @@
 """A disk that fails on command: a folder shown once more through FUSE, with faults.
 
-Run it as `python faulty.py FOLDER MOUNTPOINT CONTROL`. Each line of CONTROL is a fault, and a call
-that it fits fails with its errno::
+Run it as `python faulty_fs.py FOLDER MOUNTPOINT CONTROL`. Each line of CONTROL is a fault, and a
+call that matches it fails with its errno::
 
     CALL ERRNO PART [STOP]
 
 CALL is read, write, fsync, create, unlink or truncate; PART is a part of the path; with STOP only
-what begins before that offset fails. `PART` as ERRNO lets a call do half of what it was asked.
+calls that begin before that offset fail. With `PART` as ERRNO a call transfers half of its bytes.
 """
 
 import errno
@@ -42,7 +42,7 @@ class Faulty(pyfuse3.Operations):
         self._open: dict[int, Path] = {}
 
     def _fault(self, call: str, path: Path, offset: int = 0) -> bool:
-        """Fail if a fault says so; say whether to do half only."""
+        """Raise if a fault matches; return whether to do half only."""
         for line in self._control.read_text().splitlines():
             name, number, part, *stop = line.split()
             if name != call or part not in str(path) or (stop and offset >= int(stop[0])):
@@ -74,7 +74,7 @@ class Faulty(pyfuse3.Operations):
 
     def _opened(self, path: Path, flags: int) -> FileHandleT:
         try:
-            # The kernel has applied O_APPEND, and would not want a read refused.
+            # The kernel applies O_APPEND itself, and may read from a file that is open for writing.
             fd = os.open(path, flags & ~(os.O_APPEND | os.O_WRONLY) | os.O_RDWR, 0o600)
         except OSError as exc:
             raise FUSEError(exc.errno or errno.EIO) from exc

@@ -1,4 +1,4 @@
-"""A disk that fails on command below a store, and what a store promises above it."""
+"""A disk below a store that fails on command, and the promises of the store above it."""
 
 import contextlib
 import errno
@@ -19,34 +19,34 @@ from tests.support.crash.states import FAMILY
 from tests.support.run_jobs import collect, drain, ingest_file, optimize
 from tests.support.stores import CHUNK, FILE, ME, check_closed, content_of, model_of, noise
 
-# Every call by which a store changes or reads its files, LMDB's own apart.
+# Every call by which a store reads or changes its files, without those of LMDB.
 CALLS: Final = (
     *("open", "pwritev", "pread", "preadv"),
     *("fsync", "fdatasync", "ftruncate", "unlink"),
 )
-# Those that may do a part of what they were asked.
+# Calls that may transfer a part of their bytes.
 PARTIAL: Final = ("pwritev", "pread", "preadv")
 PART: Final = 0
 SYNCS: Final = ("fsync", "fdatasync")
 READS: Final = ("pread", "preadv")
-# The error, and whether the disk stays broken.
+# The error, and whether it is permanent.
 WAYS: Final = (
     (errno.EIO, False),
     (errno.ENOSPC, True),
     (errno.EIO, True),
     (errno.ENOSPC, False),
 )
-# Which calls a disk fails that stays broken: a full one reads and deletes.
+# The calls that fail permanently: a full disk still reads and deletes.
 AFFECTED: Final = {errno.EIO: CALLS, errno.ENOSPC: ("pwritev",), PART: PARTIAL}
-ROUNDS: Final = 2  # how often a user tries something
+ROUNDS: Final = 2  # how often a user tries an operation
 
 
 @dataclass
 class Fault:
-    """A call that fails: the `number`-th of its name, and if `lasting` those after it.
+    """A call that fails: the `number`-th of its name, and if `lasting` all later ones.
 
-    With the error `PART` it does only a part of what it was asked, which is no failure at all. What
-    a failed fdatasync was to make durable in a pack is lost, as the kernel has it.
+    With the error `PART` the call transfers a part of its bytes, which is no failure. If fdatasync
+    of a pack fails, its unsynced bytes are lost, as in the kernel.
     """
 
     call: str
@@ -59,7 +59,7 @@ class Fault:
 
     @contextlib.contextmanager
     def below(self) -> Iterator[None]:
-        """Let the disk fail inside."""
+        """Make the disk fail inside the block."""
         with contextlib.ExitStack() as stack:
             for name in CALLS:
                 stack.enter_context(patch.object(os, name, self._wrapped(name)))
@@ -89,7 +89,7 @@ class Fault:
                 self.unsynced.pop(_path(fd), None)
 
     def _lose(self, fd: int) -> None:
-        # Of staging files, the page cache still has it.
+        # The page cache still has the bytes of staging files.
         path = _path(fd)
         if path.suffix == ".pack":
             for offset, size in self.unsynced.pop(path, ()):
@@ -110,7 +110,7 @@ def _path(fd: int) -> Path:
 
 
 def _halved(name: str, fd: int, data: Any, *offset: int) -> tuple[Any, ...]:
-    # The arguments for half of a transfer, and at least a byte.
+    # The arguments for half of a transfer, but at least one byte.
     match name:
         case "pread":
             return fd, (data + 1) // 2, *offset
@@ -121,11 +121,11 @@ def _halved(name: str, fd: int, data: Any, *offset: int) -> tuple[Any, ...]:
 
 @dataclass
 class File:
-    """What a file may hold: each version since the one that was last acknowledged."""
+    """The contents that a file may have: all versions since the last acknowledged one."""
 
     inode: InodeNumber
     versions: list[bytes] = field(default_factory=lambda: [b""])
-    unsure: bool = False  # a write failed: its bytes may be there or not
+    unsure: bool = False  # a write failed: each of its bytes is old or new
 
     def check(self, content: bytes, *, crashed: bool) -> None:
         if not crashed and not self.unsure:
@@ -139,12 +139,12 @@ class File:
 
 
 class User:
-    """Works with a store, and remembers what was acknowledged."""
+    """Works with a store, and remembers all acknowledged changes."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.failures = 0
-        self.names: list[dict[bytes, File]] = [{}]  # the same as a file's versions
+        self.names: list[dict[bytes, File]] = [{}]  # as a file's versions
 
     def _try(self, action: Callable[[], object]) -> bool:
         for _ in range(ROUNDS):
@@ -216,7 +216,7 @@ class User:
 
 
 def work(user: User) -> None:
-    """Do a bit of everything."""
+    """Do some of everything."""
     shared = noise(4 * CHUNK, 1)
     first = user.create("first", model_of(shared, noise(3 * CHUNK, 2)))
     user.fsync(first)
@@ -250,7 +250,7 @@ def work(user: User) -> None:
 
 
 def write_family(user: User) -> None:
-    """Have models in chunks that are made from one another, and more that lie scattered."""
+    """Store models whose chunks derive from one another, and others that are scattered."""
     for number, content in enumerate(FAMILY):
         user.ingest(user.create(f"model{number}", content))
     blocks = [noise(CHUNK, 100 + number) for number in range(6)]
@@ -262,7 +262,7 @@ def write_family(user: User) -> None:
 
 
 def optimize_family(user: User) -> None:
-    """Give everything its smallest form, and once more when what others derive from is gone."""
+    """Optimize everything, remove the bases' files, and optimize once more."""
     files = user.names[-1]
     user.optimize()
     for file in files.values():
@@ -285,7 +285,7 @@ def survive(
     work: Callable[[User], None] = work,
     prepare: Callable[[User], None] = lambda user: None,
 ) -> bool:
-    """Work on a disk that fails, and check every promise; say whether it failed at all."""
+    """Work on a failing disk, and check every promise; return whether a call failed at all."""
     store = Store(path)
     try:
         user = User(store)
@@ -304,7 +304,7 @@ def survive(
 
 
 def _check_crash(path: Path, user: User) -> None:
-    # What a crash now would leave.
+    # The state after a crash at this moment.
     left = path.with_name(path.name + "-crashed")
     shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(path, left)
@@ -319,7 +319,7 @@ def _check_crash(path: Path, user: User) -> None:
 
 
 def _check_going_on(user: User) -> None:
-    # The disk works again, and with it the store; what could not be written, once it is anew.
+    # The disk works again, and so does the store; failed writes succeed once they are repeated.
     for file in user.names[-1].values():
         file.check(content_of(user.store, file.inode), crashed=False)
         content = file.versions[-1]

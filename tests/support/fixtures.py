@@ -1,4 +1,4 @@
-"""Fixtures that give a test a store that is found sound after it."""
+"""Fixtures of stores, which are checked to be sound after the test."""
 
 import stat
 from collections.abc import Iterator
@@ -15,26 +15,26 @@ from tests.support.stores import Box, checked, new_store
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A fresh store with small chunks that nobody has opened."""
+    """A new store with small chunks, not open."""
     return new_store(tmp_path)
 
 
 @pytest.fixture
 def box(folder: Path) -> Iterator[Box]:
-    """The same, open for writing, to crash and to open again."""
+    """The same store, open for writing, to crash and to open again."""
     with checked(folder) as box:
         yield box
 
 
 @pytest.fixture
 def opened(box: Box) -> Store:
-    """The same, just to use."""
+    """The same store, open for writing."""
     return box.store
 
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which every table has a row; it is copied, and never changed."""
+    """A store with a row in every table; it is copied, and never changed."""
     path = new_store(tmp_path_factory.mktemp("filled"), chunk_size=CHUNK)
     fill(path)
     return path
@@ -42,13 +42,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sample(filled: Path, tmp_path: Path) -> Sample:
-    """A copy of that store, open for writing: to be damaged."""
+    """A copy of that store, open for writing, to be damaged."""
     return Sample(copy_of(filled, tmp_path))
 
 
 @pytest.fixture(scope="session")
 def good(filled: Path) -> Contents:
-    """What every file of the sample reads as."""
+    """The content of every file of the sample."""
     with Store(filled, read_only=True) as store:
         return {
             path: store.contents.read(node.inode, 0, node.size)

@@ -1,4 +1,4 @@
-"""Small disks of their own, to fill up and to take away: images on loop devices. For root."""
+"""Small disks to fill up or to remove: images on loop devices. For root."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.support.mounts import DEADLINE, run, wait_until
 
 
 def needs_loop_devices() -> None:
-    """Skip where an image cannot be mounted."""
+    """Skip the test where an image cannot be mounted."""
     if os.geteuid() or not Path("/dev/loop-control").exists() or not shutil.which("mkfs.ext4"):
         pytest.skip("a disk of its own needs root, loop devices and mkfs.ext4")
 
@@ -39,7 +39,7 @@ def remount(path: Path, options: str) -> None:
 
 
 def free(path: Path) -> int:
-    """Return the bytes that df(1) says are free."""
+    """Return the free bytes of a disk, as df(1) prints them."""
     room = os.statvfs(path)
     return room.f_bavail * room.f_frsize
 
@@ -53,7 +53,7 @@ class FaultyDisk:
 
     @contextmanager
     def failing(self, *faults: str) -> Iterator[None]:
-        """Let calls fail inside: see `tests/mount/faulty.py` for what a fault is."""
+        """Make calls fail inside the block. `tests/support/faulty_fs.py` defines a fault."""
         self._control.write_text("\n".join(faults))
         try:
             yield

@@ -1,7 +1,7 @@
-"""Start, question, kill and stop a real modelfs daemon.
+"""Real modelfs daemons: starting, stopping, killing and checking them.
 
-A test gets its `Mount` from a fixture of `conftest.py`, or from `mounted` when it needs
-options of its own. Everything goes through the command line, as a user's calls do.
+A test gets its `Mount` from a fixture of `conftest.py`, or from `mounted` if it needs its own
+options. All calls go through the command line, as a user's do.
 """
 
 import importlib.util
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 MODELFS: Final = (sys.executable, "-m", "modelfs")
-DEADLINE: Final = 30.0  # seconds that any one step may take
+DEADLINE: Final = 30.0  # seconds for any one step
 
-CAP_SYS_ADMIN: Final = 21  # bit of capabilities(7) that mounting as root needs
+CAP_SYS_ADMIN: Final = 21  # the bit of capabilities(7) that root needs to mount
 
 
 def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    """Return as soon as `condition` holds; fail when it does not within `seconds`."""
+    """Return as soon as `condition` is true; fail if it is not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still waiting after {seconds} s"
@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> No
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
-    """Run a command that must succeed within `DEADLINE`, and return what it printed."""
+    """Run a command that must succeed within `DEADLINE`, and return its output."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=env
     )
@@ -48,22 +48,22 @@ def modelfs(*arguments: str | Path) -> str:
 
 
 def run_python(source: str, *arguments: str | Path) -> str:
-    """Run a client's program in a process of its own, and return what it printed.
+    """Run a client's program in a process of its own, and return its output.
 
-    A client that maps a file dies of SIGBUS when the mount fails it: its process then
-    ends, and not the test run.
+    A client that maps a file is killed by SIGBUS if the mount fails: that ends its process, and not
+    the test run.
     """
     return run(sys.executable, "-c", textwrap.dedent(source), *arguments)
 
 
 def drop_kernel_caches() -> None:
-    """Make the kernel forget clean pages, names and inodes; without root do nothing."""
+    """Make the kernel forget clean pages, names and inodes; do nothing if not root."""
     if os.geteuid() == 0:
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def fuse_problem() -> str | None:
-    """Say why this machine cannot mount, or None when it can."""
+    """Return the reason why this machine cannot mount, None if it can."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse cannot be opened"
     if shutil.which("fusermount3") is None:
@@ -81,7 +81,7 @@ def _capabilities() -> int:
 
 
 class Mount:
-    """A store, the folder `path` it is shown in, and the daemon that shows it."""
+    """A store, its mount point `path`, and its daemon."""
 
     def __init__(self, store: Path, path: Path, *options: str, log: Path | None = None) -> None:
         self.store = store
@@ -95,7 +95,7 @@ class Mount:
         return self._daemon is not None and self._daemon.poll() is None
 
     def start(self) -> float:
-        """Mount, and return after how many seconds the mount answered."""
+        """Mount, and return the seconds until the mount answered."""
         self.path.mkdir(exist_ok=True)
         began = time.monotonic()
         with self._log.open("ab") as log:
@@ -111,19 +111,19 @@ class Mount:
         return time.monotonic() - began
 
     def stop(self) -> None:
-        """Unmount as a user does; the daemon has to end with 0."""
+        """Unmount as a user does; the daemon must end with 0."""
         modelfs("umount", self.path)
         self.wait()
 
     def wait(self) -> None:
-        """Wait for the daemon, which was unmounted or told to end; it has to end with 0."""
+        """Wait for a daemon that was unmounted or terminated; it must end with 0."""
         assert self._daemon is not None
         code = self._daemon.wait(DEADLINE)
         self._daemon = None
         assert code == 0, f"the daemon ended with {code}:\n{self.log()}"
 
     def terminate(self) -> None:
-        """End the daemon as a service manager does; it has to end with 0."""
+        """End the daemon as a service manager does; it must end with 0."""
         assert self._daemon is not None
         self._daemon.terminate()
         self.wait()
@@ -131,7 +131,7 @@ class Mount:
     def kill(self, after: float = 0.0, *, clear: bool = True) -> None:
         """Kill the daemon in `after` seconds: nothing is flushed.
 
-        The kernel keeps the dead mount, which answers ENOTCONN; `clear` removes it.
+        The kernel keeps the dead mount, which returns ENOTCONN; `clear` removes it.
         """
         assert self._daemon is not None
         with suppress(subprocess.TimeoutExpired):
@@ -144,12 +144,12 @@ class Mount:
         assert died_of == -signal.SIGKILL, f"the daemon had ended with {died_of}:\n{self.log()}"
 
     def restart(self) -> float:
-        """Mount again after a daemon ended in whatever way, and return what `start` does."""
+        """Mount again after a daemon ended in any way, and return the result of `start`."""
         self._abandon()
         return self.start()
 
     def clear(self) -> None:
-        """Remove what dead daemons left mounted at `path`."""
+        """Unmount the mounts at `path` whose daemons have died."""
         while _listed(self.path):
             subprocess.run(["fusermount3", "-u", "-z", self.path], check=True, timeout=DEADLINE)
 
@@ -160,7 +160,7 @@ class Mount:
         self.start()
 
     def sync(self) -> None:
-        """Return when all that was written is durable and cut into chunks."""
+        """Return when all written bytes are durable and in chunks."""
         modelfs("sync", self.path)
 
     def stats(self) -> dict[str, Any]:
@@ -174,15 +174,15 @@ class Mount:
         return found
 
     def log(self) -> str:
-        """Return the last lines that the daemons of this store wrote."""
+        """Return the last lines of the log of this store's daemons."""
         return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
 
     def fsck(self) -> None:
-        """Fail unless the store, which nobody may have mounted, is sound to the last byte."""
+        """Fail unless the store, which is not mounted, is sound to the last byte."""
         modelfs("fsck", self.store, "--data")
 
     def close(self) -> None:
-        """Unmount, whatever a test left behind, then check the daemon and the store."""
+        """Unmount in any case, then check the daemon and the store."""
         try:
             if self._daemon is not None:
                 self.stop()
@@ -200,13 +200,13 @@ class Mount:
 
 
 def _listed(path: Path) -> bool:
-    # A mount whose daemon died answers ENOTCONN, which os.path.ismount takes for a no.
+    # A mount whose daemon died returns ENOTCONN, and os.path.ismount then returns False.
     return f" {path} " in Path("/proc/self/mounts").read_text()
 
 
 @contextmanager
 def mounted(store: Path, path: Path, *options: str, log: Path | None = None) -> Iterator[Mount]:
-    """Mount `store` at `path`; daemon and store have to be sound at the end."""
+    """Mount `store` at `path`; daemon and store must be sound at the end."""
     mount = Mount(store, path, *options, log=log)
     try:
         mount.start()

@@ -1,4 +1,4 @@
-"""Where the tests' data lies."""
+"""The folders of the tests' data."""
 
 from pathlib import Path
 from typing import Final
@@ -8,9 +8,9 @@ TESTS: Final = CHECKOUT / "tests"
 
 DATA: Final = TESTS / "data"
 MODELS: Final = DATA / "minilm-slice"  # a small family of real models
-TORCH: Final = DATA / "torch"  # what torch.save wrote, by several versions
+TORCH: Final = DATA / "torch"  # files of torch.save, of several versions
 
-# Bytes that a release wrote. They are never made anew.
+# Bytes written by releases. They are never generated again.
 STORE_GOLDEN: Final = TESTS / "golden" / "store"
 CODECS_GOLDEN: Final = TESTS / "codecs" / "golden"
 FORMATS_GOLDEN: Final = TESTS / "formats" / "golden"

@@ -1,4 +1,4 @@
-"""Models of tensors that are related, stored and listed as the optimizer lists them."""
+"""Models with related tensors, stored and listed as by the optimizer."""
 
 import json
 import struct
@@ -20,29 +20,29 @@ DTYPES: Final = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "
 
 
 def weights(*shape: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return what trained weights look like."""
+    """Return numbers like those of trained weights."""
     return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)
 
 
 def tuned(values: NDArray[np.float32], seed: int = 1) -> NDArray[np.float32]:
-    """Return values moved by a thousandth of their spread, as a fine-tune does."""
+    """Return values moved by a thousandth of their spread, as by fine-tuning."""
     return (values + weights(*values.shape, seed=1000 + seed) / 1000).astype(np.float32)
 
 
 def bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round to BF16, whose bits these are: to nearest, ties to even."""
+    """Round to BF16 and return its bits: to nearest, ties to even."""
     words = values.view(np.uint32).astype(np.uint64)
     return ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def quantised(values: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Quantise as ONNX runtime does with matrices."""
+    """Quantise as ONNX Runtime does with matrices."""
     scale = np.float32(2 * float(np.abs(values).max()) / 254)
     return np.asarray(np.clip(np.rint(values / scale), -128, 127), np.int8)
 
 
 def embedded(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Quantise as ONNX runtime does with embeddings."""
+    """Quantise as ONNX Runtime does with embeddings."""
     low, high = float(values.min()), float(values.max())
     scale = (high - low) / 255
     numbers = np.rint(values / np.float32(scale)) + np.float32(round(-low / scale))
@@ -93,7 +93,7 @@ class Model:
         return sketch
 
     def put(self, *names: str) -> None:
-        """List these tensors as relatives of others."""
+        """List these tensors as candidates for others."""
         with self.store.index.change():
             for name in names:
                 self.similarity.put(self.inode, self.row(name), self.sketch(name))

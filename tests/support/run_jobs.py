@@ -1,4 +1,4 @@
-"""Jobs, run here and now on a store that a test has open."""
+"""Jobs, run to their end on a store that a test has open."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,17 +17,17 @@ from modelfs.store.store import Store
 
 
 def drain(slices: Iterable[object]) -> None:
-    """Do work that is done in slices to its end."""
+    """Run sliced work to its end."""
     deque(slices, maxlen=0)
 
 
 def ingest_file(store: Store, inode: InodeNumber, *, complete: bool = True) -> None:
-    """Take a file's staged content into chunks."""
+    """Put a file's staged content into chunks."""
     run(Ingest(store).ingest([inode], complete=complete), store)
 
 
 def ingest_all(store: Store) -> None:
-    """Take everything staged into chunks, and commit."""
+    """Put all staged content into chunks, and commit."""
     run(ingest_all_job(store), store)
 
 
@@ -50,7 +50,7 @@ def optimize(
     depth: int | None = None,
     include_optimized: bool = False,
 ) -> Backlog:
-    """Give every chunk its smallest form, bring scattered files together, and commit."""
+    """Optimize every chunk, bring scattered files together, and commit."""
     backlog = Backlog(store)
     backlog.begin(depth, include_optimized=include_optimized)
     run_and_commit(optimize_job(store, backlog, progress), store)

@@ -1,4 +1,4 @@
-"""A small store in which every table has a row, to be damaged."""
+"""A small store with a row in every table, to be damaged."""
 
 import shutil
 from pathlib import Path
@@ -32,9 +32,9 @@ ONNX: Final = b"/base-external.onnx"
 DATA: Final = b"/base-external.onnx.data"
 SHARERS: Final = (BASE, LORA, DATA)  # of the word embeddings
 BOTTOM: Final = b"/bottom.safetensors"
-TOP: Final = b"/top.safetensors"  # its second tensor derives from one of the bottom, its third
-LOWEST: Final = noise(CHUNK, 11)  # the first tensor of the bottom
-HELD: Final = noise(CHUNK, 13)  # from this, which no file has
+TOP: Final = b"/top.safetensors"  # its second tensor derives from one of BOTTOM, its third
+LOWEST: Final = noise(CHUNK, 11)  # the first tensor of BOTTOM
+HELD: Final = noise(CHUNK, 13)  # from this, which is in no file
 WORDS: Final = "embeddings.word_embeddings.weight"
 QUERY: Final = "encoder.layer.5.attention.self.query.weight"
 TEXT: Final = b"some text that is said again and again. " * 200
@@ -42,7 +42,7 @@ PACK: Final = PackId(1)
 
 
 class Sample:
-    """A small store in which every table has a row, to be damaged."""
+    """A small store with a row in every table, to be damaged."""
 
     def __init__(self, path: Path) -> None:
         """Open a store that `fill` filled."""
@@ -119,14 +119,14 @@ class Sample:
     # -- checking
 
     def findings(self, *, data: bool = True) -> list[Finding]:
-        """Return what is found once the damage is committed and the store opened anew."""
+        """Commit the damage, open the store again, and return the findings."""
         self.store.index.commit()
         self.store.abandon()
         with Store(self.path, read_only=True) as store:
             return check(store, data=data)
 
     def finding(self) -> tuple[str, tuple[bytes, ...], tuple[str, ...]]:
-        """Return the invariant, the files and the tensors of the one finding."""
+        """Return the invariant, the files and the tensors of the only finding."""
         (finding,) = self.findings()
         return finding.invariant, finding.files, finding.tensors
 
@@ -159,7 +159,7 @@ def fill(path: Path) -> None:
 
 
 def note_tensors(store: Store, inode: InodeNumber) -> None:
-    """List a file's tensors as relatives of others, as the optimizer does. In a change."""
+    """List a file's tensors as candidates, as the optimizer does. Inside a change."""
     tensors, similarity = TensorTable(store.index), SimilarityIndex(store)
     for span in tensors.spans(inode):
         row = tensors.find(inode, span.start)
@@ -170,7 +170,7 @@ def note_tensors(store: Store, inode: InodeNumber) -> None:
 
 
 def derive_some(store: Store) -> None:
-    """Make a model of which one tensor derives from another model, one from what is gone."""
+    """Store a model with one tensor derived from another model, and one from no file's chunk."""
     new_file(store, BOTTOM[1:], model_of(LOWEST, noise(CHUNK, 12)))
     upper = LOWEST[100:50_100], HELD[:40_000]
     top = new_file(store, TOP[1:], model_of(noise(1000, 14), *upper))
@@ -187,5 +187,5 @@ def derive_some(store: Store) -> None:
 
 
 def copy_of(path: Path, folder: Path) -> Path:
-    """Copy a store into `folder`, and return where."""
+    """Copy a store into `folder`, and return its path."""
     return shutil.copytree(path, folder / path.name)

@@ -1,4 +1,4 @@
-"""Stores whose files lie scattered over the packs."""
+"""Stores with files that are scattered over packs."""
 
 from typing import Final
 
@@ -7,18 +7,18 @@ from modelfs.store.store import Store
 from tests.support.run_jobs import drain, ingest_all
 from tests.support.stores import CHUNK, new_file, noise, stored_file
 
-# So many that a chunk of each, side by side, is more than a gap in a run.
+# So many that one chunk of each, side by side, is larger than a gap within a run.
 FILES: Final = 10
 CHUNKS: Final = 40
 
 
 def content(number: int) -> bytes:
-    """Return what file `number` of `scatter` has."""
+    """Return the content of file `number` of `scatter`."""
     return b"".join(noise(CHUNK, at) for at in range(number, FILES * CHUNKS, FILES))
 
 
 def scatter(store: Store) -> list[InodeNumber]:
-    """Make files whose chunks take turns in a pack, as if they had been written side by side."""
+    """Store files whose chunks alternate in a pack, as if they were written side by side."""
     whole = b"".join(noise(CHUNK, at) for at in range(FILES * CHUNKS))
     stored_file(store, b"whole", whole)
     inodes = [new_file(store, b"%d" % number, content(number)) for number in range(FILES)]

@@ -43,13 +43,13 @@ TOP = InodeT(ROOT)
 MODE = ModeT(FILE)
 READ = FlagT(os.O_RDONLY)
 WRITE = FlagT(os.O_RDWR)
-# No step of a test lasts as long; a thread that is kept waiting gives up then.
+# Longer than any step of a test; a blocked thread raises after that time.
 DEADLINE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a handler is told of who asks; pyfuse3's own cannot be made in Python."""
+    """The caller of a handler; pyfuse3's own class cannot be constructed in Python."""
 
     uid: int = 1234
     gid: int = 5678
@@ -62,7 +62,7 @@ ASKED = cast("RequestContext", Caller())
 
 @dataclass(slots=True)
 class Wanted:
-    """Which attributes a setattr request changes; the same goes for it."""
+    """The attributes that a setattr request changes; constructed here for the same reason."""
 
     update_size: bool = False
     update_mode: bool = False
@@ -74,7 +74,7 @@ class Wanted:
 
 
 class Served:
-    """A store with everything that the daemon puts around it but the mount."""
+    """A store with the whole daemon around it, without the mount."""
 
     def __init__(self, store: Store, nursery: trio.Nursery) -> None:
         self.store = store
@@ -87,27 +87,27 @@ class Served:
         self.operations = Operations(store, self.handles, self.writeback, self.reader, self.writer)
 
     async def created(self, name: bytes, data: bytes = b"") -> tuple[InodeNumber, FileHandleT]:
-        """Make a file as a program does, and leave it open."""
+        """Create a file as a program does, and leave it open."""
         info, entry = await self.operations.create(TOP, FileNameT(name), MODE, WRITE, ASKED)
         if data:
             assert await self.operations.write(info.fh, 0, data) == len(data)
         return InodeNumber(entry.st_ino), info.fh
 
     async def written(self, name: bytes, data: bytes = b"") -> InodeNumber:
-        """Make a file, and close it."""
+        """Create a file, and close it."""
         inode, handle = await self.created(name, data)
         await self.operations.release(handle)
         return inode
 
     async def chunked(self, name: bytes, data: bytes) -> InodeNumber:
-        """Make a file whose content is in chunks."""
+        """Create a file whose content is in chunks."""
         inode = await self.written(name, data)
         await self.writeback.ingest.sync()
         assert self.store.staging.find(inode) is None
         return inode
 
     async def content(self, inode: InodeNumber) -> bytes:
-        """Return what a reader is given."""
+        """Return the bytes that a reader gets."""
         info = await self.operations.open(InodeT(inode), READ, ASKED)
         entry = await self.operations.getattr(InodeT(inode), ASKED)
         data = bytes(await self.operations.read(info.fh, 0, entry.st_size))
@@ -115,7 +115,7 @@ class Served:
         return data
 
     def context(self) -> Context:
-        """Return what another background job of this store works with."""
+        """Return the context of another background job of this store."""
         durability, pack_lock = self.writeback.durability, self.writeback.pack_lock
         driver = Driver(durability, self.workers)
         return Context(self.store, self.handles, durability, driver, pack_lock)
@@ -125,17 +125,17 @@ class Served:
         return self.handles[self.handles.open(inode, writable=False)]
 
     async def idle(self) -> None:
-        """Return when nothing is read ahead any more."""
+        """Return when no read-ahead is in progress."""
         while self.workers.borrowed_tokens or self.nursery.child_tasks:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
     async def looked_up(self, name: bytes) -> InodeNumber:
-        """Return the inode of a name; 0 if there is none."""
+        """Return the inode of a name, 0 if it does not exist."""
         entry = await self.operations.lookup(TOP, FileNameT(name), ASKED)
         return InodeNumber(entry.st_ino)
 
     async def set(self, inode: InodeNumber, **values: int) -> EntryAttributes:
-        """Change attributes, such as `size=0`."""
+        """Change attributes, for example `size=0`."""
         attributes, wanted = EntryAttributes(), Wanted()
         for name, value in values.items():
             setattr(attributes, f"st_{name}", value)
@@ -147,7 +147,7 @@ class Served:
 
 @contextlib.contextmanager
 def refused(number: int) -> Iterator[None]:
-    """Pass if the block ends with that errno for the kernel."""
+    """Pass if the block ends with this errno for the kernel."""
     with pytest.raises(FUSEError) as caught:
         yield
     assert caught.value.errno == number, os.strerror(caught.value.errno)
@@ -155,7 +155,7 @@ def refused(number: int) -> Iterator[None]:
 
 @dataclass
 class Listing:
-    """Stands for `pyfuse3.readdir_reply`, with room for so many entries."""
+    """Stands for `pyfuse3.readdir_reply`, with space for a number of entries."""
 
     room: int = 1000
     entries: list[tuple[bytes, InodeNumber, int]] = field(default_factory=list)
@@ -175,7 +175,7 @@ class Listing:
 
 
 class StandIn(ABC, Generic[P, R]):
-    """Stands for a function; in a class for a method, which is called with its object."""
+    """Stands for a function; as a class attribute for a method, called with its object."""
 
     @abstractmethod
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -201,7 +201,7 @@ class Failing(StandIn[P, R]):
 
 
 class Counting(StandIn[P, R]):
-    """Stands for a function, and keeps what it was called with."""
+    """Stands for a function, and records the arguments of its calls."""
 
     def __init__(self, real: Callable[P, R]) -> None:
         self._real = real
@@ -213,7 +213,7 @@ class Counting(StandIn[P, R]):
 
 
 class Held(StandIn[P, R]):
-    """Stands for a function that threads call; its first call waits until it is let go."""
+    """Stands for a function of threads; its first call waits until the test releases it."""
 
     def __init__(self, real: Callable[P, R]) -> None:
         self._real = real
@@ -233,7 +233,7 @@ class Held(StandIn[P, R]):
 
 
 class CancelAt(trio.abc.Instrument):
-    """Cancels a task's scope when the task has come to its n-th checkpoint; 0 is before all."""
+    """Cancels a task's scope at the task's n-th checkpoint; 0 is before all of them."""
 
     def __init__(self, scope: trio.CancelScope, number: int) -> None:
         self._task = trio.lowlevel.current_task()
@@ -251,7 +251,7 @@ class CancelAt(trio.abc.Instrument):
 
 @contextlib.contextmanager
 def cancelled_at(number: int) -> Iterator[trio.CancelScope]:
-    """Cancel the block at its n-th checkpoint, if it has as many."""
+    """Cancel the block at its n-th checkpoint, if it has so many."""
     with trio.CancelScope() as scope:
         instrument = CancelAt(scope, number)
         trio.lowlevel.add_instrument(instrument)

@@ -1,4 +1,4 @@
-"""Stores to test: making them, filling them, and opening them again."""
+"""Stores to test: creating, filling and opening them again."""
 
 import itertools
 import json
@@ -35,14 +35,14 @@ _stores = itertools.count()
 
 
 def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
-    """Make a store in a new folder below `folder`, and return where."""
+    """Create a store in a new folder below `folder`, and return its path."""
     path = folder / f"store{next(_stores)}"
     create_store(path, chunk_size=chunk_size)
     return path
 
 
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
-    """Let windows be of `size` bytes, so that small files have many."""
+    """Make windows `size` bytes long, so that small files have many."""
     modules: list[ModuleType] = [staged_file, writes, passes, check_rows]
     for module in modules:
         patch.setattr(module, "WINDOW", size)
@@ -50,19 +50,19 @@ def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
 
 
 class Box:
-    """A store that is opened again and again."""
+    """A store that a test opens again and again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = Store(path)
 
     def crash(self) -> Store:
-        """Open the store again after a crash: what no commit made durable is lost."""
+        """Open the store again after a crash: uncommitted changes are lost."""
         self.store.abandon()
         return self._open()
 
     def reopen(self) -> Store:
-        """Open the store again after an orderly end."""
+        """Close the store in an orderly way, and open it again."""
         self.store.close()
         return self._open()
 
@@ -75,7 +75,7 @@ class Box:
 
 @contextmanager
 def checked(path: Path) -> Iterator[Box]:
-    """Open a store, and find it sound after the block, open and closed."""
+    """Open a store, and check after the block that it is sound, open and closed."""
     box = Box(path)
     try:
         yield box
@@ -86,7 +86,7 @@ def checked(path: Path) -> Iterator[Box]:
 
 
 def check_closed(path: Path) -> list[object]:
-    """Return what is wrong with a store that nobody has open for writing."""
+    """Return the findings in a store that no process has open for writing."""
     with Store(path, read_only=True) as store:
         return [*check(store, data=True)]
 
@@ -94,7 +94,7 @@ def check_closed(path: Path) -> list[object]:
 def new_file(
     store: Store, name: bytes, data: bytes = b"", folder: InodeNumber = ROOT
 ) -> InodeNumber:
-    """Make a file with staged content."""
+    """Create a file with staged content."""
     inode = store.namespace.create(folder, name, FILE, ME).inode
     if data:
         store.writes.write(inode, 0, data)
@@ -102,7 +102,7 @@ def new_file(
 
 
 def stored_file(store: Store, name: bytes, data: bytes) -> InodeNumber:
-    """Make a file whose content is in chunks."""
+    """Create a file whose content is in chunks."""
     inode = new_file(store, name, data)
     ingest_file(store, inode)
     store.commit()
@@ -114,7 +114,7 @@ def content_of(store: Store, inode: InodeNumber) -> bytes:
 
 
 def noise(size: int, seed: int = 0) -> bytes:
-    """Return bytes that no compression makes smaller."""
+    """Return incompressible bytes."""
     return random.Random(seed).randbytes(size)
 
 
@@ -157,7 +157,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def run_apart(script: str, *args: object) -> str:
-    """Run Python code in another process, and return what it prints."""
+    """Run Python code in another process, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, args)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,4 +1,4 @@
-"""System calls that Python has no function for, and mappings that fail without SIGBUS."""
+"""System calls without a Python function, and mappings that fail without SIGBUS."""
 
 import ctypes
 import mmap
@@ -23,7 +23,7 @@ _libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
 _libc.closedir.argtypes = [ctypes.c_void_p]
 
 
-# Where the name starts in a `struct dirent`: behind inode, position, length and type.
+# The offset of the name in a `struct dirent`: behind inode, position, length and type.
 NAME_OFFSET: Final = 8 + 8 + 2 + 1
 
 
@@ -44,14 +44,14 @@ def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
 
 
 class DirectoryStream:
-    """A directory read name by name, with positions to come back to."""
+    """A directory read name by name, with positions to return to."""
 
     def __init__(self, path: Path) -> None:
         self._stream = _libc.opendir(os.fsencode(path))
         assert self._stream, os.strerror(ctypes.get_errno())
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the names from the present position on, `.` and `..` among them."""
+        """Yield the names from the present position on, including `.` and `..`."""
         while entry := _libc.readdir(self._stream):
             yield ctypes.string_at(entry + NAME_OFFSET)
 
@@ -72,7 +72,7 @@ def directory_stream(path: Path) -> Iterator[DirectoryStream]:
 
 
 def aligned(data: bytes) -> mmap.mmap:
-    """Return `data` in memory that starts on a page, as O_DIRECT wants it."""
+    """Return `data` in memory that starts on a page, as O_DIRECT needs it."""
     buffer = mmap.mmap(-1, max(len(data), 1))
     buffer[: len(data)] = data
     return buffer
@@ -81,8 +81,8 @@ def aligned(data: bytes) -> mmap.mmap:
 def read_mapped(fd: int) -> bytes:
     """Return the file behind `fd`, read through a shared mapping.
 
-    The kernel copies out of the mapping on behalf of write(2): a page that cannot be had
-    is then EFAULT, where touching it would be SIGBUS and the end of the test run.
+    write(2) copies from the mapping in the kernel, so an unreadable page is an EFAULT. A read of it
+    in this process would be a SIGBUS, and end the test run.
     """
     size = os.fstat(fd).st_size
     if size == 0:
@@ -93,7 +93,7 @@ def read_mapped(fd: int) -> bytes:
 
 
 def write_mapped(fd: int, offset: int, data: bytes) -> int:
-    """Write `data` through a shared mapping as far as the file reaches; return how far."""
+    """Write `data` through a shared mapping, up to the end of the file; return the size."""
     size = os.fstat(fd).st_size
     if offset >= size or not data:
         return 0

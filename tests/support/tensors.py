@@ -1,4 +1,4 @@
-"""Contents of tensors of every kind, and what can encode them."""
+"""Tensors of every element type, and the codecs that can encode them."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -35,7 +35,7 @@ _FLOATS: Final = {2: np.float16, 4: np.float32, 8: np.float64}
 
 
 def normal(count: int, element: Element, seed: int) -> NDArray[Any]:
-    """Return numbers as those of trained weights, of the element's width."""
+    """Return numbers like those of trained weights, of the element's width."""
     numbers = np.random.default_rng(seed).normal(0, 0.02, count)
     if element.is_float and element.width > 1:
         return numbers.astype(_FLOATS[element.width])
@@ -43,7 +43,7 @@ def normal(count: int, element: Element, seed: int) -> NDArray[Any]:
 
 
 def moments(count: int, element: Element, seed: int) -> NDArray[Any]:
-    """Return numbers that their rows and columns nearly tell, from the middle of a row on."""
+    """Return numbers nearly determined by row and column, from the middle of a row on."""
     random = np.random.default_rng(seed)
     rows = random.normal(0, 4, (-(-(count + 7) // COLUMNS), 1))
     numbers = 2 ** (random.normal(0, 0.3, (len(rows), COLUMNS)) + rows + rows[:1, :1] - 9)
@@ -51,7 +51,7 @@ def moments(count: int, element: Element, seed: int) -> NDArray[Any]:
 
 
 def low_precision(count: int, element: Element, seed: int) -> bytes:
-    """Return numbers that a type of half the width holds, where there is one."""
+    """Return numbers that are exact in a type of half the width, where there is one."""
     if element.width == 1 or element == element_of("F16"):
         return normal(count, element, seed).tobytes()
     half = Element(element.width // 2, element.exponent)
@@ -60,7 +60,7 @@ def low_precision(count: int, element: Element, seed: int) -> bytes:
 
 @st.composite
 def contents(draw: st.DrawFn, element: Element) -> bytes:
-    """Draw bytes of every form, with a cut number at their end or without."""
+    """Draw bytes of every form, with or without an incomplete number at their end."""
     seed, count = draw(st.integers(0, 99)), draw(st.sampled_from([0, 1, 3, 64, 1000]))
     numbers = draw(
         st.sampled_from(

@@ -8,7 +8,7 @@ from math import prod
 
 STOP = b"."
 
-# What torch.save calls the storages of each dtype.
+# The storage class of each dtype in torch.save.
 KINDS = {
     "F32": "FloatStorage",
     "F64": "DoubleStorage",
@@ -54,7 +54,7 @@ def tensor(
     kind: str = "FloatStorage",
     offset: int = 0,
 ) -> bytes:
-    """Return what pickles a tensor."""
+    """Return the pickled form of a tensor."""
     size = [*size]
     stride = contiguous(size) if stride is None else stride
     parts = (
@@ -65,7 +65,7 @@ def tensor(
 
 
 def mapping(items: Mapping[str | int, bytes], batch: int = 1000) -> bytes:
-    """Return what pickles a dict, so many items at a time."""
+    """Return the pickled form of a dict, with some items at a time."""
     pairs = [
         (text(key) if isinstance(key, str) else integer(key)) + value
         for key, value in items.items()
@@ -90,7 +90,7 @@ def archive(
     top: str = "archive",
     aligned: int = 64,
 ) -> bytes:
-    """Return an archive of these records, laid out as torch does."""
+    """Return an archive of these records, in torch's layout."""
     others = {"byteorder": b"little"} if others is None else others
     records = {"data.pkl": pickle, **others}
     records |= {f"data/{key}": data for key, data in storages.items()} | {"version": b"3\n"}
@@ -105,7 +105,7 @@ def archive(
 
 
 def saved(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
-    """Return what torch.save makes of a dict of tensors: names to dtype, shape and content."""
+    """Return the archive of torch.save for a dict of names to dtype, shape and content."""
     state: dict[str | int, bytes] = {
         name: tensor(key, shape, kind=KINDS[dtype])
         for key, (name, (dtype, shape, _)) in enumerate(tensors.items())

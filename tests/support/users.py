@@ -1,4 +1,4 @@
-"""Processes with the rights of users that the machine need not know."""
+"""Processes with the rights of users, who need not exist on the machine."""
 
 import errno
 import io
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 SECONDS: Final = 30.0
-# Another start of Python and not a fork: pytest has threads. It finds this module by the path that
-# it is given, on which the checkout is not if pytest was called by its own name.
+# A new Python process and not a fork, since pytest has threads. It finds this module by `sys.path`,
+# which lacks the checkout if pytest was started by its own name.
 _CHECKOUT = str(Path(__file__).parents[2])
 if _CHECKOUT not in sys.path:
     sys.path.append(_CHECKOUT)
@@ -26,7 +26,7 @@ _processes = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Ids:
-    """Whose rights a process has. `team` is a further group that it is in."""
+    """The user and groups of a process. `team` is a supplementary group."""
 
     uid: int
     gid: int
@@ -40,15 +40,15 @@ CAROL: Final = Ids(4003, 4003, 4003)
 
 
 class User:
-    """Calls functions with somebody's rights, in a folder."""
+    """Calls functions with a user's rights, in a folder."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
     def __call__(self, call: Callable[..., object], *arguments: object) -> object:
-        """Return what the function returns, or the name of its errno.
+        """Return the result of a function, or the name of its errno.
 
-        It is found by its name: no lambda, and in a module that loads quickly.
+        The process finds the function by its name: no lambda, and in a module that loads quickly.
         """
         self._pipe.send((call, arguments))
         assert self._pipe.poll(SECONDS), f"{call} {arguments} takes too long"
@@ -57,7 +57,7 @@ class User:
 
 @contextmanager
 def user(ids: Ids, folder: Path, *modules: str) -> Iterator[User]:
-    """Let somebody work in `folder`, wherever that lies, with modules loaded that need be."""
+    """Start a user's process in `folder`, with the needed modules loaded."""
     here, there = _processes.Pipe()
     process = _processes.Process(target=_serve, args=(there, ids, folder, modules), daemon=True)
     process.start()
@@ -71,7 +71,7 @@ def user(ids: Ids, folder: Path, *modules: str) -> Iterator[User]:
 
 
 def _serve(pipe: Connection, ids: Ids, folder: Path, modules: tuple[str, ...]) -> None:
-    for module in modules:  # the user may not read them
+    for module in modules:  # the user may be unable to read them
         import_module(module)
     os.chdir(folder)
     os.umask(0o022)
@@ -87,15 +87,15 @@ def _serve(pipe: Connection, ids: Ids, folder: Path, modules: tuple[str, ...]) -
 
 
 def outcome(call: Callable[..., object], *arguments: object) -> object:
-    """Return what a call returns, or the name of its errno."""
+    """Return the result of a call, or the name of its errno."""
     try:
         return call(*arguments)
     except OSError as exc:
         return errno.errorcode[exc.errno or 0]
 
 
-# What a user calls: system calls by path, with nothing in the answer that differs between file
-# systems, and none that waits for the other end of a fifo.
+# Operations of a user: system calls by path, whose results do not differ between file systems, and
+# none that waits for the other end of a fifo.
 
 
 def look(path: str) -> tuple[int, int, int, int]:
@@ -147,11 +147,11 @@ def link(old: str, new: str) -> None:
     os.link(old, new, follow_symlinks=False)
 
 
-# What a user may try with a store.
+# Operations that a user may try with a store.
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
-    """Run a command of modelfs; return its exit code and what it printed on stdout and stderr."""
+    """Run a command of modelfs; return its exit code, stdout and stderr."""
     run = import_module("modelfs.cli.main").run
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         code = run(arguments)
@@ -159,7 +159,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 
 def ask(path: str, request: dict[str, object]) -> dict[str, object]:
-    """Return the answer to a request at the control socket `path`."""
+    """Return the response to a request at the control socket `path`."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         client.sendall(json.dumps(request).encode() + b"\n")

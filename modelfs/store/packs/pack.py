@@ -22,7 +22,7 @@ Pack file, little-endian::
     16      bytes 16  uuid     of the store
     32      u64       check    XXH3-64 of bytes 0 to 32
     40      -         zero up to 4,096
-    4096    segments, each at a multiple of 4,096: see `store.segment`
+    4096    segments, each at a multiple of 4,096: see `packs.segment`
 """
 
 import errno

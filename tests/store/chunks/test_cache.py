@@ -1,4 +1,4 @@
-"""The page cache."""
+"""The chunk cache."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ def never() -> bytes:
     raise AssertionError("loaded, though it is in the cache")
 
 
-def test_what_was_loaded_is_kept() -> None:
+def test_a_loaded_entry_is_kept() -> None:
     """A chunk is loaded once; `peek` finds it and loads nothing."""
     cache = ChunkCache(100)
     assert cache.peek(ONE) is None
@@ -27,7 +27,7 @@ def test_what_was_loaded_is_kept() -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    """When the cache is full, what was not used for longest makes room."""
+    """A full cache drops the least recently used entry."""
     cache = ChunkCache(20)
     cache.get(ONE, lambda: bytes(10))
     cache.get(TWO, lambda: bytes(10))
@@ -40,7 +40,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_the_size_is_bounded() -> None:
-    """The cache never holds more bytes than it may; what is too large is not kept at all."""
+    """The cache never holds more bytes than its capacity; a larger entry is not kept."""
     cache = ChunkCache(20)
     for number in range(10):
         cache.get(ChunkId(number), lambda: bytes(7))
@@ -50,8 +50,8 @@ def test_the_size_is_bounded() -> None:
     assert cache.statistics().bytes == 14
 
 
-def test_forgotten_pages_are_loaded_again() -> None:
-    """`forget` drops a page and its size."""
+def test_forgotten_entries_are_loaded_again() -> None:
+    """`forget` drops an entry and its size."""
     cache = ChunkCache(20)
     cache.get(ONE, lambda: b"one")
     cache.forget(ONE)
@@ -62,7 +62,7 @@ def test_forgotten_pages_are_loaded_again() -> None:
 
 
 class Slow:
-    """A load that waits until it is let go."""
+    """A load that waits for an event."""
 
     def __init__(self, result: bytes | Exception) -> None:
         self.calls = 0
@@ -79,8 +79,8 @@ class Slow:
         return self.result
 
 
-def test_threads_that_want_the_same_chunk_load_it_once() -> None:
-    """While one thread loads, the others wait for it and get the same bytes."""
+def test_threads_load_a_chunk_once() -> None:
+    """While one thread loads a chunk, the others wait and get the same bytes."""
     cache, slow = ChunkCache(100), Slow(b"one")
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(cache.get, ONE, slow)
@@ -93,8 +93,8 @@ def test_threads_that_want_the_same_chunk_load_it_once() -> None:
     assert slow.calls == 1
 
 
-def test_a_failed_load_fails_all_who_waited_and_nobody_after() -> None:
-    """The error reaches each of them; the next to ask loads anew."""
+def test_a_failed_load_fails_all_waiting_threads() -> None:
+    """All waiting threads get the error; the next one loads again."""
     cache, slow = ChunkCache(100), Slow(ValueError("damaged"))
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(cache.get, ONE, slow)
@@ -107,7 +107,7 @@ def test_a_failed_load_fails_all_who_waited_and_nobody_after() -> None:
     assert cache.get(ONE, lambda: b"one") == b"one"
 
 
-def test_loads_do_not_hold_up_one_another() -> None:
-    """A load may itself ask for another chunk."""
+def test_a_load_may_load_another_chunk() -> None:
+    """A load may load another chunk."""
     cache = ChunkCache(100)
     assert cache.get(ONE, lambda: cache.get(TWO, lambda: b"two") + b"one") == b"twoone"

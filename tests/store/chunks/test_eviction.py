@@ -1,4 +1,4 @@
-"""Eviction policies, by themselves and under a page cache."""
+"""Eviction policies, by themselves and in a chunk cache."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from modelfs.store.chunks.eviction import POLICIES, EntryCost, Lru, Shared
 
 
 class Clock:
-    """Seconds that pass when a load says so."""
+    """A clock that only loads move on."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -37,7 +37,7 @@ def kept(cache: ChunkCache, *keys: str) -> set[str]:
 
 
 def test_lru_drops_the_least_recently_used() -> None:
-    """A use makes a page the last to go; what it is worth makes no difference."""
+    """A use makes an entry the last to be dropped; its cost makes no difference."""
     policy = Lru(30)
     for key, needed in (("a", 1), ("b", 9), ("c", 1)):
         policy.add(key, EntryCost(10, 5.0 * needed, needed))
@@ -46,8 +46,8 @@ def test_lru_drops_the_least_recently_used() -> None:
     assert [policy.evict(), policy.evict()] == ["b", "a"]
 
 
-def test_what_many_need_stays(clock: Clock) -> None:
-    """Of pages that cost the same, the one that fewer need goes, though it is newer."""
+def test_entries_with_many_sharers_stay(clock: Clock) -> None:
+    """Of entries with equal cost, one with fewer sharers is dropped, even if it is newer."""
     cache = ChunkCache(20, "shared", clock)
     cache.get("of many", clock.load(10, 1), sharers=5)
     cache.get("of one", clock.load(10, 1), sharers=1)
@@ -55,8 +55,8 @@ def test_what_many_need_stays(clock: Clock) -> None:
     assert kept(cache, "of many", "of one", "new") == {"of many", "new"}
 
 
-def test_what_is_dear_to_make_stays(clock: Clock) -> None:
-    """Of pages that are otherwise alike, the one that takes less computing goes."""
+def test_costly_entries_stay(clock: Clock) -> None:
+    """Of entries that are otherwise equal, the one that takes less computing is dropped."""
     cache = ChunkCache(20, "shared", clock)
     cache.get("dear", clock.load(10, 5), sharers=2)
     cache.get("cheap", clock.load(10, 1), sharers=2)
@@ -64,8 +64,8 @@ def test_what_is_dear_to_make_stays(clock: Clock) -> None:
     assert kept(cache, "dear", "cheap", "new") == {"dear", "new"}
 
 
-def test_what_is_used_often_stays(clock: Clock) -> None:
-    """Of pages that are otherwise alike, the one that was used less goes."""
+def test_often_used_entries_stay(clock: Clock) -> None:
+    """Of entries that are otherwise equal, the one with fewer uses is dropped."""
     cache = ChunkCache(20, "shared", clock)
     for key in ("used", "loaded"):
         cache.get(key, clock.load(10, 1))
@@ -74,8 +74,8 @@ def test_what_is_used_often_stays(clock: Clock) -> None:
     assert kept(cache, "used", "loaded", "new") == {"used", "new"}
 
 
-def test_small_pages_for_the_same_gain(clock: Clock) -> None:
-    """What counts is the gain for each byte: a large page goes before a small one."""
+def test_small_entries_for_the_same_gain(clock: Clock) -> None:
+    """The gain counts by byte: a large entry is dropped before a small one."""
     cache = ChunkCache(20, "shared", clock)
     cache.get("small", clock.load(5, 1))
     cache.get("large", clock.load(15, 1))
@@ -84,7 +84,7 @@ def test_small_pages_for_the_same_gain(clock: Clock) -> None:
 
 
 def test_nothing_is_kept_for_ever(clock: Clock) -> None:
-    """What nobody uses any more goes in the end, whatever it once was worth."""
+    """An unused entry is dropped in the end, however costly it was."""
     cache = ChunkCache(20, "shared", clock)
     cache.get("dear", clock.load(10, 100), sharers=10)
     for number in range(999):
@@ -95,8 +95,8 @@ def test_nothing_is_kept_for_ever(clock: Clock) -> None:
     assert kept(cache, "dear") == set()
 
 
-def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
-    """Pages that are read once drive out no pages that are used again and again."""
+def test_a_scan_leaves_used_entries(clock: Clock) -> None:
+    """Entries that are read once do not displace entries that are read again and again."""
     found = {}
     for policy in ("lru", "shared"):
         cache = ChunkCache(100, policy, clock)
@@ -109,8 +109,8 @@ def test_a_scan_leaves_what_is_used(clock: Clock) -> None:
     assert found == {"lru": 0, "shared": 8}
 
 
-def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
-    """New pages stay until a quarter of the cache came after them, however little they cost."""
+def test_read_ahead_entries_wait_for_their_use(clock: Clock) -> None:
+    """A new entry stays until newer ones fill a quarter of the cache, however cheap it is."""
     cache = ChunkCache(400, "shared", clock)
     for number in range(40):
         cache.get(number, clock.load(10, 100), sharers=1 + number)
@@ -120,8 +120,8 @@ def test_what_was_read_ahead_waits_for_its_use(clock: Clock) -> None:
         assert all(cache.peek(each) is not None for each in newest)
 
 
-def test_what_is_made_of_others_costs_what_they_do(clock: Clock) -> None:
-    """A page whose source was in the cache is worth as much as if it had not been."""
+def test_a_cached_source_is_part_of_the_cost(clock: Clock) -> None:
+    """An entry whose source was cached costs as much as if it had not been."""
     cache = ChunkCache(30, "shared", clock)
 
     def derive() -> bytes:
@@ -130,13 +130,13 @@ def test_what_is_made_of_others_costs_what_they_do(clock: Clock) -> None:
 
     cache.get("alone", clock.load(10, 3))
     cache.get("source", clock.load(10, 5))
-    cache.get("derived", derive)  # 6, of which 5 are for what is there
+    cache.get("derived", derive)  # 6 s, of which the cached source saves 5
     cache.get("new", clock.load(10, 1))
     assert kept(cache, "alone", "source", "derived") == {"source", "derived"}
 
 
-def test_a_failed_load_costs_nobody(clock: Clock) -> None:
-    """What a load that failed had asked for is not added to the next one's cost."""
+def test_a_failed_load_adds_no_cost(clock: Clock) -> None:
+    """Entries that a failed load used do not add to the cost of the next load."""
     cache = ChunkCache(30, "shared", clock)
     cache.get("source", clock.load(10, 50))
 
@@ -152,8 +152,8 @@ def test_a_failed_load_costs_nobody(clock: Clock) -> None:
     assert kept(cache, "cheap", "dear") == {"dear"}
 
 
-def test_shared_remembers_only_what_is_there() -> None:
-    """However many pages come and go, and how, a policy holds a bounded number of places."""
+def test_shared_keeps_a_bounded_number_of_entries() -> None:
+    """A policy's heap is bounded by the number of entries, however many come and go."""
     policy, rng = Shared(40), random.Random(1)
     there: set[int] = set()
     for number in range(5000):
@@ -173,7 +173,7 @@ def test_shared_remembers_only_what_is_there() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_many_threads_keep_the_bound(policy: str) -> None:
-    """Any number of threads may load, use and forget at once; sizes add up at every moment."""
+    """Many threads may load, use and forget at once; the size is right at every moment."""
     cache = ChunkCache(200, policy)
 
     def work(seed: int) -> None:
@@ -193,8 +193,8 @@ def test_many_threads_keep_the_bound(policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_page_larger_than_the_cache_is_kept_alone(policy: str) -> None:
-    """A page that is asked for alone drives out all others, and goes with the next that comes."""
+def test_an_entry_larger_than_the_cache_is_kept_alone(policy: str) -> None:
+    """An entry loaded with `alone` displaces all others, and is dropped for the next one."""
     cache = ChunkCache(20, policy)
     cache.get("small", lambda: bytes(10))
     assert len(cache.get("large", lambda: bytes(50), alone=True)) == 50

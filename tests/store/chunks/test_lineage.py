@@ -1,4 +1,4 @@
-"""Derived chunks: what may derive from what, how they are read, kept, moved, removed and healed."""
+"""Derived chunks: which may derive from which; reading, keeping, moving, removing, healing."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -35,14 +35,14 @@ from tests.support.stores import (
 
 HALF: Final = CHUNK // 2
 
-# -- what may derive from what
+# -- permitted derivations
 
 CHUNKS: Final = range(1, 8)
 Graph = dict[ChunkId, tuple[CodecId, tuple[ChunkId, ...]]]
 
 
 def paths(graph: Graph, chunk: ChunkId, seen: tuple[ChunkId, ...] = ()) -> Iterator[list[ChunkId]]:
-    """Yield every way from a chunk down to stored bytes; one that comes back ends there."""
+    """Yield every path from a chunk down to stored bytes; a cycle ends at its first chunk."""
     seen = (*seen, chunk)
     _, sources = graph.get(chunk, (CodecId.RAW, ()))
     if not sources:
@@ -54,7 +54,7 @@ def paths(graph: Graph, chunk: ChunkId, seen: tuple[ChunkId, ...] = ()) -> Itera
 
 
 def is_allowed(graph: Graph, depth: int) -> bool:
-    """Say whether every chunk is few steps, and few deltas, away from stored bytes."""
+    """Return whether every chunk is few steps, and few deltas, away from stored bytes."""
     for chunk in graph:
         for path in paths(graph, chunk):
             deltas = sum(graph[each][0] is CodecId.DELTA for each in path[:-1])
@@ -75,7 +75,7 @@ STEPS = st.tuples(
 def test_chains_are_short_and_end(
     steps: list[tuple[ChunkId, CodecId, tuple[ChunkId, ...]]], depth: int
 ) -> None:
-    """A derivation is allowed if, and only if, no chain is too long, or closed, with it."""
+    """A derivation is permitted exactly if no chain becomes too long or cyclic with it."""
     graph: Graph = {}
     with TemporaryDirectory() as top:
         index = Index(new_store(Path(top)) / "index")
@@ -91,7 +91,7 @@ def test_chains_are_short_and_end(
 
 
 def test_deltas_count_through_every_source(opened: Store) -> None:
-    """The source that is most steps away may not be the one with most deltas."""
+    """The source with the longest chain need not be the one with the most deltas."""
     lineage, delta, cast = opened.chunks.lineage, CodecId.DELTA, CodecId.CAST
     one, two, three, four, five = map(ChunkId, range(1, 6))
     graph: Graph = {three: (cast, (two,)), two: (cast, (one,)), four: (delta, (one,))}
@@ -123,8 +123,8 @@ def relink(index: Index, lineage: Lineage, chunk: ChunkId, sources: tuple[ChunkI
             lineage.link(chunk, source)
 
 
-def test_what_has_no_record_is_no_source(opened: Store) -> None:
-    """Nothing may derive from a chunk that does not exist, nor what such a one derives from."""
+def test_a_chunk_without_a_record_is_no_source(opened: Store) -> None:
+    """No chunk may derive from a missing chunk, nor from one that derives from it."""
     lineage, find = opened.chunks.lineage, opened.chunks.find
     one = chunk_at(opened, stored_file(opened, b"a", noise(CHUNK)))
     assert not lineage.may_derive(one, CodecId.CAST, (ChunkId(99),), find, 1)
@@ -136,8 +136,8 @@ def test_what_has_no_record_is_no_source(opened: Store) -> None:
         lineage.unlink(ChunkId(98), one)
 
 
-def test_too_much_to_look_at_is_refused(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk with more dependants than can be looked at stays as it is."""
+def test_too_many_dependants_are_refused(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk with more dependants than the limit gets no new form."""
     monkeypatch.setattr(lineage_module, "LOOK_MAX", 2)
     base, *others = halves(opened, 3)
     plain = chunk_at(opened, stored_file(opened, b"plain", noise(CHUNK, 77)))
@@ -153,7 +153,7 @@ def test_too_much_to_look_at_is_refused(opened: Store, monkeypatch: pytest.Monke
 
 
 def halves(store: Store, count: int) -> list[ChunkId]:
-    """Return a chunk, and others whose content is in it; each in a file of its own."""
+    """Return a chunk, and others that contain its content; each in a file of its own."""
     files = [stored_file(store, b"base", noise(CHUNK))]
     for number in range(count):
         part = noise(CHUNK)[number : number + HALF]
@@ -162,7 +162,7 @@ def halves(store: Store, count: int) -> list[ChunkId]:
 
 
 def pair(store: Store) -> tuple[InodeNumber, InodeNumber, ChunkId, ChunkId]:
-    """Return a file and one that derives from it, and the chunks that they consist of."""
+    """Return a file, one that derives from it, and the chunks of both."""
     base, part = halves(store, 1)
     derive(store, part, (base, 0, HALF))
     names = store.namespace
@@ -177,8 +177,8 @@ def spoil(store: Store, chunk: ChunkId) -> None:
     store.chunk_reader.distrust(record)
 
 
-def test_a_derived_chunk_reads_as_what_it_was(box: Box) -> None:
-    """Whole and in parts, at once and after a crash, and it takes a few bytes on the disk."""
+def test_a_derived_chunk_has_its_old_content(box: Box) -> None:
+    """It reads the same whole, in parts and after a crash, and takes a few bytes on disk."""
     _, part, base, chunk = pair(box.store)
     record = box.store.chunks.record(chunk)
     assert (record.kind, record.stored, record.size) == (ChunkKind.DERIVED, 20, HALF)
@@ -189,8 +189,8 @@ def test_a_derived_chunk_reads_as_what_it_was(box: Box) -> None:
     assert content_of(store, part) == noise(CHUNK)[:HALF]
 
 
-def test_many_runs_are_put_together(opened: Store) -> None:
-    """A chunk may take runs of several chunks, and several of one, in any order."""
+def test_many_runs_are_joined(opened: Store) -> None:
+    """A recipe may have runs of several chunks, and several of one, in any order."""
     one, two = noise(CHUNK, 1), noise(CHUNK, 2)
     chunks = [chunk_at(opened, stored_file(opened, each[:8], each)) for each in (one, two)]
     mixed = two[100:200] + one[:1000] + two[:50] + one[1000:1001]
@@ -202,7 +202,7 @@ def test_many_runs_are_put_together(opened: Store) -> None:
 
 
 def test_a_damaged_source_is_named(opened: Store) -> None:
-    """The error of a read tells which chunk is damaged, and through which it is needed."""
+    """The error of a read names the damaged chunk, and the chunk that derives from it."""
     base_file, part, base, chunk = pair(opened)
     spoil(opened, base)
     with pytest.raises(CorruptChunk) as caught:
@@ -215,7 +215,7 @@ def test_a_damaged_source_is_named(opened: Store) -> None:
 
 
 def test_a_run_past_the_end_of_its_source_is_damage(opened: Store) -> None:
-    """A recipe that asks for bytes that its source does not have is itself what is damaged."""
+    """A recipe with a run past the end of its source is damaged itself."""
     base, part = halves(opened, 1)
     derive(opened, part, (base, HALF + 1, HALF))
     with pytest.raises(CorruptChunk, match="has no bytes") as caught:
@@ -225,8 +225,8 @@ def test_a_run_past_the_end_of_its_source_is_damage(opened: Store) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_source_is_kept_in_memory_for_several_only(opened: Store, count: int) -> None:
-    """What just one chunk is made of is not kept beside it."""
+def test_a_source_of_one_chunk_is_not_cached(opened: Store, count: int) -> None:
+    """Only a source of several chunks is cached beside them."""
     text = b"".join(b"line %d\n" % number for number in range(CHUNK))[:CHUNK]
     base = chunk_at(opened, stored_file(opened, b"base", text))
     assert opened.chunks.record(base).kind is ChunkKind.CODED
@@ -241,7 +241,7 @@ def test_a_source_is_kept_in_memory_for_several_only(opened: Store, count: int) 
 
 
 def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk that is put together from many runs of two others asks for each of them once."""
+    """A chunk made of many runs of two others loads each of them once."""
     text = b"".join(b"line %d\n" % number for number in range(CHUNK))
     pieces = [text[:CHUNK], text[CHUNK : 2 * CHUNK]]
     bases = [
@@ -265,8 +265,8 @@ def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.M
     assert sorted(asked) == sorted((*bases, part))
 
 
-def test_what_does_not_come_out_as_it_was_is_damage(opened: Store) -> None:
-    """That a recipe gives bytes of the right number does not make them the content."""
+def test_another_content_of_the_right_size_is_damage(opened: Store) -> None:
+    """A recipe that yields the right number of bytes may still yield the wrong ones."""
     base, part = halves(opened, 1)
     derive(opened, part, (base, 1, HALF))
     with pytest.raises(CorruptChunk, match="does not decode to the content"):
@@ -275,7 +275,7 @@ def test_what_does_not_come_out_as_it_was_is_damage(opened: Store) -> None:
 
 
 def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
-    """A circle of recipes, which none should make, ends in an error and not in a wait."""
+    """A cycle of recipes ends in an error, not in a deadlock."""
     one, two = noise(CHUNK), noise(CHUNK)[HALF:] + noise(CHUNK)[:HALF]
     chunks = [chunk_at(opened, stored_file(opened, each[:8], each)) for each in (one, two)]
     for chunk, source in (chunks, chunks[::-1]):
@@ -295,8 +295,8 @@ def remove(store: Store, *names: bytes) -> None:
         drain(store.orphans.remove(store.namespace.unlink(ROOT, name)))
 
 
-def test_a_source_stays_when_its_file_goes(box: Box) -> None:
-    """What others derive from is held, is told of, and goes with the last of them."""
+def test_a_source_outlives_its_file(box: Box) -> None:
+    """A base-only chunk is kept and counted, and removed with its last dependant."""
     _, part, base, _ = pair(box.store)
     remove(box.store, b"base")
     collect(box.store)
@@ -312,8 +312,8 @@ def test_a_source_stays_when_its_file_goes(box: Box) -> None:
     assert store.packs.numbers() == set()
 
 
-def test_a_held_chunk_is_shared_again(opened: Store) -> None:
-    """Content that comes back while others derive from it costs no room."""
+def test_a_base_only_chunk_is_shared_again(opened: Store) -> None:
+    """New content equal to a base-only chunk takes no space."""
     _, _, base, _ = pair(opened)
     remove(opened, b"base")
     assert held(opened) == [base]
@@ -322,10 +322,10 @@ def test_a_held_chunk_is_shared_again(opened: Store) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_sources_die_with_what_derives_from_them(
+def test_sources_die_with_their_dependants(
     opened: Store, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """One collection removes a chain, whatever the order of its numbers and the slices."""
+    """One collection removes a whole chain, for every order of its numbers and any slices."""
     monkeypatch.setattr(reclaim, "SLICE", size)
     whole = noise(CHUNK)
     chain = [stored_file(opened, b"%d" % n, whole[: CHUNK - n]) for n in range(CHAIN_MAX + 1)]
@@ -340,7 +340,7 @@ def test_sources_die_with_what_derives_from_them(
 
 
 def test_a_slice_counts_sources(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What derives from many is taken into the index, and removed, fewer at a time."""
+    """Of chunks with many sources, a slice publishes and removes fewer."""
     monkeypatch.setattr(reclaim, "SLICE", 4)
     base, *parts = halves(opened, 4)
     for each in parts:
@@ -356,7 +356,7 @@ def test_a_slice_counts_sources(opened: Store, monkeypatch: pytest.MonkeyPatch) 
 
 
 def first_slice(store: Store, result: WriteResult) -> list[ChunkId]:
-    """Return the chunks that would be moved before others may run."""
+    """Return the chunks moved in the first slice."""
     asked: list[ChunkId] = []
 
     def refuse(chunk: ChunkId, _: Chunk) -> bool:
@@ -368,7 +368,7 @@ def first_slice(store: Store, result: WriteResult) -> list[ChunkId]:
 
 
 def test_moving_changes_no_lineage(box: Box) -> None:
-    """Packs are rewritten with derived chunks and sources in them, dead ones among those."""
+    """Packs with derived chunks and their sources, dead ones among them, are rewritten."""
     store = box.store
     _, part, base, chunk = pair(store)
     stored_file(store, b"garbage", noise(8 * CHUNK, 5))
@@ -385,8 +385,8 @@ def test_moving_changes_no_lineage(box: Box) -> None:
     assert content_of(store, part) == noise(CHUNK)[:HALF]
 
 
-def test_a_chunk_may_come_to_derive_from_others(opened: Store) -> None:
-    """With a new recipe, the old sources are let go of; with a plain form, all of them."""
+def test_a_new_recipe_replaces_the_sources(opened: Store) -> None:
+    """A new recipe replaces a chunk's sources; a plain form removes them."""
     one, two = noise(CHUNK, 1), noise(CHUNK, 1)[:HALF] + noise(CHUNK, 2)
     chunks = [chunk_at(opened, stored_file(opened, each[-8:], each)) for each in (one, two)]
     chunk = chunk_at(opened, stored_file(opened, b"part", one[:HALF]))
@@ -409,7 +409,7 @@ def test_a_chunk_may_come_to_derive_from_others(opened: Store) -> None:
 
 
 def test_a_damaged_recipe_is_healed(box: Box) -> None:
-    """A good copy of what cannot be derived any more is stored plain, for all that have it."""
+    """A good copy of a chunk with a damaged recipe is stored plain, for all its files."""
     base_file, part, base, chunk = pair(box.store)
     spoil(box.store, chunk)
     with pytest.raises(CorruptChunk):
@@ -428,7 +428,7 @@ def test_a_damaged_recipe_is_healed(box: Box) -> None:
 
 
 def test_a_chunk_is_healed_though_its_source_is_damaged(opened: Store) -> None:
-    """A good copy of a derived chunk needs no source any more, and says nothing of that one."""
+    """A good copy of a derived chunk removes its sources, and does not heal them."""
     base_file, part, base, _ = pair(opened)
     spoil(opened, base)
     stored_file(opened, b"again", noise(CHUNK)[:HALF])
@@ -439,8 +439,8 @@ def test_a_chunk_is_healed_though_its_source_is_damaged(opened: Store) -> None:
 
 
 @pytest.mark.parametrize("data", [noise(CHUNK), b"text, again and again. " * 100], ids=len)
-def test_what_format_1_stored_is_healed(opened: Store, data: bytes) -> None:
-    """A record without a proof tells a good copy by what would be stored of it, plain or coded."""
+def test_a_chunk_of_format_1_is_healed(opened: Store, data: bytes) -> None:
+    """Without a content checksum, a good copy is recognised by its encoded form."""
     inode = stored_file(opened, b"f", data)
     chunk = chunk_at(opened, inode)
     record = dataclasses.replace(opened.chunks.record(chunk), content_checksum=0)

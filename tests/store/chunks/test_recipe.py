@@ -1,4 +1,4 @@
-"""Recipes: what was written comes back, and anything else is refused."""
+"""Recipes: every recipe survives encoding, and junk is refused."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -21,13 +21,13 @@ GOLDEN = bytes.fromhex(
 
 @given(recipe=RECIPES)
 def test_decoding_undoes_encoding(recipe: Recipe) -> None:
-    """Any recipe comes back as it was."""
+    """Any recipe survives encoding and decoding."""
     assert Recipe.from_bytes(recipe.to_bytes()) == recipe
 
 
 @given(junk=st.binary(max_size=100) | RECIPES.map(Recipe.to_bytes).map(lambda data: data[:-1]))
 def test_junk_is_refused(junk: bytes) -> None:
-    """Any bytes are those of a recipe, or no recipe; nothing in between."""
+    """Any bytes decode to a recipe that encodes to the same bytes, or are refused."""
     try:
         recipe = Recipe.from_bytes(junk)
     except ValueError:
@@ -44,26 +44,26 @@ def test_old_stores_stay_readable() -> None:
 
 @pytest.mark.parametrize("stop", range(4 + 2 * 16))
 def test_a_recipe_cut_short_is_refused(stop: int) -> None:
-    """Of a recipe that ends before its payload begins, nothing is returned."""
+    """A recipe that ends before its payload begins is refused."""
     with pytest.raises(ValueError, match="a recipe of"):
         Recipe.from_bytes(GOLDEN[:stop])
 
 
 def test_a_recipe_has_a_source() -> None:
-    """What needs no other chunk is no recipe."""
+    """A recipe without runs is refused."""
     with pytest.raises(ValueError, match="0 runs"):
         Recipe.from_bytes(bytes(4) + b"payload")
 
 
 def test_sources_are_named_once() -> None:
-    """A chunk that gives several runs is one source, and they keep the order of the first."""
+    """A chunk with several runs is one source; sources are in the order of their first runs."""
     runs = [SourceRun(ChunkId(chunk), skip, 1) for chunk, skip in ((5, 0), (3, 7), (5, 9))]
     assert Recipe(tuple(runs), b"").sources == (5, 3)
 
 
 @given(runs=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(1, 4))))
 def test_joined_runs_are_the_same_bytes(runs: list[tuple[int, int, int]]) -> None:
-    """Runs that follow each other become one, and no two that do are left."""
+    """Adjacent runs become one, and no two adjacent ones are left."""
     before = [SourceRun(ChunkId(chunk), skip, length) for chunk, skip, length in runs]
     after = joined(before)
     assert _bytes_of(after) == _bytes_of(before)

@@ -48,7 +48,7 @@ def tensor_of(store: Store, inode: InodeNumber) -> list[Extent]:
 
 
 class Rewriting:
-    """Stores chunks anew, in forms that a test asks for."""
+    """Stores chunks once more, in forms that a test chooses."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -82,7 +82,7 @@ class Rewriting:
 
 
 def fill(store: Store, geometry: transpose.Geometry = GEOMETRY) -> None:
-    """Store a tensor in coded chunks, and its transposed in such as derive from these."""
+    """Store a tensor in coded chunks, and its transposed one in chunks derived from these."""
     source = stored_file(store, b"source", model_of(SOURCE))
     turned = stored_file(store, b"turned", MODEL)
     rewriting = Rewriting(store)
@@ -99,7 +99,7 @@ def fill(store: Store, geometry: transpose.Geometry = GEOMETRY) -> None:
 
 @pytest.fixture
 def store(folder: Path) -> Iterator[Store]:
-    """A store with a transposed tensor of ten chunks, of which its cache would hold four."""
+    """A store with a transposed tensor of ten chunks, and a cache for four of them."""
     with Store(folder) as filled:
         fill(filled)
     with Store(folder, cache_size=4 * CHUNK) as store:
@@ -115,7 +115,7 @@ def turned(store: Store) -> InodeNumber:
 
 @pytest.fixture
 def wholes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each time that a tensor is transposed."""
+    """One item for each time that a tensor is transposed."""
     calls: list[int] = []
     real = transpose.whole
 
@@ -138,7 +138,7 @@ def order(name: str) -> list[int]:
 def test_a_pass_makes_the_tensor_once(
     store: Store, turned: InodeNumber, wholes: list[int], name: str
 ) -> None:
-    """However a tensor larger than the cache is read, it is transposed once, in one piece."""
+    """However a tensor larger than the cache is read, it is transposed once, as a whole."""
     for start in order(name):
         part = store.contents.read(turned, start, CHUNK // 2)
         assert part == MODEL[start : start + CHUNK // 2]
@@ -148,7 +148,7 @@ def test_a_pass_makes_the_tensor_once(
 def test_threads_make_it_once(
     store: Store, turned: InodeNumber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads that want different parts at the same time wait for one to make the whole."""
+    """Threads that read different parts at once wait for one to make the whole tensor."""
     calls: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
     real = transpose.whole
@@ -174,13 +174,13 @@ def test_threads_make_it_once(
     assert calls == [SIZE]
 
 
-def test_parts_are_no_pages(store: Store, turned: InodeNumber) -> None:
-    """The cache holds the tensor once, not its chunks as well."""
+def test_parts_are_no_entries(store: Store, turned: InodeNumber) -> None:
+    """The cache holds the tensor once, and not its chunks as well."""
     assert content_of(store, turned) == MODEL
     assert store.cache.statistics().bytes == SIZE
 
 
-def test_parts_are_there_at_once_when_the_whole_is(store: Store, turned: InodeNumber) -> None:
+def test_parts_of_a_cached_tensor_are_in_memory(store: Store, turned: InodeNumber) -> None:
     """`peek` finds a part that was read before, while its tensor is in the cache."""
     extent, *_ = tensor_of(store, turned)
     record = store.chunks.record(extent.chunk)
@@ -193,7 +193,7 @@ def test_parts_are_there_at_once_when_the_whole_is(store: Store, turned: InodeNu
 
 
 def test_check_makes_it_once(store: Store, wholes: list[int]) -> None:
-    """A check of all data costs no more than a pass."""
+    """A check of all data transposes the tensor once."""
     assert check(store, data=True) == []
     assert wholes == [SIZE]
 
@@ -204,7 +204,7 @@ def damage(store: Store, record: Chunk) -> None:
 
 
 def test_a_damaged_source_fails_every_part(folder: Path) -> None:
-    """Each part needs all of the source; the error names the part, and what is damaged."""
+    """Each part needs all of the source; the error names the part and the damaged chunk."""
     with Store(folder) as store:
         fill(store)
     with Store(folder, read_only=True) as store:
@@ -219,7 +219,7 @@ def test_a_damaged_source_fails_every_part(folder: Path) -> None:
 
 
 def test_a_wrong_recipe_is_found(folder: Path) -> None:
-    """A part that is not what was stored is an error each time, and is not remembered."""
+    """A part with wrong content is an error at each read, and is not remembered."""
     with Store(folder) as store:
         fill(store, transpose.Geometry(1, 1, COLUMNS, ROWS))
         turned = store.namespace.lookup(InodeNumber(1), b"turned")
@@ -233,7 +233,7 @@ def test_a_wrong_recipe_is_found(folder: Path) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(20), transpose.encode(GEOMETRY, SIZE - 5)])
 def test_a_recipe_that_makes_no_sense(store: Store, turned: InodeNumber, payload: bytes) -> None:
-    """Junk for a geometry, or a part beyond the tensor's end, is an error like any damage."""
+    """A damaged geometry, or a part beyond the tensor's end, is an error like any damage."""
     extent, *_ = tensor_of(store, turned)
     record = store.chunks.record(extent.chunk)
     recipe = Recipe.from_bytes(store.chunk_reader.stored_bytes(extent.chunk, record))

@@ -1,4 +1,4 @@
-"""Putting content into chunks: sharing what is equal, and nothing else."""
+"""Writing chunks: equal content is shared, and only equal content."""
 
 import errno
 
@@ -40,12 +40,12 @@ def load(store: Store, chunk: ChunkId) -> bytes:
 
 @pytest.fixture
 def colliding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all contents have the same hash."""
+    """Give all contents the same hash."""
     monkeypatch.setattr(ChunkTable, "digest", lambda self, content: bytes(16))
 
 
 def test_equal_content_is_one_chunk(opened: Store) -> None:
-    """Content that was put before is found: in the same segment, the same writer, the store."""
+    """Equal content is found in the same segment, in the same writer and in the store."""
     writer = opened.writer()
     first = writer.put(noise(100), compress=False)
     assert writer.put(noise(100), compress=False) == first
@@ -54,7 +54,7 @@ def test_equal_content_is_one_chunk(opened: Store) -> None:
 
 
 def test_segments_are_written_as_they_fill(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Content of a segment that is already in a pack, but in no index, is shared too."""
+    """Content in a written but unpublished segment is shared, too."""
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 5000)
     contents = [noise(1000, seed) for seed in range(20)] + [TEXT]
     writer = opened.writer()
@@ -69,7 +69,7 @@ def test_segments_are_written_as_they_fill(opened: Store, monkeypatch: pytest.Mo
 def test_a_collision_never_gives_other_content(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If all hashes are the same, different contents are different chunks all the same."""
+    """With equal hashes, different contents are still different chunks."""
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 250)
     contents = [noise(100, seed) for seed in range(6)]
     chunks = put(opened, *contents, *contents)
@@ -82,7 +82,7 @@ def test_a_collision_never_gives_other_content(
 
 @pytest.mark.usefixtures("colliding")
 def test_files_with_colliding_chunks_keep_their_bytes(opened: Store) -> None:
-    """The same of whole files, and of what gc leaves of them."""
+    """The same holds for whole files, also after gc."""
     contents = [noise(3 * CHUNK, seed) for seed in range(3)]
     inodes = [stored_file(opened, b"%d" % n, data) for n, data in enumerate(contents)]
     opened.writes.truncate(inodes[1], 0)
@@ -93,7 +93,7 @@ def test_files_with_colliding_chunks_keep_their_bytes(opened: Store) -> None:
 
 
 def test_text_is_coded_and_tensors_are_not(opened: Store) -> None:
-    """Only what is no tensor and becomes smaller is compressed."""
+    """Only content that is no tensor and becomes smaller is compressed."""
     text, tensor, random = (
         *put(opened, TEXT, compress=True),
         *put(opened, TEXT + b"!", compress=False),
@@ -109,7 +109,7 @@ def test_text_is_coded_and_tensors_are_not(opened: Store) -> None:
 
 @pytest.mark.parametrize("content", [noise(CHUNK), TEXT], ids=["plain", "coded"])
 def test_a_damaged_chunk_is_healed_by_a_good_copy(opened: Store, content: bytes) -> None:
-    """Content that comes again takes the place of its damaged chunk, for all who share it."""
+    """Content written again replaces its damaged chunk, for all files that share it."""
     inode = stored_file(opened, b"f", content)
     (extent,) = opened.maps.within(inode, 0, len(content))
     before = opened.chunks.record(extent.chunk)
@@ -124,10 +124,10 @@ def test_a_damaged_chunk_is_healed_by_a_good_copy(opened: Store, content: bytes)
     assert content_of(opened, inode) == content_of(opened, again) == content
 
 
-def test_a_chunk_that_cannot_be_read_is_healed_by_a_good_copy(
+def test_an_unreadable_chunk_is_healed_by_a_good_copy(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails to read what content is to be compared with keeps nobody from writing."""
+    """EIO at reading a chunk to compare with does not stop a writer."""
     inode = stored_file(opened, b"f", noise(100))
 
     def broken(*_: object) -> bytes:
@@ -147,7 +147,7 @@ def test_a_chunk_that_cannot_be_read_is_healed_by_a_good_copy(
 def test_a_damaged_chunk_is_not_healed_by_other_content(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A collision with a damaged chunk makes a chunk of its own."""
+    """A collision with a damaged chunk gets a chunk of its own."""
     digest = opened.chunks.digest(noise(100))
     monkeypatch.setattr(ChunkTable, "digest", lambda self, content: digest)
     inode = stored_file(opened, b"f", noise(100))
@@ -165,12 +165,14 @@ def test_a_damaged_chunk_is_not_healed_by_other_content(
     collect(opened)
 
 
-def test_a_given_up_writer_leaves_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunk numbers of a writer that failed are used again, with the right content."""
+def test_a_rolled_back_writer_leaves_nothing(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunk numbers of a failed writer are used again, with the right content."""
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
     writer = opened.writer()
     first = writer.put(TEXT, compress=True)
-    assert writer.put(TEXT, compress=True) == first  # compared with what was written
+    assert writer.put(TEXT, compress=True) == first  # compared with the written segment
     opened.roll_back_writer()
     assert opened.packs.numbers() == set()
     other = TEXT.upper()
@@ -178,8 +180,8 @@ def test_a_given_up_writer_leaves_nothing(opened: Store, monkeypatch: pytest.Mon
     assert load(opened, first) == other
 
 
-def test_a_copy_of_a_chunk_that_is_gone_is_not_taken(opened: Store) -> None:
-    """A chunk may die while it is copied: its number is not handed out again."""
+def test_a_copy_of_a_removed_chunk_is_not_published(opened: Store) -> None:
+    """A chunk may be removed while it is copied; its number is not used again."""
     chunks = put(opened, *(noise(100, seed) for seed in range(5)))
     record = opened.chunks.record(chunks[0])
     stored = opened.chunk_reader.stored_bytes(chunks[0], record)
@@ -192,7 +194,7 @@ def test_a_copy_of_a_chunk_that_is_gone_is_not_taken(opened: Store) -> None:
 
 
 def test_a_full_disk_stops_a_writer(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error while a segment is written reaches whoever puts, and nothing of it stays."""
+    """An error at writing a segment is raised by `put`, and nothing of the segment stays."""
     put(opened, noise(100))
     tail = opened.chunks.pack_row(PackId(1)).stop
     with monkeypatch.context() as patch:
@@ -211,7 +213,7 @@ def _full(*_: object) -> None:
 
 
 def test_extents_and_chunks_count_the_same(opened: Store) -> None:
-    """Pointing to a chunk and away from it is counted in uses and in bytes."""
+    """A new extent, and a removed one, change the chunk's refs and ref bytes."""
     (chunk,) = put(opened, noise(100))
     inode = new_file(opened, b"f")
     opened.writes.truncate(inode, 100)

@@ -1,4 +1,4 @@
-"""Room: who may use how much of it."""
+"""Space: writers leave the reserve, ingest and gc leave the floor."""
 
 import os
 from pathlib import Path
@@ -44,13 +44,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     [(40 * MB, 10 * MB), (200 * MB, 24 * MB), (1000 * MB, 50 * MB), (10**13, 256 * MB)],
 )
 def test_the_reserve_fits_the_disk(disk: Disk, tmp_path: Path, total: int, reserve: int) -> None:
-    """It is 5 % of the disk, of small ones more, of large ones less."""
+    """The reserve is 5 % of the disk, more of small disks, less of large ones."""
     disk.total = total
     assert Space(tmp_path).reserve_bytes == reserve
 
 
 def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
-    """They get what is above it, as statfs tells; what they take counts before it is written."""
+    """Writers get the space above the reserve; grants count before the bytes are written."""
     space = Space(tmp_path)
     assert space.room().free == 50 * MB
     for _ in range(3):
@@ -63,7 +63,7 @@ def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
 
 
 def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
-    """They may use most of the reserve, and leave the rest to the index."""
+    """Ingest and gc may use most of the reserve, and leave the floor to the index."""
     disk.free = 50 * MB
     space = Space(tmp_path)
     with pytest.raises(StoreFull):
@@ -73,8 +73,8 @@ def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
         space.spend(45 * MB)
 
 
-def test_a_limit_is_what_the_store_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writers stop at it, and go on when there is less; nobody else heeds it."""
+def test_a_limit_bounds_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers stop at the limit, and go on when the store is smaller; gc ignores it."""
     monkeypatch.setattr(space_module, "FRESH_SECONDS", -1.0)
     space = Space(tmp_path, 10 * MB)
     assert space.room().total == 10 * MB
@@ -89,8 +89,8 @@ def test_a_limit_is_what_the_store_takes(tmp_path: Path, monkeypatch: pytest.Mon
     space.reserve(8 * MB)
 
 
-def test_packs_ask_first(opened: Store, disk: Disk) -> None:
-    """Ingest without room writes nothing at all, and everything when there is some."""
+def test_ingest_without_space_writes_nothing(opened: Store, disk: Disk) -> None:
+    """Ingest without space writes nothing, and everything when there is space."""
     inode = new_file(opened, b"f", noise(4 * CHUNK))
     disk.free = 6 * MB
     with pytest.raises(StoreFull):
@@ -103,7 +103,7 @@ def test_packs_ask_first(opened: Store, disk: Disk) -> None:
 
 
 def test_dead_packs_need_no_room(opened: Store, disk: Disk) -> None:
-    """A pack without anything alive in it goes from a disk without a free byte."""
+    """A pack without a live chunk is deleted from a disk without a free byte."""
     inode = new_file(opened, b"f", noise(4 * CHUNK))
     ingest_all(opened)
     disk.free = 0

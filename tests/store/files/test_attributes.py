@@ -21,7 +21,7 @@ NOWHERE = InodeNumber(12345)
 
 
 def test_fields_are_set_one_by_one(opened: Store) -> None:
-    """What is given is set, what is None stays, the file type always, and ctime is dated."""
+    """Given fields are set, None changes nothing, the file type stays, and ctime is set."""
     inode = new_file(opened, b"f")
     before = opened.inodes.get(inode)
     opened.attributes.set(inode, Change(mode=0o600, uid=5))
@@ -37,7 +37,7 @@ def test_fields_are_set_one_by_one(opened: Store) -> None:
 
 
 def test_a_time_that_was_set_stays_set(box: Box) -> None:
-    """A set mtime holds over staged content, its flush, its ingest and a crash."""
+    """A set mtime survives staged content, its flush, its ingest and a crash."""
     inode = new_file(box.store, b"f", b"content")
     box.store.attributes.set(inode, Change(mtime_ns=1234))
     assert box.store.contents.node(inode).mtime_ns == 1234
@@ -49,8 +49,8 @@ def test_a_time_that_was_set_stays_set(box: Box) -> None:
     assert store.inodes.get(inode).mtime_ns == 1234
 
 
-def test_a_write_dates_the_file(opened: Store) -> None:
-    """Writing after a time was set sets another."""
+def test_a_write_sets_mtime(opened: Store) -> None:
+    """A write after mtime was set sets it again."""
     inode = new_file(opened, b"f", b"content")
     opened.attributes.set(inode, Change(mtime_ns=1234))
     opened.writes.write(inode, 0, b"x")
@@ -58,7 +58,7 @@ def test_a_write_dates_the_file(opened: Store) -> None:
 
 
 def test_attributes_are_kept(box: Box) -> None:
-    """Extended attributes come back with any name and value, also empty ones, until removed."""
+    """Extended attributes of any name and value, also empty ones, stay until removed."""
     inode = new_file(box.store, b"f")
     values = {b"user.a": b"value", b"user.b": b"", b"user.\xff": bytes(VALUE_MAX)}
     for name, value in values.items():
@@ -75,14 +75,14 @@ def test_attributes_are_kept(box: Box) -> None:
 
 
 def test_attributes_are_those_of_one_inode(opened: Store) -> None:
-    """Neighbouring inodes' attributes do not mix."""
+    """Attributes of neighbouring inodes do not mix."""
     inodes = [new_file(opened, b"%d" % number) for number in range(3)]
     opened.attributes.put(inodes[1], b"user.x", b"1")
     assert [list(opened.attributes.names(each)) for each in inodes] == [[], [b"user.x"], []]
 
 
 def test_values_have_a_largest_size(opened: Store) -> None:
-    """One byte more than the kernel takes is refused."""
+    """A value one byte longer than the kernel's limit is refused."""
     inode = new_file(opened, b"f")
     with pytest.raises(AttributeTooLarge):
         opened.attributes.put(inode, b"user.x", bytes(VALUE_MAX + 1))
@@ -91,7 +91,7 @@ def test_values_have_a_largest_size(opened: Store) -> None:
 
 @pytest.mark.parametrize("name", [b"system.posix_acl_access", b"system.", b"name", b"users.x"])
 def test_other_namespaces_are_not_supported(opened: Store, name: bytes) -> None:
-    """Access lists, which would have to be enforced, and what is in no namespace are refused."""
+    """Names of access lists, and names in no namespace, are refused."""
     for call in (
         lambda: opened.attributes.put(ROOT, name, b"x"),
         lambda: opened.attributes.get(ROOT, name),
@@ -103,12 +103,12 @@ def test_other_namespaces_are_not_supported(opened: Store, name: bytes) -> None:
 
 @pytest.mark.parametrize("namespace", [b"user.", b"trusted.", b"security."])
 def test_namespace_without_a_name(opened: Store, namespace: bytes) -> None:
-    """A namespace alone names no attribute."""
+    """A namespace alone is no name."""
     with pytest.raises(InvalidArgument):
         opened.attributes.put(ROOT, namespace, b"x")
 
 
-def test_what_is_not_there_has_no_attributes(opened: Store) -> None:
+def test_a_missing_inode_has_no_attributes(opened: Store) -> None:
     """Nothing is kept for an inode that does not exist."""
     with pytest.raises(NotFound):
         opened.attributes.set(NOWHERE, Change(mode=FILE))

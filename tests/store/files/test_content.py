@@ -1,4 +1,4 @@
-"""The bytes of files: what is staged over what is in chunks, flushed, cut and lost in crashes."""
+"""The content of files: staged ranges over chunks; flushes, truncations and crashes."""
 
 import os
 from pathlib import Path
@@ -32,12 +32,12 @@ WINDOW = 2 * CHUNK
 
 @pytest.fixture(autouse=True)
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let windows be small here."""
+    """Make windows small."""
     small_windows(monkeypatch, WINDOW)
 
 
 def durable(store: Store, inode: InodeNumber) -> None:
-    """Do what fsync does."""
+    """Do the same as fsync(2)."""
     store.flush(inode)
     store.commit()
 
@@ -46,7 +46,7 @@ def durable(store: Store, inode: InodeNumber) -> None:
 
 
 def test_a_write_is_read_at_once(opened: Store) -> None:
-    """Staged bytes are read as written, over windows' bounds and with holes between."""
+    """Staged bytes are read as written, across windows and with holes between."""
     inode = new_file(opened, b"f")
     opened.writes.write(inode, WINDOW - 5, noise(10))
     opened.writes.write(inode, 3 * WINDOW, b"end")
@@ -55,7 +55,7 @@ def test_a_write_is_read_at_once(opened: Store) -> None:
 
 
 def test_reads_are_clipped_to_the_size(opened: Store) -> None:
-    """A read past the end is short, one behind it empty."""
+    """A read past the end is short; one behind the end is empty."""
     inode = new_file(opened, b"f", b"0123456789")
     assert opened.contents.read(inode, 8, 100) == b"89"
     assert opened.contents.read(inode, 10, 100) == b""
@@ -63,7 +63,7 @@ def test_reads_are_clipped_to_the_size(opened: Store) -> None:
 
 
 def test_staged_bytes_lie_over_chunks(opened: Store) -> None:
-    """A write into a stored file shows, and so does all of the file around it."""
+    """A write into a stored file is read, and all bytes around it."""
     data = noise(5 * CHUNK)
     inode = stored_file(opened, b"f", data)
     opened.writes.write(inode, CHUNK + 7, b"new")
@@ -71,8 +71,8 @@ def test_staged_bytes_lie_over_chunks(opened: Store) -> None:
 
 
 @pytest.mark.parametrize("wrong", [Extent(0, ChunkId(1), 1, CHUNK), Extent(0, ChunkId(1), 0, 5000)])
-def test_a_damaged_extent_gives_nobody_elses_bytes(opened: Store, wrong: Extent) -> None:
-    """An extent that reaches past its chunk is corrupt: behind that lies another file's."""
+def test_a_damaged_extent_reads_no_other_chunk(opened: Store, wrong: Extent) -> None:
+    """An extent past the end of its chunk is an error: another file's bytes lie there."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     stored_file(opened, b"g", noise(CHUNK, 1))
     key = pair_key(inode, 0)
@@ -88,7 +88,7 @@ def test_a_damaged_extent_gives_nobody_elses_bytes(opened: Store, wrong: Extent)
 
 
 def test_huge_offsets_cost_nothing(opened: Store) -> None:
-    """A byte at the far end of the largest file takes one window and reads back."""
+    """A byte at the end of the largest file takes one window and is read back."""
     inode = new_file(opened, b"f")
     opened.writes.write(inode, SIZE_MAX - 1, b"x")
     assert opened.contents.node(inode).size == SIZE_MAX
@@ -99,7 +99,7 @@ def test_huge_offsets_cost_nothing(opened: Store) -> None:
 
 
 def test_files_have_a_largest_size(opened: Store) -> None:
-    """Past the kernel's largest size, writes and truncations are refused and change nothing."""
+    """Writes and truncations past the kernel's limit are refused and change nothing."""
     inode = new_file(opened, b"f", b"x")
     with pytest.raises(FileTooLarge):
         opened.writes.write(inode, SIZE_MAX, b"y")
@@ -109,15 +109,15 @@ def test_files_have_a_largest_size(opened: Store) -> None:
 
 
 def test_verified_neighbours_are_one_run(opened: Store) -> None:
-    """Plain chunks that lie next to each other in a pack are read in one go."""
+    """Plain chunks that are neighbours in a pack are read with one call."""
     inode = stored_file(opened, b"f", noise(4 * CHUNK))
     content_of(opened, inode)
     (run,) = opened.contents.plan(inode, 0, 4 * CHUNK)
     assert isinstance(run, FileRun)
 
 
-def test_a_planned_read_outlives_what_it_reads(opened: Store) -> None:
-    """What was planned is read as it was, though the file was since ingested and cut."""
+def test_a_planned_read_outlives_changes(opened: Store) -> None:
+    """A planned read returns the old bytes, even after the file was ingested and cut."""
     inode = new_file(opened, b"f", b"before")
     plan = opened.contents.plan(inode, 0, 100)
     opened.writes.truncate(inode, 0)
@@ -129,8 +129,8 @@ def test_a_planned_read_outlives_what_it_reads(opened: Store) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, WINDOW, WINDOW + 1])
-def test_what_truncation_cut_off_does_not_come_back(opened: Store, size: int) -> None:
-    """A file made shorter and then longer reads as zeros behind the cut, ingested or not."""
+def test_truncated_bytes_do_not_come_back(opened: Store, size: int) -> None:
+    """A file made shorter and then longer has zeros behind the cut, ingested or not."""
     data = noise(4 * CHUNK)
     for inode in (new_file(opened, b"staged", data), stored_file(opened, b"stored", data)):
         opened.writes.truncate(inode, size)
@@ -141,7 +141,7 @@ def test_what_truncation_cut_off_does_not_come_back(opened: Store, size: int) ->
 
 
 def test_a_cut_window_is_flushed_empty(box: Box) -> None:
-    """Bytes that were cut off, and flushed as zeros since, are zeros after a crash."""
+    """Cut bytes that were since flushed as zeros are zeros after a crash."""
     inode = new_file(box.store, b"f")
     box.store.writes.write(inode, 50, noise(50))
     durable(box.store, inode)
@@ -153,7 +153,7 @@ def test_a_cut_window_is_flushed_empty(box: Box) -> None:
 
 
 def test_unflushed_truncation_is_whole_after_a_crash(box: Box) -> None:
-    """What ingest admits of a truncation stays cut off when the file is made longer again."""
+    """A truncation that ingest recorded holds when the file becomes longer again."""
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
     durable(box.store, inode)
@@ -170,7 +170,7 @@ def test_unflushed_truncation_is_whole_after_a_crash(box: Box) -> None:
 
 
 def test_fsync_keeps_everything(box: Box) -> None:
-    """What was flushed and committed is there after a crash, the last write of it too."""
+    """Flushed and committed bytes survive a crash, also those of the last write."""
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
     durable(box.store, inode)
@@ -181,13 +181,13 @@ def test_fsync_keeps_everything(box: Box) -> None:
 
 
 def test_closing_a_store_keeps_everything(box: Box) -> None:
-    """Content that nobody flushed is flushed when the store is closed in order."""
+    """An orderly close flushes all unflushed content."""
     inode = new_file(box.store, b"f", b"content")
     assert content_of(box.reopen(), inode) == b"content"
 
 
-def test_what_was_not_flushed_is_older_after_a_crash(box: Box) -> None:
-    """A crash takes a file back to its last flush."""
+def test_a_crash_reverts_to_the_last_flush(box: Box) -> None:
+    """A crash reverts a file to its last flush."""
     inode = new_file(box.store, b"f", b"flushed")
     durable(box.store, inode)
     box.store.writes.write(inode, WINDOW, b"not flushed")
@@ -196,7 +196,7 @@ def test_what_was_not_flushed_is_older_after_a_crash(box: Box) -> None:
 
 
 def test_a_write_begun_before_a_flush_is_flushed_by_the_next(box: Box) -> None:
-    """A write that ends after a flush froze the file leaves the file dirty."""
+    """A write that ends after the freeze of a flush leaves the file dirty."""
     inode = new_file(box.store, b"f", b"old")
     data = b"new"
     parts = box.store.writes.begin(inode, 0, memoryview(data))
@@ -209,7 +209,7 @@ def test_a_write_begun_before_a_flush_is_flushed_by_the_next(box: Box) -> None:
 
 
 def test_a_window_begun_while_flushing_does_not_keep_the_old_row(box: Box) -> None:
-    """A row does not name a file that is deleted, if its window was begun anew meanwhile."""
+    """After a window began again during a flush, no row names its deleted file."""
     inode = new_file(box.store, b"f", b"first")
     durable(box.store, inode)
     box.store.writes.truncate(inode, 0)
@@ -224,7 +224,7 @@ def test_a_window_begun_while_flushing_does_not_keep_the_old_row(box: Box) -> No
 
 
 def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
-    """A flush that a truncation falls into makes the file durable as before it, or as after."""
+    """A flush during a truncation makes the state before or after it durable."""
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
     flush = box.store.flusher.flush(inode)
@@ -237,7 +237,7 @@ def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
     assert content_of(store, inode) in (data, data[:WINDOW])
 
 
-def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
+def test_an_older_flush_does_not_undo_a_newer_one(box: Box) -> None:
     """Of two flushes of a file, the one that began first and ended last changes nothing."""
     store = box.store
     inode = new_file(store, b"f", b"old")
@@ -252,8 +252,8 @@ def test_an_older_flush_does_not_take_back_a_newer_one(box: Box) -> None:
     assert content_of(box.crash(), inode) == b"newer, and longer"
 
 
-def test_a_flush_survives_an_ingest_that_was_faster(opened: Store) -> None:
-    """Syncing windows that became chunks meanwhile, and whose files are gone, is no error."""
+def test_a_flush_survives_an_ingest(opened: Store) -> None:
+    """Syncing windows that were ingested meanwhile, and whose files are gone, is no error."""
     inode = new_file(opened, b"f", noise(CHUNK))
     flush = opened.flusher.flush(inode)
     sync = next(flush)
@@ -263,7 +263,7 @@ def test_a_flush_survives_an_ingest_that_was_faster(opened: Store) -> None:
 
 
 def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
-    """A window whose file is gone for no good reason is not said to be durable."""
+    """A window whose file is missing for no reason is not recorded as durable."""
     inode = new_file(opened, b"f", noise(CHUNK))
     opened.staging.close()
     (path,) = opened.staging.folder.iterdir()
@@ -276,7 +276,7 @@ def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
 def test_a_folder_that_could_not_be_synced_is_synced_again(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New staging files' names are not taken for durable after an error."""
+    """After an error, names of new staging files do not count as durable."""
     synced: list[Path] = []
 
     def fails(folder: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_folder_that_could_not_be_synced_is_synced_again(
 
 
 def test_a_damaged_chunk_fails_its_bytes_only(opened: Store) -> None:
-    """Reading a damaged chunk raises; the file's other chunks read as ever."""
+    """Reads of a damaged chunk raise; reads of the file's other chunks succeed."""
     data = noise(3 * CHUNK)
     inode = stored_file(opened, b"f", data)
     first = next(opened.maps.within(inode, 0, 1))
@@ -310,7 +310,7 @@ def test_a_damaged_chunk_fails_its_bytes_only(opened: Store) -> None:
 
 
 def test_a_damaged_record_fails_its_bytes_only(opened: Store) -> None:
-    """A chunk whose record is lost is damage to the reads that touch it, and to no neighbours."""
+    """A lost chunk record fails the reads that need it, and no other reads."""
     data = noise(3 * CHUNK)
     inode = stored_file(opened, b"f", data)
     _, middle, _ = opened.maps.within(inode, 0, len(data))
@@ -330,7 +330,7 @@ def test_a_damaged_record_fails_its_bytes_only(opened: Store) -> None:
 
 
 def test_planning_ahead_is_bounded(opened: Store) -> None:
-    """Of a file that is cut very small, little is planned ahead; of any other, all."""
+    """Read-ahead of a file cut into tiny chunks is short; of any other file it is not."""
     small = stored_file(opened, b"small", model_of(*(noise(200, n) for n in range(1000))))
     assert 0 < len(opened.contents.plan_ahead(small, 20_000, 1 << 20)) < 200
     large = stored_file(opened, b"large", noise(30 * CHUNK))

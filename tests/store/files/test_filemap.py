@@ -1,4 +1,4 @@
-"""File maps, against a list of which chunk each byte is in."""
+"""File maps, compared with a list of the chunk of each byte."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ from tests.support.stores import new_file, noise
 
 SIZE = 60
 CHUNK_MAX = 20
-Place = tuple[ChunkId, int] | None  # which byte of which chunk
+Place = tuple[ChunkId, int] | None  # chunk, and offset in it
 
 CALLS = st.lists(
     st.tuples(
@@ -50,7 +50,7 @@ def places(store: Store, inode: InodeNumber) -> list[Place]:
 )
 @given(calls=CALLS)
 def test_a_map_is_a_list_of_bytes(opened: Store, calls: list[tuple[str, int, int, int]]) -> None:
-    """Replacing, clearing and trimming parts changes those and no other bytes."""
+    """Replacing, clearing and trimming a range changes its bytes and no others."""
     chunks = chunks_of(opened)
     inode = new_file(opened, b"f")
     wanted: list[Place] = [None] * (SIZE + CHUNK_MAX)
@@ -78,7 +78,7 @@ def test_a_map_is_a_list_of_bytes(opened: Store, calls: list[tuple[str, int, int
 
 
 def mapped(store: Store, inode: InodeNumber, count: int) -> None:
-    """Let a file have that many extents of one byte."""
+    """Give a file extents of one byte each."""
     chunk = chunks_of(store)[0]
     with store.index.change():
         for at in range(count):
@@ -104,14 +104,14 @@ def long_file(opened: Store) -> InodeNumber:
 
 
 def test_slices_of_a_trim_add_up(opened: Store, long_file: InodeNumber) -> None:
-    """A trim in slices removes all from its start on, and nothing before."""
+    """A trim in slices removes everything from its start on, and nothing before."""
     done = [trim(opened, long_file, 3, 2) for _ in range(4)]
     assert done == [False, False, False, True]
     assert starts(opened, long_file) == [0, 1, 2]
 
 
-def test_a_trim_that_was_taken_back_begins_anew(opened: Store, long_file: InodeNumber) -> None:
-    """A slice whose change failed is done again by the next."""
+def test_an_undone_trim_starts_again(opened: Store, long_file: InodeNumber) -> None:
+    """A slice whose change failed is repeated by the next one."""
     assert not trim(opened, long_file, 3, 2)
     with contextlib.suppress(ModelfsError), opened.index.change():
         opened.maps.trim(long_file, 3, 2)
@@ -121,10 +121,8 @@ def test_a_trim_that_was_taken_back_begins_anew(opened: Store, long_file: InodeN
     assert starts(opened, long_file) == [0, 1, 2]
 
 
-def test_a_trim_that_was_given_up_is_not_gone_on_with(
-    opened: Store, long_file: InodeNumber
-) -> None:
-    """What is mapped after a trim from further up began is removed by the next from there."""
+def test_an_abandoned_trim_is_not_continued(opened: Store, long_file: InodeNumber) -> None:
+    """Extents mapped after an unfinished trim are removed by the next trim from there."""
     assert not trim(opened, long_file, 3, 2)
     while not trim(opened, long_file, 1, 2):
         pass
@@ -135,7 +133,7 @@ def test_a_trim_that_was_given_up_is_not_gone_on_with(
 
 
 def test_an_extent_without_its_chunk_is_damage(opened: Store, long_file: InodeNumber) -> None:
-    """Cutting an extent whose chunk is gone changes nothing, and says so."""
+    """Cutting an extent whose chunk is missing changes nothing and raises."""
     key = number_key(next(opened.maps.within(long_file, 0, 1)).chunk)
     value = opened.index.get(Table.CHUNKS, key)
     assert value is not None

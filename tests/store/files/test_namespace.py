@@ -1,4 +1,4 @@
-"""Names, against a tree of dicts."""
+"""The namespace, compared with a tree of dicts."""
 
 import stat
 import tempfile
@@ -36,7 +36,7 @@ from modelfs.store.store import Store
 from tests.support.run_jobs import drain
 from tests.support.stores import FILE, FOLDER, ME, Box, new_file, new_store
 
-# Few names in few folders: the interesting cases are collisions.
+# Few names in few folders, so that names often collide.
 NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
 STEPS = settings(
@@ -59,7 +59,7 @@ class Node:
 
 
 def outcome(call: Callable[[], object]) -> object:
-    """Return what a call returns, or the class of its error."""
+    """Return the result of a call, or the class of its error."""
     try:
         return call()
     except ModelfsError as exc:
@@ -67,7 +67,7 @@ def outcome(call: Callable[[], object]) -> object:
 
 
 class LikeATree(RuleBasedStateMachine):
-    """Do the same to a store's names and to dicts: same results, same errors, same listings."""
+    """Do the same to a namespace and to dicts: results, errors and listings are equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,10 +79,10 @@ class LikeATree(RuleBasedStateMachine):
     def store(self) -> Store:
         return self.box.store
 
-    # -- the oracle: what is at a path, or why nothing is
+    # -- the model: the node at a path, or the error
 
     def folder_of(self, path: Path_) -> Node | None:
-        """Return the folder that holds a path's last name, None if there is none."""
+        """Return the folder of a path's last name, None if there is none."""
         node = self.root
         for name in path[:-1]:
             child = None if node.names is None else node.names.get(name)
@@ -239,7 +239,7 @@ class LikeATree(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.box.reopen()
 
-    # -- what must hold
+    # -- invariants
 
     def folders(self, node: Node, path: Path_ = ()) -> Iterator[tuple[Path_, Node]]:
         if node.names is not None:
@@ -275,7 +275,7 @@ class LikeATree(RuleBasedStateMachine):
 
     @invariant()
     def cookies_stay(self) -> None:
-        """A name that was listed at a cookie is listed there for as long as it exists."""
+        """A name keeps the cookie at which it was listed, as long as it exists."""
         for _, folder in self.folders(self.root):
             now = {
                 name: cookie
@@ -294,7 +294,7 @@ class LikeATree(RuleBasedStateMachine):
 
 
 def test_names_are_a_tree() -> None:
-    """Any sequence of calls gives the results, the errors and the tree that dicts would."""
+    """Any sequence of calls gives the results, errors and tree of the dicts."""
     run_state_machine_as_test(LikeATree, settings=STEPS)
 
 
@@ -302,7 +302,7 @@ def test_names_are_a_tree() -> None:
 
 
 def test_a_listing_goes_on_where_it_stopped(opened: Store) -> None:
-    """Names that come and go between two pages hide none of those that stay."""
+    """Names added and removed between two pages of a listing hide no other name."""
     for number in range(10):
         new_file(opened, b"%d" % number)
     first = opened.namespace.listing(ROOT, 0, 4)
@@ -315,7 +315,7 @@ def test_a_listing_goes_on_where_it_stopped(opened: Store) -> None:
 
 
 def test_a_replaced_name_keeps_its_cookie(opened: Store) -> None:
-    """A name renamed over is listed once, by who has read past it and who has not."""
+    """A replaced name is listed once, by listings before and behind its cookie."""
     new_file(opened, b"old")
     new = new_file(opened, b"new")
     before = {name: cookie for cookie, name, _ in opened.namespace.listing(ROOT, 0, 9)}
@@ -328,13 +328,13 @@ def test_a_replaced_name_keeps_its_cookie(opened: Store) -> None:
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0b"])
 def test_no_file_has_that_name(opened: Store, name: bytes) -> None:
-    """What cannot be a name is refused."""
+    """Invalid names are refused."""
     with pytest.raises(InvalidArgument):
         opened.namespace.create(ROOT, name, FILE, ME)
 
 
 def test_names_have_a_largest_length(opened: Store) -> None:
-    """255 bytes are a name, whatever they are; 256 are none."""
+    """A name may have any 255 bytes, but not 256."""
     name = b"\xff" * 255
     inode = new_file(opened, name)
     assert opened.namespace.lookup(ROOT, name) == inode
@@ -348,7 +348,7 @@ def test_names_have_a_largest_length(opened: Store) -> None:
 
 
 def test_link_targets_have_a_largest_length(opened: Store) -> None:
-    """4,095 bytes are a target, 4,096 are none, and what is no link has none."""
+    """A target may have 4,095 bytes, but not 4,096; only a link has one."""
     link = opened.namespace.symlink(ROOT, b"link", b"t" * 4095, ME)
     assert opened.namespace.readlink(link.inode) == b"t" * 4095
     assert link.size == 4095
@@ -359,7 +359,7 @@ def test_link_targets_have_a_largest_length(opened: Store) -> None:
 
 
 def test_a_failed_symlink_leaves_nothing(opened: Store) -> None:
-    """A link whose name is taken is not made, nor is its inode number used up."""
+    """A link whose name exists is not created, and takes no inode number."""
     new_file(opened, b"taken")
     with pytest.raises(AlreadyExists):
         opened.namespace.symlink(ROOT, b"taken", b"target", ME)
@@ -379,11 +379,11 @@ def test_link_counts_have_a_maximum(opened: Store) -> None:
         opened.inodes.put(node)
 
 
-# -- what was removed
+# -- removed inodes
 
 
 def test_nothing_is_made_in_a_removed_directory(opened: Store) -> None:
-    """A directory that is open but gone takes no names, and leads nowhere."""
+    """A removed directory that is still open gets no names, and has no parent."""
     folder = opened.namespace.create(ROOT, b"d", FOLDER, ME).inode
     inode = new_file(opened, b"f")
     opened.namespace.rmdir(ROOT, b"d")
@@ -400,7 +400,7 @@ def test_nothing_is_made_in_a_removed_directory(opened: Store) -> None:
 
 
 def test_a_removed_file_gets_no_new_name(opened: Store) -> None:
-    """A file that is open but gone cannot be linked again."""
+    """A removed file that is still open cannot be linked."""
     inode = new_file(opened, b"f")
     opened.namespace.unlink(ROOT, b"f")
     with pytest.raises(NotFound):
@@ -409,18 +409,18 @@ def test_a_removed_file_gets_no_new_name(opened: Store) -> None:
 
 
 def test_orphans_are_found_after_a_crash(box: Box) -> None:
-    """What was open and without a name when it ended is known to be removed."""
+    """Inodes that were open without a name at a crash are listed as orphans."""
     inode = new_file(box.store, b"f", b"content")
     box.store.namespace.unlink(ROOT, b"f")
     box.store.commit()
     assert box.crash().orphans.inodes() == [inode]
 
 
-# -- attributes of what is made
+# -- attributes of new inodes
 
 
 def test_new_files_belong_to_their_maker(opened: Store) -> None:
-    """Owner and mode are as asked for; below a set-group-ID folder, the group is the folder's."""
+    """Owner and mode are as given; below a set-group-ID folder the group is the folder's."""
     node = opened.namespace.create(ROOT, b"f", FILE, Owner(5, 6))
     assert (node.uid, node.gid, node.mode) == (5, 6, FILE)
     shared = opened.namespace.create(ROOT, b"d", FOLDER | stat.S_ISGID, Owner(7, 8))
@@ -431,7 +431,7 @@ def test_new_files_belong_to_their_maker(opened: Store) -> None:
 
 
 def test_changes_are_dated(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new name dates its folder, a lost one also the inode."""
+    """A new name sets the times of its folder, a removed one also those of the inode."""
     clock = iter(range(1000, 10_000))
     monkeypatch.setattr("time.time_ns", lambda: next(clock))
     folder = opened.namespace.create(ROOT, b"d", FOLDER, ME)
@@ -449,7 +449,7 @@ def test_changes_are_dated(opened: Store, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_loop_of_directories_is_damage(opened: Store) -> None:
-    """Directories that hold one another are CorruptIndex, not an endless walk."""
+    """A cycle of directories raises CorruptIndex, and is no endless loop."""
     one = opened.namespace.create(ROOT, b"one", FOLDER, ME)
     two = opened.namespace.create(one.inode, b"two", FOLDER, ME)
     opened.namespace.create(ROOT, b"moved", FOLDER, ME)

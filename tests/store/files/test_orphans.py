@@ -1,4 +1,4 @@
-"""Removing what nobody can reach any more."""
+"""Orphans: removal of inodes without a name."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from modelfs.store.store import Store
 from tests.support.run_jobs import collect, ingest_file
 from tests.support.stores import CHUNK, ME, Box, content_of, model_of, noise, stored_file
 
-# Tables that have nothing once everything was removed and collected.
+# Tables that are empty after everything was removed and collected.
 OF_FILES = (
     Table.DENTRIES,
     Table.LISTING,
@@ -34,7 +34,7 @@ def unlink(store: Store, name: bytes) -> InodeNumber:
 
 
 def remove(store: Store, inode: InodeNumber) -> int:
-    """Remove an orphan whole, and return in how many slices."""
+    """Remove an orphan, and return the number of slices."""
     slices = 1
     for _ in store.orphans.remove(inode):
         assert check(store) == []
@@ -43,7 +43,7 @@ def remove(store: Store, inode: InodeNumber) -> int:
 
 
 def test_nothing_is_left_of_a_file(opened: Store) -> None:
-    """After a file of every kind of row is gone and collected, its rows and packs are too."""
+    """After removal and collection, no row and no pack of a file is left."""
     inode = stored_file(opened, b"f", model_of(noise(3 * CHUNK), noise(300)))
     opened.attributes.put(inode, b"user.x", b"x")
     opened.writes.truncate(inode, CHUNK)
@@ -60,7 +60,7 @@ def test_nothing_is_left_of_a_file(opened: Store) -> None:
 
 
 def test_a_large_file_goes_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long map, many attributes and many tensors are removed a slice at a time."""
+    """A long map, many attributes and many tensors are removed in slices."""
     monkeypatch.setattr(orphans, "SLICE", 3)
     inode = stored_file(opened, b"f", model_of(*(noise(200, seed) for seed in range(8))))
     for number in range(8):
@@ -73,7 +73,7 @@ def test_a_large_file_goes_in_slices(opened: Store, monkeypatch: pytest.MonkeyPa
 def test_half_a_removed_file_is_removed_after_a_crash(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between two slices leaves an orphan to go on with."""
+    """After a crash between two slices, the orphan is still listed and can be removed."""
     monkeypatch.setattr(orphans, "SLICE", 2)
     inode = stored_file(box.store, b"f", noise(9 * CHUNK))
     unlink(box.store, b"f")
@@ -86,7 +86,7 @@ def test_half_a_removed_file_is_removed_after_a_crash(
 
 
 def test_a_removed_file_that_is_open_keeps_its_content(opened: Store) -> None:
-    """Until it is removed, a file without a name reads and writes as ever."""
+    """An orphan is read and written like any other file until it is removed."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     unlink(opened, b"f")
     opened.writes.write(inode, 0, b"new")
@@ -95,7 +95,7 @@ def test_a_removed_file_that_is_open_keeps_its_content(opened: Store) -> None:
 
 
 def test_shared_chunks_stay(opened: Store) -> None:
-    """What another file uses is not removed with the first."""
+    """Chunks that another file shares stay."""
     first = stored_file(opened, b"f", noise(3 * CHUNK))
     second = stored_file(opened, b"g", noise(3 * CHUNK))
     remove(opened, unlink(opened, b"f"))

@@ -1,4 +1,4 @@
-"""Windows, and the files behind them."""
+"""Staging: windows and their files."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ WINDOW = 2 * CHUNK
 
 @pytest.fixture(autouse=True)
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let windows be small here."""
+    """Make windows small."""
     small_windows(monkeypatch, WINDOW)
 
 
@@ -34,7 +34,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def test_a_write_takes_the_windows_it_touches(opened: Store) -> None:
-    """A file has a staging file for each window that was written, and no other."""
+    """A file has a staging file for each written window, and for no other."""
     inode = new_file(opened, b"f")
     opened.writes.write(inode, WINDOW - 1, b"ab")
     opened.writes.write(inode, 100 * WINDOW, b"c")
@@ -47,7 +47,7 @@ def test_a_write_takes_the_windows_it_touches(opened: Store) -> None:
 
 @pytest.mark.parametrize("count", [2, 50])
 def test_parts_are_found_among_few_and_many_windows(opened: Store, count: int) -> None:
-    """What is staged in a range is found, whether windows or the range are more."""
+    """Staged parts of a range are found, with more windows than the range has, or fewer."""
     inode = new_file(opened, b"f")
     for number in range(0, 2 * count, 2):
         opened.writes.write(inode, number * WINDOW + 10, b"x")
@@ -59,7 +59,7 @@ def test_parts_are_found_among_few_and_many_windows(opened: Store, count: int) -
 
 
 def test_a_full_window_says_so(opened: Store) -> None:
-    """A window is full when its every byte is staged."""
+    """A window is full when all its bytes are staged."""
     inode = new_file(opened, b"f", noise(WINDOW - 1))
     window = staged_of(opened, inode).windows[0]
     assert not window.full
@@ -68,7 +68,7 @@ def test_a_full_window_says_so(opened: Store) -> None:
 
 
 def test_a_window_begun_again_has_another_file(opened: Store) -> None:
-    """A window that was cut off and written anew does not write into the old one's file."""
+    """A window that begins again after a truncation has a new file."""
     inode = new_file(opened, b"f", b"old")
     plan = opened.contents.plan(inode, 0, 3)
     opened.writes.truncate(inode, 0)
@@ -82,7 +82,7 @@ def test_a_window_begun_again_has_another_file(opened: Store) -> None:
 
 
 def test_stamps_are_not_used_twice(opened: Store) -> None:
-    """No two states of a file's windows look the same to who compares their stamps."""
+    """No two states of a file's windows have the same stamp."""
     inode = new_file(opened, b"f")
     seen: list[tuple[int, int]] = []
     for _ in range(3):
@@ -94,7 +94,7 @@ def test_stamps_are_not_used_twice(opened: Store) -> None:
 
 
 def test_generations_go_on_after_a_crash(box: Box) -> None:
-    """A window begun after the store was opened again does not take an old one's name."""
+    """After the store is opened again, a new window gets no old name."""
     inode = new_file(box.store, b"f", b"old")
     box.store.flush(inode)
     box.store.commit()
@@ -106,8 +106,10 @@ def test_generations_go_on_after_a_crash(box: Box) -> None:
     assert content_of(box.crash(), inode) == b"old"
 
 
-def test_what_a_killed_process_rewrote_is_synced(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes rewritten before a kill are read after it, so the first flush has to sync them."""
+def test_bytes_rewritten_before_a_kill_are_synced(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes rewritten before a kill are read after it, so the first flush syncs them."""
     inode = new_file(box.store, b"f", noise(100))
     box.store.flush(inode)
     box.store.commit()
@@ -124,7 +126,7 @@ def test_what_a_killed_process_rewrote_is_synced(box: Box, monkeypatch: pytest.M
 
 
 def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
-    """What a crash left in staging is deleted; what the index mentions stays."""
+    """Opening deletes staging files without a row, and no others."""
     kept = new_file(box.store, b"kept", b"kept")
     box.store.flush(kept)
     box.store.commit()
@@ -136,7 +138,7 @@ def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
 
 
 def test_dropped_files_stay_until_the_commit(opened: Store) -> None:
-    """While a commit may still fail, the files that it does without are there; then they go."""
+    """Files of dropped windows stay until the commit has succeeded."""
     inode = new_file(opened, b"f", b"content")
     opened.flush(inode)
     opened.commit()
@@ -151,7 +153,7 @@ def test_dropped_files_stay_until_the_commit(opened: Store) -> None:
 
 
 def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
-    """Dropping an older window leaves the row of the one that took its number."""
+    """Dropping an older window leaves the row of the window that replaced it."""
     index = Index(tmp_path)
     staging = Staging(tmp_path, index)
     inode = InodeNumber(7)
@@ -173,7 +175,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_not_changed_by_writes() -> None:
-    """A copy of the content state keeps its ranges, whatever the original does."""
+    """A copy of the staged state keeps its ranges when the original changes."""
     window = Window(0, 1, RangeSet([(0, 10)]))
     staged = StagedFile(InodeNumber(7), 10, 0, 0, size_floor=0, windows={0: window})
     copy = staged.copy()

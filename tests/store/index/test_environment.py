@@ -1,4 +1,4 @@
-"""The LMDB environment: what LMDB leaves to its users."""
+"""The LMDB environment: full maps, MDB_PANIC, short files and blocks ahead."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from modelfs.store.index.tables import Table
 
 
 class Stubborn:
-    """Stands for LMDB's environment, and fails what it is told to until it is closed."""
+    """Stands for LMDB's environment; the given calls fail until it is closed."""
 
     def __init__(self, real: lmdb.Environment, **failures: lmdb.Error) -> None:
         self._real = real
@@ -58,7 +58,7 @@ def failure(code: int) -> lmdb.Error:
 
 
 def test_a_full_map_grows(tmp_path: Path) -> None:
-    """A commit that the map has no room for makes it larger, as often as it takes."""
+    """A commit that does not fit makes the map larger, as often as necessary."""
     index = Index(tmp_path, map_size=1 << 18)
     put(index, b"large", bytes(4 << 20))
     assert index.get(Table.META, b"large") == bytes(4 << 20)
@@ -69,7 +69,7 @@ def test_a_full_map_grows(tmp_path: Path) -> None:
 
 
 def test_a_map_that_cannot_grow_is_store_full(tmp_path: Path) -> None:
-    """Without address space a commit is refused whole; deletes fit, and then others."""
+    """Without address space a commit is refused whole; deletes, and later puts, succeed."""
     index = Index(tmp_path, map_size=1 << 18)
     put(index, b"small", b"x")
     fail(index, set_mapsize=lmdb.MemoryError("told to fail"))
@@ -84,8 +84,8 @@ def test_a_map_that_cannot_grow_is_store_full(tmp_path: Path) -> None:
     index.close()
 
 
-def test_a_panic_is_got_over(index: Index) -> None:
-    """After a commit that LMDB could not take back, the environment is opened again."""
+def test_the_environment_recovers_from_a_panic(index: Index) -> None:
+    """After MDB_PANIC the environment is opened again."""
     fail(index, begin=lmdb.PanicError("told to fail"))
     assert index.get(Table.META, b"a") == b"1"
     fail(index, begin=lmdb.PanicError("told to fail"))
@@ -94,7 +94,7 @@ def test_a_panic_is_got_over(index: Index) -> None:
 
 
 def test_a_panic_waits_for_transactions(index: Index) -> None:
-    """The environment is not closed under a transaction of another thread."""
+    """The environment is not closed during another thread's transaction."""
     inside, go = threading.Event(), threading.Event()
     values: list[bytes | None] = []
 
@@ -121,7 +121,7 @@ def test_a_panic_waits_for_transactions(index: Index) -> None:
 
 
 def test_a_disk_that_fails_at_reopening(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the environment cannot be opened again every access is EIO, and then none."""
+    """Every access raises EIO until the environment can be opened again."""
     with monkeypatch.context() as patch:
         fail(index, begin=lmdb.PanicError("told to fail"))
 
@@ -141,7 +141,7 @@ def test_a_disk_that_fails_at_reopening(index: Index, monkeypatch: pytest.Monkey
     [(errno.ENOSPC, StoreFull), (errno.EIO, OSError), (-30797, CorruptIndex)],
 )
 def test_errors_of_lmdb_are_translated(index: Index, code: int, wanted: type[Exception]) -> None:
-    """A full disk is StoreFull, a failed system call OSError, LMDB's own complaint damage."""
+    """A full disk is StoreFull, a failed system call OSError, LMDB's own error damage."""
     fail(index, begin=failure(code))
     with pytest.raises(wanted):
         index.apply({})
@@ -151,7 +151,7 @@ def test_errors_of_lmdb_are_translated(index: Index, code: int, wanted: type[Exc
 
 @pytest.mark.parametrize("read_only", [True, False], ids=["read-only", "writable"])
 def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> None:
-    """What would end the process when it is read is an error when it is opened."""
+    """A short file, whose reads would raise SIGBUS, is refused at opening."""
     index = Index(tmp_path)
     for number in range(3):
         put(index, b"%d" % number, bytes(1 << 20))
@@ -166,7 +166,7 @@ def blocks(folder: Path) -> int:
 
 
 def test_free_pages_count_as_room_for_deletes(tmp_path: Path) -> None:
-    """After many deletes there is room inside, and half as much of it behind."""
+    """After many deletes there is space inside the file, and half as much behind it."""
     index = Index(tmp_path)
     put(index, b"a", b"1")
     assert blocks(tmp_path) >= AHEAD
@@ -190,7 +190,7 @@ def test_free_pages_count_as_room_for_deletes(tmp_path: Path) -> None:
 
 
 def test_there_is_always_room_behind(index: Index, tmp_path: Path) -> None:
-    """What a reader's snapshot keeps from being used is not what deletes rely on."""
+    """Deletes do not depend on free pages that a reader's snapshot blocks."""
     for number in range(20):
         with index.change():
             for key in range(number * 50, number * 50 + 50):

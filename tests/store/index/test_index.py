@@ -1,4 +1,4 @@
-"""The index, against a plain dict: whatever step a commit is in, and whichever fails."""
+"""The index, compared with a dict, at every step of a commit and with failures."""
 
 import contextlib
 import subprocess
@@ -27,7 +27,7 @@ from modelfs.store.index.tables import Table, pair_key
 from tests.support.stores import run_apart
 
 TABLES = st.sampled_from([Table.EXTENTS, Table.TRIMS])
-# Keys of few numbers, so that layers meet in them.
+# Few keys, so that layers often have the same ones.
 KEYS = st.builds(pair_key, st.integers(1, 2), st.integers(0, 5))
 VALUES = st.binary(min_size=1, max_size=2)
 CHANGES = st.lists(st.tuples(TABLES, KEYS, st.none() | VALUES), max_size=8)
@@ -43,7 +43,7 @@ Changes = list[tuple[Table, bytes, bytes | None]]
 
 
 class Interrupted(Exception):
-    """What ends a change before its end."""
+    """Raised inside a change."""
 
 
 def apply(rows: Rows, changes: Changes) -> None:
@@ -55,7 +55,7 @@ def apply(rows: Rows, changes: Changes) -> None:
 
 
 class LikeADict(RuleBasedStateMachine):
-    """Change an index and a dict alike; nothing may tell them apart, in memory or on the disk."""
+    """Change an index and a dict alike; both have the same rows, in memory and on disk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,12 +165,12 @@ class LikeADict(RuleBasedStateMachine):
 
 
 def test_an_index_is_a_dict() -> None:
-    """What was put is read, through all layers; a failed change and a crash leave no trace."""
+    """Rows are read through all layers; a failed change and a crash leave no trace."""
     run_state_machine_as_test(LikeADict, settings=STEPS)
 
 
 def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With pages of two rows the same holds: none is left out or yielded twice between pages."""
+    """With pages of two rows no row is left out or yielded twice."""
     monkeypatch.setattr(index_module, "SCAN_PAGE", 2)
     monkeypatch.setattr(Index.scan, "__defaults__", (2,))
     run_state_machine_as_test(LikeADict, settings=STEPS)
@@ -184,7 +184,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 def test_an_unwritten_batch_is_part_of_the_next(index: Index, tmp_path: Path) -> None:
-    """Changes of a commit that failed are written by the one after it."""
+    """The next commit writes the changes of a failed one."""
     with index.change():
         index.put(Table.META, b"a", b"1")
         index.put(Table.META, b"b", b"1")
@@ -199,7 +199,7 @@ def test_an_unwritten_batch_is_part_of_the_next(index: Index, tmp_path: Path) ->
 
 
 def test_a_read_only_index_takes_no_changes(index: Index, tmp_path: Path) -> None:
-    """Changing an index that is open for reading is refused before anything is noted."""
+    """A change of a read-only index is refused."""
     index.close()
     reader = Index(tmp_path, read_only=True)
     with pytest.raises(StoreReadOnly), reader.change():
@@ -209,7 +209,7 @@ def test_a_read_only_index_takes_no_changes(index: Index, tmp_path: Path) -> Non
 
 
 def test_no_index_is_no_store(tmp_path: Path) -> None:
-    """Where there is no folder there is no store; where there is junk, it is damage."""
+    """A missing folder is no store; a folder of junk is damage."""
     with pytest.raises(NotAStore):
         Index(tmp_path / "nowhere")
     (tmp_path / "data.mdb").write_bytes(b"junk" * 10_000)
@@ -232,10 +232,10 @@ index.close()
 
 
 @pytest.mark.parametrize("exclude_writers", [False, True])
-def test_a_reader_is_told_of_what_others_write(
+def test_another_process_changes_the_version(
     index: Index, tmp_path: Path, *, exclude_writers: bool
 ) -> None:
-    """Another's commit changes the version, unless nobody can write: then it is not asked for."""
+    """Another process's commit changes the version, unless writers are excluded."""
     index.close()
     reader = Index(tmp_path, read_only=True, exclude_writers=exclude_writers)
     before = reader.version(Table.META)
@@ -244,8 +244,8 @@ def test_a_reader_is_told_of_what_others_write(
     reader.close()
 
 
-def test_versions_tell_of_changes(index: Index) -> None:
-    """A table's version changes with its rows, by rollback too, and not with another's."""
+def test_versions_change_with_their_tables(index: Index) -> None:
+    """A change of a table changes its version, also a rollback, and no other version."""
     before = index.version(Table.META)
     with contextlib.suppress(Interrupted), index.change():
         index.put(Table.META, b"a", b"1")
@@ -265,7 +265,7 @@ def put_all(index: Index, keys: list[bytes], value: bytes) -> None:
 
 
 def test_readers_on_threads_see_whole_rows(index: Index) -> None:
-    """A thread that scans while rows are put, sealed, written and released sees each of the old."""
+    """A scan during puts, seals, writes and releases yields every old row."""
     keys = [pair_key(1, number) for number in range(300)]
     put_all(index, keys, b"old")
     done = threading.Event()
@@ -303,7 +303,7 @@ index.commit()
 
 
 def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
-    """While pinned, a reader sees the state from when it began; the newest is there on request."""
+    """A pinned reader sees one commit, and the newest one on request."""
     run_apart(PUT, tmp_path, "1")
     reader = Index(tmp_path, read_only=True)
     with reader.pinned():
@@ -317,15 +317,15 @@ def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
 
 
 def test_a_writer_is_not_pinned(index: Index) -> None:
-    """What the owner of an index changes, it sees, pinned or not."""
+    """The owner sees its own changes, pinned or not."""
     with index.pinned(), index.change():
         index.put(Table.META, b"key", b"1")
         assert index.get(Table.META, b"key") == b"1"
         assert index.get_newest(Table.META, b"key") == b"1"
 
 
-def test_deleting_what_is_not_there_changes_nothing(index: Index) -> None:
-    """No row is kept in memory for it, which every scan would have to step over."""
+def test_deleting_a_missing_row_changes_nothing(index: Index) -> None:
+    """Deleting a missing row leaves nothing in memory that a scan would step over."""
     with index.change():
         index.put(Table.META, b"there", b"x")
     index.commit()

@@ -1,4 +1,4 @@
-"""Sets of ranges, against plain sets of numbers."""
+"""Sets of ranges, compared with sets of numbers."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def numbers_of(ranges: list[tuple[int, int]]) -> list[int]:
 
 @given(calls=CALLS)
 def test_a_range_set_is_a_set(calls: list[tuple[str, int, int]]) -> None:
-    """Adding and removing ranges gives the numbers that a set would have, in order."""
+    """Adding and removing ranges gives the numbers of a set, in order."""
     ranges, numbers = built(calls)
     assert numbers_of(list(ranges)) == sorted(numbers)
     assert ranges.size == len(numbers)
@@ -39,7 +39,7 @@ def test_a_range_set_is_a_set(calls: list[tuple[str, int, int]]) -> None:
 
 @given(calls=CALLS)
 def test_neighbours_are_one_range(calls: list[tuple[str, int, int]]) -> None:
-    """Ranges do not touch, so that equal sets are equal ranges."""
+    """Ranges do not touch, so equal sets have equal ranges."""
     ranges, numbers = built(calls)
     flat = [bound for pair in ranges for bound in pair]
     assert all(low < high for low, high in pairwise(flat))
@@ -53,7 +53,7 @@ def test_neighbours_are_one_range(calls: list[tuple[str, int, int]]) -> None:
 def test_parts_are_cut_to_the_bounds(
     calls: list[tuple[str, int, int]], start: int, stop: int
 ) -> None:
-    """What is within bounds is what a set has there."""
+    """`within` yields the parts of the set inside the bounds."""
     ranges, numbers = built(calls)
     inside = sorted(numbers & set(range(start, stop)))
     assert numbers_of(list(ranges.within(start, stop))) == inside
@@ -61,7 +61,7 @@ def test_parts_are_cut_to_the_bounds(
 
 @given(calls=CALLS)
 def test_a_copy_is_another_set(calls: list[tuple[str, int, int]]) -> None:
-    """Changing a copy leaves the original as it was."""
+    """A change of a copy does not change the original."""
     ranges, numbers = built(calls)
     twin = ranges.copy()
     assert twin == ranges
@@ -71,5 +71,5 @@ def test_a_copy_is_another_set(calls: list[tuple[str, int, int]]) -> None:
 
 
 def test_other_things_are_no_ranges() -> None:
-    """A range set equals range sets only."""
+    """A range set equals only range sets."""
     assert RangeSet([(1, 2)]) != [(1, 2)]

@@ -1,4 +1,4 @@
-"""The records of the index: round trips, junk, and bytes that must stay what they are."""
+"""The records of the index: round trips, junk, and pinned bytes."""
 
 import dataclasses
 import stat
@@ -166,7 +166,7 @@ EXAMPLES: dict[str, Any] = {
     "tensor": TensorRow(7, 24, "BF16", (3, 4), "layer.0.wéight"),
 }
 
-# Of the records that are written otherwise than in format 1: the newest.
+# The newest form of records that had another one in format 1.
 NEWEST: dict[str, str] = {"chunk": "chunk2", "lost": "lost2"}
 
 every_record = pytest.mark.parametrize("kind", RECORDS)
@@ -175,7 +175,7 @@ every_record = pytest.mark.parametrize("kind", RECORDS)
 @every_record
 @given(data=st.data())
 def test_decoding_undoes_encoding(kind: str, data: st.DataObject) -> None:
-    """Any record comes back as it was."""
+    """Any record survives encoding and decoding."""
     record = data.draw(RECORDS[kind])
     assert DECODE[kind](record.to_bytes()) == record
 
@@ -183,7 +183,7 @@ def test_decoding_undoes_encoding(kind: str, data: st.DataObject) -> None:
 @every_record
 @given(junk=st.binary(max_size=100))
 def test_junk_is_damage(kind: str, junk: bytes) -> None:
-    """Any bytes give a record, which encodes and decodes, or CorruptIndex; no other error."""
+    """Any bytes decode to a record that can be encoded, or raise CorruptIndex."""
     try:
         record: Any = DECODE[kind](junk)
     except CorruptIndex:
@@ -191,19 +191,19 @@ def test_junk_is_damage(kind: str, junk: bytes) -> None:
     assert DECODE[kind](record.to_bytes()) == record
 
 
-# How much of the example may be missing at its end: what ends in a name or in ranges cannot tell.
+# The bytes that may be missing at the end: a shorter name, or fewer ranges, are valid.
 OPEN_ENDED = {"listed": len(b"odel.safetensors"), "tensor": len("layer.0.wéight".encode())}
 
 
 @every_record
 def test_truncation_is_damage(kind: str) -> None:
-    """A record cut short at any byte does not decode, down to where a name begins."""
+    """A record cut at any byte does not decode, up to the start of a name."""
     value = EXAMPLES[kind].to_bytes()
     for size in range(len(value) - OPEN_ENDED.get(kind, 0)):
         if kind == "window" and size in (8, 24):
-            continue  # fewer ranges, and none: as good a record
+            continue  # fewer ranges, or none, are valid
         if kind == "chunk" and size == Chunk.LENGTH_1:
-            continue  # as format 1 had it
+            continue  # as in format 1
         with pytest.raises(CorruptIndex):
             DECODE[kind](value[:size])
 
@@ -217,7 +217,7 @@ def test_old_stores_stay_readable(kind: str) -> None:
 
 
 def test_chunks_of_format_1_stay_readable() -> None:
-    """Their records say nothing of what derives from them, nor of a proof, and are made longer."""
+    """Records of format 1, without dependants and content checksum, are still read."""
     as_then = dataclasses.replace(
         EXAMPLES["chunk"], dependants=0, content_checksum=0, optimized=False, element=0
     )
@@ -228,7 +228,7 @@ def test_chunks_of_format_1_stay_readable() -> None:
 
 
 def test_numbers_never_assigned_are_damage() -> None:
-    """An unknown kind, codec or format is not passed on."""
+    """An unknown kind, codec or format is refused."""
     chunk = EXAMPLES["chunk"].to_bytes()
     for value in (
         b"\x09" + chunk[1:],
@@ -245,7 +245,7 @@ def test_numbers_never_assigned_are_damage() -> None:
 
 @pytest.mark.parametrize("flat", [(5, 5), (7, 5), (0, 10, 10, 20), (0, 10, 5, 20)])
 def test_ranges_out_of_order_are_damage(flat: tuple[int, ...]) -> None:
-    """Empty ranges, and ranges that touch, overlap or go down, are none that were written."""
+    """Empty, touching, overlapping or descending ranges are refused."""
     value = b"".join(number.to_bytes(8, "little") for number in (1, *flat))
     with pytest.raises(CorruptIndex):
         StagedWindow.from_bytes(value)
@@ -261,7 +261,7 @@ def test_no_store_has_that_chunk_size(chunk_size: int) -> None:
 
 @given(start=st.integers(0, 99), stop=st.integers(0, 200))
 def test_a_part_of_an_extent_is_the_same_bytes(start: int, stop: int) -> None:
-    """A part keeps its place in the chunk."""
+    """A part of an extent has its place in the chunk."""
     whole = Extent(50, ChunkId(1), 1000, 100)
     start, stop = sorted((start, stop))
     part = whole.part(start, stop)
@@ -276,7 +276,7 @@ def test_a_part_of_an_extent_is_the_same_bytes(start: int, stop: int) -> None:
 
 @given(one=st.tuples(U64, U64, U64), two=st.tuples(U64, U64, U64))
 def test_keys_sort_as_numbers(one: tuple[int, int, int], two: tuple[int, int, int]) -> None:
-    """Keys built of numbers are in the numbers' order, and give them back."""
+    """Keys sort as their numbers, and decode to them."""
     assert (triple_key(*one) < triple_key(*two)) == (one < two)
     assert (pair_key(*one[:2]) < pair_key(*two[:2])) == (one[:2] < two[:2])
     assert (number_key(one[0]) < number_key(two[0])) == (one[0] < two[0])
@@ -286,20 +286,20 @@ def test_keys_sort_as_numbers(one: tuple[int, int, int], two: tuple[int, int, in
 
 @given(prefix=st.binary(min_size=1, max_size=4), key=st.binary(max_size=6))
 def test_a_prefix_has_an_end(prefix: bytes, key: bytes) -> None:
-    """What begins with a prefix lies below its end, and what is greater and does not, above."""
+    """Every key with a prefix lies below the prefix's end; all greater keys lie above it."""
     if prefix.strip(b"\xff"):
         end = prefix_end(prefix)
         assert key.startswith(prefix) == (prefix <= key < end)
 
 
 def test_keys_of_a_file_are_together() -> None:
-    """A tensor's key is its file's, its start and which of those it is."""
+    """A tensor's key has the file, the start, and the ordinal among tensors there."""
     assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
     assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
 
 
 def test_a_lost_chunk_is_stored_as_ever() -> None:
-    """The record of a lost chunk has no place, and all by which a good copy is known."""
+    """The record of a lost chunk has no place, but all fields that identify a good copy."""
     chunk = EXAMPLES["chunk"]
     lost = chunk.as_lost()
     assert lost.to_bytes() == (STORE_GOLDEN / f"{NEWEST['lost']}.record").read_bytes()

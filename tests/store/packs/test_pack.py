@@ -1,4 +1,4 @@
-"""Packs: their layout, and what is left of them after any accident."""
+"""Packs: their layout, and the effects of every accident."""
 
 import os
 import struct
@@ -53,10 +53,10 @@ def path_of(packs: Packs, pack: int = 1) -> Path:
 
 
 @given(sizes=st.lists(st.sampled_from([1, 100, 4096, ALIGN_FROM - 1, ALIGN_FROM]), min_size=1))
-def test_what_is_appended_is_read(
+def test_appended_chunks_are_read(
     sizes: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Chunks of any sizes read back, large ones from the start of a page, in order, apart."""
+    """Chunks of any size are read back; large ones start at a page."""
     packs = new_packs(tmp_path_factory.mktemp("packs"))
     contents = [noise(size, seed) for seed, size in enumerate(sizes)]
     half = len(contents) // 2
@@ -86,7 +86,7 @@ def golden_segment() -> Segment:
 
 
 def test_old_packs_stay_readable(tmp_path: Path) -> None:
-    """The layout is pinned: header, table, places and checks."""
+    """The layout is pinned: header, table, places and checksums."""
     golden = (STORE_GOLDEN / "one.pack").read_bytes()
     path = tmp_path / pack_name(1)
     path.write_bytes(golden)
@@ -110,8 +110,8 @@ def test_old_packs_stay_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [24 + 24, 24 + 25], ids=["kind", "codec"])
-def test_a_form_that_was_never_assigned_is_corrupt(packs: Packs, at: int) -> None:
-    """A segment of a later version, its checksum right, is told to be one that cannot be read."""
+def test_an_unknown_form_is_corrupt(packs: Packs, at: int) -> None:
+    """A segment of a later version with a right checksum is refused."""
     _, tail = packs.append(segment_of(b"plain"))
     content = bytearray(path_of(packs).read_bytes())
     content[PAGE + at] = 99
@@ -123,7 +123,7 @@ def test_a_form_that_was_never_assigned_is_corrupt(packs: Packs, at: int) -> Non
 
 
 def test_a_long_table_is_not_read(packs: Packs) -> None:
-    """A damaged count costs no memory, however far the index says that the pack goes."""
+    """A damaged count costs no memory, however large the committed end is."""
     packs.append(segment_of(b"plain"))
     stop, count = 1 << 40, 1 << 31
     with path_of(packs).open("r+b") as file:
@@ -136,7 +136,7 @@ def test_a_long_table_is_not_read(packs: Packs) -> None:
 
 @pytest.mark.parametrize("size", [1 << 32, 1 << 60, 1 << 63])
 def test_a_read_past_the_end_takes_no_memory(packs: Packs, size: int) -> None:
-    """A pack is not read for more bytes than it has, whatever a damaged record says."""
+    """A read of more bytes than a pack has costs no memory."""
     packs.append(segment_of(b"plain"))
     tracemalloc.start()
     try:
@@ -149,13 +149,13 @@ def test_a_read_past_the_end_takes_no_memory(packs: Packs, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["1.pack", "\u0660" * 7 + "1.pack", "00000001", "000000001.pack"])
-def test_only_its_own_name_is_a_packs(name: str) -> None:
-    """A file that is called nearly like a pack is not taken for it."""
+def test_similar_names_are_no_packs(name: str) -> None:
+    """A file whose name resembles that of a pack is no pack."""
     assert pack_number(name) is None
 
 
 def test_packs_are_written_as_they_were(packs: Packs) -> None:
-    """The same chunks give the same bytes, now and later."""
+    """The same chunks give the same bytes in every version."""
     packs.append(golden_segment())
     assert path_of(packs).read_bytes() == (STORE_GOLDEN / "one.pack").read_bytes()
 
@@ -164,13 +164,13 @@ def test_packs_are_written_as_they_were(packs: Packs) -> None:
     ("name", "number"),
     [("00000001.pack", 1), ("123456789.pack", 123456789), ("x.pack", None), ("1.tmp", None)],
 )
-def test_a_file_name_is_a_packs_or_not(name: str, number: int | None) -> None:
-    """Only names that a pack can have give a number."""
+def test_pack_names_have_numbers(name: str, number: int | None) -> None:
+    """Only valid pack names give a number."""
     assert pack_number(name) == number
 
 
 def test_packs_are_sealed_when_full(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment that does not fit begins the next pack, and so does one after `leave`."""
+    """A segment that does not fit begins the next pack, and so does one after `seal`."""
     monkeypatch.setattr(pack_module, "PACK_SIZE", 64 << 10)
     tails = [packs.append(segment_of(noise(16 << 10)))[1] for _ in range(5)]
     assert [tail.pack for tail in tails] == [1, 1, 2, 2, 3]
@@ -181,8 +181,8 @@ def test_packs_are_sealed_when_full(packs: Packs, monkeypatch: pytest.MonkeyPatc
     assert packs.numbers() == {1, 2, 3, 4}
 
 
-def test_a_segment_says_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment is full by bytes, or by as many chunks as one write can take."""
+def test_segments_are_full_by_size_or_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment is full by its bytes, or by the most chunks of one write."""
     monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
     assert not segment_of(b"123456789").full
     assert segment_of(b"1234567890").full
@@ -190,7 +190,7 @@ def test_a_segment_says_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_short_writes_are_continued(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that takes a few bytes at a time gets all of them in the end."""
+    """A short write of the kernel is continued until all bytes are written."""
 
     def few(fd: int, buffers: list[memoryview], offset: int) -> int:
         return os.pwrite(fd, buffers[0][:1000], offset)
@@ -204,8 +204,8 @@ def test_short_writes_are_continued(packs: Packs, monkeypatch: pytest.MonkeyPatc
 # -- accidents
 
 
-def test_a_pack_cut_anywhere_gives_what_is_before_the_cut(packs: Packs) -> None:
-    """Cut at any byte, a pack's tables are read up to there or refused, and nothing wrong read."""
+def test_a_pack_cut_anywhere_is_read_up_to_the_cut(packs: Packs) -> None:
+    """Tables of a pack cut at any byte are read up to there or refused."""
     entries, tail = packs.append(segment_of(noise(30, 1), noise(200, 2)))
     more, last = packs.append(segment_of(noise(50, 3), first=3))
     whole = path_of(packs).read_bytes()
@@ -229,7 +229,7 @@ def test_a_pack_cut_anywhere_gives_what_is_before_the_cut(packs: Packs) -> None:
 
 
 def test_any_damaged_byte_of_a_header_or_table_is_seen(packs: Packs) -> None:
-    """A flipped bit in what describes the chunks is damage; in padding it is nothing."""
+    """A flipped bit in a header or table is damage; in padding it has no effect."""
     entries, _ = packs.append(segment_of(b"one", b"two"))
     more, tail = packs.append(segment_of(b"three", first=3))
     whole = path_of(packs).read_bytes()
@@ -245,7 +245,7 @@ def test_any_damaged_byte_of_a_header_or_table_is_seen(packs: Packs) -> None:
 
 
 def test_another_packs_file_is_refused(packs: Packs, tmp_path: Path) -> None:
-    """A pack of another number or another store is not taken for this one."""
+    """The file of another pack, or of another store, is refused."""
     packs.append(segment_of(b"x"))
     path_of(packs).rename(path_of(packs, 2))
     packs.close()
@@ -258,7 +258,7 @@ def test_another_packs_file_is_refused(packs: Packs, tmp_path: Path) -> None:
 
 
 def test_a_missing_pack_is_damage(packs: Packs) -> None:
-    """Reading what is not there says so, and so does asking for it."""
+    """Reading or opening a missing pack raises."""
     with pytest.raises(CorruptPack):
         packs.read(ONE, 0, 1)
     assert not packs.reaches(Tail(ONE, PAGE))
@@ -267,7 +267,7 @@ def test_a_missing_pack_is_damage(packs: Packs) -> None:
 def test_a_failed_append_leaves_room_for_another(
     packs: Packs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an error in the middle of a segment, the next one lies where it should have."""
+    """After an error in the middle of a segment, the next one takes its place."""
     _, tail = packs.append(segment_of(b"kept"))
     packs.flush()
     packs.published()
@@ -290,7 +290,7 @@ def test_a_failed_append_leaves_room_for_another(
 def test_a_pack_that_could_not_be_made_can_be_made_later(
     packs: Packs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full when a pack begins leaves nothing that is in the way."""
+    """A disk that was full when a pack began does not block later packs."""
 
     def full(fd: int, buffers: list[memoryview], offset: int) -> int:
         raise OSError(28, "no space")
@@ -305,10 +305,10 @@ def test_a_pack_that_could_not_be_made_can_be_made_later(
     assert packs.read(tail.pack, entries[0].offset, 4) == b"next"
 
 
-def test_giving_up_cuts_off_what_nobody_vouched_for(
+def test_rolling_back_removes_unpublished_segments(
     packs: Packs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Segments since the last vouched one go, with the packs that were begun for them."""
+    """Unpublished segments are removed, and the packs that were begun for them."""
     monkeypatch.setattr(pack_module, "PACK_SIZE", 32 << 10)
     _, tail = packs.append(segment_of(noise(4096)))
     packs.flush()
@@ -325,7 +325,7 @@ def test_giving_up_cuts_off_what_nobody_vouched_for(
 
 
 def test_recovery_goes_on_at_the_tail(packs: Packs) -> None:
-    """What lies behind the committed tail is cut off when the store is opened."""
+    """Opening cuts off the bytes behind the committed tail."""
     entries, tail = packs.append(segment_of(b"kept"))
     packs.append(segment_of(b"never committed", first=2))
     packs.close()
@@ -340,7 +340,7 @@ def test_recovery_goes_on_at_the_tail(packs: Packs) -> None:
 
 
 def test_a_removed_pack_stays_readable_to_its_readers(packs: Packs) -> None:
-    """Who holds a pack's descriptor reads on after the file is gone."""
+    """A reader with a pack's descriptor reads on after the file is deleted."""
     entries, tail = packs.append(segment_of(b"content"))
     file = packs.descriptor(tail.pack)
     packs.remove(tail.pack)

@@ -1,11 +1,15 @@
-"""What a disk may hold after the loss of power: a model of it, fed with recorded operations.
+"""A model of a disk: the contents that a power loss may leave, from recorded operations.
 
-What the kernel was told to write reaches the disk in any order, or not at all, until an fsync says
-that it did. So every sector, every name and every file's size is, each on its own, what the last
-fsync found there or what any operation since made of it. This is the rule of POSIX and not that of
-one file system: an fsync of a file says nothing about its name, which needs one of the folder, and
-what was removed may be gone at once or come back (the abstract persistence model of Pillai et al.,
-"All file systems are not created equal", OSDI 2014).
+Writes of the kernel reach the disk in any order, or not at all, until an fsync returns. So every
+sector, every name and every size of a file is, independently, that of the last fsync or of any
+operation since. This is the rule of POSIX and not that of one file system: an fsync of a file does
+not cover its name, which needs an fsync of the folder, and a removed file may be gone at once or
+come back (the abstract persistence model of Pillai et al., "All file systems are not created
+equal", OSDI 2014).
+
+Example. A file has "old" when it is synced. "new" is written over it, and then the file is renamed.
+After a power loss it has either content, under either name: four states. After an fsync of the file
+it has "new", under either name.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,22 +18,22 @@ from pathlib import Path
 from random import Random
 from typing import Final, TypeVar
 
-# A disk writes a sector whole or not at all. LMDB's meta pages rely on it.
+# A disk writes a sector whole or not at all. LMDB's meta pages depend on that.
 SECTOR: Final = 512
 PAGE: Final = 4096
-# Bytes that share a fate: sectors, pages, or all of a file.
+# Units of bytes that are lost together: sectors, pages, or whole files.
 UNITS: Final = (SECTOR, PAGE, 1 << 62)
-# How likely old, new, and whatever lies between: even, mostly old, mostly new, or old and new only.
+# Weights of old, new and versions between: even, mostly old, mostly new, or none between.
 ODDS: Final = ((1, 1, 1), (6, 1, 1), (1, 6, 1), (1, 1, 0))
 
 T = TypeVar("T")
-Node = int  # a file or a folder, whatever its name is; no number is used twice
+Node = int  # a file or a folder, independent of its name; no number is used twice
 Tree = dict[str, bytes | None]  # path to content; None is a folder
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A name was made, and what it names."""
+    """A name was created, for a node."""
 
     path: str
     node: Node
@@ -54,7 +58,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """A file was cut or made longer."""
+    """A file was truncated or extended."""
 
     node: Node
     size: int
@@ -68,23 +72,23 @@ class Sync:
 
 
 Operation = Create | Remove | Write | Resize | Sync
-# Decides over what no fsync covered, from 0 for the oldest version to 1 for the newest; asked for
-# the sector at an offset of a node, for a node's size (offset -1), and for a name.
+# Chooses the version that survives, from 0 for the oldest to 1 for the newest; called for a sector
+# at an offset of a node, for a node's size (offset -1), and for a name.
 Luck = Callable[[Node | str, int], float]
 
 
 def nothing_more(_: Node | str, __: int) -> float:
-    """Let nothing survive but what an fsync covered."""
+    """Choose the oldest version: only synced operations survive."""
     return 0.0
 
 
 def everything(_: Node | str, __: int) -> float:
-    """Let everything survive: the kernel lives on, or had just written it all."""
+    """Choose the newest version: the kernel lives on, or had just written everything."""
     return 1.0
 
 
 class Chance:
-    """Decides at random, and the same for bytes that share a fate."""
+    """Chooses at random, and alike for bytes of one unit."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -106,7 +110,7 @@ def version(versions: Sequence[T], fate: float) -> T:
 
 @dataclass(slots=True)
 class File:
-    """A file as its last fsync left it, and the versions of its sectors and its size since."""
+    """A file as of its last fsync, and the versions of its sectors and its size since."""
 
     durable: bytes
     sizes: list[int]
@@ -142,7 +146,7 @@ class File:
         return bytes(found[: self._size(luck(node, -1))])
 
     def _size(self, fate: float) -> int:
-        # A write that is under way makes a file longer bit by bit.
+        # A write in progress extends a file step by step.
         step, part = divmod(fate * (len(self.sizes) - 1), 1)
         one, other = self.sizes[int(step)], self.sizes[min(int(step) + 1, len(self.sizes) - 1)]
         return one + int(part * (other - one))
@@ -159,13 +163,13 @@ class File:
 
 
 class Disk:
-    """Holds what operations made of a folder, and what else a crash may leave of it."""
+    """The operations on a folder, and every state that a crash may leave of it."""
 
     def __init__(self, operations: Iterable[Operation] = ()) -> None:
-        """Begin with what is durable; `operations` made it."""
+        """Begin with durable contents, which `operations` created."""
         self._files: dict[Node, File] = {}
         self._folders: dict[Node, str] = {}
-        # Versions of each name since its folder's last fsync, oldest first. None: it is not there.
+        # Versions of each name since its folder's last fsync, oldest first. None: no such name.
         self._names: dict[str, list[Node | None]] = {}
         for operation in operations:
             self.apply(operation)
@@ -197,14 +201,14 @@ class Disk:
                 self._names[path] = versions[-1:]
 
     def nodes(self) -> dict[str, Node]:
-        """Return what each name names now."""
+        """Return the present node of each name."""
         newest = ((path, versions[-1]) for path, versions in self._names.items())
         return {path: node for path, node in newest if node is not None}
 
     def tree(self, luck: Luck) -> Tree:
-        """Return what is there after a crash with that luck."""
+        """Return the contents after a crash, as `luck` chooses."""
         found: Tree = {}
-        for path in sorted(self._names):  # a folder before what is in it
+        for path in sorted(self._names):  # a folder before its contents
             node = version(self._names[path], luck(path, -1))
             if node is None or (path and folder_of(path) not in found):
                 continue
@@ -217,7 +221,7 @@ def folder_of(path: str) -> str:
 
 
 def write_tree(tree: Tree, top: Path) -> None:
-    """Make a folder that holds a tree."""
+    """Create a folder with the contents of a tree."""
     for path in sorted(tree):
         if (content := tree[path]) is None:
             (top / path).mkdir()

@@ -1,4 +1,4 @@
-"""What files contained, state after state, to tell what a crash may leave of them."""
+"""The successive contents of files, to check the contents after a crash."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from modelfs.store.index.tables import InodeNumber
 
 @dataclass(eq=False)
 class File:
-    """What a file's content was, state after state, and which state a crash cannot undo."""
+    """The successive contents of a file, and the one that a crash cannot undo."""
 
     inode: InodeNumber
     states: list[bytes] = field(default_factory=lambda: [b""], repr=False)
-    flushed: int = 0  # the state that the next commit makes durable, or a later one
-    sealed: int = 0  # the same of a commit under way
+    flushed: int = 0  # the content that the next commit makes durable, or a later one
+    sealed: int = 0  # the same for a commit in progress
     durable: int = 0
 
     @property
@@ -29,12 +29,12 @@ class File:
         self.states.append(self.content[:size].ljust(size, b"\0"))
 
     def check_recovered(self, found: bytes) -> None:
-        """Assert that a crash could leave `found`."""
+        """Assert that a crash may leave this content."""
         check_mixed(found, self.states[self.durable :])
 
 
 def check_mixed(found: bytes, states: Sequence[bytes]) -> None:
-    """Assert that each byte of `found` is as it was in one of the states, and so is the size."""
+    """Assert that each byte, and the size, is that of one of the contents."""
     if found in states:
         return
     lengths = [len(each) for each in states]
@@ -48,6 +48,6 @@ def check_mixed(found: bytes, states: Sequence[bytes]) -> None:
 
 
 def overlaid(content: bytes, offset: int, data: bytes) -> bytes:
-    """Return what content is after a write."""
+    """Return a content after a write."""
     longer = content.ljust(offset + len(data), b"\0")
     return longer[:offset] + data + longer[offset + len(data) :]

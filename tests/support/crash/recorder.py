@@ -1,13 +1,13 @@
-"""Recording what a store does to its folder, operation by operation.
+"""A recorder of the operations of a store on its folder.
 
-The store calls `os` for all but its index, so the calls that change a file or a folder are taken
-down there; those that this module does not know are refused. LMDB makes its system calls itself,
-and what they are is known from its source (0.9, mdb.c: `mdb_page_flush`, `mdb_txn_commit` and
-`mdb_env_write_meta`): a commit writes pages that the last commit does not use, syncs the file with
-fdatasync, and then writes 120 bytes into one sector of one of the first two pages, through a
-descriptor with O_DSYNC. Which pages they were is seen by comparing the file before and after. A
-page that was written without a change is missed, and does not matter: written or not, the disk
-holds the same.
+The store calls `os` for everything except its index. So calls of `os` that change a file or a
+folder are recorded there, and calls that this module does not support are refused. LMDB makes its
+own system calls. They are described in its source (0.9, mdb.c: `mdb_page_flush`, `mdb_txn_commit`
+and `mdb_env_write_meta`): a commit writes pages that the last commit does not use, syncs the file
+with fdatasync, and then writes 120 bytes into one sector of one of the first two pages, through a
+descriptor with O_DSYNC. The recorder finds these pages by comparing the file before and after. It
+misses pages that were written without a change, which does not matter: the disk has the same bytes
+in either case.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ from tests.support.crash.disk_model import (
 
 METAS: Final = 2  # the first pages of LMDB's file
 INDEX: Final = "data.mdb"
-# Nobody reads what is in it: who opens the index first begins it anew.
+# Its content is never read: the first process to open the index starts it from nothing.
 IGNORED: Final = "lock.mdb"
-# Folders whose files only `os` writes. Any other file is looked at to see whether it changed.
+# Folders whose files only `os` writes. Any other file is compared with its last content.
 KNOWN: Final = ("packs", "staging")
-# What else changes files. A store that comes to use one needs it recorded here.
+# Other calls that change files. If the store comes to use one, record it here.
 REFUSED: Final = (
     *("copy_file_range", "link", "posix_fallocate", "remove", "rename", "replace", "rmdir"),
     *("sendfile", "splice", "symlink", "write", "writev"),
@@ -50,18 +50,18 @@ REFUSED: Final = (
 
 
 class Recorder:
-    """Takes down what happens to a folder, in `operations`."""
+    """Records everything that happens to a folder, in `operations`."""
 
     def __init__(self, top: Path, nodes: Mapping[str, Node] | None = None) -> None:
-        """Begin with the folder as it is.
+        """Begin with the present contents of a folder.
 
         Args:
             top: the folder.
-            nodes: the nodes of what is in it, by path, if they have any already.
+            nodes: the nodes of its files and folders, by path, if they have some already.
         """
         self._top = top.resolve()
         self._nodes: dict[tuple[int, int], Node] = {}  # by the kernel's numbers of device and inode
-        self._seen: dict[str, bytes] = {}  # files that others than `os` may write, as they were
+        self._seen: dict[str, bytes] = {}  # the last content of files that LMDB may write
         self._numbers = itertools.count(max((nodes or {}).values(), default=0) + 1)
         self.operations: list[Operation] = []
         for path, content in tree_of(self._top).items():
@@ -69,12 +69,12 @@ class Recorder:
             if content is not None:
                 self._seen[path] = content
                 self.operations.append(Write(node, 0, content))
-        self.before = tuple(self.operations)  # makes the folder as it was
+        self.before = tuple(self.operations)  # creates the folder as it was
         self.operations.clear()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Take down what is done inside the block."""
+        """Record everything that is done inside the block."""
         with pytest.MonkeyPatch.context() as patch:
             calls = (self.open, self.mkdir, self.unlink, self.pwrite, self.pwritev)
             for call in (*calls, self.ftruncate, self.truncate, self.fsync, self.fdatasync):
@@ -86,7 +86,7 @@ class Recorder:
             yield
             self._look()
 
-    # -- what stands in for the functions of `os`
+    # -- replacements of functions of `os`
 
     def open(self, path: Any, flags: int, *more: Any, **options: Any) -> int:
         name = self._name_of(path)
@@ -162,7 +162,7 @@ class Recorder:
     # -- the index
 
     def _lengthening(self, call: Callable[..., None]) -> Callable[..., None]:
-        # What the environment does after LMDB has opened the index, and after every commit.
+        # Called after LMDB has opened the index, and after every commit.
         def lengthening(environment: Environment, env: lmdb.Environment) -> None:
             self._take_commit(env)
             call(environment, env)
@@ -180,7 +180,7 @@ class Recorder:
         return syncing
 
     def _take_commit(self, env: lmdb.Environment) -> None:
-        # Takes down the writes of a commit that was made just now, and its syncs if it made them.
+        # Records the writes of the commit that has just ended, and its syncs if there were any.
         if (path := self._name_of(Path(env.path()) / INDEX)) is None:
             return
         flags = env.flags()
@@ -196,10 +196,10 @@ class Recorder:
         if writes and synced:
             self.operations.append(Sync(writes[0].node))
 
-    # -- files that others write
+    # -- files that LMDB writes
 
     def _look(self) -> None:
-        # Takes down what others than `os` did since the last look.
+        # Records the changes since the last look that were not made through `os`.
         for path in list(_files(self._top, "", without=KNOWN)):
             self.operations += self._changes(path)
 
@@ -221,7 +221,7 @@ class Recorder:
     def _add(self, path: str, node: Node | None = None) -> Node:
         found = self._top / path
         node = next(self._numbers) if node is None else node
-        # The kernel may use the numbers of a file that is gone again.
+        # The kernel may give the numbers of a deleted file to a new one.
         self._nodes[_identity(found.stat())] = node
         if not found.is_dir():
             self._seen[path] = b""
@@ -232,7 +232,7 @@ class Recorder:
         return self._nodes.get(_identity(os.fstat(fd)))
 
     def _name_of(self, path: Any) -> str | None:
-        # None: it is not in the folder.
+        # None if it is not in the folder.
         whole = os.path.abspath(os.fsdecode(path))
         if whole == str(self._top):
             return ""
@@ -256,6 +256,6 @@ def _files(top: Path, folder: str, without: tuple[str, ...] = ()) -> Iterator[st
 
 
 def tree_of(top: Path) -> Tree:
-    """Return what is in a folder, as `Disk.tree` does."""
+    """Return the contents of a folder, in the form of `Disk.tree`."""
     tree: Tree = {str(each.relative_to(top)): None for each in top.rglob("*") if each.is_dir()}
     return {"": None, **tree, **{path: (top / path).read_bytes() for path in _files(top, "")}}

@@ -1,8 +1,8 @@
-"""What a crash may leave of a store that was recorded, and the check that it left that.
+"""The states that a crash may leave of a recorded store, and a check of each.
 
-`crashes` replays what was recorded on a model of the disk and yields what the disk may hold at each
-fsync. `check_recovered` opens a store on such a disk, and looks. `power_lost` and `killed` go on
-working after a crash, until the next one.
+`crashes` replays the recorded operations on a model of the disk, and yields the states that the
+disk may have at each fsync. `check_recovered` opens a store in such a state and checks it.
+`power_lost` and `killed` continue to work after a crash, until the next one.
 """
 
 import copy
@@ -48,12 +48,12 @@ from tests.support.stores import (
     tensors_of,
 )
 
-# Bytes. A file of a few chunks has several windows, and a store of a few files several packs.
+# Bytes: a file of a few chunks has several windows, and a store of a few files several packs.
 WINDOW: Final = 8192
 PACK: Final = 64 << 10
 
 NAMES: Final = (b"a", b"b")
-# Few places and few contents: the interesting bugs are at edges and in equal chunks.
+# Few places and few contents: bugs show at edges and in equal chunks.
 EDGES: Final = (0, 100, 4095, 8192, 10_000, 20_000)
 SIZES: Final = (100, 4096, 9000, 24_576)
 MODELS: Final = (
@@ -64,9 +64,9 @@ MODELS: Final = (
 
 
 def _family() -> Iterator[bytes]:
-    """Yield a model, one tuned from it with transposes beside it, and one rounded."""
+    """Yield a model, one tuned from it with transposed tensors, and a rounded one."""
     random = np.random.default_rng(1)
-    # From 16 KiB on, a sketch tells what is near.
+    # Tensors of 16 KiB and more have a sketch.
     base = random.normal(0, 0.05, (80, 60)).astype(np.float32)
     tuned = base + random.normal(0, 0.0001, (80, 60)).astype(np.float32)
     bits = base.view(np.uint32)
@@ -83,14 +83,14 @@ FAMILY: Final = tuple(_family())
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """Make a folder in memory, where that is possible: syncs cost nothing there."""
+    """Create a folder in memory, if possible: syncs cost nothing there."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
 
 
 def small_units(patch: pytest.MonkeyPatch) -> None:
-    """Let windows and packs be small, so that a little work makes many."""
+    """Make windows and packs small, so that little work needs many."""
     small_windows(patch, WINDOW)
     for module in (pack, recovery):
         patch.setattr(module, "PACK_SIZE", PACK)
@@ -98,7 +98,7 @@ def small_units(patch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """What a disk may hold after so many of the recorded operations."""
+    """The contents of a disk after some of the recorded operations."""
 
     after: int
     tree: Tree
@@ -107,12 +107,12 @@ class Crash:
 
 
 def crashes(work: Work, random: Random, draws: int) -> Iterator[Crash]:
-    """Yield what the disk may hold before and after each fsync, each state once.
+    """Yield the states of the disk that are possible before and after each fsync, each once.
 
     Args:
-        work: what was recorded.
-        random: decides what survives.
-        draws: how often it does, besides nothing and everything.
+        work: the recorded work.
+        random: chooses the surviving operations.
+        draws: number of such choices, besides none and all operations.
     """
     seen: set[tuple[int, int]] = set()
     for after, tree in states(work.disk, work.recorder.operations, random, draws):
@@ -126,7 +126,7 @@ def crashes(work: Work, random: Random, draws: int) -> Iterator[Crash]:
 def states(
     before: Disk, operations: Sequence[Operation], random: Random, draws: int
 ) -> Iterator[tuple[int, Tree]]:
-    """Yield the same for any operations, with how many of them were done."""
+    """Yield the same for any operations, with the number of operations done."""
     disk = copy.deepcopy(before)
     for after, operation in enumerate([*operations, None]):
         last = operations[after - 1] if after else None
@@ -138,7 +138,7 @@ def states(
 
 
 def check_recovered(crash: Crash, folder: Path) -> None:
-    """Assert that the store opens after a crash, is sound, keeps its promises, and goes on."""
+    """Assert that a store opens after a crash, is sound, keeps its promises, and works."""
     put_back(crash.tree, folder)
     assert check_closed(folder) == []
     with Store(folder) as store:
@@ -164,11 +164,11 @@ def contents_of(store: Store) -> dict[bytes, bytes]:
     return {name: content_of(store, inode) for _, name, inode in entries}
 
 
-# -- going on after a crash
+# -- further work after a crash
 
 
 def power_lost(crash: Crash, folder: Path) -> Work:
-    """Return new work on what a crash left: all that is there is durable."""
+    """Return new work on the contents after a power loss: all of them are durable."""
     put_back(crash.tree, folder)
     with Store(folder, read_only=True) as store:
         names = {
@@ -179,9 +179,9 @@ def power_lost(crash: Crash, folder: Path) -> Work:
 
 
 def killed(work: Work, after: int, folder: Path) -> Work:
-    """Return new work in `folder` on what a process left that was killed `after` operations.
+    """Return new work in `folder`, after a process was killed at operation `after`.
 
-    All that it wrote is there, and not all of that is durable.
+    All of its writes are there, but not all of them are durable.
     """
     disk = copy.deepcopy(work.disk)
     for operation in work.recorder.operations[:after]:
@@ -196,8 +196,8 @@ def killed(work: Work, after: int, folder: Path) -> Work:
         file: dataclasses.replace(file, states=file.states[:count])
         for file, count in before.written.items()
     }
-    # What is there is one of the commits, or newer: that one comes last. Two may differ in nothing
-    # but which files they are.
+    # The present contents are those of one of the commits, or newer, and come last. Two commits may
+    # differ only in the identity of their files.
     ordered = sorted(
         before.commits,
         key=lambda names: (
@@ -215,13 +215,13 @@ def killed(work: Work, after: int, folder: Path) -> Work:
     return Work(folder, commits, disk)
 
 
-# -- work at random
+# -- random work
 
 
 def crashes_at_random(seed: int, folder: Path, states: int) -> Iterator[Crash]:
-    """Yield at most so many crashes of work at random, and of work after each kind of crash.
+    """Yield crashes of random work, and of further work after each kind of crash.
 
-    The folder is to be empty, and is used for the work.
+    The folder must be empty; the work is done there.
     """
     random = Random(seed)
     work = Work(new_store(folder))
@@ -242,13 +242,13 @@ def crashes_at_random(seed: int, folder: Path, states: int) -> Iterator[Crash]:
 
 
 def some(work: Work, random: Random, states: int, kind: str) -> list[Crash]:
-    """Return at most so many crashes of what was recorded."""
+    """Return up to `states` crashes of the recorded work, chosen at random."""
     found = [dataclasses.replace(each, kind=kind) for each in crashes(work, random, draws=3)]
     return random.sample(found, min(states, len(found)))
 
 
 def work_at_random(work: Work, random: Random, steps: int) -> None:
-    """Do anything to a store, in any order, and in the middle of what takes a daemon time."""
+    """Do anything to a store, in any order, and inside the daemon's long operations."""
     work.meanwhile = lambda: _interrupt(work, random)
     for _ in range(steps):
         name = random.choice(NAMES)

@@ -1,4 +1,4 @@
-"""Work on a recorded store, with a note of what was promised when."""
+"""Work on a recorded store, with a note of every promise and its time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,15 +23,15 @@ from tests.support.stores import new_file
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Names = dict[bytes, tuple[File, int]]  # each name's file, and which of its states is durable
+Names = dict[bytes, tuple[File, int]]  # each name's file, and the durable one of its states
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a crash may leave: one of some commits, with the contents of then or newer ones."""
+    """The states that a crash may leave: one of some commits, with its contents or newer."""
 
     commits: tuple[Names, ...]
-    written: dict[File, int]  # how many states there are of each file
+    written: dict[File, int]  # the number of states of each file
 
     def check(self, found: dict[bytes, bytes]) -> None:
         """Assert that a crash may leave these names and contents."""
@@ -39,7 +39,7 @@ class Promise:
         assert None in wrong, "; or ".join(str(each) for each in wrong)
 
     def why_not(self, names: Names, found: dict[bytes, bytes]) -> str | None:
-        """Return why these are not what a crash may leave of a commit; None if they are."""
+        """Return the reason why a crash cannot leave these of a commit, None if it can."""
         if found.keys() != names.keys():
             return f"{sorted(found)} are there, and not {sorted(names)}"
         for name, (file, durable) in names.items():
@@ -51,23 +51,23 @@ class Promise:
 
 
 class Work:
-    """Things done to a store while it is recorded.
+    """Operations on a store that is being recorded.
 
-    A daemon syncs files, makes chunks of them and writes commits on other threads, and serves
-    requests meanwhile. So `meanwhile` is done after each of these, before the owner goes on.
+    A daemon syncs files, cuts them into chunks and writes commits on other threads, and serves
+    requests at the same time. So `meanwhile` runs after each of these, before the owner goes on.
     """
 
-    store: Store  # open while it is recorded
+    store: Store  # open while recording
 
     def __init__(
         self, path: Path, commits: tuple[Names, ...] = ({},), disk: Disk | None = None
     ) -> None:
-        """Begin with a store that nobody has open.
+        """Begin with a store that is not open.
 
         Args:
-            path: the store.
-            commits: what it may hold; the last one is what it does.
-            disk: holds it, if not all that is there is durable.
+            path: of the store.
+            commits: the commits that the store may have; it has the last one.
+            disk: the disk with the store, if not all of its contents are durable.
         """
         self.path = path
         self.recorder = Recorder(path, None if disk is None else disk.nodes())
@@ -82,7 +82,7 @@ class Work:
 
     @contextmanager
     def recorded(self) -> Iterator["Work"]:
-        """Open the store, and record what is done to it."""
+        """Open the store, and record everything that is done to it."""
         with self.recorder.recording(), pytest.MonkeyPatch.context() as patch:
             for part, name in ((Staging, "sync"), (Worker, "run")):
                 patch.setattr(part, name, self._interrupted(getattr(part, name)))
@@ -94,7 +94,7 @@ class Work:
 
     def _open(self) -> None:
         self.store = store = Store(self.path)
-        # Whatever makes commits, and however many: what is promised changes with each.
+        # All commits, of any origin: each one changes the promises.
         vars(store)["commit_calls"] = partial(self._watched, store.commit_calls)
 
     def _watched(self, commit_calls: Callable[[], Calls]) -> Calls:
@@ -114,7 +114,7 @@ class Work:
         self._promise(self._commits[-1])
 
     def _names(self) -> Names:
-        # What a commit has that begins now.
+        # The contents of a commit that begins now.
         for file in self._every:
             staged = self.store.staging.find(file.inode)
             if staged is None or not staged.dirty:
@@ -138,7 +138,7 @@ class Work:
 
     @contextmanager
     def interrupted(self, meanwhile: Callable[[], None]) -> Iterator[None]:
-        """Let this be done in the middle of each flush, step of ingest and commit."""
+        """Do this in the middle of each flush, each step of ingest and each commit."""
         before, self.meanwhile = self.meanwhile, meanwhile
         try:
             yield
@@ -154,7 +154,7 @@ class Work:
     def write(self, name: bytes, offset: int, data: bytes) -> None:
         file = self.files[name]
         file.write(offset, data)
-        self._promise(*self._commits)  # the new bytes may be there from now on
+        self._promise(*self._commits)  # the new bytes may exist from now on
         self.store.writes.write(file.inode, offset, data)
 
     def truncate(self, name: bytes, size: int) -> None:
@@ -180,14 +180,14 @@ class Work:
             self._remove_orphan(victim)
 
     def save_over(self, name: bytes, data: bytes) -> None:
-        """Write a new file and rename it over another: flushed first, committed some time later."""
+        """Write a new file and rename it over another: flushed first, committed later."""
         self.create(b"new")
         self.write(b"new", 0, data)
         self.flush(b"new")
         self.rename(b"new", name)
 
     def unlink(self, name: bytes, *, is_open: bool = False) -> None:
-        """Remove a file, or its name only because somebody has it open."""
+        """Remove a file, or only its name if it is open."""
         del self.files[name]
         inode = self.store.namespace.unlink(ROOT, name)
         if not is_open:
@@ -200,20 +200,20 @@ class Work:
         ingest_file(self.store, self.files[name].inode, complete=complete)
 
     def give_up(self, name: bytes) -> None:
-        """Begin to ingest a file, and give up when its chunks are in packs."""
+        """Begin to ingest a file, and abandon that when its chunks are in packs."""
         applier = Applier(self.store)
         file_pass = applier.begin_pass(self.files[name].inode, complete=True)
         if (step := applier.next_step(file_pass)) is not None:
             Worker(self.store).work([step], self.store.writer())
             self.store.roll_back_writer()
 
-    # -- all of the store
+    # -- the whole store
 
     def commit(self) -> None:
         if self.store.index.dirty:
             self.store.commit()
         else:
-            self._promise(self._names())  # as it is, it is durable
+            self._promise(self._names())  # its present content is durable
 
     def collect(self) -> int:
         return collect(self.store)
@@ -234,10 +234,10 @@ class Work:
             self.store.close()
         self._open()
 
-    # -- looking back
+    # -- promises
 
     def promise_after(self, operations: int) -> Promise:
-        """Return what holds when so many operations are done."""
+        """Return the promise after a number of operations."""
         return [promise for since, promise in self.promises if since <= operations][-1]
 
 
