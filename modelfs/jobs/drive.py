@@ -1,13 +1,13 @@
-"""Run a job here and now, on a store that this thread owns.
+"""Run a job to its end on the calling thread, which owns the store.
 
-As a daemon does, it commits every few seconds, and when many changes wait.
+As in a daemon, changes are committed every few seconds, and when many of them are in memory.
 """
 
 import time
 from contextlib import closing
 from typing import Any, Final, TypeVar
 
-from modelfs.jobs.steps import CHANGES_MAX, Commit, Job, Pause, Step, Work
+from modelfs.jobs.steps import CHANGES_MAX, Commit, Job, Step, Work
 from modelfs.store.store import Store
 
 T = TypeVar("T")
@@ -18,9 +18,9 @@ COMMIT_SECONDS: Final = 5.0
 def run(job: Job[T], store: Store) -> T:
     """Run a job to its end, and return its result.
 
-    A step that raises raises in the job, which may handle it.
+    An exception of a step is raised in the job, which may handle it.
     """
-    clock = _Clock(store)
+    executor = _StepExecutor(store)
     result: Any = None
     error: BaseException | None = None
     with closing(job):  # Ctrl-C may come between two steps
@@ -32,41 +32,32 @@ def run(job: Job[T], store: Store) -> T:
                 return value
             result = error = None
             try:
-                result = _do(step, store, clock)
+                result = executor.execute(step)
             except BaseException as exc:
                 error = exc
 
 
 def run_and_commit(job: Job[T], store: Store) -> T:
-    """Run a job, and commit, whatever ends it: what was done by then is kept."""
+    """Run a job and commit, also when it raises: the changes made until then are kept."""
     try:
         return run(job, store)
     finally:
         store.commit()
 
 
-def _do(step: Step, store: Store, clock: "_Clock") -> Any:
-    match step:
-        case Work(call):
-            return call()
-        case Commit():
-            return clock.commit()
-        case Pause():
-            return clock.commit_when_due()
-
-
-class _Clock:
-    """Commits by the clock."""
+class _StepExecutor:
+    """Executes the steps of one job; at a pause, it commits if that is due."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._committed = time.monotonic()
 
-    def commit(self) -> None:
-        self._store.commit()
-        self._committed = time.monotonic()
-
-    def commit_when_due(self) -> None:
+    def execute(self, step: Step) -> Any:
+        if isinstance(step, Work):
+            return step.call()
         waited = time.monotonic() - self._committed
-        if waited > COMMIT_SECONDS or self._store.index.changes > CHANGES_MAX:
-            self.commit()
+        is_due = waited > COMMIT_SECONDS or self._store.index.changes > CHANGES_MAX
+        if is_due or isinstance(step, Commit):
+            self._store.commit()
+            self._committed = time.monotonic()
+        return None

@@ -1,4 +1,4 @@
-"""All hints of a store: rows that only help to find something, and that gc drops when stale."""
+"""The hint tables of a store: rows that only speed up a search, and that gc drops when stale."""
 
 from modelfs.jobs.gc.collector import Hints
 from modelfs.jobs.ingest.copies import CopyHints
@@ -8,4 +8,5 @@ from modelfs.store.store import Store
 
 
 def all_hints(store: Store) -> tuple[Hints, ...]:
+    """Return every hint table of a store, for `gc.Collector`."""
     return ExternalData(store), CopyHints(store), SimilarityIndex(store)

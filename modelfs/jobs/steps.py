@@ -1,13 +1,13 @@
-"""What a job may ask of whoever runs it. Pure: nothing here waits.
+"""The steps that a job yields to its driver. Pure: nothing here blocks.
 
 Theory of operation. A job is a generator. It runs on the thread that owns the store, and yields a
-step when something slow is to be done elsewhere, when others may run, or when it needs a commit. It
-knows neither trio nor threads, so the same job runs in a daemon, beside its requests, and on a
-store that nobody has mounted. `jobs.drive` runs jobs here and now; `fs.background.drive` runs them
-on an event loop.
+step where a call is slow, where other work may run in between, or where it needs a commit. A job
+knows neither trio nor threads, so the same job runs in a daemon, beside its requests, and on an
+unmounted store. `jobs.drive` runs jobs on the calling thread; `fs.background.drive` runs them on an
+event loop.
 
-Between two steps nobody else touches the store. At a step others may: files may be written, removed
-and renamed, and commits happen. So a job looks again at what it found before the step.
+Between two steps a job has the store to itself. During a step, files may be written, removed and
+renamed, and commits happen. So after a step a job looks up again all that it needs.
 
 Example. A job that rewrites one pack with three chunks::
 
@@ -26,25 +26,25 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-# Drivers commit at a pause when so many changes wait: each is some 300 bytes of memory.
+# At a pause, drivers commit when more changes than this are in memory, some 300 bytes each.
 CHANGES_MAX: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Something slow that any thread may do. The step's value is the call's; it may raise."""
+    """A slow call, for any thread. Its result, or its exception, comes back at the `yield`."""
 
     call: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A slice of changes is done; others may run."""
+    """The end of a slice of changes: requests may run, and a commit may be made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Make all changes made so far durable before going on. It may raise."""
+    """A commit of all changes made so far, durable when the job goes on. It may raise."""
 
 
 Step = Work | Pause | Commit
@@ -52,12 +52,12 @@ Job = Generator[Step, Any, T]
 
 
 def pausing(slices: Iterable[object]) -> Job[None]:
-    """Go through work that is done in slices, with a pause after each."""
+    """Exhaust an iterator that does a slice of work for each item, with a pause after each."""
     for _ in slices:
         yield Pause()
 
 
 def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield items in order, `size` at a time: as many as are changed in one go."""
+    """Yield the items in order, `size` at a time: those of one change of the index."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -1,4 +1,4 @@
-"""What drives a job: here and now, or on an event loop, jobs are told the same."""
+"""The two drivers of jobs, on the calling thread and on an event loop, keep one contract."""
 
 import threading
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def workers() -> trio.CapacityLimiter:
 
 @pytest.fixture
 def driver(opened: Store, workers: trio.CapacityLimiter) -> Driver:
-    """What runs jobs on the event loop."""
+    """The driver for an event loop."""
     return Driver(Durability(opened, Handles(), workers), workers)
 
 
@@ -79,7 +79,7 @@ def failing(error: BaseException) -> Work:
 
 
 async def test_a_call_is_answered(drive: Drive) -> None:
-    """A step's value is what its call returned, and the driver returns what the job does."""
+    """A step's value is its call's result, and the driver returns the job's."""
 
     def job() -> Job[list[object]]:
         first: int = yield Work(lambda: 1)
@@ -91,7 +91,7 @@ async def test_a_call_is_answered(drive: Drive) -> None:
 
 
 async def test_a_job_may_be_without_a_step(drive: Drive) -> None:
-    """What has nothing to wait for is done at once."""
+    """A job without steps returns its result at once."""
 
     def job() -> Job[str]:
         yield from ()
@@ -102,7 +102,7 @@ async def test_a_job_may_be_without_a_step(drive: Drive) -> None:
 
 @pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()], ids=repr)
 async def test_a_call_that_fails_raises_in_the_job(drive: Drive, error: BaseException) -> None:
-    """The job may handle the call's own exception; then it goes on as if nothing had been."""
+    """A job may handle the exception of a call, and go on to other steps."""
 
     def job() -> Job[tuple[BaseException | None, str]]:
         caught = None
@@ -118,8 +118,8 @@ async def test_a_call_that_fails_raises_in_the_job(drive: Drive, error: BaseExce
 
 
 @pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()], ids=repr)
-async def test_what_a_job_does_not_handle_comes_out(drive: Drive, error: BaseException) -> None:
-    """The caller gets the call's own exception, when all that the job has to clean up is done."""
+async def test_an_unhandled_error_reaches_the_caller(drive: Drive, error: BaseException) -> None:
+    """The caller gets the call's own exception after the job has cleaned up."""
     cleanup: list[str] = []
 
     def job() -> Job[None]:
@@ -135,8 +135,8 @@ async def test_what_a_job_does_not_handle_comes_out(drive: Drive, error: BaseExc
     assert cleanup == ["at once", "in a step"]
 
 
-async def test_a_job_that_raises_comes_out(drive: Drive) -> None:
-    """What goes wrong between two steps is the caller's, too."""
+async def test_an_error_between_steps_reaches_the_caller(drive: Drive) -> None:
+    """The caller gets an exception that the job raises between two steps, too."""
 
     def job() -> Job[None]:
         yield Pause()
@@ -149,10 +149,10 @@ async def test_a_job_that_raises_comes_out(drive: Drive) -> None:
 # -- commits
 
 
-async def test_a_commit_has_what_was_done_before_it(
+async def test_a_commit_step_makes_earlier_changes_durable(
     drive: Drive, box: Box, commits: Counting[..., None]
 ) -> None:
-    """Where the job goes on behind it, no crash undoes what was before; the rest it may."""
+    """A crash after a commit step loses only the changes made after it."""
     store = box.store
 
     def job() -> Job[None]:
@@ -169,10 +169,10 @@ async def test_a_commit_has_what_was_done_before_it(
         store.namespace.lookup(ROOT, b"after")
 
 
-async def test_a_pause_commits_when_much_was_changed(
+async def test_a_pause_commits_when_many_changes_wait(
     drive: Drive, opened: Store, monkeypatch: pytest.MonkeyPatch, commits: Counting[..., None]
 ) -> None:
-    """What waits in memory is bounded, and as long as it is little a pause costs nothing."""
+    """A pause commits if more than `CHANGES_MAX` changes are in memory, and only then."""
     new_file(opened, b"first")
     set_changes_max(monkeypatch, opened.index.changes)
 
@@ -193,7 +193,7 @@ async def test_a_pause_commits_when_much_was_changed(
 async def test_a_commit_that_fails_raises_in_the_job(
     drive: Drive, opened: Store, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
-    """The job may handle it; what was not committed waits for the next commit."""
+    """A job may handle a failed commit; its changes are part of the next one."""
     set_changes_max(monkeypatch, 0)
     monkeypatch.setattr(opened.index, "apply", Failing(opened.index.apply, StoreFull("full")))
 
@@ -209,10 +209,10 @@ async def test_a_commit_that_fails_raises_in_the_job(
     assert not opened.index.dirty
 
 
-def test_a_pause_commits_when_it_is_time(
+def test_a_pause_commits_old_changes(
     opened: Store, monkeypatch: pytest.MonkeyPatch, commits: Counting[..., None]
 ) -> None:
-    """Here and now, where nobody else commits, no change waits for longer than some seconds."""
+    """On the calling thread, a pause commits if the last commit was `COMMIT_SECONDS` ago."""
     now = 0.0
     monkeypatch.setattr("modelfs.jobs.drive.time", SimpleNamespace(monotonic=lambda: now))
     steps: list[tuple[float, Step, int]] = [
@@ -237,8 +237,8 @@ def test_a_pause_commits_when_it_is_time(
 
 
 @pytest.mark.parametrize("error", [None, OSError("broken"), KeyboardInterrupt()], ids=repr)
-def test_what_was_done_is_committed_at_the_end(box: Box, error: BaseException | None) -> None:
-    """`run_and_commit` keeps what a job did, whether it ends by itself or not."""
+def test_run_and_commit_always_commits(box: Box, error: BaseException | None) -> None:
+    """`run_and_commit` commits a job's changes, whether it returns or raises."""
 
     def job() -> Job[str]:
         new_file(box.store, b"new")
@@ -264,7 +264,7 @@ def put_noise(writer: ChunkWriter, seed: int) -> WriteResult:
 
 
 async def test_a_writer_whose_call_fails_is_rolled_back(drive: Drive, opened: Store) -> None:
-    """Packs end where they did before, and what is stored next is read as it was written."""
+    """Packs end where they did before, and files stored later read as they were written."""
     inodes = [stored_file(opened, b"before", noise(CHUNK, 1))]
     path = pack_path(opened.packs, 1)
     size = path.stat().st_size
@@ -299,8 +299,8 @@ def where(call: Callable[[], Any]) -> Job[tuple[int, int]]:
     return threading.get_ident(), thread
 
 
-def test_here_calls_run_on_the_same_thread(opened: Store) -> None:
-    """Where nobody waits there is no need of another one."""
+def test_without_an_event_loop_calls_run_on_the_same_thread(opened: Store) -> None:
+    """`run` executes a job and its calls on the calling thread."""
     here = threading.get_ident()
     assert run(where(lambda: None), opened) == (here, here)
 
@@ -308,7 +308,7 @@ def test_here_calls_run_on_the_same_thread(opened: Store) -> None:
 async def test_on_an_event_loop_calls_run_on_workers(
     driver: Driver, workers: trio.CapacityLimiter
 ) -> None:
-    """The event loop goes on during a call, and the job goes on with it on its own thread."""
+    """A call runs on a worker thread, and the job itself on the event loop's."""
     call = Held(lambda: None)
     threads: list[tuple[int, int]] = []
 
@@ -325,7 +325,7 @@ async def test_on_an_event_loop_calls_run_on_workers(
 
 
 async def test_others_run_at_a_pause(driver: Driver) -> None:
-    """A job with many slices keeps nobody waiting for longer than a slice takes."""
+    """Other tasks run at each pause of a job."""
     turns = 0
 
     async def others() -> None:
@@ -345,7 +345,7 @@ async def test_others_run_at_a_pause(driver: Driver) -> None:
         nursery.start_soon(others)
         counts = await driver.run(job())
         nursery.cancel_scope.cancel()
-    # Of two tasks that take turns, each may be the first.
+    # Of two tasks that alternate, either may run first.
     assert all(before < after for before, after in zip(counts, counts[2:], strict=False))
 
 
@@ -358,7 +358,7 @@ async def test_others_run_at_a_pause(driver: Driver) -> None:
 async def test_a_job_that_is_cancelled_in_a_call_ends_at_the_next_step(
     driver: Driver, step: Step
 ) -> None:
-    """The call is waited for, and the job has its value; then it is cancelled, and cleans up."""
+    """The job gets the result of the call under way, is cancelled at the next step, cleans up."""
     call = Held(lambda: "value")
     scope = trio.CancelScope()
     events: list[str] = []
@@ -390,7 +390,7 @@ async def test_a_job_that_is_cancelled_in_a_call_ends_at_the_next_step(
 
 
 async def test_a_job_that_is_cancelled_makes_no_more_calls(driver: Driver) -> None:
-    """What it does in steps to clean up is cancelled, too."""
+    """Steps in the cleanup of a cancelled job are cancelled, too."""
     calls: list[str] = []
 
     def job() -> Job[None]:
@@ -409,7 +409,7 @@ async def test_a_job_that_is_cancelled_makes_no_more_calls(driver: Driver) -> No
 async def test_cancelled_anywhere_a_job_leaves_a_sound_store(
     driver: Driver, opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer is rolled back or published, whichever step the job was at."""
+    """A job cancelled at any step leaves its writer rolled back or published."""
     monkeypatch.setattr("modelfs.store.chunks.publish.SLICE", 1)
 
     def job(seed: int) -> Job[None]:

@@ -1,4 +1,4 @@
-"""What takes long is cut into slices, with a pause after each."""
+"""Long work is cut into slices, with a pause after each."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from modelfs.jobs.steps import Pause, pausing, slices
 
 
 def counted(done: list[int], count: int) -> Iterator[None]:
-    """Do so many slices, and yield after each but the last."""
+    """Do `count` slices, and yield after each but the last."""
     for number in range(count):
         done.append(number)
         if number < count - 1:
@@ -20,13 +20,13 @@ def counted(done: list[int], count: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_all_slices_are_done(count: int) -> None:
-    """There is a pause wherever the work may be interrupted, and nothing is left undone."""
+    """There is a pause after each slice that yields, and all slices are done."""
     done: list[int] = []
     assert list(pausing(counted(done, count))) == [Pause()] * max(0, count - 1)
     assert done == [*range(count)]
 
 
-def test_a_slice_is_done_when_it_is_its_turn() -> None:
+def test_slices_are_done_one_by_one() -> None:
     """Nothing is done before the job is run, and between two pauses there is one slice."""
     done: list[int] = []
     job = pausing(counted(done, 3))
@@ -37,12 +37,12 @@ def test_a_slice_is_done_when_it_is_its_turn() -> None:
 
 
 def test_any_values_are_paused_after() -> None:
-    """What the slices yield says nothing about pauses."""
+    """The yielded values have no effect: each is followed by a pause."""
     assert list(pausing([0, None, "x"])) == [Pause()] * 3
 
 
 def test_an_error_at_a_pause_ends_it() -> None:
-    """A commit that fails there comes out to the job, and no further slice is done."""
+    """An exception at a pause, as of a commit, ends the work, and no further slice is done."""
     done: list[int] = []
     job = pausing(counted(done, 3))
     next(job)
@@ -54,7 +54,7 @@ def test_an_error_at_a_pause_ends_it() -> None:
 
 @given(st.lists(st.integers()), st.integers(1, 10))
 def test_slices_are_all_in_order(items: list[int], size: int) -> None:
-    """Together they are the items; all are of the size that was asked for, but the last."""
+    """The slices hold all items in order; all but the last have the given size."""
     parts = list(slices(items, size))
     assert [item for part in parts for item in part] == items
     assert all(len(part) == size for part in parts[:-1])

@@ -1,1 +1,1 @@
-"""Collect garbage: chunks without references, and packs with little in them."""
+"""Garbage collection: remove chunks without references, and rewrite packs with few live bytes."""

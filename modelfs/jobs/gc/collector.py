@@ -1,16 +1,17 @@
-"""Garbage collection: chunks that nothing needs, and packs with little left in them.
+"""Garbage: chunks without references, packs with few live bytes, stale hints.
 
-Theory of operation. A chunk without references is dead, and listed as such. Collecting removes the
-records of dead chunks, in slices, and then rewrites packs of which little is alive: what lives is
-copied to the end of the newest pack, the records follow, and the pack goes with the next commit. A
-pack that cannot be read in parts is kept, with what could not be copied.
+Theory of operation. A chunk without references is *dead*, and has a row in a table of its own.
+A collection removes the records of dead chunks, in slices. Then it rewrites *sparse* packs, those
+with few live bytes: live chunks are copied to the end of the newest pack, their records follow, and
+the sparse pack is deleted with the next commit. A pack is kept if one of its chunks cannot be
+copied.
 
-Hints (rows of files and tensors that are gone, which only ever help to find something) are dropped
-on the way.
+In between, stale hints are dropped. Hints are rows that only speed up a search, and one is stale
+when its file or tensor is gone.
 
 Example. A pack of 256 MiB holds 100 chunks, and 70 of them, 180 MiB, belonged to a file that was
-removed. They are dead: their records go. 76 of 256 MiB are alive, less than `LIVE_MIN`, so the
-other 30 chunks are appended to another pack, and this one is deleted: 180 MiB are free again.
+removed. They are dead: their records go. 76 of 256 MiB are live, less than `LIVE_MIN`, so the other
+30 chunks are appended to another pack, and this one is deleted: 180 MiB are free again.
 """
 
 import logging
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from modelfs.errors import CorruptPack
-from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.records import Chunk, PackRow
@@ -29,49 +30,50 @@ from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-# Rewriting a pack costs what is alive in it and gains the rest: at one half, both are the same.
+# A pack is sparse if a smaller part of it is live. Rewriting it writes the live bytes and frees the
+# rest; at one half, cost and gain are equal.
 LIVE_MIN: Final = 0.5
-# When room is short, any gain is worth a rewrite that there is room for.
+# While room is short: any gain is worth a rewrite, as long as there is room for the copy.
 LIVE_MIN_SHORT: Final = 0.85
-# For a caller that waits for the store to be made small: a third of a second for each pack, which
-# gives back 4 MB or more.
+# For a command that makes the store small: frees 4 MB or more in a third of a second for each pack.
 LIVE_MIN_SMALL: Final = 0.985
+# Hints that are looked at in one change of the index.
 SLICE: Final = 250
 
 
 class Hints(Protocol):
-    """A table of rows about files, any of which may be dropped."""
+    """A table of hints: any of its rows may be dropped."""
 
     @property
     def TABLE(self) -> Table: ...  # noqa: N802 - a constant of the classes that have it
 
     def is_stale(self, key: bytes) -> bool:
-        """Whether a row is about something that is gone."""
+        """Whether the file or tensor of a row is gone, or has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What gc found: numbers of things, and the bytes they take."""
+    """The garbage of a store: counts, and bytes that a collection frees."""
 
     dead_chunks: int
     dead_bytes: int
-    packs: int
+    packs: int  # sparse ones
     pack_bytes: int
 
 
 class Collector:
-    """Finds garbage, and copies what lives beside it."""
+    """Finds garbage, and copies the live chunks of sparse packs."""
 
     def __init__(self, store: Store, hints: Iterable[Hints] = ()) -> None:
         self._store = store
         self._hints = tuple(hints)
-        self._unreadable: set[PackId] = set()  # packs that could not be copied as a whole
+        self._unreadable: set[PackId] = set()  # packs with a chunk that could not be copied
 
     def survey(self, live_min: float = LIVE_MIN) -> Garbage:
-        """Return what there is to collect. Costs a walk over the packs.
+        """Return the garbage of the store. Costs a walk over the packs.
 
         Args:
-            live_min: packs are to be rewritten of which a smaller part is alive.
+            live_min: packs are sparse if a smaller part of them is live.
         """
         rows = [row for _, row in self._store.reclaimer.packs() if _is_sparse(row, live_min)]
         gain = sum(row.stop - row.live for row in rows)
@@ -79,7 +81,7 @@ class Collector:
         return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(rows), gain)
 
     def drop_stale_hints(self) -> Iterator[None]:
-        """Drop hints about files that are gone; yields after each slice."""
+        """Drop stale hints; yields after each slice."""
         index = self._store.index
         for hints in self._hints:
             start = b""
@@ -92,29 +94,26 @@ class Collector:
                 start = rows[-1][0] + b"\0"
 
     def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
-        """Return the packs worth rewriting, those that need least room for it first."""
+        """Return the packs to rewrite, by ascending room that the rewrite needs."""
         packs = self._store.reclaimer.packs()
         sparse = [(row.live, pack) for pack, row in packs if _is_sparse(row, live_min)]
         return [pack for _, pack in sorted(sparse) if pack not in self._unreadable]
 
-    def copy_live(self, pack: PackId, writer: ChunkWriter) -> None:
-        """Append the live chunks of a pack to another. Any thread.
+    def copy_live(self, pack: PackId, writer: ChunkWriter) -> WriteResult:
+        """Append the live chunks of a pack to another one, durably. Any thread.
+
+        Chunks that cannot be read are logged, and stay.
 
         Raises:
             OSError: the backing disk is full, or failed at more than reading a chunk.
         """
-        for chunk, record in self._live(pack):
+        for chunk, record in self._live_chunks(pack):
             if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
                 writer.copy(chunk, record, stored)
+        return writer.finish()
 
-    def retire(self, pack: PackId) -> int:
-        """Forget a pack that was copied, and return its size; 0 if not all of it could be."""
-        freed = self._store.reclaimer.retire(pack)
-        if not freed:
-            self._unreadable.add(pack)
-        return freed
-
-    def _live(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
+    def _live_chunks(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
+        """Yield the live chunks of a pack, up to the first damaged segment table."""
         store = self._store
         try:
             for entry in store.packs.entries(pack, store.chunks.pack_row(pack).stop):
@@ -123,6 +122,16 @@ class Collector:
                     yield entry.chunk, record
         except CorruptPack as exc:
             log.error("pack %d is kept: %s", pack, exc)
+
+    def retire(self, pack: PackId) -> int:
+        """Delete a pack with the next commit, and return its size.
+
+        Returns 0, and remembers the pack as unreadable, if chunks are left in it.
+        """
+        freed = self._store.reclaimer.retire(pack)
+        if not freed:
+            self._unreadable.add(pack)
+        return freed
 
 
 def _is_sparse(row: PackRow, live_min: float) -> bool:

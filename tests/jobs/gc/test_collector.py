@@ -1,4 +1,4 @@
-"""Collecting garbage, and nothing else."""
+"""Garbage is collected, and nothing else."""
 
 import errno
 import logging
@@ -29,7 +29,7 @@ from tests.support.stores import (
 
 
 def filled(store: Store, count: int) -> list[InodeNumber]:
-    """Make files of a few chunks each, no two alike."""
+    """Store files of four chunks each, all different."""
     return [stored_file(store, b"%d" % number, noise(4 * CHUNK, number)) for number in range(count)]
 
 
@@ -38,18 +38,18 @@ def unlink(store: Store, *numbers: int) -> None:
         drain(store.orphans.remove(store.namespace.unlink(ROOT, b"%d" % number)))
 
 
-def test_nothing_to_collect_is_nothing_done(opened: Store) -> None:
+def test_without_garbage_nothing_is_freed(opened: Store) -> None:
     """In a store without garbage, gc finds nothing and frees nothing."""
     inodes = filled(opened, 3)
     assert collector_of(opened).survey().dead_chunks == 0
     assert collect(opened) == 0
-    assert [content_of(opened, each) for each in inodes] == [
+    assert [content_of(opened, inode) for inode in inodes] == [
         noise(4 * CHUNK, number) for number in range(3)
     ]
 
 
-def test_a_pack_with_little_left_is_rewritten(opened: Store) -> None:
-    """What is alive in a sparse pack is copied, the rest and its file go after the commit."""
+def test_a_sparse_pack_is_rewritten(opened: Store) -> None:
+    """Live chunks of a sparse pack are copied; the others and its file go after the commit."""
     inodes = filled(opened, 4)
     unlink(opened, 0, 1, 2)
     garbage = collector_of(opened).survey()
@@ -62,8 +62,8 @@ def test_a_pack_with_little_left_is_rewritten(opened: Store) -> None:
     assert collector_of(opened).survey().packs == 0
 
 
-def test_a_pack_with_much_left_is_kept(opened: Store) -> None:
-    """Rewriting is not worth a little room: dead chunks lose their records only."""
+def test_a_pack_that_is_mostly_live_is_kept(opened: Store) -> None:
+    """A pack with few dead bytes is not rewritten: dead chunks lose their records only."""
     filled(opened, 4)
     unlink(opened, 0)
     assert collect(opened) == 0
@@ -72,7 +72,7 @@ def test_a_pack_with_much_left_is_kept(opened: Store) -> None:
 
 
 def test_a_planned_read_outlives_the_pack(opened: Store) -> None:
-    """Who planned to read from a pack that is rewritten gets the bytes all the same."""
+    """A read that was planned before its pack was rewritten gets the right bytes."""
     (*_, inode) = filled(opened, 4)
     unverified = opened.contents.plan(inode, 0, 4 * CHUNK)
     content_of(opened, inode)
@@ -107,7 +107,7 @@ def test_dead_chunks_go_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch
 def test_chunks_that_die_between_slices_go_too(
     opened: Store, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """A chunk that dies while gc is at work, before where it is, is not forgotten."""
+    """A chunk that dies during a collection, before the slice under way, is removed as well."""
     monkeypatch.setattr(reclaim, "SLICE", size)
     filled(opened, 3)
     unlink(opened, 2)
@@ -126,9 +126,8 @@ def test_a_crash_while_collecting_loses_nothing(box: Box) -> None:
     store = box.store
     drain(store.reclaimer.remove_dead())
     store.packs.seal(PackId(1))
-    writer = store.writer()
-    collector_of(store).copy_live(PackId(1), writer)
-    drain(store.publish(writer.finish()))
+    result = collector_of(store).copy_live(PackId(1), store.writer())
+    drain(store.publish(result))
     assert collector_of(store).retire(PackId(1))
     store = box.crash()
     assert content_of(store, inodes[3]) == noise(4 * CHUNK, 3)
@@ -138,7 +137,7 @@ def test_a_crash_while_collecting_loses_nothing(box: Box) -> None:
 
 
 def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be read is not thrown away: the rest moves, the pack stays, once."""
+    """A pack with an unreadable chunk is kept and not tried again; its other chunks move."""
     inodes = filled(opened, 4)
     unlink(opened, 0, 1, 2)
     extent = next(opened.maps.within(inodes[3], 0, 1))
@@ -147,7 +146,7 @@ def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCapture
     overwrite(path, record.offset, bytes([noise(1, 3)[0] ^ 1, 77]))
     collector = collector_of(opened)
     run(collect_unmounted(opened, collector), opened)
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert PackId(1) in opened.packs.numbers()
     assert collector.sparse_packs() == []
     with pytest.raises(CorruptChunk):
@@ -156,10 +155,10 @@ def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCapture
     overwrite(path, record.offset, noise(4 * CHUNK, 3)[:2])
 
 
-def test_a_pack_that_cannot_be_read_keeps_no_other(
+def test_other_packs_are_rewritten_beside_an_unreadable_one(
     opened: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that fails at one pack does not keep the rest from being collected."""
+    """Read errors in one pack do not stop the collection of the others."""
     first = filled(opened, 4)
     opened.packs.seal(PackId(1))
     second = stored_file(opened, b"second", noise(4 * CHUNK, 4))
@@ -182,14 +181,14 @@ def test_a_pack_that_cannot_be_read_keeps_no_other(
 
 
 def test_a_pack_cut_short_is_kept(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """A pack that ends inside its chunks keeps what it has."""
+    """A pack whose file was cut short is kept."""
     inodes = filled(opened, 4)
     unlink(opened, 0, 1, 2)
     path = pack_path(opened.packs, 1)
     whole = path.read_bytes()
     path.write_bytes(whole[: -2 * CHUNK])
     assert collect(opened) == 0
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert opened.packs.numbers() >= {PackId(1)}
     path.write_bytes(whole)
     assert content_of(opened, inodes[3]) == noise(4 * CHUNK, 3)
@@ -198,13 +197,13 @@ def test_a_pack_cut_short_is_kept(opened: Store, caplog: pytest.LogCaptureFixtur
 def test_a_pack_with_damaged_tables_is_kept(
     opened: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a pack holds cannot be told from a damaged table: it stays as it is."""
+    """A pack is kept if a damaged segment table hides its chunks."""
     inodes = filled(opened, 4)
     unlink(opened, 0, 1, 2)
     path = pack_path(opened.packs, 1)
     overwrite(path, PAGE, b"X")
     collect(opened)
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert PackId(1) in opened.packs.numbers()
     assert content_of(opened, inodes[3]) == noise(4 * CHUNK, 3)
     overwrite(path, PAGE, b"M")
@@ -221,9 +220,8 @@ def test_a_damaged_chunk_that_died_does_not_keep_its_pack(
     unlink(opened, 0)
     overwrite(pack_path(opened.packs, 1), record.offset, b"damage")
     opened.packs.seal(PackId(1))
-    writer = opened.writer()
-    collector_of(opened).copy_live(PackId(1), writer)
-    drain(opened.publish(writer.finish()))
+    result = collector_of(opened).copy_live(PackId(1), opened.writer())
+    drain(opened.publish(result))
     assert collector_of(opened).retire(PackId(1))
     opened.commit()
     assert opened.chunks.find(extent.chunk) is None
@@ -231,10 +229,8 @@ def test_a_damaged_chunk_that_died_does_not_keep_its_pack(
     collect(opened)
 
 
-def test_a_rewrite_that_fails_leaves_all_as_it_was(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full disk while a pack is rewritten loses nothing, and it may be tried again."""
+def test_a_failed_rewrite_loses_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rewrite that found the disk full, all files read, and the next one succeeds."""
     inodes = filled(opened, 4)
     unlink(opened, 0, 1, 2)
 
@@ -254,7 +250,7 @@ def test_a_rewrite_that_fails_leaves_all_as_it_was(
 
 
 def test_hints_go_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What files that are gone looked like is forgotten a few rows at a time, and nothing else."""
+    """Hints about removed files are dropped a few rows at a time, and no others."""
     monkeypatch.setattr(collector_module, "SLICE", 2)
     for number in range(6):
         stored_file(opened, b"%d" % number, noise(SIZE_MIN, number))
