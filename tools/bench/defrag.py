@@ -208,12 +208,15 @@ def _show_sums(was: Runs, now: Runs, speeds: Seconds) -> None:
 
 def _runs(path: Path) -> Runs:
     with Store(path, read_only=True) as store:
-        survey = Defragmenter(store).survey()
+        measured = Defragmenter(store).measure()
         names = _names(store)
     return {
         names[inode]: (runs, ideal)
         for inode, runs, ideal in zip(
-            survey.reads.inode.tolist(), survey.runs.tolist(), survey.ideal.tolist(), strict=True
+            measured.reads.inodes.tolist(),
+            measured.runs.tolist(),
+            measured.ideal_runs.tolist(),
+            strict=True,
         )
     }
 

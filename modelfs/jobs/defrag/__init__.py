@@ -1,1 +1,1 @@
-"""Defragment: rewrite packs so that files are read in long stretches."""
+"""Defragmentation: rewrite packs so that files are read in few long runs."""

@@ -1,4 +1,4 @@
-"""Defragmenting, as jobs."""
+"""Defragmentation, as jobs."""
 
 import logging
 from collections.abc import Callable
@@ -7,27 +7,23 @@ from functools import partial
 from modelfs.jobs.defrag.order import DefragPlan
 from modelfs.jobs.defrag.rewrite import Defragmenter
 from modelfs.jobs.steps import Commit, Job, Work, pausing
-from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.index.records import Chunk
-from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-Copied = dict[ChunkId, Chunk]
 
 
 def copy_portion(store: Store, portion: DefragPlan) -> Job[int]:
-    """Copy a portion of a plan, and return how many bytes that were.
+    """Copy a portion of a plan, and return the number of bytes copied.
 
-    Nobody else may append to packs meanwhile, and nobody may rely on a pack to stay.
+    The caller holds off other writers of packs, and readers that need packs to stay.
 
     Raises:
         StoreFull, OSError: the portion could not be copied; nothing is lost.
     """
     with store.writing() as writer:
-        copied, result = yield Work(partial(_copy, Defragmenter(store), portion, writer))
+        copied, result = yield Work(partial(Defragmenter(store).copy, portion, writer))
     yield from pausing(
         store.publish(result, lambda chunk, _: store.chunks.is_unmoved(chunk, copied[chunk]))
     )
@@ -36,22 +32,16 @@ def copy_portion(store: Store, portion: DefragPlan) -> Job[int]:
     return sum(record.stored for record in copied.values())
 
 
-def _copy(
-    defragmenter: Defragmenter, portion: DefragPlan, writer: ChunkWriter
-) -> tuple[Copied, WriteResult]:
-    return defragmenter.copy(portion, writer), writer.finish()
-
-
 def defragment(
     store: Store,
     progress: Progress | None = None,
     make_room: Callable[[], Job[object]] | None = None,
 ) -> Job[None]:
-    """Bring the chunks of scattered files together, and commit.
+    """Copy the chunks of scattered files into order, and commit after each portion.
 
     Args:
         store: the store.
-        progress: called with the bytes that are copied and all that are to be.
+        progress: called with the bytes copied so far, and those of the whole plan.
         make_room: a job that collects garbage, run when the disk has too little room.
 
     Raises:
@@ -66,7 +56,9 @@ def defragment(
             yield from make_room()
             has_room = yield Work(partial(defragmenter.has_room, portion))
         if not has_room:
-            log.warning("not all scattered files are brought together: too little room")
+            log.warning(
+                "defragmentation stopped: too little free space to copy %d bytes", portion.bytes
+            )
             return
         if not done:
             defragmenter.begin_pack()

@@ -1,56 +1,65 @@
-"""Rewriting packs so that files are read in long stretches: see `jobs.defrag.order` for the order.
+"""Defragmentation of a store: measure, plan, copy. The target order is that of `defrag.order`.
 
-A portion of the plan is copied as gc copies: appended once more on any thread, then published where
-nothing moved the chunks meanwhile; packs in which nothing is left go with the commit that says so.
-Nothing is remembered between portions: chunks that lie in order are not in the next plan.
+A portion of a plan is copied as gc copies: appended again on any thread, then published for the
+chunks that did not move meanwhile. Packs that are empty then are deleted with the next commit.
+No state is kept between portions: chunks that lie in order are not in the next plan.
 
-Until its pack is empty or collected, a copied chunk takes its room twice. So the last tenth of the
-disk, or 2 GiB, is left alone: the job stops there, and goes on when gc has made room.
+Until its old pack is empty or collected, a copied chunk takes its room twice. So the last tenth of
+the disk, or 2 GiB, stays free: the job ends there, and a later one goes on when gc has made room.
 """
 
 from typing import Final
 
-from modelfs.jobs.defrag.order import DefragPlan, Survey, plan, survey
-from modelfs.jobs.defrag.survey import read_usage
-from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.jobs.defrag.order import DefragPlan, Fragmentation, measure, plan
+from modelfs.jobs.defrag.usage import read_usage
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 
-# Of the disk, and in bytes: more than what makes gc hurry (see `fs.background.gc`).
+# As a part of the disk, and in bytes: more than the room below which gc hurries (see
+# `fs.background.gc`).
 ROOM_PART: Final = 0.1
 ROOM_MAX: Final = 2 << 30
 
 
 class Defragmenter:
-    """Surveys how chunks lie, and copies them to where they ought to."""
+    """Measures the fragmentation of a store, and copies chunks into order."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def survey(self) -> Survey:
-        """Return how well the chunks lie. Costs a walk over the index. Any thread."""
-        return survey(*read_usage(self._store.index))
+    def measure(self) -> Fragmentation:
+        """Return the runs of each file, and the target order. Costs a walk over the index.
+
+        Any thread.
+        """
+        return measure(*read_usage(self._store.index))
 
     def plan(self) -> DefragPlan:
-        """Return what is worth copying. Costs the same. Any thread."""
-        return plan(self.survey())
+        """Return the chunks worth copying. Costs a walk over the index. Any thread."""
+        return plan(self.measure())
 
     def begin_pack(self) -> None:
-        """Let copies begin a new pack, so that the one before can become empty."""
+        """Seal the newest pack, so that it can become empty by copies to the next one."""
         for pack in sorted(self._store.packs.numbers())[-1:]:
             self._store.packs.seal(pack)
 
     def has_room(self, portion: DefragPlan) -> bool:
-        """Whether the disk has enough room left beside a portion. Any thread."""
+        """Whether enough of the disk stays free beside the copies of a portion. Any thread."""
         self._store.space.measure()
         room = self._store.space.room()
         return room.free - portion.bytes > min(ROOM_MAX, ROOM_PART * room.total)
 
-    def copy(self, portion: DefragPlan, writer: ChunkWriter) -> dict[ChunkId, Chunk]:
-        """Append chunks once more, and return the records that they were copied by. Any thread.
+    def copy(
+        self, portion: DefragPlan, writer: ChunkWriter
+    ) -> tuple[dict[ChunkId, Chunk], WriteResult]:
+        """Append the chunks of a portion again, durably. Any thread.
 
-        What cannot be read stays where it is.
+        Chunks that cannot be read are logged, and stay. Dead and lost ones are left out.
+
+        Returns:
+            The records by which chunks were read, and the writer's result.
 
         Raises:
             OSError: the backing disk is full, or failed at more than reading a chunk.
@@ -63,4 +72,4 @@ class Defragmenter:
             if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
                 copied[chunk] = record
                 writer.copy(chunk, record, stored)
-        return copied
+        return copied, writer.finish()

@@ -31,7 +31,7 @@ def defrag_of(served: Served) -> BackgroundDefrag:
 
 
 def most_runs(served: Served) -> int:
-    return int(Defragmenter(served.store).survey().runs.max())
+    return int(Defragmenter(served.store).measure().runs.max())
 
 
 async def test_optimize_brings_files_together(served: Served, nursery: trio.Nursery) -> None:

@@ -1,4 +1,4 @@
-"""Bringing scattered files together in a store."""
+"""Defragmentation of a store."""
 
 import dataclasses
 import errno
@@ -14,11 +14,11 @@ from safetensors.numpy import save
 from modelfs.cli.commands.optimize import _make_small
 from modelfs.errors import StoreFull
 from modelfs.jobs.defrag import order as order_module
-from modelfs.jobs.defrag import survey as survey_module
+from modelfs.jobs.defrag import usage as usage_module
 from modelfs.jobs.defrag.job import copy_portion
-from modelfs.jobs.defrag.order import Places
+from modelfs.jobs.defrag.order import PackedChunks
 from modelfs.jobs.defrag.rewrite import Defragmenter
-from modelfs.jobs.defrag.survey import read_usage
+from modelfs.jobs.defrag.usage import read_usage
 from modelfs.jobs.drive import run
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize as optimize_job
@@ -39,20 +39,20 @@ from tests.support.stores import CHUNK, Box, content_of, overwrite, pack_path, s
 
 @pytest.fixture(autouse=True)
 def _roomy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the machine's disk be as full as it likes."""
+    """Report much free space, however full the machine's disk is."""
     monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
 
 
 @pytest.fixture
 def portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let portions be small."""
+    """Make portions small."""
     real = order_module.DefragPlan.portions
     monkeypatch.setattr(order_module.DefragPlan, "portions", lambda self: real(self, 32 * CHUNK))
 
 
 def runs(store: Store, inodes: list[InodeNumber]) -> list[int]:
-    survey = Defragmenter(store).survey()
-    by_inode = dict(zip(survey.reads.inode.tolist(), survey.runs.tolist(), strict=True))
+    measured = Defragmenter(store).measure()
+    by_inode = dict(zip(measured.reads.inodes.tolist(), measured.runs.tolist(), strict=True))
     return [by_inode[inode] for inode in inodes]
 
 
@@ -63,11 +63,11 @@ def packs_of(store: Store) -> Counter[int]:
     )
 
 
-# -- what is found
+# -- reading the index
 
 
 def read_in_order(store: Store) -> Iterator[tuple[int, int]]:
-    """Yield inode and chunk of all that is read when all files are, in a plain way."""
+    """Yield inode and chunk of the read sequence of all files, by a plain walk."""
 
     def needed(chunk: ChunkId) -> list[ChunkId]:
         levels = [[chunk]]
@@ -85,53 +85,51 @@ def read_in_order(store: Store) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("few", [1, 5, 1000])
-def test_the_index_is_read_as_it_is(
-    filled: Path, monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
-    """Every use of every chunk is found, in order, however many rows are read at a time."""
-    for module in (index_module, survey_module):
+def test_usage_is_complete(filled: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Every use of every chunk is returned in order, however many rows are read at a time."""
+    for module in (index_module, usage_module):
         monkeypatch.setattr(module, "SCAN_PAGE", few)
-    monkeypatch.setattr(survey_module, "BLOCK_ROWS", few)
+    monkeypatch.setattr(usage_module, "BLOCK_ROWS", few)
     with Store(filled, read_only=True) as store:
-        places, reads = read_usage(store.index)
+        chunks, reads = read_usage(store.index)
         uses = zip(
-            reads.inode[reads.file].tolist(), places.chunk[reads.place].tolist(), strict=True
+            reads.inodes[reads.file].tolist(), chunks.number[reads.chunk].tolist(), strict=True
         )
         assert list(uses) == list(read_in_order(store))
-        rows = zip(places.chunk, places.address, places.stored, strict=True)
+        rows = zip(chunks.number, chunks.address, chunks.stored, strict=True)
         for chunk, address, stored in rows:
             record = store.chunks.record(ChunkId(int(chunk)))
-            assert divmod(int(address), Places.PACK_STEP) == (record.pack, record.offset)
+            assert divmod(int(address), PackedChunks.PACK_STEP) == (record.pack, record.offset)
             assert stored == record.stored
-        chunks = list(store.index.pages(Table.CHUNKS))
-        lost = [value for _, value in chunks if value[0] == ChunkKind.LOST]
+        records = list(store.index.pages(Table.CHUNKS))
+        lost = [value for _, value in records if value[0] == ChunkKind.LOST]
         dead = list(store.index.pages(Table.DEAD))
-        assert len(places.chunk) == len(chunks) - len(lost) - len(dead)
+        assert len(chunks.number) == len(records) - len(lost) - len(dead)
 
 
-def test_a_file_is_read_with_what_it_derives_from(opened: Store) -> None:
-    """What a cast was made of counts for both files."""
+def test_sources_are_read_with_their_dependants(opened: Store) -> None:
+    """The sources of a file's casts are in its read sequence."""
     wide = np.random.default_rng(1).standard_normal((40, 1024)).astype(np.float32)
     first = stored_file(opened, b"wide", save({"w": wide}))
     second = stored_file(opened, b"narrow", save({"w": wide.astype(np.float16)}))
     optimize(opened)
-    places, reads = read_usage(opened.index)
+    chunks, reads = read_usage(opened.index)
     used = {
-        inode: set(places.chunk[reads.place[reads.inode[reads.file] == inode]].tolist())
+        inode: set(chunks.number[reads.chunk[reads.inodes[reads.file] == inode]].tolist())
         for inode in (first, second)
     }
     derived = {pair_of(key)[0] for key, _ in opened.index.pages(Table.SOURCES)}
     assert derived & used[second]
     assert {pair_of(key)[1] for key, _ in opened.index.pages(Table.SOURCES)} <= used[second]
-    uses = zip(reads.inode[reads.file], places.chunk[reads.place], strict=True)
+    uses = zip(reads.inodes[reads.file], chunks.number[reads.chunk], strict=True)
     assert list(uses) == list(read_in_order(opened))
 
 
-# -- what is done
+# -- copying
 
 
 def test_scattered_files_are_brought_together(box: Box) -> None:
-    """Each is read in one run then, is what it was, and costs no more room."""
+    """After defragmentation each file has one run, the same content, and takes no more room."""
     inodes = scatter(box.store)
     stored = box.store.statistics().stored_bytes
     assert runs(box.store, inodes) == [CHUNKS] * FILES
@@ -143,8 +141,8 @@ def test_scattered_files_are_brought_together(box: Box) -> None:
     assert store.packs.numbers() == {PackId(2)}, "the pack that became empty is gone"
 
 
-def test_what_is_in_order_is_not_touched_again(opened: Store) -> None:
-    """A second time there is nothing to do, nor after gc."""
+def test_a_store_in_order_is_left_alone(opened: Store) -> None:
+    """A second defragmentation copies nothing, nor does one after gc."""
     scatter(opened)
     optimize(opened)
     before = packs_of(opened)
@@ -158,7 +156,7 @@ def test_what_is_in_order_is_not_touched_again(opened: Store) -> None:
 
 @pytest.mark.usefixtures("portions")
 def test_optimize_defragments_last(opened: Store) -> None:
-    """`optimize` ends with it, and its progress ends when everything is done."""
+    """The optimize command ends with defragmentation, and its progress reaches the total."""
     inodes = scatter(opened)
     stored_file(opened, b"model", save({"zeros": np.zeros((100, 1024), np.float32)}))
     progress: list[tuple[int, int]] = []
@@ -169,8 +167,8 @@ def test_optimize_defragments_last(opened: Store) -> None:
 
 
 @pytest.mark.usefixtures("portions")
-def test_stopped_in_the_middle_it_goes_on(box: Box) -> None:
-    """What was done when it was stopped is kept, and the rest is done the next time."""
+def test_a_stopped_defragmentation_goes_on(box: Box) -> None:
+    """Portions copied before a stop are kept, and the next run copies the rest."""
     inodes = scatter(box.store)
 
     def stop(done: int, _: int) -> None:
@@ -191,8 +189,8 @@ def test_stopped_in_the_middle_it_goes_on(box: Box) -> None:
 
 
 @pytest.mark.usefixtures("portions")
-def test_derived_chunks_keep_what_they_derive_from(opened: Store) -> None:
-    """A file of casts is moved with what they are casts of, and reads the same."""
+def test_derived_chunks_keep_their_sources(opened: Store) -> None:
+    """A file of casts is copied with its sources, and reads the same."""
     rng = np.random.default_rng(1)
     wide = [rng.standard_normal((8, 1024)).astype(np.float32) for _ in range(60)]
     for number in range(59, -1, -1):
@@ -209,11 +207,11 @@ def test_derived_chunks_keep_what_they_derive_from(opened: Store) -> None:
     assert list(opened.index.pages(Table.SOURCES)) == sources
 
 
-# -- what may come in between
+# -- changes between plan and publish, and errors
 
 
-def test_what_was_moved_meanwhile_stays_there(opened: Store) -> None:
-    """A chunk that somebody else moved after it was copied is not moved back."""
+def test_a_chunk_that_moved_meanwhile_stays_there(opened: Store) -> None:
+    """A chunk that moved after it was copied is not moved back."""
     inodes = scatter(opened)
     (portion,) = Defragmenter(opened).plan().portions()
     job = copy_portion(opened, portion)
@@ -231,35 +229,36 @@ def test_what_was_moved_meanwhile_stays_there(opened: Store) -> None:
     assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
 
 
-def test_what_is_gone_meanwhile_is_passed_over(opened: Store) -> None:
-    """A plan may be older than what it is for."""
+def test_chunks_that_are_gone_are_left_out(opened: Store) -> None:
+    """Chunks of a plan that are dead or removed by now are not copied."""
     scatter(opened)
     plan = Defragmenter(opened).plan()
     for number in range(5):
         drain(opened.orphans.remove(opened.namespace.unlink(ROOT, b"%d" % number)))
-    assert len(Defragmenter(opened).copy(plan, opened.writer())) == 5 * CHUNKS
-    drain(opened.reclaimer.remove_dead())
-    assert len(Defragmenter(opened).copy(plan, opened.writer())) == 5 * CHUNKS
+    for _ in range(2):
+        copied, _ = Defragmenter(opened).copy(plan, opened.writer())
+        assert len(copied) == 5 * CHUNKS
+        drain(opened.reclaimer.remove_dead())
     opened.roll_back_writer()
 
 
 def test_a_damaged_chunk_stays_where_it_is(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """It is not given a good checksum by being copied; the others are moved."""
+    """A damaged chunk is not copied, and so gets no new checksum; the others are."""
     inodes = scatter(opened)
     chunk = next(opened.maps.within(inodes[0], 0, 1)).chunk
     record = opened.chunks.record(chunk)
     path = pack_path(opened.packs, record.pack)
     overwrite(path, record.offset, bytes([content(0)[0] ^ 1]))
     defragment(opened)
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert opened.chunks.record(chunk) == record
     assert packs_of(opened) == {1: 1, 2: FILES * CHUNKS - 1}
     overwrite(path, record.offset, content(0)[:1])
     assert content_of(opened, inodes[0]) == content(0)
 
 
-def test_a_full_disk_leaves_all_as_it_was(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost by a portion that cannot be written, and it may be tried again."""
+def test_a_full_disk_loses_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A portion that finds no room changes nothing, and the next run copies it."""
     inodes = scatter(opened)
     before = packs_of(opened)
 
@@ -278,10 +277,8 @@ def test_a_full_disk_leaves_all_as_it_was(opened: Store, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("portions")
-def test_a_disk_that_fails_leaves_all_as_it_was(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The portions before are kept, and the one that failed is as it was."""
+def test_a_failing_disk_loses_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Portions before an I/O error are kept, and the failed one changes nothing."""
     inodes = scatter(opened)
     failing = Failing(write_at, OSError(errno.EIO, "broken"), 7)
     with monkeypatch.context() as patch:
@@ -295,10 +292,10 @@ def test_a_disk_that_fails_leaves_all_as_it_was(
     assert runs(opened, inodes) == [1] * FILES
 
 
-def test_the_last_of_the_room_is_left_alone(
+def test_the_last_tenth_of_the_disk_stays_free(
     opened: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the disk is nearly full, nothing is copied, and that is no error."""
+    """On a nearly full disk nothing is copied; that is a warning, and no error."""
     scatter(opened)
     before = packs_of(opened)
     size = Defragmenter(opened).plan().bytes
@@ -306,7 +303,7 @@ def test_the_last_of_the_room_is_left_alone(
     monkeypatch.setattr(Space, "room", lambda self: Room(1000 * size, least, 9, 9))
     defragment(opened)
     assert packs_of(opened) == before
-    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
     monkeypatch.setattr(Space, "room", lambda self: Room(1000 * size, least + 1, 9, 9))
     defragment(opened)
     assert packs_of(opened) != before
