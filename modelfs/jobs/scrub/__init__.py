@@ -1,1 +1,1 @@
-"""Scrub: read every stored byte, and name what the disk has lost."""
+"""Scrub: read every stored byte, and report the chunks that the disk has damaged."""

@@ -1,10 +1,10 @@
-"""Scrubbing, as jobs."""
+"""Scrub, as jobs."""
 
 import logging
 from collections.abc import Callable
 from functools import partial
 
-from modelfs.jobs.scrub.report import whom_it_hurts
+from modelfs.jobs.scrub.report import damage_findings
 from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
 from modelfs.jobs.steps import Job, Pause, Work
 from modelfs.store.store import Store
@@ -15,7 +15,7 @@ Progress = Callable[[int, int], None]
 
 
 def scrub_next(scrubber: Scrubber) -> Job[PackRange | None]:
-    """Check the next range of a pack, and return what was found; None if the scrub has ended."""
+    """Check the next range of a pack, and return it with its damage; None at the scrub's end."""
     scrubber.forget_healed()
     if (checked := scrubber.next_range()) is None:
         return None
@@ -27,13 +27,13 @@ def scrub_next(scrubber: Scrubber) -> Job[PackRange | None]:
 def scrub(
     scrubber: Scrubber, progress: Progress | None = None, *, restart: bool = False
 ) -> Job[None]:
-    """Scrub to the end, from where the last scrub was stopped.
+    """Scrub to the end, from the position of a stopped scrub if there is one.
 
-    Damage of chunks is remembered in the index (`Scrubber.damaged`), of pack files it is logged.
+    Damaged chunks are recorded in the index (`Scrubber.damaged`); damage of pack files is logged.
 
     Args:
         scrubber: of the store.
-        progress: called with the bytes that are done and all there are, after each range.
+        progress: called with the bytes done and the bytes of all packs, after each range.
         restart: begin with the first pack, even if a scrub was stopped.
     """
     scrubber.begin(restart=restart)
@@ -47,10 +47,10 @@ def scrub(
 
 
 def log_damage(store: Store, checked: PackRange) -> None:
-    """Log what is damaged in a range, and which files and tensors that hurts. Any thread."""
+    """Log the damage of a range, with the files and tensors that need its chunks. Any thread."""
     for problem in checked.problems:
         log.error("scrub: %s", problem)
     if checked.damaged:
-        for finding in whom_it_hurts(store, checked.damaged):
+        for finding in damage_findings(store, checked.damaged):
             files, tensors = finding.files, finding.tensors
             log.error("scrub: %s; files: %s; tensors: %s", finding.message, files, tensors)

@@ -1,4 +1,4 @@
-"""What a scrub tells: how far it is, and whom the damage hurts that it found."""
+"""The report of a scrub: its progress, and the files and tensors that damage affects."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,19 +10,24 @@ from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 
 
-def whom_it_hurts(store: Store, problems: Mapping[ChunkId, str]) -> list[Finding]:
-    """Return a finding for each damaged chunk, with the files and tensors that it hurts.
+def damage_findings(store: Store, damaged: Mapping[ChunkId, str]) -> list[Finding]:
+    """Return a finding for each damaged chunk, with the files and tensors that need it.
 
-    Any thread. Costs a walk over all extents, if there is damage.
+    Costs a walk over all extents, if there is damage. Any thread.
+
+    Args:
+        store: the store.
+        damaged: a message for each damaged chunk.
     """
-    return list(CheckView(store).chunk_findings("content", problems))
+    return list(CheckView(store).chunk_findings("content", damaged))
 
 
 def scrub_report(store: Store, *, running: bool = False) -> dict[str, Any]:
-    """Return the scrub's status and what is damaged still, as JSON can hold it. Any thread."""
+    """Return the status of the scrub and the present damage, ready for JSON. Any thread."""
     scrubber = Scrubber(store)
+    findings = damage_findings(store, scrubber.damaged())
     return {
         **asdict(scrubber.status()),
         "running": running,
-        "findings": [each.to_dict() for each in whom_it_hurts(store, scrubber.damaged())],
+        "findings": [finding.to_dict() for finding in findings],
     }

@@ -1,14 +1,21 @@
-"""Scrubbing: reading everything that is stored, to find what the disk has lost before it is needed.
+"""Scrub: read every stored byte, so that damage is found before the byte is needed.
 
-Theory of operation. A scrub walks the packs in the order of their numbers, and of each pack the
-segments in the order of the file, so that the disk reads sequentially. How far it came is in the
-index with everything else, so it goes on there after a stop, a crash or a remount; what is appended
-meanwhile it comes to in the end. Of a segment, the table and every used chunk are checked: stored
-bytes against the checksum, and the decoded content against its hash. The kernel is asked to forget
-the pages first, or it would answer from memory for a disk that has rotted.
+Theory of operation. A scrub checks packs by ascending number, and the segments of a pack in file
+order, so that the disk reads sequentially. Of a segment it checks the table and each chunk in use:
+the stored bytes against their checksum, and the decoded content against its hash. Before each read
+the kernel's cached pages are dropped, or memory would answer for a disk that has rotted.
 
-A damaged chunk is remembered with its place. It is forgotten when its bytes lie elsewhere, because
-a good copy was written, or when nothing uses it any more.
+The position is kept in the index, so a scrub continues after a stop, a crash or a remount. Segments
+appended meanwhile are checked at the end.
+
+A damaged chunk is recorded in the index with its place. It is *healed*, and the row is deleted,
+when the chunk has another place, because a good copy was written, or is not in use any more.
+
+Example. A store has pack 1 with two segments and pack 2 with one. The first segment is sound; in
+the second, chunk 7 does not match its checksum. A row for chunk 7 says pack 1 and its offset. The
+store is unmounted and mounted: the scrub continues with pack 2, and ends. When the file of chunk 7
+is copied in again, a good copy of the chunk is appended to pack 2. That is not the row's place, so
+the row is deleted.
 """
 
 import contextlib
@@ -35,41 +42,41 @@ from modelfs.store.packs.pack import SegmentTable
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
 
-# Bytes at the beginning of a segment that have its table, whatever is in it.
+# Bytes at the beginning of a segment that hold its table, for any number of entries.
 TABLE_MAX: Final = 64 << 10
-# Damaged chunks remembered by their number; all are counted and logged.
+# Damaged chunks that have a row in the index. More are logged and counted only.
 REMEMBERED_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubStatus:
-    """How far the scrub that is under way is, or how the last one ended."""
+    """The progress of the scrub under way, or the result of the last one."""
 
     started_ns: int  # 0: there was none
-    ended_ns: int  # 0: under way, or stopped and to be gone on with
+    ended_ns: int  # 0: under way, or stopped
     chunks: int  # checked so far
-    bytes: int  # of stored chunks, checked so far
-    done: int  # bytes of packs behind it
+    bytes: int  # stored bytes of these chunks
+    done: int  # bytes of packs before the position
     total: int  # bytes of all packs
-    rate: int  # bytes per second in the background; 0: not to go on by itself
+    rate: int  # bytes per second, of a scrub in the background; 0: of a command
 
 
 @dataclass(slots=True)
 class PackRange:
-    """A part of a pack to check, and what was found in it."""
+    """A part of a pack to check; `check` adds the counts and the damage."""
 
     pack: PackId
     start: int
-    stop: int  # of the pack's committed part; after `check`, of this stretch
+    stop: int  # of the pack's committed part; after `check`, of this range
     chunks: int = 0
     bytes: int = 0
-    damaged: dict[ChunkId, str] = field(default_factory=dict)
-    places: dict[ChunkId, int] = field(default_factory=dict)  # of the damaged ones
-    problems: list[str] = field(default_factory=list)  # of the pack itself
+    damaged: dict[ChunkId, str] = field(default_factory=dict)  # a message for each chunk
+    places: dict[ChunkId, int] = field(default_factory=dict)  # of the damaged chunks
+    problems: list[str] = field(default_factory=list)  # of the pack's header and tables
 
 
 class Scrubber:
-    """Checks a store's packs, a stretch at a time."""
+    """Checks the packs of a store, a range at a time."""
 
     def __init__(self, store: Store) -> None:
         self._index = store.index
@@ -78,14 +85,14 @@ class Scrubber:
         self._reader = store.chunk_reader
         self._packs = store.packs
 
-    # -- for the owner
+    # -- owner's thread
 
     def begin(self, *, restart: bool = False, rate: int = 0) -> None:
-        """Go on with the scrub that was stopped; begin one if there is none, or to `restart`.
+        """Continue the scrub that was stopped, or begin one if none was.
 
         Args:
-            restart: from the first pack on, even if one was stopped half-way.
-            rate: bytes per second, of a scrub that is to go on in the background.
+            restart: begin with the first pack, even if a scrub was stopped.
+            rate: bytes per second, of a scrub that continues in the background after a remount.
         """
         with self._index.change():
             if restart or not self._counters.get(SCRUB_STARTED) or self._counters.get(SCRUB_ENDED):
@@ -95,34 +102,31 @@ class Scrubber:
             self._counters.set(SCRUB_RATE, rate)
 
     def pause(self) -> None:
-        """Note that the scrub is not to go on by itself."""
+        """Record that the scrub does not continue in the background."""
         with self._index.change():
             self._counters.set(SCRUB_RATE, 0)
 
     def next_range(self) -> PackRange | None:
-        """Return what is to be checked next; None, having ended the scrub, if nothing is."""
+        """Return the range after the position; at the end, record that, and return None."""
         pack, offset = self._counters.get(SCRUB_PACK), self._counters.get(SCRUB_OFFSET)
         for key, value in self._index.pages(Table.PACKS, number_key(pack)):
             number, row = PackId(number_of(key)), PackRow.from_bytes(value)
             start = max(PAGE, offset) if number == pack else PAGE
             if start < row.stop:
                 return PackRange(number, start, row.stop)
-        self._end()
-        return None
-
-    def _end(self) -> None:
         with self._index.change():
             self._counters.set(SCRUB_ENDED, time.time_ns())
             self._counters.set(SCRUB_RATE, 0)
+        return None
 
     def apply(self, checked: PackRange) -> None:
-        """Note what `check` found."""
+        """Record a range that was checked: position, counts, damaged chunks."""
         with self._index.change():
             self._counters.set(SCRUB_PACK, checked.pack)
             self._counters.set(SCRUB_OFFSET, checked.stop)
             self._counters.add(SCRUB_CHUNKS, checked.chunks)
             self._counters.add(SCRUB_BYTES, checked.bytes)
-            room = REMEMBERED_MAX - len(self._remembered())
+            room = REMEMBERED_MAX - len(self._damage_keys())
             for chunk, place in list(checked.places.items())[: max(0, room)]:
                 self._counters.set(SCRUB_DAMAGED + number_key(chunk), place)
 
@@ -132,8 +136,8 @@ class Scrubber:
             (number_of(key), PackRow.from_bytes(value).stop)
             for key, value in self._index.pages(Table.PACKS)
         ]
-        behind = sum(stop for number, stop in rows if number < pack)
-        under = sum(min(stop, offset) for number, stop in rows if number == pack)
+        done = sum(stop for number, stop in rows if number < pack)
+        done += sum(min(stop, offset) for number, stop in rows if number == pack)
         total = sum(stop for _, stop in rows)
         ended = self._counters.get(SCRUB_ENDED)
         return ScrubStatus(
@@ -141,28 +145,28 @@ class Scrubber:
             ended,
             self._counters.get(SCRUB_CHUNKS),
             self._counters.get(SCRUB_BYTES),
-            total if ended else behind + under,
+            total if ended else done,
             total,
             self._counters.get(SCRUB_RATE),
         )
 
     def damaged(self) -> dict[ChunkId, str]:
-        """Return the chunks found damaged that are so still, and where they lie."""
-        found = {}
-        for key in self._remembered():
+        """Return a message with the place of each damaged chunk that is not healed."""
+        messages = {}
+        for key in self._damage_keys():
             if (record := self._still_damaged(key)) is not None:
-                where = f"in pack {record.pack} at {record.offset}"
-                found[_chunk_of(key)] = f"chunk {_chunk_of(key)}: damaged {where}"
-        return found
+                chunk, place = _chunk_of(key), f"in pack {record.pack} at {record.offset}"
+                messages[chunk] = f"chunk {chunk}: damaged {place}"
+        return messages
 
     def forget_healed(self) -> None:
-        """Forget the damaged chunks that are gone, or whose bytes were written anew."""
-        healed = [key for key in self._remembered() if self._still_damaged(key) is None]
+        """Delete the rows of healed chunks."""
+        healed = [key for key in self._damage_keys() if self._still_damaged(key) is None]
         with self._index.change():
             for key in healed:
                 self._index.delete(Table.META, key)
 
-    def _remembered(self) -> list[bytes]:
+    def _damage_keys(self) -> list[bytes]:
         return [
             key
             for key, _ in self._index.pages(Table.META, SCRUB_DAMAGED, prefix_end(SCRUB_DAMAGED))
@@ -170,41 +174,41 @@ class Scrubber:
 
     def _still_damaged(self, key: bytes) -> Chunk | None:
         record = self._chunks.find(_chunk_of(key))
-        if record is None or not record.alive or _packed_place(record) != self._counters.get(key):
+        if record is None or not record.alive or _place_number(record) != self._counters.get(key):
             return None
         return record
 
     # -- any thread
 
     def check(self, part: PackRange) -> None:
-        """Check one segment, or where its table is damaged, all that is left of the pack.
+        """Check the next segment of a range, and add its counts and damage to the range.
 
-        What is found is put into the part.
+        If the segment's table is damaged, check the whole rest of the pack.
         """
-        self._forget_pages(part.pack, part.start - PAGE, part.start + TABLE_MAX)
+        self._drop_cached_pages(part.pack, part.start - PAGE, part.start + TABLE_MAX)
         try:
             if part.start == PAGE:
                 self._packs.check_header(part.pack)
             segment = self._packs.segment(part.pack, part.start, part.stop)
             part.stop = segment.stop
-            records = self._used_of(segment)
+            records = self._chunks_of(segment)
         except (CorruptPack, OSError) as exc:
             if self._index.get(Table.PACKS, number_key(part.pack)) is None:
-                return  # gc has deleted it
+                return  # gc has deleted the pack
             part.problems.append(str(exc))
-            records = self._used_behind(part.pack, part.start)
-        self._forget_pages(part.pack, part.start, part.stop)
+            records = self._chunks_from(part.pack, part.start)
+        self._drop_cached_pages(part.pack, part.start, part.stop)
         for chunk, record in records:
             self._check_chunk(part, chunk, record)
 
-    def _used_of(self, segment: SegmentTable) -> Iterator[tuple[ChunkId, Chunk]]:
+    def _chunks_of(self, segment: SegmentTable) -> Iterator[tuple[ChunkId, Chunk]]:
         for entry in segment.entries:
             record = self._chunks.find(entry.chunk)
             place = segment.pack, entry.offset
             if record is not None and record.alive and record.place == place:
                 yield entry.chunk, record
 
-    def _used_behind(self, pack: PackId, start: int) -> Iterator[tuple[ChunkId, Chunk]]:
+    def _chunks_from(self, pack: PackId, start: int) -> Iterator[tuple[ChunkId, Chunk]]:
         # Costs a walk over all chunk records, but a damaged table is rare.
         for key, value in self._index.pages(Table.CHUNKS):
             record = Chunk.from_bytes(value)
@@ -215,9 +219,9 @@ class Scrubber:
         try:
             self._reader.check_content(chunk, record)
         except CorruptChunk as exc:
-            self._note(part, ChunkId(exc.base), chunk, str(exc))
+            self._record_damage(part, ChunkId(exc.base), chunk, str(exc))
         except OSError as exc:
-            self._note(part, chunk, chunk, str(exc))
+            self._record_damage(part, chunk, chunk, str(exc))
         now = self._chunks.find(chunk)
         if now is None or now.place != record.place:
             part.damaged.pop(chunk, None)  # moved or removed meanwhile
@@ -226,19 +230,21 @@ class Scrubber:
         part.chunks += 1
         part.bytes += record.stored
 
-    def _note(self, part: PackRange, damaged: ChunkId, needed_by: ChunkId, problem: str) -> None:
-        # What cannot be read only for the sake of a source is told with that one, and what is
-        # known to be lost is told by whoever asks what is.
+    def _record_damage(
+        self, part: PackRange, damaged: ChunkId, needed_by: ChunkId, problem: str
+    ) -> None:
+        # A chunk that fails to decode because of its source is reported as damage of the source.
+        # Damage of a chunk that is recorded as lost is not new, and fsck reports it.
         record = self._chunks.find(damaged)
         if record is None:
             damaged, record = needed_by, self._chunks.find(needed_by)
         if record is not None and not record.is_lost:
             self._reader.distrust(record)
             part.damaged[damaged] = problem
-            part.places[damaged] = _packed_place(record)
+            part.places[damaged] = _place_number(record)
 
-    def _forget_pages(self, pack: PackId, start: int, stop: int) -> None:
-        with contextlib.suppress(CorruptPack):  # whoever reads it tells
+    def _drop_cached_pages(self, pack: PackId, start: int, stop: int) -> None:
+        with contextlib.suppress(CorruptPack):  # the reads after this raise it, too
             file = self._packs.descriptor(pack)
             os.posix_fadvise(file.fd, start, stop - start, os.POSIX_FADV_DONTNEED)
 
@@ -247,6 +253,6 @@ def _chunk_of(key: bytes) -> ChunkId:
     return ChunkId(number_of(key[len(SCRUB_DAMAGED) :]))
 
 
-def _packed_place(record: Chunk) -> int:
+def _place_number(record: Chunk) -> int:
     # A pack is much shorter than 4 GiB.
     return record.pack << 32 | record.offset

@@ -1,4 +1,4 @@
-"""Scrubbing finds what the disk lost, goes on where it was, and forgets what was healed."""
+"""A scrub finds damage, continues after a stop, and forgets healed chunks."""
 
 import os
 
@@ -30,7 +30,7 @@ from tests.support.stores import (
 
 
 def scrub(store: Store, ranges: int = 1 << 30) -> list[PackRange]:
-    """Check up to so many ranges, and return what was found in each."""
+    """Check up to `ranges` ranges, and return them."""
     scrubber, done = Scrubber(store), list[PackRange]()
     while len(done) < ranges and (checked := run(scrub_next(scrubber), store)) is not None:
         done.append(checked)
@@ -50,7 +50,7 @@ def damage(store: Store, inode: InodeNumber, offset: int = 0) -> None:
 
 
 def test_a_sound_store(opened: Store) -> None:
-    """Every used chunk of every pack is checked, and nothing is found."""
+    """Every chunk in use of every pack is checked, and no damage is found."""
     for number in range(5):
         stored_file(opened, b"%d" % number, noise(3 * CHUNK, number))
     Scrubber(opened).begin()
@@ -62,7 +62,7 @@ def test_a_sound_store(opened: Store) -> None:
 
 
 def test_an_empty_store(opened: Store) -> None:
-    """Where nothing is stored, a scrub ends at once; before it, there was none."""
+    """A scrub of an empty store ends at once; a new store has had none."""
     assert Scrubber(opened).status().started_ns == 0
     Scrubber(opened).begin()
     assert scrub(opened) == []
@@ -70,7 +70,7 @@ def test_an_empty_store(opened: Store) -> None:
 
 
 def test_damage_is_named(opened: Store) -> None:
-    """A rotten block is told with the chunk, and whom it hurts with files and tensors."""
+    """Damage is reported with its chunk, and the report names the files and tensors affected."""
     data = model_of(noise(CHUNK), noise(CHUNK, 1), noise(CHUNK, 2))
     inodes = [stored_file(opened, name, data) for name in (b"a", b"b")]
     damage(opened, inodes[0], len(data) - CHUNK - 1)
@@ -85,8 +85,8 @@ def test_damage_is_named(opened: Store) -> None:
     assert scrub_report(opened)["findings"] == []
 
 
-def test_what_was_verified_before_is_not_trusted(opened: Store) -> None:
-    """A chunk that was read once, and then rotted, is an error to the readers after the scrub."""
+def test_verified_places_are_checked_again(opened: Store) -> None:
+    """A chunk that was verified by a read, and then rotted, is an error to reads after a scrub."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     assert content_of(opened, inode) == noise(CHUNK)
     damage(opened, inode)
@@ -99,8 +99,8 @@ def test_what_was_verified_before_is_not_trusted(opened: Store) -> None:
     assert content_of(opened, inode) == noise(CHUNK)
 
 
-def test_trust_ends(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk that was read a while ago is verified once more: the disk may have rotted."""
+def test_verified_places_expire(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that was verified longer than `TRUST_SECONDS` ago is verified again by a read."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     assert content_of(opened, inode) == noise(CHUNK)
     damage(opened, inode)
@@ -111,7 +111,7 @@ def test_trust_ends(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_goes_on_after_a_crash(box: Box) -> None:
-    """What a commit has of a scrub is not done again; what came meanwhile is."""
+    """After a crash a scrub continues from the last commit, and reaches new segments."""
     for number in range(4):
         stored_file(box.store, b"%d" % number, noise(CHUNK, number))
     Scrubber(box.store).begin()
@@ -126,8 +126,8 @@ def test_it_goes_on_after_a_crash(box: Box) -> None:
     assert Scrubber(store).status().chunks == 5
 
 
-def test_anew(opened: Store) -> None:
-    """Asked to, it begins at the beginning; so it does after one that ended."""
+def test_a_scrub_may_begin_again(opened: Store) -> None:
+    """`begin` starts with the first pack after a scrub that ended, and with `restart`."""
     for number in range(3):
         stored_file(opened, b"%d" % number, noise(CHUNK, number))
     Scrubber(opened).begin()
@@ -140,7 +140,7 @@ def test_anew(opened: Store) -> None:
 
 
 def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packs are checked in order, also those that gc deletes or adds in between."""
+    """Packs are checked in order while gc deletes and adds some."""
     monkeypatch.setattr(pack_module, "PACK_SIZE", 8 * CHUNK)
     inodes = [stored_file(opened, b"%d" % number, noise(CHUNK, number)) for number in range(8)]
     assert len({place_of(opened, inode)[0] for inode in inodes}) > 2
@@ -159,7 +159,7 @@ def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("at", [10, PAGE + 30])
 def test_damaged_tables(box: Box, at: int) -> None:
-    """Where a header or a table is damaged, the pack's chunks are checked all the same."""
+    """The chunks of a pack with a damaged header or segment table are checked, too."""
     store = box.store
     inodes = [stored_file(store, b"%d" % number, noise(CHUNK, number)) for number in range(3)]
     path = pack_path(store.packs, 1)
@@ -174,7 +174,7 @@ def test_damaged_tables(box: Box, at: int) -> None:
 
 
 def test_a_missing_pack(opened: Store) -> None:
-    """All chunks of a pack that is gone are damaged."""
+    """All chunks of a missing pack are damaged."""
     for number in range(3):
         stored_file(opened, b"%d" % number, noise(CHUNK, number))
     path = pack_path(opened.packs, 1)
@@ -186,8 +186,8 @@ def test_a_missing_pack(opened: Store) -> None:
     hidden.rename(path)
 
 
-def test_dead_chunks_are_passed_over(opened: Store) -> None:
-    """What nothing uses any more is no damage."""
+def test_dead_chunks_are_not_checked(opened: Store) -> None:
+    """A damaged chunk that no file needs is not reported."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     stored_file(opened, b"g", noise(CHUNK, 1))
     damage(opened, inode)
@@ -197,7 +197,7 @@ def test_dead_chunks_are_passed_over(opened: Store) -> None:
 
 
 def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel forgets the pages before they are read: memory is not what is checked."""
+    """The kernel's cached pages are dropped before the read, so that the disk answers."""
     stored_file(opened, b"f", noise(CHUNK))
     advised: list[tuple[int, int]] = []
     monkeypatch.setattr(
@@ -209,10 +209,10 @@ def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     assert advised == [(0, page + TABLE_MAX), (page, 2 * page)]
 
 
-def test_so_much_is_remembered(opened: Store) -> None:
-    """A disk that is lost altogether does not fill the index with what it lost."""
+def test_damage_rows_are_bounded(opened: Store) -> None:
+    """At most `REMEMBERED_MAX` damaged chunks have a row in the index."""
     inode = stored_file(opened, b"f", noise(CHUNK))
-    checked = PackRange(PackId(1), 0, 0, places={ChunkId(each): 0 for each in range(2000)})
+    checked = PackRange(PackId(1), 0, 0, places={ChunkId(number): 0 for number in range(2000)})
     Scrubber(opened).apply(checked)
     assert len(_rows(opened)) == REMEMBERED_MAX
     assert Scrubber(opened).damaged() == {}
