@@ -1,1 +1,1 @@
-"""Ingest: staged bytes become chunks and a file map."""
+"""Ingest: put staged bytes into chunks, and the chunks into file maps."""

@@ -1,7 +1,7 @@
-"""Applying ingest: what changes the index and the staged state. For the owner, and quick.
+"""Applying ingest: the changes of the index and of the staged state. Owner's thread, and quick.
 
-The slow work is `Worker.work`, on any thread, between `next_step` and `apply`. What each call
-changes, and what a crash after its commit leaves::
+The slow part is `Worker.work`, on any thread, between `next_step` and `apply`. Each call changes
+this, and a crash after its commit leaves that::
 
     call          changes                                      a crash leaves
     begin_pass    nothing                                      the windows
@@ -22,25 +22,19 @@ from modelfs.jobs.ingest.copies import CopyHints
 from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Step, next_full_region, next_region
 from modelfs.jobs.steps import slices
-from modelfs.store.files.staged_file import (
-    StagedFile,
-    Window,
-    is_being_written,
-    stamp_of,
-    windows_of,
-    with_staged_state,
-)
+from modelfs.store.files.staged_file import StagedFile, windows_of, with_staged_state
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
 
-# Changed in one go, so that no request waits long: extents, and tensors' rows, which cost less.
+# Rows of one change of the index, so that no request waits long: extents, and tensor rows, which
+# cost less.
 EXTENTS_SLICE: Final = 100
 ROWS_SLICE: Final = 1000
 
 
 class Applier:
-    """Plans the steps of passes, and puts what came of them into the index."""
+    """Plans the steps of passes, and applies their results."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -50,19 +44,19 @@ class Applier:
     # -- planning
 
     def begin_pass(self, inode: InodeNumber, *, complete: bool) -> Pass:
-        """Begin a pass; `complete` if the file is not being written: its layout is final."""
+        """Begin a pass; `complete` if no program is writing the file, so its layout is final."""
         contents, staging = self._store.contents, self._store.staging
         models = self._external_data.models_naming(inode) - {inode}
         copies = {model: contents.snapshot(model) for model in models}
         staged = staging.find(inode)
         windows = {} if staged is None else staged.windows
-        versions = {number: window.stamp for number, window in windows.items()}
+        stamps = {number: window.stamp for number, window in windows.items()}
         request = self._store.index.get(Table.PENDING, number_key(inode))
-        return Pass(inode, complete, copies, request, versions=versions)
+        return Pass(inode, complete, copies, request, stamps=stamps)
 
     def next_step(self, file_pass: Pass) -> Step | None:
-        """Return the next region's step; None when the pass is at its end, or the file is gone."""
-        if not self._is_there(file_pass):
+        """Return the step of the next region; None at the end, and if the file is gone."""
+        if not self._exists(file_pass):
             return None
         staged = self._store.contents.snapshot(file_pass.inode)
         if file_pass.complete:
@@ -71,90 +65,75 @@ class Applier:
             region = next_full_region(staged, file_pass.position)
         return None if region is None else Step(file_pass, staged, *region)
 
-    def _is_there(self, file_pass: Pass) -> bool:
+    def _exists(self, file_pass: Pass) -> bool:
         return self._store.inodes.find(file_pass.inode) is not None
 
     # -- applying a step
 
     def apply(self, step: Step) -> Iterator[None]:
-        """Put a step's extents into the map, a slice at a time, then drop what they replace.
+        """Put a step's extents into the map, a slice at a time, then drop the windows below them.
 
-        Yields between slices. Until the last one the windows lie above the map, so that a crash,
-        or a write, between two slices finds the bytes in either. After `Store.publish`.
+        Yields between slices. Until the last one the windows lie above the map, so a crash, or a
+        write, between two slices finds the bytes in either. Call it after `Store.publish`.
         """
         parts = list(slices(step.extents, EXTENTS_SLICE)) or [()]
         for number, extents in enumerate(parts, 1):
-            if not self._is_there(step.file_pass):
+            if not self._exists(step.file_pass):
                 step.file_pass.done = True
                 return
-            self._apply_slice(step, extents, is_last=number == len(parts))
+            flusher = self._store.flusher
+            staged = self._store.staging.find(step.file_pass.inode)
+            with self._store.index.change():
+                if staged is not None:
+                    flusher.record_truncation(staged)
+                self._map(step, staged, extents)
+                if staged is not None:
+                    flusher.hide_map(staged.inode, staged.map_visible_to)
+                    if number == len(parts):
+                        self._drop_windows(step, staged)
+            if staged is not None:
+                staged.truncation_recorded()
             if number < len(parts):
                 yield
         step.file_pass.position = step.stop
 
-    def _apply_slice(self, step: Step, extents: Sequence[Extent], *, is_last: bool) -> None:
-        flusher = self._store.flusher
-        staged = self._store.staging.find(step.file_pass.inode)
-        with self._store.index.change():
-            if staged is not None:
-                flusher.record_truncation(staged)
-            self._map(step, staged, extents)
-            if staged is not None:
-                flusher.hide_map(staged.inode, staged.map_visible_to)
-            if staged is not None and is_last:
-                self._drop_replaced(step, staged)
-        if staged is not None:
-            staged.truncation_recorded()
-
     def _map(self, step: Step, staged: StagedFile | None, extents: Sequence[Extent]) -> None:
-        # Extents that went stale are passed over, and so is what the worker left out.
+        """Put extents into the map, but not stale ones, whose windows are skipped."""
         file_pass = step.file_pass
         missing: list[Extent | Piece] = [*step.unfinished]
         for extent in extents:
-            if self._is_stale(file_pass, staged, extent):
+            # gc may have removed a dead chunk that this extent was about to revive. The next pass
+            # puts the bytes of a stale extent into a chunk again.
+            if (
+                file_pass.changed_under(extent, staged)
+                or self._store.chunks.find(extent.chunk) is None
+            ):
                 missing.append(extent)
             else:
                 self._store.maps.replace(file_pass.inode, extent.start, extent.stop, [extent])
         for piece in missing:
-            # All windows of it: none may be dropped without its part of the piece.
+            # All windows of it: none may be dropped while its part of the piece is not in the map.
             file_pass.skipped.update(windows_of(piece.start, piece.stop))
 
-    def _is_stale(self, file_pass: Pass, staged: StagedFile | None, extent: Extent) -> bool:
-        # Whether the file is not what it was when the pass first looked; or gc removed a dead chunk
-        # that was about to be revived. The next pass puts the piece once more.
-        if (
-            staged is not None
-            and staged.map_visible_to is not None
-            and extent.stop > staged.map_visible_to
-        ):
-            return True
-        versions = file_pass.versions
-        changed = any(
-            (number in versions and stamp_of(staged, number) != versions[number])
-            or is_being_written(staged, number)
-            for number in windows_of(extent.start, extent.stop)
-        )
-        return changed or self._store.chunks.find(extent.chunk) is None
+    def _drop_windows(self, step: Step, staged: StagedFile) -> None:
+        """Drop the windows whose every byte is in the map, with the last slice of a step.
 
-    def _drop_replaced(self, step: Step, staged: StagedFile) -> None:
-        # Not before the last slice: as long as a superseded window's row is there, the inode record
-        # must not say that the file reaches so far again.
-        replaced = _replaced(step, staged)
-        self._advance_size(staged, replaced)
-        self._store.flusher.hide_map(staged.inode, staged.map_visible_to)
-        # Last: what is dropped from memory does not come back if the change fails.
-        self._store.staging.drop_superseded(staged, staged.superseded)
-        self._store.staging.drop(staged, replaced)
-
-    def _advance_size(self, staged: StagedFile, replaced: list[Window]) -> None:
-        # What was ingested is durable with the next commit, so the size may say so, up to where
-        # the first bytes are that only lie in a window.
+        Not before: as long as a superseded window has a row, the inode record must not have a size
+        that reaches into it.
+        """
+        mapped = step.mapped_windows(staged)
+        # Mapped bytes are durable with the next commit, so the recorded size may grow up to the
+        # first byte that is in a window only.
         node = self._store.inodes.get(staged.inode)
-        numbers = staged.windows.keys() - {window.number for window in replaced}
+        numbers = staged.windows.keys() - {window.number for window in mapped}
         waiting = (staged.windows[number].ranges.within(node.size, KEY_MAX) for number in numbers)
         size = min([staged.size, *(low for ranges in waiting for low, _ in islice(ranges, 1))])
         if node.size < size:
             self._store.inodes.put(dataclasses.replace(node, size=size))
+        self._store.flusher.hide_map(staged.inode, staged.map_visible_to)
+        # Last: windows that are dropped from memory do not come back if the change fails.
+        self._store.staging.drop_superseded(staged, staged.superseded)
+        self._store.staging.drop(staged, mapped)
 
     # -- ending a pass
 
@@ -164,7 +143,7 @@ class Applier:
         for number, changes in enumerate(slices(file_pass.rows, ROWS_SLICE)):
             if number:
                 yield
-            if not self._is_there(file_pass):
+            if not self._exists(file_pass):
                 return
             with index.change():
                 for key, value in changes:
@@ -174,14 +153,14 @@ class Applier:
                         index.put(Table.TENSORS, key, value)
 
     def end_pass(self, file_pass: Pass) -> None:
-        """Record the format, and forget the staged state if nothing is left of it."""
+        """Record the format, and release the staged state if no window is left."""
         file_pass.done = True
-        if not self._is_there(file_pass):
+        if not self._exists(file_pass):
             return
         index, key = self._store.index, number_key(file_pass.inode)
         with index.change():
             if not file_pass.complete:
-                index.put(Table.PENDING, key, request_value())  # a complete pass is still owed
+                index.put(Table.PENDING, key, request_value())  # a request for a complete pass
                 return
             if index.get(Table.PENDING, key) == file_pass.request:
                 index.delete(Table.PENDING, key)
@@ -201,6 +180,7 @@ class Applier:
             self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
 
     def _release(self, inode: InodeNumber) -> None:
+        """Drop idle windows, and the whole staged state if that leaves none."""
         staging = self._store.staging
         staged = staging.find(inode)
         if staged is None:
@@ -214,16 +194,3 @@ class Applier:
         self._store.inodes.put(with_staged_state(node, staged))
         self._store.flusher.hide_map(inode, None)
         staging.release(inode)
-
-
-def _replaced(step: Step, staged: StagedFile) -> list[Window]:
-    # The windows of a region whose every byte is in the map now.
-    file_pass = step.file_pass
-    return [
-        window
-        for number, window in staged.windows.items()
-        if step.start <= window.start < step.stop
-        and number not in file_pass.skipped
-        and window.stamp == file_pass.versions.get(number)
-        and not window.writing
-    ]

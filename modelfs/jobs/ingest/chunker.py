@@ -1,13 +1,24 @@
-"""Where a file is cut into chunks. Pure: spans in, cut points out.
+"""The cut of a file into pieces. Pure: tensor spans in, pieces out.
 
-No piece straddles the start of a tensor. A tensor longer than the chunk size is cut on a grid
-relative to its own start, so that equal tensors give equal pieces wherever they lie. What lies
-between tensors (headers, protobuf framing, padding) and tensors too small to be worth a chunk are
-*glue*, unless they are long: glue pieces of one neighbourhood share a *skeleton* chunk, so that an
-ONNX file does not become hundreds of chunks of 50 bytes.
+No piece straddles the start of a tensor. A tensor longer than the chunk size is cut on a grid from
+its own start, so that equal tensors give equal pieces at any offset in a file. Bytes outside of
+tensors (headers, protobuf framing, padding), and tensors too small for a chunk of their own, are
+*glue* if the stretch is short. Longer stretches are cut on a grid from their start. Glue pieces of
+one neighbourhood share a *skeleton* chunk, so that an ONNX file does not become hundreds of chunks
+of 50 bytes.
+
+Example. A file with a header of 600 bytes, a tensor of 2.5 MiB, a bias of 96 bytes, and a tensor of
+300 KiB, cut with chunks of 1 MiB::
+
+    bytes      piece   role      chunk
+    header     1       GLUE      a skeleton, with the bias
+    tensor     2 to 4  TENSOR    1 MiB, 1 MiB, 0.5 MiB
+    bias       5       GLUE      the skeleton of piece 1
+    tensor     6       TENSOR    300 KiB
 """
 
 import enum
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,36 +26,33 @@ from typing import Final
 from modelfs.formats.layout import TensorSpan
 from modelfs.store.index.ranges import RangeSet
 
-# A chunk of its own costs about this much index, so smaller tensors are not worth one.
+# Smaller tensors are glue: a chunk of its own takes about this many bytes of index.
 TENSOR_MIN: Final = 128
-# Longer stretches without a tensor are cut on a grid like a tensor.
+# Longer stretches outside of tensors are not glue.
 GLUE_MAX: Final = 64 << 10
-# Glue pieces whose starts lie in the same stretch of this length share a skeleton.
+# Glue pieces that start in the same part of this length may share a skeleton.
 NEIGHBOURHOOD: Final = 64 << 20
 
 
 class Role(enum.Enum):
-    """What a piece holds, and so how it is stored."""
+    """The kind of bytes in a piece, which decides how they are stored."""
 
-    TENSOR = enum.auto()
-    PLAIN = enum.auto()
-    GLUE = enum.auto()
+    TENSOR = enum.auto()  # a tensor, or a part of one: a chunk, plain until it is optimized
+    PLAIN = enum.auto()  # a long stretch outside of tensors: a chunk, compressed if that pays
+    GLUE = enum.auto()  # a short one: a part of a skeleton chunk, compressed if that pays
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of file bytes that becomes one chunk, or with `GLUE` a part of one."""
+    """A range of file bytes in one role. It becomes a chunk, or with `GLUE` a part of one."""
 
     start: int
     stop: int
     role: Role
 
-
-@dataclass(frozen=True, slots=True)
-class _Region:
-    start: int
-    stop: int
-    role: Role
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
 
 class Cutter:
@@ -52,65 +60,54 @@ class Cutter:
 
     def __init__(self, spans: Sequence[TensorSpan], size: int, chunk_size: int) -> None:
         """Plan the cut of a file of `size` bytes; spans are in order and do not overlap."""
-        self._regions = list(_regions(spans, size, min(GLUE_MAX, chunk_size)))
         self._chunk_size = chunk_size
+        # Tiles of the file: each tensor worth a chunk, and each stretch between two of them.
+        self._uncut: list[Piece] = []
+        tensors = [span for span in spans if span.size >= TENSOR_MIN and span.start < size]
+        starts = [0, *(span.stop for span in tensors)]
+        stops = [*(span.start for span in tensors), size]
+        for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            if start < stop:
+                is_glue = bool(tensors) and stop - start <= min(GLUE_MAX, chunk_size)
+                self._uncut.append(Piece(start, stop, Role.GLUE if is_glue else Role.PLAIN))
+            if number < len(tensors):
+                span = tensors[number]
+                self._uncut.append(Piece(span.start, min(span.stop, size), Role.TENSOR))
 
     def pieces(self, data: RangeSet) -> Iterator[Piece]:
         """Yield the pieces that overlap `data`, clipped to it, in order.
 
-        The cost is that of what is yielded and of the tensors, never of the file's size.
+        Costs time for these pieces and the tensors around them; the file's size does not matter.
         """
-        ranges = list(data)
-        at = 0
-        for region in self._regions:
-            while at < len(ranges) and ranges[at][1] <= region.start:
-                at += 1
-            mine = at
-            while mine < len(ranges) and ranges[mine][0] < region.stop:
-                yield from self._cut(region, *ranges[mine])
-                mine += 1
-
-    def _cut(self, region: _Region, start: int, stop: int) -> Iterator[Piece]:
-        start, stop = max(start, region.start), min(stop, region.stop)
-        if region.role is Role.GLUE:
-            yield Piece(start, stop, Role.GLUE)
-            return
         step = self._chunk_size
-        first = region.start + (start - region.start) // step * step
-        for cut in range(first, stop, step):
-            yield Piece(max(cut, start), min(cut + step, stop), region.role)
-
-
-def _regions(spans: Sequence[TensorSpan], size: int, glue_max: int) -> Iterator[_Region]:
-    """Tile the file: one region for each tensor worth a chunk, one for each stretch between."""
-    worth = [span for span in spans if span.size >= TENSOR_MIN and span.start < size]
-    starts = [0, *(span.stop for span in worth)]
-    ends = [*(span.start for span in worth), size]
-    for at, (start, stop) in enumerate(zip(starts, ends, strict=True)):
-        if start < stop:
-            glue = bool(worth) and stop - start <= glue_max
-            yield _Region(start, stop, Role.GLUE if glue else Role.PLAIN)
-        if at < len(worth):
-            yield _Region(worth[at].start, min(worth[at].stop, size), Role.TENSOR)
+        begin = next((start for start, _ in data), 0)
+        first = bisect_right(self._uncut, begin, key=lambda piece: piece.stop)
+        for uncut in self._uncut[first:]:
+            if uncut.start >= data.stop:
+                return
+            for start, stop in data.within(uncut.start, uncut.stop):
+                if uncut.role is Role.GLUE:
+                    yield Piece(start, stop, Role.GLUE)
+                    continue
+                on_grid = uncut.start + (start - uncut.start) // step * step
+                for cut in range(on_grid, stop, step):
+                    yield Piece(max(cut, start), min(cut + step, stop), uncut.role)
 
 
 def skeletons(glue: Sequence[Piece], chunk_size: int) -> Iterator[list[Piece]]:
-    """Group glue pieces into those that share a chunk.
+    """Group glue pieces into skeleton chunks.
 
-    The grouping depends on where pieces lie and not on when they were written, so that a file
-    gives the same skeletons however it came.
+    The groups depend on the offsets of the pieces only, not on the order of writes: the same file
+    always gives the same skeletons.
     """
     group: list[Piece] = []
+    size = 0
     for piece in glue:
-        if group and not _together(group, piece, chunk_size):
+        is_near = group and group[0].start // NEIGHBOURHOOD == piece.start // NEIGHBOURHOOD
+        if group and not (is_near and size + piece.size <= chunk_size):
             yield group
-            group = []
+            group, size = [], 0
         group.append(piece)
+        size += piece.size
     if group:
         yield group
-
-
-def _together(group: list[Piece], piece: Piece, chunk_size: int) -> bool:
-    size = sum(each.stop - each.start for each in group) + piece.stop - piece.start
-    same = group[0].start // NEIGHBOURHOOD == piece.start // NEIGHBOURHOOD
-    return same and size <= chunk_size

@@ -1,11 +1,15 @@
-"""Files that look like copies of one another, so that copies are cut alike.
+"""Likely copies of a file, found by size and first bytes, so that copies are cut alike.
 
-A data file of ONNX weights is cut at its tensors because a model names it. A copy of it under
-another name, or one that arrives before its model, is named by nobody, would be cut on the plain
-grid, and would share nothing with the first. So plain files and such data files are listed by size
-and by a hash of their beginning. A plain file takes the cut of a twin that has a better one, and
-plain twins are cut anew when one of them gets it. If the rest of the files differs, no harm is
-done: any cut is right, and sharing compares bytes.
+A data file of ONNX weights is cut at its tensors because a model names it. No model names a copy of
+it under another name, or one that arrives before its model; cut on the plain grid, such a copy
+would share no chunk with the first file. So plain files and data files of models are listed under a
+*copy key*: size, and hash of the first 64 KiB. A plain file takes the layout of a data file with
+the same key, and when a file gets its layout, plain files with the same key are cut again. Files
+with equal keys that differ later on stay correct: any cut is, and chunks are shared by their bytes.
+
+Example. model.onnx names weights.data, 900 MB, which is cut at its tensors. Then weights.data is
+copied to backup.data. No model names that, but its copy key is the one of weights.data: it is cut
+at the same offsets, and all its chunks are shared.
 """
 
 import struct
@@ -29,7 +33,7 @@ from modelfs.store.store import Store
 # Smaller files are not worth a row.
 SIZE_MIN: Final = 64 << 10
 HEAD: Final = 64 << 10
-# Of more copies than this, only the first are looked at.
+# Of more files with one key, only the first are looked up.
 COPIES_MAX: Final = 64
 
 _KEY = struct.Struct(">Q16sQ")
@@ -46,7 +50,7 @@ def copy_key(read_at: ReadAt, size: int, seed: int) -> bytes | None:
 
 
 class CopyHints:
-    """Which files look like copies of each other. Reading is for any thread."""
+    """The table of copy keys. Reading is for any thread."""
 
     TABLE: Final = Table.COPY_HINTS
 
@@ -56,14 +60,14 @@ class CopyHints:
         self._tensors = TensorTable(store.index)
 
     def layout_of(self, key: bytes) -> Layout | None:
-        """Return the layout of a file with that key, if one has a layout better than plain."""
+        """Return the layout of a data file with that copy key, None if there is none."""
         for node in self._with_key(key):
             if node.format is Format.ONNX_DATA:
                 return Layout(Format.ONNX_DATA, tuple(self._tensors.spans(node.inode)))
         return None
 
     def record(self, inode: InodeNumber, key: bytes, recognised: Format) -> None:
-        """List a file, and let its plain copies be cut anew if it has a better layout."""
+        """List a file; if it is a data file, request another ingest of plain files with its key."""
         self._index.put(Table.COPY_HINTS, key + number_key(inode), b"")
         if recognised is Format.ONNX_DATA:
             for node in self._with_key(key):
@@ -71,7 +75,7 @@ class CopyHints:
                     self._index.put(Table.PENDING, number_key(node.inode), request_value())
 
     def is_stale(self, key: bytes) -> bool:
-        """Whether a row is of a file that is gone, or looks different."""
+        """Whether the file of a row is gone, or has another size or a format of its own."""
         size, _, inode = _KEY.unpack(key)
         return self._node(InodeNumber(inode), size) is None
 

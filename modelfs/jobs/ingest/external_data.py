@@ -1,21 +1,25 @@
 """Data files whose layout is in a model: ONNX external data.
 
-The model is usually written last, and may be replaced later, as may the data. So the index
-remembers which model names which file, by folder and name: when either arrives, the data file is
-cut (again) at the tensors that the models naming it say it holds. Only names at or below the
-model's own folder are followed, and never through a symbolic link.
+The model is usually written last, and both files may be replaced later. So the index records which
+model names which data file, by folder and name. When either file arrives, the data file is cut, or
+cut again, at the tensors that its models place in it. Only names at or below the model's own folder
+are followed, and never through a symbolic link.
+
+Example. weights.data arrives first, and is cut on the plain grid. Then model.onnx arrives in the
+same folder, with 200 tensors in `weights.data`. Its ingest records (folder, "weights.data", model),
+and requests another ingest of weights.data, which is then cut at the 200 tensors.
 """
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
 from modelfs.errors import CorruptData
-from modelfs.formats.layout import ExternalSpan, Format, Layout, ReadAt, TensorSpan
+from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
 from modelfs.store.files.namespace import NAME_MAX
-from modelfs.store.index.records import Dentry
+from modelfs.store.index.records import Dentry, Inode
 from modelfs.store.index.tables import (
     InodeNumber,
     Table,
@@ -29,15 +33,15 @@ from modelfs.store.store import Store
 
 Place = tuple[InodeNumber, bytes]  # folder and name
 
-# A file that more models name than this is cut by the first of them only.
+# A data file that more models name is cut by the first of them only.
 MODELS_MAX = 16
-# Of more tensors than this in one file, from all its models together, the first are looked at: one
-# model's are bounded by what a scan may keep.
+# Of more tensors in one data file, from all its models together, the first are used. The tensors of
+# one model are bounded by the memory of a scan.
 SPANS_MAX = 1 << 17
 
 
 class ExternalData:
-    """Which model's tensors are in which data file. Reading is for any thread."""
+    """The table of data files that models name. Reading is for any thread."""
 
     TABLE: Final = Table.EXTERNAL_DATA
 
@@ -46,7 +50,7 @@ class ExternalData:
         self._inodes = store.inodes
         self._namespace = store.namespace
 
-    def named_by(self, model: InodeNumber, layout: Layout) -> set[Place]:
+    def places_named(self, model: InodeNumber, layout: Layout) -> set[Place]:
         """Return the places of the data files that a model's layout names."""
         locations = {external.location for external in layout.external}
         return {
@@ -57,51 +61,57 @@ class ExternalData:
         }
 
     def record(self, model: InodeNumber, places: set[Place]) -> None:
-        """Remember that a model names these data files, and let those that exist be cut anew."""
+        """Record the data files that a model names, and request ingest of those that exist."""
         for folder, name in places:
             self._index.put(Table.EXTERNAL_DATA, sidecar_key(folder, name, model), b"")
             data = self._lookup(folder, name)
-            if data is not None and self._is_data(data):
-                self._index.put(Table.PENDING, number_key(data), request_value())
+            # A model is cut by its own content: two that name each other would be cut without end.
+            if data is not None and data.format in (Format.PLAIN, Format.ONNX_DATA):
+                self._index.put(Table.PENDING, number_key(data.inode), request_value())
 
     def models_naming(self, data: InodeNumber) -> set[InodeNumber]:
         """Return the models that name a data file, by any of its names."""
-        places = self._namespace.names_of(data)
-        return {model for place in places for model in self._models_of(place)}
+        models: set[InodeNumber] = set()
+        for place in self._namespace.names_of(data):
+            prefix = named_key(*place) + b"\0"
+            rows = self._index.scan(Table.EXTERNAL_DATA, prefix, prefix_end(prefix), MODELS_MAX)
+            for key, _ in rows:
+                node = self._inodes.find(_model_of(key))
+                if node is not None and node.nlink:
+                    models.add(node.inode)
+        return models
 
     def layout_of(
         self, data: InodeNumber, size: int, models: Mapping[InodeNumber, tuple[ReadAt, int]]
     ) -> Layout:
-        """Return the layout that the models naming `data` give it.
+        """Return the layout of a data file: the tensors that its models place in it.
 
         Args:
             data: the data file.
             size: its length, in bytes.
-            models: for each model that names it, how to read it, and its size.
+            models: for each model that names it, a reader of the model, and its size.
         """
         places = set(self._namespace.names_of(data))
         spans: list[TensorSpan] = []
         for model, (read_at, model_size) in models.items():
+            try:
+                layout = recognise(read_at, model_size)
+            except CorruptData:
+                continue  # the tensors of a damaged model are unknown
+            if layout.format is not Format.ONNX:
+                continue
             folders = {folder for folder, _ in self._namespace.names_of(model)}
-            found = (
+            inside = (
                 external.span
-                for external in _externals(read_at, model_size)
-                if any(self._resolve(each, external.location) in places for each in folders)
+                for external in layout.external
+                if any(self._resolve(folder, external.location) in places for folder in folders)
             )
-            spans.extend(islice(found, SPANS_MAX - len(spans)))
+            spans.extend(islice(inside, SPANS_MAX - len(spans)))
         return external_layout(spans, size)
 
     def is_stale(self, key: bytes) -> bool:
-        """Whether a row is of a model that is gone."""
-        return self._inodes.find(InodeNumber(int.from_bytes(key[-8:], "big"))) is None
-
-    def _models_of(self, place: Place) -> Iterator[InodeNumber]:
-        prefix = named_key(*place) + b"\0"
-        rows = self._index.scan(Table.EXTERNAL_DATA, prefix, prefix_end(prefix), MODELS_MAX)
-        for key, _ in rows:
-            model = InodeNumber(int.from_bytes(key[-8:], "big"))
-            if (node := self._inodes.find(model)) is not None and node.nlink:
-                yield model
+        """Whether the model of a row is gone."""
+        return self._inodes.find(_model_of(key)) is None
 
     def _resolve(self, folder: InodeNumber, location: str) -> Place | None:
         *folders, name = location.encode(errors="surrogateescape").split(b"/")
@@ -109,29 +119,16 @@ class ExternalData:
             return None  # no file can have that name, and no key could hold it
         for part in folders:
             if part not in (b"", b"."):
-                found = self._lookup(folder, part)
-                if found is None or not self._is_folder(found):
+                node = self._lookup(folder, part)
+                if node is None or not stat.S_ISDIR(node.mode):
                     return None
-                folder = found
+                folder = node.inode
         return (folder, name) if name not in (b"", b".", b"..") else None
 
-    def _lookup(self, folder: InodeNumber, name: bytes) -> InodeNumber | None:
+    def _lookup(self, folder: InodeNumber, name: bytes) -> Inode | None:
         value = self._index.get(Table.DENTRIES, named_key(folder, name))
-        return None if value is None else Dentry.from_bytes(value).inode
-
-    def _is_data(self, inode: InodeNumber) -> bool:
-        # A model is cut by its own content: two that name each other would be cut for ever.
-        node = self._inodes.find(inode)
-        return node is not None and node.format in (Format.PLAIN, Format.ONNX_DATA)
-
-    def _is_folder(self, inode: InodeNumber) -> bool:
-        node = self._inodes.find(inode)
-        return node is not None and stat.S_ISDIR(node.mode)
+        return None if value is None else self._inodes.find(Dentry.from_bytes(value).inode)
 
 
-def _externals(read_at: ReadAt, size: int) -> tuple[ExternalSpan, ...]:
-    try:
-        layout = recognise(read_at, size)
-    except CorruptData:
-        return ()  # a damaged model names nothing
-    return layout.external if layout.format is Format.ONNX else ()
+def _model_of(key: bytes) -> InodeNumber:
+    return InodeNumber(int.from_bytes(key[-8:], "big"))

@@ -1,6 +1,6 @@
-"""Ingesting, as jobs.
+"""Ingest, as jobs.
 
-Files are ingested in *rounds*: some files together share a writer of chunks, and one flush of the
+Files are ingested in *rounds*: the files of a round share a writer of chunks, and one flush of the
 packs for each step of theirs.
 """
 
@@ -16,8 +16,8 @@ from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
-# Files ingested together share one flush of the packs. Not more, since what is planned for each is
-# in memory: some 700 bytes for a tensor, of which 16 MiB may have 100,000.
+# Files of one round. Not more, as their plans are in memory: some 700 bytes for a tensor, of which
+# 16 MiB may have 100,000.
 ROUND_FILES: Final = 256
 ROUND_BYTES: Final = 16 << 20
 
@@ -25,7 +25,7 @@ Failures = dict[InodeNumber, ModelfsError | OSError]
 
 
 def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumber]:
-    """Return as many of the first files as are ingested together."""
+    """Return the first files, as many as make one round."""
     size = 0
     for count, inode in enumerate(inodes[:ROUND_FILES], 1):
         staged = store.staging.find(inode)
@@ -36,13 +36,13 @@ def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumbe
 
 
 class Ingest:
-    """Takes staged content of a store into chunks."""
+    """Puts the staged bytes of a store into chunks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._applier = Applier(store)
         self._worker = Worker(store)
-        # Files of which a partial pass could not recognise the format. Others may remove them.
+        # Files whose format a partial pass could not recognise. The daemon empties this set.
         self.unrecognised: set[InodeNumber] = set()
 
     def ingest(
@@ -54,25 +54,27 @@ class Ingest:
     ) -> Job[None]:
         """Ingest a round of files.
 
-        Nobody else may append to packs meanwhile, nor remove these files.
+        The caller holds off other writers of packs, and the removal of these files.
 
         Args:
-            inodes: the files. What they have not staged, or lost, is passed over.
-            complete: the files are not being written, so that their layouts are final.
+            inodes: the files. A file without staged bytes, or whose flush failed, is left out.
+            complete: no program is writing the files, so their layouts are final.
             done: called after each file.
 
         Raises:
-            StoreFull: no room; what is not in chunks is still staged.
+            StoreFull: no room; bytes that are not in chunks are still staged.
             OSError: the disk failed; the same.
         """
         passes: list[Pass] = []
         for inode in inodes:
             yield Pause()
-            if (begun := (yield from self._begin(inode, complete=complete))) is not None:
-                passes.append(begun)
+            staged = self._store.staging.find(inode)
+            if self._store.inodes.find(inode) is None or (staged is not None and staged.failed):
+                continue
+            yield from pausing(self._store.flusher.trim(inode))
+            passes.append(self._applier.begin_pass(inode, complete=complete))
         while passes:
-            steps, ended = yield from self._plan(passes)
-            steps = yield from self._do(steps)
+            steps, ended = yield from self._do_next_steps(passes)
             for file_pass in ended:
                 yield from self._end(file_pass)
                 if done is not None:
@@ -83,7 +85,11 @@ class Ingest:
     def ingest_apart(
         self, inodes: Sequence[InodeNumber], *, done: Callable[[], None] | None = None
     ) -> Job[Failures]:
-        """Ingest a round of files, each alone if it fails for all; returns what failed, and why."""
+        """Ingest a round of files, or if that fails, one file after the other.
+
+        Returns:
+            The errors of the files that failed.
+        """
         try:
             yield from self.ingest(inodes, done=done)
         except (ModelfsError, OSError) as exc:
@@ -96,15 +102,12 @@ class Ingest:
             failures |= yield from self.ingest_apart([inode], done=done)
         return failures
 
-    def _begin(self, inode: InodeNumber, *, complete: bool) -> Job[Pass | None]:
-        staged = self._store.staging.find(inode)
-        if self._store.inodes.find(inode) is None or (staged is not None and staged.failed):
-            return None
-        yield from pausing(self._store.flusher.trim(inode))
-        return self._applier.begin_pass(inode, complete=complete)
+    def _do_next_steps(self, passes: Sequence[Pass]) -> Job[tuple[list[Step], list[Pass]]]:
+        """Do the next step of each pass.
 
-    def _plan(self, passes: Sequence[Pass]) -> Job[tuple[list[Step], list[Pass]]]:
-        """Return the next step of each pass, and the passes that are at their end."""
+        Returns:
+            The steps that were done, and the passes without a next step.
+        """
         steps: list[Step] = []
         ended: list[Pass] = []
         for file_pass in passes:
@@ -113,12 +116,8 @@ class Ingest:
                 ended.append(file_pass)
             else:
                 steps.append(step)
-        return steps, ended
-
-    def _do(self, steps: list[Step]) -> Job[list[Step]]:
-        """Do steps together, and return those that were done."""
         if not steps:
-            return []
+            return [], ended
         done: list[Step]
         with self._store.writing() as writer:
             done, written = yield Work(partial(self._worker.work, steps, writer))
@@ -128,7 +127,7 @@ class Ingest:
         for step in done:
             yield from pausing(self._applier.apply(step))
             yield Pause()
-        return done
+        return done, ended
 
     def _end(self, file_pass: Pass) -> Job[None]:
         inode = file_pass.inode
@@ -140,14 +139,15 @@ class Ingest:
 
 
 def ingest_all(store: Store) -> Job[None]:
-    """Take everything staged into chunks, and commit. What cannot be stays staged.
+    """Put all staged bytes into chunks, and commit. Bytes of a file that fails stay staged.
 
     Raises:
-        StoreFull, OSError: of the first file that failed; it is done for all others.
+        StoreFull, OSError: the error of the first file that failed; all others are ingested.
     """
     ingest = Ingest(store)
     failures: Failures = {}
     before: Sequence[InodeNumber] = []
+    # A model may request another ingest of its data file, so until nothing new is pending.
     while (pending := store.pending()) != before:
         before = rest = pending
         failures.clear()

@@ -1,7 +1,8 @@
-"""One pass of ingest through a file, and how it is divided into steps.
+"""Passes and steps: a pass goes once through a file, one region after the other.
 
-A step's region begins and ends at window boundaries, so that skeleton chunks do not depend on how a
-pass was divided.
+Example. A new file of 300 MiB is staged in windows 0 to 4 of 64 MiB. Its pass has three steps: with
+two windows, two windows, and one. Later a byte at 200 MiB is edited. The next pass has one step: it
+compares the file's 300 extents with the cut, and reads the one piece that has a staged byte.
 """
 
 from dataclasses import dataclass, field
@@ -11,11 +12,19 @@ from modelfs.formats.layout import Layout
 from modelfs.jobs.ingest.chunker import Cutter, Piece
 from modelfs.jobs.ingest.external_data import Place
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.staged_file import WINDOW, StagedFile
+from modelfs.store.files.staged_file import (
+    WINDOW,
+    StagedFile,
+    Window,
+    is_written,
+    stamp_of,
+    windows_of,
+)
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 
-# One step reads at most about this much staged content, and looks at this many extents.
+# The most that one step reads of staged bytes, about, and that it compares of extents.
 STEP_BYTES: Final = 2 * WINDOW
 STEP_EXTENTS: Final = 4096
 
@@ -25,59 +34,90 @@ class Pass:
     """One walk through a file. Its fields change only between steps."""
 
     inode: InodeNumber
-    complete: bool  # the file is not being written: its layout is final
-    models: dict[InodeNumber, StagedFile] = field(default_factory=dict)  # that name it, copies
-    request: bytes | None = None  # what was pending for the file when the pass began
+    complete: bool  # no program is writing the file: its layout is final
+    models: dict[InodeNumber, StagedFile] = field(default_factory=dict)  # that name it; copies
+    request: bytes | None = None  # the file's row in PENDING when the pass began
     layout: Layout | None = None
     cutter: Cutter | None = None
-    places: set[Place] = field(default_factory=set)
-    copy_key: bytes | None = None  # under which its copies are listed
-    rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # of tensors, to change
+    places: set[Place] = field(default_factory=set)  # of data files that it names
+    copy_key: bytes | None = None
+    rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # tensor rows to change
     position: int = 0
-    # The stamp of each window when the pass began.
-    versions: dict[int, tuple[int, int]] = field(default_factory=dict)
+    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # of windows, at the beginning
     skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
     done: bool = False
+
+    def changed_under(self, extent: Extent, staged: StagedFile | None) -> bool:
+        """Whether the file was written or cut in the range of an extent since the pass began."""
+        visible_to = None if staged is None else staged.map_visible_to
+        if visible_to is not None and extent.stop > visible_to:
+            return True
+        return any(
+            (number in self.stamps and stamp_of(staged, number) != self.stamps[number])
+            or is_written(staged, number)
+            for number in windows_of(extent.start, extent.stop)
+        )
 
 
 @dataclass(slots=True)
 class Step:
-    """One region of a pass: what was seen, and what is to be done about it."""
+    """One region of a pass: the staged state, and the extents that the worker makes of it."""
 
     file_pass: Pass
     staged: StagedFile  # a copy
     start: int
     stop: int
     extents: list[Extent] = field(default_factory=list)
-    unfinished: list[Piece] = field(default_factory=list)  # reach into what is still written
+    unfinished: list[Piece] = field(default_factory=list)  # not put into chunks
 
-    def within_step(self, piece: Piece) -> bool:
+    def owns(self, piece: Piece) -> bool:
+        """Whether this step ingests a piece: the one in whose region the piece begins does.
+
+        A partial pass leaves out windows. A piece that begins in one of them and reaches into this
+        region is this step's, too, as no other step has it.
+        """
         begins = self.start <= piece.start < self.stop
-        # A partial pass leaves windows out: what reaches in from one of them is nobody else's.
         return begins or (not self.file_pass.complete and piece.start < self.start < piece.stop)
+
+    def mapped_windows(self, staged: StagedFile) -> list[Window]:
+        """Return the windows of the region whose every byte is in the map once this is applied."""
+        return [
+            window
+            for number, window in staged.windows.items()
+            if self.start <= window.start < self.stop
+            and number not in self.file_pass.skipped
+            and window.stamp == self.file_pass.stamps.get(number)
+            and not window.writing
+        ]
 
 
 def next_region(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, int] | None:
     """Return the bounds of the next step from `start` on, None at the end of the data.
 
-    They lie on window boundaries, so that skeletons do not depend on how a pass was divided.
+    They are window boundaries, so that skeleton chunks do not depend on the division into steps.
     """
     windows = sorted(number for number in staged.windows if (number + 1) * WINDOW > start)
-    rows, more = maps.starts(staged.inode, start, STEP_EXTENTS)
+    extents, more = maps.starts(staged.inode, start, STEP_EXTENTS)
     if staged.map_visible_to is not None:
-        rows = [each for each in rows if each < staged.map_visible_to]
-    first = min([*(number * WINDOW for number in windows[:1]), *rows[:1]], default=None)
+        extents = [offset for offset in extents if offset < staged.map_visible_to]
+    first = min([*(number * WINDOW for number in windows[:1]), *extents[:1]], default=None)
     if first is None:
         return None
-    stop = _staged_stop(staged, windows)
-    if more and rows:
-        stop = min(stop, rows[-1] // WINDOW * WINDOW)
+    stop = -(-staged.size // WINDOW) * WINDOW
+    staged_bytes = 0
+    for number in windows:
+        staged_bytes += staged.windows[number].ranges.size
+        if staged_bytes > STEP_BYTES:
+            stop = number * WINDOW
+            break
+    if more and extents:
+        stop = min(stop, extents[-1] // WINDOW * WINDOW)
     start = max(start, first // WINDOW * WINDOW)
     return start, max(stop, start // WINDOW * WINDOW + WINDOW)
 
 
 def next_full_region(staged: StagedFile, start: int) -> tuple[int, int] | None:
-    """Return the next run of windows that are written from end to end, None if there is none."""
+    """Return the bounds of the next run of windows without a hole, None if there is none."""
     full = [number for number in sorted(staged.windows) if staged.windows[number].full]
     full = [number for number in full if number * WINDOW >= start]
     if not full:
@@ -88,10 +128,20 @@ def next_full_region(staged: StagedFile, start: int) -> tuple[int, int] | None:
     return full[0] * WINDOW, (last + 1) * WINDOW
 
 
-def _staged_stop(staged: StagedFile, windows: list[int]) -> int:
-    total = 0
-    for number in windows:
-        total += staged.windows[number].ranges.size
-        if total > STEP_BYTES:
-            return number * WINDOW
-    return (staged.size + WINDOW - 1) // WINDOW * WINDOW
+def data_around(step: Step, maps: FileMaps, margin: int) -> RangeSet:
+    """Return the ranges with data, staged or mapped, in a step's region and a margin around it.
+
+    Args:
+        step: the step.
+        maps: of the store.
+        margin: the chunk size. No piece that begins before the region, or ends behind it, is then
+            clipped.
+    """
+    start = max(0, step.start - margin)
+    stop = min(step.stop + margin, step.staged.size)
+    data = RangeSet((low, high) for _, low, high in step.staged.within(start, stop))
+    visible_to = step.staged.map_visible_to
+    mapped_to = stop if visible_to is None else min(stop, visible_to)
+    for extent in maps.within(step.file_pass.inode, start, mapped_to):
+        data.add(extent.start, extent.stop)
+    return data

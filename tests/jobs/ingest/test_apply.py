@@ -1,4 +1,4 @@
-"""What the owner's half of ingest does when files change between its steps."""
+"""Steps of ingest are applied right when files change between them."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +34,11 @@ WINDOW = 2 * CHUNK
 
 @pytest.fixture(autouse=True)
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let windows be small here."""
+    """Make windows small."""
     small_windows(monkeypatch, WINDOW)
 
 
-def begun(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Step]:
+def begin_step(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Step]:
     """Begin a pass and its first step."""
     drain(store.flusher.trim(inode))
     applier = Applier(store)
@@ -49,7 +49,7 @@ def begun(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[P
 
 
 def run(store: Store, step: Step) -> None:
-    """Do the half of a step that is for other threads, and publish its chunks."""
+    """Do the work of a step, and publish its chunks."""
     done, result = Worker(store).work([step], store.writer())
     assert done == [step]
     drain(store.publish(result))
@@ -67,7 +67,7 @@ def finish(store: Store, file_pass: Pass, step: Step) -> None:
 
 
 def test_ingest_leaves_nothing_staged(opened: Store) -> None:
-    """A whole pass moves the content to chunks, and its staging files go with the next commit."""
+    """A complete pass puts all bytes into chunks, and the next commit deletes staging files."""
     data = noise(3 * WINDOW)
     inode = new_file(opened, b"f", data)
     ingest_all(opened)
@@ -77,10 +77,10 @@ def test_ingest_leaves_nothing_staged(opened: Store) -> None:
     assert opened.pending() == []
 
 
-def test_a_file_written_anew_during_a_step_keeps_the_new_bytes(opened: Store) -> None:
-    """A window that was cut off and begun again is not taken for the one that was read."""
+def test_a_file_that_is_replaced_during_a_step_keeps_the_new_bytes(opened: Store) -> None:
+    """A window that was cut off and begun again differs from the one that the worker read."""
     inode = new_file(opened, b"f", b"old content")
-    file_pass, step = begun(opened, inode)
+    file_pass, step = begin_step(opened, inode)
     run(opened, step)
     opened.writes.truncate(inode, 0)
     opened.writes.write(inode, 0, b"new")
@@ -89,11 +89,11 @@ def test_a_file_written_anew_during_a_step_keeps_the_new_bytes(opened: Store) ->
 
 
 def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> None:
-    """A write into one of the windows that a piece lies in keeps the other staged too."""
+    """A write into one of a piece's windows keeps the piece's other windows staged, too."""
     tensor = noise(CHUNK - 100, 1)
     data = model_of(tensor, noise(CHUNK, 2), noise(2 * WINDOW, 3))
     inode = new_file(opened, b"f", data)
-    _, step = begun(opened, inode)
+    _, step = begin_step(opened, inode)
     run(opened, step)
     opened.writes.write(inode, WINDOW + 10, b"new")
     apply(opened, step)
@@ -104,10 +104,10 @@ def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> Non
 
 
 def test_a_write_during_a_step_wins(opened: Store) -> None:
-    """Bytes written while a step runs lie above what it puts into the map."""
+    """Bytes written during a step lie above the extents of the step."""
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
-    file_pass, step = begun(opened, inode)
+    file_pass, step = begin_step(opened, inode)
     parts = opened.writes.begin(inode, 5, memoryview(b"five"))
     run(opened, step)
     write_part(parts[0])
@@ -117,11 +117,11 @@ def test_a_write_during_a_step_wins(opened: Store) -> None:
 
 
 def test_a_write_that_lasts_longer_than_a_step_wins(opened: Store) -> None:
-    """A window that is being written is never dropped."""
+    """A window with a write under way is never dropped."""
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
     parts = opened.writes.begin(inode, 5, memoryview(b"five"))
-    file_pass, step = begun(opened, inode)
+    file_pass, step = begin_step(opened, inode)
     run(opened, step)
     finish(opened, file_pass, step)
     write_part(parts[0])
@@ -130,10 +130,10 @@ def test_a_write_that_lasts_longer_than_a_step_wins(opened: Store) -> None:
 
 
 def test_truncation_during_a_step_wins(opened: Store) -> None:
-    """What was cut off while a step ran does not come back through the map."""
+    """Bytes that were cut off during a step do not come back through the map."""
     data = noise(2 * WINDOW)
     inode = new_file(opened, b"f", data)
-    file_pass, step = begun(opened, inode)
+    file_pass, step = begin_step(opened, inode)
     run(opened, step)
     opened.writes.truncate(inode, 100)
     opened.writes.truncate(inode, len(data))
@@ -145,7 +145,7 @@ def test_truncation_during_a_step_wins(opened: Store) -> None:
 
 
 def test_writes_behind_an_untrimmed_cut_stay(opened: Store) -> None:
-    """Bytes written behind a truncation whose extents are not removed yet are not lost."""
+    """Bytes written behind a truncation are kept while its extents are not trimmed yet."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     opened.writes.truncate(inode, 10)
     opened.writes.write(inode, 20, b"behind")
@@ -160,9 +160,9 @@ def test_writes_behind_an_untrimmed_cut_stay(opened: Store) -> None:
 
 
 def test_removal_during_a_step_ends_the_pass(opened: Store) -> None:
-    """A file that is gone when a step ends, or would begin, is no error."""
+    """A file that is removed during a step, or before one, ends its pass without an error."""
     first, second = new_file(opened, b"f", b"x"), new_file(opened, b"g", b"y")
-    file_pass, step = begun(opened, first)
+    file_pass, step = begin_step(opened, first)
     run(opened, step)
     applier = Applier(opened)
     other = applier.begin_pass(second, complete=True)
@@ -177,10 +177,10 @@ def test_removal_during_a_step_ends_the_pass(opened: Store) -> None:
 
 
 def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> None:
-    """A step of a file that was cut, and the cut made durable, does nothing."""
+    """A step does nothing if its file was cut and the cut is durable."""
     inode = new_file(opened, b"f", noise(WINDOW))
     opened.commit()
-    _, step = begun(opened, inode)
+    _, step = begin_step(opened, inode)
     opened.writes.truncate(inode, 0)
     opened.flush(inode)
     opened.commit()
@@ -193,14 +193,14 @@ def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> N
 
 
 def test_a_step_voids_a_flush_under_way(box: Box) -> None:
-    """A flush that began before a file grew does not take back what ingest made of it."""
+    """A flush that began before an ingested file grew does not restore its old size."""
     store = box.store
     inode = new_file(store, b"f", noise(100))
     flush = store.flusher.flush(inode)
     sync = next(flush)
     data = noise(3 * WINDOW)
     store.writes.write(inode, 0, data)
-    _, step = begun(store, inode)
+    _, step = begin_step(store, inode)
     run(store, step)
     apply(store, step)
     sync()
@@ -210,11 +210,11 @@ def test_a_step_voids_a_flush_under_way(box: Box) -> None:
 
 
 def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
-    """After a crash between two steps, making the file longer shows zeros and nothing else."""
+    """After a crash between two steps, a longer size shows zeros behind the old one."""
     store = box.store
     data = model_of(noise(20 * CHUNK))
     inode = new_file(store, b"f", data)
-    _, step = begun(store, inode)
+    _, step = begin_step(store, inode)
     run(store, step)
     apply(store, step)
     store.commit()
@@ -225,13 +225,13 @@ def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
 
 
 def test_gc_during_a_step_costs_nothing(opened: Store) -> None:
-    """A dead chunk that a step revives, and gc removes before its end, is put once more."""
+    """A dead chunk that a step revives, and gc removes before its end, is written again."""
     data = noise(CHUNK)
     old = stored_file(opened, b"old", data)
     opened.writes.truncate(old, 0)
     ingest_file(opened, old)
     inode = new_file(opened, b"new", data)
-    file_pass, step = begun(opened, inode)
+    file_pass, step = begin_step(opened, inode)
     run(opened, step)
     assert sum(opened.reclaimer.remove_dead())
     finish(opened, file_pass, step)
@@ -242,7 +242,7 @@ def test_gc_during_a_step_costs_nothing(opened: Store) -> None:
 
 
 def test_a_step_that_fails_changes_nothing(box: Box) -> None:
-    """If the index turns out to be damaged, the staged state stays what the index says of it."""
+    """If a step meets damage of the index, the staged state still agrees with the index."""
     store = box.store
     data = noise(3 * WINDOW)
     inode = stored_file(store, b"f", noise(CHUNK, 9))
@@ -270,7 +270,7 @@ def test_a_step_that_fails_changes_nothing(box: Box) -> None:
 
 
 def test_a_trim_that_fails_changes_nothing(box: Box) -> None:
-    """The same of removing what a truncation cut off."""
+    """A trim that meets damage of the index leaves the staged state in agreement with it."""
     store = box.store
     data = noise(3 * WINDOW)
     inode = stored_file(store, b"f", data)
@@ -295,8 +295,8 @@ def test_a_trim_that_fails_changes_nothing(box: Box) -> None:
     assert content_of(store, inode) == data[: min(size, 10)].ljust(100, b"\0")
 
 
-def test_a_pass_over_part_of_a_file_owes_another(box: Box) -> None:
-    """What was ingested while it was written is looked at as a whole later, after a crash too."""
+def test_a_partial_pass_requests_a_complete_one(box: Box) -> None:
+    """A file that was ingested while it was written gets a complete pass, after a crash too."""
     store = box.store
     data = model_of(noise(2 * WINDOW - 72))
     data += bytes(-len(data) % WINDOW)
@@ -310,7 +310,7 @@ def test_a_pass_over_part_of_a_file_owes_another(box: Box) -> None:
 def test_a_file_over_a_damaged_chunk_stays_staged(
     opened: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An edit of a damaged chunk cannot be ingested: it waits, and nothing else waits with it."""
+    """An edit of a damaged chunk stays staged, and other files are ingested."""
     data = noise(CHUNK)
     inode = stored_file(opened, b"f", data)
     extent = next(opened.maps.within(inode, 0, 1))
@@ -323,7 +323,7 @@ def test_a_file_over_a_damaged_chunk_stays_staged(
     assert opened.pending() == [inode]
     assert content_of(opened, other) == b"other"
     assert opened.contents.read(inode, 100, 4) == b"edit"
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     overwrite(path, record.offset, data[:1])
     ingest_all(opened)
     assert opened.pending() == []
@@ -331,7 +331,7 @@ def test_a_file_over_a_damaged_chunk_stays_staged(
 
 
 def test_a_model_is_recognised(opened: Store) -> None:
-    """After a whole pass the inode has its format, and the index its tensors."""
+    """A complete pass records the format in the inode, and the tensors in the index."""
     inode = stored_file(opened, b"f", model_of(noise(5000), noise(300)))
     assert opened.inodes.get(inode).format is Format.SAFETENSORS
     rows = opened.index.pages(Table.TENSORS)
@@ -343,7 +343,7 @@ def test_a_model_is_recognised(opened: Store) -> None:
 
 
 def test_an_empty_file_is_plain(opened: Store) -> None:
-    """A file cut to nothing loses its format, and the space of what it was."""
+    """A file that is cut to nothing loses its format, its chunks and their space."""
     inode = stored_file(opened, b"f", model_of(noise(5000)))
     opened.writes.truncate(inode, 0)
     ingest_file(opened, inode)
@@ -353,7 +353,7 @@ def test_an_empty_file_is_plain(opened: Store) -> None:
 
 
 class Changing:
-    """A file that is written and cut at random, and what it should be."""
+    """A file that is written and cut at random, and its expected content."""
 
     def __init__(self, store: Store, size: int) -> None:
         self.store = store
@@ -378,7 +378,7 @@ class Changing:
 
 
 def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
-    """Ingest a file on another thread while it is changed on this one."""
+    """Ingest a file on another thread, and change it on this one."""
     store = file.store
     drain(store.flusher.trim(file.inode))
     applier, worker = Applier(store), Worker(store)
@@ -397,7 +397,7 @@ def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
 
 
 def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
-    """Chunking on one thread while the owner writes, cuts and reads on another loses no byte."""
+    """Work on one thread, with writes, cuts and reads on the owner's, loses no byte."""
     file = Changing(opened, 6 * WINDOW)
     with ThreadPoolExecutor(1) as pool:
         for _ in range(30):

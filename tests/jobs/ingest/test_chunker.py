@@ -1,4 +1,4 @@
-"""Where files are cut."""
+"""The cut of files into pieces."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +15,7 @@ CHUNK = 4096
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[list[TensorSpan], int]:
-    """Tensors in order, with glue of any length around them, and the file's size."""
+    """Tensors in order, with stretches of any length around them, and the file's size."""
     at = 0
     spans: list[TensorSpan] = []
     for number in range(draw(st.integers(0, 6))):
@@ -37,7 +37,7 @@ def worth_a_chunk(spans: Sequence[TensorSpan]) -> list[TensorSpan]:
 
 @given(layout=layouts())
 def test_pieces_tile_the_file(layout: tuple[list[TensorSpan], int]) -> None:
-    """All bytes are in one piece each, in order, and no piece is longer than a chunk."""
+    """Each byte is in one piece, pieces are in order, and none is longer than a chunk."""
     spans, size = layout
     pieces = cut(spans, size)
     assert [0, *(piece.stop for piece in pieces)] == [*(piece.start for piece in pieces), size]
@@ -62,7 +62,7 @@ def test_no_piece_straddles_a_tensor(layout: tuple[list[TensorSpan], int]) -> No
 def test_pieces_cover_just_the_data(
     layout: tuple[list[TensorSpan], int], data: st.DataObject
 ) -> None:
-    """With holes, pieces cover what is no hole, and are the whole file's pieces clipped to it."""
+    """With holes, the pieces are those of the whole file, clipped to the data."""
     spans, size = layout
     bounds = sorted(data.draw(st.sets(st.integers(0, size), max_size=6)))
     ranges = RangeSet(zip(bounds[::2], bounds[1::2], strict=False))
@@ -88,19 +88,19 @@ def test_a_tensor_is_cut_alike_wherever_it_lies(
     alone = cut([TensorSpan("t", "U8", (size,), shift, shift + size)], shift + size)
     wanted = [(p.start - shift, p.stop - shift) for p in alone if p.role is Role.TENSOR]
     spans, at = layout
-    found = cut([*spans, TensorSpan("t", "U8", (size,), at, at + size)], at + size)
-    assert [(p.start - at, p.stop - at) for p in found if p.start >= at] == wanted
+    pieces = cut([*spans, TensorSpan("t", "U8", (size,), at, at + size)], at + size)
+    assert [(p.start - at, p.stop - at) for p in pieces if p.start >= at] == wanted
 
 
 def test_a_file_without_tensors_is_cut_on_a_grid() -> None:
-    """Plain files are cut on the grid from their start."""
+    """A plain file is cut on a grid from its start."""
     pieces = cut([], 3 * CHUNK + 1)
     assert [piece.start for piece in pieces] == [0, CHUNK, 2 * CHUNK, 3 * CHUNK]
     assert {piece.role for piece in pieces} == {Role.PLAIN}
 
 
 def test_tensors_past_the_end_of_a_growing_file_are_left_for_later() -> None:
-    """A layout may speak of tensors that are not written yet."""
+    """A layout may have tensors behind the present end of the file."""
     spans = [
         TensorSpan("a", "U8", (300,), 100, 400),
         TensorSpan("b", "U8", (300,), 400, 700),
@@ -111,7 +111,7 @@ def test_tensors_past_the_end_of_a_growing_file_are_left_for_later() -> None:
 
 
 def test_a_huge_hole_costs_nothing() -> None:
-    """The cost is that of the data, not of the file's size."""
+    """The cost depends on the data, not on the file's size."""
     pieces = cut([], 1 << 62, RangeSet([(0, 10), ((1 << 62) - 10, 1 << 62)]))
     assert len(pieces) == 2
 
@@ -124,7 +124,7 @@ GLUE = st.lists(
 
 @given(glue=GLUE)
 def test_skeletons_are_bounded(glue: list[tuple[int, int]]) -> None:
-    """Each glue piece is in one skeleton, which is no longer than a chunk and in one place."""
+    """Each glue piece is in one skeleton, of at most a chunk and one neighbourhood."""
     at = 0
     pieces: list[Piece] = []
     for gap, size in glue:
@@ -135,8 +135,8 @@ def test_skeletons_are_bounded(glue: list[tuple[int, int]]) -> None:
     for group in groups:
         assert sum(piece.stop - piece.start for piece in group) <= CHUNK
         assert len({piece.start // NEIGHBOURHOOD for piece in group}) == 1
-    for one, two in pairwise(groups):
-        together = [*one, two[0]]
+    for left, right in pairwise(groups):
+        together = [*left, right[0]]
         size = sum(piece.stop - piece.start for piece in together)
         places = {piece.start // NEIGHBOURHOOD for piece in together}
         assert size > CHUNK or len(places) > 1

@@ -1,4 +1,4 @@
-"""Data files that are cut as the models that name them say."""
+"""Data files are cut at the tensors that their models place in them."""
 
 import logging
 
@@ -25,7 +25,7 @@ from tests.support.stores import (
     stored_file,
 )
 
-# Where the tensors lie in the data files here: not on the plain grid.
+# Offsets and sizes of the tensors in data files: not on the plain grid.
 TENSORS = [(100, 5000), (5100, 3000)]
 DATA = noise(9000)
 STARTS = [0, 100, 100 + CHUNK, 5100, 8100]
@@ -33,7 +33,7 @@ PLAIN = [0, CHUNK, 2 * CHUNK]
 
 
 def model_naming(location: str) -> bytes:
-    """Return an ONNX model whose weights are in another file."""
+    """Return an ONNX model with its weights at `location`."""
     weights: list[onnx.TensorProto] = []
     for number, (offset, size) in enumerate(TENSORS):
         values = np.zeros(size, np.uint8)
@@ -51,7 +51,7 @@ def starts(store: Store, inode: InodeNumber) -> list[int]:
 
 @pytest.mark.parametrize("first", ["model", "data"])
 def test_either_may_come_first(opened: Store, first: str) -> None:
-    """A data file is cut at its tensors, whether its model was there or came later."""
+    """A data file is cut at its tensors, whether its model came before or after it."""
     contents = {b"m.onnx": model_naming("m.data"), b"m.data": DATA}
     for name in sorted(contents, reverse=first == "model"):
         new_file(opened, name, contents[name])
@@ -64,7 +64,7 @@ def test_either_may_come_first(opened: Store, first: str) -> None:
 
 
 def test_files_in_folders_below_are_followed(opened: Store) -> None:
-    """A location may lead into a folder, and not through a link or out of the model's own."""
+    """A location is followed into folders below the model's own, and not through a link."""
     folder = opened.namespace.create(ROOT, b"sub", FOLDER, ME).inode
     opened.namespace.symlink(ROOT, b"link", b"sub", ME)
     data = new_file(opened, b"m.data", DATA, folder)
@@ -76,8 +76,8 @@ def test_files_in_folders_below_are_followed(opened: Store) -> None:
     assert starts(opened, data) == STARTS
 
 
-def test_a_model_that_changes_cuts_the_data_anew(opened: Store) -> None:
-    """When a model stops naming a file, the file is as before to whoever cuts it next."""
+def test_a_model_that_changes_no_longer_cuts_its_data(opened: Store) -> None:
+    """A data file that no model names any more is plain at its next ingest."""
     model = new_file(opened, b"m.onnx", model_naming("m.data"))
     data = new_file(opened, b"m.data", DATA)
     ingest_all(opened)
@@ -91,8 +91,8 @@ def test_a_model_that_changes_cuts_the_data_anew(opened: Store) -> None:
 
 
 @pytest.mark.parametrize("location", ["x" * 300, "x" * 600, "a/" * 300 + "b", "d" * 600 + "/f"])
-def test_names_too_long_for_any_file_are_passed_over(opened: Store, location: str) -> None:
-    """A model may name what no file can be called: it is stored, and nothing is in the way."""
+def test_names_too_long_for_any_file_are_ignored(opened: Store, location: str) -> None:
+    """A model with a location that no file can have is stored, and its location ignored."""
     model = model_naming(location)
     inode = stored_file(opened, b"m.onnx", model)
     assert content_of(opened, inode) == model
@@ -100,8 +100,8 @@ def test_names_too_long_for_any_file_are_passed_over(opened: Store, location: st
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "itself"])
-def test_what_is_no_data_file_is_not_cut(opened: Store, kind: str) -> None:
-    """A model may name a folder, a link or itself: nothing comes of it."""
+def test_only_data_files_are_cut(opened: Store, kind: str) -> None:
+    """A location that is a folder, a link or the model itself has no effect."""
     name = "m.onnx" if kind == "itself" else "m.data"
     if kind == "folder":
         opened.namespace.create(ROOT, b"m.data", FOLDER, ME)
@@ -113,8 +113,8 @@ def test_what_is_no_data_file_is_not_cut(opened: Store, kind: str) -> None:
     assert content_of(opened, model) == model_naming(name)
 
 
-def test_a_damaged_model_is_in_nobodys_way(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Data that a damaged model names is ingested as if nobody did."""
+def test_a_damaged_model_is_ignored(opened: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A data file is ingested as plain if the model that names it is damaged."""
     model = stored_file(opened, b"m.onnx", model_naming("m.data"))
     extent = next(opened.maps.within(model, 0, 1))
     record = opened.chunks.record(extent.chunk)
@@ -125,12 +125,12 @@ def test_a_damaged_model_is_in_nobodys_way(opened: Store, caplog: pytest.LogCapt
     ingest_all(opened)
     assert opened.pending() == []
     assert starts(opened, data) == PLAIN
-    assert logging.ERROR not in {each.levelno for each in caplog.records}
+    assert logging.ERROR not in {record.levelno for record in caplog.records}
     overwrite(path, record.offset, good)
 
 
-def test_what_gone_models_named_is_swept(opened: Store) -> None:
-    """Collecting garbage drops the names that only removed models gave."""
+def test_names_of_removed_models_are_dropped(opened: Store) -> None:
+    """Garbage collection drops the names that only removed models have."""
     stored_file(opened, b"m.onnx", model_naming("m.data"))
     stored_file(opened, b"n.onnx", model_naming("m.data"))
     assert len(list(opened.index.pages(Table.EXTERNAL_DATA))) == 2
@@ -145,13 +145,13 @@ def test_what_gone_models_named_is_swept(opened: Store) -> None:
 
 @pytest.fixture
 def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small files be taken for copies, too."""
+    """Give small files a copy key, too."""
     monkeypatch.setattr(copies, "SIZE_MIN", 1000)
     monkeypatch.setattr(copies, "HEAD", 1000)
 
 
 def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many models that name one file cost no more memory than one: the first tensors count."""
+    """Of the tensors of all models that name one file, at most `SPANS_MAX` are used."""
     monkeypatch.setattr(external_data, "SPANS_MAX", 3)
     for name in (b"a.onnx", b"b.onnx", b"m.data"):
         new_file(opened, name, DATA if name == b"m.data" else model_naming("m.data"))
@@ -169,7 +169,7 @@ def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("small_copies")
 @pytest.mark.parametrize("order", [b"cdm", b"dmc", b"dcm", b"mdc"])
 def test_a_copy_is_cut_like_its_original(opened: Store, order: bytes) -> None:
-    """A copy that no model names shares every chunk with the file that one does."""
+    """A copy that no model names is cut like the data file, and shares every chunk with it."""
     contents = {
         b"c": (b"copy", DATA),
         b"d": (b"m.data", DATA),
@@ -187,8 +187,8 @@ def test_a_copy_is_cut_like_its_original(opened: Store, order: bytes) -> None:
 
 
 @pytest.mark.usefixtures("small_copies")
-def test_a_file_that_only_begins_alike_is_right_all_the_same(opened: Store) -> None:
-    """Files that differ behind their beginning are cut alike and keep their own bytes."""
+def test_a_file_with_the_same_beginning_keeps_its_bytes(opened: Store) -> None:
+    """Files that differ behind their first bytes are cut alike and keep their own bytes."""
     other = DATA[:2000] + noise(7000, 1)
     new_file(opened, b"m.data", DATA)
     new_file(opened, b"m.onnx", model_naming("m.data"))

@@ -1,4 +1,4 @@
-"""A step goes into the index in slices: whatever comes between two of them, nothing is lost."""
+"""A step is applied in slices, and no byte is lost by an event between two of them."""
 
 from collections.abc import Iterator
 
@@ -27,13 +27,13 @@ from tests.support.stores import (
 )
 
 WINDOW = 4 * CHUNK
-SLICES = 8  # of one step, at least
+SLICES = 8  # at least, of one step
 DATA = noise(2 * WINDOW)
 
 
 @pytest.fixture(autouse=True)
 def slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every extent, chunk and tensor be a slice."""
+    """Make every extent, chunk and tensor a slice."""
     small_windows(monkeypatch, WINDOW)
     monkeypatch.setattr(apply_module, "EXTENTS_SLICE", 1)
     monkeypatch.setattr(apply_module, "ROWS_SLICE", 1)
@@ -41,8 +41,8 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flush, "TRIM_SLICE", 1)
 
 
-def worked(store: Store, inode: InodeNumber) -> tuple[Step, WriteResult]:
-    """Begin a pass, and do the half of its first step that is for other threads."""
+def work_on_first_step(store: Store, inode: InodeNumber) -> tuple[Step, WriteResult]:
+    """Begin a pass, and do the work of its first step."""
     applier = Applier(store)
     step = applier.next_step(applier.begin_pass(inode, complete=True))
     assert step is not None
@@ -51,16 +51,16 @@ def worked(store: Store, inode: InodeNumber) -> tuple[Step, WriteResult]:
     return step, result
 
 
-def stepped(store: Store, inode: InodeNumber) -> Step:
-    """Begin a pass, and do all of its first step but what changes the map."""
-    step, result = worked(store, inode)
+def publish_first_step(store: Store, inode: InodeNumber) -> Step:
+    """Begin a pass, and do its first step except for changes of the map."""
+    step, result = work_on_first_step(store, inode)
     drain(store.publish(result))
     assert len(step.extents) >= SLICES
     return step
 
 
 def apply(store: Store, step: Step, count: int) -> Iterator[None]:
-    """Put some slices of a step into the map, not the last; return what puts the others."""
+    """Apply `count` slices of a step, and return the iterator that applies the others."""
     rest = Applier(store).apply(step)
     for _ in range(count):
         next(rest)
@@ -69,10 +69,10 @@ def apply(store: Store, step: Step, count: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("count", range(SLICES))
 def test_a_crash_between_slices_keeps_what_was_flushed(box: Box, count: int) -> None:
-    """Wherever a commit comes between slices, a file is what its flush made it."""
+    """After a commit between any two slices and a crash, a flushed file is complete."""
     inode = new_file(box.store, b"f", DATA)
     box.store.flush(inode)
-    apply(box.store, stepped(box.store, inode), count)
+    apply(box.store, publish_first_step(box.store, inode), count)
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) == DATA
@@ -81,10 +81,10 @@ def test_a_crash_between_slices_keeps_what_was_flushed(box: Box, count: int) -> 
 
 
 @pytest.mark.parametrize("count", range(SLICES))
-def test_a_crash_between_slices_shows_nothing_by_halves(box: Box, count: int) -> None:
-    """A new file that was never flushed is empty after it, also when it is made longer then."""
+def test_a_crash_between_slices_shows_no_part_of_a_new_file(box: Box, count: int) -> None:
+    """After a crash, a file that was never flushed is empty, and zeros if it is made longer."""
     inode = new_file(box.store, b"f", DATA)
-    apply(box.store, stepped(box.store, inode), count)
+    apply(box.store, publish_first_step(box.store, inode), count)
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) == b""
@@ -94,14 +94,14 @@ def test_a_crash_between_slices_shows_nothing_by_halves(box: Box, count: int) ->
 
 @pytest.mark.parametrize("count", range(1, SLICES))
 def test_a_crash_between_slices_brings_back_no_cut_off_bytes(box: Box, count: int) -> None:
-    """Durable windows that a truncation dropped do not lie above the new content's extents."""
+    """Durable windows that a truncation dropped do not lie above the extents of new content."""
     store = box.store
     inode = new_file(store, b"f", noise(4 * WINDOW, 1))
     store.flush(inode)
     store.commit()
     store.writes.truncate(inode, 0)
     store.writes.write(inode, 2 * WINDOW, DATA)
-    apply(store, stepped(store, inode), count)
+    apply(store, publish_first_step(store, inode), count)
     store.commit()
     store = box.crash()
     assert content_of(store, inode) == b""
@@ -110,9 +110,9 @@ def test_a_crash_between_slices_brings_back_no_cut_off_bytes(box: Box, count: in
 
 
 def test_a_write_between_slices_wins(opened: Store) -> None:
-    """Bytes written over an extent that is in the map lie above it."""
+    """Bytes written over an extent of an earlier slice lie above it."""
     inode = new_file(opened, b"f", DATA)
-    rest = apply(opened, stepped(opened, inode), 3)
+    rest = apply(opened, publish_first_step(opened, inode), 3)
     opened.writes.write(inode, 5, b"new")
     opened.writes.write(inode, 6 * CHUNK, b"new")
     drain(rest)
@@ -124,9 +124,9 @@ def test_a_write_between_slices_wins(opened: Store) -> None:
 
 
 def test_a_truncation_between_slices_wins(opened: Store) -> None:
-    """What was cut off behind extents that are in the map does not come back."""
+    """Bytes that were cut off between two slices do not come back."""
     inode = new_file(opened, b"f", DATA)
-    rest = apply(opened, stepped(opened, inode), 3)
+    rest = apply(opened, publish_first_step(opened, inode), 3)
     opened.writes.truncate(inode, CHUNK + 10)
     opened.writes.truncate(inode, len(DATA))
     drain(rest)
@@ -137,10 +137,10 @@ def test_a_truncation_between_slices_wins(opened: Store) -> None:
 
 
 def test_a_flush_between_slices_is_kept(box: Box) -> None:
-    """What an fsync made durable between two slices is there after a crash before the next."""
+    """Bytes that were flushed between two slices survive a crash before the last one."""
     store = box.store
     inode = new_file(store, b"f", DATA)
-    rest = apply(store, stepped(store, inode), 3)
+    rest = apply(store, publish_first_step(store, inode), 3)
     store.writes.write(inode, 5, b"new")
     store.flush(inode)
     for _ in range(2):
@@ -150,9 +150,9 @@ def test_a_flush_between_slices_is_kept(box: Box) -> None:
 
 
 def test_a_removal_between_slices_ends_the_step(opened: Store) -> None:
-    """A file that is gone before the last slice leaves nothing."""
+    """A file that is removed before the last slice leaves no extents."""
     inode = new_file(opened, b"f", DATA)
-    step = stepped(opened, inode)
+    step = publish_first_step(opened, inode)
     rest = apply(opened, step, 3)
     opened.namespace.unlink(ROOT, b"f")
     drain(opened.orphans.remove(inode))
@@ -162,11 +162,11 @@ def test_a_removal_between_slices_ends_the_step(opened: Store) -> None:
 
 
 def test_a_crash_between_slices_of_new_chunks(box: Box) -> None:
-    """Chunks of which some are known are sound, and no number is given to two."""
+    """After a crash between slices of new chunks, no number is given to two chunks."""
     store = box.store
     inode = new_file(store, b"f", DATA)
     store.flush(inode)
-    _, result = worked(store, inode)
+    _, result = work_on_first_step(store, inode)
     next(store.publish(result))
     store.commit()
     store = box.crash()
@@ -174,17 +174,17 @@ def test_a_crash_between_slices_of_new_chunks(box: Box) -> None:
     ingest_all(store)
     assert content_of(store, inode) == DATA
     stop = pack_path(store.packs, 1).stat().st_size
-    numbers = [each.chunk for each in store.packs.entries(PackId(1), stop)]
+    numbers = [entry.chunk for entry in store.packs.entries(PackId(1), stop)]
     assert len(numbers) == len(set(numbers)) == 2 * SLICES - 1
 
 
 @pytest.mark.parametrize("count", [0, 3, 7])
-def test_a_file_cut_anew_reads_the_same_between_slices(box: Box, count: int) -> None:
-    """While extents replace others, every byte stays where it is."""
+def test_a_file_that_is_cut_again_reads_the_same_between_slices(box: Box, count: int) -> None:
+    """Between the slices that replace a file's extents, every byte reads the same."""
     data = model_of(*(noise(1000, number) for number in range(20)))
     inode = stored_file(box.store, b"f", b"\0" + data[1:])
     box.store.writes.write(inode, 0, data[:1])
     box.store.flush(inode)
-    apply(box.store, stepped(box.store, inode), count)
+    apply(box.store, publish_first_step(box.store, inode), count)
     box.store.commit()
     assert content_of(box.crash(), inode) == data

@@ -1,4 +1,4 @@
-"""Archives by torch.save in a store, next to other formats of the same tensors."""
+"""Archives of torch.save in a store, beside other formats of the same tensors."""
 
 import pytest
 
@@ -22,17 +22,17 @@ def extents(store: Store, inode: InodeNumber) -> list[Extent]:
     return list(store.maps.within(inode, 0, store.contents.node(inode).size))
 
 
-def shared(store: Store, one: InodeNumber, two: InodeNumber) -> int:
-    """Return how many bytes of one file lie in chunks that the other uses."""
-    chunks = {extent.chunk for extent in extents(store, two)}
-    return sum(extent.length for extent in extents(store, one) if extent.chunk in chunks)
+def shared(store: Store, inode: InodeNumber, other: InodeNumber) -> int:
+    """Return the number of bytes of a file in chunks that another file uses, too."""
+    chunks = {extent.chunk for extent in extents(store, other)}
+    return sum(extent.length for extent in extents(store, inode) if extent.chunk in chunks)
 
 
 @pytest.mark.parametrize(
     "names", [("base.pt", "base.safetensors"), ("base.safetensors", "base.pt")]
 )
 def test_all_weights_are_shared(box: Box, names: tuple[str, str]) -> None:
-    """Whichever comes first, the weights of a state dict and of a safetensors file are one."""
+    """A state dict and a safetensors file share all weights, in either order."""
     contents = {name: (MODELS / name).read_bytes() for name in names}
     inodes = {name: stored_file(box.store, name.encode(), contents[name]) for name in names}
     weights = sum(tensor.bytes for tensor in inspect(box.store, inodes["base.pt"]).tensors)
@@ -44,13 +44,13 @@ def test_all_weights_are_shared(box: Box, names: tuple[str, str]) -> None:
 
 
 def test_inspect_names_the_tensors(box: Box) -> None:
-    """The report on an archive has the tensors' names, dtypes and shapes, and who shares them."""
+    """The report on an archive has tensors' names, dtypes and shapes, and the files they share."""
     first = stored_file(box.store, b"m.pt", (MODELS / "base.pt").read_bytes())
     stored_file(box.store, b"m.safetensors", (MODELS / "base.safetensors").read_bytes())
     report = inspect(box.store, first)
     assert report.format == "torch"
-    found = [(tensor.name, tensor.dtype, tensor.shape) for tensor in report.tensors]
-    assert found[:2] == [
+    tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in report.tensors]
+    assert tensors[:2] == [
         ("embeddings.word_embeddings.weight", "F32", (256, 384)),
         ("encoder.layer.5.attention.self.query.weight", "F32", (384, 384)),
     ]
@@ -59,7 +59,7 @@ def test_inspect_names_the_tensors(box: Box) -> None:
 
 
 def test_archives_read_back(box: Box) -> None:
-    """What torch wrote comes back byte for byte, also from archives it no longer writes."""
+    """Archives read back byte for byte, those of old torch versions, too."""
     contents = {path.name: path.read_bytes() for path in ARCHIVES}
     inodes = {name: stored_file(box.store, name.encode(), contents[name]) for name in contents}
     store = box.reopen()
@@ -69,10 +69,10 @@ def test_archives_read_back(box: Box) -> None:
         assert store.inodes.get(inode).format is wanted
 
 
-def test_an_archive_that_grows_is_cut_when_it_is_whole(
+def test_a_growing_archive_is_cut_when_it_is_complete(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of a growing archive is ingested early, and all of it once it is complete."""
+    """No part of a growing archive is ingested early, and all of it once it is complete."""
     small_windows(monkeypatch, 1 << 14)
     content = saved({"w": ("F32", (100, 250), noise(100_000))})
     inode = stored_file(box.store, b"m.pt", b"")
@@ -88,7 +88,7 @@ def test_an_archive_that_grows_is_cut_when_it_is_whole(
 
 
 def test_edited_archives(box: Box) -> None:
-    """An archive that is changed to one no longer, and back, is cut accordingly."""
+    """An edit that breaks an archive makes the file plain, and undoing it makes it an archive."""
     content = saved({"w": ("F32", (100, 25), noise(10_000))})
     inode = stored_file(box.store, b"m.pt", content)
     for end, wanted in ((b"x", Format.PLAIN), (content[-1:], Format.TORCH)):

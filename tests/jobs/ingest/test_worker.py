@@ -1,4 +1,4 @@
-"""Taking staged content into chunks, while the files are written, cut, flushed and removed."""
+"""Ingest keeps every byte while the files are written, cut, flushed and removed."""
 
 import shutil
 import tempfile
@@ -58,7 +58,7 @@ MODELS = [
     model_of(noise(9000, 3), noise(20, 4), noise(5000, 1), note="n" * 5000),
     model_of(noise(24_576, 5)),
 ]
-# What may happen at any time, with its arguments.
+# An event that may come at any time, with its arguments.
 Act = tuple[str, *tuple[int, ...]]
 WRITE = (st.sampled_from(EDGES), st.sampled_from(SIZES), st.integers(0, 3))
 ACTS: st.SearchStrategy[Act] = st.one_of(
@@ -113,11 +113,11 @@ class Files(RuleBasedStateMachine):
         self.committing: tuple[Calls, Call] | None = None
         self.crashed = True
 
-    # -- what happens
+    # -- events
 
     @rule(name=st.sampled_from(NAMES), act=ACTS)
     def act(self, name: bytes, act: Act) -> None:
-        """Do one thing, if it can be done now."""
+        """Do one thing, if it is possible now."""
         what, *arguments = act
         getattr(self, what)(self.files[name], *arguments)
 
@@ -128,7 +128,7 @@ class Files(RuleBasedStateMachine):
         fails=st.sampled_from([False] * 9 + [True]),
     )
     def ingest(self, name: bytes, complete: bool, gaps: list[list[Act]], fails: bool) -> None:
-        """Ingest a file, while other things happen between the parts."""
+        """Ingest a file, with other events between the parts."""
         self.crashed = False
         inode = self.files[name].inode
         drain(self.store.flusher.trim(inode))
@@ -143,7 +143,7 @@ class Files(RuleBasedStateMachine):
             gaps = gaps[3:] + gaps[:3]
 
     def meanwhile(self, name: bytes, acts: list[Act]) -> bool:
-        """Let things happen, and say whether the store is still the same."""
+        """Do other things; return whether the store is still the same."""
         for act in acts:
             self.act(name, act)
             self.reads_what_was_written()
@@ -157,8 +157,8 @@ class Files(RuleBasedStateMachine):
             self.store.roll_back_writer()
             return False
         drain(self.store.publish(result))
-        for each in done:
-            drain(Applier(self.store).apply(each))
+        for done_step in done:
+            drain(Applier(self.store).apply(done_step))
         return bool(done) and not step.file_pass.done
 
     def end_pass(self, file_pass: Pass) -> None:
@@ -258,12 +258,12 @@ class Files(RuleBasedStateMachine):
         file, state, calls, sync = self.flushing
         self.flushing = None
         sync()
-        # What came meanwhile may have made it void: then it begins anew.
+        # Another event may have made the flush void: then it begins again.
         if not self.go_on_flushing(file, calls):
             file.flushed = max(file.flushed, state)
 
     def go_on_flushing(self, file: File, calls: Calls) -> bool:
-        """Let a flush come to what is slow; say whether there is any left."""
+        """Continue a flush up to its next slow call; return whether there is one."""
         if (sync := next(calls, None)) is not None:
             self.flushing = file, len(file.states) - 1, calls, sync
         return sync is not None
@@ -320,18 +320,18 @@ class Files(RuleBasedStateMachine):
         self.box.crash()
         self.files = dict(self.durable)
         for file in self.files.values():
-            found = content_of(self.store, file.inode)
-            file.check_recovered(found)
-            file.states = [found]
+            content = content_of(self.store, file.inode)
+            file.check_recovered(content)
+            file.states = [content]
             file.flushed = file.sealed = file.durable = 0
 
     @invariant()
     def reads_what_was_written(self) -> None:
         for name, file in self.files.items():
-            found = content_of(self.store, file.inode)
+            content = content_of(self.store, file.inode)
             if not self.is_written(file):
-                assert len(found) == len(file.content), name
-                assert first_difference(found, file.content) is None, name
+                assert len(content) == len(file.content), name
+                assert first_difference(content, file.content) is None, name
 
     def teardown(self) -> None:
         self.end_write(self.files[b"a"])
@@ -342,9 +342,9 @@ class Files(RuleBasedStateMachine):
 
 
 def test_files_keep_their_bytes() -> None:
-    """Whatever falls between the halves of whatever, a file reads as it was written.
+    """A file reads as it was written, with any events between the parts of any operation.
 
-    After a crash it is what its last committed flush made it, or newer.
+    After a crash it has the content of its last committed flush, or newer content.
     """
     with pytest.MonkeyPatch.context() as patch:
         small_windows(patch, SMALL)
@@ -369,7 +369,7 @@ def any_act(random: Random) -> Act:
 
 
 def any_round(files: Files, random: Random) -> None:
-    """Do one thing to a file, or ingest it while other things happen."""
+    """Do one thing to a file, or ingest it with other events between the parts."""
     name = random.choice(NAMES)
     if random.random() < 0.5:
         files.act(name, any_act(random))
@@ -384,7 +384,7 @@ def any_round(files: Files, random: Random) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_files_keep_their_bytes_for_long(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, without a search for the shortest failure, and so of many more steps."""
+    """The same holds for many more steps, without a search for the shortest failure."""
     small_windows(monkeypatch, SMALL)
     random = Random(seed)
     for _ in range(100):
