@@ -105,9 +105,8 @@ class _Trial:
             key = tensor_key(tensor.inode, row.start, 0)
             self._index.put(tables.Table.TENSORS, key, row.to_bytes())
             sketch = sampler.sketch()
-            candidates = self._related_files.first(tensor.inode, row, sketch)
+            candidates = self._related_files.candidates(tensor.inode, row, sketch)
             if sketch is not None:
-                candidates += self._similarity.candidates(tensor.inode, row, sketch)
                 self._similarity.put(tensor.inode, row, sketch)
         own = 8.0 * tensor.values.itemsize if sketch is None else sketch.bits
         self._judge(tensor, candidates, own)

@@ -16,7 +16,7 @@ from modelfs.store.files.staged_file import (
     WINDOW,
     StagedFile,
     Window,
-    is_written,
+    is_being_written,
     stamp_of,
     windows_of,
 )
@@ -54,7 +54,7 @@ class Pass:
             return True
         return any(
             (number in self.stamps and stamp_of(staged, number) != self.stamps[number])
-            or is_written(staged, number)
+            or is_being_written(staged, number)
             for number in windows_of(extent.start, extent.stop)
         )
 

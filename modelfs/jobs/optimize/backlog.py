@@ -1,28 +1,28 @@
-"""The backlog of the optimizer: which tensors are to get their smallest form, and in what order.
+"""The backlog of the optimizer: the tensors and base-only chunks to work on, and their order.
 
 Theory of operation. Ingest stores tensors plain, which is fast, and lists the file in TO_OPTIMIZE.
-The optimizer goes through these files, oldest first, a *batch* of tensors at a time, in three parts
-as other jobs have them:
+The optimizer goes through these files, oldest first, a *batch* of tensors at a time, in the three
+parts that other jobs have, too:
 
 1. Plan: `Backlog.next_batch` (any thread) reads the index, and returns the next tensors.
-2. Work: `Worker.work` (any thread) reads their chunks, finds similar tensors, encodes, decodes,
-   compares, and appends what is smaller to packs, in file order. It changes nothing else.
-3. Apply: `Applier` (owner's thread), in slices, lets the records of the chunks say so, if neither
-   they nor what they are to derive from changed meanwhile.
+2. Work: `Worker.work` (any thread) reads their chunks, finds candidates, encodes, decodes and
+   compares, and appends smaller forms to packs, in file order. It changes nothing else.
+3. Apply: `Publisher` and `Applier` (owner's thread) put the new forms into the chunks' records, in
+   slices, if neither a chunk nor its sources have changed meanwhile.
 
-A chunk that was looked at is *optimized*, whatever came of it, so files that share it pass over it.
-That is all that is remembered: a run that is stopped or killed goes on with the file it was at.
+A chunk that was worked on is *optimized*, in a new form or not, so other files that share it skip
+it. That is all the state: after a stop or a crash, a run begins again with the file it was at.
 
-A chunk whose last file is gone while others derive from it is *base-only*. Before anything else,
-the chunks that derive from base-only ones are re-encoded without them; then gc frees those.
+A chunk without references that others derive from is *base-only*: its last file is gone. Before any
+tensor, the dependants of base-only chunks are re-encoded without them, and then gc frees those.
 
-Example. A store has base.safetensors, and a fine-tune of it with two tensors of 3 MiB comes. Its
-batch has both tensors, six chunks. Each tensor's sketch leads to the base's tensor of that name;
-each chunk is tried as a delta to the base's chunk in the same place, and by itself; the delta takes
-30 % of the size. Six deltas, 2 MiB, are appended; their records then have the base's chunks as
-sources.
+Example. A store has base.safetensors. A fine-tune with 1,200 small tensors is ingested, and listed.
+The first batch has 512 of them (`BATCH_TENSORS`), the second 512, the third 176 and ends the file:
+its row in TO_OPTIMIZE is deleted. Then base.safetensors is removed. The next batches have its
+base-only chunks, 64 each; when the dependants of all are re-encoded, the backlog is empty.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -46,54 +46,55 @@ from modelfs.store.index.tables import (
 )
 from modelfs.store.store import Store
 
-# Tensors of a batch together: it is in memory, and done again if it is given up.
+# The size of a batch: its tensors are in memory, and encoded again if the batch is rolled back.
 BATCH_BYTES: Final = 64 << 20
 BATCH_TENSORS: Final = 512
-BASES_SLICE: Final = 64
+BATCH_BASES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizeStatus:
-    """What is left to do."""
+    """The work that is left."""
 
-    files: int  # listed, or not come to yet by a walk over all
+    files: int  # in TO_OPTIMIZE, or still before a walk over all files
     bytes: int  # of these files
     base_only_chunks: int
 
 
 class Backlog:
-    """What is to be optimized, and how far a run is. For the owner, but for `next_batch`."""
+    """The queue of the optimizer, and the position of a run. Owner's thread, but `next_batch`."""
 
     def __init__(self, store: Store) -> None:
         self._index = store.index
         self._counters = store.counters
         self._inodes = store.inodes
         self._staging = store.staging
-        self._at: tuple[InodeNumber, int, bytes] | None = None  # in the middle of a file
-        self._passed: set[InodeNumber] = set()  # files that have to wait
-        self._stuck: set[ChunkId] = set()  # base-only chunks that nothing could be done about
-        self.damaged = 0  # chunks and tensors that this run left as they are: they are unreadable
+        # The file of the next batch, an offset in it, and its row in TO_OPTIMIZE.
+        self._position: tuple[InodeNumber, int, bytes] | None = None
+        self._ended: set[InodeNumber] = set()  # files of this run; listed again, they wait
+        self._stuck: set[ChunkId] = set()  # base-only chunks that this run could not free
+        self.damaged = 0  # unreadable chunks and tensors of this run, left in their form
 
     @property
     def depth(self) -> int:
-        """How many deltas may stand between a chunk and stored bytes."""
+        """The largest number of deltas between a chunk and stored bytes."""
         return self._counters.get(OPTIMIZE_DEPTH) or DEPTH
 
     @property
     def include_optimized(self) -> bool:
-        """Whether chunks are looked at that are optimized already."""
+        """Whether the run works on chunks that are optimized already, too."""
         return self._counters.get(OPTIMIZE_AGAIN) > 0
 
     def begin(self, depth: int | None = None, *, include_optimized: bool = False) -> None:
-        """Begin a run: what was passed over in the last one is looked at again.
+        """Begin a run. Files and base-only chunks that the last run skipped are tried again.
 
         Args:
-            depth: how many deltas may follow one another, from now on; None: as before.
-            include_optimized: look at all files, and at chunks that are optimized already. A run
-                that is stopped goes on with that.
+            depth: of this run and later ones; None: unchanged.
+            include_optimized: work on all files, and on chunks that are optimized already. If the
+                run is stopped, the next ones go on with that.
         """
-        self._at = None  # its file may have been listed once more since
-        self._passed.clear()
+        self._position = None  # its file may have been listed again since
+        self._ended.clear()
         self._stuck.clear()
         self.damaged = 0
         if depth is not None and depth != self.depth:
@@ -108,58 +109,57 @@ class Backlog:
         inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.TO_OPTIMIZE)]
         if walk := self._counters.get(OPTIMIZE_WALK):
             rest = self._index.pages(Table.INODES, number_key(walk))
-            inodes = [each for each in inodes if each < walk]
+            inodes = [inode for inode in inodes if inode < walk]
             inodes += [InodeNumber(number_of(key)) for key, _ in rest]
-        nodes = [node for inode in inodes if (node := self._node(inode)) is not None]
+        nodes = [node for inode in inodes if (node := self.find_inode(inode)) is not None]
         bases = sum(1 for _ in self._index.pages(Table.BASE_ONLY))
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
-    def _node(self, inode: InodeNumber) -> Inode | None:
-        try:
+    def find_inode(self, inode: InodeNumber) -> Inode | None:
+        """Return an inode record, None if it is gone or damaged. Programs get the error."""
+        with contextlib.suppress(CorruptIndex):
             return self._inodes.find(inode)
-        except CorruptIndex:
-            return None  # as good as gone here; whoever opens it is told
+        return None
 
-    # -- what comes next
+    # -- the next batch
 
     def next_batch(self) -> Batch | None:
-        """Return what comes next, None if nothing does. Any thread, one at a time."""
-        if bases := self._base_only():
-            return Batch(bases=bases)
-        at = self._at  # once: `begin` may forget it at any time
-        if at is None and (found := self._next_file()) is not None:
-            self._at = at = found[0], 0, found[1]
-        if at is None:
+        """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
+        chunks = (ChunkId(number_of(key)) for key, _ in self._index.pages(Table.BASE_ONLY))
+        due = (chunk for chunk in chunks if chunk not in self._stuck)
+        if base_only := tuple(islice(due, BATCH_BASES)):
+            return Batch(base_only=base_only)
+        position = self._position  # once: `begin` may reset it at any time
+        if position is None and (position := self._next_file()) is not None:
+            self._position = position
+        if position is None:
             return None
-        inode, position, request = at
-        rows = tuple(self._rows(inode, position))
-        last = sum(row.size for row in rows) < BATCH_BYTES and len(rows) < BATCH_TENSORS
-        return Batch(inode, request, rows, last)
+        inode, start, request = position
+        rows = tuple(self._rows(inode, start))
+        ends_file = sum(row.size for row in rows) < BATCH_BYTES and len(rows) < BATCH_TENSORS
+        return Batch(inode, request, rows, ends_file)
 
-    def _base_only(self) -> tuple[ChunkId, ...]:
-        rows = self._index.pages(Table.BASE_ONLY)
-        found = (ChunkId(number_of(key)) for key, _ in rows)
-        return tuple(islice((each for each in found if each not in self._stuck), BASES_SLICE))
+    def _next_file(self) -> tuple[InodeNumber, int, bytes] | None:
+        """Return the position of the next file: a listed one, or else the next of a walk.
 
-    def _next_file(self) -> tuple[InodeNumber, bytes] | None:
-        for key, value in self._index.pages(Table.TO_OPTIMIZE):
+        A walk goes over the tensors of all files: in a store of format 1, which had no list, and
+        in a run that includes optimized chunks.
+        """
+        for key, request in self._index.pages(Table.TO_OPTIMIZE):
             inode = InodeNumber(number_of(key))
-            # What is still being written is listed once more when it is whole.
-            if inode not in self._passed and self._staging.find(inode) is None:
-                return inode, value
-        return self._walked()
-
-    def _walked(self) -> tuple[InodeNumber, bytes] | None:
-        # Of a store that was of format 1, whose files nobody listed; or because all are to be done
-        # again.
-        if not (start := self._counters.get(OPTIMIZE_WALK)):
+            # A file with staged bytes is listed again when it is complete.
+            if inode not in self._ended and self._staging.find(inode) is None:
+                return inode, 0, request
+        if not (walk := self._counters.get(OPTIMIZE_WALK)):
             return None
-        row = self._index.scan(Table.TENSORS, pair_key(start, 0), KEY_END, 1)
-        return (InodeNumber(number_of(row[0][0])), b"") if row else (InodeNumber(KEY_MAX), b"")
+        row = self._index.scan(Table.TENSORS, pair_key(walk, 0), KEY_END, 1)
+        # At the end of the walk, a file that does not exist: its batch is empty, and ends the walk.
+        return InodeNumber(number_of(row[0][0]) if row else KEY_MAX), 0, b""
 
-    def _rows(self, inode: InodeNumber, position: int) -> Iterator[TensorRow]:
+    def _rows(self, inode: InodeNumber, start: int) -> Iterator[TensorRow]:
+        """Yield the tensors of the file's next batch."""
         size = count = 0
-        keys = pair_key(inode, position), pair_key(inode, KEY_MAX)
+        keys = pair_key(inode, start), pair_key(inode, KEY_MAX)
         for key, value in self._index.pages(Table.TENSORS, *keys):
             if size >= BATCH_BYTES or count >= BATCH_TENSORS:
                 return
@@ -167,32 +167,30 @@ class Backlog:
             size, count = size + row.size, count + 1
             yield row
 
-    def move_on(self, result: BatchResult) -> None:
-        """Go on behind a batch whose result was applied."""
+    def advance(self, result: BatchResult) -> None:
+        """Set the position behind a batch whose result was applied."""
         batch = result.batch
         self.damaged += result.damaged
         if result.stopped:
             return
-        if batch.bases:
-            self._stuck.update(batch.bases)  # those that are held still
-            return
-        if self._at is None:
-            return
-        if not batch.last:
-            self._at = batch.inode, batch.rows[-1].start + 1, batch.request
-            return
-        self._at = None
-        self._end_file(batch)
+        if batch.base_only:
+            self._stuck.update(batch.base_only)  # those that are still base-only
+        elif self._position is not None and not batch.ends_file:
+            self._position = batch.inode, batch.rows[-1].start + 1, batch.request
+        elif self._position is not None:
+            self._position = None
+            self._end_file(batch)
 
     def _end_file(self, batch: Batch) -> None:
+        """Take a file from the list, unless it was listed again; or move the walk behind it."""
         key = number_key(batch.inode)
-        self._passed.add(batch.inode)
+        self._ended.add(batch.inode)
         with self._index.change():
             if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
                 self._index.delete(Table.TO_OPTIMIZE, key)
-            # A file that was listed is done before the walk comes to it, and does not move it on.
+            # A listed file is worked on before the walk reaches it, and does not move the walk.
             if not batch.request and self._counters.get(OPTIMIZE_WALK):
-                ended = batch.inode == KEY_MAX
-                self._counters.set(OPTIMIZE_WALK, 0 if ended else batch.inode + 1)
-                if ended:
+                is_last = batch.inode == KEY_MAX
+                self._counters.set(OPTIMIZE_WALK, 0 if is_last else batch.inode + 1)
+                if is_last:
                     self._counters.set(OPTIMIZE_AGAIN, 0)

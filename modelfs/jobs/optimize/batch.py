@@ -1,4 +1,4 @@
-"""A batch of the optimizer: what comes next, what is tried, and what came of it."""
+"""A batch of the optimizer, and the records that plan, work and apply exchange about it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ class Batch:
     """The next tensors of one file; or base-only chunks, and no file."""
 
     inode: InodeNumber = NO_FILE
-    request: bytes = b""  # the file's row in TO_OPTIMIZE; empty if a walk came to it
+    request: bytes = b""  # the file's row in TO_OPTIMIZE; empty if the file was not listed there
     rows: tuple[TensorRow, ...] = ()
-    last: bool = False  # there are no more in the file
-    bases: tuple[ChunkId, ...] = ()
+    ends_file: bool = False  # these are the last tensors of the file
+    base_only: tuple[ChunkId, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -32,11 +32,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A chunk to be optimized, and where in its tensor it lies."""
+    """A chunk to encode."""
 
     chunk: ChunkId
     record: Chunk
-    start: int
+    start: int  # offset of its first byte in the tensor
     is_whole: bool = True  # all of the chunk is in the tensor
 
 
@@ -45,37 +45,37 @@ NewSketch = tuple[InodeNumber, TensorRow, Sketch]
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of a batch: what was appended, durably, and what else is to be recorded."""
+    """The forms that a batch appended, durably, and other results to record."""
 
     batch: Batch
     written: WriteResult
-    before: Mapping[ChunkId, Chunk]  # records of the chunks that were appended in a new form
-    unchanged: Mapping[ChunkId, int]  # chunks that stay as they are, with their element's code
+    old_records: Mapping[ChunkId, Chunk]  # of chunks with a new form, as the worker read them
+    unchanged: Mapping[ChunkId, int]  # chunks that stay plain, with the code of their element
     sketches: Sequence[NewSketch]
-    damaged: int  # chunks that could not be read, or tensors of which nothing could
-    stopped: bool  # the batch was not done to its end
+    damaged: int  # unreadable chunks, and tensors of which no chunk could be read
+    stopped: bool  # the worker was stopped before the end of the batch
 
 
 class BatchOutput:
-    """Collects what comes of a batch while it is worked on. One thread."""
+    """Collects the results of a batch during the work. One thread."""
 
     def __init__(self, batch: Batch, writer: ChunkWriter) -> None:
         self._batch = batch
         self._writer = writer
-        self._before: dict[ChunkId, Chunk] = {}
+        self._old_records: dict[ChunkId, Chunk] = {}
         self._unchanged: dict[ChunkId, int] = {}
         self._claimed: set[ChunkId] = set()
         self.sketches: list[NewSketch] = []
         self.damaged = 0
 
     def claim(self, chunk: ChunkId) -> bool:
-        """Claim a chunk; False if the batch has come to it before."""
+        """Mark a chunk as taken up; False if it was before in this batch."""
         is_new = chunk not in self._claimed
         self._claimed.add(chunk)
         return is_new
 
     def put(self, target: Target, form: Form, element: Element) -> None:
-        """Append a chunk's form, unless it is plain and stays so.
+        """Append a chunk's form, unless a plain chunk stays plain.
 
         Raises:
             OSError: the disk is full or failed.
@@ -84,14 +84,14 @@ class BatchOutput:
         if form.kind is record.kind is ChunkKind.PLAIN:
             self._unchanged[chunk] = element.code
             return
-        self._before[chunk] = record
+        self._old_records[chunk] = record
         new = dataclasses.replace(
             record, kind=form.kind, codec=form.codec, optimized=True, element=element.code
         )
         self._writer.replace(chunk, new, form.stored, form.sources)
 
     def finish(self, *, stopped: bool) -> BatchResult:
-        """Make what was appended durable, and return all that came of the batch.
+        """Make the appended forms durable, and return all results.
 
         Raises:
             OSError: the disk is full or failed.
@@ -100,7 +100,7 @@ class BatchOutput:
         return BatchResult(
             self._batch,
             written,
-            self._before,
+            self._old_records,
             self._unchanged,
             self.sketches,
             self.damaged,

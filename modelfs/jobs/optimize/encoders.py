@@ -1,7 +1,25 @@
-"""Proposals: how the chunks of a tensor could be made from a relative of it.
+"""Encoders: each derives the chunks of one tensor from other tensors.
 
-A relative is a hint, found by sketches. A proposal looks at the bytes: it returns a form for one
-chunk's content, checked, or None.
+Theory of operation. A candidate is a hint, found by sketches or by name. An encoder reads the bytes
+of the candidate and those of a chunk, and returns a derived form of the chunk, decoded and
+compared, or None if the candidate does not have that content. There is one encoder for each codec
+that derives::
+
+    relation         encoder            a chunk is                           payload
+    CAST             CastEncoder        the source in another dtype          2 dtypes
+    CAST             QuantiseEncoder    the source as 8-bit integers         scale, zero point
+    TRANSPOSE        TransposeEncoder   a part of the transposed source      shape, offset
+    EQUAL, ALIGNED   GatherEncoder      runs of bytes of some sources        none
+    NEAR             DeltaEncoder       the source and small differences     the differences
+
+All but the delta are *exact*: they store a recipe, 20 bytes for one run of a source, and a payload
+of up to some 20 bytes. With WIDER, it is the candidate that is derived, from the new tensor.
+
+Example. The word embeddings of a fine-tune lie in one chunk of 393,216 bytes, and so do those of
+the base. `DeltaEncoder.encode(content, 0)` finds that bytes 0 to 393,216 of the source are all of
+chunk 1, encodes the difference in 54,831 bytes, and returns a form with the recipe (chunk 1, skip
+0, length 393,216) before them. For a rounded copy of the base, `CastEncoder` returns a form of 22
+bytes: the recipe, and the two dtypes.
 """
 
 import math
@@ -13,27 +31,31 @@ from typing import Final, Protocol
 from modelfs.codecs import cast, delta, quantise, transpose
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
-from modelfs.jobs.optimize.forms import Form, derived
+from modelfs.jobs.optimize.forms import Form, derived_form
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.files.tensor_view import TensorView
 
-# A transposed tensor is made whole, or parts of it would cost the whole again and again; it has to
-# fit the page cache beside others.
+# Larger tensors are not transposed. A transposed tensor is made as a whole, as each part of it
+# needs the whole source, and it has to fit the chunk cache beside others.
 TRANSPOSE_MAX: Final = 128 << 20
-# The grain in which tensors are compared that have something in common at another place.
+# The blocks in which two byte strings are compared for a common beginning.
 GRAIN: Final = 64 << 10
-# What is read at once of a source of which all is looked at.
+# The bytes of a source that are read at a time to find its extremes.
 STEP: Final = 4 << 20
 
 
 Gather = Callable[[Sequence[SourceRun]], bytes]
 
 
-class Proposal(Protocol):
-    """Makes forms for one tensor's chunks. Any thread."""
+class Encoder(Protocol):
+    """Derives the chunks of one tensor. Any thread."""
 
-    def form(self, content: bytes, start: int) -> Form | None:
-        """Return a form for the tensor's bytes from `start` on, None if it has none.
+    def encode(self, content: bytes, start: int) -> Form | None:
+        """Return a derived form of a chunk, None if the source does not give its content.
+
+        Args:
+            content: of the chunk.
+            start: offset of its first byte in the tensor.
 
         Raises:
             CorruptChunk: a chunk of the source is damaged.
@@ -42,14 +64,14 @@ class Proposal(Protocol):
 
 
 class CastEncoder:
-    """Values of the source, rounded to a narrower type or widened to a wider one."""
+    """Values of the source, rounded to a narrower dtype or widened to a wider one."""
 
     def __init__(self, source: TensorView, target: Element) -> None:
         self._source = source
         self._from = source.element
         self._to = target
 
-    def form(self, content: bytes, start: int) -> Form | None:
+    def encode(self, content: bytes, start: int) -> Form | None:
         if start % self._to.width or len(content) % self._to.width:
             return None
         low = start // self._to.width * self._from.width
@@ -59,19 +81,19 @@ class CastEncoder:
         if runs is None or values is None:
             return None
         payload = cast.encode(self._from, self._to)
-        return derived(CodecId.CAST, content, runs, values, payload)
+        return derived_form(CodecId.CAST, content, runs, values, payload)
 
 
 class QuantiseEncoder:
-    """Values of the source, mapped to integers of 8 bits as all of its values suggest."""
+    """Values of the source as 8-bit integers, with a scale that follows from all its values."""
 
     def __init__(self, source: TensorView, dtype: str) -> None:
         self._source = source
         self._dtype = dtype
-        self._last: quantise.Parameters | None = None  # by which a chunk was made
+        self._last: quantise.Parameters | None = None  # those of the last chunk that was encoded
 
     @cached_property
-    def _candidates(self) -> list[quantise.Parameters]:
+    def _parameters(self) -> list[quantise.Parameters]:
         extremes = quantise.Extremes()
         for start in range(0, self._source.size, STEP):
             values = self._source.read(start, min(start + STEP, self._source.size))
@@ -80,22 +102,23 @@ class QuantiseEncoder:
             extremes.feed(values)
         return quantise.candidates(extremes, self._dtype)
 
-    def form(self, content: bytes, start: int) -> Form | None:
+    def encode(self, content: bytes, start: int) -> Form | None:
         low, high = (quantise.SOURCE_WIDTH * at for at in (start, start + len(content)))
         runs, values = self._source.runs(low, high), self._source.read(low, high)
         if runs is None or values is None:
             return None
-        for each in sorted(self._candidates, key=lambda each: each != self._last):
-            payload = quantise.encode(each)
-            form = derived(CodecId.QUANTISE, content, runs, values, payload)
+        # The parameters of the last chunk first: all chunks of a tensor usually have the same.
+        for parameters in sorted(self._parameters, key=lambda other: other != self._last):
+            payload = quantise.encode(parameters)
+            form = derived_form(CodecId.QUANTISE, content, runs, values, payload)
             if form is not None:
-                self._last = each
+                self._last = parameters
                 return form
         return None
 
 
-def rounding(source: TensorView, dtype: str) -> Proposal:
-    """Return what makes a tensor of another dtype of the source's values."""
+def conversion_encoder(source: TensorView, dtype: str) -> Encoder:
+    """Return the encoder that derives a tensor of another dtype from the values of `source`."""
     if dtype in quantise.TARGETS:
         return QuantiseEncoder(source, dtype)
     return CastEncoder(source, element_of(dtype))
@@ -107,7 +130,7 @@ class TransposeEncoder:
     def __init__(self, source: TensorView) -> None:
         self._source = source
         *outer, rows, columns = source.row.shape
-        # Of what the shape says, not of the dtype: a complex number is one element here.
+        # From the shape, not the dtype: here a complex number is one element.
         width = source.size // max(1, math.prod(source.row.shape))
         self._geometry = transpose.Geometry(width, math.prod(outer), rows, columns)
 
@@ -116,24 +139,24 @@ class TransposeEncoder:
         return self._source.read(0, self._source.size)
 
     @cached_property
-    def _whole(self) -> bytes | None:
+    def _transposed(self) -> bytes | None:
         if self._values is None or not self._geometry.size == self._source.size <= TRANSPOSE_MAX:
-            return None  # elements of less than a byte cannot be told apart, too
+            return None  # too large, or its elements have less than a byte
         return transpose.whole(self._values, self._geometry)
 
-    def form(self, content: bytes, start: int) -> Form | None:
-        # One look at the whole, instead of one for each part.
-        if self._whole is None or self._whole[start : start + len(content)] != content:
+    def encode(self, content: bytes, start: int) -> Form | None:
+        # One comparison with the whole, instead of a transposition for each chunk.
+        if self._transposed is None or self._transposed[start : start + len(content)] != content:
             return None
         runs = self._source.runs(0, self._source.size)
         assert runs is not None
         assert self._values is not None
         payload = transpose.encode(self._geometry, start)
-        return derived(CodecId.TRANSPOSE, content, runs, self._values, payload)
+        return derived_form(CodecId.TRANSPOSE, content, runs, self._values, payload)
 
 
 class DeltaEncoder:
-    """A delta to the values at the same place of the source."""
+    """The differences to the values at the same place of the source."""
 
     def __init__(
         self,
@@ -142,60 +165,67 @@ class DeltaEncoder:
         resolve: Callable[[SourceRun], SourceRun],
         gather: Gather,
     ) -> None:
-        """Take the source's chunks, or what `resolve` says to take in their place."""
+        """Prepare deltas to the chunks of `source`.
+
+        Args:
+            source: the tensor that has the bases.
+            element: of the tensor to encode.
+            resolve: returns the run to use as base in place of a run of the source.
+            gather: returns the bytes of runs.
+        """
         self._source = source
         self._element = element
         self._resolve = resolve
         self._gather = gather
 
-    def runs(self, start: int, size: int) -> tuple[SourceRun, ...]:
-        """Return what the base of so many bytes from `start` on is; nothing if there is none."""
-        found = self._source.runs(start, min(start + size, self._source.size))
-        return tuple(self._resolve(run) for run in found or ())
+    def base_runs(self, start: int, size: int) -> tuple[SourceRun, ...]:
+        """Return the base of `size` bytes from `start` on, shorter if the source is; () if none."""
+        runs = self._source.runs(start, min(start + size, self._source.size))
+        return tuple(self._resolve(run) for run in runs or ())
 
-    def form(self, content: bytes, start: int) -> Form | None:
-        if not (runs := self.runs(start, len(content))):
+    def encode(self, content: bytes, start: int) -> Form | None:
+        if not (runs := self.base_runs(start, len(content))):
             return None
-        return difference(content, self._element, runs, self._gather(runs))
+        return delta_form(content, self._element, runs, self._gather(runs))
 
 
-def difference(
+def delta_form(
     content: bytes, element: Element, runs: Sequence[SourceRun], base: bytes
 ) -> Form | None:
-    """Return the form that is a delta to the bytes of `runs`, which are `base`."""
+    """Return the delta of a content to `base`, the bytes of `runs`."""
     payload = delta.encode(content, base, element)
-    return derived(CodecId.DELTA, content, runs, base, payload)
+    return derived_form(CodecId.DELTA, content, runs, base, payload)
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """A tensor that has bytes in common with another: byte `at` is its byte `at + shift`."""
+    """A source with bytes in common: byte `at` of the tensor is byte `at + shift` of the source."""
 
     source: TensorView
     shift: int
 
 
 class GatherEncoder:
-    """Stretches of other tensors, put together: a fused tensor, or a part of one."""
+    """Runs of other tensors, concatenated: a fused tensor, or a part of one."""
 
     def __init__(self, alignments: Sequence[Alignment], gather: Gather) -> None:
         self._alignments = alignments
         self._gather = gather
 
-    def form(self, content: bytes, start: int) -> Form | None:
+    def encode(self, content: bytes, start: int) -> Form | None:
         runs: list[SourceRun] = []
         at = 0
         while at < len(content):
-            found = self._longest(content, start, at)
-            if not found:
+            longest = self._longest_match(content, start, at)
+            if not longest:
                 return None
-            runs += found
-            at += sum(run.length for run in found)
-        return derived(CodecId.GATHER, content, runs, self._gather(runs), b"")
+            runs += longest
+            at += sum(run.length for run in longest)
+        return derived_form(CodecId.GATHER, content, runs, self._gather(runs), b"")
 
-    def _longest(self, content: bytes, start: int, at: int) -> tuple[SourceRun, ...]:
-        # The runs that give the longest stretch from `at` on.
-        best: tuple[SourceRun, ...] = ()
+    def _longest_match(self, content: bytes, start: int, at: int) -> list[SourceRun]:
+        """Return the runs of one source that match most of the content from `at` on."""
+        best: list[SourceRun] = []
         length = 0
         for alignment in self._alignments:
             low = start + at + alignment.shift
@@ -204,28 +234,29 @@ class GatherEncoder:
                 continue
             runs, values = alignment.source.runs(low, high), alignment.source.read(low, high)
             if runs is not None and values is not None:
-                same = _common(content[at : at + len(values)], values)
-                if same > length:
-                    best, length = _cut(runs, same), same
+                matching = _common_prefix(content[at : at + len(values)], values)
+                if matching > length:
+                    best, length = _first_bytes(runs, matching), matching
         return best
 
 
-def _common(one: bytes, other: bytes) -> int:
-    """Return how many bytes two strings of one length begin with that are the same."""
-    if one == other:
-        return len(one)
+def _common_prefix(left: bytes, right: bytes) -> int:
+    """Return the length of the common beginning of two strings of equal length."""
+    if left == right:
+        return len(left)
     at = 0
-    while one[at : at + GRAIN] == other[at : at + GRAIN]:
+    while left[at : at + GRAIN] == right[at : at + GRAIN]:
         at += GRAIN
-    left, right = one[at : at + GRAIN], other[at : at + GRAIN]
-    return at + next(n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
+    pairs = zip(left[at : at + GRAIN], right[at : at + GRAIN], strict=True)
+    return at + next(number for number, (a, b) in enumerate(pairs) if a != b)
 
 
-def _cut(runs: Sequence[SourceRun], length: int) -> tuple[SourceRun, ...]:
-    found: list[SourceRun] = []
+def _first_bytes(runs: Sequence[SourceRun], size: int) -> list[SourceRun]:
+    """Return the runs of the first `size` bytes of some runs."""
+    first: list[SourceRun] = []
     for run in runs:
-        if length <= 0:
+        if size <= 0:
             break
-        found.append(SourceRun(run.chunk, run.skip, min(run.length, length)))
-        length -= run.length
-    return tuple(found)
+        first.append(SourceRun(run.chunk, run.skip, min(run.length, size)))
+        size -= run.length
+    return first

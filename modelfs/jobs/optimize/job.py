@@ -1,4 +1,4 @@
-"""Optimizing, as jobs."""
+"""Optimization, as jobs."""
 
 import logging
 import os
@@ -20,9 +20,10 @@ Progress = Callable[[int, int], None]
 
 
 class Optimizer:
-    """One run of the optimizer, with so many threads. Close it at the end."""
+    """One run of the optimizer. Close it at the end."""
 
     def __init__(self, store: Store, backlog: Backlog, threads: int) -> None:
+        """Begin a run; `threads` encode at the same time."""
         self._store = store
         self._backlog = backlog
         self._applier = Applier(store, backlog)
@@ -30,12 +31,12 @@ class Optimizer:
         self._worker = Worker(store, options)
 
     def optimize_batch(self) -> Job[BatchResult | None]:
-        """Optimize the next batch; returns None if nothing is left that can be done.
+        """Optimize the next batch, and return its result; None if the backlog is empty.
 
-        Nobody else may append to packs meanwhile.
+        The caller holds off other writers of packs.
 
         Raises:
-            StoreFull: no room for what was encoded; nothing is lost.
+            StoreFull: no room for the new forms; nothing is lost.
             OSError: the disk failed; nothing is lost.
         """
         batch: Batch | None = yield Work(self._backlog.next_batch)
@@ -50,11 +51,11 @@ class Optimizer:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was stopped, so that it does no more work."""
+        """Whether `stop` was called: this run does no more work."""
         return self._worker.stopped
 
     def stop(self) -> None:
-        """Let the batch under way end soon, with what it has by then."""
+        """Let the batch under way end soon, with the forms appended until then."""
         self._worker.stop()
 
     def close(self) -> None:
@@ -62,17 +63,17 @@ class Optimizer:
 
 
 def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -> Job[None]:
-    """Give every chunk of every tensor its smallest form, with all processors.
+    """Give each chunk of each tensor its smallest form, with all processors.
 
-    A job that is stopped is gone on with by the next one.
+    After a stop, the next run continues where this one ended.
 
     Args:
         store: the store.
         backlog: of that store, after `begin`.
-        progress: called with how many bytes of files are done, and how many there are.
+        progress: called with the bytes of tensors that are done, and those of all files.
 
     Raises:
-        StoreFull: no room for what was encoded; nothing is lost.
+        StoreFull: no room for the new forms; nothing is lost.
     """
     optimizer = Optimizer(store, backlog, os.cpu_count() or 1)
     total, done = backlog.status().bytes, 0
@@ -88,7 +89,7 @@ def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -
 
 
 def optimize_report(store: Store, backlog: Backlog, before: Statistics) -> dict[str, Any]:
-    """Return what a run came to, as JSON can hold it."""
+    """Return the sizes before and after a run, ready for JSON."""
     after = store.statistics(0)
     return {
         "logical_bytes": after.logical_bytes,

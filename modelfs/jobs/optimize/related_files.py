@@ -1,12 +1,19 @@
-"""Where a file's tensors were found to have relatives, so that its next ones look there first.
+"""Related files: where the tensors of one file found their sources, and the next ones look first.
 
-One tensor of a model that was made from another model's is a sign for all others: those are where
-their names say, or in the same order. So a model's large tensors find the other model by their
-content, and its small ones, which are not worth rows of the index, find theirs by its outline.
+Theory of operation. A tensor that derives from a tensor of another file shows that the two files
+are related: the other tensors of the first file have *counterparts* in the second, of the same
+name, or at the same position among the tensors of their shape. So a file's large tensors find the
+other file by their content, through `SimilarityIndex`; its small ones, which are not worth rows of
+the index, find their counterparts by name or position.
+
+Example. The word embeddings of a fine-tune are found NEAR those of base.safetensors, and become a
+delta. `accept` remembers base.safetensors as a source of the fine-tune. The next tensor is a bias
+of 1,536 bytes, which has no bands and so no near candidates in the index. Its counterpart, the
+base's bias of the same name, is tried as a base: the delta takes 962 bytes. The base's bias itself
+takes 1,333 in byte planes.
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -18,37 +25,37 @@ from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber
 
-# Files whose sources are remembered, sources of each, and outlines that are kept.
+# Bounds of memory: files with known sources, sources of each, and outlines.
 FILES_MAX: Final = 256
 SOURCES_MAX: Final = 3
 OUTLINES_MAX: Final = 4
-# Of a file with more tensors, as many are in its outline: some megabytes.
+# The outline of a file has this many of its tensors at most, some megabytes.
 TENSORS_MAX: Final = 1 << 14
 
 
 class TensorOutline:
-    """Where a file has which name, and which tensors of a shape, in file order."""
+    """The offsets of a file's tensors, by name, and by shape in file order."""
 
     def __init__(self, tensors: TensorTable, inode: InodeNumber) -> None:
-        self.names: dict[str, int] = {}
-        self.shapes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        self.by_name: dict[str, int] = {}
+        self.by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for span in islice(tensors.spans(inode), TENSORS_MAX):
             if span.size:
-                self.names.setdefault(span.name, span.start)
-                self.shapes[span.shape].append(span.start)
+                self.by_name.setdefault(span.name, span.start)
+                self.by_shape[span.shape].append(span.start)
 
-    def counterpart(self, row: TensorRow, other: "TensorOutline") -> int | None:
-        """Return where the other file has what this one has as `row`."""
-        if row.name in other.names:
-            return other.names[row.name]
-        mine, theirs = self.shapes.get(row.shape, []), other.shapes.get(row.shape, [])
-        if row.start not in mine or len(mine) != len(theirs):
-            return None  # the same place among more, or fewer, is most likely another's
-        return theirs[mine.index(row.start)]
+    def counterpart_in(self, other: "TensorOutline", row: TensorRow) -> int | None:
+        """Return the offset in another file of the counterpart of this file's tensor `row`."""
+        if row.name in other.by_name:
+            return other.by_name[row.name]
+        starts, other_starts = self.by_shape.get(row.shape, []), other.by_shape.get(row.shape, [])
+        if row.start not in starts or len(starts) != len(other_starts):
+            return None  # among more or fewer tensors, the same position is likely another's
+        return other_starts[starts.index(row.start)]
 
 
 class RelatedFiles:
-    """Remembers in memory, within bounds, which files are related. One thread."""
+    """Remembers which files are related, in bounded memory. One thread."""
 
     def __init__(self, similarity: SimilarityIndex, tensors: TensorTable) -> None:
         self._similarity = similarity
@@ -56,47 +63,72 @@ class RelatedFiles:
         self._sources: OrderedDict[InodeNumber, list[InodeNumber]] = OrderedDict()
         self._outlines: OrderedDict[InodeNumber, TensorOutline] = OrderedDict()
 
-    def first(self, inode: InodeNumber, row: TensorRow, sketch: Sketch | None) -> list[Candidate]:
-        """Return what a tensor corresponds to in the files that its file's others were made from.
+    def candidates(
+        self, inode: InodeNumber, row: TensorRow, sketch: Sketch | None
+    ) -> list[Candidate]:
+        """Return a tensor's counterparts, then other tensors with similar content, each once.
 
-        That is the tensor of the same name, or else the one in the same place among those of its
-        shape; NEAR, CAST or WIDER by the dtypes. Tensors too small to be listed in the index are
-        found in no other way, so they are given although nothing is known but that.
+        Args:
+            inode: of the tensor's file.
+            row: of the tensor.
+            sketch: of the tensor; None if it is too small for one.
         """
-        found = (self._candidate(row, sketch, *each) for each in self._counterparts(inode, row))
-        return [each for each in found if each is not None]
+        candidates = self.counterparts(inode, row, sketch)
+        if sketch is not None:
+            candidates += self._similarity.candidates(inode, row, sketch)
+        unique: dict[tuple[Relation, InodeNumber, int, int], Candidate] = {}
+        for candidate in candidates:
+            place = candidate.relation, *candidate.place, candidate.shift
+            unique.setdefault(place, candidate)
+        return list(unique.values())
+
+    def counterparts(
+        self, inode: InodeNumber, row: TensorRow, sketch: Sketch | None
+    ) -> list[Candidate]:
+        """Return the counterparts of a tensor in the related files of its file.
+
+        The relation follows from the dtypes: NEAR, CAST or WIDER. A counterpart without samples is
+        returned as well, with the bits of the tensor itself: tensors too small for samples are
+        found in no other way.
+        """
+        candidates: list[Candidate] = []
+        for source_inode in self._sources.get(inode, []):
+            start = self._outline(inode).counterpart_in(self._outline(source_inode), row)
+            source = None if start is None else self._tensors.find(source_inode, start)
+            if source is None:
+                continue
+            if (candidate := self._as_candidate(row, sketch, source_inode, source)) is not None:
+                candidates.append(candidate)
+        return candidates
 
     def accept(self, inode: InodeNumber, candidate: Candidate) -> None:
-        """Remember that a tensor of a file was made from a candidate."""
+        """Remember that a tensor of a file derives from a candidate."""
         if candidate.inode == inode:
-            return  # its other tensors have no counterparts there but themselves
-        others = [each for each in self._sources.pop(inode, []) if each != candidate.inode]
+            return  # the other tensors of the file would be their own counterparts
+        others = [source for source in self._sources.pop(inode, []) if source != candidate.inode]
         self._sources[inode] = [candidate.inode, *others][:SOURCES_MAX]
         if len(self._sources) > FILES_MAX:
             self._sources.popitem(last=False)
 
-    def _counterparts(
-        self, inode: InodeNumber, row: TensorRow
-    ) -> Iterator[tuple[InodeNumber, TensorRow]]:
-        for source in self._sources.get(inode, []):
-            start = self._outline(inode).counterpart(row, self._outline(source))
-            if start is not None and (theirs := self._tensors.find(source, start)) is not None:
-                yield source, theirs
-
-    def _candidate(
-        self, mine: TensorRow, sketch: Sketch | None, inode: InodeNumber, theirs: TensorRow
+    def _as_candidate(
+        self, row: TensorRow, sketch: Sketch | None, inode: InodeNumber, source: TensorRow
     ) -> Candidate | None:
-        own = 8.0 * element_of(mine.dtype).width if sketch is None else sketch.bits
-        if mine.dtype != theirs.dtype:
-            relation = _rounding(mine, theirs, sketch)
-            bits = 0.0 if relation is Relation.CAST else own
-            return None if relation is None else Candidate(relation, inode, theirs, bits)
-        if not _is_comparable(mine, theirs):
+        """Return a counterpart as a candidate; None if no encoder is worth a try."""
+        own_bits = 8.0 * element_of(row.dtype).width if sketch is None else sketch.bits
+        if row.dtype == source.dtype:
+            if row.size != source.size and row.shape[1:] != source.shape[1:]:
+                return None
+            bits = None if sketch is None else self._similarity.bits_from(sketch, inode, source)
+            saves_enough = bits is None or bits <= (1 - SAVING_MIN) * own_bits
+            near = Candidate(Relation.NEAR, inode, source, own_bits if bits is None else bits)
+            return near if saves_enough else None
+        if row.shape != source.shape:
             return None
-        known = None if sketch is None else self._similarity.bits_from(sketch, inode, theirs)
-        if known is not None and known > (1 - SAVING_MIN) * own:
-            return None
-        return Candidate(Relation.NEAR, inode, theirs, own if known is None else known)
+        widened = () if sketch is None else sketch.widened
+        if row.dtype in CASTS.get(source.dtype, {}) or source.dtype in widened:
+            return Candidate(Relation.CAST, inode, source, 0.0)
+        is_wider = source.dtype in CASTS.get(row.dtype, {})
+        return Candidate(Relation.WIDER, inode, source, own_bits) if is_wider else None
 
     def _outline(self, inode: InodeNumber) -> TensorOutline:
         if inode not in self._outlines:
@@ -105,19 +137,3 @@ class RelatedFiles:
         if len(self._outlines) > OUTLINES_MAX:
             self._outlines.popitem(last=False)
         return self._outlines[inode]
-
-
-def _rounding(mine: TensorRow, theirs: TensorRow, sketch: Sketch | None) -> Relation | None:
-    if mine.shape != theirs.shape:
-        return None
-    if mine.dtype in CASTS.get(theirs.dtype, {}):
-        return Relation.CAST
-    if theirs.dtype in CASTS.get(mine.dtype, {}):
-        widened = sketch is not None and theirs.dtype in sketch.widened
-        return Relation.CAST if widened else Relation.WIDER
-    return None
-
-
-def _is_comparable(mine: TensorRow, theirs: TensorRow) -> bool:
-    same_rows = mine.shape[1:] == theirs.shape[1:]
-    return mine.dtype == theirs.dtype and (mine.size == theirs.size or same_rows)

@@ -1,10 +1,14 @@
-"""Which stored tensors a tensor could be made from, without names and at a cost that stays flat.
+"""An index of tensor sketches: finds the stored tensors that a tensor may derive from.
 
-Every tensor that is worth it is listed under the keys of its sketch. A tensor that comes looks its
-own keys up: equal ones lead to tensors that are exactly so, or nearly so, or have rows in common.
-Of the tensors that share a key only the oldest few and the newest few are looked at: the oldest is
-what the others were made from, and the newest is from the series of checkpoints being written. So
-the cost depends on how many keys a sketch has, and not on how many tensors there are.
+Theory of operation. A `Sketch` of a tensor has keys: hashes of sampled values (exact keys), of
+comparisons between sampled values (bands), and of some of its rows. The index has a row for each
+key of each optimized tensor. A look-up scans the rows of the new tensor's own keys: a tensor with
+an equal exact key has the same values, or they are casts or transposes of each other; one with an
+equal band has nearly the same values; one with an equal row has a part in common. Names and places
+in files play no role, and the cost depends on the number of keys, not on the number of tensors.
+
+Of the tensors with one key only the oldest few and the newest few are looked up: the oldest is
+usually the base of all others, and the newest belongs to the series of checkpoints being written.
 
 Rows of the table, by the kind in their key::
 
@@ -14,9 +18,15 @@ Rows of the table, by the kind in their key::
     ROW      of a row of the tensor     u64, big-endian: its byte offset in the tensor
     SAMPLES  zero, as is the tag        `Samples`
 
-The tag is a hash of what a tensor looked like when it was listed: dtype, shape and samples. Rows
-whose tensor is gone or looks different are passed over, and swept by gc. All of them are hints:
-nothing that is stored depends on them.
+The tag in the key is a hash of dtype, shape and samples of the tensor when it was listed. A row is
+stale if its tensor is gone or has another tag; look-ups ignore stale rows, and gc drops them. All
+rows are hints: a candidate's bytes are compared before anything is stored.
+
+Example. base.safetensors is optimized. Its word embeddings, 256 x 384 of F32, are listed under 7
+exact keys (their own, and those of casts), 4 bands and 6 rows. The embeddings of a fine-tune have
+another exact key but some of the same bands, as training hardly changes which of two values is
+larger. So the base's are looked up. By the samples of both, a delta takes 11.6 bits per scalar, and
+the tensor itself 26.6: they are a candidate, and the relation is NEAR.
 """
 
 import enum
@@ -37,45 +47,46 @@ from modelfs.store.index.records import SketchKind, TensorRow
 from modelfs.store.index.tables import InodeNumber, Table, prefix_end, relative_key, relative_of
 from modelfs.store.store import Store
 
-# Of the tensors that share a key, as many of the oldest and of the newest are looked at.
+# The tensors of one key that are looked up.
 OLDEST: Final = 4
 NEWEST: Final = 2
-# Of one tensor, this many near ones are compared by their samples, those that share most bands.
+# The tensors with most bands in common whose samples are compared.
 COMPARED_MAX: Final = 8
-# As many candidates are returned of exact relations, of near ones, and of aligned ones.
+# The candidates returned: of exact relations, of near ones, and of aligned ones.
 EXACT_MAX: Final = 4
 NEAR_MAX: Final = 4
 ALIGNED_MAX: Final = 8
 CANDIDATES_MAX: Final = EXACT_MAX + NEAR_MAX + ALIGNED_MAX
-# A difference that does not save at least this part is none: planes are read without a source.
+# A tensor is near if a delta to it saves at least this part. Byte planes are read without a source,
+# so a smaller saving is not worth it.
 SAVING_MIN: Final = 0.03
 
 _OFFSET = struct.Struct(">Q")
 
 
 class Relation(enum.Enum):
-    """How a tensor is related to its source, and so what could make it from that."""
+    """How a tensor relates to its source, and so which encoder is tried."""
 
     EQUAL = enum.auto()  # the same bytes
     CAST = enum.auto()  # the source's values rounded, quantised, or widened
-    WIDER = enum.auto()  # no form: rounding or quantising this tensor gives the source
+    WIDER = enum.auto()  # the reverse of CAST: the source can be derived from this tensor
     TRANSPOSE = enum.auto()  # the source with its last two axes swapped
-    ALIGNED = enum.auto()  # rows of the source, all moved by the same number of bytes
-    NEAR = enum.auto()  # the same dtype and place, values that differ little: a delta
+    ALIGNED = enum.auto()  # rows of the source, all shifted by the same number of bytes
+    NEAR = enum.auto()  # the same dtype, and values that differ little at the same place: a delta
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stored tensor that another could be made from. A hint: only encoding shows what is so.
+    """A stored tensor that another one may derive from. A hint: encoding shows whether it does.
 
     Attributes:
-        relation: what the other tensor is to this one.
-        inode: of the file the source is in.
-        row: the source: `row.start` is where it begins in that file.
-        bits: what is expected to be stored per scalar, beside the sources of a run: 0 if exact.
-            Rows that were not looked up may be there, too, so ALIGNED can come to less.
-        shift: of ALIGNED: byte `at` of this tensor is byte `at + shift` of the source.
-        spots: of ALIGNED: byte offsets in this tensor of rows that the source has; ascending.
+        relation: of the new tensor to this source.
+        inode: of the source's file.
+        row: the source: `row.start` is its offset in that file.
+        bits: expected stored bits per scalar, without those of recipes: 0 if exact. An upper bound
+            for ALIGNED, as rows without a key may be in the source, too.
+        shift: of ALIGNED: byte `at` of the new tensor is byte `at + shift` of the source.
+        spots: of ALIGNED: ascending byte offsets in the new tensor of rows in the source.
     """
 
     relation: Relation
@@ -87,12 +98,12 @@ class Candidate:
 
     @property
     def place(self) -> tuple[InodeNumber, int]:
-        """Where the source is: in which file, and from which byte on."""
+        """The file of the source, and its offset there."""
         return self.inode, self.row.start
 
 
-class _Place(NamedTuple):
-    """Where a tensor was when it was listed, and what its tag was."""
+class ListedTensor(NamedTuple):
+    """The place and tag of a tensor when it was listed."""
 
     inode: InodeNumber
     start: int
@@ -109,42 +120,45 @@ class SimilarityIndex:
         self._tensors = TensorTable(store.index)
 
     def put(self, inode: InodeNumber, row: TensorRow, sketch: Sketch) -> None:
-        """Let a tensor be found. For the owner, in a change; again when its content changed."""
+        """List a tensor, again if its content changed. Owner's thread, in a change of the index."""
         samples = b"" if sketch.samples is None else sketch.samples.to_bytes()
-        place = (inode, row.start, _tag(row, samples))
+        listed = (inode, row.start, _tag(row, samples))
         for _, key in sketch.exact:
-            self._index.put(Table.SKETCHES, relative_key(SketchKind.EXACT, key, *place), b"")
+            self._index.put(Table.SKETCHES, relative_key(SketchKind.EXACT, key, *listed), b"")
         for key in sketch.bands:
-            self._index.put(Table.SKETCHES, relative_key(SketchKind.BAND, key, *place), b"")
+            self._index.put(Table.SKETCHES, relative_key(SketchKind.BAND, key, *listed), b"")
         for key, offset in sketch.rows[: sketch.listed]:
             value = _OFFSET.pack(offset)
-            self._index.put(Table.SKETCHES, relative_key(SketchKind.ROW, key, *place), value)
+            self._index.put(Table.SKETCHES, relative_key(SketchKind.ROW, key, *listed), value)
         if samples:
             self._index.put(Table.SKETCHES, _samples_key(inode, row.start), samples)
         else:
             self._index.delete(Table.SKETCHES, _samples_key(inode, row.start))
 
     def candidates(self, inode: InodeNumber, row: TensorRow, sketch: Sketch) -> list[Candidate]:
-        """Return what a tensor could be made from: exact relations, near and aligned ones.
+        """Return the tensors that a tensor may derive from, at most CANDIDATES_MAX.
 
-        Each of these best first. At most CANDIDATES_MAX, and never the tensor itself.
+        Exact relations come first, then near ones, then aligned ones, each by ascending bits. The
+        tensor itself is not among them.
         """
-        search = _Search(self, (inode, row.start), sketch)
-        exact = list(search.exact())[:EXACT_MAX]
-        near = sorted(search.near(), key=lambda each: each.bits)[:NEAR_MAX]
-        aligned = sorted(search.aligned(), key=lambda each: each.bits)
-        # Rows of a near tensor that are in the same place are part of what it is near for.
-        known = {each.place for each in (*exact, *near)}
-        moved = (each for each in aligned if each.shift or each.place not in known)
-        return [*exact, *near, *islice(moved, ALIGNED_MAX)]
+        lookup = _Lookup(self, (inode, row.start), sketch)
+        exact = list(lookup.exact())[:EXACT_MAX]
+        near = sorted(lookup.near(), key=lambda candidate: candidate.bits)[:NEAR_MAX]
+        aligned = sorted(lookup.aligned(), key=lambda candidate: candidate.bits)
+        # A tensor that is exact or near has unshifted rows in common, which adds nothing.
+        places = {candidate.place for candidate in (*exact, *near)}
+        shifted = (
+            candidate for candidate in aligned if candidate.shift or candidate.place not in places
+        )
+        return [*exact, *near, *islice(shifted, ALIGNED_MAX)]
 
     def bits_from(self, sketch: Sketch, inode: InodeNumber, row: TensorRow) -> float | None:
-        """Return what a tensor would take per scalar, made from another of its dtype.
+        """Return the expected bits per scalar of a delta to another tensor of the same dtype.
 
-        None if no samples of one or the other are known.
+        None if one of the two has no samples.
         """
-        theirs = self._samples(inode, row) if sketch.samples is not None else None
-        return None if theirs is None else sketch.bits_from(theirs)
+        samples = self._samples(inode, row) if sketch.samples is not None else None
+        return None if samples is None else sketch.bits_from(samples)
 
     def _samples(self, inode: InodeNumber, row: TensorRow) -> Samples | None:
         stored = self._index.get(Table.SKETCHES, _samples_key(inode, row.start))
@@ -156,23 +170,23 @@ class SimilarityIndex:
             return None
 
     def is_stale(self, key: bytes) -> bool:
-        """Whether a row is of a tensor that is gone, or looks different."""
+        """Whether the tensor of a row is gone, or has another tag."""
         kind, _, inode, start, tag = relative_of(key)
         if kind != SketchKind.SAMPLES:
-            return self.tensor(_Place(InodeNumber(inode), start, tag)) is None
+            return self.find(ListedTensor(InodeNumber(inode), start, tag)) is None
         row = self._tensors.find(InodeNumber(inode), start)
         return row is None or self._samples(InodeNumber(inode), row) is None
 
-    def tensor(self, place: _Place) -> TensorRow | None:
-        """Return the tensor that is at a place, if it looks as it did when it was listed."""
-        row = self._tensors.find(place.inode, place.start)
+    def find(self, listed: ListedTensor) -> TensorRow | None:
+        """Return the row of a listed tensor, None if it is gone or has another tag."""
+        row = self._tensors.find(listed.inode, listed.start)
         if row is None:
             return None
-        stored = self._index.get(Table.SKETCHES, _samples_key(place.inode, place.start))
-        return row if place.tag == _tag(row, stored or b"") else None
+        samples = self._index.get(Table.SKETCHES, _samples_key(listed.inode, listed.start))
+        return row if listed.tag == _tag(row, samples or b"") else None
 
-    def listed(self, kind: SketchKind, key: int) -> Iterator[tuple[_Place, bytes]]:
-        """Yield the oldest few and the newest few tensors of a key, and their rows' values."""
+    def listed_under(self, kind: SketchKind, key: int) -> Iterator[tuple[ListedTensor, bytes]]:
+        """Yield the oldest and the newest few tensors with a key, and the values of their rows."""
         low = relative_key(kind, key, 0, 0, 0)
         prefix = low[:9]
         rows = self._index.scan(Table.SKETCHES, low, prefix_end(prefix), OLDEST)
@@ -185,82 +199,88 @@ class SimilarityIndex:
                     break
                 rows.append(row)
                 last = (int.from_bytes(row[0], "big") - 1).to_bytes(len(last), "big")
-        for found, value in rows:
-            _, _, inode, start, tag = relative_of(found)
-            yield _Place(InodeNumber(inode), start, tag), value
+        for row_key, value in rows:
+            _, _, inode, start, tag = relative_of(row_key)
+            yield ListedTensor(InodeNumber(inode), start, tag), value
 
 
-class _Search:
-    """The look-ups for one tensor."""
+class _Lookup:
+    """One look-up: the tensors that have keys in common with a sketch."""
 
     def __init__(
-        self, similarity: SimilarityIndex, here: tuple[InodeNumber, int], sketch: Sketch
+        self, similarity: SimilarityIndex, place: tuple[InodeNumber, int], sketch: Sketch
     ) -> None:
+        """Begin; `place` is that of the tensor itself, which is left out."""
         self._similarity = similarity
-        self._here = here
+        self._place = place
         self._sketch = sketch
-        self._known: dict[_Place, TensorRow | None] = {}
+        self._rows: dict[ListedTensor, TensorRow | None] = {}  # looked up so far; None: stale
 
     def exact(self) -> Iterator[Candidate]:
-        seen: set[tuple[_Place, Relation]] = set()
-        for key, place, row in self._exact_hits():
-            relation = self._relation(key, row)
-            if relation is not None and (place, relation) not in seen:
-                seen.add((place, relation))
-                bits = self._sketch.bits if relation is Relation.WIDER else 0.0
-                yield Candidate(relation, place.inode, row, bits)
-
-    def _exact_hits(self) -> Iterator[tuple[str | None, _Place, TensorRow]]:
-        """Yield what shares an exact key: the key's dtype, or None for the transposed one."""
+        """Yield tensors with an exact key in common: EQUAL, CAST, TRANSPOSE and WIDER."""
         keys: list[tuple[str | None, int]] = [*self._sketch.exact]
         if self._sketch.transposed is not None:
             keys.insert(1, (None, self._sketch.transposed))
+        seen: set[tuple[ListedTensor, Relation]] = set()
         for dtype, key in keys:
-            for place, row, _ in self._found(SketchKind.EXACT, key):
-                yield dtype, place, row
+            for listed, row, _ in self._hits(SketchKind.EXACT, key):
+                relation = self._relation_by(dtype, row)
+                if relation is not None and (listed, relation) not in seen:
+                    seen.add((listed, relation))
+                    bits = self._sketch.bits if relation is Relation.WIDER else 0.0
+                    yield Candidate(relation, listed.inode, row, bits)
 
-    def _relation(self, dtype: str | None, source: TensorRow) -> Relation | None:
-        mine = self._sketch.dtype
-        if dtype is None:
-            return Relation.TRANSPOSE if source.dtype == mine else None
-        if dtype == mine:
-            return Relation.EQUAL if source.dtype == mine else Relation.CAST
-        if dtype != source.dtype:
-            return None  # both are rounded to the same: near, if anything
-        return Relation.CAST if dtype in self._sketch.widened else Relation.WIDER
+    def _relation_by(self, key_dtype: str | None, source: TensorRow) -> Relation | None:
+        """Return the relation to a tensor with an exact key of this sketch.
+
+        Args:
+            key_dtype: of the sketch's key: its own dtype, a narrower one, or None for the key of
+                the transposed tensor.
+            source: the tensor that has the key, too.
+        """
+        dtype = self._sketch.dtype
+        if key_dtype is None:
+            return Relation.TRANSPOSE if source.dtype == dtype else None
+        if key_dtype == dtype:
+            return Relation.EQUAL if source.dtype == dtype else Relation.CAST
+        if key_dtype != source.dtype:
+            return None  # both round to the same values of a third dtype: near at best
+        return Relation.CAST if key_dtype in self._sketch.widened else Relation.WIDER
 
     def near(self) -> Iterator[Candidate]:
-        votes: Counter[_Place] = Counter()
+        """Yield tensors with bands in common to which a delta saves enough, by samples."""
+        bands_in_common: Counter[ListedTensor] = Counter()
         for key in self._sketch.bands:
-            votes.update(place for place, _, _ in self._found(SketchKind.BAND, key))
-        for place, _ in votes.most_common(COMPARED_MAX):
-            row = self._known[place]
-            assert row is not None, "found"
-            bits = self._similarity.bits_from(self._sketch, place.inode, row)
+            bands_in_common.update(listed for listed, _, _ in self._hits(SketchKind.BAND, key))
+        for listed, _ in bands_in_common.most_common(COMPARED_MAX):
+            row = self._rows[listed]
+            assert row is not None, "a hit"
+            bits = self._similarity.bits_from(self._sketch, listed.inode, row)
             if bits is not None and bits <= (1 - SAVING_MIN) * self._sketch.bits:
-                yield Candidate(Relation.NEAR, place.inode, row, bits)
+                yield Candidate(Relation.NEAR, listed.inode, row, bits)
 
     def aligned(self) -> Iterator[Candidate]:
-        spots: defaultdict[tuple[_Place, int], list[int]] = defaultdict(list)
+        """Yield tensors with rows in common, once for each distance of such rows."""
+        spots: defaultdict[tuple[ListedTensor, int], list[int]] = defaultdict(list)
         for key, offset in self._sketch.rows:
-            for place, _, value in self._found(SketchKind.ROW, key):
-                spots[place, _OFFSET.unpack(value)[0] - offset].append(offset)
-        for (place, shift), mine in spots.items():
-            row = self._known[place]
-            assert row is not None, "found"
-            bits = self._sketch.bits * (1 - len(mine) / len(self._sketch.rows))
-            yield Candidate(
-                Relation.ALIGNED, place.inode, row, bits, shift, tuple(sorted(set(mine)))
-            )
+            for listed, _, value in self._hits(SketchKind.ROW, key):
+                spots[listed, _OFFSET.unpack(value)[0] - offset].append(offset)
+        for (listed, shift), offsets in spots.items():
+            row = self._rows[listed]
+            assert row is not None, "a hit"
+            bits = self._sketch.bits * (1 - len(offsets) / len(self._sketch.rows))
+            in_order = tuple(sorted(set(offsets)))
+            yield Candidate(Relation.ALIGNED, listed.inode, row, bits, shift, in_order)
 
-    def _found(self, kind: SketchKind, key: int) -> Iterator[tuple[_Place, TensorRow, bytes]]:
-        for place, value in self._similarity.listed(kind, key):
-            if (place.inode, place.start) == self._here:
+    def _hits(self, kind: SketchKind, key: int) -> Iterator[tuple[ListedTensor, TensorRow, bytes]]:
+        """Yield other tensors with a key that are not stale, and the values of their rows."""
+        for listed, value in self._similarity.listed_under(kind, key):
+            if (listed.inode, listed.start) == self._place:
                 continue
-            if place not in self._known:
-                self._known[place] = self._similarity.tensor(place)
-            if (row := self._known[place]) is not None:
-                yield place, row, value
+            if listed not in self._rows:
+                self._rows[listed] = self._similarity.find(listed)
+            if (row := self._rows[listed]) is not None:
+                yield listed, row, value
 
 
 def _samples_key(inode: InodeNumber, start: int) -> bytes:
@@ -268,5 +288,5 @@ def _samples_key(inode: InodeNumber, start: int) -> bytes:
 
 
 def _tag(row: TensorRow, samples: bytes) -> int:
-    look = f"{row.dtype} {row.shape} {row.size} ".encode()
-    return xxhash.xxh3_64_intdigest(look + samples) & 0xFFFFFFFF
+    head = f"{row.dtype} {row.shape} {row.size} ".encode()
+    return xxhash.xxh3_64_intdigest(head + samples) & 0xFFFFFFFF

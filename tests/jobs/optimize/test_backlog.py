@@ -1,4 +1,4 @@
-"""The optimizer: every file reads as ever, in less room, whatever is removed or interrupted."""
+"""The optimizer keeps every byte in less space, through removals, errors and interruptions."""
 
 import dataclasses
 import errno
@@ -49,7 +49,7 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Iterator[Box]:
-    """A store with chunks of a size at which forms pay as they do in use."""
+    """A store with chunks of 64 KiB, large enough for deltas and planes to pay."""
     with checked(new_store(tmp_path, chunk_size=GRID)) as box:
         yield box
 
@@ -67,7 +67,7 @@ def f32(array: Array) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def put(store: Store, name: str, data: bytes) -> int:
-    """Store and optimize a file, and return by how many bytes the store grew."""
+    """Store and optimize a file, and return the number of stored bytes that it adds."""
     before = store.statistics(0).stored_bytes
     inode = stored_file(store, name.encode(), data)
     optimize(store)
@@ -85,7 +85,7 @@ def remove(store: Store, name: bytes) -> None:
     drain(store.orphans.remove(inode))
 
 
-# -- what becomes of a family
+# -- related models
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def remove(store: Store, name: bytes) -> None:
     ],
 )
 def test_a_relative_of_a_stored_model_costs_little(wide: Box, name: str, share: float) -> None:
-    """What is derived of a stored model adds no more than it differs."""
+    """A model made from a stored one adds few stored bytes."""
     put(wide.store, "base", real("base.safetensors"))
     assert put(wide.store, name, real(name)) <= share * len(real(name))
 
@@ -112,8 +112,8 @@ def test_a_bf16_finetune_costs_a_tenth(wide: Box) -> None:
     assert put(wide.store, "finetune", data) <= 0.12 * len(data)
 
 
-def test_what_is_narrower_gives_way_to_what_is_wider(wide: Box) -> None:
-    """A rounded copy that was stored first is derived from the original when that comes."""
+def test_a_narrower_copy_is_derived_from_a_later_original(wide: Box) -> None:
+    """A rounded copy that was stored first is derived from the original that comes later."""
     put(wide.store, "bf16", real("base-bf16.safetensors"))
     put(wide.store, "f32", real("base.safetensors"))
     forms = wide.store.statistics(0).forms
@@ -122,20 +122,20 @@ def test_what_is_narrower_gives_way_to_what_is_wider(wide: Box) -> None:
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return what onnxruntime makes of the real model: an embedding U8, and a matrix I8."""
+    """Return the real model as quantised by onnxruntime: an embedding U8, and a matrix I8."""
     path = tmp_path_factory.mktemp("int8") / "int8.onnx"
     quantize_dynamic(MODELS / "base.onnx", path)
     return path.read_bytes()
 
 
 def test_a_quantised_model_costs_little(wide: Box, int8: bytes) -> None:
-    """The integers are made from the floats, which came before."""
+    """The integers are derived from the floats, which were stored before."""
     put(wide.store, "base", real("base.onnx"))
     assert put(wide.store, "int8", int8) < 0.02 * len(int8)
 
 
-def test_a_quantised_model_gives_way_to_its_original(wide: Box, int8: bytes) -> None:
-    """The integers are made from the floats, which came later, and read as before."""
+def test_a_quantised_model_is_derived_from_a_later_original(wide: Box, int8: bytes) -> None:
+    """The integers are derived from the floats, which were stored later, and read as before."""
     put(wide.store, "int8", int8)
     put(wide.store, "base", real("base.onnx"))
     both = wide.store.statistics(0).stored_bytes
@@ -146,8 +146,8 @@ def test_a_quantised_model_gives_way_to_its_original(wide: Box, int8: bytes) -> 
     assert both - wide.store.statistics(0).stored_bytes < 0.02 * len(int8)
 
 
-def test_a_quantised_copy_is_made_by_what_fits(wide: Box) -> None:
-    """Of the scales that come into question each is tried, on every chunk."""
+def test_all_parameters_of_quantisation_are_tried(wide: Box) -> None:
+    """A quantised copy is derived by whichever of the usual scales made it, in every chunk."""
     values, how = quantised_otherwise()
     put(wide.store, "floats", tensors_of({"w": f32(values)}))
     numbers = quantise.quantised(values.reshape(-1), how)
@@ -157,7 +157,7 @@ def test_a_quantised_copy_is_made_by_what_fits(wide: Box) -> None:
 
 
 def quantised_otherwise() -> tuple[Array, quantise.Parameters]:
-    """Return a tensor, and by what it may be quantised that is not the first that is tried."""
+    """Return a tensor, and the second parameters that are tried for it."""
     for seed in range(20):
         values = weights(seed, 500, 700)
         extremes = quantise.Extremes()
@@ -170,7 +170,7 @@ def quantised_otherwise() -> tuple[Array, quantise.Parameters]:
 
 
 def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
-    """Query, key and value, stored before, are all of a tensor that has them one after another."""
+    """A tensor that concatenates stored query, key and value tensors is gathered from them."""
     parts = {name: weights(seed, 200, 130) for seed, name in enumerate("qkv")}
     put(wide.store, "parts", tensors_of({name: f32(part) for name, part in parts.items()}))
     fused = np.concatenate(list(parts.values()))
@@ -178,7 +178,7 @@ def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
 
 
 def test_parts_are_cut_out_of_a_fused_tensor(wide: Box) -> None:
-    """What a stored tensor has at whatever row is not stored once more."""
+    """A tensor that is a range of rows of a stored one is gathered from it."""
     fused = weights(7, 600, 130)
     put(wide.store, "fused", tensors_of({"qkv": f32(fused)}))
     parts = {name: f32(fused[at : at + 200]) for name, at in (("q", 0), ("k", 200), ("v", 400))}
@@ -186,13 +186,13 @@ def test_parts_are_cut_out_of_a_fused_tensor(wide: Box) -> None:
 
 
 def test_zeros_are_stored_for_nothing(wide: Box) -> None:
-    """A tensor of one value takes no room."""
+    """A tensor of one value takes next to no space."""
     zeros = np.zeros((500, 300), np.float32)
     assert put(wide.store, "zeros", tensors_of({"zeros": f32(zeros)})) < 1000
 
 
 def test_second_moments_are_factored(wide: Box) -> None:
-    """A matrix of Adam's is stored by what its rows and columns tell, wherever chunks begin."""
+    """A matrix of Adam's second moments is factored by rows and columns, at any chunk offset."""
     random = np.random.default_rng(1)
     scales = random.normal(0, 3, (999, 1)) + random.normal(0, 3, 100) - 9
     squares = (2 ** (scales + random.normal(0, 0.3, (999, 100)))).astype(np.float32)
@@ -201,7 +201,7 @@ def test_second_moments_are_factored(wide: Box) -> None:
 
 
 def test_noise_stays_plain(wide: Box) -> None:
-    """What does not get smaller stays as it was, and is not looked at again."""
+    """A chunk without a smaller form stays plain, and is marked as optimized."""
     put(wide.store, "noise", tensors_of({"noise": ("U8", (200_000,), noise(200_000))}))
     plain = [record for record in records(wide.store) if record.form == "plain"]
     assert sum(record.size for record in plain if record.optimized) == 200_000
@@ -232,7 +232,7 @@ def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
 
 
 def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
-    """What was optimized is looked at once more, and takes a nearer base where that is allowed."""
+    """`include_optimized` encodes optimized chunks again, to nearer bases if depth allows it."""
     steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in range(1, 7))], 0)
     files = {f"step-{n}": tensors_of({"w": f32(each)}) for n, each in enumerate(steps)}
     for name, data in files.items():
@@ -251,8 +251,8 @@ def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
 # -- when files go
 
 
-def test_a_base_is_let_go_when_its_file_is(wide: Box) -> None:
-    """What derived from a removed model is stored without it, and its room comes back."""
+def test_bases_of_a_removed_file_are_freed(wide: Box) -> None:
+    """Chunks that derived from a removed model are re-encoded, and the model's are freed."""
     for name in ("base", "finetune", "base-bf16"):
         put(wide.store, name, real(f"{name}.safetensors"))
     remove(wide.store, b"base")
@@ -267,8 +267,8 @@ def test_a_base_is_let_go_when_its_file_is(wide: Box) -> None:
         assert content_of(wide.store, inode) == real(f"{name}.safetensors")
 
 
-def test_what_had_a_base_in_common_keeps_one_of_its_own(wide: Box) -> None:
-    """Of several fine-tunes whose base is gone, one is the base of the others."""
+def test_dependants_of_a_removed_base_get_a_new_one(wide: Box) -> None:
+    """Of several fine-tunes whose base is removed, one becomes the base of the others."""
     base = weights(0, 300, 200)
     put(wide.store, "base", tensors_of({"w": f32(base)}))
     for number in (1, 2, 3):
@@ -287,7 +287,7 @@ class Interrupted(Exception):
 
 
 def test_a_run_goes_on_where_it_was_stopped(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was done before an interruption is kept, and the next run does the rest."""
+    """Batches before an interruption are kept, and the next run does the rest."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 1)
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
 
@@ -307,7 +307,7 @@ def test_a_run_goes_on_where_it_was_stopped(wide: Box, monkeypatch: pytest.Monke
 
 
 def work_on_next(store: Store, backlog: Backlog, *, stopped: bool = False) -> BatchResult:
-    """Do the work of the next batch, but do not apply what comes of it."""
+    """Do the work of the next batch, without applying its result."""
     batch = backlog.next_batch()
     assert batch is not None
     options = RunOptions(backlog.depth, threads=1, include_optimized=backlog.include_optimized)
@@ -317,8 +317,8 @@ def work_on_next(store: Store, backlog: Backlog, *, stopped: bool = False) -> Ba
         return worker.work(batch, store.writer())
 
 
-def test_work_that_is_stopped_says_so(wide: Box) -> None:
-    """A batch that was stopped has what was done by then, and comes again."""
+def test_a_stopped_batch_comes_again(wide: Box) -> None:
+    """The result of a stopped batch is marked as such, and the batch is the next one again."""
     stored_file(wide.store, b"base", real("base.safetensors"))
     backlog = Backlog(wide.store)
     result = work_on_next(wide.store, backlog, stopped=True)
@@ -327,8 +327,8 @@ def test_work_that_is_stopped_says_so(wide: Box) -> None:
     assert backlog.next_batch() == result.batch
 
 
-def test_a_file_that_changes_between_runs_is_begun_anew(wide: Box) -> None:
-    """What was listed once more after a run was stopped in its middle is done by the next run."""
+def test_a_file_that_changes_between_runs_is_begun_again(wide: Box) -> None:
+    """A file that was listed again after a stop in its middle is optimized by the next run."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     backlog = Backlog(wide.store)
     assert backlog.next_batch() is not None
@@ -340,7 +340,7 @@ def test_a_file_that_changes_between_runs_is_begun_anew(wide: Box) -> None:
 
 
 def test_a_full_disk_loses_nothing(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that finds no room for what it encoded leaves all as it was."""
+    """A run that finds no room for its forms changes nothing, and the next one succeeds."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
 
     def full(self: ChunkWriter) -> None:
@@ -355,8 +355,8 @@ def test_a_full_disk_loses_nothing(wide: Box, monkeypatch: pytest.MonkeyPatch) -
     assert forms(wide.store) >= {"planes"}
 
 
-def test_a_damaged_tensor_is_left_alone(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
-    """One tensor that cannot be read keeps no other from its form."""
+def test_a_damaged_tensor_stays_as_it_is(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """Beside a tensor that cannot be read, the others get their forms."""
     store = wide.store
     inode = stored_file(store, b"base", real("base.safetensors"))
     extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
@@ -372,7 +372,7 @@ def test_a_damaged_tensor_is_left_alone(wide: Box, caplog: pytest.LogCaptureFixt
 
 
 def bad_sector(store: Store, patch: pytest.MonkeyPatch, chunk: ChunkId) -> None:
-    """Let the disk fail to read where a chunk is stored."""
+    """Let reads of a chunk's stored bytes fail with EIO."""
     record = store.chunks.record(chunk)
     bad = os.fspath(pack_path(store.packs, record.pack))
 
@@ -393,10 +393,10 @@ def bad_sector(store: Store, patch: pytest.MonkeyPatch, chunk: ChunkId) -> None:
     patch.setattr(os, "preadv", preadv)
 
 
-def test_a_bad_sector_is_left_alone(
+def test_a_tensor_in_a_bad_sector_stays_as_it_is(
     wide: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tensor whose bytes the disk refuses keeps no other from its form, nor the file listed."""
+    """Beside a tensor in a bad sector, the others get their forms, and the file's work ends."""
     store = wide.store
     inode = stored_file(store, b"base", real("base.safetensors"))
     extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
@@ -411,10 +411,8 @@ def test_a_bad_sector_is_left_alone(
     assert store.chunks.record(extent.chunk).optimized
 
 
-def test_a_relative_in_a_bad_sector_is_done_without(
-    wide: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the disk refuses what a chunk could be derived from, it is stored by itself."""
+def test_a_source_in_a_bad_sector_is_not_used(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk whose source is in a bad sector gets a standalone form."""
     store = wide.store
     base = stored_file(store, b"base", real("base.safetensors"))
     optimize(store)
@@ -429,10 +427,10 @@ def test_a_relative_in_a_bad_sector_is_done_without(
     assert content_of(store, inode) == real("finetune.safetensors")
 
 
-def test_a_bad_sector_keeps_no_other_base_held(
+def test_a_bad_sector_keeps_one_base(
     wide: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A held chunk stays held as long as the disk refuses what derives from it, and only that."""
+    """A base-only chunk stays if its dependant is in a bad sector; other bases are freed."""
     store = wide.store
     for name in ("base", "finetune"):
         stored_file(store, name.encode(), real(f"{name}.safetensors"))
@@ -448,14 +446,14 @@ def test_a_bad_sector_keeps_no_other_base_held(
     with monkeypatch.context() as patch:
         bad_sector(store, patch, chunk)
         backlog = optimize(store)
-    assert "cannot be let go" in caplog.text
+    assert "cannot be re-encoded" in caplog.text
     caplog.clear()
     assert backlog.status().base_only_chunks == 1
     assert optimize(store).status().base_only_chunks == 0
 
 
 def test_an_extent_past_its_chunk_ends_no_run(wide: Box, caplog: pytest.LogCaptureFixture) -> None:
-    """A tensor of which the map says what is not so is left alone; others get their forms."""
+    """A tensor with a wrong extent stays as it is, and the others get their forms."""
     store = wide.store
     inode = stored_file(store, b"base", real("base.safetensors"))
     extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
@@ -473,22 +471,22 @@ def test_an_extent_past_its_chunk_ends_no_run(wide: Box, caplog: pytest.LogCaptu
         store.index.put(Table.EXTENTS, key, good)
 
 
-def test_letting_go_that_is_stopped_goes_on(wide: Box) -> None:
-    """Held chunks that a stopped run did not come to are not taken for hopeless."""
+def test_a_stopped_rebase_comes_again(wide: Box) -> None:
+    """Base-only chunks that a stopped batch did not reach are in the next batch."""
     for name in ("base", "finetune"):
         put(wide.store, name, real(f"{name}.safetensors"))
     remove(wide.store, b"base")
     backlog = Backlog(wide.store)
     result = work_on_next(wide.store, backlog, stopped=True)
-    assert result.batch.bases
-    assert not result.before
+    assert result.batch.base_only
+    assert not result.old_records
     assert not result.unchanged
     drain(Applier(wide.store, backlog).apply(result))
     assert backlog.next_batch() == result.batch
 
 
 def test_a_file_that_is_being_written_waits(wide: Box) -> None:
-    """What has staged content is not looked at before it was taken in."""
+    """A file with staged bytes is not optimized before it is ingested."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     wide.store.writes.write(inode, 100_000, b"staged")
     backlog = Backlog(wide.store)
@@ -498,7 +496,7 @@ def test_a_file_that_is_being_written_waits(wide: Box) -> None:
 
 
 def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
-    """A form is not taken if what it derives from lost its last file since it was found."""
+    """A form is not applied if its source has lost its last file since the work."""
     store = wide.store
     put(store, "base", real("base.safetensors"))
     inode = stored_file(store, b"finetune", real("finetune.safetensors"))
@@ -513,7 +511,7 @@ def test_a_source_that_died_meanwhile_is_not_derived_from(wide: Box) -> None:
 
 
 def test_a_large_file_is_optimized_in_batches(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch is much larger than its bound, and all tensors have their turn."""
+    """A file of several batches is optimized completely."""
     assert BATCH_BYTES > GRID
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_BYTES", 50_000)
     tensors = {f"t{number}": f32(weights(number, 100, 40)) for number in range(20)}
@@ -521,8 +519,8 @@ def test_a_large_file_is_optimized_in_batches(wide: Box, monkeypatch: pytest.Mon
     assert all(record.optimized for record in records(wide.store) if record.size == 16_000)
 
 
-def test_a_store_of_old_is_walked(wide: Box) -> None:
-    """Files that nobody listed are found, in a store that was upgraded."""
+def test_a_store_of_format_1_is_walked(wide: Box) -> None:
+    """Files without a row in TO_OPTIMIZE are optimized in a store that was upgraded."""
     inode = stored_file(wide.store, b"base", real("base.safetensors"))
     with wide.store.index.change():
         wide.store.index.delete(Table.TO_OPTIMIZE, number_key(inode))
@@ -535,11 +533,8 @@ def test_a_store_of_old_is_walked(wide: Box) -> None:
     assert backlog.next_batch() is None
 
 
-def test_again_looks_at_the_files_before_one_that_waits(wide: Box) -> None:
-    """Files that wait are done first, and those with smaller numbers have their turn all the same.
-
-    Only what the walk itself came to moves it on.
-    """
+def test_a_listed_file_does_not_move_the_walk(wide: Box) -> None:
+    """A walk reaches files with smaller numbers than a listed one, which is done first."""
     put(wide.store, "base", tensors_of({"w": f32(weights(0, 300, 200))}))
     stored_file(wide.store, b"later", tensors_of({"w": f32(weights(1, 300, 200))}))
     base = wide.store.namespace.lookup(ROOT, b"base")
@@ -549,7 +544,7 @@ def test_again_looks_at_the_files_before_one_that_waits(wide: Box) -> None:
 
 
 def batches(store: Store, backlog: Backlog) -> Iterator[int]:
-    """Yield the inode of each batch of a run, which finds nothing to change."""
+    """Yield the inode of each batch of a run that changes nothing."""
     nothing = WriteResult({}, {}, {}, ())
     while (batch := backlog.next_batch()) is not None:
         yield batch.inode
@@ -557,12 +552,12 @@ def batches(store: Store, backlog: Backlog) -> Iterator[int]:
         drain(Applier(store, backlog).apply(result))
 
 
-# -- all of it together
+# -- everything together
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) -> None:
-    """Files come and go, are optimized, collected, and the store crashes: all is as committed."""
+    """Files keep their bytes while files come and go, and the store is optimized and crashes."""
     chance = random.Random(seed)
     models = {name.name: name.read_bytes() for name in sorted(MODELS.glob("*.safetensors"))}
     base = weights(seed, 250, 120)
@@ -580,7 +575,7 @@ def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) 
         elif step == "remove" and there.pop(name, None) is not None:
             remove(wide.store, name.encode())
         else:
-            move_on(wide, step)
+            do_step(wide, step)
     for name, data in there.items():
         inode = wide.store.namespace.lookup(ROOT, name.encode())
         assert content_of(wide.store, inode) == data
@@ -589,7 +584,7 @@ def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) 
 STEPS: Final = ("add", "add", "optimize", "remove", "collect", "crash")
 
 
-def move_on(box: Box, step: str) -> None:
+def do_step(box: Box, step: str) -> None:
     match step:
         case "optimize":
             optimize(box.store)

@@ -1,4 +1,4 @@
-"""Forms: whatever a codec does, what is stored comes back."""
+"""Forms: a wrong encoding is never stored."""
 
 import pytest
 
@@ -12,12 +12,14 @@ CONTENT = bytes(range(256)) * 16
 
 
 @pytest.mark.parametrize("stored", [b"", b"junk" * 8])
-def test_what_does_not_decode_stays_plain(monkeypatch: pytest.MonkeyPatch, stored: bytes) -> None:
-    """An encoder with a bug costs room, not the tensor, nor what would be optimized after it."""
+def test_a_wrong_encoding_leaves_the_chunk_plain(
+    monkeypatch: pytest.MonkeyPatch, stored: bytes
+) -> None:
+    """A chunk stays plain if its encoding decodes to other bytes, or not at all."""
 
     def wrong(raw: bytes, element: Element, grid: Grid | None) -> tuple[CodecId, bytes]:
         return CodecId.PALETTE, stored
 
     monkeypatch.setattr(forms, "encode_tensor", wrong)
-    form = forms.by_itself(CONTENT, element_of("U8"))
+    form = forms.standalone_form(CONTENT, element_of("U8"))
     assert (form.kind, form.codec, form.stored) == (ChunkKind.PLAIN, CodecId.RAW, CONTENT)

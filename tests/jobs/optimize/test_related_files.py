@@ -1,4 +1,4 @@
-"""Tensors that are found where the others of their file were."""
+"""Tensors have counterparts in the files that other tensors of their file derive from."""
 
 import numpy as np
 import pytest
@@ -21,38 +21,40 @@ def related_files(opened: Store) -> RelatedFiles:
     return RelatedFiles(SimilarityIndex(opened), TensorTable(opened.index))
 
 
-def accept(related_files: RelatedFiles, mine: Model, theirs: Model, name: str = "large") -> None:
-    related_files.accept(mine.inode, Candidate(Relation.NEAR, theirs.inode, theirs.row(name), 1.0))
+def accept(related_files: RelatedFiles, model: Model, base: Model, name: str = "large") -> None:
+    related_files.accept(model.inode, Candidate(Relation.NEAR, base.inode, base.row(name), 1.0))
 
 
-def first(related_files: RelatedFiles, model: Model, name: str) -> list[tuple[Relation, int, str]]:
+def counterparts(
+    related_files: RelatedFiles, model: Model, name: str
+) -> list[tuple[Relation, int, str]]:
     row = model.row(name)
     sketch = model.sketch(name) if row.size >= 1024 else None
-    candidates = related_files.first(model.inode, row, sketch)
+    candidates = related_files.counterparts(model.inode, row, sketch)
     return [(each.relation, each.inode, each.row.name) for each in candidates]
 
 
 def test_the_same_name_comes_first(opened: Store, related_files: RelatedFiles) -> None:
-    """Once a file's tensor was made from another file, its others have their counterparts there."""
+    """Once one tensor of a file derives from another file, the others have counterparts there."""
     base = stored_model(opened, "base", large=LARGE, small=SMALL, bias=BIAS)
     model = stored_model(opened, "model", bias=BIAS + 1, large=tuned(LARGE), small=tuned(SMALL))
-    assert first(related_files, model, "small") == []
+    assert counterparts(related_files, model, "small") == []
     accept(related_files, model, base)
     for name in ("large", "small", "bias"):
-        assert first(related_files, model, name) == [(Relation.NEAR, base.inode, name)]
+        assert counterparts(related_files, model, name) == [(Relation.NEAR, base.inode, name)]
 
 
-def test_without_the_name_the_order_tells(opened: Store, related_files: RelatedFiles) -> None:
-    """Tensors that were renamed are found by their shape and place, if as many have that shape."""
+def test_renamed_tensors_are_found_by_position(opened: Store, related_files: RelatedFiles) -> None:
+    """A renamed tensor has its counterpart at its position, if as many have its shape."""
     base = stored_model(opened, "base", large=LARGE, b1=SMALL, b2=SMALL + 1, odd=BIAS)
     model = stored_model(opened, "model", x=LARGE + 1, y=SMALL + 2, z=SMALL + 3, o=BIAS, p=BIAS + 1)
     accept(related_files, model, base)
-    assert first(related_files, model, "z") == [(Relation.NEAR, base.inode, "b2")]
-    assert first(related_files, model, "p") == []
+    assert counterparts(related_files, model, "z") == [(Relation.NEAR, base.inode, "b2")]
+    assert counterparts(related_files, model, "p") == []
 
 
-def test_dtypes_say_what_is_tried(opened: Store, related_files: RelatedFiles) -> None:
-    """Counterparts of another dtype are casts if one can be; those of another shape, none."""
+def test_the_relation_follows_from_the_dtypes(opened: Store, related_files: RelatedFiles) -> None:
+    """Counterparts of another dtype are casts if there is one; those of another shape, none."""
     half = SMALL.astype(np.float16)
     cases: list[tuple[Array, Array, Relation | None]] = [
         (SMALL, bf16(SMALL), Relation.CAST),
@@ -67,52 +69,54 @@ def test_dtypes_say_what_is_tried(opened: Store, related_files: RelatedFiles) ->
     accept(related_files, model, base, "w0")
     for at, (_, _, relation) in enumerate(cases):
         expected = [] if relation is None else [(relation, base.inode, f"w{at}")]
-        assert first(related_files, model, f"w{at}") == expected
+        assert counterparts(related_files, model, f"w{at}") == expected
 
 
-def test_what_is_known_to_differ_is_not_tried(opened: Store, related_files: RelatedFiles) -> None:
-    """A counterpart whose samples say that it is no relative is passed over."""
+def test_different_counterparts_are_left_out(opened: Store, related_files: RelatedFiles) -> None:
+    """A counterpart is left out if a delta to it would save nothing by its samples."""
     base = stored_model(opened, "base", large=LARGE, other=weights(200, 300, seed=3))
     base.put("large", "other")
     model = stored_model(opened, "model", large=tuned(LARGE), other=weights(200, 300, seed=4))
     accept(related_files, model, base)
-    assert first(related_files, model, "other") == []
-    (candidate,) = related_files.first(model.inode, model.row("large"), model.sketch("large"))
+    assert counterparts(related_files, model, "other") == []
+    (candidate,) = related_files.counterparts(
+        model.inode, model.row("large"), model.sketch("large")
+    )
     assert candidate.bits < 0.7 * model.sketch("large").bits
 
 
 def test_the_last_source_comes_first(opened: Store, related_files: RelatedFiles) -> None:
-    """Of a file with several sources the last is looked at first, and few are remembered."""
+    """Of several sources of a file, the latest few are remembered, and the last comes first."""
     bases = [stored_model(opened, f"base{each}", large=LARGE) for each in range(5)]
     model = stored_model(opened, "model", large=tuned(LARGE))
     for base in (*bases, bases[3]):
         accept(related_files, model, base)
-    inodes = [inode for _, inode, _ in first(related_files, model, "large")]
+    inodes = [inode for _, inode, _ in counterparts(related_files, model, "large")]
     assert inodes == [bases[each].inode for each in (3, 4, 2)]
 
 
 def test_a_file_is_not_its_own_relative(opened: Store, related_files: RelatedFiles) -> None:
-    """A tensor made from another of its own file says nothing about the others."""
+    """A tensor that derives from another of its own file gives no counterparts."""
     model = stored_model(opened, "model", large=LARGE, tied=LARGE)
     accept(related_files, model, model)
-    assert first(related_files, model, "tied") == []
+    assert counterparts(related_files, model, "tied") == []
 
 
-def test_a_source_that_is_gone_is_passed_over(opened: Store, related_files: RelatedFiles) -> None:
-    """What is remembered of a file that was removed meanwhile is in nobody's way."""
+def test_a_removed_source_is_left_out(opened: Store, related_files: RelatedFiles) -> None:
+    """A source file that was removed has no counterparts."""
     base = stored_model(opened, "base", large=LARGE)
     model = stored_model(opened, "model", large=tuned(LARGE))
     accept(related_files, model, base)
-    assert len(first(related_files, model, "large")) == 1
+    assert len(counterparts(related_files, model, "large")) == 1
     opened.namespace.unlink(ROOT, b"base")
     drain(opened.orphans.remove(base.inode))
-    assert first(related_files, model, "large") == []
+    assert counterparts(related_files, model, "large") == []
 
 
 def test_memory_is_bounded(
     opened: Store, related_files: RelatedFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more files than are remembered, those that were not used for longest are forgotten."""
+    """Files and outlines above their bounds are forgotten, the least recently used first."""
     monkeypatch.setattr(related_files_module, "FILES_MAX", 2)
     monkeypatch.setattr(related_files_module, "OUTLINES_MAX", 1)
     monkeypatch.setattr(related_files_module, "TENSORS_MAX", 1)
@@ -120,5 +124,22 @@ def test_memory_is_bounded(
     models = [stored_model(opened, f"m{each}", large=LARGE, small=SMALL) for each in range(3)]
     for model in models:
         accept(related_files, model, base)
-    assert [len(first(related_files, model, "large")) for model in models] == [0, 1, 1]
-    assert first(related_files, models[2], "small") == []
+    assert [len(counterparts(related_files, model, "large")) for model in models] == [0, 1, 1]
+    assert counterparts(related_files, models[2], "small") == []
+
+
+def test_candidates_are_unique(opened: Store, related_files: RelatedFiles) -> None:
+    """A counterpart that is found by its content, too, is one candidate, before all others."""
+    bases = [
+        stored_model(opened, f"base{number}", large=LARGE + np.float32(shift))
+        for number, shift in enumerate((0, 1e-6))
+    ]
+    for base in bases:
+        base.put("large")
+    model = stored_model(opened, "model", large=tuned(LARGE))
+    accept(related_files, model, bases[1])
+    candidates = related_files.candidates(model.inode, model.row("large"), model.sketch("large"))
+    assert [(each.relation, each.inode) for each in candidates] == [
+        (Relation.NEAR, bases[1].inode),
+        (Relation.NEAR, bases[0].inode),
+    ]

@@ -1,4 +1,4 @@
-"""Tensors that are found by their content."""
+"""Similar tensors are found by their content."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,7 +11,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.decode import decode_relative
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.gc import collector as collector_module
-from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, Relation, SimilarityIndex, _Place
+from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, ListedTensor, Relation, SimilarityIndex
 from modelfs.store.index.records import SketchKind
 from modelfs.store.index.tables import ROOT, Table, relative_key
 from modelfs.store.store import Store
@@ -37,7 +37,7 @@ Pair = tuple[Array, Array]
 
 
 def _pairs(base: NDArray[np.float32], other: NDArray[np.float32]) -> list[tuple[Pair, list[str]]]:
-    """Return pairs of a tensor that is stored and one that comes, and how they are related."""
+    """Return pairs of a stored and a new tensor, and the relations of the new one."""
     half, longer = base.astype(np.float16), np.vstack([tuned(base), weights(9, 300)])
     stacked = base.reshape(5, 40, 300)
     return [
@@ -61,7 +61,7 @@ def _pairs(base: NDArray[np.float32], other: NDArray[np.float32]) -> list[tuple[
         ((base, base.T), ["TRANSPOSE"]),
         ((stacked, stacked.swapaxes(1, 2)), ["TRANSPOSE"]),
         ((base, base.reshape(-1)[:-9]), ["NEAR"]),
-        ((base, base * np.float32(1000)), []),  # the same order, and nothing to be saved
+        ((base, base * np.float32(1000)), []),  # the same bands, but a delta saves nothing
         ((base, other), []),
         ((base, other.T), []),
         ((bf16(base), bf16(other)), []),
@@ -70,7 +70,7 @@ def _pairs(base: NDArray[np.float32], other: NDArray[np.float32]) -> list[tuple[
 
 
 def test_relations(opened: Store) -> None:
-    """What two tensors are to one another is found, and only that."""
+    """The relations of two tensors are found, and no others."""
     for number in range(len(_pairs(BASE, BASE))):
         others = weights(200, 300, seed=2 * number), weights(200, 300, seed=2 * number + 1)
         (stored, coming), relations = _pairs(*others)[number]
@@ -82,7 +82,7 @@ def test_relations(opened: Store) -> None:
 
 @pytest.mark.parametrize("whole_first", [True, False])
 def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
-    """Matrices that were joined are found in what they were joined to, and the reverse."""
+    """Parts of a concatenated matrix are found in the whole, and the whole by its parts."""
     parts = [weights(300, 200, seed=seed) for seed in range(3)]
     whole = stored_model(opened, "whole", qkv=np.vstack(parts))
     each = stored_model(opened, "each", q=parts[0], k=parts[1], v=parts[2])
@@ -98,8 +98,8 @@ def test_parts_and_wholes(opened: Store, *, whole_first: bool) -> None:
         assert shifts == {"q": 0, "k": -size, "v": -2 * size}
 
 
-def test_an_alignment_says_where_it_was_seen(opened: Store) -> None:
-    """Spots of an alignment are bytes at which a row of both begins."""
+def test_an_alignment_has_the_offsets_of_rows(opened: Store) -> None:
+    """At each spot of an alignment, a row begins that the source has, too."""
     values = weights(500, 100)
     stored_model(opened, "base", w=values).put("w")
     grown = np.vstack([values[:200], weights(7, 100, seed=1), values[200:]])
@@ -115,7 +115,7 @@ def test_an_alignment_says_where_it_was_seen(opened: Store) -> None:
 
 
 def test_the_nearest_comes_first(opened: Store) -> None:
-    """Of several near tensors the one that leaves least to store is first, with fewest bits."""
+    """Near tensors are sorted by the expected bits of a delta to them."""
     far, near = tuned(tuned(BASE, 1), 2), tuned(BASE, 3)
     for number, values in enumerate((far, near, BASE)):
         stored_model(opened, f"m{number}", w=values).put("w")
@@ -127,13 +127,13 @@ def test_the_nearest_comes_first(opened: Store) -> None:
 
 
 def test_a_tensor_is_not_its_own_relative(opened: Store) -> None:
-    """What is looked up again, because its file is optimized again, does not find itself."""
+    """A listed tensor that is looked up again is not among its own candidates."""
     model = stored_model(opened, "model", w=BASE, tied=BASE)
     model.put("w", "tied")
     assert {name for _, _, name in model.related("w")} == {"tied"}
 
 
-REAL: Final[dict[str, tuple[str, str]]] = {  # what the words and the query are to the base's
+REAL: Final[dict[str, tuple[str, str]]] = {  # relations of words and query to the base's
     "base-bf16.safetensors": ("CAST", "CAST"),
     "base-f16.safetensors": ("CAST", "CAST"),
     "finetune.safetensors": ("NEAR", "NEAR"),
@@ -144,7 +144,7 @@ REAL: Final[dict[str, tuple[str, str]]] = {  # what the words and the query are 
 
 
 def test_real_relatives_are_found(opened: Store) -> None:
-    """Of a real model, casts, fine-tunes, a longer vocabulary and an export find the original."""
+    """Casts, fine-tunes, a longer vocabulary and an export of a real model find the original."""
     base = Model(opened, "base", (MODELS / "base.safetensors").read_bytes())
     base.put(WORDS, QUERY)
     for name, relations in REAL.items():
@@ -159,27 +159,28 @@ def test_real_relatives_are_found(opened: Store) -> None:
 # -- many tensors of one key
 
 
-def test_of_many_the_oldest_and_the_newest_are_seen(opened: Store) -> None:
-    """However many fine-tunes there are, the base and the last checkpoint are among those found."""
+def test_of_many_the_oldest_and_the_newest_are_candidates(opened: Store) -> None:
+    """Among many fine-tunes, the first and the last one are candidates."""
     tensors = {f"w{number:02}": tuned(BASE[:50], number) for number in range(20)}
     many = stored_model(opened, "many", **tensors)
     many.put(*tensors)
     opened.commit()
     model = stored_model(opened, "new", w=tuned(BASE[:50], 99))
-    starts = {place.start for each in model.sketch("w").bands for place in seen(opened, each)}
+    starts = {listed.start for key in model.sketch("w").bands for listed in seen(opened, key)}
     assert {many.row("w00").start, many.row("w19").start} <= starts
     assert {relation for relation, _, _ in model.related("w")} == {"NEAR"}
     assert len(model.related("w")) <= CANDIDATES_MAX
 
 
-def seen(store: Store, band: int) -> list[_Place]:
-    places = [place for place, _ in SimilarityIndex(store).listed(SketchKind.BAND, band)]
-    assert len(places) == len(set(places))
-    return places
+def seen(store: Store, band: int) -> list[ListedTensor]:
+    index = SimilarityIndex(store)
+    listed = [tensor for tensor, _ in index.listed_under(SketchKind.BAND, band)]
+    assert len(listed) == len(set(listed))
+    return listed
 
 
-def test_each_is_seen_once(opened: Store) -> None:
-    """A key with few tensors yields all of them, one with many the oldest 4 and the newest 2."""
+def test_each_listed_tensor_is_returned_once(opened: Store) -> None:
+    """All tensors of a key are returned if they are few, else the oldest 4 and the newest 2."""
     for count in range(1, 10):
         with opened.index.change():
             for hashed in (count, count + 1):
@@ -189,7 +190,7 @@ def test_each_is_seen_once(opened: Store) -> None:
                 key = relative_key(SketchKind.BAND, count << 40, inode, 0, 5)
                 opened.index.put(Table.SKETCHES, key, b"")
         everything = list(range(1, count + 1))
-        inodes = [place.inode for place in seen(opened, count << 40)]
+        inodes = [listed.inode for listed in seen(opened, count << 40)]
         assert sorted(inodes) == sorted({*everything[:4], *everything[-2:]})
 
 
@@ -220,17 +221,17 @@ def _counted(call: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
     return counting
 
 
-# -- what is stale
+# -- stale rows
 
 
 def rows(store: Store) -> int:
     return len(list(store.index.pages(Table.SKETCHES)))
 
 
-def test_removed_tensors_are_not_found_and_swept(
+def test_removed_tensors_are_not_found_and_dropped(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a file is gone its tensors are found no more, and gc drops their rows only."""
+    """Tensors of a removed file are no candidates, and gc drops their rows and no others."""
     monkeypatch.setattr(collector_module, "SLICE", 3)
     base, other = stored_model(opened, "base", w=BASE), stored_model(opened, "other", w=tuned(BASE))
     other.put("w")
@@ -245,8 +246,8 @@ def test_removed_tensors_are_not_found_and_swept(
     assert {inode for _, inode, _ in model.related("w")} == {other.inode}
 
 
-def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
-    """A tensor that was written over is found by what it is now once it is listed again."""
+def test_changed_tensors_are_listed_again(opened: Store) -> None:
+    """A tensor that was overwritten is found by its new content once it is listed again."""
     model = stored_model(opened, "base", w=BASE)
     model.put("w")
     before = rows(opened)
@@ -263,7 +264,7 @@ def test_tensors_that_changed_are_listed_anew(opened: Store) -> None:
 
 
 def test_a_tensor_of_another_shape_is_another(opened: Store) -> None:
-    """A file whose tensor now has another shape or dtype is not found by what it had."""
+    """A tensor that now has another shape or dtype is not found by its old rows."""
     model = stored_model(opened, "base", w=BASE)
     model.put("w")
     opened.writes.write(model.inode, 0, safetensors_of({"w": BASE[:100]}))
@@ -274,7 +275,7 @@ def test_a_tensor_of_another_shape_is_another(opened: Store) -> None:
 
 
 def test_listing_twice_changes_nothing(opened: Store) -> None:
-    """A tensor that is optimized again is listed as it was."""
+    """Listing an unchanged tensor again changes no row."""
     model = stored_model(opened, "base", w=BASE)
     model.put("w")
     before = list(opened.index.pages(Table.SKETCHES))
@@ -283,14 +284,14 @@ def test_listing_twice_changes_nothing(opened: Store) -> None:
 
 
 def test_a_tensor_has_few_rows(opened: Store) -> None:
-    """However large a tensor is, at most 40 rows of the index are its; a small one has fewer."""
+    """A tensor has at most 40 rows in the index, and a small one has fewer."""
     for shape, most in (((10, 100), 3), ((64, 250), 14), ((500, 500), 20), ((1500, 1500), 40)):
         before = rows(opened)
         stored_model(opened, f"{shape}", w=weights(*shape)).put("w")
         assert 1 <= rows(opened) - before <= most
 
 
-# -- rows that no modelfs has written
+# -- rows that modelfs did not write
 
 GOOD_KEY: Final = relative_key(SketchKind.EXACT, 1, 1, 0, 0)
 
@@ -312,7 +313,7 @@ JUNK: Final = [
 
 
 def test_junk_does_not_decode(sample: Sample) -> None:
-    """Rows of the wrong length or kind are found by fsck, one by one, and nothing else is."""
+    """Each row of a wrong length or kind is a finding of fsck, and there are no others."""
     for key, value in JUNK:
         with pytest.raises(CorruptIndex):
             decode_relative(key, value)
@@ -320,8 +321,8 @@ def test_junk_does_not_decode(sample: Sample) -> None:
     assert [each.invariant for each in sample.findings(data=False)] == ["row"] * len(JUNK)
 
 
-def test_rows_that_lie_do_no_harm(opened: Store) -> None:
-    """Rows that decode and say nonsense lead to candidates at worst, and to no error."""
+def test_wrong_rows_do_no_harm(opened: Store) -> None:
+    """Rows that decode but are wrong give candidates at worst, and no errors."""
     base = stored_model(opened, "base", w=BASE)
     base.put("w")
     model = stored_model(opened, "model", w=tuned(BASE), other=weights(300, 300))
