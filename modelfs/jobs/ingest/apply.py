@@ -164,20 +164,16 @@ class Applier:
                 return
             if index.get(Table.PENDING, key) == file_pass.request:
                 index.delete(Table.PENDING, key)
-            self._record_layout(file_pass)
+            if (layout := file_pass.layout) is not None:
+                if layout.spans:
+                    index.put(Table.TO_OPTIMIZE, key, request_value())
+                node = self._store.inodes.get(file_pass.inode)
+                if layout.format is not node.format:
+                    self._store.inodes.put(dataclasses.replace(node, format=layout.format))
+                self._external_data.record(file_pass.inode, file_pass.places)
+                if file_pass.copy_key is not None:
+                    self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
             self._release(file_pass.inode)
-
-    def _record_layout(self, file_pass: Pass) -> None:
-        if (layout := file_pass.layout) is None:
-            return
-        if layout.spans:
-            self._store.index.put(Table.TO_OPTIMIZE, number_key(file_pass.inode), request_value())
-        node = self._store.inodes.get(file_pass.inode)
-        if layout.format is not node.format:
-            self._store.inodes.put(dataclasses.replace(node, format=layout.format))
-        self._external_data.record(file_pass.inode, file_pass.places)
-        if file_pass.copy_key is not None:
-            self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
 
     def _release(self, inode: InodeNumber) -> None:
         """Drop idle windows, and the whole staged state if that leaves none."""

@@ -76,7 +76,12 @@ class Ingest:
         while passes:
             steps, ended = yield from self._do_next_steps(passes)
             for file_pass in ended:
-                yield from self._end(file_pass)
+                inode = file_pass.inode
+                if file_pass.layout is None and self._store.inodes.find(inode) is not None:
+                    frozen = self._store.contents.snapshot(inode)
+                    yield Work(partial(self._worker.plan_empty, file_pass, frozen))
+                yield from pausing(self._applier.apply_rows(file_pass))
+                self._applier.end_pass(file_pass)
                 if done is not None:
                     done()
                 yield Pause()
@@ -128,14 +133,6 @@ class Ingest:
             yield from pausing(self._applier.apply(step))
             yield Pause()
         return done, ended
-
-    def _end(self, file_pass: Pass) -> Job[None]:
-        inode = file_pass.inode
-        if file_pass.layout is None and self._store.inodes.find(inode) is not None:
-            frozen = self._store.contents.snapshot(inode)
-            yield Work(partial(self._worker.plan_empty, file_pass, frozen))
-        yield from pausing(self._applier.apply_rows(file_pass))
-        self._applier.end_pass(file_pass)
 
 
 def ingest_all(store: Store) -> Job[None]:

@@ -23,7 +23,6 @@ base-only chunks, 64 each; when the dependants of all are re-encoded, the backlo
 """
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -135,9 +134,16 @@ class Backlog:
         if position is None:
             return None
         inode, start, request = position
-        rows = tuple(self._rows(inode, start))
-        ends_file = sum(row.size for row in rows) < BATCH_BYTES and len(rows) < BATCH_TENSORS
-        return Batch(inode, request, rows, ends_file)
+        rows: list[TensorRow] = []
+        size = 0
+        keys = pair_key(inode, start), pair_key(inode, KEY_MAX)
+        for key, value in self._index.pages(Table.TENSORS, *keys):
+            if size >= BATCH_BYTES or len(rows) >= BATCH_TENSORS:
+                break
+            rows.append(TensorRow.from_bytes(pair_of(key)[1], value))
+            size += rows[-1].size
+        ends_file = size < BATCH_BYTES and len(rows) < BATCH_TENSORS
+        return Batch(inode, request, tuple(rows), ends_file)
 
     def _next_file(self) -> tuple[InodeNumber, int, bytes] | None:
         """Return the position of the next file: a listed one, or else the next of a walk.
@@ -156,35 +162,27 @@ class Backlog:
         # At the end of the walk, a file that does not exist: its batch is empty, and ends the walk.
         return InodeNumber(number_of(row[0][0]) if row else KEY_MAX), 0, b""
 
-    def _rows(self, inode: InodeNumber, start: int) -> Iterator[TensorRow]:
-        """Yield the tensors of the file's next batch."""
-        size = count = 0
-        keys = pair_key(inode, start), pair_key(inode, KEY_MAX)
-        for key, value in self._index.pages(Table.TENSORS, *keys):
-            if size >= BATCH_BYTES or count >= BATCH_TENSORS:
-                return
-            row = TensorRow.from_bytes(pair_of(key)[1], value)
-            size, count = size + row.size, count + 1
-            yield row
-
     def advance(self, result: BatchResult) -> None:
-        """Set the position behind a batch whose result was applied."""
+        """Set the position behind a batch whose result was applied.
+
+        At its end, a file is taken from the list, unless it was listed again, or the walk is moved
+        behind it.
+        """
         batch = result.batch
         self.damaged += result.damaged
         if result.stopped:
             return
         if batch.base_only:
             self._stuck.update(batch.base_only)  # those that are still base-only
-        elif self._position is not None and not batch.ends_file:
+            return
+        if self._position is None:
+            return  # reset by `begin`
+        if not batch.ends_file:
             self._position = batch.inode, batch.rows[-1].start + 1, batch.request
-        elif self._position is not None:
-            self._position = None
-            self._end_file(batch)
-
-    def _end_file(self, batch: Batch) -> None:
-        """Take a file from the list, unless it was listed again; or move the walk behind it."""
-        key = number_key(batch.inode)
+            return
+        self._position = None
         self._ended.add(batch.inode)
+        key = number_key(batch.inode)
         with self._index.change():
             if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
                 self._index.delete(Table.TO_OPTIMIZE, key)

@@ -225,7 +225,7 @@ class GatherEncoder:
 
     def _longest_match(self, content: bytes, start: int, at: int) -> list[SourceRun]:
         """Return the runs of one source that match most of the content from `at` on."""
-        best: list[SourceRun] = []
+        best: tuple[SourceRun, ...] = ()
         length = 0
         for alignment in self._alignments:
             low = start + at + alignment.shift
@@ -236,8 +236,13 @@ class GatherEncoder:
             if runs is not None and values is not None:
                 matching = _common_prefix(content[at : at + len(values)], values)
                 if matching > length:
-                    best, length = _first_bytes(runs, matching), matching
-        return best
+                    best, length = runs, matching
+        match: list[SourceRun] = []
+        for run in best:
+            if length > 0:
+                match.append(SourceRun(run.chunk, run.skip, min(run.length, length)))
+                length -= run.length
+        return match
 
 
 def _common_prefix(left: bytes, right: bytes) -> int:
@@ -249,14 +254,3 @@ def _common_prefix(left: bytes, right: bytes) -> int:
         at += GRAIN
     pairs = zip(left[at : at + GRAIN], right[at : at + GRAIN], strict=True)
     return at + next(number for number, (a, b) in enumerate(pairs) if a != b)
-
-
-def _first_bytes(runs: Sequence[SourceRun], size: int) -> list[SourceRun]:
-    """Return the runs of the first `size` bytes of some runs."""
-    first: list[SourceRun] = []
-    for run in runs:
-        if size <= 0:
-            break
-        first.append(SourceRun(run.chunk, run.skip, min(run.length, size)))
-        size -= run.length
-    return first

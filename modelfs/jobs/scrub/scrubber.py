@@ -191,28 +191,33 @@ class Scrubber:
                 self._packs.check_header(part.pack)
             segment = self._packs.segment(part.pack, part.start, part.stop)
             part.stop = segment.stop
-            records = self._chunks_of(segment)
+            records = self._chunks_in_use(part, segment)
         except (CorruptPack, OSError) as exc:
             if self._index.get(Table.PACKS, number_key(part.pack)) is None:
                 return  # gc has deleted the pack
             part.problems.append(str(exc))
-            records = self._chunks_from(part.pack, part.start)
+            records = self._chunks_in_use(part)
         self._drop_cached_pages(part.pack, part.start, part.stop)
         for chunk, record in records:
             self._check_chunk(part, chunk, record)
 
-    def _chunks_of(self, segment: SegmentTable) -> Iterator[tuple[ChunkId, Chunk]]:
-        for entry in segment.entries:
-            record = self._chunks.find(entry.chunk)
-            place = segment.pack, entry.offset
-            if record is not None and record.alive and record.place == place:
-                yield entry.chunk, record
+    def _chunks_in_use(
+        self, part: PackRange, segment: SegmentTable | None = None
+    ) -> Iterator[tuple[ChunkId, Chunk]]:
+        """Yield the chunks in use of a segment; without its table, those of the whole rest.
 
-    def _chunks_from(self, pack: PackId, start: int) -> Iterator[tuple[ChunkId, Chunk]]:
-        # Costs a walk over all chunk records, but a damaged table is rare.
+        That costs a walk over all chunk records, but damaged tables are rare.
+        """
+        if segment is not None:
+            for entry in segment.entries:
+                record = self._chunks.find(entry.chunk)
+                place = segment.pack, entry.offset
+                if record is not None and record.alive and record.place == place:
+                    yield entry.chunk, record
+            return
         for key, value in self._index.pages(Table.CHUNKS):
             record = Chunk.from_bytes(value)
-            if record.pack == pack and record.alive and record.offset >= start:
+            if record.pack == part.pack and record.alive and record.offset >= part.start:
                 yield ChunkId(number_of(key)), record
 
     def _check_chunk(self, part: PackRange, chunk: ChunkId, record: Chunk) -> None:
