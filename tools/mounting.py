@@ -1,4 +1,4 @@
-"""A mount that a script makes for itself, all through the command line, as a user's calls are."""
+"""A mount that a script makes for itself, with the command line alone, as users do."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ class Failed(Exception):
 
 
 class Mount:
-    """A store, the folder `path` it is shown in, and the daemon that shows it."""
+    """A store, its mountpoint `path`, and its daemon."""
 
     def __init__(self, store: Path, path: Path, *options: str, log: Path | None = None) -> None:
         self.store = store
@@ -52,7 +52,7 @@ class Mount:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "NOTIFY_SOCKET": address},
-                process_group=0,  # Ctrl-C is for the script, which then ends the daemon
+                process_group=0,  # Ctrl-C goes to the script, which then ends the daemon
             )
 
     def start(self) -> float:
@@ -76,8 +76,8 @@ class Mount:
             self._manager = None
 
     def _is_ready(self) -> bool:
-        # The mount is there a little earlier, with the kernel's own read-ahead: what is opened
-        # then is read in requests of 128 KiB.
+        # The mount appears a little earlier, with the kernel's own read-ahead: files that are
+        # opened in between are read in requests of 128 KiB.
         assert self._manager is not None, "not begun"
         try:
             return b"READY=1" in self._manager.recv(4096)
@@ -107,17 +107,17 @@ class Mount:
         return time.monotonic() - began
 
     def remount(self) -> None:
-        """Unmount and mount again, and have the kernel forget in between."""
+        """Unmount, drop the kernel's caches, and mount again."""
         self.unmount()
         drop_kernel_caches()
         self.start()
 
     def sync(self) -> None:
-        """Return when all that was written is durable and cut into chunks."""
+        """Run `modelfs sync`: all files become durable, and are put into chunks."""
         modelfs("sync", self.path)
 
     def collect(self) -> None:
-        """Have garbage removed."""
+        """Run `modelfs gc`."""
         modelfs("gc", self.path)
 
     def fsck(self) -> None:
@@ -129,7 +129,7 @@ class Mount:
         modelfs("fsck", "--data", self.store)
 
     def finish(self) -> None:
-        """Unmount, and check what is left behind.
+        """Unmount, and check the store and the daemon's log.
 
         Raises:
             Failed: the store is not sound, or its daemons met errors.
@@ -148,18 +148,18 @@ class Mount:
             self._daemon = None
 
     def clear(self) -> None:
-        """Remove what dead daemons left mounted."""
-        # Such a mount answers ENOTCONN, which Path.is_mount takes for a no.
+        """Remove the mounts of dead daemons."""
+        # Such a mount answers ENOTCONN, for which Path.is_mount returns False.
         while f" {self.path.resolve()} " in Path("/proc/self/mounts").read_text():
             subprocess.run(["fusermount3", "-u", "-z", self.path], check=True)
 
     def abandon(self) -> None:
-        """End what is still there, whatever happened; nobody wants the store any more."""
+        """End the daemon and the mount, in any state, without regard for the store."""
         self.kill()
         self.clear()
 
     def log(self) -> str:
-        """Return the end of what the daemons had to say."""
+        """Return the end of the daemons' log."""
         return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
 
     def _wait(self) -> None:
@@ -190,10 +190,10 @@ def mounted(store: Path, path: Path, *options: str, log: Path | None = None) -> 
 
 
 def modelfs(*words: str | Path) -> str:
-    """Run a command of modelfs, which has to succeed, and return what it printed.
+    """Run a command of modelfs, and return its output.
 
     Raises:
-        Failed: it did not, or took too long; the text has what it said.
+        Failed: it failed, or took too long; the text has its output.
     """
     try:
         done = subprocess.run(
@@ -202,21 +202,21 @@ def modelfs(*words: str | Path) -> str:
     except subprocess.TimeoutExpired as exc:
         raise Failed(f"modelfs {words[0]} still runs after {DEADLINE:.0f} s") from exc
     if done.returncode:
-        said = f"{done.stdout}{done.stderr}"
-        raise Failed(f"modelfs {words[0]} ended with {done.returncode}:\n{said}")
+        output = f"{done.stdout}{done.stderr}"
+        raise Failed(f"modelfs {words[0]} ended with {done.returncode}:\n{output}")
     return done.stdout
 
 
 def drop_kernel_caches() -> None:
-    """Make the kernel forget clean pages, names and inodes; without root do nothing."""
+    """Drop the kernel's clean pages, names and inodes; without root, do nothing."""
     if os.geteuid() == 0:
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def detach_copies() -> None:
-    """In a mount namespace of one's own, let go of the FUSE mounts that others have outside.
+    """In a new mount namespace, unmount the copies of the FUSE mounts outside.
 
-    A copy of a mount keeps its daemon alive when its owner unmounts it.
+    A copy of a mount would keep its daemon alive after its owner has unmounted it.
     """
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place, _, kind = line.partition(" - ")

@@ -19,7 +19,7 @@ IDS = np.array([3, 1, 200, 3], np.int64)  # rows of the embedding
 
 
 class Mismatch(Exception):
-    """A copy is not what its original is."""
+    """A copy differs from its original."""
 
 
 def main() -> int:

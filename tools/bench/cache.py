@@ -1,19 +1,19 @@
-"""Which eviction keeps the right pages when variants of one model are served together?
+"""Which eviction policy keeps the right pages when variants of one model are served together?
 
     tools/run bench.cache [--requests N] [--folder DIR] MODEL...
 
-Stores the given files, optimizes them, and measures what each chunk takes to decode. Then replays
-requests for whole tensors against the page cache with each of its policies, at capacities of a
-half, a quarter and an eighth of the decoded bytes that are asked for:
+Stores the given files, optimizes them, and measures the decode time of each chunk. Then replays
+requests for whole tensors against the chunk cache with each of its policies, at capacities of a
+half, a quarter and an eighth of the decoded bytes of all requests:
 
-    in step    the same tensor of each variant in turn, as an ensemble reads them
+    in step    the same tensor of each variant, as an ensemble reads them
     in turn    one variant after the other, from its first tensor to its last
-    zipf       random tensors; the n-th file given is asked for with a frequency of 1/n
+    zipf       random tensors; the n-th file is requested with a frequency of 1/n
     and scans  the same, with a variant from beginning to end now and then
 
-Nothing is decoded again in a replay: a clock goes on by the time that was measured. A hit is a
-page that a request finds made; what is saved is the part of the computing time that it takes to
-answer all requests without a cache. A first, unmeasured tenth of the requests fills the cache.
+A replay decodes nothing: it advances a clock by the measured times. A hit is a request for a page
+in the cache; "saved" is the part of the decode time without a cache that the hits save. The first
+tenth of the requests fills the cache and is not measured.
 """
 
 import argparse
@@ -39,13 +39,13 @@ from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all, optimize
 
 SHARES: Final = (2, 4, 8)
-# Of requests: how often a scan begins.
+# Requests between two scans.
 SCAN_EVERY: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A page: what it takes to make it, once those it is made of are there."""
+    """A page, with the time to make it if its sources are in the cache."""
 
     key: Hashable
     size: int
@@ -70,7 +70,7 @@ def main() -> None:
         with Store(folder) as store:
             inodes = [_stored(store, path, n) for n, path in enumerate(options.models)]
             optimize(store)
-        with Store(folder, cache_size=1 << 40) as store:  # in which nothing is decoded yet
+        with Store(folder, cache_size=1 << 40) as store:  # an empty cache
             catalogue = Catalogue(store)
             models = [catalogue.model(inode) for inode in inodes]
     print(f"{'requests':9} {'cache':>8}", *(f"{name:>8} hits  saved" for name in POLICIES))
@@ -90,7 +90,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# -- what there is
+# -- the store's pages
 
 
 def _stored(store: Store, path: Path, number: int) -> InodeNumber:
@@ -110,7 +110,7 @@ class Catalogue:
         self._items: dict[Hashable, Item] = {}
 
     def model(self, inode: InodeNumber) -> Model:
-        """Return the tensors of a file that have pages: what is plain has none."""
+        """Return the pages of a file by tensor. Plain chunks have none."""
         spans = self._tensors.spans(inode)
         extents = (self._store.maps.overlapping(inode, span.start, span.stop) for span in spans)
         tensors = [self._pages(each.chunk for each in some) for some in extents]
@@ -125,7 +125,7 @@ class Catalogue:
 
     def _item(self, chunk: ChunkId, record: Chunk) -> Item:
         ids = tuple(self._store.chunks.lineage.sources(chunk))
-        whole = record.codec is CodecId.TRANSPOSE  # whose chunks share a page
+        whole = record.codec is CodecId.TRANSPOSE  # the chunks of such a tensor share a page
         key: Hashable = ids if whole else chunk
         if key not in self._items:
             sources = tuple(self._pages(ids))
@@ -137,13 +137,13 @@ class Catalogue:
         return self._items[key]
 
     def _seconds(self, chunk: ChunkId, record: Chunk) -> float:
-        # What it is made of was measured before, and is in the cache.
+        # Its sources were measured before, and are in the cache.
         began = time.thread_time()
         self._store.chunk_reader.read(chunk, record)
         return time.thread_time() - began
 
 
-# -- what is asked for
+# -- requests
 
 
 def _in_step(models: Sequence[Model]) -> Iterator[Tensor]:
@@ -184,11 +184,11 @@ def _bytes(requests: Sequence[Tensor]) -> int:
     return sum(item.size for item in items.values())
 
 
-# -- replaying
+# -- replay
 
 
 class Replay:
-    """Requests, answered from a page cache with one policy."""
+    """Answers requests from a chunk cache with one policy."""
 
     def __init__(self, capacity: int, policy: str) -> None:
         self._now = 0.0
@@ -197,7 +197,7 @@ class Replay:
         self._missed = False
 
     def run(self, requests: Sequence[Tensor]) -> tuple[float, float]:
-        """Return the part of chunks that were hits, and the part of the time that was saved."""
+        """Return the part of chunks that were hits, and the part of the time that they save."""
         items = [item for tensor in requests for item in tensor]
         warm = len(items) // 10
         for item in items[:warm]:

@@ -2,12 +2,12 @@
 
     tools/run bench.codecs [FILE.safetensors ...] [--casts] [--rounds N]
 
-Cuts each tensor into chunks of 1 MiB, as a store does, and gives each its smallest form that
-decodes by itself. For each dtype the forms it took, and zstd -3 of the same chunks: MiB of tensors,
-the percentage left of them, and GB/s of tensors encoded and decoded (10^9 bytes per second of
-processor time, in the fastest round). "numpy" is decoding where nothing was compiled. `--casts`
-tries F32 as BF16 and F16, too. Without files: those of tests/data, which are small. The exit code
-is 1 if anything did not come back.
+Cuts each tensor into chunks of 1 MiB, as a store does, and gives each chunk its smallest standalone
+form. Prints, for each dtype and form, and for zstd -3 of the same chunks: MiB of tensors, stored
+bytes in per cent, and GB/s of tensors encoded and decoded (10^9 bytes per second of processor time,
+in the fastest round). "numpy" is decoding without the compiled kernels. `--casts` tries F32 as BF16
+and F16, too. Without files, takes those of tests/data, which are small. Exits with 1 if a chunk
+does not decode to its bytes.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Job = tuple[CodecId, Callable[[], object]]
 def main() -> None:
     options = _options()
     if planes_kernels.merge is planes_numpy.merge:
-        print("nothing is compiled: all of this is numpy")
+        print("the kernels are not compiled: all figures are numpy's")
     print(f"{'dtype':8}{'form':11}" + "".join(f"{name:>9}" for name in COLUMNS))
     files = options.files or sorted(DATA.rglob("*.safetensors"))
     sound = True
@@ -94,7 +94,7 @@ def _zstd(raw: bytes) -> tuple[CodecId, bytes]:
 
 
 def _show(dtype: str, note: str, chunks: list[bytes], encode: Encode, rounds: int) -> bool:
-    """Print a line for each form; return whether all came back."""
+    """Print a line for each form; return whether all chunks decode to their bytes."""
     coded = [encode(raw) for raw in chunks]
     pairs = [*zip(chunks, coded, strict=True)]
     decoding = [(n, partial(CODECS[n].decode, stored, len(raw))) for raw, (n, stored) in pairs]

@@ -1,17 +1,17 @@
-"""How fast is an optimized file read through a mount for the first time, form by form?
+"""How fast is the first read of an optimized file through a mount, form by form?
 
     tools/run bench.decode [--size MIB] [--rounds N] [--folder DIR]
 
-Makes safetensors files of normally distributed weights: a plain one (random bits, which nothing
-makes smaller), BF16 and F32 that become byte planes, a fine-tune of each that becomes a delta, and
-a transposed copy of the F32 one; lets `modelfs optimize` have them, and checks what became of them.
-In every round each file is read, in turn, once by read(2) of 1 MiB and once by mmap, each time
-through a new mount: nothing of it in the mount's kernel cache, no chunk verified, nothing decoded,
-the packs in the kernel's page cache. A first round warms up and does not count. Before each read,
-memory is taken and given back: a virtual machine's host takes away what is free for some seconds,
-and then the first use of a page is up to ten times as dear, whoever it falls to.
+Makes safetensors files of normally distributed weights: a plain one (random bits, which have no
+smaller form), BF16 and F32 that become byte planes, a fine-tune of each that becomes a delta, and a
+transposed copy of the F32 one. Runs `modelfs optimize` on them, and checks their forms. In every
+round each file is read once by read(2) of 1 MiB and once by mmap, each time through a new mount:
+its kernel cache is empty, no chunk is verified or decoded, and the packs are in the kernel's page
+cache. A first round warms up and does not count. Before each read, memory is allocated and freed: a
+virtual machine's host takes back memory that is free for some seconds, and the next use of such a
+page is up to ten times as slow, in any process.
 
-Prints the medians in GB/s (10^9), what is stored of each form, and the ratio to the plain file of
+Prints the medians in GB/s (10^9), the stored size of each form, and the ratio to the plain file in
 the same round.
 """
 
@@ -38,7 +38,7 @@ BLOCK: Final = 1 << 20
 ROWS, COLUMNS = 1024, 1024
 TENSOR: Final = ROWS * COLUMNS * 4
 TOUCHED: Final = 1 << 30
-# Of a weight, by a short training: so the deltas come to about the sizes of real ones.
+# The change of a weight by a short training, by which deltas have about the sizes of real ones.
 MOVED: Final = {"F32": 3e-5, "BF16": 1e-3}
 PLAIN: Final = "plain"
 
@@ -104,7 +104,7 @@ def _bf16(values: Weights) -> Weights:
 
 
 def _rename_type(path: Path) -> None:
-    # numpy has no BF16: it was saved as U16, and "BF16" fits where a space of padding is.
+    # numpy has no BF16: it was saved as U16. "BF16" fits, as the header has a space of padding.
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + size].replace(b'"U16"', b'"BF16"').rstrip()
@@ -113,7 +113,7 @@ def _rename_type(path: Path) -> None:
 
 
 def _forms(store: Path, names: list[str]) -> dict[str, str]:
-    """Return the commonest form of each file's chunks, and how large they are stored."""
+    """Return the commonest form of each file's chunks, and their stored size."""
     found = {}
     with Store(store, read_only=True) as opened:
         for name in names:

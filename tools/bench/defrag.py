@@ -1,16 +1,16 @@
-"""In how many runs is a model read, and how fast, before and after its store is packed?
+"""In how many runs is a model read, and how fast, before and after defragmentation?
 
     tools/run bench.defrag [MODEL ...] [--size MIB] [--rounds N] [--folder DIR]
 
-Two stores are looked at. The *fresh* one has the models copied in, one after the other. The
-*churned* one has them written side by side, between files that come and go; then parts of each are
-written over, again and again, half of the models are removed, and garbage is collected in between.
-Without models, a family is made up whose members share half of their tensors.
+There are two stores. The *fresh* one has the models copied in, one after the other. In the
+*churned* one they are written side by side, between files that come and go; then parts of each are
+overwritten, again and again, half of the models are removed, and garbage is collected in between.
+Without models, a family is made whose members share half of their tensors.
 
-Of each store two copies are made, and one is packed. Then all models are read from both, in turns:
-the store opened anew, the kernel's caches dropped (which takes root), in reads of 1 MiB. Prints for
-each model its runs, now, packed and in the ideal order, and the median of the speeds. Ends with 1
-if a model is not what was written, or fsck finds anything.
+Two copies are made of each store, and one is defragmented. Then all models are read alternately
+from both, in reads of 1 MiB, each time with a store opened for it and the kernel's caches dropped
+(which takes root). Prints for each model its runs, before, after and in the ideal order, and the
+median of the speeds. Exits with 1 if a model is not as it was written, or fsck has findings.
 """
 
 import argparse
@@ -39,15 +39,15 @@ from tools.mounting import drop_kernel_caches
 
 MIB: Final = 1 << 20
 FILE: Final = 0o100644
-# Written of each file before it is the next one's turn.
+# Bytes written to each file before the next one.
 TURN: Final = 8 * MIB
-# How often a part is written over, and how long it is.
+# The number of parts that are overwritten, and their length.
 CHANGES: Final = 40
 CHANGED: Final = 512 << 10
 
 
 class Writing:
-    """A store being filled, and beside it plain files with what it is to have."""
+    """A store that is being filled, and plain files with the same content beside it."""
 
     def __init__(self, folder: Path) -> None:
         create_store(folder / "store")
@@ -164,9 +164,9 @@ def _write_side_by_side(writing: Writing, some: dict[str, bytes], chance: random
 
 
 def _compare(title: str, place: Path, rounds: int) -> bool:
-    """Print what packing gains a store, and say whether all is as it was written."""
+    """Print the gain of defragmentation; return whether all files are as they were written."""
     before, after = place / "as it is", place / "packed"
-    for path in (before, after):  # both, since a copy may lie better on the disk than what it is of
+    for path in (before, after):  # both, as a copy may lie better on the disk than its original
         shutil.copytree(place / "store", path)
     was = _runs(before)
     start = time.perf_counter()
@@ -226,14 +226,14 @@ def _names(store: Store) -> dict[int, str]:
 
 
 def _speeds(stores: tuple[Path, Path], rounds: int) -> Seconds:
-    """Return how many seconds a cold read takes, of each model, in each round, in both stores."""
+    """Return the seconds of a cold read of each model, in each round and both stores."""
     with Store(stores[0], read_only=True) as store:
         names = _names(store)
     os.sync()
     found: Seconds = {name: [] for name in names.values()}
     for number in range(rounds):
         for inode, name in names.items():
-            order = stores if number % 2 else stores[::-1]  # neither is always first
+            order = stores if number % 2 else stores[::-1]  # neither store is always first
             took = {path: _read_cold(path, InodeNumber(inode)) for path in order}
             found[name].append((took[stores[0]], took[stores[1]]))
     return found

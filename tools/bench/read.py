@@ -2,10 +2,10 @@
 
     tools/run bench.read [--size MIB] [--rounds N] [--folder DIR]
 
-Writes one safetensors file of random numbers, and in every round: reads it from the plain folder
-(kernel page cache: the machine's own speed), mounts the store anew and reads it for the first time
-(nothing of it in the mount's kernel cache, no chunk verified yet, packs in the page cache), and
-reads it again. A first round warms up and does not count. Prints the medians in GB/s (10^9).
+Writes one safetensors file of random numbers. In every round, reads it from the plain folder
+(kernel page cache: the machine's own speed), mounts the store again and reads it for the first time
+(the mount's kernel cache is empty, no chunk is verified, packs are in the page cache), and reads it
+once more. A first round warms up and does not count. Prints the medians in GB/s (10^9).
 """
 
 import argparse

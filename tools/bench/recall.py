@@ -1,16 +1,16 @@
-"""Are all relatives of real models' tensors found, and is what is found so?
+"""Are all similar tensors of real models found, and are the candidates right?
 
     tools/run bench.recall FILE...
 
-Takes safetensors and ONNX files in the given order, as a store would get them, and compares what is
-found for each tensor, by its content or because others of its file were found, with the truth: with
-what is, byte by byte, equal to an earlier tensor, to its cast or to its transpose, and with how
-many bits the difference to earlier tensors of its name and size takes, by 20,000 elements.
+Takes safetensors and ONNX files in the given order, as a store would get them. Compares the
+candidates of each tensor, found by content or as counterparts, with the truth: the earlier tensors
+that are, byte by byte, equal to the tensor, to its cast or to its transpose; and the bits per
+scalar of deltas to earlier tensors of its name and size, from 20,000 elements.
 
-A relative is missed if an exact one is there and was not found, or if the best difference saves
-15 % of a tensor and none that is nearly as good was found. It is false if it is called exact and is
-not, or if its difference saves nothing. Tensors below 16 KiB are counted apart: most are found only
-if a larger one of their file was before them.
+A candidate is missed if there is an exact one and none was found, or if the best delta saves 15 %
+of a tensor and none nearly as good was found. It is false if it is called exact and is not, or if
+its delta saves nothing. Tensors below 16 KiB are counted separately: most are found only after a
+larger one of their file.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def _digest(dtype: str, values: NDArray[Any]) -> bytes:
 
 
 class _Trial:
-    """All tensors that came so far, and what was said of them."""
+    """The tensors so far, and the counts of right and wrong candidates."""
 
     def __init__(self, store: Store) -> None:
         self._index = store.index
@@ -90,12 +90,12 @@ class _Trial:
         self._tensors: dict[tuple[InodeNumber, int], _Tensor] = {}
         self._same_name: defaultdict[tuple[str, str, int], list[_Tensor]] = defaultdict(list)
         self._plain: set[bytes] = set()
-        self._derived: set[bytes] = set()  # what casts and transposes of them would be
+        self._derived: set[bytes] = set()  # of casts and transposes of them
         self.counts: Counter[str] = Counter()
         self.errors: list[float] = []
 
-    def take(self, tensor: _Tensor) -> None:
-        """Look a tensor up, judge what comes of it, and list it."""
+    def add(self, tensor: _Tensor) -> None:
+        """Look up the candidates of a tensor, judge them, and list the tensor."""
         row = tensor.row
         sampler = Sampler(row.dtype, row.shape, row.size)
         content = tensor.values.tobytes()
@@ -129,7 +129,8 @@ class _Trial:
         best = min((tensor.bits_from(each) for each in named), default=own)
         near = [each for each in candidates if each.relation is Relation.NEAR]
         real = [tensor.bits_from(self._tensors[each.place]) for each in near]
-        # What is equal as far as it goes is as good as exact; small ones are not told apart.
+        # A near candidate without differences counts as exact: in small tensors the two relations
+        # are not distinguished.
         found = not relations.isdisjoint(EXACT) or (is_exact and 0 in real)
         self._count(f"exact, {size}", expected=is_exact, found=found)
         if size == "large":
@@ -160,7 +161,7 @@ def main() -> int:
             trial = _Trial(store)
             for number, path in enumerate(files, 1):
                 for tensor in _tensors(path, InodeNumber(number)):
-                    trial.take(tensor)
+                    trial.add(tensor)
                 store.index.commit()
             size = store.index.size
     _show(trial, size, sum(path.stat().st_size for path in files))

@@ -1,9 +1,9 @@
-"""Does finding a tensor's relatives cost the same however many tensors are stored?
+"""Does finding similar tensors cost the same with any number of stored tensors?
 
-Registers tensors of one shape with a store's index, unrelated ones and then fine-tunes of one base,
-and looks new ones up after 100, 1,000 and 10,000: medians in microseconds, and how many look-ups
-found what they should: something or nothing. Sketches are made beforehand and are not timed; they
-are of content that is never stored.
+Lists tensors of one shape in a store's index, unrelated ones and then fine-tunes of one base, and
+looks up new ones after 100, 1,000 and 10,000. Prints medians in microseconds, and the number of
+look-ups with the right result: candidates or none. Sketches are made before, from content that is
+never stored, and are not timed.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def _options() -> argparse.Namespace:
 
 
 class _Rig:
-    """The index of a store with tensors, and how many."""
+    """The index of a store with listed tensors, and their number."""
 
     def __init__(self, store: Store) -> None:
         self.index = store.index
@@ -66,7 +66,7 @@ class _Rig:
         self.count = 0
 
     def register(self, sketch: Sketch) -> float:
-        """Register a tensor, and return how many seconds that took."""
+        """List a tensor, and return the seconds that it took."""
         self.count += 1
         row = TensorRow(0, 4 * SHAPE[0] * SHAPE[1], "F32", SHAPE, f"w{self.count}")
         inode = InodeNumber(self.count)

@@ -2,10 +2,10 @@
 
     tools/run bench.write [--size MIB] [--rounds N] [--folder DIR]
 
-In every round, each with a fresh store: copies one safetensors file of random numbers to a plain
-folder, copies it into a mount, waits with `modelfs sync` until it is in chunks, copies it in once
-more under another name, and waits again. The copies end with an fsync. Prints the medians in GB/s
-(10^9 bytes of the file a second), and what the second copy added to the store.
+In every round, each with a new store: copies one safetensors file of random numbers to a plain
+folder, copies it into a mount, waits with `modelfs sync` until it is in chunks, copies it in again
+under another name, and waits again. The copies end with an fsync. Prints the medians in GB/s (10^9
+bytes of the file a second), and the stored bytes that the second copy adds.
 """
 
 import argparse

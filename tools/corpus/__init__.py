@@ -1,1 +1,1 @@
-"""What tools/run corpus is made of: a model family, trained and exported as its owners would."""
+"""The parts of tools/run corpus: a model family, trained and exported as its owners would."""

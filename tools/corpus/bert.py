@@ -1,7 +1,7 @@
 """BERT's encoder (Devlin et al., arXiv:1810.04805) under the parameter names of `transformers`.
 
-The names are those that published weights have, so a file is loaded as it is, and what is exported
-is named as `transformers` and `optimum` would name it.
+Published weights have these names. So a published file is loaded without renaming, and exported
+files have the names that `transformers` and `optimum` would give.
 """
 
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ class Shape:
 
 
 class Bert(nn.Module):
-    """Token numbers to a vector per token."""
+    """Maps token numbers to a vector for each token."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embeddings = Embeddings(shape)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(map(Layer, [shape] * shape.layers))})
-        # Part of every published file, and of no use to sentence vectors.
+        # Part of every published file, but not used for sentence vectors.
         self.pooler = nn.ModuleDict({"dense": nn.Linear(shape.hidden, shape.hidden)})
 
     def forward(

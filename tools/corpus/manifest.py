@@ -1,4 +1,4 @@
-"""What a corpus consists of, file by file, for programs and for readers."""
+"""The files of a corpus, described for programs and for readers."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from typing import Final
 
 MANIFEST: Final = "manifest.json"
 README: Final = "README.md"
-COMPANION: Final = "companion"  # the kind of what is no model: configuration, tokenizer
+COMPANION: Final = "companion"  # the kind of files that are no model: configuration, tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file. `path` is relative to the corpus; `kind` is one word for the figures."""
+    """One file. `path` is relative to the corpus; `kind` is its word in the figures."""
 
     path: str
     kind: str
@@ -27,9 +27,9 @@ def write(corpus: Path, made: list[tuple[str, str, str]], notes: dict[str, str])
     """Describe all files below `corpus` in a manifest and a README.
 
     Args:
-        corpus: the folder; what is there and in no entry of `made` is a companion file.
+        corpus: the folder; a file without an entry in `made` is a companion file.
         made: path, kind and making of the files, in the order they were made.
-        notes: what else to tell of how all of it came about.
+        notes: more on how the corpus was made.
     """
     known = {path for path, _, _ in made}
     rest = [path for path in files_below(corpus) if path not in known]

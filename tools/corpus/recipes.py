@@ -1,4 +1,4 @@
-"""What is in the family, in the order it is made."""
+"""The members of the family, in the order they are made."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ WEIGHTS: Final = "model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A model trained from the base: `restrict` decides what of it, `words` are new ones."""
+    """A model trained from the base: `restrict` selects the trained part, `words` are added."""
 
     name: str
     kind: str
@@ -73,10 +73,10 @@ class Family:
     """A family that is being made in `folder` from a base.
 
     Args:
-        folder: where to.
-        source: the folder that the base was published in.
+        folder: the folder to fill.
+        source: the folder of the published base.
         base: the model in it.
-        texts: what to train on, by topic.
+        texts: the training texts, by topic.
         config: of the base.
     """
 
@@ -106,7 +106,7 @@ class Family:
 
     def _make_base(self) -> None:
         place = self._place("base")
-        # Copied and not written anew: it is the published file.
+        # Copied and not written again: it is the published file.
         (place / WEIGHTS).write_bytes((self._source / WEIGHTS).read_bytes())
         self._note("base/model.safetensors", "base", "as published")
         for name, dtype in (("bf16", torch.bfloat16), ("f16", torch.float16)):

@@ -1,6 +1,6 @@
 """Sentence pairs to train on, from text that every machine has: docstrings, licences, READMEs.
 
-Sentences that follow each other in one paragraph tell of one thing; those of another pair do not.
+Sentences that follow each other in one paragraph have one subject; those of different pairs do not.
 That is a weak similarity signal, and a real one (Logeswaran and Lee, arXiv:1803.02893).
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 Pair = tuple[str, str]
 
-# At a full stop before a capital; abbreviations that are cut by it do no harm here.
+# A full stop before a capital. It also splits after abbreviations, which does no harm here.
 _END_OF_SENTENCE: Final = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`\"'(])")
 _PARAGRAPH: Final = re.compile(r"\n\s*\n")
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")

@@ -68,7 +68,7 @@ class Run:
     unseen: list[float] = field(default_factory=list)
 
     def story(self) -> str:
-        """Return how it was trained so far, and, at the end, what the loss was and is."""
+        """Return a sentence on the training, with the first and last loss once it has ended."""
         recipe = self.recipe
         story = (
             f"{len(self.losses)} steps of AdamW at {recipe.rate:g}, decay {recipe.decay:g}, "

@@ -1,4 +1,4 @@
-"""Which part of a model is trained: all of it, a layer, an adapter, a few new words."""
+"""The part of a model that is trained: all of it, a layer, an adapter, a few new words."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from tools.corpus.bert import Bert
 
 LORA_RANK: Final = 8
 LORA_SCALE: Final = 2.0  # alpha 16 over rank 8
-# Words of programmers, which BERT's vocabulary has to spell.
+# Words of programmers, which BERT's vocabulary splits into parts.
 NEW_WORDS: Final = (
     "autograd",
     "backend",
@@ -94,5 +94,5 @@ def extend_vocabulary(model: Bert) -> None:
 
 
 def config_of(base: dict[str, Any], model: Bert) -> dict[str, Any]:
-    """Return the base's configuration, with what may have changed of it in `model`."""
+    """Return the base's configuration with the vocabulary size of `model`."""
     return base | {"vocab_size": model.embeddings.word_embeddings.num_embeddings}

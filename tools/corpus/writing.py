@@ -1,4 +1,4 @@
-"""Files as frameworks write them: each by the framework's own writer."""
+"""Model files as frameworks write them: each by the framework's own writer."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ TOLERANCE: Final = 1e-3  # between PyTorch's and ONNX Runtime's vectors
 
 
 def write_companions(source: Path, folder: Path, config: dict[str, Any] | None = None) -> None:
-    """Copy what lies beside the weights; `config` replaces the source's."""
+    """Copy the files beside the weights; `config` replaces the source's."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in COMPANIONS:
         shutil.copyfile(source / name, folder / name)

@@ -2,12 +2,12 @@
 
     tools/run trust.crash_states [--seeds N] [--first SEED] [--states N] [--jobs N]
 
-For each seed: records work at random on a store, operation by operation; chooses from what the disk
-may hold before and after each fsync, where whatever no fsync covered is there, lost or torn; puts a
-store together from each of these states, opens it, checks it with all its data, compares every name
-and byte with what had been promised, ingests, collects garbage, and checks again. Does the same for
-work that went on after such a state, and for work that went on after the process was killed. Prints
-how many states were tried and failed, and the first failures. The model of the disk is explained in
+For each seed: records random work on a store, operation by operation; chooses states that the disk
+may have before and after each fsync, in which each write without an fsync is there, lost or torn;
+makes a store from each state, opens it, checks it with all its data, compares every name and byte
+with the promises, ingests, collects garbage, and checks again. Does the same for work that went on
+after such a state, and for work that went on after the process was killed. Prints the number of
+states tried and failed, and the first failures. The model of the disk is explained in
 tests/support/crash/disk_model.py.
 """
 
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
 
 
 def _try(states: int, seed: int) -> list[tuple[str, str | None]]:
-    """Return the kind of each state that was tried for a seed, and how it failed."""
+    """Return the kind of each state that was tried for a seed, and its failure, if any."""
     outcomes: list[tuple[str, str | None]] = []
     with pytest.MonkeyPatch.context() as patch, folder_in_memory() as folder:
         small_units(patch)

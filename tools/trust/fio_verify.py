@@ -1,10 +1,10 @@
-"""Does fio(1) find in a mount what it wrote there, at once, stored, and after a remount?
+"""Does fio(1) read its own bytes back from a mount: at once, from chunks, and after a remount?
 
     tools/run trust.fio_verify [--size MIB] [--quick]
 
 For every pattern, engine, block size and number of jobs: writes files whose blocks carry checksums
 and verifies them; verifies again when `modelfs sync` has put them into chunks, and once more, with
-cold caches, when the store is mounted again. Then writes over the stored files with other content,
+cold caches, when the store is mounted again. Then overwrites the stored files with other content,
 and does it all again. Works in a temporary store and mount, which is checked with fsck at the end.
 Prints a table; exits with 1 if anything was wrong. Needs the Debian package fio.
 """
@@ -134,7 +134,7 @@ def _steps(mount: Mount, arguments: list[str]) -> Iterator[str]:
 
 
 def _fio(arguments: list[str]) -> str:
-    """Run fio and return what it complains of, nothing if all is well."""
+    """Run fio and return its errors, an empty text if there are none."""
     done = subprocess.run(
         ["fio", *arguments],
         check=False,

@@ -2,11 +2,11 @@
 
     tools/run trust.fuzz TARGET... [--seconds 600] [--corpus FOLDER]
 
-Coverage-guided fuzzing by Atheris (libFuzzer) of the targets in `tests/fuzzing`, one after the
-other, from their seeds and from what is kept in `tests/fuzz/corpus`. An input fails that makes the
-target raise, takes over 10 s, or lets the process grow by more than 64 MiB meanwhile; it is
-printed, and the exit code is 1. Works in a temporary folder; with `--corpus`, the smallest inputs
-that reach all that was reached, and those that failed, are put into FOLDER/TARGET.
+Coverage-guided fuzzing by Atheris (libFuzzer) of the targets in `tests/fuzz`, one after the other,
+from their seeds and from `tests/fuzz/corpus`. An input fails if the target raises, takes over 10 s,
+or lets the process grow by more than 64 MiB; it is printed, and the exit code is 1. Works in a
+temporary folder; with `--corpus`, puts the smallest inputs with the same coverage, and the failed
+ones, into FOLDER/TARGET.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MODULE: Final = "tools.trust.fuzz"
 CORPUS: Final = CHECKOUT / "tests" / "fuzz" / "corpus"
 NAMES: Final = sorted(folder.name for folder in CORPUS.iterdir())
 INPUT_MAX: Final = 1 << 20
-INPUT_SECONDS: Final = 10  # instrumented code is several times slower than it is otherwise
+INPUT_SECONDS: Final = 10  # instrumented code is several times slower
 GROWTH_MAX: Final = 64 << 20
 SHOWN: Final = 512  # bytes of an input that failed
 
@@ -41,7 +41,7 @@ INSTALL: Final = "no atheris: .venv/bin/pip install -c constraints.txt --group f
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of fuzzing one target."""
+    """The result of fuzzing one target."""
 
     runs: int
     edges: int
@@ -113,7 +113,7 @@ def _fuzz(name: str, seconds: int, scratch: Path) -> Outcome:
 
 
 def _worker(name: str, scratch: Path, flags: list[str]) -> tuple[int, str]:
-    """Run libFuzzer, which ends the process it is in; return its status and what it said."""
+    """Run libFuzzer in a process, which it ends; return the status and output."""
     command = [sys.executable, "-m", MODULE, WORKER, name, str(scratch), *flags]
     with (scratch / "log").open("w+") as log:
         done = subprocess.run(command, stdout=log, stderr=log, check=False)
@@ -157,7 +157,7 @@ def _work(name: str, scratch: Path, flags: list[str]) -> None:
         flags = [f"-dict={words}", *flags]
     for number, seed in enumerate(target.seeds()):
         (scratch / "seeds" / f"{number:04}").write_bytes(seed)
-    # What libFuzzer runs for each part of a merge, through a shell, in place of this program.
+    # The command that libFuzzer runs for each part of a merge, through a shell.
     again = shlex.join([sys.executable, "-m", MODULE, *sys.argv[1:4]])
     work = Path(tempfile.mkdtemp(dir=scratch))  # of each of the processes that merge, too
     with target.prepare(work) as run:
@@ -168,8 +168,8 @@ def _work(name: str, scratch: Path, flags: list[str]) -> None:
 class _Measured:
     """A target that fails if an input makes the process grow too much.
 
-    Of each input by itself: code that atheris has instrumented loses some memory at every
-    comparison, 4 KiB with each input of `derivations`, and none without atheris.
+    Each input is measured separately: code that atheris has instrumented leaks some memory at
+    every comparison, 4 KiB with each input of `derivations`, and none without atheris.
     """
 
     def __init__(self, run: Callable[[bytes], None], report: Path) -> None:
@@ -181,7 +181,7 @@ class _Measured:
         report.write_text("0")
 
     def __call__(self, content: bytes) -> None:
-        os.write(self._reset, b"5")  # makes the peak what is used now: proc_pid_clear_refs(5)
+        os.write(self._reset, b"5")  # resets the peak to the present use: proc_pid_clear_refs(5)
         base = self._peak()
         self._run(content)
         if (growth := self._peak() - base) > self._most:

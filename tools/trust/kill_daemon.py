@@ -2,12 +2,12 @@
 
     tools/run trust.kill_daemon [--kills N] [--seed N] [--folder DIR] [--keep DIR]
 
-One store lives through all of it. Under the load of client processes that write with and without
-fsync, rename over, remove, write models that share tensors, run `modelfs sync` and `modelfs gc`,
-and read, the daemon is killed with SIGKILL at a random moment. The store is checked as it was left
-(`modelfs fsck --data`) and mounted again, and all that was promised is read: what an fsync or a
-sync acknowledged is there, a name renamed over is old or new, and whole. Every tenth mount is
-killed while it recovers. Exits with 1 if anything was lost.
+One store lives through all kills. Client processes write with and without fsync, rename over files,
+remove them, write models that share tensors, run `modelfs sync` and `modelfs gc`, and read; under
+this load, the daemon is killed with SIGKILL at a random moment. The store is checked as it was left
+(`modelfs fsck --data`) and mounted again, and all promises are checked: data that an fsync or a
+sync acknowledged is there; a name that was renamed over has the old or the new file, whole. Every
+tenth mount is killed while it recovers. Exits with 1 if a promise was broken.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def write_kept(client: Client) -> None:
 
 
 def read_kept(client: Client) -> None:
-    """Reads files that nobody changes; they have to be right at every moment."""
+    """Read files that no process changes; they have to be right at every moment."""
     while client.has_time:
         name, content = client.draw.choice(KEPT)
         if (client.folder / name).read_bytes() != slice_of(content, 0, size_of(content)):
@@ -78,7 +78,7 @@ CLIENTS: Final[dict[str, Work]] = {
 
 @dataclass(slots=True)
 class Tally:
-    """What became of all kills."""
+    """The results of all kills."""
 
     kills: int = 0
     during_sync: int = 0
@@ -89,7 +89,7 @@ class Tally:
 
 
 class Victim(Mount):
-    """The mount that is killed, and the record of what its clients were promised."""
+    """The mount that is killed, and the record of its clients' promises."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "store", folder / "mnt")
@@ -98,7 +98,7 @@ class Victim(Mount):
         modelfs("mkfs", self.store)
 
     def keep(self, folder: Path) -> None:
-        """Leave the store as it is now in `folder`, with the logs and all that was promised."""
+        """Copy the store as it is now to `folder`, with the logs and the record of promises."""
         self.kill()
         self.clear()
         shutil.copytree(
@@ -140,11 +140,11 @@ def _kill_often(victim: Victim, kills: int, draw: random.Random) -> Tally:
     with victim.record.open("rb") as record:
         for number in range(1, kills + 1):
             if tally.lost:
-                break  # what follows would only cover it up
+                break  # more work would hide the damage
             _kill_under_load(victim, number, draw, tally)
             for statement in record:
-                ledger.hear(statement)
-            tally.during_sync += ledger.asked > 0
+                ledger.add(statement)
+            tally.during_sync += ledger.pending_syncs > 0
             if number % 10 == 0:
                 _kill_while_recovering(victim, draw, tally)
             problems = _look(victim, ledger, tally)
@@ -188,7 +188,7 @@ def _look(victim: Victim, ledger: Ledger, tally: Tally) -> list[str]:
     problems = findings(victim.store)
     tally.mount_seconds.append(victim.start())
     problems += ledger.problems(victim.path)
-    ledger.take_as_found(victim.path)
+    ledger.restart_from(victim.path)
     fd = os.open(victim.path, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(fd)
     os.close(fd)

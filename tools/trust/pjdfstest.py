@@ -3,12 +3,13 @@
     sudo tools/run trust.pjdfstest SUITE [--plain] [--folder DIR]
 
 SUITE is a checkout of github.com/pjd/pjdfstest, built as its README says; prove(1) comes with perl.
-Mounts a fresh store with --allow-other, runs the suite in it as root, and checks the store's every
+Mounts a new store with --allow-other, runs the suite in it as root, and checks the store's every
 byte at the end. --plain runs it in a plain folder instead, to compare with. Prints for each of the
-suite's folders how many checks passed, and each check that failed; exits with 1 if one did.
+suite's folders the number of checks that passed, and each check that failed; exits with 1 if one
+did.
 
-The suite is told that it is on ext4, in its file `conf`, where it has the place for that: 29 checks
-(that a rename moves the status time) it makes on file systems only that it knows by name.
+The suite's file `conf` names ext4 as the file system: 29 checks (that a rename changes the status
+time) run only on file systems that the suite knows by name.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from tools.mounting import modelfs, mounted
 
-# For one file of the suite; the longest takes half a minute on ext4.
+# Seconds for one file of the suite; the longest takes half a minute on ext4.
 TIMEOUT = 600
 FILE = re.compile(r"(\S+/(\w+)/\d+\.t) \.+")
 PLAN = re.compile(r"1\.\.(\d+)")
@@ -36,7 +37,7 @@ CHECK = re.compile(r"(not )?ok (\d+)(.*)")
 
 @dataclass
 class Results:
-    """How many checks each folder of the suite has, and which failed."""
+    """The number of checks in each folder of the suite, and the failed ones."""
 
     checks: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)

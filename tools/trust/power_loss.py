@@ -4,15 +4,14 @@
 
 Records every write and flush that a real file system sends to its disk while a mounted store on it
 is under load, from the first write to the end of `modelfs umount`. For each of many moments in that
-record it rebuilds the disk as a loss of power may have left it (nothing since the last flush, all
-of it, or a random part at 4 KiB), mounts that with the machine's own file system, and looks:
+record, rebuilds the disk as a loss of power may have left it (nothing since the last flush, all of
+it, or a random part at 4 KiB), mounts that with the machine's own file system, and checks it:
 `modelfs fsck --data`, a mount, every promise made by then, `modelfs fsck --data` again.
 
 The moments are spread evenly over the phases of a workload: work, ingest, optimize, gc, umount. A
-promise is
-an fsync that was answered, a `modelfs sync` or `umount` that returned, a rename older than eight
-seconds; a name renamed over is to be old or new, whole. Needs root, loop devices and FUSE. Exits
-with 1 if anything was lost.
+promise is an fsync that was answered, a `modelfs sync` or `umount` that returned, or a rename older
+than eight seconds; a name that was renamed over has the old or the new file, whole. Needs root,
+loop devices and FUSE. Exits with 1 if a promise was broken.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""What do xfstests' generic quick tests say of a mount?
+"""Does a mount pass xfstests' generic quick tests?
 
     sudo tools/run trust.xfstests SUITE [TEST ...] [--timeout SECONDS] [--folder DIR]
 
 SUITE is a checkout of xfstests-dev, built as its README says; a TEST is one such as generic/001,
-without any it is all that are generic and quick. They run with FSTYP=fuse, on two fresh stores; the
-stores' every byte is checked at the end. Prints what passed, what was not run, with the suite's
-reason, and what failed; exits with 1 if something failed that `xfstests_expected.txt`, next to this
-file, has no reason for.
+by default all that are generic and quick. They run with FSTYP=fuse, on two new stores, whose every
+byte is checked at the end. Prints the tests that passed, those not run, with the suite's reason,
+and those that failed; exits with 1 if a test failed that has no reason in `xfstests_expected.txt`,
+next to this file.
 
-Everything happens in mount and process namespaces of their own, which take mounts, daemons and
-tests with them when they end, in whatever way. The users that the suite wants, and what mount(8)
-calls for FUSE, are there only.
+Everything happens in mount and process namespaces of their own, with all mounts, daemons and tests,
+which end with them in any case. The users for the suite, and the helper that mount(8) calls for
+FUSE, exist only there.
 """
 
 import argparse
@@ -51,7 +51,7 @@ case ,$4, in
 esac
 exec {modelfs} mount -o "suid,dev,$4,fsname=$1" {folder}/"$1" "$2"
 """
-# The suite takes a mount for one of FSTYP only when df says just that.
+# For the suite, a mount is one of FSTYP only if df prints just that.
 DF_SCRIPT: Final = """\
 #!/bin/sh
 {df} "$@" | sed 's/fuse\\.modelfs/fuse        /'
@@ -91,7 +91,7 @@ def main() -> int:
     if problem := _problem(options.suite):
         print(f"tools/run trust.xfstests: {problem}", file=sys.stderr)
         return 1
-    # A shell as the first process, since that has to reap what others leave behind.
+    # A shell as the first process, since that has to reap orphaned processes.
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     again = [sys.executable, "-m", MODULE, "--inside"]
     shell = ["sh", "-c", '"$@"; exit $?', "sh", *again]
@@ -195,7 +195,7 @@ def _results(suite: Path, folder: Path, tests: list[str], timeout: float) -> Ite
 
 
 def _timer(check: int, timeout: float) -> threading.Timer:
-    """Kill what a test started if `check` says nothing for as long as that."""
+    """Kill the processes of a test if `check` prints nothing for `timeout` seconds."""
     timer = threading.Timer(timeout, _kill_below, [check])
     timer.daemon = True
     timer.start()
@@ -209,7 +209,7 @@ def _kill_below(pid: int) -> None:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    # Daemons are not among them: who serves in the background is nobody's child.
+    # Daemons are not among them: a process in the background has no parent here.
     with suppress(OSError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             yield from _descendants(int(child))
@@ -217,7 +217,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _checked(folder: Path) -> bool:
-    """Unmount, and say whether both stores are sound to the last byte."""
+    """Unmount, and return whether both stores are sound to the last byte."""
     for name in ("test", "scratch"):
         if os.path.ismount(folder / name):
             subprocess.run([*MODELFS, "umount", folder / name], check=False)

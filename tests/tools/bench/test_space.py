@@ -1,4 +1,4 @@
-"""The benchmark of space counts right, and sees a file that came back wrong."""
+"""The space benchmark counts right, and reports a file that came back wrong."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def space(*options: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Three models of the family, and one of them once more."""
+    """A corpus of three models of the family, and a copy of one."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     for name in ("base", "base-bf16", "finetune"):
@@ -40,7 +40,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("fuse")
 def test_sizes_and_classes(corpus: Path, tmp_path: Path) -> None:
-    """The classes add up to the files, and a file's copy is found to be one."""
+    """The classes add up to the files' sizes, and a copy is in the class of identical files."""
     done = space("--no-peers", "--json", "--folder", tmp_path, corpus)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -54,7 +54,7 @@ def test_sizes_and_classes(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fuse")
 def test_variants(corpus: Path, tmp_path: Path) -> None:
-    """Each file's growth is told in the order they were made; a copy adds less than 1 %."""
+    """The growth of each file is printed in the order of the manifest; a copy adds under 1 %."""
     kinds = {"base": "base", "base-bf16": "cast-bf16", "copy": "pickle"}
     made = [(f"{name}.safetensors", kind, "") for name, kind in kinds.items()]
     manifest.write(corpus, made, {})
@@ -73,7 +73,7 @@ def test_variants(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fuse")
 def test_a_file_that_comes_back_wrong(corpus: Path, tmp_path: Path) -> None:
-    """A file whose digest is not that of what was copied is named; the others are not."""
+    """A file with another digest than the copied one is named, and no others."""
     digests = {path.name: manifest.sha256(path) for path in corpus.iterdir()}
     digests["base.safetensors"] = digests["finetune.safetensors"]
     with ours.fresh(tmp_path) as mount:
@@ -81,7 +81,7 @@ def test_a_file_that_comes_back_wrong(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_dispatcher_knows_its_benchmarks() -> None:
-    """An unknown script is wrong usage, and the message names those there are."""
+    """An unknown script is wrong usage, and the message lists the scripts."""
     done = subprocess.run(
         [CHECKOUT / "tools" / "run", "x"], capture_output=True, text=True, check=False
     )

@@ -9,7 +9,7 @@ from tools.bench.space.peers import WRITABLE, Peer, Weighed, disk_bytes, missing
 
 
 def statistics(**forms: tuple[int, int]) -> dict[str, Any]:
-    """Return what `modelfs stats --json` says of files of 1,000 bytes, 300 of them shared."""
+    """Return an output of `modelfs stats --json` for 1,000 bytes of files, 300 of them shared."""
     return {
         "logical_bytes": 1000,
         "shared_bytes": 300,
@@ -38,7 +38,7 @@ def test_classes_add_up() -> None:
 
 
 def test_files_that_share_less_than_their_size() -> None:
-    """Identical files are no larger a class than what is shared: a hole in them is not stored."""
+    """Identical files count up to the shared bytes only, as holes in them are not stored."""
     found = classes(statistics(plain=(700, 700)), 350)
     assert [each.logical for each in found] == [300, 0, 0, 0, 0, 0, 0, 0, 700]
 
@@ -53,7 +53,7 @@ def kept(corpus: Path, place: Path) -> int:
 
 
 def test_what_a_peer_took(tmp_path: Path) -> None:
-    """A peer's bytes and seconds are told, and nothing of it is left."""
+    """A peer's bytes and seconds are returned, and its files are removed."""
     weighed = weigh(Peer("p", WRITABLE, {}, kept), tmp_path, tmp_path)
     assert weighed.stored == 10
     assert weighed.seconds is not None
@@ -61,14 +61,14 @@ def test_what_a_peer_took(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_is_not_installed(tmp_path: Path) -> None:
-    """What is missing is named, and there are no numbers."""
+    """A peer whose program is missing has the reason, and no numbers."""
     peer = Peer("p", WRITABLE, {"no-such-program": "a-package", "sh": "dash"}, kept)
     assert missing(peer) == ["a-package"]
     assert weigh(peer, tmp_path, tmp_path) == Weighed("p", WRITABLE, note="needs a-package")
 
 
 def test_a_peer_that_fails(tmp_path: Path) -> None:
-    """A peer's failure is told in its row, ends nothing, and leaves nothing."""
+    """A peer's failure is the reason in its row, raises no error, and leaves no files."""
 
     def fails(corpus: Path, place: Path) -> int:
         raise subprocess.CalledProcessError(1, "p", stderr="one\nthe reason\n")

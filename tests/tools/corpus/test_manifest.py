@@ -32,7 +32,7 @@ def test_readme_tells_the_same(tmp_path: Path) -> None:
 
 
 def test_writing_again_describes_the_same(tmp_path: Path) -> None:
-    """The description is no part of what is described."""
+    """The manifest and README have no entries of their own."""
     (tmp_path / "a").write_bytes(b"a")
     first = manifest.write(tmp_path, [], {})
     assert manifest.write(tmp_path, [], {}) == first

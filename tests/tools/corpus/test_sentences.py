@@ -19,7 +19,7 @@ def test_paragraphs_keep_apart() -> None:
 
 
 def test_only_prose_is_paired() -> None:
-    """What has few words, or no end, is no sentence."""
+    """A text with few words, or without an end, is no sentence."""
     assert list(adjacent(f"{FIRST} It is. {SECOND}")) == []
     assert list(adjacent(f"{FIRST} {'And so on ' * 50}.")) == []
 
@@ -41,7 +41,7 @@ def test_docstrings_of_everything() -> None:
 
 
 def test_source_that_does_not_parse() -> None:
-    """A file that is no Python, or has null bytes, has no docstrings, and ends nothing."""
+    """A file that is not Python, or has null bytes, has no docstrings, and raises no error."""
     assert list(docstrings_in("def f(:")) == []
     assert list(docstrings_in('"""a"""\0')) == []
 

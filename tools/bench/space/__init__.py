@@ -1,1 +1,1 @@
-"""What tools/run bench.space is made of."""
+"""The parts of tools/run bench.space."""

@@ -1,17 +1,17 @@
-"""How much smaller does a store make a model family, and what do others make of it?
+"""How much smaller does a store make a model family, compared with other ways to keep it?
 
     tools/run bench.space [--json] [--no-peers] [--folder DIR] CORPUS
     tools/run bench.space --variants [--json] [--folder DIR] CORPUS
 
 CORPUS is a folder that tools/run corpus made, or any other with models in it. Copies it into a
 store, through a mount, and prints the disk space that it takes there and with other ways to keep
-it; then, by class, how the store got smaller: what was there already as a file, what as a tensor,
-and what is kept in which form. After a remount with cold caches every file is read back and
-compared by its SHA-256. With --variants, adds one file of the family after the other, and prints by
-how many per cent of its size each made the store grow; that needs a corpus of tools/run corpus.
+it. Then prints, by class, how the store got smaller: identical files, identical tensors, and the
+forms of chunks. After a remount with cold caches, reads every file and compares its SHA-256. With
+--variants, adds one file of the family after the other, and prints the growth of the store in per
+cent of the file's size; that needs a corpus of tools/run corpus.
 
-As root, the Debian packages of the others are installed, and btrfs is tried on a loop device. Takes
-the corpus's size twice on the disk. Exits with 1 when a file came back wrong.
+As root, installs the Debian packages of the other programs, and tries btrfs on a loop device. Takes
+twice the corpus's size on the disk. Exits with 1 if a file came back wrong.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tools.mounting import Failed
 def main() -> int:
     options = _options()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # after the cleaning up
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # after the cleanup
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-space-") as name:
         scratch = Path(name).resolve()
         corpus: Path = options.corpus.resolve()
@@ -89,7 +89,8 @@ def _peers(corpus: Path, scratch: Path) -> list[Weighed]:
         try:
             install(lacking)
         except OSError as exc:
-            print(f"tools/run bench.space: {exc}", file=sys.stderr)  # the rows say what is missing
+            # The rows name the programs that are missing.
+            print(f"tools/run bench.space: {exc}", file=sys.stderr)
     rows = []
     for peer in PEERS:
         print(f"tools/run bench.space: {peer.name} ...", file=sys.stderr)
@@ -106,7 +107,7 @@ def _show(figures: ours.Figures, rows: list[Weighed], found: list[Class], total:
     verdict = (
         f"{len(figures.wrong)} WRONG" if figures.wrong else "every file came back byte for byte"
     )
-    print(f"{total:,} bytes of files, read through a mount anew: {verdict}")
+    print(f"{total:,} bytes of files, read through a new mount: {verdict}")
 
 
 def _document(figures: ours.Figures, rows: list[Weighed], found: list[Class]) -> dict[str, Any]:

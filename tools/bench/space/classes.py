@@ -1,4 +1,4 @@
-"""By what a store got smaller: the bytes of the files, told apart by the form they are kept in."""
+"""The bytes of the files by class: how a store makes them smaller."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FORMS: Final = ("transpose", "cast", "quantise", "delta", "factored", "planes")
 
 @dataclass(frozen=True, slots=True)
 class Class:
-    """Bytes of the files that are kept in one way, and the bytes that this takes."""
+    """Bytes of the files that are stored in one way, and the stored bytes of these."""
 
     name: str
     logical: int
@@ -21,27 +21,27 @@ class Class:
 
 
 def classes(statistics: Mapping[str, Any], identical_files: int) -> list[Class]:
-    """Tell the bytes of a store's files apart; they add up to the files' sizes.
+    """Divide the bytes of a store's files into classes. They add up to the files' sizes.
 
     Args:
-        statistics: what `modelfs stats --json` says.
-        identical_files: the sizes of the files that are there already, under another name.
+        statistics: the output of `modelfs stats --json`.
+        identical_files: the bytes of files with the same content as an earlier one.
     """
     forms: Mapping[str, Mapping[str, int]] = statistics["forms"]
     named = {name: forms.get(name, {"raw_bytes": 0, "stored_bytes": 0}) for name in FORMS}
     shared, logical = statistics["shared_bytes"], statistics["logical_bytes"]
-    found = [
+    result = [
         Class(FILE, min(identical_files, shared), 0),
         Class(TENSOR, max(0, shared - identical_files), 0),
         *(Class(name, form["raw_bytes"], form["stored_bytes"]) for name, form in named.items()),
     ]
-    rest = logical - sum(each.logical for each in found)
-    stored = statistics["stored_bytes"] - sum(each.stored for each in found)
-    return [*found, Class(OTHER, rest, stored)]
+    rest = logical - sum(each.logical for each in result)
+    stored = statistics["stored_bytes"] - sum(each.stored for each in result)
+    return [*result, Class(OTHER, rest, stored)]
 
 
 def identical_bytes(files: Iterable[tuple[str, int]]) -> int:
-    """Return the sizes of those of (SHA-256, size) that came before, together."""
+    """Return the bytes of the files, as (SHA-256, size), whose content an earlier one has."""
     seen: set[str] = set()
     total = 0
     for digest, size in files:

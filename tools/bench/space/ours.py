@@ -20,7 +20,7 @@ Statistics = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Figures:
-    """What was measured. Seconds are of a wall clock; speeds are in MB/s (10^6 bytes)."""
+    """Measured sizes and times. Seconds are of a wall clock; speeds are in MB/s (10^6 bytes)."""
 
     synced: Statistics
     sync_seconds: float
@@ -32,7 +32,7 @@ class Figures:
 
     @property
     def optimize_speed(self) -> float | None:
-        """The bytes of distinct chunks that the optimizer had to look at, by the time it took."""
+        """Bytes of distinct chunks that the optimizer worked on, divided by its time."""
         if self.optimize_seconds is None:
             return None
         forms = self.synced["forms"].values()
@@ -48,7 +48,7 @@ def can_optimize() -> bool:
 
 @contextmanager
 def fresh(scratch: Path) -> Iterator[Mount]:
-    """Mount an empty store; when the block was left in peace, it was sound.
+    """Mount an empty store, and check it after the block, unless that raises.
 
     Raises:
         Failed: it is not, or its daemon met errors.
@@ -66,7 +66,7 @@ def fresh(scratch: Path) -> Iterator[Mount]:
 
 
 def measure(mount: Mount, corpus: Path, digests: Mapping[str, str]) -> Figures:
-    """Fill a mount with a corpus and have it made small; `digests` is the SHA-256 of each file."""
+    """Fill a mount with a corpus and optimize it; `digests` has the SHA-256 of each file."""
     start = time.monotonic()
     shutil.copytree(corpus, mount.path / "corpus")
     mount.sync()
@@ -84,7 +84,7 @@ def measure(mount: Mount, corpus: Path, digests: Mapping[str, str]) -> Figures:
 
 
 def optimize(mount: Mount) -> float:
-    """Give all that is stored its smallest form, and return how many seconds that took."""
+    """Optimize a mounted store, and return the seconds that it took."""
     start = time.monotonic()
     modelfs("optimize", mount.path)
     return time.monotonic() - start

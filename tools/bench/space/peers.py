@@ -1,4 +1,4 @@
-"""Other ways to keep the same files, as their manuals suggest, and what they take of the disk."""
+"""Other ways to keep the same files, as their manuals suggest, and the disk space they take."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from typing import Final
 
 from tools.trust.crash.machine import loop_mounted, make_file_system
 
-# A file of any of them can be opened where it is kept, or has to be extracted first.
+# Whether a file can be opened in its place, or has to be extracted first.
 WRITABLE: Final = "yes"
 READABLE: Final = "read-only"
 EXTRACTED: Final = "no"
@@ -19,7 +19,7 @@ EXTRACTED: Final = "no"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One other way. `keep` keeps a folder's files in another, and returns the bytes that takes."""
+    """One other way. `keep` puts a folder's files into another, and returns the bytes it takes."""
 
     name: str
     access: str
@@ -30,7 +30,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """What a peer took; or why it was not tried, with no numbers."""
+    """The space that a peer took; or without numbers, the reason why it was not tried."""
 
     name: str
     access: str
@@ -40,7 +40,7 @@ class Weighed:
 
 
 def weigh(peer: Peer, corpus: Path, scratch: Path) -> Weighed:
-    """Keep a corpus as `peer` does, in `scratch`, and remove that again."""
+    """Keep a corpus as `peer` does, in `scratch`, and remove the result."""
     if peer.as_root and os.geteuid() != 0:
         return Weighed(peer.name, peer.access, note="needs root")
     if lacking := missing(peer):
@@ -78,7 +78,7 @@ def install(packages: list[str]) -> None:
 
 
 def disk_bytes(path: Path) -> int:
-    """Return what du(1) says of a file or folder."""
+    """Return the disk space of a file or folder by du(1), in bytes."""
     inside = path.rglob("*") if path.is_dir() else ()
     blocks: int = sum(each.lstat().st_blocks for each in (path, *inside))
     return 512 * blocks
@@ -86,7 +86,7 @@ def disk_bytes(path: Path) -> int:
 
 def _copy(corpus: Path, place: Path) -> int:
     shutil.copytree(corpus, place / "copy")
-    os.sync()  # what is not on the disk yet has no blocks
+    os.sync()  # bytes that are not on the disk yet have no blocks
     return disk_bytes(place / "copy")
 
 

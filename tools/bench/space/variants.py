@@ -1,4 +1,4 @@
-"""What each member of a family adds to a store that has the others already."""
+"""The stored bytes that each member of a family adds to a store with the others."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from tools.bench.space.ours import can_optimize, fresh, optimize, statistics
 from tools.corpus.manifest import COMPANION, Entry
 from tools.mounting import Mount
 
-# The most, in per cent of a file's size, that its kind may add when its base is stored.
+# The most that a file of each kind may add when its base is stored, in per cent of its size.
 TARGETS: Final = {
     "base": 83.0,
     "cast-bf16": 1.0,
@@ -21,13 +21,13 @@ TARGETS: Final = {
     "finetune-bf16": 1.0,
     "finetune-onnx": 1.0,
 }
-# The same when the family is kept in BF16 alone, and nothing is the cast of anything.
+# The same for the family in BF16 alone, without casts.
 BF16_TARGETS: Final = {"cast-bf16": 67.5, "finetune-bf16": 10.5}
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a file added to the stored bytes, once synced and once optimized, if that could be."""
+    """The stored bytes that a file added, after the sync and after optimize."""
 
     family: str
     entry: Entry
@@ -42,7 +42,7 @@ class Growth:
 
 
 def grow(corpus: Path, entries: list[Entry], scratch: Path) -> list[Growth]:
-    """Add a family's files one by one, in the order they were made; then its BF16 ones alone."""
+    """Add a family's files one by one, in the order they were made; then only its BF16 ones."""
     models = [entry for entry in entries if entry.kind != COMPANION]
     bf16 = [entry for entry in models if entry.kind in BF16_TARGETS]
     return [
@@ -64,7 +64,7 @@ def _grow(
 
 
 def _add(mount: Mount, corpus: Path, name: str) -> tuple[int, int | None]:
-    """Return the stored bytes once the file is in chunks, and once they are as small as can be."""
+    """Return the stored bytes after the file is in chunks, and after they are optimized."""
     target = mount.path / name
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(corpus / name, target)

@@ -1,1 +1,1 @@
-"""What the crash tools share: workloads with promises, a recording disk, and a look afterwards."""
+"""The parts of the crash tools: workloads with promises, a recording disk, and checks."""

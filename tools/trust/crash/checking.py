@@ -1,4 +1,4 @@
-"""Looks at a store after a crash: is it sound, and does it keep what was promised?"""
+"""Check a store after a crash: is it sound, and does it keep the promises made before?"""
 
 import logging
 import os
@@ -19,12 +19,12 @@ from tools.trust.crash.promises import Ledger
 
 log = logging.getLogger(__name__)
 
-SECONDS: Final = 60.0  # that a daemon may take to come up
+SECONDS: Final = 60.0  # the longest start of a daemon
 CACHE: Final = 64 << 20
 
 
 def problems_after(store: Path, mountpoint: Path, ledger: Ledger) -> list[str]:
-    """Check a store as a crash left it, mount it, look for what was promised, check it again."""
+    """Check a store as a crash left it, mount it, compare all promises, check it again."""
     found = [f"before the mount: {each}" for each in findings(store)]
     try:
         with served(store, mountpoint):
@@ -35,7 +35,7 @@ def problems_after(store: Path, mountpoint: Path, ledger: Ledger) -> list[str]:
 
 
 def findings(store: Path) -> list[str]:
-    """Return what `modelfs fsck --data` finds. Nothing is changed."""
+    """Return the findings of `modelfs fsck --data`. Changes nothing."""
     try:
         with Store(store, read_only=True) as opened:
             return [
@@ -50,7 +50,7 @@ def served(store: Path, mountpoint: Path) -> Iterator[None]:
     """Mount a store by a real daemon, forked from here, while the block lasts.
 
     Raises:
-        OSError: it does not come up, or ends in any way but well.
+        OSError: the daemon does not start, or ends with another status than 0.
     """
     mountpoint.mkdir(exist_ok=True)
     readable, writable = os.pipe()

@@ -1,4 +1,4 @@
-"""Client processes: ordinary system calls in a mount, with a record of what was promised."""
+"""Client processes: ordinary system calls in a mount, with a record of the promises they got."""
 
 import itertools
 import json
@@ -19,18 +19,18 @@ from tools.trust.crash.promises import Content, blocks_of, slice_of
 STDERR: Final = 2
 PIECE: Final = 1 << 20
 STALL_SECONDS: Final = 2.0  # much longer than early ingest takes to begin
-# Names and metadata last after 5 s without any fsync; a commit takes its time, too.
+# Names and metadata are durable after 5 s without any fsync, plus the time of a commit.
 NAMES_LAST_SECONDS: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a workload works, and where it says so."""
+    """The mount and store of a workload, and the file for its statements."""
 
     mountpoint: Path
     store: Path
     record: Path
-    seconds: float  # how long
+    seconds: float  # of work
 
 
 class Client:
@@ -61,7 +61,7 @@ class Client:
     ) -> None:
         """Write a file in place, from its beginning, and perhaps fsync it.
 
-        At the offset `stall_at` it is waited a while, as a download does.
+        At the offset `stall_at` the write stalls for a while, as a download does.
         """
         self.say("mix", self.path(name), content)
         fd = self._put(name, content, stall_at)
@@ -108,7 +108,7 @@ class Client:
                 self.say("must", self.path(name), None)
 
     def claim_names(self) -> None:
-        """Say which renames are so old that they have to last without any fsync."""
+        """State that renames are durable which are so old that they need no fsync."""
         while self._names and self._names[0][0] < time.monotonic():
             _, name, content = self._names.popleft()
             self.say("must", self.path(name), content)
@@ -132,7 +132,7 @@ class Client:
     # -- the command line
 
     def sync(self) -> None:
-        """Have everything written so far made durable and taken into chunks."""
+        """Run `modelfs sync`: everything written so far becomes durable, and is put into chunks."""
         number = self.draw.getrandbits(60)
         self.say("phase", "ingest")
         self.say("ask", number)
@@ -141,13 +141,13 @@ class Client:
         self.say("phase", "work")
 
     def optimize(self) -> None:
-        """Have everything given its smallest form."""
+        """Run `modelfs optimize`."""
         self.say("phase", "optimize")
         modelfs("optimize", self.site.mountpoint)
         self.say("phase", "work")
 
     def collect(self) -> None:
-        """Have garbage removed."""
+        """Run `modelfs gc`."""
         self.say("phase", "gc")
         modelfs("gc", self.site.mountpoint)
         self.say("phase", "work")
@@ -158,7 +158,7 @@ def start(
 ) -> int:
     """Start a process that does the work, and return its id.
 
-    It exits with 1 if the mount failed it, and then says in `log` how.
+    It exits with 1, and logs the error, if a call in the mount failed.
     """
     if process := os.fork():
         return process

@@ -1,9 +1,9 @@
 """A disk that keeps a record of every write and flush.
 
-The disk is one file in a FUSE mount, for a loop device to lie on; the kernel's own file system on
-top of that device decides what is written and flushed when. Statements of clients, written to a
-second file there, get their place in the same record: what was said before a flush was answered
-comes before that flush.
+The disk is one file in a FUSE mount, below a loop device; the kernel's own file system on that
+device decides when to write and to flush. Clients write their statements to a second file there, so
+that they are in the same record: a statement made before the answer to a flush comes before that
+flush.
 
 A record entry, little-endian::
 
@@ -58,7 +58,7 @@ def entries(record: Path) -> Iterator[Entry]:
 
 
 class _Disk(pyfuse3.Operations):
-    # No handler awaits anything, so the record's order is that of the answers.
+    # No handler awaits, so the order of the record is that of the answers.
 
     def __init__(self, image: int, record: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Disk(pyfuse3.Operations):
     async def open(
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
-        # Past the page cache: a write is to be seen when the file system above makes it.
+        # Past the page cache, so that a write arrives when the file system above makes it.
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(inode), direct_io=True)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
@@ -134,7 +134,7 @@ def _serve(image: Path, folder: Path, record: Path, ready: int) -> None:
 
 @contextmanager
 def recorded(image: Path, folder: Path, record: Path) -> Iterator[None]:
-    """Serve a disk image as `folder`/disk while the block lasts, and record what happens to it."""
+    """Serve a disk image as `folder`/disk while the block lasts, and record its requests."""
     folder.mkdir()
     readable, writable = os.pipe()
     if not (server := os.fork()):

@@ -1,8 +1,8 @@
-"""What a loss of power leaves of a recorded disk.
+"""The images that a loss of power may leave of a recorded disk.
 
-What was written before an answered flush is on the disk. Of what came after it, a disk may have
-kept anything: nothing (`none`), everything (`all`), or some blocks of 4 KiB in any of the contents
-they had since (`some`).
+Writes before an answered flush are on the disk. Of the writes after it, a disk may have kept
+anything: nothing (`none`), everything (`all`), or some blocks of 4 KiB, each with any content that
+it had since (`some`).
 """
 
 import json
@@ -23,14 +23,14 @@ KINDS: Final = ("none", "all", "some")
 
 @dataclass(frozen=True, order=True, slots=True)
 class Point:
-    """A loss after so many entries of the record, and what the disk keeps of the last ones."""
+    """A loss after `after` entries of the record; `kind` says which of the last the disk keeps."""
 
     after: int
     kind: str
 
 
 class Record:
-    """A record, read."""
+    """A record that was read from its file."""
 
     def __init__(self, path: Path) -> None:
         self.entries = list(entries(path))
@@ -46,9 +46,9 @@ class Record:
         return sum(entry.what == what for entry in self.entries)
 
     def phases(self) -> dict[str, list[int]]:
-        """Return for each phase the numbers of its entries; what came before the first is left out.
+        """Return the numbers of the entries of each phase; those before the first are left out.
 
-        A phase named twice is one.
+        A phase that is named twice is one.
         """
         found: dict[str, list[int]] = {}
         phase = None
@@ -62,7 +62,7 @@ class Record:
 
 
 def choose(record: Record, count: int, seed: int) -> list[Point]:
-    """Return so many different points in their order, as many in each phase as in the others."""
+    """Return `count` different points in order, the same number in each phase."""
     draw = random.Random(seed)
     pools = list(record.phases().values())
     for pool in pools:
@@ -79,8 +79,8 @@ def choose(record: Record, count: int, seed: int) -> list[Point]:
 
 
 def _latest(record: Record, number: int, kind: str) -> int:
-    # If all since the last flush is lost, the disk is the same until the next flush: the moment
-    # just before that has the most promises.
+    # If all writes since the last flush are lost, the disk is the same until the next flush, and
+    # the moment just before that has the most promises.
     if kind == "none":
         while number < len(record.entries) and record.entries[number].what != FLUSH:
             number += 1
@@ -88,10 +88,10 @@ def _latest(record: Record, number: int, kind: str) -> int:
 
 
 class Images:
-    """Makes the images of points, which have to come in their order."""
+    """Makes the images of points, given in order."""
 
     def __init__(self, record: Record, base: Path, seed: int) -> None:
-        """Begin with `base`, the image as it was when the record began; it is changed."""
+        """Begin with `base`, the image at the beginning of the record; it is changed."""
         self._record = record
         self._base = base
         self._draw = random.Random(seed)
@@ -100,10 +100,10 @@ class Images:
         self.ledger = Ledger()
 
     def make(self, point: Point, target: Path) -> None:
-        """Write the image that a loss leaves to `target`, and bring the ledger to that moment."""
+        """Write the image after a loss to `target`, and advance the ledger to that moment."""
         for entry in self._record.entries[self._heard : point.after]:
             if entry.what == STATEMENT:
-                self.ledger.hear(self._record.data(entry))
+                self.ledger.add(self._record.data(entry))
         self._heard = point.after
         self._flush_up_to(point.after)
         subprocess.run(["cp", "--sparse=auto", self._base, target], check=True)

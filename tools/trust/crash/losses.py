@@ -27,7 +27,7 @@ REPORTED_MAX: Final = 3  # problems of one point
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is tried."""
+    """One combination of file system and workload, and how to try it."""
 
     system: str
     workload: str
@@ -35,7 +35,7 @@ class Cell:
     seed: int
     seconds: float
     folder: Path  # to work in; made and removed
-    keep: Path | None  # where images that do not hold go
+    keep: Path | None  # for the images of failed points
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of it."""
+    """The result of a cell."""
 
     cell: Cell
     writes: int = 0
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def try_losses(cell: Cell) -> Outcome:
-    """Record the workload, then look at what each loss leaves."""
+    """Record the workload, then check the image of each loss."""
     cell.folder.mkdir()
     try:
         began = time.monotonic()
@@ -73,7 +73,7 @@ def try_losses(cell: Cell) -> Outcome:
 
 
 def record_workload(cell: Cell) -> None:
-    """Leave `record`, and `base`, the disk as it was when the record began."""
+    """Make the files `record`, and `base`, the disk at the beginning of the record."""
     here = cell.folder
     image = here / "image"
     make_file_system(cell.system, image, DISK_SIZE)
@@ -133,7 +133,7 @@ def _try_points(cell: Cell) -> Outcome:
 
 
 def _look(cell: Cell, images: Images, image: Path) -> list[str]:
-    # The image is looked at as a copy only if it is to be kept: looking changes it.
+    # A check changes the image. So if images are kept, a copy is checked.
     looked_at = image
     if cell.keep is not None:
         looked_at = image.with_name("looked at")
@@ -156,7 +156,7 @@ def _report(cell: Cell, point: Point, problems: list[str], image: Path) -> None:
 
 
 def in_a_child(look: Callable[[], list[str]]) -> list[str]:
-    """Return what `look` returns in a process of its own, with a time limit."""
+    """Call `look` in a process of its own with a time limit, and return its result."""
     readable, writable = os.pipe()
     if not (child := os.fork()):
         _answer(look, writable)

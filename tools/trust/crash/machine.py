@@ -1,8 +1,8 @@
-"""What a crash tool needs of the machine: root, packages, loop devices, mounts that go away.
+"""The machine's side of the crash tools: root, packages, loop devices, temporary mounts.
 
-Everything runs in mount and process namespaces of its own, made by unshare(1): when that process
-ends, however it ends, the kernel ends its processes, unmounts what they mounted and frees the loop
-devices. What is left is a temporary folder, which the process outside removes.
+Everything runs in mount and process namespaces of its own, made by unshare(1). When that process
+ends, in any way, the kernel ends its processes, removes their mounts and frees the loop devices.
+The temporary folder is left, and the process outside removes it.
 """
 
 import os
@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 from tools.mounting import detach_copies
 
 PACKAGES: Final = {"ext4": "e2fsprogs", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
-# No background initialisation and no discards: every write of the disk is to be a workload's.
+# No background initialisation and no discards: every write to the disk comes from a workload.
 MKFS: Final = {
     "ext4": ["-q", "-J", "size=8", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
     "xfs": ["-q", "-K"],
@@ -32,12 +32,12 @@ MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a tmpfs, where a flush costs no
 
 
 def scratch_inside(folder: Path | None) -> Path:
-    """Return a scratch folder, in namespaces that go away with the process.
+    """Return a scratch folder, in namespaces that end with the process.
 
-    Outside of them, this runs the same command once more inside and exits with its code.
+    Outside of them, runs the same command again inside, and exits with its code.
     """
     if SCRATCH in os.environ:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one outside ends this one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process outside ends this one
         detach_copies()
         return Path(os.environ[SCRATCH])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -72,7 +72,7 @@ def demand(systems: list[str]) -> None:
     if missing:
         install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
         if shutil.which("apt-get") is None:
-            _refuse(f"install what these Debian packages hold: {' '.join(missing)}")
+            _refuse(f"programs of these Debian packages are missing: {' '.join(missing)}")
         print(" ".join(install))
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (["apt-get", "update"], install):
@@ -99,7 +99,7 @@ def loop_mounted(system: str, image: Path, folder: Path) -> Iterator[None]:
     """Mount an image with the machine's own file system while the block lasts.
 
     Raises:
-        OSError: the file system refuses it.
+        OSError: the file system refuses the image.
     """
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
@@ -117,7 +117,7 @@ def loop_mounted(system: str, image: Path, folder: Path) -> Iterator[None]:
 
 
 def unmount(folder: Path) -> None:
-    """Unmount, waiting a moment for whoever is still leaving."""
+    """Unmount, and try again for five seconds while processes still use the mount."""
     for _ in range(50):
         done = subprocess.run(["umount", folder], capture_output=True, text=True, check=False)
         if not done.returncode:

@@ -1,18 +1,18 @@
-"""What was promised: the record a workload keeps, and what it asks of the files after a crash.
+"""Promises: the statements that a workload records, and the file contents they allow after a crash.
 
-Clients say what they are about to do before they do it, and what was acknowledged as soon as it
-was. Each statement is one line of JSON, written in one piece:
+A client states an action before it begins, and the acknowledgement as soon as it has it. Each
+statement is one line of JSON, written with one call:
 
-    ["mix", path, content]    the path is being written in place: any part of that may show
-    ["will", path, content]   the path is about to hold that, whole: by a rename or a removal
-    ["may", path, content]    it does, and a crash may leave that
-    ["must", path, content]   acknowledged: the path holds that, or what was said of it later
-    ["ask", number]           somebody asks for everything said so far to be made durable
-    ["done", number]          and was told that it is
-    ["phase", name]           what the workload is doing from now on
+    ["mix", path, content]    the path is being written in place: it may have any part of that
+    ["will", path, content]   the path is about to have that, whole: by a rename or a removal
+    ["may", path, content]    the path has that, and may have it after a crash
+    ["must", path, content]   acknowledged: after a crash, the path has that or a later content
+    ["ask", number]           a sync was requested for everything stated so far
+    ["done", number]          the sync was acknowledged
+    ["phase", name]           the workload begins another phase
 
-A content is null for no such file, else a list of parts: a text, or `[seed, size]` for that many
-bytes of a random stream, zeros if the seed is 0. A path that nothing was said of yet is absent.
+A content is null for no file, else a list of parts: a text, or `[seed, size]` for that many bytes
+of a random stream, zeros if the seed is 0. A path without statements does not exist.
 """
 
 import functools
@@ -28,10 +28,10 @@ import numpy as np
 Part = str | tuple[int, int]
 Content = tuple[Part, ...]
 
-BLOCK: Final = 4 << 20  # what is compared at a time
+BLOCK: Final = 4 << 20  # bytes that are compared at a time
 
 
-# Seeds from here on are not of random bytes but of weights, with so many variants of each family.
+# Seeds from here on are of weights, not of random bytes. Each family has PER_FAMILY variants.
 WEIGHTS: Final = 1 << 40
 PER_FAMILY: Final = 100
 
@@ -53,7 +53,7 @@ def part_bytes(part: Part) -> bytes:
 
 
 def _weights(family: int, variant: int, size: int) -> bytes:
-    """Return F32 numbers: those of a family, and of a variant a little beside them."""
+    """Return F32 numbers: those of a family, with small differences for each variant."""
     values = np.random.default_rng(family).normal(0, 0.05, size // 4)
     moved = np.random.default_rng(variant).normal(0, 0.0001, size // 4) if variant else 0
     return (values + moved).astype("<f4").tobytes()
@@ -64,7 +64,7 @@ def size_of(content: Content) -> int:
 
 
 def slice_of(content: Content, start: int, stop: int) -> bytes:
-    """Return the bytes of a content in `[start, stop)`, as far as it goes."""
+    """Return the bytes `[start, stop)` of a content, fewer at its end."""
     pieces: list[bytes] = []
     at = 0
     for part in content:
@@ -83,28 +83,28 @@ def blocks_of(content: Content, size: int = BLOCK) -> Iterator[tuple[int, bytes]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class State:
-    """What a path may hold."""
+    """A content that a path may have."""
 
     content: Content | None
-    whole: bool = True  # or any part of it
-    done: bool = True  # or about to be
+    whole: bool = True  # False: any part of it, too
+    done: bool = True  # False: the change is under way
 
 
 class Ledger:
-    """What may be found at each path, by the statements made so far."""
+    """The allowed states of each path, by the statements so far."""
 
     def __init__(self) -> None:
         self._states: dict[str, list[State]] = {}
-        self._asked: dict[int, dict[str, State]] = {}
+        self._requested: dict[int, dict[str, State]] = {}
         self.promises = 0
 
-    def hear(self, line: bytes) -> None:
-        """Take one statement into account."""
+    def add(self, line: bytes) -> None:
+        """Add a statement."""
         kind, subject, *rest = json.loads(line)
         if kind == "ask":
-            self._asked[subject] = {path: states[-1] for path, states in self._states.items()}
+            self._requested[subject] = {path: states[-1] for path, states in self._states.items()}
         elif kind == "done":
-            for path, state in self._asked.pop(subject).items():
+            for path, state in self._requested.pop(subject).items():
                 self._mark_durable(path, state)
         elif kind != "phase":
             self._say(kind, subject, _content(rest[0]))
@@ -116,12 +116,11 @@ class Ledger:
             return
         self.promises += 1
         said = [state for state in states if state.content == content and state.whole]
-        if said:  # otherwise something newer was promised meanwhile
+        if said:  # otherwise a newer content was promised meanwhile
             self._keep_from(path, said[-1])
 
     def _mark_durable(self, path: str, state: State) -> None:
-        # What was still being written, renamed or removed when it was asked for is not part of the
-        # promise.
+        # The promise excludes writes, renames and removals that were under way at the request.
         if state.whole and state.done and any(state is each for each in self._states[path]):
             self.promises += 1
             self._keep_from(path, state)
@@ -131,7 +130,7 @@ class Ledger:
         self._states[path] = states[next(n for n, each in enumerate(states) if each is state) :]
 
     def problems(self, folder: Path) -> Iterator[str]:
-        """Yield each path in `folder` that holds what it may not."""
+        """Yield each path in `folder` with a content that is not allowed, and the reason."""
         for path, states in self._states.items():
             try:
                 problem = _problem(folder / path, states)
@@ -141,16 +140,16 @@ class Ledger:
                 yield f"{path} {problem}"
 
     @property
-    def asked(self) -> int:
-        """How many are still waiting for what was said to be made durable."""
-        return len(self._asked)
+    def pending_syncs(self) -> int:
+        """The number of syncs that were requested and not acknowledged yet."""
+        return len(self._requested)
 
-    def take_as_found(self, folder: Path) -> None:
-        """Begin anew with what a sound store has now; remove what was being written in place.
+    def restart_from(self, folder: Path) -> None:
+        """Restart from the present content of a sound store; remove files written in place.
 
-        Nobody may be asking any more. What is removed is to be made durable before others go on.
+        No sync may be under way. Make the removals durable before clients go on.
         """
-        self._asked.clear()
+        self._requested.clear()
         for path, states in self._states.items():
             if not all(state.whole for state in states):
                 (folder / path).unlink(missing_ok=True)
@@ -202,16 +201,16 @@ def _mixture_problem(path: Path, contents: list[Content]) -> str | None:
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max(map(size_of, contents)):
-            return f"has {size} bytes, more than were ever written"
+            return f"has {size} bytes, more than were written"
         for start in range(0, size, BLOCK):
             data = _read(file.fileno(), start, BLOCK)
             if data == slice_of(contents[-1], start, start + BLOCK):
                 continue
             found = np.frombuffer(data, np.uint8)
-            sound = found == 0  # a hole: what was not written out yet
+            sound = found == 0  # a hole: bytes that were not written yet
             for content in contents:
                 wanted = np.frombuffer(slice_of(content, start, start + len(found)), np.uint8)
                 sound[: len(wanted)] |= found[: len(wanted)] == wanted
             if not sound.all():
-                return f"has bytes at {start + int(np.argmin(sound))} that nobody wrote there"
+                return f"has bytes at {start + int(np.argmin(sound))} that no client wrote there"
     return None

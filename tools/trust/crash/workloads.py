@@ -1,7 +1,7 @@
-"""The workloads: what clients do to a mount until their time is over.
+"""The workloads: the actions of clients in a mount until their time is over.
 
-Each is a handful of client processes at the same time. Those whose point is a promise get company
-that is promised nothing, since most mistakes are made with what lies next to it.
+Each is a handful of client processes at the same time. Workloads with promises run beside clients
+without any, since most mistakes are made with neighbouring data.
 """
 
 import itertools
@@ -17,22 +17,22 @@ from tools.trust.crash.promises import PER_FAMILY, WEIGHTS, Content, of_seed, si
 Work = Callable[[Client], None]
 
 SIZES: Final = (1, 700, 4096, 50_000, 300_000, 800_000)
-FILES: Final = 40  # of a client at most, so that a look at all of them stays short
-# Early ingest begins at four whole windows of 64 MiB; a window is told full by the next write.
+FILES: Final = 40  # of a client at most, so that a check of all stays short
+# Early ingest begins at four whole windows of 64 MiB; the next write shows that a window is whole.
 EARLY_FROM: Final = (4 * 64 << 20) + (2 << 20)
 LONG_PARTS: Final = 17
 LONG_PART: Final = 16 << 20
-LONG_START: Final = 256 << 10  # of a part, which is not zeros
+LONG_START: Final = 256 << 10  # bytes at the start of a part that are not zeros
 TENSORS: Final = (1 << 20, 300_000, 4096, 100)
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is done, by processes with these names."""
+    """The work of some processes, by their names."""
 
     clients: Mapping[str, Work]
     setup: Mapping[str, Work] = field(default_factory=dict)
-    scale: float = 1.0  # how much longer than others it has to run
+    scale: float = 1.0  # of its duration, compared with others
 
 
 def run(clients: Mapping[str, Work], site: Site, seed: int) -> None:
@@ -59,7 +59,7 @@ def model(seeds: list[int]) -> Content:
 def long_model(seeds: list[int]) -> Content:
     """Return a safetensors file with a long tensor for each seed.
 
-    Most of each is zeros: that is written like anything else, but images of the disk stay small.
+    Most of each is zeros, which are written like other bytes, but images of the disk stay small.
     """
     parts = [part for seed in seeds for part in ((seed, LONG_START), (0, LONG_PART - LONG_START))]
     return (_header([LONG_PART] * len(seeds)), *parts)
@@ -77,7 +77,7 @@ def _header(sizes: list[int], dtype: str = "U8", width: int = 1) -> str:
 
 
 def save_with_fsync(client: Client) -> None:
-    """Files, new ones and then old ones written anew, each with an fsync."""
+    """Write files, new ones and then old ones again, each with an fsync."""
     for number in itertools.count():
         if not client.has_time:
             return
@@ -86,7 +86,7 @@ def save_with_fsync(client: Client) -> None:
 
 
 def save_in_place(client: Client) -> None:
-    """The same few files truncated and written again, rarely with an fsync."""
+    """Truncate and write the same few files again, rarely with an fsync."""
     while client.has_time:
         name = f"{client.draw.randrange(6)}"
         client.write(name, any_content(client), durable=client.draw.random() < 0.1)
@@ -98,7 +98,7 @@ def replace_with_fsync(client: Client) -> None:
 
 
 def replace_without_fsync(client: Client) -> None:
-    """A few files, safely written at first, replaced again and again as careless programs do."""
+    """Replace a few files, written with fsync at first, again and again without one."""
     names = [f"{number}" for number in range(8)]
     for name in names:
         client.replace(name, any_content(client), durable=True)
@@ -108,7 +108,7 @@ def replace_without_fsync(client: Client) -> None:
 
 
 def save_models(client: Client) -> None:
-    """Models that share tensors with each other; now and then a sync takes them into chunks."""
+    """Write models that share tensors; now and then a sync puts them into chunks."""
     number = 0
     while client.has_time:
         for _ in range(3):
@@ -119,7 +119,7 @@ def save_models(client: Client) -> None:
 
 
 def save_long_model(client: Client) -> None:
-    """One model so long that it is ingested while it is written; then it is patched in place."""
+    """Write a model that is ingested while it is written, and then patch it in place."""
     seeds = [client.draw.randrange(1, 9) for _ in range(LONG_PARTS)]
     client.write("long", long_model(seeds), durable=False, stall_at=EARLY_FROM)
     client.sync()
@@ -143,7 +143,7 @@ def fill_variants(client: Client) -> None:
 
 
 def renew_variants(client: Client) -> None:
-    """Most of the variants removed and written anew, with tensors that others have or had."""
+    """Remove most of the variants, and write them with tensors that others have or had."""
     while client.has_time:
         names = client.draw.sample(VARIANTS, 9)
         client.remove(names, durable=client.draw.random() < 0.5)
@@ -153,7 +153,7 @@ def renew_variants(client: Client) -> None:
 
 
 def weights(variants: list[int]) -> Content:
-    """Return a safetensors file of weights, of each tensor a variant."""
+    """Return a safetensors file of weights, with a variant of each tensor."""
     sizes = [size // 4 * 4 for size in TENSORS]
     families = range(WEIGHTS, WEIGHTS + PER_FAMILY * len(TENSORS), PER_FAMILY)
     seeds = [family + variant for family, variant in zip(families, variants, strict=True)]
@@ -167,7 +167,7 @@ def fill_family(client: Client) -> None:
 
 
 def renew_family(client: Client) -> None:
-    """Models made from one another come and go, and what others derive from with them."""
+    """Write and remove models that derive from each other, and so the bases of others."""
     while client.has_time:
         for name in client.draw.sample(VARIANTS, 4):
             variants = [client.draw.randrange(4) for _ in TENSORS]

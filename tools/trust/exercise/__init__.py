@@ -1,1 +1,1 @@
-"""What tools/run trust.exercise is made of."""
+"""The parts of tools/run trust.exercise."""

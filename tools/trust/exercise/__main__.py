@@ -1,15 +1,15 @@
-"""Does a mount keep every byte, whatever programs do to their files, and in whatever order?
+"""Does a mount keep every byte, for any operations of programs, in any order?
 
     tools/run trust.exercise [--operations N] [--seed N] [--processes N] [--files N] [FOLDER]
 
 Several processes read, write, map, truncate, rename, link and remove files at random, each with a
 byte-exact model of its files, and compare all they read. Now and then all pause, and caches are
-dropped, the store is synced or collected, or mounted again; then every file is compared. It all
-happens in a temporary store and mount, which is checked with fsck at the end, or inside FOLDER:
-run on another file system, it proves itself right.
+dropped, the store is synced or collected, or mounted again; then every file is compared. All this
+is in a temporary store and mount, which is checked with fsck at the end, or inside FOLDER: a run on
+another file system tests the exerciser.
 
-The same options make the same calls in each process. When something is wrong, prints what, and the
-last calls on that file, and exits with 1.
+The same options make the same calls in each process. On an error, prints it with the last calls on
+that file, and exits with 1.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from tools.mounting import Failed, Mount, drop_kernel_caches, modelfs
 from tools.trust.exercise.place import Folder, Place
 from tools.trust.exercise.worker import SHARED_FILES, SHARED_SIZE, Pause, Report, Work, work
 
-STUCK_SECONDS: Final = 600.0  # no process tells anything
+STUCK_SECONDS: Final = 600.0  # without a report of any process
 
 
 def main() -> int:
     options = _options()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # after the cleaning up
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # after the cleanup
     start = time.monotonic()
     counts, failure = _exercise(options)
     for name, count in counts.most_common():
@@ -67,7 +67,7 @@ def _options() -> argparse.Namespace:
 
 
 def _exercise(options: argparse.Namespace) -> tuple[Counter[str], str]:
-    """Return what was done, and what went wrong."""
+    """Return the counts of operations, and the error, empty if there was none."""
     top = Path(tempfile.mkdtemp(prefix="modelfs-exercise-", dir=options.folder))
     place: Place = Folder(top) if options.folder else Mount(top / "store", top / "mnt")
     team = Team(options, place)
@@ -88,7 +88,7 @@ def _exercise(options: argparse.Namespace) -> tuple[Counter[str], str]:
 
 
 class Team:
-    """The processes, and who tells them to go on."""
+    """The processes, and their coordinator."""
 
     def __init__(self, options: argparse.Namespace, place: Place) -> None:
         self.counts: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class Team:
         self._pipes: list[Connection] = []
 
     def run(self) -> None:
-        """Have all of it done.
+        """Let the processes do all operations.
 
         Raises:
             Failed: something is wrong with the files, a command or the daemon.
@@ -111,7 +111,7 @@ class Team:
             self._start(number)
         each = self._options.pause * self._options.processes
         for done in itertools.count(each, each):
-            if not isinstance(pause := self._hear(), Pause):
+            if not isinstance(pause := self._receive_all(), Pause):
                 return
             print(f"{min(done, self._options.operations):,}: {pause.value}", file=sys.stderr)
             self._do(pause)
@@ -143,13 +143,13 @@ class Team:
         self._processes.append(process)
         self._pipes.append(ours)
 
-    def _hear(self) -> Pause | Report:
-        """Wait for all processes, which tell the same; return what the last one told."""
+    def _receive_all(self) -> Pause | Report:
+        """Wait for a report of each process, all alike, and return one of them."""
         waiting = [*self._pipes]
         while True:
             ready = multiprocessing.connection.wait(waiting, STUCK_SECONDS)
             if not ready:
-                raise Failed(f"a process is stuck: nothing heard for {STUCK_SECONDS} s")
+                raise Failed(f"a process is stuck: no report for {STUCK_SECONDS} s")
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 waiting.remove(pipe)

@@ -1,4 +1,4 @@
-"""What a file has to hold, byte for byte; a hole costs nothing, however long."""
+"""The expected content of a file, byte for byte. A hole of any length costs nothing."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -12,11 +12,11 @@ class Content:
     def __init__(self) -> None:
         self.size = 0
         # Blocks that were written to, by number; all others are zeros. A block that was written
-        # whole is shared with whoever else holds the same object, until it is changed.
+        # whole is an object that other contents may have, too, until it is changed.
         self._blocks: dict[int, bytes | bytearray] = {}
 
     def read(self, start: int, size: int) -> bytes:
-        """Return what a read has to: fewer bytes than `size` at the end."""
+        """Return the expected result of a read: fewer bytes than `size` at the end."""
         stop = max(start, min(start + size, self.size))
         parts: list[bytes | memoryview] = []
         for number, skip, length in _pieces(start, stop):

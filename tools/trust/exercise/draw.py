@@ -12,18 +12,18 @@ from tools.trust.exercise.content import BLOCK
 Each = TypeVar("Each")
 
 PAGE: Final = 4 << 10
-REQUEST: Final = 128 << 10  # what the kernel sends at once
-CHUNK: Final = 1 << 20  # the grid that files are cut on
+REQUEST: Final = 128 << 10  # the largest request of the kernel
+CHUNK: Final = 1 << 20  # the grid on which files are cut
 WINDOW: Final = 64 << 20  # of staging
 UNITS: Final = (PAGE, REQUEST, CHUNK)
 
-DENSE: Final = 3 * CHUNK + 1  # most of what happens, happens before here
+DENSE: Final = 3 * CHUNK + 1  # most operations are below this offset
 FAR: Final = 1 << 43  # ext4 has files of up to 2^44 bytes
 WINDOWS: Final = 6
 SIZE_MAX: Final = 2 * CHUNK + PAGE
 
 POOL: Final = 8 << 20
-HEADER_SIZE: Final = 6000  # what all headers fit into, filled with spaces
+HEADER_SIZE: Final = 6000  # longer than any header, which is filled with spaces
 TENSOR_SIZES: Final = (4, 1000, PAGE, 100_000, CHUNK, CHUNK + 4, 2_400_000)
 
 
@@ -40,7 +40,7 @@ def blocks() -> list[bytes]:
 
 
 class Draw:
-    """Everything that is left to chance; the same for the same seed."""
+    """All random choices; the same for the same seed."""
 
     def __init__(self, seed: str) -> None:
         self._random = Random(seed)
@@ -82,7 +82,7 @@ class Draw:
         return max(0, near + self._nudge())
 
     def size(self) -> int:
-        """Return how many bytes to read or write at once."""
+        """Return a number of bytes to read or write at once."""
         kind = self.weighted(("few", "page", "some", "request", "chunk"), (25, 30, 30, 12, 3))
         match kind:
             case "few":
@@ -108,7 +108,7 @@ class Draw:
     # -- bytes
 
     def data(self, size: int) -> bytes:
-        """Return bytes to write: random, repeated (so compressible), zeros, or had before."""
+        """Return bytes to write: random, repeated (so compressible), zeros, or earlier ones."""
         kind = self.weighted(("random", "repeated", "zeros", "again"), (60, 15, 10, 15))
         match kind:
             case "zeros":
@@ -123,7 +123,7 @@ class Draw:
         return pool()[start : start + size]
 
     def model(self) -> bytes:
-        """Return a safetensors file, of tensors that other such files have too."""
+        """Return a safetensors file, with tensors of other such files."""
         tensors: list[bytes] = []
         for _ in range(1 + self.below(6)):
             size = self.weighted(TENSOR_SIZES, (4, 4, 4, 4, 1, 1, 1))

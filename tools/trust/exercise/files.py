@@ -1,7 +1,7 @@
-"""The files of one process: names, open files and mappings, each with what it has to hold.
+"""The files of one process: names, open files and mappings, each with its expected content.
 
-A process has files of its own, with which it may do anything, and parts of shared ones: byte
-ranges that nobody else touches, side by side with those of other processes.
+A process has files of its own, with which it may do anything, and parts of shared ones: byte ranges
+that no other process touches, beside those of other processes.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ JOURNAL: Final = 50
 HANDLES: Final = 8
 MAPPINGS: Final = 4
 MAPPED_MAX: Final = 16 << 20
-# A file up to this long is checked whole, of a longer one the data and the edges of its holes.
+# A file up to this length is checked whole; of a longer one, the data and the edges of its holes.
 WHOLE: Final = 8 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,12 +28,12 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 class Wrong(Exception):
-    """A file is not what it has to be."""
+    """A file has not its expected content."""
 
 
 @dataclass(eq=False, slots=True)
 class File:
-    """A file, or a part of a shared one, and what was done to it."""
+    """A file, or a part of a shared one, and the operations on it."""
 
     number: int
     names: set[str]  # none: it was removed while open
@@ -43,7 +43,7 @@ class File:
     journal: deque[str] = field(default_factory=lambda: deque(maxlen=JOURNAL))
 
     def clip(self, start: int, size: int) -> tuple[int, int]:
-        """Return where to read or write instead, so that no other process is in the way."""
+        """Return the nearest range to read or write that no other process uses."""
         if self.part is None:
             return start, size
         low, high = self.part
@@ -66,7 +66,7 @@ class Handle:
 
 
 class Files:
-    """Everything a process has, and its checks."""
+    """The files of a process, and their checks."""
 
     def __init__(self, folder: Path, draw: Draw, count: int) -> None:
         self.folder = folder
@@ -89,19 +89,19 @@ class Files:
         return self.folder / name
 
     def note(self, file: File, what: str) -> None:
-        """Note what is about to be done to a file."""
+        """Record the next operation on a file."""
         self.touched = file
         file.journal.append(f"{self.operation}: {what}")
 
     # -- which file
 
     def files(self) -> list[File]:
-        """Return those that can be opened."""
+        """Return the files that can be opened."""
         found = {*self.named.values(), *(handle.file for handle in self.handles)}
         return sorted((each for each in found if each.part is None), key=lambda each: each.number)
 
     def pick(self) -> File:
-        """Return a file; for a while nearly always the same, so that the others are ingested."""
+        """Return a file; nearly always the same for a while, so that the others are ingested."""
         files = self.files()
         if not files:
             return self.create(self.draw.one(self.all_names)).file
@@ -117,7 +117,7 @@ class Files:
         return self.pick()
 
     def share(self, path: Path, parts: list[tuple[int, int]]) -> None:
-        """Take parts of a file that is shared, and holds zeros."""
+        """Add parts of a shared file of zeros."""
         for part in parts:
             file = File(next(self._numbers), {os.fspath(path)}, path.stat().st_ino, part=part)
             file.content.resize(part[1])
@@ -151,7 +151,7 @@ class Files:
         return handle
 
     def handle(self, file: File, *, write: bool) -> Handle:
-        """Return an open file to read from, or to write to as well."""
+        """Return an open file, to read from or also to write to."""
         fit = [each for each in self.handles if each.file is file and each.fits(write=write)]
         if fit and self.draw.chance(0.8):
             return self.draw.one(fit)
@@ -169,7 +169,7 @@ class Files:
         file.names.remove(name)
 
     def tidy(self) -> None:
-        """Between operations: close what is too many, and now and then turn to another file."""
+        """Close surplus files between operations, and now and then turn to another file."""
         while len(self.handles) > HANDLES:
             self.close(self.draw.one(self.handles))
         while len(self.mappings) > MAPPINGS:
@@ -225,7 +225,7 @@ class Files:
     # -- checks
 
     def compare(self, file: File, start: int, got: bytes, size: int, how: str) -> None:
-        """Fail unless `got` is what a read of `size` bytes has to return."""
+        """Fail unless `got` is the expected result of a read of `size` bytes."""
         wanted = file.content.read(start, size)
         if got == wanted:
             return
@@ -272,7 +272,7 @@ class Files:
                 raise Wrong(f"listdir({folder}): {sorted(found)}, not {sorted(names)}")
 
     def check_all(self) -> None:
-        """Compare everything, names too."""
+        """Compare all files and names."""
         self.check_names()
         for file in [*self.files(), *self._shared]:
             self.check(file)

@@ -1,7 +1,7 @@
-"""What the exerciser does to files, and how often.
+"""The operations of the exerciser on files, and their frequencies.
 
 Each operation makes one or a few system calls, does the same to the model of the file, and compares
-what it can. It skips what cannot be done just then.
+the results. It does nothing if it is not possible at the moment.
 """
 
 import errno
@@ -16,9 +16,9 @@ from tools.trust.exercise.files import File, Files, Handle, Wrong, fallocate
 
 KEEP_SIZE: Final = 1
 PUNCH_HOLE: Final = 2
-# Room for one direct transfer: pages before and behind what is asked for come with it.
+# Room for one direct transfer, with the pages before and behind the requested range.
 DIRECT_MAX: Final = 3 * CHUNK
-# A file this long is ingested while it is still being written.
+# A file of this length is ingested while it is still being written.
 STREAM_WINDOWS: Final = (5, 6, 7)
 ROW: Final = CHUNK // BLOCK
 

@@ -1,4 +1,4 @@
-"""Where files are exercised: a mount, or a folder of any other file system."""
+"""The place of an exercise: a mount, or a folder of any other file system."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Place(Protocol):
-    """What the exerciser asks of the place where it works; `mounting.Mount` is one."""
+    """A place that the exerciser can work in; `mounting.Mount` is one."""
 
     path: Path
 
@@ -20,7 +20,7 @@ class Place(Protocol):
 
 
 class Folder:
-    """A folder, which is always there."""
+    """A plain folder, which needs no mount."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

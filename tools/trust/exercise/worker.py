@@ -21,13 +21,13 @@ SHARED_FILES: Final = 2
 SHARED_SIZE: Final = 3_000_000
 PART: Final = 200_003  # no multiple of a page: neighbours share one
 
-# How often a process has the store synced and collected while all work on, in so many operations.
+# The operations of a process between two syncs, and between two collections, while all work on.
 SYNC_EVERY: Final = 1500
 COLLECT_EVERY: Final = 4000
 
 
 class Pause(enum.Enum):
-    """What is done to the whole mount while no process does anything."""
+    """An operation on the whole mount, while all processes pause."""
 
     DROP_CACHES = "drop caches"
     SYNC = "sync, drop caches"
@@ -37,7 +37,7 @@ class Pause(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one process has to do."""
+    """The task of one process."""
 
     top: Path  # of all processes
     number: int
@@ -49,7 +49,7 @@ class Work:
     is_mount: bool  # whether there is anything to sync, collect and mount again
 
     def pauses(self) -> Iterator[Pause]:
-        """Yield what happens at each pause; the same for every process. The last is a remount."""
+        """Yield the pauses, the same ones for every process. The last is a remount."""
         draw = Draw(f"{self.seed} pauses")
         last = -(-self.operations // self.pause_every)
         for number in range(1, last + 1):
@@ -59,14 +59,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a process ended."""
+    """The end of a process."""
 
     counts: Counter[str]
     failure: str = ""
 
 
 def work(task: Work, pipe: Connection) -> None:
-    """Do the operations; tell the coordinator of each pause, and how it ended."""
+    """Do the operations; report each pause, and the end, to the coordinator."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the coordinator ends this process
     worker = Worker(task, pipe)
     try:
@@ -110,12 +110,12 @@ class Worker:
         self._files.close_all()
 
     def explain(self, what: str) -> str:
-        """Say what went wrong, and what had been done to the file."""
+        """Return the error, with the last operations on the file."""
         task, file = self._task, self._files.touched
         lines = [f"process {task.number}, operation {self._files.operation}: {what}"]
         if file is not None:
             names = ", ".join(sorted(file.names)) or "no name"
-            lines += [f"file {file.number} ({names}), {file.content.size} bytes; done to it:"]
+            lines += [f"file {file.number} ({names}), {file.content.size} bytes; operations:"]
             lines += [f"  {line}" for line in file.journal]
         return "\n".join(lines)
 

@@ -1,1 +1,1 @@
-"""What tools/run trust.load is made of."""
+"""The parts of tools/run trust.load."""

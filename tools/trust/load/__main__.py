@@ -6,9 +6,9 @@
   tools/run trust.load extents [--count N]      files of 100,000 extents: read, edit, cut, remove
   tools/run trust.load huge                     a file of 10^15 bytes
 
-Each makes a store of its own in a temporary folder. A probe asks the mount for something small
-every 50 ms, and a plain folder beside it for the same: what both wait for is the machine. Exit code
-1 when a byte was wrong, something hung, or a bound did not hold.
+Each makes a store of its own in a temporary folder. A probe sends small requests to the mount every
+50 ms, and the same to a plain folder beside it: a wait that both have is the machine's. Exits with
+1 if a byte was wrong, a process hung, or a bound was exceeded.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from tools.trust.load.extremes import extents, faults, huge, names
 from tools.trust.load.rig import MIB, Rig, rig
 from tools.trust.load.table import Table
 
-DATA_TO_CACHE = 10  # how many times more data than cache
+DATA_TO_CACHE = 10  # ratio of data to cache
 
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the cleaning up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the cleanup
     table = Table()
     try:
         with rig(options.folder, options.cache_size * MIB) as mounted:

@@ -1,4 +1,4 @@
-"""Eight processes at once, the end of the mount below them, and what is there afterwards."""
+"""Eight processes at once, the end of the mount below them, and a check of the files afterwards."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def churn(rig: Rig, table: Table, seconds: float, size: int) -> None:
     table.latency("churn", measured)
     table.memory(rig, peak)
     table.row("its own memory, median of each fifth", f"{monitor.growth()} MiB")
-    table.row("umount, with ingest still owed", f"{rig.unmount():.1f} s")
+    table.row("umount, with ingest pending", f"{rig.unmount():.1f} s")
     _check_store(rig, table, "first", reports)
     clients = Clients(rig, "second", size)
     clients.watch(min(seconds, UNDER_LOAD_SECONDS))
@@ -67,7 +67,7 @@ class Clients:
             process.start()
 
     def watch(self, seconds: float) -> None:
-        """Let them work for so long, and note who does not get on."""
+        """Let them work for `seconds`, and record the processes without progress."""
         deadline = time.monotonic() + seconds
         seen = [(0, time.monotonic())] * CLIENTS
         while time.monotonic() < deadline and not self.stuck:
@@ -81,7 +81,7 @@ class Clients:
                     self.stuck.add(number)
 
     def finish(self) -> None:
-        """Let each end what it is at."""
+        """Stop the processes after their present step."""
         self.stop.set()
         for process in self._processes:
             process.join(DEADLOCK_SECONDS)
@@ -90,7 +90,7 @@ class Clients:
                 process.join(DEADLOCK_SECONDS)
 
     def reports(self) -> list[Report]:
-        """Return what they did; nothing of one that died."""
+        """Return the reports of the processes; one that died has none."""
         return [json.loads(path.read_text()) for path in sorted(self._results.iterdir())]
 
 
@@ -110,7 +110,7 @@ def _show(table: Table, reports: Sequence[Report], clients: Clients) -> None:
 
 
 def _check_store(rig: Rig, table: Table, name: str, reports: Sequence[Report]) -> None:
-    """Check the unmounted store, mount it, and compare every file with what it may be."""
+    """Check the unmounted store, mount it, and compare every file with its allowed versions."""
     rig.fsck()
     table.row("fsck --data", "sound")
     rig.start()

@@ -1,9 +1,9 @@
-"""A process that reads, writes, renames and deletes, and knows what every byte should be.
+"""A process that reads, writes, renames and deletes, and checks every byte it reads.
 
-Each name is changed by one process and read by all. A file says at its beginning what it is, and
-the rest follows from that, so that a reader sees when it is half old and half new, or cut short.
-The file `edited` is changed in place and read by its owner only. If the mount is ended while
-something is under way, a name may be what it was or what it was to be.
+Each name is changed by one process and read by all. The beginning of a file determines all of it,
+so that a reader sees if it is half old and half new, or cut short. The file `edited` is changed in
+place and read by its owner only. If the mount is ended during a change, a name may have its old or
+its new file.
 """
 
 import enum
@@ -27,7 +27,7 @@ from tools.trust.load.rig import MIB
 HEAD: Final = struct.Struct("<QQQ")
 SIZES: Final = (100, 4096, 100_000, MIB, 3 * MIB + 17, 16 * MIB)
 SIZE_WEIGHTS: Final = (20, 20, 20, 15, 15, 10)
-TENSORS: Final = 64  # that models choose from
+TENSORS: Final = 64  # of which models choose
 TENSOR_BYTES: Final = 512 << 10
 EDITED_MAX: Final = 8 * MIB
 NAMES: Final = 100
@@ -36,7 +36,7 @@ PAGE: Final = 4096
 
 
 class Kind(enum.IntEnum):
-    """How a file's content follows from its seed."""
+    """The function that makes a file's content from its seed."""
 
     NOISE = 1
     WORDS = 2  # compressible, so that it has to be decoded to be read
@@ -44,7 +44,7 @@ class Kind(enum.IntEnum):
 
 
 class Version(NamedTuple):
-    """What a file is; JSON makes a list of it."""
+    """The content of a file, in short; JSON makes a list of it."""
 
     kind: int
     seed: int
@@ -82,7 +82,7 @@ def _model(seed: int) -> bytes:
 
 
 def is_right(data: bytes) -> bool:
-    """Say whether these are all bytes of some file that `content` makes."""
+    """Whether these are all bytes of a file that `content` makes."""
     if data[8:22] == b'{"__metadata__':
         return data == _model(int(data[:100].split(b'"')[5]))
     if len(data) < HEAD.size:
@@ -109,7 +109,7 @@ class Client:
         self.written = 0
 
     def run(self, stop: Event, ending: Event) -> None:
-        """Work until told to stop, or until the mount ends after `ending` was set."""
+        """Work until `stop` is set, or until the mount ends after `ending` was set."""
         steps = (
             (self.write, 10),
             (self.read_own, 6),
@@ -134,7 +134,7 @@ class Client:
             self.progress()
 
     def expected(self) -> dict[str, list[Version | None]]:
-        """Return for each name what it may be; None stands for no such file."""
+        """Return the allowed versions of each name; None stands for no file."""
         names = self._files.keys() | self._pending.keys()
         return {name: self._pending.get(name, [self._files.get(name)]) for name in names}
 
@@ -145,7 +145,7 @@ class Client:
     # -- steps
 
     def write(self) -> None:
-        """Write a file under another name, and rename it over whatever is there."""
+        """Write a file under another name, and rename it over an old one, if there is one."""
         if sum(version.size for version in self._files.values()) > 1.5 * self._budget:
             self.delete()
             return
@@ -223,7 +223,7 @@ class Client:
         if self._draw.random() < 0.05:
             self._mapping = None
 
-    # -- their parts
+    # -- parts of steps
 
     def _write_to(self, path: Path, data: bytes, *, durable: bool) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -278,7 +278,7 @@ class Client:
 
 
 class Task(NamedTuple):
-    """What a client's process is told."""
+    """The task of a client's process."""
 
     top: Path
     results: Path
@@ -288,7 +288,7 @@ class Task(NamedTuple):
 
 
 def work(task: Task, stop: Event, ending: Event, ticks: "SynchronizedArray[int]") -> None:
-    """Be a client, and leave a report of it."""
+    """Run a client, and write its report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = Client(task.top, task.number, task.budget, task.seed)
 

@@ -50,7 +50,7 @@ def faults(rig: Rig, table: Table, seconds: float, size: int) -> None:
 
 
 def _words(start: int, size: int, *, compressible: bool) -> bytes:
-    # Each u64 tells where in the file it is; multiplied by an odd number it looks like noise.
+    # Each u64 is its position in the file; multiplied by an odd number it looks like noise.
     numbers = np.arange(start // 8, (start + size) // 8, dtype="<u8")
     factor = 1 if compressible else 0x9E3779B97F4A7C15
     numbers *= np.uint64(factor)
@@ -269,7 +269,7 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-# -- what they share
+# -- shared parts
 
 
 @contextlib.contextmanager
@@ -280,20 +280,20 @@ def timed(table: Table, what: str) -> Iterator[None]:
 
 
 def stalled(table: Table, what: str, *measured: list[Latency]) -> None:
-    """Say how long others waited at most, but for a processor."""
+    """Add a row with the longest wait of other requests, less that for a processor."""
     longest = max(mount.longest for mount, _ in measured)
     value = f"{1e3 * longest:.0f} ms"
     table.row(f"{what}: longest stall of other requests", value, holds=longest < STALL_MAX)
 
 
 def _wait_until_idle(rig: Rig) -> None:
-    """Return when the daemon has used no processor time for a while."""
+    """Wait until the daemon has used no processor time for a while."""
     idle = 0
     before = _ticks(rig)
     while idle < 5:
         time.sleep(0.2)
         now = _ticks(rig)
-        # The probe and the clocks take some.
+        # The probe and the clocks use some.
         idle = idle + 1 if now - before <= 3 else 0
         before = now
 

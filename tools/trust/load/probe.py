@@ -1,7 +1,7 @@
-"""How long small requests take beside a load.
+"""The time that small requests take beside a load.
 
-A process asks the mount for something small every `PROBE_SECONDS`, and another does the same in a
-plain folder: what both had to wait for was the machine.
+A process sends small requests to the mount every `PROBE_SECONDS`, and another does the same in a
+plain folder: a wait that both have is the machine's.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
     when: float  # monotonic
     took: float
-    starved: float  # of it, ready to run but without a processor: the probe and the daemon
+    starved: float  # part of it in which the probe or the daemon waited for a processor
 
     @property
     def own(self) -> float:
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long small requests took."""
+    """The times of small requests."""
 
     samples: list[Asked]
 
@@ -65,7 +65,7 @@ def _milliseconds(took: list[float]) -> str:
 
 
 class Probe:
-    """Small requests that the kernel cannot answer itself, and how long each took."""
+    """Sends small requests that the kernel cannot answer itself, and times them."""
 
     def __init__(self, rig: Rig) -> None:
         self._stop = context.Event()
@@ -80,7 +80,7 @@ class Probe:
             process.start()
 
     def stop(self) -> tuple[Latency, Latency]:
-        """Return what was measured in the mount, and in a plain folder."""
+        """Return the latencies in the mount and in the plain folder."""
         self._stop.set()
         for process in self._processes:
             process.join(END_SECONDS)
@@ -112,7 +112,7 @@ def _probe(file: Path, result: Path, daemon: int, stop: Event) -> None:
 
 
 def _starved(process: int) -> float:
-    """Return how long a process's main thread was ready to run without a processor, in seconds."""
+    """Return the seconds in which a process's main thread waited for a processor."""
     try:
         return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
     except (FileNotFoundError, ProcessLookupError):

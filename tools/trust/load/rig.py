@@ -1,4 +1,4 @@
-"""A mounted store of a load test's own, and what its daemon takes meanwhile."""
+"""A mounted store for a load test, and the resources that its daemon uses."""
 
 import os
 import shutil
@@ -28,14 +28,14 @@ class Rig(Mount):
         modelfs("mkfs", self.store)
 
     def disk_bytes(self) -> int:
-        """Return what du(1) says of the store."""
+        """Return the disk space of the store, as du(1) does."""
         files = (path for path in self.store.rglob("*") if path.is_file())
         return sum(_blocks(path) for path in files) * 512
 
 
 @contextmanager
 def rig(folder: Path | None, cache_size: int) -> Iterator[Rig]:
-    """Mount a fresh store in a temporary folder; nothing of it is left."""
+    """Mount a new store in a temporary folder, and remove it after the block."""
     if shutil.which("fusermount3") is None:
         raise SystemExit("fusermount3 is missing: install fuse3")
     with tempfile.TemporaryDirectory(dir=folder, prefix="modelfs-load-") as scratch:
@@ -56,10 +56,10 @@ def _blocks(path: Path) -> int:
 
 @dataclass(slots=True)
 class Sample:
-    """What a daemon took at most, in bytes; `files` are descriptors."""
+    """The resources of a daemon, in bytes; `files` counts descriptors."""
 
     rss: int = 0
-    anonymous: int = 0  # of it; the rest are pages of mapped files, the index above all
+    anonymous: int = 0  # part of rss; the rest are pages of mapped files, mainly of the index
     files: int = 0
     disk: int = 0
 
@@ -77,7 +77,7 @@ class Monitor:
     history: list[int] = field(default_factory=list)  # its own memory, second by second
 
     def sample(self) -> Sample:
-        """Return what it takes now; nothing of a daemon that has ended."""
+        """Return the present values; zeros if the daemon has ended."""
         try:
             status = Path(f"/proc/{self.rig.pid}/status").read_text()
             files = len(os.listdir(f"/proc/{self.rig.pid}/fd"))

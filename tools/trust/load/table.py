@@ -1,4 +1,4 @@
-"""What a load test prints, and whether all of it is as it has to be."""
+"""The printed rows of a load test, and whether all bounds held."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ RSS_ALLOWANCE: Final = 200 * MIB
 
 
 class Table:
-    """Rows of a name, a value and a bound; `failed` once a bound did not hold."""
+    """Rows of a name and a value; `failed` once a row does not hold."""
 
     def __init__(self) -> None:
         self.failed = False
