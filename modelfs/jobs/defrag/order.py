@@ -159,7 +159,7 @@ def plan(fragmentation: Fragmentation) -> DefragPlan:
 
 
 def in_short_runs(address: Numbers, stored: Numbers) -> Mask:
-    """Return which chunks, given in reading order, are in one of two or more short runs on end."""
+    """Return which chunks, given in target order, are in a short run next to another short run."""
     if not len(address):
         return np.zeros(0, np.bool_)
     run = np.cumsum(_begins_run(address, stored)) - 1

@@ -144,7 +144,7 @@ def ingest_all(store: Store) -> Job[None]:
     ingest = Ingest(store)
     failures: Failures = {}
     before: Sequence[InodeNumber] = []
-    # A model may request another ingest of its data file, so until nothing new is pending.
+    # A model may request another ingest of its data file: repeat until no other file is pending.
     while (pending := store.pending()) != before:
         before = rest = pending
         failures.clear()

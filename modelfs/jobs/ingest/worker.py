@@ -13,9 +13,9 @@ A region is one `Step`, in three parts, so that no request waits for it:
    nothing else. The steps of several files share a `ChunkWriter` and one flush of the packs.
 3. Apply: `Applier.apply` (owner's thread) puts the extents into the map and drops the windows.
 
-The file may be written, truncated or removed in between. Every window has a stamp, which changes
-with each write. A piece is not applied if a window under it has another stamp than at the start of
-the pass. A window is dropped only if its stamp never changed and all its pieces were applied. Other
+The file may be written, truncated or removed in between. Every window has a stamp, which each write
+changes. A piece is not applied if a window under it has another stamp than at the start of the
+pass. A window is dropped only if its stamp is still the same and all its pieces were applied. Other
 windows stay staged, above the map, for the next pass. So ingest needs no lock on files, and a crash
 leaves either the windows or the map.
 

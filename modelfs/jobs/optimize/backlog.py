@@ -115,7 +115,10 @@ class Backlog:
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def find_inode(self, inode: InodeNumber) -> Inode | None:
-        """Return an inode record, None if it is gone or damaged. Programs get the error."""
+        """Return an inode record, None if it is gone or damaged.
+
+        Damage is an error to a program that opens the file, but does not stop the optimizer.
+        """
         with contextlib.suppress(CorruptIndex):
             return self._inodes.find(inode)
         return None

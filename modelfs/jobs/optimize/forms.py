@@ -1,8 +1,8 @@
 """Forms: the ways to store the content of one chunk.
 
-A *standalone* form needs no other chunk: the content in byte planes, or plain. A *derived* form is
-a recipe: runs of other chunks, and a payload by which a codec makes the content from these runs.
-Each form returned here was decoded, and the result compared with the content.
+A *standalone* form needs no other chunk: the content in byte planes or by another codec, or plain.
+A *derived* form is a recipe: runs of other chunks, and a payload by which a codec makes the content
+from these runs. Each form returned here was decoded, and the result compared with the content.
 
 Example. The word embeddings of a fine-tune, 393,216 bytes, take some 328,000 bytes in a standalone
 form and 54,851 as a delta to those of the base. The delta saves more than `SAVED_PART` of the

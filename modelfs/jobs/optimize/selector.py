@@ -117,7 +117,11 @@ class EncoderSelector:
         return min(encoders, key=size)
 
     def _base_of(self, run: SourceRun) -> SourceRun:
-        """Return the run to use as base: a chunk below the run's, if that has too many deltas."""
+        """Return the run to use as base in place of a run.
+
+        If its chunk is a delta, and another one on top would exceed the depth, that is the same run
+        of the delta's own base.
+        """
         lineage, find = self._chunks.lineage, self._chunks.find
         while lineage.deltas_above(run.chunk, find) >= self._depth:
             record, sources = find(run.chunk), lineage.sources(run.chunk)

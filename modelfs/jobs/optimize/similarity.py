@@ -2,10 +2,10 @@
 
 Theory of operation. A `Sketch` of a tensor has keys: hashes of sampled values (exact keys), of
 comparisons between sampled values (bands), and of some of its rows. The index has a row for each
-key of each optimized tensor. A look-up scans the rows of the new tensor's own keys: a tensor with
-an equal exact key has the same values, or they are casts or transposes of each other; one with an
-equal band has nearly the same values; one with an equal row has a part in common. Names and places
-in files play no role, and the cost depends on the number of keys, not on the number of tensors.
+key of each optimized tensor. A look-up scans the rows of the new tensor's own keys. A tensor with
+an equal exact key has, most likely, the same values, or is a cast or transpose; one with an equal
+band has nearly the same values; one with an equal row has a part in common. Names and places in
+files play no role, and the cost depends on the number of keys, not on the number of tensors.
 
 Of the tensors with one key only the oldest few and the newest few are looked up: the oldest is
 usually the base of all others, and the newest belongs to the series of checkpoints being written.

@@ -3,7 +3,7 @@
 Theory of operation. Each tensor is read twice: once to compute its sketch and look up candidates,
 once to try encoders on its chunks.
 
-1. *Sketch.* A hash of samples, bands and rows of the content (`sketches.sketch`).
+1. *Sketch.* Hashes of sampled values, of comparisons of them, and of rows (`sketches.sketch`).
 2. *Candidates.* Stored tensors that it may derive from: its counterparts in files that its file is
    known to derive from (`RelatedFiles`), and tensors with similar content (`SimilarityIndex`).
 3. *Encoders.* Exact ones for the exact candidates; one delta encoder for the near candidate with
@@ -13,8 +13,9 @@ once to try encoders on its chunks.
 5. *Narrower tensors.* A WIDER candidate was stored before this tensor, but can be derived from it:
    its chunks are encoded as well.
 
-All of this depends on no metadata: a candidate is a hint, each form is decoded and compared, and
-`Applier` checks that no chunk involved has changed before a form replaces the plain bytes.
+A wrong sketch or candidate cannot lose data: each form is decoded and compared with the content,
+and before it replaces the plain bytes, `Applier` checks that neither the chunk nor its sources have
+changed.
 
 Example. A store has base.safetensors; finetune.safetensors, trained from it, is ingested. (Sizes
 are those of tests/data/minilm-slice.) The batch has its four tensors, one chunk each::
@@ -195,7 +196,7 @@ class Worker:
     ) -> _Encoded:
         """Return the form of a chunk: exact, or the smaller of delta and standalone. Any thread.
 
-        A chunk that lies in the tensor with a part only is never derived.
+        A chunk with bytes outside of the tensor is never derived.
         """
         with eio_as_corruption():
             content = self._reader.read_current(target.chunk)

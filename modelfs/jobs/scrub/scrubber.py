@@ -204,9 +204,9 @@ class Scrubber:
     def _chunks_in_use(
         self, part: PackRange, segment: SegmentTable | None = None
     ) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the chunks in use of a segment; without its table, those of the whole rest.
+        """Yield the chunks in use of a segment; without its table, those of the rest of the pack.
 
-        That costs a walk over all chunk records, but damaged tables are rare.
+        The latter costs a walk over all chunk records, but damaged tables are rare.
         """
         if segment is not None:
             for entry in segment.entries:
