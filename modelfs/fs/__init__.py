@@ -1,1 +1,4 @@
-"""The FUSE face: handlers, writeback, daemon. The only user of trio and pyfuse3."""
+"""The file system as the kernel sees it: request handlers, background jobs, the daemon.
+
+Only this package uses trio and pyfuse3.
+"""

@@ -1,15 +1,22 @@
-"""A condition that many may wait for, again and again."""
+"""An event that happens again and again."""
 
 import trio
 
 
 class Changed:
-    """Wakes every waiter at each change; a waiter checks its condition again.
+    """Wakes every waiting task at each change; the task then checks its condition again.
 
-    Between two waits a task must not sleep before it has checked, or it misses a change::
+    A task must check its condition between two waits before it sleeps, or it misses a change::
 
         while not condition():
             await changed.wait()
+
+    A condition that may change while the task does something else needs `next`::
+
+        while not condition():
+            change = changed.next()
+            await something_else()
+            await change.wait()
     """
 
     def __init__(self) -> None:
@@ -23,5 +30,5 @@ class Changed:
         await self._event.wait()
 
     def next(self) -> trio.Event:
-        """Return the event of the next change: what changes from now on is not missed."""
+        """Return the event of the next change, so that no change from now on is missed."""
         return self._event

@@ -1,9 +1,15 @@
-"""The control socket: what other processes may ask the daemon of a mounted store.
+"""The control socket, on which the daemon of a mounted store answers other processes.
 
-One JSON object a line, each way. A request has a `command` and its arguments; the answer is any
-number of `{"progress": {"done": n, "total": n}}` lines and then one `{"result": {...}}` or
-`{"error": "...", "errno": n}`. The socket lies in the store's folder, which only its owner may
-enter, and answers nobody but the daemon's own user and root.
+Protocol: one JSON object a line, in both directions. A request has a `command` and its arguments,
+as listed in `commands`. The answer is any number of progress lines, and then a result or an error::
+
+    > {"command": "scrub"}
+    < {"progress": {"done": 0, "total": 4096}}
+    < {"progress": {"done": 4096, "total": 4096}}
+    < {"result": {...}}                              or  {"error": "...", "errno": 28}
+
+The socket lies in the store's folder, which only its owner may enter. The daemon answers processes
+of its own user and of root.
 """
 
 import errno
@@ -12,8 +18,6 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,23 +25,16 @@ import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.background.scheduler import Scheduler
-from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
-from modelfs.jobs.inspect import file as inspect
-from modelfs.jobs.optimize.job import optimize_report
-from modelfs.store.chunks.lineage import CHAIN_MAX
+from modelfs.fs.commands import Commands, Progress
 from modelfs.store.folder import CONTROL_SOCKET
-from modelfs.store.index.tables import KEY_MAX, InodeNumber
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-REQUEST_MAX: Final = 64 << 10
+REQUEST_MAX: Final = 64 << 10  # bytes
 BACKLOG: Final = 16
-RATE_MAX: Final = 1 << 62
 
-Request = dict[str, Any]
-Reply = dict[str, Any]
-Progress = Callable[[int, int], Awaitable[None]]
+Json = dict[str, Any]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -48,29 +45,16 @@ class Control:
     def __init__(
         self,
         store: Store,
-        writeback: Scheduler,
+        background: Scheduler,
         mountpoint: Path,
         workers: trio.CapacityLimiter,
     ) -> None:
         self._store = store
-        self._scrubbing = writeback.scrub
-        self._mountpoint = mountpoint
-        self._writeback = writeback
-        self._workers = workers
-        self._commands: dict[str, Callable[[Request, Progress], Awaitable[Reply]]] = {
-            "stats": self._stats,
-            "sync": self._sync,
-            "gc": self._gc,
-            "optimize": self._optimize,
-            "inspect": self._inspect,
-            "hold": self._commit,
-            "scrub": self._scrub,
-            "scrub-stop": self._stop_scrub,
-            "scrub-status": self._report_scrub,
-        }
+        self._pack_lock = background.pack_lock
+        self._commands = Commands(store, background, mountpoint, workers).by_name()
 
     async def serve(self) -> None:
-        """Answer until cancelled; the socket is removed then."""
+        """Answer until cancelled, and remove the socket then."""
         listener = _listen(self._store.folder)
         try:
             await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
@@ -78,32 +62,38 @@ class Control:
             (self._store.folder / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
+        """Answer one client."""
         try:
-            line = await _line(stream)
-            if _command(line) == "hold" and _is_trusted(stream):
-                await self._hold(stream, line)
-            else:
+            line = await _read_line(stream)
+            try:
+                holds = _is_trusted(stream) and _request(line).get("command") == "hold"
+            except InvalidArgument:
+                holds = False
+            if not holds:
                 await _send(stream, await self._reply(stream, line))
+                return
+            # The packs are pinned before the client is answered, and until it hangs up.
+            async with self._pack_lock.pinned():
+                reply = await self._reply(stream, line)
+                await _send(stream, reply)
+                while "result" in reply and await stream.receive_some():
+                    pass
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            log.debug("control: the client went away: %s", exc)
+            log.debug("control socket: the client hung up: %s", exc)
 
-    async def _hold(self, stream: trio.SocketStream, line: bytes) -> None:
-        # Held before it is said to be, and until the client hangs up.
-        async with self._writeback.pack_lock.pinned():
-            reply = await self._reply(stream, line)
-            await _send(stream, reply)
-            while "result" in reply and await stream.receive_some():
-                pass
+    async def _reply(self, stream: trio.SocketStream, line: bytes) -> Json:
+        """Carry out a request, and return the last line of the answer."""
 
-    async def _reply(self, stream: trio.SocketStream, line: bytes) -> Reply:
         async def progress(done: int, total: int) -> None:
             await _send(stream, {"progress": {"done": done, "total": total}})
 
         if not _is_trusted(stream):
-            message = "the control socket answers the store's owner only"
+            message = "permission denied: only the owner of the store and root may use the daemon"
             return {"error": message, "errno": NotPermitted.errno}
         try:
-            return {"result": await self._dispatch(_request(line), progress)}
+            request = _request(line)
+            command = self._commands.get(str(request.get("command")), _unknown)
+            return {"result": await command(request, progress)}
         except ModelfsError as exc:
             return {"error": str(exc), "errno": exc.errno}
         except OSError as exc:
@@ -111,90 +101,17 @@ class Control:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
         except Exception as exc:
-            log.exception("control: bug in a command")
+            log.exception("control socket: bug in a command")
             return {"error": f"bug in the daemon, see its log: {exc}", "errno": errno.EIO}
-
-    async def _dispatch(self, request: Request, progress: Progress) -> Reply:
-        name = request.get("command")
-        if not isinstance(name, str) or name not in self._commands:
-            raise InvalidArgument(f"unknown command {name!r}")
-        return await self._commands[name](request, progress)
-
-    async def _commit(self, request: Request, progress: Progress) -> Reply:
-        # So that no pack is deleted any more that the last commit did not mention.
-        await self._writeback.durability.commit()
-        return {}
-
-    async def _stats(self, request: Request, progress: Progress) -> Reply:
-        disk = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
-        return self._store.statistics(disk).to_dict()
-
-    async def _sync(self, request: Request, progress: Progress) -> Reply:
-        await self._writeback.durability.sync_mapped_files(self._mountpoint)
-        await self._writeback.ingest.sync(progress)
-        return {}
-
-    async def _gc(self, request: Request, progress: Progress) -> Reply:
-        if request.get("dry_run"):
-            return {**asdict(self._writeback.gc.survey()), "dry_run": True}
-        found = await self._writeback.gc.collect(LIVE_MIN_SHORT)
-        return {**asdict(found), "dry_run": False}
-
-    async def _optimize(self, request: Request, progress: Progress) -> Reply:
-        depth = request.get("depth")
-        if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
-            raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
-        await self._writeback.ingest.sync()
-        before = self._store.statistics(0)
-        optimizing = self._writeback.optimize
-        try:
-            await optimizing.follow(progress, depth, include_optimized=bool(request.get("again")))
-        finally:
-            await self._writeback.durability.commit()
-        await self._writeback.gc.collect(LIVE_MIN_SMALL)
-        return optimize_report(self._store, optimizing.backlog, before)
-
-    async def _scrub(self, request: Request, progress: Progress) -> Reply:
-        rate = request.get("rate", 0)
-        if not isinstance(rate, int) or not 0 <= rate <= RATE_MAX:
-            raise InvalidArgument("rate is a number of bytes per second")
-        follows = self._scrubbing.running and not rate
-        if not follows:
-            self._scrubbing.begin(restart=bool(request.get("anew")), rate=rate)
-        if not rate:
-            try:
-                await self._scrubbing.follow(progress)
-            except BaseException:
-                # Whoever waited has gone, and the scrub was for nobody else.
-                if not follows:
-                    self._scrubbing.pause()
-                raise
-        return await self._scrubbing.report()
-
-    async def _stop_scrub(self, request: Request, progress: Progress) -> Reply:
-        self._scrubbing.pause()
-        return await self._scrubbing.report()
-
-    async def _report_scrub(self, request: Request, progress: Progress) -> Reply:
-        return await self._scrubbing.report()
-
-    async def _inspect(self, request: Request, progress: Progress) -> Reply:
-        inode = request.get("inode")
-        if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
-            raise InvalidArgument("inspect needs an inode")
-        subject = inspect.begin(self._store, InodeNumber(inode))
-        report = await trio.to_thread.run_sync(
-            inspect.finish, self._store, subject, limiter=self._workers
-        )
-        return report.to_dict()
 
 
 def _listen(folder: Path) -> trio.socket.SocketType:
-    # A socket's path may have 108 bytes at most, and a store's may have more: bind through the
-    # folder's descriptor.
+    """Bind the control socket of a store, in place of one that a killed daemon left."""
     path = folder / CONTROL_SOCKET
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A socket's address has room for 108 bytes, and the path of a store may be longer. So bind by
+    # way of the folder's descriptor.
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         listener.bind(f"/proc/self/fd/{fd}/{CONTROL_SOCKET}")
@@ -211,17 +128,18 @@ def _is_trusted(stream: trio.SocketStream) -> bool:
     return uid in (0, os.geteuid())
 
 
-async def _line(stream: trio.SocketStream) -> bytes:
+async def _read_line(stream: trio.SocketStream) -> bytes:
+    """Return a client's first line, or as much of it as comes."""
     line = b""
     while not line.endswith(b"\n") and len(line) <= REQUEST_MAX:
-        more = await stream.receive_some()
-        if not more:
+        data = await stream.receive_some()
+        if not data:
             break
-        line += more
+        line += data
     return line
 
 
-def _request(line: bytes) -> Request:
+def _request(line: bytes) -> Json:
     try:
         request: object = json.loads(line)
     except (ValueError, RecursionError) as exc:
@@ -231,12 +149,9 @@ def _request(line: bytes) -> Request:
     return request
 
 
-def _command(line: bytes) -> object:
-    try:
-        return _request(line).get("command")
-    except InvalidArgument:
-        return None
+async def _unknown(request: Json, progress: Progress) -> Json:
+    raise InvalidArgument(f"unknown command {request.get('command')!r}")
 
 
-async def _send(stream: trio.SocketStream, reply: Reply) -> None:
+async def _send(stream: trio.SocketStream, reply: Json) -> None:
     await stream.send_all(json.dumps(reply).encode() + b"\n")

@@ -1,4 +1,10 @@
-"""The daemon: one mount, from its beginning to the last byte made durable."""
+"""The daemon: serves one mount, from opening the store to the last durable byte.
+
+The store is opened, the file system is mounted, and `ready` is called when the kernel has answered.
+An unmount, SIGTERM or SIGINT ends the daemon. On a signal the kernel is first made to send the
+pages of mapped files, which an unmount does by itself. Then the file system is unmounted, the
+background jobs are cancelled, and everything is flushed and committed.
+"""
 
 import logging
 import os
@@ -27,23 +33,24 @@ log = logging.getLogger(__name__)
 
 # Threads that read, decode, write and sync for the event loop.
 WORKERS: Final = 8
-# How long a thread that computes may keep Python's lock when the event loop wakes up. Beside a busy
-# thread it waited a median of 1.2 ms for it, and of 5.1 ms with Python's own 5 ms.
+# How long a computing thread may keep Python's lock when the event loop wakes up. Beside a busy
+# thread the loop waited a median of 1.2 ms for the lock, and of 5.1 ms with Python's own 5 ms.
 SWITCH_SECONDS: Final = 0.001
-# Requests answered at the same time; each may hold a buffer of 1 MiB.
+# Requests answered at the same time; each may need a buffer of 1 MiB.
 REQUESTS_MAX: Final = 64
 
 
 def run(options: MountOptions, ready: Callable[[], None]) -> None:
-    """Serve a store at a mount point until it is unmounted or a signal says to stop.
+    """Serve a store at a mount point until it is unmounted or a signal ends the daemon.
 
     Args:
-        options: what to mount.
+        options: of the mount.
         ready: called once, when the mount answers.
 
     Raises:
-        ModelfsError: the store cannot be opened, or what was written last not made durable.
-        OSError: the same, for the backing disk's reasons.
+        ModelfsError: the store cannot be opened or mounted, or the last changes cannot be made
+            durable.
+        OSError: the same, because of the backing disk.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_heap()
@@ -58,67 +65,57 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         try:
             trio.run(_Daemon(store, options, ready).serve)
         except BaseExceptionGroup as group:
-            # Whichever task failed first is the reason; the others were cancelled for it.
+            # The task that failed first is the reason; all others were cancelled because of it.
             raise group.exceptions[0] from group
 
 
 class _Daemon:
+    """The parts of a running daemon."""
+
     def __init__(self, store: Store, options: MountOptions, ready: Callable[[], None]) -> None:
         self._store = store
         self._options = options
         self._ready = ready
         self._workers = trio.CapacityLimiter(WORKERS)
         self._handles = Handles()
-        self._writeback = Scheduler(store, self._handles, self._workers)
+        self._background = Scheduler(store, self._handles, self._workers)
 
     async def serve(self) -> None:
+        """Mount, answer requests until the mount ends, and make everything durable."""
+        mountpoint = self._options.mountpoint
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery, self._options.cache_size)
             writer = Writer(self._store.writes, self._workers)
-            operations = Operations(self._store, self._handles, self._writeback, reader, writer)
-            self._mount(operations)
+            operations = Operations(self._store, self._handles, self._background, reader, writer)
+            try:
+                pyfuse3.init(operations, str(mountpoint), self._options.for_kernel())
+            except RuntimeError as exc:
+                raise ModelfsError(f"cannot mount at {mountpoint}: {exc}") from exc
             try:
                 await self._serve_requests(nursery, operations)
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._unmount()
-
-    def _mount(self, operations: Operations) -> None:
-        try:
-            pyfuse3.init(operations, str(self._options.mountpoint), self._mount_options())
-        except RuntimeError as exc:
-            raise ModelfsError(f"cannot mount at {self._options.mountpoint}: {exc}") from exc
+                    pyfuse3.close(unmount=True)
+                    if not self._store.read_only:
+                        await self._background.finish()
+                    log.info("unmounted %s", mountpoint)
 
     async def _serve_requests(self, nursery: trio.Nursery, operations: Operations) -> None:
         nursery.start_soon(self._stop_on_signal)
         nursery.start_soon(self._announce, operations.begun)
         if not self._store.read_only:
-            self._writeback.start()
-            await self._writeback.mark_in_use()
-            nursery.start_soon(self._writeback.run)
-            control = Control(self._store, self._writeback, self._options.mountpoint, self._workers)
+            background = self._background
+            background.start()
+            await background.mark_in_use()
+            nursery.start_soon(background.run)
+            control = Control(self._store, background, self._options.mountpoint, self._workers)
             nursery.start_soon(control.serve)
         await pyfuse3.main(max_tasks=REQUESTS_MAX)
         nursery.cancel_scope.cancel()
 
-    async def _unmount(self) -> None:
-        pyfuse3.close(unmount=True)
-        if not self._store.read_only:
-            await self._writeback.finish()
-        log.info("unmounted %s", self._options.mountpoint)
-
-    def _mount_options(self) -> set[str]:
-        options = {"subtype=modelfs", "default_permissions"}
-        if not any(option.startswith("fsname=") for option in self._options.options):
-            options.add("fsname=modelfs")
-        if self._options.allow_other:
-            options.add("allow_other")
-        if self._options.read_only:
-            options.add("ro")
-        return options | set(self._options.options)
-
     async def _announce(self, begun: trio.Event) -> None:
-        # The kernel sets the read-ahead itself when a mount begins: what was set before is lost.
+        """Report that the mount answers, after the kernel's read-ahead is set."""
+        # The kernel resets the read-ahead when a mount begins, so it is set after that.
         await begun.wait()
         await trio.to_thread.run_sync(raise_read_ahead, self._options.mountpoint)
         notify_manager("READY=1")
@@ -129,12 +126,12 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 notify_manager("STOPPING=1")
-                await self._writeback.durability.sync_mapped_files(self._options.mountpoint)
+                await self._background.durability.sync_mapped_files(self._options.mountpoint)
                 pyfuse3.terminate()
 
 
 def notify_manager(state: str) -> None:
-    """Tell the service manager, if there is one: sd_notify(3)."""
+    """Send a state to the service manager, if there is one: sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -145,4 +142,4 @@ def notify_manager(state: str) -> None:
             manager.connect(address)
             manager.sendall(state.encode())
         except OSError as exc:
-            log.warning("cannot notify the service manager: %s", exc)
+            log.warning("cannot notify the service manager (%s): %s", state.partition("\n")[0], exc)

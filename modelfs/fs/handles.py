@@ -1,4 +1,4 @@
-"""What the kernel holds on to: looked-up inodes and open files."""
+"""The open files and directories of a mount, and the state that each open file's reader has."""
 
 import time
 from collections import deque
@@ -14,33 +14,43 @@ from modelfs.store.index.tables import ChunkId, InodeNumber
 
 @dataclass(slots=True)
 class ReadAheadState:
-    """What is known of the reader of an open file. The event loop's, but for the queue."""
+    """The position of an open file's reader, and the chunks queued for it: see `readahead`.
 
-    expected: int = 0  # where the next read of a sequential reader starts
-    ready: int = 0  # up to where chunks were queued for it
+    The event loop owns it. Threads only pop from `queue`.
+    """
+
+    next_offset: int = 0  # where the next read of a sequential reader starts
+    queued_to: int = 0  # the offset up to which chunks were queued
     queue: deque[ChunkRun] = field(default_factory=deque)
-    pending: set[ChunkId] = field(default_factory=set)  # in the queue, or under way
-    tasks: int = 0  # that see to the queue,
-    turns: int = 0  # and those that have a thread for it
-    changed: Changed = field(default_factory=Changed)  # of all of this
-    # Chunks that were read to their ends, and where in the file those are.
+    pending: set[ChunkId] = field(default_factory=set)  # queued, or with a thread
+    tasks: int = 0  # tasks that work on the queue
+    running: int = 0  # those of them that have a thread
+    changed: Changed = field(default_factory=Changed)  # notified after every change of the above
+    # Chunks that were read to their ends: the offset of each end, and the chunk.
     passed: dict[ChunkId, tuple[int, ChunkRun]] = field(default_factory=dict)
 
-    def expects(self, run: ChunkRun) -> bool:
-        """Whether a thread is about to make it ready."""
-        return self.turns > 0 and run.chunk in self.pending
+    def is_coming(self, run: ChunkRun) -> bool:
+        """Whether a thread works on the chunk, or will soon."""
+        return self.running > 0 and run.chunk in self.pending
 
-    def restart(self, stop: int) -> None:
-        """Expect the reader there."""
-        self.expected = self.ready = stop
+    def restart(self, offset: int) -> None:
+        """Expect the next read at an offset, after a jump of the reader."""
+        self.next_offset = self.queued_to = offset
         self.passed.clear()
         self.drop_queue()
 
     def drop_queue(self) -> None:
-        """Make no more ready than what is under way."""
+        """Empty the queue; a chunk that a thread works on is still finished."""
         self.queue.clear()
         self.pending.clear()
         self.changed.notify()
+
+    def finish(self, chunk: ChunkId, succeeded: bool) -> None:
+        """Note that a thread is done with a chunk."""
+        self.pending.discard(chunk)
+        self.changed.notify()
+        if not succeeded:
+            self.drop_queue()  # a failing disk gets no reads that no program asked for
 
 
 @dataclass(slots=True)
@@ -50,51 +60,33 @@ class Handle:
     inode: InodeNumber
     writable: bool = False
     ahead: ReadAheadState = field(default_factory=ReadAheadState)
-    listed_to: int = 0  # a listing ends before this cookie,
-    may_go_on: bool = False  # or else goes on once more, to the names made meanwhile
+    listing_end: int = 0  # the cookie before which a listing ends
+    may_extend: bool = False  # the listing goes on once more, to the names created meanwhile
 
 
 class Handles:
-    """Counts of lookups, by inode, and open files, by handle.
-
-    The kernel looks an inode up before it opens it, and forgets it after the last close: as long as
-    the lookup count is not zero, an inode may be asked for, name or no name.
-    """
+    """The open files and directories, by handle."""
 
     def __init__(self) -> None:
-        self._lookups: dict[InodeNumber, int] = {}
         self._open: dict[FileHandleT, Handle] = {}
-        self._writers: dict[InodeNumber, int] = {}
+        self._writers: dict[InodeNumber, int] = {}  # how many writable handles each inode has
         self._next = 1
         self._used = time.monotonic()
 
     def __getitem__(self, handle: FileHandleT) -> Handle:
+        """Return an open file or directory.
+
+        Raises:
+            InvalidArgument: no such handle is open.
+        """
         self._used = time.monotonic()
         try:
             return self._open[handle]
         except KeyError:
             raise InvalidArgument(f"no open file {handle}") from None
 
-    # -- lookups
-
-    def remember(self, inode: InodeNumber) -> None:
-        self._lookups[inode] = self._lookups.get(inode, 0) + 1
-
-    def forget(self, inode: InodeNumber, count: int) -> bool:
-        """Take back lookups, and say whether the kernel does not know the inode any more."""
-        left = self._lookups.get(inode, 0) - count
-        if left > 0:
-            self._lookups[inode] = left
-            return False
-        self._lookups.pop(inode, None)
-        return True
-
-    def known(self, inode: InodeNumber) -> bool:
-        return inode in self._lookups
-
-    # -- open files
-
     def open(self, inode: InodeNumber, *, writable: bool) -> FileHandleT:
+        """Open a file or directory; its handle is never used again."""
         number = FileHandleT(self._next)
         self._next += 1
         self._open[number] = Handle(inode, writable)
@@ -103,8 +95,9 @@ class Handles:
         return number
 
     def close(self, handle: FileHandleT) -> Handle:
+        """Close a file or directory, and return its state."""
         closed = self._open.pop(handle)
-        closed.ahead.drop_queue()  # nobody will ask for it
+        closed.ahead.drop_queue()
         if closed.writable:
             left = self._writers[closed.inode] - 1
             if left:
@@ -114,13 +107,13 @@ class Handles:
         return closed
 
     def idle_seconds(self) -> float:
-        """Return how long no open file was asked for anything."""
+        """Return the time since the last request for an open file, in seconds."""
         return time.monotonic() - self._used
 
-    def written(self) -> list[InodeNumber]:
+    def open_for_writing(self) -> list[InodeNumber]:
         """Return the files that are open for writing."""
         return list(self._writers)
 
-    def being_written(self, inode: InodeNumber) -> bool:
-        """Whether anybody has the file open for writing, a mapping included."""
+    def is_open_for_writing(self, inode: InodeNumber) -> bool:
+        """Whether a program has the file open for writing, or mapped for writing."""
         return inode in self._writers

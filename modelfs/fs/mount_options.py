@@ -1,4 +1,4 @@
-"""What a mount is to be. Without pyfuse3, so that the command line works where FUSE is missing."""
+"""The options of a mount. Free of pyfuse3, so that the command line works where FUSE is missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,23 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What to mount where, and how."""
+    """A store, its mount point, and the options of `modelfs mount`."""
 
     store: Path
     mountpoint: Path
     cache_size: int  # bytes of decoded chunks kept in memory
     read_only: bool
     allow_other: bool
-    limit: int | None  # bytes that the store may take on its disk
-    options: tuple[str, ...]  # more options for the kernel, as fusermount3 takes them
+    limit: int | None  # bytes that the store may take on its disk; None: the whole disk
+    options: tuple[str, ...]  # further options for the kernel, as fusermount3 spells them
+
+    def for_kernel(self) -> set[str]:
+        """Return the options that libfuse passes to the kernel."""
+        options = {"subtype=modelfs", "default_permissions", *self.options}
+        if not any(option.startswith("fsname=") for option in self.options):
+            options.add("fsname=modelfs")
+        if self.allow_other:
+            options.add("allow_other")
+        if self.read_only:
+            options.add("ro")
+        return options

@@ -1,4 +1,4 @@
-"""Fixtures that give a test the handlers of a store that is found sound after it."""
+"""Fixtures: the handlers of a store that `fsck` finds sound after each test."""
 
 import logging
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from tests.support.stores import CHUNK, Box
 
 @pytest.fixture(autouse=True)
 def no_unexpected_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail a test that logs a warning it did not announce with `caplog.clear()`."""
+    """Fail a test that logs a warning and does not call `caplog.clear()`."""
     yield
     assert [r for r in caplog.get_records("call") if r.levelno >= logging.WARNING] == []
 
 
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let windows be of one chunk, so that short files are treated as long ones are."""
+    """Make windows one chunk long, so that short files are handled like long ones."""
     stores.small_windows(monkeypatch, CHUNK)
     module: ModuleType = ingesting
     monkeypatch.setattr(module, "WINDOW", CHUNK)
@@ -33,14 +33,14 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The same, behind its handlers, and with no kernel in front of them."""
-    monkeypatch.setattr("modelfs.fs.requests.operations.drop_mapped_pages", lambda inode: None)
+    """A store behind its request handlers, without a kernel in front of them."""
+    monkeypatch.setattr("modelfs.fs.requests.truncater.drop_mapped_pages", lambda inode: None)
     return Served(box.store, nursery)
 
 
 @pytest.fixture
 def listing(monkeypatch: pytest.MonkeyPatch) -> Listing:
-    """What readdir tells the kernel."""
+    """The entries that readdir passes to the kernel."""
     listing = Listing()
     monkeypatch.setattr("modelfs.fs.requests.operations.pyfuse3.readdir_reply", listing)
     return listing
@@ -48,7 +48,7 @@ def listing(monkeypatch: pytest.MonkeyPatch) -> Listing:
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Time that passes when nothing has happened for a moment: threads have done their work."""
+    """A clock that jumps once all tasks and threads have been idle for a moment."""
     return MockClock(autojump_threshold=0.005)
 
 

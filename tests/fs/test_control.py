@@ -1,4 +1,4 @@
-"""What the daemon answers on its control socket, and whom."""
+"""The control socket: the daemon's answers, and the processes that get them."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ Reply = dict[str, Any]
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., list[int]]:
-    """The mounts whose dirty pages the kernel was asked for; there is no mount here."""
+    """The calls that sync mapped files; there is no mount here."""
     synced = Counting(_nothing_moved)
     monkeypatch.setattr(durability, "sync_mapped_files", synced)
     return synced
@@ -43,7 +43,7 @@ async def daemon(
     served: Served, synced: Counting[..., list[int]], nursery: trio.Nursery, tmp_path: Path
 ) -> Served:
     """A store whose control socket answers."""
-    answering = Control(served.store, served.writeback, tmp_path, served.workers)
+    answering = Control(served.store, served.background, tmp_path, served.workers)
     nursery.start_soon(answering.serve)
     await wait_all_tasks_blocked()
     return served
@@ -56,7 +56,7 @@ async def connected(daemon: Served) -> AsyncIterator[trio.SocketStream]:
 
 
 async def replies(stream: trio.SocketStream) -> list[Reply]:
-    """Return what comes until the daemon hangs up."""
+    """Return the lines that come until the daemon hangs up."""
     data = b""
     with trio.fail_after(10):
         async for more in stream:
@@ -79,14 +79,14 @@ async def ask(daemon: Served, command: str, **arguments: object) -> Reply:
 
 
 async def test_socket_is_the_owners(daemon: Served) -> None:
-    """Nobody else may even connect."""
+    """The socket's mode lets its owner connect and no other user."""
     mode = (daemon.store.folder / CONTROL_SOCKET).stat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
 
 
 async def test_stats(daemon: Served) -> None:
-    """`stats` tells the store's numbers."""
+    """`stats` returns the store's numbers."""
     await daemon.chunked(b"f", noise(3 * CHUNK))
     await daemon.chunked(b"g", noise(3 * CHUNK))
     result = (await ask(daemon, "stats"))["result"]
@@ -96,7 +96,7 @@ async def test_stats(daemon: Served) -> None:
 
 
 async def test_sync(daemon: Served, synced: Counting[..., list[int]], tmp_path: Path) -> None:
-    """`sync` asks the kernel for its pages, tells its progress, and leaves nothing to do."""
+    """`sync` syncs mapped files, reports progress, and leaves nothing to do."""
     for number in range(3):
         await daemon.written(b"%d" % number, noise(CHUNK, number))
     answer = await answer_to(daemon, b'{"command": "sync"}\n')
@@ -108,10 +108,10 @@ async def test_sync(daemon: Served, synced: Counting[..., list[int]], tmp_path: 
 
 
 async def test_gc(daemon: Served) -> None:
-    """`gc` collects garbage and says how much; `dry_run` only says it."""
+    """`gc` collects garbage and returns its amount; with `dry_run` it only returns it."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.ingest.sync()
+    await daemon.background.ingest.sync()
     packs = daemon.store.packs.numbers()
     would = (await ask(daemon, "gc", dry_run=True))["result"]
     assert would["dead_chunks"] == 29
@@ -124,7 +124,7 @@ async def test_gc(daemon: Served) -> None:
 
 
 async def test_inspect(daemon: Served) -> None:
-    """`inspect` tells what a file consists of."""
+    """`inspect` returns a report of a file and its tensors."""
     inode = await daemon.chunked(b"m.safetensors", model_of(noise(CHUNK), noise(CHUNK, 1)))
     result = (await ask(daemon, "inspect", inode=inode))["result"]
     assert result["path"] == "/m.safetensors"
@@ -145,7 +145,7 @@ async def test_inspect(daemon: Served) -> None:
     ],
 )
 async def test_inspect_of_nothing(daemon: Served, inode: object, number: int) -> None:
-    """What is no file is refused."""
+    """An inode that is not a regular file is refused."""
     assert (await ask(daemon, "inspect", inode=inode))["errno"] == number
 
 
@@ -153,7 +153,7 @@ async def test_hold(daemon: Served) -> None:
     """Packs stay while a client holds them, and are collected when it hangs up."""
     inode = await daemon.chunked(b"f", noise(30 * CHUNK))
     await daemon.set(inode, size=CHUNK)
-    await daemon.writeback.ingest.sync()
+    await daemon.background.ingest.sync()
     packs = daemon.store.packs.numbers()
     async with trio.open_nursery() as nursery, connected(daemon) as stream:
         await stream.send_all(b'{"command": "hold"}\n')
@@ -167,7 +167,7 @@ async def test_hold(daemon: Served) -> None:
 
 
 async def test_hold_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be committed is not held: the client is told, and gc is free."""
+    """If the commit before it fails, `hold` returns the error and does not block gc."""
     await daemon.written(b"f")
     apply = Failing(daemon.store.index.apply, OSError(errno.EIO, "broken"))
     monkeypatch.setattr(daemon.store.index, "apply", apply)
@@ -197,7 +197,7 @@ async def test_hold_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) 
     ids=range(15),
 )
 async def test_junk(daemon: Served, line: bytes) -> None:
-    """What is no request is EINVAL, and the next request is answered."""
+    """A line that is not a request gets EINVAL, and the next request is answered."""
     [reply] = await answer_to(daemon, line)
     assert reply["errno"] == errno.EINVAL
     assert reply["error"]
@@ -205,7 +205,7 @@ async def test_junk(daemon: Served, line: bytes) -> None:
 
 
 async def test_too_long_line(daemon: Served) -> None:
-    """A line without an end is not collected for ever."""
+    """A line without an end is cut off after `REQUEST_MAX` bytes."""
 
     async def endless(stream: trio.SocketStream) -> None:
         while True:
@@ -227,7 +227,7 @@ async def test_request_in_pieces(daemon: Served) -> None:
 
 
 async def test_client_that_goes_away(daemon: Served) -> None:
-    """A client that hangs up before it asked, or was answered, disturbs nobody."""
+    """A client that hangs up before its request or its answer does not disturb others."""
     for line in (b"", b'{"comm', b'{"command": "stats"}\n', b'{"command": "hold"}\n'):
         async with connected(daemon) as stream:
             if line:
@@ -253,13 +253,13 @@ async def test_client_that_goes_away_during_a_sync(
 
 
 async def test_clients_do_not_wait_for_each_other(daemon: Served) -> None:
-    """A client that says nothing keeps nobody from being answered."""
+    """A client that sends nothing does not delay the answers to others."""
     async with connected(daemon), connected(daemon):
         assert "result" in await ask(daemon, "stats")
 
 
 class Credentials:
-    """Stands for the layout of SO_PEERCRED, and unpacks those of somebody else."""
+    """Stands for the layout of SO_PEERCRED, and unpacks the credentials of another user."""
 
     size = 12
 
@@ -275,20 +275,20 @@ class Credentials:
 async def test_other_users_are_refused(
     daemon: Served, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Whoever is neither root nor the store's owner is told nothing but that."""
+    """A process of another user than root and the store's owner gets EPERM for any command."""
     monkeypatch.setattr(control, "_CREDENTIALS", Credentials(os.geteuid() + 1))
     assert (await ask(daemon, command))["errno"] == errno.EPERM
 
 
 async def test_root_is_answered(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may ask whatever the owner may."""
+    """Root gets the same answers as the owner."""
     monkeypatch.setattr(control, "_CREDENTIALS", Credentials(0))
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     assert "result" in await ask(daemon, "stats")
 
 
 async def test_command_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command fails with is told with its errno."""
+    """A command that fails returns its error with the errno."""
     await daemon.written(b"f", noise(CHUNK))
     flush = Failing(daemon.store.packs.flush, OSError(errno.ENOSPC, "no room"))
     monkeypatch.setattr(daemon.store.packs, "flush", flush)
@@ -300,7 +300,7 @@ async def test_command_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatc
 async def test_bug_in_a_command(
     daemon: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug is told, its traceback is in the log, and the daemon goes on."""
+    """A bug in a command is EIO, its traceback is in the log, and the daemon goes on."""
     usage = Failing(daemon.store.disk_usage, KeyError("a bug"))
     monkeypatch.setattr(daemon.store, "disk_usage", usage)
     assert (await ask(daemon, "stats"))["errno"] == errno.EIO
@@ -310,11 +310,11 @@ async def test_bug_in_a_command(
 
 
 async def test_socket_goes_with_the_daemon(served: Served, tmp_path: Path) -> None:
-    """What a killed daemon left is replaced, and an orderly end removes it."""
+    """The socket of a killed daemon is replaced, and an orderly end removes the socket."""
     path = served.store.folder / CONTROL_SOCKET
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    answering = Control(served.store, served.writeback, tmp_path, served.workers)
+    answering = Control(served.store, served.background, tmp_path, served.workers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answering.serve)
         await wait_all_tasks_blocked()
@@ -324,12 +324,12 @@ async def test_socket_goes_with_the_daemon(served: Served, tmp_path: Path) -> No
 
 
 async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
-    """A store whose path is too long for a socket's address is answered for all the same."""
+    """A store whose path is too long for a socket's address has a control socket, too."""
     folder = tmp_path / ("x" * 120)
     create_store(folder)
     with checked(folder) as box:
         served = Served(box.store, nursery)
-        answering = Control(served.store, served.writeback, tmp_path, served.workers)
+        answering = Control(served.store, served.background, tmp_path, served.workers)
         async with trio.open_nursery() as inner:
             inner.start_soon(answering.serve)
             await wait_all_tasks_blocked()
@@ -343,9 +343,9 @@ async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
 
 
 async def test_scrub(daemon: Served, nursery: trio.Nursery) -> None:
-    """`scrub` tells its progress and what was found; `scrub-status` tells it again."""
+    """`scrub` reports progress and returns its report; `scrub-status` returns it again."""
     await daemon.chunked(b"f", noise(3 * CHUNK))
-    nursery.start_soon(daemon.writeback.scrub.run)
+    nursery.start_soon(daemon.background.scrub.run)
     *progress, last = await answer_to(daemon, b'{"command": "scrub"}\n')
     assert all("progress" in line for line in progress)
     assert (last["result"]["chunks"], last["result"]["findings"]) == (3, [])
@@ -353,7 +353,7 @@ async def test_scrub(daemon: Served, nursery: trio.Nursery) -> None:
 
 
 async def test_scrub_in_the_background(daemon: Served) -> None:
-    """With a rate it is left to run, and `scrub-stop` stops it."""
+    """With a rate, `scrub` returns at once, and `scrub-stop` stops the scrub."""
     await daemon.chunked(b"f", noise(3 * CHUNK))
     begun = (await ask(daemon, "scrub", rate=1000))["result"]
     assert (begun["running"], begun["rate"]) == (True, 1000)
@@ -362,10 +362,12 @@ async def test_scrub_in_the_background(daemon: Served) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 1])
-async def test_scrub_of_who_left(daemon: Served, nursery: trio.Nursery, rate: int) -> None:
-    """A scrub that somebody waited for stops when they hang up; one in the background goes on."""
+async def test_scrub_whose_client_hangs_up(
+    daemon: Served, nursery: trio.Nursery, rate: int
+) -> None:
+    """A scrub stops when the client that started it hangs up; one in the background goes on."""
     await daemon.chunked(b"f", noise(CHUNK))
-    scrubbing = daemon.writeback.scrub
+    scrubbing = daemon.background.scrub
     if rate:
         scrubbing.begin(rate=rate)
     async with connected(daemon) as stream:
@@ -374,12 +376,12 @@ async def test_scrub_of_who_left(daemon: Served, nursery: trio.Nursery, rate: in
         assert scrubbing.running
     for _ in range(3):
         await wait_all_tasks_blocked()
-        scrubbing._changed.notify()  # they are told something, by which it is seen that they left
+        scrubbing._changed.notify()  # by sending progress the daemon notices that the client left
     await wait_all_tasks_blocked()
     assert scrubbing.running is bool(rate)
 
 
 @pytest.mark.parametrize("rate", [-1, 1 << 63, "1", 0.5, None])
 async def test_scrub_at_no_rate(daemon: Served, rate: object) -> None:
-    """A rate that is none is refused."""
+    """A rate that is no number from 0 to 2^62 is refused."""
     assert (await ask(daemon, "scrub", rate=rate))["errno"] == errno.EINVAL

@@ -1,4 +1,4 @@
-"""The daemon around a mount: how it begins, ends, and tells others of it."""
+"""The daemon of a mount: its start, its end, and its messages to the service manager."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ Session = Callable[[Operations], Awaitable[None]]
 
 
 class Kernel:
-    """Stands for pyfuse3's module: a mount whose requests are what a test's session asks for."""
+    """Stands for pyfuse3's module: a mount with the requests of a test's session."""
 
     def __init__(self) -> None:
         self.session: Session = self.until_terminated
@@ -82,7 +82,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture
 def options(tmp_path: Path) -> Iterator[MountOptions]:
-    """What to mount: a store that is found sound after the test."""
+    """Options that mount a store; the store is sound after the test."""
     store = new_store(tmp_path)
     yield options_for(store, tmp_path)
     with Store(store) as opened:
@@ -109,7 +109,7 @@ def options_for(
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A service manager that wants to be told."""
+    """The socket of a service manager."""
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
@@ -119,7 +119,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 def read_by(manager: socket.socket) -> list[bytes]:
-    """Return what the service manager was told."""
+    """Return the messages that the service manager got."""
     messages: list[bytes] = []
     while True:
         try:
@@ -134,8 +134,8 @@ async def write_file(operations: Operations, name: bytes = b"f", data: bytes = D
     await operations.release(info.fh)
 
 
-def no_matter() -> None:
-    """Take note that the mount answers."""
+def ignore_ready() -> None:
+    """Ignore that the mount answers."""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_mount_options(
     others: tuple[str, ...],
     more: set[str],
 ) -> None:
-    """The kernel checks permissions, knows a name, and gets what the user asked for."""
+    """The kernel checks permissions, gets a source name, and gets the user's options."""
 
     async def over(operations: Operations) -> None:
         await trio.lowlevel.checkpoint()
@@ -170,7 +170,7 @@ def test_mount_options(
     wanted = options_for(
         options.store, options.mountpoint, *others, read_only=read_only, allow_other=allow_other
     )
-    run(wanted, no_matter)
+    run(wanted, ignore_ready)
     always = {"subtype=modelfs", "default_permissions"}
     assert kernel.options == always | more
     assert kernel.mountpoint == str(options.mountpoint)
@@ -180,7 +180,7 @@ def test_mount_options(
 def test_ready_once_the_mount_answers(
     kernel: Kernel, options: MountOptions, manager: socket.socket
 ) -> None:
-    """Whoever waits for the mount is told once, after the service manager was."""
+    """`ready` is called once, after the service manager was notified."""
     messages: list[list[bytes]] = []
 
     def ready() -> None:
@@ -194,7 +194,7 @@ def test_ready_once_the_mount_answers(
 def test_read_ahead_is_set_when_the_mount_began(
     kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told to the kernel after the kernel has set its own."""
+    """The read-ahead is set after the kernel has set its own."""
     begun: list[bool] = []
     monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: begun.append(kernel.begun))
     run(options, kernel.terminate)
@@ -202,9 +202,9 @@ def test_read_ahead_is_set_when_the_mount_began(
 
 
 def test_unmounting_is_durable(kernel: Kernel, options: MountOptions) -> None:
-    """What was written right before the mount went is in the store."""
+    """A file that was written right before the unmount is in the store."""
     kernel.session = write_file
-    run(options, no_matter)
+    run(options, ignore_ready)
     with Store(options.store) as store:
         assert content_of(store, store.namespace.lookup(ROOT, b"f")) == DATA
 
@@ -217,7 +217,7 @@ def test_signals(
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    """A signal is an orderly end: the kernel's pages are asked for while there is a mount."""
+    """A signal is an orderly end: mapped files are synced while there still is a mount."""
     asked: list[tuple[Path, bool, bool]] = []
 
     def send(mountpoint: Path, paths: dict[int, bytes]) -> list[int]:
@@ -235,16 +235,16 @@ def test_signals(
 def test_mount_that_fails(
     kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the kernel refuses is told with the mount point, and the store is free again."""
+    """If the mount fails, the error names the mount point, and the store is released."""
     monkeypatch.setattr(pyfuse3, "init", Failing(kernel.init, RuntimeError("fuse_session_mount")))
     with pytest.raises(ModelfsError, match=str(options.mountpoint)):
-        run(options, no_matter)
+        run(options, ignore_ready)
     assert kernel.closed == 0
     Store(options.store).close()
 
 
 def test_session_that_fails(kernel: Kernel, options: MountOptions) -> None:
-    """Whatever ends a mount, it is unmounted, and what was written is durable."""
+    """A session that breaks is unmounted, and all writes before it are durable."""
 
     async def broken(operations: Operations) -> None:
         await write_file(operations)
@@ -252,7 +252,7 @@ def test_session_that_fails(kernel: Kernel, options: MountOptions) -> None:
 
     kernel.session = broken
     with pytest.raises(OSError, match="the session broke"):
-        run(options, no_matter)
+        run(options, ignore_ready)
     assert kernel.closed == 1
     with Store(options.store) as store:
         assert content_of(store, store.namespace.lookup(ROOT, b"f")) == DATA
@@ -261,7 +261,7 @@ def test_session_that_fails(kernel: Kernel, options: MountOptions) -> None:
 def test_last_commit_that_fails(
     kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If what was written last cannot be made durable, that is an error, and no silence."""
+    """If the last commit fails, `run` raises the error."""
 
     async def on_a_full_disk(operations: Operations) -> None:
         await write_file(operations)
@@ -269,26 +269,26 @@ def test_last_commit_that_fails(
 
     kernel.session = on_a_full_disk
     with pytest.raises(OSError, match="full"):
-        run(options, no_matter)
+        run(options, ignore_ready)
     monkeypatch.undo()
 
 
 def test_no_store(kernel: Kernel, tmp_path: Path) -> None:
     """A folder that is no store is not mounted."""
     with pytest.raises(NotAStore):
-        run(options_for(tmp_path, tmp_path), no_matter)
+        run(options_for(tmp_path, tmp_path), ignore_ready)
     assert kernel.options == set()
 
 
 def test_store_in_use(kernel: Kernel, options: MountOptions) -> None:
-    """A store that somebody else writes to is not mounted for writing."""
+    """A store that another process has open for writing is not mounted for writing."""
     with Store(options.store), pytest.raises(StoreBusy):
-        run(options, no_matter)
+        run(options, ignore_ready)
     assert kernel.options == set()
 
 
 def test_control_socket(kernel: Kernel, options: MountOptions) -> None:
-    """While the store is mounted it answers on its socket, and not any more after."""
+    """The control socket answers during the mount, and is gone after it."""
     answers: list[object] = []
 
     async def session(operations: Operations) -> None:
@@ -299,7 +299,7 @@ def test_control_socket(kernel: Kernel, options: MountOptions) -> None:
             answers.append(json.loads(await stream.receive_some())["result"]["files"])
 
     kernel.session = session
-    run(options, no_matter)
+    run(options, ignore_ready)
     assert answers == [0]
     assert not (options.store / CONTROL_SOCKET).exists()
 
@@ -318,7 +318,7 @@ def test_read_only_mount_keeps_off(kernel: Kernel, options: MountOptions) -> Non
         seen.append((await operations.lookup(TOP, FileNameT(b"f"), ASKED)).st_size)
 
     kernel.session = session
-    run(options_for(options.store, options.mountpoint, read_only=True), no_matter)
+    run(options_for(options.store, options.mountpoint, read_only=True), ignore_ready)
     assert seen == [len(DATA)]
     assert contents(options.store) == before
     socket_path.unlink()
@@ -334,7 +334,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_no_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a service manager nobody is told."""
+    """Without NOTIFY_SOCKET no socket is opened."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     made = Counting(socket.socket)
     monkeypatch.setattr("modelfs.fs.daemon.socket.socket", made)
@@ -362,7 +362,7 @@ def test_manager_at_an_abstract_address(monkeypatch: pytest.MonkeyPatch) -> None
 def test_manager_that_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A manager that cannot be told ends nothing; it is logged."""
+    """A service manager that does not answer is logged and not an error."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     notify_manager("READY=1")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

@@ -1,4 +1,4 @@
-"""Work that takes long gives way to requests, and does not let the daemon grow."""
+"""Long jobs give way to requests, and do not make the daemon grow."""
 
 import pytest
 from pyfuse3 import FileNameT, InodeT
@@ -19,7 +19,7 @@ MODEL = model_of(*(noise(200, number) for number in range(60)))
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a few rows be a slice, and a few more be much."""
+    """Make slices a few rows long, and commits due after a few slices."""
     for name in ("EXTENTS_SLICE", "ROWS_SLICE"):
         monkeypatch.setattr(apply, name, 5)
     monkeypatch.setattr(publish, "SLICE", 5)
@@ -34,11 +34,11 @@ def rows(store: Store, table: Table) -> int:
 async def test_long_ingest_commits_on_its_way(
     served: Served, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:
-    """What it changed in memory is never much more than what makes it commit."""
+    """A long ingest keeps not much more than `CHANGES_MAX` changes in memory."""
     applied = Counting(served.store.index.apply)
     monkeypatch.setattr(served.store.index, "apply", applied)
     inode = await served.written(b"model", MODEL)
-    await served.writeback.ingest.ingest([inode], complete=True)
+    await served.background.ingest.ingest([inode], complete=True)
     assert len(applied.calls) > 5
     assert served.store.index.changes < 100
     assert content_of(served.store, inode) == MODEL
@@ -48,28 +48,28 @@ async def test_long_ingest_commits_on_its_way(
 async def test_a_removal_whose_commit_fails_goes_on_later(
     served: Served, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:
-    """A full disk on the way leaves nothing behind that only a new daemon would remove."""
+    """After a failed commit in its middle, the same daemon finishes a removal later."""
     inode = await served.chunked(b"model", MODEL)
     await served.operations.unlink(TOP, FileNameT(b"model"), ASKED)
     await served.operations.forget([(InodeT(inode), 1)])
     failing = Failing(served.store.index.apply, StoreFull("no room"))
     monkeypatch.setattr(served.store.index, "apply", failing)
     with pytest.raises(StoreFull):
-        await served.writeback.gc.remove_orphans()
-    await served.writeback.gc.remove_orphans()
+        await served.background.gc.remove_orphans()
+    await served.background.gc.remove_orphans()
     assert rows(served.store, Table.ORPHANS) == rows(served.store, Table.EXTENTS) == 0
 
 
-async def test_what_the_kernel_forgets_is_removed_only_without_a_name(
+async def test_a_forgotten_inode_is_removed_only_without_a_name(
     served: Served, clock: MockClock
 ) -> None:
-    """Forgetting is not removing, however often it comes."""
+    """A forgotten inode with a name stays, also when forget comes twice."""
     kept, gone = await served.written(b"kept", b"x"), await served.written(b"gone", b"y")
     await served.operations.unlink(TOP, FileNameT(b"gone"), ASKED)
-    await served.writeback.gc.remove_orphans()
+    await served.background.gc.remove_orphans()
     assert served.store.inodes.find(gone) is not None
     await served.operations.forget([(InodeT(kept), 1), (InodeT(gone), 1)])
     await served.operations.forget([(InodeT(gone), 1)])
-    await served.writeback.gc.remove_orphans()
+    await served.background.gc.remove_orphans()
     assert served.store.inodes.find(gone) is None
     assert content_of(served.store, kept) == b"x"

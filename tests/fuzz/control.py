@@ -48,8 +48,8 @@ class Daemon:
         ours, theirs = socket.socketpair()
         async with trio.open_nursery() as nursery:
             served = Served(self._store, nursery)
-            nursery.start_soon(served.writeback.scrub.run)
-            control = Control(self._store, served.writeback, self._mountpoint, served.workers)
+            nursery.start_soon(served.background.scrub.run)
+            control = Control(self._store, served.background, self._mountpoint, served.workers)
             with trio.fail_after(DEADLINE):
                 async with trio.open_nursery() as talk:
                     talk.start_soon(_answer, control, _stream(theirs))

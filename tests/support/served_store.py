@@ -81,10 +81,10 @@ class Served:
         self.nursery = nursery
         self.workers = trio.CapacityLimiter(8)
         self.handles = Handles()
-        self.writeback = Scheduler(store, self.handles, self.workers)
+        self.background = Scheduler(store, self.handles, self.workers)
         self.reader = Reader(store.contents, self.workers, nursery)
         self.writer = Writer(store.writes, self.workers)
-        self.operations = Operations(store, self.handles, self.writeback, self.reader, self.writer)
+        self.operations = Operations(store, self.handles, self.background, self.reader, self.writer)
 
     async def created(self, name: bytes, data: bytes = b"") -> tuple[InodeNumber, FileHandleT]:
         """Create a file as a program does, and leave it open."""
@@ -102,7 +102,7 @@ class Served:
     async def chunked(self, name: bytes, data: bytes) -> InodeNumber:
         """Create a file whose content is in chunks."""
         inode = await self.written(name, data)
-        await self.writeback.ingest.sync()
+        await self.background.ingest.sync()
         assert self.store.staging.find(inode) is None
         return inode
 
@@ -116,7 +116,7 @@ class Served:
 
     def context(self) -> Context:
         """Return the context of another background job of this store."""
-        durability, pack_lock = self.writeback.durability, self.writeback.pack_lock
+        durability, pack_lock = self.background.durability, self.background.pack_lock
         driver = Driver(durability, self.workers)
         return Context(self.store, self.handles, durability, driver, pack_lock)
 

@@ -1,1 +1,1 @@
-"""Work behind the requests: flush, commit, ingest, gc, optimize, defragment, scrub."""
+"""Background jobs of a mounted store: flush, commit, ingest, gc, optimize, defragment, scrub."""

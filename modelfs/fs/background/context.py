@@ -1,4 +1,4 @@
-"""What every background job works with."""
+"""The objects that all background jobs share."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from modelfs.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The store, who uses it, and how jobs are run on it."""
+    """A store, its open files, and the means to run jobs on it."""
 
     store: Store
     handles: Handles

@@ -1,4 +1,4 @@
-"""Defragmenting beside the requests, a portion at a time."""
+"""Defragmentation beside the requests, one portion at a time."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +10,10 @@ from modelfs.jobs.defrag.rewrite import Defragmenter
 
 
 class BackgroundDefrag:
-    """Brings scattered files together. There is nothing to remember between two plans."""
+    """Rewrites the chunks of scattered files next to each other, by a plan made in portions.
+
+    Nothing is remembered from one plan to the next: a new plan starts from the store as it is.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -20,15 +23,15 @@ class BackgroundDefrag:
         self.total = 0
 
     def drop_plan(self) -> None:
-        """Forget the plan, because the store goes on to change."""
+        """Drop the plan, before requests change the store."""
         self._portions = None
         self.done = self.total = 0
 
     async def copy_next(self) -> bool:
-        """Copy a portion, after making a plan if there is none; say whether there was one.
+        """Copy the next portion of the plan, or of a new one; return False if there is none.
 
         Raises:
-            StoreFull, OSError: it could not be copied; nothing is lost.
+            StoreFull, OSError: the portion could not be copied; nothing is lost.
         """
         call = self._context.driver.call
         if self._portions is None:
@@ -38,10 +41,10 @@ class BackgroundDefrag:
         if portion is None or not await call(partial(self._defragmenter.has_room, portion)):
             self.drop_plan()
             return False
-        # Packs are deleted at the end, so no reader may have them pinned.
+        # Exclusive, because the packs that were copied are deleted at the end.
         async with self._context.pack_lock.exclusive():
             if not self.done:
                 self._defragmenter.begin_pack()
-            copied = copy_portion(self._context.store, portion)
-            self.done += await self._context.driver.run(copied)
+            copying = copy_portion(self._context.store, portion)
+            self.done += await self._context.driver.run(copying)
         return True

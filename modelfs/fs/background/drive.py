@@ -1,4 +1,4 @@
-"""Run the store's jobs beside the requests."""
+"""The driver of a mounted store: it runs jobs beside the requests. See `jobs.steps`."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -22,8 +22,8 @@ class Driver:
     async def run(self, job: Job[T]) -> T:
         """Run a job to its end, and return its result.
 
-        A step that raises raises in the job, which may handle it. A job that is cancelled gets
-        `trio.Cancelled` at its next step, after the call that is under way.
+        If a step raises, the exception is raised in the job, which may handle it. A cancelled job
+        gets `trio.Cancelled` at its next step, after the call that a thread may be in.
         """
         result: Any = None
         error: BaseException | None = None
@@ -41,6 +41,7 @@ class Driver:
                     error = exc
 
     async def _do(self, step: Step) -> Any:
+        """Do one step of a job, and return its value."""
         match step:
             case Work(call):
                 return await self.call(call)
@@ -50,5 +51,5 @@ class Driver:
                 return await self._durability.pause()
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Call a function on a thread."""
+        """Call a function on a thread, and return its result."""
         return await trio.to_thread.run_sync(function, limiter=self._workers)

@@ -1,15 +1,20 @@
-"""Durability: when written data is safe, and who waits for it.
+"""Durability: flushes and commits, and the requests that wait for them.
 
-Theory of operation. *Flush* fsyncs a file's staged bytes where they are and tells the index.
-*Commit* makes the index's changes durable. Waiters that come while a commit is under way share the
-next one.
+Theory of operation. A *flush* fsyncs a file's staged bytes where they are, and puts their ranges
+into the index. A *commit* makes the index's changes durable. Requests that come while a commit is
+under way share the next one.
 
-A rename over an existing file makes a *barrier* of the file that was renamed: no commit may contain
-the new name before the content under it is durable. So a commit first flushes the files at the
-barrier, and from its second attempt on lets no further rename pass.
+A rename over an existing file puts the renamed file behind a *barrier*: no commit may contain the
+new name before the content under it is durable. A commit first flushes the files behind the
+barrier. If renames add more meanwhile, it flushes again, and holds up further renames until it is
+done.
 
-What was written through a mapping stays in the kernel until that sends it, which it does in its own
-time, or when it is asked: `take_mapped_pages` asks, before a sync and before the end.
+Pages that were written through a mapping stay in the kernel until it writes them back.
+`sync_mapped_files` makes the kernel do that, before a sync and before the daemon ends.
+
+Example. A program writes a.tmp and renames it to a. The next commit sees a.tmp's inode behind the
+barrier, flushes it, and then writes the index with the new name. After a crash, a has either its
+old content or the whole new content.
 """
 
 import logging
@@ -29,36 +34,37 @@ from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS: Final = 20.0  # how long written data may wait for its flush; the promise is 30
-# How often a file is looked for again that was renamed when its mapped pages were asked for.
+# How long written data may wait for its flush. The promise to users is 30 seconds.
+FLUSH_SECONDS: Final = 20.0
+# How often a mapped file is looked up again that was renamed before its fsync.
 MOVES_MAX: Final = 5
 
 
 class Durability:
-    """Flushes and commits."""
+    """Flushes and commits a mounted store."""
 
     def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
         self._store = store
         self._handles = handles
         self._workers = workers
         self._committing = trio.Lock()
-        self._seals = 0
+        self._seals = 0  # commits that were sealed
         self._barrier: set[InodeNumber] = set()
-        self._gate = trio.Event()
-        self._gate.set()
+        self._renames_may_pass = trio.Event()
+        self._renames_may_pass.set()
 
     # -- renames
 
     async def before_rename(self) -> None:
-        """Wait while a commit has a barrier to get past."""
-        while not self._gate.is_set():
-            await self._gate.wait()
+        """Wait while a commit holds up renames."""
+        while not self._renames_may_pass.is_set():
+            await self._renames_may_pass.wait()
 
-    def replaced(self, moved: InodeNumber) -> None:
+    def replaced(self, inode: InodeNumber) -> None:
         """Note that a file was renamed over another."""
-        staged = self._store.staging.find(moved)
+        staged = self._store.staging.find(inode)
         if staged is not None and staged.dirty:
-            self._barrier.add(moved)
+            self._barrier.add(inode)
 
     # -- flushing
 
@@ -66,7 +72,7 @@ class Durability:
         """Put a file's staged content where the next commit makes it durable.
 
         Raises:
-            OSError: the backing disk failed; it is not known what is durable.
+            OSError: the backing disk failed; any part of the content may be lost in a crash.
         """
         await self._run(self._store.flusher.flush(inode))
 
@@ -76,13 +82,14 @@ class Durability:
         Raises:
             OSError: of some file; all others are flushed.
         """
-        await self._run(self._store.flusher.flush_all([each.inode for each in self._store.staging]))
+        inodes = [staged.inode for staged in self._store.staging]
+        await self._run(self._store.flusher.flush_all(inodes))
 
     async def flush_old(self) -> None:
         """Flush the files whose oldest change has waited long enough."""
         latest = time.monotonic() - FLUSH_SECONDS
-        staging = self._store.staging
-        old = [each.inode for each in staging if each.dirty and each.dirty_since < latest]
+        staged_files = [staged for staged in self._store.staging if staged.dirty]
+        old = [staged.inode for staged in staged_files if staged.dirty_since < latest]
         await self._run(self._store.flusher.flush_all(old))
 
     async def _run(self, calls: Calls) -> None:
@@ -91,24 +98,27 @@ class Durability:
                 await trio.to_thread.run_sync(call, limiter=self._workers)
 
     async def sync_mapped_files(self, mountpoint: Path) -> None:
-        """Have what was written through mappings sent here, while there is somebody to take it."""
-        waiting = self._handles.written()
+        """Make the kernel send the pages of mapped files, while the daemon still receives them."""
+        inodes = self._handles.open_for_writing()
         for _ in range(MOVES_MAX):
-            # Not among the workers: it waits for them.
-            waiting = await trio.to_thread.run_sync(
-                sync_mapped_files, mountpoint, self._paths(waiting)
+            # Not on one of the workers: this call waits for them.
+            inodes = await trio.to_thread.run_sync(
+                sync_mapped_files, mountpoint, self._paths(inodes)
             )
-            if not waiting:
+            if not inodes:
                 return
-        if moved := self._paths(waiting):
+        if paths := self._paths(inodes):
             log.warning(
-                "mapped pages are not waited for, of what is renamed: %s", [*moved.values()]
+                "no fsync of mapped files that are renamed again and again, their last changes "
+                "may be lost: %s",
+                [*paths.values()],
             )
 
     def _paths(self, inodes: list[InodeNumber]) -> dict[InodeNumber, bytes]:
-        nodes, namespace = self._store.inodes, self._store.namespace
-        found = ((inode, nodes.find(inode)) for inode in inodes)
-        return {inode: namespace.path_of(inode) for inode, node in found if node and node.nlink}
+        """Return the paths of those inodes that have a name."""
+        namespace = self._store.namespace
+        nodes = ((inode, self._store.inodes.find(inode)) for inode in inodes)
+        return {inode: namespace.path_of(inode) for inode, node in nodes if node and node.nlink}
 
     # -- committing
 
@@ -119,18 +129,25 @@ class Durability:
             StoreFull: there is no room for the index; nothing is lost.
             OSError: the backing disk failed.
         """
-        wanted = self._seals + 1  # the next one to be sealed has all changes made so far
+        wanted = self._seals + 1  # the next commit to be sealed has all changes made so far
         async with self._committing:
             if self._seals >= wanted or not self._store.index.dirty:
                 return
             try:
-                await self._pass_barrier()
-                await self._seal_and_write()
+                await self._flush_barrier()
+                self._seals += 1
+                try:
+                    await self._run(self._store.commit_calls())
+                except BaseException:
+                    # The commit may be written, and only its deletes be cancelled. Then the next
+                    # commit is one too many, which does no harm.
+                    self._seals -= 1
+                    raise
             finally:
-                self._gate.set()
+                self._renames_may_pass.set()
 
     async def pause(self) -> None:
-        """Let others run between two slices of long work, and commit if it has changed much.
+        """Let other tasks run between two slices of a job; commit if many changes wait.
 
         Raises:
             StoreFull, OSError: as `commit` does.
@@ -140,27 +157,19 @@ class Durability:
         else:
             await trio.lowlevel.checkpoint()
 
-    async def _pass_barrier(self) -> None:
-        passed = 0
+    async def _flush_barrier(self) -> None:
+        """Flush the files behind the barrier until there are none; hold up renames if need be."""
+        first = True
         while self._barrier:
-            if passed and self._gate.is_set():
-                self._gate = trio.Event()
-            waiting, self._barrier = self._barrier, set()
+            if not first and self._renames_may_pass.is_set():
+                self._renames_may_pass = trio.Event()
+            first = False
+            inodes, self._barrier = self._barrier, set()
             try:
-                await self._run(self._store.flusher.flush_all(sorted(waiting)))
+                await self._run(self._store.flusher.flush_all(sorted(inodes)))
             except OSError as exc:
-                # One file's "old or new" is worth less than everybody's commits.
-                log.error("a file that was renamed over another is not durable: %s", exc)
+                # All other files' commits are worth more than "old or new content" of this one.
+                log.error("a renamed file could not be flushed and may be lost in a crash: %s", exc)
             except BaseException:
-                self._barrier |= waiting
+                self._barrier |= inodes
                 raise
-            passed += 1
-
-    async def _seal_and_write(self) -> None:
-        self._seals += 1
-        try:
-            await self._run(self._store.commit_calls())
-        except BaseException:
-            # Even if it was written, and only the deletes were cancelled: one commit too many.
-            self._seals -= 1
-            raise

@@ -1,8 +1,11 @@
-"""The lock on packs: one appends to them at a time, and none is deleted while it is pinned.
+"""The lock on packs: one job at a time appends to packs, and no pack is deleted while it is pinned.
 
 Ingest, gc, the optimizer and the defragmenter append. A reader in another process, such as `fsck`
-beside a daemon, may *pin* the packs: ingest and the optimizer go on meanwhile, since what is there
-stays; gc and the defragmenter, which delete packs, wait.
+beside a daemon, *pins* all packs. Pinned packs may still grow, so ingest and the optimizer go on;
+gc and the defragmenter delete packs, so they wait.
+
+Example. gc wants to rewrite pack 7 while `fsck` has the packs pinned. gc waits without the lock,
+ingest takes the lock and appends to pack 9. `fsck` ends, and gc takes the lock.
 """
 
 import contextlib
@@ -14,7 +17,7 @@ from modelfs.fs.changed import Changed
 
 
 class PackLock:
-    """Who may append to packs, and who may delete them."""
+    """The right to append to packs, and the right to delete them."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
@@ -34,8 +37,8 @@ class PackLock:
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Hold the right to append to packs and to delete them: wait until none is pinned."""
-        # Not waited for with the lock: ingest goes on while packs are pinned.
+        """Hold the right to append to packs and to delete them; wait until none is pinned."""
+        # The wait is outside of the lock, so that ingest goes on while packs are pinned.
         while True:
             async with self._lock:
                 if not self._pins:
@@ -45,7 +48,7 @@ class PackLock:
 
     @contextlib.asynccontextmanager
     async def pinned(self) -> AsyncIterator[None]:
-        """Keep all packs as they are, for a reader in another process."""
+        """Keep all packs from being deleted, for a reader in another process."""
         async with self._lock:  # a collection that is under way ends first
             self._pins += 1
         try:

@@ -1,16 +1,19 @@
-"""The scheduler of what happens behind the requests: writes move on to the disk and into chunks.
+"""The scheduler of the background jobs, by which written data moves to the disk and into chunks.
 
-Requests change the store's memory. Behind them
+Requests change the store in memory. Behind them
 
-- `durability` flushes and commits, every `COMMIT_SECONDS` or because a program waits for an fsync;
-- `ingest` takes staged content into chunks;
-- `gc` removes what was deleted, and gives its room back;
-- `optimize` gives what is stored its smallest form, and then a good order;
-- `scrub` reads what is stored, to find what the disk has lost;
-- `pack_lock` lets one of them append to packs at a time.
+- `durability` flushes and commits, every `COMMIT_SECONDS` or when a program waits for an fsync;
+- `ingest` makes chunks of staged content;
+- `gc` removes deleted content, and frees its room;
+- `optimize` gives stored chunks their smallest form, and then defragments;
+- `scrub` reads all stored bytes, to find those that the disk has lost;
+- `pack_lock` lets one of them at a time append to packs.
 
-All of them run at the same time, since what changes the store runs on the event loop between two
-awaits, and what is slow runs on threads and changes nothing.
+All of them run at the same time. The store is changed on the event loop only, between two awaits;
+slow calls run on threads and change nothing.
+
+Example. A program writes a file of 10 MiB and closes it. Within a second `ingest` makes its chunks,
+within five `durability` commits them, and after a minute without requests `optimize` encodes them.
 """
 
 import logging
@@ -37,11 +40,11 @@ COMMIT_SECONDS: Final = 5.0
 TICK_SECONDS: Final = 0.25
 COLLECT_SECONDS: Final = 60.0
 SHORT_SECONDS: Final = 1.0
-RETRY_SECONDS: Final = 10.0  # after work that failed
+RETRY_SECONDS: Final = 10.0  # after an attempt that failed
 
 
 class Scheduler:
-    """All that happens behind the requests."""
+    """The background jobs of a mounted store."""
 
     def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
         self._store = store
@@ -55,36 +58,36 @@ class Scheduler:
         self.scrub = BackgroundScrub(context)
 
     def start(self) -> None:
-        """Queue what an earlier run of the daemon left to do."""
+        """Queue the work that an earlier run of the daemon left."""
         self.ingest.start()
         self.gc.start()
         self.scrub.start()
 
     async def mark_in_use(self) -> None:
-        """Note, durably, that not all may be durable until `finish` has said so."""
+        """Record durably that a daemon has the store, until `finish` takes that back."""
         self._store.set_in_use(in_use=True)
         try:
             await self.durability.commit()
         except (ModelfsError, OSError) as exc:
-            log.warning("that the store is in use is not noted yet: %s", exc)
+            log.warning("cannot record that the store is mounted, the next commit will: %s", exc)
 
     async def run(self) -> None:
-        """Do everything when it is due, until cancelled."""
+        """Do all background jobs when they are due, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for seconds, work in (
-                (COMMIT_SECONDS, self.durability.commit),
-                (TICK_SECONDS, self.durability.flush_old),
-                (TICK_SECONDS, self.ingest.ingest_due),
-                (TICK_SECONDS, self.gc.remove_orphans),
-                (COLLECT_SECONDS, self.gc.collect_much),
-                (SHORT_SECONDS, self.gc.collect_when_short),
+            for name, seconds, job in (
+                ("commit", COMMIT_SECONDS, self.durability.commit),
+                ("flush", TICK_SECONDS, self.durability.flush_old),
+                ("ingest", TICK_SECONDS, self.ingest.ingest_due),
+                ("removal of deleted files", TICK_SECONDS, self.gc.remove_orphans),
+                ("garbage collection", COLLECT_SECONDS, self.gc.collect_if_worthwhile),
+                ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
             ):
-                nursery.start_soon(_regularly, seconds, work)
+                nursery.start_soon(_repeat, name, seconds, job)
             nursery.start_soon(self.scrub.run)
             nursery.start_soon(self.optimize.run)
 
     async def finish(self) -> None:
-        """Make everything durable, at the end."""
+        """Make everything durable, before the daemon ends."""
         try:
             await self.durability.flush_all()
             self._store.set_in_use(in_use=False)
@@ -92,18 +95,18 @@ class Scheduler:
             await self.durability.commit()
 
 
-async def _regularly(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+async def _repeat(name: str, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
+    """Do a job every so many seconds; log its failures and go on, so that no other job stops."""
     while True:
         await trio.sleep(seconds)
         try:
-            await work()
+            await job()
         except StoreFull as exc:
-            log.warning("%s: %s", work.__name__, exc)
-            await trio.sleep(RETRY_SECONDS)
+            log.warning("%s failed, next attempt in %.0f s: %s", name, RETRY_SECONDS, exc)
         except (ModelfsError, OSError) as exc:
-            log.error("%s: %s", work.__name__, exc)
-            await trio.sleep(RETRY_SECONDS)
+            log.error("%s failed, next attempt in %.0f s: %s", name, RETRY_SECONDS, exc)
         except Exception:
-            # One bad file must not end the work for all others, nor the mount.
-            log.exception("%s: bug", work.__name__)
-            await trio.sleep(RETRY_SECONDS)
+            log.exception("%s failed, next attempt in %.0f s: bug", name, RETRY_SECONDS)
+        else:
+            continue
+        await trio.sleep(RETRY_SECONDS)

@@ -1,1 +1,1 @@
-"""The machine below: the kernel's settings for the mount, the heap, mapped pages."""
+"""The machine below the daemon: the kernel's settings for the mount, its pages, the heap."""

@@ -1,14 +1,14 @@
-"""A program of its own: has the kernel send what was written to files through mappings.
+"""A program of its own: fsync files that were written to through mappings.
 
-    python -I -S dirty_pages.py < FILES > MOVED
+    python -I -S fsync_mapped.py < FILES > MOVED
 
-An fsync of each file, because for FUSE mounts syncfs(2) starts that and does not wait. FILES has an
-inode, a space, a path and a NUL for each; MOVED has a line for each inode that was not at its path,
-and stderr one for each that could not be synced.
+FILES has an inode, a space, a path and a NUL for each file. MOVED has a line for each inode that
+was not at its path, and stderr a line for each file whose fsync failed. Each file gets an fsync of
+its own, because on a FUSE mount syncfs(2) starts the writes and does not wait for them.
 
-The daemon must not do this itself. A thread that waits for an answer of its own mount does not die
-with the process, keeps /dev/fuse open, and so the kernel never learns that nobody will answer: a
-daemon killed at that moment would leave a mount that hangs, and a store that stays locked.
+The daemon must not do this itself. A thread that waits for an answer of its own mount does not end
+with its process and keeps /dev/fuse open, so the kernel never learns that no answer will come. A
+daemon that is killed at that moment would leave a mount that hangs and a store that stays locked.
 """
 
 import os
@@ -19,7 +19,13 @@ def main() -> None:
     for line in sys.stdin.buffer.read().split(b"\0")[:-1]:
         inode, _, path = line.partition(b" ")
         try:
-            moved = _fsync(path) != int(inode)
+            # Another file may have the path by now: follow no symbolic link, wait for no FIFO.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+                moved = os.fstat(fd).st_ino != int(inode)
+            finally:
+                os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
             moved = True
         except OSError as exc:
@@ -27,16 +33,6 @@ def main() -> None:
             continue
         if moved:
             print(int(inode))  # noqa: T201
-
-
-def _fsync(path: bytes) -> int:
-    # Whatever is at the path by now: no symlink is followed, and no FIFO waited for.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
 
 
 if __name__ == "__main__":

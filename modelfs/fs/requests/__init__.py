@@ -1,1 +1,1 @@
-"""Request handlers: what the kernel asks, answered."""
+"""The request handlers: answers to the kernel."""

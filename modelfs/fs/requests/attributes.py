@@ -1,4 +1,4 @@
-"""Between the store's records and what pyfuse3 passes to the kernel."""
+"""Conversion between the store's records and the structures of pyfuse3."""
 
 import stat
 from typing import Final
@@ -11,15 +11,17 @@ from modelfs.store.files.attributes import Change
 from modelfs.store.files.namespace import NAME_MAX
 from modelfs.store.index.records import Inode
 
-# Nobody changes files behind the kernel's back, so it may believe what it was told.
+# How long the kernel may cache names and attributes, in seconds. Files change through the kernel
+# only, so its caches are never out of date.
 TIMEOUT: Final = 300.0
 BLOCK: Final = 4096
-# What programs take for their buffers: few requests, and a power of two for direct I/O.
+# st_blksize, which programs use as their buffer size: few requests, and a power of two for direct
+# I/O.
 PREFERRED_IO: Final = 128 << 10
 
 
 def entry_of(node: Inode) -> EntryAttributes:
-    """Return a record as the kernel wants it."""
+    """Return an inode record as the kernel's attributes."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(node.inode)
     entry.generation = 0
@@ -40,7 +42,7 @@ def entry_of(node: Inode) -> EntryAttributes:
 
 
 def no_entry() -> EntryAttributes:
-    """Return the answer that lets the kernel remember that a name does not exist."""
+    """Return the answer to a lookup of a missing name, which the kernel then caches."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(0)
     entry.entry_timeout = TIMEOUT
@@ -48,7 +50,7 @@ def no_entry() -> EntryAttributes:
 
 
 def change_of(entry: EntryAttributes, fields: SetattrFields) -> Change:
-    """Return what a setattr request changes, besides the size."""
+    """Return the changes of a setattr request, except for the size."""
     return Change(
         mode=entry.st_mode if fields.update_mode else None,
         uid=entry.st_uid if fields.update_uid else None,
@@ -59,7 +61,7 @@ def change_of(entry: EntryAttributes, fields: SetattrFields) -> Change:
 
 
 def statvfs_of(room: Room) -> StatvfsData:
-    """Return the room on the backing disk as statfs(2) tells it."""
+    """Return the room on the backing disk in the form of statfs(2)."""
     data = StatvfsData()
     data.f_bsize = data.f_frsize = BLOCK
     data.f_blocks = room.total // BLOCK

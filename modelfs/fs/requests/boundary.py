@@ -1,7 +1,7 @@
 """The one place where an exception becomes an errno.
 
-pyfuse3 answers the kernel for `FUSEError` only. Anything else leaves its session loop,
-ends `pyfuse3.main` and takes the mount down with it.
+pyfuse3 answers the kernel with an errno for `FUSEError` only. Any other exception leaves its
+session loop, ends `pyfuse3.main` and takes the mount down.
 """
 
 import errno
@@ -19,15 +19,15 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-# What the backing disk says is passed on. Any other errno is about a file of the store, such as a
-# missing one, and would be taken for something about the caller's own.
+# The errnos of the backing disk that are passed on. Any other is about a file of the store, such as
+# ENOENT, and the program would take it for an error about its own file.
 PASSED_ON: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
 
 
 def replies(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Make a request handler raise nothing but `FUSEError`.
+    """Make a request handler raise `FUSEError` and no other exception.
 
     Cancellation passes through: `trio.Cancelled` is not an `Exception`.
     """
@@ -45,7 +45,7 @@ def replies(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
             raise FUSEError(exc.errno) from exc
         except OSError as exc:
             log.warning("%s: %s", handler.__name__, exc)
-            raise FUSEError(_shown(exc)) from exc
+            raise FUSEError(exc.errno if exc.errno in PASSED_ON else errno.EIO) from exc
         except Exception as exc:
             log.exception("%s: bug in handler", handler.__name__)
             raise FUSEError(errno.EIO) from exc
@@ -53,12 +53,8 @@ def replies(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
     return wrapper
 
 
-def _shown(exc: OSError) -> int:
-    return exc.errno if exc.errno in PASSED_ON else errno.EIO
-
-
 def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Coroutine[Any, Any, None]]:
-    """Do the same for a handler that cannot report errors at all: it logs them."""
+    """Make a handler that the kernel expects no reply from log its exceptions."""
 
     @functools.wraps(handler)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,14 +1,19 @@
 """The request handlers.
 
-Theory of operation. A handler unpacks, calls the store, and packs. It runs to its first `await`
-without interruption, so a change of the namespace needs no lock as long as it is one synchronous
-call. What takes time leaves the event loop: reads that have to wait or decode, writes while the
-disk is behind, fsyncs and commits. Nothing is locked across an `await`; what may change meanwhile
-is dealt with where it is read again (see `store.staging` and `store.ingest`).
+Theory of operation. A handler converts the arguments, calls the store, and converts the result. It
+runs to its first `await` without interruption, so a change of the namespace needs no lock as long
+as it is one synchronous call. Slow parts leave the event loop: reads that wait for a disk or
+decode, writes while the disk is behind, fsyncs and commits. No lock is held across an `await`;
+state that may change meanwhile is read again afterwards (see `store.files.staging` and
+`jobs.ingest.apply`).
 
 The kernel serialises writes and truncations of one file, except for O_TRUNC of open. It checks
-permissions (`default_permissions`), keeps locks, and caches names, attributes and pages: handlers
-are asked for what it does not know, or is not allowed to know, such as anything that lasts.
+permissions (`default_permissions`), keeps locks, and caches names, attributes and pages. A handler
+runs when the kernel's caches have no answer, and for every change.
+
+Example. `cp a b` in a mount: lookup of b finds nothing, create makes an inode, a name and a handle,
+each write of 1 MiB goes to the file's staged bytes, and release, at the close, makes the file due
+for ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
 """
 
 import os
@@ -41,8 +46,6 @@ from modelfs.errors import (
 )
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
-from modelfs.fs.host.kernel import drop_mapped_pages
-from modelfs.fs.requests import readdir as listing
 from modelfs.fs.requests.attributes import (
     change_of,
     entry_of,
@@ -52,51 +55,52 @@ from modelfs.fs.requests.attributes import (
     statvfs_of,
 )
 from modelfs.fs.requests.boundary import replies, silent
+from modelfs.fs.requests.lookups import Lookups
+from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
+from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import STORE_ATTRIBUTE
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
-# Answered by every file, listed by none.
+# Every file has this attribute, and listxattr leaves it out.
 _STORE_ATTRIBUTE: Final = STORE_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
-# What a name or an attribute is taken to need in the index, in bytes.
+# Bytes reserved in the index for a name or an attribute.
 NAME_ROOM: Final = 4096
-# How many opens with O_TRUNC wait for the kernel's pages at the same time.
-TRUNCATING_MAX: Final = 8
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
 
 
 class Operations(pyfuse3.Operations):
-    """Serve a store to the kernel."""
+    """The handlers of a mounted store, by the names that pyfuse3 gives them."""
 
     supports_dot_lookup = True
-    enable_writeback_cache = False  # it would hide a full disk from write(2)
+    enable_writeback_cache = False  # with it, write(2) succeeds on a full disk
     enable_acl = False
 
     def __init__(
         self,
         store: Store,
         handles: Handles,
-        writeback: Scheduler,
+        background: Scheduler,
         reader: Reader,
         writer: Writer,
     ) -> None:
         super().__init__()
         self._store = store
         self._handles = handles
-        self._writeback = writeback
+        self._background = background
         self._reader = reader
         self._writer = writer
-        self._nameless: set[InodeNumber] = set()  # that the kernel still knows
-        self._truncating = trio.CapacityLimiter(TRUNCATING_MAX)
+        self.truncater = Truncater(store, handles, background.ingest)
+        self.lookups = Lookups(store, background.gc.add_orphan)
         self.begun = trio.Event()  # set when the kernel is about to send requests
 
     def init(self) -> None:
-        # The kernel is answered before another task runs, and has then taken over what libfuse
-        # wants, such as the read-ahead.
+        # pyfuse3 sends its reply before another task runs. After that the kernel has the settings
+        # that libfuse asks for, such as the read-ahead.
         self.begun.set()
 
     # -- names
@@ -109,16 +113,12 @@ class Operations(pyfuse3.Operations):
             inode = self._store.namespace.lookup(InodeNumber(parent_inode), name)
         except NotFound:
             return no_entry()
-        return self._remembered(inode)
+        return self.lookups.entry(inode)
 
     @silent
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        # The kernel sends thousands at once: the index is not asked about each.
         for inode, count in inode_list:
-            number = InodeNumber(inode)
-            if self._handles.forget(number, count) and number in self._nameless:
-                self._nameless.discard(number)
-                self._writeback.gc.unreachable(number)
+            self.lookups.forget(InodeNumber(inode), count)
 
     @replies
     async def mknod(
@@ -145,7 +145,7 @@ class Operations(pyfuse3.Operations):
         node = self._store.namespace.symlink(
             InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
         )
-        return self._remembered(node.inode)
+        return self.lookups.entry(node.inode)
 
     @replies
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -157,15 +157,15 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         self._store.space.reserve(NAME_ROOM)
         self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
-        return self._remembered(InodeNumber(inode))
+        return self.lookups.entry(InodeNumber(inode))
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        self._lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
+        self.lookups.lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        self._lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
+        self.lookups.lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
 
     @replies
     async def rename(
@@ -179,18 +179,18 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~KNOWN_RENAME_FLAGS:
             raise InvalidArgument(f"rename flags {flags:#x}")
-        await self._writeback.durability.before_rename()
+        await self._background.durability.before_rename()
         old = InodeNumber(parent_inode_old), name_old
         new = InodeNumber(parent_inode_new), name_new
         if is_exchange(flags):
             self._store.namespace.exchange(old, new)
-            self._writeback.durability.replaced(self._store.namespace.lookup(*old))
-            self._writeback.durability.replaced(self._store.namespace.lookup(*new))
+            self._background.durability.replaced(self._store.namespace.lookup(*old))
+            self._background.durability.replaced(self._store.namespace.lookup(*new))
             return
-        replaced = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
-        if replaced is not None:
-            self._writeback.durability.replaced(self._store.namespace.lookup(*new))
-            self._lost_name(replaced)
+        overwritten = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
+        if overwritten is not None:
+            self._background.durability.replaced(self._store.namespace.lookup(*new))
+            self.lookups.lost_name(overwritten)
 
     # -- directories
 
@@ -200,14 +200,13 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        handle = self._handles[fh]
-        listed = listing.entries(self._store, handle, start_id)
-        for number, (cookie, name, entry, inode) in enumerate(listed, 1):
+        listing = entries(self._store, self._handles[fh], start_id)
+        for number, (cookie, name, entry, inode) in enumerate(listing, 1):
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, cookie):
                 return
             if inode is not None:
-                self._handles.remember(inode)
-            if number % listing.READDIR_PAGE == 0:
+                self.lookups.add(inode)
+            if number % READDIR_PAGE == 0:
                 await trio.lowlevel.checkpoint()
 
     @silent
@@ -216,7 +215,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._writeback.durability.commit()
+        await self._background.durability.commit()
 
     # -- attributes
 
@@ -236,9 +235,7 @@ class Operations(pyfuse3.Operations):
         number = InodeNumber(inode)
         self._check_writable()
         if fields.update_size:
-            self._truncate(number, attr.st_size)
-            if ctx.uid:
-                self._store.attributes.drop_privileges(number)
+            self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
         if not fields.update_size or not change.is_empty():
             self._store.attributes.set(number, change)
@@ -255,14 +252,17 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         if name.startswith(OWN_PREFIX):
-            raise NotPermitted(f"{name.decode(errors='replace')} is the store's own")
+            raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
         self._store.space.reserve(NAME_ROOM + len(value))
         self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         names = self._store.attributes.names(InodeNumber(inode))
-        return [XAttrNameT(name) for name in names if not ctx.uid or not _is_roots(name)]
+        # The kernel denies users access to trusted attributes, and leaves it to the file system to
+        # leave them out of listings.
+        visible = [name for name in names if not ctx.uid or not name.startswith(b"trusted.")]
+        return [XAttrNameT(name) for name in visible]
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -283,7 +283,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        await self._writeback.ingest.before_create()
+        await self._background.ingest.before_create()
         entry = self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags), entry
 
@@ -292,43 +292,39 @@ class Operations(pyfuse3.Operations):
         if _wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
         if flags & os.O_TRUNC:
-            # libfuse lets the kernel leave this to open (FUSE_ATOMIC_O_TRUNC).
-            await self._drop_mapped_pages(InodeNumber(inode))
-            self._truncate(InodeNumber(inode), 0)
-            if ctx.uid:
-                self._store.attributes.drop_privileges(InodeNumber(inode))
+            await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
         return self._opened(InodeNumber(inode), flags)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        # The stub wants bytes; pyfuse3 takes any buffer and has replied when this task next waits.
+        # The stub requires bytes. pyfuse3 accepts any buffer, and replies before this task waits.
         return await self._reader.read(self._handles[fh], off, size)  # type: ignore[return-value]
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         inode = self._handles[fh].inode
         self._store.space.reserve(len(buf))
-        # libfuse tells the kernel to leave this to us (FUSE_HANDLE_KILLPRIV).
+        # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(inode)
         written = await self._writer.write(inode, off, buf)
-        self._writeback.ingest.wrote(inode, off, off + written)
+        self._background.ingest.wrote(inode, off, off + written)
         return written
 
-    # No `flush`: the kernel sends dirty pages on close before it would ask, and stops asking after
-    # the first ENOSYS. A close is not the end of a file; `release` is.
+    # There is no `flush`. Before it the kernel sends the dirty pages of a closed file anyway, and
+    # after the first ENOSYS it sends no more flushes. The end of an open file is `release`.
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._writeback.durability.flush(self._handles[fh].inode)
-        await self._writeback.durability.commit()
+        await self._background.durability.flush(self._handles[fh].inode)
+        await self._background.durability.commit()
 
     @silent
     async def release(self, fh: FileHandleT) -> None:
         closed = self._handles.close(fh)
-        if closed.writable and not self._handles.being_written(closed.inode):
-            self._writeback.ingest.closed(closed.inode)
+        if closed.writable and not self._handles.is_open_for_writing(closed.inode):
+            self._background.ingest.closed(closed.inode)
 
-    # -- shared by several
+    # -- helpers
 
     def _created(
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
@@ -336,48 +332,15 @@ class Operations(pyfuse3.Operations):
         self._store.space.reserve(NAME_ROOM)
         owner = Owner(ctx.uid, ctx.gid)
         node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
-        return self._remembered(node.inode)
+        return self.lookups.entry(node.inode)
 
     def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
         handle = self._handles.open(inode, writable=_wants_to_write(flags))
         return FileInfo(fh=handle, keep_cache=True)
 
-    def _remembered(self, inode: InodeNumber) -> EntryAttributes:
-        entry = entry_of(self._store.contents.node(inode))
-        self._handles.remember(inode)  # undone by forget
-        return entry
-
-    def _lost_name(self, inode: InodeNumber) -> None:
-        node = self._store.inodes.find(inode)
-        if node is None or node.nlink:
-            return
-        if self._handles.known(inode):
-            self._nameless.add(inode)
-        else:
-            self._writeback.gc.unreachable(inode)
-
-    async def _drop_mapped_pages(self, inode: InodeNumber) -> None:
-        # Before any other truncation the kernel waits for pages that are on their way here, but not
-        # before this one: they would come afterwards, and bring back what was there. Some requests
-        # have to stay free to take them.
-        if self._handles.being_written(inode) and self._truncating.available_tokens:
-            await trio.to_thread.run_sync(
-                drop_mapped_pages, inode, limiter=self._truncating, abandon_on_cancel=True
-            )
-
-    def _truncate(self, inode: InodeNumber, size: int) -> None:
-        self._store.writes.truncate(inode, size)
-        if not self._handles.being_written(inode):
-            self._writeback.ingest.closed(inode)
-
     def _check_writable(self) -> None:
         if self._store.read_only:
             raise StoreReadOnly("the store is mounted read-only")
-
-
-def _is_roots(attribute: bytes) -> bool:
-    # The kernel refuses these to users by name, but leaves it to the file system to list them.
-    return attribute.startswith(b"trusted.")
 
 
 def _wants_to_write(flags: int) -> bool:

@@ -1,7 +1,12 @@
-"""What a directory lists, while names come and go.
+"""The listing of a directory whose names may change while it is read.
 
-Each name has a cookie that is never used twice in a store, and so a listing goes on behind the one
-that it came to, whatever has changed. "." and ".." have the two cookies below all of them.
+Each name has a cookie, a number that is never used twice in a store. A listing continues behind the
+last cookie that it returned, whatever names were added or removed. "." and ".." have the two
+cookies below all others.
+
+Example. A directory has the names a (cookie 11), b (12) and c (13). The kernel reads two entries,
+b is renamed to d (14), and the kernel continues behind cookie 12: it gets c and d. A second rename
+during this listing, to a cookie of 15 or more, is not followed.
 """
 
 import logging
@@ -28,13 +33,14 @@ DOT_DOT_COOKIE: Final = 2
 def entries(
     store: Store, handle: Handle, after: int
 ) -> Iterator[tuple[int, bytes, EntryAttributes, InodeNumber | None]]:
-    """Yield what an open directory lists after the cookie `after`.
+    """Yield the entries of an open directory behind the cookie `after`.
 
     Yields:
-        Cookie, name and attributes of each entry, and the inode if the kernel will count it.
+        Cookie, name and attributes of each entry, and the inode if the kernel counts a lookup of
+        it.
     """
-    if not after or not handle.listed_to:
-        handle.listed_to, handle.may_go_on = store.namespace.next_cookie(), True
+    if not after or not handle.listing_end:
+        handle.listing_end, handle.may_extend = store.namespace.next_cookie(), True
     folder = handle.inode
     if not store.inodes.get(folder).nlink:
         return  # removed while it was open
@@ -46,8 +52,8 @@ def entries(
         try:
             entry = entry_of(store.contents.node(inode))
         except (NotFound, CorruptIndex) as exc:
-            # One damaged entry must not hide all others, nor keep them from removal.
-            log.error("%s is not listed: %s", os.fsdecode(name), exc)
+            # One damaged entry must not hide all others, nor keep them from being removed.
+            log.error("directory entry %s is damaged and not listed: %s", os.fsdecode(name), exc)
         else:
             yield cookie, name, entry, inode
 
@@ -55,12 +61,16 @@ def entries(
 def _names(
     namespace: Namespace, handle: Handle, after: int
 ) -> Iterator[tuple[int, bytes, InodeNumber]]:
-    # A file that gets another name gets it at the end. It must be found there if it had not
-    # been listed before; but who renames each name that is listed must come to an end.
+    """Yield cookie, name and inode of each name behind a cookie, in the order of the cookies.
+
+    A renamed file gets a cookie behind all others. A file that was not listed under its old name
+    must be listed under its new one, so the listing is extended once. It is not extended again, or
+    a program that renames each name it reads would never come to the end.
+    """
     while True:
-        while page := namespace.listing(handle.inode, after, READDIR_PAGE, handle.listed_to):
+        while page := namespace.listing(handle.inode, after, READDIR_PAGE, handle.listing_end):
             yield from page
             after = page[-1][0]
-        if not handle.may_go_on:
+        if not handle.may_extend:
             return
-        handle.listed_to, handle.may_go_on = namespace.next_cookie(), False
+        handle.listing_end, handle.may_extend = namespace.next_cookie(), False

@@ -1,7 +1,11 @@
-"""Reading for requests: from memory or the kernel's page cache if possible, on a thread if not.
+"""Reads of file content: from memory or the kernel's page cache if possible, on a thread if not.
 
-What `readahead` makes ready is waited for. Only what nobody prepares takes a thread of its own: to
-change threads for every request costs as much as the request.
+A read waits for chunks that `readahead` makes ready. Only content that read-ahead does not prepare
+takes a thread of its own: to change threads for every request costs as much as the request.
+
+Example. A read of 1 MiB covers a hole, a staged part and a chunk. The hole is filled with zeros,
+the staged part is read from the page cache, the chunk's bytes are copied from the cache of decoded
+chunks. If the page cache lacks the staged part, a thread fills the whole buffer again.
 """
 
 import errno
@@ -15,8 +19,7 @@ from modelfs.fs.requests.readahead import ReadAhead
 from modelfs.store.chunks.cache import CAPACITY
 from modelfs.store.files.content import ChunkRun, Contents, FileRun, HoleRun, ReadRun
 
-# The largest read the kernel sends; buffers of this size are kept for reuse, since new ones of
-# 1 MiB would be mapped, zeroed and faulted in for every request.
+# The largest read that the kernel sends.
 REQUEST_MAX: Final = 1 << 20
 SPARE_BUFFERS: Final = 8
 
@@ -31,38 +34,38 @@ class Reader:
         nursery: trio.Nursery,
         memory: int = CAPACITY,
     ) -> None:
-        """Begin, with a page cache of so many bytes."""
+        """Create a reader; `memory` is the capacity of the cache of decoded chunks, in bytes."""
         self._contents = contents
         self._workers = workers
         self._ahead = ReadAhead(contents, nursery, max(2, os.cpu_count() or 1), memory)
-        self._spare: list[bytearray] = []
-        self._lent: bytearray | None = None
-        self._can_try = True
+        self._buffers = _Buffers()
+        self._has_nowait = True  # until the backing file system refuses RWF_NOWAIT
 
     async def read(self, handle: Handle, offset: int, size: int) -> memoryview:
         """Return the bytes of a file, fewer than `size` at its end.
 
-        The buffer is the caller's until the next checkpoint.
+        The caller may use the buffer until its next checkpoint.
 
         Raises:
-            CorruptChunk: a chunk of it is damaged.
+            CorruptChunk: one of the chunks is damaged.
             OSError: the backing disk failed.
         """
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):
-            runs = self._contents.plan(handle.inode, offset, size)  # verified ones lie in files now
+            # Plain chunks that were verified meanwhile are read from their packs directly.
+            runs = self._contents.plan(handle.inode, offset, size)
         total = _size(runs)
-        buffer = self._buffer(total)
+        buffer = self._buffers.get(total)
         view = memoryview(buffer)[:total]
-        if not self._read_now(runs, view):
+        if not self._read_at_once(runs, view):
             await trio.to_thread.run_sync(self._contents.fill, runs, view, limiter=self._workers)
         self._ahead.leave_behind(handle.ahead, offset, runs)
-        self._lend(buffer)
+        self._buffers.lend(buffer)
         return view
 
-    def _read_now(self, runs: list[ReadRun], into: memoryview) -> bool:
-        # Fills `into` if that takes no waiting for a disk and no decoding.
+    def _read_at_once(self, runs: list[ReadRun], into: memoryview) -> bool:
+        """Fill a buffer if no run has to wait for a disk or be decoded; return whether it did."""
         if not all(self._contents.is_ready(run) for run in runs if isinstance(run, ChunkRun)):
             return False
         at = 0
@@ -73,7 +76,7 @@ class Reader:
                 case HoleRun():
                     part[:] = bytes(len(part))
                 case FileRun(file, offset, _):
-                    if not self._try(file.fd, part, offset):
+                    if not self._read_page_cache(file.fd, part, offset):
                         return False
                 case ChunkRun():
                     if (content := self._contents.peek(run)) is None:
@@ -81,24 +84,40 @@ class Reader:
                     part[:] = content
         return True
 
-    def _try(self, fd: int, into: memoryview, offset: int) -> bool:
-        if not self._can_try:
+    def _read_page_cache(self, fd: int, into: memoryview, offset: int) -> bool:
+        """Fill a buffer from the kernel's page cache; return False if that has not all bytes."""
+        if not self._has_nowait:
             return False
         try:
             return os.preadv(fd, [into], offset, os.RWF_NOWAIT) == len(into)
         except OSError as exc:
             if exc.errno == errno.EOPNOTSUPP:
-                self._can_try = False  # not every file system can tell whether a read would wait
-            return False  # if the disk failed, it is asked again, and says so
+                self._has_nowait = False
+            return False  # after any other error the read on a thread fails, too, and reports it
 
-    def _buffer(self, size: int) -> bytearray:
+
+class _Buffers:
+    """Buffers of `REQUEST_MAX` bytes for reuse.
+
+    A new buffer of 1 MiB would be mapped, zeroed and faulted in for every request.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[bytearray] = []
+        self._lent: bytearray | None = None
+
+    def get(self, size: int) -> bytearray:
+        """Return a buffer of at least so many bytes, with any content."""
         if size > REQUEST_MAX:
             return bytearray(size)
         return self._spare.pop() if self._spare else bytearray(REQUEST_MAX)
 
-    def _lend(self, buffer: bytearray) -> None:
-        # The reply is sent before anything else runs on the event loop, so the buffer that was
-        # lent last is free again when the next one is.
+    def lend(self, buffer: bytearray) -> None:
+        """Let a reply be sent from a buffer, and reuse the buffer afterwards.
+
+        pyfuse3 sends the reply before any other task runs. So at the next call the buffer of the
+        call before is free.
+        """
         if self._lent is not None and len(self._spare) < SPARE_BUFFERS:
             self._spare.append(self._lent)
         self._lent = buffer if len(buffer) == REQUEST_MAX else None

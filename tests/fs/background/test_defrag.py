@@ -1,4 +1,4 @@
-"""Scattered files of a mounted store are brought together, by the optimizer."""
+"""Defragmentation of a mounted store, as a part of optimize."""
 
 import errno
 
@@ -20,7 +20,7 @@ from tests.support.stores import CHUNK, content_of
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let portions be small, and the machine's disk as full as it likes."""
+    """Make portions small, and the disk large and half empty."""
     monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
     real = DefragPlan.portions
     monkeypatch.setattr(DefragPlan, "portions", lambda self: real(self, 64 * CHUNK))
@@ -35,15 +35,15 @@ def most_runs(served: Served) -> int:
 
 
 async def test_optimize_brings_files_together(served: Served, nursery: trio.Nursery) -> None:
-    """Who waits for the optimizer waits for that, too, and is told how far it is."""
+    """`follow` waits for defragmentation, too, and reports its progress."""
     inodes = scatter(served.store)
     reports: list[tuple[int, int]] = []
 
     async def progress(done: int, total: int) -> None:
         reports.append((done, total))
 
-    nursery.start_soon(served.writeback.optimize.run)
-    await served.writeback.optimize.follow(progress)
+    nursery.start_soon(served.background.optimize.run)
+    await served.background.optimize.follow(progress)
     assert most_runs(served) == 1
     assert served.store.packs.numbers() == {PackId(2)}
     assert reports == sorted(reports)
@@ -69,21 +69,19 @@ async def test_readers_go_on_while_files_are_moved(
         held.let_go()
     while await work.copy_next():
         pass
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert most_runs(served) == 1
     assert content_of(served.store, again) == content(1)
 
 
-async def test_packs_that_somebody_holds_stay(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While another process reads the packs, none is deleted: it waits."""
+async def test_pinned_packs_stay(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process has the packs pinned, defragmentation waits and none is deleted."""
     scatter(served.store)
     planned, copied = Held(Defragmenter.has_room), Counting(Defragmenter.copy)
     monkeypatch.setattr(Defragmenter, "has_room", planned)
     monkeypatch.setattr(Defragmenter, "copy", copied)
     work = defrag_of(served)
-    async with trio.open_nursery() as nursery, served.writeback.pack_lock.pinned():
+    async with trio.open_nursery() as nursery, served.background.pack_lock.pinned():
         nursery.start_soon(work.copy_next)
         await planned.reached.wait()
         planned.let_go()
@@ -96,7 +94,7 @@ async def test_packs_that_somebody_holds_stay(
 async def test_a_disk_that_fails_leaves_all_as_it_was(
     served: Served, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """What could not be copied is where it was, takes no room, and is copied the next time."""
+    """A portion that fails stays where it was, takes no room, and is copied the next time."""
     inodes = scatter(served.store)
     monkeypatch.setattr(served.store.packs, "flush", Failing(served.store.packs.flush, error))
     work = defrag_of(served)

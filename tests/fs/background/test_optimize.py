@@ -1,4 +1,4 @@
-"""The optimizer of a mounted store: for who waits, by itself, interrupted, and beside readers."""
+"""The optimizer of a mounted store: for commands, while idle, interrupted, beside readers."""
 
 import threading
 from collections.abc import Callable
@@ -24,7 +24,7 @@ TUNED = (MODELS / "finetune.safetensors").read_bytes()
 
 
 class Follower:
-    """Keeps the progress that it is told."""
+    """Records the progress that it gets."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[int, int]] = []
@@ -36,7 +36,7 @@ class Follower:
 
 @pytest.fixture
 async def family(served: Served) -> Served:
-    """A store with a model and one made from it."""
+    """A store with a model and a fine-tune of it."""
     await served.chunked(b"base", BASE)
     await served.chunked(b"finetune", TUNED)
     return served
@@ -58,11 +58,11 @@ def check_contents(served: Served) -> None:
 
 
 async def test_followed(family: Served, nursery: trio.Nursery) -> None:
-    """Who waits is told the progress, and returns when all is in its smallest form."""
-    nursery.start_soon(family.writeback.optimize.run)
+    """`follow` reports progress, and returns when every chunk has its smallest form."""
+    nursery.start_soon(family.background.optimize.run)
     before = family.store.statistics(0).stored_bytes
     follower = Follower()
-    await family.writeback.optimize.follow(follower)
+    await family.background.optimize.follow(follower)
     assert follower.progress == sorted(follower.progress)
     assert family.store.statistics(0).stored_bytes < 0.75 * before
     assert files_left(family) == 0
@@ -70,40 +70,40 @@ async def test_followed(family: Served, nursery: trio.Nursery) -> None:
 
 
 async def test_followed_by_two(family: Served, nursery: trio.Nursery) -> None:
-    """Two may wait for the same run."""
-    nursery.start_soon(family.writeback.optimize.run)
+    """Two commands may wait for the same run."""
+    nursery.start_soon(family.background.optimize.run)
     async with trio.open_nursery() as followers:
-        followers.start_soon(family.writeback.optimize.follow, Follower())
-        followers.start_soon(family.writeback.optimize.follow, Follower())
+        followers.start_soon(family.background.optimize.follow, Follower())
+        followers.start_soon(family.background.optimize.follow, Follower())
     assert files_left(family) == 0
 
 
-async def test_stops_when_nobody_waits(
+async def test_stops_when_no_command_waits(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run ends when who asked for it has gone; the next one does the rest."""
+    """The run stops when its command hangs up; the next one does the rest."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 1)
-    nursery.start_soon(family.writeback.optimize.run)
+    nursery.start_soon(family.background.optimize.run)
 
     async def leave(done: int, total: int) -> None:
         if done:
             raise trio.BrokenResourceError
 
     with pytest.raises(trio.BrokenResourceError):
-        await family.writeback.optimize.follow(leave)
-    await until(lambda: not family.writeback.optimize.running)
+        await family.background.optimize.follow(leave)
+    await until(lambda: not family.background.optimize.running)
     assert files_left(family) > 0
-    await family.writeback.optimize.follow(Follower())
+    await family.background.optimize.follow(Follower())
     assert files_left(family) == 0
     check_contents(family)
 
 
-async def test_runs_by_itself_when_idle(
+async def test_runs_when_idle(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What nobody uses is optimized without being asked for; what is in use is not."""
-    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
-    nursery.start_soon(family.writeback.optimize.run)
+    """An idle store is optimized without a command; a store in use is not."""
+    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.01)
+    nursery.start_soon(family.background.optimize.run)
     await trio.sleep(0.05)
     assert files_left(family) == 2
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
@@ -111,14 +111,14 @@ async def test_runs_by_itself_when_idle(
     check_contents(family)
 
 
-async def test_a_failure_is_told_and_ends_only_the_run(
+async def test_a_failure_is_raised_and_ends_only_the_run(
     family: Served,
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without room, who waits is told so; when there is room again, it goes on."""
-    nursery.start_soon(family.writeback.optimize.run)
+    """On a full disk `follow` raises the error; the next run does the rest."""
+    nursery.start_soon(family.background.optimize.run)
 
     def full(self: ChunkWriter) -> None:
         raise StoreFull("full")
@@ -126,22 +126,22 @@ async def test_a_failure_is_told_and_ends_only_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
         with pytest.raises(StoreFull):
-            await family.writeback.optimize.follow(Follower())
+            await family.background.optimize.follow(Follower())
     assert "full" in caplog.text
     caplog.clear()
-    await family.writeback.optimize.follow(Follower())
+    await family.background.optimize.follow(Follower())
     assert files_left(family) == 0
     check_contents(family)
 
 
-async def test_what_cannot_be_done_is_not_tried_without_end(
+async def test_a_failed_idle_run_is_not_repeated_at_once(
     family: Served,
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """By itself it tries in vain once, and again when there is other work or much time went by."""
-    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.001)
+    """An idle run that failed is tried again when there is other work or after a long time."""
+    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.001)
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
     looks = 0
 
@@ -157,7 +157,7 @@ async def test_what_cannot_be_done_is_not_tried_without_end(
     monkeypatch.setattr(Backlog, "status", status)
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
-        nursery.start_soon(family.writeback.optimize.run)
+        nursery.start_soon(family.background.optimize.run)
         await until(lambda: looks > 20)
         assert caplog.text.count("stopped") == 1
     caplog.clear()
@@ -171,28 +171,28 @@ async def test_a_damaged_record_ends_the_run_and_not_the_mount(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file whose inode cannot be read is not counted as left, by itself or for who asks."""
-    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
+    """A file whose inode cannot be read ends neither an idle run nor a command's."""
+    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.01)
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
     key = number_key(family.store.namespace.lookup(ROOT, b"finetune"))
     good = family.store.index.get(Table.INODES, key)
     assert good is not None
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, b"junk")
-    nursery.start_soon(family.writeback.optimize.run)
+    nursery.start_soon(family.background.optimize.run)
     await until(lambda: not files_left(family))
-    await family.writeback.optimize.follow(Follower())
+    await family.background.optimize.follow(Follower())
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, good)
     caplog.clear()
 
 
-async def test_who_asks_gets_all_threads(
+async def test_a_command_gets_all_threads(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that goes by itself, on one thread, makes way for one that somebody waits for."""
+    """A command replaces an idle run, which has one thread, by a run with all threads."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 1)
-    monkeypatch.setattr(optimizing, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.01)
     monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     asked: list[int] = []
@@ -202,35 +202,35 @@ async def test_who_asks_gets_all_threads(
         return Worker(store, options)
 
     monkeypatch.setattr("modelfs.jobs.optimize.job.Worker", worker)
-    nursery.start_soon(family.writeback.optimize.run)
+    nursery.start_soon(family.background.optimize.run)
     await until(lambda: bool(asked))
-    await family.writeback.optimize.follow(Follower())
+    await family.background.optimize.follow(Follower())
     await wait_all_tasks_blocked()
     assert asked == [1, 3]
 
 
 async def test_reads_go_on_meanwhile(family: Served, nursery: trio.Nursery) -> None:
-    """Whoever reads while chunks change their form gets what was written."""
-    nursery.start_soon(family.writeback.optimize.run)
+    """A read during a run returns the bytes that were written."""
+    nursery.start_soon(family.background.optimize.run)
     inode = family.store.namespace.lookup(ROOT, b"finetune")
     async with trio.open_nursery() as readers:
         readers.start_soon(read_again_and_again, family, inode)
-        await family.writeback.optimize.follow(Follower())
+        await family.background.optimize.follow(Follower())
         readers.cancel_scope.cancel()
 
 
 async def read_again_and_again(family: Served, inode: InodeNumber) -> None:
     while True:
         assert await family.content(inode) == TUNED
-        # What is in memory is answered at once; in a daemon, waiting for requests lets others run.
+        # Reads from memory do not wait; in a daemon, waiting for requests lets other tasks run.
         await trio.lowlevel.checkpoint()
 
 
 async def test_a_file_removed_meanwhile_is_no_source(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A base that is removed between the work and its publishing is not derived from."""
-    nursery.start_soon(family.writeback.optimize.run)
+    """A chunk is not published as derived from a base that was removed meanwhile."""
+    nursery.start_soon(family.background.optimize.run)
     work = Worker.work
     worked, removed = threading.Event(), threading.Event()
 
@@ -242,7 +242,7 @@ async def test_a_file_removed_meanwhile_is_no_source(
 
     monkeypatch.setattr(Worker, "work", held)
     async with trio.open_nursery() as followers:
-        followers.start_soon(family.writeback.optimize.follow, Follower())
+        followers.start_soon(family.background.optimize.follow, Follower())
         await trio.to_thread.run_sync(worked.wait, DEADLINE)
         family.store.namespace.unlink(ROOT, b"base")
         removed.set()

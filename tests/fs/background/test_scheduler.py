@@ -1,4 +1,4 @@
-"""When written data becomes durable and when it becomes chunks, whatever comes between."""
+"""When written data becomes durable and when it becomes chunks, in spite of all else."""
 
 import errno
 import logging
@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.fs.background import gc as collecting
 from modelfs.fs.background import ingest as ingesting
-from modelfs.fs.background import scheduler as writeback
+from modelfs.fs.background import scheduler
 from modelfs.fs.background.durability import FLUSH_SECONDS
 from modelfs.fs.background.ingest import EARLY_WINDOWS, QUIET_SECONDS
 from modelfs.fs.background.scheduler import COMMIT_SECONDS
@@ -68,7 +68,7 @@ def is_chunked(served: Served, inode: InodeNumber) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds that other tasks bring about."""
+    """Return when a condition holds that other tasks make true."""
     with trio.fail_after(120):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await trio.sleep(0.25)
@@ -96,14 +96,14 @@ def held_commit(served: Served, monkeypatch: pytest.MonkeyPatch) -> Held[..., No
 async def test_waiters_share_commits(
     served: Served, applied: Counting[..., None], held_commit: Held[..., None]
 ) -> None:
-    """However many wait for a commit, one that was under way and one more serve them all."""
+    """Any number of waiters share the commit under way and the next one."""
     async with trio.open_nursery() as nursery:
         await served.written(b"first")
-        nursery.start_soon(served.writeback.durability.commit)
+        nursery.start_soon(served.background.durability.commit)
         await held_commit.reached.wait()
         for number in range(50):
             await served.written(b"%d" % number)
-            nursery.start_soon(served.writeback.durability.commit)
+            nursery.start_soon(served.background.durability.commit)
         await wait_all_tasks_blocked()
         held_commit.let_go()
     assert len(applied.calls) == 2
@@ -113,13 +113,13 @@ async def test_waiters_share_commits(
 async def test_a_commit_has_what_was_done_before_it(
     served: Served, box: Box, held_commit: Held[..., None]
 ) -> None:
-    """Who asks for a commit during one gets the next: the one under way may not have its change."""
+    """A waiter that comes during a commit gets the next one, which has its change."""
     async with trio.open_nursery() as nursery:
         await served.written(b"first")
-        nursery.start_soon(served.writeback.durability.commit)
+        nursery.start_soon(served.background.durability.commit)
         await held_commit.reached.wait()
         await served.written(b"second")
-        nursery.start_soon(served.writeback.durability.commit)
+        nursery.start_soon(served.background.durability.commit)
         await wait_all_tasks_blocked()
         held_commit.let_go()
     assert names(box.crash()) == [b"first", b"second"]
@@ -127,12 +127,12 @@ async def test_a_commit_has_what_was_done_before_it(
 
 async def test_nothing_to_commit(served: Served, applied: Counting[..., None]) -> None:
     """Without a change there is no commit."""
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     assert applied.calls == []
 
 
 async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that found the disk full loses nothing, and the next one has it all."""
+    """A commit that finds the disk full loses no change, and the next one has them all."""
     inode = await served.chunked(b"f", DATA)
     old = await served.chunked(b"old", OTHER)
     apply = Failing(served.store.index.apply, StoreFull("the disk is full"))
@@ -140,13 +140,13 @@ async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.Monke
     await served.operations.unlink(TOP, FileNameT(b"old"), ASKED)
     await served.set(inode, mode=0o600)
     with pytest.raises(StoreFull):
-        await served.writeback.durability.commit()
+        await served.background.durability.commit()
     assert names(served.store) == [b"f"]
     assert await served.content(inode) == DATA
     assert await served.content(old) == OTHER
     await served.written(b"after")
     assert served.store.index.dirty
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     store = box.crash()
     assert names(store) == [b"f", b"after"]
     assert store.inodes.get(inode).mode & 0o777 == 0o600
@@ -162,25 +162,25 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2, 4)
     monkeypatch.setattr(served.store.index, "apply", apply)
     packs = served.store.packs.numbers()
-    await served.writeback.ingest.ingest([inode], complete=True)
+    await served.background.ingest.ingest([inode], complete=True)
     staged = {path.name for path in served.store.staging.folder.iterdir()}
-    for attempt in (served.writeback.durability.commit, served.writeback.gc.collect):
+    for attempt in (served.background.durability.commit, served.background.gc.collect):
         with pytest.raises(StoreFull):
             await attempt()
         assert packs <= served.store.packs.numbers()
         assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
     with pytest.raises(StoreFull):
-        await served.writeback.gc.collect()
+        await served.background.gc.collect()
     assert list(served.store.staging.folder.iterdir()) == []
     assert packs <= served.store.packs.numbers()
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     assert not packs & served.store.packs.numbers()
 
 
 async def test_waiters_of_a_failed_commit(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits behind a commit that fails tries again, and is told only what came of that."""
+    """A waiter behind a failed commit tries again, and gets the result of that."""
     failing = Failing(served.store.index.apply, StoreFull("full"))
     held = Held(failing)
     monkeypatch.setattr(served.store.index, "apply", held)
@@ -188,7 +188,7 @@ async def test_waiters_of_a_failed_commit(
 
     async def commit(name: str) -> None:
         try:
-            await served.writeback.durability.commit()
+            await served.background.durability.commit()
             outcomes.append(f"{name} done")
         except StoreFull:
             outcomes.append(f"{name} failed")
@@ -208,7 +208,7 @@ async def test_waiters_of_a_failed_commit(
 async def test_waiter_that_came_before_a_failed_commit_was_sealed(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits while a commit is still at its barrier is not told that it is done if it fails."""
+    """A waiter that came during the barrier of a commit that fails does not return."""
     apply = Failing(served.store.index.apply, StoreFull("full"))
     monkeypatch.setattr(served.store.index, "apply", apply)
     sync = Held(served.store.staging.sync)
@@ -217,7 +217,7 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
 
     async def first() -> None:
         try:
-            await served.writeback.durability.commit()
+            await served.background.durability.commit()
         except StoreFull:
             failed.append(True)
 
@@ -226,7 +226,7 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
         nursery.start_soon(first)
         await sync.reached.wait()
         await served.written(b"second")
-        nursery.start_soon(served.writeback.durability.commit)
+        nursery.start_soon(served.background.durability.commit)
         await wait_all_tasks_blocked()
         sync.let_go()
     assert failed == [True]
@@ -240,7 +240,7 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
 async def test_flush_is_voided_by_a_truncation(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was cut off while it was synced does not come back: the flush is done again."""
+    """Bytes that are cut off during a flush do not come back: the flush is repeated."""
     sync = Held(Counting(served.store.staging.sync))
     monkeypatch.setattr(served.store.staging, "sync", sync)
     inode, handle = await served.created(b"f", DATA)
@@ -281,11 +281,11 @@ async def test_file_that_goes_during_a_flush(
     monkeypatch.setattr(served.store.staging, "sync", sync)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.durability.flush, inode)
+        nursery.start_soon(served.background.durability.flush, inode)
         await sync.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        await served.writeback.gc.collect()
+        await served.background.gc.collect()
         sync.let_go()
     assert served.store.inodes.find(inode) is None
 
@@ -294,21 +294,21 @@ async def test_file_that_goes_during_a_flush(
 
 
 async def test_rename_over_is_a_barrier(served: Served, box: Box) -> None:
-    """The commit that has the new name has the content under it, though nobody synced it."""
+    """A commit with the new name has the content under it, also without an fsync."""
     await served.chunked(b"f", DATA)
     inode = await served.written(b"f.tmp", OTHER)
     await rename(served, b"f.tmp", b"f")
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     store = box.crash()
     assert store.namespace.lookup(ROOT, b"f") == inode
     assert content_of(store, inode) == OTHER
 
 
 async def test_exchange_is_a_barrier(served: Served, box: Box) -> None:
-    """Both of two files that changed places have their content in that commit."""
+    """After an exchange, the commit has the content of both files."""
     one, two = await served.written(b"one", DATA), await served.written(b"two", OTHER)
     await served.operations.rename(TOP, FileNameT(b"one"), TOP, FileNameT(b"two"), FlagT(2), ASKED)
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     store = box.crash()
     assert (content_of(store, one), content_of(store, two)) == (DATA, OTHER)
 
@@ -316,15 +316,15 @@ async def test_exchange_is_a_barrier(served: Served, box: Box) -> None:
 async def test_rename_during_a_commit(
     served: Served, box: Box, held_commit: Held[..., None]
 ) -> None:
-    """A rename that comes while a commit is written is in the next one, with its content."""
+    """A rename during the write of a commit is in the next one, with its content."""
     await served.written(b"f", DATA)
     inode = await served.written(b"f.tmp", OTHER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.durability.commit)
+        nursery.start_soon(served.background.durability.commit)
         await held_commit.reached.wait()
         await rename(served, b"f.tmp", b"f")
         held_commit.let_go()
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     store = box.crash()
     assert names(store) == [b"f"]
     assert content_of(store, inode) == OTHER
@@ -363,7 +363,7 @@ def syncs(served: Served, monkeypatch: pytest.MonkeyPatch) -> Syncs:
 
 
 async def test_rename_waits_for_a_barrier(served: Served, box: Box, syncs: Syncs) -> None:
-    """A commit lets renames pass while it tries once, and then passes before any other."""
+    """A commit lets renames pass during its first flush, and holds them up after that."""
     done: list[bytes] = []
 
     async def late_rename() -> None:
@@ -374,9 +374,9 @@ async def test_rename_waits_for_a_barrier(served: Served, box: Box, syncs: Syncs
     late = await served.written(b"late.tmp", b"late")
     inodes = [await renamed_over(served, 0)]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.durability.commit)
+        nursery.start_soon(served.background.durability.commit)
         await syncs.reach(1)
-        inodes.append(await renamed_over(served, 1))  # during the first try: passes
+        inodes.append(await renamed_over(served, 1))  # during the first flush: passes
         syncs.let_go()
         await syncs.reach(2)
         nursery.start_soon(late_rename)
@@ -391,21 +391,21 @@ async def test_rename_waits_for_a_barrier(served: Served, box: Box, syncs: Syncs
 
 
 async def test_no_rename_waits_for_ever(served: Served, syncs: Syncs) -> None:
-    """However many tries a commit needs, whoever waited during any of them goes on after it."""
+    """A rename that waits for a commit goes on after it, however many flushes that needs."""
     waiting = [await served.written(b"w%d" % number, b"x") for number in range(3)]
     inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            served.writeback.durability.replaced(inodes[0])
+            served.background.durability.replaced(inodes[0])
             await served.set(ROOT, mode=0o755)
-            nursery.start_soon(served.writeback.durability.commit)
+            nursery.start_soon(served.background.durability.commit)
             for number in range(1, 4):
                 await syncs.reach(number)
                 name = b"w%d" % (number - 1)
                 nursery.start_soon(rename, served, name, b"new-" + name)
                 if number < 3:
-                    # As a rename does that had just passed when the commit closed the gate.
-                    served.writeback.durability.replaced(inodes[number])
+                    # Like a rename that had passed just before the commit held up the others.
+                    served.background.durability.replaced(inodes[number])
                 await wait_all_tasks_blocked()
                 syncs.let_go()
     assert [await served.looked_up(b"new-w%d" % n) for n in range(3)] == waiting
@@ -415,18 +415,18 @@ async def test_no_rename_waits_for_ever(served: Served, syncs: Syncs) -> None:
 async def test_barrier_that_fails(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Content that cannot be made durable is logged, and keeps nobody's commits from going on."""
+    """A renamed file that cannot be flushed is logged, and does not stop commits."""
     await served.chunked(b"f", DATA)
     inode = await served.written(b"f.tmp", OTHER)
     good = await renamed_over(served, 0)
     await rename(served, b"f.tmp", b"f")
     sync = Failing(served.store.staging.sync, OSError(errno.EIO, "broken"))
     monkeypatch.setattr(served.store.staging, "sync", sync)
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     assert "broken" in caplog.text
     assert sync.calls == 2
     await rename(served, b"f", b"g")
-    await served.writeback.durability.commit()
+    await served.background.durability.commit()
     caplog.clear()
     assert await served.content(inode) == OTHER
     store = box.crash()
@@ -438,14 +438,14 @@ async def test_barrier_that_fails(
 
 
 async def test_sync(served: Served, box: Box) -> None:
-    """Everything that was written is in chunks and durable, and progress was told to the end."""
+    """After a sync all content is in chunks and durable, and the progress is complete."""
     reports: list[tuple[int, int]] = []
 
     async def progress(done: int, total: int) -> None:
         reports.append((done, total))
 
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(5)]
-    await served.writeback.ingest.sync(progress)
+    await served.background.ingest.sync(progress)
     assert all(is_chunked(served, inode) for inode in inodes)
     assert reports[-1] == (5, 5)
     store = box.crash()
@@ -453,7 +453,7 @@ async def test_sync(served: Served, box: Box) -> None:
 
 
 async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be taken in keeps no other from it, and is named."""
+    """A file that cannot be ingested does not stop the others, and the error names it."""
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(4)]
     real = Worker.run
 
@@ -464,12 +464,12 @@ async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Worker, "run", run)
     with pytest.raises(OSError, match="not in chunks yet: /1 and 1 more: broken") as caught:
-        await served.writeback.ingest.sync()
+        await served.background.ingest.sync()
     assert caught.value.errno == errno.EIO
     assert [is_chunked(served, inode) for inode in inodes] == [True, False, False, True]
     assert not served.store.index.dirty
     monkeypatch.undo()
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert [await served.content(inode) for inode in inodes] == [noise(CHUNK, n) for n in range(4)]
 
 
@@ -479,14 +479,14 @@ async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Worker, "run", run)
     inode, handle = await served.created(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingest.sync)
+        nursery.start_soon(served.background.ingest.sync)
         await run.reached.wait()
         await served.operations.write(handle, CHUNK, b"newer")
         run.let_go()
     wanted = DATA[:CHUNK] + b"newer" + DATA[CHUNK + 5 :]
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert is_chunked(served, inode)
     assert await served.content(inode) == wanted
 
@@ -495,18 +495,18 @@ async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPat
 async def test_truncation_during_ingest(
     served: Served, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """A file that is cut while it is ingested stays cut."""
+    """A file that is truncated while it is ingested stays truncated."""
     run = Held(Worker.run)
     monkeypatch.setattr(Worker, "run", run)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingest.sync)
+        nursery.start_soon(served.background.ingest.sync)
         await run.reached.wait()
         await served.set(inode, size=size)
         run.let_go()
     wanted = DATA[:size].ljust(size, b"\0")
     assert await served.content(inode) == wanted
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert await served.content(inode) == wanted
 
 
@@ -519,11 +519,11 @@ async def test_file_that_goes_during_ingest(
     inode = await served.written(b"f", DATA)
     other = await served.written(b"g", OTHER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.ingest.sync)
+        nursery.start_soon(served.background.ingest.sync)
         await run.reached.wait()
         await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
-        nursery.start_soon(served.writeback.gc.remove_orphans)
+        nursery.start_soon(served.background.gc.remove_orphans)
         await wait_all_tasks_blocked()
         run.let_go()
     assert served.store.inodes.find(inode) is None
@@ -531,17 +531,17 @@ async def test_file_that_goes_during_ingest(
 
 
 async def test_failed_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ingest that found the disk full leaves everything staged, and the next one succeeds."""
+    """An ingest that finds the disk full leaves everything staged, and the next one succeeds."""
     inodes = [await served.written(b"f", DATA), await served.written(b"g", OTHER)]
     flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
     monkeypatch.setattr(served.store.packs, "flush", flush)
     before = pack_sizes(served.store)
     with pytest.raises(OSError, match="full"):
-        await served.writeback.ingest.ingest(inodes, complete=True)
+        await served.background.ingest.ingest(inodes, complete=True)
     assert pack_sizes(served.store) == before
     assert not any(is_chunked(served, inode) for inode in inodes)
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert [await served.content(inode) for inode in inodes] == [DATA, OTHER]
 
 
@@ -549,52 +549,52 @@ async def test_failed_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) ->
 async def test_truncation_during_an_ingest_without_a_step(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file whose staged bytes go while its format is looked for fails no ingest."""
+    """A file whose staged bytes are cut off while its format is recognised fails no ingest."""
     inode, handle = await served.created(b"f", b"short")
     plan = Held(Worker.plan_empty)
     monkeypatch.setattr(Worker, "plan_empty", plan)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: served.writeback.ingest.ingest([inode], complete=False))
+        nursery.start_soon(lambda: served.background.ingest.ingest([inode], complete=False))
         await plan.reached.wait()
         await served.set(inode, size=0)
         await served.operations.fsync(handle, datasync=False)
         plan.let_go()
     assert await served.content(inode) == b""
     await served.operations.release(handle)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
 
 
 # -- garbage
 
 
 async def test_collect(served: Served) -> None:
-    """What was deleted gives its room back, and what was not is as it was."""
+    """`gc` frees the room of deleted files, and leaves the others as they were."""
     big, small = noise(60 * CHUNK, 2), noise(5 * CHUNK, 3)
     gone = await served.chunked(b"big", big)
     kept = await served.chunked(b"small", small)
     await served.operations.unlink(TOP, FileNameT(b"big"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
     before = served.store.disk_usage()
-    found = await served.writeback.gc.collect()
+    found = await served.background.gc.collect()
     assert found.dead_bytes == len(big)
     assert before - served.store.disk_usage() >= len(big) // 2
     assert await served.content(kept) == small
-    again = await served.writeback.gc.collect()
+    again = await served.background.gc.collect()
     assert (again.dead_chunks, again.packs) == (0, 0)
 
 
 async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rewrite that found the disk full leaves the packs as they were, and the next succeeds."""
+    """A rewrite that finds the disk full leaves the packs as they were; the next succeeds."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     before = pack_sizes(served.store)
     flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"))
     monkeypatch.setattr(served.store.packs, "flush", flush)
     with pytest.raises(OSError, match="full"):
-        await served.writeback.gc.collect()
+        await served.background.gc.collect()
     assert pack_sizes(served.store) == before
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert not before.keys() & pack_sizes(served.store).keys()
     assert await served.content(inode) == noise(40 * CHUNK)[:CHUNK]
 
@@ -602,31 +602,31 @@ async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -
 async def test_short_disk_is_collected_at_once(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While there is little room, little garbage goes too; what nothing can be done about stays."""
+    """While room is short, small amounts of garbage are collected, if that is possible."""
     monkeypatch.setattr(collecting, "SHORT_GARBAGE_MIN", 5 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=50 * CHUNK)
-    await running.writeback.ingest.sync()
-    await trio.sleep(5 * writeback.SHORT_SECONDS)
+    await running.background.ingest.sync()
+    await trio.sleep(5 * scheduler.SHORT_SECONDS)
     assert collector_of(running.store).survey().dead_chunks == 10
     monkeypatch.setattr(collecting, "SHORT_PART", 1.0)
     monkeypatch.setattr(collecting, "SHORT_BYTES", 1 << 60)
     await until(lambda: collector_of(running.store).survey().dead_chunks == 0)
     await until(lambda: running.store.packs.numbers() == {PackId(2)})
-    await trio.sleep(5 * writeback.SHORT_SECONDS)
+    await trio.sleep(5 * scheduler.SHORT_SECONDS)
     assert running.store.packs.numbers() == {PackId(2)}
     assert await running.content(inode) == noise(60 * CHUNK)[: 50 * CHUNK]
 
 
 async def test_held_packs_are_not_collected(served: Served) -> None:
-    """While somebody in another process reads them, packs stay; ingest and commits go on."""
+    """Pinned packs are not deleted; ingest and commits go on."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     packs = served.store.packs.numbers()
     async with trio.open_nursery() as nursery:
-        async with served.writeback.pack_lock.pinned(), served.writeback.pack_lock.pinned():
-            nursery.start_soon(served.writeback.gc.collect)
+        async with served.background.pack_lock.pinned(), served.background.pack_lock.pinned():
+            nursery.start_soon(served.background.gc.collect)
             await wait_all_tasks_blocked(0.01)
             other = await served.chunked(b"g", OTHER)
             assert packs <= served.store.packs.numbers()
@@ -636,20 +636,20 @@ async def test_held_packs_are_not_collected(served: Served) -> None:
 
 
 async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A collection that is under way ends before packs are said to be held."""
+    """A collection that is under way ends before packs are pinned."""
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     copy = Held(Collector.copy_live)
     monkeypatch.setattr(Collector, "copy_live", copy)
     held: list[bool] = []
 
     async def hold() -> None:
-        async with served.writeback.pack_lock.pinned():
+        async with served.background.pack_lock.pinned():
             held.append(True)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.writeback.gc.collect)
+        nursery.start_soon(served.background.gc.collect)
         await copy.reached.wait()
         nursery.start_soon(hold)
         await wait_all_tasks_blocked()
@@ -662,7 +662,7 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
 
 
 async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes on as well when files were deleted instead: on a full disk nothing else helps."""
+    """A create that waits goes on after deletes, too: on a full disk nothing else helps."""
     monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
     monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
     inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
@@ -672,14 +672,14 @@ async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.Mo
             await wait_all_tasks_blocked()
             await served.operations.unlink(TOP, FileNameT(b"0"), ASKED)
             await served.operations.forget([(InodeT(inodes[0]), 1)])
-            await served.writeback.gc.collect()
+            await served.background.gc.collect()
     assert await served.looked_up(b"more") != 0
 
 
 async def test_creating_waits_not_for_ever(
     served: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When nothing gets less, creating is slowed down and goes on."""
+    """While ingest makes no progress, creates are slowed down and go on."""
     monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
     for number in range(3):
         await served.written(b"%d" % number, b"x")
@@ -695,17 +695,17 @@ async def test_creating_waits_not_for_ever(
 async def running(
     served: Served, clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> Served:
-    """A store whose writeback runs, on a clock that jumps if the test asks for it."""
-    monkeypatch.setattr(writeback, "COLLECT_SECONDS", COMMIT_SECONDS)
-    served.writeback.start()
-    nursery.start_soon(served.writeback.run)
+    """A store whose background jobs run, on a clock that jumps if the test asks for it."""
+    monkeypatch.setattr(scheduler, "COLLECT_SECONDS", COMMIT_SECONDS)
+    served.background.start()
+    nursery.start_soon(served.background.run)
     return served
 
 
 async def test_creating_waits_for_ingest(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever creates one file too many waits until ingest has taken some in."""
+    """A create with too many files pending waits until ingest has done some."""
     monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
     monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
     inodes = [await running.written(b"%d" % number, b"x") for number in range(3)]
@@ -720,7 +720,7 @@ async def test_creating_waits_for_ingest(
 async def test_closed_file_becomes_chunks(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file is ingested when it was closed and left alone for a while, and not before."""
+    """A file is ingested after it was closed and quiet for a while, and not before."""
     begun: list[float] = []
     begin = Applier.begin_pass
 
@@ -740,7 +740,7 @@ async def test_closed_file_becomes_chunks(
 
 
 async def test_file_that_is_opened_again(running: Served, clock: MockClock) -> None:
-    """A file that somebody opened for writing again is left alone until he closes it."""
+    """A file that was opened for writing again is not due until its next close."""
     inode = await running.written(b"f", DATA)
     info = await running.operations.open(InodeT(inode), WRITE, ASKED)
     await trio.sleep(10 * QUIET_SECONDS)
@@ -750,7 +750,7 @@ async def test_file_that_is_opened_again(running: Served, clock: MockClock) -> N
 
 
 async def test_commits_come_by_themselves(running: Served, clock: MockClock) -> None:
-    """A change is durable some seconds later though nobody asked for it."""
+    """A change is durable some seconds later without an fsync."""
     await running.written(b"f")
     assert running.store.index.dirty
     await trio.sleep(2 * COMMIT_SECONDS)
@@ -760,7 +760,7 @@ async def test_commits_come_by_themselves(running: Served, clock: MockClock) -> 
 async def test_old_data_is_flushed(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written data that nobody syncs is made durable in time, while the file stays open."""
+    """Written data is durable in time without an fsync, while the file stays open."""
     inode, handle = await running.created(b"f", DATA)
     staged = running.store.staging.find(inode)
     assert staged is not None
@@ -772,7 +772,7 @@ async def test_old_data_is_flushed(
 
 
 async def test_deleted_file_is_removed(running: Served, clock: MockClock) -> None:
-    """What nobody can reach any more is removed in the background."""
+    """An inode without names and lookups is removed in the background."""
     inode = await running.chunked(b"f", DATA)
     await running.operations.unlink(TOP, FileNameT(b"f"), ASKED)
     await running.operations.forget([(InodeT(inode), 1)])
@@ -786,12 +786,12 @@ async def test_much_garbage_is_collected(
     monkeypatch.setattr(collecting, "GARBAGE_MIN", 20 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=30 * CHUNK)
-    await running.writeback.ingest.sync()
+    await running.background.ingest.sync()
     assert collector_of(running.store).survey().dead_chunks == 30
     await until(lambda: collector_of(running.store).survey().dead_chunks == 0)
     await running.set(inode, size=29 * CHUNK)
-    await running.writeback.ingest.sync()
-    await trio.sleep(5 * writeback.COLLECT_SECONDS)
+    await running.background.ingest.sync()
+    await trio.sleep(5 * scheduler.COLLECT_SECONDS)
     assert collector_of(running.store).survey().dead_chunks == 1
     assert await running.content(inode) == noise(60 * CHUNK)[: 29 * CHUNK]
 
@@ -813,12 +813,12 @@ async def test_ingest_is_tried_again(
     error: Exception,
     level: int,
 ) -> None:
-    """Whatever fails an ingest is logged, and a while later it is tried again."""
+    """A failed ingest is logged, and tried again a while later."""
     monkeypatch.setattr(Worker, "run", Failing(Worker.run, error, 1, 2))
     inode = await running.written(b"f", DATA)
     began = trio.current_time()
     await until(lambda: is_chunked(running, inode))
-    assert trio.current_time() - began > 2 * writeback.RETRY_SECONDS
+    assert trio.current_time() - began > 2 * scheduler.RETRY_SECONDS
     assert [record.levelno for record in caplog.records] == [level, level]
     caplog.clear()
     assert await running.content(inode) == DATA
@@ -830,7 +830,7 @@ async def test_bad_file_does_not_keep_others_from_ingest(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Files that were to be ingested together with one that always fails get into chunks."""
+    """Files of a round with one file that always fails still get into chunks."""
     real = Applier.apply
     bad = await running.written(b"bad", DATA)
 
@@ -855,7 +855,7 @@ async def test_commit_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A full disk ends no background work: commits go on when there is room again."""
+    """A full disk ends no background job: commits go on when there is room again."""
     apply = Failing(running.store.index.apply, StoreFull("full"), 1, 2, 3)
     monkeypatch.setattr(running.store.index, "apply", apply)
     await running.written(b"f")
@@ -867,7 +867,7 @@ async def test_commit_is_tried_again(
 
 @pytest.mark.usefixtures("small_windows")
 async def test_long_file_is_ingested_early(running: Served, clock: MockClock) -> None:
-    """Of a long file that is still being written, what is complete is in chunks already."""
+    """The complete windows of a long file are in chunks while it is still being written."""
     inode, handle = await running.created(b"f")
     data = noise(20 * CHUNK, 4)
     for offset in range(0, len(data), CHUNK // 2):
@@ -913,26 +913,26 @@ async def test_early_ingest_of_an_unrecognised_file(
 
 
 async def test_work_of_an_earlier_run(served: Served, box: Box, nursery: trio.Nursery) -> None:
-    """What a daemon that was killed left staged or unlinked is done by the next."""
+    """Files that a killed daemon left staged or unlinked are done by the next one."""
     inode, handle = await served.created(b"f", DATA)
     orphan = await served.written(b"g", OTHER)
     await served.operations.unlink(TOP, FileNameT(b"g"), ASKED)
     await served.operations.fsync(handle, datasync=False)
     after = Served(box.crash(), nursery)
-    after.writeback.start()
-    await after.writeback.ingest.ingest_due()
-    await after.writeback.gc.remove_orphans()
+    after.background.start()
+    await after.background.ingest.ingest_due()
+    await after.background.gc.remove_orphans()
     assert is_chunked(after, inode)
     assert after.store.inodes.find(orphan) is None
     assert await after.content(inode) == DATA
 
 
 async def test_finish(served: Served, box: Box) -> None:
-    """At the end everything is durable, staged as it is."""
+    """After `finish` everything is durable, staged files included."""
     inode, _ = await served.created(b"f", DATA)
     other = await served.chunked(b"g", OTHER)
     await served.set(other, size=10)
-    await served.writeback.finish()
+    await served.background.finish()
     store = box.crash()
     assert content_of(store, inode) == DATA
     assert content_of(store, other) == OTHER[:10]
@@ -941,7 +941,7 @@ async def test_finish(served: Served, box: Box) -> None:
 # -- cancellation
 
 
-# More than any of them has.
+# More checkpoints than any of them has.
 MOST_CHECKPOINTS = 100
 
 Action = Callable[[Served, bytes], Awaitable[Callable[[], Awaitable[object]]]]
@@ -952,12 +952,12 @@ async def to_commit(served: Served, name: bytes) -> Callable[[], Awaitable[objec
     await served.written(name, DATA)
     await rename(served, name, name + b".old")
     await rename(served, name + b".old", name)
-    return served.writeback.durability.commit
+    return served.background.durability.commit
 
 
 async def to_flush(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.written(name, DATA)
-    return lambda: served.writeback.durability.flush(inode)
+    return lambda: served.background.durability.flush(inode)
 
 
 async def to_sync(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -965,17 +965,17 @@ async def to_sync(served: Served, name: bytes) -> Callable[[], Awaitable[object]
     await served.set(inode, size=0)
     await served.operations.write(_writer(served, inode), 0, DATA)
     await served.written(name + b".other", OTHER)
-    return served.writeback.ingest.sync
+    return served.background.ingest.sync
 
 
 async def to_ingest(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inodes = [await served.written(name, DATA), await served.written(name + b".other", OTHER)]
-    return lambda: served.writeback.ingest.ingest(inodes, complete=True)
+    return lambda: served.background.ingest.ingest(inodes, complete=True)
 
 
 async def to_ingest_early(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.written(name, DATA)
-    return lambda: served.writeback.ingest.ingest([inode], complete=False)
+    return lambda: served.background.ingest.ingest([inode], complete=False)
 
 
 async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
@@ -983,19 +983,19 @@ async def to_collect(served: Served, name: bytes) -> Callable[[], Awaitable[obje
     gone = await served.chunked(name + b".gone", noise(20 * CHUNK, int(name)))
     await served.operations.unlink(TOP, FileNameT(name + b".gone"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
-    return served.writeback.gc.collect
+    return served.background.gc.collect
 
 
 async def to_finish(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     await served.written(name, DATA)
-    return served.writeback.finish
+    return served.background.finish
 
 
 async def to_hold(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     await served.chunked(name, DATA)
 
     async def hold() -> None:
-        async with served.writeback.pack_lock.pinned():
+        async with served.background.pack_lock.pinned():
             await trio.lowlevel.checkpoint()
 
     return hold
@@ -1004,7 +1004,7 @@ async def to_hold(served: Served, name: bytes) -> Callable[[], Awaitable[object]
 async def to_write(served: Served, name: bytes) -> Callable[[], Awaitable[object]]:
     inode = await served.written(name, DATA)
     handle = _writer(served, inode)
-    served.writer._wary_until = float("inf")  # so that it goes to a thread
+    served.writer._threads_until = float("inf")  # so that it goes to a thread
     return lambda: served.operations.write(handle, 0, DATA)
 
 
@@ -1042,7 +1042,7 @@ ACTIONS = [
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("prepare", ACTIONS, ids=lambda each: each.__name__)
 async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
-    """Wherever work is cancelled, the store is sound, its content right, and the work goes on."""
+    """After a cancellation at any checkpoint the store is sound, and jobs go on."""
     names = [b"%d" % number for number in range(MOST_CHECKPOINTS)]
     for number, name in enumerate(names):
         work = await prepare(served, name)
@@ -1053,8 +1053,8 @@ async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
         if not scope.cancel_called:
             break
     assert 0 < number < MOST_CHECKPOINTS - 1
-    await served.writeback.ingest.sync()
-    await served.writeback.gc.collect()
+    await served.background.ingest.sync()
+    await served.background.gc.collect()
     for name in names[: number + 1]:
         assert await served.content(await served.looked_up(name)) == DATA
 
@@ -1062,7 +1062,7 @@ async def test_cancelled_anywhere(served: Served, prepare: Action) -> None:
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("prepare", [to_commit, to_sync, to_collect], ids=lambda p: p.__name__)
 async def test_crash_after_a_cancellation(box: Box, nursery: trio.Nursery, prepare: Action) -> None:
-    """A crash right after work was cancelled anywhere leaves a sound store."""
+    """A crash right after a cancellation at any checkpoint leaves a sound store."""
     for number in range(MOST_CHECKPOINTS):
         served = Served(box.store, nursery)
         work = await prepare(served, b"%d" % number)

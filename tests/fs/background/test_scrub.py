@@ -1,4 +1,4 @@
-"""The scrub of a mounted store: for who waits, in the background, stopped and gone on with."""
+"""The scrub of a mounted store: for commands, in the background, stopped and continued."""
 
 import pytest
 import trio
@@ -22,7 +22,7 @@ async def filled(served: Served) -> Served:
 
 
 class Follower:
-    """Keeps the progress that it is told."""
+    """Records the progress that it gets."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[int, int]] = []
@@ -33,8 +33,8 @@ class Follower:
 
 
 async def test_followed(filled: Served, nursery: trio.Nursery) -> None:
-    """Who waits is told the progress, and returns at the end."""
-    scrubbing = filled.writeback.scrub
+    """`follow` reports progress, and returns at the end."""
+    scrubbing = filled.background.scrub
     nursery.start_soon(scrubbing.run)
     follower = Follower()
     scrubbing.begin()
@@ -46,8 +46,8 @@ async def test_followed(filled: Served, nursery: trio.Nursery) -> None:
 
 
 async def test_paused(filled: Served, nursery: trio.Nursery) -> None:
-    """Stopped, it stays where it is, and asked for again it goes on there."""
-    scrubbing = filled.writeback.scrub
+    """A stopped scrub keeps its position, and continues there."""
+    scrubbing = filled.background.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin(rate=1)  # a byte per second: after the first segment it rests for an hour
     async with trio.open_nursery() as followers:
@@ -63,8 +63,8 @@ async def test_paused(filled: Served, nursery: trio.Nursery) -> None:
 
 
 async def test_faster(filled: Served, nursery: trio.Nursery) -> None:
-    """A rest that is too long ends when it is asked to go faster."""
-    scrubbing = filled.writeback.scrub
+    """A new rate ends a rest."""
+    scrubbing = filled.background.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin(rate=1)
     await until_checked(scrubbing, Scrubber(filled.store), 1)
@@ -74,7 +74,7 @@ async def test_faster(filled: Served, nursery: trio.Nursery) -> None:
 
 
 async def test_goes_on_after_a_remount(filled: Served, nursery: trio.Nursery) -> None:
-    """One in the background is gone on with by the next daemon; one that was waited for is not."""
+    """The next daemon continues a scrub in the background, and not a command's."""
     for rate, running in ((FAST, True), (0, False)):
         Scrubber(filled.store).begin(rate=rate)
         after = BackgroundScrub(filled.context())
@@ -88,12 +88,12 @@ async def test_goes_on_after_a_remount(filled: Served, nursery: trio.Nursery) ->
 async def test_damage_is_logged(
     filled: Served, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A rotten block is an error in the log with the file that it hurts."""
+    """A damaged block is an error in the log, with the file that it affects."""
     inode = await filled.looked_up(b"3")
     record = filled.store.chunks.record(next(filled.store.maps.overlapping(inode, 0, 1)).chunk)
     path = pack_path(filled.store.packs, record.pack)
     overwrite(path, record.offset, b"rotten")
-    scrubbing = filled.writeback.scrub
+    scrubbing = filled.background.scrub
     nursery.start_soon(scrubbing.run)
     scrubbing.begin()
     await scrubbing.follow(Follower())
@@ -110,8 +110,8 @@ async def test_a_bug_ends_the_scrub_only(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Who waits is told what happened, and the next scrub works."""
-    scrubbing = filled.writeback.scrub
+    """A bug is raised by `follow`, and the next scrub works."""
+    scrubbing = filled.background.scrub
     nursery.start_soon(scrubbing.run)
     with monkeypatch.context() as patch:
         patch.setattr(Scrubber, "check", lambda self, part: 1 // 0)

@@ -1,4 +1,4 @@
-"""What the daemon asks of the kernel."""
+"""The daemon's requests to the kernel about its own mount."""
 
 import io
 import logging
@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelfs.fs.host import fsync_mapped as dirty_pages
-from modelfs.fs.host import kernel
+from modelfs.fs.host import fsync_mapped, kernel, mount_table
 from modelfs.fs.host.kernel import READ_AHEAD_KIB, raise_read_ahead, sync_mapped_files
 from modelfs.store.index.tables import InodeNumber
 
@@ -23,32 +22,33 @@ MOUNTS = r"""21 1 252:0 / / rw - ext4 /dev/vda rw
 
 @pytest.fixture
 def read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the kernel is told of the read-ahead; below `tmp_path`, since root may change it."""
+    """The file of the read-ahead, below `tmp_path`, since root may write the real one."""
     monkeypatch.setattr(kernel, "Path", lambda path: tmp_path / path.lstrip("/"))
+    monkeypatch.setattr(mount_table, "PROC", tmp_path / "proc")
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/mountinfo").write_text(MOUNTS)
     return tmp_path / "sys/class/bdi/0:49/read_ahead_kb"
 
 
 def test_read_ahead(read_ahead: Path) -> None:
-    """The read-ahead of the mount's own device is raised; that is the last one at its place."""
+    """The read-ahead of the mount's device is raised: of the last mount at the mount point."""
     read_ahead.parent.mkdir(parents=True)
     raise_read_ahead(Path("/mnt/my models"))
     assert read_ahead.read_text() == str(READ_AHEAD_KIB)
 
 
 def test_read_ahead_that_is_not_allowed(read_ahead: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Who may not raise it goes on without, and the log has the line that root can use."""
+    """Without permission the log has the command for root."""
     caplog.set_level(logging.INFO, logger="modelfs")
     raise_read_ahead(Path("/mnt/my models"))
     assert f"echo {READ_AHEAD_KIB} > {read_ahead}" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 
-def test_dirty_pages(
+def test_fsync_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every file that is named is synced; one that moved or cannot be keeps none from it."""
+    """Every file is synced; one that moved, or whose fsync fails, does not stop the others."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     lines = []
@@ -60,17 +60,15 @@ def test_dirty_pages(
     lines += [b"%d %s" % (1, os.fsencode(tmp_path / name)) for name in ("gone", "a/gone", "link")]
     asked = SimpleNamespace(buffer=io.BytesIO(b"".join(line + b"\0" for line in lines)))
     monkeypatch.setattr(sys, "stdin", asked)
-    dirty_pages.main()
+    fsync_mapped.main()
     assert synced == [str(tmp_path / name) for name in ("a", "b", "c")]
     out, err = capsys.readouterr()
     assert out.split() == [str((tmp_path / "c").stat().st_ino + 1), "1", "1"]
     assert "link: " in err
 
 
-def test_dirty_pages_by_a_process_of_its_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What is no longer there is told, and what cannot be synced logged, whatever its name."""
+def test_sync_mapped_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Files that moved are returned, and failures are logged, for names of any bytes."""
     (tmp_path / "a b").touch()
     (tmp_path / "link \udcff").symlink_to(".")
     here = InodeNumber((tmp_path / "a b").stat().st_ino)
@@ -81,7 +79,7 @@ def test_dirty_pages_by_a_process_of_its_own(
     caplog.clear()
 
 
-def test_no_dirty_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without a file that is written to, no process is started."""
+def test_no_mapped_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without a file that is open for writing, no process is started."""
     monkeypatch.setattr(kernel, "subprocess", None)
     assert sync_mapped_files(tmp_path, {}) == []

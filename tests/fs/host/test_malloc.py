@@ -1,4 +1,4 @@
-"""Memory that is freed stays at hand."""
+"""The heap keeps freed memory."""
 
 import ctypes
 import subprocess
@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-# In a process of its own, since it cannot be undone: chunks come and go, and pages with them.
+# In a process of its own, because mallopt cannot be undone. Prints the page faults of a loop that
+# allocates and frees chunks.
 FAULTS = """
 import resource, sys
 from modelfs.fs.host.malloc import keep_heap
@@ -27,7 +28,7 @@ def faults(how: str) -> int:
 
 
 def test_freed_memory_is_used_again() -> None:
-    """Chunk after chunk is decoded to pages that are there already."""
+    """Consecutive chunks use the same pages, so there are few page faults."""
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("this C library has no mallopt")
     assert faults("kept") < faults("not") / 3

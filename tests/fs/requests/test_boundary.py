@@ -1,4 +1,4 @@
-"""Which errno the kernel is told for which exception."""
+"""The errno that each exception becomes."""
 
 import errno
 import logging
@@ -39,7 +39,7 @@ ERRNOS = {
     "CorruptPack": errno.EIO,
     "CorruptChunk": errno.EIO,
 }
-# Not answered in a handler of its own.
+# Calls without a handler of their own.
 LEFT_TO_PYFUSE3 = {"flush", "access", "init", "stacktrace", "poll", "ioctl"}
 
 
@@ -56,7 +56,7 @@ def made(kind: type[ModelfsError]) -> ModelfsError:
 
 
 async def answer_to(error: BaseException) -> BaseException | None:
-    """Return what leaves a handler that raises `error`."""
+    """Return the exception that leaves a handler which raises `error`."""
 
     @replies
     async def handler() -> None:
@@ -87,7 +87,7 @@ async def test_every_error_has_its_errno(
 
 
 async def test_system_error_keeps_its_errno(caplog: pytest.LogCaptureFixture) -> None:
-    """What the backing disk says is passed on, and logged."""
+    """An errno of the backing disk is passed on, and logged."""
     answer = await answer_to(OSError(errno.EDQUOT, "quota"))
     assert isinstance(answer, FUSEError)
     assert answer.errno == errno.EDQUOT
@@ -96,7 +96,7 @@ async def test_system_error_keeps_its_errno(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_system_error_about_the_stores_own_files(caplog: pytest.LogCaptureFixture) -> None:
-    """A file of the store that is missing is not said to be the caller's that is."""
+    """ENOENT about a file of the store becomes EIO, since the program's own file exists."""
     answer = await answer_to(FileNotFoundError(errno.ENOENT, "no such file", "staging/2-0-1"))
     assert isinstance(answer, FUSEError)
     assert answer.errno == errno.EIO
@@ -113,7 +113,7 @@ async def test_system_error_without_errno(caplog: pytest.LogCaptureFixture) -> N
 
 
 async def test_fuse_error_passes() -> None:
-    """What is an errno already stays as it is."""
+    """A `FUSEError` passes unchanged."""
     error = FUSEError(errno.ENOSYS)
     assert await answer_to(error) is error
 
@@ -132,7 +132,7 @@ async def test_bug_does_not_leave(kind: type[Exception], caplog: pytest.LogCaptu
 
 
 async def test_cancellation_passes() -> None:
-    """A cancelled request is no error: the cancellation goes on to whoever asked for it."""
+    """The cancellation of a request passes unchanged, and is not logged."""
 
     @replies
     async def handler() -> None:
@@ -163,7 +163,7 @@ async def test_result_passes() -> None:
     "error", [FUSEError(errno.EIO), StoreFull("full"), OSError(5, "io"), KeyError("bug")]
 )
 async def test_silent_handlers_swallow(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that cannot report an error logs it, whatever it is."""
+    """A handler that cannot report errors logs every exception."""
 
     @silent
     async def handler() -> None:
@@ -175,7 +175,7 @@ async def test_silent_handlers_swallow(error: Exception, caplog: pytest.LogCaptu
 
 
 def test_every_handler_is_behind_the_boundary() -> None:
-    """No handler is without `replies` or `silent`, and none that pyfuse3 has is forgotten."""
+    """Every handler of pyfuse3 is there, and has `replies` or `silent`."""
     offered = {
         name
         for name, value in vars(pyfuse3.Operations).items()

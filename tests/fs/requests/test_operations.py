@@ -1,4 +1,4 @@
-"""The request handlers: what each answers, what it refuses, and what it leaves behind."""
+"""The request handlers: their answers, their errors, and their effects on the store."""
 
 import errno
 import math
@@ -23,7 +23,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from modelfs.fs.requests import operations
+from modelfs.fs.requests import truncater
 from modelfs.fs.requests.readdir import READDIR_PAGE
 from modelfs.store.disk.space import Space
 from modelfs.store.files.namespace import NAME_MAX
@@ -76,14 +76,8 @@ async def listed(served: Served, listing: Listing, inode: InodeT = TOP, start: i
 
 
 def lookups(served: Served, inode: InodeNumber) -> int:
-    """Return how often the kernel was told of an inode, by counting back."""
-    count = 0
-    while served.handles.known(inode):
-        served.handles.forget(inode, 1)
-        count += 1
-    for _ in range(count):
-        served.handles.remember(inode)
-    return count
+    """Return how many lookups of an inode the kernel has."""
+    return served.operations.lookups.count(inode)
 
 
 def node(served: Served, inode: int) -> Inode | None:
@@ -94,7 +88,7 @@ def node(served: Served, inode: int) -> Inode | None:
 
 
 async def test_lookup(served: Served) -> None:
-    """A name is answered with its inode's attributes, to be kept for a while."""
+    """A lookup returns the inode's attributes, which the kernel may cache."""
     inode = await served.written(b"f", b"12345")
     entry = await served.operations.lookup(TOP, named("f"), ASKED)
     assert (entry.st_ino, entry.st_size, entry.st_mode) == (inode, 5, MODE)
@@ -105,18 +99,18 @@ async def test_lookup(served: Served) -> None:
 
 
 async def test_lookup_of_nothing(served: Served) -> None:
-    """A name that does not exist is remembered as such, and counts no lookup."""
+    """The kernel may cache that a name does not exist, and counts no lookup of it."""
     entry = await served.operations.lookup(TOP, named("nothing"), ASKED)
     assert entry.st_ino == 0
     assert entry.entry_timeout > 60
-    assert not served.handles.known(InodeNumber(0))
+    assert not lookups(served, InodeNumber(0))
 
 
 @pytest.mark.parametrize(
     ("name", "number"), [(b"f/x", errno.EINVAL), (b"x" * (NAME_MAX + 1), errno.ENAMETOOLONG)]
 )
 async def test_lookup_of_impossible_names(served: Served, name: bytes, number: int) -> None:
-    """What cannot be a name is refused, not remembered as missing."""
+    """An impossible name is an error, and the kernel does not cache that it is missing."""
     with refused(number):
         await served.operations.lookup(TOP, FileNameT(name), ASKED)
 
@@ -129,14 +123,14 @@ async def test_lookup_in_a_file(served: Served) -> None:
 
 
 async def test_lookup_of_dots(served: Served) -> None:
-    """A directory and its parent are found by their dots, for those who export it."""
+    """Lookups of dots find a directory and its parent, as NFS exports need."""
     inner = await folder(served, b"d")
     for name, wanted in ((b".", inner), (b"..", TOP)):
         assert (await served.operations.lookup(inner, named(name), ASKED)).st_ino == wanted
 
 
 async def test_lookup_of_an_inode(served: Served) -> None:
-    """A file is found by the dot, as the kernel looks for those it was given a handle of."""
+    """A lookup of the dot in a file finds the file, as file handles need."""
     inode = InodeT(await served.written(b"f"))
     assert (await served.operations.lookup(inode, named("."), ASKED)).st_ino == inode
     await served.operations.unlink(TOP, named("f"), ASKED)
@@ -144,7 +138,7 @@ async def test_lookup_of_an_inode(served: Served) -> None:
 
 
 async def test_every_entry_counts_one_lookup(served: Served) -> None:
-    """Each answer with an entry is one lookup, to be taken back by the kernel's forget."""
+    """Each reply with an entry counts one lookup, until the kernel's forget."""
     ops = served.operations
     made = [
         await ops.mknod(TOP, named("fifo"), ModeT(stat.S_IFIFO | 0o600), 0, ASKED),
@@ -157,14 +151,14 @@ async def test_every_entry_counts_one_lookup(served: Served) -> None:
     await ops.link(InodeT(inodes[0]), TOP, named("again"), ASKED)
     assert lookups(served, inodes[0]) == 2
     await ops.forget([(InodeT(inodes[0]), 2), *((InodeT(inode), 1) for inode in inodes[1:])])
-    assert not any(served.handles.known(inode) for inode in inodes)
-    await served.writeback.gc.collect()
+    assert not any(lookups(served, inode) for inode in inodes)
+    await served.background.gc.collect()
     assert all(node(served, inode) for inode in inodes)
 
 
 @pytest.mark.parametrize("kind", ["mknod", "mkdir", "symlink", "link", "create"])
 async def test_refused_entries_count_no_lookup(served: Served, kind: str) -> None:
-    """A name that is taken is EEXIST to whoever makes it, and nothing is remembered."""
+    """A name that exists is EEXIST, and counts no lookup."""
     ops = served.operations
     inode, other = await served.written(b"f"), await served.written(b"other")
     before = lookups(served, inode), lookups(served, other)
@@ -178,11 +172,11 @@ async def test_refused_entries_count_no_lookup(served: Served, kind: str) -> Non
     with refused(errno.EEXIST):
         await calls[kind]()
     assert (lookups(served, inode), lookups(served, other)) == before
-    assert not served.handles.being_written(inode)
+    assert not served.handles.is_open_for_writing(inode)
 
 
-async def test_owner_is_who_asked(served: Served) -> None:
-    """What is made belongs to the caller, with the mode that was asked for."""
+async def test_owner_is_the_caller(served: Served) -> None:
+    """A new file belongs to the caller, and has the requested mode."""
     _, entry = await served.operations.create(TOP, named("f"), ModeT(0o100640), WRITE, ASKED)
     assert (entry.st_uid, entry.st_gid, entry.st_mode) == (Caller().uid, Caller().gid, 0o100640)
 
@@ -202,7 +196,7 @@ async def test_mkdir_is_a_directory(served: Served) -> None:
 
 
 async def test_symlink(served: Served) -> None:
-    """A symbolic link gives back its target; anything else has none."""
+    """`readlink` returns a symbolic link's target, and fails for other files."""
     entry = await served.operations.symlink(TOP, named("s"), named("a/b"), ASKED)
     assert await served.operations.readlink(entry.st_ino, ASKED) == b"a/b"
     assert entry.st_size == 3
@@ -223,30 +217,30 @@ async def test_link(served: Served) -> None:
         await served.operations.link(await folder(served, b"d"), TOP, named("h"), ASKED)
 
 
-async def test_unlinked_file_stays_while_known(served: Served) -> None:
-    """An open file without a name is read and written; when it is forgotten it is removed."""
+async def test_unlinked_file_stays_while_looked_up(served: Served) -> None:
+    """An open file without a name can be read and written, and is removed after its forget."""
     inode, handle = await served.created(b"f", DATA)
     await served.operations.unlink(TOP, named("f"), ASKED)
     assert await served.looked_up(b"f") == 0
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert await served.operations.write(handle, 0, b"new") == 3
     assert bytes(await served.operations.read(handle, 0, 5)) == b"new" + DATA[3:5]
     with refused(errno.ENOENT):
         await served.operations.link(InodeT(inode), TOP, named("g"), ASKED)
     await served.operations.release(handle)
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, inode) is None
     assert served.store.staging.find(inode) is None
 
 
-async def test_unlinked_file_that_nobody_knows(served: Served) -> None:
-    """A file that the kernel has forgotten is removed as soon as its name is gone."""
+async def test_unlinked_file_without_lookups(served: Served) -> None:
+    """A file without lookups is removed as soon as its name is."""
     inode = await served.chunked(b"f", DATA)
     await served.operations.forget([(InodeT(inode), lookups(served, inode))])
     assert node(served, inode) is not None
     await served.operations.unlink(TOP, named("f"), ASKED)
-    found = await served.writeback.gc.collect()
+    found = await served.background.gc.collect()
     assert node(served, inode) is None
     assert found.dead_bytes >= len(DATA)
 
@@ -257,15 +251,15 @@ async def test_forget_of_a_part(served: Served) -> None:
     await served.looked_up(b"f")
     await served.operations.unlink(TOP, named("f"), ASKED)
     await served.operations.forget([(InodeT(inode), 1)])
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, inode) is not None
     await served.operations.forget([(InodeT(inode), 1)])
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, inode) is None
 
 
 async def test_unlink_refuses(served: Served) -> None:
-    """Directories and missing names are not unlinked, nor files removed as directories."""
+    """`unlink` refuses directories and missing names, and rmdir refuses files."""
     await served.written(b"f")
     inner = await folder(served, b"d")
     await folder(served, b"inner", inner)
@@ -281,7 +275,7 @@ async def test_unlink_refuses(served: Served) -> None:
 
 
 async def test_rmdir(served: Served, listing: Listing) -> None:
-    """A directory that was removed while it was open lists nothing and takes nothing."""
+    """A directory that was removed while it was open lists nothing and takes no new names."""
     inner = await folder(served, b"d")
     await served.operations.rmdir(TOP, named("d"), ASKED)
     await listed(served, listing, inner)
@@ -289,7 +283,7 @@ async def test_rmdir(served: Served, listing: Listing) -> None:
     with refused(errno.ENOENT):
         await served.operations.create(inner, named("f"), MODE, WRITE, ASKED)
     await served.operations.forget([(inner, 1)])
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, inner) is None
 
 
@@ -308,7 +302,7 @@ async def test_rename(served: Served) -> None:
 
 
 async def test_rename_over(served: Served) -> None:
-    """What was replaced is gone when the kernel forgets it, and not before."""
+    """A file that was renamed over is removed when the kernel forgets it."""
     inode, old = await served.written(b"f", DATA), await served.written(b"g", b"old")
     await rename(served, b"f", b"g")
     assert await served.looked_up(b"g") == inode
@@ -317,17 +311,17 @@ async def test_rename_over(served: Served) -> None:
     assert replaced.nlink == 0
     assert await served.content(old) == b"old"
     await served.operations.forget([(InodeT(old), 1)])
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, old) is None
 
 
 async def test_rename_over_a_forgotten_file(served: Served) -> None:
-    """What was replaced is removed at once if the kernel does not know it."""
+    """A file without lookups that is renamed over is removed at once."""
     await served.written(b"f", DATA)
     old = await served.written(b"g", b"old")
     await served.operations.forget([(InodeT(old), 1)])
     await rename(served, b"f", b"g")
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, old) is None
 
 
@@ -359,7 +353,7 @@ async def test_rename_exchange(served: Served) -> None:
 
 
 async def test_rename_refuses(served: Served) -> None:
-    """Flags that are not known, names that are not there, and a directory below itself."""
+    """`rename` refuses unknown flags, missing names, and a directory below itself."""
     inner = await folder(served, b"d")
     with refused(errno.EINVAL):
         await rename(served, b"d", b"e", FlagT(4))
@@ -373,7 +367,7 @@ async def test_rename_refuses(served: Served) -> None:
 
 
 async def test_readdir(served: Served, listing: Listing) -> None:
-    """A directory lists its dots and its names, each with its inode, and counts lookups."""
+    """A directory lists its dots and its names with their inodes; names count lookups."""
     inode, inner = await served.written(b"f", DATA), await folder(served, b"d")
     await listed(served, listing)
     assert [(name, at) for name, at, _ in listing.entries] == [
@@ -383,11 +377,11 @@ async def test_readdir(served: Served, listing: Listing) -> None:
         (b"d", InodeNumber(inner)),
     ]
     assert (lookups(served, inode), lookups(served, InodeNumber(inner))) == (2, 2)
-    assert not served.handles.known(ROOT)
+    assert not lookups(served, ROOT)
 
 
 async def test_readdir_stops_when_the_buffer_is_full(served: Served, listing: Listing) -> None:
-    """What did not fit any more counts no lookup, and is listed by the next call."""
+    """An entry that does not fit counts no lookup, and the next call lists it."""
     inodes = [await served.written(b"%d" % number) for number in range(5)]
     handle = await served.operations.opendir(TOP, ASKED)
     for room in (1, 3, 0, 2):
@@ -399,7 +393,7 @@ async def test_readdir_stops_when_the_buffer_is_full(served: Served, listing: Li
 
 
 async def test_readdir_of_many(served: Served, listing: Listing) -> None:
-    """A listing longer than what is looked up at once has every name once."""
+    """A listing of several pages has every name once."""
     names = [b"%03d" % number for number in range(2 * READDIR_PAGE + 3)]
     for name in names:
         await served.written(name)
@@ -408,7 +402,7 @@ async def test_readdir_of_many(served: Served, listing: Listing) -> None:
 
 
 async def test_readdir_while_names_come_and_go(served: Served, listing: Listing) -> None:
-    """A listing that goes on where it stopped skips and repeats no name that stayed."""
+    """A continued listing neither skips nor repeats a name that stayed."""
     stayed = [b"s%d" % number for number in range(10)]
     for name in stayed:
         await served.written(name)
@@ -426,7 +420,7 @@ async def test_readdir_while_names_come_and_go(served: Served, listing: Listing)
             await rename(served, b"s%d" % step, b"moving")
             await rename(served, b"moving", b"s%d" % step)
             await served.written(b"new-%d" % step)
-    # Renamed to a free name, a file is a new entry: it may be seen twice, and never not at all.
+    # A renamed file is a new entry: it may be listed twice, and must be listed once.
     assert set(stayed) <= set(listing.names)
     cookies = [cookie for _, _, cookie in listing.entries]
     assert cookies == sorted(set(cookies))
@@ -449,8 +443,8 @@ async def test_readdir_of_a_name_renamed_over(served: Served, listing: Listing) 
     assert await served.looked_up(b"b") == new
 
 
-async def test_readdir_tells_staged_sizes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attributes that come with a listing are those that a stat would show."""
+async def test_readdir_of_staged_sizes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing has the same attributes as getattr, those of staged content included."""
     sizes: dict[bytes, int] = {}
 
     def reply(
@@ -480,13 +474,13 @@ async def test_fsyncdir(served: Served, box: Box) -> None:
 
 
 async def test_getattr_of_nothing(served: Served) -> None:
-    """An inode that is not there is ENOENT."""
+    """A missing inode is ENOENT."""
     with refused(errno.ENOENT):
         await served.operations.getattr(InodeT(99), ASKED)
 
 
 async def test_setattr(served: Served) -> None:
-    """Mode, owner and times are set, the file's type stays, and what is not named stays."""
+    """Mode, owner and times are set; the file's type and all other attributes stay."""
     inode = await served.written(b"f", DATA)
     entry = await served.set(inode, mode=0o600, uid=7, mtime_ns=11)
     assert (entry.st_mode, entry.st_uid, entry.st_mtime_ns) == (stat.S_IFREG | 0o600, 7, 11)
@@ -496,29 +490,29 @@ async def test_setattr(served: Served) -> None:
 
 
 async def test_times_survive_ingest(served: Served) -> None:
-    """A time that was set while content was staged is there when it is not any more."""
+    """A time that was set while content was staged is there after ingest."""
     inode = await served.written(b"f", DATA)
     await served.set(inode, mtime_ns=11)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_mtime_ns == 11
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, len(DATA), len(DATA) + 1, 10**15])
 @pytest.mark.parametrize("ingested", [False, True])
 async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
-    """A file of another size has its bytes up to there, and zeros behind."""
+    """A truncated file has its bytes up to the new size, and an extended one zeros behind them."""
     inode = await (served.chunked if ingested else served.written)(b"f", DATA)
     entry = await served.set(inode, size=size)
     assert entry.st_size == size
     handle = served.handles.open(inode, writable=False)
     part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
     assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
 
 
 async def test_truncate_and_set_times(served: Served) -> None:
-    """A request may change the size and the times together: the times asked for win."""
+    """If a request changes the size and the times, it sets the requested times."""
     inode = await served.written(b"f", DATA)
     entry = await served.set(inode, size=3, mtime_ns=11)
     assert (entry.st_size, entry.st_mtime_ns) == (3, 11)
@@ -541,7 +535,7 @@ async def test_xattrs(served: Served) -> None:
 
 @pytest.mark.parametrize(("uid", "hidden"), [(0, set()), (1000, {b"trusted.a"})])
 async def test_listed_to_root_only(served: Served, uid: int, hidden: set[bytes]) -> None:
-    """Users do not see the names of attributes that they may not read."""
+    """`listxattr` hides trusted attributes from users."""
     names = {b"user.a", b"trusted.a", b"security.a"}
     inode = InodeT(await served.written(b"f"))
     for name in names:
@@ -551,7 +545,7 @@ async def test_listed_to_root_only(served: Served, uid: int, hidden: set[bytes])
 
 
 async def test_xattrs_that_are_refused(served: Served) -> None:
-    """ACLs are not supported, long values too long, and the store's own names its own."""
+    """ACLs, values that are too long and names reserved for modelfs are refused."""
     inode = InodeT(await served.written(b"f"))
     for name, value, number in (
         (b"system.posix_acl_access", b"x", errno.EOPNOTSUPP),
@@ -565,7 +559,7 @@ async def test_xattrs_that_are_refused(served: Served) -> None:
 
 
 async def test_virtual_xattr(served: Served) -> None:
-    """Every inode tells which store it is in, and none lists that."""
+    """Every inode has an attribute with the path of its store, and does not list it."""
     name = XAttrNameT(b"user.modelfs.store")
     for inode in (TOP, InodeT(await served.written(b"f"))):
         path = await served.operations.getxattr(inode, name, ASKED)
@@ -574,7 +568,7 @@ async def test_virtual_xattr(served: Served) -> None:
 
 
 async def test_statfs(served: Served) -> None:
-    """The room told is that of the backing disk, less the reserve."""
+    """`statfs` returns the room of the backing disk, less the reserve."""
     disk = os.statvfs(served.store.folder)
     ours = await served.operations.statfs(ASKED)
     assert ours.f_namemax == NAME_MAX
@@ -586,38 +580,38 @@ async def test_statfs(served: Served) -> None:
 
 
 async def test_create_is_open_for_writing(served: Served) -> None:
-    """A new file is open as asked, and the kernel may keep its pages."""
+    """A new file is open for writing, and the kernel may keep its pages."""
     info, entry = await served.operations.create(TOP, named("f"), MODE, WRITE, ASKED)
     assert info.keep_cache
     assert not info.direct_io
-    assert served.handles.being_written(InodeNumber(entry.st_ino))
+    assert served.handles.is_open_for_writing(InodeNumber(entry.st_ino))
     await served.operations.release(info.fh)
-    assert not served.handles.being_written(InodeNumber(entry.st_ino))
+    assert not served.handles.is_open_for_writing(InodeNumber(entry.st_ino))
 
 
 async def test_open_for_reading(served: Served) -> None:
-    """A reader is no writer."""
+    """A file that is open for reading does not count as open for writing."""
     inode = await served.written(b"f", DATA)
     info = await served.operations.open(InodeT(inode), READ, ASKED)
     assert info.keep_cache
-    assert not served.handles.being_written(inode)
+    assert not served.handles.is_open_for_writing(inode)
 
 
 @pytest.mark.parametrize("access", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
 async def test_open_truncates(served: Served, access: int) -> None:
-    """O_TRUNC empties a file, however it is opened."""
+    """O_TRUNC empties a file, also with O_RDONLY."""
     inode = await served.chunked(b"f", DATA)
     info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
     assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
     await served.operations.release(info.fh)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert await served.content(inode) == b""
 
 
-async def test_open_truncates_what_is_on_its_way(
+async def test_open_truncates_after_pages_of_mappings(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the kernel still has of a mapping comes before O_TRUNC empties the file."""
+    """O_TRUNC first waits for the pages of mappings, and then empties the file."""
     inode, handle = await served.created(b"f", DATA)
     asked: list[InodeNumber] = []
 
@@ -625,7 +619,7 @@ async def test_open_truncates_what_is_on_its_way(
         asked.append(inode)
         trio.from_thread.run(served.operations.write, handle, 0, b"late")
 
-    monkeypatch.setattr(operations, "drop_mapped_pages", take)
+    monkeypatch.setattr(truncater, "drop_mapped_pages", take)
     await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     assert asked == [inode]
     assert await served.content(inode) == b""
@@ -634,11 +628,11 @@ async def test_open_truncates_what_is_on_its_way(
 async def test_open_truncates_though_many_wait(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many wait for the kernel's pages that requests stay free to take them, and no more."""
+    """Only so many opens wait for the kernel's pages that requests stay free to receive them."""
     inode, _ = await served.created(b"f", DATA)
     held = Held(lambda inode: None)
-    monkeypatch.setattr(operations, "drop_mapped_pages", held)
-    monkeypatch.setattr(served.operations, "_truncating", trio.CapacityLimiter(1))
+    monkeypatch.setattr(truncater, "drop_mapped_pages", held)
+    monkeypatch.setattr(served.operations.truncater, "_waiting", trio.CapacityLimiter(1))
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
@@ -650,14 +644,14 @@ async def test_open_truncates_though_many_wait(
 
 
 async def test_write_and_read(served: Served) -> None:
-    """What was written at any place is read, over what was there."""
+    """A read returns written bytes, at any offset and over older ones."""
     inode, handle = await served.created(b"f", DATA)
     assert await served.operations.write(handle, 5, b"five") == 4
     assert await served.operations.write(handle, len(DATA) + 3, b"end") == 3
     wanted = DATA[:5] + b"five" + DATA[9:] + bytes(3) + b"end"
     assert await served.content(inode) == wanted
     await served.operations.release(handle)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert await served.content(inode) == wanted
 
 
@@ -672,12 +666,12 @@ async def test_write_across_a_window(served: Served, *, over_chunks: bool) -> No
     wanted = DATA[: CHUNK - 100] + new + DATA[2 * CHUNK + 100 :]
     assert await served.content(inode) == wanted
     await served.operations.release(info.fh)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert await served.content(inode) == wanted
 
 
 async def test_write_far_out(served: Served) -> None:
-    """A write at the end of the possible costs nothing for the hole before it."""
+    """A write at the largest offset succeeds, and takes no room for the hole before it."""
     inode, handle = await served.created(b"f")
     offset = (1 << 63) - 1 - 10
     assert await served.operations.write(handle, offset, b"0123456789") == 10
@@ -698,7 +692,7 @@ def _windows(store: Store, inode: InodeNumber) -> set[int]:
 async def test_write_that_finds_the_disk_full_midway(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written before the disk was full counts, as write(2) has it; no more does."""
+    """If the disk fills up midway, write returns the bytes written before, as write(2) does."""
     old = noise(2 * CHUNK, 1)
     inode, handle = await served.created(b"f", old)
     monkeypatch.setattr(os, "pwritev", Failing(os.pwritev, OSError(errno.ENOSPC, "full"), 2))
@@ -712,7 +706,7 @@ async def test_write_that_finds_the_disk_full_midway(
 async def test_write_on_a_full_disk(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A write of which nothing fits is ENOSPC, and the file is what it was."""
+    """A write with no room at all is ENOSPC, and leaves the file as it was."""
     inode, handle = await served.created(b"f", DATA)
     empty, other = await served.created(b"g")
     monkeypatch.setattr(os, "pwritev", Failing(os.pwritev, OSError(errno.ENOSPC, "full"), 1, 2))
@@ -726,7 +720,7 @@ async def test_write_on_a_full_disk(
     assert await served.content(empty) == b""
     for each in (handle, other):
         await served.operations.release(each)
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     assert served.store.pending() == []
     assert await served.content(inode) == DATA
 
@@ -734,7 +728,7 @@ async def test_write_on_a_full_disk(
 async def test_descriptor_that_cannot_be_had(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A staging file that cannot be made fails that write, and no later one."""
+    """A staging file that cannot be created fails that write, and no later one."""
     inode, handle = await served.created(b"f")
     descriptor = served.store.staging.descriptor
     failing = Failing(descriptor, OSError(errno.EMFILE, "too many open files"))
@@ -750,7 +744,7 @@ async def test_descriptor_that_cannot_be_had(
 async def test_no_room_left(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When only the reserve is left nothing is taken, and everything can be removed."""
+    """With only the reserve left, writes are ENOSPC, and everything can be removed."""
     inode, handle = await served.created(b"f", DATA)
     inner = await folder(served, b"d")
     real = os.statvfs
@@ -779,13 +773,13 @@ async def test_no_room_left(
     await ops.unlink(TOP, named("g"), ASKED)
     await ops.rmdir(TOP, named("d"), ASKED)
     await ops.forget([(InodeT(inode), 1), (inner, 1)])
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     assert node(served, inode) is None
 
 
 @pytest.mark.parametrize("datasync", [False, True])
 async def test_fsync(served: Served, box: Box, *, datasync: bool) -> None:
-    """What was synced is there after a crash, and so is the file's name."""
+    """Synced bytes are there after a crash, and so is the file's name."""
     inode, handle = await served.created(b"f", DATA)
     await served.operations.fsync(handle, datasync)
     await served.operations.write(handle, len(DATA), b"more")
@@ -797,7 +791,7 @@ async def test_fsync(served: Served, box: Box, *, datasync: bool) -> None:
 async def test_fsync_that_fails(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What did not reach the disk is never said to have, until it was written anew."""
+    """After a failed fsync every further one fails, until the bytes are written again."""
     inode, handle = await served.created(b"f", DATA)
     sync = Failing(os.fdatasync, OSError(errno.EIO, "broken"))
     monkeypatch.setattr(os, "fdatasync", sync)
@@ -812,7 +806,7 @@ async def test_fsync_that_fails(
 
 
 async def test_handles_that_are_not_open(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    """An unknown handle is EINVAL where that can be said, and logged where it cannot."""
+    """An unknown handle is EINVAL, and is logged by handlers without a reply."""
     wrong = FileHandleT(99)
     ops = served.operations
     calls: list[Callable[[], Awaitable[object]]] = [
@@ -832,11 +826,11 @@ async def test_handles_that_are_not_open(served: Served, caplog: pytest.LogCaptu
 
 
 async def test_release_by_the_last_writer(served: Served) -> None:
-    """A file is to be ingested when its last writer has closed it, whoever still reads it."""
+    """A file is due for ingest when its last writer has closed it, even if readers remain."""
     inode, handle = await served.created(b"f", DATA)
     second = await served.operations.open(InodeT(inode), WRITE, ASKED)
     reader = await served.operations.open(InodeT(inode), READ, ASKED)
-    waiting = served.writeback.ingest._waiting
+    waiting = served.background.ingest._waiting
     await served.operations.release(handle)
     assert inode not in waiting
     await served.operations.release(second.fh)
@@ -844,11 +838,11 @@ async def test_release_by_the_last_writer(served: Served) -> None:
     await served.operations.release(reader.fh)
 
 
-# -- a store that may only be read
+# -- a read-only store
 
 
 async def test_read_only(box: Box, nursery: trio.Nursery, listing: Listing) -> None:
-    """A read-only store is read and listed as ever, and every change of it is EROFS."""
+    """A read-only store can be read and listed, and every change is EROFS."""
     inode = new_file(box.store, b"f", DATA)
     ingest_all(box.store)
     box.store.close()

@@ -1,4 +1,4 @@
-"""Reading ahead of a sequential reader: what is made ready, when, and who waits for it."""
+"""Read-ahead: which chunks are made ready, when, and which requests wait for them."""
 
 import errno
 import threading
@@ -28,7 +28,7 @@ async def held_ahead(
     inode: InodeNumber,
     prepare: Callable[[ChunkRun], None],
 ) -> tuple[Handle, Held[[ChunkRun], None]]:
-    """Begin to read a file; return its reader when the first chunk is being made ready."""
+    """Begin to read a file, and return its reader when a thread works on the next chunk."""
     held = Held(prepare)
     monkeypatch.setattr(served.store.contents, "warm", held)
     reader = served.reader_of(inode)
@@ -42,7 +42,7 @@ async def answered_when_let_go(
     held: Held[[ChunkRun], None],
     threads: Counting[..., None],
 ) -> bytes:
-    """Return the answer to a request, which does not come, nor take a thread, before that."""
+    """Let the thread go on; return the answer, for which no other thread was used."""
     got: list[bytes] = []
 
     async def read() -> None:
@@ -60,7 +60,7 @@ async def answered_when_let_go(
 async def test_sequential_reader_is_read_ahead(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks behind what was read are made ready, and then read without a thread."""
+    """Chunks ahead of a sequential reader are made ready, and then read without a thread."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
     reader = served.reader_of(inode)
@@ -74,7 +74,7 @@ async def test_sequential_reader_is_read_ahead(
 
 
 async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks that have to be decoded are shared out between two threads, each of them to one."""
+    """Two threads decode ahead, each chunk once."""
     inode = await served.chunked(b"f", TEXT)
     both = threading.Barrier(2)
     real = served.store.contents.warm
@@ -99,7 +99,7 @@ async def test_two_threads_decode_ahead(served: Served, monkeypatch: pytest.Monk
 async def test_random_reader_is_not_read_ahead(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read far from where the last one ended makes nothing ready but what it asked for."""
+    """A read far from the end of the last one makes no other chunk ready."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     prepare = Counting(served.store.contents.warm)
     monkeypatch.setattr(served.store.contents, "warm", prepare)
@@ -113,7 +113,7 @@ async def test_random_reader_is_not_read_ahead(
 
 
 async def test_read_ahead_has_an_end(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No chunk is made ready further ahead than that, nor twice."""
+    """No chunk is made ready further ahead than `AHEAD_MAX`, and none twice."""
     monkeypatch.setattr(readahead, "AHEAD_MAX", 6 * CHUNK)
     monkeypatch.setattr(readahead, "AHEAD_STEP", 2 * CHUNK)
     prepare = Counting(served.store.contents.warm)
@@ -131,7 +131,7 @@ async def test_read_ahead_has_an_end(served: Served, monkeypatch: pytest.MonkeyP
 async def test_a_reader_has_a_few_threads(
     served: Served, monkeypatch: pytest.MonkeyPatch, content: bytes, most: int
 ) -> None:
-    """However often a reader asks, one thread verifies for it, or two decode."""
+    """A reader has one thread that verifies, or two that decode, for any number of requests."""
     monkeypatch.setattr(readahead, "AHEAD_STEP", 2 * CHUNK)
     inode = await served.chunked(b"f", content)
     prepare = Held(served.store.contents.warm)
@@ -148,10 +148,10 @@ async def test_a_reader_has_a_few_threads(
 
 
 @pytest.mark.parametrize("content", [DATA, TEXT], ids=["plain", "coded"])
-async def test_a_request_waits_for_what_is_under_way(
+async def test_a_request_waits_for_a_chunk_under_way(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    """A chunk that is being made ready is not made ready a second time by who asks for it."""
+    """A request for a chunk that is being made ready waits for it."""
     inode = await served.chunked(b"f", content)
     reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.warm)
     asked = partial(served.reader.read, reader, 0, len(content))
@@ -159,10 +159,10 @@ async def test_a_request_waits_for_what_is_under_way(
     assert threads.calls == []
 
 
-async def test_nobody_waits_for_what_cannot_be_made_ready(
+async def test_no_request_waits_after_a_failure(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When that fails, requests behind it in the queue are answered by threads of their own."""
+    """After a failure, requests for chunks behind it in the queue use threads of their own."""
     inode = await served.chunked(b"f", DATA)
     reader, prepare = await held_ahead(
         served,
@@ -176,7 +176,7 @@ async def test_nobody_waits_for_what_cannot_be_made_ready(
 
 
 async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was to come before a reader went elsewhere is not made ready any more."""
+    """After a jump of the reader, chunks queued before it are not made ready."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
     done = Counting(served.store.contents.warm)
@@ -187,10 +187,10 @@ async def test_a_jump_leaves_the_queue(served: Served, monkeypatch: pytest.Monke
     assert len(done.calls) == 1
 
 
-async def test_what_is_left_behind_leaves_the_page_cache(
+async def test_chunks_behind_a_reader_leave_the_cache(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoded chunk goes when its reader is past it; one that two files have stays."""
+    """A decoded chunk is evicted behind its reader, unless two files have it."""
     monkeypatch.setattr(readahead, "NEAR", 2 * CHUNK)
     shared = await served.chunked(b"f", TEXT[: 4 * CHUNK])
     inode = await served.chunked(b"g", TEXT)
@@ -211,7 +211,7 @@ async def test_what_is_left_behind_leaves_the_page_cache(
 async def test_read_ahead_fails_silently(
     served: Served, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Nobody asked for what could not be made ready, so nobody is told."""
+    """A failure of read-ahead alone fails no request and logs no warning."""
     inode = await served.chunked(b"f", DATA)
     prepare = Failing(served.store.contents.warm, error)
     monkeypatch.setattr(served.store.contents, "warm", prepare)
@@ -225,7 +225,7 @@ async def test_read_ahead_fails_silently(
 async def test_bug_in_read_ahead_ends_nothing(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even a bug in read-ahead reaches the mount's nursery; its traceback is in the log."""
+    """A bug in read-ahead does not reach the mount's nursery, and its traceback is in the log."""
     inode = await served.chunked(b"f", DATA)
     prepare = Failing(served.store.contents.warm, IndexError("a bug"))
     monkeypatch.setattr(served.store.contents, "warm", prepare)
@@ -240,7 +240,7 @@ async def test_bug_in_read_ahead_ends_nothing(
 async def test_damage_ahead_does_not_fail_a_read(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An index that is damaged behind what is read fails those who read there only."""
+    """Damage in the index ahead of a reader does not fail its read."""
     inode = await served.chunked(b"f", DATA)
     plan = served.store.contents.plan
 
@@ -257,17 +257,17 @@ async def test_damage_ahead_does_not_fail_a_read(
 async def test_read_ahead_of_a_chunk_that_gc_moved(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks that gc moved while they were to be made ready are made ready where they are now."""
+    """Chunks that gc moves while they are queued are made ready at their new places."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(inode, size=len(DATA))
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     asked = Counting(served.store.contents.warm)
     reader, prepare = await held_ahead(served, monkeypatch, inode, asked)
-    await served.writeback.gc.collect()
+    await served.background.gc.collect()
     prepare.let_go()
     await served.idle()
-    # The first chunks were verified where they were, when the format was looked for.
+    # Ingest has verified the first chunks at their old places, to recognise the format.
     start = len(DATA) - len(asked.calls) * CHUNK
     assert start < len(DATA)
     threads.calls.clear()
@@ -277,7 +277,7 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
 
 @asynccontextmanager
 async def busy(served: Served) -> AsyncIterator[None]:
-    """Let other readers have all the threads that make ready, for a block."""
+    """Keep all threads of read-ahead busy for a block."""
     turns = served.reader._ahead._turns
     holders = [object() for _ in range(int(turns.total_tokens))]
     for holder in holders:
@@ -288,8 +288,10 @@ async def busy(served: Served) -> AsyncIterator[None]:
     await served.idle()
 
 
-async def test_who_has_no_turn_waits_for_none(served: Served, threads: Counting[..., None]) -> None:
-    """While others are read ahead, a reader's requests are answered by threads of their own."""
+async def test_a_reader_without_a_turn_does_not_wait(
+    served: Served, threads: Counting[..., None]
+) -> None:
+    """While other readers have all turns, a reader's requests use threads of their own."""
     inode = await served.chunked(b"f", TEXT)
     reader = served.reader_of(inode)
     async with busy(served):
@@ -300,10 +302,8 @@ async def test_who_has_no_turn_waits_for_none(served: Served, threads: Counting[
         assert len(threads.calls) == 4
 
 
-async def test_what_is_in_memory_waits_for_nobody(
-    served: Served, threads: Counting[..., None]
-) -> None:
-    """A second reader of decoded chunks needs no thread, and queues nothing."""
+async def test_decoded_chunks_need_no_turn(served: Served, threads: Counting[..., None]) -> None:
+    """A second reader of decoded chunks needs no thread, and queues no chunk."""
     inode = await served.chunked(b"f", TEXT)
     await served.reader.read(served.reader_of(inode), 0, len(TEXT))
     threads.calls.clear()
@@ -317,7 +317,7 @@ async def test_what_is_in_memory_waits_for_nobody(
 
 
 async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One reader's thread goes to the next after a few chunks, however many are in its queue."""
+    """After `TURN` chunks a reader's thread goes to the next reader."""
     monkeypatch.setattr(readahead, "TURN", 2)
     monkeypatch.setattr(readahead, "DECODERS", 1)
     served.reader._ahead._turns.total_tokens = 1
@@ -344,10 +344,10 @@ async def test_readers_take_turns(served: Served, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("memory", "most"), [(0, 0), (12 * CHUNK, 6), (40 * CHUNK, 20)])
-async def test_no_more_is_made_ready_than_stays(
+async def test_no_more_is_made_ready_than_the_cache_keeps(
     served: Served, monkeypatch: pytest.MonkeyPatch, memory: int, most: int
 ) -> None:
-    """Half of the page cache is for what one reader is to read next."""
+    """One reader's chunks ahead take at most half of the chunk cache."""
     monkeypatch.setattr(served.reader._ahead, "_memory", memory)
     inode = await served.chunked(b"f", TEXT)
     prepare = Counting(served.store.contents.warm)
@@ -362,7 +362,7 @@ async def test_no_more_is_made_ready_than_stays(
 async def test_a_closed_file_is_read_ahead_no_more(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in the queue when a file is closed is made ready for nobody."""
+    """The chunks in the queue of a file that is closed are not made ready."""
     inode = await served.chunked(b"f", DATA)
     done = Counting(served.store.contents.warm)
     prepare = Held(done)
@@ -376,10 +376,10 @@ async def test_a_closed_file_is_read_ahead_no_more(
     assert len(done.calls) == 1
 
 
-async def test_a_jump_wakes_who_waits(
+async def test_a_jump_wakes_waiting_requests(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request for what left the queue is answered, whatever the thread is at."""
+    """A request that waits for a chunk is answered if a jump drops the chunk from the queue."""
     monkeypatch.setattr(readahead, "NEAR", CHUNK)
     inode = await served.chunked(b"f", DATA)
     reader, prepare = await held_ahead(served, monkeypatch, inode, served.store.contents.warm)
@@ -393,8 +393,8 @@ async def test_a_jump_wakes_who_waits(
     await served.idle()
 
 
-async def test_what_is_read_again_and_again_is_noted_once(served: Served) -> None:
-    """A reader that stays at the beginning of a file costs no memory for that."""
+async def test_chunks_read_repeatedly_are_noted_once(served: Served) -> None:
+    """Repeated reads of the beginning of a file are noted once."""
     inode = await served.chunked(b"f", TEXT)
     reader = served.reader_of(inode)
     for _ in range(20):

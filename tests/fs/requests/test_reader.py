@@ -1,4 +1,4 @@
-"""Reading for requests: at once or on a thread, ahead or not, and what damage does to it."""
+"""Reads: at once or on a thread, with and without read-ahead, and of damaged chunks."""
 
 import errno
 import logging
@@ -23,7 +23,7 @@ TEXT = b"".join(b"line %d of a long text\n" % number for number in range(4000))
 
 @pytest.fixture
 def no_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every read look like one of many at random places."""
+    """Disable read-ahead: every read looks like a jump."""
     monkeypatch.setattr(readahead, "NEAR", -1)
 
 
@@ -51,7 +51,7 @@ async def test_chunks_are_verified_on_a_thread_once(
 
 @pytest.mark.usefixtures("no_read_ahead")
 async def test_coded_chunks_are_decoded(served: Served) -> None:
-    """What was stored smaller comes out as it was written."""
+    """A read of coded chunks returns the bytes that were written."""
     inode = await served.chunked(b"f", TEXT)
     reader = served.reader_of(inode)
     assert bytes(await served.reader.read(reader, 5, 50_000)) == TEXT[5:50_005]
@@ -72,7 +72,7 @@ async def test_decoded_chunks_need_no_thread(served: Served, threads: Counting[.
     [(0, 0, 0), (0, 1, 1), (len(DATA) - 1, 10, 1), (len(DATA), 10, 0), (10**15, 10, 0)],
 )
 async def test_fewer_bytes_at_the_end(served: Served, offset: int, size: int, length: int) -> None:
-    """A read past the end returns what there is, in chunks or staged."""
+    """A read past the end returns the bytes before it, in chunks or staged."""
     for inode in (await served.written(b"f", DATA), await served.chunked(b"g", DATA)):
         reader = served.reader_of(inode)
         got = bytes(await served.reader.read(reader, offset, size))
@@ -82,7 +82,7 @@ async def test_fewer_bytes_at_the_end(served: Served, offset: int, size: int, le
 async def test_disk_that_would_block(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read that would wait for the disk is given to a thread, that one and no other."""
+    """Only a read that would wait for the disk goes to a thread."""
     inode = await served.written(b"f", DATA)
     reader = served.reader_of(inode)
     monkeypatch.setattr(os, "preadv", Failing(os.preadv, BlockingIOError(errno.EAGAIN, "wait")))
@@ -95,7 +95,7 @@ async def test_disk_that_would_block(
 async def test_short_read_is_finished_on_a_thread(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When only part of the bytes is in the page cache, a thread reads them all."""
+    """If the page cache has only some of the bytes, a thread reads them all."""
     real = os.preadv
 
     def short(fd: int, into: Sequence[memoryview], offset: int, flags: int = 0) -> int:
@@ -108,10 +108,10 @@ async def test_short_read_is_finished_on_a_thread(
     assert len(threads.calls) == 1
 
 
-async def test_file_system_that_cannot_tell(
+async def test_file_system_without_nowait(
     served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where RWF_NOWAIT is not supported, it is tried once, and all reads go to threads."""
+    """Without support of RWF_NOWAIT, it is tried once, and all reads go to threads."""
     inode = await served.written(b"f", DATA)
     reader = served.reader_of(inode)
     tries = []
@@ -133,7 +133,7 @@ async def test_file_system_that_cannot_tell(
 async def test_failing_disk(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The reader is told what the disk says, the log which file; the next read may succeed."""
+    """A disk error fails the read and is logged with the file; the next read may succeed."""
     inode, handle = await served.created(b"f", DATA)
     monkeypatch.setattr(os, "preadv", Failing(os.preadv, OSError(errno.EIO, "broken"), 1, 2))
     with refused(errno.EIO):
@@ -144,7 +144,7 @@ async def test_failing_disk(
 
 
 async def test_buffers_are_not_shared(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads that are under way at the same time never write into each other's replies."""
+    """Concurrent reads never write into each other's replies."""
     files = {await served.chunked(b"%d" % n, noise(CHUNK, n)): noise(CHUNK, n) for n in range(20)}
     in_use: list[int] = []
     wrong: list[InodeNumber] = []
@@ -160,13 +160,13 @@ async def test_buffers_are_not_shared(served: Served, monkeypatch: pytest.Monkey
     async def check(inode: InodeNumber) -> None:
         reader = served.reader_of(inode)
         for _ in range(5):
-            # As pyfuse3 does: what is returned is copied before this task waits again.
+            # As pyfuse3 does: copy the reply before this task waits again.
             if bytes(await served.reader.read(reader, 0, CHUNK)) != files[inode]:
                 wrong.append(inode)
             await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(served.store.contents, "fill", marked)
-    served.reader._can_try = False  # so that every read takes a while
+    served.reader._has_nowait = False  # so that every read takes a while
     async with trio.open_nursery() as nursery:
         for inode in files:
             nursery.start_soon(check, inode)
@@ -174,7 +174,7 @@ async def test_buffers_are_not_shared(served: Served, monkeypatch: pytest.Monkey
 
 
 async def test_buffers_are_reused(served: Served) -> None:
-    """One reader after the other is served from two buffers, however many reads there are."""
+    """Any number of consecutive reads uses two buffers."""
     inode = await served.written(b"f", DATA)
     reader = served.reader_of(inode)
     buffers = [(await served.reader.read(reader, 0, CHUNK)).obj for _ in range(10)]
@@ -182,7 +182,7 @@ async def test_buffers_are_reused(served: Served) -> None:
 
 
 async def test_large_reads_have_their_own_buffer(served: Served) -> None:
-    """A request above the usual size is served, and its buffer not kept."""
+    """A request larger than `REQUEST_MAX` is answered, and its buffer is not kept."""
     data = noise(REQUEST_MAX + 5)
     inode = await served.written(b"f", data)
     reader = served.reader_of(inode)
@@ -194,7 +194,7 @@ async def test_large_reads_have_their_own_buffer(served: Served) -> None:
 async def test_damaged_chunk(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A read of a damaged chunk is EIO and logged; its neighbours are read as ever."""
+    """A read of a damaged chunk is EIO and logged; its neighbours can be read."""
     monkeypatch.setattr(readahead, "NEAR", -1)
     inode = await served.chunked(b"f", DATA)
     [extent] = served.store.maps.overlapping(inode, 3 * CHUNK, 3 * CHUNK + 1)
@@ -217,7 +217,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     """A read that was planned before gc moved its chunks returns their bytes."""
     both = await served.chunked(b"f", DATA + noise(40 * CHUNK, 1))
     await served.set(both, size=len(DATA))
-    await served.writeback.ingest.sync()
+    await served.background.ingest.sync()
     fill = Held(served.store.contents.fill)
     monkeypatch.setattr(served.store.contents, "fill", fill)
     handle = served.handles.open(both, writable=False)
@@ -230,7 +230,7 @@ async def test_chunk_that_gc_moved(served: Served, monkeypatch: pytest.MonkeyPat
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
         await fill.reached.wait()
-        await served.writeback.gc.collect()
+        await served.background.gc.collect()
         fill.let_go()
     assert not before & served.store.packs.numbers()
     assert got == [DATA]

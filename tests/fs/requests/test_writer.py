@@ -1,4 +1,4 @@
-"""Writing for requests: at once while the disk keeps up, on a thread while it does not."""
+"""Writes: on the event loop while the disk keeps up, on threads while it does not."""
 
 import os
 import threading
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from modelfs.fs.requests.writer import SLOW_SECONDS, WARY_SECONDS
+from modelfs.fs.requests.writer import SLOW_SECONDS, THREAD_SECONDS
 from tests.support.served_store import Served
 from tests.support.stores import CHUNK, noise
 
@@ -14,7 +14,7 @@ DATA = noise(CHUNK)
 
 
 class Disk:
-    """Stands for the clock and for pwritev(2), which takes as long as it is told."""
+    """Stands for the clock and for pwritev(2), which takes `takes` seconds."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
@@ -40,7 +40,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 async def test_fast_writes_need_no_thread(served: Served, disk: Disk) -> None:
-    """While the kernel takes bytes at once, nothing is handed to a thread."""
+    """While writes are fast, none goes to a thread."""
     _, handle = await served.created(b"f")
     for number in range(10):
         await served.operations.write(handle, number * CHUNK, DATA)
@@ -48,15 +48,15 @@ async def test_fast_writes_need_no_thread(served: Served, disk: Disk) -> None:
 
 
 async def test_slow_disk(served: Served, disk: Disk) -> None:
-    """After a write that took long, writes go to threads for a while, and then no more."""
+    """After a slow write, writes go to threads for `THREAD_SECONDS`."""
     inode, handle = await served.created(b"f")
     disk.takes = 2 * SLOW_SECONDS
     await served.operations.write(handle, 0, DATA)
     disk.takes = 0.0
     await served.operations.write(handle, CHUNK, DATA)
-    disk.now += WARY_SECONDS / 2
+    disk.now += THREAD_SECONDS / 2
     await served.operations.write(handle, 2 * CHUNK, DATA)
-    disk.now += WARY_SECONDS
+    disk.now += THREAD_SECONDS
     await served.operations.write(handle, 3 * CHUNK, DATA)
     assert disk.on_thread == [False, True, True, False]
     assert await served.content(inode) == 4 * DATA

@@ -1,0 +1,136 @@
+"""The commands that the daemon carries out for other processes: see `control`.
+
+::
+
+    command       arguments                      result
+    stats                                        `Statistics`
+    sync                                         nothing
+    gc            dry_run                        `Garbage`, and dry_run
+    optimize      depth, again                   `optimize_report`
+    inspect       inode                          `FileReport`
+    hold                                         nothing; packs are pinned until the client hangs up
+    scrub         rate (bytes a second), anew    `scrub_report`, at the end; with a rate, at once
+    scrub-stop                                   `scrub_report`
+    scrub-status                                 `scrub_report`
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from modelfs.errors import InvalidArgument
+from modelfs.fs.background.scheduler import Scheduler
+from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
+from modelfs.jobs.inspect import file as inspect_file
+from modelfs.jobs.optimize.job import optimize_report
+from modelfs.store.chunks.lineage import CHAIN_MAX
+from modelfs.store.index.tables import KEY_MAX, InodeNumber
+from modelfs.store.store import Store
+
+RATE_MAX: Final = 1 << 62
+
+Json = dict[str, Any]
+Progress = Callable[[int, int], Awaitable[None]]
+Command = Callable[[Json, Progress], Awaitable[Json]]
+
+
+class Commands:
+    """The commands of one mounted store. Each takes a request and returns its result."""
+
+    def __init__(
+        self,
+        store: Store,
+        background: Scheduler,
+        mountpoint: Path,
+        workers: trio.CapacityLimiter,
+    ) -> None:
+        self._store = store
+        self._background = background
+        self._mountpoint = mountpoint
+        self._workers = workers
+
+    def by_name(self) -> dict[str, Command]:
+        return {
+            "stats": self.stats,
+            "sync": self.sync,
+            "gc": self.gc,
+            "optimize": self.optimize,
+            "inspect": self.inspect,
+            "hold": self.hold,
+            "scrub": self.scrub,
+            "scrub-stop": self.scrub_stop,
+            "scrub-status": self.scrub_status,
+        }
+
+    async def stats(self, request: Json, progress: Progress) -> Json:
+        disk_bytes = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
+        return self._store.statistics(disk_bytes).to_dict()
+
+    async def sync(self, request: Json, progress: Progress) -> Json:
+        await self._background.durability.sync_mapped_files(self._mountpoint)
+        await self._background.ingest.sync(progress)
+        return {}
+
+    async def gc(self, request: Json, progress: Progress) -> Json:
+        if request.get("dry_run"):
+            return {**asdict(self._background.gc.survey()), "dry_run": True}
+        garbage = await self._background.gc.collect(LIVE_MIN_SHORT)
+        return {**asdict(garbage), "dry_run": False}
+
+    async def optimize(self, request: Json, progress: Progress) -> Json:
+        depth = request.get("depth")
+        if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
+            raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
+        await self._background.ingest.sync()
+        before = self._store.statistics(0)
+        optimize = self._background.optimize
+        try:
+            await optimize.follow(progress, depth, include_optimized=bool(request.get("again")))
+        finally:
+            await self._background.durability.commit()
+        await self._background.gc.collect(LIVE_MIN_SMALL)
+        return optimize_report(self._store, optimize.backlog, before)
+
+    async def inspect(self, request: Json, progress: Progress) -> Json:
+        inode = request.get("inode")
+        if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
+            raise InvalidArgument("inspect needs an inode")
+        state = inspect_file.begin(self._store, InodeNumber(inode))
+        report = await trio.to_thread.run_sync(
+            inspect_file.finish, self._store, state, limiter=self._workers
+        )
+        return report.to_dict()
+
+    async def hold(self, request: Json, progress: Progress) -> Json:
+        # After a commit no pack is deleted any more that an earlier commit dropped. `Control` keeps
+        # later ones from being deleted.
+        await self._background.durability.commit()
+        return {}
+
+    async def scrub(self, request: Json, progress: Progress) -> Json:
+        rate = request.get("rate", 0)
+        if not isinstance(rate, int) or not 0 <= rate <= RATE_MAX:
+            raise InvalidArgument("rate is a number of bytes per second")
+        scrub = self._background.scrub
+        joins = scrub.running and not rate
+        if not joins:
+            scrub.begin(restart=bool(request.get("anew")), rate=rate)
+        if not rate:
+            try:
+                await scrub.follow(progress)
+            except BaseException:
+                # The client hung up, and no other has asked for this scrub.
+                if not joins:
+                    scrub.pause()
+                raise
+        return await scrub.report()
+
+    async def scrub_stop(self, request: Json, progress: Progress) -> Json:
+        self._background.scrub.pause()
+        return await self._background.scrub.report()
+
+    async def scrub_status(self, request: Json, progress: Progress) -> Json:
+        return await self._background.scrub.report()

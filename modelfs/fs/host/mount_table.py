@@ -1,0 +1,66 @@
+"""The kernel's mount table: proc_pid_mountinfo(5). Free of pyfuse3, for the command line."""
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+MODELFS: Final = "fuse.modelfs"
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of the mount table."""
+
+    path: Path
+    device: str  # MAJOR:MINOR
+    kind: str  # the type of the file system, such as "ext4" or "fuse.modelfs"
+
+
+def mounts(process: str = "self") -> list[MountEntry]:
+    """Return the mounts that a process sees, in the order in which they were made.
+
+    Raises:
+        OSError: the process has ended, or belongs to another user.
+    """
+    table = (PROC / process / "mountinfo").read_text(errors="surrogateescape")
+    entries = []
+    for line in table.splitlines():
+        # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw
+        left, _, right = line.partition(" - ")
+        _, _, device, _, path, *_ = left.split(" ")
+        # Spaces, tabs, newlines and backslashes are octal escapes.
+        path = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), path)
+        entries.append(MountEntry(Path(path), device, right.partition(" ")[0]))
+    return entries
+
+
+def mounted_at(path: Path) -> MountEntry | None:
+    """Return the mount at a path; the last one, which hides the others, if there are several."""
+    entries = [entry for entry in mounts() if entry.path == path]
+    return entries[-1] if entries else None
+
+
+def mount_point_of(path: Path) -> Path:
+    """Return the mount point of the mount that a path lies in."""
+    path = Path(os.path.realpath(path))
+    mount_points = {entry.path for entry in mounts()}
+    folders = (path, *path.parents)
+    return next((folder for folder in folders if folder in mount_points), Path("/"))
+
+
+def mounted_elsewhere(device: str) -> tuple[int, Path] | None:
+    """Return a process that still sees a modelfs mount, and the mount point that it sees.
+
+    An unmounted file system lives on in mount namespaces that copied it, as containers do, and at
+    other mount points that it was bound to.
+    """
+    for process in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for entry in mounts(process.name):
+                if entry.kind == MODELFS and entry.device == device:
+                    return int(process.name), entry.path
+    return None

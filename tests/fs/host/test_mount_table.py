@@ -1,0 +1,48 @@
+"""The kernel's mount table."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfs.fs.host import mount_table
+from modelfs.fs.host.mount_table import mount_point_of, mounted_at, mounted_elsewhere, mounts
+
+TABLE = r"""21 1 252:0 / / rw shared:1 - ext4 /dev/vda rw
+35 21 0:48 / /mnt/my\040models\134\011 rw - fuse.modelfs my\040models rw
+"""
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A /proc with two processes: 17, and 18 which has just ended."""
+    monkeypatch.setattr(mount_table, "PROC", tmp_path)
+    (tmp_path / "17").mkdir()
+    (tmp_path / "17" / "mountinfo").write_text(TABLE)
+    (tmp_path / "18").mkdir()
+
+
+def test_own_table() -> None:
+    """This process sees its mounts, and the mount that a path lies in."""
+    entry = mounted_at(Path("/proc"))
+    assert entry is not None
+    assert entry.kind == "proc"
+    assert mounted_at(Path("/proc/self")) is None
+    assert mount_point_of(Path("/proc/self/fd")) in {entry.path for entry in mounts()}
+
+
+@pytest.mark.usefixtures("proc")
+def test_fields() -> None:
+    """Paths, devices and types are read, and escapes in paths are replaced."""
+    fields = [(str(entry.path), entry.device, entry.kind) for entry in mounts("17")]
+    assert fields == [
+        ("/", "252:0", "ext4"),
+        ("/mnt/my models\\\t", "0:48", "fuse.modelfs"),
+    ]
+
+
+@pytest.mark.usefixtures("proc")
+def test_mounted_elsewhere() -> None:
+    """A modelfs mount is found in another process by its device; other mounts are not."""
+    assert mounted_elsewhere("0:48") == (17, Path("/mnt/my models\\\t"))
+    assert mounted_elsewhere("252:0") is None
+    assert mounted_elsewhere("0:49") is None
