@@ -1,4 +1,4 @@
-"""Lets `python -m modelfs` do what the command does."""
+"""The command `modelfs` as `python -m modelfs`."""
 
 from modelfs.cli.main import main
 

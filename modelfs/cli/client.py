@@ -1,10 +1,6 @@
-"""Talking to the daemon of a mounted store, over the control socket in the store's folder.
+"""The client of a daemon's control socket. The protocol is described in `fs.control`."""
 
-One JSON object a line, each way: a request has a `command` and its arguments; the answer is any
-number of `{"progress": {"done": n, "total": n}}` and then one `{"result": {...}}` or
-`{"error": "...", "errno": n}`.
-"""
-
+import contextlib
 import json
 import os
 import select
@@ -16,13 +12,14 @@ from typing import Any, Final, Self
 
 import click
 
-from modelfs.cli.failure import Failure, hinted
+from modelfs.cli.failure import Failure, with_hint
 from modelfs.store.folder import CONTROL_SOCKET
 
 CONNECT_SECONDS: Final = 10.0
-# After this long without a word from the daemon, the user is told what is waited for.
-PATIENCE: Final = 10.0
-REPLY_MAX: Final = 1 << 30
+# After this long without a line from the daemon, a note names the daemon that the command waits
+# for.
+NOTE_SECONDS: Final = 10.0
+REPLY_MAX: Final = 1 << 30  # bytes
 
 Progress = Callable[[int, int], None]
 
@@ -30,10 +27,10 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class DaemonClient:
-    """A connection to a daemon. Closing it lets go of what `hold` held."""
+    """A connection to a daemon. Closing it ends a `hold`."""
 
-    def __init__(self, connected: socket.socket, store: Path) -> None:
-        self._socket = connected
+    def __init__(self, connection: socket.socket, store: Path) -> None:
+        self._socket = connection
         self._store = store
 
     def __enter__(self) -> Self:
@@ -47,7 +44,7 @@ class DaemonClient:
 
     @property
     def pid(self) -> int:
-        """The daemon's process id; 0 if it cannot be seen from here."""
+        """The daemon's process id; 0 if the daemon runs in another process namespace."""
         packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid: int = _CREDENTIALS.unpack(packed)[0]
         return pid
@@ -55,10 +52,10 @@ class DaemonClient:
     def ask(
         self, command: str, progress: Progress | None = None, **arguments: bool | int
     ) -> dict[str, Any]:
-        """Have the daemon do something, and return its result.
+        """Send a command to the daemon, and return its result.
 
         Raises:
-            Failure: it could not, or ended, or did not keep to the protocol.
+            Failure: the command failed, or the daemon ended or broke the protocol.
         """
         request = json.dumps({"command": command, **arguments}) + "\n"
         try:
@@ -67,79 +64,98 @@ class DaemonClient:
                 if "result" in reply:
                     return _object(reply["result"])
                 if "error" in reply:
-                    problem = hinted(str(reply["error"]), reply.get("errno"))
-                    raise Failure(f"the daemon of {self._store} says: {problem}")
+                    problem = with_hint(str(reply["error"]), reply.get("errno"))
+                    raise Failure(f"the daemon of {self._store} reports: {problem}")
                 if progress is not None:
-                    progress(*_progress(reply))
+                    done = reply["progress"]
+                    progress(int(done["done"]), int(done["total"]))
         except OSError as exc:
-            raise Failure(f"the daemon of {self._store} went away ({exc.strerror})") from exc
+            raise Failure(f"lost the daemon of {self._store} ({exc.strerror})") from exc
         except (ValueError, TypeError, KeyError) as exc:
             raise Failure(
-                f"the daemon of {self._store} gave an answer that this version does not know; "
-                "unmount and mount again"
+                f"the daemon of {self._store} sent an answer that this version does not "
+                "understand; unmount and mount again"
             ) from exc
         raise Failure(
             f"the daemon of {self._store} ended before it answered; "
-            f"{self._store / 'daemon.log'} may tell why"
+            f"see its log: {self._store / 'daemon.log'}"
         )
 
     def _replies(self) -> Iterator[dict[str, Any]]:
+        """Yield the daemon's answers as they come; note on stderr if none comes for long."""
         buffer = bytearray()
-        while more := self._receive():
-            buffer += more
-            while (end := buffer.find(b"\n", max(0, len(buffer) - len(more)))) >= 0:
-                line, buffer = bytes(buffer[:end]), buffer[end + 1 :]
-                more = bytes(buffer)
-                yield _object(json.loads(line))
+        while True:
+            readable, _, _ = select.select([self._socket], [], [], NOTE_SECONDS)
+            if not readable:
+                note = f"still waiting for the daemon of {self._store} (process {self.pid})"
+                click.echo(f"modelfs: {note}", err=True)
+            data = self._socket.recv(1 << 20)
+            if not data:
+                return
+            buffer += data
+            if b"\n" in data:
+                *lines, rest = bytes(buffer).split(b"\n")
+                buffer = bytearray(rest)
+                for line in lines:
+                    yield _object(json.loads(line))
             if len(buffer) > REPLY_MAX:
                 raise ValueError("an endless line")
 
-    def _receive(self) -> bytes:
-        readable, _, _ = select.select([self._socket], [], [], PATIENCE)
-        if not readable:
-            note = f"modelfs: still waiting for the daemon of {self._store} (process {self.pid})"
-            click.echo(note, err=True)
-        return self._socket.recv(1 << 20)
+
+class DaemonProcess:
+    """The process of a store's daemon, watched until it ends."""
+
+    def __init__(self, store: Path) -> None:
+        self._fd: int | None = None  # a pidfd
+        with contextlib.suppress(OSError, Failure):
+            if (daemon := connect(store)) is not None:
+                with daemon:
+                    self._fd = os.pidfd_open(daemon.pid) if daemon.pid else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    def has_ended(self) -> bool:
+        """Return whether the process has ended; False if it could not be found."""
+        return self._fd is not None and bool(select.select([self._fd], [], [], 0)[0])
 
 
 def connect(store: Path) -> DaemonClient | None:
     """Connect to the daemon that has a store mounted; None if there is none.
 
     Raises:
-        Failure: there is one, but it may not be asked or does not answer.
+        Failure: the daemon may not be used, or does not answer.
     """
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connected.settimeout(CONNECT_SECONDS)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(CONNECT_SECONDS)
     try:
-        _connect(connected, store)
-    except (FileNotFoundError, ConnectionRefusedError):
-        connected.close()
-        return None
-    except PermissionError as exc:
-        connected.close()
-        raise Failure(f"the daemon of {store} answers its owner and root only") from exc
-    except TimeoutError as exc:
-        connected.close()
-        raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
-    connected.settimeout(None)
-    return DaemonClient(connected, store)
-
-
-def _connect(connected: socket.socket, store: Path) -> None:
-    # A socket's path may have 108 bytes at most, a store's may have more: go through a descriptor.
-    folder = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        connected.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
-    finally:
-        os.close(folder)
+        # A socket's address has room for 108 bytes, and the path of a store may be longer. So
+        # connect by way of the folder's descriptor.
+        folder = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        connection.close()
+        match exc:
+            case FileNotFoundError() | ConnectionRefusedError():
+                return None
+            case PermissionError():
+                who = "only the owner of the store and root may use its daemon"
+                raise Failure(f"permission denied: {store} ({who}; try sudo)") from exc
+            case TimeoutError():
+                raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
+        raise
+    connection.settimeout(None)
+    return DaemonClient(connection, store)
 
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - what json.loads raises, too
+        raise ValueError("not an object")  # noqa: TRY004 - as json.loads does
     return value
-
-
-def _progress(reply: dict[str, Any]) -> tuple[int, int]:
-    progress = reply["progress"]
-    return int(progress["done"]), int(progress["total"])

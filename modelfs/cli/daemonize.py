@@ -1,8 +1,8 @@
-"""Going into the background: the caller goes on when the daemon is ready, or hears why not.
+"""Starting a daemon in the background: the caller returns when it is ready, or gets its error.
 
-The daemon is a child of the caller in a session of its own. A pipe tells the caller what became of
-it: `READY`, an error line, or nothing at all if it died. Until it is ready its stderr is a file in
-memory, because libfuse and fusermount3 explain themselves there and nowhere else.
+The daemon is a child of the caller, in a session of its own. A pipe carries one message to the
+caller: `READY`, a line with an error, or nothing if the daemon died. Until the daemon is ready its
+stderr is a file in memory, because libfuse and fusermount3 write their explanations there only.
 """
 
 import contextlib
@@ -23,84 +23,79 @@ READY: Final = b"ready"
 
 
 def run_in_background(serve: Callable[[Callable[[], None]], None], log_file: Path) -> None:
-    """Run `serve` in a process of its own, and return when it calls what it is given.
+    """Run `serve` in a process of its own, and return when it is ready.
 
-    Nothing may have been started before that uses threads.
+    The process must not have started threads before.
+
+    Args:
+        serve: runs the daemon; it calls its argument when the daemon is ready.
+        log_file: of the daemon.
 
     Raises:
-        Failure: it failed before that.
+        Failure: the daemon failed before it was ready.
     """
-    words_in, words_out = os.pipe()
-    complaints = os.memfd_create("stderr")
+    message_in, message_out = os.pipe()
+    stderr = os.memfd_create("stderr")
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        os.close(words_in)
-        _be_daemon(serve, _Caller(words_out, complaints), log_file)
-    os.close(words_out)
+        os.close(message_in)
+        _be_daemon(serve, _Caller(message_out), stderr, log_file)
+    os.close(message_out)
     try:
-        words = _read_all(words_in)
+        message = _read_all(message_in)
     except BaseException:
         os.kill(child, signal.SIGTERM)
         raise
-    if words != READY:
-        raise Failure(_explain(words, complaints, child, log_file))
-    os.close(complaints)
+    if message != READY:
+        raise Failure(_explain(message, stderr, child, log_file))
+    os.close(stderr)
 
 
 class _Caller:
-    """Who waits for the daemon, seen from there."""
+    """The daemon's end of the pipe to its caller."""
 
-    def __init__(self, words: int, complaints: int) -> None:
-        self.words = words
-        self.complaints = complaints
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
 
-    def tell(self, words: bytes) -> None:
-        """Say the first and last thing; later ones are for nobody."""
-        if self.words >= 0:
+    def send(self, message: bytes) -> None:
+        """Send the message, and direct stderr to /dev/null; do nothing the second time."""
+        if self.pipe >= 0:
             with contextlib.suppress(BrokenPipeError):
-                os.write(self.words, words)
-            os.close(self.words)
-            self.words = -1
-            _redirect(os.open(os.devnull, os.O_RDWR), 2)
+                os.write(self.pipe, message)
+            os.close(self.pipe)
+            self.pipe = -1
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 2)
+            os.close(null)
 
 
 def _be_daemon(
-    serve: Callable[[Callable[[], None]], None], caller: _Caller, log_file: Path
+    serve: Callable[[Callable[[], None]], None], caller: _Caller, stderr: int, log_file: Path
 ) -> NoReturn:
+    """Detach from the caller, run `serve`, and exit."""
     try:
-        _detach(caller)
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.dup2(stderr, 2)
+        # A lock or a pipe of the caller must not stay open as long as the daemon runs.
+        for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, caller.pipe}:
+            with contextlib.suppress(OSError):
+                os.close(fd)
         logs.of_background_daemon(log_file)
-        serve(lambda: caller.tell(READY))
+        serve(lambda: caller.send(READY))
     except Exception as exc:
         if isinstance(exc, EXPECTED):
             log.error("%s", describe(exc))
         else:
             log.exception("bug")
-        caller.tell(describe(exc).encode(errors="backslashreplace"))
+        caller.send(describe(exc).encode(errors="backslashreplace"))
         sys.exit(Code.FAILED)
     sys.exit(Code.OK)
-
-
-def _detach(caller: _Caller) -> None:
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.dup2(caller.complaints, 2)
-    # A lock or a pipe of the caller's must not live as long as the daemon.
-    kept = {0, 1, 2, caller.words}
-    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if fd not in kept:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-
-
-def _redirect(source: int, target: int) -> None:
-    os.dup2(source, target)
-    os.close(source)
 
 
 def _read_all(fd: int) -> bytes:
@@ -108,19 +103,15 @@ def _read_all(fd: int) -> bytes:
         return file.read()
 
 
-def _explain(words: bytes, complaints: int, child: int, log_file: Path) -> str:
+def _explain(message: bytes, stderr: int, child: int, log_file: Path) -> str:
+    """Return the daemon's error, with the end of its stderr; its exit status if it sent none."""
     _, status = os.waitpid(child, 0)
-    os.lseek(complaints, 0, os.SEEK_SET)
-    said = _read_all(complaints).decode(errors="replace").split("\n")
-    message = words.decode(errors="replace")
-    if not words:
-        how = _ending(status)
-        message = f"the daemon {how} before it had mounted; {log_file} may tell why"
-    complaint = " ".join(" ".join(said).split())
-    return f"{message} ({complaint[-300:]})" if complaint else message
-
-
-def _ending(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"died of {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"ended with {os.waitstatus_to_exitcode(status)}"
+    error = message.decode(errors="replace")
+    if not message:
+        how = f"ended with {os.waitstatus_to_exitcode(status)}"
+        if os.WIFSIGNALED(status):
+            how = f"died of {signal.Signals(os.WTERMSIG(status)).name}"
+        error = f"the daemon {how} before it had mounted; see its log: {log_file}"
+    os.lseek(stderr, 0, os.SEEK_SET)
+    complaint = " ".join(_read_all(stderr).decode(errors="replace").split())
+    return f"{error} ({complaint[-300:]})" if complaint else error

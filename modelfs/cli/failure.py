@@ -1,8 +1,9 @@
-"""How a command fails: with one line that says what to do next, and an exit code."""
+"""The failure of a command: one line with the problem and the next step, and an exit code."""
 
 import enum
 import errno
-from collections.abc import Iterator
+import os
+from pathlib import Path
 from typing import Final
 
 from modelfs.cli.escape import plain
@@ -16,14 +17,15 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
+from modelfs.fs.host import mount_table
 
 
 class Code(enum.IntEnum):
-    """Exit codes. Those from 4 on are `fsck`'s, as in fsck(8), and so is its 1."""
+    """Exit codes. `fsck` uses those of fsck(8): 0, 1, 4, 8 and 16."""
 
     OK = 0
     FAILED = 1
-    REPAIRED = 1  # fsck's
+    REPAIRED = 1  # fsck
     USAGE = 2
     DAMAGED = 4
     NOT_CHECKED = 8
@@ -32,29 +34,28 @@ class Code(enum.IntEnum):
 
 
 class Failure(Exception):
-    """What the user is told instead of what was asked for. The message says what to do next."""
+    """A failure that a command expects. The message names the problem and the next step."""
 
     def __init__(self, message: str, code: Code = Code.FAILED) -> None:
         super().__init__(message)
         self.code = code
 
 
-# Whatever else is raised is a bug.
+# Any other exception is a bug.
 EXPECTED: Final = (Failure, ModelfsError, OSError)
 
-# What to do next. The first class that fits counts.
+# Next steps. The first class that fits counts.
 HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreBusy, "unmount it first, or wait for the other command to end"),
-    (StoreFull, "free some room on the disk that holds the store"),
-    (NotAStore, "`modelfs mkfs` makes a store"),
+    (StoreFull, "free space on the disk of the store"),
+    (NotAStore, "create one with: modelfs mkfs FOLDER"),
     (UnsupportedFormat, "install a newer version of modelfs"),
-    (StoreReadOnly, "`modelfs mount --read-only` can show it as it is"),
+    (StoreReadOnly, "mount it with --read-only to read its files"),
     (IndexLost, "restore the store from a backup"),
-    (CorruptData, "`modelfs fsck --data` tells how much is damaged, --repair mends what it can"),
+    (CorruptData, "check it with `modelfs fsck --data`, repair it with `modelfs fsck --repair`"),
 )
 ERRNO_HINTS: Final = {
-    errno.EACCES: "only its owner and root may",
-    errno.ENOSPC: "free some room on that disk",
+    errno.ENOSPC: "free space on that disk",
     errno.EROFS: "its disk is mounted read-only",
     errno.EIO: "the disk failed: see the kernel's log (dmesg)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
@@ -62,27 +63,42 @@ ERRNO_HINTS: Final = {
 
 
 def describe(exc: Exception) -> str:
-    """Return one line for an error: what is wrong, and what to do about it."""
-    return plain(" ".join("; ".join(_parts(exc)).split()))
+    """Return one line for an exception: the problem, and the next step."""
+    match exc:
+        case Failure():
+            parts = [str(exc)]
+        case ModelfsError(__cause__=PermissionError(filename=str() | Path() as name)):
+            parts = [permission_denied(Path(name))]
+        case ModelfsError():
+            hints = [hint for kind, hint in HINTS if isinstance(exc, kind)]
+            parts = [str(exc) or type(exc).__name__, *hints[:1]]
+        case PermissionError(filename=str() | Path() as name):
+            parts = [permission_denied(Path(name))]
+        case OSError():
+            problem = exc.strerror or str(exc)
+            if exc.filename is not None:
+                problem = f"{exc.filename}: {problem}"
+            parts = [with_hint(problem, exc.errno)]
+        case _:
+            parts = [f"bug: {type(exc).__name__}: {exc}"]
+            parts.append("set MODELFS_DEBUG=1 to see the traceback, and please report it")
+    return plain(" ".join("; ".join(parts).split()))
 
 
-def hinted(problem: str, number: object) -> str:
-    """Return a problem with what to do about an errno, if there is something."""
+def with_hint(problem: str, number: object) -> str:
+    """Return a problem with the next step for an errno, if there is one."""
     hint = ERRNO_HINTS.get(number) if isinstance(number, int) else None
     return problem if hint is None else f"{problem}; {hint}"
 
 
-def _parts(exc: Exception) -> Iterator[str]:
-    match exc:
-        case Failure():
-            yield str(exc)
-        case ModelfsError():
-            yield str(exc) or type(exc).__name__
-            yield from [hint for kind, hint in HINTS if isinstance(exc, kind)][:1]
-        case OSError():
-            what = exc.strerror or str(exc)
-            said = f"{exc.filename}: {what}" if exc.filename is not None else what
-            yield hinted(said, exc.errno)
-        case _:
-            yield f"bug: {type(exc).__name__}: {exc}"
-            yield "set MODELFS_DEBUG=1 to see where, and please report it"
+def permission_denied(path: Path) -> str:
+    """Return the problem of a path that this user may not use, and the next step."""
+    try:
+        why = f"owned by user {path.stat().st_uid}; try sudo"
+    except OSError:
+        why = "try sudo"
+        mount = mount_table.mounted_at(mount_table.mount_point_of(path))
+        if mount is not None and mount.kind == mount_table.MODELFS:
+            # Even root may not use it: see allow_other in mount.fuse(8).
+            why = "another user mounted it without --allow-other; try as that user"
+    return f"permission denied: {os.fspath(path)} ({why})"

@@ -1,4 +1,4 @@
-"""How findings are printed."""
+"""Findings of `fsck` and `scrub`, as lines of text."""
 
 import os
 from collections.abc import Iterable
@@ -8,13 +8,14 @@ from modelfs.jobs.check.view import Finding
 
 
 def line_of(finding: Finding) -> str:
-    """Return what is printed of a finding."""
-    what = f"{finding.severity}: {finding.invariant}: {finding.message}"
-    return with_names(what, finding.files, finding.tensors)
+    """Return a finding as one line."""
+    text = f"{finding.severity}: {finding.invariant}: {finding.message}"
+    return with_names(text, finding.files, finding.tensors)
 
 
-def with_names(what: str, files: Iterable[bytes], tensors: Iterable[str]) -> str:
-    parts = [what]
+def with_names(text: str, files: Iterable[bytes], tensors: Iterable[str]) -> str:
+    """Return a text, followed by the names of affected files and tensors."""
+    parts = [text]
     if paths := ", ".join(map(os.fsdecode, files)):
         parts.append(f"files: {paths}")
     if names := ", ".join(tensors):

@@ -1,4 +1,4 @@
-"""Unmounting by fusermount3(1), or umount(8) for root."""
+"""Unmounting with fusermount3(1), or with umount(8) as root."""
 
 import os
 import subprocess
@@ -8,25 +8,25 @@ from modelfs.cli.failure import Failure
 
 
 def unmount(path: Path) -> str | None:
-    """Unmount what is mounted at a path; returns what is wrong, None if nothing is."""
-    # Without helpers (-i), because `umount.modelfs` might be modelfs itself.
+    """Unmount the file system at a path; return the tool's error, None if there is none."""
+    # -i calls no helper, because the helper `umount.modelfs` may be modelfs itself.
     command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
     return _run([*command, "--", str(path)])
 
 
 def clear(path: Path) -> None:
-    """Remove the topmost mount at a path, which is dead.
+    """Remove the topmost mount at a path, whose daemon has ended.
 
     Raises:
         Failure: it cannot be removed.
     """
     command = ["umount", "-i", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
     if (problem := _run([*command, "--", str(path)])) is not None:
-        raise Failure(f"cannot clear the dead mount at {path}: {problem}")
+        raise Failure(f"cannot unmount {path}, whose daemon ended: {problem}")
 
 
 def _run(command: list[str]) -> str | None:
-    """Run a command and return what it complained of, None if it did what it should."""
+    """Run a tool; return its error on one line, None if it succeeded."""
     try:
         done = subprocess.run(  # noqa: S603
             command,

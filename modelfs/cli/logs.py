@@ -1,4 +1,4 @@
-"""Where log lines go: the one place that says so."""
+"""The destinations of log lines."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import Final
 
 from modelfs.cli.escape import plain
 
-# The daemon's log is begun anew when it is longer than this; the one before is kept.
+# When the daemon's log is longer than this, a new one is begun, and the old one is kept once.
 LOG_MAX: Final = 1 << 20
 FULL: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # The journal adds the time itself.
@@ -17,25 +17,25 @@ FOR_JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"
 
 
 class Lines(logging.Formatter):
-    """Formats records whose names of files can neither begin a line nor command a terminal."""
+    """Formats each record as one line, whose names of files a terminal does not obey."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
         return plain(super().formatMessage(record))
 
 
 def of_command() -> None:
-    """Let a command's warnings and errors be lines on stderr, like its own."""
+    """Send a command's warnings and errors to stderr, in the format of its own errors."""
     _send_to(logging.StreamHandler(sys.stderr), "modelfs: %(message)s", logging.WARNING)
 
 
 def of_foreground_daemon() -> None:
-    """Let a daemon in the foreground log to stderr."""
+    """Send the log of a daemon in the foreground to stderr."""
     line = FOR_JOURNAL if "JOURNAL_STREAM" in os.environ else FULL
     _send_to(logging.StreamHandler(sys.stderr), line, logging.INFO)
 
 
 def of_background_daemon(path: Path) -> None:
-    """Let a daemon in the background log to a file, or nowhere if it cannot be written."""
+    """Send the log of a daemon in the background to a file; drop it if that is not writable."""
     handler: logging.Handler = logging.NullHandler()
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_size > LOG_MAX:
@@ -49,9 +49,9 @@ def _send_to(handler: logging.Handler, line: str, level: int) -> None:
     handler.setFormatter(Lines(line))
     handler.set_name("modelfs")
     root = logging.getLogger()
-    for old in [each for each in root.handlers if each.get_name() == "modelfs"]:
+    for old in [old for old in root.handlers if old.get_name() == "modelfs"]:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    # Of others' messages, such as trio's, warnings are enough.
+    # Other libraries, such as trio, only log warnings.
     logging.getLogger("modelfs").setLevel(level)

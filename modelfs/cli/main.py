@@ -1,4 +1,4 @@
-"""The command and its sub-commands, and what becomes of their errors."""
+"""The command `modelfs`: its sub-commands, and the exit codes of their errors."""
 
 import os
 import signal
@@ -14,28 +14,30 @@ from modelfs.cli import logs
 from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 
-# The modules of `commands`. One is loaded when its command is called, so that no command waits for
-# what only another needs.
+# The modules of `commands`. Each is loaded when its command is called, because some of them load
+# slow libraries.
 COMMANDS: Final = (
     *("mkfs", "mount", "umount", "sync", "stats", "inspect"),
     *("fsck", "scrub", "gc", "optimize"),
 )
 
 EPILOG: Final = """\b
-Begin with:
+First steps:
   modelfs mkfs ~/models.store
+  mkdir ~/models
   modelfs mount ~/models.store ~/models
-  cp *.safetensors ~/models && modelfs stats ~/models
+  cp *.safetensors ~/models
+  modelfs stats ~/models
   modelfs umount ~/models
 
 \b
 Exit codes:
-  0    done
-  1    failed; one line on stderr says why and what to do
+  0    success
+  1    failure; one line on stderr has the reason and the next step
   2    wrong usage
   130  interrupted with Ctrl-C
-  fsck has those of fsck(8): 0 sound, 1 repaired, 4 damaged, 8 could not check,
-  16 wrong usage; scrub too has 4 for damaged
+  fsck uses the codes of fsck(8): 0 no damage, 1 repaired, 4 damage left,
+  8 could not check, 16 wrong usage; scrub also uses 4 for damage
 """
 
 
@@ -55,15 +57,12 @@ class Commands(click.Group):
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        click.echo(f"modelfs {_version()}")
+        try:
+            version = metadata.version("modelfs")
+        except metadata.PackageNotFoundError:
+            version = "(not installed, running from its source)"
+        click.echo(f"modelfs {version}")
         ctx.exit()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("modelfs")
-    except metadata.PackageNotFoundError:
-        return "(not installed, running from its source)"
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,48 +75,39 @@ def _version() -> str:
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """Keep machine-learning models in a file system that stores each distinct tensor once.
+    """Store machine-learning models in a file system that keeps each distinct tensor once.
 
-    A STORE is a folder that holds everything; `mount` shows its files at a MOUNTPOINT.
+    A STORE is a folder with all data in it. `modelfs mount` shows its files in another folder, the
+    MOUNTPOINT, where any program can read and write them.
     """
     logs.of_command()
 
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
+    """Run the command line, and end the process with its exit code."""
     code = run(sys.argv[1:])
-    # Python is slow to end; Ctrl-C meanwhile must not show where it was.
+    # Python takes a while to exit; Ctrl-C must not print a traceback then.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code; what went wrong is one line on stderr."""
+    """Run a command, print its error as one line on stderr, and return its exit code."""
     try:
         code = cli.main(list(arguments), prog_name="modelfs", standalone_mode=False)
     except NoArgsIsHelpError as exc:
         click.echo(exc.format_message(), err=True)
         return Code.USAGE
     except click.UsageError as exc:
-        return _refuse(exc)
+        command = "modelfs" if exc.ctx is None else exc.ctx.command_path
+        message = plain(" ".join(exc.format_message().rstrip(".").split()))
+        click.echo(f"modelfs: {message}; see `{command} --help`", err=True)
+        return Code.FSCK_USAGE if command == "modelfs fsck" else Code.USAGE
     except (click.Abort, KeyboardInterrupt):
         return Code.INTERRUPTED
-    except EXPECTED as exc:
-        return _fail(exc)
     except Exception as exc:
-        if os.environ.get("MODELFS_DEBUG"):
+        if not isinstance(exc, EXPECTED) and os.environ.get("MODELFS_DEBUG"):
             raise
-        return _fail(exc)
+        click.echo(f"modelfs: {describe(exc)}", err=True)
+        return exc.code if isinstance(exc, Failure) else Code.FAILED
     return code if isinstance(code, int) else Code.OK
-
-
-def _fail(exc: Exception) -> int:
-    click.echo(f"modelfs: {describe(exc)}", err=True)
-    return exc.code if isinstance(exc, Failure) else Code.FAILED
-
-
-def _refuse(exc: click.UsageError) -> int:
-    command = "modelfs" if exc.ctx is None else exc.ctx.command_path
-    message = exc.format_message().rstrip(".")
-    click.echo(f"modelfs: {plain(' '.join(message.split()))}; see `{command} --help`", err=True)
-    return Code.FSCK_USAGE if command == "modelfs fsck" else Code.USAGE

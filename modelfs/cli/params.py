@@ -1,4 +1,4 @@
-"""Kinds of arguments and options."""
+"""The types of arguments and options."""
 
 import re
 from pathlib import Path
@@ -6,31 +6,44 @@ from typing import Final
 
 import click
 
+CHUNK_SIZE_MIN: Final = 4096
+CHUNK_SIZE_MAX: Final = 1 << 30
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(text: str) -> int:
-    """Return a number of bytes: `256MiB`, `4G` (GiB too), `1.5GB` (of 1,000), `4096`.
+    """Return a size in bytes.
+
+    `4096`, `256MiB` and `4G` (for 4 GiB) count in 1,024s, `1.5GB` counts in 1,000s.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is not a size.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise ValueError(f"{text!r} is not a size such as 256MiB")
-    number, unit, suffix = found.groups()
+    number, unit, suffix = match.groups()
     base = 1000 if suffix.lower() == "b" and unit else 1024
     return int(float(number) * base ** _POWERS[unit.lower()])
 
 
 def size(text: str) -> int:
-    """Convert an option's value."""
+    """Convert the value of an option to a size in bytes."""
     try:
         return parse_size(text)
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from exc
 
 
-# Nothing is asked of the path here: a mount whose daemon died cannot even be looked at.
+def chunk_size(text: str) -> int:
+    """Convert the value of `--chunk-size`."""
+    value = size(text)
+    if not CHUNK_SIZE_MIN <= value <= CHUNK_SIZE_MAX or value % CHUNK_SIZE_MIN:
+        raise click.BadParameter("must be a multiple of 4KiB, from 4KiB to 1GiB")
+    return value
+
+
+# click must not check the path: a mount whose daemon ended fails even stat(2).
 PATH: Final = click.Path(path_type=Path, readable=False)

@@ -1,33 +1,46 @@
-"""What a path is: a store, a place in a mount, or neither."""
+"""The meaning of a path on the command line: a store, a place in a mount, or neither."""
 
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from modelfs.cli.failure import Failure
+from modelfs.cli.failure import Failure, permission_denied
+from modelfs.errors import NotADirectory, NotFound
+from modelfs.fs.host.mount_table import mount_point_of, mounted_at
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, STORE_ATTRIBUTE
+from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.store import Store
 
-# What a mount answers whose daemon ended without unmounting.
+# The errnos of a mount whose daemon ended without unmounting it.
 DEAD: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+LIST_MOUNTS: Final = "list modelfs mounts with: findmnt -t fuse.modelfs"
 NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
-_MARK: Final = FORMAT_TEXT.partition(",")[0].encode()
+_FORMAT_START: Final = FORMAT_TEXT.partition(",")[0].encode()
 
 
 def is_store(path: Path) -> bool:
-    """Say whether a folder is a store, of whatever format."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _told(path):
-        return (path / FORMAT_FILE).read_bytes().startswith(_MARK)
+    """Return whether a folder is a store, of any format.
+
+    Raises:
+        Failure: the folder may not be read, or lies in a mount whose daemon ended.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _access_failures(path):
+        return (path / FORMAT_FILE).read_bytes().startswith(_FORMAT_START)
     return False
 
 
 def store_of_mount(path: Path) -> Path | None:
-    """Return the store that a file or folder of a mount is in, None if it is in none."""
+    """Return the store of the mount that a path lies in, None if it lies in none.
+
+    Raises:
+        Failure: as of `is_store`.
+    """
     try:
-        with _told(path):
+        with _access_failures(path):
             return Path(os.fsdecode(os.getxattr(path, STORE_ATTRIBUTE)))
     except OSError as exc:
         if exc.errno in NO_ATTRIBUTE:
@@ -36,98 +49,113 @@ def store_of_mount(path: Path) -> Path | None:
 
 
 def find_store(path: Path) -> Path:
-    """Return the store that is meant by the path of a store, or of anything in its mount."""
+    """Return the store at a path, or the store of the mount that the path lies in.
+
+    Raises:
+        Failure: there is no such store, or it may not be read.
+    """
     if is_store(path):
         return path.resolve()
     if not os.path.lexists(path):
-        raise Failure(f"{path} does not exist; name a store or the mount point of one")
+        raise Failure(f"{path} does not exist; name a store or its mount point")
     if (store := store_of_mount(path)) is None:
-        raise Failure(f"{path} is neither a modelfs store nor in a modelfs mount")
-    with _told(store):
+        raise Failure(
+            f"{path} is neither a modelfs store nor in a modelfs mount; "
+            "name a store or its mount point"
+        )
+    with _access_failures(store):
         if is_store(store):
             return store
-    raise Failure(f"the store of {path} is {store}, which is not there for this process")
+    raise Failure(
+        f"{path} is in a mount of the store {store}, which does not exist here; "
+        "if the daemon runs in another container, run the command there"
+    )
+
+
+def store_mounted_at(path: Path) -> Path:
+    """Return the store that is mounted at a path.
+
+    Raises:
+        Failure: no modelfs mount is there.
+    """
+    if not path.exists():
+        raise Failure(f"{path} does not exist; {LIST_MOUNTS}")
+    store, entry = store_of_mount(path), mounted_at(path)
+    if entry is None and store is not None:
+        top = mount_point_of(path)
+        raise Failure(f"{path} is a place in a mount; unmount it with: modelfs umount {top}")
+    if entry is None:
+        problem = "a store, not its mount point" if is_store(path) else "not mounted"
+        raise Failure(f"{path} is {problem}; {LIST_MOUNTS}")
+    if store is None:
+        raise Failure(f"{path} is a mount of {entry.kind}, not of modelfs; try: umount {path}")
+    return store
+
+
+def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
+    """Return the store and the inode of a file in a mount.
+
+    Raises:
+        Failure: the path is not a regular file in a mount.
+    """
+    is_store(file)  # raises if the mount's daemon ended
+    try:
+        status = file.stat()
+    except FileNotFoundError as exc:
+        raise Failure(f"{file} does not exist; name a file in a mount") from exc
+    if (store := store_of_mount(file)) is None:
+        raise Failure(
+            f"{file} is not in a modelfs mount; "
+            "for a store that is not mounted: modelfs inspect --store STORE FILE"
+        )
+    if stat.S_ISDIR(status.st_mode):
+        raise Failure(f"{file} is a folder; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise Failure(f"{file} is not a regular file; it has no content to inspect")
+    return store, InodeNumber(status.st_ino)
+
+
+def file_of_store(store: Path, file: Path) -> InodeNumber:
+    """Return the inode of a path in a store, as of its last commit.
+
+    Raises:
+        Failure: there is no such path.
+    """
+    inode = ROOT
+    with Store(store, read_only=True) as opened:
+        try:
+            for part in file.parts:
+                if part != "/":
+                    inode = opened.namespace.lookup(inode, os.fsencode(part))
+        except (NotFound, NotADirectory) as exc:
+            raise Failure(
+                f"{file} is not in the last commit of {store}; "
+                "name a path from the top of the store, without symbolic links"
+            ) from exc
+    return inode
 
 
 def is_dead(path: Path) -> bool:
-    """Say whether a path is a mount whose daemon ended without unmounting it."""
+    """Return whether a path is a mount whose daemon ended without unmounting it."""
     try:
-        # Not stat(2), which the kernel answers for the dead from its cache.
+        # Not stat(2), which the kernel answers from its cache.
         os.getxattr(path, STORE_ATTRIBUTE)
     except OSError as exc:
         return exc.errno in DEAD
     return False
 
 
-def inside(path: Path, folder: Path) -> bool:
-    """Say whether a path is a folder or lies in it. Both are resolved."""
-    return path == folder or folder in path.parents
-
-
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _access_failures(path: Path) -> Iterator[None]:
+    """Turn the errors of denied access and of a dead mount into failures."""
     try:
         yield
     except PermissionError as exc:
-        raise Failure(f"{path} is not yours to look into; try as its owner or as root") from exc
+        raise Failure(permission_denied(path)) from exc
     except OSError as exc:
         if exc.errno not in DEAD:
             raise
-        top = mount_point_of(path)
         raise Failure(
-            f"{path} is in a mount whose daemon ended; clear it with: modelfs umount {top}"
+            f"{path} is in a mount whose daemon ended; "
+            f"clear it with: modelfs umount {mount_point_of(path)}"
         ) from exc
-
-
-@dataclass(frozen=True, slots=True)
-class MountEntry:
-    """A line of the kernel's mount table: what is mounted where."""
-
-    path: Path
-    kind: str
-    source: str
-
-
-def mounts() -> list[MountEntry]:
-    """Return the mount table, in the order of mounting: proc_pid_mountinfo(5)."""
-    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    entries = []
-    for line in lines:
-        place, _, filesystem = line.partition(" - ")
-        kind, source, *_ = filesystem.split(" ")
-        entries.append(MountEntry(Path(_unescape(place.split(" ")[4])), kind, _unescape(source)))
-    return entries
-
-
-def mounted_at(path: Path) -> MountEntry | None:
-    """Return what is mounted at a path, the last of it if several are."""
-    found = [entry for entry in mounts() if entry.path == path]
-    return found[-1] if found else None
-
-
-def mounted_elsewhere(device: int) -> tuple[int, str] | None:
-    """Return a process that sees a mount of modelfs, by its device number, and where it does.
-
-    A mount that was unmounted here lives on in the mount namespaces that copied it, as containers
-    do, and at other places that it was bound to.
-    """
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for table in Path("/proc").glob("[0-9]*/mountinfo"):
-        with contextlib.suppress(OSError):
-            for line in table.read_text(errors="surrogateescape").splitlines():
-                if " - fuse.modelfs " in line and line.split(" ")[2] == number:
-                    return int(table.parent.name), _unescape(line.split(" ")[4])
-    return None
-
-
-def mount_point_of(path: Path) -> Path:
-    """Return the mount point of the mount that a path is in."""
-    path = Path(os.path.realpath(path))
-    places = {entry.path for entry in mounts()}
-    return next((each for each in (path, *path.parents) if each in places), Path("/"))
-
-
-def _unescape(field: str) -> str:
-    for code, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, letter)
-    return field

@@ -1,4 +1,4 @@
-"""How things look: sizes, tables, progress. Text from the store is shown as it is, never obeyed."""
+"""Output: sizes, tables, JSON and progress bars. Names are escaped, and never markup."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from modelfs.cli.escape import plain
 Json = dict[str, Any]
 
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-# Where output is no terminal, lines are not folded.
+# Columns of an output that is not a terminal, so that no line is folded.
 WIDE: Final = 1000
 
 
@@ -43,9 +43,9 @@ def human_size(size: float) -> str:
     return f"{size:.{digits}f} {unit}"
 
 
-def counted(number: int, thing: str) -> str:
+def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 file, 2,345 files."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def percent(part: float, whole: float) -> str:
@@ -56,28 +56,27 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table; columns in `right` are numbers."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns in `right` are aligned right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    return made
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
 
 
-def add(to: Table, *cells: str) -> None:
-    """Add a row of texts, which are no markup."""
-    to.add_row(*(Text(plain(cell)) for cell in cells))
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of plain texts."""
+    table.add_row(*(Text(plain(cell)) for cell in cells))
 
 
-def show(what: Table) -> None:
-    terminal = sys.stdout.isatty()
-    width = None if terminal else WIDE
-    Console(markup=False, highlight=False, emoji=False, width=width).print(what)
+def show_table(table: Table) -> None:
+    width = None if sys.stdout.isatty() else WIDE
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[client.Progress]:
-    """Show progress on stderr if that is a terminal; yield what to tell it to."""
+def progress_bar(activity: str, *, in_bytes: bool = False) -> Iterator[client.Progress]:
+    """Show a progress bar on stderr if that is a terminal; yield the function that advances it."""
     console = Console(stderr=True, markup=False, highlight=False)
     with Progress(
         SpinnerColumn(),
@@ -89,9 +88,9 @@ def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[client.Progre
         transient=True,
         disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(activity, total=None)
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        yield tell
+        yield report

@@ -34,7 +34,6 @@ RATE_MAX: Final = 1 << 62
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], Awaitable[None]]
-Command = Callable[[Json, Progress], Awaitable[Json]]
 
 
 class Commands:
@@ -51,9 +50,7 @@ class Commands:
         self._background = background
         self._mountpoint = mountpoint
         self._workers = workers
-
-    def by_name(self) -> dict[str, Command]:
-        return {
+        self._by_name: dict[str, Callable[[Json, Progress], Awaitable[Json]]] = {
             "stats": self.stats,
             "sync": self.sync,
             "gc": self.gc,
@@ -64,6 +61,18 @@ class Commands:
             "scrub-stop": self.scrub_stop,
             "scrub-status": self.scrub_status,
         }
+
+    async def run(self, request: Json, progress: Progress) -> Json:
+        """Carry out a request, and return its result.
+
+        Raises:
+            InvalidArgument: there is no such command, or an argument has a wrong value.
+            ModelfsError, OSError: the command failed.
+        """
+        name = request.get("command")
+        if not isinstance(name, str) or name not in self._by_name:
+            raise InvalidArgument(f"unknown command {name!r}")
+        return await self._by_name[name](request, progress)
 
     async def stats(self, request: Json, progress: Progress) -> Json:
         disk_bytes = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)

@@ -25,7 +25,7 @@ import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.background.scheduler import Scheduler
-from modelfs.fs.commands import Commands, Progress
+from modelfs.fs.commands import Commands
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.store import Store
 
@@ -51,7 +51,7 @@ class Control:
     ) -> None:
         self._store = store
         self._pack_lock = background.pack_lock
-        self._commands = Commands(store, background, mountpoint, workers).by_name()
+        self._commands = Commands(store, background, mountpoint, workers)
 
     async def serve(self) -> None:
         """Answer until cancelled, and remove the socket then."""
@@ -91,9 +91,7 @@ class Control:
             message = "permission denied: only the owner of the store and root may use the daemon"
             return {"error": message, "errno": NotPermitted.errno}
         try:
-            request = _request(line)
-            command = self._commands.get(str(request.get("command")), _unknown)
-            return {"result": await command(request, progress)}
+            return {"result": await self._commands.run(_request(line), progress)}
         except ModelfsError as exc:
             return {"error": str(exc), "errno": exc.errno}
         except OSError as exc:
@@ -147,10 +145,6 @@ def _request(line: bytes) -> Json:
     if not isinstance(request, dict):
         raise InvalidArgument("a request is one JSON object on a line")
     return request
-
-
-async def _unknown(request: Json, progress: Progress) -> Json:
-    raise InvalidArgument(f"unknown command {request.get('command')!r}")
 
 
 async def _send(stream: trio.SocketStream, reply: Json) -> None:

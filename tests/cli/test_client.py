@@ -1,4 +1,4 @@
-"""The client's half of the control protocol, against a daemon that is not one."""
+"""The client's half of the control protocol, with a fake daemon."""
 
 import os
 import socket
@@ -45,7 +45,7 @@ def test_long_lines_in_pieces(fake: Fake, empty: Path) -> None:
 
 
 def test_error(fake: Fake, empty: Path) -> None:
-    """What the daemon says went wrong is told, with whose daemon it is."""
+    """An error of the daemon is a failure that names the store."""
     fake(sync=[{"error": "no room", "errno": 28}])
     with _connected(empty) as connected, pytest.raises(Failure, match="no room") as failed:
         connected.ask("sync")
@@ -74,8 +74,8 @@ def test_daemon_ends(fake: Fake, empty: Path, replies: list[bytes]) -> None:
 def test_slow_daemon(
     fake: Fake, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The user is told what is waited for, and whose process it is."""
-    monkeypatch.setattr(client, "PATIENCE", 0.0)
+    """After a long wait a note names the daemon and its process."""
+    monkeypatch.setattr(client, "NOTE_SECONDS", 0.0)
     fake(sync=[{"result": {}}])
     with _connected(empty) as connected:
         connected.ask("sync")
@@ -85,7 +85,7 @@ def test_slow_daemon(
 
 
 def test_pid(fake: Fake, empty: Path) -> None:
-    """A connection knows the daemon's process."""
+    """A connection has the process id of the daemon."""
     fake()
     with _connected(empty) as connected:
         assert connected.pid == os.getpid()
@@ -97,14 +97,14 @@ def test_no_daemon(empty: Path) -> None:
 
 
 def test_stale_socket(empty: Path) -> None:
-    """A socket that a crash left behind is no daemon."""
+    """A socket that a crash left behind counts as no daemon."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(empty / "control.sock"))
     assert client.connect(empty) is None
 
 
 def test_long_path(tmp_path: Path) -> None:
-    """A store's path may be longer than a socket's may."""
+    """The path of a store may be too long for a socket's address."""
     store = tmp_path.joinpath(*["x" * 100] * 10)
     store.mkdir(parents=True)
     with _listening(store), _connected(store) as connected:

@@ -1,4 +1,4 @@
-"""Going into the background. The daemons here are Python programs that serve nothing."""
+"""Daemons in the background. Here they are Python programs that serve nothing."""
 
 import fcntl
 import os
@@ -32,7 +32,7 @@ print("in the background")
 
 
 def run(folder: Path, serve: str, *inherited: int) -> "subprocess.CompletedProcess[str]":
-    """Let a daemon with this body of `serve(ready)` be started, and wait for its caller."""
+    """Start a daemon with this body of `serve(ready)`, and wait for its caller."""
     body = "def serve(ready):\n" + textwrap.indent(textwrap.dedent(serve), "    ")
     return subprocess.run(
         [sys.executable, "-c", CALLER.format(serve=body), folder],
@@ -47,15 +47,15 @@ def run(folder: Path, serve: str, *inherited: int) -> "subprocess.CompletedProce
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose file `end`, made in the end, ends the daemons."""
+    """A folder; its file `end`, created after the test, ends the daemons."""
     yield tmp_path
     (tmp_path / "end").touch()
 
 
 def test_caller_goes_on_when_ready(folder: Path) -> None:
-    """The caller ends when the daemon is ready; the daemon goes on, with nothing of the caller's.
+    """The caller ends when the daemon is ready; the daemon goes on, detached from it.
 
-    That the call returns at all shows that the pipes of the caller's output are let go.
+    The call returns because the daemon has closed the pipes of the caller's output.
     """
     done = run(
         folder,
@@ -85,7 +85,7 @@ def test_caller_goes_on_when_ready(folder: Path) -> None:
     [
         ("raise StoreBusy('it is taken')", "it is taken; unmount it first"),
         ("raise Failure('no FUSE')", "no FUSE"),
-        ("raise OSError(28, 'No space', 'x')", "x: No space; free some room"),
+        ("raise OSError(28, 'No space', 'x')", "x: No space; free space on that disk"),
         ("os.write(2, b'fusermount3: no\\n'); raise OSError(1, 'no')", "no (fusermount3: no)"),
         ("os.abort()", "the daemon died of SIGABRT before it had mounted"),
         ("os._exit(3)", "the daemon ended with 3 before it had mounted"),
@@ -94,7 +94,7 @@ def test_caller_goes_on_when_ready(folder: Path) -> None:
     ],
 )
 def test_failures_reach_the_caller(folder: Path, serve: str, says: str) -> None:
-    """What goes wrong before the daemon is ready is the caller's error."""
+    """A failure before the daemon is ready is the caller's error."""
     done = run(folder, serve)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("failure: ")
@@ -103,7 +103,7 @@ def test_failures_reach_the_caller(folder: Path, serve: str, says: str) -> None:
 
 
 def test_failures_are_logged(folder: Path) -> None:
-    """What goes wrong is in the log, too; of a bug, where it was."""
+    """A failure is in the log, too, with the traceback if it is a bug."""
     run(folder, "raise StoreBusy('it is taken')")
     run(folder, "ready()\n1 / 0")
     log = folder / "daemon.log"
@@ -112,8 +112,8 @@ def test_failures_are_logged(folder: Path) -> None:
     assert "Traceback" in log.read_text()
 
 
-def test_callers_locks_are_let_go(folder: Path) -> None:
-    """A descriptor that the caller left open, such as a lock's, does not live on."""
+def test_locks_of_the_caller_are_closed(folder: Path) -> None:
+    """A descriptor that the caller left open, such as a lock's, is closed in the daemon."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     wait = """

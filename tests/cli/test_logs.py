@@ -1,4 +1,4 @@
-"""Where log lines go."""
+"""The destinations of log lines."""
 
 import logging
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ log = logging.getLogger("modelfs.test")
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Take back what a test sets up."""
+    """Restore the handlers and the level after each test."""
     root, package = logging.getLogger(), logging.getLogger("modelfs")
     handlers, level = root.handlers[:], package.level
     yield
@@ -24,7 +24,7 @@ def as_before() -> Iterator[None]:
 
 
 def test_of_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """A command's warnings look like its errors; what is less than a warning is not shown."""
+    """Warnings of a command look like its errors, and lesser records are not shown."""
     logs.of_command()
     log.info("quiet")
     log.warning("loud")
@@ -32,7 +32,7 @@ def test_of_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_names_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """A name of a file cannot begin a line of its own, nor command the terminal."""
+    """A name of a file cannot begin a line of its own, nor control the terminal."""
     logs.of_command()
     log.warning("%s is gone", "a\nmodelfs: all is well\x1b[2J\udcff")
     line = "modelfs: a\\nmodelfs: all is well\\x1b[2J\\xff is gone\n"
@@ -40,7 +40,7 @@ def test_names_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """The last one to say where lines go is the only one."""
+    """Only the last destination gets lines."""
     logs.of_command()
     logs.of_foreground_daemon()
     log.warning("loud")
@@ -58,8 +58,8 @@ def test_of_daemon(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert capsys.readouterr().err == "INFO modelfs.test: mounted\n"
 
 
-def test_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that has grown long is kept once, and a new one begun; it is its owner's only."""
+def test_long_log_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long log is kept once, and a new one is begun; only its owner can read it."""
     monkeypatch.setattr(logs, "LOG_MAX", 100)
     path = tmp_path / "daemon.log"
     for text in ("a" * 200, "b", "c" * 200, "d"):
@@ -71,6 +71,6 @@ def test_file_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """Where no log can be written, the daemon runs without."""
+    """Without a writable log file the daemon runs without a log."""
     logs.of_background_daemon(tmp_path / "nowhere" / "daemon.log")
     log.info("lost")

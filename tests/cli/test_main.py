@@ -1,4 +1,4 @@
-"""The command as a whole: help, exit codes, and what errors look like."""
+"""The command as a whole: help, exit codes and errors."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.cli.commands import sync as syncing
+from modelfs.cli.commands import sync
 from modelfs.cli.main import COMMANDS
 from tests.support.fake_daemon import Call, Fake
 from tests.support.mounts import DEADLINE, MODELFS, wait_until
 
-# Not needed to say a version, and slow to load.
+# Slow to load, and not needed for `--version`.
 HEAVY = {"rich", "lmdb", "numpy", "zstandard", "trio", "pyfuse3", "modelfs.store"}
 FUSE = {"trio", "pyfuse3", "modelfs.fs.daemon"}
 NAME = "a\nb\x1b[2J"
@@ -55,7 +55,7 @@ def test_help_of_each(call: Call, command: str) -> None:
     ],
 )
 def test_wrong_usage(call: Call, arguments: list[str], says: str) -> None:
-    """Wrong usage ends with 2 and says where to read on."""
+    """Wrong usage ends with 2 and names the help to read."""
     done = call(*arguments)
     assert done.code == 2
     assert says in done.error
@@ -63,19 +63,19 @@ def test_wrong_usage(call: Call, arguments: list[str], says: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["stats", NAME], ["inspect", NAME], [NAME]])
 def test_names_in_errors(call: Call, arguments: list[str]) -> None:
-    """An error shows a name as it is spelt, and no terminal obeys it."""
+    """A name in an error is escaped, so that it does not control the terminal."""
     error = call(*arguments).error
     assert "\x1b" not in error
     assert "\\x1b[2J" in error
 
 
 def test_a_bug_is_one_line(call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even an error that nobody foresaw is one line; MODELFS_DEBUG=1 shows where it was."""
+    """A bug is one line, too; MODELFS_DEBUG=1 shows its traceback."""
 
     def broken(place: Path) -> Path:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(syncing, "find_store", broken)
+    monkeypatch.setattr(sync, "find_store", broken)
     assert "bug: ZeroDivisionError: a b; set MODELFS_DEBUG=1" in call("sync", empty).error
     monkeypatch.setenv("MODELFS_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
@@ -83,7 +83,7 @@ def test_a_bug_is_one_line(call: Call, empty: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_interrupted(fake: Fake, empty: Path) -> None:
-    """Ctrl-C ends a command with 130 and without a word."""
+    """Ctrl-C ends a command with 130 and without output."""
     daemon = fake(sync=[{"progress": {"done": 0, "total": 1}}])
     daemon.lasting.add("sync")
     command = subprocess.Popen([*MODELFS, "sync", empty], stderr=subprocess.PIPE, text=True)
@@ -99,7 +99,7 @@ def test_interrupted(fake: Fake, empty: Path) -> None:
 
 
 def test_reader_goes_away(family: Path) -> None:
-    """A pipe that is closed early, as by head(1), is not complained about."""
+    """A pipe that is closed early, as by head(1), is no error."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -121,13 +121,13 @@ def _loaded(source: str, *arguments: str | Path) -> set[str]:
 
 
 def test_version_loads_little() -> None:
-    """What only some commands need is not loaded for `--version`."""
+    """`--version` loads no library that only some commands need."""
     source = "import sys; from modelfs.cli.main import run; run(['--version'])"
     assert not _loaded(source) & HEAVY
 
 
 def test_only_mounting_needs_fuse(empty: Path) -> None:
-    """Every command but `mount` works where FUSE is missing; it can even explain itself."""
+    """Every command but `mount` works without FUSE, and the help of all of them does."""
     source = """
         import sys
         from modelfs.cli.main import COMMANDS, run

@@ -1,4 +1,4 @@
-"""A store that no daemon answers for."""
+"""A store whose control socket no daemon answers."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.fake_daemon import Call
 
 @pytest.mark.parametrize("command", ["sync", "gc", "optimize", "scrub", "fsck"])
 def test_locked(call: Call, empty: Path, command: str) -> None:
-    """A store that a process has, without answering, is told with that process."""
+    """The error about a locked store names the process that does not answer."""
     with Store(empty):
         error = call(command, empty).error
     assert f"{empty} is locked by process {os.getpid()}" in error

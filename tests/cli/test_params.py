@@ -28,6 +28,6 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5.5", "4 potatoes", "4PiBs", "1e9", "GiB"])
 def test_no_sizes(text: str) -> None:
-    """What is no size is refused by name."""
+    """A text that is not a size is refused by name."""
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)

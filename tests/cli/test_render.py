@@ -1,11 +1,11 @@
-"""How sizes and names look."""
+"""Sizes, tables and names in the output."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.cli.escape import plain
-from modelfs.cli.render import add, counted, human_size, percent, show, table
+from modelfs.cli.render import add_row, counted, human_size, new_table, percent, show_table
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_names_are_harmless(name: str) -> None:
 
 
 def test_names_are_readable() -> None:
-    """Letters of all languages are shown as they are; the rest as its escape."""
+    """Letters of all languages are shown unchanged, all else as escapes."""
     assert plain("模型.safetensors") == "模型.safetensors"
     assert plain("a\x1b[31m\n") == "a\\x1b[31m\\n"
     assert plain("caf\udce9") == "caf\\xe9"
@@ -50,14 +50,14 @@ def test_names_are_readable() -> None:
 
 def test_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets in a name are not taken for markup, and no line is folded in a file."""
-    made = table("name")
-    add(made, "[red]x[/red] :smile: " + "y" * 300)
-    show(made)
+    table = new_table("name")
+    add_row(table, "[red]x[/red] :smile: " + "y" * 300)
+    show_table(table)
     assert "[red]x[/red] :smile: " + "y" * 300 in capsys.readouterr().out
 
 
 def test_counted() -> None:
-    """A number comes with its noun, in the plural but for one."""
+    """A number comes with its noun, in the plural unless it is one."""
     assert [counted(n, "file") for n in (0, 1, 2345)] == ["0 files", "1 file", "2,345 files"]
 
 

@@ -1,4 +1,4 @@
-"""Disks that are full, fail, or cannot be written to: what a mount on them does.
+"""Mounts of stores on disks that are full, fail, or are read-only.
 
 The disks are small ones of their own (see `tests/mount/disks.py`).
 """
@@ -73,7 +73,7 @@ def small(fuse: None, tmp_path: Path) -> Iterator[Mount]:
 
 
 def test_full_disk(small: Mount) -> None:
-    """Full is ENOSPC at write, keeps what was acknowledged, and rm gives room for more."""
+    """A full disk is ENOSPC at write; acknowledged content stays, and rm gives room for more."""
     kept = fill(small.path)
     assert all((small.path / name).read_bytes() == data for name, data in kept.items())
     assert free(small.path) < 4 * MB
@@ -111,7 +111,7 @@ def test_disk_filled_by_others(small: Mount) -> None:
 
 
 def test_store_on_a_read_only_disk(small: Mount, tmp_path: Path) -> None:
-    """Such a store can be shown read-only; otherwise one line says why not."""
+    """A store on a read-only disk can be mounted read-only; otherwise one line has the reason."""
     put(small.path / "f", noise(1))
     small.stop()
     remount(small.store.parent, "ro")
@@ -140,7 +140,7 @@ def refused(store: Path, path: Path) -> str:
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "zeroed", "cut short", "unreadable"])
 def test_index_that_cannot_be_read(fuse: None, tmp_path: Path, damage: str) -> None:
-    """A mount of a store without a usable index is refused, and one line says why."""
+    """A mount of a store without a usable index is refused, and one line has the reason."""
     (tmp_path / "mnt").mkdir()
     store = new_store(tmp_path)
     with Store(store) as opened:
@@ -214,7 +214,7 @@ FAILING_WRITES = {
 
 
 def test_failing_writes(failing: tuple[Mount, FaultyDisk]) -> None:
-    """Whatever fails, the caller is told, and writes again as soon as the disk works again."""
+    """A failing write is an error for the program, and it can write again when the disk can."""
     mount, below = failing
     wanted = {"before": noise(1, MB)}
     put(mount.path / "before", noise(1, MB))
@@ -231,12 +231,12 @@ def test_failing_writes(failing: tuple[Mount, FaultyDisk]) -> None:
 
 
 def test_failing_ingest(failing: tuple[Mount, FaultyDisk]) -> None:
-    """What cannot be taken into chunks stays where it is, and is when the disk works again."""
+    """Content that cannot be stored in chunks stays staged until the disk works again."""
     mount, below = failing
     put(mount.path / "f", noise(1, MB))
     for call in ("write EIO", "write ENOSPC", "fsync EIO", "create EIO"):
         with below.failing(f"{call} packs"):
-            with pytest.raises(AssertionError, match=r"free some room|the disk failed"):
+            with pytest.raises(AssertionError, match=r"free space|the disk failed"):
                 mount.sync()
             assert (mount.path / "f").read_bytes() == noise(1, MB)
             assert mount.stats()["staged_bytes"] == MB
@@ -247,7 +247,7 @@ def test_failing_ingest(failing: tuple[Mount, FaultyDisk]) -> None:
 
 
 def test_failing_read(failing: tuple[Mount, FaultyDisk]) -> None:
-    """What the disk cannot read, or only in part, is EIO, and the log names the file."""
+    """A read that fails or ends early is EIO, and the log names the file."""
     mount, below = failing
     put(mount.path / "f", noise(1, MB))
     mount.sync()

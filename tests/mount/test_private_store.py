@@ -50,7 +50,7 @@ def bob(mount: Mount) -> Iterator[User]:
 
 @pytest.fixture
 def opened_up(mount: Mount) -> Iterator[Path]:
-    """The store, with modes that let everybody in as far as its owner may have been careless."""
+    """The store, with modes that let all users in, as a careless owner may set them."""
     socket = mount.store / "control.sock"
     mount.store.chmod(0o755)
     socket.chmod(0o666)
@@ -68,8 +68,8 @@ def forbidden(store: Path) -> dict[str, str]:
     }
 
 
-def test_files_are_their_owners(mount: Mount) -> None:
-    """No file or folder of a store is anybody else's, mounted or not and whatever the umask."""
+def test_files_are_private(mount: Mount) -> None:
+    """No other user can access a file or folder of a store, mounted or not, for any umask."""
     assert not forbidden(mount.store)  # staged
     mount.sync()
     assert list((mount.store / "packs").iterdir())
@@ -84,7 +84,7 @@ def test_control_socket_out_of_reach(mount: Mount, bob: User) -> None:
 
 
 def test_control_socket_answers_its_owner(opened_up: Path, bob: User) -> None:
-    """Another user who gets to the control socket is refused whatever it asks for."""
+    """Another user who gets to the control socket is refused every command."""
     path = str(opened_up / "control.sock")
     for name in REQUESTS:
         answer = bob(users.ask, path, {"command": name, "inode": 1})
@@ -117,13 +117,13 @@ def commands(mount: Mount) -> list[list[str]]:
 
 
 def test_commands_of_another_user(mount: Mount, bob: User) -> None:
-    """A command on somebody else's store fails with one line that says who may."""
+    """A command on another user's store fails with one line that names the permission."""
     mount.path.with_name("own").mkdir(mode=0o777)
     for command in commands(mount):
-        assert "owner" in refusal(bob(users.command, *command))
+        assert "permission denied" in refusal(bob(users.command, *command))
 
 
 def test_commands_where_the_folder_is_open(opened_up: Path, mount: Mount, bob: User) -> None:
-    """The same where the store's folder is not what keeps the user out."""
+    """The same where the modes of the store's folder let the user in."""
     for command in commands(mount):
-        assert "owner" in refusal(bob(users.command, *command))
+        assert "permission denied" in refusal(bob(users.command, *command))

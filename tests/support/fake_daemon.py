@@ -15,7 +15,7 @@ Call = Callable[..., "Done"]
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a command."""
+    """The exit code and output of a command."""
 
     code: int
     out: str

@@ -1,131 +1,107 @@
-"""`fsck`."""
+"""`modelfs fsck`."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from modelfs.cli import client, render
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.findings import line_of, with_names
-from modelfs.cli.open_store import kept_unmounted
+from modelfs.cli.open_store import pinned
 from modelfs.cli.params import PATH
-from modelfs.cli.places import find_store, mounts, store_of_mount
+from modelfs.cli.places import find_store, store_of_mount
 from modelfs.errors import CorruptIndex, IndexLost
+from modelfs.fs.host.mount_table import MODELFS, mounts
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
 from modelfs.jobs.check.meta_pages import check_meta_pages
 from modelfs.jobs.repair.quarantine import Quarantine
-from modelfs.jobs.repair.run import Outcome, RepairReport
+from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
 from modelfs.store.store import Store
 
 CODES = """\b
 Exit codes, as in fsck(8):
-  0   sound
-  1   damage was found, and all of it repaired
-  4   damaged
+  0   no damage
+  1   damage was found, and all of it is repaired
+  4   damage is left
   8   could not check
   16  wrong usage
 """
+OUTCOMES: Final = {Outcome.MENDED: "repaired", Outcome.QUARANTINED: "quarantined"}
 
 
 @click.command(epilog=CODES)
 @click.argument("place", metavar="STORE", type=PATH)
-@click.option("--data", is_flag=True, help="Read every stored byte, too, and check it.")
-@click.option("--repair", is_flag=True, help="Repair what is damaged. STORE must not be mounted.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--data", is_flag=True, help="Also read all stored data, and check its checksums.")
+@click.option("--repair", is_flag=True, help="Repair the damage. STORE must not be mounted.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
-    """Check that STORE is sound.
+    """Check a store for damage, and repair it.
 
-    Without --repair nothing is changed, and it may be mounted meanwhile: its last commit is
-    checked. With it, all that can be mended is. What is lost is named, and stays unreadable until
-    a good copy of the file is written; what was left of it is kept in STORE/quarantine.
+    Without --repair nothing is changed. A mounted store can be checked, as of its last commit.
+
+    With --repair, data that is lost is listed. Reads of it fail until a good copy of the file is
+    written. Its remains are kept in STORE/quarantine.
     """
     try:
         store = find_store(place)
         if repair:
             return _repair(store, data=data, as_json=as_json)
-        report = _check(store, data=data)
+        if torn_pages := check_meta_pages(store):
+            report = FsckReport(torn_pages, files=0, chunks=0, bytes_checked=0, seconds=0.0)
+        else:
+            with (
+                pinned(store),
+                Store(store, read_only=True) as opened,
+                render.progress_bar("checking", in_bytes=data) as progress,
+            ):
+                report = check_store(opened, data=data, progress=progress)
     except EXPECTED as exc:
-        raise Failure(_explained(exc, repair=repair), Code.NOT_CHECKED) from exc
+        message = describe(exc)
+        if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):
+            message = (
+                str(exc) if repair else f"{exc}; repair it with: modelfs fsck --repair {place}"
+            )
+        raise Failure(message, Code.NOT_CHECKED) from exc
     if as_json:
         render.show_json(_jsonable(report, data=data))
     else:
-        _show(report, data=data)
-        _show_quarantine(store)
+        _show(report, store, data=data)
     return Code.DAMAGED if report.findings else Code.OK
 
 
-def _explained(exc: Exception, *, repair: bool) -> str:
-    if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):
-        return str(exc) if repair else f"{exc}; `modelfs fsck --repair` mends what it can"
-    return describe(exc)
-
-
 def _repair(store: Path, *, data: bool, as_json: bool) -> Code:
-    _refuse_mounted(store)
+    """Repair a store that is not mounted, and print the repairs."""
+    if (daemon := client.connect(store)) is not None:
+        daemon.close()
+        mount_points = [entry.path for entry in mounts() if entry.kind == MODELFS]
+        here = next((path for path in mount_points if store_of_mount(path) == store), "MOUNTPOINT")
+        raise Failure(f"{store} is mounted; unmount it with: modelfs umount {here}")
     with render.progress_bar("checking", in_bytes=data) as progress:
-        done = repair_store(store, data=data, progress=progress)
+        report = repair_store(store, data=data, progress=progress)
     if as_json:
-        told = {
-            "found": [each.to_dict() for each in done.found],
-            "actions": [each.to_dict() for each in done.actions],
+        repairs = {
+            "found": [finding.to_dict() for finding in report.found],
+            "actions": [action.to_dict() for action in report.actions],
         }
-        render.show_json(_jsonable(done.after, data=data) | told)
+        render.show_json(_jsonable(report.after, data=data) | repairs)
     else:
-        _show_repair(done, store, data=data)
-    if done.after.findings:
+        for finding in report.found:
+            click.echo(line_of(finding))
+        for action in report.actions:
+            text = f"{OUTCOMES[action.outcome]}: {action.message}"
+            click.echo(with_names(text, action.files, action.tensors))
+        if report.found:
+            counts = [f"{report.count(outcome)} {word}" for outcome, word in OUTCOMES.items()]
+            findings = render.counted(len(report.found), "finding")
+            click.echo(f"{findings}: {', '.join(counts)}")
+        _show(report.after, store, data=data)
+    if report.after.findings:
         return Code.DAMAGED
-    return Code.REPAIRED if done.found else Code.OK
-
-
-def _refuse_mounted(store: Path) -> None:
-    if (daemon := client.connect(store)) is None:
-        return
-    daemon.close()
-    places = [each.path for each in mounts() if each.kind == "fuse.modelfs"]
-    where = next((path for path in places if store_of_mount(path) == store), "MOUNTPOINT")
-    raise Failure(f"{store} is mounted; first: modelfs umount {where}")
-
-
-def _show_repair(done: RepairReport, store: Path, *, data: bool) -> None:
-    for finding in done.found:
-        click.echo(line_of(finding))
-    for action in done.actions:
-        click.echo(with_names(f"{action.outcome}: {action.message}", action.files, action.tensors))
-    if done.found:
-        findings = render.counted(len(done.found), "finding")
-        mended, quarantined = done.count(Outcome.MENDED), done.count(Outcome.QUARANTINED)
-        click.echo(f"{findings}: {mended} mended, {quarantined} quarantined")
-    _show(done.after, data=data)
-    _show_quarantine(store)
-
-
-def _check(store: Path, *, data: bool) -> FsckReport:
-    if found := check_meta_pages(store):
-        return FsckReport(found, files=0, chunks=0, bytes_checked=0, seconds=0.0)
-    with (
-        _kept(store),
-        Store(store, read_only=True) as opened,
-        render.progress_bar("checking", in_bytes=data) as progress,
-    ):
-        return check_store(opened, data=data, progress=progress)
-
-
-@contextlib.contextmanager
-def _kept(store: Path) -> Iterator[None]:
-    """Keep the files of the last commit where they are."""
-    if (daemon := client.connect(store)) is None:
-        with kept_unmounted(store):
-            yield
-    else:
-        with daemon:
-            daemon.ask("hold")
-            yield
+    return Code.REPAIRED if report.found else Code.OK
 
 
 def _jsonable(report: FsckReport, *, data: bool) -> dict[str, Any]:
@@ -138,37 +114,29 @@ def _jsonable(report: FsckReport, *, data: bool) -> dict[str, Any]:
         "lost_bytes": report.lost.bytes,
         "lost_files": [os.fsdecode(file) for file in report.lost.hurt.files],
         "lost_tensors": [*report.lost.hurt.tensors],
-        "findings": [each.to_dict() for each in report.findings],
+        "findings": [finding.to_dict() for finding in report.findings],
     }
 
 
-def _show(report: FsckReport, *, data: bool) -> None:
+def _show(report: FsckReport, store: Path, *, data: bool) -> None:
+    """Print findings, a summary, the lost content and the quarantine."""
     for finding in report.findings:
         click.echo(line_of(finding))
-    seen = f"{render.counted(report.files, 'file')}, {render.counted(report.chunks, 'chunk')}"
+    checked = f"{render.counted(report.files, 'file')}, {render.counted(report.chunks, 'chunk')}"
     if data:
-        seen += f", {render.human_size(report.bytes_checked)} read"
+        checked += f", {render.human_size(report.bytes_checked)} read"
     if report.findings:
-        click.echo(f"{render.counted(len(report.findings), 'finding')} in {seen}")
-    elif data:
-        click.echo(f"sound to the last byte: {seen}")
+        click.echo(f"{render.counted(len(report.findings), 'finding')} in {checked}")
     else:
-        click.echo(f"sound: {seen}; --data reads their content, too")
-    _show_lost(report)
-
-
-def _show_quarantine(store: Path) -> None:
-    quarantine = Quarantine(store)
-    files, size = quarantine.content()
-    if files:
-        kept = f"{render.counted(files, 'file')}, {render.human_size(size)}"
-        click.echo(f"{kept} that repairs took out: {quarantine.folder}; delete it at will")
-
-
-def _show_lost(report: FsckReport) -> None:
-    """Tell what is known to be lost, which is no finding."""
+        verdict = "no new damage" if report.lost.chunks else "no damage"
+        more = "" if data else f"; to read all data as well: modelfs fsck --data {store}"
+        click.echo(f"{verdict}: {checked}{more}")
     if report.lost.chunks:
-        size = render.human_size(report.lost.bytes)
-        hurt = report.lost.hurt
-        what = f"lost: {size} cannot be read until a good copy of a file that has it is written"
-        click.echo(with_names(what, hurt.files, hurt.tensors))
+        size, lost = render.human_size(report.lost.bytes), report.lost.hurt
+        text = f"lost: {size} (to get it back, write a good copy of an affected file)"
+        click.echo(with_names(text, lost.files, lost.tensors))
+    quarantine = Quarantine(store)
+    files, bytes_kept = quarantine.content()
+    if files:
+        kept = f"{render.counted(files, 'file')}, {render.human_size(bytes_kept)}"
+        click.echo(f"quarantine: {kept} of damaged data in {quarantine.folder}; you may delete it")

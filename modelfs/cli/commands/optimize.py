@@ -1,4 +1,4 @@
-"""`optimize`."""
+"""`modelfs optimize`."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from modelfs.cli import client, render
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
-from modelfs.cli.render import Json
 from modelfs.jobs.defrag.job import defragment
 from modelfs.jobs.drive import run, run_and_commit
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
@@ -29,46 +28,50 @@ from modelfs.store.store import Store
     "--depth",
     type=click.IntRange(1, CHAIN_MAX),
     metavar="N",
-    help="How many deltas may have to be decoded for a tensor. 1 unless it was set before.",
+    help="How many deltas may follow one another: more make the store smaller and reads slower. "
+    "It is kept for later runs; a new store has 1.",
 )
-@click.option("--again", is_flag=True, help="Look at what was optimized before, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--again", is_flag=True, help="Try tensors that are optimized already, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> None:
-    """Give every tensor its smallest exact form.
+    """Compress tensors, each to its smallest exact form.
 
-    Nothing that is read changes by it. Stopped by Ctrl-C, an unmount or a crash, it goes on where
-    it was. A mounted store does this by itself when nobody has used it for a minute.
+    A tensor may become a delta to a similar one, for example. Files keep every byte. A run that is
+    interrupted is continued by the next. The daemon of a mounted store does this by itself when
+    the files were not used for a minute.
     """
     store = find_store(place)
     with render.progress_bar("optimizing", in_bytes=True) as progress:
         if (daemon := client.connect(store)) is not None:
+            arguments: dict[str, bool | int] = {"again": again}
+            if depth is not None:
+                arguments["depth"] = depth
             with daemon:
-                told = daemon.ask("optimize", progress, **_given(depth), again=again)
+                report = daemon.ask("optimize", progress, **arguments)
         else:
-            told = _optimize(store, progress, depth, include_optimized=again)
+            with open_unmounted(store) as opened:
+                run(ingest_all(opened), opened)
+                before = opened.statistics(0)
+                backlog = Backlog(opened)
+                backlog.begin(depth, include_optimized=again)
+                run_and_commit(optimize_and_defragment(opened, backlog, progress), opened)
+                report = optimize_report(opened, backlog, before)
+    stored, stored_before = report["stored_after"], report["stored_before"]
+    size = render.human_size(stored)
     if as_json:
-        render.show_json(told)
+        render.show_json(report)
+    elif stored == stored_before:
+        click.echo(f"nothing got smaller: {size} stored")
     else:
-        click.echo(_line(told))
-    if told["damaged"]:
-        damaged = render.counted(told["damaged"], "chunk")
-        message = f"{damaged} could not be read, and stay as they are; `modelfs scrub` names them"
-        click.echo(f"modelfs: {message}", err=True)
+        share = render.percent(stored, stored_before)
+        click.echo(f"{render.human_size(stored_before)} before, {size} now ({share})")
+    if report["damaged"]:
+        damaged = render.counted(report["damaged"], "damaged chunk")
+        click.echo(f"modelfs: skipped {damaged}; list them with: modelfs scrub {place}", err=True)
 
 
-def _optimize(
-    store: Path, progress: client.Progress, depth: int | None, *, include_optimized: bool
-) -> Json:
-    with open_unmounted(store) as opened:
-        run(ingest_all(opened), opened)
-        before = opened.statistics(0)
-        backlog = Backlog(opened)
-        backlog.begin(depth, include_optimized=include_optimized)
-        run_and_commit(_make_small(opened, backlog, progress), opened)
-        return optimize_report(opened, backlog, before)
-
-
-def _make_small(store: Store, backlog: Backlog, progress: client.Progress) -> Job[None]:
+def optimize_and_defragment(store: Store, backlog: Backlog, progress: client.Progress) -> Job[None]:
+    """Optimize an unmounted store, bring scattered files together, and collect the garbage."""
     total = backlog.status().bytes
     collector = Collector(store, all_hints(store))
     yield from optimize_store(store, backlog, progress)
@@ -79,15 +82,3 @@ def _make_small(store: Store, backlog: Backlog, progress: client.Progress) -> Jo
         make_room=lambda: collect_unmounted(store, collector),
     )
     yield from collect_unmounted(store, collector, LIVE_MIN_SMALL)
-
-
-def _given(depth: int | None) -> dict[str, int]:
-    return {} if depth is None else {"depth": depth}
-
-
-def _line(told: Json) -> str:
-    before, after = told["stored_before"], told["stored_after"]
-    size = render.human_size(after)
-    if before == after:
-        return f"nothing got smaller: {size} stored"
-    return f"{render.human_size(before)} before, {size} now ({render.percent(after, before)})"

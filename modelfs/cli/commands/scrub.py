@@ -1,4 +1,4 @@
-"""`scrub`."""
+"""`modelfs scrub`."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,66 +21,64 @@ from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.store import Store
 
-# Slow enough not to be felt by who reads models; a TiB takes less than five hours.
+# A TiB takes less than five hours, and programs that read models do not become slower.
 RATE: Final = "64MiB"
 
 CODES = """\b
 Exit codes:
-  0   what was checked is sound
+  0   no damage in the data that was checked
   1   could not check
-  4   something is damaged
+  4   damage found
 """
 
 
 @click.command(epilog=CODES)
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
-@click.option("--background", "mode", flag_value="background", help="Return at once.")
-@click.option("--status", "mode", flag_value="status", help="Only tell how far it is.")
-@click.option("--stop", "mode", flag_value="stop", help="Stop the one in the background.")
+@click.option("--background", "mode", flag_value="background", help="Start it, and return.")
+@click.option("--status", "mode", flag_value="status", help="Only show the progress and result.")
+@click.option("--stop", "mode", flag_value="stop", help="Stop a scrub in the background.")
 @click.option(
     "--rate",
     type=size,
     default=RATE,
     show_default=True,
     metavar="SIZE",
-    help="How much is read per second in the background.",
+    help="Bytes to read per second in the background.",
 )
-@click.option("--anew", is_flag=True, help="Begin at the beginning, even if one was stopped.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--anew", is_flag=True, help="Start from the beginning, even if one was stopped.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool) -> Code:
-    """Read all that is stored, and check that the disk still has it right.
+    """Read all stored data, and find the bytes that the disk has lost.
 
-    Stopped by Ctrl-C, an unmount or a crash, it goes on where it was. Files and tensors that are
-    hurt are named; writing a good copy of such a file heals every file that has the same content.
+    Lists the files and tensors that are affected. To repair them, write a good copy of one such
+    file: all files with the same content are whole again. A scrub that is interrupted is continued
+    by the next.
     """
     store = find_store(place)
-    if (daemon := client.connect(store)) is not None:
-        with daemon:
-            report = _ask(daemon, mode, rate=rate, anew=anew)
-    else:
+    if (daemon := client.connect(store)) is None:
         report = _scrub_unmounted(store, mode, anew=anew)
+    else:
+        with daemon:
+            match mode:
+                case "status" | "stop":
+                    report = daemon.ask(f"scrub-{mode}")
+                case "background":
+                    report = daemon.ask("scrub", rate=max(1, rate), anew=anew)
+                case _:
+                    with render.progress_bar("scrubbing", in_bytes=True) as progress:
+                        report = daemon.ask("scrub", progress, anew=anew)
     if as_json:
         render.show_json(report)
     else:
-        _show(report)
+        for line in _lines(report, place):
+            click.echo(line)
     return Code.DAMAGED if report["findings"] else Code.OK
-
-
-def _ask(daemon: client.DaemonClient, mode: str | None, *, rate: int, anew: bool) -> Json:
-    match mode:
-        case "status" | "stop":
-            return daemon.ask(f"scrub-{mode}")
-        case "background":
-            return daemon.ask("scrub", rate=max(1, rate), anew=anew)
-        case _:
-            with render.progress_bar("scrubbing", in_bytes=True) as progress:
-                return daemon.ask("scrub", progress, anew=anew)
 
 
 def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
     match mode:
         case "background":
-            raise Failure(f"{store} is not mounted; without --background it is scrubbed here")
+            raise Failure(f"{store} is not mounted; mount it, or scrub it without --background")
         case "status":
             with Store(store, read_only=True) as opened:
                 return scrub_report(opened)
@@ -89,41 +87,34 @@ def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
                 Scrubber(opened).pause()
                 return scrub_report(opened)
         case _:
-            return _scrub(store, anew=anew)
+            with (
+                open_unmounted(store) as opened,
+                render.progress_bar("scrubbing", in_bytes=True) as progress,
+            ):
+                run_and_commit(scrub_store(Scrubber(opened), progress, restart=anew), opened)
+                return scrub_report(opened)
 
 
-def _scrub(store: Path, *, anew: bool) -> Json:
-    with (
-        open_unmounted(store) as opened,
-        render.progress_bar("scrubbing", in_bytes=True) as progress,
-    ):
-        run_and_commit(scrub_store(Scrubber(opened), progress, restart=anew), opened)
-        return scrub_report(opened)
-
-
-def _show(report: Json) -> None:
-    for line in _lines(report):
-        click.echo(line)
-
-
-def _lines(report: Json) -> Iterator[str]:
-    yield from (line_of(Finding.from_dict(each)) for each in report["findings"])
+def _lines(report: Json, place: Path) -> Iterator[str]:
+    """Yield the report as lines of text."""
+    yield from (line_of(Finding.from_dict(finding)) for finding in report["findings"])
     if not report["started_ns"]:
-        yield "never scrubbed"
+        yield f"never scrubbed; start with: modelfs scrub {place}"
         return
     if report["findings"]:
-        yield "next: write good copies, or unmount and `modelfs fsck --repair --data`"
-    seen = f"{render.counted(report['chunks'], 'chunk')}, {render.human_size(report['bytes'])} read"
-    found = f"{len(report['findings'])} damaged" if report["findings"] else "none damaged"
+        yield "next: write good copies, or unmount and run `modelfs fsck --repair --data`"
+    read = f"{render.counted(report['chunks'], 'chunk')}, {render.human_size(report['bytes'])} read"
+    damaged = f"{len(report['findings'])} damaged" if report["findings"] else "none damaged"
     share = render.percent(report["done"], report["total"])
     if report["ended_ns"]:
-        yield f"scrubbed until {_moment(report['ended_ns'])}: {seen}, {found}"
+        yield f"finished {_local_time(report['ended_ns'])}: {read}, {damaged}"
     elif report["running"]:
         speed = f", {render.human_size(report['rate'])}/s" if report["rate"] else ""
-        yield f"scrubbing since {_moment(report['started_ns'])}{speed}: {share}, {seen}, {found}"
+        since = _local_time(report["started_ns"])
+        yield f"running since {since}{speed}: {share}, {read}, {damaged}"
     else:
-        yield f"stopped at {share}: {seen}, {found}; `modelfs scrub` goes on"
+        yield f"stopped at {share}: {read}, {damaged}; continue with: modelfs scrub {place}"
 
 
-def _moment(time_ns: int) -> str:
+def _local_time(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9).astimezone().isoformat(" ", "seconds")

@@ -1,4 +1,4 @@
-"""`stats`."""
+"""`modelfs stats`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,70 +14,69 @@ from modelfs.store.store import Store
 
 @click.command()
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print numbers, in bytes, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON, sizes in bytes.")
 def stats(place: Path, *, as_json: bool) -> None:
-    """Tell what is stored, and what that saves."""
-    found = _statistics(find_store(place))
-    if as_json:
-        render.show_json(found)
-    else:
-        _show_statistics(found)
-
-
-def _statistics(store: Path) -> Json:
+    """Show the size of a store, and how much space it saves."""
+    store = find_store(place)
     if (daemon := client.connect(store)) is not None:
         with daemon:
-            return daemon.ask("stats")
-    with Store(store, read_only=True) as opened:
-        return opened.statistics().to_dict()
+            statistics = daemon.ask("stats")
+    else:
+        with Store(store, read_only=True) as opened:
+            statistics = opened.statistics().to_dict()
+    if as_json:
+        render.show_json(statistics)
+    elif not statistics["files"] and not statistics["stored_bytes"]:
+        size = render.human_size(statistics["disk_bytes"])
+        click.echo(f"the store is empty ({size} on disk)")
+    else:
+        summary = render.new_table("", "")
+        summary.show_header = False
+        for name, value in _summary(statistics):
+            render.add_row(summary, name, value)
+        render.show_table(summary)
+        if statistics["forms"]:
+            click.echo()
+            _show_forms(statistics["forms"])
 
 
-def _show_statistics(found: Json) -> None:
-    size = render.human_size
-    if not found["files"] and not found["stored_bytes"]:
-        click.echo(f"the store is empty ({size(found['disk_bytes'])} on disk)")
-        return
-    summary = render.table("", "")
-    summary.show_header = False
-    for name, value in _summary(found):
-        render.add(summary, name, value)
-    render.show(summary)
-    forms = render.table(
-        "form", "chunks", "size", "stored", "of size", right=("chunks", "size", "stored", "of size")
-    )
-    for name, form in sorted(found["forms"].items()):
+def _show_forms(forms: Json) -> None:
+    """Print a table of the forms in which chunks are stored."""
+    numbers = ("chunks", "size", "stored", "of size")
+    table = render.new_table("form", *numbers, right=numbers)
+    for name, form in sorted(forms.items()):
         raw, stored = form["raw_bytes"], form["stored_bytes"]
-        share = render.percent(stored, raw)
-        render.add(forms, name, f"{form['chunks']:,}", size(raw), size(stored), share)
-    if found["forms"]:
-        click.echo()
-        render.show(forms)
+        sizes = render.human_size(raw), render.human_size(stored), render.percent(stored, raw)
+        render.add_row(table, name, f"{form['chunks']:,}", *sizes)
+    render.show_table(table)
 
 
-def _summary(found: Json) -> Iterator[tuple[str, str]]:
-    size = render.human_size
-    logical, stored = found["logical_bytes"], found["stored_bytes"]
-    staged, cache = found["staged_bytes"], found["cache"]
-    yield "files", f"{found['files']:,}, {size(logical)}"
-    yield "stored", f"{size(stored)} in {render.counted(found['chunks'], 'chunk')}"
-    if staged or found["pending_files"]:
-        waiting = render.counted(found["pending_files"], "file")
-        yield "staged", f"{size(staged)}, {waiting} not taken in yet"
+def _summary(statistics: Json) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each line of the summary."""
+    size, counted = render.human_size, render.counted
+    logical, stored = statistics["logical_bytes"], statistics["stored_bytes"]
+    staged, cache = statistics["staged_bytes"], statistics["cache"]
+    yield "files", f"{statistics['files']:,}, {size(logical)}"
+    yield "stored", f"{size(stored)} in {counted(statistics['chunks'], 'chunk')}"
+    if staged or statistics["pending_files"]:
+        pending = counted(statistics["pending_files"], "file")
+        yield "staged", f"{size(staged)} in {pending}, not in chunks yet"
     if 0 < stored + staged < logical:
         saved = logical - stored - staged
         times = logical / (stored + staged)
         yield "saved", f"{size(saved)}, {render.percent(saved, logical)}: {times:.1f} times smaller"
-    if found["base_only_chunks"]:
-        bases = render.counted(found["base_only_chunks"], "chunk")
-        yield "base only", f"{size(found['base_only_bytes'])} of that, {bases} that no file uses"
-    if found["files_to_optimize"]:
-        files = render.counted(found["files_to_optimize"], "file")
+    if statistics["base_only_chunks"]:
+        bases = counted(statistics["base_only_chunks"], "chunk")
+        yield "base only", f"{size(statistics['base_only_bytes'])} in {bases} of deleted files"
+    if statistics["files_to_optimize"]:
+        files = counted(statistics["files_to_optimize"], "file")
         yield "to optimize", f"{files}: run `modelfs optimize`"
-    if found["lost_chunks"]:
-        lost = render.counted(found["lost_chunks"], "chunk")
-        yield "lost", f"{size(found['lost_bytes'])} in {lost}: `modelfs fsck` tells whom it hurts"
-    yield "shared", f"{size(found['shared_bytes'])} that are stored for more than one use"
-    yield "on disk", f"{size(found['disk_bytes'])}, index and garbage included"
+    if statistics["lost_chunks"]:
+        lost = counted(statistics["lost_chunks"], "chunk")
+        size_lost = size(statistics["lost_bytes"])
+        yield "lost", f"{size_lost} in {lost}: `modelfs fsck` lists the affected files"
+    yield "shared", f"{size(statistics['shared_bytes'])} saved because files share chunks"
+    yield "on disk", f"{size(statistics['disk_bytes'])}, including index and garbage"
     if cache["hits"] or cache["misses"]:
-        room = f"{size(cache['bytes'])} of {size(cache['capacity'])}"
-        yield "cache", f"{room}, {cache['hits']:,} hits, {cache['misses']:,} misses"
+        used = f"{size(cache['bytes'])} of {size(cache['capacity'])}"
+        yield "cache", f"{used}, {cache['hits']:,} hits, {cache['misses']:,} misses"

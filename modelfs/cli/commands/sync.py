@@ -1,4 +1,4 @@
-"""`sync`."""
+"""`modelfs sync`."""
 
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from modelfs.jobs.ingest.job import ingest_all
 @click.command()
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 def sync(place: Path) -> None:
-    """Make all that was written durable, in chunks.
+    """Write everything to the disk, and store it in chunks.
 
-    Returns when that is done. What is still being written to is made durable as far as it is.
+    Returns when that is done. Of files that programs still write to, it includes the bytes written
+    so far.
     """
     store = find_store(place)
-    with render.progress_bar("taking files in") as progress:
+    with render.progress_bar("storing files") as progress:
         if (daemon := client.connect(store)) is not None:
             with daemon:
                 daemon.ask("sync", progress)

@@ -146,7 +146,7 @@ class BackgroundIngest:
         name = os.fsdecode(self._store.namespace.path_of(inode))
         others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        return OSError(problem.errno, f"not in chunks yet: {name}{others}: {reason}")
+        return OSError(problem.errno, f"cannot store {name}{others} in chunks: {reason}")
 
     # -- files that are due
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.cli.commands import fsck as checking
+from modelfs.cli.commands import fsck
 from modelfs.jobs.check.fsck import Finding, FsckReport
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
@@ -15,15 +15,17 @@ STRANGE = Finding("some_invariant", "it does not hold", (b"/caf\xe9",), ("w\n1",
 
 
 def test_sound(call: Call, family: Path) -> None:
-    """A sound store ends with 0, and what was looked at is told."""
+    """A store without damage ends with 0, and a line counts files and chunks."""
     done = call("fsck", family)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("sound: 12 files, ")
-    assert call("fsck", family, "--data").out.startswith("sound to the last byte: 12 files, ")
+    assert done.out.startswith("no damage: 12 files, ")
+    out = call("fsck", family, "--data").out
+    assert out.startswith("no damage: 12 files, ")
+    assert out.endswith(" 4.81 MiB read\n")
 
 
 def test_damaged(call: Call, family: Path) -> None:
-    """A damaged chunk ends with 4, and a line names the files and tensors it hurts."""
+    """A damaged chunk ends with 4, and a line names the affected files and tensors."""
     report = call("inspect", "--store", family, "base-bf16.safetensors", "--json").json
     assert report["own_bytes"] > 0
     for pack in (family / "packs").iterdir():
@@ -46,7 +48,7 @@ def test_json(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_line_each(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finding is one line, whatever the names in it."""
+    """A finding is one line, for names of any bytes."""
     _let_find(monkeypatch, STRANGE)
     first, last = call("fsck", family).out.splitlines()
     assert first == ("damage: some_invariant: it does not hold; files: /caf\\xe9; tensors: w\\n1")
@@ -54,7 +56,7 @@ def test_one_line_each(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_mounted(call: Call, fake: Fake, empty: Path) -> None:
-    """A mounted store is checked while its daemon keeps what the last commit mentions."""
+    """A mounted store is checked while its daemon keeps the files of the last commit."""
     daemon = fake(hold=[{"result": {}}])
     assert call("fsck", empty).code == 0
     assert daemon.requests == [{"command": "hold"}]
@@ -62,7 +64,7 @@ def test_mounted(call: Call, fake: Fake, empty: Path) -> None:
 
 
 def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:
-    """What prevents a check ends with 8, never with 0 or 4."""
+    """A check that is not possible ends with 8, never with 0 or 4."""
     with Store(empty):
         done = call("fsck", empty)
     assert (done.code, "is locked by process" in done.error) == (8, True)
@@ -75,7 +77,7 @@ def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [(), ("--repair",)])
 @pytest.mark.parametrize("size", [0, 8192])
 def test_a_lost_index(call: Call, empty: Path, options: tuple[str, ...], size: int) -> None:
-    """Where repair can do nothing a backup is named, and repair is not."""
+    """For a lost index the next step is a backup, and not repair."""
     (empty / "index" / "data.mdb").write_bytes(bytes(size))
     done = call("fsck", *options, empty)
     assert (done.code, "--repair" in done.err) == (8, False)
@@ -89,7 +91,7 @@ def test_wrong_usage(call: Call) -> None:
     assert call("fsck", "--mend", "a").code == 16
 
 
-def test_nobody_may_write_meanwhile(
+def test_writers_are_excluded_meanwhile(
     call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that is not mounted cannot be opened for writing while it is checked."""
@@ -98,14 +100,14 @@ def test_nobody_may_write_meanwhile(
         assert "is locked by" in call("sync", empty).error
         return FsckReport([], 0, 0, 0, 0.0)
 
-    monkeypatch.setattr(checking, "check_store", check)
+    monkeypatch.setattr(fsck, "check_store", check)
     assert call("fsck", empty).code == 0
     assert call("sync", empty).code == 0
 
 
 def _let_find(patch: pytest.MonkeyPatch, *findings: Finding) -> None:
     report = FsckReport([*findings], 1, 2, 3, 0.0)
-    patch.setattr(checking, "check_store", lambda store, **_: report)
+    patch.setattr(fsck, "check_store", lambda store, **_: report)
 
 
 # -- repair
@@ -117,30 +119,30 @@ def _damage(family: Path) -> None:
 
 
 def test_repair(call: Call, family: Path) -> None:
-    """A repair tells what it found and did, and ends with 1; then the store is sound."""
+    """A repair lists findings and repairs, and ends with 1; then the store is sound."""
     _damage(family)
     done = call("fsck", "--repair", "--data", family)
     assert (done.code, done.err) == (1, "")
     lines = done.out.splitlines()
     assert lines[0].startswith("damage: content: ")
     assert any(line.startswith("quarantined: chunks in pack 1 that are lost") for line in lines)
-    assert any(line.startswith("sound to the last byte: ") for line in lines)
+    assert any(line.startswith("no new damage: ") for line in lines)
     again = call("fsck", "--data", family)
     assert again.code == 0
     assert "lost: " in again.out
-    assert f"that repairs took out: {family / 'quarantine'}" in again.out
+    assert f"of damaged data in {family / 'quarantine'}" in again.out
     assert call("stats", family, "--json").json["lost_bytes"] > 0
     assert "lost" in call("stats", family).out
 
 
 def test_repair_of_a_sound_store(call: Call, family: Path) -> None:
-    """A sound store needs no repair, and that is no failure."""
+    """A repair of a sound store does nothing, and ends with 0."""
     done = call("fsck", "--repair", family)
-    assert (done.code, done.out.startswith("sound: ")) == (0, True)
+    assert (done.code, done.out.startswith("no damage: ")) == (0, True)
 
 
 def test_repair_as_json(call: Call, family: Path) -> None:
-    """The JSON has what was found, what was done, and what is lost."""
+    """The JSON has the findings, the repairs, and the lost files."""
     _damage(family)
     done = call("fsck", "--repair", "--data", "--json", family)
     report = json.loads(done.out)
@@ -150,7 +152,7 @@ def test_repair_as_json(call: Call, family: Path) -> None:
     assert report["lost_files"]
 
 
-def test_what_cannot_be_mended(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_that_is_left(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Findings that are left after a repair end with 4."""
     _damage(family)
     monkeypatch.setattr("modelfs.jobs.repair.run.PASSES", ())
@@ -159,7 +161,7 @@ def test_what_cannot_be_mended(call: Call, family: Path, monkeypatch: pytest.Mon
 
 
 def test_a_mounted_store_is_not_repaired(call: Call, fake: Fake, empty: Path) -> None:
-    """Nothing is asked of its daemon; the user is told to unmount."""
+    """The daemon gets no request, and the next step is to unmount."""
     daemon = fake()
     done = call("fsck", "--repair", empty)
     assert (done.code, "umount" in done.error) == (8, True)
@@ -167,7 +169,7 @@ def test_a_mounted_store_is_not_repaired(call: Call, fake: Fake, empty: Path) ->
 
 
 def test_a_torn_meta_page(call: Call, family: Path) -> None:
-    """Damage to the index's own pages is found, and mended from the commit before."""
+    """A damaged meta page of the index is found, and restored from the commit before."""
     overwrite(family / "index" / "data.mdb", 4096, bytes(100))
     found = call("fsck", family)
     assert (found.code, "meta page 1" in found.out) == (4, True)

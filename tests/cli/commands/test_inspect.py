@@ -14,7 +14,7 @@ from tests.support.stores import ME, new_file, new_store
 
 
 def test_model(call: Call, family: Path) -> None:
-    """A line for each tensor says what it is, how it is stored, and who shares it."""
+    """A line for each tensor has its type, its form, and the files that share it."""
     out = call("inspect", "--store", family, "base.onnx").out
     [line] = [line for line in out.splitlines() if "word_embeddings" in line]
     assert all(
@@ -32,14 +32,14 @@ def test_plain_file(call: Call, family: Path) -> None:
 
 
 def test_derived(call: Call, tmp_path: Path) -> None:
-    """What a tensor derives from is named, be it in a file or not."""
+    """The bases of a tensor are named, those of deleted tensors included."""
     path = new_store(tmp_path, chunk_size=CHUNK)
     fill(path)
     out = call("inspect", "--store", path, TOP.decode()).out
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("t")}
-    assert "from" in out
+    assert "derived from" in out
     assert "/bottom.safetensors: t0" in lines["t1"]
-    assert "held only as a base" in lines["t2"]
+    assert "a deleted tensor, kept as a base" in lines["t2"]
     report = call("inspect", "--store", path, TOP.decode(), "--json").json
     base = {"path": "/bottom.safetensors", "tensor": "t0", "bytes": 50_000}
     assert [tensor["derived_from"] for tensor in report["tensors"]] == [
@@ -70,7 +70,7 @@ def test_in_a_folder(call: Call, empty: Path) -> None:
 
 
 def test_strange_names(call: Call, empty: Path) -> None:
-    """Names of any bytes are shown, and told exactly in JSON."""
+    """Names of any bytes are shown escaped, and exactly in JSON."""
     name = b"caf\xe9 [red]\x1b"
     with Store(empty) as store:
         new_file(store, name, b"x")
@@ -82,7 +82,7 @@ def test_strange_names(call: Call, empty: Path) -> None:
 
 
 def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
-    """Of a file in a mounted store, the daemon reports, by the file's inode."""
+    """For a file in a mounted store, the daemon reports, by the file's inode."""
     with Store(empty) as store:
         inode = new_file(store, b"x", b"x")
         ingest_all(store)
@@ -102,13 +102,13 @@ def test_in_a_mount(
     assert call("inspect", file, "--json").json == {"path": "/model"}
     assert daemon.requests == [{"command": "inspect", "inode": file.stat().st_ino}]
     assert "is a folder; name a file" in call("inspect", tmp_path).error
-    assert "is no regular file" in call("inspect", "/dev/null").error
+    assert "is not a regular file" in call("inspect", "/dev/null").error
 
 
 def test_refusals(call: Call, family: Path, tmp_path: Path) -> None:
-    """What cannot be inspected is told with what can."""
+    """The error about any other path names the next step."""
     (tmp_path / "file").touch()
-    assert "is not in a modelfs mount; with --store" in call("inspect", tmp_path / "file").error
+    assert "modelfs inspect --store STORE FILE" in call("inspect", tmp_path / "file").error
     assert "does not exist; name a file" in call("inspect", tmp_path / "nothing").error
     for path in ("nothing", "base.pt/x"):
         assert "is not in the last commit" in call("inspect", "--store", family, path).error

@@ -9,7 +9,7 @@ from tests.support.fake_daemon import Call
 
 
 def test_mkfs(call: Call, tmp_path: Path) -> None:
-    """A new store is private, and the command says what comes next."""
+    """A new store is private, and the output names the next command."""
     done = call("mkfs", tmp_path / "new")
     assert done.code == 0
     assert f"modelfs mount {tmp_path / 'new'} MOUNTPOINT" in done.out
@@ -18,7 +18,7 @@ def test_mkfs(call: Call, tmp_path: Path) -> None:
 
 
 def test_chunk_size(call: Call, tmp_path: Path) -> None:
-    """The chunk size is what was asked for."""
+    """The store has the requested chunk size."""
     assert call("mkfs", tmp_path / "new", "--chunk-size", "64KiB").code == 0
     with Store(tmp_path / "new", read_only=True) as store:
         assert store.superblock.chunk_size == 64 << 10
@@ -26,7 +26,7 @@ def test_chunk_size(call: Call, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["1", "4097", "2GiB", "-4096", "lots"])
 def test_chunk_sizes_refused(call: Call, tmp_path: Path, size: str) -> None:
-    """A chunk size that no store can have is wrong usage, and makes nothing."""
+    """A chunk size that no store can have is wrong usage, and no store is created."""
     done = call("mkfs", tmp_path / "new", f"--chunk-size={size}")
     assert done.code == 2
     assert "--chunk-size" in done.error
@@ -34,7 +34,7 @@ def test_chunk_sizes_refused(call: Call, tmp_path: Path, size: str) -> None:
 
 
 def test_refusals(call: Call, tmp_path: Path, empty: Path) -> None:
-    """What is in the way is named, with what to do instead, and stays as it is."""
+    """An existing file or folder is named in the error, and stays as it is."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis").write_text("x")
     (tmp_path / "file").write_text("x")
@@ -42,5 +42,5 @@ def test_refusals(call: Call, tmp_path: Path, empty: Path) -> None:
     assert "is not empty; name a new" in call("mkfs", tmp_path / "full").error
     assert "is not a folder; name a new" in call("mkfs", tmp_path / "file").error
     missing = tmp_path / "no" / "where"
-    assert f"`mkdir -p {missing.parent}` makes it" in call("mkfs", missing).error
+    assert f"create it with: mkdir -p {missing.parent}" in call("mkfs", missing).error
     assert (tmp_path / "full" / "thesis").read_text() == "x"

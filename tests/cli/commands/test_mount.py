@@ -1,4 +1,4 @@
-"""`modelfs mount`: what is refused before anything is tried, and what is tried."""
+"""`modelfs mount`: its checks, and the options that reach the daemon."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ from types import ModuleType
 
 import pytest
 
-from modelfs.cli.commands import mount as mounting
+from modelfs.cli.commands import mount
 from modelfs.errors import StoreBusy
 from modelfs.fs.mount_options import MountOptions
 from tests.support.fake_daemon import Call
 
 
 class FakeFuse(ModuleType):
-    """Stands in for `modelfs.fs.daemon`."""
+    """Stands for `modelfs.fs.daemon`."""
 
     def __init__(self) -> None:
         super().__init__("modelfs.fs.daemon")
@@ -35,7 +35,7 @@ def fuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFuse:
     """Let a mount succeed at once, and be unmounted at once."""
     made = FakeFuse()
     monkeypatch.setitem(sys.modules, "modelfs.fs.daemon", made)
-    monkeypatch.setattr(mounting, "FUSE_DEVICE", Path(os.devnull))
+    monkeypatch.setattr(mount, "FUSE_DEVICE", Path(os.devnull))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return made
 
@@ -72,7 +72,7 @@ def test_defaults(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None
     ],
 )
 def test_options(call: Call, fuse: FakeFuse, empty: Path, folder: Path, options: str) -> None:
-    """Options may be given as flags or with -o as in fstab; where they differ, flags count."""
+    """Options may be flags, or with -o as in fstab; flags win."""
     assert call("mount", "--foreground", empty, folder, *options.split()).code == 0
     [mounted] = fuse.mounted
     assert mounted.cache_size == 1 << 30
@@ -84,7 +84,7 @@ def test_options(call: Call, fuse: FakeFuse, empty: Path, folder: Path, options:
 def test_paths_are_resolved(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon gets whole paths, since it works in another folder."""
+    """The daemon gets absolute paths, because it runs in another folder."""
     monkeypatch.chdir(empty.parent)
     (empty.parent / "link").symlink_to(folder)
     assert call("mount", "--foreground", empty.name, "link").code == 0
@@ -94,24 +94,29 @@ def test_paths_are_resolved(
 def test_store_refusals(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """What is no store is told with what makes one."""
+    """The error about a folder that is not a store names the command that creates one."""
     missing = tmp_path / "none"
-    assert f"`modelfs mkfs {missing}` makes a store there" in call("mount", missing, folder).error
-    assert "is not a modelfs store; `modelfs mkfs`" in call("mount", folder, folder).error
+    assert (
+        f"create a store there with: modelfs mkfs {missing}" in call("mount", missing, folder).error
+    )
+    assert (
+        "is not a modelfs store; create one with: modelfs mkfs"
+        in call("mount", folder, folder).error
+    )
     assert fuse.mounted == []
 
 
 def test_mountpoint_refusals(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot be mounted at is told with what to do about it."""
+    """The error about an impossible mount point names the next step."""
     (folder / "file").touch()
     for place, says in (
-        (folder / "none", f"`mkdir -p {folder / 'none'}` makes it"),
+        (folder / "none", f"create it with: mkdir -p {folder / 'none'}"),
         (folder / "file", "is not a folder"),
         (empty / "packs", "is inside the store"),
         (empty, "is inside the store"),
-        (empty.parent, "the store lies in"),
+        (empty.parent, "contains the store"),
         (Path("/proc"), "is a mount of proc already; name another"),
     ):
         assert says in call("mount", empty, place).error
@@ -121,38 +126,40 @@ def test_mountpoint_refusals(
 def test_mounted_already(
     call: Call, fuse: FakeFuse, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A place where a store is mounted is told with that store."""
+    """The error about a mounted folder names its store."""
     monkeypatch.setattr(os, "getxattr", lambda path, name: b"/other.store")
     error = call("mount", empty, "/proc").error
-    assert error == ("/other.store is mounted at /proc already; to end that: modelfs umount /proc")
+    assert (
+        error == "/other.store is mounted at /proc already; unmount it with: modelfs umount /proc"
+    )
 
 
 def test_dead_mountpoint(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead mount is to be cleared first."""
+    """The error about a dead mount names the commands that clear it."""
 
     def dead(path: Path, name: str) -> bytes:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
 
     monkeypatch.setattr(os, "getxattr", dead)
     assert "clear it first with: modelfs umount" in call("mount", empty, folder).error
-    # What is dead there is no mount of modelfs, so that it is left alone.
+    # The dead mount is not one of modelfs, so --replace leaves it alone.
     assert "mount with --replace" in call("mount", "--replace", empty, folder).error
 
 
 def test_no_fuse_device(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without FUSE in the kernel, that is said."""
-    monkeypatch.setattr(mounting, "FUSE_DEVICE", folder / "fuse")
-    assert "as root: modprobe fuse" in call("mount", empty, folder).error
+    """The error about a missing /dev/fuse names the command that loads FUSE."""
+    monkeypatch.setattr(mount, "FUSE_DEVICE", folder / "fuse")
+    assert "sudo modprobe fuse" in call("mount", empty, folder).error
 
 
 def test_no_pyfuse3(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without pyfuse3, that is said."""
+    """The error about missing libraries names them."""
     monkeypatch.setitem(sys.modules, "modelfs.fs.daemon", None)
     error = call("mount", "--foreground", empty, folder).error
     assert "cannot mount without pyfuse3 and libfuse 3; install them" in error
@@ -161,10 +168,10 @@ def test_no_pyfuse3(
 def test_other_users(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is not root needs a line in fuse.conf to let others in."""
+    """--allow-other of a user needs a line in fuse.conf."""
     conf = folder / "fuse.conf"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(mounting, "FUSE_CONF", conf)
+    monkeypatch.setattr(mount, "FUSE_CONF", conf)
     for text in (None, "# user_allow_other\n"):
         if text is not None:
             conf.write_text(text)
@@ -175,7 +182,7 @@ def test_other_users(
 
 
 def test_failure_in_the_foreground(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None:
-    """What the daemon raises is one line, with what to do."""
+    """An error of the daemon is one line, with the next step."""
     fuse.error = StoreBusy(f"{empty} is locked by process 5")
     assert call("mount", "--foreground", empty, folder).error == (
         f"{empty} is locked by process 5; unmount it first, or wait for the other command to end"

@@ -24,7 +24,7 @@ REPORT: Reply = {
 
 
 def test_a_family_gets_smaller(call: Call, family: Path) -> None:
-    """It says what was stored and what is; once more, that nothing was left to do."""
+    """The output has the sizes before and after; a second run finds nothing to do."""
     done = call("optimize", family)
     assert (done.code, done.err) == (0, "")
     assert " before, " in done.out
@@ -34,8 +34,8 @@ def test_a_family_gets_smaller(call: Call, family: Path) -> None:
     assert call("fsck", "--data", family).code == 0
 
 
-def test_what_is_staged_is_taken_in_first(call: Call, empty: Path) -> None:
-    """A file that was just copied is optimized, too."""
+def test_staged_files_are_ingested_first(call: Call, empty: Path) -> None:
+    """A file that was just written is optimized, too."""
     with Store(empty) as store:
         new_file(store, b"base", (MODELS / "base.safetensors").read_bytes())
     report = call("optimize", "--json", empty).json
@@ -49,7 +49,7 @@ def test_an_empty_store(call: Call, empty: Path) -> None:
 
 
 def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C keeps what was done; the next call does the rest."""
+    """Ctrl-C keeps the finished work; the next call does the rest."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 2)
     work, calls = Worker.work, []
 
@@ -70,18 +70,18 @@ def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not list(store.index.pages(Table.TO_OPTIMIZE))
 
 
-def test_damage_is_told(call: Call, family: Path) -> None:
-    """What cannot be read is left as it is, and said to be."""
+def test_damage(call: Call, family: Path) -> None:
+    """Damaged chunks are left as they are, and counted in a warning."""
     (pack,) = (family / "packs").iterdir()
     overwrite(pack, 40_000, b"damage")
     done = call("optimize", family)
     assert done.code == 0
-    assert "could not be read" in done.err
+    assert "damaged chunk" in done.err
     assert call("optimize", "--json", "--again", family).json["damaged"] > 0
 
 
 def test_depth_is_remembered(call: Call, family: Path) -> None:
-    """How long chains of deltas may be is a property of the store."""
+    """The store keeps the allowed length of chains of deltas."""
     assert call("optimize", "--depth", "2", family).code == 0
     with Store(family, read_only=True) as store:
         assert Backlog(store).depth == 2
@@ -89,7 +89,7 @@ def test_depth_is_remembered(call: Call, family: Path) -> None:
 
 
 def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
-    """Of a mounted store, the daemon does the work."""
+    """For a mounted store, the daemon does the work."""
     daemon = fake(optimize=[{"progress": {"done": 1, "total": 4}}, {"result": REPORT}])
     assert call("optimize", empty).out == "2.00 KiB before, 512 B now (25.0 %)\n"
     assert call("optimize", "--depth", "2", empty).code == 0

@@ -14,7 +14,7 @@ KEYS = [
     *("files", "logical_bytes", "stored_bytes", "disk_bytes", "chunks", "shared_bytes"),
     *("staged_bytes", "pending_files", "files_to_optimize", "base_only_chunks", "base_only_bytes"),
     *("lost_chunks", "lost_bytes", "forms", "cache"),
-    *("unsettled_files", "held_chunks", "held_bytes"),  # what the newer names had before
+    *("unsettled_files", "held_chunks", "held_bytes"),  # older names of some of the keys
 ]
 STATISTICS = {
     **dict.fromkeys(KEYS, 1),
@@ -26,7 +26,7 @@ STATISTICS = {
 
 
 def test_empty_store(call: Call, empty: Path) -> None:
-    """Of an empty store that is said, and all its numbers but the disk's are 0."""
+    """An empty store is called empty, and all its numbers but the disk's are 0."""
     assert "the store is empty" in call("stats", empty).out
     found = call("stats", empty, "--json").json
     assert found["disk_bytes"] > 0
@@ -34,7 +34,7 @@ def test_empty_store(call: Call, empty: Path) -> None:
 
 
 def test_keys(call: Call, family: Path) -> None:
-    """The JSON has the same keys in the same order, whatever is stored."""
+    """The JSON has the same keys in the same order, for any content."""
     found = call("stats", family, "--json").json
     assert list(found) == KEYS
     assert list(found["cache"]) == ["hits", "misses", "bytes", "capacity"]
@@ -44,7 +44,7 @@ def test_keys(call: Call, family: Path) -> None:
 
 
 def test_numbers(call: Call, family: Path) -> None:
-    """The numbers are those of the files that were put in."""
+    """The numbers are those of the stored files."""
     found = call("stats", family, "--json").json
     sizes = [path.stat().st_size for path in MODELS.iterdir()]
     assert (found["files"], found["logical_bytes"]) == (len(sizes), sum(sizes))
@@ -52,7 +52,7 @@ def test_numbers(call: Call, family: Path) -> None:
 
 
 def test_table(call: Call, family: Path) -> None:
-    """The table says what is saved, and has a line for each form."""
+    """The table has the saved space, and a line for each form."""
     out = call("stats", family).out
     assert "times smaller" in out
     assert all(form in out for form in ("plain", "zstd"))
@@ -60,27 +60,27 @@ def test_table(call: Call, family: Path) -> None:
 
 
 def test_base_only(call: Call, tmp_path: Path) -> None:
-    """What is stored only because something derives from it is told."""
+    """Chunks that are kept only as bases have a line of their own."""
     path = new_store(tmp_path, chunk_size=CHUNK)
     fill(path)
     out = call("stats", path).out
-    assert "64.0 KiB of that, 1 chunk that no file uses" in out
+    assert "64.0 KiB in 1 chunk of deleted files" in out
     assert "files: run `modelfs optimize`" in out
 
 
-def test_daemon_is_asked(call: Call, fake: Fake, empty: Path) -> None:
-    """Of a mounted store, the daemon's numbers are shown."""
+def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
+    """For a mounted store, the daemon's numbers are shown."""
     daemon = fake(stats=[{"result": STATISTICS}])
     assert call("stats", empty, "--json").json == STATISTICS
     out = call("stats", empty).out
     assert daemon.requests == [{"command": "stats"}] * 2
     assert "1.50 GiB, 75.0 %: 4.0 times smaller" in out
     assert "1.00 MiB of 256 MiB, 30 hits, 5 misses" in out
-    assert "not taken in yet" in out
+    assert "not in chunks yet" in out
 
 
 def test_reading_beside_a_writer(empty: Path) -> None:
-    """A store that another process writes to is shown as of its last commit."""
+    """Without a daemon, the numbers are those of the last commit."""
     with Store(empty) as store:
         new_file(store, b"one")
         store.commit()

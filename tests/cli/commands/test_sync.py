@@ -19,7 +19,7 @@ def staged(empty: Path) -> Path:
 
 
 def test_sync(call: Call, staged: Path) -> None:
-    """What is staged is in chunks afterwards; nothing is said."""
+    """Staged files are in chunks afterwards, and there is no output."""
     before = call("stats", staged, "--json").json
     assert (before["pending_files"], before["chunks"]) == (1, 0)
     done = call("sync", staged)
@@ -30,13 +30,13 @@ def test_sync(call: Call, staged: Path) -> None:
 
 
 def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
-    """Of a mounted store, the daemon is asked."""
+    """For a mounted store, the daemon does the work."""
     daemon = fake(sync=[{"progress": {"done": 1, "total": 2}}, {"result": {}}])
     assert call("sync", empty).code == 0
     assert daemon.requests == [{"command": "sync"}]
 
 
 def test_daemon_refuses(call: Call, fake: Fake, empty: Path) -> None:
-    """What the daemon says went wrong is the error."""
+    """The daemon's error is the command's error."""
     fake(sync=[{"error": "no room left", "errno": 28}])
-    assert f"the daemon of {empty} says: no room left" in call("sync", empty).error
+    assert f"the daemon of {empty} reports: no room left" in call("sync", empty).error

@@ -1,4 +1,4 @@
-"""`modelfs umount`. What a daemon does then is in tests/mount."""
+"""`modelfs umount`. The daemon's side of it is in tests/mount."""
 
 import fcntl
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
-from modelfs.cli.commands import umount as unmounting
+from modelfs.cli.commands import umount
 from tests.support.fake_daemon import Call
 from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, wait_until
 
-# Answers connections at the control socket of a store, and nothing else.
+# Accepts connections at the control socket of a store, and does nothing else.
 DAEMON = """
 import os, signal, socket, sys
 os.chdir(sys.argv[1])
@@ -26,15 +26,15 @@ signal.pause()
 
 
 def test_refusals(call: Call, empty: Path, tmp_path: Path) -> None:
-    """What is no mount of modelfs is told, with where to find one."""
-    assert "does not exist; `findmnt" in call("umount", tmp_path / "none").error
-    assert "is not mounted; `findmnt" in call("umount", tmp_path).error
-    assert "is a store, not the folder where it is mounted" in call("umount", empty).error
+    """The error about any other path names the command that lists mounts."""
+    assert "does not exist; list modelfs mounts" in call("umount", tmp_path / "none").error
+    assert "is not mounted; list modelfs mounts" in call("umount", tmp_path).error
+    assert "is a store, not its mount point" in call("umount", empty).error
     assert "is a mount of proc, not of modelfs" in call("umount", "/proc").error
 
 
 def test_place_in_a_mount(call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a place inside a mount, the mount point is told."""
+    """The error about a place inside a mount names the mount point."""
     monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
     assert call("umount", "/proc/self/fd").error.endswith("modelfs umount /proc")
 
@@ -42,7 +42,7 @@ def test_place_in_a_mount(call: Call, empty: Path, monkeypatch: pytest.MonkeyPat
 def test_tools_are_missing(
     call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without the tools that unmount, they are named."""
+    """The error about missing tools names them."""
     monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "is not installed; install fuse3" in call("umount", "/proc").error
@@ -51,7 +51,7 @@ def test_tools_are_missing(
 def test_problem_of_the_tool(
     call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What the tool that unmounts complains of is passed on, on one line."""
+    """The tool's error is passed on, on one line."""
     _let_tools(tmp_path, "echo not; echo permitted >&2; exit 32", monkeypatch)
     monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
     assert call("umount", "/proc").error == "cannot unmount /proc: permitted"
@@ -60,10 +60,10 @@ def test_problem_of_the_tool(
 def test_waits_for_the_lock(
     call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The command returns when the daemon has let go of the store, and tells if that is long."""
+    """The command returns when the daemon has released the store; a note comes if that is long."""
     _let_tools(tmp_path, "exit 0", monkeypatch)
     monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
-    monkeypatch.setattr(unmounting, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(umount, "NOTE_SECONDS", 0.0)
     lock = _take_lock(empty)
     notes: list[str] = []
 
@@ -75,17 +75,17 @@ def test_waits_for_the_lock(
     monkeypatch.setattr(click, "echo", echo)
     assert call("umount", "/proc").code == 0
     [note] = notes
-    assert "waiting for what was written to be durable" in note
+    assert "waiting until everything is on the disk" in note
 
 
 def test_does_not_wait_for_others(
     call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Who takes the store as soon as the daemon has ended is not waited for."""
+    """The command does not wait for a process that takes the store after the daemon."""
     daemon = subprocess.Popen([sys.executable, "-c", DAEMON, empty])
     try:
         wait_until((empty / "control.sock").exists)
-        # The daemon ends when it is unmounted, and the lock is somebody else's already.
+        # The daemon ends when it is unmounted, and another process has the lock already.
         _let_tools(tmp_path, f"kill {daemon.pid}", monkeypatch)
         monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
         lock = _take_lock(empty)
@@ -97,8 +97,8 @@ def test_does_not_wait_for_others(
 
 
 @pytest.mark.mount
-def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Path) -> None:
-    """A read-only mount is unmounted while another one has the store too."""
+def test_read_only_mount_does_not_wait(call: Call, mount: Mount, tmp_path: Path) -> None:
+    """A read-only mount is unmounted while another one has the store, too."""
     mount.stop()
     first, second = tmp_path / "first", tmp_path / "second"
     for path in (first, second):
@@ -115,7 +115,7 @@ def test_read_only_mount_waits_for_nobody(call: Call, mount: Mount, tmp_path: Pa
 
 @pytest.mark.mount
 def test_dead_mount_is_cleared(call: Call, mount: Mount) -> None:
-    """What a daemon that was killed left mounted is cleared, and told."""
+    """The mount of a killed daemon is cleared, and the output says so."""
     (mount.path / "x").write_text("x")
     mount.kill(clear=False)
     for command in ("stats", "sync", "gc", "inspect"):
@@ -123,13 +123,13 @@ def test_dead_mount_is_cleared(call: Call, mount: Mount) -> None:
     assert "clear it first" in call("mount", mount.store, mount.path).error
     done = call("umount", mount.path)
     assert done.code == 0
-    assert "was a mount whose daemon had ended: cleared" in done.out
+    assert "whose daemon had ended" in done.out
     assert "is not mounted" in call("umount", mount.path).error
 
 
 @pytest.mark.mount
 def test_busy_mount_names_its_users(call: Call, mount: Mount) -> None:
-    """Who keeps a mount busy is told: by a folder, a file or a mapping."""
+    """The error about a busy mount names the processes that use it."""
     (mount.path / "x").write_text("x")
     user = subprocess.Popen(["sleep", "60"], cwd=mount.path)
     try:
@@ -147,8 +147,8 @@ def test_busy_mount_names_its_users(call: Call, mount: Mount) -> None:
 def test_mounted_in_another_namespace(
     call: Call, mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who else has the mount, and so keeps the daemon, is told; nothing is waited for."""
-    monkeypatch.setattr(unmounting, "NOTE_SECONDS", 0.0)
+    """The error names a process that still has the mount; the command does not wait for it."""
+    monkeypatch.setattr(umount, "NOTE_SECONDS", 0.0)
     command = ["unshare", "--mount", "sh", "-c", "echo; exec sleep 60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -158,13 +158,13 @@ def test_mounted_in_another_namespace(
             modelfs("sync", mount.store)
         finally:
             other.kill()
-    assert f"process {other.pid} has it mounted still, at {mount.path}" in error
+    assert f"process {other.pid} still has it mounted at {mount.path}" in error
     mount.wait()
 
 
 @pytest.mark.mount
 def test_inspect_in_a_mount(call: Call, mount: Mount) -> None:
-    """A file's own path is enough, before and after it is taken into chunks."""
+    """The path of a file is enough, before and after its ingest."""
     (mount.path / "sub").mkdir()
     (mount.path / "sub" / "x").write_bytes(b"x" * 100_000)
     report = call("inspect", mount.path / "sub" / "x", "--json").json
@@ -189,7 +189,7 @@ def _take_lock(store: Path) -> int:
 
 
 def _let_tools(folder: Path, script: str, patch: pytest.MonkeyPatch) -> None:
-    """Let the tools that unmount be a script."""
+    """Replace the tools that unmount by a script."""
     for name in ("umount", "fusermount3"):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)

@@ -463,7 +463,7 @@ async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.Mon
         return real(self, step, writer)
 
     monkeypatch.setattr(Worker, "run", run)
-    with pytest.raises(OSError, match="not in chunks yet: /1 and 1 more: broken") as caught:
+    with pytest.raises(OSError, match="cannot store /1 and 1 more in chunks: broken") as caught:
         await served.background.ingest.sync()
     assert caught.value.errno == errno.EIO
     assert [is_chunked(served, inode) for inode in inodes] == [True, False, False, True]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from modelfs.cli.commands.optimize import _make_small
+from modelfs.cli.commands.optimize import optimize_and_defragment
 from modelfs.errors import StoreFull
 from modelfs.jobs.defrag import order as order_module
 from modelfs.jobs.defrag import usage as usage_module
@@ -160,7 +160,10 @@ def test_optimize_defragments_last(opened: Store) -> None:
     inodes = scatter(opened)
     stored_file(opened, b"model", save({"zeros": np.zeros((100, 1024), np.float32)}))
     progress: list[tuple[int, int]] = []
-    run(_make_small(opened, Backlog(opened), lambda *done: progress.append(done)), opened)
+    run(
+        optimize_and_defragment(opened, Backlog(opened), lambda *done: progress.append(done)),
+        opened,
+    )
     assert runs(opened, inodes) == [1] * FILES
     assert progress[-1][0] == progress[-1][1]
     assert progress == sorted(progress)

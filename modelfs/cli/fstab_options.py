@@ -1,4 +1,4 @@
-"""The options of `mount -o`: what mount(8), fstab(5) and fusermount3 call them."""
+"""The options of `mount -o`, as mount(8), fstab(5) and fusermount3 spell them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Final
 from modelfs.cli.failure import Code, Failure
 from modelfs.cli.params import parse_size
 
-# For the kernel; FUSE passes them on.
+# Options that FUSE passes on to the kernel.
 PASSED_ON: Final = frozenset(
     {"nosuid", "nodev", "noexec", "suid", "dev", "exec", "sync", "async", "dirsync"}
 )
 SIZES: Final = frozenset({"cache_size", "limit"})
-# Security labels, and what the mount table names as the source: as they are.
+# Options passed on with their values: security labels, and the source in the mount table.
 NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
-# For mount(8) and systemd, or of no meaning here: access times do not change by reading, and the
-# kernel always checks permissions.
+# Options for mount(8) and systemd, and options without a meaning here: reads never change access
+# times, and the kernel always checks permissions.
 IGNORED: Final = frozenset(
     {
         *("defaults", "auto", "noauto", "nofail", "_netdev", "comment", "uhelper", "helper"),
@@ -28,8 +28,8 @@ IGNORED: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """What `-o` asks for. None where it says nothing."""
+class FstabOptions:
+    """The parsed options; None for those that were not given."""
 
     read_only: bool | None
     allow_other: bool
@@ -39,18 +39,18 @@ class Parsed:
     passed_on: tuple[str, ...]
 
 
-def parse_options(texts: Iterable[str]) -> Parsed:
-    """Understand the values of all `-o`. Of `ro` and `rw` the last one counts.
+def parse_options(texts: Iterable[str]) -> FstabOptions:
+    """Parse the values of all `-o`. Of `ro` and `rw` the last one counts.
 
     Raises:
-        Failure: an option that means something, but not to modelfs.
+        Failure: an option that modelfs does not support.
     """
     read_only: bool | None = None
     allow_other = False
     replace = False
     sizes: dict[str, int] = {}
     passed_on: dict[str, None] = {}
-    for option in (each for text in texts for each in text.split(",") if each):
+    for option in (part for text in texts for part in text.split(",") if part):
         name, _, value = option.partition("=")
         if option in ("ro", "rw"):
             read_only = option == "ro"
@@ -59,12 +59,18 @@ def parse_options(texts: Iterable[str]) -> Parsed:
         elif option == "replace":
             replace = True
         elif name in SIZES:
-            sizes[name] = _size(name, value)
+            try:
+                sizes[name] = parse_size(value)
+            except ValueError as exc:
+                raise Failure(f"-o {name}: {exc}", Code.USAGE) from exc
         elif option in PASSED_ON or name in NAMED:
             passed_on[option] = None
         elif name not in IGNORED and not name.lower().startswith("x-"):
-            raise _unknown(option)
-    return Parsed(
+            hint = "see `modelfs mount --help` for the options that are"
+            if option == "remount":
+                hint = "unmount and mount again"
+            raise Failure(f"-o {option} is not supported; {hint}", Code.USAGE)
+    return FstabOptions(
         read_only,
         allow_other,
         sizes.get("cache_size"),
@@ -72,16 +78,3 @@ def parse_options(texts: Iterable[str]) -> Parsed:
         replace,
         tuple(passed_on),
     )
-
-
-def _size(name: str, value: str) -> int:
-    try:
-        return parse_size(value)
-    except ValueError as exc:
-        raise Failure(f"-o {name}: {exc}", Code.USAGE) from exc
-
-
-def _unknown(option: str) -> Failure:
-    if option == "remount":
-        return Failure("-o remount is not possible; unmount and mount again", Code.USAGE)
-    return Failure(f"-o {option} is not known; see `modelfs mount --help` for what is", Code.USAGE)

@@ -1,9 +1,9 @@
-"""What `mount -o` takes."""
+"""The options of `mount -o`."""
 
 import pytest
 
 from modelfs.cli.failure import Code, Failure
-from modelfs.cli.mount_options import parse_options
+from modelfs.cli.fstab_options import parse_options
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,12 @@ from modelfs.cli.mount_options import parse_options
     ],
 )
 def test_lines_of_fstab(line: str) -> None:
-    """What mount(8) passes on from an ordinary fstab is accepted."""
+    """The options that mount(8) passes on from an ordinary fstab are accepted."""
     assert not parse_options([line]).allow_other
 
 
 def test_meaning() -> None:
-    """What means something to modelfs or to the kernel is kept, and nothing else."""
+    """Options with a meaning to modelfs or the kernel are kept, and no others."""
     parsed = parse_options(
         ["ro,nosuid,x-gvfs-hide", "noexec,allow_other,cache_size=2GiB,fsname=models"]
     )
@@ -43,7 +43,7 @@ def test_last_of_ro_and_rw(line: str, read_only: bool | None) -> None:
 
 @pytest.mark.parametrize("option", ["allow_root", "uid=1000", "ro=1", "remount", "cache_size=big"])
 def test_refused(option: str) -> None:
-    """An option that promises what modelfs does not do is refused by name, as wrong usage."""
+    """An option that modelfs does not support is refused by name, as wrong usage."""
     with pytest.raises(Failure, match=option.partition("=")[0]) as refused:
         parse_options(["rw", option])
     assert refused.value.code == Code.USAGE

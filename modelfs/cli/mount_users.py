@@ -1,0 +1,36 @@
+"""The processes and mounts that keep a mount busy, as fuser(1) finds them."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from modelfs.fs.host.mount_table import mounts
+
+SHOWN_MAX: Final = 5
+
+
+def users_of(mount_point: Path) -> str:
+    """Return the mount below a mount point, or the processes that use it, as text."""
+    below = [entry.path for entry in mounts() if mount_point in entry.path.parents]
+    if below:
+        return f"the mount at {below[-1]}"
+    users = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(path.is_relative_to(mount_point) for path in _used_by(process)):
+                users.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+    if not users:
+        return f"a process that this user cannot see (try: sudo fuser -vm {mount_point})"
+    more = f" and {len(users) - SHOWN_MAX} more" if len(users) > SHOWN_MAX else ""
+    return ", ".join(users[:SHOWN_MAX]) + more
+
+
+def _used_by(process: Path) -> Iterator[Path]:
+    """Yield the paths that a process works in, runs, has open or has mapped."""
+    for link in (process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()):
+        with contextlib.suppress(OSError):
+            yield link.readlink()
+    for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
+        if (start := line.find("/")) >= 0:
+            yield Path(line[start:])
