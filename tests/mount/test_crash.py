@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mount
 ROUNDS = 3
 SIZES = (1, 4096, 100_000, 3_000_000)
 
-# What the clients below and the checks agree on: the content of a file, by its name.
+# The content of a file follows from its name, for the clients below and for the checks.
 CONTENT = """
     import os, random, sys
 
@@ -50,7 +50,7 @@ def content(name: str) -> bytes:
 
 
 class Client:
-    """A process that works in a mount until that fails, telling each step that is durable."""
+    """A process that works in a mount until the mount fails, and reports each durable step."""
 
     def __init__(self, source: str, *arguments: str | Path) -> None:
         self._process = subprocess.Popen(
@@ -90,13 +90,13 @@ def client(source: str, *arguments: str | Path) -> Iterator[Client]:
 
 
 def recover(mount: Mount) -> None:
-    """Mount again after a crash: in less than two seconds, however much was under way."""
+    """Mount again after a crash, in less than two seconds."""
     assert mount.restart() < 2
     drop_kernel_caches()
 
 
 def crash_under(mount: Mount, source: str, number: int) -> list[str]:
-    """Let a client work, crash at a moment of this round, recover, and return what it was told."""
+    """Let a client work, crash at a moment of this round, recover; return the durable steps."""
     draw = random.Random(number)
     with client(source, mount.path, str(number * 1_000_000)) as working:
         working.wait_for(draw.randint(1, 10))
@@ -142,7 +142,7 @@ def test_killed_while_writing_without_fsync(mount: Mount) -> None:
 
 
 def test_killed_while_replacing(mount: Mount) -> None:
-    """A name that is renamed over again and again has one whole version, no older than promised.
+    """A name that is repeatedly renamed over has one whole version, no older than promised.
 
     Every second version is renamed without any fsync, as careless programs do.
     """
@@ -186,7 +186,7 @@ def test_killed_while_patching(mount: Mount) -> None:
         patched = {draw.randrange(blocks) for _ in range(promised + 1)}
         assert len(data) == len(stored)
         assert all(found[place] == b"%05d" % place * 1000 for place in patched)
-        # A patch that nobody was told of may be there in part, and nothing else may be.
+        # A patch whose fsync has not returned may be there in part, and nothing else may be.
         assert all(
             byte in {0, new}
             for place in range(0, blocks, 7)
@@ -277,7 +277,7 @@ def test_killed_while_collecting(mount: Mount, victim: str) -> None:
 
 
 def test_killed_while_recovering(mount: Mount) -> None:
-    """A crash during the recovery from a crash is recovered from."""
+    """After a crash during a recovery, the next mount recovers."""
     draw = random.Random(5)
     names = [f"{n}" for n in range(40)]
     for name in names:
@@ -322,7 +322,7 @@ def test_killed_while_waiting_for_mapped_pages(fuse: None, store: Path, tmp_path
 
 
 def test_dead_mount_point(mount: Mount) -> None:
-    """A mount point whose daemon was killed is recognised; `umount` clears it for the next."""
+    """The mount point of a killed daemon is recognised; `umount` clears it for the next mount."""
     (mount.path / "x").write_text("x")
     mount.sync()
     mount.kill(clear=False)

@@ -1,4 +1,4 @@
-"""The crash tools work, and they see what a store that cuts corners loses.
+"""The crash tools work, and they find the losses of a store that does not sync.
 
 The long runs, whose figures the README has, are for `tools/run trust.power_loss` and
 `tools/run trust.kill_daemon`.
@@ -23,7 +23,7 @@ needs_disks = pytest.mark.skipif(
 
 
 def call(*command: str | Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a tool; its daemons and itself import what is in the folder `path` first."""
+    """Run a tool; it and its daemons import modules from the folder `path` first."""
     environment = {**os.environ, "PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.run(
         [sys.executable, "-m", *command],
@@ -45,7 +45,7 @@ def test_power_loss(fuse: None) -> None:
 
 @needs_disks
 def test_power_loss_of_a_store_that_does_not_sync(fuse: None, tmp_path: Path) -> None:
-    """A store that does not make its bytes durable before it says so is found out."""
+    """Losses are found of a store that acknowledges an fsync before its bytes are durable."""
     (tmp_path / "sitecustomize.py").write_text("import os\nos.fdatasync = lambda fd: None\n")
     done = call(*POWER_LOSS, "--points", "3", path=str(tmp_path))
     assert done.returncode == 1, done.stdout + done.stderr

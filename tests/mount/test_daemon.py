@@ -26,14 +26,14 @@ def test_named_in_the_mount_table(mount: Mount) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the read-ahead")
 def test_read_ahead_is_raised(mount: Mount) -> None:
-    """The kernel reads as far ahead as the daemon told it, once the mount answers."""
+    """The kernel's read-ahead is the daemon's, once the mount answers."""
     device = mount.path.stat().st_dev
     folder = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
     wait_until(lambda: (folder / "read_ahead_kb").read_text() == f"{READ_AHEAD_KIB}\n")
 
 
 def test_unmounting_is_durable(mount: Mount) -> None:
-    """What was written right before an unmount is there after the next mount."""
+    """Content that was written right before an unmount is there after the next mount."""
     (mount.path / "x").write_bytes(b"x" * 3_000_000)
     mount.remount(drop_caches=True)
     assert (mount.path / "x").read_bytes() == b"x" * 3_000_000
@@ -56,7 +56,7 @@ def test_read_only(fuse: None, store: Path, tmp_path: Path) -> None:
 
 
 def test_one_writer(mount: Mount, tmp_path: Path) -> None:
-    """A store that is mounted is refused to a second mount, which says so."""
+    """A second mount of a mounted store is refused, and its error names the store."""
     other = tmp_path / "other"
     other.mkdir()
     done = subprocess.run(
@@ -86,7 +86,7 @@ def test_two_stores_at_once(mount: Mount, fuse: None, tmp_path: Path) -> None:
 def test_signals_end_it_in_order(
     fuse: None, store: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """SIGTERM and SIGINT unmount, keep what was written, and end with 0."""
+    """SIGTERM and SIGINT unmount, keep all written content, and end with 0."""
     path = tmp_path / "mnt"
     path.mkdir()
     daemon = subprocess.Popen([*MODELFS, "mount", "--foreground", store, path])
@@ -119,7 +119,7 @@ def test_in_the_background(fuse: None, store: Path, tmp_path: Path) -> None:
 
 
 def test_cache_is_bounded(fuse: None, store: Path, tmp_path: Path) -> None:
-    """The cache has the capacity that was asked for, and keeps to it."""
+    """The cache has the requested capacity, and keeps to it."""
     with mounted(store, tmp_path / "mnt", "--cache-size", "4MiB") as mount:
         (mount.path / "x").write_bytes(os.urandom(20_000_000))
         mount.remount(drop_caches=True)
@@ -161,7 +161,7 @@ def test_sync_by_store_path(mount: Mount) -> None:
     assert (stats["pending_files"], stats["staged_bytes"]) == (0, 0)
 
 
-def test_mkfs_spares_what_is_there(tmp_path: Path, store: Path) -> None:
+def test_mkfs_refuses_full_folders(tmp_path: Path, store: Path) -> None:
     """`modelfs mkfs` refuses a folder that holds files, a store among them."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis").write_text("x")
@@ -191,7 +191,7 @@ time.sleep(600)
 
 @pytest.mark.parametrize("end", ["stop", "sync and kill"])
 def test_mapping_that_is_still_there(mount: Mount, end: str) -> None:
-    """What was written through a mapping that lives on is durable after SIGTERM, or a sync."""
+    """Bytes written through a mapping are durable after SIGTERM or a sync, before its end."""
     path = mount.path / "mapped"
     with subprocess.Popen(
         [sys.executable, "-c", MAPPED, path], stdout=subprocess.PIPE, text=True
@@ -210,7 +210,7 @@ def test_mapping_that_is_still_there(mount: Mount, end: str) -> None:
 
 
 def test_replace_takes_a_dead_mount_over(mount: Mount) -> None:
-    """With --replace a store is mounted where a daemon was killed; without it that is told."""
+    """With --replace a store is mounted in place of a dead mount; without it that is an error."""
     (mount.path / "x").write_text("x")
     mount.sync()
     mount.kill(clear=False)
@@ -247,7 +247,7 @@ def test_replace_leaves_a_live_mount_alone(mount: Mount) -> None:
 
 
 def test_limit(fuse: None, store: Path, tmp_path: Path) -> None:
-    """A store with a limit is full there, says so to df(1), and has room after rm."""
+    """A store with a limit is full at the limit, also for df(1), and has room after rm."""
     with mounted(store, tmp_path / "mnt", "--limit", "28MiB") as mount:
         room = os.statvfs(mount.path)
         assert room.f_blocks * room.f_frsize == 28 << 20

@@ -1,4 +1,4 @@
-"""A damaged pack: what a user sees of it, from the first error to the last byte healed."""
+"""A damaged pack, as a user sees it: errors, fsck, repair, and good copies."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Whatever is done to files at random, every byte is what a model of them says."""
+"""After random operations on files, every byte is the one that a model predicts."""
 
 import subprocess
 import sys

@@ -63,7 +63,7 @@ class Cache:
                 file.write(block)
 
     def _set_usual_mode(self, path: Path) -> None:
-        # A fresh file tells the umask without changing it.
+        # A fresh file shows the umask without changing it.
         probe = path.parent / f"tmp_{uuid.uuid4()}"
         probe.touch()
         path.chmod(probe.stat().st_mode & 0o777)
@@ -98,7 +98,7 @@ def test_nothing_is_left_over(cache: Cache) -> None:
 
 
 def test_symlinks_are_supported(here: Path) -> None:
-    """The client's probe, a relative link in a temporary folder, says that links work."""
+    """The client's probe, a relative link in a temporary folder, succeeds."""
     with tempfile.TemporaryDirectory(dir=here) as folder:
         source = Path(folder) / "src"
         source.touch()
@@ -107,7 +107,7 @@ def test_symlinks_are_supported(here: Path) -> None:
 
 
 def test_resumed_download(cache: Cache) -> None:
-    """A download that was broken off goes on where its `.incomplete` file ends."""
+    """An interrupted download continues at the end of its `.incomplete` file."""
     source = MODELS / "base.safetensors"
     incomplete = cache.model / "blobs" / f"{etag(source)}.incomplete"
     incomplete.write_bytes(source.read_bytes()[:333_333])
@@ -120,7 +120,7 @@ def test_resumed_download(cache: Cache) -> None:
 
 
 def test_replaced_ref(cache: Cache) -> None:
-    """Whoever reads a ref while it is replaced again and again sees a whole commit."""
+    """A reader of a ref that is repeatedly replaced sees a whole commit."""
     commits = {letter * 40 for letter in "abcdef"}
     cache.point_to("a" * 40)
     seen: set[str] = set()

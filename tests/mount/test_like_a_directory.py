@@ -1,4 +1,4 @@
-"""Any sequence of calls does in a mount what it does in a plain directory."""
+"""A mount behaves like a plain directory under any sequence of calls."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ NAMES = st.sampled_from(["a", "b", "d", "e", "d/a", "d/b", "e/a"])
 TARGETS = st.sampled_from(["a", "b", "d", "../a", "d/b", "nowhere"])
 OFFSETS = st.sampled_from([0, 1, 4095, 4096, 70_000, (1 << 20) - 1, 1 << 20])
 DATA = st.binary(max_size=64)
-# No setgid with group execution: a write ends it, root's too, since a request does not tell whose.
+# No setgid with group execution: a write clears it, even root's, since a request has no user.
 MODES = st.sampled_from([0o600, 0o444, 0o755, 0o1777, 0o2740])
 KEYS = st.sampled_from(["user.a", "user.b"])
 SLOTS = st.integers(0, 2)
@@ -59,7 +59,7 @@ FEW_STEPS = settings(max_examples=8, stateful_step_count=40, deadline=None)
 
 
 def outcome(call: Callable[[Any], object], argument: object) -> object:
-    """Return what a system call returns, or the name of its errno."""
+    """Return the result of a system call, or the name of its errno."""
     try:
         return call(argument)
     except OSError as exc:
@@ -75,7 +75,7 @@ def with_open(path: Path, flags: int, call: Callable[[int], Result]) -> Result:
 
 
 def seen(fd: int) -> tuple[object, ...]:
-    """Return what fstat tells that does not depend on the file system."""
+    """Return the fields of fstat that do not depend on the file system."""
     node = os.fstat(fd)
     if stat.S_ISDIR(node.st_mode):
         return (node.st_mode,)
@@ -110,7 +110,7 @@ def _forget(fd: int) -> None:
 
 
 class LikeADirectory(RuleBasedStateMachine):
-    """Do the same in a plain directory and in a mount: nothing may tell them apart."""
+    """Does the same in a plain directory and in a mount, and compares all results."""
 
     mount: Mount
     plain_top: Path
@@ -221,7 +221,7 @@ class LikeADirectory(RuleBasedStateMachine):
     def remove_attribute(self, name: str, key: str) -> None:
         self.both(lambda top: os.removexattr(top / name, key))
 
-    # Files held open, whatever becomes of their names.
+    # Open files, with and without names.
 
     @rule(slot=SLOTS, name=NAMES, flags=FLAGS)
     def open(self, slot: int, name: str, flags: int) -> None:
@@ -266,12 +266,12 @@ class LikeADirectory(RuleBasedStateMachine):
     def fsync_open(self, slot: int) -> None:
         self.both_open(slot, os.fsync)
 
-    # What only the mounted side notices.
+    # Events on the mounted side only.
 
     @precondition(lambda self: self.changed)
     @rule()
     def sync(self) -> None:
-        """Cut into chunks what was written, and let later reads come from the chunks."""
+        """Store everything in chunks, so that later reads come from chunks."""
         self.mount.sync()
         forget_pages(self.mounted)
         self.changed = False
@@ -291,7 +291,7 @@ class LikeADirectory(RuleBasedStateMachine):
 
 
 class LikeARemountedDirectory(LikeADirectory):
-    """The same, and now and then the daemon is another."""
+    """The same, with restarts of the daemon."""
 
     @precondition(lambda self: self.changed)
     @rule()

@@ -1,4 +1,4 @@
-"""Many at once, and much of one thing: what is small here is large in `tools/run trust.load`."""
+"""Concurrent programs and large files; `tools/run trust.load` does the same at full size."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.mount
 PAGE = 4096
 CLIENTS = 8
 
-# A process that changes its own files and reads everybody's; a file says by its first bytes what
-# the rest has to be.
+# A process that changes its own files and reads all files; the first bytes of a file determine
+# the others.
 CLIENT = """
     import os, random, sys
     from pathlib import Path
@@ -217,7 +217,7 @@ def test_a_file_of_many_extents(mount: Mount) -> None:
     assert other.read_bytes() == data[: len(data) // 2]
 
 
-def test_unmounting_waits_for_what_was_written(mount: Mount) -> None:
+def test_unmounting_waits_for_written_files(mount: Mount) -> None:
     """All that was written before `umount`, without an fsync, is there afterwards."""
     files = {f"{number}": random.Random(number).randbytes(200_000) for number in range(50)}
     client = start_client(mount.path, 1, 200)
@@ -230,7 +230,7 @@ def test_unmounting_waits_for_what_was_written(mount: Mount) -> None:
     assert {path.name for path in mount.path.iterdir()} == files.keys() | set(output.split())
 
 
-# Writes files, and tells of each when it is closed, until the mount is gone.
+# Writes files, and reports each when it is closed, until the mount is gone.
 WRITER = """
     import random, sys
     from pathlib import Path
@@ -243,8 +243,8 @@ WRITER = """
 """
 
 
-def test_ending_under_load_waits_for_what_was_written(mount: Mount) -> None:
-    """A daemon that is told to end while files are written makes all durable that were closed."""
+def test_ending_under_load_waits_for_written_files(mount: Mount) -> None:
+    """A daemon that gets SIGTERM under load makes all closed files durable."""
     folder = mount.path / "folder"
     folder.mkdir()
     writer = subprocess.Popen(

@@ -15,7 +15,7 @@ def cool(mount: Mount) -> None:
 
 
 def test_memmap_new(here: Path, shared_mount: Mount) -> None:
-    """An array mapped as new keeps what was written to it after its file was closed."""
+    """An array mapped as new keeps elements that were written after its file was closed."""
     run_python(
         """
         import sys
@@ -81,7 +81,7 @@ def test_memmap_copy_on_write(here: Path) -> None:
 
 
 def test_two_processes_share_a_mapping(here: Path) -> None:
-    """What one process writes to a shared mapping another sees without closing anything."""
+    """Writes of one process to a shared mapping are seen by another before any close."""
     run_python(
         """
         import subprocess, sys

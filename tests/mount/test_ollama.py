@@ -105,7 +105,7 @@ def test_pull(here: Path, shared_mount: Mount) -> None:
 
 
 def test_resume_after_a_crash(mount: Mount) -> None:
-    """What the progress files of a killed pull call complete is there; the rest follows."""
+    """All parts that the progress files of a killed pull call complete are there."""
     pull = Pull(mount.path)
     pull.prepare()
     pull.fetch_all(limit=300_000)

@@ -39,7 +39,7 @@ SAVE = """
     onnx.save(model, sys.argv[1], **external[sys.argv[2]])
 """
 
-# Prints what the model computes, to the last bit.
+# Prints the output of the model, to the last bit.
 RUN = """
     import sys
     import numpy as np

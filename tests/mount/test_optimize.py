@@ -1,4 +1,4 @@
-"""Optimizing a mounted store: by a user who waits, leaves, reads meanwhile, or pulls the plug."""
+"""Optimizing a mounted store: with readers, interrupted, and with a killed daemon."""
 
 import hashlib
 import signal
@@ -37,7 +37,7 @@ def check(mount: Mount) -> None:
 
 
 def test_every_file_reads_as_it_was_written(mount: Mount) -> None:
-    """A family takes a third of its room, and every program reads what it did before."""
+    """A family takes a third of its room, and programs read the same bytes as before."""
     copy_in(mount)
     before = mount.stats()["stored_bytes"]
     modelfs("optimize", mount.path)
@@ -50,7 +50,7 @@ def test_every_file_reads_as_it_was_written(mount: Mount) -> None:
     check(mount)
 
 
-def test_frameworks_read_what_is_derived(mount: Mount) -> None:
+def test_frameworks_read_derived_models(mount: Mount) -> None:
     """Safetensors and onnxruntime load models that are deltas, casts and transposes."""
     copy_in(mount)
     modelfs("optimize", mount.path)
@@ -91,7 +91,7 @@ def test_ctrl_c_stops_it(mount: Mount) -> None:
     wait_until(lambda: mount.stats()["files_to_optimize"] < before or command.poll() is not None)
     command.send_signal(signal.SIGINT)
     _, problem = command.communicate(timeout=DEADLINE)
-    # At its very end Python lets the signal do what it does to any process: 130 to a shell, too.
+    # At its very end Python restores the signal's default action, which is 130 for a shell, too.
     assert command.returncode in (0, 130, -signal.SIGINT)
     assert b"Traceback" not in problem
     check(mount)
@@ -101,7 +101,7 @@ def test_ctrl_c_stops_it(mount: Mount) -> None:
 
 
 def test_a_killed_daemon_leaves_a_clean_store(mount: Mount) -> None:
-    """Killed at any moment of it, the store opens, is sound, and goes on."""
+    """After a kill at any moment, the store opens, is sound, and optimizing continues."""
     copy_in(mount)
     for delay in (0.05, 0.2, 0.4):
         command = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Users on one mount may do to each other's files what they may in a plain directory."""
+"""Permissions between users of one mount are those of a plain directory."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ STEPS = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 def entry(path: Path) -> tuple[object, ...]:
-    """Return what root sees of a name and is to be equal on both sides."""
+    """Return all that root sees of a name and that must be equal on both sides."""
     node = path.lstat()
     keys = sorted(os.listxattr(path, follow_symlinks=False))
     size = None if stat.S_ISDIR(node.st_mode) else node.st_size
@@ -69,7 +69,7 @@ def tree(top: Path) -> dict[Path, tuple[object, ...]]:
 
 
 class LikeADirectory(RuleBasedStateMachine):
-    """Let users do the same in a plain directory and in a mount: nothing may tell them apart."""
+    """Lets users do the same in a plain directory and in a mount, and compares all results."""
 
     mount_top: Path
     plain_top: Path
@@ -196,7 +196,7 @@ class LikeADirectory(RuleBasedStateMachine):
     def list_attributes(self, who: Ids, name: str) -> None:
         self.both(who, users.attributes, name)
 
-    # What only root can set up.
+    # Set up by root.
 
     @rule(name=NAMES, mode=MODES)
     def chmod_by_root(self, name: str, mode: int) -> None:
@@ -241,7 +241,7 @@ def people(plain: Path, here: Path) -> Iterator[dict[Ids, tuple[User, User]]]:
 
 
 def test_like_a_directory(here: Path, plain: Path, people: dict[Ids, tuple[User, User]]) -> None:
-    """Whatever users do, each call has the result and leaves the tree that it has elsewhere."""
+    """Calls of users have the same results, errnos and tree on both sides."""
     attributes = {"mount_top": here, "plain_top": plain, "people": people}
     machine = type("Here", (LikeADirectory,), attributes)
     run_state_machine_as_test(machine, settings=STEPS)
@@ -262,7 +262,7 @@ def test_trusted_attributes_are_roots(here: Path) -> None:
 
 
 def test_writing_ends_capabilities(here: Path) -> None:
-    """A program that was written to has its file capabilities no more."""
+    """A write to a program removes its file capabilities."""
     program = here / "x"
     program.touch()
     program.chmod(0o777)

@@ -155,7 +155,7 @@ def test_mapping_over_stored_bytes(stored: Path, shared_mount: Mount) -> None:
 
 
 def test_fallocate_is_not_supported(here: Path) -> None:
-    """fallocate(2) says EOPNOTSUPP, which its callers take for a reason to go on without."""
+    """fallocate(2) is EOPNOTSUPP, after which its callers go on without."""
     with opened(here / "x", os.O_RDWR | os.O_CREAT) as fd:
         with pytest.raises(OSError) as failure:  # noqa: PT011 - its errno is checked below
             fallocate(fd, 0, 0, 1000)
@@ -172,7 +172,7 @@ def test_cloning_is_not_supported(here: Path, stored: Path) -> None:
 
 
 def test_posix_fallocate_is_emulated(here: Path) -> None:
-    """posix_fallocate(3) makes a file longer, with zeros, and keeps what it has."""
+    """posix_fallocate(3) extends a file with zeros, and keeps its bytes."""
     with opened(here / "x", os.O_RDWR | os.O_CREAT) as fd:
         os.write(fd, b"kept")
         os.posix_fallocate(fd, 0, 100_000)
@@ -280,7 +280,7 @@ def test_truncated_by_open(stored: Path) -> None:
 
 
 def test_truncated_by_open_while_mapped_pages_are_written(here: Path) -> None:
-    """What a mapping had written before does not come back after an open with O_TRUNC."""
+    """Bytes that a mapping wrote before an open with O_TRUNC do not come back."""
     size = 1 << 20
     for number in range(5):
         path = here / f"{number}"
@@ -308,8 +308,8 @@ def test_write_far_behind_the_end(here: Path, shared_mount: Mount) -> None:
         assert os.pread(fd, 100, 49_999_998) == b"\0\0end"
 
 
-def test_written_is_seen_at_once(here: Path) -> None:
-    """What one descriptor wrote, another reads and a stat counts, before any close."""
+def test_writes_are_seen_at_once(here: Path) -> None:
+    """Bytes written by one descriptor are read by another and counted by stat, before any close."""
     with opened(here / "x", os.O_WRONLY | os.O_CREAT) as writer, opened(here / "x", 0) as reader:
         for number in range(1, 20):
             os.write(writer, bytes([number]) * 10_000)

@@ -21,7 +21,7 @@ def test_dots_are_listed(here: Path) -> None:
 
 
 def test_types_in_listings(here: Path) -> None:
-    """A listing tells the types of its entries and the inodes that stat tells."""
+    """A listing has the types of its entries, and the same inodes as stat."""
     (here / "file").touch()
     (here / "folder").mkdir()
     (here / "link").symlink_to("file")

@@ -30,9 +30,9 @@ def failing(number: int) -> Iterator[None]:
 
 
 def as_nobody(here: Path, *command: str) -> bool:
-    """Run a command in `here` as a user without rights; tell whether it succeeded.
+    """Run a command in `here` as a user without rights; return whether it succeeded.
 
-    Its paths are relative: nobody may not walk down to `here`.
+    Its paths are relative, because that user may not walk down to `here`.
     """
     done = subprocess.run(
         command,
@@ -99,7 +99,7 @@ def test_owner_change_drops_special_bits(here: Path) -> None:
 
 @as_root
 def test_setgid_folder(here: Path) -> None:
-    """What is made in a set-group-ID folder has its group; a folder there has the bit too."""
+    """A file in a set-group-ID folder gets its group; a folder there gets the bit, too."""
     (here / "top").mkdir()
     os.chown(here / "top", 0, SOMEBODY)
     (here / "top").chmod(0o2775)
@@ -115,7 +115,7 @@ def test_setgid_folder(here: Path) -> None:
 
 @as_root
 def test_sticky_folder(here: Path) -> None:
-    """In a sticky folder a user may remove and rename its own files and nobody else's."""
+    """In a sticky folder a user may remove and rename its own files only."""
     (here / "top").mkdir()
     (here / "top").chmod(0o1777)
     (here / "top" / "roots").touch()
@@ -379,7 +379,7 @@ def test_free_space_shrinks(here: Path, shared_mount: Mount) -> None:
 
 @as_root
 def test_writing_ends_setuid(here: Path) -> None:
-    """Who writes to a program, truncates it or gives it away ends its right to act as another."""
+    """Writing to, truncating or giving away a set-user-ID program clears the bit."""
     program = here / "program"
     here.chmod(0o777)
     for change in (

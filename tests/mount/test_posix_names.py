@@ -1,4 +1,4 @@
-"""Names on a mount: renames, links, and the removal of what is open."""
+"""Names on a mount: renames, links, and the removal of open files."""
 
 import errno
 import os
@@ -76,7 +76,7 @@ def test_exchange_needs_both(here: Path) -> None:
     ],
 )
 def test_refused_renames(here: Path, old: str, new: str, number: int) -> None:
-    """A rename that cannot be done says why and changes nothing."""
+    """A rename that cannot be done has its errno and changes nothing."""
     (here / "file").touch()
     (here / "folder").mkdir()
     (here / "full" / "child").mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_rename_of_a_folder_with_known_children(here: Path) -> None:
 
 
 def test_rename_over_an_open_file(here: Path) -> None:
-    """A file that was renamed over stays whole for whoever has it open, without links."""
+    """A file that was renamed over stays whole while it is open, without links."""
     (here / "old").write_text("old")
     (here / "new").write_text("new")
     with (here / "old").open("r+") as file:
@@ -127,7 +127,7 @@ def test_rename_over_an_open_file(here: Path) -> None:
 
 
 def test_rename_over_a_mapped_file(here: Path) -> None:
-    """A file that was renamed over stays whole for whoever has mapped it."""
+    """A file that was renamed over stays whole while it is mapped."""
     run_python(
         """
         import mmap, os, sys
@@ -148,7 +148,7 @@ def test_rename_over_a_mapped_file(here: Path) -> None:
 
 
 def test_unlink_while_open(here: Path, shared_mount: Mount) -> None:
-    """A removed file is read and written by whoever has it open, over commits too."""
+    """A removed file can be read and written while it is open, over commits, too."""
     (here / "x").write_bytes(b"content" * 100_000)
     shared_mount.sync()
     with (here / "x").open("r+b") as file:
@@ -276,7 +276,7 @@ def test_names_too_long(here: Path, call: Callable[[Path], object]) -> None:
     ],
 )
 def test_refused_calls(here: Path, call: Callable[[Path], object], number: int) -> None:
-    """A call that cannot be done says why and changes nothing."""
+    """A call that cannot be done has its errno and changes nothing."""
     (here / "file").touch()
     (here / "full" / "child").mkdir(parents=True)
     with failing(number):

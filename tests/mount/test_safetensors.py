@@ -44,7 +44,7 @@ def sha256(path: Path) -> str:
 
 
 def test_saved_bytes(here: Path, tmp_path: Path) -> None:
-    """What save_file writes to a mount is what it writes to a plain folder."""
+    """save_file writes the same bytes to a mount as to a plain folder."""
     for folder in (here, tmp_path):
         run_python(SAVE, folder / "m.safetensors", "1")
     assert sha256(here / "m.safetensors") == sha256(tmp_path / "m.safetensors")

@@ -1,4 +1,4 @@
-"""What a store saves: equal tensors, copies and edits, counted by `modelfs stats`."""
+"""The space that a store saves: equal tensors, copies and edits, by `modelfs stats`."""
 
 import hashlib
 import json
@@ -165,7 +165,7 @@ def test_one_edited_byte(mount: Mount) -> None:
 
 
 def test_rewritten_with_the_same_bytes(mount: Mount) -> None:
-    """A file overwritten in place with what it has adds no chunk."""
+    """A file overwritten in place with its own bytes adds no chunk."""
     add(mount, *BASE)
     before = mount.stats()["chunks"]
     with (mount.path / BASE[0]).open("r+b") as file:
@@ -229,7 +229,7 @@ def test_shared_chunk_survives_its_first_file(mount: Mount) -> None:
 
 
 def test_collected(mount: Mount) -> None:
-    """What was removed is given back to the disk by `modelfs gc`; a dry run gives nothing."""
+    """`modelfs gc` frees the room of deleted files; a dry run frees nothing."""
     for number in range(4):
         (mount.path / f"{number}").write_bytes(noise(number, 8 * CHUNK))
     mount.sync()
@@ -276,7 +276,7 @@ def test_stats_without_a_mount(mount: Mount) -> None:
 
 
 def test_inspect(mount: Mount) -> None:
-    """`modelfs inspect` says something about a model that its content says."""
+    """`modelfs inspect` reports tensors that a model has."""
     add(mount, *BASE)
     assert "safetensors" in json.dumps(mount.inspect(mount.path / BASE[0]))
 

@@ -83,7 +83,7 @@ def test_saved_and_mapped(here: Path, tmp_path: Path, shared_mount: Mount) -> No
 
 @pytest.mark.parametrize("name", ["base.pt", "../torch/checkpoint.pt"])
 def test_real_archives(here: Path, shared_mount: Mount, name: str) -> None:
-    """What torch wrote is mapped from a mount as from its folder."""
+    """Archives that torch wrote are mapped from a mount as from their folder."""
     source = MODELS / name
     copy = Path(shutil.copy(source, here))
     expected = run_python(LOAD, source)

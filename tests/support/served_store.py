@@ -1,4 +1,4 @@
-"""A store behind its request handlers without a mount, and stand-ins that fail, wait or count."""
+"""A store behind its request handlers without a mount; stand-ins that fail, wait or count."""
 
 import contextlib
 import os
@@ -43,13 +43,13 @@ TOP = InodeT(ROOT)
 MODE = ModeT(FILE)
 READ = FlagT(os.O_RDONLY)
 WRITE = FlagT(os.O_RDWR)
-# Longer than any step of a test; a blocked thread raises after that time.
+# Longer than any step of a test; a thread that waits gives up then.
 DEADLINE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller of a handler; pyfuse3's own class cannot be constructed in Python."""
+    """The caller of a handler; pyfuse3's own class cannot be instantiated in Python."""
 
     uid: int = 1234
     gid: int = 5678
@@ -62,7 +62,7 @@ ASKED = cast("RequestContext", Caller())
 
 @dataclass(slots=True)
 class Wanted:
-    """The attributes that a setattr request changes; constructed here for the same reason."""
+    """The attributes that a setattr request changes; a stand-in for pyfuse3's class, too."""
 
     update_size: bool = False
     update_mode: bool = False
@@ -107,7 +107,7 @@ class Served:
         return inode
 
     async def content(self, inode: InodeNumber) -> bytes:
-        """Return the bytes that a reader gets."""
+        """Return the content that a reader gets."""
         info = await self.operations.open(InodeT(inode), READ, ASKED)
         entry = await self.operations.getattr(InodeT(inode), ASKED)
         data = bytes(await self.operations.read(info.fh, 0, entry.st_size))
@@ -115,7 +115,7 @@ class Served:
         return data
 
     def context(self) -> Context:
-        """Return the context of another background job of this store."""
+        """Return the context for another background job of this store."""
         durability, pack_lock = self.background.durability, self.background.pack_lock
         driver = Driver(durability, self.workers)
         return Context(self.store, self.handles, durability, driver, pack_lock)
@@ -125,7 +125,7 @@ class Served:
         return self.handles[self.handles.open(inode, writable=False)]
 
     async def idle(self) -> None:
-        """Return when no read-ahead is in progress."""
+        """Return when read-ahead has nothing left to do."""
         while self.workers.borrowed_tokens or self.nursery.child_tasks:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
