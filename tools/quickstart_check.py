@@ -1,4 +1,4 @@
-"""Do the frameworks load a mounted copy of the sample models, and is every byte the original's?
+"""Do the frameworks load a mounted copy of the sample models, with every byte of the originals?
 
 tools/quickstart_check.py ORIGINALS COPIES
 """
@@ -25,7 +25,7 @@ class Mismatch(Exception):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("originals", type=Path, help="the folder of the sample models")
-    parser.add_argument("copies", type=Path, help="the mounted folder that they were copied to")
+    parser.add_argument("copies", type=Path, help="the copy of that folder in a mount")
     options = parser.parse_args()
     originals, copies = options.originals, options.copies
     try:
@@ -44,9 +44,9 @@ def check_safetensors(originals: Path, copies: Path) -> Iterator[tuple[str, str,
     for original in sorted(originals.glob("*.safetensors")):
         expected, got = load_file(original), load_file(copies / original.name)
         if expected.keys() != got.keys():
-            raise Mismatch(f"{original.name}: holds {sorted(got)}, not {sorted(expected)}")
+            raise Mismatch(f"{original.name}: has tensors {sorted(got)}, not {sorted(expected)}")
         for name, tensor in expected.items():
-            # As bytes, because a NaN equals nothing.
+            # Compared as bytes, because a NaN does not equal itself.
             if got[name].dtype != tensor.dtype or got[name].tobytes() != tensor.tobytes():
                 raise Mismatch(f"{original.name}: tensor {name} differs")
         yield "safetensors", original.name, f"{len(got)} tensors equal"
@@ -56,13 +56,13 @@ def check_onnx(originals: Path, copies: Path) -> Iterator[tuple[str, str, str]]:
     """Parse and run every ONNX model on both sides; outputs must be equal."""
     for name in ONNX_MODELS:
         if onnx.load(copies / name) != onnx.load(originals / name):
-            raise Mismatch(f"{name}: onnx.load gives another model")
+            raise Mismatch(f"{name}: onnx.load returns another model")
         yield "onnx", name, "equal"
     expected = infer(originals / ONNX_MODELS[0])
     for name in ONNX_MODELS:
         got = infer(copies / name)
         if not np.array_equal(got, expected):
-            raise Mismatch(f"{name}: onnxruntime computes something else")
+            raise Mismatch(f"{name}: onnxruntime computes another output")
         yield "onnxruntime", name, f"output {got.shape[0]} x {got.shape[1]} equal"
 
 
@@ -77,7 +77,7 @@ def check_sums(originals: Path, copies: Path) -> Iterator[tuple[str, str, str]]:
     """Compare the SHA-256 of every file."""
     names = sorted(path.name for path in originals.iterdir())
     if sorted(path.name for path in copies.iterdir()) != names:
-        raise Mismatch(f"{copies} does not hold the same names as {originals}")
+        raise Mismatch(f"{copies} does not have the same names as {originals}")
     for name in names:
         digest = sha256(copies / name)
         if digest != sha256(originals / name):
