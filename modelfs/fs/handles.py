@@ -1,4 +1,4 @@
-"""The open files and directories of a mount, and the state that each open file's reader has."""
+"""The open files and directories of a mount, and the state of each open file's reader."""
 
 import time
 from collections import deque

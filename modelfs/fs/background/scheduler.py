@@ -12,8 +12,9 @@ Requests change the store in memory. Behind them
 All of them run at the same time. The store is changed on the event loop only, between two awaits;
 slow calls run on threads and change nothing.
 
-Example. A program writes a file of 10 MiB and closes it. Within a second `ingest` makes its chunks,
-within five `durability` commits them, and after a minute without requests `optimize` encodes them.
+Example. A program writes a file of 10 MiB and closes it. A second later `ingest` makes its chunks,
+within five more `durability` commits them, and after a minute without requests `optimize` encodes
+them.
 """
 
 import logging
