@@ -10,7 +10,7 @@ from typing import Final
 
 from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotFound
-from modelfs.fs.host.mount_table import mount_point_of, mounted_at
+from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, STORE_ATTRIBUTE
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -70,6 +70,16 @@ def find_store(path: Path) -> Path:
         f"{path} is in a mount of the store {store}, which does not exist here; "
         "if the daemon runs in another container, run the command there"
     )
+
+
+def find_mount_point(store: Path) -> Path | None:
+    """Return where a store is mounted, None if this user cannot see that."""
+    for entry in mounts():
+        # Other mounts may be dead, or another user's.
+        with contextlib.suppress(Failure, OSError):
+            if entry.kind == MODELFS and store_of_mount(entry.path) == store:
+                return entry.path
+    return None
 
 
 def store_mounted_at(path: Path) -> Path:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.cli import places
 from modelfs.cli.failure import Failure
-from modelfs.cli.places import find_store, is_dead
+from modelfs.cli.places import find_mount_point, find_store, is_dead
+from modelfs.fs.host.mount_table import MODELFS, MountEntry
 from tests.support.fake_daemon import Call
 
 
@@ -72,3 +74,20 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not is_dead(tmp_path)
     with pytest.raises(Failure, match=r"permission denied: .*owned by user"):
         find_store(tmp_path)
+
+
+def test_mount_point_of_a_store(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount point of a store is found among dead mounts and mounts of other users."""
+    answers = {
+        Path("/dead"): Attributes(error=errno.ENOTCONN),
+        Path("/denied"): Attributes(error=errno.EACCES),
+        Path("/other"): Attributes(tmp_path / "other"),
+        Path("/models"): Attributes(empty),
+    }
+    table = [MountEntry(path, "0:48", MODELFS) for path in answers]
+    monkeypatch.setattr(os, "getxattr", lambda path, name: answers[path](path, name))
+    monkeypatch.setattr(places, "mounts", lambda: table)
+    assert find_mount_point(empty) == Path("/models")
+    assert find_mount_point(tmp_path / "not mounted") is None

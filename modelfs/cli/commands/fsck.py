@@ -11,9 +11,8 @@ from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.findings import line_of, with_names
 from modelfs.cli.open_store import pinned
 from modelfs.cli.params import PATH
-from modelfs.cli.places import find_store, store_of_mount
+from modelfs.cli.places import find_mount_point, find_store
 from modelfs.errors import CorruptIndex, IndexLost
-from modelfs.fs.host.mount_table import MODELFS, mounts
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
 from modelfs.jobs.check.meta_pages import check_meta_pages
@@ -77,9 +76,8 @@ def _repair(store: Path, *, data: bool, as_json: bool) -> Code:
     """Repair a store that is not mounted, and print the repairs."""
     if (daemon := client.connect(store)) is not None:
         daemon.close()
-        mount_points = [entry.path for entry in mounts() if entry.kind == MODELFS]
-        here = next((path for path in mount_points if store_of_mount(path) == store), "MOUNTPOINT")
-        raise Failure(f"{store} is mounted; unmount it with: modelfs umount {here}")
+        mount_point = find_mount_point(store) or "MOUNTPOINT"
+        raise Failure(f"{store} is mounted; unmount it with: modelfs umount {mount_point}")
     with render.progress_bar("checking", in_bytes=data) as progress:
         report = repair_store(store, data=data, progress=progress)
     if as_json:
