@@ -61,7 +61,8 @@ def _summary(statistics: Json) -> Iterator[tuple[str, str]]:
     if staged or statistics["pending_files"]:
         pending = counted(statistics["pending_files"], "file")
         yield "staged", f"{size(staged)} in {pending}, not in chunks yet"
-    if 0 < stored + staged < logical:
+    # Lost bytes take no room, and are not saved.
+    if 0 < stored + staged < logical and not statistics["lost_chunks"]:
         saved = logical - stored - staged
         times = logical / (stored + staged)
         yield "saved", f"{size(saved)}, {render.percent(saved, logical)}: {times:.1f} times smaller"

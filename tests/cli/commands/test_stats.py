@@ -18,6 +18,8 @@ KEYS = [
 ]
 STATISTICS = {
     **dict.fromkeys(KEYS, 1),
+    "lost_chunks": 0,
+    "lost_bytes": 0,
     "logical_bytes": 2 << 30,
     "stored_bytes": 1 << 29,
     "forms": {"zstd": {"chunks": 7, "raw_bytes": 2 << 30, "stored_bytes": 1 << 29}},
@@ -75,8 +77,17 @@ def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     out = call("stats", empty).out
     assert daemon.requests == [{"command": "stats"}] * 2
     assert "1.50 GiB, 75.0 %: 4.0 times smaller" in out
+    assert "lost" not in out
     assert "1.00 MiB of 256 MiB, 30 hits, 5 misses" in out
     assert "not in chunks yet" in out
+
+
+def test_lost_bytes(call: Call, fake: Fake, empty: Path) -> None:
+    """While content is lost, its size is not counted as saved."""
+    fake(stats=[{"result": {**STATISTICS, "lost_chunks": 2, "lost_bytes": 3 << 20}}])
+    out = call("stats", empty).out
+    assert "3.00 MiB in 2 chunks: `modelfs fsck` lists the affected files" in out
+    assert "saved  " not in out
 
 
 def test_reading_beside_a_writer(empty: Path) -> None:
