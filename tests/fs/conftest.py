@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from modelfs.fs.background import ingest as ingesting
+from modelfs.fs.background import ingest as background_ingest
 from modelfs.jobs.ingest import job
 from tests.support import stores
 from tests.support.served_store import Counting, Listing, Served
@@ -26,7 +26,7 @@ def no_unexpected_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make windows one chunk long, so that short files are handled like long ones."""
     stores.small_windows(monkeypatch, CHUNK)
-    module: ModuleType = ingesting
+    module: ModuleType = background_ingest
     monkeypatch.setattr(module, "WINDOW", CHUNK)
     monkeypatch.setattr(job, "ROUND_BYTES", 2 * CHUNK)
 

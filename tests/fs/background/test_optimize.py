@@ -8,7 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background import optimize as optimizing
+from modelfs.fs.background import optimize as background_optimize
 from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
 from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.worker import RunOptions, Worker
@@ -102,11 +102,11 @@ async def test_runs_when_idle(
     family: Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle store is optimized without a command; a store in use is not."""
-    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(background_optimize, "IDLE_CHECK_SECONDS", 0.01)
     nursery.start_soon(family.background.optimize.run)
     await trio.sleep(0.05)
     assert files_left(family) == 2
-    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
     await until(lambda: not files_left(family))
     check_contents(family)
 
@@ -141,8 +141,8 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An idle run that failed is tried again when there is other work or after a long time."""
-    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.001)
-    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "IDLE_CHECK_SECONDS", 0.001)
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
     looks = 0
 
     def status(self: Backlog) -> OptimizeStatus:
@@ -161,7 +161,7 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
         await until(lambda: looks > 20)
         assert caplog.text.count("stopped") == 1
     caplog.clear()
-    monkeypatch.setattr(optimizing, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "RETRY_SECONDS", 0)
     await until(lambda: not files_left(family))
 
 
@@ -172,8 +172,8 @@ async def test_a_damaged_record_ends_the_run_and_not_the_mount(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A file whose inode cannot be read ends neither an idle run nor a command's."""
-    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "IDLE_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
     key = number_key(family.store.namespace.lookup(ROOT, b"finetune"))
     good = family.store.index.get(Table.INODES, key)
     assert good is not None
@@ -192,8 +192,8 @@ async def test_a_command_gets_all_threads(
 ) -> None:
     """A command replaces an idle run, which has one thread, by a run with all threads."""
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 1)
-    monkeypatch.setattr(optimizing, "IDLE_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "IDLE_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     asked: list[int] = []
 

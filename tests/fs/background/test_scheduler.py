@@ -12,8 +12,8 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from modelfs.errors import CorruptIndex, StoreFull
-from modelfs.fs.background import gc as collecting
-from modelfs.fs.background import ingest as ingesting
+from modelfs.fs.background import gc as background_gc
+from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background import scheduler
 from modelfs.fs.background.durability import FLUSH_SECONDS
 from modelfs.fs.background.ingest import EARLY_WINDOWS, QUIET_SECONDS
@@ -603,14 +603,14 @@ async def test_short_disk_is_collected_at_once(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While room is short, small amounts of garbage are collected, if that is possible."""
-    monkeypatch.setattr(collecting, "SHORT_GARBAGE_MIN", 5 * CHUNK)
+    monkeypatch.setattr(background_gc, "SHORT_GARBAGE_MIN", 5 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=50 * CHUNK)
     await running.background.ingest.sync()
     await trio.sleep(5 * scheduler.SHORT_SECONDS)
     assert collector_of(running.store).survey().dead_chunks == 10
-    monkeypatch.setattr(collecting, "SHORT_PART", 1.0)
-    monkeypatch.setattr(collecting, "SHORT_BYTES", 1 << 60)
+    monkeypatch.setattr(background_gc, "SHORT_PART", 1.0)
+    monkeypatch.setattr(background_gc, "SHORT_BYTES", 1 << 60)
     await until(lambda: collector_of(running.store).survey().dead_chunks == 0)
     await until(lambda: running.store.packs.numbers() == {PackId(2)})
     await trio.sleep(5 * scheduler.SHORT_SECONDS)
@@ -663,8 +663,8 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
 
 async def test_creating_waits_for_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A create that waits goes on after deletes, too: on a full disk nothing else helps."""
-    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
-    monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
+    monkeypatch.setattr(background_ingest, "PENDING_MAX", 2)
+    monkeypatch.setattr(background_ingest, "THROTTLE_SECONDS", 60)
     inodes = [await served.written(b"%d" % number, b"x") for number in range(3)]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -680,12 +680,12 @@ async def test_creating_waits_not_for_ever(
     served: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While ingest makes no progress, creates are slowed down and go on."""
-    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
+    monkeypatch.setattr(background_ingest, "PENDING_MAX", 2)
     for number in range(3):
         await served.written(b"%d" % number, b"x")
     began = trio.current_time()
     await served.written(b"more", b"x")
-    assert trio.current_time() - began == pytest.approx(ingesting.THROTTLE_SECONDS)
+    assert trio.current_time() - began == pytest.approx(background_ingest.THROTTLE_SECONDS)
 
 
 # -- the clock
@@ -706,8 +706,8 @@ async def test_creating_waits_for_ingest(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A create with too many files pending waits until ingest has done some."""
-    monkeypatch.setattr(ingesting, "PENDING_MAX", 2)
-    monkeypatch.setattr(ingesting, "THROTTLE_SECONDS", 60)
+    monkeypatch.setattr(background_ingest, "PENDING_MAX", 2)
+    monkeypatch.setattr(background_ingest, "THROTTLE_SECONDS", 60)
     inodes = [await running.written(b"%d" % number, b"x") for number in range(3)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(running.written, b"more", b"x")
@@ -783,7 +783,7 @@ async def test_much_garbage_is_collected(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Garbage is collected in the background when there is enough of it."""
-    monkeypatch.setattr(collecting, "GARBAGE_MIN", 20 * CHUNK)
+    monkeypatch.setattr(background_gc, "GARBAGE_MIN", 20 * CHUNK)
     inode = await running.chunked(b"f", noise(60 * CHUNK))
     await running.set(inode, size=30 * CHUNK)
     await running.background.ingest.sync()
