@@ -107,9 +107,9 @@ class Commands:
         inode = request.get("inode")
         if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
             raise InvalidArgument("inspect needs an inode")
-        state = inspect_file.begin(self._store, InodeNumber(inode))
+        state = inspect_file.state_of(self._store, InodeNumber(inode))
         report = await trio.to_thread.run_sync(
-            inspect_file.finish, self._store, state, limiter=self._workers
+            inspect_file.report_on, self._store, state, limiter=self._workers
         )
         return report.to_dict()
 

@@ -1,70 +1,51 @@
-"""What a file consists of: its tensors, how each is stored, and what else uses the same chunks.
+"""Inspection of one file: its tensors, how each is stored, and who else uses the same chunks.
 
-It has two halves, as reading has: `begin` copies what only the owner may look at, `finish` does the
-work on any thread. The index says how often a chunk is used but not by whom, so `finish` looks for
-other users among all extents of the store: not at all if there are none, and no further than to the
-last of them. Memory is bounded by the file's own map: of each tensor's users only so many are kept.
+There are two halves, as of a read: `state_of` copies the state that only the owner may look at, and
+`report_on` does the work on any thread. That work is three functions with values between them:
+`layout_of` finds the chunks of each tensor, `sharers_of` the other users of these chunks, and
+`report` puts both into words that JSON can hold. Memory is bounded by the file's own map: of a
+tensor's users only `SHARERS_MAX` are kept.
+
+Example. `base` has the tensors `a` in chunk 1 and `b` in chunk 2. `tuned` has an equal `a`, so in
+chunk 1, and another `b` in chunk 3, which is stored as a delta of chunk 2::
+
+    layout_of(tuned)   a: 4096 bytes plain, chunk 1; b: 4096 bytes delta, chunk 3
+    sharers_of(...)    a: base's a has 4096 bytes of the same; the source of chunk 3: base's b
+    report(...)        a shared with /base a; b derived from /base b; own bytes: those of chunk 3
+
+The own bytes of `base` are none: chunk 1 is `tuned`'s, too, and chunk 3 needs chunk 2.
 """
 
+import functools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import permutations
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from modelfs.errors import InvalidArgument, IsADirectory
-from modelfs.jobs.inspect.bases import Bases, User
+from modelfs.jobs.inspect.layout import FileState, Part, layout_of, records_of
 from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
-from modelfs.store.files.staged_file import StagedFile
-from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Chunk, Extent, Inode, TensorRow
-from modelfs.store.index.tables import (
-    KEY_MAX,
-    ChunkId,
-    InodeNumber,
-    Table,
-    pair_key,
-    pair_of,
-    tensor_key,
-)
+from modelfs.jobs.inspect.sharers import SHARERS_MAX, Sharers, User, Users, sharers_of
+from modelfs.store.index.records import TensorRow
+from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
-STAGED: Final = "staged"
-HOLE: Final = "hole"
-MISSING: Final = "missing"  # the map refers to a chunk that the index does not have
-
-# Users named for each tensor and for the file; what is beyond is only said to be there.
-SHARERS_MAX: Final = 64
-# Parts of one file that are told apart as users of the same chunk, such as one of zeros.
-PARTS_MAX: Final = 256
-ORDINAL_MAX: Final = (1 << 32) - 1
-# What lies outside of every tensor.
-REST: Final = -1
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """What `begin` found."""
-
-    node: Inode
-    staged: StagedFile
+PathOf = Callable[[InodeNumber], str]
 
 
 def inspect(store: Store, inode: InodeNumber) -> FileReport:
-    """Report on a file as it is now. For the owner; takes as long as `finish` does.
+    """Report on a file as it is now. For the owner; takes as long as `report_on` does.
 
     Raises:
         NotFound: no such inode.
         IsADirectory: it is a directory.
         InvalidArgument: it is neither a file nor a directory.
     """
-    return finish(store, begin(store, inode))
+    return report_on(store, state_of(store, inode))
 
 
-def begin(store: Store, inode: InodeNumber) -> FileState:
-    """Take a copy of a file's state. For the owner, and quick. Raises what `inspect` does."""
+def state_of(store: Store, inode: InodeNumber) -> FileState:
+    """Return a copy of a file's state. For the owner, and quick. Raises what `inspect` does."""
     node = store.inodes.get(inode)
     if stat.S_ISDIR(node.mode):
         raise IsADirectory("a directory has no content to inspect")
@@ -73,298 +54,83 @@ def begin(store: Store, inode: InodeNumber) -> FileState:
     return FileState(node, store.contents.snapshot(inode))
 
 
-def finish(store: Store, subject: FileState) -> FileReport:
-    """Report on a file as `begin` found it. Any thread; may take seconds in a large store."""
-    anatomy = FileInspection(store, subject)
-    anatomy.dissect()
-    anatomy.find_sharers()
-    return anatomy.report()
+def report_on(store: Store, file: FileState) -> FileReport:
+    """Report on a file in a state that `state_of` returned. Any thread.
+
+    Takes seconds in a large store, if other files use the same chunks.
+    """
+    parts = layout_of(store, file)
+    sharers = sharers_of(store, file.inode, parts)
+    return report(file, parts, sharers, functools.cache(functools.partial(_path_of, store)))
 
 
-@dataclass(slots=True)
-class _Sharers:
-    """Other users, by inode and by their tensor's start and name, and the bytes they share."""
-
-    bytes: Counter[User] = field(default_factory=Counter)
-    more: bool = False
-
-    def add(self, user: User, size: int) -> None:
-        if user in self.bytes or len(self.bytes) < SHARERS_MAX:
-            self.bytes[user] += size
-        else:
-            self.more = True
+def _path_of(store: Store, inode: InodeNumber) -> str:
+    return os.fsdecode(store.namespace.path_of(inode))
 
 
-@dataclass(slots=True)
-class _Part:
-    """What a tensor, or the rest of the file, is made of."""
-
-    forms: Counter[str] = field(default_factory=Counter)  # bytes of the file
-    chunks: dict[ChunkId, RangeSet] = field(default_factory=dict)  # what it has of each
-    sharers: _Sharers = field(default_factory=_Sharers)
-
-
-class FileInspection:
-    """The work of `finish`: what is known of the file so far."""
-
-    def __init__(self, store: Store, subject: FileState) -> None:
-        self._store = store
-        self._inode = subject.node.inode
-        self._node = subject.node
-        self._staged = subject.staged
-        self._rows = _tensor_rows(store, self._inode)
-        self._parts: dict[int, _Part] = {number: _Part() for number in range(len(self._rows))}
-        self._parts[REST] = _Part()
-        self._records: dict[ChunkId, Chunk | None] = {}
-        self._parts_of: dict[ChunkId, list[int]] = {}
-        self._foreign: dict[ChunkId, int] = {}  # how many extents of other files use a chunk
-        self._files = _Sharers()
-
-    # -- the file itself
-
-    def dissect(self) -> None:
-        """Say of every byte in which part and which form it is."""
-        for number, start, stop in _regions(self._rows, self._staged.size):
-            self._dissect(self._parts[number], start, stop)
-        for number, part in self._parts.items():
-            for chunk in part.chunks:
-                self._parts_of.setdefault(chunk, []).append(number)
-        own = self._own_uses()
-        for chunk, record in self._records.items():
-            if record is not None and record.refs > own[chunk]:
-                self._foreign[chunk] = record.refs - own[chunk]
-        self._bases = Bases(self._store.chunks, self._records)
-
-    def _dissect(self, part: _Part, start: int, stop: int) -> None:
-        left = stop - start
-        for size, extent in self._runs(start, stop):
-            left -= size
-            if extent is None:
-                part.forms[STAGED] += size
-            else:
-                part.forms[self._form(extent.chunk)] += size
-                ranges = part.chunks.setdefault(extent.chunk, RangeSet())
-                ranges.add(extent.skip, extent.skip + extent.length)
-        if left:
-            part.forms[HOLE] += left
-
-    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, Extent | None]]:
-        # The length and extent of everything that is no hole; no extent if it is staged.
-        visible = self._staged.map_visible_to
-        seen = stop if visible is None else min(stop, visible)
-        at = start
-        for _, low, high in self._staged.within(start, stop):
-            yield from self._mapped(at, min(low, seen))
-            yield high - low, None
-            at = high
-        yield from self._mapped(at, seen)
-
-    def _mapped(self, start: int, stop: int) -> Iterator[tuple[int, Extent]]:
-        if start < stop:
-            for extent in self._store.maps.within(self._inode, start, stop):
-                yield extent.length, extent
-
-    def _form(self, chunk: ChunkId) -> str:
-        if chunk not in self._records:
-            self._records[chunk] = self._store.chunks.find(chunk)
-        record = self._records[chunk]
-        return MISSING if record is None else record.form
-
-    def _own_uses(self) -> Counter[ChunkId]:
-        # Of the whole map, what is staged over or cut off included: the index counts that too.
-        extents = self._extents(self._inode, InodeNumber(self._inode + 1))
-        return Counter(extent.chunk for _, extent in extents)
-
-    # -- others
-
-    def find_sharers(self) -> None:
-        """Find who else uses the file's chunks, and who uses what they derive from."""
-        for chunk, numbers in self._parts_of.items():
-            if len(numbers) > 1:
-                self._share_within(chunk, numbers)
-            if chunk in self._bases.wanted:
-                self._bases.found(chunk, self._own(numbers[0]))
-        left = sum(self._foreign.values())
-        names = _Names(self._store)
-        for inode, extent in self._others():
-            if extent.chunk in self._foreign:
-                self._share((inode, *names.tensor_at(inode, extent.start)), extent)
-                left -= 1
-            if extent.chunk in self._bases.wanted:
-                user = (inode, *names.tensor_at(inode, extent.start))
-                self._bases.found(extent.chunk, user)
-            if not left and not self._bases.wanted:
-                return
-
-    def _own(self, number: int) -> User:
-        row = None if number == REST else self._rows[number]
-        return (self._inode, row.start, row.name) if row else (self._inode, 0, None)
-
-    def _share(self, user: User, extent: Extent) -> None:
-        whole = RangeSet()
-        for number in self._parts_of[extent.chunk][:PARTS_MAX]:
-            part = self._parts[number]
-            common = list(
-                part.chunks[extent.chunk].within(extent.skip, extent.skip + extent.length)
-            )
-            if common:
-                part.sharers.add(user, _length(common))
-                for start, stop in common:
-                    whole.add(start, stop)
-        if whole:
-            self._files.add((user[0], 0, None), whole.size)
-
-    def _share_within(self, chunk: ChunkId, numbers: list[int]) -> None:
-        for number in numbers[PARTS_MAX:]:
-            self._parts[number].sharers.more = True
-        for one, two in permutations(numbers[:PARTS_MAX], 2):
-            user = self._own(two)
-            ranges = self._parts[two].chunks[chunk]
-            common = [
-                pair
-                for start, stop in ranges
-                for pair in self._parts[one].chunks[chunk].within(start, stop)
-            ]
-            if common:
-                self._parts[one].sharers.add(user, _length(common))
-
-    def _others(self) -> Iterator[tuple[InodeNumber, Extent]]:
-        if self._foreign or self._bases.wanted:
-            yield from self._extents(InodeNumber(0), self._inode)
-            yield from self._extents(InodeNumber(self._inode + 1), InodeNumber(KEY_MAX))
-
-    def _extents(
-        self, first: InodeNumber, end: InodeNumber
-    ) -> Iterator[tuple[InodeNumber, Extent]]:
-        rows = self._store.index.pages(Table.EXTENTS, pair_key(first, 0), pair_key(end, 0))
-        for key, value in rows:
-            inode, start = pair_of(key)
-            yield InodeNumber(inode), Extent.from_bytes(start, value)
-
-    # -- telling
-
-    def report(self) -> FileReport:
-        known = {chunk: record for chunk, record in self._records.items() if record is not None}
-        others = self._bases.pinned(self._foreign).union(self._foreign)
-        shared = sum(record.stored for chunk, record in known.items() if chunk in others)
-        stored = sum(record.stored for record in known.values())
-        paths = _Paths(self._store)
-        return FileReport(
-            path=paths[self._inode],
-            inode=self._inode,
-            format=self._node.format.name.lower(),
-            size=self._staged.size,
-            chunks=len(self._records),
-            stored_bytes=stored,
-            own_bytes=stored - shared,
-            shared_bytes=shared,
-            staged_bytes=self._staged.staged_bytes,
-            forms=self._all_forms(known),
-            tensors=tuple(
-                self._tensor(row, self._parts[number], paths)
-                for number, row in enumerate(self._rows)
-            ),
-            shared_with=_listed(self._files, paths),
-            more_sharers=self._files.more,
-        )
-
-    def _all_forms(self, known: dict[ChunkId, Chunk]) -> tuple[FormShare, ...]:
-        sizes = sum((part.forms for part in self._parts.values()), Counter[str]())
-        stored = Counter[str]()
-        for record in known.values():
-            stored[record.form] += record.stored
-        return tuple(FormShare(form, sizes[form], stored[form]) for form in sorted(sizes))
-
-    def _tensor(self, row: TensorRow, part: _Part, paths: "_Paths") -> TensorReport:
-        stored = Counter[str]()
-        for chunk, ranges in part.chunks.items():
-            if (record := self._records[chunk]) is not None:
-                stored[record.form] += record.stored * ranges.size // record.size
-        return TensorReport(
-            name=row.name,
-            dtype=row.dtype,
-            shape=row.shape,
-            start=row.start,
-            bytes=row.size,
-            stored_bytes=stored.total(),
-            forms=tuple(
-                FormShare(form, part.forms[form], stored[form]) for form in sorted(part.forms)
-            ),
-            shared_with=_listed(part.sharers, paths),
-            more_sharers=part.sharers.more,
-            derived_from=_named(self._bases.of(part.chunks.items()), paths),
-        )
-
-
-class _Names:
-    """Finds the tensor at an offset of a file; quick where questions come in order."""
-
-    def __init__(self, store: Store) -> None:
-        self._index = store.index
-        self._inode = InodeNumber(0)
-        self._row: TensorRow | None = None
-
-    def tensor_at(self, inode: InodeNumber, offset: int) -> tuple[int, str | None]:
-        """Return the start and name of the tensor, 0 and None where there is none."""
-        row = self._row
-        if inode != self._inode or row is None or not row.start <= offset < row.start + row.size:
-            self._inode, self._row = inode, self._find(inode, offset)
-        return (0, None) if self._row is None else (self._row.start, self._row.name)
-
-    def _find(self, inode: InodeNumber, offset: int) -> TensorRow | None:
-        low, high = tensor_key(inode, 0, 0), tensor_key(inode, offset, ORDINAL_MAX)
-        found = self._index.floor(Table.TENSORS, high, low)
-        if found is None:
-            return None
-        row = TensorRow.from_bytes(pair_of(found[0])[1], found[1])
-        return row if offset < row.start + row.size else None
-
-
-class _Paths(dict[InodeNumber, str]):
-    """A path of each inode, looked for once."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self._namespace = store.namespace
-
-    def __missing__(self, inode: InodeNumber) -> str:
-        path = self[inode] = os.fsdecode(self._namespace.path_of(inode))
-        return path
-
-
-def _listed(sharers: _Sharers, paths: _Paths) -> tuple[Sharer, ...]:
-    found = [
-        (paths[inode], start, Sharer(paths[inode], tensor, size))
-        for (inode, start, tensor), size in sharers.bytes.items()
-    ]
-    return tuple(sharer for _, _, sharer in sorted(found, key=lambda each: each[:2]))
-
-
-def _named(users: Counter[User | None], paths: _Paths) -> tuple[Base, ...]:
-    return tuple(
-        Base(None, None, size) if user is None else Base(paths[user[0]], user[2], size)
-        for user, size in users.most_common(SHARERS_MAX)
+def report(file: FileState, parts: Sequence[Part], sharers: Sharers, path_of: PathOf) -> FileReport:
+    """Return the report on a file that consists of these parts; `path_of` gives paths of inodes."""
+    all_records = records_of(parts)
+    records = {chunk: each for chunk, each in all_records.items() if each is not None}
+    sizes, stored = Counter[str](), Counter[str]()
+    for part in parts:
+        sizes.update(part.forms)
+    for record in records.values():
+        stored[record.form] += record.stored
+    shared = sum(record.stored for chunk, record in records.items() if chunk in sharers.needed)
+    return FileReport(
+        path=path_of(file.inode),
+        inode=file.inode,
+        format=file.node.format.name.lower(),
+        size=file.staged.size,
+        chunks=len(all_records),
+        stored_bytes=stored.total(),
+        own_bytes=stored.total() - shared,
+        shared_bytes=shared,
+        staged_bytes=file.staged.staged_bytes,
+        forms=_form_shares(sizes, stored),
+        tensors=tuple(
+            _tensor_report(part.tensor, part, users, sharers, path_of)
+            for part, users in zip(parts, sharers.parts, strict=True)
+            if part.tensor is not None
+        ),
+        shared_with=_listed(sharers.files, path_of),
+        more_sharers=sharers.files.more,
     )
 
 
-def _tensor_rows(store: Store, inode: InodeNumber) -> list[TensorRow]:
-    rows = store.index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode + 1, 0))
-    return [TensorRow.from_bytes(pair_of(key)[1], value) for key, value in rows]
+def _tensor_report(
+    tensor: TensorRow, part: Part, users: Users, sharers: Sharers, path_of: PathOf
+) -> TensorReport:
+    stored = Counter[str]()
+    bases = Counter[User | None]()
+    for chunk, (record, form, ranges) in part.chunks.items():
+        if record is not None:
+            stored[form] += record.stored * ranges.size // record.size
+        for base in {sharers.source_users.get(each) for each in sharers.sources.get(chunk, ())}:
+            bases[base] += ranges.size
+    return TensorReport(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        start=tensor.start,
+        bytes=tensor.size,
+        stored_bytes=stored.total(),
+        forms=_form_shares(part.forms, stored),
+        shared_with=_listed(users, path_of),
+        more_sharers=users.more,
+        derived_from=tuple(
+            Base(None, None, size) if base is None else Base(path_of(base.inode), base.tensor, size)
+            for base, size in bases.most_common(SHARERS_MAX)
+        ),
+    )
 
 
-def _regions(rows: Sequence[TensorRow], size: int) -> Iterator[tuple[int, int, int]]:
-    """Tile the file: part number, start and stop of each tensor and of what lies between."""
-    at = 0
-    for number, row in enumerate(rows):
-        start, stop = min(row.start, size), min(row.start + row.size, size)
-        if at < start:
-            yield REST, at, start
-        if start < stop:
-            yield number, start, stop
-        at = max(at, stop)
-    if at < size:
-        yield REST, at, size
+def _form_shares(sizes: Counter[str], stored: Counter[str]) -> tuple[FormShare, ...]:
+    return tuple(FormShare(form, sizes[form], stored[form]) for form in sorted(sizes))
 
 
-def _length(ranges: Iterable[tuple[int, int]]) -> int:
-    return sum(stop - start for start, stop in ranges)
+def _listed(users: Users, path_of: PathOf) -> tuple[Sharer, ...]:
+    """Return users in the order of their paths and of their tensors' starts."""
+    in_order = sorted(users.bytes, key=lambda user: (path_of(user.inode), user.start))
+    return tuple(Sharer(path_of(user.inode), user.tensor, users.bytes[user]) for user in in_order)

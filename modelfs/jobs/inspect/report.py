@@ -1,4 +1,4 @@
-"""What `inspect` reports of a file: sizes in bytes, everything as JSON can hold it."""
+"""The report on one file: sizes are in bytes, and every value is one that JSON has."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ class Sharer:
 
     path: str
     tensor: str | None  # None: outside of every tensor, or the file as a whole
-    bytes: int  # of that file, that lie in these chunks
+    bytes: int  # of that file, in these chunks
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Where that is from which bytes are derived."""
+    """The place of a chunk that others derive from."""
 
-    path: str | None  # None: in no file; it is held only because others derive from it
+    path: str | None  # None: in no file; the chunk stays because others derive from it
     tensor: str | None
-    bytes: int  # that derive from it
+    bytes: int  # of the tensor that derive from it
 
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """One tensor. A chunk that it has only a part of counts with that part."""
+    """One tensor. A chunk of which it has a part counts with that part."""
 
     name: str
     dtype: str
@@ -44,13 +44,13 @@ class TensorReport:
     stored_bytes: int
     forms: tuple[FormShare, ...]
     shared_with: tuple[Sharer, ...]
-    more_sharers: bool  # there are others than those listed
+    more_sharers: bool  # there are others beside those listed
     derived_from: tuple[Base, ...]  # the first user of each source, by bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """One file. A chunk that it has any part of counts whole; what that derives from does not."""
+    """One file. A chunk of which it has any part counts whole; the chunk's sources do not count."""
 
     path: str
     inode: int
@@ -59,7 +59,7 @@ class FileReport:
     chunks: int
     stored_bytes: int  # own_bytes and shared_bytes together
     own_bytes: int  # stored for this file alone, so freed when it goes
-    shared_bytes: int  # other files use them, or have what derives from them
+    shared_bytes: int  # of chunks that other files use, or derive chunks from
     staged_bytes: int
     forms: tuple[FormShare, ...]
     tensors: tuple[TensorReport, ...]  # in file order
@@ -67,14 +67,14 @@ class FileReport:
     more_sharers: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it."""
-        made: dict[str, Any] = _jsonable(dataclasses.asdict(self))
-        return made
+        """Return the report in dicts and lists, as JSON has them."""
+        report: dict[str, Any] = _with_lists(dataclasses.asdict(self))
+        return report
 
 
-def _jsonable(value: Any) -> Any:
+def _with_lists(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _jsonable(each) for key, each in value.items()}
+        return {key: _with_lists(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(each) for each in value]
+        return [_with_lists(item) for item in value]
     return value

@@ -12,18 +12,21 @@ and is plain, so its runs are runs of the pack's file.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staged_file import StagedFile, with_staged_state
+from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
 from modelfs.store.files.staging import Staging
-from modelfs.store.index.records import Chunk, ChunkKind, Inode
+from modelfs.store.index.records import Chunk, ChunkKind, Extent, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from modelfs.store.packs.pack import Packs
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,59 @@ class ChunkRun:
 
 
 ReadRun = HoleRun | FileRun | ChunkRun
+
+
+def overlay(
+    inode: InodeNumber,
+    staged: StagedFile | None,
+    start: int,
+    stop: int,
+    mapped: Callable[[InodeNumber, int, int], Iterable[tuple[Extent, R]]],
+) -> Iterator[tuple[int, int, Window | tuple[Extent, R] | None]]:
+    """Tile a range of a file with the sources of its bytes, in order.
+
+    Example. A file of three chunks of 4096 bytes was cut to 8192 bytes and made 9000 long again;
+    then 10 bytes were written at 4000. From 0 to 9000 lie::
+
+        start  stop  source
+        0      4000  extent of the first chunk, from its byte 0 on, and the chunk's record
+        4000   4010  the window with the 10 bytes
+        4010   4096  extent of the first chunk, from its byte 4010 on, and the chunk's record
+        4096   8192  extent of the second chunk, and its record
+        8192   9000  None
+
+    Args:
+        inode: of the file.
+        staged: the content state over its map; None if the map is all there is.
+        start: of the range, in bytes from the start of the file.
+        stop: of the range.
+        mapped: yields the extents of the map inside a range, clipped to it and in order, each with
+            the record of its chunk.
+
+    Yields:
+        Start, stop and source of a run of bytes. The source is the window in which they are
+        staged, or the extent and record of the chunk that they are in; None in a hole.
+    """
+    ranges: list[tuple[Window | None, int, int]] = [(None, stop, stop)]
+    visible = stop
+    if staged is not None:
+        ranges[:0] = staged.within(start, stop)
+        if staged.map_visible_to is not None:
+            visible = min(stop, staged.map_visible_to)
+    at = start
+    for window, low, high in ranges:
+        if at < (end := min(low, visible)):
+            for located in mapped(inode, at, end):
+                extent = located[0]
+                if at < extent.start:
+                    yield at, extent.start, None
+                at = extent.start + extent.length
+                yield extent.start, at, located
+        if at < low:
+            yield at, low, None
+        if window is not None:
+            yield low, high, window
+        at = high
 
 
 class Contents:
@@ -126,43 +182,20 @@ class Contents:
         self, inode: InodeNumber, staged: StagedFile | None, start: int, stop: int
     ) -> list[ReadRun]:
         runs: list[ReadRun] = []
-        at = start
-        for run_start, run in self._found(inode, staged, start, stop):
-            if run_start > at:
-                runs.append(HoleRun(run_start - at))
-            _append(runs, run)
-            at = run_start + run.size
-        if at < stop:
-            runs.append(HoleRun(stop - at))
-        return runs
-
-    def _found(
-        self, inode: InodeNumber, staged: StagedFile | None, start: int, stop: int
-    ) -> Iterator[tuple[int, ReadRun]]:
-        # Everything but the holes, in order, with its offset in the file.
-        if staged is None:
-            yield from self._mapped(inode, start, stop)
-            return
-        at = start
-        seen = stop if staged.map_visible_to is None else min(stop, staged.map_visible_to)
-        for window, low, high in staged.within(start, stop):
-            yield from self._mapped(inode, at, min(low, seen))
-            file = self._staging.descriptor(inode, window)
-            yield low, FileRun(file, low - window.start, high - low)
-            at = high
-        yield from self._mapped(inode, at, seen)
-
-    def _mapped(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[int, ReadRun]]:
-        if start >= stop:
-            return
-        for extent, record in self._extents.find(inode, start, stop):
-            run: ReadRun
-            if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
-                file = self._packs.descriptor(record.pack)
-                run = FileRun(file, record.offset + extent.skip, extent.length)
+        for low, high, source in overlay(inode, staged, start, stop, self._extents.find):
+            if source is None:
+                runs.append(HoleRun(high - low))
+            elif isinstance(source, Window):
+                file = self._staging.descriptor(inode, source)
+                _append(runs, FileRun(file, low - source.start, high - low))
             else:
-                run = ChunkRun(extent.chunk, record, extent.skip, extent.length)
-            yield extent.start, run
+                extent, record = source
+                if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
+                    file = self._packs.descriptor(record.pack)
+                    _append(runs, FileRun(file, record.offset + extent.skip, extent.length))
+                else:
+                    runs.append(ChunkRun(extent.chunk, record, extent.skip, extent.length))
+        return runs
 
     def fill(self, runs: list[ReadRun], into: memoryview) -> None:
         """Read planned runs into `into`, which has their total size. Any thread.

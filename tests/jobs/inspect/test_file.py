@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import InvalidArgument, IsADirectory, NotFound
-from modelfs.jobs.inspect import file as inspect_module
-from modelfs.jobs.inspect.file import HOLE, MISSING, STAGED, inspect
+from modelfs.jobs.inspect import sharers as sharers_module
+from modelfs.jobs.inspect.file import inspect
+from modelfs.jobs.inspect.layout import HOLE, MISSING, STAGED
 from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer
 from modelfs.store.index.index import Index, Row
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, number_of, pair_of
@@ -187,7 +188,7 @@ def test_part_of_a_tensor(opened: Store) -> None:
 
 def test_many_sharers(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of very many sharers some are named, and that there are more is said."""
-    monkeypatch.setattr(inspect_module, "SHARERS_MAX", 3)
+    monkeypatch.setattr(sharers_module, "SHARERS_MAX", 3)
     model = model_of(noise(CHUNK))
     inodes = [stored_file(opened, b"%d" % number, model) for number in range(5)]
     first, last = inspect(opened, inodes[0]), inspect(opened, inodes[-1])
@@ -202,7 +203,7 @@ def test_many_sharers(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_of_equal_tensors(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk of which a file makes very many tensors is not compared with each of them."""
-    monkeypatch.setattr(inspect_module, "PARTS_MAX", 4)
+    monkeypatch.setattr(sharers_module, "PARTS_MAX", 4)
     report = inspect(opened, stored_file(opened, b"m", model_of(*[bytes(CHUNK)] * 9)))
     assert [len(tensor.shared_with) for tensor in report.tensors] == [3] * 4 + [0] * 5
     assert [tensor.more_sharers for tensor in report.tensors] == [False] * 4 + [True] * 5
