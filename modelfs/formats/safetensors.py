@@ -27,12 +27,12 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Final, NoReturn, TypeGuard
 
+from modelfs.formats.budget import MemoryBudget
 from modelfs.formats.dtypes import SAFETENSORS_BITS, tensor_bits
 from modelfs.formats.layout import (
     Format,
     Layout,
     MalformedModel,
-    MemoryBudget,
     ReadAt,
     TensorSpan,
     TruncatedModel,
@@ -125,7 +125,7 @@ class _Header:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._pos = 0
-        self._allowance = MemoryBudget()
+        self._budget = MemoryBudget()
 
     def members(self) -> Iterator[str]:
         """Yield the keys of the object that begins here; the caller takes each one's value."""
@@ -170,7 +170,7 @@ class _Header:
 
     def keep(self, span: TensorSpan) -> TensorSpan:
         """Return the span, if it may be kept."""
-        self._allowance.reserve_span(len(span.shape))
+        self._budget.reserve_span(len(span.shape))
         return span
 
     def _take_name(self) -> str:
@@ -182,7 +182,7 @@ class _Header:
         self._pos = match.end()
         literal = match[0]
         name: str = json.loads(literal) if "\\" in literal else literal[1:-1]
-        self._allowance.reserve_name(name)
+        self._budget.reserve_name(name)
         self._take(":")
         return name
 

@@ -7,14 +7,15 @@ from typing import Final
 
 import pytest
 
-from modelfs.formats.layout import Format, Layout, MemoryBudget, ReadAt
+from modelfs.formats.budget import MemoryBudget
+from modelfs.formats.layout import Format, Layout, ReadAt
 from modelfs.formats.onnx.protobuf import MAX_FIELDS
 from modelfs.formats.safetensors import ENTRY_WINDOWS, MAX_HEADER_SIZE
 from modelfs.formats.sniff import recognise
 from tests.fuzz.formats import message, model_of
 from tests.support.torch_archives import archive, called, listed, mapping, pickled, tensor, text
 
-# A lesser allowance is reached sooner. What a scan takes besides is what it is for the real one,
+# A lesser budget is reached sooner. What a scan takes besides is what it is for the real one,
 # with which nothing below takes more than 50 MiB.
 SMALL: Final = 3 << 20
 BESIDES: Final = 4 << 20

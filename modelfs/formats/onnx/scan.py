@@ -25,12 +25,12 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from modelfs.formats.budget import MemoryBudget
 from modelfs.formats.layout import (
     ExternalSpan,
     Format,
     Layout,
     MalformedModel,
-    MemoryBudget,
     ReadAt,
     TensorSpan,
     TruncatedModel,
@@ -106,7 +106,7 @@ class _Scanner:
         self._ir_version = 0
         self._graphs = 0
         self._opsets = 0
-        self._allowance = MemoryBudget()
+        self._budget = MemoryBudget()
         self._names = UniqueNames()
         self._spans: list[TensorSpan] = []
         self._external: list[ExternalSpan] = []
@@ -212,7 +212,7 @@ class _Scanner:
         self._tensor.data_location = event.value
 
     def _add_payload(self, event: Event) -> None:
-        self._allowance.reserve(NOTE)
+        self._budget.reserve(NOTE)
         self._tensor.fields.append((event.tag, event.start, event.stop))
 
     def _set_key(self, event: Event) -> None:
@@ -230,7 +230,7 @@ class _Scanner:
         found = tensor.elsewhere()
         if found is not None:
             location, payload = found
-            self._allowance.reserve(NOTE + sys.getsizeof(location))
+            self._budget.reserve(NOTE + sys.getsizeof(location))
             self._external.append(ExternalSpan(location, self._span(payload)))
 
     def _add_span(self, payload: Payload) -> None:
@@ -238,6 +238,6 @@ class _Scanner:
 
     def _span(self, payload: Payload) -> TensorSpan:
         name = self._names.add("/".join(filter(None, self._labels)))
-        self._allowance.reserve_name(name)
-        self._allowance.reserve_span(len(payload.shape))
+        self._budget.reserve_name(name)
+        self._budget.reserve_span(len(payload.shape))
         return TensorSpan(name, *payload)

@@ -21,7 +21,8 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from modelfs.formats.layout import Format, Layout, MalformedModel, MemoryBudget, ReadAt
+from modelfs.formats.budget import MemoryBudget
+from modelfs.formats.layout import Format, Layout, MalformedModel, ReadAt
 from modelfs.formats.torch import pickle_scan as torch_pickle
 from modelfs.formats.torch import zip_directory
 from modelfs.formats.torch.storage import Storages
@@ -49,8 +50,8 @@ def scan(read_at: ReadAt, size: int) -> Layout:
     Raises:
         MalformedModel: it is none.
     """
-    allowance = MemoryBudget()
-    storages = Storages(allowance)
+    budget = MemoryBudget()
+    storages = Storages(budget)
     records = _records(read_at, size, storages)
     if PICKLE not in records or VERSION not in records:
         raise MalformedModel("no archive of torch")
@@ -59,7 +60,7 @@ def scan(read_at: ReadAt, size: int) -> Layout:
         listed = records[PICKLE]
         # What is not understood costs names: the storages are there all the same.
         with suppress(MalformedModel):
-            torch_pickle.note_tensors(read_at, listed.start, listed.stop, storages, allowance)
+            torch_pickle.note_tensors(read_at, listed.start, listed.stop, storages, budget)
     return Layout(Format.TORCH, tuple(storages.spans()))
 
 

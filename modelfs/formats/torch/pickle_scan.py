@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeGuard
 
+from modelfs.formats.budget import Borrowed, MemoryBudget
 from modelfs.formats.dtypes import TORCH_DTYPES
-from modelfs.formats.layout import Borrowed, MalformedModel, MemoryBudget, ReadAt
+from modelfs.formats.layout import MalformedModel, ReadAt
 from modelfs.formats.names import MAX_NAME
 from modelfs.formats.torch.storage import Storages, View
 
@@ -95,7 +96,7 @@ _Value = _Global | _Storage | _Tensor | _Container | int | str | tuple["_Value",
 
 
 def note_tensors(
-    read_at: ReadAt, start: int, stop: int, storages: Storages, allowance: MemoryBudget
+    read_at: ReadAt, start: int, stop: int, storages: Storages, budget: MemoryBudget
 ) -> None:
     """Note of storages what the pickle that lies from `start` to `stop` says of them.
 
@@ -103,8 +104,8 @@ def note_tensors(
         MalformedModel: it was not understood, or not to its end; dtypes and views noted by then
             stay.
     """
-    with Borrowed(allowance) as tree:
-        with Borrowed(allowance) as work:
+    with Borrowed(budget) as tree:
+        with Borrowed(budget) as work:
             root = _Machine(_Source(read_at, start, stop), storages, work, tree).run()
         for index, path in _paths(root):
             storages.note_name(index, path)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from modelfs.formats.budget import MemoryBudget
 from modelfs.formats.dtypes import BITS, tensor_size
-from modelfs.formats.layout import MalformedModel, MemoryBudget, TensorSpan
+from modelfs.formats.layout import MalformedModel, TensorSpan
 from modelfs.formats.names import UniqueNames
 
 # What a storage takes before it is a span, in bytes: its places in arrays and lists.
@@ -64,8 +65,8 @@ class Storages:
     There may be 100,000 of them, so what is known is in columns, and not in an object for each.
     """
 
-    def __init__(self, allowance: MemoryBudget) -> None:
-        self._allowance = allowance
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
         self._numbers = array("Q")
         self._starts = array("Q")
         self._stops = array("Q")
@@ -77,7 +78,7 @@ class Storages:
 
     def add(self, number: int, start: int, stop: int) -> None:
         """Note a record. Raises MalformedModel if there is no memory for more."""
-        self._allowance.reserve(STORAGE)
+        self._budget.reserve(STORAGE)
         self._numbers.append(number)
         self._starts.append(start)
         self._stops.append(stop)
@@ -114,7 +115,7 @@ class Storages:
         if shape is None or tensor_size(dtype, shape) != size:
             shape = self._row(index)[1]
         if known is None:
-            self._allowance.reserve(MemoryBudget.DIM * len(shape))
+            self._budget.reserve(MemoryBudget.DIM * len(shape))
             self._shapes[index] = shape
         elif known != shape:
             self._shapes[index] = self._row(index)[1]
@@ -123,7 +124,7 @@ class Storages:
         """Note the path that leads to a tensor; the first one to a storage is its name."""
         if path and self._names[index] is None:
             name = self._unique.add(path)
-            self._allowance.reserve_name(name)
+            self._budget.reserve_name(name)
             self._names[index] = name
 
     def spans(self) -> Iterator[TensorSpan]:
@@ -134,7 +135,7 @@ class Storages:
             name, shape = self._names[index], self._shapes[index]
             assert name is not None
             dtype, row = self._row(index)
-            self._allowance.reserve_span(0 if shape else 1)
+            self._budget.reserve_span(0 if shape else 1)
             start, stop = self._starts[index], self._stops[index]
             yield TensorSpan(name, dtype, row if shape is None else shape, start, stop)
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from modelfs.formats.budget import MemoryBudget
 from modelfs.formats.dtypes import ONNX_DTYPES
 from modelfs.formats.layout import (
     ExternalSpan,
     Format,
     Layout,
     MalformedModel,
-    MemoryBudget,
     ReadAt,
     TensorSpan,
     TruncatedModel,
