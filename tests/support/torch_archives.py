@@ -6,6 +6,9 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from math import prod
 
+from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
+from modelfs.formats.sniff import recognise
+
 STOP = b"."
 
 # The storage class of each dtype in torch.save.
@@ -113,3 +116,32 @@ def saved(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
     return archive(
         pickled(mapping(state)), {key: data for key, (*_, data) in enumerate(tensors.values())}
     )
+
+
+# -- what is recognised
+
+WEIGHTS = bytes(range(24))
+
+
+def reader(content: bytes) -> ReadAt:
+    return lambda offset, size: content[offset : offset + size]
+
+
+def recognised(content: bytes) -> Layout:
+    return recognise(reader(content), len(content))
+
+
+def spans_of(content: bytes) -> dict[str, TensorSpan]:
+    layout = recognised(content)
+    assert layout.format is Format.TORCH
+    return {span.name: span for span in layout.spans}
+
+
+def content_of(content: bytes) -> dict[str, bytes]:
+    return {name: content[span.start : span.stop] for name, span in spans_of(content).items()}
+
+
+def shapes(value: bytes, *storages: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name, dtype and shape of what an archive of that value has."""
+    found = spans_of(archive(pickled(value), dict(enumerate(storages))))
+    return {name: (span.dtype, span.shape) for name, span in found.items()}

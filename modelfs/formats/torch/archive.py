@@ -10,7 +10,7 @@ writes it, torch/serialization.py says what)::
 
 with the file's own name, or `archive`, for `base`. Data comes before the directory, and the
 directory last, so nothing can be told of a file that is still growing. A storage is a span. Its
-name, dtype and shape are in the pickle, which `torch_pickle` reads without unpickling it: where it
+name, dtype and shape are in the pickle, which `pickle_scan` reads without unpickling it: where it
 does not understand, names are the records', as in `data/0`, and elements are bytes.
 
 TorchScript's archives have the same form. The constants in them are not looked for, nor is the form
@@ -23,8 +23,7 @@ from typing import Final
 
 from modelfs.formats.budget import MemoryBudget
 from modelfs.formats.layout import Format, Layout, MalformedModel, ReadAt
-from modelfs.formats.torch import pickle_scan as torch_pickle
-from modelfs.formats.torch import zip_directory
+from modelfs.formats.torch import pickle_scan, zip_directory
 from modelfs.formats.torch.storage import Storages
 from modelfs.formats.torch.zip_directory import Entry
 
@@ -60,7 +59,7 @@ def scan(read_at: ReadAt, size: int) -> Layout:
         listed = records[PICKLE]
         # What is not understood costs names: the storages are there all the same.
         with suppress(MalformedModel):
-            torch_pickle.note_tensors(read_at, listed.start, listed.stop, storages, budget)
+            pickle_scan.note_tensors(read_at, listed.start, listed.stop, storages, budget)
     return Layout(Format.TORCH, tuple(storages.spans()))
 
 
