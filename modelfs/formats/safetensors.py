@@ -54,14 +54,18 @@ WINDOW: Final = 1 << 18
 
 MAX_INTEGER: Final = 2**63
 
-# Possessive quantifiers (`*+`) all through: the patterns need no backtracking, and without it
-# they match a string of any length in linear time and constant memory.
+# How many escapes of a string are matched at once.
+ESCAPES_STEP: Final = 1024
+
+# Possessive quantifiers (`*+`): the patterns need no backtracking, and without it they match a run
+# of any length in linear time and constant memory. Not so for the escapes: before Python 3.11.4, a
+# possessive repetition of a group ends in the middle of the escape that does not match (gh-101955).
+# Each escape that could be given back costs memory, hence so many at a time.
 _PLAIN: Final = r'[^"\\\x00-\x1f]*+'
 _ESCAPE: Final = r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 _ESCAPE_SIZE: Final = 6
 _SPACE: Final = re.compile(r"[ \t\n\r]*+")
-_INSIDE: Final = re.compile(rf"{_PLAIN}(?:{_ESCAPE}{_PLAIN})*+")
-_NAME: Final = re.compile(rf'"{_INSIDE.pattern}"')
+_INSIDE: Final = re.compile(rf"{_PLAIN}(?:{_ESCAPE}{_PLAIN}){{0,{ESCAPES_STEP}}}")
 _NULL: Final = "null"
 
 
@@ -174,14 +178,14 @@ class _Header:
         return span
 
     def _take_name(self) -> str:
-        self._peek()
+        self._take('"')
         self._fill(MAX_NAME)
-        match = _NAME.match(self._text, self._pos)
-        if match is None:
+        stop = _inside_stop(self._text, self._pos)
+        if not self._text.startswith('"', stop):
             raise MalformedModel("bad JSON, or a name that is too long")
-        self._pos = match.end()
-        literal = match[0]
-        name: str = json.loads(literal) if "\\" in literal else literal[1:-1]
+        inside = self._text[self._pos : stop]
+        self._pos = stop + 1
+        name: str = json.loads(f'"{inside}"') if "\\" in inside else inside
         self._budget.reserve_name(name)
         self._take(":")
         return name
@@ -191,12 +195,10 @@ class _Header:
         self._take('"')
         while True:
             self._fill(_ESCAPE_SIZE)
-            match = _INSIDE.match(self._text, self._pos)
-            assert match is not None  # no character at all is inside, too
-            self._pos = match.end()
+            start, self._pos = self._pos, _inside_stop(self._text, self._pos)
             if self._text.startswith('"', self._pos):
                 break
-            if match.start() == match.end():
+            if self._pos == start:
                 raise MalformedModel("bad JSON in a string, or no end of it")
         self._pos += 1
 
@@ -238,6 +240,16 @@ class _Header:
             more = self._decoder.decode(data, final=self._at == self._stop)
             self._text = self._text[self._pos :] + more
             self._pos = 0
+
+
+def _inside_stop(text: str, start: int) -> int:
+    """Return the end of the characters from `start` on that may be inside a string."""
+    while True:
+        match = _INSIDE.match(text, start)
+        assert match is not None  # no character at all is inside, too
+        if match.end() == start or text.startswith('"', match.end()):
+            return match.end()
+        start = match.end()
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -158,6 +158,15 @@ HOSTILE: dict[str, bytes] = {
     "lone surrogate": file_of("{" + ENTRY.replace('"a"', '"\\ud800"') + "}"),
     "control character": file_of("{" + ENTRY.replace('"a"', '"\n"') + "}"),
     "bad escape": file_of("{" + ENTRY.replace('"a"', '"\\x"') + "}"),
+    "bad escape after a good one": file_of("{" + ENTRY.replace('"a"', '"\\n\\x"') + "}"),
+    "bad escape in metadata": file_of('{"__metadata__":{"k":"\\x"},' + ENTRY + "}"),
+    "bad escape after a good one in metadata": file_of(
+        '{"__metadata__":{"k":"\\n\\x"},' + ENTRY + "}"
+    ),
+    "cut escape after a good one in metadata": file_of(
+        '{"__metadata__":{"k":"\\n\\u12"},' + ENTRY + "}"
+    ),
+    "escaped quote at the end of metadata": file_of('{"__metadata__":{"k":"\\n\\"},' + ENTRY + "}"),
     "repeated name": file_of(f"{{{ENTRY},{ENTRY}}}"),
     "name repeated by an escape": file_of(f"{{{ENTRY},{ENTRY}}}".replace('"a"', '"\\u0061"', 1)),
     "repeated field": file_of("{" + ENTRY.replace("{", '{"dtype":"F32",') + "}"),
