@@ -1,13 +1,22 @@
 """Lineage: which chunks are derived from which, both ways.
 
-Recipes lie in packs, where nothing can be looked up; so the index repeats which sources they name.
-A chunk is written anew in another form only if what derives from it stays readable in few steps,
-which rules out that a chunk ever comes to derive from itself.
+Recipes lie in packs, where nothing can be looked up; so the index repeats their sources. A chunk is
+encoded in another form only if the chunks that derive from it stay readable in few steps. That also
+rules out that a chunk ever comes to derive from itself.
+
+Example. Chunk 1 is stored by itself, chunk 2 is a cast of it, and chunk 3 a delta of chunk 2::
+
+    sources     2: 1    3: 2
+    dependants  1: 2    2: 3
+    depths      1: Depth(0, 0)    2: Depth(1, 0)    3: Depth(2, 1)
+
+With one delta in a chain at most, chunk 4 may be a cast of chunk 3, and not a delta of it. Chunk 1
+may not derive from chunk 4, which would derive from itself then.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from modelfs.codecs.base import CodecId
 from modelfs.store.index.index import Index
@@ -16,12 +25,34 @@ from modelfs.store.index.tables import ChunkId, Table, pair_key, pair_of
 
 # Derivations between a chunk and stored bytes, of whatever kind.
 CHAIN_MAX: Final = 4
-# Deltas among these, unless a store is told otherwise: each costs a decode of its own.
+# Deltas among these, unless a caller asks for another number: each costs a decode of its own.
 DEPTH: Final = 1
-# Chunks looked at before a question about a chunk's dependants is given up.
+# Chunks visited before a search among a chunk's dependants is given up.
 LOOK_MAX: Final = 5000
 
 Find = Callable[[ChunkId], Chunk | None]
+
+
+class Depth(NamedTuple):
+    """The length of chains of derivations between a chunk and stored bytes.
+
+    The longest chain and the one with most deltas need not be the same.
+    """
+
+    steps: int = 0  # derivations in the longest chain
+    deltas: int = 0  # in the chain with most of them
+
+    def derived(self, codec: CodecId) -> "Depth":
+        """Return the depth of a chunk that is derived by `codec` from one of this depth."""
+        return Depth(self.steps + 1, self.deltas + (codec is CodecId.DELTA))
+
+
+def deepest(depths: Iterable[Depth]) -> Depth:
+    """Return the most steps and the most deltas of any of these; none of none."""
+    steps = deltas = 0
+    for depth in depths:
+        steps, deltas = max(steps, depth.steps), max(deltas, depth.deltas)
+    return Depth(steps, deltas)
 
 
 class Lineage:
@@ -46,11 +77,11 @@ class Lineage:
         seen, level = {chunk}, [chunk]
         while level:
             following: list[ChunkId] = []
-            for each in chain.from_iterable(map(self.dependants, level)):
-                if each not in seen and len(seen) <= LOOK_MAX:
-                    seen.add(each)
-                    following.append(each)
-                    yield each
+            for dependant in chain.from_iterable(map(self.dependants, level)):
+                if dependant not in seen and len(seen) <= LOOK_MAX:
+                    seen.add(dependant)
+                    following.append(dependant)
+                    yield dependant
             level = following
 
     def link(self, chunk: ChunkId, source: ChunkId) -> None:
@@ -64,67 +95,73 @@ class Lineage:
     def may_derive(
         self, chunk: ChunkId, codec: CodecId, sources: tuple[ChunkId, ...], find: Find, depth: int
     ) -> bool:
-        """Whether a chunk may be derived from others, with so many deltas in a chain at most."""
-        above = self._above(sources, find)
+        """Whether a chunk may be derived from others, with at most `depth` deltas in a chain."""
+        above = _depths(self, sources, find)
         if above is None or chunk in above:
             return False
-        below = self._below(chunk, find)
+        below = _depth_below(self, chunk, find)
         if below is None:
             return False
-        # The longest chain and the one with the most deltas need not go to the same source.
-        length = max(steps for steps, _ in above.values())
-        deltas = max(deltas for _, deltas in above.values())
-        deltas += (codec is CodecId.DELTA) + below[1]
-        return length + 1 + below[0] <= CHAIN_MAX and deltas <= depth
+        own = deepest(above.values()).derived(codec)
+        return own.steps + below.steps <= CHAIN_MAX and own.deltas + below.deltas <= depth
 
     def deltas_above(self, chunk: ChunkId, find: Find) -> int:
         """Return how many deltas are between a chunk's content and stored bytes."""
-        above = self._above((chunk,), find)
-        return CHAIN_MAX if above is None else above[chunk][1]
+        depths = _depths(self, (chunk,), find)
+        return CHAIN_MAX if depths is None else depths[chunk].deltas
 
-    def _above(
-        self, sources: tuple[ChunkId, ...], find: Find
-    ) -> dict[ChunkId, tuple[int, int]] | None:
-        # The chunks that these need, themselves included, with how many derivations, and how many
-        # deltas, are between each and stored bytes; None if the chain is too long already.
-        found: dict[ChunkId, tuple[int, int]] = {}
 
-        def steps(chunk: ChunkId, room: int) -> tuple[int, int] | None:
-            if chunk in found:
-                return found[chunk]
-            record = find(chunk)
-            if record is None or not room:
-                return None
-            least = (0, 0)
-            for source in self.sources(chunk):
-                if (under := steps(source, room - 1)) is None:
-                    return None
-                is_delta = record.codec is CodecId.DELTA
-                least = max(least[0], under[0] + 1), max(least[1], under[1] + is_delta)
-            found[chunk] = least
-            return least
-
-        if any(steps(source, CHAIN_MAX + 1) is None for source in sources):
+def _depths(
+    lineage: Lineage, chunks: tuple[ChunkId, ...], find: Find
+) -> dict[ChunkId, Depth] | None:
+    """Return the depths of some chunks and of all that they need; None if a chain is too long."""
+    depths: dict[ChunkId, Depth] = {}
+    for chunk in chunks:
+        if _depth(lineage, chunk, find, CHAIN_MAX + 1, depths) is None:
             return None
-        return found
+    return depths
 
-    def _below(self, chunk: ChunkId, find: Find) -> tuple[int, int] | None:
-        # How many derivations, and how many deltas, are at most between the chunk and one that
-        # needs it; None if that is too much to ask.
-        looked = 0
-        level = {chunk: 0}  # with the deltas so far
-        length = deltas = 0
-        while level:
-            following: dict[ChunkId, int] = {}
-            for source, so_far in level.items():
-                for dependant in self.dependants(source):
-                    looked += 1
-                    record = find(dependant)
-                    if looked > LOOK_MAX or record is None or length > CHAIN_MAX:
-                        return None
-                    count = so_far + (record.codec is CodecId.DELTA)
-                    following[dependant] = max(following.get(dependant, 0), count)
-                    deltas = max(deltas, count)
-            length += bool(following)
-            level = following
-        return length, deltas
+
+def _depth(
+    lineage: Lineage, chunk: ChunkId, find: Find, room: int, depths: dict[ChunkId, Depth]
+) -> Depth | None:
+    """Return the depth of a chunk, and put it and those of all that it needs into `depths`.
+
+    None if a record is missing, or if a chain has more than `room` chunks.
+    """
+    if chunk in depths:
+        return depths[chunk]
+    record = find(chunk)
+    if record is None or not room:
+        return None
+    depth = Depth()
+    for source in lineage.sources(chunk):
+        below = _depth(lineage, source, find, room - 1, depths)
+        if below is None:
+            return None
+        depth = deepest((depth, below.derived(record.codec)))
+    depths[chunk] = depth
+    return depth
+
+
+def _depth_below(lineage: Lineage, chunk: ChunkId, find: Find) -> Depth | None:
+    """Return the depth that the dependants of a chunk have over it.
+
+    None if they are too many, if a record is missing, or if a chain is too long.
+    """
+    looked = steps = most = 0
+    level = {chunk: 0}  # the most deltas between the chunk and each of these
+    while level:
+        following: dict[ChunkId, int] = {}
+        for source, deltas in level.items():
+            for dependant in lineage.dependants(source):
+                looked += 1
+                record = find(dependant)
+                if looked > LOOK_MAX or record is None or steps > CHAIN_MAX:
+                    return None
+                count = deltas + (record.codec is CodecId.DELTA)
+                following[dependant] = max(following.get(dependant, 0), count)
+                most = max(most, count)
+        steps += bool(following)
+        level = following
+    return Depth(steps, most)

@@ -14,7 +14,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptChunk
 from modelfs.store.chunks import lineage as lineage_module
 from modelfs.store.chunks import publish, reclaim
-from modelfs.store.chunks.lineage import CHAIN_MAX, Lineage
+from modelfs.store.chunks.lineage import CHAIN_MAX, Depth, Lineage, deepest
 from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Chunk, ChunkKind
@@ -102,6 +102,32 @@ def test_deltas_count_through_every_source(opened: Store) -> None:
     assert not lineage.may_derive(five, delta, (three, four), finder(graph), 1)
     assert lineage.may_derive(five, delta, (three,), finder(graph), 1)
     with opened.index.change():
+        for chunk, (_, sources) in graph.items():
+            lineage.unlink(chunk, *sources)
+
+
+def test_depth_is_that_of_several_chains() -> None:
+    """The most steps and the most deltas may be those of different chains."""
+    assert deepest([]) == Depth(0, 0)
+    assert deepest([Depth(3, 0), Depth(1, 1)]) == Depth(3, 1)
+    assert Depth(1, 0).derived(CodecId.DELTA) == Depth(2, 1)
+    assert Depth(1, 0).derived(CodecId.CAST) == Depth(2, 0)
+
+
+def test_deltas_above_a_chunk(opened: Store) -> None:
+    """Deltas are counted down to stored bytes; a chain without end counts as too long."""
+    lineage = opened.chunks.lineage
+    one, two, three = map(ChunkId, range(1, 4))
+    graph: Graph = {two: (CodecId.CAST, (one,)), three: (CodecId.DELTA, (two,))}
+    with opened.index.change():
+        for chunk, (_, sources) in graph.items():
+            lineage.link(chunk, *sources)
+    assert [lineage.deltas_above(each, finder(graph)) for each in (one, two, three)] == [0, 0, 1]
+    with opened.index.change():
+        lineage.link(one, three)
+    assert lineage.deltas_above(three, finder(graph)) == CHAIN_MAX
+    with opened.index.change():
+        lineage.unlink(one, three)
         for chunk, (_, sources) in graph.items():
             lineage.unlink(chunk, *sources)
 
