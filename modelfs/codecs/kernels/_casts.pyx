@@ -1,9 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled loops of casts and transposes; twins in `casts_numpy`.
 
-Loops run without the GIL and write into the bytes object that is returned. What a loop may touch is
-checked before it begins. Words are loaded and stored by memcpy, which compiles to a move, since a
-source may begin anywhere. Numbers are in the machine's order, hence little-endian only.
+Loops run without the GIL and write into the bytes object that is returned. All sizes are checked
+before a loop begins. Words are loaded and stored as in `_words`, since a source may begin anywhere.
 """
 
 import sys
@@ -12,39 +11,19 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from modelfs.codecs.kernels._words cimport cell_t, in_t, load, out_t, pair_t, store
+
 if sys.byteorder != "little":
     raise ImportError("compiled for little-endian machines")
-
-ctypedef uint8_t* out_t
-ctypedef const uint8_t* in_t
-
-cdef struct pair_t:
-    uint64_t low
-    uint64_t high
-
-ctypedef fused cell_t:
-    uint8_t
-    uint16_t
-    uint32_t
-    uint64_t
-    pair_t
 
 cdef enum:
     TILE = 16
 
 
-cdef inline void load(cell_t* word, in_t start, size_t place) noexcept nogil:
-    memcpy(word, start + place * sizeof(cell_t), sizeof(cell_t))
-
-
-cdef inline void store(out_t start, size_t place, cell_t word) noexcept nogil:
-    memcpy(start + place * sizeof(cell_t), &word, sizeof(cell_t))
-
-
 # -- casts
 #
-# By integers and by sums of normal numbers: what a processor makes of NaN, and of subnormal numbers
-# when some library has told it to flush them, is no part of a stored form.
+# By integers and by sums of normal numbers: the results of a processor for NaN, and for subnormal
+# numbers when some library has set it to flush them, are no part of a stored form.
 
 
 cdef inline uint32_t float_bits(float number) noexcept nogil:

@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled loops of deltas; twins in `delta_numpy`.
 
-Loops run without the GIL and write into the bytes object that is returned. What a loop may touch is
-checked before it begins, or at the start of each block of 64 words where that is enough. Words
-are loaded and stored by memcpy, which compiles to a move, since a source may begin anywhere.
-Numbers are in the machine's order, hence little-endian only.
+Loops run without the GIL and write into the bytes object that is returned. All sizes are checked
+before a loop begins, or at the start of each block of 64 words where that is enough. Words are
+loaded and stored as in `_words`, since a source may begin anywhere.
 """
 
 import sys
@@ -13,16 +12,15 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from modelfs.codecs.kernels._words cimport in_t, load, out_t, store
+
 if sys.byteorder != "little":
     raise ImportError("compiled for little-endian machines")
 
-ctypedef uint8_t* out_t
-ctypedef const uint8_t* in_t
-
 cdef extern from *:
     """
-    /* What takes tokens out of several streams at once, on processors with AVX-512 VBMI2. To take
-       them `one_by_one`, as elsewhere, is half of the time of restoring BF16. */
+    /* Takes tokens out of several streams at once, on processors with AVX-512 VBMI2. Elsewhere they
+       are taken one by one, which is half of the time of restoring BF16. */
     #if defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 8))
     #include <immintrin.h>
 
@@ -69,12 +67,6 @@ ctypedef fused several_t:  # tokens that a byte stands for
     uint16_t
     uint32_t
 
-ctypedef fused cell_t:
-    uint8_t
-    uint16_t
-    uint32_t
-    uint64_t
-
 cdef enum:
     BLOCK = 64
     CLASSES = 12
@@ -118,7 +110,7 @@ cdef struct kind_t:
 
 
 cdef kind_t kind_of(int width, int exponent, const uint8_t[::1] table) except *:
-    """Check what all functions are told alike, and return it as the loops want it."""
+    """Check the kind of words, which all functions get alike, and return it for the loops."""
     cdef kind_t kind
     cdef int mantissa = 8 * width - 1 - exponent, bits = 0
     if width not in (1, 2, 4, 8) or not 0 <= exponent <= 11 or mantissa < 1:
@@ -140,14 +132,6 @@ cdef kind_t kind_of(int width, int exponent, const uint8_t[::1] table) except *:
     return kind
 
 
-cdef inline void load(cell_t* word, in_t start, size_t place) noexcept nogil:
-    memcpy(word, start + place * sizeof(cell_t), sizeof(cell_t))
-
-
-cdef inline void store(out_t start, size_t place, cell_t word) noexcept nogil:
-    memcpy(start + place * sizeof(cell_t), &word, sizeof(cell_t))
-
-
 cdef inline word_t ordered(word_t word, word_t floats) noexcept nogil:
     """Return an integer that grows with the number that `word` is."""
     cdef int last = 8 * sizeof(word_t) - 1
@@ -162,7 +146,7 @@ cdef inline word_t unordered(word_t word, word_t floats) noexcept nogil:
 
 
 cdef inline word_t mirror(word_t word, word_t floats) noexcept nogil:
-    """Return all ones for a negative float, else 0: what turns a difference round."""
+    """Return all ones for a negative float, else 0: the mask that turns a difference round."""
     return <word_t>(0 - (word >> (8 * sizeof(word_t) - 1))) & floats
 
 
@@ -496,8 +480,8 @@ cdef void take_one_by_one(
 ) noexcept nogil:
     """Take tokens of several classes.
 
-    How many of each class came before in half a block is counted in bits of one register: what
-    is counted in memory has to arrive there before the next of its class can be looked up.
+    The tokens of each class so far in half a block are counted in bits of one register: a count
+    in memory has to arrive there before the next token of its class can be looked up.
     """
     cdef in_t* next = streams.next
     cdef uint64_t counts
@@ -520,7 +504,7 @@ cdef void take_one_by_one(
 cdef inline bint take_tokens(
     word_t* steps, const block_t* block, streams_t* streams
 ) noexcept nogil:
-    cdef uint8_t[BLOCK] mixed  # what is behind the last word does not matter
+    cdef uint8_t[BLOCK] mixed  # any bytes behind the last word
     cdef in_t tokens = mixed
     cdef uint8_t escaped = 0
     cdef size_t i
@@ -685,7 +669,7 @@ cdef bint are_used_up(const streams_t* streams) noexcept nogil:
 
 
 def expanding(bint wanted):
-    """Use what only some processors have, or do not, and return what was so before: for tests."""
+    """Use AVX-512 where it is there, or do not, and return whether it was used: for tests."""
     global expands
     before = expands
     expands = wanted and can_expand()

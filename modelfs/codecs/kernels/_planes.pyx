@@ -3,8 +3,8 @@
 
 Every size is checked before a loop begins. Loops run without the GIL and write into the bytes
 object that is returned. Written so that the compiler makes vectors of them: on the baseline of
-x86-64 `merge` takes 1/24 s (2-byte words) to 1/6 s (8-byte words) for a GB. Numbers are read and
-written in the machine's order, hence little-endian only.
+x86-64 `merge` takes 1/24 s (2-byte words) to 1/6 s (8-byte words) for a GB. Numbers are in the
+machine's order, hence little-endian only.
 """
 
 import sys
@@ -14,11 +14,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from modelfs.codecs.kernels._words cimport in_t, out_t
+
 if sys.byteorder != "little":
     raise ImportError("compiled for little-endian machines")
-
-ctypedef uint8_t* out_t
-ctypedef const uint8_t* in_t
 
 ctypedef fused word_t:
     uint16_t

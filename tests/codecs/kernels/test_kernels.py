@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import re
+import tomllib
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.kernels import planes as planes_kernels
 from modelfs.codecs.kernels import planes_numpy
+from tests.support.paths import CHECKOUT
 
 TWINS = {"_planes": planes_numpy}
 
@@ -104,3 +107,14 @@ def test_palettes_are_expanded_alike(
     count = max(0, len(packed) * 8 // bits - less)
     args = (packed, bits, palette, width, count)
     assert outcome(compiled("_planes"), "expand", *args) == outcome(planes_numpy, "expand", *args)
+
+
+def test_what_kernels_include_is_in_a_source_distribution() -> None:
+    """Every file that a kernel includes is named as its dependency, so that an sdist has it."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    for module in project["tool"]["setuptools"]["ext-modules"]:
+        [source] = module["sources"]
+        included = re.findall(
+            r"^from (modelfs[\w.]+) cimport", (CHECKOUT / source).read_text(), re.MULTILINE
+        )
+        assert module["depends"] == [each.replace(".", "/") + ".pxd" for each in included]
