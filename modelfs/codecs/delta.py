@@ -1,22 +1,17 @@
 """Delta: numbers as small steps from those of a base, as a fine-tuned tensor's from the original's.
 
-What is stored of a word is how many floats lie between it and the base's (its distance in units
-in the last place): sign and magnitude become an integer that grows with the number, whatever
-the bits are, NaN included; integers are taken as they are. All is modulo 2^w. A step
-is positive if it leads away from zero, so that what training does to the size of a number looks
-alike for both signs. Three things make steps cheaper than in ZipLLM's BitX (Wang et al., NSDI 2026,
-XOR and zstd):
+The step of a float is its distance from the base's in units in the last place, for any bits, NaN
+included, and positive if it leads away from zero; of an integer it is the difference. A block of 64
+words has a *scale*: by it the low bits of each (zigzag) step are noise and stored as they are. The
+rest is a *token* of a byte, coded by zstd. A *table* predicts the steps that weight decay makes.
+docs/design/deltas.md has the reasons, and the forms that were rejected.
 
-- *Scales.* An optimizer moves large and small weights by about as much, so the step of a word
-  shrinks by a bit with each one more in the base's exponent. A block of 64 words has a scale; scale
-  minus exponent is how many low bits of the (zigzag) step are noise and stored as they are, and the
-  rest is a *token* of a byte, coded by zstd. Where the difference is negative steps are
-  rarer the lower it is, and such words have a *class* of their own. A block in which nothing
-  is left to say has scale 0 and nothing else.
-- *Packed tokens.* A Huffman code needs one bit or more; of small tokens, two or four share a byte.
-- *A table.* Weight decay multiplies all weights by a constant, those without a gradient too, such
-  as embeddings of words that did not occur. Their step is a function of the base's mantissa,
-  whatever the exponent: the table says by its high bits what to expect, what is stored is the rest.
+Example. Three weights of F32 move by 0.00001, the block's scale is 192::
+
+    base    new       exponent  step    zigzag  low bits  token
+    1.0     1.00001   127       84      168     1         84
+    -0.5    -0.50001  126       168     336     2         84
+    0.001   0.00101   117       85899   171798  11        83
 
 Stored form (little-endian)::
 
@@ -26,7 +21,7 @@ Stored form (little-endian)::
     2       1     bits       of the mantissa that the table goes by; 0: no table
     3       2     classes    bit k: there are tokens of class k
     5       t     tail       the last t = (size of the content) mod width bytes, as they are
-    5+t     ..    scales     `planes.pack` of 2 byte planes: u16 per block
+    5+t     ..    scales     `planes.pack` of 2 byte planes: u16 per block; 0: all steps are 0
             ..    table      `planes.pack` of 4: i32 differences of its 2^bits entries; if bits > 0
             ..    lows       section: low bits of the words in blocks with a scale, lowest first
             ..    escapes    section: words that stand for tokens of 255, in the words' order
@@ -45,29 +40,11 @@ of the word - 8)::
     depth 0 to cap    class 0, depth low bits
     depth < 0         class min(-depth, 10), no low bits
 
-A base that is longer is cut; one that is shorter goes on with zeros.
+Steps are modulo 2^w, w being the bits of a word. A base that is longer is cut; one that is shorter
+goes on with zeros.
 
-Measured on all-MiniLM-L6-v2 and fine-tunes by AdamW, chunks of 1 MiB, stored size in percent;
-"plain" is byte planes of zigzag steps grouped by the base's exponent, zstd per plane:
-
-                                     plain   this
-    fine-tune F32, word embedding     18.7    5.8
-    fine-tune F32, other weights      56.0   54.0
-    fine-tune F32                     36.7   29.1
-    fine-tune BF16, word embedding     2.4    1.8
-    fine-tune BF16, other weights     16.4   13.2
-    fine-tune BF16                     9.1    7.3
-
-One core, all of them: F32 is encoded at 133 MB/s and decoded at 1.6 GB/s, BF16 at 145 MB/s and
-1.0 GB/s (1.2 with AVX-512).
-
-Tried on a sample of those chunks with a prototype, and rejected: the entropy of steps by exponent
-and by row of the matrix is no less than by exponent alone (other weights: 52.95 and 53.01 %); one
-factor for all words and no table (word embedding: 21.0 % by entropy, with a table 6.5); blocks of
-32 words (0.06 points better) and of 128 (0.12 worse); scales that are shared only by blocks within
-an octave or two (0.4 points worse: distributions blur). First moments of Adam are no nearer to
-those of the last checkpoint than to anything (93 %, planes alone 84); second moments are (76 %,
-planes 80), but less than to their rows and columns (73 %, see `factored`).
+Measured on fine-tunes of all-MiniLM-L6-v2: F32 29.1 % of its size (byte planes of steps 36.7), BF16
+7.3 (9.1); decoded at 1.6 and 1.0 GB/s by one core.
 """
 
 import struct
