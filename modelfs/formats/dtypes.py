@@ -1,4 +1,4 @@
-"""How wide an element of each dtype is, and what ONNX and torch call it."""
+"""The width of an element of each dtype, and the names of dtypes in ONNX and torch."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -30,7 +30,7 @@ SAFETENSORS_BITS: Final[dict[str, int]] = {
     "U64": 64,
 }
 
-# Bits per element of every dtype a span can have: those of ONNX alone are named alike.
+# Bits per element of every dtype that a span can have. Those of ONNX alone have like names.
 BITS: Final[dict[str, int]] = SAFETENSORS_BITS | {
     "U2": 2,
     "I2": 2,
@@ -40,7 +40,7 @@ BITS: Final[dict[str, int]] = SAFETENSORS_BITS | {
 }
 
 # TensorProto.DataType of onnx.proto (IR version 14) to our names. UNDEFINED (0) and STRING (8)
-# have no width, so a tensor of theirs has no elements to speak of.
+# have no width: payloads of such tensors are plain bytes.
 ONNX_DTYPES: Final[dict[int, str]] = {
     1: "F32",
     2: "U8",
@@ -71,9 +71,9 @@ ONNX_DTYPES: Final[dict[int, str]] = {
     28: "F6_E3M2",
 }
 
-# The classes that torch.save names for a storage's dtype ("_dtype_to_storage_type_map" in
-# torch/storage.py), and dtypes that have none, which tensors of an `UntypedStorage` name
-# themselves ("_new_dtypes"). A quantized one is the integers it consists of. Those with several
+# The storage classes by which torch.save names dtypes ("_dtype_to_storage_type_map" in
+# torch/storage.py), and the dtypes without a class, which tensors of an `UntypedStorage` name
+# themselves ("_new_dtypes"). A quantized dtype is that of its integers. Dtypes with several
 # elements to a byte are missing: torch counts their bytes, and has no shape in elements.
 TORCH_DTYPES: Final[dict[str, str]] = {
     "DoubleStorage": "F64",
@@ -101,7 +101,7 @@ TORCH_DTYPES: Final[dict[str, str]] = {
     "uint64": "U64",
 }
 
-# Past any file, and within the signed 64-bit numbers that everything else counts in.
+# Past any file; everything else counts in signed 64-bit numbers.
 MAX_BITS: Final = 2**63
 
 

@@ -1,4 +1,4 @@
-"""What a scanner says about a file: which bytes of it are which tensor."""
+"""The layout of a file: which bytes of it are which tensor."""
 
 import enum
 from collections.abc import Callable
@@ -10,7 +10,7 @@ ReadAt = Callable[[int, int], bytes]
 
 
 class MalformedModel(Exception):
-    """The bytes are not a consistent file of the format; they are to be kept as plain bytes."""
+    """The bytes are not a consistent file of the format; they are kept as plain bytes."""
 
 
 class TruncatedModel(MalformedModel):
@@ -18,7 +18,7 @@ class TruncatedModel(MalformedModel):
 
 
 class Format(enum.IntEnum):
-    """What a file's content was recognised as. Stored in the index: never renumber."""
+    """The format of a file's content. Stored in the index: never renumber."""
 
     PLAIN = 0
     SAFETENSORS = 1
@@ -31,9 +31,8 @@ class Format(enum.IntEnum):
 class TensorSpan:
     """One tensor's bytes: `start` up to `stop`, in bytes from the start of the file.
 
-    `dtype` is a safetensors dtype name (`F32`, `BF16`, `F8_E4M3`, ...) whatever the format, or
-    one of the few that only ONNX has (`dtypes.BITS` is the list); `shape` is the logical one, in
-    elements.
+    `dtype` is a name of safetensors (`F32`, `BF16`, `F8_E4M3`, ...) in all formats, or one of the
+    few that only ONNX has; `dtypes.BITS` is the list. `shape` is the logical one, in elements.
     """
 
     name: str
@@ -57,7 +56,7 @@ class ExternalSpan:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The tensors of one file, in file order and without overlap, and those it keeps elsewhere."""
+    """The tensors in one file, in file order and without overlap, and those in other files."""
 
     format: Format
     spans: tuple[TensorSpan, ...] = ()

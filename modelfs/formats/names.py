@@ -1,4 +1,8 @@
-"""Names of tensors where a format has none of its own: the path that leads to one."""
+"""Names of tensors in formats that have none: the path that leads to a tensor.
+
+Example. Three tensors at the paths `layer/w`, `layer/w` and `layer/b` are called `layer/w`,
+`layer/w#2` and `layer/b`.
+"""
 
 from collections import Counter
 from typing import Final
@@ -8,13 +12,13 @@ MAX_NAME: Final = 512
 
 
 class UniqueNames:
-    """Names given so far. What would be called `w` a second time is `w#2`."""
+    """The names given so far."""
 
     def __init__(self) -> None:
         self._given: Counter[str] = Counter()
 
     def add(self, path: str) -> str:
-        """Return a name for what a path leads to, cut where it would be absurdly long."""
+        """Return a name that no other path has got; one that is absurdly long is cut."""
         path = name = path[:MAX_NAME]
         while self._given[name]:
             self._given[path] += 1

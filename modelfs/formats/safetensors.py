@@ -10,13 +10,16 @@ The format is the section "Format" of safetensors' README::
 
 Deviations, which change no span: white space may surround the header, names may come in any
 order, an entry may have unknown fields, and `__metadata__` may be null. safetensors 0.8 accepts
-all of these. It also accepts repeated names, and what such a file holds depends on who reads
-it: repeated keys are refused here.
+all of these. It also accepts repeated names, of which one reader uses the first and another the
+last: repeated keys are refused here.
 
-The header is walked one entry at a time, through a window, instead of handed whole to `json`: of
-100 MB of junk, `json` would make objects of more than twenty times that size before anyone looked
-at them. So a scan has its limits: names and entries of some 64 Ki characters, and an `MemoryBudget`
-for what it keeps. A file beyond is not taken for one of the format.
+The header is read one entry at a time, through a window, and not passed whole to `json`: of 100 MB
+of junk, `json` would make objects of more than twenty times that size before the first check. So a
+scan has limits: some 64 Ki characters for a name and for an entry, and a `MemoryBudget` for names
+and spans. A file beyond them is kept as plain bytes.
+
+Example. The header `{"w":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}` has 57 bytes. So the
+data begin at 65, and a file of 77 bytes has the span `TensorSpan("w", "F16", (2, 3), 65, 77)`.
 """
 
 import codecs
@@ -49,7 +52,7 @@ ENTRY_WINDOWS: Final = (512, 4096, 65536)
 # No name is longer, as it stands in the header.
 MAX_NAME: Final = ENTRY_WINDOWS[-1]
 
-# What is read of the header at a time, in bytes.
+# Bytes of the header that are read at a time.
 WINDOW: Final = 1 << 18
 
 MAX_INTEGER: Final = 2**63
@@ -70,7 +73,7 @@ _NULL: Final = "null"
 
 
 def begins(head: bytes) -> bool:
-    """Tell whether a file of these first 9 bytes could be one."""
+    """Return whether a file that begins with these 9 bytes could be one of safetensors."""
     length = int.from_bytes(head[:LENGTH_SIZE], "little")
     return 2 <= length <= MAX_HEADER_SIZE and head[LENGTH_SIZE : LENGTH_SIZE + 1] in b"{ \t\n\r"
 
@@ -79,7 +82,7 @@ def scan(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout:
     """Find the tensors of a safetensors file of `size` bytes.
 
     Args:
-        read_at: reads the file; what it raises passes through.
+        read_at: reads the file; its exceptions pass through.
         size: of the file, in bytes.
         partial: the file is still being written, so that its data may end early. All spans are
             returned, also those past `size`.
@@ -116,10 +119,10 @@ def _header_size(read_at: ReadAt, size: int) -> int:
 
 
 class _Header:
-    """A position in the header's text, which moves on by what is taken.
+    """A position in the header's text, which moves past each part that is read.
 
-    `_text` is a window on it: what lies before the position may be gone, and what lies behind it
-    is there as far as `_fill` was asked for.
+    `_text` is a window on the text. Characters before the position may be gone; those behind it
+    are there as far as `_fill` was called for them.
     """
 
     def __init__(self, read_at: ReadAt, size: int) -> None:
@@ -132,7 +135,7 @@ class _Header:
         self._budget = MemoryBudget()
 
     def members(self) -> Iterator[str]:
-        """Yield the keys of the object that begins here; the caller takes each one's value."""
+        """Yield the keys of the object that begins here; the caller reads the value of each."""
         seen: set[str] = set()
         self._take("{")
         if self._peek() == "}":
@@ -173,7 +176,7 @@ class _Header:
             raise MalformedModel("something follows the header's object")
 
     def keep(self, span: TensorSpan) -> TensorSpan:
-        """Return the span, if it may be kept."""
+        """Return the span, if there is memory for it."""
         self._budget.reserve_span(len(span.shape))
         return span
 
@@ -191,7 +194,7 @@ class _Header:
         return name
 
     def _skip_string(self) -> None:
-        """Take a string of any length, and keep nothing of it."""
+        """Move past a string of any length, and keep nothing of it."""
         self._take('"')
         while True:
             self._fill(_ESCAPE_SIZE)
@@ -210,12 +213,16 @@ class _Header:
         return entry
 
     def _take(self, wanted: str) -> str:
-        """Take the next character that is no white space, one of those wanted."""
-        found = self._peek()
-        if not found or found not in wanted:
-            raise MalformedModel(f"bad JSON: {found!r} for one of {wanted!r}")
+        """Move past the next character that is no white space, and return it.
+
+        Raises:
+            MalformedModel: it is none of those wanted.
+        """
+        character = self._peek()
+        if not character or character not in wanted:
+            raise MalformedModel(f"bad JSON: {character!r} in place of one of {wanted!r}")
         self._pos += 1
-        return found
+        return character
 
     def _peek(self) -> str:
         """Move to the next character that is no white space, and return it; "" at the end."""

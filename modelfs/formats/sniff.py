@@ -1,7 +1,10 @@
-"""What a file is, from its content alone.
+"""Recognition of a file's format, from its content alone.
 
-Names tell nothing: blobs of the Hub and of Ollama have no extension. The first bytes decide
+A file's name is no help: blobs of the Hub and of Ollama have no extension. The first bytes decide
 which scanner is tried, and a file is a model only if all of it is consistent.
+
+Example. `00 01 00 00 00 00 00 00 7b`, a length of 256 and `{`, may begin a safetensors file, `08`
+an ONNX model, and `50 4b 03 04` an archive of torch. Any other file is plain.
 """
 
 from collections.abc import Iterable
@@ -19,9 +22,9 @@ from modelfs.formats.layout import (
     TruncatedModel,
 )
 from modelfs.formats.onnx import scan as onnx
-from modelfs.formats.torch import archive as torchzip
+from modelfs.formats.torch import archive as torch
 
-# As many bytes as the scanners want to see; any model is longer.
+# First bytes by which a scanner is chosen; any model is longer.
 HEAD_SIZE: Final = 9
 
 
@@ -34,9 +37,9 @@ def recognise(read_at: ReadAt, size: int, *, partial: bool) -> Layout | None: ..
 
 
 def recognise(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout | None:
-    """Return what a file of `size` bytes is: `PLAIN` unless it is consistent in all its bytes.
+    """Return the layout of a file of `size` bytes: `PLAIN` unless all of it is a consistent model.
 
-    No content makes it raise; what `read_at` raises passes through.
+    No content makes it raise; exceptions of `read_at` pass through.
 
     Args:
         read_at: reads the file.
@@ -46,12 +49,12 @@ def recognise(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout | 
     Returns:
         Of a whole file, always its layout. Of a partial one:
 
-        - the layout, if it is settled already. That is so of safetensors once the header is
+        - the layout, if more bytes cannot change it. So it is with safetensors once the header is
           there: spans may then stop, or start, past `size`.
         - `PLAIN`, if no growth can make it a model.
-        - None, if that cannot be told yet: ask again when the file is whole. An ONNX model is never
-          settled before its end, for more fields may follow wherever one stops, and no zip archive
-          is, for its directory comes last.
+        - None, if more bytes decide: ask again when the file is whole. So it is with an ONNX model,
+          in which more fields may follow wherever one stops, and with a zip archive, whose
+          directory comes last.
     """
     head = read_at(0, HEAD_SIZE)
     if len(head) < HEAD_SIZE:
@@ -62,8 +65,8 @@ def recognise(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout | 
         if onnx.begins(head):
             layout = onnx.scan(read_at, size)
             return None if partial else layout
-        if torchzip.begins(head):
-            return None if partial else torchzip.scan(read_at, size)
+        if torch.begins(head):
+            return None if partial else torch.scan(read_at, size)
     except TruncatedModel:
         return None if partial else PLAIN
     except MalformedModel:

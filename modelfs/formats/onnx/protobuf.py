@@ -11,8 +11,15 @@ tag, `number << 3 | wire type`, and a value::
     5  I32      4 bytes
 
 The walk is one loop with a position that only grows: entering a message pushes the place where
-it stops, reaching that place pops it. So depth costs no Python stack, and memory is one window
-and the open messages, whatever the size of the file.
+it stops, reaching that place pops it. So depth costs no Python stack, and a file of any size takes
+the memory of one window and of the open messages.
+
+Example. With the schema of ONNX the six bytes `08 08 3a 02 52 00` are::
+
+    08 08        FIELD "ir_version", value 8
+    3a 02        ENTER "GraphProto", from 4 to 6
+          52 00  no event: field 10, of no bytes, is one to skip
+                 LEAVE "GraphProto"
 """
 
 import enum
@@ -28,8 +35,8 @@ I64: Final = 1
 LEN: Final = 2
 I32: Final = 5
 
-# What a schema says of a field that nobody asked for. `RUN` is the same for one that is repeated
-# without packing: a hundred million floats of a tree ensemble are skipped a window at a time.
+# The schema's word for a field to skip. `RUN` is the word for one to skip that is repeated without
+# packing: a hundred million floats of a tree ensemble are skipped a window at a time.
 SKIP: Final = "skip"
 RUN: Final = "run"
 
@@ -38,7 +45,7 @@ RUN: Final = "run"
 MAX_NUMBER: Final = 127
 
 # protobuf's own limit: so many messages within the outermost ("SetRecursionLimit" in its C++
-# library). `onnx.load` refuses what is deeper.
+# library). `onnx.load` refuses deeper ones.
 MAX_DEPTH: Final = 100
 
 # A bound on time: messages entered and left count too. 2**23 take 5 to 9 s here; a model of
@@ -60,28 +67,28 @@ MAX_VARINT: Final = 10
 MAX_FRAMING: Final = 2 * MAX_VARINT
 
 
-class Known(dict[int, str]):
-    """What each field of a message is, keyed by its tag. A missing tag is malformed."""
+class Fields(dict[int, str]):
+    """The schema's words for the fields of a message, by tag. A missing tag is malformed."""
 
     def __missing__(self, tag: int) -> str:
         raise MalformedModel(f"field {tag >> 3} cannot have wire type {tag & 7}")
 
 
-# Maps a message's name to what its fields are: `SKIP`, `RUN`, the name of a message (the walk
-# enters it), or any other name (the walk reports it).
-Schema = Mapping[str, Known]
+# Maps the name of a message to the words for its fields: `SKIP`, `RUN`, the name of a message (the
+# walk enters it), or any other name (the walk reports it).
+Schema = Mapping[str, Fields]
 
 
-def known(fields: Mapping[int, str]) -> Known:
+def complete(fields: Mapping[int, str]) -> Fields:
     """Return `fields`, and every other number up to `MAX_NUMBER` as one to skip."""
     numbers = {tag >> 3 for tag in fields}
     others = set(range(1, MAX_NUMBER + 1)) - numbers
     skipped = {number << 3 | wire: SKIP for number in others for wire in (VARINT, I64, LEN, I32)}
-    return Known(skipped | dict(fields))
+    return Fields(skipped | dict(fields))
 
 
 class Kind(enum.IntEnum):
-    """What an event tells."""
+    """The kind of an event."""
 
     ENTER = 0
     LEAVE = 1
@@ -89,13 +96,13 @@ class Kind(enum.IntEnum):
 
 
 class Event(NamedTuple):
-    """A message entered or left, or a field. `start` and `stop` are where its value lies.
+    """A message entered or left, or a field. Its value lies from `start` to `stop`.
 
-    `what` is the schema's word for it. `value` is the number if the field is a varint.
+    `word` is the schema's for it. `value` is the number if the field is a varint.
     """
 
     kind: Kind
-    what: str
+    word: str
     tag: int
     start: int
     stop: int
@@ -123,7 +130,7 @@ class Walk:
         """
         schema = self._schema
         table, pos, stop = schema[self._root], 0, self._size
-        stack: list[tuple[Event, Known, int]] = []
+        stack: list[tuple[Event, Fields, int]] = []
         for _ in range(MAX_FIELDS):
             if pos == stop:
                 if not stack:
@@ -132,19 +139,19 @@ class Walk:
                 yield left
                 continue
             tag, start, pos, value = self._field(pos, stop, nested=bool(stack))
-            what = table[tag]
-            if what == SKIP:
+            word = table[tag]
+            if word == SKIP:
                 continue
-            if what == RUN:
+            if word == RUN:
                 pos = self._run_stop(tag, pos, stop)
-            elif what in schema:
-                stack.append((Event(Kind.LEAVE, what, tag, start, pos, 0), table, stop))
+            elif word in schema:
+                stack.append((Event(Kind.LEAVE, word, tag, start, pos, 0), table, stop))
                 if len(stack) > MAX_DEPTH:
                     raise MalformedModel(f"messages nested over {MAX_DEPTH} deep")
-                yield Event(Kind.ENTER, what, tag, start, pos, 0)
-                table, pos, stop = schema[what], start, pos
+                yield Event(Kind.ENTER, word, tag, start, pos, 0)
+                table, pos, stop = schema[word], start, pos
             else:
-                yield Event(Kind.FIELD, what, tag, start, pos, value)
+                yield Event(Kind.FIELD, word, tag, start, pos, value)
         raise MalformedModel(f"more than {MAX_FIELDS} fields")
 
     def read(self, start: int, stop: int) -> bytes:
@@ -238,10 +245,10 @@ def _overrun(pos: int, *, nested: bool) -> MalformedModel:
     return refusal(f"field at {pos} runs past its message")
 
 
-# Only tags of a schema are asked for, and they are below 2**10.
+# Bounded: only tags of a schema are passed, and they are below 2**10.
 @functools.cache
 def _run(tag: int) -> re.Pattern[bytes]:
-    """Return what matches up to `RUN_STEP` fields of this tag, or none."""
+    """Return a pattern of no field of this tag up to `RUN_STEP` of them."""
     value = {
         VARINT: rb"[\x80-\xff]{0,9}[\x00-\x7f]",
         I32: rb".{4}",
@@ -249,5 +256,6 @@ def _run(tag: int) -> re.Pattern[bytes]:
     }[tag & 7]
     head = bytes([tag]) if tag < 0x80 else bytes([tag & 0x7F | 0x80, tag >> 7])
     # Each field that could be given back costs memory, hence so many at a time. Not a possessive
-    # repetition: before Python 3.11.4 that ends in the middle of what does not match (gh-101955).
+    # repetition: before Python 3.11.4 it ends in the middle of the field that does not match
+    # (gh-101955).
     return re.compile(rb"(?:%b%b){0,%d}" % (re.escape(head), value, RUN_STEP), re.DOTALL)

@@ -1,9 +1,9 @@
 """The tensors of an ONNX model, found without loading it.
 
-A model is a ModelProto (onnx/onnx.proto; `onnx_schema` has the field numbers). Tensors are in
-more places than the graph's initializers: sparse initializers, attributes of nodes, the graphs
-that are attributes of If, Loop and Scan, local functions, training graphs. Each is given the
-path that leads to it as its name::
+A model is a ModelProto (onnx/onnx.proto; `schema` has the field numbers). Tensors are in more
+places than the graph's initializers: sparse initializers, attributes of nodes, the graphs that are
+attributes of If, Loop and Scan, local functions, training graphs. The name of each is the path that
+leads to it::
 
     w                                an initializer of the graph
     sw/values, sw/indices            a sparse initializer
@@ -11,14 +11,14 @@ path that leads to it as its name::
     node/attribute/w                 an initializer of a graph that is an attribute
     functions/f/node/attribute       the same in a function
     training_info/algorithm/w        the same in training
-    w#2, w#3                         what would be called `w` a second and a third time
+    w#2, w#3                         the second and the third tensor at the path `w`
 
-A node without a name goes by its first output. Names are for people and for finding a tensor's
+A node without a name has that of its first output. Names are for people and for finding a tensor's
 earlier version: they are cut where they would be absurdly long.
 
-Recognition is conservative, since protobuf has no magic number and much that is no protobuf
-happens to be framed like it: a model has one `ir_version` that may be one, one graph, the opset
-imports that its version demands, and no field of a wrong wire type in any message walked over.
+Recognition is conservative, since protobuf has no magic number, and other files may by chance be
+framed like it: a model has one `ir_version` in its range, one graph, the opset imports that its
+version demands, and no field of a wrong wire type in any message of the walk.
 """
 
 import sys
@@ -48,7 +48,7 @@ MAX_IR_VERSION: Final = 100
 # `opset_import` is required from this version on ("IR_VERSION_2017_11_3" in onnx.proto).
 FIRST_IR_WITH_OPSETS: Final = 3
 
-# What a payload that is noted takes until the tensor ends, and a location besides its characters.
+# The memory of a payload until its tensor ends, and of a location besides its characters.
 NOTE: Final = 150
 
 # Longer strings in `external_data` are no path (PATH_MAX) and no number.
@@ -74,7 +74,7 @@ TENSORS: Final = frozenset({Message.TENSOR, Message.INITIALIZER, Message.VALUES}
 
 
 def begins(head: bytes) -> bool:
-    """Tell whether a file of these first bytes could be a model.
+    """Return whether a file that begins with these bytes could be a model.
 
     Every writer of protobuf writes fields in the order of their numbers, and `ir_version` is 1.
     """
@@ -88,15 +88,15 @@ def scan(read_at: ReadAt, size: int) -> Layout:
         Spans in file order, and the external ones in the order of the tensors that name them.
 
     Raises:
-        TruncatedModel: what is there is sound, but it is no whole model.
-        MalformedModel: it is no model.
+        TruncatedModel: the bytes are sound, but end before the model does.
+        MalformedModel: they are no model.
     """
     scanner = _Scanner(Walk(read_at, size, onnx_schema.SCHEMA, Message.MODEL))
     return scanner.run()
 
 
 class _Scanner:
-    """What is known of the model so far: the open messages' labels, and the tensors found."""
+    """The labels of the open messages, and the tensors found so far."""
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
@@ -131,38 +131,32 @@ class _Scanner:
         on_field = self._on_field
         for event in self._walk.events():
             if event.kind is Kind.FIELD:
-                on_field[event.what](event)
+                on_field[event.word](event)
             elif event.kind is Kind.ENTER:
                 self._enter(event)
             else:
                 self._leave(event)
-        if not self._is_complete():
+        opsets_needed = int(self._ir_version >= FIRST_IR_WITH_OPSETS)
+        if not self._ir_version or not self._graphs or self._opsets < opsets_needed:
             raise TruncatedModel("no ir_version, graph or opset_import")
         return Layout(Format.ONNX, tuple(self._spans), tuple(self._external))
 
-    def _is_complete(self) -> bool:
-        needed = 1 if self._ir_version >= FIRST_IR_WITH_OPSETS else 0
-        return self._ir_version > 0 and self._graphs > 0 and self._opsets >= needed
-
     def _enter(self, event: Event) -> None:
         if not self._labels:
-            self._count(event)
-        self._labels.append(LABELS.get((event.what, event.tag), ""))
-        if event.what in TENSORS:
+            self._opsets += event.word == Message.OPSET
+            self._graphs += event.word == Message.GRAPH
+            if self._graphs > 1:
+                raise MalformedModel("two graphs")
+        self._labels.append(LABELS.get((event.word, event.tag), ""))
+        if event.word in TENSORS:
             self._tensor = Tensor()
-        elif event.what == Message.ENTRY:
+        elif event.word == Message.ENTRY:
             self._entry = [b"", b""]
 
-    def _count(self, event: Event) -> None:
-        self._opsets += event.what == Message.OPSET
-        self._graphs += event.what == Message.GRAPH
-        if self._graphs > 1:
-            raise MalformedModel("two graphs")
-
     def _leave(self, event: Event) -> None:
-        if event.what in TENSORS:
+        if event.word in TENSORS:
             self._add_tensor(self._tensor)
-        elif event.what == Message.ENTRY:
+        elif event.word == Message.ENTRY:
             self._tensor.add_entry(*self._entry)
         self._labels.pop()
 
@@ -227,9 +221,9 @@ class _Scanner:
     def _add_tensor(self, tensor: Tensor) -> None:
         for payload in tensor.payloads():
             self._add_span(payload)
-        found = tensor.elsewhere()
-        if found is not None:
-            location, payload = found
+        external = tensor.external()
+        if external is not None:
+            location, payload = external
             self._budget.reserve(NOTE + sys.getsizeof(location))
             self._external.append(ExternalSpan(location, self._span(payload)))
 

@@ -1,9 +1,8 @@
-"""The messages of onnx.proto in which tensors are found, and what each of their fields is.
+"""The messages of onnx.proto in which tensors are found, with all of their fields.
 
 Field numbers are those of onnx/onnx.proto, IR version 14. All fields of a message are listed, so
-that one with another wire type than its own is seen to be no ONNX; numbers not listed are those
-of a later version. Repeated numbers come packed or not, whichever the writer preferred: both
-tags are listed.
+that a wrong wire type shows that a file is no ONNX; other numbers are those of later versions.
+Repeated numbers come packed or not, as the writer preferred: both tags are listed.
 
 Messages that hold no tensor (ValueInfoProto, TypeProto, ...) are skipped like strings.
 """
@@ -11,11 +10,11 @@ Messages that hold no tensor (ValueInfoProto, TypeProto, ...) are skipped like s
 import enum
 from typing import Final
 
-from modelfs.formats.onnx.protobuf import I32, I64, LEN, RUN, SKIP, VARINT, Known, Schema, known
+from modelfs.formats.onnx.protobuf import I32, I64, LEN, RUN, SKIP, VARINT, Fields, Schema, complete
 
 
 class Message(enum.StrEnum):
-    """A message to enter. Where a tensor's own name matters differently, it is another one."""
+    """A message to enter. A tensor whose name is used in another way is a message of its own."""
 
     MODEL = "ModelProto"
     TRAINING = "TrainingInfoProto"
@@ -66,7 +65,7 @@ def fixed64(number: int) -> int:
     return number << 3 | I64
 
 
-# Tags that tell fields of one message apart.
+# Tags by which the scan distinguishes fields that have the same word.
 INITIALIZATION: Final = length(1)
 ALGORITHM: Final = length(2)
 VALUES: Final = length(1)
@@ -208,20 +207,20 @@ _ENTRY: Final = {
 }
 
 
-def _schema() -> dict[str, Known]:
+def _schema() -> dict[str, Fields]:
     return {
-        Message.MODEL: known(_MODEL),
-        Message.TRAINING: known(_TRAINING),
-        Message.FUNCTION: known(_FUNCTION),
-        Message.OPSET: known(_OPSET),
-        Message.GRAPH: known(_GRAPH),
-        Message.NODE: known(_NODE),
-        Message.ATTRIBUTE: known(_ATTRIBUTE),
-        Message.SPARSE: known(_SPARSE),
-        Message.TENSOR: known(_TENSOR),
-        Message.INITIALIZER: known(_TENSOR | {length(8): Leaf.NAME}),
-        Message.VALUES: known(_TENSOR | {length(8): Leaf.SPARSE_NAME}),
-        Message.ENTRY: known(_ENTRY),
+        Message.MODEL: complete(_MODEL),
+        Message.TRAINING: complete(_TRAINING),
+        Message.FUNCTION: complete(_FUNCTION),
+        Message.OPSET: complete(_OPSET),
+        Message.GRAPH: complete(_GRAPH),
+        Message.NODE: complete(_NODE),
+        Message.ATTRIBUTE: complete(_ATTRIBUTE),
+        Message.SPARSE: complete(_SPARSE),
+        Message.TENSOR: complete(_TENSOR),
+        Message.INITIALIZER: complete(_TENSOR | {length(8): Leaf.NAME}),
+        Message.VALUES: complete(_TENSOR | {length(8): Leaf.SPARSE_NAME}),
+        Message.ENTRY: complete(_ENTRY),
     }
 
 

@@ -1,10 +1,13 @@
-"""One TensorProto: what its fields say about the bytes of its payload.
+"""One TensorProto: where its payload lies, and of which elements it consists.
 
 A tensor's elements are in `raw_data`, or in a typed field, or in another file (onnx.proto,
 "message TensorProto"). Only `raw_data`, `float_data` and `double_data` store elements of a fixed
 width. The others are varints, whose bytes are worth keeping together but are no elements: their
-span is one of plain bytes, dtype `U8`. So is every payload that is not as long as its dtype and
-dims want it.
+span is one of plain bytes, dtype `U8`. So is that of a payload whose length is not the one of its
+dtype and dims.
+
+Example. A tensor of data type 1 and dims 2, 3 with 24 bytes of `raw_data` from 100 on has the
+payload `Payload("F32", (2, 3), 100, 124)`, with 23 bytes `Payload("U8", (23,), 100, 123)`.
 """
 
 import re
@@ -28,8 +31,8 @@ LENGTH: Final = b"length"
 MAX_OFFSET: Final = 2**63 - 1
 _DECIMAL: Final = re.compile(rb"[0-9]{1,19}")
 
-# What a payload's elements may be, keyed by its tag; the first is what the field itself stores.
-# Of `raw_data` they may be anything.
+# The dtypes that a payload's elements may have, by its tag; the first is the field's own. Those of
+# `raw_data` may have any.
 STORED_DTYPES: Final[dict[int, tuple[str, ...]]] = {
     onnx_schema.RAW_DATA: ("U8", *BITS),
     onnx_schema.FLOAT_DATA: ("F32", "C64"),
@@ -50,12 +53,12 @@ class Payload(NamedTuple):
 
 
 def plain(start: int, stop: int) -> Payload:
-    """Return bytes of which no more is known."""
+    """Return a payload of plain bytes."""
     return Payload("U8", (stop - start,), start, stop)
 
 
 def row(dtype: str, start: int, stop: int) -> Payload:
-    """Return a row of as many elements as there is room for; plain bytes if that is no number."""
+    """Return a row of elements; plain bytes if these are no whole number of elements."""
     count, rest = divmod(8 * (stop - start), BITS[dtype])
     return plain(start, stop) if rest else Payload(dtype, (count,), start, stop)
 
@@ -76,35 +79,34 @@ class Tensor:
             self.dims[:] = [UNKNOWN]
 
     def add_entry(self, key: bytes, value: bytes) -> None:
-        """Note an entry of `external_data`, if it is one that says where the bytes are."""
+        """Note an entry of `external_data`, if it is one of the place of the bytes."""
         if key in (LOCATION, OFFSET, LENGTH):
             self.external_data[key] = value
 
     def payloads(self) -> Iterator[Payload]:
-        """Yield what is in this file. A field of no bytes is no payload."""
+        """Yield the payloads in this file. A field of no bytes is none."""
         for tag, start, stop in self.fields:
             if start < stop:
                 yield self._payload(tag, start, stop)
 
-    def elsewhere(self) -> tuple[str, Payload] | None:
-        """Return in which file the tensor's bytes are and where; None if that is not sound.
+    def external(self) -> tuple[str, Payload] | None:
+        """Return the other file that has the tensor's bytes, and their place in it.
 
-        Unsound is a location outside of the model's folder, or a range that is no range.
+        None if there is no other file, if its location is outside of the model's folder, or if
+        the place is no range of a file.
         """
         location = _location(self.external_data.get(LOCATION, b""))
         offset = _decimal(self.external_data.get(OFFSET, b"0"))
-        length = self._external_length()
+        dtype = ONNX_DTYPES.get(self.data_type)
+        if LENGTH in self.external_data:
+            length = _decimal(self.external_data[LENGTH])
+        else:
+            length = None if dtype is None else tensor_size(dtype, self.dims)
         if self.data_location != EXTERNAL or location is None or offset is None or not length:
             return None
         if offset + length > MAX_OFFSET:
             return None
         return location, self._payload(onnx_schema.RAW_DATA, offset, offset + length)
-
-    def _external_length(self) -> int | None:
-        if LENGTH in self.external_data:
-            return _decimal(self.external_data[LENGTH])
-        dtype = ONNX_DTYPES.get(self.data_type)
-        return None if dtype is None else tensor_size(dtype, self.dims)
 
     def _payload(self, tag: int, start: int, stop: int) -> Payload:
         stored = STORED_DTYPES[tag]

@@ -1,20 +1,26 @@
 """The tensors of a file by torch.save, in the zip form that is its default since torch 1.6.
 
 Such a file is a zip archive whose records are not compressed (caffe2/serialize/inline_container.cc
-writes it, torch/serialization.py says what)::
+and torch/serialization.py write it)::
 
     base/data.pkl             the object that was saved; in place of tensors, references to records
     base/byteorder            b"little" or b"big"; older files have none
     base/data/0, data/1, ...  the storages, at multiples of 64
     base/version              of the form
 
-with the file's own name, or `archive`, for `base`. Data comes before the directory, and the
-directory last, so nothing can be told of a file that is still growing. A storage is a span. Its
-name, dtype and shape are in the pickle, which `pickle_scan` reads without unpickling it: where it
-does not understand, names are the records', as in `data/0`, and elements are bytes.
+with the file's own name, or `archive`, for `base`. The directory comes last, so a growing file is
+not recognised. A storage is a span. Its name, dtype and shape are in the pickle, which is read
+without unpickling it (`pickle_scan`): where that fails, names are the records', as in `data/0`, and
+elements are bytes.
 
-TorchScript's archives have the same form. The constants in them are not looked for, nor is the form
-of torch before 1.6, which is no zip.
+TorchScript's archives have the same form; their constants are not scanned. Nor are files of torch
+before 1.6, which are no zip archives.
+
+Example. `torch.save({"w": weight, "tied": weight, "b": bias})`, with a weight of 2 x 3 floats and a
+bias of 3::
+
+    data/0  24 bytes at 512  TensorSpan("w", "F32", (2, 3), 512, 536)
+    data/1  12 bytes at 576  TensorSpan("b", "F32", (3,), 576, 588)
 """
 
 import re
@@ -35,7 +41,7 @@ FOREIGN: Final = b"big"
 
 
 def begins(head: bytes) -> bool:
-    """Tell whether a file of these first bytes could be one: any zip archive could."""
+    """Return whether a file that begins with these bytes could be one: any zip archive could."""
     return head.startswith(zip_directory.BEGINNING)
 
 
@@ -56,16 +62,16 @@ def scan(read_at: ReadAt, size: int) -> Layout:
         raise MalformedModel("no archive of torch")
     order = records.get(BYTE_ORDER)
     if order is None or read_at(order.start, len(FOREIGN)) != FOREIGN:
-        listed = records[PICKLE]
-        # What is not understood costs names: the storages are there all the same.
+        entry = records[PICKLE]
+        # A pickle that is not understood costs names. Its storages are spans all the same.
         with suppress(MalformedModel):
-            pickle_scan.note_tensors(read_at, listed.start, listed.stop, storages, budget)
+            pickle_scan.note_tensors(read_at, entry.start, entry.stop, storages, budget)
     return Layout(Format.TORCH, tuple(storages.spans()))
 
 
 def _records(read_at: ReadAt, size: int, storages: Storages) -> dict[bytes, Entry]:
     """Add an archive's storages, and return the other records that matter."""
-    found: dict[bytes, Entry] = {}
+    records: dict[bytes, Entry] = {}
     top = None
     for entry in zip_directory.entries(read_at, size):
         folder, _, name = entry.name.partition(b"/")
@@ -75,8 +81,8 @@ def _records(read_at: ReadAt, size: int, storages: Storages) -> dict[bytes, Entr
         if (match := _STORAGE.fullmatch(name)) is not None:
             storages.add(int(match[1]), entry.start, entry.stop)
         elif name in (PICKLE, VERSION, BYTE_ORDER):
-            if name in found:
+            if name in records:
                 raise MalformedModel(f"two records {name!r}")
-            found[name] = entry
+            records[name] = entry
     storages.close()
-    return found
+    return records

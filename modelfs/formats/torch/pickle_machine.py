@@ -112,5 +112,5 @@ class Machine:
         """Give back the memory of a value that was popped."""
         # Tuples within tuples within tuples are given back only at the end.
         if isinstance(value, tuple):
-            for each in (value, *(inner for inner in value if isinstance(inner, tuple))):
-                self.work.give_back(TUPLE + PLACE * len(each))
+            for released in (value, *(inner for inner in value if isinstance(inner, tuple))):
+                self.work.give_back(TUPLE + PLACE * len(released))

@@ -79,9 +79,9 @@ def _rebuilt(machine: Machine, arguments: tuple[Value, ...]) -> Value:
     """Return the tensor that a function of `REBUILD` makes, None if it is not understood."""
     match arguments:
         case (Storage(index), int(offset), tuple(size), tuple(stride), *rest):
-            for each in rest:
-                if isinstance(each, Global) and each.name in TORCH_DTYPES:
-                    machine.storages.note_dtype(index, TORCH_DTYPES[each.name])
+            for argument in rest:
+                if isinstance(argument, Global) and argument.name in TORCH_DTYPES:
+                    machine.storages.note_dtype(index, TORCH_DTYPES[argument.name])
             if _are_integers(size) and _are_integers(stride):
                 machine.storages.note_view(index, View(offset, size, stride))
             return Tensor(index)

@@ -1,7 +1,13 @@
-"""The storages of a torch archive: the records `data/N`, and what is learned of each.
+"""The storages of a torch archive: the records `data/N`, with the name, dtype and shape of each.
 
 A storage is a row of elements, of which tensors are views: several of them, of a part of it, with
-their dimensions in any order. What is shared with other files is the storage, so it is the span.
+their dimensions in any order. Files have storages in common, not views, so the storage is the span.
+
+Example. A storage of 24 bytes with the dtype F32 has this shape by its views::
+
+    View(0, (2, 3), (3, 1))   (2, 3)
+    View(0, (2, 3), (1, 2))   (3, 2): it is a transposed tensor, and so lie its elements
+    View(1, (2,), (1,))       (6,): it leaves out a part of the storage
 """
 
 from array import array
@@ -16,10 +22,10 @@ from modelfs.formats.dtypes import BITS, tensor_size
 from modelfs.formats.layout import MalformedModel, TensorSpan
 from modelfs.formats.names import UniqueNames
 
-# What a storage takes before it is a span, in bytes: its places in arrays and lists.
+# The memory of a storage before it is a span, in bytes: its places in arrays and lists.
 STORAGE: Final = 72
 
-# torch has no more ("MAX_TENSORIMPL_DIMS"): views of more go by the number of elements.
+# torch has no more ("MAX_TENSORIMPL_DIMS"): storages with other views are rows of elements.
 MAX_DIMS: Final = 64
 
 UNKNOWN: Final = "U8"
@@ -29,16 +35,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A tensor as torch keeps it: where in its storage which element is. Counts are elements."""
+    """A tensor as torch keeps it: the places of its elements in a storage, counted in elements."""
 
     offset: int
     size: Shape
     stride: Shape
 
     def shape_in_memory(self) -> Shape | None:
-        """Return the shape of the elements in the order they lie in, if they lie without gaps.
+        """Return the shape of the elements in their order in memory; None if there are gaps.
 
-        Of a contiguous tensor that is its size; of a transposed one, the size transposed back.
+        That of a contiguous tensor is its size, that of a transposed one the size transposed back.
         """
         if self.offset or len(self.size) != len(self.stride) or len(self.size) > MAX_DIMS:
             return None
@@ -50,19 +56,19 @@ class View:
 
 
 def _is_dense(size: Sequence[int], stride: Sequence[int]) -> bool:
-    step = 1
-    for count, each in zip(reversed(size), reversed(stride), strict=True):
+    expected = 1
+    for count, step in zip(reversed(size), reversed(stride), strict=True):
         if count != 1:
-            if each != step:
+            if step != expected:
                 return False
-            step *= count
+            expected *= count
     return True
 
 
 class Storages:
     """All storages of an archive, in file order.
 
-    There may be 100,000 of them, so what is known is in columns, and not in an object for each.
+    There may be 100,000 of them, so they are kept in columns, and not as an object each.
     """
 
     def __init__(self, budget: MemoryBudget) -> None:
@@ -86,14 +92,18 @@ class Storages:
             column.append(None)
 
     def close(self) -> None:
-        """Be ready to be asked, as all records are there. Raises MalformedModel if two are one."""
+        """Sort the storages by number, once all are added.
+
+        Raises:
+            MalformedModel: two have the same number.
+        """
         order = sorted(range(len(self._numbers)), key=self._numbers.__getitem__)
-        if any(self._numbers[one] == self._numbers[two] for one, two in pairwise(order)):
+        if any(self._numbers[left] == self._numbers[right] for left, right in pairwise(order)):
             raise MalformedModel("two records of one name")
         self._by_number = array("Q", order)
 
     def find(self, number: int) -> int | None:
-        """Return the index of the storage that a record has, None if there is no such record."""
+        """Return the index of the storage in record `data/number`; None without that record."""
         at = bisect_left(self._by_number, number, key=self._numbers.__getitem__)
         if at == len(self._by_number) or self._numbers[self._by_number[at]] != number:
             return None
@@ -103,21 +113,21 @@ class Storages:
         self._dtypes[index] = self._dtypes[index] or dtype
 
     def note_view(self, index: int, view: View) -> None:
-        """Note a tensor that views a storage, whose dtype was noted.
+        """Note a tensor that views a storage whose dtype was noted.
 
-        The shape is the first view's, unless that leaves out or repeats a part of the storage, or
-        another view disagrees.
+        The storage's shape is that of the first view, unless that leaves out or repeats a part of
+        the storage, or another view has another shape.
         """
-        dtype, known = self._dtypes[index], self._shapes[index]
+        dtype, noted = self._dtypes[index], self._shapes[index]
         if dtype is None:
             return
         shape, size = view.shape_in_memory(), self._stops[index] - self._starts[index]
         if shape is None or tensor_size(dtype, shape) != size:
             shape = self._row(index)[1]
-        if known is None:
+        if noted is None:
             self._budget.reserve(MemoryBudget.DIM * len(shape))
             self._shapes[index] = shape
-        elif known != shape:
+        elif noted != shape:
             self._shapes[index] = self._row(index)[1]
 
     def note_name(self, index: int, path: str) -> None:

@@ -9,11 +9,19 @@ The format is PKWARE's APPNOTE.TXT, sections 4.3.6 to 4.3.16. In file order::
     zip64 locator     PK\6\7, 20 bytes: the place of the zip64 end
     end               PK\5\6, 22 bytes: the same as in the zip64 end, as far as it fits; a comment
 
-Entries that are compressed are found too, but what is looked for are those that are not: their
-bytes lie in the archive as they are. An archive counts as consistent only if the directory ends
-where its end begins, has as many entries as that says, in file order and apart from each other, and
-if every entry's local header names it and its length. Readers of zip ask for less, and find in one
-file what others do not.
+Compressed entries are yielded, too; only the bytes of the others lie in the archive as they are. An
+archive is consistent only if the directory ends where its end begins, has as many entries as that
+says, in file order and apart from each other, and if every entry's local header has its name and
+length. Readers of zip check less than that, so two of them may see different entries in one file.
+
+Example. An archive of one entry `a` with the bytes `hi`::
+
+    0    PK\3\4, method 0, sizes 2 and 2, name a
+    31   hi
+    33   PK\1\2, method 0, sizes 2 and 2, offset 0, name a
+    80   PK\5\6, 1 entry, a directory of 47 bytes at 33
+
+yields `Entry(b"a", stored=True, start=31, stop=33)`.
 """
 
 import struct
@@ -30,7 +38,7 @@ _END64: Final = struct.Struct("<4sQHHIIQQQQ")
 _CENTRAL: Final = struct.Struct("<4s6H3I5HII")
 _LOCAL: Final = struct.Struct("<4s5H3IHH")
 
-# What fields of 16 and 32 bits say when the number is in a zip64 field.
+# The value of fields of 16 and 32 bits whose number is in a zip64 field.
 _WIDE16: Final = 0xFFFF
 _WIDE: Final = 0xFFFFFFFF
 _ZIP64_FIELD: Final = 1
@@ -38,7 +46,7 @@ MAX_COMMENT: Final = 0xFFFF
 
 STORED: Final = 0
 ENCRYPTED: Final = 1 << 0
-# The local header says nothing of sizes: they are behind the bytes, and in the directory.
+# The local header has no sizes: they are behind the bytes, and in the directory.
 DESCRIBED_LATER: Final = 1 << 3
 
 # The directory is read so much at a time, and local headers where entries are small. Where they
@@ -48,7 +56,7 @@ WINDOW_AFTER_JUMP: Final = 512
 
 
 class Entry(NamedTuple):
-    """One entry, and where its bytes lie, as they are if it is `stored`."""
+    """One entry, and the place of its bytes: those that went in, if it is `stored`."""
 
     name: bytes
     stored: bool
@@ -77,7 +85,7 @@ def entries(read_at: ReadAt, size: int) -> Iterator[Entry]:
 
 
 class _Window:
-    """Reads a file up to `stop`, more of it at a time than was asked for."""
+    """Reads a file up to `stop`, in larger pieces than its caller needs."""
 
     def __init__(self, read_at: ReadAt, stop: int) -> None:
         self._read_at = read_at
@@ -105,7 +113,7 @@ class _Window:
 
 
 class _Listed(NamedTuple):
-    """What the directory says of an entry. `length` is that of its record there."""
+    """The record of an entry in the directory. `length` is that of the record."""
 
     name: bytes
     flags: int
@@ -150,8 +158,10 @@ def _widened(extra: bytes, *numbers: int) -> list[int]:
     field = _extra_field(extra, _ZIP64_FIELD)
     wide = [field[at : at + 8] for at in range(0, len(field), 8)]
     if len(wide) < numbers.count(_WIDE):
-        raise MalformedModel("no zip64 field for what does not fit")
-    return [int.from_bytes(wide.pop(0), "little") if each == _WIDE else each for each in numbers]
+        raise MalformedModel("no zip64 field for a number that does not fit")
+    return [
+        int.from_bytes(wide.pop(0), "little") if number == _WIDE else number for number in numbers
+    ]
 
 
 def _extra_field(extra: bytes, wanted: int) -> bytes:

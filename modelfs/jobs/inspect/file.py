@@ -61,17 +61,14 @@ def report_on(store: Store, file: FileState) -> FileReport:
     """
     parts = layout_of(store, file)
     sharers = sharers_of(store, file.inode, parts)
-    return report(file, parts, sharers, functools.cache(functools.partial(_path_of, store)))
-
-
-def _path_of(store: Store, inode: InodeNumber) -> str:
-    return os.fsdecode(store.namespace.path_of(inode))
+    path_of = functools.cache(lambda inode: os.fsdecode(store.namespace.path_of(inode)))
+    return report(file, parts, sharers, path_of)
 
 
 def report(file: FileState, parts: Sequence[Part], sharers: Sharers, path_of: PathOf) -> FileReport:
     """Return the report on a file that consists of these parts; `path_of` gives paths of inodes."""
-    all_records = records_of(parts)
-    records = {chunk: each for chunk, each in all_records.items() if each is not None}
+    chunks = records_of(parts)
+    records = {chunk: record for chunk, record in chunks.items() if record is not None}
     sizes, stored = Counter[str](), Counter[str]()
     for part in parts:
         sizes.update(part.forms)
@@ -83,7 +80,7 @@ def report(file: FileState, parts: Sequence[Part], sharers: Sharers, path_of: Pa
         inode=file.inode,
         format=file.node.format.name.lower(),
         size=file.staged.size,
-        chunks=len(all_records),
+        chunks=len(chunks),
         stored_bytes=stored.total(),
         own_bytes=stored.total() - shared,
         shared_bytes=shared,
@@ -107,7 +104,8 @@ def _tensor_report(
     for chunk, (record, form, ranges) in part.chunks.items():
         if record is not None:
             stored[form] += record.stored * ranges.size // record.size
-        for base in {sharers.source_users.get(each) for each in sharers.sources.get(chunk, ())}:
+        sources = sharers.sources.get(chunk, ())
+        for base in {sharers.source_users.get(source) for source in sources}:
             bases[base] += ranges.size
     return TensorReport(
         name=tensor.name,

@@ -107,13 +107,13 @@ def _share_within(
         sharers.parts[number].more = True
     for left, right in permutations(owners[:PARTS_MAX], 2):
         ranges = parts[left].chunks[chunk].ranges
-        size = sum(_size_within(ranges, *each) for each in parts[right].chunks[chunk].ranges)
+        size = sum(
+            high - low
+            for start, stop in parts[right].chunks[chunk].ranges
+            for low, high in ranges.within(start, stop)
+        )
         if size:
             sharers.parts[left].add(_user_of(inode, parts[right]), size)
-
-
-def _size_within(ranges: RangeSet, start: int, stop: int) -> int:
-    return sum(high - low for low, high in ranges.within(start, stop))
 
 
 def _share(
@@ -190,8 +190,8 @@ class _TensorFinder:
 
     def _find(self, inode: InodeNumber, offset: int) -> TensorRow | None:
         low, high = tensor_key(inode, 0, 0), tensor_key(inode, offset, ORDINAL_MAX)
-        found = self._index.floor(Table.TENSORS, high, low)
-        if found is None:
+        entry = self._index.floor(Table.TENSORS, high, low)
+        if entry is None:
             return None
-        row = TensorRow.from_bytes(pair_of(found[0])[1], found[1])
+        row = TensorRow.from_bytes(pair_of(entry[0])[1], entry[1])
         return row if offset < row.start + row.size else None

@@ -21,7 +21,7 @@ from modelfs.formats.onnx.protobuf import (
     Event,
     Kind,
     Walk,
-    known,
+    complete,
     packed_varints,
 )
 
@@ -44,7 +44,7 @@ def reader(content: bytes) -> ReadAt:
 
 
 SCHEMA = {
-    "node": known(
+    "node": complete(
         {
             1 << 3 | LEN: "node",
             2 << 3 | LEN: "bytes",
@@ -66,7 +66,7 @@ def walk(content: bytes) -> list[Event]:
 
 def fields(content: bytes) -> list[tuple[str, bytes, int]]:
     return [
-        (event.what, content[event.start : event.stop], event.value)
+        (event.word, content[event.start : event.stop], event.value)
         for event in walk(content)
         if event.kind is Kind.FIELD
     ]
@@ -91,7 +91,7 @@ def test_each_wire_type_is_read() -> None:
 def test_messages_are_entered_and_left_in_file_order() -> None:
     """Enter, what is inside, leave: at any depth, empty messages included."""
     content = field(1, LEN, field(1, LEN, b"") + field(3, VARINT, b"\x01")) + field(2, LEN, b"x")
-    kinds = [(event.kind, event.what) for event in walk(content)]
+    kinds = [(event.kind, event.word) for event in walk(content)]
     assert kinds == [
         (Kind.ENTER, "node"),
         (Kind.ENTER, "node"),
