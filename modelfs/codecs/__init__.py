@@ -16,13 +16,13 @@ from modelfs.codecs.repeat import Repeat
 from modelfs.codecs.transpose import Transpose
 from modelfs.codecs.zstd import Zstd
 
-# What can be stored without knowing what the bytes are.
+# Codecs for bytes of any kind.
 GENERAL: Final[dict[CodecId, GeneralCodec]] = {
     CodecId.RAW: Raw(),
     CodecId.ZSTD: Zstd(),
 }
 
-# A number off the disk becomes a CodecId where it is read, and every one is in one of these.
+# A number off the disk becomes a CodecId where it is read, and each one has a row in these.
 CODECS: Final[dict[CodecId, Codec]] = {
     **GENERAL,
     CodecId.PLANES: Planes(),

@@ -1,9 +1,9 @@
-"""What a codec is, and the numbers by which stored chunks name theirs."""
+"""The protocols of codecs, and the numbers by which chunk records name them."""
 
 import enum
 from typing import Protocol
 
-Bytes = bytes | memoryview  # what a codec's own parts take; contiguous, of single bytes
+Bytes = bytes | memoryview  # contiguous, of single bytes
 
 
 class CodecId(enum.IntEnum):
@@ -27,19 +27,19 @@ class CodecId(enum.IntEnum):
 
 
 class Codec(Protocol):
-    """Turns what is stored back into content, by itself. Safe to use from many threads."""
+    """Decodes stored bytes without other chunks. Safe to use from many threads."""
 
     def decode(self, stored: bytes, size: int) -> bytes:
-        """Return the `size` bytes that `stored` was made from.
+        """Return the `size` bytes that `stored` encodes.
 
         Raises:
-            ValueError: `stored` is not the encoding of anything of that size.
+            ValueError: `stored` does not encode so many bytes.
         """
         ...
 
 
 class GeneralCodec(Codec, Protocol):
-    """A codec for any bytes, that need be no array of numbers."""
+    """A codec for bytes of any kind, not only for arrays of numbers."""
 
     def encode(self, raw: bytes) -> bytes:
         """Return the stored form of `raw`, whether it is smaller or not."""
@@ -47,12 +47,12 @@ class GeneralCodec(Codec, Protocol):
 
 
 class Derivation(Protocol):
-    """Turns what is stored back into content, given the content of other chunks."""
+    """Decodes a payload, given the content of the sources: other chunks, or runs of them."""
 
     def decode(self, payload: bytes, size: int, source: bytes) -> bytes:
         """Return the `size` bytes that `payload` makes of `source`.
 
         Raises:
-            ValueError: `payload` does not make anything of that size of `source`.
+            ValueError: `payload` does not make so many bytes of `source`.
         """
         ...

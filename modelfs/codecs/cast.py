@@ -1,15 +1,19 @@
 """Cast: floats that are exactly those of another tensor, rounded to a narrower type or widened.
 
-Rounding is to nearest, ties to even (IEEE 754, 4.3.1); what is too large becomes infinity. A NaN
-becomes what torch makes of it one at a time (c10/util/BFloat16.h, Half.h): 0x7FC0 in BF16, the sign
-and 0x7E00 in F16; from F64 it keeps its sign and the high bits of its payload and becomes quiet, as
-on x86-64 and arm64. What does not come out equal is stored in another way.
+Rounding is to nearest, ties to even (IEEE 754, 4.3.1); numbers that are too large become infinity.
+A NaN becomes the one that torch makes of a single number (c10/util/BFloat16.h, Half.h): 0x7FC0 in
+BF16, the sign and 0x7E00 in F16; from F64 it keeps its sign and the high bits of its payload and
+becomes quiet, as on x86-64 and arm64. A tensor that a cast does not give bit by bit gets another
+form.
 
 Payload::
 
     offset  size  field
-    0       1     from  `Element.code` of what the source consists of
-    1       1     to    of what the content does
+    0       1     from  `Element.code` of the source's numbers
+    1       1     to    `Element.code` of the content's numbers
+
+Example. F32 to BF16 has the payload `84 82`. The words 3f808000 and 3f818000, halfway between two
+numbers of BF16, become 3f80 and 3f82.
 """
 
 from typing import Final
@@ -18,7 +22,7 @@ from modelfs.codecs.base import Bytes
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.kernels.casts import cast
 
-# How the kernels number them.
+# The kernels' numbers of the casts, by payload.
 _CASTS: Final[dict[bytes, int]] = {
     bytes([element_of(source).code, element_of(target).code]): number
     for number, source, target in (
@@ -37,7 +41,7 @@ class Cast:
     def decode(self, payload: Bytes, size: int, source: Bytes) -> bytes:
         number = _CASTS.get(bytes(payload))
         if number is None:
-            raise ValueError("no such cast")
+            raise ValueError(f"no such cast: {bytes(payload[:8]).hex()}")
         width, narrow = (Element.from_code(code).width for code in payload)
         if len(source) % width or len(source) // width * narrow != size:
             raise ValueError(f"{size} bytes cast from {len(source)}")
@@ -45,5 +49,5 @@ class Cast:
 
 
 def encode(source: Element, target: Element) -> bytes:
-    """Return the payload for a cast, which may be one that there is not."""
+    """Return the payload for a cast. Whether there is such a cast is not checked."""
     return bytes([source.code, target.code])

@@ -48,7 +48,7 @@ Measured on fine-tunes of all-MiniLM-L6-v2: F32 29.1 % of its size (byte planes 
 """
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +115,7 @@ def _read(reader: "_Reader", size: int, width: int, bits: int, classes: int) -> 
 
 
 class _Reader:
-    """Takes one thing after the other. No size is believed that is more than can be."""
+    """Reads one part after the other. A size that is more than possible is refused."""
 
     def __init__(self, view: memoryview, start: int) -> None:
         self._view = view
@@ -174,10 +174,11 @@ def encode(raw: Bytes, base: Bytes, element: Element) -> bytes:
     zigzag, peaks = differ(words, base, width, exponent, table)
     scales = _scales(peaks)
     tokens, lows, escapes = scatter(zigzag, base, width, exponent, scales)
-    classes = sum(1 << place for place, each in enumerate(tokens) if each)
+    classes = sum(1 << place for place, of_class in enumerate(tokens) if of_class)
     parts = [_HEAD.pack(width, exponent, bits, classes), bytes(raw[stop:])]
     parts += [pack(split(scales, 2, False)), _packed_table(table)]
-    parts += [_section(lows), _section(escapes), *(_packed(each) for each in tokens if each)]
+    parts += [_section(lows), _section(escapes)]
+    parts += [_packed_tokens(of_class) for of_class in tokens if of_class]
     return b"".join(parts)
 
 
@@ -192,21 +193,22 @@ def _packed_table(table: bytes) -> bytes:
     return pack(split(steps.tobytes(), 4, False))
 
 
-def _packed(tokens: bytes) -> bytes:
+def _packed_tokens(tokens: bytes) -> bytes:
     values = np.frombuffer(tokens, np.uint8)
     form = _form(values)
     head, bits = _TOKENS.pack(len(tokens), form), _BITS[form]
     if bits == 8:
         return head + pack([tokens])
-    most, each = (1 << bits) - 1, 8 // bits
-    padded = np.pad(np.minimum(values, most), (0, -len(values) % each))
-    packed = np.zeros(len(padded) // each, np.uint8)
-    for place in range(each):
-        packed |= padded[place::each] << (place * bits)
+    most, per_byte = (1 << bits) - 1, 8 // bits
+    padded = np.pad(np.minimum(values, most), (0, -len(values) % per_byte))
+    packed = np.zeros(len(padded) // per_byte, np.uint8)
+    for place in range(per_byte):
+        packed |= padded[place::per_byte] << (place * bits)
     return head + pack([packed.tobytes()]) + _section(values[values >= most].tobytes())
 
 
 def _form(values: npt.NDArray[np.uint8]) -> int:
+    """Return the form of few bits in which hardly any token is too large."""
     counts = np.bincount(values, minlength=16)
     if counts[3:].sum() * 64 < len(values):
         return 2
@@ -236,26 +238,24 @@ def _table(raw: Bytes, base: Bytes, element: Element) -> tuple[int, bytes]:
     stride = -(-count // _SAMPLE)
     old, new = (np.frombuffer(words, f"<u{width}")[::stride] for words in (base, raw))
     zigzag, _ = differ(new.tobytes(), old.tobytes(), width, element.exponent, b"")
-    steps = _signed(np.frombuffer(zigzag, f"<u{width}"))
-    best, found = 0.0, (0, b"")
+    words = np.frombuffer(zigzag, f"<u{width}")
+    steps = (words >> 1).astype(np.int64) ^ -(words & 1).astype(np.int64)
+    steps = steps.clip(-(1 << 30), 1 << 30)
+    best, chosen = 0.0, (0, b"")
     for bits in _TABLE_BITS:
         entries = ((old >> (mantissa - bits)) & ((1 << bits) - 1)).astype(np.int64)
         table = _medians(entries[::2], steps[::2], 1 << bits)
-        # Of words that it was not made from, since a median fits some noise.
+        # By words that it was not made from, since a median fits some noise.
         gain = _bits(steps[1::2]) - _bits(steps[1::2] - table[entries[1::2]])
         coded = table.astype("<i4").tobytes()
         gain = gain * count / len(steps[1::2]) - 8 * len(_packed_table(coded))
         if gain > best:
-            best, found = gain, (bits, coded)
-    return found
-
-
-def _signed(zigzag: npt.NDArray[Any]) -> _Ints:
-    steps = (zigzag >> 1).astype(np.int64) ^ -(zigzag & 1).astype(np.int64)
-    return steps.clip(-(1 << 30), 1 << 30)
+            best, chosen = gain, (bits, coded)
+    return chosen
 
 
 def _medians(entries: _Ints, steps: _Ints, count: int) -> _Ints:
+    """Return the median step of each entry; 0 of an entry without steps."""
     keys = np.sort((entries << 32) + steps + (1 << 31))
     starts = np.searchsorted(keys, np.arange(count + 1) << 32)
     middles = keys[np.minimum((starts[:-1] + starts[1:]) // 2, len(keys) - 1)]
@@ -263,4 +263,5 @@ def _medians(entries: _Ints, steps: _Ints, count: int) -> _Ints:
 
 
 def _bits(steps: _Ints) -> float:
+    """Return about how many bits steps take together."""
     return float(np.log2(1 + np.abs(steps)).sum())

@@ -1,4 +1,4 @@
-"""What the bytes of a tensor are to a codec: numbers of a width, and where their exponents lie."""
+"""The numbers of a tensor, as codecs see them: their width, and the place of their exponent."""
 
 from dataclasses import dataclass
 from typing import Final, Self
@@ -19,7 +19,7 @@ class Element:
 
     @property
     def code(self) -> int:
-        """One byte that stands for it in stored records; never 0."""
+        """One byte that stands for the element in stored records; never 0."""
         return self.width | self.exponent << 4
 
     @classmethod
@@ -54,5 +54,5 @@ _ELEMENTS: Final[dict[str, Element]] = {
 
 
 def element_of(dtype: str) -> Element:
-    """Return what a tensor of `dtype` is made of; plain bytes for those of 8 bits or fewer."""
+    """Return the element of a dtype; plain bytes if it has 8 bits or fewer and no exponent."""
     return _ELEMENTS.get(dtype, PLAIN)

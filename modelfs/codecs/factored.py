@@ -1,10 +1,17 @@
-"""Factored: numbers that a value for each row and one for each column of a matrix nearly tell.
+"""Factored: a matrix as small steps from one value for each row and one for each column.
 
-Second moments of Adam are such: Shazeer and Stern, "Adafactor" (arXiv 1804.04235, section 3), keep
-no more of them than the sums of rows and columns, and take each moment for the product of its two.
-Read as an integer, a float of one sign is its logarithm but for small waves. So each word is
-predicted by the mean of its row plus what its column is above the mean of all, and what is stored
-is the delta to that, of integers, whose steps are all of about one size.
+Second moments of Adam nearly follow from such values: Shazeer and Stern, "Adafactor" (arXiv
+1804.04235, section 3), keep only the sums of rows and columns, and use the product of both for each
+moment. Read as an integer, a float of one sign is its logarithm but for small waves. So the
+prediction of a word is the mean of its row plus the excess of its column over the mean of all. The
+delta to that is stored, of integers, whose steps are all of about one size.
+
+Example. The high halves of 2 x 2 words (real matrices have at least 4 rows of 16)::
+
+    words      row  predicted  steps
+    100  110   105  99   111   +1  -1
+    200  214   207  201  213   -1  +1
+    above      -6   +6
 
 Stored form (little-endian)::
 
@@ -66,30 +73,30 @@ class Grid:
 
 
 class Factored:
-    """Words of a matrix, beside what their rows and columns tell of them."""
+    """Words of a matrix, as steps from their predictions."""
 
     def decode(self, stored: Bytes, size: int) -> bytes:
         view = memoryview(stored)
         if len(view) < _HEAD.size:
-            raise ValueError(f"{len(view)} bytes are no factored numbers")
+            raise ValueError(f"{len(view)} bytes are too few for factored numbers")
         width, zero, columns, first = _HEAD.unpack_from(view)
         count = size // width if width in _WIDTHS and not zero else 0
         if not 0 < columns <= count or first >= columns:
             raise ValueError(f"rows of {columns} words of {width} bytes in {size}, from {first} on")
-        rows, start = _taken(view, _HEAD.size, -(-(first + count) // columns))
-        above, start = _taken(view, start, columns)
+        rows, start = _unpacked(view, _HEAD.size, -(-(first + count) // columns))
+        above, start = _unpacked(view, start, columns)
         base = _predicted(rows, above.view("<i2"), width)[first : first + count]
         return Delta().decode(view[start:], size, base.tobytes())
 
 
-def _taken(view: memoryview, start: int, count: int) -> tuple[_Words, int]:
-    """Return numbers of 2 bytes that are packed from `start` on, and where they end."""
+def _unpacked(view: memoryview, start: int, count: int) -> tuple[_Words, int]:
+    """Return the numbers of 2 bytes that are packed from `start` on, and where they end."""
     planes, stop = unpack_from(view, start, 2, count)
     return np.frombuffer(merge(planes, False, b""), "<u2"), stop
 
 
 def _predicted(rows: _Words, above: _Words, width: int) -> _Words:
-    """Return the word that each place of whole rows should have."""
+    """Return the prediction for each word of whole rows."""
     sums = rows.astype(np.int32)[:, None] + above.astype(np.int32)
     np.clip(sums, 0, (1 << 16) - 1, out=sums)
     sums[rows == 0] = 0
@@ -111,11 +118,12 @@ def encode(raw: bytes, element: Element, grid: Grid | None) -> bytes | None:
     rows, above = _means(words, grid)
     base = _predicted(rows, above, width)[grid.first : grid.first + count]
     rest = delta.encode(raw, base.tobytes(), Element(width))
-    packed = [pack(split(each.tobytes(), 2, False)) for each in (rows, above)]
+    packed = [pack(split(values.tobytes(), 2, False)) for values in (rows, above)]
     return b"".join([_HEAD.pack(width, 0, grid.columns, grid.first), *packed, rest])
 
 
 def _is_promising(words: _Words, grid: Grid) -> bool:
+    """Whether rows and columns explain much of the variance of a sample."""
     sample = words[-grid.first % grid.columns :][: max(_SAMPLE, _ROWS_MIN * grid.columns)]
     sample = sample[: len(sample) // grid.columns * grid.columns].reshape(-1, grid.columns)
     if (sample >> (8 * words.itemsize - 1)).any():
@@ -127,7 +135,7 @@ def _is_promising(words: _Words, grid: Grid) -> bool:
 
 
 def _means(words: _Words, grid: Grid) -> tuple[_Words, _Words]:
-    """Return the high bits of each row's mean, and what each column is above the mean of all."""
+    """Return the high bits of each row's mean, and each column's excess over the mean of all."""
     padded = np.pad(words.astype(np.float64), (grid.first, 0))
     padded = np.pad(padded, (0, -len(padded) % grid.columns), constant_values=np.nan)
     padded[: grid.first] = np.nan

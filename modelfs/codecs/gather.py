@@ -1,6 +1,7 @@
-"""The derivation that adds nothing: content that others have, put together from runs of theirs.
+"""Gather: content put together from runs of other chunks, and nothing else.
 
-Such as a tensor that is cut elsewhere than the one it equals. Payload: none.
+Payload: none. Example. A fused tensor is cut at other places than its two parts were: a chunk of it
+is the last 3000 bytes of one chunk and the first 1096 of another.
 """
 
 
@@ -9,6 +10,8 @@ class Gather:
 
     def decode(self, payload: bytes, size: int, source: bytes) -> bytes:
         if payload or len(source) != size:
-            told = f"{len(source)} bytes gathered, and a payload of {len(payload)}"
-            raise ValueError(f"{told}, for a chunk of {size}")
+            raise ValueError(
+                f"{len(source)} bytes gathered, and a payload of {len(payload)}, "
+                f"for a chunk of {size}"
+            )
         return source

@@ -1,7 +1,10 @@
-"""Numbers in a type wider than they need, stored as byte planes of the narrow one.
+"""Narrow: numbers of a type that is wider than they need, as byte planes of a narrower one.
 
 Checkpoints of models trained in half precision and saved as F32, position ids in I64. Byte planes
-of the wide type come close in size; decoded from the narrow one they have half the planes or fewer.
+of the wide type come close in size; the narrow type has half the planes to decode, or fewer.
+
+Example. The position ids 0, 1, 2, 3 in I64, 32 bytes, have form 9 (U8 to U64) and one plane
+of 4 bytes.
 
 Stored form::
 
@@ -10,10 +13,10 @@ Stored form::
     1       t     tail    the last t = (size of the content) mod (bytes of the wide type) bytes
     1+t     rest  planes  `planes` of the narrow numbers
 
-Conversions of floats are left to the machine where all machines agree on the bits: NaNs may be
-quieted, and F32 subnormals flushed if a library has told the processor to, so numbers that hold
-such are not narrowed. F16 subnormals are exact. (x86: VCVTPH2PS ignores MXCSR.DAZ, CVTSS2SD obeys
-it; Intel's manual, volume 2.)
+The machine converts floats, which all machines do to the same bits, but for two kinds: NaNs may be
+quieted, and F32 subnormals flushed if a library has set the processor to that. Chunks with such
+numbers are not narrowed. F16 subnormals are exact. (x86: VCVTPH2PS ignores MXCSR.DAZ, CVTSS2SD
+obeys it; Intel's manual, volume 2.)
 """
 
 from dataclasses import dataclass
@@ -49,7 +52,7 @@ class _Form:
         return wide << self.shift if self.shift else wide
 
     def narrowed(self, words: _Numbers) -> _Numbers | None:
-        """Return what widens to exactly `words`, unsigned numbers of the wide type's bits."""
+        """Return the numbers that widen to exactly `words`, the bits of the wide type; or None."""
         with np.errstate(all="ignore"):
             narrow = words.view(self.wide) >> self.shift if self.shift else words.view(self.wide)
             narrow = narrow.astype(self.narrow)
@@ -59,11 +62,12 @@ class _Form:
 
 
 def _is_portable(numbers: _Numbers) -> bool:
+    """Whether all machines widen these floats to the same bits."""
     if np.isnan(numbers).any():
         return False
     if numbers.itemsize == 2:
         return True
-    # The operator in place of `less` would do, but for Atheris 3.0, which leaks what it returns.
+    # Not the operator `<`: Atheris 3.0 leaks its result.
     small = np.less(np.abs(numbers), np.finfo(numbers.dtype).smallest_normal)
     return not numbers[small].any()
 
@@ -100,7 +104,7 @@ class Narrow:
 
     def decode(self, stored: bytes, size: int) -> bytes:
         if not stored or stored[0] >= len(_FORMS):
-            raise ValueError("no narrow numbers")
+            raise ValueError(f"no such form of narrow numbers: {stored[:1].hex()}")
         form = _FORMS[stored[0]]
         count, rest = divmod(size, form.wide.itemsize)
         body = memoryview(stored)[1 + rest :]

@@ -1,6 +1,9 @@
-"""Few distinct values: each once, and for every number which one.
+"""Palette: each distinct value once, and for every number the index of its value.
 
 Masks, one-hot and ternary weights, weights that were quantised and are stored dequantised.
+
+Example. The U16 numbers 7, 9, 9, 7, 7 have the values 7 and 9 and indices of one bit, 0 1 1 0 0, in
+one byte, 06.
 
 Stored form::
 
@@ -35,7 +38,7 @@ class Palette:
 
     def decode(self, stored: bytes, size: int) -> bytes:
         if len(stored) < _HEAD or stored[0] not in WIDTHS or stored[1] not in _BITS:
-            raise ValueError("no palette")
+            raise ValueError(f"no palette: {stored[:_HEAD].hex()}")
         width, bits, entries = stored[0], stored[1], stored[2] + 1
         values = _HEAD + entries * width
         tail = values + size % width
@@ -59,6 +62,7 @@ def encode(raw: bytes, element: Element) -> bytes | None:
 
 
 def _values(words: _Words, most: int) -> _Words | None:
+    """Return the distinct values in ascending order; None if there are more than `most`."""
     sample = words[:: max(1, len(words) // _SAMPLE)].tolist()  # at most 2047: quicker as a set
     if not sample or len(set(sample)) > most:
         return None
@@ -67,6 +71,7 @@ def _values(words: _Words, most: int) -> _Words | None:
 
 
 def _packed(indices: NDArray[np.uint8], bits: int) -> bytes:
+    """Return indices of `bits` bits each, the first in the lowest bits."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     padded = np.zeros((-(-len(indices) // len(shifts)), len(shifts)), np.uint8)
     padded.reshape(-1)[: len(indices)] = indices

@@ -6,6 +6,8 @@ exponents compress and the mantissas are left alone, as in ZipNN (arXiv 2411.052
 the low end of a float, so that its exponent fills one byte of BF16 and F32: here each word is
 turned left by one bit.
 
+Example. The BF16 words bf80 and 3f81 are turned to 7f01 and 7f02: the planes are 01 02 and 7f 7f.
+
 Stored form::
 
     offset  size  field
@@ -101,7 +103,7 @@ def unpack(packed: Bytes, count: int, length: int) -> list[Bytes]:
         raise ValueError(f"{len(view)} bytes hold no {count} planes")
     planes = []
     for form, size in _HEAD.iter_unpack(view[:start]):
-        planes.append(_plane(form, view[start : start + size], length))
+        planes.append(_decoded(form, view[start : start + size], length))
         start += size
     if start != len(view):
         raise ValueError(f"planes of {start} bytes in {len(view)}")
@@ -134,7 +136,7 @@ def _coded(plane: Bytes) -> tuple[int, Bytes]:
     return _ZSTD, body
 
 
-def _plane(form: int, body: memoryview, length: int) -> Bytes:
+def _decoded(form: int, body: memoryview, length: int) -> Bytes:
     if form == _ZSTD:
         return _LITERALS.decode(body, length)
     if form == _CONSTANT and len(body) == 1:
@@ -152,7 +154,7 @@ class Planes:
 
     def decode(self, stored: Bytes, size: int) -> bytes:
         if len(stored) < 2 or stored[0] not in WIDTHS or stored[1] > (stored[0] > 1):
-            raise ValueError("no byte planes")
+            raise ValueError(f"no byte planes: {bytes(stored[:2]).hex()}")
         width, rotated = stored[0], stored[1] == 1
         start = 2 + size % width
         planes = unpack(memoryview(stored)[start:], width, size // width)

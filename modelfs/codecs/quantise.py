@@ -1,9 +1,11 @@
 """Quantise: floats mapped to integers of 8 bits, by a scale and a zero point.
 
-As ONNX has it (operator QuantizeLinear) and onnxruntime does it to weights (`quantize_nparray` of
-its quantization/quant_utils.py): the value divided by the scale in single precision, rounded to
-nearest, ties to even, plus the zero point, and saturated. There is no integer for a NaN. Formulas
-that multiply with the inverse of the scale, as torch's, differ in a few values.
+The formula is ONNX's (operator QuantizeLinear), as onnxruntime applies it to weights
+(`quantize_nparray` of its quantization/quant_utils.py): the value divided by the scale in single
+precision, rounded to nearest, ties to even, plus the zero point, and saturated. There is no integer
+for a NaN. Formulas that multiply with the inverse of the scale, as torch's, differ in a few values.
+
+Example. By the scale 0.1 and the zero point 10, 0.31 becomes 13 in U8, and -5.0 becomes 0.
 
 Payload::
 
@@ -42,7 +44,7 @@ _SINGLE: Final = np.finfo(np.float32)
 
 
 class Parameters(NamedTuple):
-    """What a tensor is quantised by."""
+    """The target, scale and zero point of a quantisation."""
 
     dtype: str  # one of TARGETS
     scale: float  # of single precision
@@ -74,7 +76,7 @@ class Quantise:
 
 
 def encode(parameters: Parameters) -> bytes:
-    """Return the payload for a quantisation, which may be one that there is not."""
+    """Return the payload for a quantisation. Whether it is sound is not checked."""
     dtype, scale, zero_point = parameters
     return _PAYLOAD.pack(TARGETS.index(dtype), scale, zero_point)
 
@@ -83,7 +85,7 @@ def quantised(values: Floats, parameters: Parameters) -> bytes:
     """Return values, quantised.
 
     Raises:
-        ValueError: one is no number, or it cannot be done by these parameters.
+        ValueError: a value is NaN, or the parameters are not sound.
     """
     if not parameters.are_sound:
         raise ValueError(f"quantised by {parameters}")
@@ -96,8 +98,8 @@ def quantised(values: Floats, parameters: Parameters) -> bytes:
         np.rint(block, out=block)
         block += zero_point
         np.clip(block, lowest, highest, out=block)
-        if not block.max() <= highest:  # so it is with a NaN, whose cast is anything
-            raise ValueError("what is no number cannot be quantised")
+        if not block.max() <= highest:  # there is a NaN, whose cast may be any integer
+            raise ValueError("NaN cannot be quantised")
         numbers[start : start + _BLOCK] = block
     return numbers.tobytes()
 
@@ -113,7 +115,7 @@ class Extremes:
         self.high: np.float32 = np.float32(0)
 
     def feed(self, content: Bytes) -> None:
-        """Take the next values; a cut one at the end is passed over."""
+        """Count the next values; one that is cut off at the end is ignored."""
         values = np.frombuffer(content, "<f4", len(content) // SOURCE_WIDTH)
         self.low = np.minimum.reduce(values, initial=self.low)
         self.high = np.maximum.reduce(values, initial=self.high)
@@ -123,7 +125,7 @@ class Extremes:
 class Scheme:
     """A way to choose parameters: the extremes are mapped to numbers of the target.
 
-    Where it is symmetric, the one that is farther from zero is taken for both.
+    Where it is symmetric, the one that is farther from zero counts as both.
     """
 
     dtype: str
@@ -132,10 +134,10 @@ class Scheme:
     symmetric: bool
 
     def parameters(self, extremes: Extremes, precision: _Floating) -> Parameters | None:
-        """Return what this gives, None if nothing that can be used.
+        """Return the parameters for these extremes; None if there is no scale of normal precision.
 
-        As `compute_scale_zp` of onnxruntime's quantization/quant_utils.py does, of which some
-        versions take the difference of the extremes in double precision, and some in single.
+        The formula is that of `compute_scale_zp` in onnxruntime's quantization/quant_utils.py.
+        Some of its versions subtract the extremes in double precision, and some in single.
         """
         low, high = precision(extremes.low), precision(extremes.high)
         if self.symmetric:
@@ -149,8 +151,8 @@ class Scheme:
         return Parameters(self.dtype, float(np.float32(scale)), round(zero_point))
 
 
-# What onnxruntime's `quantize_dynamic` does with embeddings and with matrices; and with matrices of
-# either target where it is told to leave a bit unused.
+# Those of onnxruntime's `quantize_dynamic`: for embeddings and for matrices, and for matrices of
+# either target with `reduce_range`, which leaves a bit unused.
 SCHEMES: Final = (
     Scheme("U8", 0, 255, symmetric=False),
     Scheme("I8", -127, 127, symmetric=True),
@@ -160,14 +162,17 @@ SCHEMES: Final = (
 
 
 def usual(extremes: Extremes, schemes: int = len(SCHEMES)) -> list[Parameters]:
-    """Return what the commonest of the schemes give for a tensor with such extremes."""
-    found = [scheme.parameters(extremes, np.float64) for scheme in SCHEMES[:schemes]]
-    return [each for each in found if each is not None]
+    """Return the parameters of the commonest schemes for a tensor with such extremes."""
+    parameters = [scheme.parameters(extremes, np.float64) for scheme in SCHEMES[:schemes]]
+    return [sound for sound in parameters if sound is not None]
 
 
 def candidates(extremes: Extremes, dtype: str) -> list[Parameters]:
-    """Return all that a tensor with such extremes is likely to be quantised to `dtype` by."""
-    ways = product((each for each in SCHEMES if each.dtype == dtype), _PRECISIONS)
+    """Return all likely parameters by which a tensor with such extremes is quantised to `dtype`."""
+    schemes = (scheme for scheme in SCHEMES if scheme.dtype == dtype)
     with np.errstate(over="ignore"):
-        found = [scheme.parameters(extremes, precision) for scheme, precision in ways]
-    return list(dict.fromkeys(each for each in found if each is not None))
+        parameters = [
+            scheme.parameters(extremes, precision)
+            for scheme, precision in product(schemes, _PRECISIONS)
+        ]
+    return list(dict.fromkeys(sound for sound in parameters if sound is not None))

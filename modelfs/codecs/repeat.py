@@ -1,6 +1,8 @@
-"""Content that repeats its first bytes: all zero, one value, or one row again and again.
+"""Repeat: content that repeats its first bytes: all zero, one value, or one row again and again.
 
 Freshly initialised biases and LayerNorms, attention masks, padding, broadcast tensors.
+
+Example. The bytes 1 2 3 1 2 3 1 have the period 3 and the pattern 1 2 3.
 
 Stored form::
 
@@ -17,7 +19,7 @@ from modelfs.codecs.elements import Element
 
 _HEAD: Final = struct.Struct("<I")
 
-_PROBE: Final = 64  # bytes that are looked for again
+_PROBE: Final = 64  # bytes whose next occurrence is searched
 _NEAR: Final = 1 << 10  # bytes that are compared before all are
 _TRIES: Final = 8
 
@@ -48,11 +50,11 @@ def _candidates(raw: bytes, width: int) -> Iterator[int]:
     half = len(raw) // 2
     if width <= half:
         yield width
-    # Rows may begin with many zeros, so what is looked for begins where the first value ends.
+    # Rows may begin with many zeros, so the probe begins where the first value ends.
     start = len(raw) - len(raw.lstrip(raw[:width]))
-    probe, found = raw[start : min(start + _PROBE, half)], start
+    probe, at = raw[start : min(start + _PROBE, half)], start
     for _ in range(_TRIES if probe else 0):
-        found = raw.find(probe, found + 1, start + half + len(probe))
-        if found < 0:
+        at = raw.find(probe, at + 1, start + half + len(probe))
+        if at < 0:
             return
-        yield found - start
+        yield at - start

@@ -27,7 +27,7 @@ def encode_tensor(raw: bytes, element: Element, grid: Grid | None = None) -> tup
 
     Args:
         raw: the piece.
-        element: what the tensor consists of.
+        element: the numbers of the tensor.
         grid: where in a matrix the piece lies, if it is known.
     """
     best, least = (CodecId.RAW, raw), CODED_MAX * len(raw)
@@ -38,7 +38,7 @@ def encode_tensor(raw: bytes, element: Element, grid: Grid | None = None) -> tup
         stored = encode(raw, element)
         if stored is not None and len(stored) <= least:
             best, least = (codec, stored), len(stored)
-    found = factored.encode(raw, element, grid)
-    if found is not None and len(found) <= FACTORED_MAX * least:
-        return CodecId.FACTORED, found
+    stored = factored.encode(raw, element, grid)
+    if stored is not None and len(stored) <= FACTORED_MAX * least:
+        return CodecId.FACTORED, stored
     return best

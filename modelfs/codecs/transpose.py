@@ -9,6 +9,9 @@ Payload::
     9       4     columns  of each
     13      8     start    where the content begins in the transposed array, in bytes
 
+Example. The matrix of bytes 1 2 3 / 4 5 6 becomes 1 4 / 2 5 / 3 6. A chunk that begins at byte 2 of
+that, 2 5 3 6, has the payload width 1, batch 1, rows 2, columns 3, start 2.
+
 Measured on one core, matrices of 384 x 1536 words of 1, 2, 4 and 8 bytes: 4.1, 7.6, 5.7 and 8.6
 GB/s (`numpy.ascontiguousarray`: 1.7, 1.8, 1.7, 2.8), in tiles of 16 x 16 words. A buffer of whole
 cache lines in between was no faster for rows of 2^n bytes and slower for others: it is new pages
@@ -27,7 +30,7 @@ _PAYLOAD: Final = struct.Struct("<BIIIQ")
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What the source is an array of. Nothing else is checked here."""
+    """The shape of the source, as stored: it is checked where it is used."""
 
     width: int  # bytes per element
     batch: int

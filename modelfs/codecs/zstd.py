@@ -36,10 +36,10 @@ class Zstd:
 
     def decode(self, stored: Bytes, size: int) -> bytes:
         try:
-            # The frame's own size is read first: a damaged one could ask for any memory.
-            told = zstandard.frame_content_size(stored)
-            if told != size:
-                raise ValueError(f"a frame of {told} bytes for a chunk of {size}")
+            # The frame's own size is read first: a damaged one could need any amount of memory.
+            claimed = zstandard.frame_content_size(stored)
+            if claimed != size:
+                raise ValueError(f"a frame of {claimed} bytes for a chunk of {size}")
             if not hasattr(self._local, "decompressor"):
                 self._local.decompressor = zstandard.ZstdDecompressor()
             raw: bytes = self._local.decompressor.decompress(stored, allow_extra_data=False)

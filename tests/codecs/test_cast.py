@@ -116,3 +116,12 @@ def test_another_size_is_refused(source: int, size: int) -> None:
     payload = encode(element_of("F32"), element_of("BF16"))
     with pytest.raises(ValueError, match="cast from"):
         CAST.decode(payload, size, bytes(source))
+
+
+def test_ties_go_to_even() -> None:
+    """The example of the module: of two words halfway between numbers, both get the even one."""
+    payload = encode(element_of("F32"), element_of("BF16"))
+    assert payload.hex() == "8482"
+    words = np.array([0x3F808000, 0x3F818000], "<u4").tobytes()
+    expected = np.array([0x3F80, 0x3F82], "<u2").tobytes()
+    assert Cast().decode(payload, 4, words) == expected

@@ -78,3 +78,11 @@ def test_integers_take_the_narrowest_type(extremes: list[int], width: int) -> No
 def test_wide_integers_stay(extremes: list[int]) -> None:
     """Integers that need their type are left to it."""
     assert encode(np.array(extremes * 3000, "<i8").tobytes(), element_of("I64")) is None
+
+
+def test_position_ids() -> None:
+    """The example of the module: ids in I64 take one plane of a byte each."""
+    stored = encode(np.arange(4, dtype="<i8").tobytes(), element_of("I64"))
+    assert stored is not None
+    assert stored[0] == 9
+    assert stored.endswith(bytes([0, 1, 2, 3]))

@@ -36,3 +36,11 @@ def test_an_index_beyond_the_palette_is_refused() -> None:
     assert stored[-1] != 0xFF
     with pytest.raises(ValueError, match="index 3 into a palette of 3"):
         Palette().decode(stored[:-1] + b"\xff", 15)
+
+
+def test_indices_of_one_bit() -> None:
+    """The example of the module: two values, and the indices 0 1 1 0 0 in one byte."""
+    stored = encode(np.array([7, 9, 9, 7, 7], "<u2").tobytes(), Element(2))
+    assert stored is not None
+    assert stored[:7] == bytes([2, 1, 1, 7, 0, 9, 0])
+    assert stored.endswith(b"\x06")

@@ -85,3 +85,11 @@ def test_another_head_is_refused(head: bytes) -> None:
     stored = encode(NOISE, Element(2))
     with pytest.raises(ValueError, match="no byte planes"):
         Planes().decode(head + stored[2:] if len(head) == 2 else head, len(NOISE))
+
+
+def test_turned_words() -> None:
+    """The example of the module: two words of BF16, turned by a bit, and their planes."""
+    stored = encode(np.array([0xBF80, 0x3F81], "<u2").tobytes(), element_of("BF16"))
+    plane, *_ = unpack(stored[2:], 2, 2)
+    assert bytes(plane) == bytes([1, 2])
+    assert stored.endswith(b"\x7f")

@@ -115,7 +115,7 @@ def test_what_is_no_number_is_refused(word: int) -> None:
     """A NaN has no integer, and which it became would depend on the processor."""
     source = bytes(4 << 15) + word.to_bytes(4, "little") + bytes(40)
     payload = encode(Parameters("U8", 1.0, 0))
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="NaN"):
         QUANTISE.decode(payload, len(source) // 4, source)
 
 
@@ -194,3 +194,9 @@ def test_a_range_beyond_single_precision_is_no_error() -> None:
     for dtype in ("U8", "I8"):
         assert all(each.are_sound for each in candidates(extremes, dtype))
     assert len(usual(extremes)) == len(SCHEMES)
+
+
+def test_rounding_and_saturation() -> None:
+    """The example of the module: by scale 0.1 and zero point 10, 0.31 is 13 and -5 is 0."""
+    values = np.array([0.31, -5.0], np.float32)
+    assert quantised(values, Parameters("U8", 0.1, 10)) == bytes([13, 0])

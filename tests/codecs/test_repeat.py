@@ -38,3 +38,9 @@ def test_less_than_a_period_is_refused(size: int) -> None:
     assert stored is not None
     with pytest.raises(ValueError, match="5000"):
         Repeat().decode(stored, size)
+
+
+def test_a_row_of_three_bytes() -> None:
+    """The example of the module: a period of 3."""
+    stored = encode(bytes([1, 2, 3, 1, 2, 3, 1]), Element(1))
+    assert stored == bytes([3, 0, 0, 0, 1, 2, 3])

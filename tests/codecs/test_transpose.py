@@ -79,3 +79,10 @@ def test_a_part_beyond_the_end_is_refused(start: int, size: int) -> None:
     """A part lies in the array."""
     with pytest.raises(ValueError, match=r"."):
         TRANSPOSE.decode(encode(Geometry(4, 1, 2, 3), start), size, bytes(24))
+
+
+def test_a_matrix_of_bytes() -> None:
+    """The example of the module: a chunk from byte 2 of a transposed matrix of 2 x 3 bytes."""
+    source = bytes([1, 2, 3, 4, 5, 6])
+    payload = encode(Geometry(1, 1, 2, 3), 2)
+    assert Transpose().decode(payload, 4, source) == bytes([2, 5, 3, 6])

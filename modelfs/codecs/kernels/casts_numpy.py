@@ -1,4 +1,4 @@
-"""What `_casts` does, in numpy: the reference, and the fallback where nothing was compiled."""
+"""The functions of `_casts` in numpy: the reference, and the fallback without a compiler."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -57,7 +57,7 @@ def _from_half(words: _Words) -> _Words:
     return np.where(wide & 0x7FFF > 0x7C00, nan, singles)
 
 
-# By number: the width of what is cast and of what comes out, and how.
+# By number: the widths of source and result, and the conversion.
 CASTS: Final[dict[int, tuple[int, int, Callable[[_Words], _Words]]]] = {
     1: (4, 2, _to_bfloat),
     2: (4, 2, _to_half),

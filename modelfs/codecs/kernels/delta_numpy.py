@@ -1,6 +1,6 @@
-"""What `_delta` does, in numpy: the reference, and the fallback where nothing was compiled.
+"""The functions of `_delta` in numpy: the reference, and the fallback without a compiler.
 
-How a delta is made of these is told in `delta`.
+`modelfs.codecs.delta` specifies the delta that is made of their results.
 """
 
 from typing import Any, Final
@@ -21,7 +21,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 class _Kind:
-    """What the words are: as all functions are told, checked."""
+    """The kind of words, which all functions get alike, checked."""
 
     def __init__(self, width: int, exponent: int, table: Bytes) -> None:
         mantissa = 8 * width - 1 - exponent
@@ -175,7 +175,7 @@ def _unpacked(lows: Bytes, shifts: _Ints) -> npt.NDArray[np.uint64]:
 
 
 def restore(base: Bytes, width: int, exponent: int, parts: Streams, tail: Bytes) -> bytes:
-    """Return the words that all this was made of, and `tail` behind them.
+    """Return the words that the streams encode as steps from `base`, and `tail` behind them.
 
     Raises:
         ValueError: these are no words, not of that kind, or other streams than `base` asks for.
@@ -194,7 +194,7 @@ def restore(base: Bytes, width: int, exponent: int, parts: Streams, tail: Bytes)
 
 
 def _joined(kind: _Kind, classes: _Ints, parts: Streams) -> npt.NDArray[np.uint64]:
-    """Return what stands above the low bits, of each word that has a token."""
+    """Return the bits above the low ones, of each word that has a token."""
     high = np.empty(len(classes), np.uint64)
     for place, stream in enumerate(parts.tokens):
         (of_class,) = np.nonzero(classes == place)

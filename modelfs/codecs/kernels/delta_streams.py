@@ -1,4 +1,4 @@
-"""What a delta is made of besides its base."""
+"""The streams that a delta consists of."""
 
 from typing import NamedTuple
 

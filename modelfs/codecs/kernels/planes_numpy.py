@@ -1,4 +1,4 @@
-"""What `_planes` does, in numpy: the reference, and the fallback where nothing was compiled."""
+"""The functions of `_planes` in numpy: the reference, and the fallback without a compiler."""
 
 import numpy as np
 
