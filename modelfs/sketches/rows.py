@@ -1,14 +1,18 @@
-"""The rows of a tensor with the smallest hashes: what of it is also part of another.
+"""The rows of a tensor with the smallest hashes, by which tensors with common rows are found.
 
 Of two tensors that have rows in common, the rows with the smallest hashes of one are likely to be
 among those of the other (bottom-k sketches and containment: Broder, "On the resemblance and
-containment of documents", 1997). A row is what is left of the shape without its first axes, at
-least 64 bytes; a vector has a window of 64 bytes at each of its elements. Which rows are smallest
-is told by a hash of a few words of each, which is all that most rows are read for.
+containment of documents", 1997). A row has the shape's last axes, as many as make 64 bytes or more;
+a vector has a window of 64 bytes at each of its elements. The order is that of a hash of a few
+words of each row, so that of most rows only these words are read.
+
+Example. An F32 tensor of 30522 x 384 has rows of 1536 bytes. A copy of it with 200 more rows keeps
+24 rows, too: those of the first tensor, unless one of the 200 has one of the 24 smallest hashes of
+30,722, as 0.16 of them have on average.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import xxhash
@@ -16,7 +20,7 @@ from numpy.typing import NDArray
 
 WINDOW: Final = 64
 ROW_MAX: Final = 1 << 20
-# Vectors are looked at as a whole, so not those that are longer than any model's.
+# Vectors are kept as a whole until their end, so longer ones than any model has are skipped.
 VECTOR_MAX: Final = 256 << 10
 KEPT: Final = 24
 _WORDS: Final = 4
@@ -27,43 +31,43 @@ _FINAL: Final = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
 
 
 def row_size(shape: tuple[int, ...], width: int, size: int) -> int:
-    """Return the bytes of a row; 0 where the shape does not say or has none."""
+    """Return the bytes of a row; 0 if there are no rows, or if the shape does not fit the size."""
     row = width
-    for at in range(len(shape) - 1, 0, -1):
-        row *= shape[at]
+    for axis in range(len(shape) - 1, 0, -1):
+        row *= shape[axis]
         if row >= WINDOW:
             return row if row <= ROW_MAX and size % row == 0 and size > row else 0
     return 0
 
 
 class Rows:
-    """Takes the rows with the smallest hashes from content that goes by in order."""
+    """Collects the rows with the smallest hashes from content that is fed in order."""
 
     def __init__(self, shape: tuple[int, ...], width: int, size: int) -> None:
         self._row = row_size(shape, width, size)
         self._width = width
         self._is_vector = not self._row and size <= VECTOR_MAX
-        self._begun = bytearray()  # of a row of which the rest is still to come; of a vector, all
-        self._at = 0  # where that begins
+        self._begun = bytearray()  # of a row whose rest is still to come; of a vector, all
+        self._at = 0  # the offset at which it begins
         self._kept: dict[int, tuple[int, int]] = {}  # by hash of some words: key, offset
         self._highest = (1 << 64) - 1
 
     def feed(self, content: memoryview) -> None:
-        """Take the next bytes."""
+        """Read the next bytes."""
         if self._is_vector:
             self._begun += content
         elif self._row:
             content = self._finish_row(content)
             whole = len(content) // self._row * self._row
-            self._look(content[:whole], self._row)
+            self._scan(content[:whole], self._row)
             self._begun += content[whole:]
 
     def smallest(self) -> Iterator[tuple[int, int]]:
         """Yield key and offset of the rows with the smallest hashes, in the order of those."""
         if self._is_vector:
-            self._look(memoryview(bytes(self._begun)), self._width)
+            self._scan(memoryview(bytes(self._begun)), self._width)
             self._is_vector = False
-        return (self._kept[each] for each in sorted(self._kept))
+        return (self._kept[order] for order in sorted(self._kept))
 
     def _finish_row(self, content: memoryview) -> memoryview:
         if not self._begun:
@@ -71,19 +75,19 @@ class Rows:
         lacking = self._row - len(self._begun)
         self._begun += content[:lacking]
         if len(self._begun) == self._row:
-            self._look(memoryview(bytes(self._begun)), self._row)
+            self._scan(memoryview(bytes(self._begun)), self._row)
             self._begun.clear()
         return content[lacking:]
 
-    def _look(self, content: memoryview, step: int) -> None:
+    def _scan(self, content: memoryview, step: int) -> None:
         length = self._row or WINDOW
         count = (len(content) - length) // step + 1
         if count > 0:
             hashes, usable = _hashes(content, count, length, step)
             wanted = np.flatnonzero(usable & (hashes < self._highest))
             smallest, first = np.unique(hashes[wanted], return_index=True)
-            for order, at in zip(smallest[:KEPT].tolist(), wanted[first[:KEPT]], strict=True):
-                start = int(at) * step
+            for order, row in zip(smallest[:KEPT].tolist(), wanted[first[:KEPT]], strict=True):
+                start = int(row) * step
                 self._keep(order, content[start : start + length], self._at + start)
         self._at += max(count, 0) * step
 
@@ -100,10 +104,13 @@ class Rows:
 def _hashes(
     content: memoryview, count: int, length: int, step: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Return the hash of each row, and whether its words differ: rows that are constant do not."""
+    """Return the hash of each row, and whether its words differ: those of constant rows do not."""
     # At multiples of 8, so that all words of a constant row are the same.
-    offsets = [(length - 8) * each // (8 * (_WORDS - 1)) * 8 for each in range(_WORDS)]
-    words = [_word(content, count, offset, step) for offset in offsets]
+    offsets = [(length - 8) * number // (8 * (_WORDS - 1)) * 8 for number in range(_WORDS)]
+    words = [
+        np.ndarray((count,), "<u8", content, offset, (step,)).astype(np.uint64)
+        for offset in offsets
+    ]
     mixed = np.zeros(count, np.uint64)
     for word, factor in zip(words, _FACTORS, strict=True):
         mixed ^= mixed >> np.uint64(29)
@@ -114,8 +121,3 @@ def _hashes(
         mixed *= np.uint64(factor)
     usable = (words[0] != words[1]) | (words[1] != words[2]) | (words[2] != words[3])
     return mixed ^ (mixed >> np.uint64(33)), usable
-
-
-def _word(content: memoryview, count: int, offset: int, step: int) -> NDArray[np.uint64]:
-    spread: NDArray[Any] = np.ndarray((count,), "<u8", content, offset, (step,))
-    return spread.astype(np.uint64)

@@ -1,11 +1,14 @@
 """Values of a tensor at positions that any other tensor is sampled at, too.
 
 An *octave* is the elements from 2^i up to 2^(i+1). A tensor is sampled in the octave it ends in and
-in the three before that, which is 15 in 16 of its elements, at the same positions of each octave
-whatever the tensor: so that tensors of one length have all samples in common, and those of which
-one is the other's beginning nearly all. The positions of an octave are a Weyl sequence (multiples
-of the golden ratio: Knuth, TAOCP vol. 3, section 6.4, Fibonacci hashing), whose every beginning is
-spread evenly; so few samples and many have the few in common.
+in the three before that, which is 15 in 16 of its elements. The positions in an octave are the same
+for all tensors: those of one length have all samples in common, and those of which one is the
+other's beginning nearly all. The positions are a Weyl sequence (multiples of the golden ratio:
+Knuth, TAOCP vol. 3, section 6.4, Fibonacci hashing), whose every beginning is spread evenly; so few
+samples and many have the few in common.
+
+Example. A tensor of 20 elements ends in the octave 16 to 31. So it is sampled there up to 19, and
+in 8 to 15, 4 to 7 and 2 to 3. One of 24 elements has the samples up to 19 at the same positions.
 
 Stored form of samples::
 
@@ -38,7 +41,7 @@ Conversion = Callable[[Values], Values]
 def positions(count: int, per_octave: int = PER_OCTAVE) -> Positions:
     """Return where tensors of `count` elements, at least COUNT_MIN, are sampled."""
     top = count.bit_length() - 1
-    octaves = [_octave(each, per_octave) for each in range(top, top - OCTAVES, -1)]
+    octaves = [_octave(octave, per_octave) for octave in range(top, top - OCTAVES, -1)]
     octaves[0] = octaves[0][octaves[0] < count]
     picked = np.concatenate(octaves)
     picked.flags.writeable = False
@@ -55,7 +58,7 @@ def _octave(octave: int, per_octave: int) -> Positions:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Some values of a tensor of `count` elements: as many of each octave as that says."""
+    """Some values of a tensor of `count` elements: `per_octave` of each octave."""
 
     dtype: str
     count: int
@@ -79,7 +82,7 @@ class Samples:
         """Decode samples of a tensor of that dtype and count.
 
         Raises:
-            ValueError: they are those of another.
+            ValueError: they are those of another tensor.
         """
         if not stored or not 0 < stored[0] <= PER_OCTAVE or count < COUNT_MIN:
             raise ValueError(f"samples of {len(stored)} bytes for {count} elements")
@@ -93,7 +96,7 @@ class Samples:
         return np.frombuffer(self.values, f"<u{element_of(self.dtype).width}")
 
 
-# -- what values are
+# -- values as numbers
 
 
 def ordinals(values: Values, dtype: str) -> NDArray[np.int64]:
@@ -111,7 +114,7 @@ def ordinals(values: Values, dtype: str) -> NDArray[np.int64]:
 
 
 def _to_bf16(values: Values) -> Values:
-    # To nearest, ties to even, as IEEE 754 has it; what is no number keeps its highest bits.
+    # To nearest, ties to even, as IEEE 754 has it; a NaN keeps its highest bits.
     rounded = (values + (0x7FFF + ((values >> 16) & 1))) >> 16
     nan = (values & 0x7FFFFFFF) > 0x7F800000
     return np.where(nan, values >> 16 | 0x40, rounded).astype("<u2")
@@ -129,7 +132,7 @@ def _converted(source: str, target: str) -> Conversion:
     return convert
 
 
-# What floats are rounded to in practice, and how those are widened again.
+# The dtypes that floats are rounded to in practice, with both conversions.
 CASTS: Final[dict[str, dict[str, tuple[Conversion, Conversion]]]] = {
     "F64": {"F32": (_converted("8", "4"), _converted("4", "8"))},
     "F32": {
@@ -139,11 +142,11 @@ CASTS: Final[dict[str, dict[str, tuple[Conversion, Conversion]]]] = {
 }
 
 
-# -- what values cost
+# -- the cost of values
 
 
 def own_bits(values: Values, dtype: str) -> float:
-    """Return about how many bits per element a tensor takes that has values such as these."""
+    """Return about how many bits per element a tensor of such values takes."""
     element = element_of(dtype)
     if not element.is_float:
         placed = ordinals(values, dtype) if dtype.startswith("I") else values
@@ -152,57 +155,58 @@ def own_bits(values: Values, dtype: str) -> float:
     heads = (values >> mantissa).astype(np.int64)
     seen = int(np.bitwise_or.reduce(values)) & ((1 << mantissa) - 1)
     zeros = mantissa if not seen else (seen & -seen).bit_length() - 1
-    _, found = np.unique(heads, return_counts=True)
-    return _entropy(found) + mantissa - zeros
+    _, counts = np.unique(heads, return_counts=True)
+    return _entropy(counts) + mantissa - zeros
 
 
-def distance(mine: Samples, theirs: Samples) -> float:
+def distance(left: Samples, right: Samples) -> float:
     """Return about how many bits per element the difference of two tensors takes.
 
-    Of what is as far from the start of both. Infinite if they have no sample in common.
+    Elements at the same position are compared. Infinite if there is no sample in common.
     """
-    left, right, weights = _in_common(mine, theirs)
-    if not len(left):
+    left_values, right_values, weights = _in_common(left, right)
+    if not len(left_values):
         return float("inf")
-    return coded_bits(ulps_apart(left, right, mine.dtype), weights)
+    return coded_bits(ulps_apart(left_values, right_values, left.dtype), weights)
 
 
 def ulps_apart(left: Values, right: Values, dtype: str) -> NDArray[np.float64]:
     """Return by how many units in the last place values differ."""
     first, second = ordinals(left, dtype), ordinals(right, dtype)
     # Modulo 2^64, the larger less the smaller is never too large.
-    one, other = first.view(np.uint64), second.view(np.uint64)
-    return np.where(first > second, one - other, other - one).astype(np.float64)
+    a, b = first.view(np.uint64), second.view(np.uint64)
+    return np.where(first > second, a - b, b - a).astype(np.float64)
 
 
-def _in_common(mine: Samples, theirs: Samples) -> tuple[Values, Values, NDArray[np.float64]]:
-    picked = positions(mine.count, mine.per_octave)
-    left, right = mine.array, theirs.array
-    if (mine.count, mine.per_octave) != (theirs.count, theirs.per_octave):
-        other = positions(theirs.count, theirs.per_octave)
-        picked, here, there = np.intersect1d(picked, other, return_indices=True)
-        left, right = left[here], right[there]
+def _in_common(left: Samples, right: Samples) -> tuple[Values, Values, NDArray[np.float64]]:
+    """Return the values that both have samples of, and how many elements each stands for."""
+    picked = positions(left.count, left.per_octave)
+    left_values, right_values = left.array, right.array
+    if (left.count, left.per_octave) != (right.count, right.per_octave):
+        other = positions(right.count, right.per_octave)
+        picked, left_places, right_places = np.intersect1d(picked, other, return_indices=True)
+        left_values, right_values = left_values[left_places], right_values[right_places]
     # An octave's samples stand for its elements, those of the lowest for all before it as well.
     octaves = np.frexp(picked.astype(np.float64))[1]
-    found = np.bincount(octaves)
-    elements = np.exp2(np.arange(len(found)) - 1.0)
+    counts = np.bincount(octaves)
+    elements = np.exp2(np.arange(len(counts)) - 1.0)
     if len(picked):
-        elements[octaves.max()] = min(mine.count, theirs.count) - elements[octaves.max()]
+        elements[octaves.max()] = min(left.count, right.count) - elements[octaves.max()]
         elements[octaves.min()] += np.exp2(octaves.min() - 1.0)
-    return left, right, (elements / np.maximum(found, 1))[octaves]
+    return left_values, right_values, (elements / np.maximum(counts, 1))[octaves]
 
 
 def coded_bits(
     magnitudes: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> float:
-    """Return how many bits signed numbers take on average: those of Elias's gamma code.
+    """Return how many bits signed numbers take on average in Elias's gamma code.
 
-    With its lengths coded at their entropy, which byte planes grouped by exponent come close to.
+    Its lengths count at their entropy, which byte planes grouped by exponent come close to.
     """
     lengths = np.frexp(magnitudes)[1]  # 0 for 0; otherwise as many bits, one of them for the sign
     return _entropy(np.bincount(lengths, weights)) + float(np.average(lengths, weights=weights))
 
 
-def _entropy(found: NDArray[Any]) -> float:
-    shares = found[found > 0] / found.sum()
+def _entropy(counts: NDArray[Any]) -> float:
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())

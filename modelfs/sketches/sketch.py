@@ -1,21 +1,27 @@
 """A tensor's sketch: the few hundred bytes by which its relatives are found.
 
-The content goes by once, in order, and three things are kept of it:
+The content is read once, in order, and three things are kept of it:
 
-*Samples*: values at positions that depend on nothing but the position itself (`samples`). The hash
-of all of them is the tensor's *exact key*, and the hash of what rounding makes of them is the exact
-key of its cast; so it is with what the usual ways to quantise make of them, given the lowest and
-the highest of all values. The values where a transposed tensor has its samples hash to the
-transposed one's.
+*Samples*: values at the same positions in all tensors (`samples`). The hash of all of them is the
+tensor's *exact key*. The hash of the samples rounded to another dtype is the exact key of the cast,
+and that of the samples quantised in the usual ways, by the lowest and the highest of all values, is
+the exact key of the quantised tensor. The values at those positions that a transposed tensor is
+sampled at hash to the exact key of the transposed one.
 
 *Bands*: bits that say which of two sampled values is larger, the winner-take-all hash of Yagnik et
 al., "The Power of Comparative Reasoning" (ICCV 2011), in bands as usual for locality-sensitive
 hashing. If a fine-tune moves weights by a part `t` of their spread, a bit flips with probability
-atan(t) / pi whatever the scale, so that with t = 0.03 five in six bands survive, and of unrelated
-tensors one in a million collides. Comparisons need no exponents: integers have bands, too.
+atan(t) / pi at any scale, so that with t = 0.03 five in six bands survive, and of unrelated tensors
+one in a million collides. Comparisons need no exponents: integers have bands, too.
 
-*Rows*: the rows with the smallest hashes (`rows`), for what two tensors have in common elsewhere
-than at their start.
+*Rows*: the rows with the smallest hashes (`rows`), for tensors with common rows at other places
+than their start.
+
+Example. Of a base in F32, its cast to BF16 and a fine-tune of it, sketches have in common::
+
+    base and cast       the exact key of the cast: among `exact` of the base, first of the cast's
+    base and fine-tune  most bands; the distance of their samples is about the bits of a delta
+    cast and fine-tune  nothing: bands are those of one dtype
 """
 
 import math
@@ -73,20 +79,20 @@ KEPT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """What is known of a tensor once its content went by. All keys are 64-bit hashes.
+    """The sketch of a tensor. All keys are 64-bit hashes.
 
     Attributes:
         dtype: of the tensor, as in its row.
         count: of scalars: a complex number is two, and where dtypes are packed bytes are counted.
         exact: dtype and exact key of this tensor itself, then of its casts to narrower dtypes
-            and of what it is usually quantised to; none if all samples are the same.
+            and of its usual quantisations; none if all samples are the same.
         widened: the narrower dtypes whose every sampled value, widened, is this tensor's.
         transposed: the exact key of this tensor with its last two axes swapped; None without them.
         bands: those of the tensor's longest power-of-two prefix, then those of half of it.
         samples: some of the sampled values, for `samples.distance`; None in small tensors.
         rows: key and byte offset in the tensor of the rows with the smallest hashes, smallest
-            first; of a vector, of its windows. All are worth looking up, and
-        listed: as many of them are worth being listed.
+            first; of a vector, of its windows. All are worth a look-up.
+        listed: how many of the rows are worth their room in the index.
         bits: about how many bits per scalar the tensor takes by itself, in byte planes.
     """
 
@@ -102,9 +108,12 @@ class Sketch:
     bits: float
 
     def bits_from(self, source: Samples) -> float:
-        """Return how many it takes about with a source of such samples, of the same dtype.
+        """Return about how many bits per scalar the tensor takes as a delta to a source.
 
-        What lies beyond the end of a shorter source is as it is by itself.
+        Elements beyond the end of a shorter source count as they do without it.
+
+        Args:
+            source: the samples of a tensor of the same dtype.
         """
         if self.samples is None:
             return self.bits
@@ -113,10 +122,10 @@ class Sketch:
 
 
 class Sampler:
-    """Takes the sketch of one tensor from its content, as it goes by."""
+    """Makes the sketch of one tensor from its content, which is fed in order."""
 
     def __init__(self, dtype: str, shape: tuple[int, ...], size: int) -> None:
-        """Begin; a shape that does not say `size` bytes is passed over."""
+        """Begin the sketch of a tensor of `size` bytes; a shape of another size is ignored."""
         self._dtype = dtype
         self._size = size
         self._width = element_of(dtype).width
@@ -130,12 +139,12 @@ class Sampler:
         self._values: Values = np.empty(len(picked), f"<u{self._width}")
         self._extremes = quantise.Extremes() if dtype == quantise.SOURCE else None
         self._at = 0
-        self._begun = b""  # of an element of which the rest is still to come
+        self._begun = b""  # of an element whose rest is still to come
 
     def feed(self, offset: int, content: bytes) -> None:
-        """Take the next bytes of the tensor; cuts may lie anywhere.
+        """Read the next bytes of the tensor; cuts may lie anywhere.
 
-        `offset` is relative to the tensor's start. After a gap nothing more is looked at.
+        `offset` is relative to the tensor's start. Bytes behind a gap are ignored.
         """
         if offset != self._at or self._size < SIZE_MIN:
             return
@@ -158,27 +167,31 @@ class Sampler:
             return None
         values, swapped = np.split(self._values, [len(self._here)])
         kept = next(kept for below, kept in KEPT if self._size < below)
-        rounded = self._rounded(values)
-        exact = [(self._dtype, values), *(rounded if kept.samples else ())]
+        casts = CASTS.get(self._dtype, {})
+        rounded = {dtype: narrow(values) for dtype, (narrow, _) in casts.items()}
+        exact = [(self._dtype, values), *(rounded.items() if kept.samples else ())]
         exact += self._quantised(values, kept.schemes)
-        # Constant tensors are told by themselves, and would all be found by one another.
+        # Constant tensors need no base, and would all be candidates for each other.
         exact = exact if (values != values[0]).any() else []
+        samples = None
+        if kept.samples:
+            samples = Samples.thinned(self._dtype, self._count, values, kept.samples)
         return Sketch(
             self._dtype,
             self._count,
-            tuple((dtype, self._exact(dtype, each)) for dtype, each in exact),
-            tuple(dtype for dtype, each in rounded if self._is_widened(dtype, each, values)),
+            tuple((dtype, self._exact(dtype, numbers)) for dtype, numbers in exact),
+            tuple(
+                dtype
+                for dtype, (_, widen) in casts.items()
+                if np.array_equal(widen(rounded[dtype]), values)
+            ),
             self._exact(self._dtype, swapped) if exact and len(swapped) else None,
             tuple(_bands(values, self._dtype, self._count))[: kept.bands],
-            self._samples(values, kept.samples),
+            samples,
             tuple(self._rows.smallest()),
             kept.rows,
             own_bits(values, self._dtype),
         )
-
-    def _rounded(self, values: Values) -> list[tuple[str, Values]]:
-        casts = CASTS.get(self._dtype, {})
-        return [(dtype, narrow(values)) for dtype, (narrow, _) in casts.items()]
 
     def _quantised(self, values: Values, schemes: int) -> Iterator[tuple[str, Values]]:
         if self._extremes is None:
@@ -188,34 +201,25 @@ class Sampler:
             if (numbers != numbers[0]).any():
                 yield parameters.dtype, numbers
 
-    def _is_widened(self, dtype: str, rounded: Values, values: Values) -> bool:
-        _, widen = CASTS[self._dtype][dtype]
-        return np.array_equal(widen(rounded), values)
-
-    def _samples(self, values: Values, per_octave: int) -> Samples | None:
-        if not per_octave:
-            return None
-        return Samples.thinned(self._dtype, self._count, values, per_octave)
-
     def _exact(self, dtype: str, values: Values) -> int:
         head = f"{dtype} {self._count} ".encode()
         return xxhash.xxh3_64_intdigest(head + values.tobytes())
 
 
 def _swapped(picked: Positions, shape: tuple[int, ...], count: int) -> Positions:
-    """Return where a tensor has what is at `picked` once its last axes are swapped."""
+    """Return the positions in a tensor of those in `picked` of its transpose."""
     if len(shape) < 2 or math.prod(shape) != count or min(shape[-2:]) < 2:
         return np.empty(0, np.int64)
     rows, columns = shape[-2:]
     before, within = np.divmod(picked, rows * columns)
     column, row = np.divmod(within, rows)
-    where: Positions = before * (rows * columns) + row * columns + column
-    return where
+    positions_before: Positions = before * (rows * columns) + row * columns + column
+    return positions_before
 
 
 def _bands(values: Values, dtype: str, count: int) -> Iterator[int]:
     placed = ordinals(values, dtype)
-    octaves = [placed[-at * PER_OCTAVE :][:PER_OCTAVE] for at in (3, 2, 1)]
+    octaves = [placed[-number * PER_OCTAVE :][:PER_OCTAVE] for number in (3, 2, 1)]
     top = count.bit_length() - 1
     for number in range(BANDS):
         yield from _band(f"{dtype} {top} {number}", octaves[0], octaves[1], number)
