@@ -15,9 +15,9 @@ from modelfs.errors import CorruptIndex, CorruptPack, NotFound
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging import Staging
+from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import NEXT_PACK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import PackId, Table, number_of
 from modelfs.store.packs.pack import PACK_SIZE, Packs, Tail
 

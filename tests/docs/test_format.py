@@ -16,7 +16,8 @@ from modelfs.codecs import DERIVATIONS
 from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.store.index import counters
-from modelfs.store.index.records import FORMAT_VERSION, ChunkKind, SketchKind
+from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.records import FORMAT_VERSION, SketchKind
 from modelfs.store.index.tables import Table
 from tools.docs.man import FORMAT
 

@@ -15,13 +15,12 @@ from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.jobs.check.decode import DECODERS
 from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
+from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.records import (
-    Chunk,
     Dentry,
     Extent,
     Inode,
     Listed,
-    PackRow,
     StagedWindow,
     Superblock,
     TensorRow,

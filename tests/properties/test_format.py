@@ -26,8 +26,9 @@ from modelfs.jobs.repair.run import repair
 from modelfs.store.chunks import writer
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, ChunkKind, SketchKind
+from modelfs.store.index.records import FORMAT_VERSION, SketchKind
 from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number_key, relative_key
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive

@@ -7,7 +7,7 @@ import xxhash
 from modelfs.codecs.base import CodecId
 from modelfs.store.chunks.lineage import DEPTH
 from modelfs.store.chunks.recipe import Recipe, SourceRun
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_of
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain

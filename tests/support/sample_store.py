@@ -8,7 +8,8 @@ from modelfs.jobs.check.fsck import Finding, check
 from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import Chunk, Dentry, Extent, Inode, PackRow
+from modelfs.store.index.chunk_records import Chunk, PackRow
+from modelfs.store.index.records import Dentry, Extent, Inode
 from modelfs.store.index.tables import (
     ROOT,
     ChunkId,

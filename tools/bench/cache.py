@@ -33,7 +33,7 @@ from modelfs.store.chunks.eviction import POLICIES
 from modelfs.store.create import create_store
 from modelfs.store.files.namespace import Owner
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all, optimize

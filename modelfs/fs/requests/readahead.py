@@ -31,7 +31,7 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.handles import ReadAheadState
 from modelfs.fs.requests.boundary import silent
 from modelfs.store.files.content import ChunkRun, Contents, ReadRun
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import InodeNumber
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.decode import decode_hash, decode_mark, decode_trim
 from modelfs.jobs.check.view import CheckView, Finding, Severity
-from modelfs.store.index.records import UNKNOWN, Chunk, ChunkKind, Extent
+from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
+from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, ChunkId, InodeNumber, Table, number_key
 
 

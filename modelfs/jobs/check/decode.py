@@ -11,15 +11,13 @@ from modelfs.errors import CorruptIndex
 from modelfs.store.files.namespace import NAME_MAX
 from modelfs.store.files.writes import SIZE_MAX
 from modelfs.store.folder import SUPERBLOCK
+from modelfs.store.index.chunk_records import OFFSET_END, Chunk, PackRow
 from modelfs.store.index.counters import counter_of
 from modelfs.store.index.records import (
-    OFFSET_END,
-    Chunk,
     Dentry,
     Extent,
     Inode,
     Listed,
-    PackRow,
     SketchKind,
     StagedWindow,
     Superblock,

@@ -11,7 +11,7 @@ from modelfs.errors import CorruptChunk
 from modelfs.jobs.check.decode import decode_mark
 from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.chunks.lineage import CHAIN_MAX
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_key, pair_key
 
 ENDLESS: Final = 1 << 62  # as the length of a chain

@@ -8,7 +8,7 @@ from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.jobs.check.chunks import form_problem
 from modelfs.jobs.check.lineage import recipe_problem
 from modelfs.jobs.check.view import CheckView, Finding, Severity
-from modelfs.store.index.records import Chunk, ChunkKind, PackRow
+from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE, Entry
 

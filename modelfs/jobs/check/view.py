@@ -25,9 +25,10 @@ from modelfs.jobs.check.decode import (
     decode_trim,
     decode_window,
 )
+from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import chunk_counts
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Chunk, Extent, Inode, PackRow
+from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,

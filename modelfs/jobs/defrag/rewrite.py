@@ -13,7 +13,7 @@ from typing import Final
 from modelfs.jobs.defrag.order import DefragPlan, Fragmentation, measure, plan
 from modelfs.jobs.defrag.usage import read_usage
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.index.records import Chunk
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 

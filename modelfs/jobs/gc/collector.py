@@ -21,9 +21,9 @@ from typing import Final, Protocol
 
 from modelfs.errors import CorruptPack
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
+from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
 from modelfs.store.index.index import KEY_END
-from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from modelfs.store.chunks.lineage import Lineage
 from modelfs.store.chunks.table import ChunkTable
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId
 
 Records = Mapping[ChunkId, Chunk | None]  # None: the chunk is missing

@@ -7,7 +7,7 @@ from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import BatchResult
 from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.jobs.steps import slices
-from modelfs.store.index.records import Chunk
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 

@@ -9,7 +9,8 @@ from modelfs.codecs.elements import Element
 from modelfs.jobs.optimize.forms import Form
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.index.records import Chunk, ChunkKind, TensorRow
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
+from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import ChunkId, InodeNumber
 
 NO_FILE: Final = InodeNumber(0)

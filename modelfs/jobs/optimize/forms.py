@@ -20,7 +20,7 @@ from modelfs.codecs.elements import Element
 from modelfs.codecs.factored import Grid
 from modelfs.codecs.smallest import encode_tensor
 from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId
 
 # A derived form has to save this many bytes against a standalone one: about the size of the rows

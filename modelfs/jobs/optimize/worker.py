@@ -56,7 +56,7 @@ from modelfs.sketches.sketch import Sampler, Sketch
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.files.tensor_view import TensorView
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.packs.pack import eio_as_corruption
 from modelfs.store.store import Store

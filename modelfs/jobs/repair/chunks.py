@@ -30,8 +30,8 @@ from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.pack_rows import repair_pack_rows
 from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind, PackRow
 from modelfs.store.index.counters import NEXT_PACK
-from modelfs.store.index.records import UNKNOWN, Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of, pair_key
 from modelfs.store.packs.segment import Entry
 

@@ -10,8 +10,9 @@ from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.decode import DECODERS
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.quarantine import Quarantine
+from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE
-from modelfs.store.index.records import UNKNOWN, Chunk, ChunkKind, Extent, Inode
+from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     ChunkId,
     InodeNumber,

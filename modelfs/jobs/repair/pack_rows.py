@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.pack_files import PackState
-from modelfs.store.index.records import PackRow
+from modelfs.store.index.chunk_records import PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import pack_name
 

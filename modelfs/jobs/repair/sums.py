@@ -11,8 +11,9 @@ from typing import Final
 from modelfs.jobs.check.rows import COUNTERS, counted_totals
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.context import RepairContext
+from modelfs.store.index.chunk_records import UNKNOWN, Chunk
 from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import UNKNOWN, Chunk, Inode
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.errors import CorruptChunk, CorruptPack
+from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import (
     SCRUB_BYTES,
     SCRUB_CHUNKS,
@@ -36,7 +37,6 @@ from modelfs.store.index.counters import (
     SCRUB_RATE,
     SCRUB_STARTED,
 )
-from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of, prefix_end
 from modelfs.store.packs.pack import SegmentTable
 from modelfs.store.packs.segment import PAGE

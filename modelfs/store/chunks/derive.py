@@ -18,7 +18,7 @@ from modelfs.codecs.base import Bytes, CodecId
 from modelfs.errors import CorruptChunk
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.chunks.transposed import TransposedParts
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId
 
 # Source chunks kept in memory while one chunk is gathered: its runs may alternate between them.

@@ -19,8 +19,8 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from modelfs.codecs.base import CodecId
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import ChunkId, Table, pair_key, pair_of
 
 # Derivations between a chunk and stored bytes, of whatever kind.

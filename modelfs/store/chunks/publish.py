@@ -19,9 +19,9 @@ from typing import Final
 
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import WriteResult
+from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk, PackRow
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.packs.pack import Packs
 

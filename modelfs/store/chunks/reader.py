@@ -33,7 +33,7 @@ from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.transposed import TransposedParts
 from modelfs.store.chunks.verified import Place, VerifiedPlaces
 from modelfs.store.disk.descriptors import read_into
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.packs.pack import Packs, eio_as_corruption
 

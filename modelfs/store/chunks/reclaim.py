@@ -14,8 +14,8 @@ from typing import Final
 
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.table import ChunkTable
+from modelfs.store.index.chunk_records import PackRow
 from modelfs.store.index.index import KEY_END, Index
-from modelfs.store.index.records import PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import Packs
 

@@ -18,9 +18,9 @@ import xxhash
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.chunks.lineage import Lineage
+from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from modelfs.codecs import transpose
 from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.recipe import Recipe, SourceRun
-from modelfs.store.index.records import Chunk
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 
 # Chunks whose tensor and offset are remembered. Each takes the memory of its recipe, which is 2 KiB

@@ -24,7 +24,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.table import ChunkTable
-from modelfs.store.index.records import Chunk, ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs.pack import Packs, Tail
 from modelfs.store.packs.segment import Segment

@@ -22,7 +22,8 @@ from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
 from modelfs.store.files.staging import Staging
-from modelfs.store.index.records import Chunk, ChunkKind, Extent, Inode
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
+from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from modelfs.store.packs.pack import Packs
 

@@ -20,8 +20,9 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.files.filemap import FileMaps
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk, ChunkKind, Extent
+from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber, Table
 
 # A section ends after so many bytes, or after so many extents if these end earlier.

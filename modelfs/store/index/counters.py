@@ -32,8 +32,8 @@ scrub.damaged. CHUNK        the place of a chunk found damaged: pack << 32 | off
 from typing import Final
 
 from modelfs.errors import CorruptIndex
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk
 from modelfs.store.index.tables import Table
 
 NEXT_INODE: Final = b"next.inode"

@@ -30,7 +30,7 @@ import xxhash
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store.disk.descriptors import IOV_MAX
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId
 
 SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks at which a segment is written

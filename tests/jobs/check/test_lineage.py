@@ -9,7 +9,7 @@ from modelfs.jobs.check.fsck import Severity, check
 from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.chunks.lineage import CHAIN_MAX
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_key, number_of, pair_key
 from tests.jobs.scrub.test_scrubber import scrub
 from tests.support.derived_chunks import chunk_at, derive, held

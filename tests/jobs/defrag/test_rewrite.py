@@ -26,7 +26,8 @@ from modelfs.jobs.steps import Work
 from modelfs.store.disk.descriptors import write_at
 from modelfs.store.disk.space import Room, Space
 from modelfs.store.index import index as index_module
-from modelfs.store.index.records import ChunkKind, Extent
+from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, pair_of
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.store import Store

@@ -6,7 +6,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.factored import Grid
 from modelfs.jobs.optimize import forms
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 
 CONTENT = bytes(range(256)) * 16
 

@@ -13,8 +13,9 @@ from modelfs.jobs.repair import run as repair_module
 from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import ChunkKind, Extent, StagedWindow
+from modelfs.store.index.records import Extent, StagedWindow
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import (

@@ -9,7 +9,7 @@ from modelfs.errors import CorruptChunk
 from modelfs.jobs.check.fsck import check, fsck
 from modelfs.jobs.repair.run import repair
 from modelfs.store.chunks.lineage import CHAIN_MAX
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, PackId, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.jobs.check.test_lineage import Kin, change

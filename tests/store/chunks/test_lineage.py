@@ -16,8 +16,8 @@ from modelfs.store.chunks import lineage as lineage_module
 from modelfs.store.chunks import publish, reclaim
 from modelfs.store.chunks.lineage import CHAIN_MAX, Depth, Lineage, deepest
 from modelfs.store.chunks.writer import WriteResult
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Chunk, ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, number_key
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive, held

@@ -16,7 +16,8 @@ from modelfs.codecs.zstd import Zstd
 from modelfs.errors import CorruptChunk
 from modelfs.jobs.check.fsck import check
 from modelfs.store.chunks.recipe import Recipe, SourceRun
-from modelfs.store.index.records import Chunk, ChunkKind, Extent
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
+from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain

@@ -7,7 +7,8 @@ import pytest
 from modelfs.codecs.base import CodecId
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter
-from modelfs.store.index.records import ChunkKind, Extent
+from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs import segment as segment_module

@@ -1,6 +1,5 @@
 """The records of the index: round trips, junk, and pinned bytes."""
 
-import dataclasses
 import stat
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +11,13 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
+from modelfs.store.index.chunk_records import OFFSET_END, Chunk, ChunkKind, PackRow
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import (
-    OFFSET_END,
-    Chunk,
-    ChunkKind,
     Dentry,
     Extent,
     Inode,
     Listed,
-    PackRow,
     StagedWindow,
     Superblock,
     TensorRow,
@@ -216,27 +212,8 @@ def test_old_stores_stay_readable(kind: str) -> None:
     assert EXAMPLES[kind].to_bytes() == golden
 
 
-def test_chunks_of_format_1_stay_readable() -> None:
-    """Records of format 1, without dependants and content checksum, are still read."""
-    as_then = dataclasses.replace(
-        EXAMPLES["chunk"], dependants=0, content_checksum=0, optimized=False, element=0
-    )
-    for name, record in (("chunk", as_then), ("lost", as_then.as_lost())):
-        golden = (STORE_GOLDEN / f"{name}.record").read_bytes()
-        assert Chunk.from_bytes(golden) == record
-        assert record.to_bytes() == golden + bytes(8)
-
-
-def test_numbers_never_assigned_are_damage() -> None:
-    """An unknown kind, codec or format is refused."""
-    chunk = EXAMPLES["chunk"].to_bytes()
-    for value in (
-        b"\x09" + chunk[1:],
-        chunk[:1] + b"\x09" + chunk[2:],
-        chunk[:2] + b"\2" + chunk[3:],
-    ):
-        with pytest.raises(CorruptIndex):
-            Chunk.from_bytes(value)
+def test_formats_never_assigned_are_damage() -> None:
+    """An unknown format is refused."""
     inode = bytearray(EXAMPLES["inode"].to_bytes())
     inode[64] = 99
     with pytest.raises(CorruptIndex):
@@ -296,13 +273,3 @@ def test_keys_of_a_file_are_together() -> None:
     """A tensor's key has the file, the start, and the ordinal among tensors there."""
     assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
     assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
-
-
-def test_a_lost_chunk_is_stored_as_ever() -> None:
-    """The record of a lost chunk has no place, but all fields that identify a good copy."""
-    chunk = EXAMPLES["chunk"]
-    lost = chunk.as_lost()
-    assert lost.to_bytes() == (STORE_GOLDEN / f"{NEWEST['lost']}.record").read_bytes()
-    assert (lost.size, lost.checksum, lost.digest) == (chunk.size, chunk.checksum, chunk.digest)
-    assert (lost.dependants, lost.content_checksum) == (chunk.dependants, chunk.content_checksum)
-    assert (lost.is_lost, lost.form, chunk.is_lost) == (True, "lost", False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store.disk.descriptors import IOV_MAX
-from modelfs.store.index.records import ChunkKind
+from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs import segment as segment_module

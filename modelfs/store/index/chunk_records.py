@@ -1,0 +1,184 @@
+"""The records of chunks and packs: fixed little-endian layouts, as in `records`.
+
+Decoding validates: a record that comes back is one that could have been written, anything else
+raises `CorruptIndex`.
+"""
+
+import dataclasses
+import enum
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptIndex
+from modelfs.store.index.tables import PackId
+
+# Above every offset in a file of the disk, and every number that was ever handed out.
+OFFSET_END: Final = 1 << 62
+# The digest of a lost chunk of which not even that is known.
+UNKNOWN: Final = bytes(16)
+
+
+class ChunkKind(enum.IntEnum):
+    """How a chunk's bytes are come by. Stored: never renumber."""
+
+    PLAIN = 0
+    CODED = 1
+    LOST = 2  # its stored bytes are gone: reads fail until a good copy comes
+    DERIVED = 3  # from other chunks: what is stored is a `Recipe`
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Where a chunk's bytes are, how to read them, and how much points to it.
+
+    A lost chunk lies in no pack: its pack, offset and stored are zero. Size, codec, checksum and
+    digest are still those of its content, by which a good copy is known and comes to be stored as
+    it was. If even those were lost, the digest is zero, no row of the hashes leads to the chunk,
+    and it only keeps what uses it from being read as anything.
+
+    A chunk is alive while extents or other chunks' recipes need it. One that only recipes need is
+    *base-only*: it stays until those chunks are re-encoded without it.
+
+    Value layout, 80 bytes (format 1: the first 72)::
+
+        offset  type      field
+        0       u8        kind              `ChunkKind`
+        1       u8        codec             `CodecId` of the stored bytes, or of the derivation
+        2       u8        optimized         1: the optimizer has looked for its smallest form
+        3       u8        element           code of the `Element` it was optimized as, or 0
+        4       u32       size              bytes after decoding
+        8       u64       pack
+        16      u64       offset            of the stored bytes, from the start of the pack
+        24      u32       stored            bytes in the pack
+        28      u32       refs              extents that point here
+        32      u64       ref_bytes         sum of those extents' lengths
+        40      u64       checksum          XXH3-64 of the stored bytes
+        48      bytes 16  digest            XXH3-128 of the decoded bytes, the store's seed
+        64      u32       dependants        chunks that derive from it
+        68      -         zero
+        72      u64       content_checksum  XXH3-64 of the decoded bytes; 0: not known
+    """
+
+    kind: ChunkKind
+    codec: CodecId
+    size: int
+    pack: PackId
+    offset: int
+    stored: int
+    refs: int
+    ref_bytes: int
+    checksum: int
+    digest: bytes
+    dependants: int = 0
+    content_checksum: int = 0
+    optimized: bool = False
+    element: int = 0
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BBBBIQQIIQQ16sI4xQ")
+    LENGTH_1: ClassVar[int] = 72
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(
+            self.kind,
+            self.codec,
+            self.optimized,
+            self.element,
+            self.size,
+            self.pack,
+            self.offset,
+            self.stored,
+            self.refs,
+            self.ref_bytes,
+            self.checksum,
+            self.digest,
+            self.dependants,
+            self.content_checksum,
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Decode an index value.
+
+        Raises:
+            CorruptIndex: wrong length, or a kind or codec number that was never assigned.
+        """
+        full = value + bytes(8) if len(value) == cls.LENGTH_1 else value
+        try:
+            kind, codec, optimized, element, *rest = cls.LAYOUT.unpack(full)
+            size, pack, offset, stored, *counts = rest
+            refs, ref_bytes, checksum, digest, dependants, content_checksum = counts
+            record = cls(
+                ChunkKind(kind),
+                CodecId(codec),
+                size,
+                PackId(pack),
+                offset,
+                stored,
+                refs,
+                ref_bytes,
+                checksum,
+                digest,
+                dependants,
+                content_checksum,
+                optimized == 1,
+                element,
+            )
+        except (struct.error, ValueError) as exc:
+            raise CorruptIndex(f"chunk {value.hex()}: {exc}") from exc
+        if offset >= OFFSET_END or optimized > 1:
+            raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
+        return record
+
+    @property
+    def form(self) -> str:
+        """The name under which `stats` counts it."""
+        plain = self.kind in (ChunkKind.PLAIN, ChunkKind.LOST)
+        return self.kind.name.lower() if plain else self.codec.name.lower()
+
+    @property
+    def alive(self) -> bool:
+        return self.refs > 0 or self.dependants > 0
+
+    @property
+    def base_only(self) -> bool:
+        """Whether only other chunks' recipes need it."""
+        return not self.refs and self.dependants > 0
+
+    @property
+    def place(self) -> tuple[PackId, int]:
+        """Where the stored bytes are: the pack, and the offset in it. No two chunks share it."""
+        return self.pack, self.offset
+
+    @property
+    def is_lost(self) -> bool:
+        return self.kind is ChunkKind.LOST
+
+    def as_lost(self) -> Self:
+        """Return the record that is left when the stored bytes are gone."""
+        return dataclasses.replace(self, kind=ChunkKind.LOST, pack=PackId(0), offset=0, stored=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PackRow:
+    """What the index vouches for in a pack.
+
+    Value layout, 24 bytes: u64 stop (bytes of the file that are durable and accounted for),
+    u64 live (stored bytes of chunks in it), u64 zero.
+    """
+
+    stop: int
+    live: int
+
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQ8x")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(self.stop, self.live)
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        try:
+            return cls(*cls.LAYOUT.unpack(value))
+        except struct.error as exc:
+            raise CorruptIndex(f"pack row {value.hex()}: {exc}") from exc
