@@ -12,18 +12,10 @@ from modelfs.errors import NotAStore
 from modelfs.formats.layout import Format
 from modelfs.store.disk.descriptors import sync_folder
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.folder import (
-    FORMAT_FILE,
-    FORMAT_TEXT,
-    INDEX,
-    LOCK_FILE,
-    PACKS,
-    STAGING,
-    SUPERBLOCK,
-)
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, INDEX, LOCK_FILE, PACKS, STAGING
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, Inode, Superblock
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Inode, Superblock
 from modelfs.store.index.tables import ROOT, Table
 
 CHUNK_SIZE: Final = 1 << 20

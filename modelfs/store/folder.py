@@ -28,7 +28,7 @@ from modelfs.errors import (
 from modelfs.store.disk.descriptors import sync_folder
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, Superblock
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 
 INDEX: Final = "index"
@@ -39,7 +39,6 @@ CONTROL_SOCKET: Final = "control.sock"
 FORMAT_FILE: Final = "FORMAT"
 FORMAT_NEW: Final = "FORMAT.new"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
-SUPERBLOCK: Final = b"superblock"
 
 # Every file of a mount answers this attribute with the path of its store.
 STORE_ATTRIBUTE: Final = "user.modelfs.store"

@@ -13,9 +13,9 @@ from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import element_of
 from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
-from modelfs.jobs.check.decode import DECODERS
 from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
 from modelfs.store.index.chunk_records import Chunk, PackRow
+from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.records import (
     Dentry,
     Extent,

@@ -20,13 +20,13 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
-from modelfs.jobs.check.decode import DECODERS
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.run import repair
 from modelfs.store.chunks import writer
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
 from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SketchKind
 from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number_key, relative_key

@@ -22,10 +22,10 @@ from modelfs.jobs.check.fsck import check
 from modelfs.store import create as making
 from modelfs.store.create import create_store
 from modelfs.store.disk.calls import run_here
-from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, SUPERBLOCK
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import ROOT, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store

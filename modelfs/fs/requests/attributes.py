@@ -8,8 +8,7 @@ from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
 
 from modelfs.store.disk.space import Room
 from modelfs.store.files.attributes import Change
-from modelfs.store.files.namespace import NAME_MAX
-from modelfs.store.index.records import Inode
+from modelfs.store.index.records import NAME_MAX, Inode
 
 # How long the kernel may cache names and attributes, in seconds. Files change through the kernel
 # only, so its caches are never out of date.

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.check.decode import decode_hash, decode_mark, decode_trim
 from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
+from modelfs.store.index.decoders import decode_hash, decode_mark, decode_number
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, ChunkId, InodeNumber, Table, number_key
 
@@ -44,7 +44,7 @@ class _File:
         self.is_regular = (node is not None and stat.S_ISREG(node.mode)) or not readable
         cut_unknown = key in view.broken[Table.TRIMS]
         self._size = KEY_MAX if node is None or cut_unknown else node.size
-        trim = view.find(Table.TRIMS, key, decode_trim)
+        trim = view.find(Table.TRIMS, key, decode_number)
         self._visible = KEY_MAX if trim is None else trim
 
     def problem(self, extent: Extent) -> tuple[str, str] | None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.errors import CorruptChunk
-from modelfs.jobs.check.decode import decode_mark
 from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
+from modelfs.store.index.decoders import decode_mark
 from modelfs.store.index.tables import ChunkId, Table, number_key, pair_key
 
 ENDLESS: Final = 1 << 62  # as the length of a chain

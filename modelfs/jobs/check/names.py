@@ -4,17 +4,10 @@ import os
 import stat
 from collections.abc import Iterator
 
-from modelfs.jobs.check.decode import (
-    decode_dentry,
-    decode_listed,
-    decode_mark,
-    decode_parent,
-    decode_symlink,
-)
 from modelfs.jobs.check.view import CheckView, Finding
-from modelfs.store.files.namespace import FIRST_COOKIE
 from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import Dentry, Inode, Listed
+from modelfs.store.index.decoders import decode_mark, decode_parent, decode_symlink
+from modelfs.store.index.records import FIRST_COOKIE, Dentry, Inode, Listed
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,
@@ -32,13 +25,13 @@ from modelfs.store.index.tables import (
 def names_agree(view: CheckView) -> Iterator[Finding]:
     """A name is three rows, which say the same."""
     reported: set[bytes] = set()  # lines, by their key
-    for key, dentry in view.rows(Table.DENTRIES, decode_dentry):
+    for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder, name = number_of(key), key[8:]
         line = pair_key(folder, dentry.cookie)
         if (problem := _disagreement(view, folder, name, dentry)) is not None:
             reported.add(line)
             yield _name_finding(view, folder, name, dentry.inode, problem)
-    for key, listed in view.rows(Table.LISTING, decode_listed):
+    for key, listed in view.rows(Table.LISTING, Listed.from_row):
         folder, cookie = pair_of(key)
         wanted = Dentry(listed.inode, cookie).to_bytes()
         if key not in reported and _differs(
@@ -89,7 +82,7 @@ def _join(view: CheckView, folder: int, name: bytes) -> bytes:
 
 def names_lead_somewhere(view: CheckView) -> Iterator[Finding]:
     """A name's inode exists, and so does the directory it is in."""
-    for key, dentry in view.rows(Table.DENTRIES, decode_dentry):
+    for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder = number_of(key)
         if not view.has(Table.INODES, number_key(dentry.inode)):
             path = _join(view, folder, key[8:])
@@ -114,7 +107,7 @@ def cookies_are_unique(view: CheckView) -> Iterator[Finding]:
     readable = NEXT_COOKIE not in view.broken[Table.META]
     following = max(FIRST_COOKIE, view.store.counters.get(NEXT_COOKIE)) if readable else KEY_MAX
     seen: set[int] = set()
-    for key, listed in view.rows(Table.LISTING, decode_listed):
+    for key, listed in view.rows(Table.LISTING, Listed.from_row):
         folder, cookie = pair_of(key)
         problem = None
         if cookie in seen:

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.jobs.check.decode import DECODERS, decode_meta, decode_window
 from modelfs.jobs.check.view import CheckView, Finding, Severity
 from modelfs.store.files.staged_file import WINDOW, window_name
-from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
     BASE_ONLY_CHUNKS,
@@ -22,7 +20,8 @@ from modelfs.store.index.counters import (
     NEXT_PACK,
     SHARED,
 )
-from modelfs.store.index.records import FORMAT_VERSION, StagedWindow
+from modelfs.store.index.decoders import DECODERS, decode_meta
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,
@@ -129,7 +128,7 @@ def _ownership_problem(view: CheckView, inode: int, *, regular: bool) -> str | N
 
 def windows_are_there(view: CheckView) -> Iterator[Finding]:
     """A staged window's file is there, and holds the ranges that are said to be durable."""
-    for key, row in view.rows(Table.STAGED, decode_window):
+    for key, row in view.rows(Table.STAGED, StagedWindow.from_row):
         inode, number = pair_of(key)
         problem = _window_problem(view, inode, number, row)
         if problem is not None and view.is_current(Table.STAGED, key):

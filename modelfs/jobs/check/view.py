@@ -15,20 +15,11 @@ from operator import itemgetter
 from typing import Any, Self, TypeVar
 
 from modelfs.errors import CorruptData
-from modelfs.jobs.check.decode import (
-    decode_chunk,
-    decode_extent,
-    decode_inode,
-    decode_link,
-    decode_pack,
-    decode_tensor,
-    decode_trim,
-    decode_window,
-)
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import chunk_counts
+from modelfs.store.index.decoders import decode_link, decode_number
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, Inode
+from modelfs.store.index.records import Extent, Inode, StagedWindow, TensorRow
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,
@@ -164,28 +155,28 @@ class CheckView:
                 yield key, decode(key, value)
 
     def inodes(self) -> Iterator[Inode]:
-        return (node for _, node in self.rows(Table.INODES, decode_inode))
+        return (node for _, node in self.rows(Table.INODES, Inode.from_row))
 
     def chunks(self) -> Iterator[tuple[ChunkId, Chunk]]:
-        for key, record in self.rows(Table.CHUNKS, decode_chunk):
+        for key, record in self.rows(Table.CHUNKS, Chunk.from_row):
             yield ChunkId(number_of(key)), record
 
     def extents(self) -> Iterator[tuple[InodeNumber, Extent]]:
-        for key, extent in self.rows(Table.EXTENTS, decode_extent):
+        for key, extent in self.rows(Table.EXTENTS, Extent.from_row):
             yield InodeNumber(number_of(key)), extent
 
     def packs(self) -> Iterator[tuple[int, PackRow]]:
-        for key, row in self.rows(Table.PACKS, decode_pack):
+        for key, row in self.rows(Table.PACKS, PackRow.from_row):
             yield number_of(key), row
 
     def has(self, table: Table, key: bytes) -> bool:
         return self.index.get(table, key) is not None
 
     def inode(self, inode: int) -> Inode | None:
-        return self.find(Table.INODES, number_key(inode), decode_inode)
+        return self.find(Table.INODES, number_key(inode), Inode.from_row)
 
     def chunk(self, chunk: int) -> Chunk | None:
-        return self.find(Table.CHUNKS, number_key(chunk), decode_chunk)
+        return self.find(Table.CHUNKS, number_key(chunk), Chunk.from_row)
 
     def find(
         self, table: Table, key: bytes, decode: Callable[[bytes, bytes], Record]
@@ -263,7 +254,7 @@ class CheckView:
         mapped = {inode: [(each.start, each.stop) for _, each in group] for inode, group in rows}
         for node in self.inodes():
             if stat.S_ISREG(node.mode) and node.nlink:
-                trim = self.find(Table.TRIMS, number_key(node.inode), decode_trim)
+                trim = self.find(Table.TRIMS, number_key(node.inode), decode_number)
                 filled = RangeSet(mapped.get(node.inode, []))
                 for low, high in self._staged(node.inode):
                     filled.add(low, high)
@@ -278,7 +269,7 @@ class CheckView:
         keys = pair_key(inode, 0), pair_key(inode + 1, 0)
         for key, value in self.index.pages(Table.STAGED, *keys):
             if key not in self.broken[Table.STAGED]:
-                yield from decode_window(key, value).ranges
+                yield from StagedWindow.from_row(key, value).ranges
 
     # -- whom it hurts
 
@@ -294,7 +285,7 @@ class CheckView:
         rows = self.index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode, stop))
         for key, value in rows:
             if key not in self.broken[Table.TENSORS]:
-                tensor = decode_tensor(key, value)
+                tensor = TensorRow.from_row(key, value)
                 if tensor.start + tensor.size > start:
                     yield tensor.name
 

@@ -18,8 +18,7 @@ from typing import Final
 from modelfs.errors import CorruptData
 from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
-from modelfs.store.files.namespace import NAME_MAX
-from modelfs.store.index.records import Dentry, Inode
+from modelfs.store.index.records import NAME_MAX, Dentry, Inode
 from modelfs.store.index.tables import (
     InodeNumber,
     Table,

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.check.decode import DECODERS
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE
+from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     ChunkId,

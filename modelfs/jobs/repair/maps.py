@@ -17,10 +17,9 @@ from modelfs.jobs.repair.inodes import remake
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.files import staged_file
 from modelfs.store.files.staged_file import window_name
-from modelfs.store.files.writes import SIZE_MAX
 from modelfs.store.index.counters import LOGICAL
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, Inode, StagedWindow
+from modelfs.store.index.records import SIZE_MAX, Extent, Inode, StagedWindow
 from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
 
 # -- maps

@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.jobs.repair.sums import COOKIE_END
-from modelfs.store.files.namespace import FIRST_COOKIE
 from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import Dentry, Listed
+from modelfs.store.index.records import COOKIE_END, FIRST_COOKIE, Dentry, Listed
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,

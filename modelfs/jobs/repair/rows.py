@@ -7,8 +7,8 @@ from typing import Final
 from modelfs.jobs.check.rows import OF_INODES
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.staged_file import window_name
-from modelfs.store.folder import SUPERBLOCK, upgrade
-from modelfs.store.index.records import FORMAT_VERSION, StagedWindow
+from modelfs.store.folder import upgrade
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
 
 # What these tables say can be told from others, or is made anew when it is needed; or else a later

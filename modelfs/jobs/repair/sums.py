@@ -6,14 +6,13 @@ to hand out, which come first, since repair takes numbers, too.
 
 import dataclasses
 import stat
-from typing import Final
 
 from modelfs.jobs.check.rows import COUNTERS, counted_totals
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk
 from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import Inode
+from modelfs.store.index.records import COOKIE_END, Inode
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,
@@ -23,9 +22,6 @@ from modelfs.store.index.tables import (
     number_key,
     number_of,
 )
-
-# Cookies that the kernel can hand out to programs: they are offsets to it.
-COOKIE_END: Final = 1 << 62
 
 
 def repair_counters(context: RepairContext) -> None:

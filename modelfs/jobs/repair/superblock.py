@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 from modelfs.errors import CorruptIndex
-from modelfs.jobs.check.decode import decode_chunk
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.create import CHUNK_SIZE
-from modelfs.store.folder import INDEX, PACKS, SUPERBLOCK, check_format, read_superblock
+from modelfs.store.folder import INDEX, PACKS, check_format, read_superblock
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Superblock
+from modelfs.store.index.records import CHUNK_SIZE_MAX, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 from modelfs.store.packs.pack import read_header
 
@@ -60,7 +60,7 @@ def _longest(index: Index) -> int:
     longest = 0
     for key, value in index.pages(Table.CHUNKS):
         try:
-            longest = max(longest, decode_chunk(key, value).size)
+            longest = max(longest, Chunk.from_row(key, value).size)
         except CorruptIndex:
             continue
-    return min(longest, 1 << 30)
+    return min(longest, CHUNK_SIZE_MAX)

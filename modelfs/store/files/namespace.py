@@ -42,7 +42,14 @@ from modelfs.formats.layout import Format
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.index.counters import NEXT_COOKIE, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Dentry, Inode, Listed
+from modelfs.store.index.records import (
+    FIRST_COOKIE,
+    NAME_MAX,
+    Dentry,
+    Inode,
+    Listed,
+    is_name,
+)
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,
@@ -54,11 +61,8 @@ from modelfs.store.index.tables import (
     triple_key,
 )
 
-NAME_MAX: Final = 255
 TARGET_MAX: Final = 4095
 LINK_MAX: Final = (1 << 32) - 2
-# Cookies 1 and 2 are those of "." and "..".
-FIRST_COOKIE: Final = 3
 COOKIE_MAX: Final = (1 << 63) - 1
 
 
@@ -397,7 +401,7 @@ class Namespace:
     def _check_name(self, name: bytes) -> None:
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes")
-        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        if not is_name(name):
             raise InvalidArgument(f"invalid name: {name!r}")
 
     def _check_free(self, folder: Inode, name: bytes) -> None:

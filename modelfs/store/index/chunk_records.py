@@ -12,9 +12,9 @@ from typing import ClassVar, Final, Self
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
-from modelfs.store.index.tables import PackId
+from modelfs.store.index.tables import PackId, handed_out
 
-# Above every offset in a file of the disk, and every number that was ever handed out.
+# Above every offset in a pack.
 OFFSET_END: Final = 1 << 62
 # The digest of a lost chunk of which not even that is known.
 UNKNOWN: Final = bytes(16)
@@ -131,6 +131,16 @@ class Chunk:
             raise CorruptIndex(f"chunk {value.hex()}: it lies at {offset}")
         return record
 
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `chunks`.
+
+        Raises:
+            CorruptIndex: no chunk has that key, or see `from_bytes`.
+        """
+        handed_out(key)
+        return cls.from_bytes(value)
+
     @property
     def form(self) -> str:
         """The name under which `stats` counts it."""
@@ -182,3 +192,16 @@ class PackRow:
             return cls(*cls.LAYOUT.unpack(value))
         except struct.error as exc:
             raise CorruptIndex(f"pack row {value.hex()}: {exc}") from exc
+
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `packs`.
+
+        Raises:
+            CorruptIndex: no pack has that key, wrong length, or no pack ends there.
+        """
+        handed_out(key)
+        row = cls.from_bytes(value)
+        if row.stop >= OFFSET_END:
+            raise CorruptIndex(f"pack row {value.hex()}")
+        return row

@@ -5,20 +5,51 @@ raises `CorruptIndex`. The records of chunks and packs are in `chunk_records`.
 """
 
 import enum
+import stat
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from modelfs.codecs.elements import WIDTHS
 from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.sketches.samples import OCTAVES, PER_OCTAVE
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.tables import ChunkId, InodeNumber
+from modelfs.store.index.tables import (
+    ChunkId,
+    InodeNumber,
+    check_size,
+    handed_out,
+    number_of,
+)
 
+# The superblock's key in the table `meta`.
+SUPERBLOCK: Final = b"superblock"
 # 1 had neither derived chunks nor what the last 8 bytes of a chunk record say; 2 no factored ones.
 FORMAT_VERSION = 3
+CHUNK_SIZE_MIN: Final = 4096
+CHUNK_SIZE_MAX: Final = 1 << 30
+
+# The kernel's own limit for a file's size.
+SIZE_MAX: Final = (1 << 63) - 1
+FILE_TYPES: Final = frozenset(
+    {
+        stat.S_IFREG,
+        stat.S_IFDIR,
+        stat.S_IFLNK,
+        stat.S_IFIFO,
+        stat.S_IFSOCK,
+        stat.S_IFCHR,
+        stat.S_IFBLK,
+    }
+)
+
+NAME_MAX: Final = 255  # bytes
+# Cookies 1 and 2 are those of "." and "..".
+FIRST_COOKIE: Final = 3
+# Cookies are offsets to the kernel, which hands them on to programs.
+COOKIE_END: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +90,7 @@ class Superblock:
             block = cls(*cls.LAYOUT.unpack(value))
         except struct.error as exc:
             raise CorruptIndex(f"superblock {value.hex()}: {exc}") from exc
-        if not 4096 <= block.chunk_size <= 1 << 30:
+        if not CHUNK_SIZE_MIN <= block.chunk_size <= CHUNK_SIZE_MAX:
             raise CorruptIndex(f"superblock: chunk size {block.chunk_size}")
         return block
 
@@ -129,6 +160,26 @@ class Inode:
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"inode {inode}: {exc}") from exc
 
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `inodes`.
+
+        Raises:
+            CorruptIndex: no inode has that key, see `from_bytes`, or a mode or size that no file
+                can have.
+        """
+        node = cls.from_bytes(handed_out(key), value)
+        if stat.S_IFMT(node.mode) not in FILE_TYPES or node.size > SIZE_MAX:
+            raise CorruptIndex(f"inode {node.inode}: mode {node.mode:o}, size {node.size}")
+        return node
+
+
+def is_name(name: bytes) -> bool:
+    """Whether a directory can have an entry of that name."""
+    if not 0 < len(name) <= NAME_MAX:
+        return False
+    return name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+
 
 @dataclass(frozen=True, slots=True)
 class Dentry:
@@ -153,6 +204,18 @@ class Dentry:
             raise CorruptIndex(f"dentry {value.hex()}: {exc}") from exc
         return cls(InodeNumber(inode), cookie)
 
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `dentries`.
+
+        Raises:
+            CorruptIndex: the key is no inode and a name, or the value has the wrong length.
+        """
+        handed_out(key[:8])
+        if not is_name(key[8:]):
+            raise CorruptIndex(f"the name {key[8:]!r}")
+        return cls.from_bytes(value)
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -169,6 +232,20 @@ class Listed:
         if len(value) < 9:
             raise CorruptIndex(f"listing entry {value.hex()}")
         return cls(InodeNumber(int.from_bytes(value[:8], "little")), value[8:])
+
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `listing`.
+
+        Raises:
+            CorruptIndex: the key is no inode and a cookie, or no entry has that name.
+        """
+        check_size(key, 16)
+        handed_out(key[:8])
+        line = cls.from_bytes(value)
+        if not is_name(line.name):
+            raise CorruptIndex(f"the name {line.name!r}")
+        return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +284,21 @@ class Extent:
             raise CorruptIndex(f"extent {value.hex()}: no length")
         return cls(start, ChunkId(chunk), skip, length)
 
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `extents`.
+
+        Raises:
+            CorruptIndex: the key is no inode and an offset, see `from_bytes`, or it ends behind
+                every file.
+        """
+        check_size(key, 16)
+        handed_out(key[:8])
+        extent = cls.from_bytes(number_of(key[8:]), value)
+        if extent.stop > SIZE_MAX:
+            raise CorruptIndex(f"extent {key.hex()}: it ends at {extent.stop}")
+        return extent
+
     def part(self, start: int, stop: int) -> Self:
         """Return the run's part inside `[start, stop)`, offsets in the file."""
         start, stop = max(start, self.start), min(stop, self.stop)
@@ -241,6 +333,17 @@ class StagedWindow:
         if any(low >= high for low, high in pairwise(flat)):
             raise CorruptIndex("staged window: ranges out of order")
         return cls(generation, RangeSet(zip(flat[::2], flat[1::2], strict=True)))
+
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `staged`.
+
+        Raises:
+            CorruptIndex: the key is no inode and a window, or see `from_bytes`.
+        """
+        check_size(key, 16)
+        handed_out(key[:8])
+        return cls.from_bytes(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +388,17 @@ class TensorRow:
         if at > len(value):
             raise CorruptIndex(f"tensor row {value.hex()}: it ends inside the dtype")
         return cls(start, size, dtype, shape, name)
+
+    @classmethod
+    def from_row(cls, key: bytes, value: bytes) -> Self:
+        """Decode a row of the table `tensors`.
+
+        Raises:
+            CorruptIndex: the key is no inode, offset and ordinal, or see `from_bytes`.
+        """
+        check_size(key, 20)
+        handed_out(key[:8])
+        return cls.from_bytes(number_of(key[8:]), value)
 
 
 class SketchKind(enum.IntEnum):

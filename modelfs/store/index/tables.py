@@ -36,7 +36,7 @@ unsettled    inode u64                          when the optimizer was asked to 
 import enum
 import struct
 import time
-from typing import NewType
+from typing import Final, NewType
 
 from modelfs.errors import CorruptIndex
 
@@ -53,6 +53,8 @@ _TENSOR = struct.Struct(">QQI")
 _RELATIVE = struct.Struct(">BQQQI")
 
 KEY_MAX = (1 << 64) - 1
+# Above every number of an inode, a chunk or a pack that was ever handed out.
+NUMBER_END: Final = 1 << 62
 
 number_key = _U64.pack
 pair_key = _PAIR.pack
@@ -99,6 +101,29 @@ SINCE_2 = frozenset(
 def number_of(key: bytes) -> int:
     """Return the u64 that a key or value begins with."""
     return int.from_bytes(key[:8], "big")
+
+
+def check_size(data: bytes, size: int) -> None:
+    """Check the length of a key, of a part of one, or of a value.
+
+    Raises:
+        CorruptIndex: it is another.
+    """
+    if len(data) != size:
+        raise CorruptIndex(f"{len(data)} bytes where {size} belong: {data[:32].hex()}")
+
+
+def handed_out(key: bytes) -> int:
+    """Return the number of an inode, a chunk or a pack that a key, or a part of one, consists of.
+
+    Raises:
+        CorruptIndex: it has another length, or no store has handed out that number.
+    """
+    check_size(key, 8)
+    number = number_of(key)
+    if not 0 < number < NUMBER_END:
+        raise CorruptIndex(f"the number {number}, which was never handed out")
+    return number
 
 
 def pair_of(key: bytes) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.fsck import Severity, check, fsck
-from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.counters import (
     FILES,
@@ -20,7 +19,7 @@ from modelfs.store.index.counters import (
     SHARED,
 )
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import FORMAT_VERSION, Dentry, Extent, StagedWindow
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Dentry, Extent, StagedWindow
 from modelfs.store.index.tables import (
     ROOT,
     ChunkId,

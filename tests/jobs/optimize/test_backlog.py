@@ -23,8 +23,8 @@ from modelfs.jobs.optimize.batch import BatchResult
 from modelfs.jobs.optimize.job import optimize as optimize_job
 from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.chunk_records import Chunk
+from modelfs.store.index.records import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, number_of, pair_key
 from modelfs.store.store import Store
 from tests.support.paths import MODELS

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from modelfs.errors import CorruptIndex
-from modelfs.jobs.check.decode import decode_relative
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.gc import collector as collector_module
 from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, ListedTensor, Relation, SimilarityIndex
+from modelfs.store.index.decoders import decode_sketch
 from modelfs.store.index.records import SketchKind
 from modelfs.store.index.tables import ROOT, Table, relative_key
 from modelfs.store.store import Store
@@ -316,7 +316,7 @@ def test_junk_does_not_decode(sample: Sample) -> None:
     """Each row of a wrong length or kind is a finding of fsck, and there are no others."""
     for key, value in JUNK:
         with pytest.raises(CorruptIndex):
-            decode_relative(key, value)
+            decode_sketch(key, value)
         sample.put(Table.SKETCHES, key, value)
     assert [each.invariant for each in sample.findings(data=False)] == ["row"] * len(JUNK)
 

@@ -10,9 +10,8 @@ import pytest
 from modelfs.errors import StoreBusy
 from modelfs.jobs.repair.quarantine import FOLDER, ROWS
 from modelfs.jobs.repair.run import repair
-from modelfs.store.folder import SUPERBLOCK
 from modelfs.store.index.counters import FILES, NEXT_CHUNK, NEXT_COOKIE, NEXT_INODE, NEXT_PACK
-from modelfs.store.index.records import Listed
+from modelfs.store.index.records import SUPERBLOCK, Listed
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,

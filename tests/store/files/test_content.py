@@ -10,8 +10,8 @@ from modelfs.errors import CorruptChunk, CorruptIndex, FileTooLarge
 from modelfs.store.disk.calls import run_here
 from modelfs.store.files import staging
 from modelfs.store.files.content import FileRun, overlay
-from modelfs.store.files.writes import SIZE_MAX, write_part
-from modelfs.store.index.records import Extent
+from modelfs.store.files.writes import write_part
+from modelfs.store.index.records import SIZE_MAX, Extent
 from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain, ingest_all, ingest_file
