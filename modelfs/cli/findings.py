@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 
 from modelfs.cli.escape import plain
-from modelfs.jobs.check.view import Finding
+from modelfs.jobs.check.findings import Finding
 
 
 def line_of(finding: Finding) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from modelfs.cli.main import COMMANDS
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.check.view import Finding, Severity
+from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
 from modelfs.jobs.repair.context import Action, Outcome
 from modelfs.jobs.scrub.scrubber import ScrubStatus

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from modelfs.jobs.check.fsck import Finding, check
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.fsck import check
 from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler
 from modelfs.store.files.tensors import TensorTable

@@ -110,8 +110,8 @@ def _jsonable(report: FsckReport, *, data: bool) -> dict[str, Any]:
         "bytes_checked": report.bytes_checked,
         "lost_chunks": report.lost.chunks,
         "lost_bytes": report.lost.bytes,
-        "lost_files": [os.fsdecode(file) for file in report.lost.hurt.files],
-        "lost_tensors": [*report.lost.hurt.tensors],
+        "lost_files": [os.fsdecode(file) for file in report.lost.impact.files],
+        "lost_tensors": [*report.lost.impact.tensors],
         "findings": [finding.to_dict() for finding in report.findings],
     }
 
@@ -130,9 +130,9 @@ def _show(report: FsckReport, store: Path, *, data: bool) -> None:
         more = "" if data else f"; to read all data as well: modelfs fsck --data {store}"
         click.echo(f"{verdict}: {checked}{more}")
     if report.lost.chunks:
-        size, lost = render.human_size(report.lost.bytes), report.lost.hurt
+        size, impact = render.human_size(report.lost.bytes), report.lost.impact
         text = f"lost: {size} (to get it back, write a good copy of an affected file)"
-        click.echo(with_names(text, lost.files, lost.tensors))
+        click.echo(with_names(text, impact.files, impact.tensors))
     quarantine = Quarantine(store)
     files, bytes_kept = quarantine.content()
     if files:

@@ -14,7 +14,7 @@ from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import find_store
 from modelfs.cli.render import Json
-from modelfs.jobs.check.view import Finding
+from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.drive import run_and_commit
 from modelfs.jobs.scrub.job import scrub as scrub_store
 from modelfs.jobs.scrub.report import scrub_report

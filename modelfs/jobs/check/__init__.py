@@ -1,1 +1,1 @@
-"""Check a store: every invariant of its index and its packs, and what a violation hurts."""
+"""Check a store: the invariants of its index and its packs, and the impact of a violation."""

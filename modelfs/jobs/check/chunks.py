@@ -1,28 +1,31 @@
-"""Invariants of file maps and chunk records: what uses what, and how often."""
+"""Invariants of file maps and chunk records: each extent has its chunk, each chunk its counts."""
 
 import stat
 from collections.abc import Iterator
 
 from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.check.view import CheckView, Finding, Severity
+from modelfs.jobs.check.findings import Finding, Severity
+from modelfs.jobs.check.impact import chunk_findings
+from modelfs.jobs.check.reported import Reported
+from modelfs.jobs.check.view import CheckView
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.decoders import decode_hash, decode_mark, decode_number
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, ChunkId, InodeNumber, Table, number_key
 
 
-def extents_are_sound(view: CheckView) -> Iterator[Finding]:
+def extents_are_sound(view: CheckView, _: Reported) -> Iterator[Finding]:
     """An extent lies inside an existing chunk, in a regular file, and overlaps no other."""
-    seen = _File(view, InodeNumber(0))
+    file = _File(view, InodeNumber(0))
     for inode, extent in view.extents():
-        if inode != seen.inode:
-            seen = _File(view, inode)
-            if not seen.is_regular:
+        if inode != file.inode:
+            file = _File(view, inode)
+            if not file.is_regular:
                 message = f"inode {inode} has content, but is no regular file"
                 yield Finding("extent-file", message, (view.path(inode),))
-        if (found := seen.problem(extent)) is not None:
-            invariant, problem = found
+        if (violation := file.violation(extent)) is not None:
+            invariant, problem = violation
             yield Finding(
                 invariant,
                 f"extent at {extent.start} of inode {inode}: {problem}",
@@ -32,7 +35,7 @@ def extents_are_sound(view: CheckView) -> Iterator[Finding]:
 
 
 class _File:
-    """What the extents of one file are held against."""
+    """A file, as the bounds that its extents keep to."""
 
     def __init__(self, view: CheckView, inode: InodeNumber) -> None:
         self._view = view
@@ -47,7 +50,7 @@ class _File:
         trim = view.find(Table.TRIMS, key, decode_number)
         self._visible = KEY_MAX if trim is None else trim
 
-    def problem(self, extent: Extent) -> tuple[str, str] | None:
+    def violation(self, extent: Extent) -> tuple[str, str] | None:
         """Return the invariant that an extent breaks and how, None if it is sound."""
         reached, self._reached = self._reached, max(self._reached, extent.stop)
         if not self._view.has(Table.CHUNKS, number_key(extent.chunk)):
@@ -62,34 +65,34 @@ class _File:
         return None
 
 
-def uses_are_right(view: CheckView) -> Iterator[Finding]:
-    """A chunk's use counts are what its extents add up to."""
+def uses_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """A chunk's use counts are the sums of its extents."""
     if view.broken[Table.EXTENTS]:
-        return  # what does not decode cannot be counted
-    usage = view.usage
+        return  # the broken ones cannot be counted
     for chunk, record in view.chunks():
-        uses, used = usage.uses.get(chunk, 0), usage.used.get(chunk, 0)
-        if (record.refs, record.ref_bytes) != (uses, used):
+        extents = view.references.extents.get(chunk, 0)
+        size = view.references.bytes.get(chunk, 0)
+        if (record.refs, record.ref_bytes) != (extents, size):
             message = (
-                f"chunk {chunk} is used {uses} times, {used} bytes; its record says "
+                f"chunk {chunk} is used {extents} times, {size} bytes; its record says "
                 f"{record.refs} times, {record.ref_bytes} bytes"
             )
             # Too few uses, and gc removes a chunk that a file needs.
-            severity = Severity.DAMAGE if record.refs < uses else Severity.ACCOUNT
+            severity = Severity.DAMAGE if record.refs < extents else Severity.ACCOUNT
             yield Finding("chunk-uses", message, severity=severity)
 
 
-def maps_are_complete(view: CheckView) -> Iterator[Finding]:
-    """No file has a hole that may be where an extent was which the chunks still count."""
-    if view.broken[Table.EXTENTS] or not view.missing:
+def maps_are_complete(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """No file has a hole in the place of an extent that the chunks still count."""
+    if view.broken[Table.EXTENTS] or not view.missing_bytes:
         return
-    for inode, start, stop in view.holes(view.missing):
+    for inode, start, stop in view.holes(view.missing_bytes):
         message = f"the hole at {start} to {stop} of inode {inode} may be an extent that is missing"
         tensors = tuple(view.tensors(inode, start, stop))
         yield Finding("map-hole", message, (view.path(inode),), tensors)
 
 
-def dead_chunks_are_listed(view: CheckView) -> Iterator[Finding]:
+def dead_chunks_are_listed(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A chunk is in the table of the dead if, and only if, nothing needs it."""
     for chunk, record in view.chunks():
         if view.has(Table.DEAD, number_key(chunk)) == record.alive:
@@ -97,26 +100,26 @@ def dead_chunks_are_listed(view: CheckView) -> Iterator[Finding]:
             message = f"chunk {chunk} is {state} listed as dead"
             severity = Severity.DAMAGE if record.alive else Severity.ACCOUNT
             yield Finding("dead", message, severity=severity)
-    for key, chunk_number in view.rows(Table.DEAD, decode_mark):
+    for key, number in view.rows(Table.DEAD, decode_mark):
         if not view.has(Table.CHUNKS, key):
-            message = f"chunk {chunk_number} is listed as dead, but does not exist"
+            message = f"chunk {number} is listed as dead, but does not exist"
             yield Finding("dead", message, severity=Severity.ACCOUNT)
 
 
-def hashes_find_chunks(view: CheckView) -> Iterator[Finding]:
-    """A chunk is found by the hash of its content, and by no other."""
-    reported: set[ChunkId] = set()
+def hashes_find_chunks(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """The hash of a chunk's content leads to it, and no other hash does."""
+    unlisted: set[ChunkId] = set()
     for chunk, record in view.chunks():
         if record.is_lost and record.digest == UNKNOWN:
             continue
         listed = view.find(Table.HASHES, record.digest, decode_hash) or []
         if chunk not in listed and record.digest not in view.broken[Table.HASHES]:
-            reported.add(chunk)
+            unlisted.add(chunk)
             message = f"chunk {chunk} is not found by its hash {record.digest.hex()}"
             yield Finding("hash", message, severity=Severity.ACCOUNT)
     for digest, chunks in view.rows(Table.HASHES, decode_hash):
         for chunk in chunks:
-            if chunk not in reported and not _has_digest(view, chunk, digest):
+            if chunk not in unlisted and not _has_digest(view, chunk, digest):
                 message = f"hash {digest.hex()} leads to chunk {chunk}, which has another or none"
                 yield Finding("hash", message, severity=Severity.ACCOUNT)
 
@@ -128,34 +131,28 @@ def _has_digest(view: CheckView, chunk: ChunkId, digest: bytes) -> bool:
     return record.digest == digest
 
 
-def forms_are_possible(view: CheckView) -> Iterator[Finding]:
+def forms_are_possible(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A chunk's kind, codec and sizes go together."""
     problems = {
         chunk: f"chunk {chunk}: {problem}"
         for chunk, record in view.chunks()
         if (problem := form_problem(record, view.store.superblock.chunk_size)) is not None
     }
-    yield from view.chunk_findings("chunk-form", problems)
-
-
-def _lost_problem(record: Chunk) -> str | None:
-    return (
-        "it is lost, but has a place" if any((record.pack, record.offset, record.stored)) else None
-    )
-
-
-def _go_together(kind: ChunkKind, codec: CodecId) -> bool:
-    if kind is ChunkKind.DERIVED:
-        return codec in DERIVATIONS
-    return codec is CodecId.RAW if kind is ChunkKind.PLAIN else codec in CODECS
+    yield from chunk_findings(view, "chunk-form", problems)
 
 
 def form_problem(record: Chunk, chunk_size: int) -> str | None:
-    """Return what is wrong with a record in itself, None if nothing is."""
+    """Return a contradiction inside a chunk record, None if there is none.
+
+    Args:
+        record: of a chunk.
+        chunk_size: of the store, in bytes: no chunk is larger.
+    """
     if not 0 < record.size <= chunk_size:
         return f"its size is {record.size}"
     if record.is_lost:
-        return _lost_problem(record)
+        has_place = any((record.pack, record.offset, record.stored))
+        return "it is lost, but has a place" if has_place else None
     if not _go_together(record.kind, record.codec):
         return f"a {record.kind.name} chunk with codec {record.codec.name}"
     if record.stored > record.size:
@@ -163,3 +160,9 @@ def form_problem(record: Chunk, chunk_size: int) -> str | None:
     if record.kind is ChunkKind.PLAIN and record.stored != record.size:
         return f"{record.size} plain bytes stored in {record.stored}"
     return None
+
+
+def _go_together(kind: ChunkKind, codec: CodecId) -> bool:
+    if kind is ChunkKind.DERIVED:
+        return codec in DERIVATIONS
+    return codec is CodecId.RAW if kind is ChunkKind.PLAIN else codec in CODECS

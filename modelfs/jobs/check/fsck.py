@@ -1,16 +1,28 @@
-"""Checking a store: every invariant, and what breaks it.
+"""Checking a store: all invariants, one after the other.
 
-An invariant is a function that takes a `CheckView` of the store and yields a `Finding` for each
-place where it does not hold. Together they read the whole index a few times over, and of the packs
-and the staging files no more than what is needed to see that they are there; with `data`, every
-stored byte that a file uses.
+An invariant is a function that yields a `Finding` for each place where it does not hold. It takes a
+`CheckView`, from which it reads the index, and `Reported`: the damage that those before it have
+reported, which it passes over, so that one damage is one finding. Together they read the whole
+index a few times over. Of the packs and the staging files they read no more than is needed to see
+that these are there; with `data`, every stored byte that a file uses.
 
-What a crash leaves is no finding: files in `packs/` and `staging/` that no row mentions, a pack
-longer than its row says, dead chunks, orphans, staged windows, and extents behind a truncation.
-Opening the store for writing, or gc, removes them.
+A crash may leave files in `packs/` and `staging/` that no row mentions, a pack longer than its row
+says, dead chunks, orphans, staged windows, and extents behind a truncation. None of them is a
+finding: opening the store for writing, or gc, removes them.
 
-Nothing is changed. Of a store opened read-only, one commit is looked at, whatever a daemon commits
-meanwhile; files that it deletes meanwhile are not missed.
+Nothing is changed. Of a store opened read-only one commit is checked, whatever commits a daemon
+makes meanwhile; files that it deletes meanwhile are not missed.
+
+Example. `/a` has chunks 1 and 2, `/b` has chunk 3, which derives from 1. The row of chunk 2 is
+junk, and a byte of chunk 1 in pack 1 has flipped::
+
+    rows_decode           row: chunks row 00...02: ...; files: /a     reported.broken[CHUNKS] = {2}
+    extents_are_sound     nothing: the view passes over the row of chunk 2, which exists
+    contents_are_intact   content: chunk 1: its stored bytes ... do not match their checksum;
+                          chunks that derive from it: 1; it is in /a; files: /a, /b
+                          nothing of chunk 3, whose recipe is intact  reported.damaged = {1}
+
+`reported` is the last field of the `FsckReport`: repair begins with it.
 """
 
 import stat
@@ -28,13 +40,15 @@ from modelfs.jobs.check.chunks import (
     maps_are_complete,
     uses_are_right,
 )
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.impact import KnownLoss, known_loss
 from modelfs.jobs.check.lineage import (
+    base_only_chunks_are_listed,
     chains_end,
+    dependants_are_counted,
     derived_chunks_have_sources,
-    held_chunks_are_listed,
     links_agree,
     links_lead_to_chunks,
-    pins_are_right,
 )
 from modelfs.jobs.check.names import (
     cookies_are_unique,
@@ -54,6 +68,7 @@ from modelfs.jobs.check.packs import (
     places_are_sound,
     segment_tables_agree,
 )
+from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.rows import (
     counters_are_ahead,
     inodes_exist,
@@ -62,13 +77,11 @@ from modelfs.jobs.check.rows import (
     totals_are_right,
     windows_are_there,
 )
-from modelfs.jobs.check.view import CheckView, Finding, KnownLoss, Severity
+from modelfs.jobs.check.view import CheckView
 from modelfs.store.store import Store
 
-__all__ = ["Finding", "FsckReport", "Severity", "check", "fsck"]
-
-# In this order: some pass over what one before them has reported.
-INVARIANTS: Final[tuple[Callable[[CheckView], Iterator[Finding]], ...]] = (
+# In this order: see `Reported`.
+INVARIANTS: Final[tuple[Callable[[CheckView, Reported], Iterator[Finding]], ...]] = (
     rows_decode,
     superblock_is_right,
     counters_are_ahead,
@@ -89,8 +102,8 @@ INVARIANTS: Final[tuple[Callable[[CheckView], Iterator[Finding]], ...]] = (
     links_agree,
     links_lead_to_chunks,
     derived_chunks_have_sources,
-    pins_are_right,
-    held_chunks_are_listed,
+    dependants_are_counted,
+    base_only_chunks_are_listed,
     chains_end,
     pack_files_are_there,
     packs_without_a_row_have_nothing,
@@ -104,16 +117,16 @@ INVARIANTS: Final[tuple[Callable[[CheckView], Iterator[Finding]], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class FsckReport:
-    """What was found, and in how much."""
+    """The findings of a check, and how much it read."""
 
     findings: list[Finding]
     files: int
     chunks: int
     bytes_checked: int  # stored bytes that were read and compared
     seconds: float
-    lost: KnownLoss = field(
-        default_factory=KnownLoss
-    )  # no finding: it is known, and kept from being read
+    # No finding: it is known, and reads of it fail.
+    lost: KnownLoss = field(default_factory=KnownLoss)
+    reported: Reported = field(default_factory=Reported)  # for repair
 
 
 def check(store: Store, *, data: bool = False, progress: Progress | None = None) -> list[Finding]:
@@ -121,44 +134,48 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None)
     return fsck(store, data=data, progress=progress).findings
 
 
-def fsck(
-    store: Store,
-    *,
-    data: bool = False,
-    progress: Progress | None = None,
-    view: CheckView | None = None,
-) -> FsckReport:
+def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) -> FsckReport:
     """Check all invariants of a store.
 
     Args:
         store: open for reading, or for writing by the calling thread.
         data: also read, decode and compare every chunk that a file uses.
-        progress: told how much is done and how much there is to do: with `data` in bytes,
+        progress: gets how much is done and how much there is to do: with `data` in bytes,
             otherwise in invariants.
-        view: what is found out on the way is left in it; a new one unless it is given.
     """
     began = time.monotonic()
+    bytes_checked = 0
+
+    def count_bytes(done: int, total: int) -> None:
+        nonlocal bytes_checked
+        bytes_checked = done
+        if progress is not None:
+            progress(done, total)
+
     with store.index.pinned():
-        view = CheckView(store) if view is None else view
+        reported = Reported()
+        view = CheckView(store, reported.broken)
         findings: list[Finding] = []
         for done, invariant in enumerate(INVARIANTS, 1):
-            findings += _found(invariant.__name__, invariant(view))
+            findings += _caught(invariant.__name__, invariant(view, reported))
             if progress is not None and not data:
                 progress(done, len(INVARIANTS))
         if data:
-            findings += _found(contents_are_intact.__name__, contents_are_intact(view, progress))
+            contents = contents_are_intact(view, reported, count_bytes)
+            findings += _caught(contents_are_intact.__name__, contents)
         return FsckReport(
             findings,
             files=sum(stat.S_ISREG(node.mode) for node in view.inodes()),
-            chunks=view.census.chunks,
-            bytes_checked=view.bytes_checked,
+            chunks=view.counts.chunks,
+            bytes_checked=bytes_checked,
             seconds=time.monotonic() - began,
-            lost=view.losses(),
+            lost=known_loss(view),
+            reported=reported,
         )
 
 
-def _found(invariant: str, findings: Iterator[Finding]) -> Iterator[Finding]:
-    # Damage that keeps an invariant from being looked at must not keep the others from it.
+def _caught(invariant: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    # Damage that keeps an invariant from being checked must not keep the others from it.
     try:
         yield from findings
     except (CorruptData, OSError) as exc:

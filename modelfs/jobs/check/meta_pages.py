@@ -1,8 +1,8 @@
-"""LMDB's two meta pages, looked at without LMDB: which commit each names, and whether it can be.
+"""LMDB's two meta pages, read without LMDB: which commit each names, and whether it is whole.
 
 A commit writes the older of the two, so the other one always names the commit before, every page of
 which is still there. LMDB takes the newer; but if either is damaged it opens nothing at all, and it
-does not see all damage. With one of them whole, the store is what that commit made it.
+does not see all damage. With one of them whole, the store is as that commit left it.
 
 The layout is that of `MDB_page` and `MDB_meta` in lmdb's mdb.c, version 0.9, on 64-bit machines,
 little-endian: a page's number u64, u16 zero, u16 flags, u32; then magic u32, version u32, address
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.errors import IndexLost
-from modelfs.jobs.check.view import Finding
+from modelfs.jobs.check.findings import Finding
 from modelfs.store.folder import INDEX
 
 MAGIC: Final = 0xBEEFC0DE
@@ -46,13 +46,13 @@ def data_file(store: Path) -> Path:
 
 
 def check_meta_pages(store: Path) -> list[Finding]:
-    """Return what is wrong with the meta pages of an index. A daemon may be at work.
+    """Return the findings about the meta pages of an index. A daemon may be at work.
 
     Raises:
         IndexLost: both are damaged.
     """
     if not data_file(store).is_file():
-        return []  # whoever opens the store says so
+        return []  # opening the store fails with a message about that
     for _ in range(3):  # a commit may write one of them just now
         damaged = [
             number for number, meta in enumerate(read_meta_pages(data_file(store))) if meta is None

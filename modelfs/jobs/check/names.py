@@ -1,17 +1,18 @@
-"""Invariants of the namespace: every inode and every name, and how they belong together."""
+"""Invariants of the namespace: every inode has its names, and all names form one tree."""
 
 import os
 import stat
 from collections.abc import Iterator
 
-from modelfs.jobs.check.view import CheckView, Finding
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.reported import Reported
+from modelfs.jobs.check.view import CheckView
 from modelfs.store.index.counters import NEXT_COOKIE
 from modelfs.store.index.decoders import decode_mark, decode_parent, decode_symlink
 from modelfs.store.index.records import FIRST_COOKIE, Dentry, Inode, Listed
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,
-    InodeNumber,
     Table,
     named_key,
     number_key,
@@ -22,28 +23,28 @@ from modelfs.store.index.tables import (
 )
 
 
-def names_agree(view: CheckView) -> Iterator[Finding]:
-    """A name is three rows, which say the same."""
-    reported: set[bytes] = set()  # lines, by their key
+def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
+    """The three rows of a name agree."""
+    wrong: set[bytes] = set()  # keys of lines
     for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder, name = number_of(key), key[8:]
-        line = pair_key(folder, dentry.cookie)
         if (problem := _disagreement(view, folder, name, dentry)) is not None:
-            reported.add(line)
-            yield _name_finding(view, folder, name, dentry.inode, problem)
+            wrong.add(pair_key(folder, dentry.cookie))
+            reported.misnamed.add(dentry.inode)
+            yield _name_finding(view, folder, name, problem)
     for key, listed in view.rows(Table.LISTING, Listed.from_row):
         folder, cookie = pair_of(key)
-        wanted = Dentry(listed.inode, cookie).to_bytes()
-        if key not in reported and _differs(
-            view, Table.DENTRIES, named_key(folder, listed.name), wanted
-        ):
-            reported.add(key)
+        dentry_key = named_key(folder, listed.name)
+        dentry = Dentry(listed.inode, cookie)
+        if key not in wrong and _differs(view, Table.DENTRIES, dentry_key, dentry.to_bytes()):
+            wrong.add(key)
+            reported.misnamed.add(listed.inode)
             problem = f"the listing has it at cookie {cookie}, the look-up does not"
-            yield _name_finding(view, folder, listed.name, listed.inode, problem)
+            yield _name_finding(view, folder, listed.name, problem)
     for key, (inode, folder, cookie) in view.rows(Table.PARENTS, decode_parent):
         line = key[8:]
-        if line not in reported and not _is_listed(view, line, inode):
-            view.misnamed.add(InodeNumber(inode))
+        if line not in wrong and not _is_listed(view, line, inode):
+            reported.misnamed.add(inode)
             message = f"inode {inode} is said to be in directory {folder} at cookie {cookie}"
             yield Finding("names-agree", f"{message}, which it is not", (view.path(inode),))
 
@@ -68,10 +69,7 @@ def _is_listed(view: CheckView, line: bytes, inode: int) -> bool:
     )
 
 
-def _name_finding(
-    view: CheckView, folder: int, name: bytes, inode: InodeNumber, problem: str
-) -> Finding:
-    view.misnamed.add(inode)
+def _name_finding(view: CheckView, folder: int, name: bytes, problem: str) -> Finding:
     path = _join(view, folder, name)
     return Finding("names-agree", f"{os.fsdecode(path)}: {problem}", (path,))
 
@@ -80,7 +78,7 @@ def _join(view: CheckView, folder: int, name: bytes) -> bytes:
     return view.path(folder).rstrip(b"/") + b"/" + name
 
 
-def names_lead_somewhere(view: CheckView) -> Iterator[Finding]:
+def names_lead_somewhere(view: CheckView, reported: Reported) -> Iterator[Finding]:
     """A name's inode exists, and so does the directory it is in."""
     for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder = number_of(key)
@@ -89,7 +87,7 @@ def names_lead_somewhere(view: CheckView) -> Iterator[Finding]:
             message = f"{os.fsdecode(path)}: inode {dentry.inode} does not exist"
             yield Finding("name-inode", message, (path,))
         elif not _may_hold(view, folder):
-            view.misnamed.add(dentry.inode)
+            reported.misnamed.add(dentry.inode)
             path = _join(view, folder, key[8:])
             message = f"{os.fsdecode(path)}: inode {folder} is no directory that could hold it"
             yield Finding("name-folder", message, (path,))
@@ -102,7 +100,7 @@ def _may_hold(view: CheckView, folder: int) -> bool:
     return node is not None and stat.S_ISDIR(node.mode) and node.nlink > 0
 
 
-def cookies_are_unique(view: CheckView) -> Iterator[Finding]:
+def cookies_are_unique(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A cookie was handed out once, by the counter."""
     readable = NEXT_COOKIE not in view.broken[Table.META]
     following = max(FIRST_COOKIE, view.store.counters.get(NEXT_COOKIE)) if readable else KEY_MAX
@@ -120,21 +118,21 @@ def cookies_are_unique(view: CheckView) -> Iterator[Finding]:
         seen.add(cookie)
 
 
-def link_counts_are_right(view: CheckView) -> Iterator[Finding]:
+def link_counts_are_right(view: CheckView, reported: Reported) -> Iterator[Finding]:
     """A link count is the number of names, for a directory 2 and its subdirectories."""
     subfolders = _subfolders(view)
     uncounted = _uncounted(view)
-    names = _Names(view)
+    names = _NameCounter(view)
     for node in view.inodes():
-        found = names.of(node.inode)
-        if node.inode in view.misnamed:
+        count = names.of(node.inode)
+        if node.inode in reported.misnamed:
             continue
-        if found == 0 and node.nlink and node.inode != ROOT:
+        if count == 0 and node.nlink and node.inode != ROOT:
             message = f"inode {node.inode} has no name and is no orphan"
             yield Finding("nameless", message, (view.path(node.inode),))
         elif not stat.S_ISDIR(node.mode) or not node.nlink:
-            if node.nlink != found:
-                yield _link_finding(view, node, found)
+            if node.nlink != count:
+                yield _link_finding(view, node, count)
         elif node.inode not in uncounted and node.nlink != (
             wanted := 2 + subfolders.get(node.inode, 0)
         ):
@@ -156,16 +154,16 @@ def _subfolders(view: CheckView) -> dict[int, int]:
 
 def _uncounted(view: CheckView) -> set[int]:
     # The directories of inodes that do not decode: each may be one more subdirectory.
-    found: set[int] = set()
+    folders: set[int] = set()
     for inode in map(number_of, view.broken[Table.INODES]):
         rows = view.index.pages(
             Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode, KEY_MAX, KEY_MAX)
         )
-        found.update(number_of(key[8:]) for key, _ in rows)
-    return found
+        folders.update(number_of(key[8:]) for key, _ in rows)
+    return folders
 
 
-class _Names:
+class _NameCounter:
     """Counts names by inode, in step with a walk over the inodes: both are in order."""
 
     def __init__(self, view: CheckView) -> None:
@@ -180,8 +178,8 @@ class _Names:
         return count
 
 
-def directories_form_a_tree(view: CheckView) -> Iterator[Finding]:
-    """Every directory lies where its record says, once, and below the root."""
+def directories_form_a_tree(view: CheckView, reported: Reported) -> Iterator[Finding]:
+    """Every directory lies in its parent, once, and below the root."""
     parents: dict[int, int] = {}
     for node in view.inodes():
         if not stat.S_ISDIR(node.mode) or not node.nlink:
@@ -190,14 +188,17 @@ def directories_form_a_tree(view: CheckView) -> Iterator[Finding]:
                 yield Finding("parent", message, (view.path(node.inode),))
             continue
         parents[node.inode] = node.parent
-        if node.inode not in view.misnamed and not _lies_in(view, node.inode, node.parent):
+        if node.inode not in reported.misnamed and not _lies_in(view, node.inode, node.parent):
             message = f"directory {node.inode} does not lie in {node.parent} alone"
             yield Finding("parent", message, (view.path(node.inode),))
     if ROOT not in parents and number_key(ROOT) not in view.broken[Table.INODES]:
         yield Finding("tree", "there is no root directory")
         return
-    for inode in _astray(view, parents):
-        yield Finding("tree", f"directory {inode} does not lead to the root", (view.path(inode),))
+    for inode, end in _astray(parents):
+        is_reported = inode in reported.misnamed or number_key(end) in view.broken[Table.INODES]
+        if end in parents or not is_reported:
+            message = f"directory {inode} does not lead to the root"
+            yield Finding("tree", message, (view.path(inode),))
 
 
 def _lies_in(view: CheckView, inode: int, parent: int) -> bool:
@@ -208,26 +209,23 @@ def _lies_in(view: CheckView, inode: int, parent: int) -> bool:
     return folders in ([parent], [])  # a directory without a name was reported as such
 
 
-def _astray(view: CheckView, parents: dict[int, int]) -> Iterator[int]:
-    # Yields one directory of each branch that ends elsewhere than in the root.
-    known: set[int] = {ROOT}
+def _astray(parents: dict[int, int]) -> Iterator[tuple[int, int]]:
+    # Yields the last directory of each branch that ends elsewhere than in the root, and where it
+    # ends: in itself, or in a parent that is no directory.
+    seen: set[int] = {ROOT}
     for start in parents:
         branch: dict[int, None] = {}
         last = at = start
-        while at in parents and at not in known and at not in branch:
+        while at in parents and at not in seen and at not in branch:
             branch[at] = None
             last, at = at, parents[at]
-        if at in branch or (at not in known and not _is_reported(view, last, at)):
-            yield last
-        known.update(branch)
+        if at not in seen:
+            yield last, at
+        seen.update(branch)
 
 
-def _is_reported(view: CheckView, inode: int, parent: int) -> bool:
-    return inode in view.misnamed or number_key(parent) in view.broken[Table.INODES]
-
-
-def orphans_have_rows(view: CheckView) -> Iterator[Finding]:
-    """An inode without a link has a row that says so, and no other has."""
+def orphans_have_rows(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """An inode without a link is listed as an orphan, and no other is."""
     for node in view.inodes():
         listed = view.has(Table.ORPHANS, number_key(node.inode))
         if listed and node.nlink:
@@ -241,7 +239,7 @@ def orphans_have_rows(view: CheckView) -> Iterator[Finding]:
             yield Finding("orphan", f"inode {inode} is to be removed, but does not exist")
 
 
-def symlinks_have_targets(view: CheckView) -> Iterator[Finding]:
+def symlinks_have_targets(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A symbolic link has a target of its size, and nothing else has one."""
     for node in view.inodes():
         if stat.S_ISLNK(node.mode):
@@ -250,9 +248,9 @@ def symlinks_have_targets(view: CheckView) -> Iterator[Finding]:
                 length = "no target" if target is None else f"a target of {len(target)} bytes"
                 message = f"symbolic link {node.inode} has {length} instead of {node.size}"
                 yield Finding("symlink", message, (view.path(node.inode),))
-    for key, _ in view.rows(Table.SYMLINKS, decode_symlink):
-        node_or_none = view.inode(number_of(key))
+    for key, _target in view.rows(Table.SYMLINKS, decode_symlink):
+        owner = view.inode(number_of(key))
         broken = key in view.broken[Table.INODES]
-        if not broken and (node_or_none is None or not stat.S_ISLNK(node_or_none.mode)):
+        if not broken and (owner is None or not stat.S_ISLNK(owner.mode)):
             message = f"inode {number_of(key)} has a link target, but is no symbolic link"
             yield Finding("symlink", message, (view.path(number_of(key)),))

@@ -1,13 +1,16 @@
-"""Invariants of packs: the stored bytes are where the index says, and are what they were."""
+"""Invariants of packs: chunks lie where the index says, and their bytes are intact."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from modelfs.errors import CorruptChunk, CorruptPack
 from modelfs.jobs.check.chunks import form_problem
+from modelfs.jobs.check.findings import Finding, Severity
+from modelfs.jobs.check.impact import chunk_finding, chunk_findings
 from modelfs.jobs.check.lineage import recipe_problem
-from modelfs.jobs.check.view import CheckView, Finding, Severity
+from modelfs.jobs.check.reported import Reported
+from modelfs.jobs.check.view import CheckView
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE, Entry
@@ -15,72 +18,66 @@ from modelfs.store.packs.segment import PAGE, Entry
 Progress = Callable[[int, int], None]
 
 
-def pack_files_are_there(view: CheckView) -> Iterator[Finding]:
-    """A pack's file is this store's, and holds at least what the index vouches for."""
+def pack_files_are_there(view: CheckView, reported: Reported) -> Iterator[Finding]:
+    """A pack's file is this store's, and is at least as long as the index vouches for."""
     for pack, row in view.packs():
         try:
             view.store.packs.check_header(PackId(pack))
             length = os.fstat(view.store.packs.descriptor(PackId(pack)).fd).st_size
         except (CorruptPack, OSError) as exc:
+            reported.lost_packs[pack] = 0
+            # Unless a daemon has deleted it since the check began.
             if view.is_current(Table.PACKS, number_key(pack)):
-                yield _lost(view, pack, str(exc))
-            else:
-                view.lost_packs[pack] = 0  # deleted by a daemon since the check began
+                yield chunk_finding(view, "pack-file", str(exc), _chunks_behind(view, pack, -1))
             continue
         if length < row.stop:
             message = f"pack {pack} ends at {length}, before its last committed byte, {row.stop}"
-            view.lost_packs[pack] = length
-            yield view.chunk_finding("pack-file", message, _behind(view, pack, length))
+            reported.lost_packs[pack] = length
+            yield chunk_finding(view, "pack-file", message, _chunks_behind(view, pack, length))
 
 
-def packs_without_a_row_have_nothing(view: CheckView) -> Iterator[Finding]:
-    """No pack file that the index does not know has chunks that are known as lost."""
+def _chunks_behind(view: CheckView, pack: int, length: int) -> Collection[ChunkId]:
+    chunks = view.counts.chunks_by_pack.get(pack, ())
+    records = ((chunk, view.chunk(chunk)) for chunk in chunks)
+    return [chunk for chunk, record in records if record is not None and _stop(record) > length]
+
+
+def _stop(record: Chunk) -> int:
+    return record.offset + record.stored
+
+
+def packs_without_a_row_have_nothing(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """No pack file without a row has chunks that are known as lost."""
     # By number and checksum: after the loss of a commit, a number may be given a second time.
     lost = {(chunk, record.checksum) for chunk, record in view.chunks() if record.is_lost}
-    known = {PackId(pack) for pack, _ in view.packs()}
-    for pack in sorted(view.store.packs.numbers() - known) if lost else ():
-        if found := {chunk for chunk, _ in lost.intersection(_named_in(view, pack))}:
-            message = f"pack {pack} is back, and {len(found)} chunks in it were taken for lost"
-            yield view.chunk_finding("pack-back", message, found)
+    with_row = {PackId(pack) for pack, _row in view.packs()}
+    for pack in sorted(view.store.packs.numbers() - with_row) if lost else ():
+        in_pack: set[tuple[ChunkId, int]] = set()
+        with contextlib.suppress(CorruptPack, ValueError, OSError):
+            for entry in view.store.packs.entries(pack, view.store.packs.size(pack)):
+                in_pack.add((entry.chunk, entry.checksum))
+        if chunks := {chunk for chunk, _checksum in lost & in_pack}:
+            message = f"pack {pack} is back, and {len(chunks)} chunks in it were taken for lost"
+            yield chunk_finding(view, "pack-back", message, chunks)
 
 
-def _named_in(view: CheckView, pack: PackId) -> Iterator[tuple[ChunkId, int]]:
-    with contextlib.suppress(CorruptPack, ValueError, OSError):
-        for entry in view.store.packs.entries(pack, view.store.packs.size(pack)):
-            yield entry.chunk, entry.checksum
-
-
-def _lost(view: CheckView, pack: int, message: str) -> Finding:
-    view.lost_packs[pack] = 0
-    return view.chunk_finding("pack-file", message, frozenset(view.census.packed.get(pack, ())))
-
-
-def _behind(view: CheckView, pack: int, length: int) -> frozenset[ChunkId]:
-    return frozenset(
-        chunk
-        for chunk in view.census.packed.get(pack, ())
-        if (record := view.chunk(chunk)) is not None and record.offset + record.stored > length
-    )
-
-
-def places_are_sound(view: CheckView) -> Iterator[Finding]:
+def places_are_sound(view: CheckView, _: Reported) -> Iterator[Finding]:
     """Chunks lie inside the committed part of a pack and do not overlap."""
     rows = dict(view.packs())
     problems: dict[ChunkId, str] = {}
-    for pack in sorted(view.census.packed):
+    for pack, chunks in sorted(view.counts.chunks_by_pack.items()):
         if pack in rows:
             problems.update(_misplaced(view, pack, rows[pack]))
         elif number_key(pack) not in view.broken[Table.PACKS]:
-            chunks = frozenset(view.census.packed[pack])
             message = f"{len(chunks)} chunks lie in pack {pack}, which the index does not have"
-            yield view.chunk_finding("place", message, chunks)
-    yield from view.chunk_findings("place", problems)
+            yield chunk_finding(view, "place", message, chunks)
+    yield from chunk_findings(view, "place", problems)
 
 
 def _misplaced(view: CheckView, pack: int, row: PackRow) -> Iterator[tuple[ChunkId, str]]:
     reached = PAGE
     for chunk, record in _by_place(view, pack):
-        stop = record.offset + record.stored
+        stop = _stop(record)
         place = f"chunk {chunk} lies at {record.offset} to {stop} of pack {pack}"
         if record.offset < PAGE or stop > row.stop:
             yield chunk, f"{place}, whose committed part is {PAGE} to {row.stop}"
@@ -91,30 +88,31 @@ def _misplaced(view: CheckView, pack: int, row: PackRow) -> Iterator[tuple[Chunk
 
 
 def _by_place(view: CheckView, pack: int) -> list[tuple[ChunkId, Chunk]]:
-    records = ((chunk, view.chunk(chunk)) for chunk in view.census.packed.get(pack, ()))
-    found = [(chunk, record) for chunk, record in records if record is not None]
-    return sorted(found, key=lambda each: each[1].offset)
+    chunks = view.counts.chunks_by_pack.get(pack, ())
+    records = ((chunk, view.chunk(chunk)) for chunk in chunks)
+    there = [(chunk, record) for chunk, record in records if record is not None]
+    return sorted(there, key=lambda chunk: chunk[1].offset)
 
 
-def segment_tables_agree(view: CheckView) -> Iterator[Finding]:
-    """A pack's own tables tell of its chunks what the index does."""
+def segment_tables_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
+    """A pack's own tables have the same entries of its chunks as the index."""
     problems: dict[ChunkId, str] = {}
     for pack, row in view.packs():
-        if pack in view.lost_packs:
+        if pack in reported.lost_packs:
             continue
         try:
-            told = set(view.store.packs.entries(PackId(pack), row.stop))
+            entries = set(view.store.packs.entries(PackId(pack), row.stop))
         except (CorruptPack, ValueError, OSError) as exc:
             yield Finding("segment", str(exc), severity=Severity.ACCOUNT)
             continue
         for chunk, record in _by_place(view, pack):
-            if entry_of(chunk, record) not in told:
+            if entry_of(chunk, record) not in entries:
                 problems[chunk] = f"the tables of pack {pack} tell otherwise of chunk {chunk}"
-    yield from view.chunk_findings("segment-chunk", problems)
+    yield from chunk_findings(view, "segment-chunk", problems)
 
 
 def entry_of(chunk: ChunkId, record: Chunk) -> Entry:
-    """Return what the table of a segment has to say of a chunk."""
+    """Return the entry that the table of a segment has for a chunk."""
     return Entry(
         chunk,
         record.offset,
@@ -126,57 +124,58 @@ def entry_of(chunk: ChunkId, record: Chunk) -> Entry:
     )
 
 
-def live_bytes_are_right(view: CheckView) -> Iterator[Finding]:
-    """A pack's row says how many bytes of used chunks lie in it."""
+def live_bytes_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """A pack's row has the number of bytes of used chunks in it."""
     if view.broken[Table.CHUNKS]:
-        return  # what does not decode cannot be counted
+        return  # the broken ones cannot be counted
     for pack, row in view.packs():
-        live = view.census.live.get(pack, 0)
+        live = view.counts.live_bytes.get(pack, 0)
         if row.live != live:
             message = f"{live} bytes of pack {pack} are live; its row says {row.live}"
-            # A pack that is said to have no live bytes is deleted.
+            # A pack without live bytes is deleted.
             severity = Severity.DAMAGE if row.live < live else Severity.ACCOUNT
             yield Finding("pack-live", message, severity=severity)
 
 
-def contents_are_intact(view: CheckView, progress: Progress | None = None) -> Iterator[Finding]:
+def contents_are_intact(
+    view: CheckView, reported: Reported, progress: Progress
+) -> Iterator[Finding]:
     """The stored bytes of every used chunk match their checksum, decode, and match their hash.
 
-    A recipe names the sources that the index does.
+    A recipe names the sources that the index does. `progress` gets the stored bytes that were read
+    so far, and those of all used chunks.
     """
-    total = sum(view.census.live.values())
+    done, total = 0, sum(view.counts.live_bytes.values())
+    unreadable = reported.endless | reported.baseless
     problems: dict[ChunkId, str] = {}
-    for pack in sorted(view.census.packed):
+    for pack in sorted(view.counts.chunks_by_pack):
         for chunk, record in _by_place(view, pack):
-            if not record.alive or _is_lost(view, record) or not _is_possible(view, record):
+            if not record.alive or not _can_be_read(view, reported, record):
                 continue
-            if (problem := _content_problem(view, chunk, record)) is not None:
-                problems[chunk] = problem
-            view.bytes_checked += record.stored
-            if progress is not None:
-                progress(view.bytes_checked, total)
-    view.damaged.update(problems)
-    yield from view.chunk_findings("content", problems)
+            if chunk not in unreadable:
+                problem = _content_problem(view, chunk, record)
+                if problem is not None:
+                    problems[chunk] = problem
+            done += record.stored
+            progress(done, total)
+    reported.damaged.update(problems)
+    yield from chunk_findings(view, "content", problems)
 
 
-def _is_possible(view: CheckView, record: Chunk) -> bool:
-    # What is not was reported, and might ask for any amount of memory.
+def _can_be_read(view: CheckView, reported: Reported, record: Chunk) -> bool:
+    # Of the others something was reported; an impossible form might ask for any amount of memory.
+    left = reported.lost_packs.get(record.pack)
+    if left is not None and _stop(record) > left:
+        return False
     return form_problem(record, view.store.superblock.chunk_size) is None
 
 
-def _is_lost(view: CheckView, record: Chunk) -> bool:
-    known = view.lost_packs.get(record.pack)
-    return known is not None and record.offset + record.stored > known
-
-
 def _content_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
-    if chunk in view.endless or chunk in view.baseless:
-        return None  # reported already
     try:
         view.store.chunk_reader.check_content(chunk, record)
     except (CorruptChunk, OSError) as exc:
         if isinstance(exc, CorruptChunk) and exc.base != chunk:
-            return None  # that one is reported, with whom it hurts, or is known as lost
+            return None  # the base has a finding of its own, or is known as lost
         problem: str | None = str(exc)
     else:
         is_derived = record.kind is ChunkKind.DERIVED

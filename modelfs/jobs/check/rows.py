@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.errors import CorruptIndex
-from modelfs.jobs.check.view import CheckView, Finding, Severity
+from modelfs.jobs.check.findings import Finding, Severity
+from modelfs.jobs.check.impact import chunk_finding
+from modelfs.jobs.check.reported import Reported
+from modelfs.jobs.check.view import CheckView
 from modelfs.store.files.staged_file import WINDOW, window_name
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
@@ -42,8 +45,8 @@ OF_INODES: Final = (
     (Table.TENSORS, True),
     (Table.STAGED, True),
 )
-# The same, and those whose inodes the namespace's invariants look at.
-NAMING: Final = (
+# All tables whose keys begin with an inode that a path leads to.
+BY_INODE: Final = (
     *(table for table, _ in OF_INODES),
     Table.INODES,
     Table.PARENTS,
@@ -59,7 +62,7 @@ COUNTERS: Final = (
 )
 
 
-def rows_decode(view: CheckView) -> Iterator[Finding]:
+def rows_decode(view: CheckView, reported: Reported) -> Iterator[Finding]:
     """Every row of every table is one that could have been written."""
     for table in Table:
         decode = DECODERS[table]
@@ -67,21 +70,21 @@ def rows_decode(view: CheckView) -> Iterator[Finding]:
             try:
                 decode(key, value)
             except CorruptIndex as exc:
-                view.broken[table].add(key)
+                reported.broken[table].add(key)
                 if table is Table.PARENTS:
-                    view.misnamed.add(InodeNumber(number_of(key)))
-                yield _undecodable(view, table, key, str(exc))
+                    reported.misnamed.add(InodeNumber(number_of(key)))
+                yield _row_finding(view, table, key, str(exc))
 
 
-def _undecodable(view: CheckView, table: Table, key: bytes, problem: str) -> Finding:
+def _row_finding(view: CheckView, table: Table, key: bytes, problem: str) -> Finding:
     message = f"{table.value} row {key[:32].hex()}: {problem}"
     if table is Table.CHUNKS and len(key) == 8:
-        return view.chunk_finding("row", message, {ChunkId(number_of(key))})
-    files = (view.path(number_of(key)),) if table in NAMING and len(key) >= 8 else ()
+        return chunk_finding(view, "row", message, {ChunkId(number_of(key))})
+    files = (view.path(number_of(key)),) if table in BY_INODE and len(key) >= 8 else ()
     return Finding("row", message, files)
 
 
-def superblock_is_right(view: CheckView) -> Iterator[Finding]:
+def superblock_is_right(view: CheckView, _: Reported) -> Iterator[Finding]:
     """The index has a superblock, of a format version that this store's can be."""
     value = view.index.get(Table.META, SUPERBLOCK)
     if value is None:
@@ -91,7 +94,7 @@ def superblock_is_right(view: CheckView) -> Iterator[Finding]:
         yield Finding("superblock", message)
 
 
-def counters_are_ahead(view: CheckView) -> Iterator[Finding]:
+def counters_are_ahead(view: CheckView, _: Reported) -> Iterator[Finding]:
     """Numbers that are handed out next are above all in use."""
     for counter, table in COUNTERS:
         if counter in view.broken[Table.META]:
@@ -105,11 +108,11 @@ def counters_are_ahead(view: CheckView) -> Iterator[Finding]:
             yield Finding("counter", message)
 
 
-def inodes_exist(view: CheckView) -> Iterator[Finding]:
-    """What belongs to an inode belongs to one that exists, and can have it."""
+def inodes_exist(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """The inode of a row exists, and is of a type that can have such a row."""
     for table, regular in OF_INODES:
         last = None
-        for key, _ in view.index.pages(table):
+        for key, _value in view.index.pages(table):
             inode = number_of(key)
             if inode == last or key in view.broken[table]:
                 continue
@@ -126,8 +129,8 @@ def _ownership_problem(view: CheckView, inode: int, *, regular: bool) -> str | N
     return "it is no regular file" if regular and not stat.S_ISREG(node.mode) else None
 
 
-def windows_are_there(view: CheckView) -> Iterator[Finding]:
-    """A staged window's file is there, and holds the ranges that are said to be durable."""
+def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """A staged window's file is there, with the ranges that its row has."""
     for key, row in view.rows(Table.STAGED, StagedWindow.from_row):
         inode, number = pair_of(key)
         problem = _window_problem(view, inode, number, row)
@@ -152,32 +155,23 @@ def _window_problem(view: CheckView, inode: int, number: int, row: StagedWindow)
     return None
 
 
-def totals_are_right(view: CheckView) -> Iterator[Finding]:
-    """What `stats` and `statfs` tell is what there is."""
+def totals_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """The totals that `stats` and `statfs` show are the sums of the rows."""
     for name, amount in counted_totals(view).items():
         if name not in view.broken[Table.META] and view.store.counters.get(name) != amount:
-            told = view.store.counters.get(name)
-            message = f"{name.decode()} is {told}, but adds up to {amount}"
+            total = view.store.counters.get(name)
+            message = f"{name.decode()} is {total}, but adds up to {amount}"
             yield Finding("total", message, severity=Severity.ACCOUNT)
 
 
 def counted_totals(view: CheckView) -> dict[bytes, int]:
-    """Return what each total has to be, but for those that nothing can be said of."""
-    return _file_totals(view) | _chunk_totals(view)
-
-
-def _file_totals(view: CheckView) -> dict[bytes, int]:
-    if view.broken[Table.INODES]:
-        return {}  # what does not decode cannot be counted
-    files = logical = 0
-    for node in view.inodes():
-        if stat.S_ISREG(node.mode):
-            files, logical = files + 1, logical + node.size
-    return {FILES: files, LOGICAL: logical}
-
-
-def _chunk_totals(view: CheckView) -> dict[bytes, int]:
-    if view.broken[Table.CHUNKS]:
-        return {}
-    told = {key: 0 for key, _ in view.rows(Table.META, decode_meta) if key.startswith(b"form.")}
-    return dict.fromkeys(CHUNK_TOTALS, 0) | told | view.census.counters
+    """Return the right value of each total, but for those of tables with broken rows."""
+    totals: dict[bytes, int] = {}
+    if not view.broken[Table.INODES]:
+        sizes = [node.size for node in view.inodes() if stat.S_ISREG(node.mode)]
+        totals |= {FILES: len(sizes), LOGICAL: sum(sizes)}
+    if not view.broken[Table.CHUNKS]:
+        counters = (key for key, _ in view.rows(Table.META, decode_meta))
+        forms = [key for key in counters if key.startswith(b"form.")]
+        totals |= dict.fromkeys((*CHUNK_TOTALS, *forms), 0) | view.counts.totals
+    return totals

@@ -25,6 +25,7 @@ import xxhash
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptChunk, CorruptData
 from modelfs.jobs.check.chunks import form_problem
+from modelfs.jobs.check.impact import impacts
 from modelfs.jobs.check.packs import entry_of
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.pack_files import read_segment_tables
@@ -59,7 +60,7 @@ class _ChunkMender:
         self._packs = context.store.packs
         self._largest = context.store.superblock.chunk_size
         view = context.view()
-        self._needed = view.usage.uses.keys() | view.links_of.pins.keys()
+        self._needed = view.references.extents.keys() | view.derivations.dependants.keys()
         self.states = {pack: read_segment_tables(self._packs, pack) for pack in self._all_packs()}
         self.damaged = {
             pack
@@ -71,8 +72,8 @@ class _ChunkMender:
         self._lost: dict[ChunkId, Chunk] = {}
         self._waiting: dict[ChunkId, tuple[Chunk, ChunkId]] = {}  # for a source: how, and which
         self._found = 0
-        found = context.found
-        self._doubtful = found.lineage_doubtful or bool(found.baseless or found.too_long)
+        reported = context.reported
+        self._doubtful = reported.lineage_doubtful or bool(reported.baseless or reported.too_long)
         self._doubtful |= any(context.unreadable[table] for table in LINEAGE)
 
     def _all_packs(self) -> set[PackId]:
@@ -145,7 +146,7 @@ class _ChunkMender:
             # Unless a pack is here that was not: it may have been found, and put back.
             return any(state.has(chunk) for state in self.states.values())
         return (
-            chunk in self._context.found.damaged | self._context.found.endless
+            chunk in self._context.reported.damaged | self._context.reported.endless
             or record.pack in self.damaged
             or not self._is_told(chunk, record)
             or chunk not in self._chunks.with_digest(record.digest)
@@ -256,7 +257,7 @@ class _ChunkMender:
 
     def _all_sources(self) -> dict[ChunkId, tuple[ChunkId, ...]]:
         known: dict[ChunkId, tuple[ChunkId, ...]] = {}
-        self._shortened = set(self._context.found.too_long)
+        self._shortened = set(self._context.reported.too_long)
         while derived := [each for each in self._derived() if each[0] not in known]:
             for chunk, record in derived:
                 try:
@@ -306,7 +307,7 @@ class _ChunkMender:
         """Tell what was found again, and what is lost."""
         if self._found:
             self._context.repaired(f"chunks that were found again in the packs: {self._found}")
-        users = self._context.view().users(self._lost) if self._lost else {}
+        users = impacts(self._context.view(), self._lost) if self._lost else {}
         for pack in sorted({record.pack for record in self._lost.values()}):
             chunks = [chunk for chunk, record in self._lost.items() if record.pack == pack]
             hurt = [users[chunk] for chunk in chunks]

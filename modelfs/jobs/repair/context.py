@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelfs.codecs.base import CodecId
+from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
@@ -48,12 +49,12 @@ class Action:
 class RepairContext:
     """What the passes of a round share. All changes are one change of the index."""
 
-    def __init__(self, store: Store, quarantine: Quarantine, found: CheckView) -> None:
-        """Begin a round; `found` is the view with which the store was checked."""
+    def __init__(self, store: Store, quarantine: Quarantine, reported: Reported) -> None:
+        """Begin a round; `reported` is the damage that the check before it has reported."""
         self.store = store
         self.index = store.index
         self.quarantine = quarantine
-        self.found = found
+        self.reported = reported
         self.actions: list[Action] = []
         self.unreadable: dict[Table, list[bytes]] = {}  # keys of rows that did not decode
         self._nowhere: ChunkId | None = None
@@ -113,7 +114,7 @@ class RepairContext:
         return InodeNumber(self.store.counters.allocate(NEXT_INODE))
 
     def path(self, inode: int) -> bytes:
-        return self.found.path(inode)
+        return self.view().path(inode)
 
     def view(self) -> CheckView:
         """Return a view of the store as it is now, in which every row decodes."""

@@ -53,9 +53,9 @@ def _suspicious_holes(context: RepairContext) -> list[tuple[int, int, int]]:
         for _, extent in view.extents()
         if (record := view.chunk(extent.chunk)) is None or extent.skip + extent.length > record.size
     )
-    if context.unreadable[Table.EXTENTS] or view.missing <= bad:
+    if context.unreadable[Table.EXTENTS] or view.missing_bytes <= bad:
         return []
-    return list(view.holes(view.missing - bad))
+    return list(view.holes(view.missing_bytes - bad))
 
 
 def _sizes_agree(context: RepairContext) -> bool:

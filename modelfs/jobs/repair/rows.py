@@ -25,7 +25,7 @@ ASKED: Final = (
 def remove_unreadable(context: RepairContext) -> None:
     """Set aside the rows that do not decode."""
     for table in Table:
-        keys = sorted(context.found.broken[table])
+        keys = sorted(context.reported.broken[table])
         context.unreadable[table] = keys
         for key in keys:
             context.drop(table, key, "it does not decode")

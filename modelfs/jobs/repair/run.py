@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from modelfs.jobs.check.fsck import Finding, FsckReport, fsck
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.fsck import FsckReport, fsck
 from modelfs.jobs.check.meta_pages import check_meta_pages
 from modelfs.jobs.check.packs import Progress
-from modelfs.jobs.check.view import CheckView
+from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
 from modelfs.jobs.repair.inodes import repair_inodes
@@ -101,12 +102,11 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
     data = data or bool(actions)
     with Store(folder, recover=False) as store:
         for _ in range(ROUNDS_MAX):
-            view = CheckView(store)
-            report = fsck(store, data=data, progress=progress, view=view)
+            report = fsck(store, data=data, progress=progress)
             found |= dict.fromkeys(report.findings)
             if not report.findings:
                 break
-            actions |= dict.fromkeys(_round(store, quarantine, view))
+            actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
         if went_back:
@@ -144,11 +144,11 @@ def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
     quarantine.move_files()
 
 
-def _round(store: Store, quarantine: Quarantine, view: CheckView) -> list[Action]:
+def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Action]:
     if told := [Action(Outcome.MENDED, each) for each in restore_quarantined(store, quarantine)]:
         quarantine.move_files()
         return told  # with the packs in their places, other things are wrong, or none
-    context = RepairContext(store, quarantine, view)
+    context = RepairContext(store, quarantine, reported)
     try:
         with store.index.change():
             for mend in PASSES:

@@ -77,9 +77,9 @@ def _mend_uses(context: RepairContext) -> None:
 def _counted(view: CheckView, chunk: ChunkId, record: Chunk) -> Chunk:
     return dataclasses.replace(
         record,
-        refs=view.usage.uses.get(chunk, 0),
-        ref_bytes=view.usage.used.get(chunk, 0),
-        dependants=view.links_of.pins.get(chunk, 0),
+        refs=view.references.extents.get(chunk, 0),
+        ref_bytes=view.references.bytes.get(chunk, 0),
+        dependants=view.derivations.dependants.get(chunk, 0),
     )
 
 
@@ -102,7 +102,7 @@ def _mend_hashes(context: RepairContext) -> None:
 def _mend_packs(context: RepairContext) -> None:
     view = CheckView(context.store)
     for pack, row in list(view.packs()):
-        live = view.census.live.get(pack, 0)
+        live = view.counts.live_bytes.get(pack, 0)
         if row.live != live:
             right = dataclasses.replace(row, live=live)
             context.put(Table.PACKS, number_key(pack), right.to_bytes())

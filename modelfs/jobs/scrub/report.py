@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from modelfs.jobs.check.view import CheckView, Finding
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.impact import chunk_findings
+from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
@@ -19,7 +21,7 @@ def damage_findings(store: Store, damaged: Mapping[ChunkId, str]) -> list[Findin
         store: the store.
         damaged: a message for each damaged chunk.
     """
-    return list(CheckView(store).chunk_findings("content", damaged))
+    return list(chunk_findings(CheckView(store), "content", damaged))
 
 
 def scrub_report(store: Store, *, running: bool = False) -> dict[str, Any]:

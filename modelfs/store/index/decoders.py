@@ -47,8 +47,8 @@ def decode_meta(key: bytes, value: bytes) -> int | Superblock:
 def decode_parent(key: bytes, value: bytes) -> tuple[InodeNumber, InodeNumber, int]:
     """Decode one name of an inode: the inode, the directory of the name, and its cookie."""
     check_size(key, 24)
-    check_size(value, 0)
     inode = handed_out(key[:8])
+    check_size(value, 0)
     folder, cookie = pair_of(key[8:])
     return InodeNumber(inode), InodeNumber(folder), cookie
 

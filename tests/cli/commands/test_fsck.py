@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli.commands import fsck
-from modelfs.jobs.check.fsck import Finding, FsckReport
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.fsck import FsckReport
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
 from tests.support.stores import overwrite

@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.check.fsck import Severity, check, fsck
+from modelfs.jobs.check.findings import Severity
+from modelfs.jobs.check.fsck import check, fsck
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.counters import (
     FILES,

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from modelfs.codecs.base import CodecId
-from modelfs.jobs.check.fsck import Severity, check
+from modelfs.jobs.check.findings import Severity
+from modelfs.jobs.check.fsck import check
 from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.chunks.lineage import CHAIN_MAX

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import IndexLost
-from modelfs.jobs.check.fsck import Finding, check, fsck
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.fsck import check, fsck
 from modelfs.jobs.check.meta_pages import data_file, read_meta_pages
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair import run as repair_module
@@ -93,7 +94,8 @@ def test_what_is_lost_is_no_finding_but_told(sample: Sample) -> None:
         report = fsck(store, data=True)
     assert report.findings == []
     assert (report.lost.chunks, report.lost.bytes) == (1, 3 * CHUNK)
-    assert (set(report.lost.hurt.files), set(report.lost.hurt.tensors)) == (set(SHARERS), {WORDS})
+    impact = report.lost.impact
+    assert (set(impact.files), set(impact.tensors)) == (set(SHARERS), {WORDS})
 
 
 def test_a_good_copy_heals_every_file(sample: Sample, good: Contents) -> None:

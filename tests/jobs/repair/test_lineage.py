@@ -159,7 +159,7 @@ def test_a_lost_source_hurts_what_derives_from_it(sample: Sample, kin: Kin, good
         with pytest.raises(CorruptChunk, match=f"chunk {kin.bottom}: its bytes are lost"):
             store.chunk_reader.read_current(kin.derived)
     assert (after.lost.chunks, after.lost.bytes) == (1, len(LOWEST) + 50_000)
-    assert set(after.lost.hurt.files) == {BOTTOM, TOP}
+    assert set(after.lost.impact.files) == {BOTTOM, TOP}
     write_again(sample.path, b"copy", bytes_of(good, BOTTOM))
     assert files_of(sample.path) == {**good, b"/copy": good[BOTTOM]}
 
