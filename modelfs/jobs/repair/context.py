@@ -57,6 +57,7 @@ class RepairContext:
         self.reported = reported
         self.actions: list[Action] = []
         self.unreadable: dict[Table, list[bytes]] = {}  # keys of rows that did not decode
+        self.missing_bytes = 0  # of extents that chunks count and that are not there
         self._nowhere: ChunkId | None = None
 
     # -- telling

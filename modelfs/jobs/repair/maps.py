@@ -8,8 +8,8 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 
 from modelfs.jobs.repair.context import RepairContext
@@ -25,13 +25,18 @@ from modelfs.store.index.tables import Table, number_key, number_of, pair_key, p
 # -- maps
 
 
+def count_missing_extents(context: RepairContext) -> None:
+    """Note how many bytes of extents are missing, before chunks that count them are removed."""
+    context.missing_bytes = context.view().missing_bytes
+
+
 def repair_maps(context: RepairContext) -> None:
     """Let every extent be one that can be read, or that says that it cannot."""
     sizes_agree = _sizes_agree(context)
-    holes = _suspicious_holes(context)
     unreadable = _unreadable(context)
     groups = groupby(list(context.rows(Table.EXTENTS)), key=lambda row: number_of(row[0]))
     maps = {inode: [extent for _, extent in rows] for inode, rows in groups}
+    holes = list(_suspicious_holes(context, maps, unreadable))
     for inode in sorted(maps.keys() | unreadable.keys()):
         node = context.node(inode)
         extents = maps.get(inode, [])
@@ -45,17 +50,55 @@ def repair_maps(context: RepairContext) -> None:
             _lose(context, node, RangeSet([(start, stop)]), "an extent is missing")
 
 
-def _suspicious_holes(context: RepairContext) -> list[tuple[int, int, int]]:
-    # Only as long as what is missing is not explained by an extent that is there, but damaged.
-    view = context.view()
-    bad = sum(
-        extent.length
-        for _, extent in view.extents()
-        if (record := view.chunk(extent.chunk)) is None or extent.skip + extent.length > record.size
-    )
-    if context.unreadable[Table.EXTENTS] or view.missing_bytes <= bad:
-        return []
-    return list(view.holes(view.missing_bytes - bad))
+def _suspicious_holes(
+    context: RepairContext, maps: Mapping[int, list[Extent]], unreadable: Mapping[int, list[int]]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield inode, start and stop of holes that may be extents of which no row is left.
+
+    They are no longer than the missing extents together, without those of which damaged rows are
+    left: these are lost themselves.
+    """
+    gaps: dict[int, RangeSet] = {}
+    for inode, starts in unreadable.items():
+        node = context.node(inode)
+        if node is not None and stat.S_ISREG(node.mode):
+            gaps[inode] = _gaps(context, maps.get(inode, []), starts)
+            gaps[inode].remove(node.size, SIZE_MAX)
+    left = context.missing_bytes - sum(gap.size for gap in gaps.values())
+    left -= _misled_bytes(context, maps) if left > 0 else 0
+    for inode, start, stop in context.view().holes(context.missing_bytes) if left > 0 else ():
+        hole = RangeSet([(start, stop)])
+        for gap in gaps.get(inode, ()):
+            hole.remove(*gap)
+        yield from ((inode, low, high) for low, high in hole if high - low <= left)
+
+
+def _misled_bytes(context: RepairContext, maps: Mapping[int, list[Extent]]) -> int:
+    # Of extents that lead to no chunk that there ever was, or past its end. An extent of a chunk
+    # that lost its record is right, and is not one that another chunk misses.
+    known = {number_of(key) for key in context.unreadable[Table.CHUNKS]}
+    known.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
+    size = 0
+    for extent in chain.from_iterable(maps.values()):
+        if (record := context.store.chunks.find(extent.chunk)) is None:
+            is_misled = extent.chunk not in known
+        else:
+            is_misled = extent.skip + extent.length > record.size
+        size += extent.length if is_misled else 0
+    return size
+
+
+def _gaps(context: RepairContext, extents: Sequence[Extent], unreadable: list[int]) -> RangeSet:
+    # The ranges of extents whose rows are not readable: up to the next one, or a chunk's size.
+    step = context.store.superblock.chunk_size
+    following = _following(extents, unreadable)
+    return RangeSet((at, min(at + step, following[at])) for at in unreadable)
+
+
+def _following(extents: Sequence[Extent], unreadable: list[int]) -> dict[int, int]:
+    # For the start of each extent, that of the next one.
+    starts = sorted({extent.start for extent in extents} | set(unreadable))
+    return dict(zip(starts, [*starts[1:], SIZE_MAX], strict=True))
 
 
 def _sizes_agree(context: RepairContext) -> bool:
@@ -114,10 +157,9 @@ def _sift(
 ) -> tuple[set[int], RangeSet]:
     """Return where the extents begin that cannot be right, and the ranges lost with them."""
     step = context.store.superblock.chunk_size
-    starts = sorted({each.start for each in extents} | set(unreadable))
-    following = dict(zip(starts, [*starts[1:], SIZE_MAX], strict=True))
+    following = _following(extents, unreadable)
     bad: set[int] = set()
-    lost = RangeSet((at, min(at + step, following[at])) for at in unreadable)
+    lost = _gaps(context, extents, unreadable)
     widest: Extent | None = None
     for extent in extents:
         record = context.store.chunks.find(extent.chunk)

@@ -276,6 +276,52 @@ def test_a_missing_extent_is_no_hole(sample: Sample, good: Contents) -> None:
     assert check_losses(files_of(sample.path), good, report) == {BASE}
 
 
+def test_a_missing_extent_of_a_damaged_chunk_is_no_hole(sample: Sample, good: Contents) -> None:
+    """Nor is one whose chunk is damaged too, and is removed since no extent needs it."""
+    extent = next(each for each in sample.extents(sample.base) if each.stop > 500_000)
+    record = sample.store.chunks.record(extent.chunk)
+    assert record.refs == 1
+    overwrite(sample.pack, record.offset + 100, b"damaged")
+    sample.delete(Table.EXTENTS, pair_key(sample.base, extent.start))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert failed == {*range(extent.start // PIECE, (extent.stop - 1) // PIECE + 1)}
+
+
+def test_a_stray_row_explains_no_missing_extent(sample: Sample, good: Contents) -> None:
+    """A row of no file that does not decode keeps no hole from being taken for what it is."""
+    extent = sample.extents(sample.base)[1]
+    sample.delete(Table.EXTENTS, pair_key(sample.base, extent.start))
+    sample.put(Table.EXTENTS, pair_key(1000, 0), b"junk!")
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+
+
+def test_a_missing_extent_next_to_a_damaged_one(sample: Sample, good: Contents) -> None:
+    """Both ranges fail to read, that of a row that does not decode and that without a row."""
+    first, second = sample.extents(sample.base)[1:3]
+    sample.put(Table.EXTENTS, pair_key(sample.base, first.start), b"junk!")
+    sample.delete(Table.EXTENTS, pair_key(sample.base, second.start))
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == {BASE}
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert failed == {*range(first.start // PIECE, (second.stop - 1) // PIECE + 1)}
+
+
+def test_extents_of_a_lost_record_explain_no_missing_extent(sample: Sample, good: Contents) -> None:
+    """Extents of a chunk whose record is gone are right, and are not what another chunk misses."""
+    missing = next(each for each in sample.extents(sample.base) if each.stop > 500_000)
+    sample.delete(Table.EXTENTS, pair_key(sample.base, missing.start))
+    chunk, record = sample.chunk_at(sample.base, 1000)
+    overwrite(sample.pack, record.offset + 100, b"damaged")
+    sample.put(Table.CHUNKS, number_key(chunk), b"junk!")
+    report = mend(sample)
+    assert check_losses(files_of(sample.path), good, report) == set(SHARERS)
+    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
+    assert failed >= {*range(missing.start // PIECE + 1, missing.stop // PIECE)}
+
+
 def test_of_overlapping_extents_neither_is_believed(sample: Sample, good: Contents) -> None:
     """Two extents for the same bytes contradict each other."""
     first = sample.extents(sample.base)[1]
