@@ -94,20 +94,27 @@ def base_only_chunks_are_listed(view: CheckView, _: Reported) -> Iterator[Findin
 
 
 def chains_end(view: CheckView, reported: Reported) -> Iterator[Finding]:
-    """Every chunk comes down to stored bytes, in few steps."""
+    """Every chunk comes down to stored bytes, in few steps.
+
+    A chain that is too long, but ends in a lost chunk, is no finding: it can be shortened when that
+    comes back.
+    """
     lengths: dict[ChunkId, int] = {}
     for chunk in view.derivations.derived:
         _measure(view, chunk, lengths)
-    for chunk, length in sorted(lengths.items()):
-        if CHAIN_MAX < length < ENDLESS:
-            reported.too_long.add(chunk)
-            message = f"chunk {chunk} is {length} derivations away from stored bytes"
-            yield Finding("chain", message, severity=Severity.ACCOUNT)
+    too_long = {chunk for chunk, length in lengths.items() if CHAIN_MAX < length < ENDLESS}
+    if too_long:
+        lost = [chunk for chunk, record in view.chunks() if record.is_lost]
+        too_long.difference_update(*map(view.store.chunks.lineage.descendants, lost))
+    for chunk in sorted(too_long):
+        message = f"chunk {chunk} is {lengths[chunk]} derivations away from stored bytes"
+        yield Finding("chain", message, severity=Severity.ACCOUNT)
     problems = {
         chunk: f"chunk {chunk} derives from itself, or from one that does"
         for chunk, length in sorted(lengths.items())
         if length == ENDLESS
     }
+    reported.too_long |= too_long
     reported.endless.update(problems)
     yield from chunk_findings(view, "chain", problems)
 

@@ -81,6 +81,10 @@ class RepairContext:
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self.index.put(table, key, value)
 
+    def put_chunk(self, chunk: ChunkId, record: Chunk) -> None:
+        self.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
+        self.store.cache.forget(chunk)  # chunks that derive from it are decoded again
+
     def drop(self, table: Table, key: bytes, why: str) -> None:
         """Remove a row, and keep it in quarantine."""
         if (value := self.index.get(table, key)) is not None:
