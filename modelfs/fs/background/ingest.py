@@ -126,6 +126,7 @@ class BackgroundIngest:
                     self._ingest.ingest_apart(inodes, done=self._drained.notify)
                 )
                 done.update(inodes)
+                self._drop_ingested(inodes)
                 if progress is not None:
                     await progress(len(done), len(done) + len(pending))
             # A model may have requested a new cut of its data file. A file that is still being
@@ -139,6 +140,17 @@ class BackgroundIngest:
             await self._context.durability.commit()
         if failures:
             raise self._error(failures)
+
+    def _drop_ingested(self, inodes: Sequence[InodeNumber]) -> None:
+        """Let files wait no longer that are wholly in chunks.
+
+        Another pass would list them for the optimizer again. A file that was written meanwhile has
+        staged bytes, and waits on.
+        """
+        requested = set(self._store.requested())
+        for inode in inodes:
+            if inode not in requested and self._store.staging.find(inode) is None:
+                self._waiting.pop(inode, None)
 
     def _error(self, failures: Failures) -> OSError:
         """Return one exception that names the first file that failed, and how many others."""

@@ -717,10 +717,9 @@ async def test_creating_waits_for_ingest(
     assert await running.looked_up(b"more") != 0
 
 
-async def test_closed_file_becomes_chunks(
-    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file is ingested after it was closed and quiet for a while, and not before."""
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The times at which passes of ingest began."""
     begun: list[float] = []
     begin = Applier.begin_pass
 
@@ -729,6 +728,13 @@ async def test_closed_file_becomes_chunks(
         return begin(self, inode, complete=complete)
 
     monkeypatch.setattr(Applier, "begin_pass", noted)
+    return begun
+
+
+async def test_closed_file_becomes_chunks(
+    running: Served, clock: MockClock, begun: list[float]
+) -> None:
+    """A file is ingested after it was closed and quiet for a while, and not before."""
     inode, handle = await running.created(b"f", DATA)
     await trio.sleep(5 * QUIET_SECONDS)
     assert begun == []
@@ -737,6 +743,34 @@ async def test_closed_file_becomes_chunks(
     await until(lambda: is_chunked(running, inode))
     assert begun[0] >= closed + QUIET_SECONDS
     assert await running.content(inode) == DATA
+
+
+async def test_synced_file_is_ingested_once(
+    running: Served, clock: MockClock, begun: list[float]
+) -> None:
+    """A file that a sync has ingested is not ingested again when it was quiet for a while."""
+    await running.written(b"f", DATA)
+    await running.background.ingest.sync()
+    await trio.sleep(5 * QUIET_SECONDS)
+    assert len(begun) == 1
+
+
+async def test_file_that_is_written_during_a_sync(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written and closed while a sync ingests it is ingested again later."""
+    inode, handle = await running.created(b"f", DATA)
+    work = Held(Worker.run)
+    monkeypatch.setattr(Worker, "run", work)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.background.ingest.sync)
+        await work.reached.wait()
+        await running.operations.write(handle, 0, OTHER)
+        await running.operations.release(handle)
+        work.let_go()
+    assert not is_chunked(running, inode)
+    await until(lambda: is_chunked(running, inode))
+    assert await running.content(inode) == OTHER
 
 
 async def test_file_that_is_opened_again(running: Served, clock: MockClock) -> None:
