@@ -13,7 +13,7 @@ from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Step
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
-from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
 
 # Files of one round. Not more, as their plans are in memory: some 700 bytes for a tensor, of which
@@ -57,7 +57,8 @@ class Ingest:
         The caller holds off other writers of packs, and the removal of these files.
 
         Args:
-            inodes: the files. A file without staged bytes, or whose flush failed, is left out.
+            inodes: the files. A file that is not pending any more, or whose flush failed, is left
+                out.
             complete: no program is writing the files, so their layouts are final.
             done: called after each file.
 
@@ -71,6 +72,8 @@ class Ingest:
             staged = self._store.staging.find(inode)
             if self._store.inodes.find(inode) is None or (staged is not None and staged.failed):
                 continue
+            if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
+                continue  # ingested since the caller listed it
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete))
         while passes:
