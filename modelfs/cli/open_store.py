@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelfs.cli import client
 from modelfs.cli.failure import Failure
+from modelfs.cli.places import find_mount_point
 from modelfs.errors import StoreBusy
 from modelfs.store.folder import CONTROL_SOCKET, lock
 from modelfs.store.store import Store
@@ -17,12 +18,13 @@ def open_unmounted(store: Path) -> Store:
     """Open a store for writing, after `client.connect` found no daemon.
 
     Raises:
-        Failure: another process has the store open.
+        Failure: another process has the store open, such as the daemon of a read-only mount, which
+            has no control socket.
     """
     try:
         return Store(store)
     except StoreBusy as exc:
-        raise _locked(exc) from exc
+        raise _locked(store, exc) from exc
 
 
 @contextlib.contextmanager
@@ -40,14 +42,20 @@ def pinned(store: Path) -> Iterator[None]:
     try:
         fd = lock(store, fcntl.LOCK_SH)
     except StoreBusy as exc:
-        raise _locked(exc) from exc
+        raise _locked(store, exc) from exc
     try:
         yield
     finally:
         os.close(fd)
 
 
-def _locked(exc: StoreBusy) -> Failure:
+def _locked(store: Path, exc: StoreBusy) -> Failure:
+    mount_point = find_mount_point(store)
+    if mount_point is not None and os.statvfs(mount_point).f_flag & os.ST_RDONLY:
+        return Failure(
+            f"{exc}, which has it mounted read-only; unmount it with "
+            f"`modelfs umount {mount_point}`, and mount it without --read-only"
+        )
     return Failure(
         f"{exc}, which does not answer at {CONTROL_SOCKET}; wait for it to end, then try again"
     )
