@@ -2,6 +2,7 @@
 
 import enum
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -37,3 +38,13 @@ class Finding:
             tuple(fields["tensors"]),
             Severity(fields["severity"]),
         )
+
+
+def with_names(text: str, files: Iterable[bytes], tensors: Iterable[str]) -> str:
+    """Return a text, followed by the names of affected files and tensors."""
+    parts = [text]
+    if paths := ", ".join(map(os.fsdecode, files)):
+        parts.append(f"files: {paths}")
+    if names := ", ".join(tensors):
+        parts.append(f"tensors: {names}")
+    return "; ".join(parts)

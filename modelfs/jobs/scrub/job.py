@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from modelfs.jobs.check.findings import with_names
 from modelfs.jobs.scrub.report import damage_findings
 from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
 from modelfs.jobs.steps import Job, Pause, Work
@@ -52,5 +53,5 @@ def log_damage(store: Store, checked: PackRange) -> None:
         log.error("scrub: %s", problem)
     if checked.damaged:
         for finding in damage_findings(store, checked.damaged):
-            files, tensors = finding.files, finding.tensors
-            log.error("scrub: %s; files: %s; tensors: %s", finding.message, files, tensors)
+            text = with_names(finding.message, finding.files, finding.tensors)
+            log.error("scrub: %s", text)

@@ -97,7 +97,7 @@ async def test_damage_is_logged(
     nursery.start_soon(scrubbing.run)
     scrubbing.begin()
     await scrubbing.follow(Follower())
-    assert "/3" in caplog.text
+    assert caplog.messages[-1].endswith("; files: /3")
     assert "do not match their checksum" in caplog.text
     caplog.clear()
     assert [each["files"] for each in (await scrubbing.report())["findings"]] == [["/3"]]
