@@ -1,1 +1,1 @@
-"""Repair a store: restore what other records still say, name the rest."""
+"""Repair a store: restore it from redundant records, and report the losses."""

@@ -1,4 +1,4 @@
-"""One round of repair: the store as it is, what is changed in it, and what is told of that."""
+"""`RepairContext`: the store, the changes and the report of one round of repair."""
 
 import enum
 import os
@@ -26,15 +26,15 @@ from modelfs.store.store import Store
 
 
 class Outcome(enum.StrEnum):
-    """What came of something damaged."""
+    """The outcome of a repair."""
 
-    MENDED = "mended"  # it is what it was, or as good
-    QUARANTINED = "quarantined"  # something is lost, and what was left of it set aside
+    MENDED = "mended"  # as it was before the damage, or as good
+    QUARANTINED = "quarantined"  # something is lost, and its remains are in quarantine
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What repair did."""
+    """One repair, and its outcome."""
 
     outcome: Outcome
     message: str  # one line
@@ -42,25 +42,25 @@ class Action:
     tensors: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the action as JSON can hold it."""
         return asdict(self) | {"files": [os.fsdecode(file) for file in self.files]}
 
 
 class RepairContext:
-    """What the passes of a round share. All changes are one change of the index."""
+    """The state that the passes of a round share. They make one change of the index."""
 
     def __init__(self, store: Store, quarantine: Quarantine, reported: Reported) -> None:
-        """Begin a round; `reported` is the damage that the check before it has reported."""
+        """Begin a round; `reported` is the damage that the check before it found."""
         self.store = store
         self.index = store.index
         self.quarantine = quarantine
         self.reported = reported
         self.actions: list[Action] = []
         self.unreadable: dict[Table, list[bytes]] = {}  # keys of rows that did not decode
-        self.missing_bytes = 0  # of extents that chunks count and that are not there
-        self._nowhere: ChunkId | None = None
+        self.missing_bytes = 0  # of extents that chunks count and that no map has
+        self._lost_chunk: ChunkId | None = None
 
-    # -- telling
+    # -- the report
 
     def repaired(self, message: str, files: Iterable[bytes] = ()) -> None:
         self.actions.append(Action(Outcome.MENDED, message, tuple(files)))
@@ -73,7 +73,7 @@ class RepairContext:
     # -- rows
 
     def rows(self, table: Table) -> Iterator[tuple[bytes, Any]]:
-        """Yield the key and record of every row. After the first pass, all of them decode."""
+        """Yield the key and record of every row; after the first pass all rows decode."""
         decode = DECODERS[table]
         for key, value in self.index.pages(table):
             yield key, decode(key, value)
@@ -86,14 +86,14 @@ class RepairContext:
         self.store.cache.forget(chunk)  # chunks that derive from it are decoded again
 
     def drop(self, table: Table, key: bytes, why: str) -> None:
-        """Remove a row, and keep it in quarantine."""
+        """Remove a row, and keep it in quarantine with the reason."""
         if (value := self.index.get(table, key)) is not None:
             self.quarantine.add_row(table, key, value, why)
             self.index.delete(table, key)
 
-    def settle(self, table: Table, wanted: Mapping[bytes, bytes]) -> int:
-        """Let a table have these rows and no others, and return how many were changed."""
-        missing = dict(wanted)
+    def replace_rows(self, table: Table, rows: Mapping[bytes, bytes]) -> int:
+        """Give a table these rows and no others, and return how many of its rows changed."""
+        missing = dict(rows)
         changes: list[tuple[bytes, bytes | None]] = []
         for key, value in self.index.pages(table):
             if (right := missing.pop(key, None)) != value:
@@ -112,7 +112,7 @@ class RepairContext:
         return self.store.inodes.find(InodeNumber(inode))
 
     def put_node(self, node: Inode) -> None:
-        # The totals are counted anew at the end of a round.
+        # The totals are recounted at the end of a round.
         self.put(Table.INODES, number_key(node.inode), node.to_bytes())
 
     def new_inode(self) -> InodeNumber:
@@ -122,15 +122,15 @@ class RepairContext:
         return self.view().path(inode)
 
     def view(self) -> CheckView:
-        """Return a view of the store as it is now, in which every row decodes."""
+        """Return a view of the store in its present state, in which every row decodes."""
         return CheckView(self.store)
 
-    # -- what is lost
+    # -- lost ranges of files
 
-    def nowhere(self) -> ChunkId:
-        """Return a lost chunk for ranges of which nothing is known but that they are lost."""
-        if self._nowhere is None:
-            self._nowhere = ChunkId(self.store.counters.allocate(NEXT_CHUNK))
+    def lost_chunk(self) -> ChunkId:
+        """Return the lost chunk of this round, for ranges whose chunks are unknown."""
+        if self._lost_chunk is None:
+            self._lost_chunk = ChunkId(self.store.counters.allocate(NEXT_CHUNK))
             record = Chunk(
                 kind=ChunkKind.LOST,
                 codec=CodecId.RAW,
@@ -143,25 +143,20 @@ class RepairContext:
                 checksum=0,
                 digest=UNKNOWN,
             )
-            self.put(Table.CHUNKS, number_key(self._nowhere), record.to_bytes())
-        return self._nowhere
-
-    def lost_extents(self, start: int, stop: int) -> Iterator[Extent]:
-        """Yield extents that let a range of a file be read by nobody."""
-        step = self.store.superblock.chunk_size
-        for at in range(start, stop, step):
-            yield Extent(at, self.nowhere(), 0, min(step, stop - at))
+            self.put(Table.CHUNKS, number_key(self._lost_chunk), record.to_bytes())
+        return self._lost_chunk
 
     def lose(self, inode: int, start: int, stop: int) -> None:
-        """Let a range of a file be lost, whatever its map has there."""
+        """Map a range of a file to a lost chunk, so that reads of it fail."""
         number = InodeNumber(inode)
         for old in list(self.store.maps.overlapping(number, start, stop)):
             self.index.delete(Table.EXTENTS, pair_key(inode, old.start))
             for low, high in ((old.start, start), (stop, old.stop)):
                 if low < high:
                     self.put_extent(inode, old.part(low, high))
-        for extent in self.lost_extents(start, stop):
-            self.put_extent(inode, extent)
+        step = self.store.superblock.chunk_size
+        for at in range(start, stop, step):
+            self.put_extent(inode, Extent(at, self.lost_chunk(), 0, min(step, stop - at)))
 
     def put_extent(self, inode: int, extent: Extent) -> None:
         self.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())

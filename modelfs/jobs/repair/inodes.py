@@ -1,4 +1,9 @@
-"""Repair of inodes: those that are missing though there is something of theirs."""
+"""Repair of inodes: records that are missing, although other rows mention the inode.
+
+Example. The record of inode 7 is junk. Its last extent ends at 5,000, so inode 7 becomes a regular
+file of 5,000 bytes, of the owner of the store's folder, mode 600, with the present time. If the
+file was longer, with a hole at its end, its old size is lost.
+"""
 
 import dataclasses
 import stat
@@ -7,7 +12,7 @@ import time
 from modelfs.formats.layout import Format
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.staged_file import WINDOW
-from modelfs.store.index.records import Extent, Inode, StagedWindow
+from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,
@@ -21,53 +26,44 @@ from modelfs.store.index.tables import (
 
 
 def repair_inodes(context: RepairContext) -> None:
-    """Give every inode a record that has content, entries or a target, and no other."""
-    _mend_root(context)
-    for inode in _filled_folders(context):
-        remake(context, inode, stat.S_IFDIR | 0o700, 0)
-    for inode, size in _contents(context).items():
-        remake(context, inode, stat.S_IFREG | 0o600, size)
-    for key, target in list(context.rows(Table.SYMLINKS)):
-        if context.node(number_of(key)) is None and target:
-            remake(context, number_of(key), stat.S_IFLNK | 0o777, len(target))
-    _mend_symlinks(context)
-
-
-def _mend_root(context: RepairContext) -> None:
+    """Make a record for each inode that has content, entries or a target, but no record."""
     root = context.node(ROOT)
     if root is not None and not stat.S_ISDIR(root.mode):
         context.drop(Table.INODES, number_key(ROOT), "the root is no directory")
-    remake(context, ROOT, stat.S_IFDIR | 0o700, 0)
-
-
-def _filled_folders(context: RepairContext) -> set[int]:
-    # Those of a name that both look-ups and listings have: one alone may be a damaged key.
-    return {
+    make_missing(context, ROOT, stat.S_IFDIR | 0o700, 0)
+    # Directories with a name in both look-ups and listings: one alone may have a damaged key.
+    folders = {
         number_of(key)
         for key, line in context.rows(Table.LISTING)
         if context.index.get(Table.DENTRIES, named_key(number_of(key), line.name)) is not None
     }
+    for inode in folders:
+        make_missing(context, inode, stat.S_IFDIR | 0o700, 0)
+    for inode, size in _content_sizes(context).items():
+        make_missing(context, inode, stat.S_IFREG | 0o600, size)
+    for key, target in list(context.rows(Table.SYMLINKS)):
+        if target:
+            make_missing(context, number_of(key), stat.S_IFLNK | 0o777, len(target))
+    _repair_symlinks(context)
 
 
-def _contents(context: RepairContext) -> dict[int, int]:
-    # Where the content ends of inodes without a record.
-    found: dict[int, int] = {}
+def _content_sizes(context: RepairContext) -> dict[int, int]:
+    """Return the end of the content of each inode without a record."""
+    sizes: dict[int, int] = {}
     for table in (Table.EXTENTS, Table.STAGED):
         for key, record in context.rows(table):
             inode = number_of(key)
+            if isinstance(record, Extent):
+                stop = record.stop
+            else:
+                stop = min(record.ranges.stop, (pair_of(key)[1] + 1) * WINDOW)
             if context.node(inode) is None:
-                found[inode] = max(found.get(inode, 0), _stop(key, record))
-    return found
+                sizes[inode] = max(sizes.get(inode, 0), stop)
+    return sizes
 
 
-def _stop(key: bytes, record: Extent | StagedWindow) -> int:
-    if isinstance(record, Extent):
-        return record.stop
-    return min(record.ranges.stop, (pair_of(key)[1] + 1) * WINDOW)
-
-
-def remake(context: RepairContext, inode: int, mode: int, size: int) -> None:
-    """Give an inode that has no record one, with what is safe for metadata."""
+def make_missing(context: RepairContext, inode: int, mode: int, size: int) -> None:
+    """Make a record with safe metadata for an inode, unless it has one."""
     if context.node(inode) is not None:
         return
     owner, now = context.store.folder.stat(), time.time_ns()
@@ -89,20 +85,21 @@ def remake(context: RepairContext, inode: int, mode: int, size: int) -> None:
     if stat.S_ISREG(mode):
         context.put(Table.PENDING, number_key(inode), request_value())
     path = context.path(inode)
-    what = f"inode {inode}: its mode, owner and times are lost"
+    message = f"inode {inode}: its mode, owner and times are lost"
     if stat.S_ISREG(mode):
-        what += f", and its size but for where its content ends, {size}"
-    context.quarantined(what, (path,))
+        message += f", and its size: it ends where its content ends, at {size}"
+    context.quarantined(message, (path,))
 
 
-def _mend_symlinks(context: RepairContext) -> None:
+def _repair_symlinks(context: RepairContext) -> None:
+    """Remove symbolic links without a target, and targets without a link; restore their sizes."""
     for key, node in list(context.rows(Table.INODES)):
         if not stat.S_ISLNK(node.mode):
             continue
         target = context.index.get(Table.SYMLINKS, key)
         if not target:
             context.drop(Table.INODES, key, "a symbolic link without a target")
-            message = f"symbolic link {node.inode} had no target any more: removed"
+            message = f"symbolic link {node.inode} has lost its target: removed"
             context.quarantined(message, (context.path(node.inode),))
         elif len(target) != node.size:
             context.put_node(dataclasses.replace(node, size=len(target)))

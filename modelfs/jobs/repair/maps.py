@@ -1,7 +1,12 @@
-"""Repair of file maps and of what is staged: what cannot be read says so.
+"""Repair of file maps and of staged windows: lost ranges are mapped to a lost chunk.
 
-A range of a file whose bytes are gone must not be read as zeros, nor as what was there before. So
-it is mapped to a lost chunk, and a read of it fails until the file is written anew.
+A range whose bytes are lost must not be read as zeros, nor as older bytes. Mapped to a lost chunk,
+it makes reads fail until it is written again.
+
+Example. A file of 3,000 bytes has extents at 0, 1000 and 2000, and the row of the second is junk.
+The gap from 1000 to the next extent is mapped to the lost chunk. If the row is missing instead, the
+record of its chunk still counts 1,000 bytes that no map has, so every hole of at most 1,000 bytes,
+in any file, is suspicious, and becomes lost.
 """
 
 import dataclasses
@@ -13,7 +18,7 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.jobs.repair.inodes import remake
+from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.files import staged_file
 from modelfs.store.files.staged_file import window_name
@@ -26,14 +31,19 @@ from modelfs.store.index.tables import Table, number_key, number_of, pair_key, p
 
 
 def count_missing_extents(context: RepairContext) -> None:
-    """Note how many bytes of extents are missing, before chunks that count them are removed."""
+    """Note the bytes of missing extents, before chunks that count them are removed."""
     context.missing_bytes = context.view().missing_bytes
 
 
 def repair_maps(context: RepairContext) -> None:
-    """Let every extent be one that can be read, or that says that it cannot."""
-    sizes_agree = _sizes_agree(context)
-    unreadable = _unreadable(context)
+    """Make every extent lead to a chunk that can be read, or that is lost."""
+    # Whether the sizes of all files add up to the total, which was counted when they changed.
+    sizes = (node.size for node in context.view().inodes() if stat.S_ISREG(node.mode))
+    sizes_agree = context.store.counters.get(LOGICAL) == sum(sizes)
+    unreadable: dict[int, list[int]] = {}  # where extents began whose rows did not decode
+    for key in context.unreadable[Table.EXTENTS]:
+        if len(key) == 16 and pair_of(key)[1] < SIZE_MAX:
+            unreadable.setdefault(number_of(key), []).append(pair_of(key)[1])
     groups = groupby(list(context.rows(Table.EXTENTS)), key=lambda row: number_of(row[0]))
     maps = {inode: [extent for _, extent in rows] for inode, rows in groups}
     holes = list(_suspicious_holes(context, maps, unreadable))
@@ -44,7 +54,7 @@ def repair_maps(context: RepairContext) -> None:
             node = _move_out(context, node, extents)
         if node is not None and stat.S_ISREG(node.mode):
             starts = unreadable.get(inode, [])
-            _mend_map(context, node, extents, starts, sizes_agree=sizes_agree)
+            _repair_map(context, node, extents, starts, sizes_agree=sizes_agree)
     for inode, start, stop in holes:
         if (node := context.node(inode)) is not None:
             _lose(context, node, RangeSet([(start, stop)]), "an extent is missing")
@@ -53,10 +63,10 @@ def repair_maps(context: RepairContext) -> None:
 def _suspicious_holes(
     context: RepairContext, maps: Mapping[int, list[Extent]], unreadable: Mapping[int, list[int]]
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield inode, start and stop of holes that may be extents of which no row is left.
+    """Yield inode, start and stop of holes that may be extents whose rows are gone.
 
-    They are no longer than the missing extents together, without those of which damaged rows are
-    left: these are lost themselves.
+    They are no longer than the missing extents together. Extents with damaged rows do not count as
+    missing: their ranges are lost already.
     """
     gaps: dict[int, RangeSet] = {}
     for inode, starts in unreadable.items():
@@ -65,7 +75,7 @@ def _suspicious_holes(
             gaps[inode] = _gaps(context, maps.get(inode, []), starts)
             gaps[inode].remove(node.size, SIZE_MAX)
     left = context.missing_bytes - sum(gap.size for gap in gaps.values())
-    left -= _misled_bytes(context, maps) if left > 0 else 0
+    left -= _wrong_bytes(context, maps) if left > 0 else 0
     for inode, start, stop in context.view().holes(context.missing_bytes) if left > 0 else ():
         hole = RangeSet([(start, stop)])
         for gap in gaps.get(inode, ()):
@@ -73,66 +83,54 @@ def _suspicious_holes(
         yield from ((inode, low, high) for low, high in hole if high - low <= left)
 
 
-def _misled_bytes(context: RepairContext, maps: Mapping[int, list[Extent]]) -> int:
-    # Of extents that lead to no chunk that there ever was, or past its end. An extent of a chunk
-    # that lost its record is right, and is not one that another chunk misses.
-    known = {number_of(key) for key in context.unreadable[Table.CHUNKS]}
-    known.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
+def _wrong_bytes(context: RepairContext, maps: Mapping[int, list[Extent]]) -> int:
+    """Return the bytes of extents that lead to no chunk that ever existed, or past its end.
+
+    An extent of a chunk without a record is right if a hash leads to the chunk, or its record did
+    not decode. Then it is not an extent that another chunk misses.
+    """
+    existed = {number_of(key) for key in context.unreadable[Table.CHUNKS]}
+    existed.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
     size = 0
     for extent in chain.from_iterable(maps.values()):
         if (record := context.store.chunks.find(extent.chunk)) is None:
-            is_misled = extent.chunk not in known
+            is_wrong = extent.chunk not in existed
         else:
-            is_misled = extent.skip + extent.length > record.size
-        size += extent.length if is_misled else 0
+            is_wrong = extent.skip + extent.length > record.size
+        size += extent.length if is_wrong else 0
     return size
 
 
 def _gaps(context: RepairContext, extents: Sequence[Extent], unreadable: list[int]) -> RangeSet:
-    # The ranges of extents whose rows are not readable: up to the next one, or a chunk's size.
+    """Return the ranges of unreadable extents: up to the next extent, or of a chunk's size."""
     step = context.store.superblock.chunk_size
     following = _following(extents, unreadable)
     return RangeSet((at, min(at + step, following[at])) for at in unreadable)
 
 
 def _following(extents: Sequence[Extent], unreadable: list[int]) -> dict[int, int]:
-    # For the start of each extent, that of the next one.
+    """Return the start of the next extent, by the start of each extent."""
     starts = sorted({extent.start for extent in extents} | set(unreadable))
     return dict(zip(starts, [*starts[1:], SIZE_MAX], strict=True))
 
 
-def _sizes_agree(context: RepairContext) -> bool:
-    # Whether the sizes of all files add up to what was counted when they changed.
-    sizes = (node.size for node in context.view().inodes() if stat.S_ISREG(node.mode))
-    return context.store.counters.get(LOGICAL) == sum(sizes)
-
-
-def _unreadable(context: RepairContext) -> dict[int, list[int]]:
-    # Where extents began, in each file, whose rows did not decode.
-    found: dict[int, list[int]] = {}
-    for key in context.unreadable[Table.EXTENTS]:
-        if len(key) == 16 and pair_of(key)[1] < SIZE_MAX:
-            found.setdefault(number_of(key), []).append(pair_of(key)[1])
-    return found
-
-
 def _move_out(context: RepairContext, owner: Inode, extents: list[Extent]) -> Inode:
-    # Content of what can have none becomes a file of its own.
+    """Move the extents of an inode that is no regular file to a new file, and return that."""
     inode = context.new_inode()
     for extent in extents:
         context.index.delete(Table.EXTENTS, pair_key(owner.inode, extent.start))
         context.put_extent(inode, extent)
-    remake(context, inode, stat.S_IFREG | 0o600, max(each.stop for each in extents))
+    make_missing(context, inode, stat.S_IFREG | 0o600, max(extent.stop for extent in extents))
     path = adopt(context, inode)
     context.repaired(
-        f"content of inode {owner.inode}, which is no file, is one of its own", (path,)
+        f"the content of inode {owner.inode}, which is no file, is a file of its own", (path,)
     )
     node = context.node(inode)
     assert node is not None
     return node
 
 
-def _mend_map(
+def _repair_map(
     context: RepairContext,
     node: Inode,
     extents: Sequence[Extent],
@@ -140,22 +138,23 @@ def _mend_map(
     *,
     sizes_agree: bool,
 ) -> None:
-    bad, lost = _sift(context, extents, unreadable)
-    good = [each for each in extents if each.start not in bad]
-    node = _mend_size(context, node, good, sizes_agree=sizes_agree)
+    """Remove the wrong extents of a file, and map the lost ranges to the lost chunk."""
+    bad, lost = _find_wrong_extents(context, extents, unreadable)
+    good = [extent for extent in extents if extent.start not in bad]
+    node = _repair_size(context, node, good, sizes_agree=sizes_agree)
     if number_key(node.inode) in context.unreadable[Table.TRIMS]:
-        # What was cut off must not come back, and nothing says from where on that is.
-        for each in good:
-            lost.add(each.start, each.stop)
+        # Bytes that a truncation cut off must not come back, and the row with its size is lost.
+        for extent in good:
+            lost.add(extent.start, extent.stop)
     for start in sorted(bad):
-        context.drop(Table.EXTENTS, pair_key(node.inode, start), "it cannot be right")
+        context.drop(Table.EXTENTS, pair_key(node.inode, start), "an extent that cannot be right")
     _lose(context, node, lost, "its map was damaged")
 
 
-def _sift(
+def _find_wrong_extents(
     context: RepairContext, extents: Sequence[Extent], unreadable: list[int]
 ) -> tuple[set[int], RangeSet]:
-    """Return where the extents begin that cannot be right, and the ranges lost with them."""
+    """Return the starts of extents that cannot be right, and the ranges that are lost."""
     step = context.store.superblock.chunk_size
     following = _following(extents, unreadable)
     bad: set[int] = set()
@@ -168,25 +167,28 @@ def _sift(
             lost.add(extent.start, min(extent.stop, extent.start + step, following[extent.start]))
             continue
         if widest is not None and extent.start < widest.stop:
-            # Nothing tells which of two is right.
-            for each in (widest, extent):
-                bad.add(each.start)
-                lost.add(each.start, each.stop)
+            # Either of two that overlap may be right: both are lost.
+            for overlapping in (widest, extent):
+                bad.add(overlapping.start)
+                lost.add(overlapping.start, overlapping.stop)
         if widest is None or extent.stop > widest.stop:
             widest = extent
     return bad, lost
 
 
-def _mend_size(
+def _repair_size(
     context: RepairContext, node: Inode, extents: Sequence[Extent], *, sizes_agree: bool
 ) -> Inode:
-    """Let no extent reach past the file's size but where a truncation is under way."""
-    reach = max((each.stop for each in extents), default=0)
+    """Make the extents end at the file's size, and return its record.
+
+    Behind it there may only be extents that a truncation under way is about to remove.
+    """
+    reach = max((extent.stop for extent in extents), default=0)
     trim = _trim_of(context, node)
     if min(reach, SIZE_MAX if trim is None else trim) <= node.size:
         return node
     if trim is not None or sizes_agree:
-        # The size is right, so what is behind it was cut off: ingest goes on with that.
+        # The size is right, so the extents behind it were cut off: ingest removes them.
         context.put(Table.TRIMS, number_key(node.inode), number_key(node.size))
         context.repaired(f"inode {node.inode} is cut at its size", (context.path(node.inode),))
         return node
@@ -203,10 +205,17 @@ def _trim_of(context: RepairContext, node: Inode) -> int | None:
 
 
 def _lose(context: RepairContext, node: Inode, lost: RangeSet, why: str) -> None:
+    """Map ranges of a file to the lost chunk, and report them."""
     lost.remove(node.size, SIZE_MAX)
     if not lost:
         return
-    _finish_trim(context, node)
+    if (trim := _trim_of(context, node)) is not None:
+        # Finish the truncation under way, which would remove lost extents behind its size.
+        for extent in list(context.store.maps.overlapping(node.inode, trim, SIZE_MAX)):
+            context.index.delete(Table.EXTENTS, pair_key(node.inode, extent.start))
+            if extent.start < trim:
+                context.put_extent(node.inode, extent.part(extent.start, trim))
+        context.index.delete(Table.TRIMS, number_key(node.inode))
     tensors: dict[str, None] = {}
     for start, stop in lost:
         tensors |= dict.fromkeys(context.view().tensors(node.inode, start, stop))
@@ -215,22 +224,11 @@ def _lose(context: RepairContext, node: Inode, lost: RangeSet, why: str) -> None
     context.quarantined(message, (context.path(node.inode),), tensors)
 
 
-def _finish_trim(context: RepairContext, node: Inode) -> None:
-    # What is put behind a truncation that is under way would go with it.
-    if (trim := _trim_of(context, node)) is None:
-        return
-    for extent in list(context.store.maps.overlapping(node.inode, trim, SIZE_MAX)):
-        context.index.delete(Table.EXTENTS, pair_key(node.inode, extent.start))
-        if extent.start < trim:
-            context.put_extent(node.inode, extent.part(extent.start, trim))
-    context.index.delete(Table.TRIMS, number_key(node.inode))
-
-
-# -- what is staged
+# -- staged windows
 
 
 def repair_windows(context: RepairContext) -> None:
-    """Let every staged window have a file with the bytes that its row says."""
+    """Make every staged window have a file with the bytes of its row's ranges."""
     for key, row in list(context.rows(Table.STAGED)):
         inode, number = pair_of(key)
         start = number * staged_file.WINDOW
@@ -238,35 +236,36 @@ def repair_windows(context: RepairContext) -> None:
             context.drop(Table.STAGED, key, "it has ranges of other windows")
             _lose_window(context, inode, number)
         else:
-            _mend_window(context, inode, number, row)
+            _repair_window(context, inode, number, row)
     for key in context.unreadable[Table.STAGED]:
         if len(key) == 16:
             _lose_window(context, *pair_of(key))
 
 
-def _mend_window(context: RepairContext, inode: int, number: int, row: StagedWindow) -> None:
+def _repair_window(context: RepairContext, inode: int, number: int, row: StagedWindow) -> None:
+    """Cut the ranges of a window to the length of its file; the rest is lost."""
     path = context.store.staging.folder / window_name(inode, number, row.generation)
     start = number * staged_file.WINDOW
     end = start + path.stat().st_size if path.exists() else start
-    there, lost = row.ranges.copy(), row.ranges.copy()
-    there.remove(end, SIZE_MAX)
+    present, lost = row.ranges.copy(), row.ranges.copy()
+    present.remove(end, SIZE_MAX)
     lost.remove(start, end)
     if path.exists() and not lost:
         return
     node, key = context.node(inode), pair_key(inode, number)
     assert node is not None
-    if there:
-        context.put(Table.STAGED, key, StagedWindow(row.generation, there).to_bytes())
+    if present:
+        context.put(Table.STAGED, key, StagedWindow(row.generation, present).to_bytes())
     else:
         context.index.delete(Table.STAGED, key)
     if lost:
-        _lose(context, node, lost, "they were staged, and the file is gone or cut short")
+        _lose(context, node, lost, "which were staged in a file that is gone or cut short")
     else:
-        context.repaired(f"inode {inode}: a window with nothing staged in it has no file")
+        context.repaired(f"inode {inode}: an empty window without a file is removed")
 
 
 def _lose_window(context: RepairContext, inode: int, number: int) -> None:
-    """Let everything be lost that may have been staged in a window of which no row tells."""
+    """Map all bytes that may have been staged in a window without a row to the lost chunk."""
     node = context.node(inode)
     start = number * staged_file.WINDOW
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
@@ -279,11 +278,11 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
             lost.add(start + low, start + high)
     if not files:
         lost.add(start, start + staged_file.WINDOW)
-    _lose(context, node, lost, "what was staged is not known any more")
+    _lose(context, node, lost, "the record of staged bytes was damaged")
 
 
 def _data_in(path: Path) -> Iterator[tuple[int, int]]:
-    # The parts of a sparse file that were ever written, in whole blocks of the disk.
+    """Yield the parts of a sparse file that were ever written, in whole blocks of the disk."""
     with path.open("rb") as file:
         stop = 0
         while True:

@@ -14,9 +14,9 @@ from modelfs.jobs.repair.quarantine import Quarantine
 
 
 def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
-    """Write a damaged meta page anew from the other, and say so; None if both are whole.
+    """Replace a damaged meta page by the other, and return a message; None if both are whole.
 
-    For who has the store's lock, before LMDB has opened it.
+    The caller has the store's lock, and LMDB has not opened the index yet.
 
     Raises:
         IndexLost: both are damaged.
@@ -38,5 +38,5 @@ def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
         os.fsync(file.fileno())
     return (
         f"meta page {number} of the index was damaged: the index is as commit {whole.transaction} "
-        "left it; if there was a later one, what it changed is lost"
+        "left it; changes of a later commit, if there was one, are lost"
     )

@@ -1,4 +1,9 @@
-"""What can be told of pack files that may be damaged: which they are, and what lies in them."""
+"""Pack files that may be damaged: their names, their headers and their segment tables.
+
+Example. Pack 2 has three segments, and the table of the second is damaged. Its `PackState` has the
+first segment in `ends` and `entries`, and the third in `strays`: where a segment begins behind the
+damage is a guess, confirmed only by its checksum.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,41 +19,42 @@ from modelfs.store.packs.pack import Packs, pack_name, pack_number, read_header
 from modelfs.store.packs.segment import PAGE, Entry
 from modelfs.store.store import Store
 
-# What no pack is as long as: a segment cut short is looked into all the same.
+# More bytes than a pack has, as the end up to which tables are read: a segment that is cut short is
+# read, too.
 ENDLESS: Final = 1 << 62
 
 
 @dataclass(slots=True)
 class PackState:
-    """What a pack file says of itself."""
+    """The contents of a pack file, by its own header and tables."""
 
     pack: PackId
     length: int = -1  # of the file; -1 if there is none
     has_header: bool = False
-    ends: list[int] = field(default_factory=lambda: [PAGE])  # of the whole segments, as they follow
-    entries: dict[ChunkId, list[Entry]] = field(default_factory=dict)  # of those, as they follow
+    ends: list[int] = field(default_factory=lambda: [PAGE])  # of the whole segments
+    entries: dict[ChunkId, list[Entry]] = field(default_factory=dict)  # of these segments
     strays: list[Entry] = field(default_factory=list)  # of segments behind damage, or cut short
 
     def has(self, chunk: ChunkId) -> bool:
-        """Say whether some table of it names a chunk."""
-        return any(True for _ in self.named(chunk))
+        """Return whether a segment table has an entry for a chunk."""
+        return any(True for _ in self.entries_of(chunk))
 
-    def named(self, chunk: ChunkId) -> Iterator[Entry]:
-        """Yield what its tables say of a chunk, those first that are whole, and the newest."""
+    def entries_of(self, chunk: ChunkId) -> Iterator[Entry]:
+        """Yield the entries for a chunk: first those of whole segments, from the newest on."""
         yield from reversed(self.entries.get(chunk, []))
         yield from (entry for entry in self.strays if entry.chunk == chunk)
 
     def is_damaged(self, stop: int) -> bool:
-        """Say whether the file is not what the index vouches for up to `stop`.
+        """Return whether the file lacks something that it had when its row said `stop`.
 
-        If it is whole, and only does not end there, then it is the index that is wrong.
+        A whole file that ends elsewhere is not damaged: then the row is wrong.
         """
         behind = bool(self.strays) or self.ends[-1] < min(stop, self.length)
         return not self.has_header or self.length < PAGE or (stop not in self.ends and behind)
 
 
 def read_segment_tables(packs: Packs, pack: PackId) -> PackState:
-    """Read the tables of a pack, whatever is damaged in between."""
+    """Read the segment tables of a pack, also those behind a damaged one."""
     state = PackState(pack)
     try:
         state.length = packs.size(pack)
@@ -59,51 +65,48 @@ def read_segment_tables(packs: Packs, pack: PackId) -> PackState:
         state.has_header = True
     offset = PAGE
     while offset < state.length:
-        offset = _take_segment(packs, state, offset)
+        try:
+            segment = packs.segment(pack, offset, ENDLESS)
+        except (CorruptPack, ValueError, OSError):
+            offset += PAGE  # behind damage, the next segment may begin at any page
+            continue
+        if offset != state.ends[-1] or segment.stop > state.length:
+            state.strays += segment.entries
+            offset += PAGE
+            continue
+        state.ends.append(segment.stop)
+        for entry in segment.entries:
+            state.entries.setdefault(entry.chunk, []).append(entry)
+        offset = segment.stop
     return state
 
 
-def _take_segment(packs: Packs, state: PackState, offset: int) -> int:
-    # Behind damage, any page may be where the next segment begins.
-    try:
-        segment = packs.segment(state.pack, offset, ENDLESS)
-    except (CorruptPack, ValueError, OSError):
-        return offset + PAGE
-    if offset != state.ends[-1] or segment.stop > state.length:
-        state.strays += segment.entries
-        return offset + PAGE
-    state.ends.append(segment.stop)
-    for entry in segment.entries:
-        state.entries.setdefault(entry.chunk, []).append(entry)
-    return segment.stop
+def rename_packs(store: Store, quarantine: Quarantine) -> Iterator[str]:
+    """Give pack files the names of their headers, and yield a message for each change.
 
-
-def restore_quarantined(store: Store, quarantine: Quarantine) -> Iterator[str]:
-    """Give pack files the names that their headers say, and yield what was done.
-
-    A file keeps its name if its header cannot be read. What is another store's is set aside.
+    A file whose header cannot be read keeps its name. Packs of another store are set aside.
     """
     files = (path for path in sorted(store.packs.folder.iterdir()) if path.is_file())
-    found = {path: read_header(path) for path in files}
+    headers = {path: read_header(path) for path in files}
     uuid = store.superblock.uuid
-    away: dict[Path, Path] = {}
-    for path, header in found.items():
+    new_paths: dict[Path, Path] = {}
+    for path, header in headers.items():
         if header is None or (pack_number(path.name) == header.pack and header.uuid == uuid):
             continue
         if header.uuid != uuid:
             quarantine.add_file(path)
             yield f"{path.name} is a pack of another store: set aside"
             continue
-        right = path.with_name(pack_name(header.pack))
-        here = found.get(right)
-        if right not in away.values() and (here is None or here.pack != header.pack):
-            away[path] = right
-    for path in away:
+        new_path = path.with_name(pack_name(header.pack))
+        present = headers.get(new_path)
+        if new_path not in new_paths.values() and (present is None or present.pack != header.pack):
+            new_paths[path] = new_path
+    for path in new_paths:  # by way of other names, as two packs may have each other's
         path.rename(path.with_name(path.name + ".moving"))
-    for path, right in away.items():
-        if right.exists():
-            quarantine.add_file(right.rename(right.with_name(right.name + ".damaged")))
-        path.with_name(path.name + ".moving").rename(right)
-        yield f"{path.name} was {right.name}: renamed"
+    for path, new_path in new_paths.items():
+        if new_path.exists():
+            quarantine.add_file(new_path.rename(new_path.with_name(new_path.name + ".damaged")))
+        path.with_name(path.name + ".moving").rename(new_path)
+        yield f"{path.name} is pack {new_path.name} by its header: renamed"
     sync_folder(store.packs.folder)
     store.packs.close()  # files that are open under the wrong names

@@ -1,4 +1,4 @@
-"""Repair of what the index says of packs, when every chunk is where it can stay."""
+"""Repair of the rows of packs, after every chunk was put in a safe place."""
 
 from collections.abc import Collection, Mapping
 
@@ -12,10 +12,7 @@ from modelfs.store.packs.pack import pack_name
 def repair_pack_rows(
     context: RepairContext, states: Mapping[PackId, PackState], damaged: Collection[PackId]
 ) -> None:
-    """Let every pack in which something lies have a row that says where it ends.
-
-    What is left of a damaged one goes to quarantine, whole.
-    """
+    """Give every pack with chunks a row with its end; damaged packs go to quarantine, whole."""
     needed: dict[PackId, int] = {}
     for _, record in context.rows(Table.CHUNKS):
         if not record.is_lost:
@@ -25,36 +22,33 @@ def repair_pack_rows(
         if pack in damaged:
             _retire(context, state)
         elif pack in needed:
-            _mend_row(context, state, needed[pack])
+            row = context.store.chunks.pack_row(pack)
+            if row.stop not in state.ends or row.stop < needed[pack]:
+                stop = next(end for end in state.ends if end >= needed[pack])
+                context.put(Table.PACKS, number_key(pack), PackRow(stop, row.live).to_bytes())
+                context.repaired(f"pack {pack} ends at {stop}, as its segments do")
         elif context.store.chunks.pack_row(pack).stop not in state.ends:
             _retire(context, state)
 
 
 def _retire(context: RepairContext, state: PackState) -> None:
+    """Remove the row of a pack that no chunk needs, and set its file aside."""
     pack = state.pack
-    is_known = context.index.get(Table.PACKS, number_key(pack)) is not None
-    if not is_known and not _names_lost(context, state):
+    has_row = context.index.get(Table.PACKS, number_key(pack)) is not None
+    if not has_row and not _has_lost_chunks(context, state):
         return  # never committed: removed when the store is opened
     context.drop(Table.PACKS, number_key(pack), "the pack is damaged or missing")
     if state.length >= 0:
         context.quarantine.add_file(context.store.packs.folder / pack_name(pack))
-        context.repaired(f"pack {pack} was damaged: set aside, what was intact is copied")
+        context.repaired(f"pack {pack} was damaged: set aside; its intact chunks are copied")
     else:
-        context.repaired(f"pack {pack} is missing, and no longer looked for")
+        context.repaired(f"pack {pack} is missing: its row is removed")
 
 
-def _names_lost(context: RepairContext, state: PackState) -> bool:
-    # It lost its row, and chunks in it their bytes: next time, it would seem to be back.
+def _has_lost_chunks(context: RepairContext, state: PackState) -> bool:
+    """Return whether chunks of a pack are recorded as lost: the next check would find it "back"."""
     return any(
         record.is_lost and record.checksum == entry.checksum
         for key, record in context.rows(Table.CHUNKS)
-        for entry in state.named(ChunkId(number_of(key)))
+        for entry in state.entries_of(ChunkId(number_of(key)))
     )
-
-
-def _mend_row(context: RepairContext, state: PackState, needed: int) -> None:
-    row = context.store.chunks.pack_row(state.pack)
-    if row.stop not in state.ends or row.stop < needed:
-        stop = next(end for end in state.ends if end >= needed)
-        context.put(Table.PACKS, number_key(state.pack), PackRow(stop, row.live).to_bytes())
-        context.repaired(f"pack {state.pack} is vouched for up to {stop} again")

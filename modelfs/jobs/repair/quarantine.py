@@ -1,9 +1,14 @@
-"""What repair took out of a store, kept for whoever wants to look at it or to save more of it.
+"""Quarantine: the remains of damage that repair took out of a store.
 
 `STORE/quarantine/` has files that were moved there whole (packs, staging files), the stored bytes
 of single damaged chunks, copies of a damaged index, and `rows.jsonl`: one JSON object for each row
-of the index that was removed or changed though it was no mere sum of others, with its table, its
-key and value in hexadecimal, and why. Nothing in the store refers to any of it: delete it at will.
+of the index that was removed or changed and that cannot be computed from other rows. The store does
+not refer to any of it: users may inspect it, save data from it, and delete it.
+
+Example. A line of `rows.jsonl`: the row of chunk 2 did not decode::
+
+    {"at": 1763640000, "table": "chunks", "key": "0000000000000002", "value": "6a756e6b21",
+     "why": "it does not decode"}
 """
 
 import json
@@ -20,7 +25,7 @@ ROWS: Final = "rows.jsonl"
 
 
 class Quarantine:
-    """The quarantine of one store. What goes there is durable after `flush`, moves at once."""
+    """The quarantine of one store. Additions are durable after `flush`, or after `move_files`."""
 
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER
@@ -42,35 +47,35 @@ class Quarantine:
         self._contents.append((name, content))
 
     def add_file(self, path: Path) -> None:
-        """Have a file moved by `move_files`, once no commit mentions it any more."""
+        """Note a file for `move_files`, to be called when no commit mentions the file any more."""
         self._moves.append(path)
 
     def flush(self) -> None:
-        """Make the rows and contents durable that were added."""
+        """Write the added rows and contents, durably."""
         if not self._rows and not self._contents:
             return
-        self._make()
+        self._make_folder()
         for name, content in self._contents:
-            _write(self._free(name), content)
+            _write(self._free_path(name), content)
         if self._rows:
             _write(self.folder / ROWS, "".join(self._rows).encode())
         sync_folder(self.folder)
         self._rows, self._contents = [], []
 
     def move_files(self) -> None:
-        """Move the files that were added."""
+        """Move the added files, durably."""
         for path in self._moves:
             if path.exists():
-                self._make()
-                path.rename(self._free(path.name))
+                self._make_folder()
+                path.rename(self._free_path(path.name))
                 sync_folder(path.parent)
                 sync_folder(self.folder)
         self._moves = []
 
     def copy(self, path: Path, name: str) -> None:
         """Keep a copy of a file, durable when this returns."""
-        self._make()
-        with path.open("rb") as source, self._free(name).open("xb") as target:
+        self._make_folder()
+        with path.open("rb") as source, self._free_path(name).open("xb") as target:
             while piece := source.read(1 << 20):
                 target.write(piece)
             target.flush()
@@ -78,19 +83,19 @@ class Quarantine:
         sync_folder(self.folder)
 
     def content(self) -> tuple[int, int]:
-        """Return how many files there are, and their bytes."""
+        """Return the number of files in quarantine, and their bytes."""
         if not self.folder.is_dir():
             return 0, 0
         sizes = [path.lstat().st_size for path in self.folder.iterdir()]
         return len(sizes), sum(sizes)
 
-    def _make(self) -> None:
+    def _make_folder(self) -> None:
         if not self.folder.is_dir():
             self.folder.mkdir(mode=0o700)
             sync_folder(self.folder.parent)
 
-    def _free(self, name: str) -> Path:
-        # Never over what an earlier repair kept.
+    def _free_path(self, name: str) -> Path:
+        # Files of earlier repairs are not overwritten.
         path, number = self.folder / name, 0
         while path.exists():
             number += 1

@@ -1,4 +1,4 @@
-"""Moving chunks to a new pack: those in no place to stay, and those to be stored plain."""
+"""Copying chunks to a new pack: those in unsafe places, and those to be stored plain."""
 
 import contextlib
 import dataclasses
@@ -8,13 +8,13 @@ from typing import Final
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptData
 from modelfs.jobs.repair.context import RepairContext
+from modelfs.jobs.repair.evidence import Evidence
 from modelfs.jobs.repair.pack_files import read_segment_tables
-from modelfs.jobs.repair.verdicts import Evidence
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.counters import NEXT_PACK
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 
-# No pack has a number like that.
+# Above all numbers that packs have. A damaged row may have any number.
 PACK_END: Final = 1 << 62
 
 
@@ -24,13 +24,13 @@ def relocate(
     chunks: Mapping[ChunkId, Chunk],
     plain: Collection[ChunkId],
 ) -> None:
-    """Copy chunks to a new pack, durably, and let their records and the pack's row say so.
+    """Copy chunks to a new pack, durably, and put their records and the pack's row into the index.
 
     Args:
         context: of the round.
         evidence: gets the new pack's tables.
-        chunks: copied as they are stored, in the order of their places, but for those of `plain`.
-        plain: chunks that can be read; copied as their content.
+        chunks: copied in their stored form, in the order of their places; not those of `plain`.
+        plain: chunks that can be read; their content is stored plain.
     """
     if not chunks and not plain:
         return
@@ -45,7 +45,7 @@ def relocate(
     for chunk in sorted(plain):
         record = store.chunks.record(chunk)
         as_plain = dataclasses.replace(record, kind=ChunkKind.PLAIN, codec=CodecId.RAW)
-        with contextlib.suppress(CorruptData):  # a source was lost since: the next round sees to it
+        with contextlib.suppress(CorruptData):  # a source was lost since: left to the next round
             writer.copy(chunk, as_plain, store.chunk_reader.read_uncached(chunk, record))
     written = writer.finish()
     for chunk, record in written.moved.items():
@@ -54,4 +54,4 @@ def relocate(
         context.put(Table.PACKS, number_key(tail.pack), PackRow(tail.stop, 0).to_bytes())
         store.counters.set(NEXT_PACK, tail.pack + 1)
         evidence.packs[tail.pack] = read_segment_tables(store.packs, tail.pack)
-    context.repaired(f"chunks that were copied to a new pack: {len(written.moved)}")
+    context.repaired(f"chunks copied to a new pack: {len(written.moved)}")

@@ -1,4 +1,4 @@
-"""Repair of single rows: those that do not decode, and those that belong to nobody."""
+"""Repair of single rows: those that do not decode, and those of inodes that do not exist."""
 
 import dataclasses
 import stat
@@ -11,12 +11,13 @@ from modelfs.store.folder import upgrade
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
 
-# What these tables say can be told from others, or is made anew when it is needed; or else a later
-# pass says what came of it.
-TOLD_AGAIN: Final = frozenset(Table) - {Table.XATTRS, Table.TENSORS, Table.SYMLINKS}
+# Without a row of these tables, something is lost. The rows of all others can be restored from
+# other tables or made again when they are needed, or a later pass reports the loss.
+IRREPLACEABLE: Final = frozenset({Table.XATTRS, Table.TENSORS, Table.SYMLINKS})
 
-# Who tells of a file again: ingest of its tensors, the optimizer of how they are stored.
-ASKED: Final = (
+# After the loss of a row of the first table, the file is queued in the second: for ingest, which
+# makes the rows of its tensors, or for the optimizer.
+QUEUES: Final = (
     (Table.TENSORS, Table.PENDING),
     (Table.TO_OPTIMIZE, Table.TO_OPTIMIZE),
 )
@@ -32,35 +33,34 @@ def remove_unreadable(context: RepairContext) -> None:
         if not keys:
             continue
         message = f"rows of the table {table.value} that cannot be read, set aside: {len(keys)}"
-        if table in TOLD_AGAIN:
-            context.repaired(message)
-        else:
+        if table in IRREPLACEABLE:
             context.quarantined(message, {context.path(number_of(key)) for key in keys})
+        else:
+            context.repaired(message)
 
 
 def requeue(context: RepairContext) -> None:
-    """Have a file looked at again of which a row was set aside that came of that."""
-    for table, request in ASKED:
+    """Queue the files whose rows of tensors, or in the optimizer's queue, were set aside."""
+    for table, queue in QUEUES:
         for key in context.unreadable[table]:
             node = context.node(number_of(key)) if len(key) >= 8 else None
             if node is not None and stat.S_ISREG(node.mode):
-                context.put(request, number_key(node.inode), request_value())
+                context.put(queue, number_key(node.inode), request_value())
 
 
 def repair_superblock(context: RepairContext) -> None:
-    """Let the superblock have a format version that there is, and the store this version's."""
+    """Give the superblock a known format version, and upgrade the store to this version's."""
     store = context.store
     if not 0 < store.superblock.version <= FORMAT_VERSION:
-        right = dataclasses.replace(store.superblock, version=FORMAT_VERSION)
-        context.put(Table.META, SUPERBLOCK, right.to_bytes())
-        store.superblock = right
-        context.repaired(f"the superblock is of format {FORMAT_VERSION} again")
-    # Before what is mended is committed, since it is written as this version does.
+        store.superblock = dataclasses.replace(store.superblock, version=FORMAT_VERSION)
+        context.put(Table.META, SUPERBLOCK, store.superblock.to_bytes())
+        context.repaired(f"the superblock has the format {FORMAT_VERSION} again")
+    # Before the commit, as this version writes the repaired rows in its own format.
     store.superblock = upgrade(store.folder, store.index, store.superblock)
 
 
 def remove_ownerless(context: RepairContext) -> None:
-    """Set aside what belongs to no inode, or to one that cannot have it."""
+    """Set aside the rows of inodes that do not exist, or that cannot have such rows."""
     for table, regular in OF_INODES:
         for key, record in list(context.rows(table)):
             node = context.node(number_of(key))

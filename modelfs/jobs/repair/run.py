@@ -1,18 +1,26 @@
-"""Repairing a store: what can be mended is, what cannot is said, and nothing is made up.
+"""Repairing a store: damage is repaired from redundant records, and losses are reported.
 
-Theory of operation. A round checks the store and, if there is a finding, goes through the passes in
-their order: each looks at its tables whole and makes them right, by what is *primary* there. Names
-are primary and link counts follow from them; extents are, and use counts follow; packs say
-themselves what is in them. A pass relies on those before it. The order of a round's writes is that
-of every write here: bytes (chunks that are copied, what goes to quarantine), fsync, one commit of
-the index, and only then are files moved that it does not mention any more. So whatever interrupts
-it leaves the store as it was, or with that round's repairs. The next round begins with a check, and
-the last one ends with a check that found nothing, or nothing that could be done.
+Theory of operation. A round checks the store. If there are findings, the passes follow in their
+order. Each reads its tables whole, and corrects them by the *primary* data: link counts follow from
+names, use counts from extents, and the records of chunks from the segment tables of packs. A pass
+relies on those before it. The order of a round's writes is that of all writes in modelfs: bytes
+(copied chunks, quarantine), fsync, one commit of the index, and then files are moved that it does
+not mention any more. So an interrupted round leaves the store as it was, or with all repairs of the
+round. The next round begins with a check; after the last, the check has no findings, or none that
+repair can do anything about.
 
-What is lost stays lost in the open: a chunk whose bytes are gone keeps a record of the kind `LOST`,
-and reads of it fail. When a file that has its content is written again, every file that uses the
-chunk has it back: see `writer`. This and the passes over names are those of e2fsck and of `zpool
-scrub`; quarantine instead of deletion is borg's `check --repair`.
+Lost data is never invented: a chunk whose stored bytes are gone keeps a record of the kind `LOST`,
+and reads of it fail. When a file with the same content is written, the chunk is stored again, for
+every file that uses it: see `writer`. Lost chunks and the passes over names are modelled on `zpool
+scrub` and e2fsck, quarantine instead of deletion on borg's `check --repair`.
+
+Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of pack 1 has it::
+
+    round 1   check         one finding: the row does not decode
+              passes        remove_unreadable sets the row aside; repair_chunks finds the chunk in
+                            pack 1, and makes its record; recount_uses counts its extents
+              commit        rows.jsonl in quarantine is synced, then the index
+    round 2   check         no findings: the end
 """
 
 import fcntl
@@ -33,7 +41,7 @@ from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import count_missing_extents, repair_maps, repair_windows
 from modelfs.jobs.repair.meta_pages import restore_meta_pages
 from modelfs.jobs.repair.names import repair_names
-from modelfs.jobs.repair.pack_files import restore_quarantined
+from modelfs.jobs.repair.pack_files import rename_packs
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.rows import (
     remove_ownerless,
@@ -41,7 +49,14 @@ from modelfs.jobs.repair.rows import (
     repair_superblock,
     requeue,
 )
-from modelfs.jobs.repair.sums import repair_counters, repair_sums
+from modelfs.jobs.repair.sums import (
+    rebuild_hashes,
+    recount_links,
+    recount_live_bytes,
+    recount_totals,
+    recount_uses,
+    repair_counters,
+)
 from modelfs.jobs.repair.superblock import restore_superblock
 from modelfs.store.folder import check_format, check_index, lock
 from modelfs.store.index.tables import Table, number_of
@@ -51,7 +66,7 @@ from modelfs.store.store import Store
 
 __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 
-# More are only needed if mending brings more to light than it mends, again and again.
+# More are only needed if each round uncovers more damage than it repairs.
 ROUNDS_MAX: Final = 5
 
 # A pass relies on those before it.
@@ -67,13 +82,17 @@ PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     repair_maps,
     repair_windows,
     requeue,
-    repair_sums,
+    recount_uses,
+    rebuild_hashes,
+    recount_live_bytes,
+    recount_links,
+    recount_totals,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What was found, what was done about it, and what is left."""
+    """The findings before the repair, the repairs, and the check after them."""
 
     found: list[Finding]
     actions: list[Action]
@@ -84,17 +103,17 @@ class RepairReport:
 
 
 def repair(folder: Path, *, data: bool = False, progress: Progress | None = None) -> RepairReport:
-    """Repair a store that nobody has open. A sound one is not changed at all.
+    """Repair a store that no process has open. A sound store is not changed.
 
     Args:
         folder: the store.
-        data: read every stored byte, too, and repair what is damaged there.
+        data: also read every stored byte, and repair damaged chunks.
         progress: see `fsck`.
 
     Raises:
-        StoreBusy: somebody has it open.
+        StoreBusy: another process has it open.
         CorruptIndex: the index cannot be read.
-        OSError: the disk is full or failed. Only rounds before that have changed anything.
+        OSError: the disk is full or failed. The repairs of earlier rounds stay.
     """
     check_format(folder)
     quarantine = Quarantine(folder)
@@ -118,8 +137,8 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
 def _restore_index(
     folder: Path, quarantine: Quarantine
 ) -> tuple[dict[Finding, None], dict[Action, None]]:
-    # What has to be right before a store can be opened at all.
-    held = lock(folder, fcntl.LOCK_EX)
+    """Repair the parts that must be right before a store can be opened."""
+    locked = lock(folder, fcntl.LOCK_EX)
     try:
         check_index(folder)
         found = dict.fromkeys(check_meta_pages(folder))
@@ -130,12 +149,12 @@ def _restore_index(
             found[Finding("superblock", "the index has no superblock that can be read")] = None
             actions[Action(Outcome.MENDED, restored)] = None
     finally:
-        os.close(held)
+        os.close(locked)
     return found, actions
 
 
 def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
-    # What a later commit knew, and opening the store would remove.
+    """Set files aside that a later, lost commit mentioned: opening the store would remove them."""
     rows = {number_of(key) for key, _ in store.index.pages(Table.PACKS)}
     for pack in store.packs.numbers() - rows:
         quarantine.add_file(store.packs.folder / pack_name(pack))
@@ -146,14 +165,16 @@ def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
 
 
 def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Action]:
-    if told := [Action(Outcome.MENDED, each) for each in restore_quarantined(store, quarantine)]:
+    """Do one round after a check with findings, and return its repairs."""
+    if messages := list(rename_packs(store, quarantine)):
         quarantine.move_files()
-        return told  # with the packs in their places, other things are wrong, or none
+        # With the packs in their places, the next check has other findings, or none.
+        return [Action(Outcome.MENDED, message) for message in messages]
     context = RepairContext(store, quarantine, reported)
     try:
         with store.index.change():
-            for mend in PASSES:
-                mend(context)
+            for repair_pass in PASSES:
+                repair_pass(context)
         quarantine.flush()
     except BaseException:
         store.packs.roll_back(None)

@@ -1,9 +1,11 @@
-"""Repair of an index without a superblock: what it said can be found elsewhere, or be made anew.
+"""Repair of an index without a superblock: a new one is made.
 
 The store's uuid is in every pack. A chunk size that is too large does no harm. The seed of the
-hashes is gone, but hashes only find candidates: with another, every chunk is to be hashed again.
+hashes is lost, but hashes only find chunks of the same content: with a new seed, all chunks are
+hashed again.
 """
 
+import contextlib
 import secrets
 import time
 import uuid
@@ -22,10 +24,10 @@ from modelfs.store.packs.pack import read_header
 
 
 def restore_superblock(store: Path, quarantine: Quarantine) -> str | None:
-    """Give an index a superblock if it has none that can be read, and say so.
+    """Give an index a superblock if none can be read, and return a message; None if one can.
 
-    For who has the store's lock. Until all chunks are hashed again, nothing new is shared with
-    them; every file reads as it did.
+    The caller has the store's lock. Until all chunks are hashed again, new files share no chunks
+    with old ones; every file reads as before.
     """
     index = Index(store / INDEX)
     try:
@@ -35,32 +37,27 @@ def restore_superblock(store: Path, quarantine: Quarantine) -> str | None:
             quarantine.add_row(Table.META, SUPERBLOCK, old, "it does not decode")
         quarantine.flush()
         with index.change():
-            index.put(Table.META, SUPERBLOCK, _made_anew(store, index).to_bytes())
+            index.put(Table.META, SUPERBLOCK, _new_superblock(store, index).to_bytes())
         index.commit()
-        return "the superblock was lost: it is made anew, and all chunks are hashed again"
+        return "the superblock was lost: a new one is made, and all chunks are hashed again"
     else:
         return None
     finally:
         index.close()
 
 
-def _made_anew(store: Path, index: Index) -> Superblock:
+def _new_superblock(store: Path, index: Index) -> Superblock:
+    """Return a superblock with the uuid of most packs, and room for the longest chunk."""
+    longest = CHUNK_SIZE
+    for key, value in index.pages(Table.CHUNKS):
+        with contextlib.suppress(CorruptIndex):
+            longest = max(longest, Chunk.from_row(key, value).size)
     headers = map(read_header, (store / PACKS).iterdir())
     uuids = Counter(header.uuid for header in headers if header is not None)
     return Superblock(
         version=check_format(store),
-        chunk_size=max(CHUNK_SIZE, _longest(index)),
+        chunk_size=max(CHUNK_SIZE, min(longest, CHUNK_SIZE_MAX)),
         hash_seed=secrets.randbits(64),
         uuid=uuids.most_common(1)[0][0] if uuids else uuid.uuid4().bytes,
         created_ns=time.time_ns(),
     )
-
-
-def _longest(index: Index) -> int:
-    longest = 0
-    for key, value in index.pages(Table.CHUNKS):
-        try:
-            longest = max(longest, Chunk.from_row(key, value).size)
-        except CorruptIndex:
-            continue
-    return min(longest, CHUNK_SIZE_MAX)

@@ -51,8 +51,8 @@ def write_again(path: Path, name: bytes, data: bytes) -> None:
 
 def lost_in(path: Path) -> tuple[int, int]:
     with Store(path, read_only=True) as store:
-        told = store.statistics()
-        return told.lost_chunks, told.lost_bytes
+        statistics = store.statistics()
+        return statistics.lost_chunks, statistics.lost_bytes
 
 
 def check_losses(found: Contents, good: Contents, report: RepairReport) -> set[bytes]:
@@ -86,7 +86,7 @@ def test_a_flipped_bit_costs_a_tensor_its_chunk(sample: Sample, good: Contents) 
     assert list((sample.path / FOLDER).glob("chunk-*"))
 
 
-def test_what_is_lost_is_no_finding_but_told(sample: Sample) -> None:
+def test_known_loss_is_no_finding(sample: Sample) -> None:
     """A later check finds the store sound, and tells of what is lost which files have it."""
     flip(sample, 1000)
     mend(sample)
@@ -438,7 +438,7 @@ def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents)
 
 
 def test_an_index_without_any_meta_page_is_given_up(sample: Sample) -> None:
-    """Then nothing is changed, and it is told which file is lost."""
+    """Nothing is changed, and the error names the file that is lost."""
     sample.store.abandon()
     overwrite(data_file(sample.path), 0, bytes(8192))
     before = state_of(sample.path)

@@ -39,7 +39,7 @@ def collect_plain_copies(sample: Sample) -> None:
     assert sample.store.packs.numbers() == {PackId(2)}
 
 
-# -- what is told by the recipes
+# -- lineage restored from recipes
 
 
 def forget_links(sample: Sample, kin: Kin) -> None:
@@ -102,7 +102,7 @@ def spoil_proof(sample: Sample, kin: Kin) -> None:
 
 
 def spoil_segment_table(sample: Sample, kin: Kin) -> None:
-    # Of the first segment; what is in those behind it can still be told.
+    # Of the first segment; the segments behind it can still be read.
     pack = sample.store.chunks.record(kin.held).pack
     overwrite(pack_path(sample.store.packs, pack), 4096 + 24, b"damaged")
 
@@ -125,7 +125,7 @@ MENDABLE: Final[tuple[Damage, ...]] = (
 
 @pytest.mark.parametrize("old_copies", [True, False], ids=["old copies", "one copy"])
 @pytest.mark.parametrize("damage", MENDABLE, ids=lambda damage: damage.__name__)
-def test_what_derives_from_what_is_told_anew(
+def test_lineage_is_restored_from_recipes(
     sample: Sample, kin: Kin, good: Contents, damage: Damage, *, old_copies: bool
 ) -> None:
     """No damage of rows costs a byte, if the packs have all; what was derived is so still."""
@@ -149,8 +149,8 @@ def test_a_lost_source_hurts_what_derives_from_it(sample: Sample, kin: Kin, good
     spoil(sample, kin.bottom)
     report = mend(sample)
     assert lost_files(report) == {BOTTOM, TOP}
-    told = "".join(action.message for action in report.actions)
-    assert "chunks that derive from them: 1" in told
+    messages = "".join(action.message for action in report.actions)
+    assert "chunks that derive from them: 1" in messages
     found = files_of(sample.path)
     assert {path for path in good if found[path] is None} == {BOTTOM, TOP}
     with Store(sample.path, read_only=True) as store:

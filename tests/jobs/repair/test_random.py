@@ -1,7 +1,7 @@
 """Repair of whatever damage: it never fails, ends sound, and no file reads as something else.
 
 One damage is beyond it: rows carry no checksum, so one that is damaged into another that could be
-right (an extent that leads to another chunk, a larger size) cannot be told, nor can staged bytes.
+right (an extent that leads to another chunk, a larger size) cannot be recognised, nor can staged bytes.
 The damage here is what leaves a trace: rows that are gone or do not decode, and bytes in packs.
 """
 
@@ -18,8 +18,8 @@ from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
 from tests.support.sample_store import Sample
 
-# Without a row of these, nothing tells that there was one.
-UNTOLD = frozenset({Table.STAGED, Table.TRIMS})
+# If a row of these is gone, no other row shows that there was one.
+UNTRACED = frozenset({Table.STAGED, Table.TRIMS})
 
 
 def damage_row(sample: Sample, chance: random.Random) -> None:
@@ -29,7 +29,7 @@ def damage_row(sample: Sample, chance: random.Random) -> None:
         return
     key = chance.choice(rows)
     how = chance.choice(["delete", "junk", "stray"])
-    if how == "junk" or table in UNTOLD:
+    if how == "junk" or table in UNTRACED:
         sample.put(table, key, b"junk!")
     elif how == "delete":
         sample.delete(table, key)

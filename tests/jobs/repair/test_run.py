@@ -1,4 +1,4 @@
-"""Repair: what can be told from what is left is as it was, and the rest is said to be lost."""
+"""Repair: data that other records still have is as it was, and the rest is reported as lost."""
 
 import dataclasses
 import json
@@ -236,9 +236,7 @@ MENDED: Final[tuple[Damage, ...]] = (
 
 
 @pytest.mark.parametrize("damage", MENDED, ids=lambda damage: damage.__name__)
-def test_what_can_be_told_again_is_as_it_was(
-    sample: Sample, good: Contents, damage: Damage
-) -> None:
+def test_redundant_rows_are_restored(sample: Sample, good: Contents, damage: Damage) -> None:
     """Damage to what other rows or the packs say, too, leaves every file under its name, whole."""
     damage(sample)
     report = mend(sample)
