@@ -17,10 +17,10 @@ from modelfs.store.index.tables import KEY_MAX, ChunkId, InodeNumber, Table, num
 
 def extents_are_sound(view: CheckView, _: Reported) -> Iterator[Finding]:
     """An extent lies inside an existing chunk, in a regular file, and overlaps no other."""
-    file = _File(view, InodeNumber(0))
+    file = _FileBounds(view, InodeNumber(0))
     for inode, extent in view.extents():
         if inode != file.inode:
-            file = _File(view, inode)
+            file = _FileBounds(view, inode)
             if not file.is_regular:
                 message = f"inode {inode} has content, but is no regular file"
                 yield Finding("extent-file", message, (view.path(inode),))
@@ -34,8 +34,8 @@ def extents_are_sound(view: CheckView, _: Reported) -> Iterator[Finding]:
             )
 
 
-class _File:
-    """A file, as the bounds that its extents keep to."""
+class _FileBounds:
+    """The bounds of a file's extents, as a walk over them meets them in order."""
 
     def __init__(self, view: CheckView, inode: InodeNumber) -> None:
         self._view = view
@@ -43,12 +43,12 @@ class _File:
         self._reached = 0
         node = view.inode(inode)
         key = number_key(inode)
-        readable = key not in view.broken[Table.INODES]
-        self.is_regular = (node is not None and stat.S_ISREG(node.mode)) or not readable
-        cut_unknown = key in view.broken[Table.TRIMS]
-        self._size = KEY_MAX if node is None or cut_unknown else node.size
+        is_broken = key in view.broken[Table.INODES]
+        self.is_regular = is_broken or (node is not None and stat.S_ISREG(node.mode))
+        trim_unknown = key in view.broken[Table.TRIMS]
+        self._size = KEY_MAX if node is None or trim_unknown else node.size
         trim = view.find(Table.TRIMS, key, decode_number)
-        self._visible = KEY_MAX if trim is None else trim
+        self._visible_to = KEY_MAX if trim is None else trim
 
     def violation(self, extent: Extent) -> tuple[str, str] | None:
         """Return the invariant that an extent breaks and how, None if it is sound."""
@@ -60,7 +60,7 @@ class _File:
             return "extent-inside", f"it reaches past the end of chunk {extent.chunk}"
         if extent.start < reached:
             return "extent-overlap", "it overlaps the one before it"
-        if min(extent.stop, self._visible) > self._size:
+        if min(extent.stop, self._visible_to) > self._size:
             return "extent-size", f"it reaches past the file's size, {self._size}"
         return None
 
@@ -68,7 +68,7 @@ class _File:
 def uses_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A chunk's use counts are the sums of its extents."""
     if view.broken[Table.EXTENTS]:
-        return  # the broken ones cannot be counted
+        return  # broken rows cannot be counted
     for chunk, record in view.chunks():
         extents = view.references.extents.get(chunk, 0)
         size = view.references.bytes.get(chunk, 0)
@@ -77,7 +77,7 @@ def uses_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
                 f"chunk {chunk} is used {extents} times, {size} bytes; its record says "
                 f"{record.refs} times, {record.ref_bytes} bytes"
             )
-            # Too few uses, and gc removes a chunk that a file needs.
+            # With too few uses, gc removes a chunk that a file needs.
             severity = Severity.DAMAGE if record.refs < extents else Severity.ACCOUNT
             yield Finding("chunk-uses", message, severity=severity)
 
@@ -93,7 +93,7 @@ def maps_are_complete(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 
 def dead_chunks_are_listed(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """A chunk is in the table of the dead if, and only if, nothing needs it."""
+    """A chunk is in the table of dead chunks if, and only if, no file and no chunk needs it."""
     for chunk, record in view.chunks():
         if view.has(Table.DEAD, number_key(chunk)) == record.alive:
             state = "needed and is" if record.alive else "not needed and is not"
@@ -119,16 +119,12 @@ def hashes_find_chunks(view: CheckView, _: Reported) -> Iterator[Finding]:
             yield Finding("hash", message, severity=Severity.ACCOUNT)
     for digest, chunks in view.rows(Table.HASHES, decode_hash):
         for chunk in chunks:
-            if chunk not in unlisted and not _has_digest(view, chunk, digest):
-                message = f"hash {digest.hex()} leads to chunk {chunk}, which has another or none"
+            target = view.chunk(chunk)
+            is_broken = number_key(chunk) in view.broken[Table.CHUNKS]
+            has_digest = is_broken or (target is not None and target.digest == digest)
+            if chunk not in unlisted and not has_digest:
+                message = f"hash {digest.hex()} leads to chunk {chunk}, which does not have it"
                 yield Finding("hash", message, severity=Severity.ACCOUNT)
-
-
-def _has_digest(view: CheckView, chunk: ChunkId, digest: bytes) -> bool:
-    record = view.chunk(chunk)
-    if record is None:
-        return number_key(chunk) in view.broken[Table.CHUNKS]
-    return record.digest == digest
 
 
 def forms_are_possible(view: CheckView, _: Reported) -> Iterator[Finding]:
@@ -153,16 +149,14 @@ def form_problem(record: Chunk, chunk_size: int) -> str | None:
     if record.is_lost:
         has_place = any((record.pack, record.offset, record.stored))
         return "it is lost, but has a place" if has_place else None
-    if not _go_together(record.kind, record.codec):
+    if record.kind is ChunkKind.PLAIN:
+        is_possible = record.codec is CodecId.RAW
+    else:
+        is_possible = record.codec in (DERIVATIONS if record.kind is ChunkKind.DERIVED else CODECS)
+    if not is_possible:
         return f"a {record.kind.name} chunk with codec {record.codec.name}"
     if record.stored > record.size:
         return f"{record.size} bytes stored in {record.stored}"
     if record.kind is ChunkKind.PLAIN and record.stored != record.size:
         return f"{record.size} plain bytes stored in {record.stored}"
     return None
-
-
-def _go_together(kind: ChunkKind, codec: CodecId) -> bool:
-    if kind is ChunkKind.DERIVED:
-        return codec in DERIVATIONS
-    return codec is CodecId.RAW if kind is ChunkKind.PLAIN else codec in CODECS

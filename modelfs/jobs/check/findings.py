@@ -1,4 +1,10 @@
-"""Findings: the places where an invariant does not hold."""
+"""Findings: the places where an invariant does not hold.
+
+Example. The stored bytes of chunk 1 fail their checksum::
+
+    Finding("content", "chunk 1: ...", (b"/a",), ("weight",), Severity.DAMAGE)
+    fsck prints    damage: content: chunk 1: ...; files: /a; tensors: weight
+"""
 
 import enum
 import os
@@ -20,8 +26,8 @@ class Finding:
 
     invariant: str  # a short name that stays the same in all versions
     message: str  # one line
-    files: tuple[bytes, ...] = ()  # paths of the files that are hurt
-    tensors: tuple[str, ...] = ()  # names of the tensors that are hurt
+    files: tuple[bytes, ...] = ()  # paths of the affected files
+    tensors: tuple[str, ...] = ()  # names of the affected tensors
     severity: Severity = Severity.DAMAGE
 
     def to_dict(self) -> dict[str, Any]:

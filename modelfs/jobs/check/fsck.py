@@ -3,15 +3,15 @@
 An invariant is a function that yields a `Finding` for each place where it does not hold. It takes a
 `CheckView`, from which it reads the index, and `Reported`: the damage that those before it have
 reported, which it passes over, so that one damage is one finding. Together they read the whole
-index a few times over. Of the packs and the staging files they read no more than is needed to see
-that these are there; with `data`, every stored byte that a file uses.
+index a few times. They read the headers and segment tables of packs, and the lengths of staging
+files; with `data`, also every stored byte that a file uses.
 
 A crash may leave files in `packs/` and `staging/` that no row mentions, a pack longer than its row
 says, dead chunks, orphans, staged windows, and extents behind a truncation. None of them is a
 finding: opening the store for writing, or gc, removes them.
 
-Nothing is changed. Of a store opened read-only one commit is checked, whatever commits a daemon
-makes meanwhile; files that it deletes meanwhile are not missed.
+Nothing is changed. Of a store opened read-only one commit is checked, even if a daemon makes
+further commits meanwhile. Files that the daemon deletes meanwhile are no findings.
 
 Example. `/a` has chunks 1 and 2, `/b` has chunk 3, which derives from 1. The row of chunk 2 is
 junk, and a byte of chunk 1 in pack 1 has flipped::
@@ -124,13 +124,13 @@ class FsckReport:
     chunks: int
     bytes_checked: int  # stored bytes that were read and compared
     seconds: float
-    # No finding: it is known, and reads of it fail.
+    # Not among the findings: it is recorded, and reads of it fail.
     lost: KnownLoss = field(default_factory=KnownLoss)
     reported: Reported = field(default_factory=Reported)  # for repair
 
 
 def check(store: Store, *, data: bool = False, progress: Progress | None = None) -> list[Finding]:
-    """Return every invariant that does not hold; see `fsck`."""
+    """Return the findings of `fsck`."""
     return fsck(store, data=data, progress=progress).findings
 
 
@@ -140,8 +140,8 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
     Args:
         store: open for reading, or for writing by the calling thread.
         data: also read, decode and compare every chunk that a file uses.
-        progress: gets how much is done and how much there is to do: with `data` in bytes,
-            otherwise in invariants.
+        progress: called with the part that is done and the whole: with `data` in bytes, otherwise
+            in invariants.
     """
     began = time.monotonic()
     bytes_checked = 0
@@ -175,7 +175,7 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
 
 
 def _caught(invariant: str, findings: Iterator[Finding]) -> Iterator[Finding]:
-    # Damage that keeps an invariant from being checked must not keep the others from it.
+    # If damage prevents the check of one invariant, the others are still checked.
     try:
         yield from findings
     except (CorruptData, OSError) as exc:

@@ -1,4 +1,4 @@
-"""The files and tensors that damaged chunks hurt, directly and by way of derived chunks.
+"""The files and tensors that damaged chunks affect, directly and by way of derived chunks.
 
 Example. Chunk 1 lies in `/a`; chunk 2, which derives from it, in `/b` and `/c`. The stored bytes of
 chunk 1 are damaged::
@@ -25,11 +25,11 @@ class Impact:
 
     files: dict[bytes, None] = field(default_factory=dict)
     tensors: dict[str, None] = field(default_factory=dict)
-    derived: int = 0  # how many chunks need it
-    base: str = ""  # a file, and a tensor, that use it itself
+    derived: int = 0  # number of chunks that derive from it
+    base: str = ""  # a file, and a tensor, that use the chunk itself
 
     def add(self, path: bytes, tensors: Iterable[str], *, directly: bool) -> None:
-        """Add a file, and the tensors of it that are hurt."""
+        """Add a file and its affected tensors; `directly` if it uses the damaged chunk itself."""
         names = dict.fromkeys(tensors)
         self.files[path] = None
         self.tensors |= names
@@ -38,7 +38,7 @@ class Impact:
 
     @property
     def suffix(self) -> str:
-        """The end of a message about the chunk: how many others need it, and its own file."""
+        """The end of a message about the chunk: the number of derived chunks, and its own file."""
         if not self.derived:
             return ""
         return f"; chunks that derive from it: {self.derived}; it is in {self.base or 'no file'}"
@@ -46,10 +46,10 @@ class Impact:
 
 @dataclass(slots=True)
 class KnownLoss:
-    """The chunks that are known as lost."""
+    """The chunks whose records say that they are lost."""
 
     chunks: int = 0
-    bytes: int = 0  # of files, with those that derive from lost chunks
+    bytes: int = 0  # of files, in lost chunks and chunks that derive from them
     impact: Impact = field(default_factory=Impact)
 
 
@@ -91,7 +91,7 @@ def known_loss(view: CheckView) -> KnownLoss:
 def chunk_finding(
     view: CheckView, invariant: str, message: str, chunks: Collection[ChunkId]
 ) -> Finding:
-    """Return one finding about damaged chunks, with the files and tensors that they hurt."""
+    """Return one finding about damaged chunks, with the files and tensors that they affect."""
     by_chunk = impacts(view, chunks).values()
     files = dict.fromkeys(path for impact in by_chunk for path in impact.files)
     tensors = dict.fromkeys(name for impact in by_chunk for name in impact.tensors)
@@ -102,7 +102,7 @@ def chunk_finding(
 def chunk_findings(
     view: CheckView, invariant: str, problems: Mapping[ChunkId, str]
 ) -> Iterator[Finding]:
-    """Yield a finding for each damaged chunk, with the files and tensors that it hurts."""
+    """Yield a finding for each damaged chunk, with the files and tensors that it affects."""
     by_chunk = impacts(view, problems) if problems else {}
     for chunk, problem in problems.items():
         impact = by_chunk[chunk]

@@ -1,7 +1,11 @@
 """Invariants of derived chunks: the rows of lineage, the counts that follow, and chains.
 
-A derivation has two rows, one for each way to look it up. Either of them counts for the other
-invariants here; that one of them is missing is a finding of its own.
+A derivation has two rows, one for each way to look it up. For the other invariants either of them
+is enough; a missing one is a finding of its own.
+
+Example. Chunk 3 derives from 2, and 2 from 1. SOURCES has the rows (3, 2) and (2, 1), DEPENDANTS
+(2, 3) and (1, 2). The chain of chunk 3 has length 2. If the record of chunk 2 says 0 dependants, gc
+would remove it once no file uses it: a finding of `dependants_are_counted`.
 """
 
 from collections.abc import Iterator
@@ -28,7 +32,7 @@ def links_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
             if not view.has(other_table, pair_key(other, one)):
                 chunk, source = (one, other) if table is Table.SOURCES else (other, one)
                 message = (
-                    f"chunk {chunk} derives from {source}, which {other_table.value} do not tell"
+                    f"chunk {chunk} derives from {source}, without a row in {other_table.value}"
                 )
                 reported.lineage_doubtful = True
                 yield Finding("links-agree", message, severity=Severity.ACCOUNT)
@@ -56,8 +60,8 @@ def derived_chunks_have_sources(view: CheckView, reported: Reported) -> Iterator
         if is_derived == (chunk in view.derivations.derived):
             continue
         if is_derived:
-            # Nothing keeps its sources from being removed.
-            problems[chunk] = f"chunk {chunk} is derived, but no source of it is told"
+            # Without rows of lineage, gc may remove its sources.
+            problems[chunk] = f"chunk {chunk} is derived, but has no row of a source"
         else:
             reported.lineage_doubtful = True
             message = f"chunk {chunk} has sources, but is {record.form}"
@@ -75,33 +79,33 @@ def dependants_are_counted(view: CheckView, _: Reported) -> Iterator[Finding]:
                 f"{dependants} chunks derive from chunk {chunk}; "
                 f"its record says {record.dependants}"
             )
-            # Too few, and gc removes a chunk that others need.
+            # With too few dependants, gc removes a chunk that others need.
             severity = Severity.DAMAGE if record.dependants < dependants else Severity.ACCOUNT
             yield Finding("chunk-pins", message, severity=severity)
 
 
 def base_only_chunks_are_listed(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """A chunk is in the table of bases if, and only if, nothing but other chunks needs it."""
+    """A chunk is in the table of base-only chunks if, and only if, only other chunks need it."""
     for chunk, record in view.chunks():
         if view.has(Table.BASE_ONLY, number_key(chunk)) != record.base_only:
-            state = "held and is not" if record.base_only else "not held and is"
-            message = f"chunk {chunk} is {state} listed as held"
+            state = "base-only and is not" if record.base_only else "not base-only and is"
+            message = f"chunk {chunk} is {state} listed as such"
             yield Finding("held", message, severity=Severity.ACCOUNT)
     for key, number in view.rows(Table.BASE_ONLY, decode_mark):
         if not view.has(Table.CHUNKS, key):
-            message = f"chunk {number} is listed as held, but does not exist"
+            message = f"chunk {number} is listed as base-only, but does not exist"
             yield Finding("held", message, severity=Severity.ACCOUNT)
 
 
 def chains_end(view: CheckView, reported: Reported) -> Iterator[Finding]:
-    """Every chunk comes down to stored bytes, in few steps.
+    """Every chain of derivations ends in a stored chunk, after at most `CHAIN_MAX` steps.
 
-    A chain that is too long, but ends in a lost chunk, is no finding: it can be shortened when that
-    comes back.
+    A chain that is too long, but ends in a lost chunk, is no finding: repair can shorten it when
+    that chunk is stored again.
     """
     lengths: dict[ChunkId, int] = {}
     for chunk in view.derivations.derived:
-        _measure(view, chunk, lengths)
+        _measure_chain(view, chunk, lengths)
     too_long = {chunk for chunk, length in lengths.items() if CHAIN_MAX < length < ENDLESS}
     if too_long:
         lost = [chunk for chunk, record in view.chunks() if record.is_lost]
@@ -119,8 +123,9 @@ def chains_end(view: CheckView, reported: Reported) -> Iterator[Finding]:
     yield from chunk_findings(view, "chain", problems)
 
 
-def _measure(view: CheckView, chunk: ChunkId, lengths: dict[ChunkId, int]) -> None:
-    # Depth first, with a stack of its own: a chain that is damaged may have any length.
+def _measure_chain(view: CheckView, chunk: ChunkId, lengths: dict[ChunkId, int]) -> None:
+    """Add the lengths of the chains of a chunk and of all chunks that it derives from."""
+    # Depth first, with a stack of its own: a damaged chain may have any length.
     stack = [chunk]
     under_way: set[ChunkId] = set()
     while stack:
@@ -146,7 +151,7 @@ def recipe_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None
     listed = set(view.sources(chunk))
     for source in sources - listed:
         if not view.has(Table.DEPENDANTS, pair_key(source, chunk)):
-            return f"chunk {chunk} derives from {source}, of which the index does not know"
+            return f"chunk {chunk} derives from {source}, of which the index has no row"
     if listed - sources:
-        return f"chunk {chunk} does not derive from {min(listed - sources)}, as the index says"
+        return f"chunk {chunk} does not derive from {min(listed - sources)}, but the index has it"
     return None

@@ -1,8 +1,11 @@
-"""LMDB's two meta pages, read without LMDB: which commit each names, and whether it is whole.
+"""LMDB's two meta pages, read without LMDB: each names a commit, and may be damaged.
 
-A commit writes the older of the two, so the other one always names the commit before, every page of
-which is still there. LMDB takes the newer; but if either is damaged it opens nothing at all, and it
-does not see all damage. With one of them whole, the store is as that commit left it.
+A commit writes the older of the two, so the other one always names the commit before, all pages of
+which are still in the file. LMDB uses the newer one. If either is damaged, LMDB opens nothing, and
+it does not detect all damage. If one of them is whole, the store can be opened as of its commit.
+
+Example. Page 0 names commit 8, page 1 commit 7. The power failed while commit 9 wrote page 1, which
+is damaged now. `check_meta_pages` has a finding, and repair replaces page 1 by page 0.
 
 The layout is that of `MDB_page` and `MDB_meta` in lmdb's mdb.c, version 0.9, on 64-bit machines,
 little-endian: a page's number u64, u16 zero, u16 flags, u32; then magic u32, version u32, address
@@ -46,7 +49,7 @@ def data_file(store: Path) -> Path:
 
 
 def check_meta_pages(store: Path) -> list[Finding]:
-    """Return the findings about the meta pages of an index. A daemon may be at work.
+    """Return the findings about the meta pages of an index. A daemon may have the store mounted.
 
     Raises:
         IndexLost: both are damaged.
@@ -61,7 +64,7 @@ def check_meta_pages(store: Path) -> list[Finding]:
             return []
     if len(damaged) == 2:
         raise both_damaged(store)
-    message = f"meta page {damaged[0]} of the index is damaged; nothing else was looked at"
+    message = f"meta page {damaged[0]} of the index is damaged; the rest is not checked"
     return [Finding("meta-page", message)]
 
 
@@ -97,6 +100,7 @@ def _meta(fd: int, number: int, at: int) -> Meta | None:
 
 
 def _is_tree(fd: int, root: int, last: int, size: int) -> bool:
+    """Return whether a page can be the root of a tree, in a file whose last page is `last`."""
     if root == NOPAGE_HEAD:
         return True
     if not 1 < root <= last:

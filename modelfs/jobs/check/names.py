@@ -25,7 +25,7 @@ from modelfs.store.index.tables import (
 
 def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
     """The three rows of a name agree."""
-    wrong: set[bytes] = set()  # keys of lines
+    wrong: set[bytes] = set()  # keys of the listing
     for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder, name = number_of(key), key[8:]
         if (problem := _disagreement(view, folder, name, dentry)) is not None:
@@ -39,34 +39,33 @@ def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
         if key not in wrong and _differs(view, Table.DENTRIES, dentry_key, dentry.to_bytes()):
             wrong.add(key)
             reported.misnamed.add(listed.inode)
-            problem = f"the listing has it at cookie {cookie}, the look-up does not"
+            problem = f"the listing has it at cookie {cookie}, look-ups do not find it"
             yield _name_finding(view, folder, listed.name, problem)
     for key, (inode, folder, cookie) in view.rows(Table.PARENTS, decode_parent):
-        line = key[8:]
-        if line not in wrong and not _is_listed(view, line, inode):
+        listing_key = key[8:]
+        value = view.index.get(Table.LISTING, listing_key)
+        # The row begins with its inode.
+        is_listed = value is not None and int.from_bytes(value[:8], "little") == inode
+        is_broken = listing_key in view.broken[Table.LISTING]
+        if listing_key not in wrong and not is_listed and not is_broken:
             reported.misnamed.add(inode)
-            message = f"inode {inode} is said to be in directory {folder} at cookie {cookie}"
-            yield Finding("names-agree", f"{message}, which it is not", (view.path(inode),))
+            message = f"inode {inode} has a name in directory {folder}, which does not list it"
+            yield Finding("names-agree", f"{message} at cookie {cookie}", (view.path(inode),))
 
 
 def _disagreement(view: CheckView, folder: int, name: bytes, dentry: Dentry) -> str | None:
+    """Return how the other two rows of a name differ from its dentry, None if they agree."""
     line = Listed(dentry.inode, name).to_bytes()
     if _differs(view, Table.LISTING, pair_key(folder, dentry.cookie), line):
         return f"the listing does not have it at cookie {dentry.cookie}"
     if not view.has(Table.PARENTS, triple_key(dentry.inode, folder, dentry.cookie)):
-        return f"inode {dentry.inode} does not know of it"
+        return f"inode {dentry.inode} does not have that name"
     return None
 
 
 def _differs(view: CheckView, table: Table, key: bytes, wanted: bytes) -> bool:
+    """Return whether a row is missing or has another value; a broken row is reported already."""
     return key not in view.broken[table] and view.index.get(table, key) != wanted
-
-
-def _is_listed(view: CheckView, line: bytes, inode: int) -> bool:
-    value = view.index.get(Table.LISTING, line)
-    return line in view.broken[Table.LISTING] or (
-        value is not None and int.from_bytes(value[:8], "little") == inode
-    )
 
 
 def _name_finding(view: CheckView, folder: int, name: bytes, problem: str) -> Finding:
@@ -82,26 +81,21 @@ def names_lead_somewhere(view: CheckView, reported: Reported) -> Iterator[Findin
     """A name's inode exists, and so does the directory it is in."""
     for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder = number_of(key)
+        node = view.inode(folder)
+        is_folder = node is not None and stat.S_ISDIR(node.mode) and node.nlink > 0
         if not view.has(Table.INODES, number_key(dentry.inode)):
             path = _join(view, folder, key[8:])
             message = f"{os.fsdecode(path)}: inode {dentry.inode} does not exist"
             yield Finding("name-inode", message, (path,))
-        elif not _may_hold(view, folder):
+        elif not is_folder and number_key(folder) not in view.broken[Table.INODES]:
             reported.misnamed.add(dentry.inode)
             path = _join(view, folder, key[8:])
-            message = f"{os.fsdecode(path)}: inode {folder} is no directory that could hold it"
+            message = f"{os.fsdecode(path)}: inode {folder} is no directory, or a removed one"
             yield Finding("name-folder", message, (path,))
 
 
-def _may_hold(view: CheckView, folder: int) -> bool:
-    if number_key(folder) in view.broken[Table.INODES]:
-        return True
-    node = view.inode(folder)
-    return node is not None and stat.S_ISDIR(node.mode) and node.nlink > 0
-
-
 def cookies_are_unique(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """A cookie was handed out once, by the counter."""
+    """A cookie is used once, and is below the counter of cookies."""
     readable = NEXT_COOKIE not in view.broken[Table.META]
     following = max(FIRST_COOKIE, view.store.counters.get(NEXT_COOKIE)) if readable else KEY_MAX
     seen: set[int] = set()
@@ -111,7 +105,7 @@ def cookies_are_unique(view: CheckView, _: Reported) -> Iterator[Finding]:
         if cookie in seen:
             problem = "is used twice"
         elif not FIRST_COOKIE <= cookie < following:
-            problem = f"was never handed out: the next is {following}"
+            problem = f"was never allocated: the next is {following}"
         if problem is not None:
             path = _join(view, folder, listed.name)
             yield Finding("cookie", f"{os.fsdecode(path)}: cookie {cookie} {problem}", (path,))
@@ -120,8 +114,11 @@ def cookies_are_unique(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 def link_counts_are_right(view: CheckView, reported: Reported) -> Iterator[Finding]:
     """A link count is the number of names, for a directory 2 and its subdirectories."""
-    subfolders = _subfolders(view)
-    uncounted = _uncounted(view)
+    subfolders: dict[int, int] = {}
+    for node in view.inodes():
+        if stat.S_ISDIR(node.mode) and node.nlink and node.inode != ROOT:
+            subfolders[node.parent] = subfolders.get(node.parent, 0) + 1
+    parents_of_broken = _parents_of_broken(view)
     names = _NameCounter(view)
     for node in view.inodes():
         count = names.of(node.inode)
@@ -133,7 +130,7 @@ def link_counts_are_right(view: CheckView, reported: Reported) -> Iterator[Findi
         elif not stat.S_ISDIR(node.mode) or not node.nlink:
             if node.nlink != count:
                 yield _link_finding(view, node, count)
-        elif node.inode not in uncounted and node.nlink != (
+        elif node.inode not in parents_of_broken and node.nlink != (
             wanted := 2 + subfolders.get(node.inode, 0)
         ):
             yield _link_finding(view, node, wanted)
@@ -144,16 +141,8 @@ def _link_finding(view: CheckView, node: Inode, wanted: int) -> Finding:
     return Finding("link-count", message, (view.path(node.inode),))
 
 
-def _subfolders(view: CheckView) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for node in view.inodes():
-        if stat.S_ISDIR(node.mode) and node.nlink and node.inode != ROOT:
-            counts[node.parent] = counts.get(node.parent, 0) + 1
-    return counts
-
-
-def _uncounted(view: CheckView) -> set[int]:
-    # The directories of inodes that do not decode: each may be one more subdirectory.
+def _parents_of_broken(view: CheckView) -> set[int]:
+    """Return the directories of inodes that do not decode: each may be one more subdirectory."""
     folders: set[int] = set()
     for inode in map(number_of, view.broken[Table.INODES]):
         rows = view.index.pages(
@@ -164,7 +153,7 @@ def _uncounted(view: CheckView) -> set[int]:
 
 
 class _NameCounter:
-    """Counts names by inode, in step with a walk over the inodes: both are in order."""
+    """Counts the names of each inode, in step with a walk over the inodes: both are in order."""
 
     def __init__(self, view: CheckView) -> None:
         self._rows = view.rows(Table.PARENTS, decode_parent)
@@ -179,7 +168,7 @@ class _NameCounter:
 
 
 def directories_form_a_tree(view: CheckView, reported: Reported) -> Iterator[Finding]:
-    """Every directory lies in its parent, once, and below the root."""
+    """Every directory has one name, in its parent, and its parents lead to the root."""
     parents: dict[int, int] = {}
     for node in view.inodes():
         if not stat.S_ISDIR(node.mode) or not node.nlink:
@@ -194,7 +183,7 @@ def directories_form_a_tree(view: CheckView, reported: Reported) -> Iterator[Fin
     if ROOT not in parents and number_key(ROOT) not in view.broken[Table.INODES]:
         yield Finding("tree", "there is no root directory")
         return
-    for inode, end in _astray(parents):
+    for inode, end in _dead_ends(parents):
         is_reported = inode in reported.misnamed or number_key(end) in view.broken[Table.INODES]
         if end in parents or not is_reported:
             message = f"directory {inode} does not lead to the root"
@@ -202,16 +191,19 @@ def directories_form_a_tree(view: CheckView, reported: Reported) -> Iterator[Fin
 
 
 def _lies_in(view: CheckView, inode: int, parent: int) -> bool:
+    """Return whether a directory has its name, if it has one, in its parent."""
     rows = view.index.pages(Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0))
     folders = [number_of(key[8:]) for key, _ in rows]
     if inode == ROOT:
         return parent == ROOT and not folders
-    return folders in ([parent], [])  # a directory without a name was reported as such
+    return folders in ([parent], [])  # a directory without a name is a finding of its own
 
 
-def _astray(parents: dict[int, int]) -> Iterator[tuple[int, int]]:
-    # Yields the last directory of each branch that ends elsewhere than in the root, and where it
-    # ends: in itself, or in a parent that is no directory.
+def _dead_ends(parents: dict[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield the last directory of each branch that does not end in the root, and its parent.
+
+    The parent is a directory of the branch itself, or no directory.
+    """
     seen: set[int] = {ROOT}
     for start in parents:
         branch: dict[int, None] = {}

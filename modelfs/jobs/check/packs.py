@@ -12,14 +12,14 @@ from modelfs.jobs.check.lineage import recipe_problem
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
-from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
+from modelfs.store.index.tables import KEY_MAX, ChunkId, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE, Entry
 
 Progress = Callable[[int, int], None]
 
 
 def pack_files_are_there(view: CheckView, reported: Reported) -> Iterator[Finding]:
-    """A pack's file is this store's, and is at least as long as the index vouches for."""
+    """A pack's file is this store's, and has all bytes that the index records as committed."""
     for pack, row in view.packs():
         try:
             view.store.packs.check_header(PackId(pack))
@@ -47,8 +47,8 @@ def _stop(record: Chunk) -> int:
 
 
 def packs_without_a_row_have_nothing(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """No pack file without a row has chunks that are known as lost."""
-    # By number and checksum: after the loss of a commit, a number may be given a second time.
+    """No pack file without a row has chunks that are recorded as lost."""
+    # By number and checksum: after the loss of a commit, a number may be allocated again.
     lost = {(chunk, record.checksum) for chunk, record in view.chunks() if record.is_lost}
     with_row = {PackId(pack) for pack, _row in view.packs()}
     for pack in sorted(view.store.packs.numbers() - with_row) if lost else ():
@@ -57,7 +57,7 @@ def packs_without_a_row_have_nothing(view: CheckView, _: Reported) -> Iterator[F
             for entry in view.store.packs.entries(pack, view.store.packs.size(pack)):
                 in_pack.add((entry.chunk, entry.checksum))
         if chunks := {chunk for chunk, _checksum in lost & in_pack}:
-            message = f"pack {pack} is back, and {len(chunks)} chunks in it were taken for lost"
+            message = f"pack {pack} is back, and {len(chunks)} chunks in it are recorded as lost"
             yield chunk_finding(view, "pack-back", message, chunks)
 
 
@@ -90,8 +90,8 @@ def _misplaced(view: CheckView, pack: int, row: PackRow) -> Iterator[tuple[Chunk
 def _by_place(view: CheckView, pack: int) -> list[tuple[ChunkId, Chunk]]:
     chunks = view.counts.chunks_by_pack.get(pack, ())
     records = ((chunk, view.chunk(chunk)) for chunk in chunks)
-    there = [(chunk, record) for chunk, record in records if record is not None]
-    return sorted(there, key=lambda chunk: chunk[1].offset)
+    present = [(chunk, record) for chunk, record in records if record is not None]
+    return sorted(present, key=lambda row: row[1].offset)
 
 
 def segment_tables_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
@@ -107,7 +107,9 @@ def segment_tables_agree(view: CheckView, reported: Reported) -> Iterator[Findin
             continue
         for chunk, record in _by_place(view, pack):
             if entry_of(chunk, record) not in entries:
-                problems[chunk] = f"the tables of pack {pack} tell otherwise of chunk {chunk}"
+                problems[chunk] = (
+                    f"the tables of pack {pack} differ from the record of chunk {chunk}"
+                )
     yield from chunk_findings(view, "segment-chunk", problems)
 
 
@@ -127,7 +129,7 @@ def entry_of(chunk: ChunkId, record: Chunk) -> Entry:
 def live_bytes_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A pack's row has the number of bytes of used chunks in it."""
     if view.broken[Table.CHUNKS]:
-        return  # the broken ones cannot be counted
+        return  # broken rows cannot be counted
     for pack, row in view.packs():
         live = view.counts.live_bytes.get(pack, 0)
         if row.live != live:
@@ -142,15 +144,18 @@ def contents_are_intact(
 ) -> Iterator[Finding]:
     """The stored bytes of every used chunk match their checksum, decode, and match their hash.
 
-    A recipe names the sources that the index does. `progress` gets the stored bytes that were read
-    so far, and those of all used chunks.
+    A recipe has the same sources as the rows of lineage. `progress` gets the stored bytes that were
+    read so far, and those of all used chunks. Damage that is reported already is passed over.
     """
     done, total = 0, sum(view.counts.live_bytes.values())
     unreadable = reported.endless | reported.baseless
     problems: dict[ChunkId, str] = {}
     for pack in sorted(view.counts.chunks_by_pack):
         for chunk, record in _by_place(view, pack):
-            if not record.alive or not _can_be_read(view, reported, record):
+            is_cut_off = _stop(record) > reported.lost_packs.get(pack, KEY_MAX)
+            # A record with an impossible form might ask for any amount of memory.
+            is_impossible = form_problem(record, view.store.superblock.chunk_size) is not None
+            if not record.alive or is_cut_off or is_impossible:
                 continue
             if chunk not in unreadable:
                 problem = _content_problem(view, chunk, record)
@@ -162,20 +167,12 @@ def contents_are_intact(
     yield from chunk_findings(view, "content", problems)
 
 
-def _can_be_read(view: CheckView, reported: Reported, record: Chunk) -> bool:
-    # Of the others something was reported; an impossible form might ask for any amount of memory.
-    left = reported.lost_packs.get(record.pack)
-    if left is not None and _stop(record) > left:
-        return False
-    return form_problem(record, view.store.superblock.chunk_size) is None
-
-
 def _content_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
     try:
         view.store.chunk_reader.check_content(chunk, record)
     except (CorruptChunk, OSError) as exc:
         if isinstance(exc, CorruptChunk) and exc.base != chunk:
-            return None  # the base has a finding of its own, or is known as lost
+            return None  # the base has a finding of its own, or is recorded as lost
         problem: str | None = str(exc)
     else:
         is_derived = record.kind is ChunkKind.DERIVED

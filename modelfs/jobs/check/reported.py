@@ -1,4 +1,4 @@
-"""`Reported`: damage that an invariant has reported, for those after it and for repair."""
+"""`Reported`: the damage that invariants have reported, for later invariants and for repair."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from modelfs.store.index.tables import ChunkId, InodeNumber, Table
 
 @dataclass(slots=True)
 class Reported:
-    """Damage that is reported already. Invariants fill it in their order, and pass over it.
+    """Damage that is reported already. Invariants add to it in their order, and pass over it.
 
     ================  ==============================  =============================================
     field             written by                      read by
@@ -28,10 +28,10 @@ class Reported:
     broken: dict[Table, set[bytes]] = field(
         default_factory=lambda: {table: set() for table in Table}
     )
-    misnamed: set[InodeNumber] = field(default_factory=set)  # inodes of names that are wrong
+    misnamed: set[InodeNumber] = field(default_factory=set)  # inodes with wrong names
     baseless: set[ChunkId] = field(default_factory=set)  # derived from chunks without a record
     lineage_doubtful: bool = False  # whether rows of lineage are wrong
-    endless: set[ChunkId] = field(default_factory=set)  # derived from themselves
+    endless: set[ChunkId] = field(default_factory=set)  # derived from themselves, by way of others
     too_long: set[ChunkId] = field(default_factory=set)  # derived in too many steps
-    lost_packs: dict[int, int] = field(default_factory=dict)  # with the bytes that are left
-    damaged: set[ChunkId] = field(default_factory=set)  # their content was read, and is wrong
+    lost_packs: dict[int, int] = field(default_factory=dict)  # by pack: the length of the file
+    damaged: set[ChunkId] = field(default_factory=set)  # the content cannot be read, or is wrong

@@ -63,7 +63,7 @@ COUNTERS: Final = (
 
 
 def rows_decode(view: CheckView, reported: Reported) -> Iterator[Finding]:
-    """Every row of every table is one that could have been written."""
+    """Every row of every table decodes."""
     for table in Table:
         decode = DECODERS[table]
         for key, value in view.index.pages(table):
@@ -73,19 +73,17 @@ def rows_decode(view: CheckView, reported: Reported) -> Iterator[Finding]:
                 reported.broken[table].add(key)
                 if table is Table.PARENTS:
                     reported.misnamed.add(InodeNumber(number_of(key)))
-                yield _row_finding(view, table, key, str(exc))
-
-
-def _row_finding(view: CheckView, table: Table, key: bytes, problem: str) -> Finding:
-    message = f"{table.value} row {key[:32].hex()}: {problem}"
-    if table is Table.CHUNKS and len(key) == 8:
-        return chunk_finding(view, "row", message, {ChunkId(number_of(key))})
-    files = (view.path(number_of(key)),) if table in BY_INODE and len(key) >= 8 else ()
-    return Finding("row", message, files)
+                message = f"{table.value} row {key[:32].hex()}: {exc}"
+                if table is Table.CHUNKS and len(key) == 8:
+                    yield chunk_finding(view, "row", message, {ChunkId(number_of(key))})
+                elif table in BY_INODE and len(key) >= 8:
+                    yield Finding("row", message, (view.path(number_of(key)),))
+                else:
+                    yield Finding("row", message)
 
 
 def superblock_is_right(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """The index has a superblock, of a format version that this store's can be."""
+    """The index has a superblock, with a known format version."""
     value = view.index.get(Table.META, SUPERBLOCK)
     if value is None:
         yield Finding("superblock", "the index has no superblock")
@@ -95,7 +93,7 @@ def superblock_is_right(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 
 def counters_are_ahead(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """Numbers that are handed out next are above all in use."""
+    """The counters of next numbers are above all numbers in use."""
     for counter, table in COUNTERS:
         if counter in view.broken[Table.META]:
             continue
@@ -117,20 +115,17 @@ def inodes_exist(view: CheckView, _: Reported) -> Iterator[Finding]:
             if inode == last or key in view.broken[table]:
                 continue
             last = inode
-            if (problem := _ownership_problem(view, inode, regular=regular)) is not None:
-                yield Finding("row-inode", f"{table.value} of inode {inode}: {problem}")
-
-
-def _ownership_problem(view: CheckView, inode: int, *, regular: bool) -> str | None:
-    if number_key(inode) in view.broken[Table.INODES]:
-        return None
-    if (node := view.inode(inode)) is None:
-        return "it does not exist"
-    return "it is no regular file" if regular and not stat.S_ISREG(node.mode) else None
+            if number_key(inode) in view.broken[Table.INODES]:
+                continue
+            message = f"{table.value} of inode {inode}"
+            if (node := view.inode(inode)) is None:
+                yield Finding("row-inode", f"{message}: it does not exist")
+            elif regular and not stat.S_ISREG(node.mode):
+                yield Finding("row-inode", f"{message}: it is no regular file")
 
 
 def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """A staged window's file is there, with the ranges that its row has."""
+    """A staged window has a file, which has the ranges of its row."""
     for key, row in view.rows(Table.STAGED, StagedWindow.from_row):
         inode, number = pair_of(key)
         problem = _window_problem(view, inode, number, row)
@@ -165,7 +160,7 @@ def totals_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 
 def counted_totals(view: CheckView) -> dict[bytes, int]:
-    """Return the right value of each total, but for those of tables with broken rows."""
+    """Return the right value of each total, except those of tables with broken rows."""
     totals: dict[bytes, int] = {}
     if not view.broken[Table.INODES]:
         sizes = [node.size for node in view.inodes() if stat.S_ISREG(node.mode)]

@@ -1,7 +1,7 @@
 """`CheckView`: a store's index, as the invariants of `check` read it.
 
-A row that does not decode is reported once, when all rows are read. The view passes over it, and no
-other invariant fails at it.
+A row that does not decode is *broken*. `rows_decode` reports it once, and all reads of the view
+pass over it, so that no other invariant fails at it.
 """
 
 import stat
@@ -59,12 +59,12 @@ class Derivations:
 
 
 class CheckView:
-    """A store's index, read for checking."""
+    """A store's index without its broken rows, and sums over its rows."""
 
     def __init__(
         self, store: Store, broken: Mapping[Table, Collection[bytes]] | None = None
     ) -> None:
-        """Begin; `broken` are the keys of rows that do not decode, which are passed over."""
+        """Make a view; `broken` are the keys of the rows to pass over, by table."""
         self.store = store
         self.index = store.index
         self.broken: Mapping[Table, Collection[bytes]] = broken or dict.fromkeys(Table, ())
@@ -74,7 +74,7 @@ class CheckView:
     def rows(
         self, table: Table, decode: Callable[[bytes, bytes], Record]
     ) -> Iterator[tuple[bytes, Record]]:
-        """Yield the key and record of every row of a table that decodes."""
+        """Yield the key and record of every row of a table that is not broken."""
         broken = self.broken[table]
         for key, value in self.index.pages(table):
             if key not in broken:
@@ -107,7 +107,7 @@ class CheckView:
     def find(
         self, table: Table, key: bytes, decode: Callable[[bytes, bytes], Record]
     ) -> Record | None:
-        """Return the record of a row, None if it is not there or does not decode."""
+        """Return the record of a row, None if there is none or it is broken."""
         value = self.index.get(table, key)
         return None if value is None or key in self.broken[table] else decode(key, value)
 
@@ -184,7 +184,7 @@ class CheckView:
 
     @cached_property
     def missing_bytes(self) -> int:
-        """How many bytes of extents the chunks' records count beyond those that there are."""
+        """The bytes of extents that the chunks' records count and that no map has."""
         extents, sizes = self.references.extents, self.references.bytes
         return sum(
             record.ref_bytes - sizes.get(chunk, 0)
@@ -193,24 +193,23 @@ class CheckView:
         )
 
     def holes(self, longest: int) -> Iterator[tuple[InodeNumber, int, int]]:
-        """Yield inode, start and stop of all holes up to a length that files have in their maps."""
+        """Yield inode, start and stop of the holes in files that have at most `longest` bytes."""
         rows = groupby(self.extents(), key=itemgetter(0))
-        mapped = {inode: [(each.start, each.stop) for _, each in group] for inode, group in rows}
+        mapped = {
+            inode: [(extent.start, extent.stop) for _, extent in extents] for inode, extents in rows
+        }
         for node in self.inodes():
             if stat.S_ISREG(node.mode) and node.nlink:
                 trim = self.find(Table.TRIMS, number_key(node.inode), decode_number)
                 filled = RangeSet(mapped.get(node.inode, []))
-                for start, stop in self._staged(node.inode):
-                    filled.add(start, stop)
+                keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
+                for key, value in self.index.pages(Table.STAGED, *keys):
+                    if key not in self.broken[Table.STAGED]:
+                        for start, stop in StagedWindow.from_row(key, value).ranges:
+                            filled.add(start, stop)
                 holes = RangeSet([(0, min(node.size, KEY_MAX if trim is None else trim))])
                 for start, stop in filled:
                     holes.remove(start, stop)
                 for start, stop in holes:
                     if stop - start <= longest:
                         yield node.inode, start, stop
-
-    def _staged(self, inode: int) -> Iterator[tuple[int, int]]:
-        keys = pair_key(inode, 0), pair_key(inode + 1, 0)
-        for key, value in self.index.pages(Table.STAGED, *keys):
-            if key not in self.broken[Table.STAGED]:
-                yield from StagedWindow.from_row(key, value).ranges

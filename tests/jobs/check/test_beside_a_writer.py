@@ -33,7 +33,7 @@ with Store(Path(sys.argv[1])) as store:
 
 @pytest.fixture
 def left(folder: Path) -> Path:
-    """A store of four files that nobody has open."""
+    """A store of four files that no process has open."""
     with checked(folder) as box:
         for number, name in enumerate((b"a", b"b", b"c", b"d")):
             stored_file(box.store, name, noise(20_000, number))

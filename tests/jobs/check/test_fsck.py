@@ -67,19 +67,19 @@ def test_an_open_store_is_checked_as_it_is(sample: Sample) -> None:
 
 def test_the_report_counts_what_was_looked_at(sample: Sample) -> None:
     """With `data`, every stored byte that a file uses is read, and progress ends at all of them."""
-    told: list[tuple[int, int]] = []
-    report = fsck(sample.store, data=True, progress=lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    report = fsck(sample.store, data=True, progress=lambda done, total: calls.append((done, total)))
     live = sample.row().live
-    assert (report.findings, report.bytes_checked, told[-1]) == ([], live, (live, live))
+    assert (report.findings, report.bytes_checked, calls[-1]) == ([], live, (live, live))
     assert report.files == sample.store.counters.get(FILES)
     sample.store.abandon()
 
 
 def test_without_data_progress_is_in_invariants(sample: Sample) -> None:
     """Without `data`, progress goes up by one for each invariant, and ends when all are done."""
-    told: list[tuple[int, int]] = []
-    report = fsck(sample.store, progress=lambda done, total: told.append((done, total)))
-    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+    calls: list[tuple[int, int]] = []
+    report = fsck(sample.store, progress=lambda done, total: calls.append((done, total)))
+    assert [done for done, _ in calls] == list(range(1, calls[-1][1] + 1))
     assert report.bytes_checked == 0
     sample.store.abandon()
 
@@ -99,7 +99,7 @@ def test_unmentioned_files_are_sound(sample: Sample) -> None:
 
 
 def test_a_pack_may_be_longer_than_its_row(sample: Sample) -> None:
-    """A crash may leave bytes behind those that the index vouches for."""
+    """A crash may leave bytes behind the committed part of a pack."""
     with sample.pack.open("ab") as file:
         file.write(noise(1000))
     assert sample.findings() == []
@@ -153,7 +153,7 @@ def test_a_damaged_chunk_record_names_whom_it_hurts(sample: Sample) -> None:
 
 
 def test_a_missing_superblock_is_found(sample: Sample) -> None:
-    """An index that lost its superblock is told, in a store that is open."""
+    """An index without a superblock is reported, in a store that is open."""
     sample.delete(Table.META, SUPERBLOCK)
     assert [each.invariant for each in check(sample.store)] == ["superblock"]
     sample.store.abandon()
@@ -251,7 +251,7 @@ def test_a_missing_dentry_is_found(sample: Sample) -> None:
 
 
 def test_a_missing_way_back_is_found(sample: Sample) -> None:
-    """A name that its inode does not know of is reported by its path."""
+    """A name without a row at its inode is reported by its path."""
     cookie = sample.dentry(sample.folder, b"text").cookie
     sample.delete(Table.PARENTS, triple_key(sample.text, sample.folder, cookie))
     assert sample.finding() == ("names-agree", (b"/folder/text",), ())
@@ -282,13 +282,13 @@ def test_a_name_that_leads_nowhere_is_found(sample: Sample) -> None:
 
 
 def test_a_name_in_a_file_is_found(sample: Sample) -> None:
-    """A name in what is no directory is reported by its path."""
+    """A name in an inode that is no directory is reported by its path."""
     name(sample, sample.text, b"odd", sample.staged, new_cookie(sample))
     assert sample.finding() == ("name-folder", (b"/folder/text/odd",), ())
 
 
 def test_a_cookie_that_was_never_handed_out_is_found(sample: Sample) -> None:
-    """A name at a cookie that is yet to be handed out is reported by its path."""
+    """A name at a cookie above the counter is reported by its path."""
     sample.put_node(dataclasses.replace(sample.node(sample.text), nlink=2))
     name(sample, ROOT, b"text", sample.text, 1000)
     assert sample.finding() == ("cookie", (b"/text",), ())
@@ -394,7 +394,7 @@ def found_first(sample: Sample) -> tuple[str, tuple[bytes, ...], tuple[str, ...]
 
 
 def test_an_extent_in_a_directory_is_found(sample: Sample) -> None:
-    """Content of what is no regular file is reported by its path."""
+    """Content of an inode that is no regular file is reported by its path."""
     chunk, _ = sample.chunk_at(sample.text, 0)
     directory = dataclasses.replace(sample.node(sample.folder), size=100)
     sample.put_node(directory)
@@ -523,7 +523,7 @@ def test_a_damaged_coded_chunk_is_found(sample: Sample) -> None:
 
 
 def test_damage_to_what_nothing_uses_is_no_finding(sample: Sample) -> None:
-    """A damaged byte of a dead chunk hurts nobody."""
+    """A damaged byte of a dead chunk is no finding."""
     key, _ = next(sample.store.index.pages(Table.DEAD))
     record = sample.store.chunks.record(ChunkId(number_of(key)))
     overwrite(sample.pack, record.offset, b"damaged")
@@ -549,7 +549,7 @@ def test_a_missing_pack_is_found(sample: Sample) -> None:
 
 
 def test_a_pack_of_another_store_is_found(sample: Sample, tmp_path: Path) -> None:
-    """A pack that was put in the place of another is told by its header."""
+    """A pack in the place of another is recognised by its header."""
     path = new_store(tmp_path, chunk_size=CHUNK)
     fill(path)
     other = Sample(path)

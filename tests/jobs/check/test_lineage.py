@@ -44,8 +44,8 @@ def change(sample: Sample, chunk: ChunkId, **fields: object) -> None:
 
 
 @pytest.mark.parametrize("table", [Table.SOURCES, Table.DEPENDANTS])
-def test_a_link_told_one_way_is_found(sample: Sample, table: Table) -> None:
-    """What derives from what has to be told both ways; either way counts for all else."""
+def test_a_link_in_one_table_is_found(sample: Sample, table: Table) -> None:
+    """A derivation has a row in both tables; either of them counts for the other invariants."""
     for key, _ in list(sample.store.index.pages(table))[:1]:
         sample.delete(table, key)
     (found,) = sample.findings()
@@ -66,8 +66,8 @@ def test_a_link_to_no_chunk_names_whom_it_hurts(sample: Sample, kin: Kin) -> Non
     sample.delete(Table.CHUNKS, number_key(kin.held))
     found = sample.findings()
     sums = {"hash", "held", "total", "pack-live"}
-    (told,) = [each for each in found if each.invariant not in sums]
-    assert (told.invariant, told.files, told.tensors) == ("link-chunk", (TOP,), ("t2",))
+    (finding,) = [each for each in found if each.invariant not in sums]
+    assert (finding.invariant, finding.files, finding.tensors) == ("link-chunk", (TOP,), ("t2",))
 
 
 def test_a_derived_chunk_without_sources_is_found(sample: Sample, kin: Kin) -> None:
@@ -137,7 +137,7 @@ def test_a_derived_chunk_with_another_codec_is_found(
 
 
 def test_a_circle_is_found(box: Box) -> None:
-    """Chunks that derive from each other can be read by nobody; their content is not tried."""
+    """Chunks that derive from each other cannot be read; their content is not tried."""
     half = 2048
     one, two = noise(4096), noise(4096)[half:] + noise(4096)[:half]
     files = stored_file(box.store, b"1", one), stored_file(box.store, b"2", two)
@@ -152,7 +152,7 @@ def test_a_circle_is_found(box: Box) -> None:
 
 
 def test_a_long_chain_is_found(box: Box) -> None:
-    """A chunk that takes too many steps reads right, and is told of once."""
+    """A chunk with too long a chain reads right, and is reported once."""
     whole = noise(4096)
     files = [stored_file(box.store, b"%d" % n, whole[: 4096 - n]) for n in range(CHAIN_MAX + 2)]
     chunks = [chunk_at(box.store, each) for each in files]
@@ -177,7 +177,7 @@ def test_a_damaged_source_hurts_what_derives_from_it(sample: Sample, kin: Kin) -
 
 
 def test_a_damaged_held_source_hurts_what_derives_from_it(sample: Sample, kin: Kin) -> None:
-    """What no file has is told by what needs it."""
+    """Damage of a chunk that no file uses is reported with the files that derive from it."""
     record = sample.store.chunks.record(kin.held)
     overwrite(sample.pack, record.offset + 7, b"damaged")
     (found,) = sample.findings()
@@ -186,7 +186,7 @@ def test_a_damaged_held_source_hurts_what_derives_from_it(sample: Sample, kin: K
 
 
 def test_a_damaged_recipe_hurts_who_uses_it(sample: Sample, kin: Kin) -> None:
-    """Damage to what is stored of a derived chunk is no damage of its source."""
+    """Damage of a recipe is no damage of its source."""
     record = sample.store.chunks.record(kin.derived)
     overwrite(sample.pack, record.offset, b"\x07")
     assert sample.finding() == ("content", (TOP,), ("t1",))
@@ -206,10 +206,10 @@ def test_damage_of_a_source_is_known_far_up(box: Box) -> None:
     assert set(found.files) == names
     Scrubber(box.store).begin()
     scrub(box.store)
-    (told,) = scrub_report(box.store)["findings"]
-    assert {name.encode() for name in told["files"]} == names
-    assert told["message"].startswith(f"chunk {chunks[0]}: damaged")
-    assert "derive from it: 4; it is in /0" in told["message"]
+    (finding,) = scrub_report(box.store)["findings"]
+    assert {name.encode() for name in finding["files"]} == names
+    assert finding["message"].startswith(f"chunk {chunks[0]}: damaged")
+    assert "derive from it: 4; it is in /0" in finding["message"]
     stored_file(box.store, b"good", whole)
 
 

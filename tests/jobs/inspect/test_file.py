@@ -287,7 +287,7 @@ def test_hole_of_any_size(opened: Store) -> None:
 
 
 def test_many_windows(monkeypatch: pytest.MonkeyPatch, opened: Store) -> None:
-    """Staged ranges and extents that alternate are told apart."""
+    """Staged ranges and extents that alternate are distinguished."""
     small_windows(monkeypatch, 2 * CHUNK)
     inode = stored_file(opened, b"x", noise(8 * CHUNK))
     for number in range(4):

@@ -1,4 +1,4 @@
-"""Repair of bytes: what is gone fails to read, is named, and comes back with a good copy."""
+"""Repair of bytes: lost ones fail to read, are reported, and come back with a good copy."""
 
 import dataclasses
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_flipped_bit_costs_a_tensor_its_chunk(sample: Sample, good: Contents) 
 
 
 def test_known_loss_is_no_finding(sample: Sample) -> None:
-    """A later check finds the store sound, and tells of what is lost which files have it."""
+    """A later check finds the store sound, and names the files with lost data."""
     flip(sample, 1000)
     mend(sample)
     with Store(sample.path, read_only=True) as store:
@@ -149,7 +149,7 @@ def test_a_wrong_record_never_gives_other_bytes(sample: Sample, good: Contents) 
 
 
 def test_a_missing_pack_costs_what_was_in_it(sample: Sample, good: Contents) -> None:
-    """All files keep their names and sizes; what is elsewhere still reads."""
+    """All files keep their names and sizes; bytes in other packs still read."""
     sample.pack.unlink()
     report = mend(sample, data=False)
     failed = check_losses(files_of(sample.path), good, report)

@@ -1,8 +1,9 @@
-"""Repair of whatever damage: it never fails, ends sound, and no file reads as something else.
+"""Repair of any damage: it never fails, ends sound, and no file reads as something else.
 
-One damage is beyond it: rows carry no checksum, so one that is damaged into another that could be
-right (an extent that leads to another chunk, a larger size) cannot be recognised, nor can staged bytes.
-The damage here is what leaves a trace: rows that are gone or do not decode, and bytes in packs.
+One damage is beyond it: rows carry no checksum, so one that is damaged into another possible one
+(an extent that leads to another chunk, a larger size) cannot be recognised; nor can damage of
+staged bytes. The damage here leaves a trace: rows that are gone or do not decode, and bytes in
+packs.
 """
 
 import random

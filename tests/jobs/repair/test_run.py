@@ -246,7 +246,7 @@ def test_redundant_rows_are_restored(sample: Sample, good: Contents, damage: Dam
 
 @pytest.mark.parametrize("table", [each for each in Table if each is not Table.SYMLINKS])
 def test_every_table_is_mended(sample: Sample, good: Contents, table: Table) -> None:
-    """A row of any table that does not decode hurts nobody whom the report does not name."""
+    """A row of any table that does not decode affects only files that the report names."""
     keys = [key for key, _ in sample.store.index.pages(table)]
     key = keys[1] if table is Table.INODES else keys[0]  # the root has a test of its own
     sample.put(table, b"\0", b"value")
@@ -337,7 +337,7 @@ def test_a_link_without_a_target_is_removed(sample: Sample, good: Contents) -> N
 
 
 def test_a_circle_of_directories_is_broken(sample: Sample, good: Contents) -> None:
-    """Directories that lie in one another come to lie in `/lost+found`, with what is in them."""
+    """Directories that lie in one another are moved to `/lost+found`, with their entries."""
     names = sample.store.namespace
     outer = names.create(ROOT, b"outer", DIRECTORY, ME).inode
     inner = names.create(outer, b"inner", DIRECTORY, ME).inode
