@@ -3,9 +3,12 @@
     tools/run prose [--list] [FOLDER]
 
 Words are those of docstrings and comments, without literal blocks. A mannerism is a relative clause
-where a noun exists ("what is stored" for "the stored bytes"), a person who is nobody in particular
-("nobody", "whoever"), or a thing that talks ("tells", "told"). `tests/test_prose.py` holds the
-count below a limit that may only fall.
+where a noun exists, a pronoun for an unknown person, or a thing that talks. `tests/test_prose.py`
+holds the count below a limit that may only fall. Each kind, and the plain English::
+
+    what is stored                    the stored bytes
+    for whoever reads it              for readers
+    the index tells of a chunk        the index has a record of a chunk
 """
 
 import argparse

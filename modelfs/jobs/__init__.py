@@ -1,1 +1,1 @@
-"""What is done to a store: each job written once, for the daemon and for an unmounted store."""
+"""Jobs: the long tasks on a store, each written once, for the daemon and for unmounted stores."""

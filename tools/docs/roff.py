@@ -9,7 +9,7 @@ The Markdown is of a small kind, so that it reads well on the web and in a termi
       How much ...
     - text                        any other list item: a bullet
 
-Paragraphs, fenced code and tables are what they are elsewhere. Anything else raises `ValueError`.
+Paragraphs, fenced code and tables are as in other Markdown. Anything else raises `ValueError`.
 """
 
 import re

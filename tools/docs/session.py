@@ -64,7 +64,7 @@ class Shown:
 
 
 def record() -> list[Shown]:
-    """Run all commands in a temporary folder, and return what they print.
+    """Run all commands in a temporary folder, and return their output.
 
     Raises:
         CalledProcessError: one of them failed.
@@ -76,7 +76,7 @@ def record() -> list[Shown]:
         try:
             return [Shown(command, _run_and_wait(command, folder)) for command in commands]
         finally:
-            # After an error, nothing may stay mounted below what is removed.
+            # After an error, nothing may stay mounted inside the folder, which is removed.
             if os.path.ismount(folder / "models"):
                 run(COMMANDS[-1], folder)
 

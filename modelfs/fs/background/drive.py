@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import trio
 
 from modelfs.fs.background.durability import Durability
-from modelfs.jobs.steps import Commit, Job, Pause, Step, Work
+from modelfs.jobs.steps import Commit, Job, Pause, Work
 
 T = TypeVar("T")
 
@@ -36,19 +36,15 @@ class Driver:
                     return value
                 result = error = None
                 try:
-                    result = await self._do(step)
+                    match step:
+                        case Work(call):
+                            result = await self.call(call)
+                        case Commit():
+                            await self._durability.commit()
+                        case Pause():
+                            await self._durability.pause()
                 except BaseException as exc:
                     error = exc
-
-    async def _do(self, step: Step) -> Any:
-        """Do one step of a job, and return its value."""
-        match step:
-            case Work(call):
-                return await self.call(call)
-            case Commit():
-                return await self._durability.commit()
-            case Pause():
-                return await self._durability.pause()
 
     async def call(self, function: Callable[[], T]) -> T:
         """Call a function on a thread, and return its result."""

@@ -99,6 +99,7 @@ def report(file: FileState, parts: Sequence[Part], sharers: Sharers, path_of: Pa
 def _tensor_report(
     tensor: TensorRow, part: Part, users: Users, sharers: Sharers, path_of: PathOf
 ) -> TensorReport:
+    """Return the report on a tensor; stored bytes of a chunk count by the tensor's part of it."""
     stored = Counter[str]()
     bases = Counter[User | None]()
     for chunk, (record, form, ranges) in part.chunks.items():

@@ -185,13 +185,10 @@ class _TensorFinder:
         """Return the start and name of the tensor, 0 and None where there is none."""
         row = self._row
         if inode != self._inode or row is None or not row.start <= offset < row.start + row.size:
-            self._inode, self._row = inode, self._find(inode, offset)
-        return (0, None) if self._row is None else (self._row.start, self._row.name)
-
-    def _find(self, inode: InodeNumber, offset: int) -> TensorRow | None:
-        low, high = tensor_key(inode, 0, 0), tensor_key(inode, offset, ORDINAL_MAX)
-        entry = self._index.floor(Table.TENSORS, high, low)
-        if entry is None:
-            return None
-        row = TensorRow.from_bytes(pair_of(entry[0])[1], entry[1])
-        return row if offset < row.start + row.size else None
+            low, high = tensor_key(inode, 0, 0), tensor_key(inode, offset, ORDINAL_MAX)
+            entry = self._index.floor(Table.TENSORS, high, low)
+            row = None if entry is None else TensorRow.from_bytes(pair_of(entry[0])[1], entry[1])
+            if row is not None and offset >= row.start + row.size:
+                row = None
+            self._inode, self._row = inode, row
+        return (0, None) if row is None else (row.start, row.name)

@@ -117,13 +117,13 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
     """
     check_format(folder)
     quarantine = Quarantine(folder)
-    found, actions = _restore_index(folder, quarantine)
+    findings, actions = _restore_index(folder, quarantine)
     went_back = any(action.outcome is Outcome.QUARANTINED for action in actions)
     data = data or bool(actions)
     with Store(folder, recover=False) as store:
         for _ in range(ROUNDS_MAX):
             report = fsck(store, data=data, progress=progress)
-            found |= dict.fromkeys(report.findings)
+            findings |= dict.fromkeys(report.findings)
             if not report.findings:
                 break
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
@@ -131,7 +131,7 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
             report = fsck(store, data=data, progress=progress)
         if went_back:
             _keep_unmentioned(store, quarantine)
-        return RepairReport([*found], [*actions], report)
+        return RepairReport([*findings], [*actions], report)
 
 
 def _restore_index(
@@ -141,16 +141,16 @@ def _restore_index(
     locked = lock(folder, fcntl.LOCK_EX)
     try:
         check_index(folder)
-        found = dict.fromkeys(check_meta_pages(folder))
+        findings = dict.fromkeys(check_meta_pages(folder))
         actions: dict[Action, None] = {}
         if (restored := restore_meta_pages(folder, quarantine)) is not None:
             actions[Action(Outcome.QUARANTINED, restored)] = None
         if (restored := restore_superblock(folder, quarantine)) is not None:
-            found[Finding("superblock", "the index has no superblock that can be read")] = None
+            findings[Finding("superblock", "the index has no superblock that can be read")] = None
             actions[Action(Outcome.MENDED, restored)] = None
     finally:
         os.close(locked)
-    return found, actions
+    return findings, actions
 
 
 def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
