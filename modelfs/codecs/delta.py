@@ -54,6 +54,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelfs.codecs.base import Bytes
+from modelfs.codecs.bits import pack_bits
 from modelfs.codecs.elements import WIDTHS, Element
 from modelfs.codecs.kernels.delta import differ, restore, scatter, widen
 from modelfs.codecs.kernels.delta_streams import BLOCK, CLASSES, Streams
@@ -70,7 +71,7 @@ _TABLE_MAX: Final = 16  # bits
 
 # How an encoder chooses; a decoder does not care.
 _TOKEN_BITS: Final = 7  # of the largest step in a block
-_BELOW, _ABOVE = 4, 2  # scales that near the usual one become it
+_BELOW, _ABOVE = 4, 2  # scales this near to the usual one are replaced by it
 _TABLE_BITS: Final = (10, 7)
 _TABLE_COUNT: Final = 1 << 12  # fewer words do not pay for a table
 _SAMPLE: Final = 1 << 15
@@ -93,12 +94,12 @@ class Delta:
             raise ValueError(f"no delta: width {width}, table of {bits} bits, classes {classes:b}")
         tail = view[_HEAD.size : _HEAD.size + size % width]
         reader = _Reader(view, _HEAD.size + size % width)
-        streams = _read(reader, size, width, bits, classes)
+        streams = _read_streams(reader, size, width, bits, classes)
         reader.end()
         return restore(_fitted(source, size - size % width), width, exponent, streams, tail)
 
 
-def _read(reader: "_Reader", size: int, width: int, bits: int, classes: int) -> Streams:
+def _read_streams(reader: "_Reader", size: int, width: int, bits: int, classes: int) -> Streams:
     count = size // width
     scales = reader.words(2, -(-count // BLOCK))
     table = b""
@@ -115,7 +116,7 @@ def _read(reader: "_Reader", size: int, width: int, bits: int, classes: int) -> 
 
 
 class _Reader:
-    """Reads one part after the other. A size that is more than possible is refused."""
+    """Reads the parts of a delta in order, and refuses a part longer than the content allows."""
 
     def __init__(self, view: memoryview, start: int) -> None:
         self._view = view
@@ -195,26 +196,19 @@ def _packed_table(table: bytes) -> bytes:
 
 def _packed_tokens(tokens: bytes) -> bytes:
     values = np.frombuffer(tokens, np.uint8)
-    form = _form(values)
+    counts = np.bincount(values, minlength=16)
+    # The form of fewest bits for which hardly any token is too large.
+    form = 0
+    if counts[3:].sum() * 64 < len(values):
+        form = 2
+    elif counts[15:].sum() * 64 < len(values) < counts[:3].sum() * 4:
+        form = 1
     head, bits = _TOKENS.pack(len(tokens), form), _BITS[form]
     if bits == 8:
         return head + pack([tokens])
-    most, per_byte = (1 << bits) - 1, 8 // bits
-    padded = np.pad(np.minimum(values, most), (0, -len(values) % per_byte))
-    packed = np.zeros(len(padded) // per_byte, np.uint8)
-    for place in range(per_byte):
-        packed |= padded[place::per_byte] << (place * bits)
-    return head + pack([packed.tobytes()]) + _section(values[values >= most].tobytes())
-
-
-def _form(values: npt.NDArray[np.uint8]) -> int:
-    """Return the form of few bits in which hardly any token is too large."""
-    counts = np.bincount(values, minlength=16)
-    if counts[3:].sum() * 64 < len(values):
-        return 2
-    if counts[15:].sum() * 64 < len(values) < counts[:3].sum() * 4:
-        return 1
-    return 0
+    largest = (1 << bits) - 1
+    packed = pack_bits(np.minimum(values, largest), bits)
+    return head + pack([packed]) + _section(values[values >= largest].tobytes())
 
 
 def _scales(peaks: bytes) -> bytes:
@@ -245,7 +239,7 @@ def _table(raw: Bytes, base: Bytes, element: Element) -> tuple[int, bytes]:
     for bits in _TABLE_BITS:
         entries = ((old >> (mantissa - bits)) & ((1 << bits) - 1)).astype(np.int64)
         table = _medians(entries[::2], steps[::2], 1 << bits)
-        # By words that it was not made from, since a median fits some noise.
+        # Measured on words that the table was not made from, since a median fits some noise.
         gain = _bits(steps[1::2]) - _bits(steps[1::2] - table[entries[1::2]])
         coded = table.astype("<i4").tobytes()
         gain = gain * count / len(steps[1::2]) - 8 * len(_packed_table(coded))

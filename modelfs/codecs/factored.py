@@ -58,8 +58,8 @@ _ABOVE_MAX: Final = (1 << 15) - 1
 _ROWS_MIN: Final = 4
 _COLUMNS_MIN: Final = 16
 _SAMPLE: Final = 1 << 14  # words
-# Of the variance, rows and columns have to leave this much unexplained at most.
-_LEFT_MAX: Final = 0.5
+# The largest part of the variance that rows and columns may leave unexplained.
+_RESIDUAL_MAX: Final = 0.5
 
 _Words = npt.NDArray[Any]
 
@@ -129,9 +129,9 @@ def _is_promising(words: _Words, grid: Grid) -> bool:
     if (sample >> (8 * words.itemsize - 1)).any():
         return False  # numbers of both signs lie far apart as integers
     values = sample[sample.any(1)].astype(np.float64)
-    left = values - values.mean(1, keepdims=True)
-    left -= left.mean(0, keepdims=True) if len(left) else 0
-    return len(values) >= _ROWS_MIN and bool(left.var() < _LEFT_MAX * values.var())
+    residual = values - values.mean(1, keepdims=True)
+    residual -= residual.mean(0, keepdims=True) if len(residual) else 0
+    return len(values) >= _ROWS_MIN and bool(residual.var() < _RESIDUAL_MAX * values.var())
 
 
 def _means(words: _Words, grid: Grid) -> tuple[_Words, _Words]:

@@ -31,7 +31,7 @@ from modelfs.codecs.planes import Planes
 
 _Numbers = NDArray[Any]
 
-_NEAR: Final = 1 << 10  # numbers that are tried before all are
+_TRIAL: Final = 1 << 10  # numbers that are narrowed before all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def encode(raw: bytes, element: Element) -> bytes | None:
     first, stop = (0, _FLOATS) if element.is_float else (_FLOATS, len(_FORMS))
     for number in range(first, stop):
         form = _FORMS[number]
-        if form.wide.itemsize != element.width or form.narrowed(words[:_NEAR]) is None:
+        if form.wide.itemsize != element.width or form.narrowed(words[:_TRIAL]) is None:
             continue
         if (narrow := form.narrowed(words)) is not None:
             body = planes.encode(narrow.tobytes(), form.element)

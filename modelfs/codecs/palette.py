@@ -17,11 +17,11 @@ Stored form::
                               the one plane of `planes.pack`
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modelfs.codecs.bits import pack_bits
 from modelfs.codecs.elements import WIDTHS, Element
 from modelfs.codecs.kernels.planes import expand
 from modelfs.codecs.planes import pack, unpack
@@ -29,8 +29,6 @@ from modelfs.codecs.planes import pack, unpack
 _HEAD: Final = 3
 _BITS: Final = (1, 2, 4, 8)
 _SAMPLE: Final = 1024  # numbers, from all over the content
-
-_Words = NDArray[Any]
 
 
 class Palette:
@@ -40,40 +38,27 @@ class Palette:
         if len(stored) < _HEAD or stored[0] not in WIDTHS or stored[1] not in _BITS:
             raise ValueError(f"no palette: {stored[:_HEAD].hex()}")
         width, bits, entries = stored[0], stored[1], stored[2] + 1
-        values = _HEAD + entries * width
-        tail = values + size % width
+        values_stop = _HEAD + entries * width
+        tail_stop = values_stop + size % width
         count = size // width
         view = memoryview(stored)
-        (indices,) = unpack(view[tail:], 1, (count * bits + 7) // 8)
-        return expand(indices, bits, view[_HEAD:values], width, count) + stored[values:tail]
+        (indices,) = unpack(view[tail_stop:], 1, (count * bits + 7) // 8)
+        words = expand(indices, bits, view[_HEAD:values_stop], width, count)
+        return words + stored[values_stop:tail_stop]
 
 
 def encode(raw: bytes, element: Element) -> bytes | None:
     """Return the stored form of numbers of at most 256 values, of bytes of at most 16."""
     width = element.width
+    most = 16 if width == 1 else 256
     words = np.frombuffer(raw, f"<u{width}", len(raw) // width)
-    values = _values(words, 16 if width == 1 else 256)
-    if values is None:
-        return None
-    bits = next(bits for bits in _BITS if len(values) <= 1 << bits)
-    indices = np.searchsorted(values, words).astype(np.uint8)
-    head = bytes([width, bits, len(values) - 1]) + values.tobytes()
-    return head + raw[words.nbytes :] + pack([_packed(indices, bits)])
-
-
-def _values(words: _Words, most: int) -> _Words | None:
-    """Return the distinct values in ascending order; None if there are more than `most`."""
     sample = words[:: max(1, len(words) // _SAMPLE)].tolist()  # at most 2047: quicker as a set
     if not sample or len(set(sample)) > most:
         return None
     values = np.unique(words)
-    return values if len(values) <= most else None
-
-
-def _packed(indices: NDArray[np.uint8], bits: int) -> bytes:
-    """Return indices of `bits` bits each, the first in the lowest bits."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    padded = np.zeros((-(-len(indices) // len(shifts)), len(shifts)), np.uint8)
-    padded.reshape(-1)[: len(indices)] = indices
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded << shifts, axis=1)
-    return packed.tobytes()
+    if len(values) > most:
+        return None
+    bits = next(bits for bits in _BITS if len(values) <= 1 << bits)
+    indices = np.searchsorted(values, words).astype(np.uint8)
+    head = bytes([width, bits, len(values) - 1]) + values.tobytes()
+    return head + raw[words.nbytes :] + pack([pack_bits(indices, bits)])

@@ -26,8 +26,8 @@ Packed planes::
     form 1, ZSTD: one Zstandard frame with its content size
     form 2, CONSTANT: the one byte of which all of the plane consists
 
-Planes are compressed by Huffman codes alone (`_literals`), which zstd does when it finds no
-matches; where a sample shows that matches pay, by them. Both are ordinary frames. Measured on
+Planes are compressed by Huffman codes alone (`_HUFFMAN`), which zstd does when it finds no matches;
+where a sample shows that matches pay, they are used, too. Both are ordinary frames. Measured on
 all-MiniLM-L6-v2 in chunks of 1 MiB, on the plane of exponents of its BF16 cast, one core:
 
     zstd                        size     encode     decode
@@ -44,6 +44,7 @@ beforehand: that compressor gives up on it at over 3 GB/s.
 
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import zstandard
@@ -60,23 +61,23 @@ _RAW, _ZSTD, _CONSTANT = range(3)
 PLANE_MAX: Final = 0.97
 
 _SAMPLE: Final = 16 << 10
-_MATCHES_MAX: Final = 0.9  # of what Huffman codes alone need: decoding takes twice as long
+_MATCHES_MAX: Final = 0.9  # of the size with Huffman codes alone: decoding takes twice as long
 
 
-def _literals() -> zstandard.ZstdCompressor:
-    parameters = zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST,
-        min_match=7,
-        window_log=20,
-        hash_log=6,
-        chain_log=6,
-        search_log=1,
-        target_length=0,
+_HUFFMAN: Final = Zstd(
+    partial(
+        zstandard.ZstdCompressor,
+        compression_params=zstandard.ZstdCompressionParameters(
+            strategy=zstandard.STRATEGY_FAST,
+            min_match=7,
+            window_log=20,
+            hash_log=6,
+            chain_log=6,
+            search_log=1,
+            target_length=0,
+        ),
     )
-    return zstandard.ZstdCompressor(compression_params=parameters)
-
-
-_LITERALS: Final = Zstd(_literals)
+)
 _MATCHES: Final = Zstd()
 
 
@@ -101,9 +102,17 @@ def unpack(packed: Bytes, count: int, length: int) -> list[Bytes]:
     view, start = memoryview(packed), count * _HEAD.size
     if len(view) < start:
         raise ValueError(f"{len(view)} bytes hold no {count} planes")
-    planes = []
+    planes: list[Bytes] = []
     for form, size in _HEAD.iter_unpack(view[:start]):
-        planes.append(_decoded(form, view[start : start + size], length))
+        body = view[start : start + size]
+        if form == _ZSTD:
+            planes.append(_HUFFMAN.decode(body, length))
+        elif form == _CONSTANT and len(body) == 1:
+            planes.append(bytes(body) * length)
+        elif form == _RAW and len(body) == length:
+            planes.append(body)
+        else:
+            raise ValueError(f"{len(body)} bytes of form {form} for a plane of {length}")
         start += size
     if start != len(view):
         raise ValueError(f"planes of {start} bytes in {len(view)}")
@@ -111,7 +120,7 @@ def unpack(packed: Bytes, count: int, length: int) -> list[Bytes]:
 
 
 def unpack_from(view: memoryview, start: int, count: int, length: int) -> tuple[list[Bytes], int]:
-    """Return what `unpack` does of planes that begin at `start`, and where they end.
+    """Return the planes that begin at `start`, as `unpack` does, and the offset of their end.
 
     Raises:
         ValueError: there are no such planes.
@@ -124,26 +133,17 @@ def unpack_from(view: memoryview, start: int, count: int, length: int) -> tuple[
 
 
 def _coded(plane: Bytes) -> tuple[int, Bytes]:
-    body = _LITERALS.encode(plane)
+    """Return the smallest form of a plane, and its bytes in that form."""
+    body = _HUFFMAN.encode(plane)
     middle = max(0, len(plane) - _SAMPLE) // 2
     sample = plane[middle : middle + _SAMPLE]
-    if len(_MATCHES.encode(sample)) < _MATCHES_MAX * len(_LITERALS.encode(sample)):
+    if len(_MATCHES.encode(sample)) < _MATCHES_MAX * len(_HUFFMAN.encode(sample)):
         body = min(body, _MATCHES.encode(plane), key=len)
     if len(body) > PLANE_MAX * len(plane):
         return _RAW, plane
     if plane == bytes(plane[:1]) * len(plane):
         return _CONSTANT, plane[:1]
     return _ZSTD, body
-
-
-def _decoded(form: int, body: memoryview, length: int) -> Bytes:
-    if form == _ZSTD:
-        return _LITERALS.decode(body, length)
-    if form == _CONSTANT and len(body) == 1:
-        return bytes(body) * length
-    if form == _RAW and len(body) == length:
-        return body
-    raise ValueError(f"{len(body)} bytes of form {form} for a plane of {length}")
 
 
 # -- the codec

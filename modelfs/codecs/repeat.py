@@ -20,12 +20,12 @@ from modelfs.codecs.elements import Element
 _HEAD: Final = struct.Struct("<I")
 
 _PROBE: Final = 64  # bytes whose next occurrence is searched
-_NEAR: Final = 1 << 10  # bytes that are compared before all are
+_TRIAL: Final = 1 << 10  # bytes that are compared before all of them
 _TRIES: Final = 8
 
 
 class Repeat:
-    """Its first bytes, again and again."""
+    """A pattern, again and again."""
 
     def decode(self, stored: bytes, size: int) -> bytes:
         if len(stored) < _HEAD.size:
@@ -39,14 +39,14 @@ class Repeat:
 
 def encode(raw: bytes, element: Element) -> bytes | None:
     """Return the stored form of bytes that repeat within their first half, None of others."""
-    for period in _candidates(raw, element.width):
-        near = raw[: min(_NEAR, len(raw) - period)]
-        if raw.startswith(near, period) and raw[period:] == raw[:-period]:
+    for period in _likely_periods(raw, element.width):
+        beginning = raw[: min(_TRIAL, len(raw) - period)]
+        if raw.startswith(beginning, period) and raw[period:] == raw[:-period]:
             return _HEAD.pack(period) + raw[:period]
     return None
 
 
-def _candidates(raw: bytes, width: int) -> Iterator[int]:
+def _likely_periods(raw: bytes, width: int) -> Iterator[int]:
     half = len(raw) // 2
     if width <= half:
         yield width

@@ -50,20 +50,20 @@ class Transpose:
         if not geometry.size or start + size > geometry.size:
             raise ValueError(f"{size} bytes from {start} of {geometry}")
         first, stop = start // geometry.width, -(-(start + size) // geometry.width)
-        words = _turned(source, geometry, first, stop)
+        words = _transposed(source, geometry, first, stop)
         if len(words) == size:
             return words
         return words[start - first * geometry.width :][:size]
 
 
 def encode(geometry: Geometry, start: int) -> bytes:
-    """Return the payload for what begins at byte `start` of the transposed source."""
+    """Return the payload of content that begins at byte `start` of the transposed source."""
     numbers = geometry.width, geometry.batch, geometry.rows, geometry.columns
     return _PAYLOAD.pack(*numbers, start)
 
 
 def parse(payload: Bytes) -> tuple[Geometry, int]:
-    """Return what `encode` was given.
+    """Return the geometry and the start in a payload.
 
     Raises:
         ValueError: `payload` is of another length.
@@ -80,10 +80,10 @@ def whole(source: Bytes, geometry: Geometry) -> bytes:
     Raises:
         ValueError: `source` is not such an array.
     """
-    return _turned(source, geometry, 0, geometry.size // max(geometry.width, 1))
+    return _transposed(source, geometry, 0, geometry.size // max(geometry.width, 1))
 
 
-def _turned(source: Bytes, geometry: Geometry, first: int, stop: int) -> bytes:
+def _transposed(source: Bytes, geometry: Geometry, first: int, stop: int) -> bytes:
     if not geometry.size or len(source) != geometry.size:
         raise ValueError(f"{len(source)} bytes are not {geometry}")
     return transpose(source, geometry.width, geometry.rows, geometry.columns, first, stop)

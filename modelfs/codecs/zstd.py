@@ -6,25 +6,24 @@ Zstandard frame with its content size and without a checksum, since the chunk re
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import zstandard
 
 from modelfs.codecs.base import Bytes
 
 # The level at which zstd is still faster than the disk it saves.
-LEVEL = 3
+LEVEL: Final = 3
 
-
-def _compressor() -> zstandard.ZstdCompressor:
-    return zstandard.ZstdCompressor(level=LEVEL)
+NewCompressor = Callable[[], zstandard.ZstdCompressor]
+_AT_LEVEL: Final = partial(zstandard.ZstdCompressor, level=LEVEL)
 
 
 class Zstd:
     """One Zstandard frame. Safe to use from many threads: contexts are per thread."""
 
-    def __init__(
-        self, new_compressor: Callable[[], zstandard.ZstdCompressor] = _compressor
-    ) -> None:
+    def __init__(self, new_compressor: NewCompressor = _AT_LEVEL) -> None:
         self._new_compressor = new_compressor
         self._local = threading.local()
 

@@ -1,4 +1,4 @@
-"""Casts round as IEEE 754 says, and refuse what is none."""
+"""Casts round by IEEE 754, and invalid payloads are refused."""
 
 import contextlib
 
@@ -92,7 +92,7 @@ def test_what_was_widened_narrows_to_itself(dtype: str) -> None:
 
 
 def test_halves_are_widened_as_numpy_does() -> None:
-    """Every number that is no NaN."""
+    """Every number but NaN comes back."""
     words = np.arange(1 << 16, dtype="<u2")
     words = words[(words & 0x7FFF) <= 0x7C00]
     expected = words.view("<f2").astype("<f4").tobytes()
@@ -112,7 +112,7 @@ def test_junk_is_refused(payload: bytes, size: int, source: bytes) -> None:
 
 @pytest.mark.parametrize(("source", "size"), [(8, 6), (8, 2), (7, 2), (6, 4), (0, 2)])
 def test_another_size_is_refused(source: int, size: int) -> None:
-    """A source makes as many numbers as it has."""
+    """A source of another size is refused."""
     payload = encode(element_of("F32"), element_of("BF16"))
     with pytest.raises(ValueError, match="cast from"):
         CAST.decode(payload, size, bytes(source))

@@ -18,7 +18,7 @@ SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, -1e-45], "
 
 
 def trained(count: int, decay: float = 0.0, noise: float = 1e-5) -> tuple[bytes, bytes]:
-    """Return weights and what training made of them."""
+    """Return weights before and after training."""
     random = np.random.default_rng(5)
     base = random.normal(0, 0.05, count).astype("<f4")
     tuned = base * np.float32(1 - decay) + random.normal(0, noise, count).astype("<f4")
@@ -35,7 +35,7 @@ def test_a_delta_gives_the_content_back(element: Element, data: st.DataObject, c
 
 @given(element=elements, data=st.data(), bits=st.integers(0, 63))
 def test_steps_of_any_size_come_back(element: Element, data: st.DataObject, bits: int) -> None:
-    """Words that are a little, much or not at all off their base's come back."""
+    """Words that differ little, much or not at all from their base's come back."""
     base = data.draw(st.binary(min_size=64, max_size=2400))
     base = base[: len(base) - len(base) % element.width]
     words = np.frombuffer(base, f"<u{element.width}")
@@ -47,13 +47,13 @@ def test_steps_of_any_size_come_back(element: Element, data: st.DataObject, bits
 
 @pytest.mark.parametrize("element", [F32, element_of("I32")])
 def test_special_numbers_come_back(element: Element) -> None:
-    """From every special number to every other: signs of zeros and of NaN included."""
+    """Steps between all special numbers come back, with the signs of zeros and NaN."""
     base, raw = np.repeat(SPECIAL, 8).tobytes(), np.tile(SPECIAL, 8).tobytes()
     assert DELTA.decode(encode(raw, base, element), len(raw), base) == raw
 
 
 def test_small_steps_make_a_small_delta() -> None:
-    """Of weights that moved by 2e-4 of their size, half is noise and half is not stored."""
+    """A delta to weights that moved by 2e-4 of their size takes less than half of their bytes."""
     base, tuned = trained(100_000)
     assert len(encode(tuned, base, F32)) < 0.5 * len(tuned)
 
@@ -81,7 +81,7 @@ def test_blocks_without_a_step_take_nothing() -> None:
 
 
 def test_decay_alone_takes_next_to_nothing() -> None:
-    """What weight decay does to a weight is told by a table, not word by word."""
+    """The steps of weight decay are predicted by a table, and not stored word by word."""
     base, decayed = trained(100_000, decay=1e-5, noise=0)
     assert encode(decayed, base, F32)[2] > 0
     assert len(encode(decayed, base, F32)) < 0.05 * len(decayed)
@@ -89,14 +89,14 @@ def test_decay_alone_takes_next_to_nothing() -> None:
 
 def test_steps_below_a_bit_share_bytes() -> None:
     """In BF16 most weights do not move, and a weight takes less than a bit."""
-    wide = [np.frombuffer(each, "<u4") for each in trained(100_000, noise=2e-5)]
+    wide = [np.frombuffer(weights, "<u4") for weights in trained(100_000, noise=2e-5)]
     base, tuned = ((words + 0x8000 >> 16).astype("<u2").tobytes() for words in wide)
     assert base != tuned
     assert len(encode(tuned, base, BF16)) < 100_000 / 8
 
 
 def test_a_longer_tensor_is_a_delta_to_its_beginning() -> None:
-    """Behind the base's end, the base is zeros; what it has more does not count."""
+    """A shorter base goes on with zeros, and the end of a longer one is ignored."""
     base, tuned = trained(5000)
     longer = encode(tuned, base[:8002], F32)
     assert DELTA.decode(longer, len(tuned), base[:8002]) == tuned
@@ -106,7 +106,7 @@ def test_a_longer_tensor_is_a_delta_to_its_beginning() -> None:
 
 @pytest.mark.parametrize("element", [F32, BF16, element_of("I64"), element_of("U8")])
 def test_a_delta_cut_anywhere_is_refused(element: Element) -> None:
-    """Of a payload that ends too early, or too late, nothing is returned."""
+    """A payload that ends too early or too late is refused."""
     base, tuned = trained(700, decay=1e-3)
     payload = encode(tuned, base, element)
     for stop in range(len(payload)):
@@ -118,7 +118,7 @@ def test_a_delta_cut_anywhere_is_refused(element: Element) -> None:
 
 @given(data=st.data())
 def test_damage_gives_another_content_or_is_refused(data: st.DataObject) -> None:
-    """Whatever bytes are changed: ValueError, or as many bytes as there should be."""
+    """A payload with any changed bytes is refused, or decodes to as many bytes as asked for."""
     base, tuned = trained(700, decay=1e-3)
     payload = bytearray(encode(tuned, base, data.draw(elements)))
     for place in data.draw(st.lists(st.integers(0, len(payload) - 1), min_size=1, max_size=4)):
@@ -135,7 +135,7 @@ def test_junk_is_refused(junk: bytes, size: int, source: bytes) -> None:
 
 
 def test_another_size_or_base_is_refused() -> None:
-    """The streams must hold just what the base and the size ask for."""
+    """Streams longer or shorter than the base and the size need are refused."""
     base, tuned = trained(700)
     payload = encode(tuned, base, F32)
     for size in (0, 4, 2796, 2804, 1 << 20):

@@ -41,7 +41,7 @@ def test_every_f16_but_nan_is_narrowed() -> None:
         ("F64", 0x7FF8000020000000),
         ("F64", 0x7FF0000020000000),
         ("F64", 0x3FF0000010000000),
-        ("F64", 0x36A0000000000000),  # an F32 subnormal, which a processor may be told to flush
+        ("F64", 0x36A0000000000000),  # an F32 subnormal, which a processor may flush
         ("F64", 0x0000000000000001),
     ],
 )

@@ -23,14 +23,14 @@ def test_indices_take_the_fewest_bits(values: int, width: int, bits: int) -> Non
 
 @pytest.mark.parametrize(("values", "width"), [(17, 1), (257, 2), (257, 4), (257, 8)])
 def test_too_many_values_have_no_palette(values: int, width: int) -> None:
-    """One value too many, however late it comes, and there is no palette."""
+    """With one value too many, even at the end, there is no palette."""
     numbers = np.arange(9000) % (values - 1)
     numbers[8999] = values
     assert encode(numbers.astype(f"<u{width}").tobytes(), Element(width)) is None
 
 
 def test_an_index_beyond_the_palette_is_refused() -> None:
-    """A stored index that no value belongs to is damage."""
+    """A stored index beyond the values is refused."""
     stored = encode(bytes([1, 2, 3]) * 5, Element(1))
     assert stored is not None
     assert stored[-1] != 0xFF

@@ -32,14 +32,14 @@ def test_planes_come_back(planes: list[bytes]) -> None:
     ("plane", "form", "size"), [(NOISE, 0, 2000), (SKEWED, 1, None), (bytes(2000), 2, 1)]
 )
 def test_a_plane_takes_the_form_that_pays(plane: bytes, form: int, size: int | None) -> None:
-    """Noise is kept, few values are compressed, one value is a byte."""
+    """Noise stays raw, few values are compressed, and one value is stored as a byte."""
     packed = pack([plane])
     assert packed[0] == form
     assert len(packed) - 5 < 800 if size is None else len(packed) - 5 == size
 
 
 def test_exponents_take_little_more_than_their_entropy() -> None:
-    """Bytes in no order are not spoilt by matches that are accidents (12 % over, with 2^14)."""
+    """Accidental matches do not enlarge bytes in no order (12 % with a hash table of 2^14)."""
     weights = normal(1 << 17, element_of("F32"), 1).view("<u4")
     exponents = (weights >> 23 & 0xFF).astype(np.uint8)
     shares = np.unique_counts(exponents).counts / len(exponents)
@@ -48,7 +48,7 @@ def test_exponents_take_little_more_than_their_entropy() -> None:
 
 
 def test_matches_are_used_where_they_pay() -> None:
-    """Bytes of which every value is frequent, but which come as words, are compressed."""
+    """Repeated words are compressed, although every byte value is frequent."""
     words = [NOISE[at : at + 12] for at in range(0, 1200, 12)]
     plane = b"".join(words[value % 100] for value in NOISE * 4)
     assert len(pack([plane])) < len(plane) / 3
@@ -58,7 +58,7 @@ def test_matches_are_used_where_they_pay() -> None:
     ("count", "length"), [(1, 2000), (3, 2000), (2, 1999), (2, 2001), (2, 1 << 40), (0, 2000)]
 )
 def test_other_counts_and_lengths_are_refused(count: int, length: int) -> None:
-    """Packed planes are so many of such a length, and nothing else."""
+    """Packed planes of another number or length are refused."""
     with pytest.raises(ValueError, match=r"."):
         unpack(pack([NOISE, SKEWED]), count, length)
 
@@ -66,13 +66,13 @@ def test_other_counts_and_lengths_are_refused(count: int, length: int) -> None:
 @pytest.mark.parametrize("plane", [NOISE, SKEWED])
 @pytest.mark.parametrize("length", [0, 1999, 2001])
 def test_a_plane_of_another_length_is_refused(plane: bytes, length: int) -> None:
-    """Whatever its form, a plane is as long as it was."""
+    """A plane of any form that decodes to another length is refused."""
     with pytest.raises(ValueError, match=r"."):
         unpack(pack([plane]), 1, length)
 
 
 def test_a_float_has_its_exponent_in_one_plane() -> None:
-    """Of BF16 weights, half compresses to a third, and half is noise."""
+    """The high plane of BF16 weights compresses to a third, and the low one is noise."""
     raw = normal(1 << 16, element_of("F32"), 1).view("<u2")[1::2].tobytes()
     stored = encode(raw, element_of("BF16"))
     assert stored[:3] == bytes([2, 1, 0])
@@ -81,7 +81,7 @@ def test_a_float_has_its_exponent_in_one_plane() -> None:
 
 @pytest.mark.parametrize("head", [b"", b"\2", b"\0\0", b"\3\0", b"\2\2", b"\1\1", b"\x10\0"])
 def test_another_head_is_refused(head: bytes) -> None:
-    """A width is 1, 2, 4 or 8, and words are turned or not, which bytes are not."""
+    """Widths are 1, 2, 4 and 8, and only words of two bytes or more are rotated."""
     stored = encode(NOISE, Element(2))
     with pytest.raises(ValueError, match="no byte planes"):
         Planes().decode(head + stored[2:] if len(head) == 2 else head, len(NOISE))

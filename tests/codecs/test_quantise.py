@@ -1,4 +1,4 @@
-"""Quantising gives what ONNX runtime gives, and refuses what is none."""
+"""Quantising gives the numbers of ONNX runtime, and refuses invalid payloads."""
 
 import contextlib
 import math
@@ -64,8 +64,8 @@ def test_values_are_rounded_and_saturated(value: float, unsigned: int, signed: i
     """Every case of a scale of a half and a zero point of 10."""
     source = struct.pack("<f", value)
     for dtype, expected in (("U8", unsigned), ("I8", signed)):
-        found = QUANTISE.decode(encode(Parameters(dtype, 0.5, 10)), 1, source)
-        assert int.from_bytes(found, signed=dtype == "I8") == expected
+        number = QUANTISE.decode(encode(Parameters(dtype, 0.5, 10)), 1, source)
+        assert int.from_bytes(number, signed=dtype == "I8") == expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_values_are_rounded_and_saturated(value: float, unsigned: int, signed: i
     [(0, False, False), (1, True, False), (2, True, True), (3, False, True)],
 )
 def test_onnxruntime_is_guessed(scheme: int, *, symmetric: bool, reduced: bool) -> None:
-    """Its scale and zero point are found by the extremes alone, and give its numbers."""
+    """The extremes alone lead to the scale and zero point that give the same numbers."""
     kind = ONNX[SCHEMES[scheme].dtype]
     for seed in range(20):
         values = weights(20_000, seed)
@@ -89,15 +89,15 @@ def test_earlier_versions_are_tried_next() -> None:
     for seed in range(20):
         extremes = extremes_of(weights(1000, seed))
         scale = float(np.float32(float(extremes.high - extremes.low) / 255))
-        found = candidates(extremes, "U8")
-        assert found[0] == usual(extremes)[0]
-        assert scale in {found[0].scale, found[1].scale}
-        others += scale != found[0].scale
+        likely = candidates(extremes, "U8")
+        assert likely[0] == usual(extremes)[0]
+        assert scale in {likely[0].scale, likely[1].scale}
+        others += scale != likely[0].scale
     assert others > 0
 
 
 def test_long_tensors_are_quantised_alike() -> None:
-    """What is done in blocks is as in one piece, whatever the length."""
+    """Quantising in blocks gives the same numbers as in one piece, for any length."""
     values = weights(100_001)
     for dtype, low, high in (("U8", 0, 255), ("I8", -128, 127)):
         parameters = Parameters(dtype, float(np.float32(0.0013)), 7)
@@ -107,12 +107,12 @@ def test_long_tensors_are_quantised_alike() -> None:
             assert QUANTISE.decode(encode(parameters), count, values[:count].tobytes()) == expected
 
 
-# -- what is refused
+# -- refused payloads and sources
 
 
 @pytest.mark.parametrize("word", [0x7FC0_0000, 0xFFFF_FFFF, 0x7F80_0001])
 def test_what_is_no_number_is_refused(word: int) -> None:
-    """A NaN has no integer, and which it became would depend on the processor."""
+    """NaN is refused, because the integer for it would depend on the processor."""
     source = bytes(4 << 15) + word.to_bytes(4, "little") + bytes(40)
     payload = encode(Parameters("U8", 1.0, 0))
     with pytest.raises(ValueError, match="NaN"):
@@ -135,14 +135,14 @@ def test_what_is_no_number_is_refused(word: int) -> None:
     ],
 )
 def test_other_parameters_are_refused(target: int, scale: float, zero_point: int) -> None:
-    """A target there is not, a scale nothing can be divided by, a zero point out of range."""
+    """An unknown target, an unusable scale and a zero point out of range are refused."""
     with pytest.raises(ValueError, match=r"target|quantised by"):
         QUANTISE.decode(struct.pack("<Bfi", target, scale, zero_point), 2, bytes(8))
 
 
 @pytest.mark.parametrize(("source", "size"), [(8, 3), (8, 1), (7, 2), (9, 2), (0, 1)])
 def test_another_size_is_refused(source: int, size: int) -> None:
-    """A source makes as many numbers as it has; so does a payload cut short, or longer."""
+    """A source of another size is refused, and so is a payload of another size."""
     payload = encode(Parameters("I8", 1.0, 0))
     with pytest.raises(ValueError, match="quantised from"):
         QUANTISE.decode(payload, size, bytes(source))
@@ -156,7 +156,7 @@ def test_another_size_is_refused(source: int, size: int) -> None:
     | st.builds(
         struct.Struct("<Bfi").pack, st.integers(0, 2), st.floats(width=32), st.integers(-200, 300)
     ),
-    source=st.binary(max_size=64).map(lambda each: each[len(each) % 4 :]),
+    source=st.binary(max_size=64).map(lambda content: content[len(content) % 4 :]),
 )
 def test_junk_is_refused(payload: bytes, source: bytes) -> None:
     """Any bytes are a quantisation or are refused, and no warning is given."""
@@ -169,18 +169,18 @@ def test_junk_is_refused(payload: bytes, source: bytes) -> None:
 
 @given(cuts=st.lists(st.integers(0, 1000), max_size=5).map(sorted))
 def test_extremes_of_parts_are_those_of_the_whole(cuts: list[int]) -> None:
-    """However values are fed, the lowest, the highest and zero are among them."""
+    """The extremes do not depend on the pieces in which values are fed, and include zero."""
     values = weights(1000)
-    for each in (values, values + 9, values - 9):
+    for moved in (values, values + 9, values - 9):
         extremes = Extremes()
-        for part in np.split(each.astype(np.float32), cuts):
+        for part in np.split(moved.astype(np.float32), cuts):
             extremes.feed(part.tobytes())
-        assert (extremes.low, extremes.high) == (min(0, each.min()), max(0, each.max()))
+        assert (extremes.low, extremes.high) == (min(0, moved.min()), max(0, moved.max()))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-43])
 def test_what_nobody_quantises_has_no_parameters(value: float) -> None:
-    """Nothing is guessed where a value is no number or infinite, or all are next to nothing."""
+    """There are no candidates if a value is NaN or infinite, or if all are nearly zero."""
     values = np.zeros(100, np.float32)
     values[50] = value
     extremes = extremes_of(values)
@@ -189,10 +189,10 @@ def test_what_nobody_quantises_has_no_parameters(value: float) -> None:
 
 
 def test_a_range_beyond_single_precision_is_no_error() -> None:
-    """Where the difference of the extremes overflows, only what can be computed is tried."""
+    """If the difference of the extremes overflows in single precision, double is tried alone."""
     extremes = extremes_of(np.array([-3e38, 3e38], np.float32))
     for dtype in ("U8", "I8"):
-        assert all(each.are_sound for each in candidates(extremes, dtype))
+        assert all(parameters.are_sound for parameters in candidates(extremes, dtype))
     assert len(usual(extremes)) == len(SCHEMES)
 
 

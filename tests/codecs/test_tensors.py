@@ -1,4 +1,4 @@
-"""What the codecs of tensors promise together, whatever the numbers are."""
+"""Promises that all codecs of tensors keep, for any numbers."""
 
 import struct
 
@@ -22,7 +22,7 @@ KIB = 1 << 10
 @every_form
 @given(data=st.data(), element=elements)
 def test_decode_undoes_encode(number: CodecId, data: st.DataObject, element: Element) -> None:
-    """What a form takes comes back, for any bytes taken for any element."""
+    """Any bytes that a codec encodes come back, as numbers of any element."""
     raw = data.draw(contents(element))
     stored = ENCODERS[number](raw, element)
     if stored is not None:
@@ -33,7 +33,7 @@ def test_decode_undoes_encode(number: CodecId, data: st.DataObject, element: Ele
 
 @given(data=st.data(), element=elements)
 def test_the_smallest_form_comes_back(data: st.DataObject, element: Element) -> None:
-    """Whatever form is chosen decodes to the content, and is the content or smaller."""
+    """The chosen form decodes to the content, and is the content itself or smaller."""
     raw = data.draw(contents(element))
     number, stored = encode_tensor(raw, element)
     assert CODECS[number].decode(stored, len(raw)) == raw
@@ -42,7 +42,7 @@ def test_the_smallest_form_comes_back(data: st.DataObject, element: Element) -> 
 
 @every_form
 def test_stored_bytes_of_another_length_are_refused(number: CodecId) -> None:
-    """Of a stored form that ends too early or too late, nothing is returned."""
+    """A stored form that ends too early or too late is refused."""
     size = len((CODECS_GOLDEN / f"{number.name}.raw").read_bytes())
     stored = (CODECS_GOLDEN / f"{number.name}.stored").read_bytes()
     for cut in (*(stored[:stop] for stop in range(len(stored))), stored + b"\0"):
@@ -53,7 +53,7 @@ def test_stored_bytes_of_another_length_are_refused(number: CodecId) -> None:
 @every_form
 @given(data=st.data())
 def test_damaged_bytes_do_no_harm(number: CodecId, data: st.DataObject) -> None:
-    """A stored form with bytes changed gives ValueError or bytes of the size asked for."""
+    """A stored form with changed bytes is refused, or decodes to as many bytes as asked for."""
     size = len((CODECS_GOLDEN / f"{number.name}.raw").read_bytes())
     stored = bytearray((CODECS_GOLDEN / f"{number.name}.stored").read_bytes())
     size += data.draw(st.sampled_from([0, 0, 0, -1, 1, 8, -size]))
@@ -96,6 +96,6 @@ FORMS: dict[str, tuple[CodecId, str, bytes]] = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_each_kind_of_tensor_has_its_form(name: str) -> None:
-    """The smallest form is the one that was made for such content."""
+    """The smallest form is that of the codec for such content."""
     number, dtype, raw = FORMS[name]
     assert encode_tensor(raw, element_of(dtype))[0] is number

@@ -46,10 +46,6 @@ def _to_single(words: _Words) -> _Words:
     return np.where(nan, kept.astype("<u4"), singles)
 
 
-def _from_bfloat(words: _Words) -> _Words:
-    return words.astype("<u4") << 16
-
-
 def _from_half(words: _Words) -> _Words:
     wide = words.astype("<u4")
     nan = ((wide & 0x8000) << 16) | 0x7F800000 | ((wide & 0x3FF) << 13)
@@ -62,7 +58,7 @@ CASTS: Final[dict[int, tuple[int, int, Callable[[_Words], _Words]]]] = {
     1: (4, 2, _to_bfloat),
     2: (4, 2, _to_half),
     3: (8, 4, _to_single),
-    4: (2, 4, _from_bfloat),
+    4: (2, 4, lambda words: words.astype("<u4") << 16),
     5: (2, 4, _from_half),
 }
 
@@ -85,5 +81,5 @@ def transpose(source: Bytes, width: int, rows: int, cols: int, first: int, stop:
         raise ValueError(f"words {first} to {stop} of {words}")
     top, bottom = first // rows, -(-stop // rows)  # the rows of the result that are needed
     matrices = np.frombuffer(source, f"V{width}").reshape(-1, rows, cols)
-    turned = [matrices[row // cols, :, row % cols].tobytes() for row in range(top, bottom)]
-    return b"".join(turned)[(first - top * rows) * width : (stop - top * rows) * width]
+    needed = [matrices[row // cols, :, row % cols].tobytes() for row in range(top, bottom)]
+    return b"".join(needed)[(first - top * rows) * width : (stop - top * rows) * width]

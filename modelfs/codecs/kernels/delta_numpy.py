@@ -14,14 +14,14 @@ from modelfs.codecs.kernels.delta_streams import BLOCK, CLASSES, Streams
 _BIAS: Final = 64
 _ESCAPE: Final = 255
 _SATURATED: Final = CLASSES - 1
-_SLACK: Final = 8  # so that eight bytes can be taken at any bit
+_SLACK: Final = 8  # bytes behind the low bits, so that eight bytes can be read at any bit
 
 _Words = npt.NDArray[Any]
 _Ints = npt.NDArray[np.int64]
 
 
 class _Kind:
-    """The kind of words, which all functions get alike, checked."""
+    """Words of one width and form, and the table that predicts their steps; all checked."""
 
     def __init__(self, width: int, exponent: int, table: Bytes) -> None:
         mantissa = 8 * width - 1 - exponent
@@ -48,7 +48,7 @@ class _Kind:
         return (words >> (8 * self.width - 1)).astype(np.bool_)
 
     def ordered(self, words: _Words) -> _Words:
-        """Return integers that grow with the numbers that `words` are."""
+        """Return integers in the order of the numbers whose bits are `words`."""
         if not self.exponent:
             return words
         top = self.dtype.type(1 << (8 * self.width - 1))
@@ -61,7 +61,7 @@ class _Kind:
         return np.where(self._signs(words), words ^ top, ~words)
 
     def outward(self, steps: _Words, words: _Words) -> _Words:
-        """Turn the steps of negative floats round."""
+        """Negate the steps of negative floats."""
         if not self.exponent:
             return steps
         return np.where(self._signs(words), self.dtype.type(0) - steps, steps)
@@ -104,8 +104,8 @@ def _bit_lengths(words: _Words) -> _Ints:
     return lengths + (rest > 0)
 
 
-def _placed(kind: _Kind, words: _Words, scales: Bytes) -> tuple[_Ints, _Ints, _Ints]:
-    """Return which words have tokens, of which class each is, and how many low bits it has."""
+def _classified(kind: _Kind, words: _Words, scales: Bytes) -> tuple[_Ints, _Ints, _Ints]:
+    """Return the indices of the words that have tokens, and their classes and low bits."""
     if len(scales) != -(-len(words) // BLOCK) * 2:
         raise ValueError(f"{len(scales)} bytes of scales for {len(words)} words")
     scale = np.repeat(np.frombuffer(scales, "<u2").astype(np.int64), BLOCK)[: len(words)]
@@ -126,15 +126,15 @@ def scatter(
     kind = _Kind(width, exponent, b"")
     if len(base) % width or len(zigzag) != len(base):
         raise ValueError(f"{len(zigzag)} bytes against {len(base)}")
-    moved, classes, shifts = _placed(kind, kind.words(base), scales)
+    moved, classes, shifts = _classified(kind, kind.words(base), scales)
     steps = kind.words(zigzag)[moved].astype(np.uint64)
     high = steps >> shifts.astype(np.uint64)
     tokens = np.minimum(high, _ESCAPE).astype(np.uint8)
     parts = [tokens[classes == place].tobytes() for place in range(CLASSES)]
-    return parts, _packed(steps, shifts), high[high >= _ESCAPE].astype(kind.dtype).tobytes()
+    return parts, _pack_lows(steps, shifts), high[high >= _ESCAPE].astype(kind.dtype).tobytes()
 
 
-def _packed(steps: npt.NDArray[np.uint64], shifts: _Ints) -> bytes:
+def _pack_lows(steps: npt.NDArray[np.uint64], shifts: _Ints) -> bytes:
     """Return the low bits of each step, one after the other from the lowest bit on."""
     starts = np.cumsum(shifts) - shifts
     bits = np.zeros(int(shifts.sum()), np.uint8)
@@ -161,7 +161,7 @@ def widen(packed: Bytes, bits: int, large: Bytes, count: int) -> bytes:
     return tokens.tobytes()
 
 
-def _unpacked(lows: Bytes, shifts: _Ints) -> npt.NDArray[np.uint64]:
+def _unpack_lows(lows: Bytes, shifts: _Ints) -> npt.NDArray[np.uint64]:
     stops = np.cumsum(shifts)
     if (int(shifts.sum()) + 7) // 8 != len(lows):
         raise ValueError("low bits of another length than the base asks for")
@@ -184,16 +184,16 @@ def restore(base: Bytes, width: int, exponent: int, parts: Streams, tail: Bytes)
     if len(base) % width or len(parts.tokens) != CLASSES:
         raise ValueError(f"{len(base)} bytes in words of {width}, {len(parts.tokens)} classes")
     words = kind.words(base)
-    moved, classes, shifts = _placed(kind, words, parts.scales)
-    high = _joined(kind, classes, parts)
+    moved, classes, shifts = _classified(kind, words, parts.scales)
+    high = _high_bits(kind, classes, parts)
     steps = np.zeros(len(words), kind.dtype)
-    steps[moved] = (high << shifts.astype(np.uint64)) | _unpacked(parts.lows, shifts)
+    steps[moved] = (high << shifts.astype(np.uint64)) | _unpack_lows(parts.lows, shifts)
     steps = (steps >> 1) ^ (kind.dtype.type(0) - (steps & 1))
     steps = kind.outward(steps + kind.predicted(words), words)
     return kind.unordered(kind.ordered(words) + steps).tobytes() + bytes(tail)
 
 
-def _joined(kind: _Kind, classes: _Ints, parts: Streams) -> npt.NDArray[np.uint64]:
+def _high_bits(kind: _Kind, classes: _Ints, parts: Streams) -> npt.NDArray[np.uint64]:
     """Return the bits above the low ones, of each word that has a token."""
     high = np.empty(len(classes), np.uint64)
     for place, stream in enumerate(parts.tokens):

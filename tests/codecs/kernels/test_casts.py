@@ -1,4 +1,4 @@
-"""Compiled casts and transposes and their numpy twins do the same, and refuse the same."""
+"""Compiled casts and transposes return and refuse the same as those in numpy."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.codecs.kernels.test_kernels import both_of, compiled
 
 
 def both(name: str, *args: object) -> Any:
-    """Return what both do; None if both refuse."""
+    """Return the common result of both; None if both refuse."""
     return both_of(compiled("_casts"), casts_numpy, name, *args)
 
 
@@ -24,7 +24,7 @@ def test_what_is_compiled_is_used() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_casts_are_alike(number: int) -> None:
-    """Of all exponents with mantissas at and next to what is rounded to even, and of others."""
+    """Both cast all exponents alike, with mantissas at and beside the ties and with others."""
     width = {1: 4, 2: 4, 3: 8, 4: 2, 5: 2}[number]
     high = np.arange(1 << 16, dtype=f"<u{width}") << (8 * width - 16)
     half = [0] if width == 2 else [0, 1, (1 << 12) - 1, 1 << 12, (1 << 12) + 1, 0x8000, 0xFFFF]
@@ -36,7 +36,7 @@ def test_casts_are_alike(number: int) -> None:
 
 @given(source=st.binary(max_size=20), number=st.integers(-1, 7))
 def test_other_casts_are_refused_alike(source: bytes, number: int) -> None:
-    """No such cast, or no such words."""
+    """Both refuse an unknown cast and incomplete words."""
     both("cast", source, number)
 
 
@@ -49,5 +49,5 @@ def test_other_casts_are_refused_alike(source: bytes, number: int) -> None:
 def test_transposes_are_alike(
     source: bytes, width: int, shape: tuple[int, int], part: tuple[int, int]
 ) -> None:
-    """Any part of any shape, possible or not."""
+    """Both transpose any part of any shape alike, or both refuse it."""
     both("transpose", source, width, *shape, *part)

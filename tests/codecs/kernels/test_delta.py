@@ -1,4 +1,4 @@
-"""Compiled loops of deltas and their numpy twins do the same, and refuse the same."""
+"""Compiled loops of deltas return and refuse the same as those in numpy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ KINDS = [(1, 0), (1, 4), (1, 5), (2, 8), (2, 5), (2, 0), (4, 8), (4, 0), (8, 11)
 
 
 def both(name: str, *args: object) -> Any:
-    """Return what both do; None if both refuse."""
+    """Return the common result of both; None if both refuse."""
     return both_of(compiled("_delta"), delta_numpy, name, *args)
 
 
 @contextmanager
 def expanding(*, wanted: bool) -> Iterator[None]:
-    """Let tokens be taken by AVX-512 where there is any, or not."""
+    """Read tokens with AVX-512 if the processor has it, and without it."""
     before = compiled("_delta").expanding(wanted)
     try:
         yield
@@ -52,7 +52,7 @@ def words(draw: st.DrawFn, width: int) -> tuple[bytes, bytes]:
 
 @given(kind=st.sampled_from(KINDS), data=st.data())
 def test_deltas_are_made_and_undone_alike(kind: tuple[int, int], data: st.DataObject) -> None:
-    """Same steps, same streams, same words; and the same words as there were."""
+    """Both make the same steps and streams, and restore the original words."""
     width, exponent = kind
     raw, base = data.draw(words(width))
     most = min(8 * width - 1 - exponent, 6) if exponent else 0
@@ -72,12 +72,12 @@ def test_deltas_are_made_and_undone_alike(kind: tuple[int, int], data: st.DataOb
 
 @st.composite
 def damaged(draw: st.DrawFn, streams: Streams) -> Streams:
-    """Draw streams of which one is something else."""
+    """Draw streams of which one has other bytes."""
     name = draw(st.sampled_from(Streams._fields))
     if name != "tokens":
         other = draw(st.binary(max_size=40)) + getattr(streams, name)[draw(st.integers(0, 3)) :]
         return streams._replace(**{name: other})
-    tokens: list[Bytes] = [bytes(each) for each in streams.tokens]
+    tokens: list[Bytes] = [bytes(of_class) for of_class in streams.tokens]
     place = draw(st.integers(0, CLASSES - 1))
     tokens[place] = bytes(tokens[place])[draw(st.integers(0, 1)) :] + draw(st.binary(max_size=2))
     return streams._replace(tokens=tokens)
@@ -89,12 +89,12 @@ def damaged(draw: st.DrawFn, streams: Streams) -> Streams:
     other=st.sampled_from([0, 0, 0, -1, 1]),
 )
 def test_tokens_are_widened_alike(tokens: list[int], bits: int, other: int) -> None:
-    """Tokens that were packed come back; with more or fewer large ones than are there, nothing."""
-    most, each = (1 << bits) - 1, 8 // bits
+    """Packed tokens come back; another number of large ones is refused."""
+    most, per_byte = (1 << bits) - 1, 8 // bits
     large = bytes(token for token in tokens if token >= most)
-    packed = bytearray(-(-len(tokens) // each))
+    packed = bytearray(-(-len(tokens) // per_byte))
     for place, token in enumerate(tokens):
-        packed[place // each] |= min(token, most) << (place % each * bits)
+        packed[place // per_byte] |= min(token, most) << (place % per_byte * bits)
     given_large = large[: len(large) + other] if other < 0 else large + bytes(other)
     expected = bytes(tokens) if given_large == large else None
     assert both("widen", bytes(packed), bits, given_large, len(tokens)) == expected
@@ -102,13 +102,13 @@ def test_tokens_are_widened_alike(tokens: list[int], bits: int, other: int) -> N
 
 @given(packed=st.binary(max_size=3), bits=st.integers(-1, 9), count=st.integers(0, 20))
 def test_other_tokens_are_refused_alike(packed: bytes, bits: int, count: int) -> None:
-    """A width that tokens do not have, or another size than their number asks for."""
+    """Both refuse tokens of another width, and packed bytes of another size."""
     both("widen", packed, bits, b"", count)
 
 
 @given(width=st.integers(0, 9), exponent=st.integers(-1, 12), data=st.data())
 def test_other_kinds_are_refused_alike(width: int, exponent: int, data: st.DataObject) -> None:
-    """A width, an exponent or a table that there is not: both refuse, or neither."""
+    """Both refuse or both accept any width, exponent and table."""
     raw = data.draw(st.binary(max_size=20))
     both("differ", raw, bytes(len(raw)), width, exponent, data.draw(st.binary(max_size=16)))
     both("scatter", raw, bytes(len(raw)), width, exponent, data.draw(st.binary(max_size=4)))

@@ -1,4 +1,4 @@
-"""Compiled loops and their numpy twins do the same, and refuse the same."""
+"""Compiled loops return and refuse the same as those in numpy."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ TWINS = {"_planes": planes_numpy}
 
 
 def compiled(name: str) -> ModuleType:
-    """Skip where nothing was compiled, and fail there when it is CI where nothing was."""
+    """Skip if no kernel was compiled; in CI fail."""
     try:
         return importlib.import_module(f"modelfs.codecs.kernels.{name}")
     except ImportError:
@@ -29,7 +29,7 @@ def compiled(name: str) -> ModuleType:
 
 
 def outcome(module: ModuleType, name: str, *args: object) -> Any:
-    """Return what a function returns, or what its ValueError says."""
+    """Return the result of a function, or the message of its ValueError."""
     try:
         return getattr(module, name)(*args)
     except ValueError as exc:
@@ -37,7 +37,7 @@ def outcome(module: ModuleType, name: str, *args: object) -> Any:
 
 
 def both_of(one: ModuleType, other: ModuleType, name: str, *args: object) -> Any:
-    """Return what both modules' function returns; None if both refuse."""
+    """Return the common result of both modules' function; None if both refuse."""
     outcomes = []
     for module in (one, other):
         try:
@@ -50,9 +50,15 @@ def both_of(one: ModuleType, other: ModuleType, name: str, *args: object) -> Any
 
 @pytest.mark.parametrize("name", TWINS)
 def test_kernels_are_compiled(name: str) -> None:
-    """What was compiled has every function of its twin."""
-    functions = {each for each in vars(TWINS[name]) if callable(vars(TWINS[name])[each])}
-    own = {each for each in functions if vars(TWINS[name])[each].__module__ == TWINS[name].__name__}
+    """A compiled module has every function of the one in numpy."""
+    functions = {
+        function for function in vars(TWINS[name]) if callable(vars(TWINS[name])[function])
+    }
+    own = {
+        function
+        for function in functions
+        if vars(TWINS[name])[function].__module__ == TWINS[name].__name__
+    }
     assert own
     assert own <= set(vars(compiled(name)))
 
@@ -64,7 +70,7 @@ def test_what_is_compiled_is_used() -> None:
 
 @given(raw=st.binary(max_size=400), width=st.integers(0, 9), rotated=st.booleans())
 def test_planes_are_split_alike(raw: bytes, width: int, *, rotated: bool) -> None:
-    """Whole words of 2, 4 and 8 bytes give the same planes; anything else the same complaint."""
+    """Whole words of 2, 4 and 8 bytes give the same planes; all else gives the same message."""
     if width in {2, 4, 8}:
         raw += raw * (width - 1) if len(raw) % 3 else b""
     expected = outcome(planes_numpy, "split", raw, width, rotated)
@@ -83,7 +89,7 @@ def test_planes_are_split_alike(raw: bytes, width: int, *, rotated: bool) -> Non
 def test_planes_are_merged_alike(
     planes: list[bytes], count: int, *, rotated: bool, tail: bytes
 ) -> None:
-    """Planes of one length give the same words, and undo `split`; others the same complaint."""
+    """Planes of one length give the same words, and undo `split`; others the same message."""
     planes = planes[:count]
     merged = outcome(planes_numpy, "merge", planes, rotated, tail)
     assert outcome(compiled("_planes"), "merge", planes, rotated, tail) == merged
@@ -103,7 +109,7 @@ def test_planes_are_merged_alike(
 def test_palettes_are_expanded_alike(
     packed: bytes, bits: int, palette: bytes, width: int, less: int
 ) -> None:
-    """Indices within the palette give the same words; anything else the same complaint."""
+    """Indices in the palette give the same words; others give the same message."""
     count = max(0, len(packed) * 8 // bits - less)
     args = (packed, bits, palette, width, count)
     assert outcome(compiled("_planes"), "expand", *args) == outcome(planes_numpy, "expand", *args)
@@ -117,4 +123,4 @@ def test_what_kernels_include_is_in_a_source_distribution() -> None:
         included = re.findall(
             r"^from (modelfs[\w.]+) cimport", (CHECKOUT / source).read_text(), re.MULTILINE
         )
-        assert module["depends"] == [each.replace(".", "/") + ".pxd" for each in included]
+        assert module["depends"] == [header.replace(".", "/") + ".pxd" for header in included]
