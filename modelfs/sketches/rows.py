@@ -56,11 +56,19 @@ class Rows:
         """Read the next bytes."""
         if self._is_vector:
             self._begun += content
-        elif self._row:
-            content = self._finish_row(content)
-            whole = len(content) // self._row * self._row
-            self._scan(content[:whole], self._row)
-            self._begun += content[whole:]
+            return
+        if not self._row:
+            return
+        if self._begun:
+            lacking = self._row - len(self._begun)
+            self._begun += content[:lacking]
+            content = content[lacking:]
+            if len(self._begun) == self._row:
+                self._scan(memoryview(bytes(self._begun)), self._row)
+                self._begun.clear()
+        whole = len(content) // self._row * self._row
+        self._scan(content[:whole], self._row)
+        self._begun += content[whole:]
 
     def smallest(self) -> Iterator[tuple[int, int]]:
         """Yield key and offset of the rows with the smallest hashes, in the order of those."""
@@ -69,36 +77,25 @@ class Rows:
             self._is_vector = False
         return (self._kept[order] for order in sorted(self._kept))
 
-    def _finish_row(self, content: memoryview) -> memoryview:
-        if not self._begun:
-            return content
-        lacking = self._row - len(self._begun)
-        self._begun += content[:lacking]
-        if len(self._begun) == self._row:
-            self._scan(memoryview(bytes(self._begun)), self._row)
-            self._begun.clear()
-        return content[lacking:]
-
     def _scan(self, content: memoryview, step: int) -> None:
         length = self._row or WINDOW
         count = (len(content) - length) // step + 1
-        if count > 0:
-            hashes, usable = _hashes(content, count, length, step)
-            wanted = np.flatnonzero(usable & (hashes < self._highest))
-            smallest, first = np.unique(hashes[wanted], return_index=True)
-            for order, row in zip(smallest[:KEPT].tolist(), wanted[first[:KEPT]], strict=True):
-                start = int(row) * step
-                self._keep(order, content[start : start + length], self._at + start)
-        self._at += max(count, 0) * step
-
-    def _keep(self, order: int, row: memoryview, offset: int) -> None:
-        if order in self._kept:
-            return  # it is there more than once
-        self._kept[order] = (xxhash.xxh3_64_intdigest(row, len(row)), offset)
-        if len(self._kept) > KEPT:
-            del self._kept[max(self._kept)]
-        if len(self._kept) == KEPT:
-            self._highest = max(self._kept)
+        if count <= 0:
+            return
+        hashes, usable = _hashes(content, count, length, step)
+        candidates = np.flatnonzero(usable & (hashes < self._highest))
+        smallest, first = np.unique(hashes[candidates], return_index=True)
+        for order, row in zip(smallest[:KEPT].tolist(), candidates[first[:KEPT]], strict=True):
+            if order in self._kept:
+                continue  # an equal row is kept already
+            start = int(row) * step
+            key = xxhash.xxh3_64_intdigest(content[start : start + length], length)
+            self._kept[order] = key, self._at + start
+            if len(self._kept) > KEPT:
+                del self._kept[max(self._kept)]
+            if len(self._kept) == KEPT:
+                self._highest = max(self._kept)
+        self._at += count * step
 
 
 def _hashes(

@@ -1,4 +1,4 @@
-"""Values of a tensor at positions that any other tensor is sampled at, too.
+"""Samples: values of a tensor at positions that are the same in all tensors.
 
 An *octave* is the elements from 2^i up to 2^(i+1). A tensor is sampled in the octave it ends in and
 in the three before that, which is 15 in 16 of its elements. The positions in an octave are the same
@@ -13,7 +13,7 @@ in 8 to 15, 4 to 7 and 2 to 3. One of 24 elements has the samples up to 19 at th
 Stored form of samples::
 
     type        field
-    u8          how many of each octave, at most 128
+    u8          number of samples of each octave, at most 128
     bytes each  values, little-endian, as many as lie in the tensor: the last octave's first
 """
 
@@ -41,19 +41,16 @@ Conversion = Callable[[Values], Values]
 def positions(count: int, per_octave: int = PER_OCTAVE) -> Positions:
     """Return where tensors of `count` elements, at least COUNT_MIN, are sampled."""
     top = count.bit_length() - 1
-    octaves = [_octave(octave, per_octave) for octave in range(top, top - OCTAVES, -1)]
+    octaves: list[Positions] = []
+    for octave in range(top, top - OCTAVES, -1):
+        start = octave * PER_OCTAVE + 1
+        steps = np.arange(start, start + per_octave, dtype=np.uint64) * np.uint64(_GOLDEN)
+        places = (steps >> np.uint64(64 - octave)) + np.uint64(1 << octave)
+        octaves.append(places.astype(np.int64))
     octaves[0] = octaves[0][octaves[0] < count]
     picked = np.concatenate(octaves)
     picked.flags.writeable = False
     return picked
-
-
-def _octave(octave: int, per_octave: int) -> Positions:
-    start = octave * PER_OCTAVE + 1
-    steps = np.arange(start, start + per_octave, dtype=np.uint64) * np.uint64(_GOLDEN)
-    if octave == 0:
-        return np.ones(per_octave, np.int64)
-    return ((steps >> np.uint64(64 - octave)) + np.uint64(1 << octave)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +117,6 @@ def _to_bf16(values: Values) -> Values:
     return np.where(nan, values >> 16 | 0x40, rounded).astype("<u2")
 
 
-def _from_bf16(values: Values) -> Values:
-    return values.astype("<u4") << 16
-
-
 def _converted(source: str, target: str) -> Conversion:
     def convert(values: Values) -> Values:
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -132,11 +125,11 @@ def _converted(source: str, target: str) -> Conversion:
     return convert
 
 
-# The dtypes that floats are rounded to in practice, with both conversions.
+# The dtypes to which floats are rounded in practice, with both conversions.
 CASTS: Final[dict[str, dict[str, tuple[Conversion, Conversion]]]] = {
     "F64": {"F32": (_converted("8", "4"), _converted("4", "8"))},
     "F32": {
-        "BF16": (_to_bf16, _from_bf16),
+        "BF16": (_to_bf16, lambda values: values.astype("<u4") << 16),
         "F16": (_converted("4", "2"), _converted("2", "4")),
     },
 }
@@ -153,8 +146,8 @@ def own_bits(values: Values, dtype: str) -> float:
         return min(coded_bits(np.abs(placed.astype(np.float64))), 8.0 * element.width)
     mantissa = 8 * element.width - 1 - element.exponent
     heads = (values >> mantissa).astype(np.int64)
-    seen = int(np.bitwise_or.reduce(values)) & ((1 << mantissa) - 1)
-    zeros = mantissa if not seen else (seen & -seen).bit_length() - 1
+    used = int(np.bitwise_or.reduce(values)) & ((1 << mantissa) - 1)
+    zeros = mantissa if not used else (used & -used).bit_length() - 1
     _, counts = np.unique(heads, return_counts=True)
     return _entropy(counts) + mantissa - zeros
 
@@ -173,7 +166,7 @@ def distance(left: Samples, right: Samples) -> float:
 def ulps_apart(left: Values, right: Values, dtype: str) -> NDArray[np.float64]:
     """Return by how many units in the last place values differ."""
     first, second = ordinals(left, dtype), ordinals(right, dtype)
-    # Modulo 2^64, the larger less the smaller is never too large.
+    # Modulo 2^64, the difference of the larger and the smaller always fits.
     a, b = first.view(np.uint64), second.view(np.uint64)
     return np.where(first > second, a - b, b - a).astype(np.float64)
 

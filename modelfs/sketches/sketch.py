@@ -1,18 +1,18 @@
-"""A tensor's sketch: the few hundred bytes by which its relatives are found.
+"""A tensor's sketch: a few hundred bytes, by which similar tensors are found.
 
-The content is read once, in order, and three things are kept of it:
+The content is read once, in order. A sketch has three parts:
 
 *Samples*: values at the same positions in all tensors (`samples`). The hash of all of them is the
 tensor's *exact key*. The hash of the samples rounded to another dtype is the exact key of the cast,
 and that of the samples quantised in the usual ways, by the lowest and the highest of all values, is
-the exact key of the quantised tensor. The values at those positions that a transposed tensor is
-sampled at hash to the exact key of the transposed one.
+the exact key of the quantised tensor. The values that are the samples of the transposed tensor hash
+to its exact key.
 
-*Bands*: bits that say which of two sampled values is larger, the winner-take-all hash of Yagnik et
-al., "The Power of Comparative Reasoning" (ICCV 2011), in bands as usual for locality-sensitive
-hashing. If a fine-tune moves weights by a part `t` of their spread, a bit flips with probability
-atan(t) / pi at any scale, so that with t = 0.03 five in six bands survive, and of unrelated tensors
-one in a million collides. Comparisons need no exponents: integers have bands, too.
+*Bands*: bits, each the comparison of two sampled values, in groups as usual for locality-sensitive
+hashing. This is the winner-take-all hash of Yagnik et al., "The Power of Comparative Reasoning"
+(ICCV 2011). If a fine-tune moves weights by a part `t` of their spread, a bit flips with
+probability atan(t) / pi at any scale. So with t = 0.03 five in six bands survive, and of unrelated
+tensors one in a million collides. Comparisons need no exponents: integers have bands, too.
 
 *Rows*: the rows with the smallest hashes (`rows`), for tensors with common rows at other places
 than their start.
@@ -131,9 +131,10 @@ class Sampler:
         self._width = element_of(dtype).width
         self._count = size // self._width
         self._rows = Rows(shape, self._width, size)
-        self._here = positions(self._count) if size >= SIZE_MIN else np.empty(0, np.int64)
-        self._there = _swapped(self._here, shape, self._count)
-        picked = np.concatenate([self._here, self._there])
+        own = positions(self._count) if size >= SIZE_MIN else np.empty(0, np.int64)
+        self._own_count = len(own)
+        # The transposed tensor's positions follow those of this one.
+        picked = np.concatenate([own, _swapped(own, shape, self._count)])
         self._order = np.argsort(picked, kind="stable")
         self._picked = picked[self._order]
         self._values: Values = np.empty(len(picked), f"<u{self._width}")
@@ -150,10 +151,9 @@ class Sampler:
             return
         self._at += len(content)
         self._rows.feed(memoryview(content))
-        self._pick(offset - len(self._begun), self._begun + content if self._begun else content)
-
-    def _pick(self, start: int, content: bytes) -> None:
-        first, count = start // self._width, len(content) // self._width
+        if self._begun:
+            offset, content = offset - len(self._begun), self._begun + content
+        first, count = offset // self._width, len(content) // self._width
         low, high = np.searchsorted(self._picked, (first, first + count))
         elements = np.frombuffer(content, self._values.dtype, count)
         self._values[self._order[low:high]] = elements[self._picked[low:high] - first]
@@ -165,7 +165,7 @@ class Sampler:
         """Return the sketch; None if the tensor is too small, or not all of it was fed."""
         if self._at != self._size or self._size < SIZE_MIN:
             return None
-        values, swapped = np.split(self._values, [len(self._here)])
+        values, swapped = np.split(self._values, [self._own_count])
         kept = next(kept for below, kept in KEPT if self._size < below)
         casts = CASTS.get(self._dtype, {})
         rounded = {dtype: narrow(values) for dtype, (narrow, _) in casts.items()}
@@ -218,8 +218,8 @@ def _swapped(picked: Positions, shape: tuple[int, ...], count: int) -> Positions
 
 
 def _bands(values: Values, dtype: str, count: int) -> Iterator[int]:
-    placed = ordinals(values, dtype)
-    octaves = [placed[-number * PER_OCTAVE :][:PER_OCTAVE] for number in (3, 2, 1)]
+    numbers = ordinals(values, dtype)
+    octaves = [numbers[-number * PER_OCTAVE :][:PER_OCTAVE] for number in (3, 2, 1)]
     top = count.bit_length() - 1
     for number in range(BANDS):
         yield from _band(f"{dtype} {top} {number}", octaves[0], octaves[1], number)
@@ -230,6 +230,6 @@ def _bands(values: Values, dtype: str, count: int) -> Iterator[int]:
 def _band(name: str, later: Ordinals, earlier: Ordinals, number: int) -> Iterator[int]:
     part = slice(number * BITS, (number + 1) * BITS)
     larger = later[part] > earlier[part]
-    # Bits that are nearly all the same say that it is sparse or sorted, not which tensor it is.
+    # Nearly equal bits are those of any sparse or sorted tensor, so they identify none.
     if 2 <= larger.sum() <= BITS - 2:
         yield xxhash.xxh3_64_intdigest(f"{name} ".encode() + np.packbits(larger).tobytes())

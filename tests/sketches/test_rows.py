@@ -1,4 +1,4 @@
-"""Rows with the smallest hashes: what parts and wholes have in common."""
+"""Rows with the smallest hashes: those that parts and wholes have in common."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ ROW = 256
 
 
 def smallest(content: bytes, *shape: int, width: int = 4, step: int = 1 << 20) -> dict[int, int]:
-    """Return the offsets of the rows found, by key."""
+    """Return the offsets of the kept rows, by key."""
     rows = Rows(shape, width, len(content))
     for at in range(0, len(content), step):
         rows.feed(memoryview(content)[at : at + step])
@@ -25,30 +25,30 @@ def noise(size: int, seed: int = 1) -> bytes:
 @settings(max_examples=25)
 @given(before=st.integers(0, 200), count=st.integers(40, 200), after=st.integers(0, 200))
 def test_a_part_is_found_in_the_whole(before: int, count: int, after: int) -> None:
-    """Wherever a tensor's rows lie in another, they are found with that distance between them."""
+    """Rows of a tensor at any place in another one are found, with the same shift for all."""
     part = noise(count * ROW)
     whole = noise(before * ROW, 2) + part + noise(after * ROW, 3)
-    mine = smallest(part, count, ROW // 4)
-    theirs = smallest(whole, len(whole) // ROW, ROW // 4)
-    shifts = {theirs[key] - mine[key] for key in mine.keys() & theirs.keys()}
+    part_rows = smallest(part, count, ROW // 4)
+    whole_rows = smallest(whole, len(whole) // ROW, ROW // 4)
+    shifts = {whole_rows[key] - part_rows[key] for key in part_rows.keys() & whole_rows.keys()}
     assert shifts == {before * ROW}
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_vectors_have_windows(parts: int) -> None:
-    """Vectors that were joined are found in what they were joined to."""
+    """Joined vectors are found in their concatenation."""
     vectors = [noise(4 * 385, seed) for seed in range(parts)]
     joined = smallest(b"".join(vectors), parts * 385)
-    found = [
-        {joined[key] - offset for key, offset in smallest(each, 385).items() if key in joined}
-        for each in vectors
+    shifts = [
+        {joined[key] - offset for key, offset in smallest(vector, 385).items() if key in joined}
+        for vector in vectors
     ]
-    assert found == [{number * 4 * 385} for number in range(parts)]
+    assert shifts == [{number * 4 * 385} for number in range(parts)]
 
 
 @pytest.mark.parametrize("step", [1, 100, ROW, 1000, 4096])
 def test_cuts_do_not_matter(step: int) -> None:
-    """Rows that are cut on their way are put together again."""
+    """Rows that are cut between two calls of `feed` are joined."""
     content = noise(100 * ROW)
     assert smallest(content, 100, ROW // 4, step=step) == smallest(content, 100, ROW // 4)
 
@@ -56,14 +56,14 @@ def test_cuts_do_not_matter(step: int) -> None:
 def test_rows_are_what_they_are_said_to_be() -> None:
     """Offsets are those of rows, and equal keys mean equal rows."""
     content = noise(1000 * ROW)
-    found = smallest(content, 1000, ROW // 4, step=10_000)
-    assert len(found) == KEPT
-    assert all(offset % ROW == 0 for offset in found.values())
-    assert len({content[offset : offset + ROW] for offset in found.values()}) == KEPT
+    rows = smallest(content, 1000, ROW // 4, step=10_000)
+    assert len(rows) == KEPT
+    assert all(offset % ROW == 0 for offset in rows.values())
+    assert len({content[offset : offset + ROW] for offset in rows.values()}) == KEPT
 
 
 def test_rows_that_repeat_count_once() -> None:
-    """A row that is there many times does not keep others from being found."""
+    """A row that occurs many times is kept once, beside others."""
     often = noise(ROW, 2)
     content = often * 500 + noise(30 * ROW) + often * 500
     assert len(smallest(content, 1030, ROW // 4)) == KEPT
@@ -72,7 +72,7 @@ def test_rows_that_repeat_count_once() -> None:
 
 @pytest.mark.parametrize("row", [64, 72, 1000])
 def test_constant_rows_do_not_count(row: int) -> None:
-    """Padding is part of any tensor, and says nothing."""
+    """Constant rows, such as padding, are not kept."""
     assert smallest(np.full(row * 10, 3.7, np.float32).tobytes(), 40, row // 4) == {}
 
 
@@ -93,11 +93,11 @@ def test_constant_rows_do_not_count(row: int) -> None:
     ],
 )
 def test_what_a_row_is(shape: tuple[int, ...], row: int) -> None:
-    """A row is what is left of the shape without its first axes, and neither short nor huge."""
+    """A row has the last axes of the shape, and is neither short nor huge."""
     assert row_size(shape, 4, 4 * int(np.prod(shape))) == row
 
 
 def test_long_vectors_are_passed_over() -> None:
-    """Nothing is kept of a vector that is no model's, however long it is."""
+    """No row is kept of a vector that is longer than any model's."""
     assert smallest(noise(VECTOR_MAX + 4), VECTOR_MAX // 4 + 1) == {}
     assert len(smallest(noise(VECTOR_MAX), VECTOR_MAX // 4)) == KEPT

@@ -1,4 +1,4 @@
-"""Samples: their positions, the order of values, and what differences of them cost."""
+"""Samples: their positions, the order of values, and the cost of differences."""
 
 import itertools
 
@@ -22,13 +22,13 @@ def test_positions_lie_inside(count: int) -> None:
 
 @given(count=COUNTS, few=st.integers(1, 20), more=st.integers(20, 100))
 def test_few_positions_are_among_many(count: int, few: int, more: int) -> None:
-    """Tensors of which fewer samples are kept are compared with those of which more are."""
+    """The positions of few samples are among those of many."""
     assert set(positions(count, few)) <= set(positions(count, more))
 
 
 @given(count=st.integers(1 << 12, 1 << 40), grown=st.floats(1, 1.9))
 def test_longer_tensors_are_sampled_alike(count: int, grown: float) -> None:
-    """Of a tensor that becomes longer, most samples in its beginning stay."""
+    """A longer tensor is sampled at nearly the same positions of its beginning."""
     longer = positions(int(count * grown))
     inside = longer[longer < count]
     assert len(np.intersect1d(inside, positions(count))) == len(set(inside.tolist())) > 200
@@ -39,7 +39,7 @@ FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_floats_are_in_order(dtype: str) -> None:
-    """Integers that stand for floats are in their order, and zero is one number."""
+    """The ordinals of floats are in their order, and both zeros have the same."""
     words = np.random.default_rng(1).bytes(8000)
     values = np.frombuffer(words, FLOATS[dtype])
     values = np.concatenate([values[np.isfinite(values)], [0.0, -0.0]]).astype(FLOATS[dtype])
@@ -52,7 +52,7 @@ def test_floats_are_in_order(dtype: str) -> None:
 @pytest.mark.parametrize("letter", "IU")
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
 def test_integers_are_in_order(letter: str, bits: int) -> None:
-    """Signed and unsigned integers are told apart by their dtype."""
+    """Signed and unsigned integers have ordinals in their own order."""
     values = np.frombuffer(np.random.default_rng(1).bytes(800), f"<{letter.lower()}{bits // 8}")
     placed = ordinals(values.view(f"<u{bits // 8}"), f"{letter}{bits}")
     assert (np.diff(values[np.argsort(placed, kind="stable")].astype(object)) >= 0).all()
@@ -69,7 +69,7 @@ def samples_of(values: np.ndarray, dtype: str, kept: int = 24) -> Samples:
     dtype=st.sampled_from(["F16", "F32", "F64"]),
 )
 def test_stored_samples_come_back(count: int, kept: int, dtype: str) -> None:
-    """Samples are decoded as they were, and nothing else is decoded as theirs."""
+    """Samples come back, and bytes of another length are refused."""
     samples = samples_of(np.arange(count).astype(FLOATS[dtype]), dtype, kept)
     stored = samples.to_bytes()
     assert Samples.from_bytes(dtype, count, stored) == samples
@@ -86,14 +86,14 @@ def test_extremes_are_far_apart() -> None:
         "U64": (np.uint64(0), np.uint64((1 << 64) - 1)),
         "F64": (np.float64("-inf"), np.float64("inf")),
     }.items():
-        one, other = (samples_of(np.full(100, each), dtype) for each in (low, high))
-        assert 63 <= distance(one, other) < 66
-        assert distance(one, other) == distance(other, one)
-        assert distance(one, one) == 0
+        low_samples, high_samples = (samples_of(np.full(100, each), dtype) for each in (low, high))
+        assert 63 <= distance(low_samples, high_samples) < 66
+        assert distance(low_samples, high_samples) == distance(high_samples, low_samples)
+        assert distance(low_samples, low_samples) == 0
 
 
 def test_what_has_no_samples_in_common_is_infinitely_far() -> None:
-    """Tensors of very different lengths are no relatives of this kind."""
+    """Tensors of very different lengths have no samples in common."""
     short, long = (samples_of(np.ones(count, np.float32), "F32") for count in (100, 100_000))
     assert distance(short, long) == float("inf")
 
@@ -111,7 +111,7 @@ def test_few_changes_cost_little() -> None:
 
 
 def test_samples_stand_for_as_many_elements_as_there_are() -> None:
-    """What differs in few elements differs little, though many samples are of these."""
+    """Tensors that differ in few elements are near, although many samples are of these."""
     count = (1 << 16) + (1 << 12)
     values = np.random.default_rng(1).normal(size=count).astype(np.float32)
     for changed, low, high in ((slice(1 << 16, None), 1, 4), (slice(1 << 14), 7, 10)):
@@ -121,14 +121,14 @@ def test_samples_stand_for_as_many_elements_as_there_are() -> None:
 
 
 def test_samples_kept_in_different_numbers_compare() -> None:
-    """Tensors of one length of which more and fewer samples were kept are as far apart."""
+    """The distance hardly depends on the number of kept samples."""
     values = np.random.default_rng(1).normal(size=1 << 16).astype(np.float32)
     moved = (values * np.float32(1.01)).astype(np.float32)
-    found = [
-        distance(samples_of(values, "F32", one), samples_of(moved, "F32", other))
-        for one, other in itertools.product((8, 24, 100), repeat=2)
+    distances = [
+        distance(samples_of(values, "F32", few), samples_of(moved, "F32", many))
+        for few, many in itertools.product((8, 24, 100), repeat=2)
     ]
-    assert max(found) - min(found) < 1
+    assert max(distances) - min(distances) < 1
 
 
 @pytest.mark.parametrize(
@@ -141,5 +141,5 @@ def test_samples_kept_in_different_numbers_compare() -> None:
     ],
 )
 def test_what_values_cost(values: np.ndarray, dtype: str, bits: float) -> None:
-    """Constants are nearly free, small integers take their lengths, and noise takes all."""
+    """Constants take hardly a bit, small integers their lengths, and noise all bits."""
     assert own_bits(values.view(f"<u{values.itemsize}"), dtype) == pytest.approx(bits, abs=1)

@@ -1,4 +1,4 @@
-"""Sketches: what tensors that are related have in common, and others have not."""
+"""Sketches: the keys that related tensors have in common, and unrelated ones have not."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 
 def weights(*shape: int, seed: int = 0) -> Floats:
-    """Return what trained weights look like."""
+    """Return values like those of trained weights."""
     return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)
 
 
@@ -53,7 +53,7 @@ def pieces(content: bytes, cuts: list[int]) -> Iterator[tuple[int, bytes]]:
     ),
 )
 def test_cuts_do_not_matter(cuts: list[int], form: tuple[str, tuple[int, ...]]) -> None:
-    """However content is cut on its way, also inside its elements, the sketch is the same."""
+    """The sketch does not depend on the cuts between calls of `feed`, also inside elements."""
     content = np.random.default_rng(3).bytes(9000)
     whole, parts = Sampler(*form, 9000), Sampler(*form, 9000)
     whole.feed(0, content)
@@ -63,7 +63,7 @@ def test_cuts_do_not_matter(cuts: list[int], form: tuple[str, tuple[int, ...]]) 
 
 
 def test_what_was_not_all_seen_has_no_sketch() -> None:
-    """After a gap, or before the end, nothing is said of a tensor; nor of a tiny one."""
+    """There is no sketch after a gap, before the end, or of a tiny tensor."""
     content = weights(100, 100).tobytes()
     first, second = (0, content[:5000]), (5000, content[5000:])
     for seen in ([first], [first, (6000, content[6000:])], [second, first]):
@@ -82,7 +82,7 @@ def test_what_was_not_all_seen_has_no_sketch() -> None:
     size=st.integers(0, 5000),
 )
 def test_any_row_can_be_sketched(dtype: str, shape: tuple[int, ...], size: int) -> None:
-    """A shape that says another size, as a damaged index may, is in nobody's way."""
+    """A shape of another size, as in a damaged index, is ignored."""
     sampler = Sampler(dtype, shape, size)
     sampler.feed(0, np.random.default_rng(1).bytes(size))
     assert (sampler.sketch() is None) == (size < SIZE_MIN)
@@ -90,15 +90,15 @@ def test_any_row_can_be_sketched(dtype: str, shape: tuple[int, ...], size: int) 
 
 def test_equal_tensors_share_the_exact_key() -> None:
     """Equal tensors are found as such; others, and other dtypes of the same bytes, are not."""
-    mine = sketch_of(weights(100, 100))
-    assert sketch_of(weights(100, 100)) == mine
-    assert mine.exact[0] not in sketch_of(weights(100, 100, seed=1)).exact
-    assert mine.exact[0][1] not in dict(sketch_of(weights(100, 100), "I32").exact).values()
+    sketch = sketch_of(weights(100, 100))
+    assert sketch_of(weights(100, 100)) == sketch
+    assert sketch.exact[0] not in sketch_of(weights(100, 100, seed=1)).exact
+    assert sketch.exact[0][1] not in dict(sketch_of(weights(100, 100), "I32").exact).values()
 
 
 @pytest.mark.parametrize("narrow", ["BF16", "F16"])
 def test_a_tensor_has_the_keys_of_its_casts(narrow: str) -> None:
-    """What F32 is rounded to has a key of the F32 as its own, and when widened is told as that."""
+    """A cast of F32 shares an exact key with it, and F32 widened from a cast has that dtype."""
     values = weights(100, 100)
     cast = bf16(values) if narrow == "BF16" else values.astype(np.float16)
     wide = sketch_of(values)
@@ -117,7 +117,7 @@ def parameters(values: Floats, scheme: int) -> Parameters:
 
 @pytest.mark.parametrize("scheme", range(len(SCHEMES)))
 def test_a_tensor_has_the_keys_of_what_it_is_quantised_to(scheme: int) -> None:
-    """Each usual way gives integers whose own key the floats have, however these are cut."""
+    """Floats have the exact keys of their usual quantisations, for any cuts between feeds."""
     values = weights(200, 200)
     values[150, 150] = 1  # an extreme that is no sample counts, too
     how = parameters(values, scheme)
@@ -134,26 +134,26 @@ def test_a_tensor_has_the_keys_of_what_it_is_quantised_to(scheme: int) -> None:
 
 
 def test_what_is_quantised_to_one_number_is_none() -> None:
-    """Values that are as good as zero beside one that is huge are not found by what they become."""
+    """Quantisations in which all samples become one number have no key."""
     values = weights(200, 200)
     values[150, 150] = 1e9
     assert {dtype for dtype, _ in sketch_of(values).exact} == {"F32", "BF16", "F16"}
 
 
 def test_ties_are_rounded_to_even() -> None:
-    """Values halfway between two of BF16 become the one whose last bit is zero."""
+    """Ties between two numbers of BF16 are rounded to the even one."""
     values = (weights(100, 100).view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)
     assert sketch_of(bf16(values), "BF16").exact[0] in sketch_of(values).exact
 
 
 def test_doubles_are_rounded_to_singles() -> None:
-    """F32 made of F64 shares its key."""
+    """F32 that was cast from F64 has one of its keys."""
     doubles = np.random.default_rng(1).normal(size=(100, 100))
     assert sketch_of(doubles.astype(np.float32)).exact[0] in sketch_of(doubles, "F64").exact
 
 
 def test_numbers_that_are_none_are_cast_without_a_word() -> None:
-    """NaN, infinities and what overflows a narrower float break nothing, and warn of nothing."""
+    """NaN, infinities and values beyond a narrower float are sketched without warnings."""
     values = weights(100, 100)
     values[::3] = np.nan
     values[1::3] = np.inf
@@ -163,7 +163,7 @@ def test_numbers_that_are_none_are_cast_without_a_word() -> None:
 
 @pytest.mark.parametrize("shape", [(60, 110), (3, 50, 60), (100, 100)])
 def test_a_transposed_tensor_knows_the_others_key(shape: tuple[int, ...]) -> None:
-    """Of two tensors, one the transpose of the other, each knows what key the other has."""
+    """A tensor and its transpose each have the other's exact key as `transposed`."""
     values = weights(*shape)
     one, other = sketch_of(values), sketch_of(np.ascontiguousarray(np.swapaxes(values, -1, -2)))
     assert one.transposed == other.exact[0][1] != one.exact[0][1]
@@ -185,21 +185,21 @@ def shared(one: Sketch, other: Sketch) -> int:
 
 @pytest.mark.parametrize("part", [0.0001, 0.003, 0.03])
 def test_a_fine_tune_shares_a_band(part: float) -> None:
-    """Weights moved by up to 3 % of their spread are found, each of 50 times."""
+    """Weights moved by up to 3 % of their spread have a band in common, in all 50 cases."""
     for seed in range(50):
         values = weights(512, 600, seed=seed)
         assert shared(sketch_of(values), sketch_of(moved(values, part, seed + 1000)))
 
 
 def test_strangers_share_no_band() -> None:
-    """Of 60 tensors of one shape and spread, no two meet."""
+    """No two of 60 unrelated tensors of one shape and spread have a band in common."""
     bands = [band for seed in range(60) for band in sketch_of(weights(300, 300, seed=seed)).bands]
     assert len(set(bands)) == len(bands)
 
 
 @pytest.mark.parametrize("rows", [258, 300, 513, 900])
 def test_a_longer_tensor_shares_bands_with_its_beginning(rows: int) -> None:
-    """Rows that are added at the end do not keep the two from meeting, whatever the length."""
+    """A tensor with more rows at its end has bands in common with the shorter one."""
     longer = weights(rows, 1024)
     for fewer in (rows - 1, rows - 40):
         assert shared(sketch_of(longer), sketch_of(longer[:fewer]))
@@ -207,7 +207,7 @@ def test_a_longer_tensor_shares_bands_with_its_beginning(rows: int) -> None:
 
 @pytest.mark.parametrize("kind", ["zeros", "counting", "sparse"])
 def test_tensors_that_say_little_have_few_keys(kind: str) -> None:
-    """Constant, sorted and sparse tensors do not all meet one another."""
+    """Constant, sorted and sparse tensors have no bands."""
     values = np.zeros((500, 600), np.float32)
     if kind == "counting":
         values[:] = np.arange(300_000).reshape(500, 600)
@@ -220,7 +220,7 @@ def test_tensors_that_say_little_have_few_keys(kind: str) -> None:
 
 
 def test_integers_have_bands() -> None:
-    """Quantised weights that moved a little are found like others."""
+    """Quantised weights that moved a little have a band in common."""
     values = np.round(weights(600, 600) * 500).astype(np.int8)
     changed = values + (np.random.default_rng(1).random((600, 600)) < 0.02)
     assert shared(sketch_of(values, "I8"), sketch_of(changed.astype(np.int8), "I8"))
@@ -233,14 +233,14 @@ def test_integers_have_bands() -> None:
 
 @pytest.mark.parametrize(("dtype", "bits"), [("F32", 26.5), ("BF16", 10.6)])
 def test_what_weights_take_is_told(dtype: str, bits: float) -> None:
-    """The estimate for weights by themselves is what byte planes come to (ZipNN: 81.9, 66.5 %)."""
+    """The estimate for weights by themselves is the size in byte planes (ZipNN: 81.9, 66.5 %)."""
     values = weights(1000, 1000)
     sketch = sketch_of(values if dtype == "F32" else bf16(values), dtype)
     assert sketch.bits == pytest.approx(bits, abs=0.4)
 
 
 def test_the_nearer_the_fewer_bits() -> None:
-    """The estimate of a difference grows with it, from nothing to more than the tensor itself."""
+    """The estimate of a delta grows with the difference, from zero to more than the tensor's."""
     values = weights(600, 600)
     bits = []
     for part in (0, 1e-5, 1e-3, 1e-1, 10):
