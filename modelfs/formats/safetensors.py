@@ -95,9 +95,15 @@ def scan(read_at: ReadAt, size: int, *, partial: bool = False) -> Layout:
         MalformedModel: oversized header, bad JSON, or tensors that do not tile the data.
     """
     length = _header_size(read_at, size)
-    base = LENGTH_SIZE + length
+    header, base = _Header(read_at, length), LENGTH_SIZE + length
+    spans: list[TensorSpan] = []
     try:
-        spans = _spans(_Header(read_at, length), base)
+        for name in header.members():
+            if name == METADATA:
+                header.read_metadata()
+            else:
+                spans.append(header.keep(_span(name, header.read_entry(), base)))
+        header.read_end()
     except (ValueError, RecursionError) as exc:
         raise MalformedModel(f"header: {type(exc).__name__}") from exc
     stop = _tile(spans, base)
@@ -271,17 +277,6 @@ def _refuse(constant: str) -> NoReturn:
 
 
 _ENTRY: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-
-
-def _spans(header: _Header, base: int) -> list[TensorSpan]:
-    spans = []
-    for name in header.members():
-        if name == METADATA:
-            header.read_metadata()
-        else:
-            spans.append(header.keep(_span(name, header.read_entry(), base)))
-    header.read_end()
-    return spans
 
 
 def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:

@@ -7,7 +7,7 @@ from modelfs.formats.layout import MalformedModel
 
 
 def test_a_budget_ends() -> None:
-    """What is past the budget is refused, and so is all that follows."""
+    """A request beyond the budget is refused, and so is each one after it."""
     budget = MemoryBudget()
     budget.reserve(MemoryBudget.SIZE)
     with pytest.raises(MalformedModel):
@@ -23,7 +23,7 @@ def test_what_is_given_back_is_left_again() -> None:
 
 
 def test_borrowed_memory_is_given_back() -> None:
-    """At the end of a block all of it is, but for the part that was given back before."""
+    """The end of a block gives back all of it, less the part given back before."""
     budget = MemoryBudget()
     with Borrowed(budget) as work:
         work.reserve(MemoryBudget.SIZE)

@@ -20,7 +20,7 @@ WITHOUT_WIDTH = {"UNDEFINED", "STRING"}
 
 
 def test_safetensors_dtypes_are_those_of_the_library() -> None:
-    """The table has exactly the names that the library says it expects."""
+    """The table has exactly the names in the library's error message."""
     junk = save({"a": np.zeros(1, np.uint8)}).replace(b'"U8"', b'"??"')
     with pytest.raises(safetensors.SafetensorError) as refusal:
         safetensors.deserialize(junk)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What scanning costs: the largest hostile files that the formats allow take bounded memory."""
+"""Memory of scans: the largest hostile files that the formats allow take a bounded amount."""
 
 import struct
 import tracemalloc
@@ -15,8 +15,8 @@ from modelfs.formats.sniff import recognise
 from tests.fuzz.formats import message, model_of
 from tests.support.torch_archives import archive, called, listed, mapping, pickled, tensor, text
 
-# A lesser budget is reached sooner. What a scan takes besides is what it is for the real one,
-# with which nothing below takes more than 50 MiB.
+# A smaller budget is reached sooner. The other memory of a scan does not depend on the budget. With
+# the real one, no test below takes more than 50 MiB.
 SMALL: Final = 3 << 20
 BESIDES: Final = 4 << 20
 
@@ -27,9 +27,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Endless:
-    """A file that begins with these bytes, and goes on with others again and again.
+    """A file that begins with `head` and goes on with repeats of `period`.
 
-    It is not in memory: what a scan takes is its own.
+    It is not in memory, so all measured memory is that of the scan.
     """
 
     def __init__(self, head: bytes, period: bytes, size: int) -> None:
@@ -46,7 +46,7 @@ class Endless:
 
 
 def scanned(read_at: ReadAt, size: int) -> tuple[Layout, int]:
-    """Return what a file is, and the peak of the memory that it took to see that."""
+    """Return the layout of a file, and the peak memory of the scan."""
     tracemalloc.start()
     try:
         layout = recognise(read_at, size)
@@ -56,7 +56,7 @@ def scanned(read_at: ReadAt, size: int) -> tuple[Layout, int]:
 
 
 def header_of(begin: bytes, period: bytes) -> Endless:
-    """Return a safetensors file with the longest header there is."""
+    """Return a safetensors file with the longest allowed header."""
     head = struct.pack("<Q", MAX_HEADER_SIZE) + begin
     return Endless(head, period, MAX_HEADER_SIZE + 8)
 
@@ -79,7 +79,7 @@ LONG: Final[dict[str, tuple[bytes, bytes]]] = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_header_of_100_mb_is_read_through_a_window(name: str) -> None:
-    """However long the header is, no more of it is in memory than a name or an entry takes."""
+    """The scan of a header of any length has no more of it in memory than a name or an entry."""
     file = header_of(*LONG[name])
     layout, peak = scanned(file.read_at, file.size)
     assert layout.format is Format.PLAIN
@@ -112,7 +112,7 @@ def tensors(count: int, name: Callable[[int], str], dims: str = "1") -> tuple[by
 def test_tensors_past_all_bounds_are_plain_bytes(
     count: int, name: Callable[[int], str], dims: str
 ) -> None:
-    """Names and dimensions count, however few the tensors are."""
+    """Names and dimensions count against the budget, also those of few tensors."""
     content, size = tensors(count, name, dims)
     layout, peak = scanned(reader(content), size)
     assert layout.format is Format.PLAIN
@@ -121,7 +121,7 @@ def test_tensors_past_all_bounds_are_plain_bytes(
 
 @pytest.mark.usefixtures("small")
 def test_metadata_past_all_bounds() -> None:
-    """So do the keys of metadata, though nothing is made of them."""
+    """Keys of metadata count against the budget, although no span needs them."""
     pairs = ",".join(f'"{at}":""' for at in range(SMALL // MemoryBudget.NAME))
     header = f'{{"__metadata__":{{{pairs}}}}}'.encode()
     content = struct.pack("<Q", len(header)) + header
@@ -131,7 +131,7 @@ def test_metadata_past_all_bounds() -> None:
 
 
 def test_as_many_tensors_as_the_largest_models_have() -> None:
-    """100,000 tensors with names as they are in practice are no hostile file."""
+    """A file of 100,000 tensors with usual names is scanned."""
     content, size = tensors(100_000, "model.layers.{:06}.mlp.experts.weight_scale_inv".format)
     assert len(recognise(reader(content), size).spans) == 100_000
 
@@ -151,7 +151,7 @@ RAW: Final = message(9, b"x")
     ],
 )
 def test_models_past_all_bounds_are_plain_bytes(period: bytes, count: int) -> None:
-    """An ONNX model with more tensors than there is memory for is not taken apart."""
+    """An ONNX model with more tensors than the budget allows is plain bytes."""
     content = model_of(period * count)
     layout, peak = scanned(reader(content), len(content))
     assert layout.format is Format.PLAIN
@@ -160,7 +160,7 @@ def test_models_past_all_bounds_are_plain_bytes(period: bytes, count: int) -> No
 
 @pytest.mark.usefixtures("small")
 def test_a_tensor_of_payloads_past_all_bounds() -> None:
-    """Nor is one that has them all in one tensor, though that never ends."""
+    """An ONNX model with too many payloads in one tensor is plain bytes."""
     content = model_of(message(5, RAW * 60_000))
     layout, peak = scanned(reader(content), len(content))
     assert layout.format is Format.PLAIN
@@ -168,7 +168,7 @@ def test_a_tensor_of_payloads_past_all_bounds() -> None:
 
 
 def test_external_data_without_end() -> None:
-    """Of what a tensor says of its external data, only what is looked at later is kept."""
+    """Of a tensor's external data, only the entries that a span needs are kept."""
     entries = b"".join(
         message(13, message(1, b"key %d" % at), message(2, bytes(4000))) for at in range(2_000)
     )
@@ -180,7 +180,7 @@ def test_external_data_without_end() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_locations_past_all_bounds() -> None:
-    """Paths to external data count, too."""
+    """Paths to external data count against the budget."""
     location = message(13, message(1, b"location"), message(2, b"l" * 4000))
     external = message(5, b"\x08\x01\x10\x01\x70\x01" + location)
     content = model_of(external * 1_000)
@@ -190,7 +190,7 @@ def test_locations_past_all_bounds() -> None:
 
 
 def test_fields_without_end() -> None:
-    """A model's fields are walked over, and nothing of them is kept."""
+    """Other fields of a model take no memory."""
     file = Endless(b"\x08\x08", b"\x12\x00", 1 << 17)
     assert file.size < MAX_FIELDS
     _, peak = scanned(file.read_at, file.size)
@@ -198,20 +198,20 @@ def test_fields_without_end() -> None:
 
 
 def archive_of(count: int, name: Callable[[int], str], size: tuple[int, ...] = (1,)) -> bytes:
-    """Return an archive of so many tensors of a byte each, which share texts as torch's do."""
+    """Return an archive of `count` tensors of a byte each, which share texts as torch's do."""
     kind = "ByteStorage"
     state: dict[str | int, bytes] = {name(at): tensor(at, size, kind=kind) for at in range(count)}
     shared = [text("storage"), text("cpu"), called("torch", kind)]
     value = mapping(state)
-    for number, each in enumerate(shared):
-        value = value.replace(each, b"h%c" % number)
-    begin = b"".join(each + b"\x940" for each in shared)
+    for number, shared_text in enumerate(shared):
+        value = value.replace(shared_text, b"h%c" % number)
+    begin = b"".join(shared_text + b"\x940" for shared_text in shared)
     return archive(pickled(begin + value), dict.fromkeys(range(count), b"x"))
 
 
 @pytest.mark.usefixtures("small")
 def test_as_many_storages_as_the_largest_models_have() -> None:
-    """In the sixteenth of what is allowed there is room for a sixteenth of 100,000 storages."""
+    """A sixteenth of the budget is enough for a sixteenth of 100,000 storages."""
     content = archive_of(6250, "model.layers.{:06}.mlp.experts.weight_scale_inv".format)
     layout, peak = scanned(reader(content), len(content))
     assert len(layout.spans) == 6250
@@ -221,7 +221,7 @@ def test_as_many_storages_as_the_largest_models_have() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_pickle_past_all_bounds_costs_names() -> None:
-    """Storages for which there is memory are spans, though there is none for what they are."""
+    """Storages are spans although the memory is too small for their names and shapes."""
     content = archive_of(5_000, lambda at: f"{at}" + "\U0001f600" * 100)
     layout, peak = scanned(reader(content), len(content))
     assert [span.name for span in layout.spans] == [f"data/{at}" for at in range(5_000)]
@@ -239,7 +239,7 @@ def test_a_pickle_past_all_bounds_costs_names() -> None:
     ],
 )
 def test_storages_past_all_bounds_are_plain_bytes(content: bytes) -> None:
-    """An archive with more storages, or dimensions, than there is memory for is not taken apart."""
+    """An archive with more storages or dimensions than the budget allows is plain bytes."""
     layout, peak = scanned(reader(content), len(content))
     assert layout.format is Format.PLAIN
     assert peak < SMALL + BESIDES
@@ -270,7 +270,7 @@ BOMBS: Final[dict[str, bytes]] = {
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", BOMBS)
 def test_pickles_without_end(name: str) -> None:
-    """Whatever a pickle says again and again, its storage is a span, and memory is bounded."""
+    """The storage of a pickle that repeats any opcodes is a span, and memory is bounded."""
     begin = b"\x80\x02" + (b"}" if name == "keys" else b"]")
     period = BOMBS[name]
     content = archive(begin + b"N" + period * (1_500_000 // len(period)), {0: b"1234"})
@@ -282,7 +282,7 @@ def test_pickles_without_end(name: str) -> None:
 @pytest.mark.parametrize("length", [1 << 31, 1 << 62, (1 << 63) - 1, (1 << 64) - 1])
 @pytest.mark.parametrize("nested", [False, True])
 def test_lengths_past_all_bounds(length: int, nested: bool) -> None:
-    """A length that no file has is no reason to make room for it."""
+    """An absurd length allocates no memory."""
     claim = length.to_bytes(8, "little")
     varint = bytes(length >> shift & 0x7F | 0x80 for shift in range(0, 63, 7)) + b"\x01"
     field = b"\x4a" + varint
@@ -294,7 +294,7 @@ def test_lengths_past_all_bounds(length: int, nested: bool) -> None:
 
 
 def test_what_is_past_a_window_is_found() -> None:
-    """White space, names and entries up to their bounds are read wherever windows end."""
+    """White space, names and entries up to their bounds are read across the ends of windows."""
     gap = " " * 300_000
     long = "n" * (ENTRY_WINDOWS[-1] - 2)
     note = '\\n\\u00e9"'.rjust(700_000, "x")

@@ -105,7 +105,7 @@ def test_a_file_without_tensors_is_one() -> None:
     ],
 )
 def test_what_the_library_reads_is_read(header: str) -> None:
-    """Latitude that changes no span is taken, as the library takes it."""
+    """Deviations that change no span are accepted, as the library does."""
     content = file_of(header)
     (name,) = by_library(content)
     (span,) = scanned(content).spans
@@ -113,7 +113,7 @@ def test_what_the_library_reads_is_read(header: str) -> None:
 
 
 def test_names_in_any_order_give_spans_in_file_order() -> None:
-    """The header's order does not matter, the data's does."""
+    """Names may come in any order in the header; the data may not."""
     last, first = entry("a", "U8", [1], [3, 4]), entry("b", "U8", [3], [0, 3])
     assert [s.name for s in scanned(file_of(f"{{{last},{first}}}")).spans] == ["b", "a"]
 
@@ -140,8 +140,8 @@ def test_scan_finds_what_was_written(
     names = list(header)
     order.shuffle(names)
     content = file_of(json.dumps({n: header[n] for n in names}, indent=indent), bytes(position))
-    found = [(s.name, s.dtype, s.shape, s.size) for s in scanned(content).spans]
-    assert sorted(found) == sorted(expected)
+    scanned_tensors = [(s.name, s.dtype, s.shape, s.size) for s in scanned(content).spans]
+    assert sorted(scanned_tensors) == sorted(expected)
 
 
 HOSTILE: dict[str, bytes] = {
@@ -212,7 +212,7 @@ HOSTILE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_files_are_refused(content: bytes) -> None:
-    """What breaks one rule of the format raises `MalformedModel`, and nothing else."""
+    """A file that breaks one rule of the format raises `MalformedModel`."""
     with pytest.raises(MalformedModel):
         scanned(content)
 
@@ -244,7 +244,7 @@ def test_a_changed_byte_is_seen_as_the_library_sees_it(position: int, byte: int)
 
 @pytest.mark.parametrize("size", range(HEADER_STOP))
 def test_a_cut_header_is_truncated(size: int) -> None:
-    """A file that ends anywhere in its header is told to be truncated, partial or not."""
+    """A file that ends in its header is truncated, partial or not."""
     for partial in (False, True):
         with pytest.raises(TruncatedModel):
             scan(reader(CONTENT[:size]), size, partial=partial)
@@ -252,7 +252,7 @@ def test_a_cut_header_is_truncated(size: int) -> None:
 
 @pytest.mark.parametrize("size", range(HEADER_STOP, len(CONTENT)))
 def test_cut_data_is_malformed_unless_partial(size: int) -> None:
-    """A file that ends in its data has all its spans if it is known to be partial."""
+    """A partial file that ends in its data has all its spans."""
     with pytest.raises(MalformedModel):
         scanned(CONTENT[:size])
     partial = scan(reader(CONTENT[:size]), size, partial=True)
@@ -260,13 +260,13 @@ def test_cut_data_is_malformed_unless_partial(size: int) -> None:
 
 
 def test_a_partial_file_longer_than_its_data_is_malformed() -> None:
-    """Bytes past the last tensor are no part of a file, however much is still to come."""
+    """Bytes past the last tensor are refused, also in a partial file."""
     with pytest.raises(MalformedModel):
         scan(reader(CONTENT + b"x"), len(CONTENT) + 1, partial=True)
 
 
 def test_a_file_that_shrinks_is_truncated() -> None:
-    """A header of which less can be read than the size promised is truncated."""
+    """A header that ends before the promised size is truncated."""
     with pytest.raises(TruncatedModel):
         scan(reader(CONTENT[: HEADER_STOP - 5]), len(CONTENT))
 
@@ -282,7 +282,7 @@ def test_what_reading_raises_passes_through() -> None:
 
 
 def test_a_header_that_begins_wrong_is_not_read() -> None:
-    """Of a file whose ninth byte is no `{` nothing else is read."""
+    """If the ninth byte is no `{`, nothing else of the file is read."""
     reads: list[int] = []
 
     def counting(offset: int, size: int) -> bytes:

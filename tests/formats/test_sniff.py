@@ -41,12 +41,12 @@ def rows(spans: list[TensorSpan]) -> list[list[object]]:
 def test_real_files_have_their_pinned_layout(path: Path) -> None:
     """The layout is pinned. A missing file means: new model, add its golden layout."""
     layout = recognised(path.read_bytes())
-    found = {
+    layout_fields = {
         "format": layout.format.name,
         "spans": rows(list(layout.spans)),
         "external": [[e.location, *rows([e.span])[0]] for e in layout.external],
     }
-    assert found == json.loads((FORMATS_GOLDEN / f"{path.name}.json").read_text())
+    assert layout_fields == json.loads((FORMATS_GOLDEN / f"{path.name}.json").read_text())
 
 
 @every_file
@@ -62,7 +62,7 @@ def test_a_file_with_a_tail_is_plain(path: Path) -> None:
 
 
 def test_equal_tensors_of_both_formats_are_equal_bytes() -> None:
-    """What the ONNX export holds verbatim has the same bytes under both layouts."""
+    """Tensors that the ONNX export has verbatim have the same bytes in both layouts."""
     model, weights = (MODELS / "base.onnx").read_bytes(), (MODELS / "base.safetensors").read_bytes()
     exported = {s.name: model[s.start : s.stop] for s in recognised(model).spans}
     trained = {s.name: weights[s.start : s.stop] for s in recognised(weights).spans}
@@ -107,7 +107,7 @@ PLAIN_CONTENTS = {
 
 @pytest.mark.parametrize("content", PLAIN_CONTENTS.values(), ids=PLAIN_CONTENTS)
 def test_other_files_are_plain(content: bytes) -> None:
-    """What is no model is plain bytes."""
+    """A file that is no model is plain bytes."""
     assert recognised(content) == PLAIN
 
 
@@ -119,7 +119,7 @@ def test_junk_is_plain(junk: bytes, head: bytes) -> None:
 
 
 def test_random_bytes_are_practically_never_a_model() -> None:
-    """Of ten thousand random files that begin like a model none is taken for one."""
+    """Ten thousand random files that begin like a model are plain bytes."""
     generator = random.Random(0)
     for _ in range(10_000):
         assert recognised(b"\x08\x08" + generator.randbytes(64)) == PLAIN
@@ -181,11 +181,11 @@ def span(name: str, start: int, stop: int) -> TensorSpan:
     ],
 )
 def test_external_spans_are_made_a_layout(spans: list[TensorSpan], kept: str) -> None:
-    """Spans in bounds are kept in file order and without overlap, whatever their order."""
+    """Spans in bounds, given in any order, are kept in file order and without overlap."""
     for order in (spans, spans[::-1]):
         layout = external_layout(order, 10)
         assert layout.format is Format.ONNX_DATA
-        assert "".join(each.name for each in layout.spans) == kept
+        assert "".join(kept_span.name for kept_span in layout.spans) == kept
 
 
 def test_no_external_span_in_bounds_leaves_plain_bytes() -> None:

@@ -60,8 +60,9 @@ WINDOW_AFTER_JUMP: Final = 2048
 # How many fields of a run are matched at once.
 RUN_STEP: Final = 1024
 
-# Wire types whose value begins with a varint.
+# Wire types whose value begins with a varint, and the width in bytes of the others.
 _COUNTED: Final = frozenset({VARINT, LEN})
+_WIDTHS: Final = {I64: 8, I32: 4}
 
 MAX_VARINT: Final = 10
 MAX_FRAMING: Final = 2 * MAX_VARINT
@@ -165,7 +166,8 @@ class Walk:
         """Return tag, start and stop of the value, and the number or length that precedes it."""
         index = pos - self._base
         if not 0 <= index < self._safe:
-            index = self._refill(pos)
+            self._refill(pos)
+            index = 0
         window = self._window
         try:
             tag, index = window[index], index + 1
@@ -176,8 +178,10 @@ class Walk:
                 value, index = window[index], index + 1
                 if value > 0x7F:
                     value, index = _varint(window, index - 1)
+            elif wire in _WIDTHS:
+                value = _WIDTHS[wire]
             else:
-                value = _width(tag)
+                raise MalformedModel(f"field {tag >> 3} has wire type {wire}")
         except IndexError as exc:
             raise _overrun(pos, nested=nested) from exc
         start = self._base + index
@@ -186,17 +190,17 @@ class Walk:
             raise _overrun(pos, nested=nested)
         return tag, start, end, value
 
-    def _refill(self, pos: int) -> int:
+    def _refill(self, pos: int) -> None:
+        """Read the window that begins at a position."""
         follows = pos <= self._base + len(self._window)
         size = WINDOW if follows else WINDOW_AFTER_JUMP
         self._window = self._read_at(pos, size)
         self._base = pos
         length = len(self._window)
         self._safe = length if length < size else length - MAX_FRAMING
-        return 0
 
     def _run_stop(self, tag: int, pos: int, stop: int) -> int:
-        """Return where the fields of this tag that follow stop, as far as the window shows."""
+        """Return the end of the fields of this tag from `pos` on, or of those in the window."""
         run, at = _run(tag), pos - self._base
         while True:
             match = run.match(self._window, at, stop - self._base)
@@ -230,14 +234,6 @@ def _varint(data: bytes, index: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, index
     raise MalformedModel(f"number of over {MAX_VARINT} bytes")
-
-
-def _width(tag: int) -> int:
-    if tag & 7 == I64:
-        return 8
-    if tag & 7 == I32:
-        return 4
-    raise MalformedModel(f"field {tag >> 3} has wire type {tag & 7}")
 
 
 def _overrun(pos: int, *, nested: bool) -> MalformedModel:

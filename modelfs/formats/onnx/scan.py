@@ -96,13 +96,13 @@ def scan(read_at: ReadAt, size: int) -> Layout:
 
 
 class _Scanner:
-    """The labels of the open messages, and the tensors found so far."""
+    """The labels of the open messages, and the spans of the tensors read so far."""
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
         self._labels: list[str] = []
         self._tensor = Tensor()
-        self._entry = [b"", b""]
+        self._entry: dict[str, bytes] = {}  # key and value, by leaf
         self._ir_version = 0
         self._graphs = 0
         self._opsets = 0
@@ -113,18 +113,18 @@ class _Scanner:
         self._on_field: dict[str, Callable[[Event], None]] = {
             Leaf.IR_VERSION: self._set_ir_version,
             Leaf.NAME: self._set_label,
-            Leaf.FUNCTION_NAME: self._set_function_label,
-            Leaf.SPARSE_NAME: self._set_sparse_label,
-            Leaf.OUTPUT: self._set_output_label,
-            Leaf.FLOATS: self._add_floats,
-            Leaf.INTS: self._add_ints,
-            Leaf.DIM: self._add_dim,
+            Leaf.FUNCTION_NAME: self._set_label,
+            Leaf.SPARSE_NAME: self._set_label,
+            Leaf.OUTPUT: self._set_label,
+            Leaf.FLOATS: self._add_row,
+            Leaf.INTS: self._add_row,
+            Leaf.DIM: self._add_dims,
             Leaf.DIMS: self._add_dims,
-            Leaf.DATA_TYPE: self._set_data_type,
-            Leaf.DATA_LOCATION: self._set_data_location,
+            Leaf.DATA_TYPE: self._set_number,
+            Leaf.DATA_LOCATION: self._set_number,
             Leaf.PAYLOAD: self._add_payload,
-            Leaf.KEY: self._set_key,
-            Leaf.VALUE: self._set_value,
+            Leaf.KEY: self._set_entry,
+            Leaf.VALUE: self._set_entry,
         }
 
     def run(self) -> Layout:
@@ -151,13 +151,20 @@ class _Scanner:
         if event.word in TENSORS:
             self._tensor = Tensor()
         elif event.word == Message.ENTRY:
-            self._entry = [b"", b""]
+            self._entry = {}
 
     def _leave(self, event: Event) -> None:
         if event.word in TENSORS:
-            self._add_tensor(self._tensor)
+            for payload in self._tensor.payloads():
+                self._add_span(payload)
+            external = self._tensor.external()
+            if external is not None:
+                location, payload = external
+                self._budget.reserve(NOTE + sys.getsizeof(location))
+                self._external.append(ExternalSpan(location, self._span(payload)))
         elif event.word == Message.ENTRY:
-            self._tensor.add_entry(*self._entry)
+            key, value = (self._entry.get(leaf, b"") for leaf in (Leaf.KEY, Leaf.VALUE))
+            self._tensor.add_entry(key, value)
         self._labels.pop()
 
     def _set_ir_version(self, event: Event) -> None:
@@ -165,67 +172,49 @@ class _Scanner:
             raise MalformedModel(f"ir_version {event.value}")
         self._ir_version = event.value
 
-    def _text(self, event: Event) -> str:
-        stop = min(event.stop, event.start + MAX_NAME)
-        return self._walk.read(event.start, stop).decode(errors="replace")
-
     def _set_label(self, event: Event) -> None:
-        self._labels[-1] = self._text(event) or self._labels[-1]
+        stop = min(event.stop, event.start + MAX_NAME)
+        text = self._walk.read(event.start, stop).decode(errors="replace")
+        match event.word:
+            case Leaf.NAME:
+                self._labels[-1] = text or self._labels[-1]
+            case Leaf.FUNCTION_NAME:
+                self._labels[-1] = f"functions/{text}"
+            case Leaf.OUTPUT:  # only a node without a name has that of its first output
+                self._labels[-1] = self._labels[-1] or text
+            case Leaf.SPARSE_NAME:  # the name of the values is that of the sparse tensor
+                self._labels[-2] = text or self._labels[-2]
 
-    def _set_function_label(self, event: Event) -> None:
-        self._labels[-1] = f"functions/{self._text(event)}"
-
-    def _set_sparse_label(self, event: Event) -> None:
-        self._labels[-2] = self._text(event) or self._labels[-2]
-
-    def _set_output_label(self, event: Event) -> None:
-        self._labels[-1] = self._labels[-1] or self._text(event)
-
-    def _add_floats(self, event: Event) -> None:
-        if event.value >= MIN_ROW:
+    def _add_row(self, event: Event) -> None:
+        if event.value < MIN_ROW:
+            return
+        if event.word == Leaf.FLOATS:
             self._add_span(onnx_tensor.row("F32", event.start, event.stop))
-
-    def _add_ints(self, event: Event) -> None:
-        if event.value >= MIN_ROW:
+        else:
             self._add_span(onnx_tensor.plain(event.start, event.stop))
 
-    def _add_dim(self, event: Event) -> None:
-        self._tensor.add_dim(event.value)
-
     def _add_dims(self, event: Event) -> None:
-        if event.value > MAX_VARINT * onnx_tensor.MAX_DIMS:
+        if event.word == Leaf.DIM:
+            self._tensor.add_dim(event.value)
+        elif event.value > MAX_VARINT * onnx_tensor.MAX_DIMS:
             self._tensor.add_dim(onnx_tensor.UNKNOWN)
-            return
-        for dim in packed_varints(self._walk.read(event.start, event.stop)):
-            self._tensor.add_dim(dim)
+        else:
+            for dim in packed_varints(self._walk.read(event.start, event.stop)):
+                self._tensor.add_dim(dim)
 
-    def _set_data_type(self, event: Event) -> None:
-        self._tensor.data_type = event.value
-
-    def _set_data_location(self, event: Event) -> None:
-        self._tensor.data_location = event.value
+    def _set_number(self, event: Event) -> None:
+        if event.word == Leaf.DATA_TYPE:
+            self._tensor.data_type = event.value
+        else:
+            self._tensor.data_location = event.value
 
     def _add_payload(self, event: Event) -> None:
         self._budget.reserve(NOTE)
         self._tensor.fields.append((event.tag, event.start, event.stop))
 
-    def _set_key(self, event: Event) -> None:
-        self._entry[0] = self._string(event)
-
-    def _set_value(self, event: Event) -> None:
-        self._entry[1] = self._string(event)
-
-    def _string(self, event: Event) -> bytes:
-        return self._walk.read(event.start, event.stop) if event.value <= MAX_ENTRY else b""
-
-    def _add_tensor(self, tensor: Tensor) -> None:
-        for payload in tensor.payloads():
-            self._add_span(payload)
-        external = tensor.external()
-        if external is not None:
-            location, payload = external
-            self._budget.reserve(NOTE + sys.getsizeof(location))
-            self._external.append(ExternalSpan(location, self._span(payload)))
+    def _set_entry(self, event: Event) -> None:
+        fits = event.value <= MAX_ENTRY
+        self._entry[event.word] = self._walk.read(event.start, event.stop) if fits else b""
 
     def _add_span(self, payload: Payload) -> None:
         self._spans.append(self._span(payload))

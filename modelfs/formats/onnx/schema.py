@@ -10,7 +10,7 @@ Messages that hold no tensor (ValueInfoProto, TypeProto, ...) are skipped like s
 import enum
 from typing import Final
 
-from modelfs.formats.onnx.protobuf import I32, I64, LEN, RUN, SKIP, VARINT, Fields, Schema, complete
+from modelfs.formats.onnx.protobuf import I32, I64, LEN, RUN, SKIP, VARINT, Schema, complete
 
 
 class Message(enum.StrEnum):
@@ -207,21 +207,17 @@ _ENTRY: Final = {
 }
 
 
-def _schema() -> dict[str, Fields]:
-    return {
-        Message.MODEL: complete(_MODEL),
-        Message.TRAINING: complete(_TRAINING),
-        Message.FUNCTION: complete(_FUNCTION),
-        Message.OPSET: complete(_OPSET),
-        Message.GRAPH: complete(_GRAPH),
-        Message.NODE: complete(_NODE),
-        Message.ATTRIBUTE: complete(_ATTRIBUTE),
-        Message.SPARSE: complete(_SPARSE),
-        Message.TENSOR: complete(_TENSOR),
-        Message.INITIALIZER: complete(_TENSOR | {length(8): Leaf.NAME}),
-        Message.VALUES: complete(_TENSOR | {length(8): Leaf.SPARSE_NAME}),
-        Message.ENTRY: complete(_ENTRY),
-    }
-
-
-SCHEMA: Final[Schema] = _schema()
+SCHEMA: Final[Schema] = {
+    Message.MODEL: complete(_MODEL),
+    Message.TRAINING: complete(_TRAINING),
+    Message.FUNCTION: complete(_FUNCTION),
+    Message.OPSET: complete(_OPSET),
+    Message.GRAPH: complete(_GRAPH),
+    Message.NODE: complete(_NODE),
+    Message.ATTRIBUTE: complete(_ATTRIBUTE),
+    Message.SPARSE: complete(_SPARSE),
+    Message.TENSOR: complete(_TENSOR),
+    Message.INITIALIZER: complete(_TENSOR | {length(8): Leaf.NAME}),
+    Message.VALUES: complete(_TENSOR | {length(8): Leaf.SPARSE_NAME}),
+    Message.ENTRY: complete(_ENTRY),
+}

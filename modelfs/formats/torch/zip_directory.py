@@ -94,22 +94,22 @@ class _Window:
         self._base = 0
 
     def read(self, at: int, size: int) -> bytes:
-        """Return so many bytes. Raises MalformedModel if they are not all there."""
-        index = at - self._base
-        if index < 0 or index + size > len(self._data):
-            self._fill(at, size)
-            index = 0
-        return self._data[index : index + size]
+        """Return `size` bytes at offset `at`.
 
-    def _fill(self, at: int, size: int) -> None:
+        Raises:
+            MalformedModel: they run past `stop`, or the file ends before.
+        """
+        index = at - self._base
+        if 0 <= index <= len(self._data) - size:
+            return self._data[index : index + size]
         if at + size > self._stop:
             raise MalformedModel(f"{size} bytes at {at} run past {self._stop}")
-        follows = 0 <= at - self._base <= len(self._data) + WINDOW
+        follows = 0 <= index <= len(self._data) + WINDOW
         wanted = max(size, WINDOW if follows else WINDOW_AFTER_JUMP)
-        self._data = self._read_at(at, min(wanted, self._stop - at))
-        self._base = at
+        self._data, self._base = self._read_at(at, min(wanted, self._stop - at)), at
         if len(self._data) < size:
             raise MalformedModel(f"the file ends before {at + size}")
+        return self._data[:size]
 
 
 class _Listed(NamedTuple):
@@ -152,26 +152,22 @@ class _Listed(NamedTuple):
 
 
 def _widened(extra: bytes, *numbers: int) -> list[int]:
-    """Return numbers, those that did not fit taken from the zip64 field."""
+    """Return numbers, those that did not fit taken from the zip64 field among the extra fields."""
     if _WIDE not in numbers:
         return list(numbers)
-    field = _extra_field(extra, _ZIP64_FIELD)
+    field, at = b"", 0
+    while at + 4 <= len(extra):
+        number, size = struct.unpack_from("<HH", extra, at)
+        if number == _ZIP64_FIELD:
+            field = extra[at + 4 : at + 4 + size]
+            break
+        at += 4 + size
     wide = [field[at : at + 8] for at in range(0, len(field), 8)]
     if len(wide) < numbers.count(_WIDE):
         raise MalformedModel("no zip64 field for a number that does not fit")
     return [
         int.from_bytes(wide.pop(0), "little") if number == _WIDE else number for number in numbers
     ]
-
-
-def _extra_field(extra: bytes, wanted: int) -> bytes:
-    at = 0
-    while at + 4 <= len(extra):
-        number, size = struct.unpack_from("<HH", extra, at)
-        if number == wanted:
-            return extra[at + 4 : at + 4 + size]
-        at += 4 + size
-    return b""
 
 
 def _directory(read_at: ReadAt, size: int) -> tuple[int, int, int]:

@@ -89,7 +89,7 @@ def test_each_wire_type_is_read() -> None:
 
 
 def test_messages_are_entered_and_left_in_file_order() -> None:
-    """Enter, what is inside, leave: at any depth, empty messages included."""
+    """Messages are entered and left at any depth, empty ones included."""
     content = field(1, LEN, field(1, LEN, b"") + field(3, VARINT, b"\x01")) + field(2, LEN, b"x")
     kinds = [(event.kind, event.word) for event in walk(content)]
     assert kinds == [
@@ -103,14 +103,14 @@ def test_messages_are_entered_and_left_in_file_order() -> None:
 
 
 def test_enter_and_leave_tell_the_same_range() -> None:
-    """Both ends of a message carry its tag and where its content lies."""
+    """Both events of a message have its tag and the place of its content."""
     enter, leave = walk(field(1, LEN, field(8, LEN, b"skipped")))
     assert enter._replace(kind=Kind.LEAVE) == leave
     assert (enter.tag, enter.start, enter.stop) == (1 << 3 | LEN, 2, 11)
 
 
 def test_unknown_numbers_are_skipped() -> None:
-    """Fields of a later version of the schema do not disturb, whatever their wire type."""
+    """Fields of a later version of the schema are skipped, of any wire type."""
     later = b"".join(
         field(MAX_NUMBER, wire, value)
         for wire, value in [
@@ -124,14 +124,14 @@ def test_unknown_numbers_are_skipped() -> None:
 
 
 def test_a_run_ends_with_its_message() -> None:
-    """Fields of the same tag in a message and behind it are told apart."""
+    """A run ends with its message, although fields of the same tag follow."""
     run = field(7, I32, b"abcd") * 3
     content = field(1, LEN, run) + run + field(2, LEN, b"abc")
     assert [event.kind for event in walk(content)] == [Kind.ENTER, Kind.LEAVE, Kind.FIELD]
 
 
 def test_a_file_that_shrinks_within_a_run_is_truncated() -> None:
-    """A run of which less can be read than the size promised is cut, not endless."""
+    """A run that ends before the promised size is truncated, not endless."""
     content = field(7, I32, b"abcd") * 3
     for size in range(len(content)):
         with pytest.raises(TruncatedModel):
@@ -202,14 +202,14 @@ MALFORMED = {
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
 def test_bad_framing_is_refused(content: bytes) -> None:
-    """What no message can look like is malformed, and not because it is cut."""
+    """Bytes that begin no message are malformed, not truncated."""
     with pytest.raises(MalformedModel) as refusal:
         walk(content)
     assert type(refusal.value) is MalformedModel
 
 
 def test_a_cut_message_is_truncated() -> None:
-    """A message that ends within a field could be continued, at every place but between two."""
+    """A message that ends inside a field is truncated; between two fields it is complete."""
     parts = [field(2, LEN, b"abc"), field(3, VARINT, varint(300)), field(1, LEN, b"\x18\x01")]
     ends = {0, *itertools.accumulate(map(len, parts))}
     content = b"".join(parts)
@@ -222,7 +222,7 @@ def test_a_cut_message_is_truncated() -> None:
 
 
 def test_a_file_that_shrinks_is_truncated() -> None:
-    """Bytes that cannot be read although the size promised them are missing, not wrong."""
+    """A file shorter than its promised size is truncated, not malformed."""
     with pytest.raises(TruncatedModel):
         list(Walk(reader(b""), 100, SCHEMA, "node").events())
 
@@ -250,7 +250,7 @@ def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_payload_is_not_read() -> None:
-    """Of a gigabyte in a hundred fields, a few kilobytes each are read."""
+    """A few kilobytes are read for each of a hundred fields that have a gigabyte."""
     size = 10_000_000
     head = b"\x12" + varint(size)
     step = len(head) + size
@@ -279,7 +279,7 @@ def test_read_returns_bytes_in_and_out_of_the_window() -> None:
 
 @given(numbers=st.lists(st.integers(0, 2**64 - 1)))
 def test_packed_numbers_come_back(numbers: list[int]) -> None:
-    """What was packed is unpacked."""
+    """Packed numbers come back."""
     assert list(packed_varints(b"".join(map(varint, numbers)))) == numbers
 
 

@@ -52,7 +52,7 @@ OPSET = message(8, field(2, VARINT, varint(17)))
 
 
 def model_of(graph: bytes, *, ir_version: int = 8) -> bytes:
-    """Return a model whose graph has these bytes: for what the library does not write."""
+    """Return a model whose graph has these bytes: for forms that the library never writes."""
     return field(1, VARINT, varint(ir_version)) + message(7, graph) + OPSET
 
 
@@ -178,7 +178,7 @@ def test_dims_that_do_not_fit_leave_bytes(
 
 
 def test_cut_packed_dims_are_malformed() -> None:
-    """Packed dims that end within a number are not protobuf."""
+    """Packed dims that end inside a number are malformed."""
     with pytest.raises(MalformedModel):
         spans_of(message(5, message(1, b"\x80"), message(9, b"x")))
 
@@ -195,12 +195,12 @@ def test_cut_packed_dims_are_malformed() -> None:
 def test_payload_without_data_type_keeps_its_stored_width(
     payload: bytes, expected: tuple[str, tuple[int, ...]]
 ) -> None:
-    """What no data type describes has the dtype that its field stores."""
+    """A payload without a data type has the dtype of its field."""
     assert spans_of(message(5, payload)) == [("initializer", *expected)]
 
 
 def test_unpacked_numbers_have_no_span() -> None:
-    """Numbers with a tag before each are skipped, however many, and what follows is found."""
+    """Any number of unpacked numbers is skipped, and the tensors behind them are found."""
     unpacked = (
         field(4, I32, bytes(4)) * 50_000,
         field(5, VARINT, b"\x80\x01") * 50_000,
@@ -390,7 +390,7 @@ def test_external_data_of_attributes_is_found() -> None:
     ],
 )
 def test_external_ranges(entries: list[tuple[str, str]], expected: ExternalSpan) -> None:
-    """Offset and length may be absent: they are 0 and what dtype and shape want."""
+    """An absent offset is 0, and an absent length follows from dtype and shape."""
     layout = scanned(external([("location", "f.data"), *entries]))
     assert layout.external == (expected,)
 
@@ -400,15 +400,15 @@ def test_external_ranges(entries: list[tuple[str, str]], expected: ExternalSpan)
     ["/etc/passwd", "../f", "a/../../f", "..", "", "a\0b", b"\xff", "a" * (MAX_ENTRY + 1)],
 )
 def test_unsafe_locations_are_not_followed(location: str | bytes) -> None:
-    """A location out of the model's folder, or that is no path, drops the span, not the model."""
+    """A location outside of the model's folder, or no path, drops the span, not the model."""
     assert scanned(external([("location", location)])) == Layout(Format.ONNX)
 
 
 @pytest.mark.parametrize("location", ["f", "a/b.data", "a..b", "./f", "\u00e9"])
 def test_locations_below_the_model_are_kept(location: str) -> None:
     """A relative path without `..` is followed as it is."""
-    (found,) = scanned(external([("location", location)])).external
-    assert found.location == location
+    (span,) = scanned(external([("location", location)])).external
+    assert span.location == location
 
 
 @pytest.mark.parametrize(
@@ -431,19 +431,19 @@ def test_unsound_external_ranges_are_dropped(entries: list[tuple[str, str]]) -> 
 
 
 def test_external_strings_of_unknown_length_are_dropped() -> None:
-    """Without a length, a data type of no width or an absurd shape tells no range."""
+    """Without a length, a data type of no width or an absurd shape gives no span."""
     location = [("location", "f")]
     assert not scanned(external(location, data_type=TensorProto.STRING)).external
     assert not scanned(external(location, dims=[2**63])).external
 
 
 def test_external_data_needs_its_location_field() -> None:
-    """Entries of a tensor whose data location is not EXTERNAL count for nothing."""
+    """Entries of a tensor whose data location is not EXTERNAL are ignored."""
     assert not scanned(external([("location", "f")], location=0)).external
 
 
 def test_a_fresh_tensor_has_no_entries_of_the_last() -> None:
-    """What one tensor says of another file is not taken for the next."""
+    """The external data of one tensor are not those of the next."""
     first = external([("location", "f")])
     graph = first[4 : -len(OPSET)]
     layout = scanned(model_of(graph + message(5, field(14, VARINT, b"\x01"))))
@@ -467,7 +467,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED)
 def test_other_messages_are_refused(content: bytes) -> None:
-    """What breaks one rule of recognition is malformed."""
+    """A file that breaks one rule of recognition is malformed."""
     with pytest.raises(MalformedModel) as refusal:
         scanned(content)
     assert type(refusal.value) is MalformedModel
@@ -483,7 +483,7 @@ INCOMPLETE = {
 
 @pytest.mark.parametrize("content", INCOMPLETE.values(), ids=INCOMPLETE)
 def test_parts_of_a_model_are_truncated(content: bytes) -> None:
-    """What lacks a field that every model has may be a model's beginning."""
+    """A file without a field that every model has is truncated."""
     with pytest.raises(TruncatedModel):
         scanned(content)
 
@@ -540,7 +540,7 @@ def test_scan_finds_what_was_written(arrays: dict[str, bytes]) -> None:
 
 
 def nested(levels: int) -> bytes:
-    """Return a graph in a graph's attribute, and so on; three messages a level."""
+    """Return nested graphs, each in an attribute of the one before: three messages a level."""
     graph = message(5, message(9, b"x"))
     for _ in range(levels):
         graph = message(1, message(5, message(6, graph)))
@@ -590,7 +590,7 @@ def test_every_field_of_the_library_is_known() -> None:
     }
     for name, table in SCHEMA.items():
         descriptor = getattr(onnx, name.partition(" ")[0]).DESCRIPTOR
-        for each in descriptor.fields:
-            wire = wire_types.get(each.type, LEN)
-            assert each.number << 3 | wire in table, (name, each.name)
-            assert (each.number << 3 | I64 in table) == (wire == I64), (name, each.name)
+        for entry in descriptor.fields:
+            wire = wire_types.get(entry.type, LEN)
+            assert entry.number << 3 | wire in table, (name, entry.name)
+            assert (entry.number << 3 | I64 in table) == (wire == I64), (name, entry.name)

@@ -27,7 +27,7 @@ from tests.support.torch_archives import (
 
 REAL = sorted(TORCH.glob("*.pt"))
 
-# -- what torch wrote
+# -- files by torch
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
@@ -53,7 +53,7 @@ def test_equal_tensors_of_both_formats_are_equal_bytes() -> None:
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_a_growing_file_is_unknown_to_the_end(path: Path) -> None:
-    """What begins like an archive may be one at any size, and is none before its last byte."""
+    """The beginning of an archive may grow into one, and is plain before its last byte."""
     content = path.read_bytes()
     zipped = zipfile.is_zipfile(path)
     for size in range(9, len(content)):
@@ -76,14 +76,14 @@ def test_records_are_spans() -> None:
 
 @pytest.mark.parametrize("missing", ["data.pkl", "version"])
 def test_other_archives_are_plain(missing: str) -> None:
-    """A zip archive without what torch puts into each is plain bytes."""
+    """A zip archive without the records of every torch archive is plain bytes."""
     content = archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS})
     assert recognised(content).format is Format.TORCH
     assert recognised(content.replace(missing.encode(), b"x" * len(missing))) == PLAIN
 
 
 def test_other_folders_and_records_are_no_spans() -> None:
-    """Spans are what lies under `data` in the folder of the first record."""
+    """Spans are the records under `data` in the folder of the first record."""
     others = {"data/x": b"1", "data/01": b"2", ".data/serialization_id": b"3", "code/0": b"4"}
     content = archive(pickled(tensor(0, [6])), {0: WEIGHTS}, others)
     content = rezipped(content, add={"other/data/1": b"5", "archive/data/1/2": b"6"})
@@ -115,7 +115,7 @@ def test_garbage_in_front() -> None:
 
 
 def test_compressed_records_are_no_spans() -> None:
-    """A storage that is compressed is part of what lies between the others."""
+    """A compressed storage has no span."""
     buffer = io.BytesIO(archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS}))
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data/1", bytes(1000))
@@ -133,7 +133,7 @@ def test_a_compressed_pickle_is_plain() -> None:
 
 @pytest.mark.parametrize("name", ["data/0", "data.pkl"])
 def test_repeated_names(name: str) -> None:
-    """Which of two records is meant depends on the reader: such an archive is plain."""
+    """An archive with two records of a name is plain, because readers choose differently."""
     content = archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS})
     with pytest.warns(UserWarning, match="Duplicate"):
         assert recognised(rezipped(content, {f"archive/{name}": WEIGHTS})) == PLAIN
@@ -144,7 +144,7 @@ LOCAL = b"PK\3\4"
 
 
 def records_of(content: bytes) -> list[tuple[int, int]]:
-    """Return where each entry's record in the directory, and its local header, begin."""
+    """Return the offsets of each entry's record in the directory and of its local header."""
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         at, found = file.start_dir, []
         for info in file.infolist():
@@ -162,7 +162,7 @@ def changed(content: bytes, offset: int, layout: str, value: int) -> bytes:
 @pytest.mark.parametrize("value", [0, 1, 23, 25, 1 << 20, 0xFFFFFFFE, 0xFFFFFFFF])
 @pytest.mark.parametrize("field", [16 + 4, 16 + 8, 42], ids=["packed", "size", "offset"])
 def test_a_directory_that_lies(field: int, value: int) -> None:
-    """Sizes and places of which one is wrong make an archive plain."""
+    """A wrong size or place of an entry makes an archive plain."""
     content = archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS})
     central, _ = records_of(content)[2]
     assert recognised(changed(content, central + field, "<I", value)) == PLAIN
@@ -171,7 +171,7 @@ def test_a_directory_that_lies(field: int, value: int) -> None:
 @pytest.mark.parametrize("field", range(4, 22, 2))
 @pytest.mark.parametrize("value", [1, 0xFFFF])
 def test_an_end_that_lies(field: int, value: int) -> None:
-    """So do wrong numbers in the end of the directory."""
+    """A wrong number in the end of the directory makes an archive plain."""
     content = archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS})
     assert recognised(changed(content, len(content) - 22 + field, "<H", value)) == PLAIN
 
@@ -208,7 +208,7 @@ def wide(content: bytes) -> bytes:
 
 
 def test_zip64() -> None:
-    """Numbers of 64 bits are read where the others have no room."""
+    """Numbers of 64 bits are read from the zip64 fields."""
     content = archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS})
     assert spans_of(wide(content)) == spans_of(content)
     big = wide(content)
@@ -221,7 +221,7 @@ def test_zip64() -> None:
 
 
 def test_huge_counts() -> None:
-    """That so many entries are not there is seen at the first that is missing."""
+    """An archive with too high a count of entries is refused at the first missing one."""
     content = wide(archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS}))
     at = len(content) - 22 - 20 - 56
     for count in (1 << 32, 1 << 63, (1 << 64) - 1):
@@ -231,7 +231,7 @@ def test_huge_counts() -> None:
 
 @given(st.data())
 def test_any_damage(data: st.DataObject) -> None:
-    """Whatever is changed, nothing raises, and spans lie in the file in order and apart."""
+    """With any changed bytes, nothing raises, and spans lie in the file in order and apart."""
     content = bytearray(archive(pickled(mapping({"a": tensor(0, [6])})), {0: WEIGHTS}, aligned=1))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

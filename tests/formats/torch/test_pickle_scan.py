@@ -1,4 +1,4 @@
-"""The tensors in pickles by torch.save and by Python, and of any other bytes."""
+"""The tensors in pickles by torch.save and by Python, and scans of any other bytes."""
 
 import pickle
 import random
@@ -46,18 +46,18 @@ def test_names_are_paths() -> None:
 
 
 def test_a_tensor_alone_has_its_records_name() -> None:
-    """No path leads to what is the whole of a pickle."""
+    """A tensor that is the whole pickle has the name of its record."""
     assert shapes(tensor(0, [6]), WEIGHTS) == {"data/0": ("F32", (6,))}
 
 
 def test_a_repeated_path() -> None:
-    """A second tensor of the same path is told apart."""
+    """A second tensor of the same path has another name."""
     value = mapping({"a": tensor(0, [6])})[:-1] + text("a") + tensor(1, [6]) + b"u"
     assert list(shapes(value, WEIGHTS, WEIGHTS)) == ["a", "a#2"]
 
 
 def test_parameters_and_objects() -> None:
-    """A function's only tensor is what it returns; an object's are those of its state."""
+    """A call with one tensor returns that; an object has the tensors of its state."""
     parameter = called("torch._utils", "_rebuild_parameter") + b"(" + tensor(0, [6])
     parameter += b"\x88" + called("collections", "OrderedDict") + b")RtR"
     state = mapping({"weight": tensor(1, [6])})
@@ -67,7 +67,7 @@ def test_parameters_and_objects() -> None:
 
 
 def test_memo() -> None:
-    """Names, functions and classes are fetched from the memo, whatever the opcode."""
+    """Names, functions and classes are fetched from the memo, by any opcode."""
     for put, get in ((b"q\0", b"h\0"), (b"\x94", b"j\0\0\0\0"), (b"r\0\0\0\0", b"h\0")):
         first = mapping({"exp_avg": tensor(0, [6])})
         second = first.replace(text("exp_avg"), get).replace(text("0"), text("1"))
@@ -88,7 +88,7 @@ DTYPES = {
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_dtypes(kind: str) -> None:
-    """The storage's class is the dtype; what is not known, or no whole number of it, are bytes."""
+    """The storage's class is the dtype; unknown classes and incomplete elements are bytes."""
     dtype, count = DTYPES[kind]
     expected = (dtype, (count,)) if count else ("U8", (24,))
     value = mapping({"a": tensor(0, [count or 1], kind=kind)})
@@ -116,13 +116,13 @@ def test_dtypes(kind: str) -> None:
 def test_views(
     offset: int, size: tuple[int, ...], stride: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
-    """A shape is that of the whole storage, in the order of memory, if a tensor is all of it."""
+    """A storage has the shape of a tensor that is all of it, in the order of memory."""
     value = mapping({"a": tensor(0, size, stride, offset=offset)})
     assert shapes(value, WEIGHTS) == {"a": ("F32", shape)}
 
 
 def test_shapes_in_memory_are_those_of_numpy_strides() -> None:
-    """The elements of a permuted tensor lie in the order that its shape in memory says."""
+    """The elements of a permuted tensor lie in the order of its shape in memory."""
     generator = random.Random(0)
     for _ in range(200):
         whole = [generator.randint(2, 5) for _ in range(generator.randint(1, 4))]
@@ -135,7 +135,7 @@ def test_shapes_in_memory_are_those_of_numpy_strides() -> None:
 
 
 def test_several_views_of_one_storage() -> None:
-    """The first gives the name, and the shape if no other has another."""
+    """The first tensor of a storage gives its name, and its shape unless another differs."""
     tied = mapping({"a": tensor(0, [2, 3]), "b": tensor(0, [2, 3])})
     assert shapes(tied, WEIGHTS) == {"a": ("F32", (2, 3))}
     apart = mapping({"a": tensor(0, [2, 3]), "b": tensor(0, [3], offset=3)})
@@ -143,7 +143,7 @@ def test_several_views_of_one_storage() -> None:
 
 
 def test_foreign_byte_order() -> None:
-    """Numbers in the order of other machines are bytes."""
+    """Numbers in big-endian order are bytes."""
     content = archive(pickled(tensor(0, [6])), {0: WEIGHTS}, {"byteorder": b"big"})
     assert [(s.name, s.dtype) for s in recognised(content).spans] == [("data/0", "U8")]
 
@@ -170,13 +170,13 @@ NOT_UNDERSTOOD = {
 
 @pytest.mark.parametrize("name", NOT_UNDERSTOOD)
 def test_pickles_that_are_not_understood(name: str) -> None:
-    """Storages are spans all the same, by their records' names, of bytes or what is known."""
+    """Storages in a pickle that is not understood are spans, with the names of their records."""
     assert list(content_of(archive(NOT_UNDERSTOOD[name], {0: WEIGHTS}))) == ["data/0"]
 
 
 @given(st.binary(max_size=200))
 def test_any_pickle(junk: bytes) -> None:
-    """No pickle raises, nor changes where the storages are."""
+    """No pickle raises or changes the places of storages."""
     value = mapping({"a": tensor(0, [6])})
     for pickle_of in (junk, b"\x80\x02" + value + junk, junk + value):
         content = archive(pickle_of, {0: WEIGHTS})
@@ -185,7 +185,7 @@ def test_any_pickle(junk: bytes) -> None:
 
 @pytest.mark.parametrize("window", [MAX_NAME + 2, 777, 1000])
 def test_small_windows(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It makes no difference how much of a pickle is read at a time."""
+    """The result does not depend on the size of the window."""
     content = (TORCH / "checkpoint.pt").read_bytes()
     expected = recognised(content)
     monkeypatch.setattr(pickle_machine, "WINDOW", window)
@@ -200,7 +200,7 @@ def test_nothing_is_called() -> None:
 
 
 def test_pickles_by_python() -> None:
-    """Whatever else is in a pickle is passed over, in every protocol of opcodes without text."""
+    """Other values in a pickle are skipped, in every protocol of opcodes without text."""
     others: list[object] = [
         *(None, True, 1.5, b"b" * 70_000, bytearray(9), "\u00e9" * 70_000, 1j, range(9), Path("x")),
         *(0, -1, 1 << 20, -(1 << 40), 1 << 3000, [], {9: [], 1.5: {}}, {1, 2}, frozenset({3})),
@@ -229,7 +229,7 @@ def test_deep_containers(depth: int, name: str) -> None:
 
 @pytest.mark.parametrize("levels", [12, 200])
 def test_bombs_in_the_memo(levels: int) -> None:
-    """Lists that hold the one before twice are not walked through again and again."""
+    """Lists that each hold the one before twice take no exponential time."""
     value = listed(tensor(0, [6])) + b"q\0"
     for number in range(levels):
         value += b"](h%ch%ceq%c" % (number, number, number + 1)
@@ -237,13 +237,13 @@ def test_bombs_in_the_memo(levels: int) -> None:
 
 
 def test_cycles() -> None:
-    """A container that holds itself has no more tensors for that."""
+    """A container that holds itself has each of its tensors once."""
     value = b"}q\0(" + text("self") + b"h\0" + text("a") + tensor(0, [6]) + b"u"
     assert list(shapes(value, WEIGHTS)) == ["a"]
 
 
 def test_long_names_are_cut() -> None:
-    """Paths of absurd length are cut, and told apart."""
+    """Paths of absurd length are cut, and stay unique."""
     key = "k" * MAX_NAME
     value = mapping({"a": mapping({key: tensor(0, [6]), key[:-1]: tensor(1, [6])})})
     names = list(shapes(value, WEIGHTS, WEIGHTS))
@@ -251,7 +251,7 @@ def test_long_names_are_cut() -> None:
 
 
 def test_no_record_for_a_reference() -> None:
-    """References to storages that are not there are not followed."""
+    """References to missing storages are ignored."""
     value = mapping({"a": tensor("x", [6]), "b": tensor(5, [6]), "c": tensor("00", [6])})
     assert list(shapes(value, WEIGHTS)) == ["data/0"]
 
@@ -262,6 +262,6 @@ def test_a_bare_storage() -> None:
 
 
 def test_no_rows_but_of_numbers() -> None:
-    """A size that is none leaves the number of elements."""
+    """With an invalid size, the shape is the number of elements."""
     value = mapping({"a": tensor(0, [6]).replace(row([6]), b"(N" + integer(6) + b"t")})
     assert shapes(value, WEIGHTS) == {"a": ("F32", (6,))}
