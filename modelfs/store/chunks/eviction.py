@@ -146,7 +146,7 @@ class Shared:
             self._room += entry.size
         # A dropped entry stays in the heap until it comes to the top, unless there are many.
         if len(self._heap) > 2 * len(self._entries) + 64:
-            self._heap = [one for one in self._heap if self._entries.get(one.key) is one]
+            self._heap = [entry for entry in self._heap if self._entries.get(entry.key) is entry]
             heapq.heapify(self._heap)
 
     def evict(self) -> Hashable:

@@ -167,22 +167,20 @@ class Flusher:
 
     def trim(self, inode: InodeNumber) -> Iterator[None]:
         """Remove the extents behind a truncation; yields after each slice but the last."""
-        while not self._trim_slice(inode):
+        while True:
+            staged = self._staging.find(inode)
+            if staged is None or staged.map_visible_to is None:
+                return
+            with self._index.change():
+                self.record_truncation(staged)
+                done = self._maps.trim(inode, staged.map_visible_to, TRIM_SLICE)
+                self.hide_map(inode, None if done else staged.map_visible_to)
+                self._staging.drop_superseded(staged, staged.superseded)
+            staged.truncation_recorded()
+            if done:
+                staged.map_visible_to = None
+                return
             yield
-
-    def _trim_slice(self, inode: InodeNumber) -> bool:
-        staged = self._staging.find(inode)
-        if staged is None or staged.map_visible_to is None:
-            return True
-        with self._index.change():
-            self.record_truncation(staged)
-            done = self._maps.trim(inode, staged.map_visible_to, TRIM_SLICE)
-            self.hide_map(inode, None if done else staged.map_visible_to)
-            self._staging.drop_superseded(staged, staged.superseded)
-        staged.truncation_recorded()
-        if done:
-            staged.map_visible_to = None
-        return done
 
 
 def _mark_lost(flush: _Flush, error: OSError) -> None:

@@ -337,7 +337,10 @@ class Namespace:
     # -- rows
 
     def _find(self, folder: InodeNumber, name: bytes) -> Dentry | None:
-        self._check_name(name)
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"a name of {len(name)} bytes")
+        if not is_name(name):
+            raise InvalidArgument(f"invalid name: {name!r}")
         value = self._index.get(Table.DENTRIES, named_key(folder, name))
         return None if value is None else Dentry.from_bytes(value)
 
@@ -397,12 +400,6 @@ class Namespace:
             self._touch_folder(target, subfolders=int(is_folder))
 
     # -- checks
-
-    def _check_name(self, name: bytes) -> None:
-        if len(name) > NAME_MAX:
-            raise NameTooLong(f"a name of {len(name)} bytes")
-        if not is_name(name):
-            raise InvalidArgument(f"invalid name: {name!r}")
 
     def _check_free(self, folder: Inode, name: bytes) -> None:
         if self._find(folder.inode, name) is not None:

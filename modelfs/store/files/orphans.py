@@ -43,24 +43,20 @@ class Orphans:
 
     def remove(self, inode: InodeNumber) -> Iterator[None]:
         """Remove an orphan that no program has open; yields after each slice but the last."""
-        while not self._remove_slice(inode):
-            yield
-
-    def _remove_slice(self, inode: InodeNumber) -> bool:
-        """Remove some of an orphan's rows; return whether it is gone."""
-        if self._index.get(Table.ORPHANS, number_key(inode)) is None:
-            return True  # it is no orphan
-        with self._index.change():
-            gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
+        while self._index.get(Table.ORPHANS, number_key(inode)) is not None:
+            with self._index.change():
+                gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
+                if gone:
+                    self._inodes.delete(inode)
+                    for table in ONE_ROW_TABLES:
+                        self._index.delete(table, number_key(inode))
+                if (staged := self._staging.find(inode)) is not None:
+                    self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
+                    staged.superseded = []
+                    self._staging.release(inode)
             if gone:
-                self._inodes.delete(inode)
-                for table in ONE_ROW_TABLES:
-                    self._index.delete(table, number_key(inode))
-            if (staged := self._staging.find(inode)) is not None:
-                self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
-                staged.superseded = []
-                self._staging.release(inode)
-        return gone
+                return
+            yield
 
     def _remove_rows(self, inode: InodeNumber) -> bool:
         """Remove a slice of the attributes or tensors; return whether none is left."""

@@ -80,7 +80,7 @@ class Writes:
                 part.window.dirty = True
                 staged.size = max(staged.size, part.start + size)
         staged.mtime_ns = staged.ctime_ns = now
-        _mark(staged)
+        _mark_dirty(staged)
 
     def write(self, inode: InodeNumber, offset: int, data: bytes) -> None:
         """Do a whole write on this thread. Raises as `begin` and `write_part`."""
@@ -103,25 +103,21 @@ class Writes:
             raise FileTooLarge(f"a file of {size} bytes")
         staged = self._contents.staged(inode)
         if size < staged.size:
-            self._cut(staged, size)
+            edge = staged.map_visible_to
+            staged.map_visible_to = size if edge is None else min(size, edge)
+            staged.generation += 1
+            for window in list(staged.windows.values()):
+                if window.start >= size:
+                    window.version += 1
+                    self._staging.supersede(staged, window)
+                elif window.ranges.stop > size:
+                    window.version += 1
+                    window.ranges.remove(size, window.start + WINDOW)
+                    window.dirty = True
         staged.size = size
         staged.size_floor = min(staged.size_floor, size)
         staged.mtime_ns = staged.ctime_ns = time.time_ns()
-        _mark(staged)
-
-    def _cut(self, staged: StagedFile, size: int) -> None:
-        staged.map_visible_to = (
-            size if staged.map_visible_to is None else min(size, staged.map_visible_to)
-        )
-        staged.generation += 1
-        for window in list(staged.windows.values()):
-            if window.start >= size:
-                window.version += 1
-                self._staging.supersede(staged, window)
-            elif window.ranges.stop > size:
-                window.version += 1
-                window.ranges.remove(size, window.start + WINDOW)
-                window.dirty = True
+        _mark_dirty(staged)
 
 
 def write_part(part: WritePart) -> None:
@@ -133,7 +129,7 @@ def write_part(part: WritePart) -> None:
     write_at(part.file, part.start - part.window.start, [part.data])
 
 
-def _mark(staged: StagedFile) -> None:
+def _mark_dirty(staged: StagedFile) -> None:
     if not staged.dirty:
         staged.dirty_since = time.monotonic()
     staged.dirty = True

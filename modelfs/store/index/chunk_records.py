@@ -1,7 +1,6 @@
 """The records of chunks and packs: fixed little-endian layouts, as in `records`.
 
-Decoding validates: a record that comes back is one that could have been written, anything else
-raises `CorruptIndex`.
+Decoding validates: bytes that no modelfs can have written raise `CorruptIndex`.
 """
 
 import dataclasses
@@ -16,27 +15,27 @@ from modelfs.store.index.tables import PackId, handed_out
 
 # Above every offset in a pack.
 OFFSET_END: Final = 1 << 62
-# The digest of a lost chunk of which not even that is known.
+# The digest of a lost chunk whose digest was lost, too.
 UNKNOWN: Final = bytes(16)
 
 
 class ChunkKind(enum.IntEnum):
-    """How a chunk's bytes are come by. Stored: never renumber."""
+    """How a chunk's content is made from its stored bytes. Stored: never renumber."""
 
     PLAIN = 0
     CODED = 1
-    LOST = 2  # its stored bytes are gone: reads fail until a good copy comes
-    DERIVED = 3  # from other chunks: what is stored is a `Recipe`
+    LOST = 2  # its stored bytes are gone: reads fail until a good copy is written
+    DERIVED = 3  # from other chunks: the stored bytes are a `Recipe`
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Where a chunk's bytes are, how to read them, and how much points to it.
+    """The place and form of a chunk's bytes, and the number of its uses.
 
     A lost chunk lies in no pack: its pack, offset and stored are zero. Size, codec, checksum and
-    digest are still those of its content, by which a good copy is known and comes to be stored as
-    it was. If even those were lost, the digest is zero, no row of the hashes leads to the chunk,
-    and it only keeps what uses it from being read as anything.
+    digest are still those of its content; by them a good copy is recognised, and stored in the same
+    form. If they were lost as well, the digest is zero and no row of `hashes` has the chunk: reads
+    of the extents and recipes that refer to it fail.
 
     A chunk is alive while extents or other chunks' recipes need it. One that only recipes need is
     *base-only*: it stays until those chunks are re-encoded without it.
@@ -143,7 +142,7 @@ class Chunk:
 
     @property
     def form(self) -> str:
-        """The name under which `stats` counts it."""
+        """The name under which `stats` counts the chunk."""
         plain = self.kind in (ChunkKind.PLAIN, ChunkKind.LOST)
         return self.kind.name.lower() if plain else self.codec.name.lower()
 
@@ -153,12 +152,12 @@ class Chunk:
 
     @property
     def base_only(self) -> bool:
-        """Whether only other chunks' recipes need it."""
+        """Whether only other chunks' recipes need the chunk."""
         return not self.refs and self.dependants > 0
 
     @property
     def place(self) -> tuple[PackId, int]:
-        """Where the stored bytes are: the pack, and the offset in it. No two chunks share it."""
+        """The pack of the stored bytes, and their offset in it. No two chunks share a place."""
         return self.pack, self.offset
 
     @property
@@ -172,7 +171,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class PackRow:
-    """What the index vouches for in a pack.
+    """The committed end of a pack, and the bytes of its live chunks.
 
     Value layout, 24 bytes: u64 stop (bytes of the file that are durable and accounted for),
     u64 live (stored bytes of chunks in it), u64 zero.

@@ -23,9 +23,9 @@ optimize.depth              the most deltas in a chain; 0: the default
 optimize.again              1 while the walk includes chunks that are optimized already
 scrub.started_ns, ended_ns  when the last scrub began and ended; 0: never, or not yet
 scrub.pack, .offset         where the scrub continues
-scrub.chunks, .bytes        how much it has checked
-scrub.rate                  bytes per second of a scrub that restarts by itself; 0: it does not
-scrub.damaged. CHUNK        the place of a chunk found damaged: pack << 32 | offset
+scrub.chunks, .bytes        chunks and bytes that it has checked
+scrub.rate                  bytes per second of a scrub that restarts by itself; 0: no such scrub
+scrub.damaged. CHUNK        the place of a damaged chunk: pack << 32 | offset
 ==========================  =====================================================================
 """
 
@@ -129,7 +129,7 @@ def chunk_counts(chunk: Chunk) -> dict[bytes, int]:
         return {DEAD_CHUNKS: 1, DEAD_BYTES: chunk.stored}
     form = f"form.{chunk.form}.".encode()
     if chunk.is_lost:
-        # All bytes of files that cannot be read: every use counts, and nothing as shared.
+        # The bytes of files that cannot be read: each use counts, and none as shared.
         return {
             form + b"chunks": 1,
             form + b"raw_bytes": chunk.ref_bytes,

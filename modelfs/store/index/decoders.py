@@ -1,11 +1,11 @@
-"""How the rows of each table decode, key and value together: `DECODERS`.
+"""The decoders of whole rows, key and value together, by table: `DECODERS`.
 
-A row with a record decodes by the record's `from_row`. Here are the functions for those whose key
-says it all, or whose value is a number or bytes: see the layouts in `tables`. Each raises
-`CorruptIndex` for a row that no modelfs has written.
+A row with a record is decoded by the record's `from_row`. This module has the functions for all
+other rows, which have everything in the key, or a number or bytes as value: see the layouts in
+`tables`. Each function raises `CorruptIndex` for a row that no modelfs has written.
 
-Lookups decode values alone, by `from_bytes`: they built the key themselves. With its key an extent
-takes 1.4 us in place of 0.7, a name 1.6 in place of 0.5, a chunk 3.4 in place of 3.0.
+Lookups decode values alone, by `from_bytes`, because they built the key themselves. With its key an
+extent takes 1.4 us in place of 0.7, a name 1.6 in place of 0.5, a chunk 3.4 in place of 3.0.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The values of the index: fixed little-endian layouts, each specified by its record's docstring.
 
-Decoding validates: a record that comes back is one that could have been written, anything else
-raises `CorruptIndex`. The records of chunks and packs are in `chunk_records`.
+Decoding validates: bytes that no modelfs can have written raise `CorruptIndex`. The records of
+chunks and packs are in `chunk_records`.
 """
 
 import enum
@@ -26,7 +26,7 @@ from modelfs.store.index.tables import (
 
 # The superblock's key in the table `meta`.
 SUPERBLOCK: Final = b"superblock"
-# 1 had neither derived chunks nor what the last 8 bytes of a chunk record say; 2 no factored ones.
+# Format 1 had no derived chunks and no content checksums, format 2 no factored chunks.
 FORMAT_VERSION = 3
 CHUNK_SIZE_MIN: Final = 4096
 CHUNK_SIZE_MAX: Final = 1 << 30
@@ -48,13 +48,13 @@ FILE_TYPES: Final = frozenset(
 NAME_MAX: Final = 255  # bytes
 # Cookies 1 and 2 are those of "." and "..".
 FIRST_COOKIE: Final = 3
-# Cookies are offsets to the kernel, which hands them on to programs.
+# The kernel passes cookies to programs, as offsets in a directory.
 COOKIE_END: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """What the store is; written once, by mkfs, unless repair has to make it anew.
+    """The identity of a store: written once, by mkfs, or once more by a repair that lost it.
 
     Value layout, 40 bytes::
 
@@ -105,13 +105,13 @@ class Inode:
         0       u32   mode      type and permission bits, as in st_mode
         4       u32   uid
         8       u32   gid
-        12      u32   nlink     0: no name left, kept while it is open
+        12      u32   nlink     0: an orphan, kept while it is open
         16      u64   size      bytes
         24      u64   rdev      device number of a device node
         32      i64   atime_ns  since the epoch; changed by utimens only
         40      i64   mtime_ns
         48      i64   ctime_ns
-        56      u64   parent    of a directory; 0 for anything else and for the removed
+        56      u64   parent    of a directory; 0 if it was removed, and for all other inodes
         64      u16   format    `Format` its content was recognised as
         66      -     zero
     """
@@ -307,7 +307,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class StagedWindow:
-    """Which bytes of one window of a file are durable in a staging file.
+    """The bytes of one window of a file that are durable in its staging file.
 
     Value layout: u64 generation (part of the staging file's name), then for each range u64
     start, u64 stop, in bytes from the start of the file.
@@ -402,12 +402,12 @@ class TensorRow:
 
 
 class SketchKind(enum.IntEnum):
-    """By what a row of the table `relatives` is found. Stored: never renumber."""
+    """The kind of a row of the table `relatives`. Stored: never renumber."""
 
-    EXACT = 1
-    BAND = 2
-    ROW = 3
-    SAMPLES = 4
+    EXACT = 1  # the hash is an exact key of the tensor
+    BAND = 2  # the hash is that of a band
+    ROW = 3  # the hash is that of a row; the value is the row's offset
+    SAMPLES = 4  # the hash is 0; the value has the tensor's samples
 
 
 def samples_fit(value: bytes) -> bool:

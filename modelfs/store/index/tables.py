@@ -1,4 +1,4 @@
-"""The index's tables and their keys: the one place that knows how a key is built.
+"""The index's tables and the layout of their keys.
 
 All numbers in keys are big-endian, so that LMDB's byte order is their numeric order.
 
@@ -13,23 +13,23 @@ parents      inode u64, parent u64, cookie u64  empty: every name of an inode, f
 symlinks     inode u64                          target
 xattrs       inode u64, name                    value
 extents      inode u64, file offset u64         `Extent`: chunk, offset in it, length
-trims        inode u64                          u64: extents from here on are not to be seen
+trims        inode u64                          u64: the map is hidden from this offset on
 tensors      inode u64, start u64, ordinal u32  `TensorRow`
 sidecars     folder u64, name, NUL, model u64   empty: the model names that data file
 twins        size u64, hash of head, inode u64  empty: a file that may have copies
-relatives    kind u8, hash u64, inode u64,      what of a tensor is found by that hash: see
-             start u64, tag u32                 `relatives`
+relatives    kind u8, hash u64, inode u64,      a tensor that is found by that hash: see
+             start u64, tag u32                 `SketchKind`
 chunks       chunk u64                          `Chunk`
-hashes       XXH3-128 of the content            chunk u64, more than one if they collide
+hashes       XXH3-128 of the content            chunk u64, more than one if hashes collide
 sources      chunk u64, source u64              empty: the chunk derives from the source
 dependants   source u64, chunk u64              empty: the same, the other way round
 dead         chunk u64                          empty: nothing needs the chunk; for gc
 held         chunk u64                          empty: only chunks that derive from it need it
 packs        pack u64                           `PackRow`
 staged       inode u64, window u64              `StagedWindow`
-pending      inode u64                          when ingest was asked to look at the content
+pending      inode u64                          u64: when a pass of ingest was requested, in ns
 orphans      inode u64                          empty: no name left; to be removed
-unsettled    inode u64                          when the optimizer was asked to look at the file
+unsettled    inode u64                          u64: when optimizing was requested, in ns
 ===========  =================================  =============================================
 """
 
@@ -107,7 +107,7 @@ def check_size(data: bytes, size: int) -> None:
     """Check the length of a key, of a part of one, or of a value.
 
     Raises:
-        CorruptIndex: it is another.
+        CorruptIndex: the length is not `size`.
     """
     if len(data) != size:
         raise CorruptIndex(f"{len(data)} bytes where {size} belong: {data[:32].hex()}")
@@ -161,9 +161,9 @@ def sidecar_key(folder: int, name: bytes, model: int) -> bytes:
 
 
 def request_value() -> bytes:
-    """Return a value for `pending` or `unsettled` that no pass or batch under way has seen.
+    """Return a new value for `pending` or `unsettled`: the present time.
 
-    So none will clear it.
+    A pass or batch under way has read another value, so it does not remove the row.
     """
     return _U64.pack(time.time_ns())
 

@@ -235,9 +235,7 @@ class Packs:
             self._space.spend(size_at_most + PAGE)
         tail = self._tail
         if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
-            # The number is spent even if this fails, since the failure may leave the pack's file.
-            pack, self._next = self._next, PackId(self._next + 1)
-            tail = self._tail = self._create(pack)
+            tail = self._tail = self._create_next()
         entries, buffers, size = segment.layout(tail.stop)
         write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
         self._unflushed.add(tail.pack)
@@ -245,7 +243,10 @@ class Packs:
         self._tail = Tail(tail.pack, tail.stop + size)
         return entries, self._tail
 
-    def _create(self, pack: PackId) -> Tail:
+    def _create_next(self) -> Tail:
+        """Create the next pack, and return its tail behind the header."""
+        # The number is spent even if this fails, since the failure may leave the pack's file.
+        pack, self._next = self._next, PackId(self._next + 1)
         file = self._files.get(pack_name(pack), os.O_CREAT | os.O_EXCL)
         self._unflushed.add(pack)
         self._unpublished.add(pack)
