@@ -111,7 +111,7 @@ class _Scanner:
         self._spans: list[TensorSpan] = []
         self._external: list[ExternalSpan] = []
         self._on_field: dict[str, Callable[[Event], None]] = {
-            Leaf.IR_VERSION: self._set_ir_version,
+            Leaf.IR_VERSION: self._set_number,
             Leaf.NAME: self._set_label,
             Leaf.FUNCTION_NAME: self._set_label,
             Leaf.SPARSE_NAME: self._set_label,
@@ -167,11 +167,6 @@ class _Scanner:
             self._tensor.add_entry(key, value)
         self._labels.pop()
 
-    def _set_ir_version(self, event: Event) -> None:
-        if self._ir_version or not 1 <= event.value <= MAX_IR_VERSION:
-            raise MalformedModel(f"ir_version {event.value}")
-        self._ir_version = event.value
-
     def _set_label(self, event: Event) -> None:
         stop = min(event.stop, event.start + MAX_NAME)
         text = self._walk.read(event.start, stop).decode(errors="replace")
@@ -205,8 +200,12 @@ class _Scanner:
     def _set_number(self, event: Event) -> None:
         if event.word == Leaf.DATA_TYPE:
             self._tensor.data_type = event.value
-        else:
+        elif event.word == Leaf.DATA_LOCATION:
             self._tensor.data_location = event.value
+        elif self._ir_version or not 1 <= event.value <= MAX_IR_VERSION:
+            raise MalformedModel(f"ir_version {event.value}")
+        else:
+            self._ir_version = event.value
 
     def _add_payload(self, event: Event) -> None:
         self._budget.reserve(NOTE)

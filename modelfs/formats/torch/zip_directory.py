@@ -136,7 +136,7 @@ class _Listed(NamedTuple):
         return cls(rest[:names], flags, method, packed, size, offset, length)
 
     def located(self, local: _Window) -> Entry:
-        """Return the entry, after a look at its local header."""
+        """Return the entry, after a check of its local header."""
         head = _LOCAL.unpack(local.read(self.offset, _LOCAL.size))
         magic, _, flags, method, _, _, _, packed, _, names, extras = head
         name = local.read(self.offset + _LOCAL.size, names)
@@ -174,18 +174,28 @@ def _directory(read_at: ReadAt, size: int) -> tuple[int, int, int]:
     """Return how many entries there are, and start and stop of the directory."""
     end, fields = _end(read_at, size)
     _, disk, first_disk, here, count, length, start, _ = fields
-    stop = end
-    extents = read_at(end - _LOCATOR.size, _LOCATOR.size) if end >= _LOCATOR.size else b""
-    if extents.startswith(b"PK\x06\x07"):
-        stop, fields = _end64(read_at, end, extents)
-        disk, first_disk, here, count, length, start = fields
+    stop, locator = end, b""
+    if end >= _LOCATOR.size:
+        locator = read_at(end - _LOCATOR.size, _LOCATOR.size)
+    if locator.startswith(b"PK\x06\x07"):
+        _, end64_disk, stop, disks = _LOCATOR.unpack(locator)
+        head = read_at(stop, _END64.size) if stop < end else b""
+        if len(head) < _END64.size or end64_disk or disks > 1:
+            raise MalformedModel(f"no zip64 end at {stop}")
+        magic, end64_size, _, _, *fields64 = _END64.unpack(head)
+        if magic != b"PK\x06\x06" or stop + 12 + end64_size != end - _LOCATOR.size:
+            raise MalformedModel(f"no zip64 end at {stop}")
+        disk, first_disk, here, count, length, start = fields64
     if disk or first_disk or here != count or start + length != stop:
         raise MalformedModel("the end of the directory does not fit it")
     return count, start, stop
 
 
 def _end(read_at: ReadAt, size: int) -> tuple[int, tuple[int, ...]]:
-    """Find the end of the directory: nothing but its comment follows it."""
+    """Return the offset and the fields of the end of the directory.
+
+    Nothing but its comment follows it.
+    """
     tail = b""
     for longest in (0, MAX_COMMENT):
         at = max(0, size - _END.size - longest)
@@ -197,14 +207,3 @@ def _end(read_at: ReadAt, size: int) -> tuple[int, tuple[int, ...]]:
                 return at + index, fields
             index = tail.rfind(b"PK\x05\x06", 0, index)
     raise MalformedModel("no end of a directory")
-
-
-def _end64(read_at: ReadAt, end: int, extents: bytes) -> tuple[int, tuple[int, ...]]:
-    _, disk, at, disks = _LOCATOR.unpack(extents)
-    head = read_at(at, _END64.size) if at < end else b""
-    if len(head) < _END64.size or disk or disks > 1:
-        raise MalformedModel(f"no zip64 end at {at}")
-    magic, length, _, _, *fields = _END64.unpack(head)
-    if magic != b"PK\x06\x06" or at + 12 + length != end - _LOCATOR.size:
-        raise MalformedModel(f"no zip64 end at {at}")
-    return at, tuple(fields)
