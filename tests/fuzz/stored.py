@@ -23,9 +23,9 @@ from modelfs.store.index.records import (
     Listed,
     StagedWindow,
     Superblock,
-    TensorRow,
 )
 from modelfs.store.index.tables import ChunkId, PackId
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.packs.pack import Packs, pack_name, pack_number
 from modelfs.store.packs.segment import PAGE, Entry
 from tests.support.paths import CODECS_GOLDEN, STORE_GOLDEN

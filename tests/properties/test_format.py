@@ -28,8 +28,9 @@ from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, SketchKind
+from modelfs.store.index.records import FORMAT_VERSION
 from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number_key, relative_key
+from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
 from tests.support.paths import MODELS, STORE_GOLDEN

@@ -262,8 +262,8 @@ def test_a_missing_newest_pack_keeps_the_rest_usable(
     whole = path.read_bytes()
     path.unlink()
     box.store = Store(box.path)
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
-    assert [each.invariant for each in check(box.store)] == ["pack-file"]
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    assert [finding.invariant for finding in check(box.store)] == ["pack-file"]
     with pytest.raises(ModelfsError):
         content_of(box.store, lost)
     new = stored_file(box.store, b"new", noise(CHUNK, 1))
@@ -281,11 +281,11 @@ def test_a_damaged_row_of_staging_keeps_the_rest_usable(
     box: Box, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A store opens with a damaged staging row, deletes nothing, and fsck names the file."""
-    hurt = new_file(box.store, b"hurt", b"hurt")
+    damaged = new_file(box.store, b"hurt", b"hurt")
     fine = new_file(box.store, b"fine", b"fine")
-    for inode in (hurt, fine):
+    for inode in (damaged, fine):
         box.store.flush(inode)
-    key = number_key(hurt) + number_key(0)
+    key = number_key(damaged) + number_key(0)
     value = box.store.index.get(Table.STAGED, key)
     assert value is not None
     with box.store.index.change():
@@ -293,14 +293,14 @@ def test_a_damaged_row_of_staging_keeps_the_rest_usable(
     box.store.commit()
     box.store.abandon()
     box.store = Store(box.path)
-    assert {each.levelno for each in caplog.records} == {logging.ERROR}
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
     (finding,) = check(box.store)
     assert finding.files == (b"/hurt",)
     assert content_of(box.store, fine) == b"fine"
     with box.store.index.change():
         box.store.index.put(Table.STAGED, key, value)
     box.store.commit()
-    assert content_of(box.crash(), hurt) == b"hurt"
+    assert content_of(box.crash(), damaged) == b"hurt"
 
 
 # -- commits

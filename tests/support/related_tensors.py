@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from modelfs.jobs.optimize.similarity import Candidate, SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 from tests.support.stores import stored_file
 

@@ -38,8 +38,8 @@ from modelfs.sketches.sketch import Sampler
 from modelfs.store.create import create_store
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index import tables
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber, tensor_key
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 COMPARED = 20_000

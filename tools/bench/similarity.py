@@ -25,8 +25,8 @@ from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler, Sketch
 from modelfs.store.create import create_store
 from modelfs.store.index import tables
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber, tensor_key
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 SHAPE = (512, 512)

@@ -17,7 +17,7 @@ from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import chunk_counts
 from modelfs.store.index.decoders import decode_link, decode_number
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, Inode, StagedWindow, TensorRow
+from modelfs.store.index.records import Extent, Inode, StagedWindow
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,
@@ -27,6 +27,7 @@ from modelfs.store.index.tables import (
     number_of,
     pair_key,
 )
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 Record = TypeVar("Record")

@@ -26,8 +26,8 @@ from modelfs.errors import InvalidArgument, IsADirectory
 from modelfs.jobs.inspect.layout import FileState, Part, layout_of, records_of
 from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
 from modelfs.jobs.inspect.sharers import SHARERS_MAX, Sharers, User, Users, sharers_of
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 PathOf = Callable[[InodeNumber], str]

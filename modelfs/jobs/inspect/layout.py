@@ -10,8 +10,9 @@ from modelfs.store.files.content import overlay
 from modelfs.store.files.staged_file import StagedFile, Window
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, Inode, TensorRow
+from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber, Table, pair_key, pair_of
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 STAGED: Final = "staged"

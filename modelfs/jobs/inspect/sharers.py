@@ -14,7 +14,7 @@ from modelfs.jobs.inspect.bases import Records, Sources, in_files, needed_elsewh
 from modelfs.jobs.inspect.layout import Part, records_of
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, TensorRow
+from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,
@@ -24,6 +24,7 @@ from modelfs.store.index.tables import (
     pair_of,
     tensor_key,
 )
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 # Users listed for each tensor and for the file. Of further ones the report has only a flag.

@@ -32,7 +32,7 @@ from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.store.chunks.lineage import DEPTH
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_DEPTH, OPTIMIZE_WALK
 from modelfs.store.index.index import KEY_END
-from modelfs.store.index.records import Inode, TensorRow
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,
@@ -43,6 +43,7 @@ from modelfs.store.index.tables import (
     pair_key,
     pair_of,
 )
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.store import Store
 
 # The size of a batch: its tensors are in memory, and encoded again if the batch is rolled back.

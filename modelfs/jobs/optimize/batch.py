@@ -10,8 +10,8 @@ from modelfs.jobs.optimize.forms import Form
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import ChunkId, InodeNumber
+from modelfs.store.index.tensor_records import TensorRow
 
 NO_FILE: Final = InodeNumber(0)
 

@@ -22,8 +22,8 @@ from modelfs.jobs.optimize.similarity import SAVING_MIN, Candidate, Relation, Si
 from modelfs.sketches.samples import CASTS
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tensor_records import TensorRow
 
 # Bounds of memory: files with known sources, sources of each, and outlines.
 FILES_MAX: Final = 256

@@ -43,8 +43,8 @@ from modelfs.codecs.elements import element_of
 from modelfs.sketches.samples import Samples
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.records import SketchKind, TensorRow
 from modelfs.store.index.tables import InodeNumber, Table, prefix_end, relative_key, relative_of
+from modelfs.store.index.tensor_records import SketchKind, TensorRow
 from modelfs.store.store import Store
 
 # The tensors of one key that are looked up.

@@ -27,8 +27,8 @@ from modelfs.store.index.tables import ChunkId, Table, pair_key, pair_of
 CHAIN_MAX: Final = 4
 # Deltas among these, unless a caller asks for another number: each costs a decode of its own.
 DEPTH: Final = 1
-# Chunks visited before a search among a chunk's dependants is given up.
-LOOK_MAX: Final = 5000
+# The most chunks that a search among a chunk's dependants visits.
+VISITED_MAX: Final = 5000
 
 Find = Callable[[ChunkId], Chunk | None]
 
@@ -72,13 +72,13 @@ class Lineage:
     def descendants(self, chunk: ChunkId) -> Iterator[ChunkId]:
         """Yield the chunks that derive from this one, or from one that does, each once.
 
-        Those with fewest steps first, and no more than `LOOK_MAX`.
+        Those with fewest steps first, and no more than `VISITED_MAX`.
         """
         seen, level = {chunk}, [chunk]
         while level:
             following: list[ChunkId] = []
             for dependant in chain.from_iterable(map(self.dependants, level)):
-                if dependant not in seen and len(seen) <= LOOK_MAX:
+                if dependant not in seen and len(seen) <= VISITED_MAX:
                     seen.add(dependant)
                     following.append(dependant)
                     yield dependant
@@ -149,15 +149,15 @@ def _depth_below(lineage: Lineage, chunk: ChunkId, find: Find) -> Depth | None:
 
     None if they are too many, if a record is missing, or if a chain is too long.
     """
-    looked = steps = most = 0
+    visited = steps = most = 0
     level = {chunk: 0}  # the most deltas between the chunk and each of these
     while level:
         following: dict[ChunkId, int] = {}
         for source, deltas in level.items():
             for dependant in lineage.dependants(source):
-                looked += 1
+                visited += 1
                 record = find(dependant)
-                if looked > LOOK_MAX or record is None or steps > CHAIN_MAX:
+                if visited > VISITED_MAX or record is None or steps > CHAIN_MAX:
                     return None
                 count = deltas + (record.codec is CodecId.DELTA)
                 following[dependant] = max(following.get(dependant, 0), count)

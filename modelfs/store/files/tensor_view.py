@@ -15,8 +15,8 @@ from modelfs.sketches.rows import row_size
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tensor_records import TensorRow
 
 
 @dataclass(frozen=True, slots=True)

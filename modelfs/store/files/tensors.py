@@ -11,8 +11,8 @@ from typing import Final
 
 from modelfs.formats.layout import Layout, TensorSpan
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import TensorRow
 from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of, tensor_key
+from modelfs.store.index.tensor_records import TensorRow
 
 # The limits of a row's fields. A tensor beyond them is recorded as a vector of bytes.
 DIMENSIONS_MAX: Final = 255

@@ -20,11 +20,8 @@ from modelfs.store.index.records import (
     Extent,
     Inode,
     Listed,
-    SketchKind,
     StagedWindow,
     Superblock,
-    TensorRow,
-    samples_fit,
 )
 from modelfs.store.index.tables import (
     ChunkId,
@@ -37,6 +34,7 @@ from modelfs.store.index.tables import (
     pair_of,
     relative_of,
 )
+from modelfs.store.index.tensor_records import SketchKind, TensorRow, samples_fit
 
 
 def decode_meta(key: bytes, value: bytes) -> int | Superblock:

@@ -114,10 +114,10 @@ def check_size(data: bytes, size: int) -> None:
 
 
 def handed_out(key: bytes) -> int:
-    """Return the number of an inode, a chunk or a pack that a key, or a part of one, consists of.
+    """Return the number of an inode, chunk or pack in a key of 8 bytes, or in such a part of a key.
 
     Raises:
-        CorruptIndex: it has another length, or no store has handed out that number.
+        CorruptIndex: the key has another length, or no store has handed out that number.
     """
     check_size(key, 8)
     number = number_of(key)
@@ -130,7 +130,7 @@ def pair_of(key: bytes) -> tuple[int, int]:
     """Return the two u64 that a key begins with.
 
     Raises:
-        CorruptIndex: it is shorter than that.
+        CorruptIndex: the key is shorter.
     """
     try:
         first, second = _PAIR.unpack_from(key)
@@ -143,7 +143,7 @@ def relative_of(key: bytes) -> tuple[int, int, int, int, int]:
     """Return kind, hash, inode, start and tag of a key of `relatives`.
 
     Raises:
-        CorruptIndex: it is of another length.
+        CorruptIndex: the key has another length.
     """
     try:
         kind, hashed, inode, start, tag = _RELATIVE.unpack(key)

@@ -12,8 +12,8 @@ from modelfs.jobs.check.fsck import check
 from modelfs.jobs.gc import collector as collector_module
 from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, ListedTensor, Relation, SimilarityIndex
 from modelfs.store.index.decoders import decode_sketch
-from modelfs.store.index.records import SketchKind
 from modelfs.store.index.tables import ROOT, Table, relative_key
+from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
 from tests.support.related_tensors import (

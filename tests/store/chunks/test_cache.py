@@ -88,7 +88,7 @@ def test_threads_load_a_chunk_once() -> None:
         others = [pool.submit(cache.get, ONE, slow) for _ in range(7)]
         another = pool.submit(cache.get, TWO, lambda: b"two")
         slow.go_on.set()
-        assert {each.result() for each in (first, *others)} == {b"one"}
+        assert {future.result() for future in (first, *others)} == {b"one"}
         assert another.result() == b"two"
     assert slow.calls == 1
 
@@ -101,9 +101,9 @@ def test_a_failed_load_fails_all_waiting_threads() -> None:
         assert slow.begun.wait(30)
         other = pool.submit(cache.get, ONE, slow)
         slow.go_on.set()
-        for each in (first, other):
+        for future in (first, other):
             with pytest.raises(ValueError, match="damaged"):
-                each.result()
+                future.result()
     assert cache.get(ONE, lambda: b"one") == b"one"
 
 

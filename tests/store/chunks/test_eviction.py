@@ -97,7 +97,7 @@ def test_nothing_is_kept_for_ever(clock: Clock) -> None:
 
 def test_a_scan_leaves_used_entries(clock: Clock) -> None:
     """Entries that are read once do not displace entries that are read again and again."""
-    found = {}
+    kept = {}
     for policy in ("lru", "shared"):
         cache = ChunkCache(100, policy, clock)
         for _ in range(5):
@@ -105,8 +105,8 @@ def test_a_scan_leaves_used_entries(clock: Clock) -> None:
                 cache.get(number, clock.load(10, 1), sharers=4)
         for number in range(100, 140):
             cache.get(number, clock.load(10, 1))
-        found[policy] = sum(cache.peek(number) is not None for number in range(8))
-    assert found == {"lru": 0, "shared": 8}
+        kept[policy] = sum(cache.peek(number) is not None for number in range(8))
+    assert kept == {"lru": 0, "shared": 8}
 
 
 def test_read_ahead_entries_wait_for_their_use(clock: Clock) -> None:
@@ -117,7 +117,7 @@ def test_read_ahead_entries_wait_for_their_use(clock: Clock) -> None:
     for number in range(100, 200):
         cache.get(number, clock.load(10, 1))
         newest = range(max(100, number - 9), number + 1)
-        assert all(cache.peek(each) is not None for each in newest)
+        assert all(cache.peek(key) is not None for key in newest)
 
 
 def test_a_cached_source_is_part_of_the_cost(clock: Clock) -> None:

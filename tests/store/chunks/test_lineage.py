@@ -57,7 +57,7 @@ def is_allowed(graph: Graph, depth: int) -> bool:
     """Return whether every chunk is few steps, and few deltas, away from stored bytes."""
     for chunk in graph:
         for path in paths(graph, chunk):
-            deltas = sum(graph[each][0] is CodecId.DELTA for each in path[:-1])
+            deltas = sum(graph[derived][0] is CodecId.DELTA for derived in path[:-1])
             if len(set(path)) < len(path) or len(path) - 1 > CHAIN_MAX or deltas > depth:
                 return False
     return True
@@ -122,7 +122,7 @@ def test_deltas_above_a_chunk(opened: Store) -> None:
     with opened.index.change():
         for chunk, (_, sources) in graph.items():
             lineage.link(chunk, *sources)
-    assert [lineage.deltas_above(each, finder(graph)) for each in (one, two, three)] == [0, 0, 1]
+    assert [lineage.deltas_above(chunk, finder(graph)) for chunk in (one, two, three)] == [0, 0, 1]
     with opened.index.change():
         lineage.link(one, three)
     assert lineage.deltas_above(three, finder(graph)) == CHAIN_MAX
@@ -164,13 +164,13 @@ def test_a_chunk_without_a_record_is_no_source(opened: Store) -> None:
 
 def test_too_many_dependants_are_refused(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk with more dependants than the limit gets no new form."""
-    monkeypatch.setattr(lineage_module, "LOOK_MAX", 2)
+    monkeypatch.setattr(lineage_module, "VISITED_MAX", 2)
     base, *others = halves(opened, 3)
     plain = chunk_at(opened, stored_file(opened, b"plain", noise(CHUNK, 77)))
     find = opened.chunks.find
-    for number, each in enumerate(others):
+    for number, other in enumerate(others):
         assert opened.chunks.lineage.may_derive(base, CodecId.CAST, (plain,), find, 1)
-        derive(opened, each, (base, number, HALF))
+        derive(opened, other, (base, number, HALF))
     assert not opened.chunks.lineage.may_derive(base, CodecId.CAST, (plain,), find, 1)
     assert len(list(opened.chunks.lineage.descendants(base))) == 2
 
@@ -184,7 +184,7 @@ def halves(store: Store, count: int) -> list[ChunkId]:
     for number in range(count):
         part = noise(CHUNK)[number : number + HALF]
         files.append(stored_file(store, b"part%d" % number, part))
-    return [chunk_at(store, each) for each in files]
+    return [chunk_at(store, file) for file in files]
 
 
 def pair(store: Store) -> tuple[InodeNumber, InodeNumber, ChunkId, ChunkId]:
@@ -218,7 +218,7 @@ def test_a_derived_chunk_has_its_old_content(box: Box) -> None:
 def test_many_runs_are_joined(opened: Store) -> None:
     """A recipe may have runs of several chunks, and several of one, in any order."""
     one, two = noise(CHUNK, 1), noise(CHUNK, 2)
-    chunks = [chunk_at(opened, stored_file(opened, each[:8], each)) for each in (one, two)]
+    chunks = [chunk_at(opened, stored_file(opened, content[:8], content)) for content in (one, two)]
     mixed = two[100:200] + one[:1000] + two[:50] + one[1000:1001]
     inode = stored_file(opened, b"mixed", mixed)
     runs = (chunks[1], 100, 100), (chunks[0], 0, 1000), (chunks[1], 0, 50), (chunks[0], 1000, 1)
@@ -271,7 +271,7 @@ def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.M
     text = b"".join(b"line %d\n" % number for number in range(CHUNK))
     pieces = [text[:CHUNK], text[CHUNK : 2 * CHUNK]]
     bases = [
-        chunk_at(opened, stored_file(opened, b"%d" % n, each)) for n, each in enumerate(pieces)
+        chunk_at(opened, stored_file(opened, b"%d" % n, piece)) for n, piece in enumerate(pieces)
     ]
     mixed = b"".join(piece[at : at + 64] for at in range(0, HALF, 64) for piece in pieces)
     runs = [(base, at, 64) for at in range(0, HALF, 64) for base in bases]
@@ -303,14 +303,14 @@ def test_another_content_of_the_right_size_is_damage(opened: Store) -> None:
 def test_a_chunk_that_derives_from_itself_is_damage(opened: Store) -> None:
     """A cycle of recipes ends in an error, not in a deadlock."""
     one, two = noise(CHUNK), noise(CHUNK)[HALF:] + noise(CHUNK)[:HALF]
-    chunks = [chunk_at(opened, stored_file(opened, each[:8], each)) for each in (one, two)]
+    chunks = [chunk_at(opened, stored_file(opened, content[:8], content)) for content in (one, two)]
     for chunk, source in (chunks, chunks[::-1]):
         derive(opened, chunk, (source, HALF, HALF), (source, 0, HALF))
     for chunk in chunks:
         with pytest.raises(CorruptChunk, match="derives from itself"):
             opened.chunk_reader.read_current(chunk)
-    for each in (one, two):
-        stored_file(opened, each[8:16], each)
+    for content in (one, two):
+        stored_file(opened, content[8:16], content)
 
 
 # -- keeping and removing
@@ -355,7 +355,7 @@ def test_sources_die_with_their_dependants(
     monkeypatch.setattr(reclaim, "SLICE", size)
     whole = noise(CHUNK)
     chain = [stored_file(opened, b"%d" % n, whole[: CHUNK - n]) for n in range(CHAIN_MAX + 1)]
-    chunks = [chunk_at(opened, each) for each in chain]
+    chunks = [chunk_at(opened, inode) for inode in chain]
     for number in range(1, len(chunks)):
         derive(opened, chunks[number], (chunks[number - 1], 0, CHUNK - number))
     assert content_of(opened, chain[-1]) == whole[:-CHAIN_MAX]
@@ -369,8 +369,8 @@ def test_a_slice_counts_sources(opened: Store, monkeypatch: pytest.MonkeyPatch) 
     """Of chunks with many sources, a slice publishes and removes fewer."""
     monkeypatch.setattr(reclaim, "SLICE", 4)
     base, *parts = halves(opened, 4)
-    for each in parts:
-        derive(opened, each, (base, parts.index(each), HALF))
+    for part in parts:
+        derive(opened, part, (base, parts.index(part), HALF))
     moved = dict.fromkeys(parts, opened.chunks.record(base))
     result = WriteResult({}, moved, {parts[0]: tuple(parts)}, ())
     for size, first in ((3, parts[:1]), (6, parts[:2])):
@@ -403,8 +403,8 @@ def test_moving_changes_no_lineage(box: Box) -> None:
     assert collect(store) > 0
     store = box.crash()
     after = store.chunks.record(chunk), store.chunks.record(base)
-    assert [each.pack for each in after] != [each.pack for each in before]
-    assert [(each.kind, each.dependants) for each in after] == [
+    assert [record.pack for record in after] != [record.pack for record in before]
+    assert [(record.kind, record.dependants) for record in after] == [
         (ChunkKind.DERIVED, 0),
         (ChunkKind.PLAIN, 1),
     ]
@@ -414,13 +414,15 @@ def test_moving_changes_no_lineage(box: Box) -> None:
 def test_a_new_recipe_replaces_the_sources(opened: Store) -> None:
     """A new recipe replaces a chunk's sources; a plain form removes them."""
     one, two = noise(CHUNK, 1), noise(CHUNK, 1)[:HALF] + noise(CHUNK, 2)
-    chunks = [chunk_at(opened, stored_file(opened, each[-8:], each)) for each in (one, two)]
+    chunks = [
+        chunk_at(opened, stored_file(opened, content[-8:], content)) for content in (one, two)
+    ]
     chunk = chunk_at(opened, stored_file(opened, b"part", one[:HALF]))
     pins = []
     for sources in ((chunks[0],), (chunks[1],), (*chunks,), (chunks[0],)):
         share = HALF // len(sources)
-        derive(opened, chunk, *((each, at * share, share) for at, each in enumerate(sources)))
-        pins.append(tuple(opened.chunks.record(each).dependants for each in chunks))
+        derive(opened, chunk, *((source, at * share, share) for at, source in enumerate(sources)))
+        pins.append(tuple(opened.chunks.record(source).dependants for source in chunks))
     assert pins == [(1, 0), (0, 1), (1, 1), (1, 0)]
     with opened.index.change():
         plain = dataclasses.replace(opened.chunks.record(chunk), kind=ChunkKind.CODED)

@@ -67,8 +67,8 @@ def test_joined_runs_are_the_same_bytes(runs: list[tuple[int, int, int]]) -> Non
     before = [SourceRun(ChunkId(chunk), skip, length) for chunk, skip, length in runs]
     after = joined(before)
     assert _bytes_of(after) == _bytes_of(before)
-    for one, two in pairwise(after):
-        assert (one.chunk, one.skip + one.length) != (two.chunk, two.skip)
+    for left, right in pairwise(after):
+        assert (left.chunk, left.skip + left.length) != (right.chunk, right.skip)
 
 
 def _bytes_of(runs: Iterable[SourceRun]) -> list[tuple[int, int]]:

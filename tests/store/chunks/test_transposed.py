@@ -35,7 +35,7 @@ from tests.support.stores import (
 ROWS, COLUMNS = 64, 640
 SIZE = ROWS * COLUMNS
 GEOMETRY = transpose.Geometry(1, 1, ROWS, COLUMNS)
-SOURCE = bytes(each & 15 for each in noise(SIZE))  # so that coded chunks are smaller
+SOURCE = bytes(value & 15 for value in noise(SIZE))  # so that coded chunks are smaller
 TURNED = np.frombuffer(SOURCE, np.uint8).reshape(ROWS, COLUMNS).T.tobytes()
 MODEL = model_of(TURNED)
 
@@ -212,10 +212,10 @@ def test_a_damaged_source_fails_every_part(folder: Path) -> None:
         source, turned = (
             store.namespace.lookup(InodeNumber(1), name) for name in (b"source", b"turned")
         )
-        hurt = tensor_of(store, source)[3].chunk
-        damage(store, store.chunks.record(hurt))
+        damaged = tensor_of(store, source)[3].chunk
+        damage(store, store.chunks.record(damaged))
         for extent in tensor_of(store, turned):
-            with pytest.raises(CorruptChunk, match=f"chunk {extent.chunk}.*chunk {hurt}"):
+            with pytest.raises(CorruptChunk, match=f"chunk {extent.chunk}.*chunk {damaged}"):
                 store.contents.read(turned, extent.start, extent.length)
 
 

@@ -78,7 +78,7 @@ def test_attributes_are_those_of_one_inode(opened: Store) -> None:
     """Attributes of neighbouring inodes do not mix."""
     inodes = [new_file(opened, b"%d" % number) for number in range(3)]
     opened.attributes.put(inodes[1], b"user.x", b"1")
-    assert [list(opened.attributes.names(each)) for each in inodes] == [[], [b"user.x"], []]
+    assert [list(opened.attributes.names(inode)) for inode in inodes] == [[], [b"user.x"], []]
 
 
 def test_values_have_a_largest_size(opened: Store) -> None:

@@ -37,12 +37,12 @@ def chunks_of(store: Store) -> list[ChunkId]:
 
 
 def places(store: Store, inode: InodeNumber) -> list[Place]:
-    found: list[Place] = [None] * (SIZE + CHUNK_MAX)
-    for extent in store.maps.within(inode, 0, len(found)):
+    chunk_of_byte: list[Place] = [None] * (SIZE + CHUNK_MAX)
+    for extent in store.maps.within(inode, 0, len(chunk_of_byte)):
         for at in range(extent.length):
-            assert found[extent.start + at] is None
-            found[extent.start + at] = extent.chunk, extent.skip + at
-    return found
+            assert chunk_of_byte[extent.start + at] is None
+            chunk_of_byte[extent.start + at] = extent.chunk, extent.skip + at
+    return chunk_of_byte
 
 
 @settings(

@@ -249,7 +249,7 @@ class LikeATree(RuleBasedStateMachine):
 
     @invariant()
     def same_tree(self) -> None:
-        found: dict[InodeNumber, int] = {}
+        name_counts: dict[InodeNumber, int] = {}
         for path, folder in self.folders(self.root):
             names = folder.names or {}
             listing = self.store.namespace.listing(folder.inode, 0, 100)
@@ -258,9 +258,9 @@ class LikeATree(RuleBasedStateMachine):
             }
             for name, node in names.items():
                 assert self.store.namespace.lookup(folder.inode, name) == node.inode
-                found[node.inode] = found.get(node.inode, 0) + 1
+                name_counts[node.inode] = name_counts.get(node.inode, 0) + 1
                 self.check_node(path, folder, node)
-        for inode, count in found.items():
+        for inode, count in name_counts.items():
             record = self.store.inodes.get(inode)
             if not stat.S_ISDIR(record.mode):
                 assert record.nlink == count

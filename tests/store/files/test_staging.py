@@ -52,8 +52,8 @@ def test_parts_are_found_among_few_and_many_windows(opened: Store, count: int) -
     for number in range(0, 2 * count, 2):
         opened.writes.write(inode, number * WINDOW + 10, b"x")
     staged = staged_of(opened, inode)
-    found = [low for _, low, _ in staged.within(WINDOW, 6 * WINDOW)]
-    assert found == [number * WINDOW + 10 for number in range(2, min(6, 2 * count), 2)]
+    starts = [low for _, low, _ in staged.within(WINDOW, 6 * WINDOW)]
+    assert starts == [number * WINDOW + 10 for number in range(2, min(6, 2 * count), 2)]
     everything = list(staged.within(0, 1 << 60))
     assert len(everything) == count
 

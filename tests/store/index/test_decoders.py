@@ -1,4 +1,4 @@
-"""Whole rows of the index: what a key and a value have to be, table by table."""
+"""The decoders of whole rows, table by table."""
 
 import dataclasses
 from typing import Final
@@ -8,14 +8,7 @@ import pytest
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.chunk_records import OFFSET_END, PackRow
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.records import (
-    NAME_MAX,
-    SIZE_MAX,
-    SUPERBLOCK,
-    Extent,
-    Listed,
-    SketchKind,
-)
+from modelfs.store.index.records import NAME_MAX, SIZE_MAX, SUPERBLOCK, Extent, Listed
 from modelfs.store.index.tables import (
     NUMBER_END,
     ChunkId,
@@ -29,13 +22,14 @@ from modelfs.store.index.tables import (
     tensor_key,
     triple_key,
 )
+from modelfs.store.index.tensor_records import SketchKind
 from tests.store.index.test_records import EXAMPLES
 
 ONE: Final = number_key(1)
 VALUES: Final = {kind: record.to_bytes() for kind, record in EXAMPLES.items()}
 SAMPLES: Final = relative_key(SketchKind.SAMPLES, 0, 7, 24, 0)
 
-# A row of each table, and what it decodes as.
+# A row of each table, and its decoded value.
 ROWS: Final[dict[Table, tuple[bytes, bytes, object]]] = {
     Table.META: (b"total.files", number_key(7)[::-1], 7),
     Table.INODES: (number_key(7), VALUES["inode"], EXAMPLES["inode"]),
@@ -79,7 +73,7 @@ def test_every_table_has_a_decoder(table: Table) -> None:
 @pytest.mark.parametrize("number", [0, NUMBER_END])
 @pytest.mark.parametrize("table", sorted(set(NUMBERED) - {Table.EXTERNAL_DATA}))
 def test_numbers_were_handed_out(table: Table, number: int) -> None:
-    """No inode, chunk or pack has the number 0, nor one above all that were ever handed out."""
+    """The number 0 and numbers that were never handed out are refused as keys."""
     key, value, _ = ROWS[table]
     with pytest.raises(CorruptIndex):
         DECODERS[table](number_key(number) + key[8:], value)
@@ -88,7 +82,7 @@ def test_numbers_were_handed_out(table: Table, number: int) -> None:
 
 @pytest.mark.parametrize("table", sorted(set(Table) - NAMED))
 def test_keys_have_one_length(table: Table) -> None:
-    """A key that is longer or shorter by a byte is none."""
+    """A key that is longer or shorter by a byte is refused."""
     key, value, _ = ROWS[table]
     for wrong in (key[:-1], key + b"x", b""):
         with pytest.raises(CorruptIndex):
@@ -112,21 +106,21 @@ def test_names_are_possible(name: bytes) -> None:
 
 
 def test_the_longest_name_is_one() -> None:
-    """A name may have `NAME_MAX` bytes, whatever they are."""
+    """A name may have `NAME_MAX` bytes of any value."""
     name = b"\xff" * NAME_MAX
     assert DECODERS[Table.DENTRIES](named_key(1, name), VALUES["dentry"]) == EXAMPLES["dentry"]
 
 
 @pytest.mark.parametrize("fields", [{"mode": 0o644}, {"mode": 0o170000}, {"size": SIZE_MAX + 1}])
 def test_inodes_are_possible(fields: dict[str, int]) -> None:
-    """An inode is of a type that there is, and no longer than a file can be."""
+    """An inode with an unknown file type, or longer than the largest file, is refused."""
     node = dataclasses.replace(EXAMPLES["inode"], **fields)
     with pytest.raises(CorruptIndex):
         DECODERS[Table.INODES](number_key(7), node.to_bytes())
 
 
 def test_extents_lie_in_files() -> None:
-    """An extent may end where the largest file does, and no further."""
+    """An extent may end at the end of the largest file, and not behind it."""
     last = Extent(SIZE_MAX - 5, ChunkId(1), 0, 5)
     assert DECODERS[Table.EXTENTS](pair_key(1, last.start), last.to_bytes()) == last
     with pytest.raises(CorruptIndex):

@@ -147,8 +147,8 @@ class LikeADict(RuleBasedStateMachine):
         assert self.index.floor(table, key, low) == (below[-1] if below else None)
 
     def between(self, table: Table, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
-        found = ((key, value) for (which, key), value in self.rows.items() if which is table)
-        return sorted((key, value) for key, value in found if start <= key < stop)
+        rows = ((key, value) for (which, key), value in self.rows.items() if which is table)
+        return sorted((key, value) for key, value in rows if start <= key < stop)
 
     @invariant()
     def same_rows(self) -> None:

@@ -20,7 +20,6 @@ from modelfs.store.index.records import (
     Listed,
     StagedWindow,
     Superblock,
-    TensorRow,
 )
 from modelfs.store.index.tables import (
     ChunkId,
@@ -35,6 +34,7 @@ from modelfs.store.index.tables import (
     tensor_key,
     triple_key,
 )
+from modelfs.store.index.tensor_records import TensorRow
 from tests.support.paths import STORE_GOLDEN
 
 U8 = st.integers(0, (1 << 8) - 1)
@@ -251,14 +251,14 @@ def test_a_part_of_an_extent_is_the_same_bytes(start: int, stop: int) -> None:
 # -- keys
 
 
-@given(one=st.tuples(U64, U64, U64), two=st.tuples(U64, U64, U64))
-def test_keys_sort_as_numbers(one: tuple[int, int, int], two: tuple[int, int, int]) -> None:
+@given(left=st.tuples(U64, U64, U64), right=st.tuples(U64, U64, U64))
+def test_keys_sort_as_numbers(left: tuple[int, int, int], right: tuple[int, int, int]) -> None:
     """Keys sort as their numbers, and decode to them."""
-    assert (triple_key(*one) < triple_key(*two)) == (one < two)
-    assert (pair_key(*one[:2]) < pair_key(*two[:2])) == (one[:2] < two[:2])
-    assert (number_key(one[0]) < number_key(two[0])) == (one[0] < two[0])
-    assert pair_of(pair_key(*one[:2])) == one[:2]
-    assert number_of(triple_key(*one)) == one[0]
+    assert (triple_key(*left) < triple_key(*right)) == (left < right)
+    assert (pair_key(*left[:2]) < pair_key(*right[:2])) == (left[:2] < right[:2])
+    assert (number_key(left[0]) < number_key(right[0])) == (left[0] < right[0])
+    assert pair_of(pair_key(*left[:2])) == left[:2]
+    assert number_of(triple_key(*left)) == left[0]
 
 
 @given(prefix=st.binary(min_size=1, max_size=4), key=st.binary(max_size=6))

@@ -68,11 +68,11 @@ def test_appended_chunks_are_read(
             placed += entries
     packs.flush()
     assert tail is not None
-    assert [packs.read(ONE, each.offset, each.stored) for each in placed] == contents
+    assert [packs.read(ONE, entry.offset, entry.stored) for entry in placed] == contents
     assert list(packs.entries(ONE, tail.stop)) == placed
-    assert all(each.offset % PAGE == 0 for each in placed if each.stored >= ALIGN_FROM)
-    stops = [PAGE, *(each.offset + each.stored for each in placed), tail.stop]
-    starts = [*(each.offset for each in placed), tail.stop]
+    assert all(entry.offset % PAGE == 0 for entry in placed if entry.stored >= ALIGN_FROM)
+    stops = [PAGE, *(entry.offset + entry.stored for entry in placed), tail.stop]
+    starts = [*(entry.offset for entry in placed), tail.stop]
     assert all(stop <= start for stop, start in zip(stops, starts, strict=False))
     assert path_of(packs).stat().st_size == tail.stop
     assert tail.stop % PAGE == 0
@@ -92,7 +92,7 @@ def test_old_packs_stay_readable(tmp_path: Path) -> None:
     path.write_bytes(golden)
     packs = Packs(tmp_path, UUID, read_only=True)
     entries = list(packs.entries(ONE, len(golden)))
-    assert [packs.read(ONE, each.offset, each.stored) for each in entries] == [
+    assert [packs.read(ONE, entry.offset, entry.stored) for entry in entries] == [
         b"plain bytes",
         bytes(range(100)),
         b"not really zstd",
@@ -198,7 +198,7 @@ def test_short_writes_are_continued(packs: Packs, monkeypatch: pytest.MonkeyPatc
     contents = [noise(5000, 1), noise(10, 2)]
     monkeypatch.setattr(os, "pwritev", few)
     entries, _ = packs.append(segment_of(*contents))
-    assert [packs.read(ONE, each.offset, each.stored) for each in entries] == contents
+    assert [packs.read(ONE, entry.offset, entry.stored) for entry in entries] == contents
 
 
 # -- accidents
@@ -209,20 +209,20 @@ def test_a_pack_cut_anywhere_is_read_up_to_the_cut(packs: Packs) -> None:
     entries, tail = packs.append(segment_of(noise(30, 1), noise(200, 2)))
     more, last = packs.append(segment_of(noise(50, 3), first=3))
     whole = path_of(packs).read_bytes()
-    content = {each.chunk: packs.read(ONE, each.offset, each.stored) for each in entries + more}
+    content = {entry.chunk: packs.read(ONE, entry.offset, entry.stored) for entry in entries + more}
     for size in range(len(whole)):
         os.truncate(path_of(packs), size)
         try:
-            found = list(packs.entries(ONE, last.stop))
+            entries_read = list(packs.entries(ONE, last.stop))
         except CorruptPack:
             continue
-        assert found == entries + more
-        for each in found:
-            if each.offset + each.stored <= size:
-                assert packs.read(ONE, each.offset, each.stored) == content[each.chunk]
+        assert entries_read == entries + more
+        for entry in entries_read:
+            if entry.offset + entry.stored <= size:
+                assert packs.read(ONE, entry.offset, entry.stored) == content[entry.chunk]
             else:
                 with pytest.raises(CorruptPack):
-                    packs.read(ONE, each.offset, each.stored)
+                    packs.read(ONE, entry.offset, entry.stored)
     os.truncate(path_of(packs), 0)
     path_of(packs).write_bytes(whole)
     assert list(packs.entries(ONE, tail.stop)) == entries
@@ -284,7 +284,7 @@ def test_a_failed_append_leaves_room_for_another(
     packs.roll_back(tail)
     entries, last = packs.append(segment_of(b"next", first=2))
     assert packs.read(ONE, entries[0].offset, 4) == b"next"
-    assert [each.chunk for each in packs.entries(ONE, last.stop)] == [1, 2]
+    assert [entry.chunk for entry in packs.entries(ONE, last.stop)] == [1, 2]
 
 
 def test_a_pack_that_could_not_be_made_can_be_made_later(
