@@ -143,17 +143,17 @@ class _Header:
     def members(self) -> Iterator[str]:
         """Yield the keys of the object that begins here; the caller reads the value of each."""
         seen: set[str] = set()
-        self._take("{")
+        self._expect("{")
         if self._peek() == "}":
             self._pos += 1
             return
         while True:
-            key = self._take_name()
+            key = self._read_name()
             if key in seen:
                 raise MalformedModel("a repeated key")
             seen.add(key)
             yield key
-            if self._take(",}") == "}":
+            if self._expect(",}") == "}":
                 return
 
     def read_entry(self) -> dict[str, object]:
@@ -186,8 +186,8 @@ class _Header:
         self._budget.reserve_span(len(span.shape))
         return span
 
-    def _take_name(self) -> str:
-        self._take('"')
+    def _read_name(self) -> str:
+        self._expect('"')
         self._fill(MAX_NAME)
         stop = _inside_stop(self._text, self._pos)
         if not self._text.startswith('"', stop):
@@ -196,12 +196,12 @@ class _Header:
         self._pos = stop + 1
         name: str = json.loads(f'"{inside}"') if "\\" in inside else inside
         self._budget.reserve_name(name)
-        self._take(":")
+        self._expect(":")
         return name
 
     def _skip_string(self) -> None:
         """Move past a string of any length, and keep nothing of it."""
-        self._take('"')
+        self._expect('"')
         while True:
             self._fill(_ESCAPE_SIZE)
             start, self._pos = self._pos, _inside_stop(self._text, self._pos)
@@ -218,7 +218,7 @@ class _Header:
         self._pos += size
         return entry
 
-    def _take(self, wanted: str) -> str:
+    def _expect(self, wanted: str) -> str:
         """Move past the next character that is no white space, and return it.
 
         Raises:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 WINDOW: Final = 64
 ROW_MAX: Final = 1 << 20
-# Vectors are kept as a whole until their end, so longer ones than any model has are skipped.
+# Vectors are kept as a whole until their end, so vectors longer than any model's are skipped.
 VECTOR_MAX: Final = 256 << 10
 KEPT: Final = 24
 _WORDS: Final = 4
@@ -47,33 +47,33 @@ class Rows:
         self._row = row_size(shape, width, size)
         self._width = width
         self._is_vector = not self._row and size <= VECTOR_MAX
-        self._begun = bytearray()  # of a row whose rest is still to come; of a vector, all
-        self._at = 0  # the offset at which it begins
+        self._partial = bytearray()  # the beginning of a row that is not complete; of a vector, all
+        self._at = 0  # the offset of `_partial` in the tensor
         self._kept: dict[int, tuple[int, int]] = {}  # by hash of some words: key, offset
         self._highest = (1 << 64) - 1
 
     def feed(self, content: memoryview) -> None:
         """Read the next bytes."""
         if self._is_vector:
-            self._begun += content
+            self._partial += content
             return
         if not self._row:
             return
-        if self._begun:
-            lacking = self._row - len(self._begun)
-            self._begun += content[:lacking]
+        if self._partial:
+            lacking = self._row - len(self._partial)
+            self._partial += content[:lacking]
             content = content[lacking:]
-            if len(self._begun) == self._row:
-                self._scan(memoryview(bytes(self._begun)), self._row)
-                self._begun.clear()
+            if len(self._partial) == self._row:
+                self._scan(memoryview(bytes(self._partial)), self._row)
+                self._partial.clear()
         whole = len(content) // self._row * self._row
         self._scan(content[:whole], self._row)
-        self._begun += content[whole:]
+        self._partial += content[whole:]
 
     def smallest(self) -> Iterator[tuple[int, int]]:
         """Yield key and offset of the rows with the smallest hashes, in the order of those."""
         if self._is_vector:
-            self._scan(memoryview(bytes(self._begun)), self._width)
+            self._scan(memoryview(bytes(self._partial)), self._width)
             self._is_vector = False
         return (self._kept[order] for order in sorted(self._kept))
 

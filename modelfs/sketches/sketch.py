@@ -58,8 +58,8 @@ BANDS_OF_HALF: Final = 2
 Ordinals = NDArray[np.int64]
 
 
-class Kept(NamedTuple):
-    """How much of a tensor's sketch is worth its room in the index."""
+class Limits(NamedTuple):
+    """The numbers of parts of a sketch that are worth their room in the index."""
 
     bands: int
     samples: int  # of each octave
@@ -67,13 +67,13 @@ class Kept(NamedTuple):
     schemes: int  # by which it is quantised
 
 
-# By size in bytes: tensors below it.
-KEPT: Final = (
-    (16 << 10, Kept(0, 0, 2, 0)),
-    (128 << 10, Kept(2, 8, 2, 2)),
-    (1 << 20, Kept(4, 16, 6, 4)),
-    (4 << 20, Kept(8, 24, 12, 4)),
-    (1 << 64, Kept(8, 24, 24, 4)),
+# Sizes in bytes, and the limits of tensors below each size.
+LIMITS: Final = (
+    (16 << 10, Limits(0, 0, 2, 0)),
+    (128 << 10, Limits(2, 8, 2, 2)),
+    (1 << 20, Limits(4, 16, 6, 4)),
+    (4 << 20, Limits(8, 24, 12, 4)),
+    (1 << 64, Limits(8, 24, 24, 4)),
 )
 
 
@@ -140,7 +140,7 @@ class Sampler:
         self._values: Values = np.empty(len(picked), f"<u{self._width}")
         self._extremes = quantise.Extremes() if dtype == quantise.SOURCE else None
         self._at = 0
-        self._begun = b""  # of an element whose rest is still to come
+        self._partial = b""  # the beginning of an element that is not complete
 
     def feed(self, offset: int, content: bytes) -> None:
         """Read the next bytes of the tensor; cuts may lie anywhere.
@@ -151,31 +151,31 @@ class Sampler:
             return
         self._at += len(content)
         self._rows.feed(memoryview(content))
-        if self._begun:
-            offset, content = offset - len(self._begun), self._begun + content
+        if self._partial:
+            offset, content = offset - len(self._partial), self._partial + content
         first, count = offset // self._width, len(content) // self._width
         low, high = np.searchsorted(self._picked, (first, first + count))
         elements = np.frombuffer(content, self._values.dtype, count)
         self._values[self._order[low:high]] = elements[self._picked[low:high] - first]
         if self._extremes is not None:
             self._extremes.feed(content)
-        self._begun = content[count * self._width :]
+        self._partial = content[count * self._width :]
 
     def sketch(self) -> Sketch | None:
         """Return the sketch; None if the tensor is too small, or not all of it was fed."""
         if self._at != self._size or self._size < SIZE_MIN:
             return None
         values, swapped = np.split(self._values, [self._own_count])
-        kept = next(kept for below, kept in KEPT if self._size < below)
+        limits = next(limits for below, limits in LIMITS if self._size < below)
         casts = CASTS.get(self._dtype, {})
         rounded = {dtype: narrow(values) for dtype, (narrow, _) in casts.items()}
-        exact = [(self._dtype, values), *(rounded.items() if kept.samples else ())]
-        exact += self._quantised(values, kept.schemes)
+        exact = [(self._dtype, values), *(rounded.items() if limits.samples else ())]
+        exact += self._quantised(values, limits.schemes)
         # Constant tensors need no base, and would all be candidates for each other.
         exact = exact if (values != values[0]).any() else []
         samples = None
-        if kept.samples:
-            samples = Samples.thinned(self._dtype, self._count, values, kept.samples)
+        if limits.samples:
+            samples = Samples.thinned(self._dtype, self._count, values, limits.samples)
         return Sketch(
             self._dtype,
             self._count,
@@ -186,10 +186,10 @@ class Sampler:
                 if np.array_equal(widen(rounded[dtype]), values)
             ),
             self._exact(self._dtype, swapped) if exact and len(swapped) else None,
-            tuple(_bands(values, self._dtype, self._count))[: kept.bands],
+            tuple(_bands(values, self._dtype, self._count))[: limits.bands],
             samples,
             tuple(self._rows.smallest()),
-            kept.rows,
+            limits.rows,
             own_bits(values, self._dtype),
         )
 

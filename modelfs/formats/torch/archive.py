@@ -37,7 +37,7 @@ _STORAGE: Final = re.compile(rb"data/(0|[1-9][0-9]{0,17})")
 PICKLE: Final = b"data.pkl"
 VERSION: Final = b"version"
 BYTE_ORDER: Final = b"byteorder"
-FOREIGN: Final = b"big"
+BIG_ENDIAN: Final = b"big"
 
 
 def begins(head: bytes) -> bool:
@@ -61,7 +61,7 @@ def scan(read_at: ReadAt, size: int) -> Layout:
     if PICKLE not in records or VERSION not in records:
         raise MalformedModel("no archive of torch")
     order = records.get(BYTE_ORDER)
-    if order is None or read_at(order.start, len(FOREIGN)) != FOREIGN:
+    if order is None or read_at(order.start, len(BIG_ENDIAN)) != BIG_ENDIAN:
         entry = records[PICKLE]
         # A pickle that is not understood costs names. Its storages are spans all the same.
         with suppress(MalformedModel):

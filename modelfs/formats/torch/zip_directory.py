@@ -74,11 +74,11 @@ def entries(read_at: ReadAt, size: int) -> Iterator[Entry]:
     central, local = _Window(read_at, stop), _Window(read_at, begin)
     at, position = begin, 0
     for _ in range(count):
-        listed = _Listed.read(central, at)
-        entry = listed.located(local)
-        if listed.offset < position or entry.stop > begin:
+        header = _CentralHeader.read(central, at)
+        entry = header.locate(local)
+        if header.offset < position or entry.stop > begin:
             raise MalformedModel(f"entry {entry.name!r} overlaps another, or the directory")
-        at, position = at + listed.length, entry.stop
+        at, position = at + header.length, entry.stop
         yield entry
     if at != stop:
         raise MalformedModel(f"the directory ends at {at}, not {stop}")
@@ -112,8 +112,8 @@ class _Window:
         return self._data[:size]
 
 
-class _Listed(NamedTuple):
-    """The record of an entry in the directory. `length` is that of the record."""
+class _CentralHeader(NamedTuple):
+    """The header of an entry in the directory. `length` is that of this header, in bytes."""
 
     name: bytes
     flags: int
@@ -124,7 +124,7 @@ class _Listed(NamedTuple):
     length: int
 
     @classmethod
-    def read(cls, central: _Window, at: int) -> "_Listed":
+    def read(cls, central: _Window, at: int) -> "_CentralHeader":
         head = _CENTRAL.unpack(central.read(at, _CENTRAL.size))
         magic, _, _, flags, method, _, _, _, packed, size, *lengths, disk, _, _, offset = head
         if magic != b"PK\x01\x02" or disk not in (0, _WIDE16):
@@ -135,7 +135,7 @@ class _Listed(NamedTuple):
         length = _CENTRAL.size + names + extras + comments
         return cls(rest[:names], flags, method, packed, size, offset, length)
 
-    def located(self, local: _Window) -> Entry:
+    def locate(self, local: _Window) -> Entry:
         """Return the entry, after a check of its local header."""
         head = _LOCAL.unpack(local.read(self.offset, _LOCAL.size))
         magic, _, flags, method, _, _, _, packed, _, names, extras = head
