@@ -3,8 +3,8 @@
     tools/run prose [--list] [FOLDER]
 
 Words are those of docstrings and comments, without literal blocks. A mannerism is a relative clause
-where a noun exists, a pronoun for an unknown person, or a thing that talks. `tests/test_prose.py`
-holds the count below a limit that may only fall. Each kind, and the plain English::
+where a noun exists, a pronoun for an unknown person, or a thing that talks. The package has none,
+and `tests/test_prose.py` holds that. Each kind, and the plain English::
 
     what is stored                    the stored bytes
     for whoever reads it              for readers
