@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modelfs.codecs.delta import Delta, encode
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.kernels.delta import differ
-from tests.support.tensors import contents, elements
+from tests.support.element_types import contents, elements
 
 DELTA = Delta()
 F32, BF16 = element_of("F32"), element_of("BF16")

@@ -12,8 +12,8 @@ from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import element_of
 from modelfs.codecs.factored import Factored, Grid
 from modelfs.codecs.smallest import encode_tensor
+from tests.support.element_types import COLUMNS, moments
 from tests.support.paths import CODECS_GOLDEN
-from tests.support.tensors import COLUMNS, moments
 
 F32 = element_of("F32")
 COUNT = 40 * COLUMNS

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.planes import Planes, encode, pack, unpack
-from tests.support.tensors import normal
+from tests.support.element_types import normal
 
 NOISE = np.random.default_rng(1).bytes(2000)
 SKEWED = np.random.default_rng(1).geometric(0.5, 2000).astype(np.uint8).tobytes()

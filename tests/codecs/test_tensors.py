@@ -11,8 +11,8 @@ from modelfs.codecs import CODECS
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
 from modelfs.codecs.smallest import encode_tensor
+from tests.support.element_types import ENCODERS, contents, elements, low_precision, normal
 from tests.support.paths import CODECS_GOLDEN
-from tests.support.tensors import ENCODERS, contents, elements, low_precision, normal
 
 every_form = pytest.mark.parametrize("number", ENCODERS, ids=lambda number: number.name)
 

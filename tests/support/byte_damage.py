@@ -8,9 +8,11 @@ from modelfs.errors import CorruptData
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
 from modelfs.store.files.namespace import Namespace
-from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, pair_key, triple_key
 from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import Sample
+from tests.support.stores import new_file
 
 # By path: the whole content, or the bytes of each readable piece and None for the others.
 Contents = dict[bytes, bytes | None]
@@ -90,3 +92,33 @@ def lost_files(report: RepairReport) -> set[bytes]:
         if action.outcome is Outcome.QUARANTINED
         for path in action.files
     }
+
+
+def bytes_of(good: Contents, path: bytes) -> bytes:
+    data = good[path]
+    assert data is not None
+    return data
+
+
+def write_again(path: Path, name: bytes, data: bytes) -> None:
+    """Write a good copy under another name, and take it in."""
+    with Store(path) as store:
+        new_file(store, name, data)
+        ingest_all(store)
+
+
+def drop_dentry(sample: Sample) -> None:
+    """Delete the row that finds a name."""
+    sample.delete(Table.DENTRIES, number_key(sample.folder) + b"text")
+
+
+def drop_line(sample: Sample) -> None:
+    """Delete a name's line of its directory's listing."""
+    cookie = sample.dentry(sample.folder, b"text").cookie
+    sample.delete(Table.LISTING, pair_key(sample.folder, cookie))
+
+
+def drop_parent(sample: Sample) -> None:
+    """Delete the row that leads from an inode to its name."""
+    cookie = sample.dentry(sample.folder, b"text").cookie
+    sample.delete(Table.PARENTS, triple_key(sample.text, sample.folder, cookie))

@@ -1,6 +1,7 @@
 """Derived chunks, made as the optimizer makes them."""
 
 import dataclasses
+from typing import Final
 
 import xxhash
 
@@ -8,9 +9,12 @@ from modelfs.codecs.base import CodecId
 from modelfs.store.chunks.lineage import DEPTH
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
-from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_of
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, Table, number_of
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain
+from tests.support.stores import CHUNK, noise, overwrite, pack_path, stored_file
+
+HALF: Final = CHUNK // 2
 
 
 def chunk_at(store: Store, inode: InodeNumber, offset: int = 0) -> ChunkId:
@@ -62,3 +66,34 @@ def derive_if_possible(store: Store, chunk: ChunkId, source: ChunkId) -> bool:
         return False
     derive(store, chunk, (source, at, len(content)))
     return True
+
+
+def halves(store: Store, count: int) -> list[ChunkId]:
+    """Return a chunk, and others that contain its content; each in a file of its own."""
+    files = [stored_file(store, b"base", noise(CHUNK))]
+    for number in range(count):
+        part = noise(CHUNK)[number : number + HALF]
+        files.append(stored_file(store, b"part%d" % number, part))
+    return [chunk_at(store, file) for file in files]
+
+
+def pair(store: Store) -> tuple[InodeNumber, InodeNumber, ChunkId, ChunkId]:
+    """Return a file, one that derives from it, and the chunks of both."""
+    base, part = halves(store, 1)
+    derive(store, part, (base, 0, HALF))
+    names = store.namespace
+    store.commit()
+    return names.lookup(ROOT, b"base"), names.lookup(ROOT, b"part0"), base, part
+
+
+def spoil(store: Store, chunk: ChunkId) -> None:
+    """Damage the stored bytes of a chunk."""
+    record = store.chunks.record(chunk)
+    overwrite(pack_path(store.packs, record.pack), record.offset + 5, b"damaged")
+    store.chunk_reader.distrust(record)
+
+
+def remove(store: Store, *names: bytes) -> None:
+    """Remove files and their rows."""
+    for name in names:
+        drain(store.orphans.remove(store.namespace.unlink(ROOT, name)))

@@ -9,8 +9,9 @@ import pytest
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, walk
+from tests.support.optimized_models import GRID
 from tests.support.sample_store import CHUNK, Sample, copy_of, fill
-from tests.support.stores import Box, checked, new_store
+from tests.support.stores import WINDOW, Box, checked, new_store, small_windows
 
 
 @pytest.fixture
@@ -30,6 +31,12 @@ def box(folder: Path) -> Iterator[Box]:
 def opened(box: Box) -> Store:
     """The same store, open for writing."""
     return box.store
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make windows of two chunks, so that small files have many."""
+    small_windows(monkeypatch, WINDOW)
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +62,10 @@ def good(filled: Path) -> Contents:
             for path, inode in walk(store.namespace).items()
             if stat.S_ISREG((node := store.contents.node(InodeNumber(inode))).mode)
         }
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Iterator[Box]:
+    """A store with chunks of 64 KiB, large enough for deltas and planes to pay."""
+    with checked(new_store(tmp_path, chunk_size=GRID)) as box:
+        yield box

@@ -12,6 +12,8 @@ from modelfs.jobs.ingest.job import Ingest
 from modelfs.jobs.ingest.job import ingest_all as ingest_all_job
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize as optimize_job
+from modelfs.jobs.scrub.job import scrub_next
+from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -64,3 +66,11 @@ def defragment(store: Store, progress: Callable[[int, int], None] | None = None)
         defragment_job(store, progress, lambda: collect_unmounted(store, collector_of(store))),
         store,
     )
+
+
+def scrub(store: Store, ranges: int = 1 << 30) -> list[PackRange]:
+    """Check up to `ranges` ranges, and return them."""
+    scrubber, done = Scrubber(store), list[PackRange]()
+    while len(done) < ranges and (checked := run(scrub_next(scrubber), store)) is not None:
+        done.append(checked)
+    return done

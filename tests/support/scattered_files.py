@@ -1,8 +1,10 @@
 """Stores with files that are scattered over packs."""
 
+from collections import Counter
 from typing import Final
 
-from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.jobs.defrag.rewrite import Defragmenter
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, Table
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain, ingest_all
 from tests.support.stores import CHUNK, new_file, noise, stored_file
@@ -27,3 +29,18 @@ def scatter(store: Store) -> list[InodeNumber]:
     drain(store.orphans.remove(gone))
     store.commit()
     return inodes
+
+
+def runs(store: Store, inodes: list[InodeNumber]) -> list[int]:
+    """Return the number of runs of each file."""
+    measured = Defragmenter(store).measure()
+    by_inode = dict(zip(measured.reads.inodes.tolist(), measured.runs.tolist(), strict=True))
+    return [by_inode[inode] for inode in inodes]
+
+
+def packs_of(store: Store) -> Counter[int]:
+    """Return the number of chunks in each pack."""
+    return Counter(
+        store.chunks.record(ChunkId(int.from_bytes(key, "big"))).pack
+        for key, _ in store.index.pages(Table.CHUNKS)
+    )

@@ -34,7 +34,7 @@ from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
-from tests.support.stores import FILE
+from tests.support.stores import CHUNK, FILE, noise
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +45,13 @@ READ = FlagT(os.O_RDONLY)
 WRITE = FlagT(os.O_RDWR)
 # Longer than any step of a test; a thread that waits gives up then.
 DEADLINE = 20.0
+
+TOKEN = cast("ReaddirToken", object())
+FOLDER_MODE = ModeT(0o755)
+NO_FLAGS = FlagT(0)
+
+DATA = noise(3 * CHUNK + 5)
+OTHER = noise(3 * CHUNK + 5, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,3 +266,50 @@ def cancelled_at(number: int) -> Iterator[trio.CancelScope]:
             yield scope
         finally:
             trio.lowlevel.remove_instrument(instrument)
+
+
+def names(store: Store) -> list[bytes]:
+    """Return the names in the root directory."""
+    return [name for _, name, _ in store.namespace.listing(ROOT, 0, 1000)]
+
+
+def is_chunked(served: Served, inode: InodeNumber) -> bool:
+    """Whether all content of a file is in chunks."""
+    return served.store.staging.find(inode) is None
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds that other tasks make true."""
+    with trio.fail_after(120):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await trio.sleep(0.25)
+
+
+def named(name: bytes | str) -> FileNameT:
+    """Return a name as pyfuse3 passes it."""
+    return FileNameT(os.fsencode(name))
+
+
+async def folder(served: Served, name: bytes, parent: InodeT = TOP) -> InodeT:
+    """Make a directory."""
+    entry = await served.operations.mkdir(parent, named(name), FOLDER_MODE, ASKED)
+    return entry.st_ino
+
+
+async def rename(
+    served: Served, old: bytes, new: bytes, flags: FlagT = NO_FLAGS, parent: InodeT = TOP
+) -> None:
+    """Rename a file, of the root directory if no other is given."""
+    await served.operations.rename(TOP, named(old), parent, named(new), flags, ASKED)
+
+
+async def listed(served: Served, listing: Listing, inode: InodeT = TOP, start: int = 0) -> None:
+    """List a directory once, from a cookie on."""
+    handle = await served.operations.opendir(inode, ASKED)
+    await served.operations.readdir(handle, start, TOKEN)
+    await served.operations.releasedir(handle)
+
+
+def lookups(served: Served, inode: InodeNumber) -> int:
+    """Return how many lookups of an inode the kernel has."""
+    return served.operations.lookups.count(inode)

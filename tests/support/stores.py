@@ -21,12 +21,14 @@ from modelfs.jobs.ingest import passes
 from modelfs.store.create import create_store
 from modelfs.store.files import staged_file, writes
 from modelfs.store.files.namespace import Owner
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
 from modelfs.store.packs.pack import Packs
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_file
 
 CHUNK = 4096
+WINDOW = 2 * CHUNK  # with the fixture `windows`
 ME = Owner(os.geteuid(), os.getegid())
 FILE = stat.S_IFREG | 0o644
 FOLDER = stat.S_IFDIR | 0o755
@@ -109,8 +111,26 @@ def stored_file(store: Store, name: bytes, data: bytes) -> InodeNumber:
     return inode
 
 
+def durable(store: Store, inode: InodeNumber) -> None:
+    """Do the same as fsync(2)."""
+    store.flush(inode)
+    store.commit()
+
+
 def content_of(store: Store, inode: InodeNumber) -> bytes:
     return store.contents.read(inode, 0, store.contents.node(inode).size)
+
+
+def staged_of(store: Store, inode: InodeNumber) -> StagedFile:
+    """Return the staged state of a file that has one."""
+    staged = store.staging.find(inode)
+    assert staged is not None
+    return staged
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names of the files of a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
 def noise(size: int, seed: int = 0) -> bytes:

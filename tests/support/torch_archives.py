@@ -10,7 +10,6 @@ from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import recognise
 
 STOP = b"."
-
 # The storage class of each dtype in torch.save.
 KINDS = {
     "F32": "FloatStorage",
@@ -145,3 +144,28 @@ def shapes(value: bytes, *storages: bytes) -> dict[str, tuple[str, tuple[int, ..
     """Return name, dtype and shape of what an archive of that value has."""
     found = spans_of(archive(pickled(value), dict(enumerate(storages))))
     return {name: (span.dtype, span.shape) for name, span in found.items()}
+
+
+def rezipped(content: bytes, add: dict[str, bytes], comment: bytes = b"") -> bytes:
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as file:
+        file.comment = comment
+        for name, data in add.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def records_of(content: bytes) -> list[tuple[int, int]]:
+    """Return the offsets of each entry's record in the directory and of its local header."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        at, found = file.start_dir, []
+        for info in file.infolist():
+            found.append((at, info.header_offset))
+            at += 46 + len(info.filename) + len(info.extra) + len(info.comment)
+    return found
+
+
+def changed(content: bytes, offset: int, layout: str, value: int) -> bytes:
+    data = bytearray(content)
+    struct.pack_into(layout, data, offset, value)
+    return bytes(data)

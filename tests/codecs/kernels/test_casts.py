@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.codecs.kernels import casts, casts_numpy
-from tests.codecs.kernels.test_kernels import both_of, compiled
+from tests.support.compiled_kernels import both_of, compiled
 
 
 def both(name: str, *args: object) -> Any:

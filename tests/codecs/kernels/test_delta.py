@@ -12,7 +12,7 @@ from modelfs.codecs.base import Bytes
 from modelfs.codecs.kernels import delta as delta_kernels
 from modelfs.codecs.kernels import delta_numpy
 from modelfs.codecs.kernels.delta_streams import CLASSES, Streams
-from tests.codecs.kernels.test_kernels import both_of, compiled
+from tests.support.compiled_kernels import both_of, compiled
 
 KINDS = [(1, 0), (1, 4), (1, 5), (2, 8), (2, 5), (2, 0), (4, 8), (4, 0), (8, 11), (8, 0)]
 

@@ -1,21 +1,24 @@
-"""Writing chunks: equal content is shared, and only equal content."""
+"""Writing chunks: equal content is shared, and only equal content; good copies heal."""
 
+import dataclasses
 import errno
 
 import pytest
 
 from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptChunk
 from modelfs.store.chunks.table import ChunkTable
-from modelfs.store.chunks.writer import ChunkWriter
-from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.records import Extent
-from modelfs.store.index.tables import ChunkId, PackId
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
+from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs import segment as segment_module
 from modelfs.store.store import Store
+from tests.support.derived_chunks import HALF, chunk_at, pair, spoil
+from tests.support.put_chunks import TEXT, load, put
 from tests.support.run_jobs import collect, drain, ingest_all
 from tests.support.stores import (
     CHUNK,
+    Box,
     content_of,
     new_file,
     noise,
@@ -23,20 +26,6 @@ from tests.support.stores import (
     pack_path,
     stored_file,
 )
-
-TEXT = b"text that zstd makes shorter, " * 50
-
-
-def put(store: Store, *contents: bytes, compress: bool = False) -> list[ChunkId]:
-    """Put contents with a writer of their own."""
-    writer = store.writer()
-    chunks = [writer.put(content, compress=compress) for content in contents]
-    drain(store.publish(writer.finish()))
-    return chunks
-
-
-def load(store: Store, chunk: ChunkId) -> bytes:
-    return store.chunk_reader.read(chunk, store.chunks.record(chunk))
 
 
 @pytest.fixture
@@ -181,19 +170,6 @@ def test_a_rolled_back_writer_leaves_nothing(
     assert load(opened, first) == other
 
 
-def test_a_copy_of_a_removed_chunk_is_not_published(opened: Store) -> None:
-    """A chunk may be removed while it is copied; its number is not used again."""
-    chunks = put(opened, *(noise(100, seed) for seed in range(5)))
-    record = opened.chunks.record(chunks[0])
-    stored = opened.chunk_reader.stored_bytes(chunks[0], record)
-    writer = opened.writer()
-    drain(opened.reclaimer.remove_dead())
-    writer.copy(chunks[0], record, stored)
-    drain(opened.publish(writer.finish()))
-    assert opened.chunks.find(chunks[0]) is None
-    assert put(opened, noise(7)) == [chunks[-1] + 1]
-
-
 def test_a_full_disk_stops_a_writer(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error at writing a segment is raised by `put`, and nothing of the segment stays."""
     put(opened, noise(100))
@@ -213,16 +189,46 @@ def _full(*_: object) -> None:
     raise OSError(28, "no space")
 
 
-def test_extents_and_chunks_count_the_same(opened: Store) -> None:
-    """A new extent, and a removed one, change the chunk's refs and ref bytes."""
-    (chunk,) = put(opened, noise(100))
-    inode = new_file(opened, b"f")
-    opened.writes.truncate(inode, 100)
-    opened.flush(inode)
+def test_a_damaged_recipe_is_healed(box: Box) -> None:
+    """A good copy of a chunk with a damaged recipe is stored plain, for all its files."""
+    base_file, part, base, chunk = pair(box.store)
+    spoil(box.store, chunk)
+    with pytest.raises(CorruptChunk):
+        content_of(box.store, part)
+    again = stored_file(box.store, b"again", noise(CHUNK)[:HALF])
+    assert chunk_at(box.store, again) == chunk
+    record = box.store.chunks.record(chunk)
+    assert (record.kind, record.refs, record.optimized) == (ChunkKind.PLAIN, 2, False)
+    assert (box.store.chunks.record(base).dependants, box.store.chunks.lineage.sources(chunk)) == (
+        0,
+        [],
+    )
+    store = box.crash()
+    assert content_of(store, part) == noise(CHUNK)[:HALF]
+    assert content_of(store, base_file) == noise(CHUNK)
+
+
+def test_a_chunk_is_healed_though_its_source_is_damaged(opened: Store) -> None:
+    """A good copy of a derived chunk removes its sources, and does not heal them."""
+    base_file, part, base, _ = pair(opened)
+    spoil(opened, base)
+    stored_file(opened, b"again", noise(CHUNK)[:HALF])
+    assert content_of(opened, part) == noise(CHUNK)[:HALF]
+    with pytest.raises(CorruptChunk):
+        content_of(opened, base_file)
+    stored_file(opened, b"base again", noise(CHUNK))
+
+
+@pytest.mark.parametrize("data", [noise(CHUNK), b"text, again and again. " * 100], ids=len)
+def test_a_chunk_of_format_1_is_healed(opened: Store, data: bytes) -> None:
+    """Without a content checksum, a good copy is recognised by its encoded form."""
+    inode = stored_file(opened, b"f", data)
+    chunk = chunk_at(opened, inode)
+    record = dataclasses.replace(opened.chunks.record(chunk), content_checksum=0)
     with opened.index.change():
-        opened.maps.replace(inode, 0, 100, [Extent(0, chunk, 0, 100)])
-    with opened.index.change():
-        opened.maps.replace(inode, 40, 60, [])
-    record = opened.chunks.record(chunk)
-    assert (record.refs, record.ref_bytes) == (2, 80)
-    assert isinstance(opened.writer(), ChunkWriter)
+        opened.index.put(Table.CHUNKS, number_key(chunk), record.to_bytes()[: Chunk.LENGTH_1])
+    spoil(opened, chunk)
+    again = stored_file(opened, b"again", data)
+    assert chunk_at(opened, again) == chunk
+    assert opened.chunks.record(chunk).content_checksum
+    assert content_of(opened, inode) == data

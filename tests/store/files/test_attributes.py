@@ -4,13 +4,7 @@ import stat
 
 import pytest
 
-from modelfs.errors import (
-    AttributeTooLarge,
-    InvalidArgument,
-    NoAttribute,
-    NotFound,
-    NotSupported,
-)
+from modelfs.errors import AttributeTooLarge, InvalidArgument, NoAttribute, NotFound, NotSupported
 from modelfs.store.files.attributes import VALUE_MAX, Change
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store

@@ -6,8 +6,8 @@ import pytest
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.chunk_records import Chunk
-from tests.store.index.test_records import EXAMPLES, NEWEST
 from tests.support.paths import STORE_GOLDEN
+from tests.support.record_examples import EXAMPLES, NEWEST
 
 
 def test_chunks_of_format_1_stay_readable() -> None:

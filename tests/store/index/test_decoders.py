@@ -23,7 +23,7 @@ from modelfs.store.index.tables import (
     triple_key,
 )
 from modelfs.store.index.tensor_records import SketchKind
-from tests.store.index.test_records import EXAMPLES
+from tests.support.record_examples import EXAMPLES
 
 ONE: Final = number_key(1)
 VALUES: Final = {kind: record.to_bytes() for kind, record in EXAMPLES.items()}

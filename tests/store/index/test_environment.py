@@ -1,4 +1,4 @@
-"""The LMDB environment: full maps, MDB_PANIC, short files and blocks ahead."""
+"""The LMDB environment: full maps, MDB_PANIC, and files cut short."""
 
 import errno
 import os
@@ -11,7 +11,6 @@ import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, StoreFull
-from modelfs.store.index.data_file import AHEAD, AHEAD_BEHIND
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 
@@ -163,39 +162,3 @@ def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> No
 
 def blocks(folder: Path) -> int:
     return (folder / "data.mdb").stat().st_blocks * 512
-
-
-def test_free_pages_count_as_room_for_deletes(tmp_path: Path) -> None:
-    """After many deletes there is space inside the file, and half as much behind it."""
-    index = Index(tmp_path)
-    put(index, b"a", b"1")
-    assert blocks(tmp_path) >= AHEAD
-    for number in range(3000):
-        with index.change():
-            index.put(Table.META, b"%d" % number, bytes(1000))
-    index.commit()
-    full = (tmp_path / "data.mdb").stat().st_size
-    assert full > AHEAD // 2
-    assert blocks(tmp_path) >= full + AHEAD // 2
-    with index.change():
-        for number in range(3000):
-            index.delete(Table.META, b"%d" % number)
-    index.commit()
-    index.close()
-    index = Index(tmp_path)
-    put(index, b"a", b"2")
-    size = (tmp_path / "data.mdb").stat().st_size
-    assert AHEAD_BEHIND <= blocks(tmp_path) - size < AHEAD
-    index.close()
-
-
-def test_there_is_always_room_behind(index: Index, tmp_path: Path) -> None:
-    """Deletes do not depend on free pages that a reader's snapshot blocks."""
-    for number in range(20):
-        with index.change():
-            for key in range(number * 50, number * 50 + 50):
-                index.put(Table.META, b"%d" % key, bytes(1000))
-                index.delete(Table.META, b"%d" % (key - 200))
-        index.commit()
-        size = (tmp_path / "data.mdb").stat().st_size
-        assert blocks(tmp_path) - size >= AHEAD_BEHIND

@@ -1,6 +1,5 @@
 """The records of the index: round trips, junk, and pinned bytes."""
 
-import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -13,29 +12,11 @@ from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.store.index.chunk_records import OFFSET_END, Chunk, ChunkKind, PackRow
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import (
-    Dentry,
-    Extent,
-    Inode,
-    Listed,
-    StagedWindow,
-    Superblock,
-)
-from modelfs.store.index.tables import (
-    ChunkId,
-    InodeNumber,
-    PackId,
-    number_key,
-    number_of,
-    pair_key,
-    pair_of,
-    prefix_end,
-    sidecar_key,
-    tensor_key,
-    triple_key,
-)
+from modelfs.store.index.records import Dentry, Extent, Inode, Listed, StagedWindow, Superblock
+from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 from modelfs.store.index.tensor_records import TensorRow
 from tests.support.paths import STORE_GOLDEN
+from tests.support.record_examples import EXAMPLES, NEWEST
 
 U8 = st.integers(0, (1 << 8) - 1)
 U32 = st.integers(0, (1 << 32) - 1)
@@ -44,7 +25,6 @@ I64 = st.integers(-(1 << 63), (1 << 63) - 1)
 INODES = st.builds(InodeNumber, U64)
 DIGESTS = st.binary(min_size=16, max_size=16)
 BOUNDS = st.lists(U64, max_size=8, unique=True).map(sorted)
-
 RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "superblock": st.builds(
         Superblock,
@@ -121,50 +101,6 @@ DECODE: dict[str, Callable[[bytes], object]] = {
     "window": StagedWindow.from_bytes,
     "tensor": lambda value: TensorRow.from_bytes(7, value),
 }
-# One of each, with a different number in every field.
-EXAMPLES: dict[str, Any] = {
-    "superblock": Superblock(1, 1 << 20, 0x1122334455667788, bytes(range(16)), 1_700_000_000_000),
-    "inode": Inode(
-        inode=InodeNumber(7),
-        mode=stat.S_IFREG | 0o4755,
-        uid=1000,
-        gid=1001,
-        nlink=3,
-        size=1 << 40,
-        rdev=0x801,
-        atime_ns=-1,
-        mtime_ns=1_700_000_000_123_456_789,
-        ctime_ns=1_700_000_001_123_456_789,
-        parent=InodeNumber(5),
-        format=Format.ONNX_DATA,
-    ),
-    "dentry": Dentry(InodeNumber(7), 9),
-    "listed": Listed(InodeNumber(7), b"model.safetensors"),
-    "extent": Extent(7, ChunkId(11), 13, 17),
-    "chunk": Chunk(
-        kind=ChunkKind.CODED,
-        codec=CodecId.ZSTD,
-        size=1 << 20,
-        pack=PackId(3),
-        offset=4096,
-        stored=1234,
-        refs=2,
-        ref_bytes=(1 << 20) + 5,
-        checksum=0x8877665544332211,
-        digest=bytes(range(16, 32)),
-        dependants=3,
-        content_checksum=0x1020304050607080,
-        optimized=True,
-        element=5,
-    ),
-    "pack": PackRow(256 << 20, 200 << 20),
-    "window": StagedWindow(5, RangeSet([(0, 10), (4096, 8192)])),
-    "tensor": TensorRow(7, 24, "BF16", (3, 4), "layer.0.wéight"),
-}
-
-# The newest form of records that had another one in format 1.
-NEWEST: dict[str, str] = {"chunk": "chunk2", "lost": "lost2"}
-
 every_record = pytest.mark.parametrize("kind", RECORDS)
 
 
@@ -246,30 +182,3 @@ def test_a_part_of_an_extent_is_the_same_bytes(start: int, stop: int) -> None:
     if low < high:
         assert (part.start, part.stop) == (low, high)
         assert part.skip - part.start == whole.skip - whole.start
-
-
-# -- keys
-
-
-@given(left=st.tuples(U64, U64, U64), right=st.tuples(U64, U64, U64))
-def test_keys_sort_as_numbers(left: tuple[int, int, int], right: tuple[int, int, int]) -> None:
-    """Keys sort as their numbers, and decode to them."""
-    assert (triple_key(*left) < triple_key(*right)) == (left < right)
-    assert (pair_key(*left[:2]) < pair_key(*right[:2])) == (left[:2] < right[:2])
-    assert (number_key(left[0]) < number_key(right[0])) == (left[0] < right[0])
-    assert pair_of(pair_key(*left[:2])) == left[:2]
-    assert number_of(triple_key(*left)) == left[0]
-
-
-@given(prefix=st.binary(min_size=1, max_size=4), key=st.binary(max_size=6))
-def test_a_prefix_has_an_end(prefix: bytes, key: bytes) -> None:
-    """Every key with a prefix lies below the prefix's end; all greater keys lie above it."""
-    if prefix.strip(b"\xff"):
-        end = prefix_end(prefix)
-        assert key.startswith(prefix) == (prefix <= key < end)
-
-
-def test_keys_of_a_file_are_together() -> None:
-    """A tensor's key has the file, the start, and the ordinal among tensors there."""
-    assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
-    assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)

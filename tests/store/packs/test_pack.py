@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
-from modelfs.store.disk.descriptors import IOV_MAX
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
-from modelfs.store.packs import segment as segment_module
 from modelfs.store.packs.pack import Packs, Tail, pack_name, pack_number
 from modelfs.store.packs.segment import ALIGN_FROM, PAGE, Entry, Segment
 from tests.support.paths import STORE_GOLDEN
@@ -179,14 +177,6 @@ def test_packs_are_sealed_when_full(packs: Packs, monkeypatch: pytest.MonkeyPatc
     packs.seal(PackId(3))
     assert packs.append(segment_of(b"x"))[1].pack == 4
     assert packs.numbers() == {1, 2, 3, 4}
-
-
-def test_segments_are_full_by_size_or_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment is full by its bytes, or by the most chunks of one write."""
-    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 10)
-    assert not segment_of(b"123456789").full
-    assert segment_of(b"1234567890").full
-    assert segment_of(*[b""] * (IOV_MAX // 2)).full
 
 
 def test_short_writes_are_continued(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
-"""Compiled loops return and refuse the same as those in numpy."""
+"""Compiled loops of planes return and refuse the same as those in numpy."""
 
-import importlib
-import os
 import re
 import tomllib
 from types import ModuleType
@@ -13,19 +11,10 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.kernels import planes as planes_kernels
 from modelfs.codecs.kernels import planes_numpy
+from tests.support.compiled_kernels import compiled
 from tests.support.paths import CHECKOUT
 
 TWINS = {"_planes": planes_numpy}
-
-
-def compiled(name: str) -> ModuleType:
-    """Skip if no kernel was compiled; in CI fail."""
-    try:
-        return importlib.import_module(f"modelfs.codecs.kernels.{name}")
-    except ImportError:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(f"{name} is not compiled")
 
 
 def outcome(module: ModuleType, name: str, *args: object) -> Any:
@@ -34,18 +23,6 @@ def outcome(module: ModuleType, name: str, *args: object) -> Any:
         return getattr(module, name)(*args)
     except ValueError as exc:
         return str(exc)
-
-
-def both_of(one: ModuleType, other: ModuleType, name: str, *args: object) -> Any:
-    """Return the common result of both modules' function; None if both refuse."""
-    outcomes = []
-    for module in (one, other):
-        try:
-            outcomes.append(getattr(module, name)(*args))
-        except ValueError:
-            outcomes.append(None)
-    assert outcomes[0] == outcomes[1]
-    return outcomes[0]
 
 
 @pytest.mark.parametrize("name", TWINS)

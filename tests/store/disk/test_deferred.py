@@ -1,0 +1,107 @@
+"""Deletes that wait for a commit."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.disk.deferred import DeferredDeletes
+from modelfs.store.disk.descriptors import Descriptors, read_at
+from modelfs.store.index.index import Index
+from tests.support.run_jobs import ingest_file
+from tests.support.stores import Box, content_of, names_in, new_file, noise
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Descriptors:
+    """A folder with the files a, b and c."""
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    return Descriptors(tmp_path, os.O_RDONLY)
+
+
+@pytest.fixture
+def deletes(tmp_path: Path, files: Descriptors) -> DeferredDeletes:
+    return DeferredDeletes(tmp_path, files)
+
+
+def test_a_name_waits_for_the_commit_after_it(deletes: DeferredDeletes, tmp_path: Path) -> None:
+    """A file that is listed after the drain of a commit is not deleted by that commit."""
+    deletes.delete_after_commit("a")
+    drained = deletes.drain()
+    deletes.delete_after_commit("b")
+    assert names_in(tmp_path) == {"a", "b", "c"}
+    deletes.run(drained)
+    assert names_in(tmp_path) == {"b", "c"}
+    assert deletes.drain() == ["b"]
+    assert deletes.drain() == []
+
+
+def test_names_of_a_failed_commit_are_drained_again(deletes: DeferredDeletes) -> None:
+    """Restored names and those listed meanwhile all belong to the next commit, each once."""
+    deletes.delete_after_commit("a")
+    drained = deletes.drain()
+    deletes.delete_after_commit("b")
+    deletes.restore(drained)
+    assert sorted(deletes.drain()) == ["a", "b"]
+
+
+def test_a_deleted_file_is_readable_by_those_who_have_it(
+    deletes: DeferredDeletes, files: Descriptors, tmp_path: Path
+) -> None:
+    """A descriptor outlives the delete, and a new file of that name is another file."""
+    old = files.get("a")
+    deletes.run(["a"])
+    (tmp_path / "a").write_text("new")
+    assert read_at(old, 0, 9) == b"a"
+    assert read_at(files.get("a"), 0, 9) == b"new"
+
+
+def test_a_file_that_is_gone_already_is_no_error(deletes: DeferredDeletes, tmp_path: Path) -> None:
+    """A delete may be repeated, as after a crash."""
+    (tmp_path / "a").unlink()
+    deletes.run(["a", "b"])
+    assert names_in(tmp_path) == {"c"}
+
+
+def test_the_index_is_durable_before_a_file_goes(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A staging file is there while the commit that no longer mentions it is written."""
+    inode = new_file(box.store, b"f", noise(100))
+    box.store.flush(inode)
+    box.store.commit()
+    (name,) = names_in(box.store.staging.folder)
+    ingest_file(box.store, inode)
+    there: list[bool] = []
+    write = Index.apply
+
+    def noted(index: Index, changes: object) -> None:
+        write(index, changes)  # type: ignore[arg-type]
+        there.append(name in names_in(box.store.staging.folder))
+
+    monkeypatch.setattr(Index, "apply", noted)
+    box.store.commit()
+    assert there == [True]
+    assert names_in(box.store.staging.folder) == set()
+
+
+def test_a_file_that_cannot_be_deleted_goes_at_the_next_open(
+    box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error at a delete is logged, and does not fail the commit that came before it."""
+    inode = new_file(box.store, b"f", noise(100))
+    box.store.flush(inode)
+    box.store.commit()
+    ingest_file(box.store, inode)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        box.store.commit()
+    assert "cannot be deleted" in caplog.text
+    assert len(names_in(box.store.staging.folder)) == 1
+    store = box.crash()
+    assert names_in(store.staging.folder) == set()
+    assert content_of(store, inode) == noise(100)

@@ -1,0 +1,148 @@
+"""Open files: the cache of descriptors, and reads and writes that are never short."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.disk.descriptors import (
+    IOV_MAX,
+    Descriptor,
+    Descriptors,
+    read_at,
+    read_into,
+    sync,
+    write_at,
+)
+from tests.support.stores import noise
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Descriptor:
+    """An open file of 10,000 bytes."""
+    (tmp_path / "f").write_bytes(noise(10_000))
+    return Descriptor(tmp_path / "f", os.O_RDWR)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+# -- reads and writes
+
+
+def test_short_reads_are_continued(file: Descriptor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short read of the kernel is continued until the request is complete or the file ends."""
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 700), at))
+    monkeypatch.setattr(os, "preadv", lambda fd, into, at: preadv(fd, [into[0][:700]], at))
+    assert read_at(file, 100, 5000) == noise(10_000)[100:5100]
+    assert read_at(file, 9000, 5000) == noise(10_000)[9000:]
+    into = bytearray(5000)
+    assert read_into(file, 100, memoryview(into)) == 5000
+    assert into == noise(10_000)[100:5100]
+    assert read_into(file, 9000, memoryview(into)) == 1000
+    assert into[:1000] == noise(10_000)[9000:]
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 10_000])
+def test_short_writes_are_continued(
+    file: Descriptor, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A write may end anywhere: inside a buffer, at its end, and before an empty one."""
+    pwritev = os.pwritev
+
+    def few(fd: int, buffers: list[memoryview], offset: int) -> int:
+        return pwritev(fd, [b"".join(buffers)[:most]], offset)
+
+    monkeypatch.setattr(os, "pwritev", few)
+    write_at(file, 7, [b"abc", b"", b"de", b"f", b""])
+    assert read_at(file, 0, 20) == noise(10_000)[:7] + b"abcdef" + noise(10_000)[13:20]
+
+
+def test_more_buffers_than_one_call_has(file: Descriptor) -> None:
+    """Any number of buffers is written, although pwritev(2) accepts `IOV_MAX` of them."""
+    buffers = [b"%04d" % number for number in range(IOV_MAX + 2)]
+    write_at(file, 0, buffers)
+    assert read_at(file, 0, 4 * len(buffers)) == b"".join(buffers)
+
+
+def test_errors_name_their_file(file: Descriptor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of a descriptor carries the path of its file, which the kernel does not know."""
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for name in ("pread", "preadv", "pwritev", "fdatasync"):
+        monkeypatch.setattr(os, name, fails)
+    calls = (
+        lambda: read_at(file, 0, 1),
+        lambda: read_into(file, 0, memoryview(bytearray(1))),
+        lambda: write_at(file, 0, [b"x"]),
+        lambda: sync(file),
+    )
+    for call in calls:
+        with pytest.raises(OSError, match="error") as caught:
+            call()
+        assert caught.value.filename == str(file.path)
+
+
+# -- the cache
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Descriptors:
+    """A cache of two of the files a, b and c."""
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    return Descriptors(tmp_path, os.O_RDONLY, capacity=2)
+
+
+def test_the_least_recently_used_file_is_closed(files: Descriptors) -> None:
+    """A full cache closes the file that was not used for longest."""
+    first, second = files.get("a").fd, files.get("b").fd
+    assert files.get("a").fd == first
+    files.get("c")
+    assert is_open(first)
+    assert not is_open(second)
+
+
+def test_a_file_stays_open_for_its_users(files: Descriptors) -> None:
+    """A descriptor that someone keeps is open after it left the cache, and closed with it."""
+    kept = files.get("a")
+    number = kept.fd
+    files.clear()
+    assert read_at(kept, 0, 9) == b"a"
+    del kept
+    assert not is_open(number)
+
+
+def test_a_forgotten_name_is_opened_again(files: Descriptors, tmp_path: Path) -> None:
+    """After `forget`, a replaced file is the new one."""
+    old = files.get("a")
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "new").rename(tmp_path / "a")
+    assert files.get("a") is old
+    files.forget("a")
+    assert read_at(files.get("a"), 0, 9) == b"new"
+
+
+def test_threads_that_open_the_same_file_share_it(
+    files: Descriptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads that open a file at the same time, both get the first one's descriptor."""
+    real = os.open
+    first: list[Descriptor] = []
+
+    def overtaken(*args: object, **kwargs: object) -> int:
+        monkeypatch.setattr(os, "open", real)
+        first.append(files.get("a"))
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", overtaken)
+    assert files.get("a") is first[0]

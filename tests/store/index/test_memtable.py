@@ -1,0 +1,121 @@
+"""The memtable: two layers over LMDB's rows."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.store.index.memtable import Memtable, Unchanged
+from modelfs.store.index.tables import Table
+
+META = Table.META
+
+
+def rows_of(memtable: Memtable, limit: int = 99) -> dict[bytes, bytes | None]:
+    changed, _ = memtable.changes(META, b"", b"\xff", limit)
+    return changed
+
+
+def test_a_row_is_that_of_the_newest_layer() -> None:
+    """The active layer hides the sealed one, and a deletion hides a value."""
+    memtable = Memtable()
+    assert isinstance(memtable.get(META, b"a"), Unchanged)
+    memtable.set(META, b"a", b"1")
+    memtable.set(META, b"b", b"1")
+    memtable.seal()
+    memtable.set(META, b"a", None)
+    assert memtable.get(META, b"a") is None
+    assert memtable.get(META, b"b") == b"1"
+    assert rows_of(memtable) == {b"a": None, b"b": b"1"}
+    assert isinstance(memtable.get(Table.CHUNKS, b"a"), Unchanged)
+
+
+def test_a_release_leaves_the_changes_made_meanwhile() -> None:
+    """Rows changed while a commit is written stay, and wait for the next seal."""
+    memtable = Memtable()
+    memtable.set(META, b"a", b"1")
+    sealed = memtable.seal()
+    assert dict(sealed[META]) == {b"a": b"1"}
+    memtable.set(META, b"a", b"2")
+    memtable.release()
+    assert memtable.get(META, b"a") == b"2"
+    before = memtable.dirty
+    assert dict(memtable.seal()[META]) == {b"a": b"2"}
+    memtable.release()
+    assert (before, memtable.dirty) == (True, False)
+    assert isinstance(memtable.get(META, b"a"), Unchanged)
+
+
+def test_a_seal_after_a_failed_commit_has_the_newest_rows_of_both() -> None:
+    """A sealed layer that was not released joins the next one, whose rows win."""
+    memtable = Memtable()
+    memtable.set(META, b"a", b"1")
+    memtable.set(META, b"b", b"1")
+    memtable.seal()
+    memtable.set(META, b"b", None)
+    memtable.set(META, b"c", b"2")
+    assert dict(memtable.seal()[META]) == {b"a": b"1", b"b": None, b"c": b"2"}
+    assert len(memtable) == 0
+    assert memtable.dirty
+
+
+def test_an_undo_restores_what_each_row_was() -> None:
+    """Undone in reverse, a row changed twice is as before, and a new row hides nothing."""
+    memtable = Memtable()
+    memtable.set(META, b"a", b"1")
+    memtable.set(META, b"gone", None)
+    memtable.seal()
+    memtable.set(META, b"b", b"1")
+    undo = [
+        memtable.set(META, b"b", b"2"),
+        memtable.set(META, b"b", None),
+        memtable.set(META, b"a", None),
+        memtable.set(META, b"gone", b"back"),
+        memtable.set(META, b"new", b"1"),
+        memtable.set(META, b"new", None),
+    ]
+    memtable.undo(undo)
+    assert rows_of(memtable) == {b"a": b"1", b"b": b"1", b"gone": None}
+    assert isinstance(memtable.get(META, b"new"), Unchanged)
+    assert len(memtable) == 1
+
+
+KEYS = st.integers(0, 20).map(lambda number: bytes([number]))
+ROWS = st.dictionaries(KEYS, st.none() | st.binary(min_size=1, max_size=1))
+
+
+@given(sealed=ROWS, active=ROWS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
+def test_changes_are_complete_up_to_the_returned_key(
+    sealed: dict[bytes, bytes | None],
+    active: dict[bytes, bytes | None],
+    low: bytes,
+    high: bytes,
+    limit: int,
+) -> None:
+    """A limit counts rows with a value; deletions before the last one are all there."""
+    memtable = Memtable()
+    for key, value in sealed.items():
+        memtable.set(META, key, value)
+    memtable.seal()
+    for key, value in active.items():
+        memtable.set(META, key, value)
+    merged = {**sealed, **active}
+    changed, stop = memtable.changes(META, low, high, limit)
+    expected = {key: merged[key] for key in sorted(merged) if low <= key < stop}
+    assert list(changed.items()) == list(expected.items())
+    values = sum(value is not None for value in changed.values())
+    assert values == limit if stop != high else values <= limit
+    assert stop <= max(low, high)
+
+
+@given(sealed=ROWS, active=ROWS, key=KEYS, low=KEYS)
+def test_floors_are_those_of_each_layer(
+    sealed: dict[bytes, bytes | None], active: dict[bytes, bytes | None], key: bytes, low: bytes
+) -> None:
+    """Each layer gives its last key in the range, bounds included, whether deleted or not."""
+    memtable = Memtable()
+    for each, value in sealed.items():
+        memtable.set(META, each, value)
+    memtable.seal()
+    for each, value in active.items():
+        memtable.set(META, each, value)
+    inside = [[each for each in layer if low <= each <= key] for layer in (active, sealed)]
+    assert memtable.floor_keys(META, key, low) == [max(keys) for keys in inside if keys]

@@ -1,0 +1,41 @@
+"""The keys of the tables."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfs.store.index.tables import (
+    number_key,
+    number_of,
+    pair_key,
+    pair_of,
+    prefix_end,
+    sidecar_key,
+    tensor_key,
+    triple_key,
+)
+
+U64 = st.integers(0, (1 << 64) - 1)
+
+
+@given(left=st.tuples(U64, U64, U64), right=st.tuples(U64, U64, U64))
+def test_keys_sort_as_numbers(left: tuple[int, int, int], right: tuple[int, int, int]) -> None:
+    """Keys sort as their numbers, and decode to them."""
+    assert (triple_key(*left) < triple_key(*right)) == (left < right)
+    assert (pair_key(*left[:2]) < pair_key(*right[:2])) == (left[:2] < right[:2])
+    assert (number_key(left[0]) < number_key(right[0])) == (left[0] < right[0])
+    assert pair_of(pair_key(*left[:2])) == left[:2]
+    assert number_of(triple_key(*left)) == left[0]
+
+
+@given(prefix=st.binary(min_size=1, max_size=4), key=st.binary(max_size=6))
+def test_a_prefix_has_an_end(prefix: bytes, key: bytes) -> None:
+    """Every key with a prefix lies below the prefix's end; all greater keys lie above it."""
+    if prefix.strip(b"\xff"):
+        end = prefix_end(prefix)
+        assert key.startswith(prefix) == (prefix <= key < end)
+
+
+def test_keys_of_a_file_are_together() -> None:
+    """A tensor's key has the file, the start, and the ordinal among tensors there."""
+    assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
+    assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)

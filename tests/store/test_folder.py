@@ -1,0 +1,207 @@
+"""The folder of a store: its format, and the lock that excludes other processes."""
+
+import dataclasses
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import IndexLost, NotAStore, StoreBusy, StoreReadOnly, UnsupportedFormat
+from modelfs.jobs.check.fsck import check
+from modelfs.store import folder as folder_module
+from modelfs.store.folder import (
+    FORMAT_FILE,
+    FORMAT_TEXT,
+    INDEX,
+    LOCK_FILE,
+    check_format,
+    is_locked,
+    lock,
+    read_superblock,
+)
+from modelfs.store.index.counters import OPTIMIZE_WALK
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK
+from modelfs.store.index.tables import Table
+from modelfs.store.store import Store
+from tests.support.stores import CHUNK, Box, check_closed, noise, run_apart, stored_file
+
+HOLD = """
+import sys
+from pathlib import Path
+from modelfs.store.store import Store
+store = Store(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+store.abandon()
+"""
+
+
+def test_other_folders_are_no_stores(tmp_path: Path) -> None:
+    """A missing folder, a file, and a folder without a format file are no stores."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing", tmp_path / "file", tmp_path):
+        with pytest.raises(NotAStore):
+            Store(path)
+
+
+@pytest.mark.parametrize("text", ["", "something else", "modelfs store, format x\n"])
+def test_a_format_file_has_a_fixed_text(folder: Path, text: str) -> None:
+    """A folder whose format file has another text is no store."""
+    (folder / FORMAT_FILE).write_text(text)
+    with pytest.raises(NotAStore):
+        Store(folder)
+
+
+def test_a_newer_format_is_refused(folder: Path) -> None:
+    """A store of a later version is neither read nor written."""
+    newer = FORMAT_TEXT.format(version=FORMAT_VERSION + 1)
+    (folder / FORMAT_FILE).write_text(newer)
+    for read_only in (False, True):
+        with pytest.raises(UnsupportedFormat):
+            Store(folder, read_only=read_only)
+
+
+def test_one_process_writes(box: Box) -> None:
+    """A second writer is refused with StoreBusy; readers are not."""
+    script = """
+import sys
+from pathlib import Path
+from modelfs.errors import StoreBusy
+from modelfs.jobs.check.fsck import check
+from modelfs.store.store import Store
+try:
+    Store(Path(sys.argv[1]))
+except StoreBusy as exc:
+    print("busy")
+with Store(Path(sys.argv[1]), read_only=True) as store:
+    print(len(store.namespace.listing(1, 0, 9)), check(store, data=True))
+"""
+    stored_file(box.store, b"f", noise(CHUNK))
+    assert run_apart(script, box.path).splitlines() == ["busy", "1 []"]
+
+
+def test_a_lock_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreadable lock file is an error that names the file and the store's owner."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    owner = folder.stat().st_uid
+    message = rf"permission denied: {folder}/lock \(owned by UID {owner}; try sudo\)"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StoreReadOnly, match=message):
+            Store(folder)
+
+
+def test_a_killed_writer_holds_no_lock(folder: Path) -> None:
+    """The lock ends with its process, even if that is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        with pytest.raises(StoreBusy):
+            Store(folder)
+        process.kill()
+    with Store(folder) as store:
+        assert check(store) == []
+
+
+@pytest.mark.parametrize("crash", ["none", "before the format file", "behind the format file"])
+def test_an_older_store_is_upgraded_format_file_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    """Older versions are kept out before a new row is written; a crash repeats the upgrade."""
+    set_format(folder, 1)
+    if crash == "before the format file":
+        monkeypatch.setattr(Path, "replace", broken)
+    if crash == "behind the format file":
+        monkeypatch.setattr(folder_module, "sync_folder", broken)
+    if crash != "none":
+        with pytest.raises(OSError, match="broken"):
+            Store(folder)
+        monkeypatch.undo()
+        wanted = 1 if crash == "before the format file" else FORMAT_VERSION
+        assert check_format(folder) == wanted
+    with Store(folder) as store:
+        assert store.superblock.version == FORMAT_VERSION
+        assert store.counters.get(OPTIMIZE_WALK) == 1
+    assert check_format(folder) == FORMAT_VERSION
+    assert check_closed(folder) == []
+    with Store(folder) as store:
+        assert not store.index.dirty
+
+
+def test_a_reader_upgrades_nothing(folder: Path) -> None:
+    """A store of an older format that is opened read-only stays as it is."""
+    set_format(folder, 1)
+    with Store(folder, read_only=True) as store:
+        assert store.superblock.version == 1
+    assert check_format(folder) == 1
+
+
+def set_format(folder: Path, version: int) -> None:
+    """Let a store say that it has an older format."""
+    (folder / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=version))
+    index = Index(folder / INDEX)
+    with index.change():
+        block = dataclasses.replace(read_superblock(index), version=version)
+        index.put(Table.META, SUPERBLOCK, block.to_bytes())
+    index.commit()
+    index.close()
+
+
+def broken(*_: object) -> None:
+    raise OSError(errno.EIO, "broken")
+
+
+def test_locks_of_readers_and_writers(folder: Path) -> None:
+    """Readers share a lock that excludes a writer; the message names the process that has it."""
+    writer = lock(folder, fcntl.LOCK_EX)
+    assert is_locked(folder)
+    with pytest.raises(StoreBusy, match=f"process {os.getpid()}"):
+        lock(folder, fcntl.LOCK_SH)
+    os.close(writer)
+    assert not is_locked(folder)
+    readers = [lock(folder, fcntl.LOCK_SH) for _ in range(2)]
+    assert not is_locked(folder)
+    for reader in readers:
+        with pytest.raises(StoreBusy):
+            lock(folder, fcntl.LOCK_EX)
+        os.close(reader)
+    os.close(lock(folder, fcntl.LOCK_EX))
+
+
+def test_a_writer_makes_a_missing_lock_file(folder: Path) -> None:
+    """A store whose lock file is gone can be written, and is locked; a reader makes none."""
+    (folder / LOCK_FILE).unlink()
+    with pytest.raises(StoreReadOnly):
+        lock(folder, fcntl.LOCK_SH)
+    with Store(folder):
+        assert is_locked(folder)
+    assert (folder / LOCK_FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_store_without_an_index_gets_no_new_one(folder: Path, damage: str) -> None:
+    """A missing or empty index is an error, and no empty index hides the loss."""
+    data = folder / INDEX / "data.mdb"
+    whole = data.read_bytes()
+    data.unlink()
+    if damage == "empty":
+        data.touch()
+    for read_only in (True, False):
+        with pytest.raises(IndexLost):
+            Store(folder, read_only=read_only)
+    assert not data.exists() or data.stat().st_size == 0
+    data.write_bytes(whole)
+    assert check_closed(folder) == []

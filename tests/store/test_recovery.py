@@ -1,0 +1,162 @@
+"""Recovery: a store is opened as of its last commit, and damage keeps the rest usable."""
+
+import logging
+import os
+
+import pytest
+
+from modelfs.errors import ModelfsError
+from modelfs.jobs.check.fsck import check
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import ROOT, PackId, Table, number_key
+from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_file
+from tests.support.stores import (
+    CHUNK,
+    Box,
+    content_of,
+    names_in,
+    new_file,
+    noise,
+    pack_path,
+    stored_file,
+)
+
+
+def test_generations_go_on_after_a_crash(box: Box) -> None:
+    """After the store is opened again, a new window gets no old name."""
+    inode = new_file(box.store, b"f", b"old")
+    box.store.flush(inode)
+    box.store.commit()
+    (before,) = names_in(box.store.staging.folder)
+    store = box.crash()
+    store.writes.truncate(inode, 0)
+    store.writes.write(inode, 0, b"new")
+    assert before in names_in(store.staging.folder)
+    assert content_of(box.crash(), inode) == b"old"
+
+
+def test_bytes_rewritten_before_a_kill_are_synced(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes rewritten before a kill are read after it, so the first flush syncs them."""
+    inode = new_file(box.store, b"f", noise(100))
+    box.store.flush(inode)
+    box.store.commit()
+    box.store.writes.write(inode, 0, noise(100, 1))
+    store = box.crash()
+    assert content_of(store, inode) == noise(100, 1)
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    for _ in range(2):
+        store.flush(inode)
+    assert synced == [str(path) for path in store.staging.folder.iterdir()]
+
+
+def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
+    """Opening deletes staging files without a row, and no others."""
+    kept = new_file(box.store, b"kept", b"kept")
+    box.store.flush(kept)
+    box.store.commit()
+    new_file(box.store, b"lost", b"lost")
+    assert len(names_in(box.store.staging.folder)) == 2
+    store = box.crash()
+    assert len(names_in(store.staging.folder)) == 1
+    assert content_of(store, kept) == b"kept"
+
+
+def test_a_crash_undoes_uncommitted_changes(box: Box) -> None:
+    """Names, chunks and bytes in packs since the last commit are gone."""
+    kept = stored_file(box.store, b"kept", noise(CHUNK, 1))
+    size = pack_path(box.store.packs, 1).stat().st_size
+    lost = new_file(box.store, b"lost", noise(CHUNK, 2))
+    ingest_file(box.store, lost)
+    assert pack_path(box.store.packs, 1).stat().st_size > size
+    store = box.crash()
+    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
+    assert content_of(store, kept) == noise(CHUNK, 1)
+    assert pack_path(store.packs, 1).stat().st_size == size
+
+
+def test_an_uncommitted_pack_is_removed(box: Box) -> None:
+    """Opening removes a pack that was begun and not committed."""
+    inode = new_file(box.store, b"f", noise(CHUNK))
+    box.store.commit()
+    ingest_file(box.store, inode)
+    assert box.store.packs.numbers() == {PackId(1)}
+    store = box.crash()
+    assert store.packs.numbers() == set()
+    new = stored_file(store, b"new", noise(CHUNK, 1))
+    assert content_of(box.crash(), new) == noise(CHUNK, 1)
+
+
+def test_the_index_is_synced_before_anything_is_removed(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncommitted files are removed only once the last commit is durable."""
+    lost = pack_path(box.store.packs, 7)
+    lost.write_bytes(b"left by a killed process")
+    there: list[bool] = []
+    sync = Index.sync
+
+    def noted(index: Index) -> None:
+        there.append(lost.exists())
+        sync(index)
+
+    monkeypatch.setattr(Index, "sync", noted)
+    box.crash()
+    assert there == [True]
+    assert not lost.exists()
+
+
+def test_a_missing_newest_pack_keeps_the_rest_usable(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store opens without its newest pack, logs that, and stores new files."""
+    lost = stored_file(box.store, b"lost", noise(CHUNK))
+    path = pack_path(box.store.packs, 1)
+    box.store.close()
+    whole = path.read_bytes()
+    path.unlink()
+    box.store = Store(box.path)
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    assert [finding.invariant for finding in check(box.store)] == ["pack-file"]
+    with pytest.raises(ModelfsError):
+        content_of(box.store, lost)
+    new = stored_file(box.store, b"new", noise(CHUNK, 1))
+    writer = box.store.writer()
+    writer.finish()
+    box.store.roll_back_writer()
+    more = stored_file(box.store, b"more", noise(CHUNK, 2))
+    assert content_of(box.store, new) == noise(CHUNK, 1)
+    assert content_of(box.store, more) == noise(CHUNK, 2)
+    path.write_bytes(whole)
+    assert content_of(box.store, lost) == noise(CHUNK)
+
+
+def test_a_damaged_row_of_staging_keeps_the_rest_usable(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store opens with a damaged staging row, deletes nothing, and fsck names the file."""
+    damaged = new_file(box.store, b"hurt", b"hurt")
+    fine = new_file(box.store, b"fine", b"fine")
+    for inode in (damaged, fine):
+        box.store.flush(inode)
+    key = number_key(damaged) + number_key(0)
+    value = box.store.index.get(Table.STAGED, key)
+    assert value is not None
+    with box.store.index.change():
+        box.store.index.put(Table.STAGED, key, b"damaged")
+    box.store.commit()
+    box.store.abandon()
+    box.store = Store(box.path)
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    (finding,) = check(box.store)
+    assert finding.files == (b"/hurt",)
+    assert content_of(box.store, fine) == b"fine"
+    with box.store.index.change():
+        box.store.index.put(Table.STAGED, key, value)
+    box.store.commit()
+    assert content_of(box.crash(), damaged) == b"hurt"
