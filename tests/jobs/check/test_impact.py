@@ -3,7 +3,7 @@
 from modelfs.jobs.check.fsck import fsck
 from modelfs.jobs.check.impact import chunk_finding, impacts, known_loss
 from modelfs.jobs.check.view import CheckView
-from tests.jobs.check.test_lineage import Kin
+from tests.support.sample_lineage import Kin
 from tests.support.sample_store import BOTTOM, SHARERS, TOP, WORDS, Sample
 from tests.support.stores import overwrite
 

@@ -1,7 +1,5 @@
 """Derived chunks, checked: one damage, one finding, and damage of a source names all it hurts."""
 
-import dataclasses
-
 import pytest
 
 from modelfs.codecs.base import CodecId
@@ -12,32 +10,16 @@ from modelfs.jobs.scrub.scrubber import Scrubber
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_key, number_of, pair_key
-from tests.jobs.scrub.test_scrubber import scrub
-from tests.support.derived_chunks import chunk_at, derive, held
+from tests.support.derived_chunks import chunk_at, derive
+from tests.support.run_jobs import scrub
+from tests.support.sample_lineage import Kin, change
 from tests.support.sample_store import BOTTOM, TOP, Sample
 from tests.support.stores import Box, noise, overwrite, pack_path, stored_file
-
-
-class Kin:
-    """The chunks of a sample that derive from others, and those others."""
-
-    def __init__(self, sample: Sample) -> None:
-        self.bottom = self._of(sample, BOTTOM)[1]
-        self.derived, self.orphan = self._of(sample, TOP)[2:]
-        (self.held,) = held(sample.store)
-
-    def _of(self, sample: Sample, path: bytes) -> list[ChunkId]:
-        return [each.chunk for each in sample.extents(sample.inode(path[1:]))]
 
 
 @pytest.fixture
 def kin(sample: Sample) -> Kin:
     return Kin(sample)
-
-
-def change(sample: Sample, chunk: ChunkId, **fields: object) -> None:
-    record = sample.store.chunks.record(chunk)
-    sample.put_chunk(chunk, dataclasses.replace(record, **fields))  # type: ignore[arg-type]
 
 
 # -- rows

@@ -7,9 +7,8 @@ import pytest
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_key, number_of, pair_key
 from modelfs.store.store import Store
-from tests.jobs.check.test_lineage import Kin, change
-from tests.jobs.repair.test_lineage import collect_plain_copies, spoil
 from tests.support.byte_damage import Contents, files_of, lost_files, mend
+from tests.support.sample_lineage import Kin, change, collect_plain_copies, spoil
 from tests.support.sample_store import BOTTOM, TOP, Sample
 
 

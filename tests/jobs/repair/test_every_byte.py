@@ -22,11 +22,13 @@ from modelfs.store.store import Store
 from tests.support.byte_damage import (
     PIECE,
     Contents,
+    bytes_of,
     files_of,
     lost_files,
     mend,
     state_of,
     unreadable,
+    write_again,
 )
 from tests.support.run_jobs import collect, ingest_all, ingest_file
 from tests.support.sample_store import BASE, CHUNK, PACK, SHARERS, WORDS, Sample, fill
@@ -34,19 +36,6 @@ from tests.support.stores import content_of, new_file, new_store, noise, overwri
 
 TEXT = b"/folder/text"
 STAGED = b"/staged"
-
-
-def bytes_of(good: Contents, path: bytes) -> bytes:
-    data = good[path]
-    assert data is not None
-    return data
-
-
-def write_again(path: Path, name: bytes, data: bytes) -> None:
-    """Write a good copy under another name, and take it in."""
-    with Store(path) as store:
-        new_file(store, name, data)
-        ingest_all(store)
 
 
 def lost_in(path: Path) -> tuple[int, int]:

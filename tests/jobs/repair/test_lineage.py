@@ -12,11 +12,10 @@ from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, PackId, Table, number_key, pair_key
 from modelfs.store.store import Store
-from tests.jobs.check.test_lineage import Kin, change
-from tests.jobs.repair.test_every_byte import bytes_of, write_again
-from tests.support.byte_damage import Contents, files_of, lost_files, mend
+from tests.support.byte_damage import Contents, bytes_of, files_of, lost_files, mend, write_again
 from tests.support.derived_chunks import chunk_at, derive
 from tests.support.run_jobs import collect, ingest_file
+from tests.support.sample_lineage import Kin, change, collect_plain_copies, spoil
 from tests.support.sample_store import BOTTOM, HELD, LOWEST, PACK, TOP, Sample
 from tests.support.stores import Box, new_file, noise, overwrite, pack_path, stored_file
 
@@ -26,17 +25,6 @@ Damage = Callable[[Sample, Kin], None]
 @pytest.fixture
 def kin(sample: Sample) -> Kin:
     return Kin(sample)
-
-
-def spoil(sample: Sample, chunk: ChunkId) -> None:
-    record = sample.store.chunks.record(chunk)
-    overwrite(pack_path(sample.store.packs, record.pack), record.offset, b"damaged")
-
-
-def collect_plain_copies(sample: Sample) -> None:
-    """Move everything to a new pack, so that no chunk has a copy of an older form."""
-    collect(sample.store, live_min=2)
-    assert sample.store.packs.numbers() == {PackId(2)}
 
 
 # -- lineage restored from recipes

@@ -5,8 +5,6 @@ import os
 import pytest
 
 from modelfs.errors import CorruptChunk
-from modelfs.jobs.drive import run
-from modelfs.jobs.scrub.job import scrub_next
 from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, PackRange, Scrubber
 from modelfs.store.chunks import verified
@@ -15,7 +13,7 @@ from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
-from tests.support.run_jobs import collect, drain, ingest_all
+from tests.support.run_jobs import collect, drain, ingest_all, scrub
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -27,14 +25,6 @@ from tests.support.stores import (
     pack_path,
     stored_file,
 )
-
-
-def scrub(store: Store, ranges: int = 1 << 30) -> list[PackRange]:
-    """Check up to `ranges` ranges, and return them."""
-    scrubber, done = Scrubber(store), list[PackRange]()
-    while len(done) < ranges and (checked := run(scrub_next(scrubber), store)) is not None:
-        done.append(checked)
-    return done
 
 
 def place_of(store: Store, inode: InodeNumber, offset: int = 0) -> tuple[PackId, int]:
