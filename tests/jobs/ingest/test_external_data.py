@@ -2,16 +2,12 @@
 
 import logging
 
-import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
 from modelfs.formats.layout import Format
-from modelfs.jobs.ingest import copies, external_data
-from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.tables import ROOT, InodeNumber, Table
+from modelfs.store.index.tables import ROOT, Table
 from modelfs.store.store import Store
+from tests.support.external_models import DATA, STARTS, model_naming, starts
 from tests.support.run_jobs import collect, ingest_all
 from tests.support.stores import (
     CHUNK,
@@ -19,34 +15,12 @@ from tests.support.stores import (
     ME,
     content_of,
     new_file,
-    noise,
     overwrite,
     pack_path,
     stored_file,
 )
 
-# Offsets and sizes of the tensors in data files: not on the plain grid.
-TENSORS = [(100, 5000), (5100, 3000)]
-DATA = noise(9000)
-STARTS = [0, 100, 100 + CHUNK, 5100, 8100]
 PLAIN = [0, CHUNK, 2 * CHUNK]
-
-
-def model_naming(location: str) -> bytes:
-    """Return an ONNX model with its weights at `location`."""
-    weights: list[onnx.TensorProto] = []
-    for number, (offset, size) in enumerate(TENSORS):
-        values = np.zeros(size, np.uint8)
-        weight = helper.make_tensor(f"w{number}", onnx.TensorProto.UINT8, [size], values, raw=True)
-        onnx.external_data_helper.set_external_data(weight, location, offset, size)
-        weight.ClearField("raw_data")
-        weights.append(weight)
-    graph = helper.make_graph([], "graph", [], [], initializer=weights)
-    return bytes(helper.make_model(graph).SerializeToString())
-
-
-def starts(store: Store, inode: InodeNumber) -> list[int]:
-    return store.maps.starts(inode, 0, 100)[0]
 
 
 @pytest.mark.parametrize("first", ["model", "data"])
@@ -138,62 +112,3 @@ def test_names_of_removed_models_are_dropped(opened: Store) -> None:
     collect(opened)
     (key,) = (key for key, _ in opened.index.pages(Table.EXTERNAL_DATA))
     assert int.from_bytes(key[-8:], "big") == opened.namespace.lookup(ROOT, b"n.onnx")
-
-
-# -- copies of data files
-
-
-@pytest.fixture
-def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give small files a copy key, too."""
-    monkeypatch.setattr(copies, "SIZE_MIN", 1000)
-    monkeypatch.setattr(copies, "HEAD", 1000)
-
-
-def test_tensors_of_all_models_are_bounded(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the tensors of all models that name one file, at most `SPANS_MAX` are used."""
-    monkeypatch.setattr(external_data, "SPANS_MAX", 3)
-    for name in (b"a.onnx", b"b.onnx", b"m.data"):
-        new_file(opened, name, DATA if name == b"m.data" else model_naming("m.data"))
-    ingest_all(opened)
-    data = opened.namespace.lookup(ROOT, b"m.data")
-    assert starts(opened, data) == STARTS
-    monkeypatch.setattr(external_data, "SPANS_MAX", 1)
-    opened.writes.write(data, 0, DATA[:1])
-    ingest_all(opened)
-    assert content_of(opened, data) == DATA
-    assert opened.inodes.get(data).format is Format.ONNX_DATA
-    assert [span.start for span in TensorTable(opened.index).spans(data)] == [TENSORS[0][0]]
-
-
-@pytest.mark.usefixtures("small_copies")
-@pytest.mark.parametrize("order", [b"cdm", b"dmc", b"dcm", b"mdc"])
-def test_a_copy_is_cut_like_its_original(opened: Store, order: bytes) -> None:
-    """A copy that no model names is cut like the data file, and shares every chunk with it."""
-    contents = {
-        b"c": (b"copy", DATA),
-        b"d": (b"m.data", DATA),
-        b"m": (b"m.onnx", model_naming("m.data")),
-    }
-    for letter in order:
-        name, data = contents[bytes([letter])]
-        new_file(opened, name, data)
-        ingest_all(opened)
-    for name in (b"copy", b"m.data"):
-        inode = opened.namespace.lookup(ROOT, name)
-        assert starts(opened, inode) == STARTS
-        assert content_of(opened, inode) == DATA
-    collect(opened)
-
-
-@pytest.mark.usefixtures("small_copies")
-def test_a_file_with_the_same_beginning_keeps_its_bytes(opened: Store) -> None:
-    """Files that differ behind their first bytes are cut alike and keep their own bytes."""
-    other = DATA[:2000] + noise(7000, 1)
-    new_file(opened, b"m.data", DATA)
-    new_file(opened, b"m.onnx", model_naming("m.data"))
-    ingest_all(opened)
-    inode = stored_file(opened, b"other", other)
-    assert starts(opened, inode) == STARTS
-    assert content_of(opened, inode) == other
-    assert content_of(opened, opened.namespace.lookup(ROOT, b"m.data")) == DATA

@@ -1,0 +1,99 @@
+"""Defragmentation of a store, as a whole."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from modelfs.cli.commands.optimize import optimize_and_defragment
+from modelfs.jobs.defrag import order as order_module
+from modelfs.jobs.drive import run
+from modelfs.jobs.optimize.backlog import Backlog
+from modelfs.jobs.optimize.job import optimize as optimize_job
+from modelfs.store.index.tables import PackId, Table
+from modelfs.store.store import Store
+from tests.support.crash.states import contents_of
+from tests.support.run_jobs import collect, defragment, optimize
+from tests.support.scattered_files import CHUNKS, FILES, content, packs_of, runs, scatter
+from tests.support.stores import CHUNK, Box, content_of, stored_file
+
+
+def test_scattered_files_are_brought_together(box: Box) -> None:
+    """After defragmentation each file has one run, the same content, and takes no more room."""
+    inodes = scatter(box.store)
+    stored = box.store.statistics().stored_bytes
+    assert runs(box.store, inodes) == [CHUNKS] * FILES
+    defragment(box.store)
+    store = box.crash()
+    assert runs(store, inodes) == [1] * FILES
+    assert [content_of(store, inode) for inode in inodes] == [content(n) for n in range(FILES)]
+    assert store.statistics().stored_bytes == stored
+    assert store.packs.numbers() == {PackId(2)}, "the pack that became empty is gone"
+
+
+def test_a_store_in_order_is_left_alone(opened: Store) -> None:
+    """A second defragmentation copies nothing, nor does one after gc."""
+    scatter(opened)
+    optimize(opened)
+    before = packs_of(opened)
+    progress: list[tuple[int, int]] = []
+    defragment(opened, lambda *done: progress.append(done))
+    collect(opened)
+    defragment(opened, lambda *done: progress.append(done))
+    assert not progress
+    assert packs_of(opened) == before
+
+
+@pytest.mark.usefixtures("portions")
+def test_optimize_defragments_last(opened: Store) -> None:
+    """The optimize command ends with defragmentation, and its progress reaches the total."""
+    inodes = scatter(opened)
+    stored_file(opened, b"model", save({"zeros": np.zeros((100, 1024), np.float32)}))
+    progress: list[tuple[int, int]] = []
+    run(
+        optimize_and_defragment(opened, Backlog(opened), lambda *done: progress.append(done)),
+        opened,
+    )
+    assert runs(opened, inodes) == [1] * FILES
+    assert progress[-1][0] == progress[-1][1]
+    assert progress == sorted(progress)
+
+
+@pytest.mark.usefixtures("portions")
+def test_a_stopped_defragmentation_goes_on(box: Box) -> None:
+    """Portions copied before a stop are kept, and the next run copies the rest."""
+    inodes = scatter(box.store)
+
+    def stop(done: int, _: int) -> None:
+        if done > FILES * CHUNKS * CHUNK // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        defragment(box.store, stop)
+    store = box.crash()
+    halfway = runs(store, inodes)
+    assert halfway[0] == 1
+    assert halfway[-1] == CHUNKS
+    sizes: list[int] = []
+    defragment(store, lambda _, size: sizes.append(size))
+    assert sizes[0] < 0.6 * FILES * CHUNKS * CHUNK
+    assert [each for each in runs(store, inodes) if each > 1 + order_module.RUNS_MORE] == []
+    assert contents_of(store) == {b"%d" % n: content(n) for n in range(FILES)}
+
+
+@pytest.mark.usefixtures("portions")
+def test_derived_chunks_keep_their_sources(opened: Store) -> None:
+    """A file of casts is copied with its sources, and reads the same."""
+    rng = np.random.default_rng(1)
+    wide = [rng.standard_normal((8, 1024)).astype(np.float32) for _ in range(60)]
+    for number in range(59, -1, -1):
+        stored_file(opened, b"%d" % number, save({"w": wide[number]}))
+    model = save({f"{number:02}": each.astype(np.float16) for number, each in enumerate(wide)})
+    inode = stored_file(opened, b"model", model)
+    run(optimize_job(opened, Backlog(opened)), opened)
+    sources = list(opened.index.pages(Table.SOURCES))
+    assert len(sources) > 60
+    assert runs(opened, [inode])[0] > 60
+    defragment(opened)
+    assert runs(opened, [inode])[0] < 10
+    assert content_of(opened, inode) == model
+    assert list(opened.index.pages(Table.SOURCES)) == sources

@@ -1,0 +1,78 @@
+"""The uses of chunks by files, read from the index."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from modelfs.jobs.defrag import usage as usage_module
+from modelfs.jobs.defrag.order import PackedChunks
+from modelfs.jobs.defrag.usage import read_usage
+from modelfs.store.index import index as index_module
+from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import ChunkId, Table, pair_of
+from modelfs.store.store import Store
+from tests.support.run_jobs import optimize
+from tests.support.stores import stored_file
+
+
+def read_in_order(store: Store) -> Iterator[tuple[int, int]]:
+    """Yield inode and chunk of the read sequence of all files, by a plain walk."""
+
+    def needed(chunk: ChunkId) -> list[ChunkId]:
+        levels = [[chunk]]
+        while levels[-1]:
+            levels.append([s for each in levels[-1] for s in store.chunks.lineage.sources(each)])
+        return [each for level in levels for each in level]
+
+    seen = set()
+    for key, value in store.index.pages(Table.EXTENTS):
+        inode, start = pair_of(key)
+        for chunk in needed(Extent.from_bytes(start, value).chunk):
+            if (inode, chunk) not in seen and not store.chunks.record(chunk).is_lost:
+                seen.add((inode, chunk))
+                yield inode, chunk
+
+
+@pytest.mark.parametrize("few", [1, 5, 1000])
+def test_usage_is_complete(filled: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Every use of every chunk is returned in order, however many rows are read at a time."""
+    for module in (index_module, usage_module):
+        monkeypatch.setattr(module, "SCAN_PAGE", few)
+    monkeypatch.setattr(usage_module, "BLOCK_ROWS", few)
+    with Store(filled, read_only=True) as store:
+        chunks, reads = read_usage(store.index)
+        uses = zip(
+            reads.inodes[reads.file].tolist(), chunks.number[reads.chunk].tolist(), strict=True
+        )
+        assert list(uses) == list(read_in_order(store))
+        rows = zip(chunks.number, chunks.address, chunks.stored, strict=True)
+        for chunk, address, stored in rows:
+            record = store.chunks.record(ChunkId(int(chunk)))
+            assert divmod(int(address), PackedChunks.PACK_STEP) == (record.pack, record.offset)
+            assert stored == record.stored
+        records = list(store.index.pages(Table.CHUNKS))
+        lost = [value for _, value in records if value[0] == ChunkKind.LOST]
+        dead = list(store.index.pages(Table.DEAD))
+        assert len(chunks.number) == len(records) - len(lost) - len(dead)
+
+
+def test_sources_are_read_with_their_dependants(opened: Store) -> None:
+    """The sources of a file's casts are in its read sequence."""
+    wide = np.random.default_rng(1).standard_normal((40, 1024)).astype(np.float32)
+    first = stored_file(opened, b"wide", save({"w": wide}))
+    second = stored_file(opened, b"narrow", save({"w": wide.astype(np.float16)}))
+    optimize(opened)
+    chunks, reads = read_usage(opened.index)
+    used = {
+        inode: set(chunks.number[reads.chunk[reads.inodes[reads.file] == inode]].tolist())
+        for inode in (first, second)
+    }
+    derived = {pair_of(key)[0] for key, _ in opened.index.pages(Table.SOURCES)}
+    assert derived & used[second]
+    assert {pair_of(key)[1] for key, _ in opened.index.pages(Table.SOURCES)} <= used[second]
+    uses = zip(reads.inodes[reads.file], chunks.number[reads.chunk], strict=True)
+    assert list(uses) == list(read_in_order(opened))
