@@ -9,9 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from modelfs.fs.background import ingest as background_ingest
+from modelfs.fs.background import scheduler
+from modelfs.fs.background.scheduler import COMMIT_SECONDS
 from modelfs.jobs.ingest import job
 from tests.support import stores
-from tests.support.served_store import Counting, Listing, Served
+from tests.support.served_store import Counting, Held, Listing, Served
 from tests.support.stores import CHUNK, Box
 
 
@@ -58,3 +60,30 @@ def threads(monkeypatch: pytest.MonkeyPatch, served: Served) -> Counting[..., No
     fill = Counting(served.store.contents.fill)
     monkeypatch.setattr(served.store.contents, "fill", fill)
     return fill
+
+
+@pytest.fixture
+def applied(served: Served, monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
+    """The commits that reach LMDB."""
+    counting = Counting(served.store.index.apply)
+    monkeypatch.setattr(served.store.index, "apply", counting)
+    return counting
+
+
+@pytest.fixture
+def held_commit(served: Served, monkeypatch: pytest.MonkeyPatch) -> Held[..., None]:
+    """Let the first commit wait on its thread."""
+    held = Held(served.store.index.apply)
+    monkeypatch.setattr(served.store.index, "apply", held)
+    return held
+
+
+@pytest.fixture
+async def running(
+    served: Served, clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> Served:
+    """A store whose background jobs run, on a clock that jumps if the test asks for it."""
+    monkeypatch.setattr(scheduler, "COLLECT_SECONDS", COMMIT_SECONDS)
+    served.background.start()
+    nursery.start_soon(served.background.run)
+    return served

@@ -5,26 +5,13 @@ import math
 import os
 import stat
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pyfuse3
 import pytest
 import trio
-from pyfuse3 import (
-    FileHandleT,
-    FileNameT,
-    FlagT,
-    InodeT,
-    ModeT,
-    ReaddirToken,
-    RequestContext,
-    XAttrNameT,
-)
+from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
-from modelfs.fs.requests import truncater
-from modelfs.fs.requests.readdir import READDIR_PAGE
 from modelfs.store.disk.space import Space
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.records import NAME_MAX, Inode
@@ -33,50 +20,25 @@ from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all
 from tests.support.served_store import (
     ASKED,
-    DEADLINE,
+    DATA,
+    FOLDER_MODE,
     MODE,
     READ,
+    TOKEN,
     TOP,
     WRITE,
     Caller,
     Failing,
-    Held,
     Listing,
     Served,
+    folder,
+    listed,
+    lookups,
+    named,
     refused,
+    rename,
 )
 from tests.support.stores import CHUNK, Box, content_of, new_file, noise
-
-TOKEN = cast("ReaddirToken", object())
-FOLDER_MODE = ModeT(0o755)
-NO_FLAGS = FlagT(0)
-DATA = noise(3 * CHUNK + 5)
-
-
-def named(name: bytes | str) -> FileNameT:
-    return FileNameT(os.fsencode(name))
-
-
-async def folder(served: Served, name: bytes, parent: InodeT = TOP) -> InodeT:
-    entry = await served.operations.mkdir(parent, named(name), FOLDER_MODE, ASKED)
-    return entry.st_ino
-
-
-async def rename(
-    served: Served, old: bytes, new: bytes, flags: FlagT = NO_FLAGS, parent: InodeT = TOP
-) -> None:
-    await served.operations.rename(TOP, named(old), parent, named(new), flags, ASKED)
-
-
-async def listed(served: Served, listing: Listing, inode: InodeT = TOP, start: int = 0) -> None:
-    handle = await served.operations.opendir(inode, ASKED)
-    await served.operations.readdir(handle, start, TOKEN)
-    await served.operations.releasedir(handle)
-
-
-def lookups(served: Served, inode: InodeNumber) -> int:
-    """Return how many lookups of an inode the kernel has."""
-    return served.operations.lookups.count(inode)
 
 
 def node(served: Served, inode: int) -> Inode | None:
@@ -365,100 +327,6 @@ async def test_rename_refuses(served: Served) -> None:
 # -- directories
 
 
-async def test_readdir(served: Served, listing: Listing) -> None:
-    """A directory lists its dots and its names with their inodes; names count lookups."""
-    inode, inner = await served.written(b"f", DATA), await folder(served, b"d")
-    await listed(served, listing)
-    assert [(name, at) for name, at, _ in listing.entries] == [
-        (b".", ROOT),
-        (b"..", ROOT),
-        (b"f", inode),
-        (b"d", InodeNumber(inner)),
-    ]
-    assert (lookups(served, inode), lookups(served, InodeNumber(inner))) == (2, 2)
-    assert not lookups(served, ROOT)
-
-
-async def test_readdir_stops_when_the_buffer_is_full(served: Served, listing: Listing) -> None:
-    """An entry that does not fit counts no lookup, and the next call lists it."""
-    inodes = [await served.written(b"%d" % number) for number in range(5)]
-    handle = await served.operations.opendir(TOP, ASKED)
-    for room in (1, 3, 0, 2):
-        listing.room = room
-        start = listing.entries[-1][2] if listing.entries else 0
-        await served.operations.readdir(handle, start, TOKEN)
-    assert listing.names == [b".", b"..", b"0", b"1", b"2", b"3"]
-    assert [lookups(served, inode) for inode in inodes] == [2, 2, 2, 2, 1]
-
-
-async def test_readdir_of_many(served: Served, listing: Listing) -> None:
-    """A listing of several pages has every name once."""
-    names = [b"%03d" % number for number in range(2 * READDIR_PAGE + 3)]
-    for name in names:
-        await served.written(name)
-    await listed(served, listing)
-    assert listing.names == [b".", b"..", *names]
-
-
-async def test_readdir_while_names_come_and_go(served: Served, listing: Listing) -> None:
-    """A continued listing neither skips nor repeats a name that stayed."""
-    stayed = [b"s%d" % number for number in range(10)]
-    for name in stayed:
-        await served.written(name)
-        await served.written(b"gone-" + name)
-    handle = await served.operations.opendir(TOP, ASKED)
-    start = 0
-    for step in range(1000):
-        listing.room = 1
-        await served.operations.readdir(handle, start, TOKEN)
-        if listing.entries[-1][2] == start:
-            break
-        start = listing.entries[-1][2]
-        if step < len(stayed):
-            await served.operations.unlink(TOP, named(b"gone-s%d" % step), ASKED)
-            await rename(served, b"s%d" % step, b"moving")
-            await rename(served, b"moving", b"s%d" % step)
-            await served.written(b"new-%d" % step)
-    # A renamed file is a new entry: it may be listed twice, and must be listed once.
-    assert set(stayed) <= set(listing.names)
-    cookies = [cookie for _, _, cookie in listing.entries]
-    assert cookies == sorted(set(cookies))
-
-
-async def test_readdir_of_a_name_renamed_over(served: Served, listing: Listing) -> None:
-    """A name that is replaced during a listing stays where it was: listed once, never missing."""
-    for name in (b"a", b"b", b"c"):
-        await served.written(name)
-    handle = await served.operations.opendir(TOP, ASKED)
-    listing.room = 4  # the dots, a and b
-    await served.operations.readdir(handle, 0, TOKEN)
-    new = await served.written(b"tmp")
-    await rename(served, b"tmp", b"b")
-    await rename(served, b"c", b"c2")
-    await rename(served, b"c2", b"c")
-    listing.room = 100
-    await served.operations.readdir(handle, listing.entries[-1][2], TOKEN)
-    assert sorted(listing.names) == [b".", b"..", b"a", b"b", b"c"]
-    assert await served.looked_up(b"b") == new
-
-
-async def test_readdir_of_staged_sizes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing has the same attributes as getattr, those of staged content included."""
-    sizes: dict[bytes, int] = {}
-
-    def reply(
-        token: ReaddirToken, name: FileNameT, attr: pyfuse3.EntryAttributes, cookie: int
-    ) -> bool:
-        sizes[name] = attr.st_size
-        return True
-
-    await served.written(b"f", DATA)
-    monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
-    handle = await served.operations.opendir(TOP, ASKED)
-    await served.operations.readdir(handle, 0, TOKEN)
-    assert sizes[b"f"] == len(DATA)
-
-
 async def test_fsyncdir(served: Served, box: Box) -> None:
     """A directory that was synced has its names after a crash."""
     await served.written(b"f")
@@ -470,100 +338,6 @@ async def test_fsyncdir(served: Served, box: Box) -> None:
 
 
 # -- attributes
-
-
-async def test_getattr_of_nothing(served: Served) -> None:
-    """A missing inode is ENOENT."""
-    with refused(errno.ENOENT):
-        await served.operations.getattr(InodeT(99), ASKED)
-
-
-async def test_setattr(served: Served) -> None:
-    """Mode, owner and times are set; the file's type and all other attributes stay."""
-    inode = await served.written(b"f", DATA)
-    entry = await served.set(inode, mode=0o600, uid=7, mtime_ns=11)
-    assert (entry.st_mode, entry.st_uid, entry.st_mtime_ns) == (stat.S_IFREG | 0o600, 7, 11)
-    assert (entry.st_gid, entry.st_size) == (Caller().gid, len(DATA))
-    entry = await served.set(inode, gid=8, atime_ns=12)
-    assert (entry.st_uid, entry.st_gid, entry.st_atime_ns, entry.st_mtime_ns) == (7, 8, 12, 11)
-
-
-async def test_times_survive_ingest(served: Served) -> None:
-    """A time that was set while content was staged is there after ingest."""
-    inode = await served.written(b"f", DATA)
-    await served.set(inode, mtime_ns=11)
-    await served.background.ingest.sync()
-    assert (await served.operations.getattr(InodeT(inode), ASKED)).st_mtime_ns == 11
-
-
-@pytest.mark.parametrize("size", [0, 1, CHUNK, len(DATA), len(DATA) + 1, 10**15])
-@pytest.mark.parametrize("ingested", [False, True])
-async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
-    """A truncated file has its bytes up to the new size, and an extended one zeros behind them."""
-    inode = await (served.chunked if ingested else served.written)(b"f", DATA)
-    entry = await served.set(inode, size=size)
-    assert entry.st_size == size
-    handle = served.handles.open(inode, writable=False)
-    part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
-    assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
-    await served.background.ingest.sync()
-    assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
-
-
-async def test_truncate_and_set_times(served: Served) -> None:
-    """If a request changes the size and the times, it sets the requested times."""
-    inode = await served.written(b"f", DATA)
-    entry = await served.set(inode, size=3, mtime_ns=11)
-    assert (entry.st_size, entry.st_mtime_ns) == (3, 11)
-
-
-async def test_xattrs(served: Served) -> None:
-    """Attributes are set, listed, read and removed."""
-    inode = InodeT(await served.written(b"f"))
-    ops = served.operations
-    for name in (b"user.b", b"user.a", b"security.capability"):
-        await ops.setxattr(inode, XAttrNameT(name), b"value of " + name, ASKED)
-    names = await ops.listxattr(inode, ASKED)
-    assert sorted(names) == [b"security.capability", b"user.a", b"user.b"]
-    assert await ops.getxattr(inode, XAttrNameT(b"user.a"), ASKED) == b"value of user.a"
-    await ops.removexattr(inode, XAttrNameT(b"user.a"), ASKED)
-    for gone in (ops.getxattr, ops.removexattr):
-        with refused(errno.ENODATA):
-            await gone(inode, XAttrNameT(b"user.a"), ASKED)
-
-
-@pytest.mark.parametrize(("uid", "hidden"), [(0, set()), (1000, {b"trusted.a"})])
-async def test_listed_to_root_only(served: Served, uid: int, hidden: set[bytes]) -> None:
-    """`listxattr` hides trusted attributes from users."""
-    names = {b"user.a", b"trusted.a", b"security.a"}
-    inode = InodeT(await served.written(b"f"))
-    for name in names:
-        await served.operations.setxattr(inode, XAttrNameT(name), b"x", ASKED)
-    caller = cast("RequestContext", Caller(uid=uid))
-    assert set(await served.operations.listxattr(inode, caller)) == names - hidden
-
-
-async def test_xattrs_that_are_refused(served: Served) -> None:
-    """ACLs, values that are too long and names reserved for modelfs are refused."""
-    inode = InodeT(await served.written(b"f"))
-    for name, value, number in (
-        (b"system.posix_acl_access", b"x", errno.EOPNOTSUPP),
-        (b"user.long", bytes((64 << 10) + 1), errno.E2BIG),
-        (b"user.modelfs.store", b"x", errno.EPERM),
-        (b"user.modelfs.other", b"x", errno.EPERM),
-    ):
-        with refused(number):
-            await served.operations.setxattr(inode, XAttrNameT(name), value, ASKED)
-    assert await served.operations.listxattr(inode, ASKED) == []
-
-
-async def test_virtual_xattr(served: Served) -> None:
-    """Every inode has an attribute with the path of its store, and does not list it."""
-    name = XAttrNameT(b"user.modelfs.store")
-    for inode in (TOP, InodeT(await served.written(b"f"))):
-        path = await served.operations.getxattr(inode, name, ASKED)
-        assert Path(os.fsdecode(path)) == served.store.folder
-        assert await served.operations.listxattr(inode, ASKED) == []
 
 
 async def test_statfs(served: Served) -> None:
@@ -594,52 +368,6 @@ async def test_open_for_reading(served: Served) -> None:
     info = await served.operations.open(InodeT(inode), READ, ASKED)
     assert info.keep_cache
     assert not served.handles.is_open_for_writing(inode)
-
-
-@pytest.mark.parametrize("access", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
-async def test_open_truncates(served: Served, access: int) -> None:
-    """O_TRUNC empties a file, also with O_RDONLY."""
-    inode = await served.chunked(b"f", DATA)
-    info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
-    assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
-    await served.operations.release(info.fh)
-    await served.background.ingest.sync()
-    assert await served.content(inode) == b""
-
-
-async def test_open_truncates_after_pages_of_mappings(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """O_TRUNC first waits for the pages of mappings, and then empties the file."""
-    inode, handle = await served.created(b"f", DATA)
-    asked: list[InodeNumber] = []
-
-    def take(inode: InodeNumber) -> None:
-        asked.append(inode)
-        trio.from_thread.run(served.operations.write, handle, 0, b"late")
-
-    monkeypatch.setattr(truncater, "drop_mapped_pages", take)
-    await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
-    assert asked == [inode]
-    assert await served.content(inode) == b""
-
-
-async def test_open_truncates_though_many_wait(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only so many opens wait for the kernel's pages that requests stay free to receive them."""
-    inode, _ = await served.created(b"f", DATA)
-    held = Held(lambda inode: None)
-    monkeypatch.setattr(truncater, "drop_mapped_pages", held)
-    monkeypatch.setattr(served.operations.truncater, "_waiting", trio.CapacityLimiter(1))
-    truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
-    with trio.fail_after(DEADLINE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(truncate)
-            await held.reached.wait()
-            await truncate()
-            held.let_go()
-    assert await served.content(inode) == b""
 
 
 async def test_write_and_read(served: Served) -> None:

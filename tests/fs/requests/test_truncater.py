@@ -1,0 +1,73 @@
+"""Truncations: by setattr and by open, and pages of mappings behind the cut."""
+
+import os
+from functools import partial
+
+import pytest
+import trio
+from pyfuse3 import FlagT, InodeT
+
+from modelfs.fs.requests import truncater
+from modelfs.store.index.tables import InodeNumber
+from tests.support.served_store import ASKED, DATA, DEADLINE, Held, Served
+from tests.support.stores import CHUNK
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, len(DATA), len(DATA) + 1, 10**15])
+@pytest.mark.parametrize("ingested", [False, True])
+async def test_truncate(served: Served, size: int, *, ingested: bool) -> None:
+    """A truncated file has its bytes up to the new size, and an extended one zeros behind them."""
+    inode = await (served.chunked if ingested else served.written)(b"f", DATA)
+    entry = await served.set(inode, size=size)
+    assert entry.st_size == size
+    handle = served.handles.open(inode, writable=False)
+    part = bytes(await served.operations.read(handle, 0, len(DATA) + 5))
+    assert part == DATA[:size].ljust(min(size, len(DATA) + 5), b"\0")
+    await served.background.ingest.sync()
+    assert bytes(await served.operations.read(handle, 0, len(DATA) + 5)) == part
+
+
+@pytest.mark.parametrize("access", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+async def test_open_truncates(served: Served, access: int) -> None:
+    """O_TRUNC empties a file, also with O_RDONLY."""
+    inode = await served.chunked(b"f", DATA)
+    info = await served.operations.open(InodeT(inode), FlagT(access | os.O_TRUNC), ASKED)
+    assert (await served.operations.getattr(InodeT(inode), ASKED)).st_size == 0
+    await served.operations.release(info.fh)
+    await served.background.ingest.sync()
+    assert await served.content(inode) == b""
+
+
+async def test_open_truncates_after_pages_of_mappings(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O_TRUNC first waits for the pages of mappings, and then empties the file."""
+    inode, handle = await served.created(b"f", DATA)
+    asked: list[InodeNumber] = []
+
+    def take(inode: InodeNumber) -> None:
+        asked.append(inode)
+        trio.from_thread.run(served.operations.write, handle, 0, b"late")
+
+    monkeypatch.setattr(truncater, "drop_mapped_pages", take)
+    await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    assert asked == [inode]
+    assert await served.content(inode) == b""
+
+
+async def test_open_truncates_though_many_wait(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only so many opens wait for the kernel's pages that requests stay free to receive them."""
+    inode, _ = await served.created(b"f", DATA)
+    held = Held(lambda inode: None)
+    monkeypatch.setattr(truncater, "drop_mapped_pages", held)
+    monkeypatch.setattr(served.operations.truncater, "_waiting", trio.CapacityLimiter(1))
+    truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(truncate)
+            await held.reached.wait()
+            await truncate()
+            held.let_go()
+    assert await served.content(inode) == b""
