@@ -33,7 +33,7 @@ from typing import ClassVar
 
 
 class ModelfsError(Exception):
-    """Base of the hierarchy; only its subclasses are raised."""
+    """Base of the hierarchy. Raised itself only for a mount that the kernel refuses."""
 
     errno: ClassVar[int] = errno.EIO
 
@@ -69,7 +69,7 @@ class DirectoryNotEmpty(ModelfsError):
 
 
 class NotPermitted(ModelfsError):
-    """The operation is impossible for this kind of inode, for every user."""
+    """The operation is impossible for this kind of inode or this attribute, for every user."""
 
     errno = errno.EPERM
 
@@ -129,13 +129,13 @@ class StoreReadOnly(ModelfsError):
 
 
 class StoreBusy(ModelfsError):
-    """Another process has the store open for writing."""
+    """Another process has locked the store: to write it, or to keep writers out."""
 
     errno = errno.EBUSY
 
 
 class NotAStore(ModelfsError):
-    """The folder is not a modelfs store."""
+    """The folder is not a modelfs store, or cannot become one because it is not empty."""
 
     errno = errno.EINVAL
 

@@ -4,8 +4,8 @@ Each name has a cookie, a number that is never used twice in a store. A listing 
 last cookie that it returned, whatever names were added or removed. "." and ".." have the two
 cookies below all others.
 
-Example. A directory has the names a (cookie 11), b (12) and c (13). The kernel reads two entries,
-b is renamed to d (14), and the kernel continues behind cookie 12: it gets c and d. A second rename
+Example. A directory has the names a (cookie 11), b (12) and c (13). The kernel reads up to b, which
+is then renamed to d (14), and it continues behind cookie 12: it gets c and d. A second rename
 during this listing, to a cookie of 15 or more, is not followed.
 """
 

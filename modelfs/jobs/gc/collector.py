@@ -9,9 +9,9 @@ copied.
 In between, stale hints are dropped. Hints are rows that only speed up a search, and one is stale
 when its file or tensor is gone.
 
-Example. A pack of 256 MiB holds 100 chunks, and 70 of them, 180 MiB, belonged to a file that was
-removed. They are dead: their records go. 76 of 256 MiB are live, less than `LIVE_MIN`, so the other
-30 chunks are appended to another pack, and this one is deleted: 180 MiB are free again.
+Example. A pack holds 250 chunks of 1 MiB, and 180 of them belonged to a file that was removed. They
+are dead: their records go. 70 of 250 MiB are live, less than `LIVE_MIN`, so the other 70 chunks are
+appended to another pack, and this one is deleted: 180 MiB are free again.
 """
 
 import logging

@@ -19,12 +19,12 @@ pass. A window is dropped only if its stamp is still the same and all its pieces
 windows stay staged, above the map, for the next pass. So ingest needs no lock on files, and a crash
 leaves either the windows or the map.
 
-Example. A safetensors file of 130 MiB was copied in: windows 0, 1 and 2, three tensors of 43 MiB.
-The pass has one step for windows 0 and 1, and one for window 2. The header is a skeleton chunk; the
-first step's tensors give 86 pieces of 1 MiB, of which the store has 43 already. After its extents
-are in the map, windows 0 and 1 are dropped. During the work of step two, a program rewrites 4 KiB
-in window 2: the window's stamp changes, so its pieces are not applied, and the next pass ingests
-them.
+Example. A safetensors file of 130 MiB was copied in: windows 0, 1 and 2, a header of 600 bytes, and
+two tensors of 65 MiB. The pass has one step for windows 0 and 1, and one for window 2. The header
+is a skeleton chunk. 128 of the 130 pieces of 1 MiB begin in the first step's region; the store has
+the 65 of one tensor already. After the step's extents are in the map, windows 0 and 1 are dropped.
+During the work of step two, a program rewrites 4 KiB in window 2: the window's stamp changes, so
+its pieces are not applied, and the next pass ingests them.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Inspection of one file: its tensors, how each is stored, and who else uses the same chunks.
+"""Inspection of one file: its tensors, their forms, and the other users of their chunks.
 
 There are two halves, as of a read: `state_of` copies the state that only the owner may look at, and
 `report_on` does the work on any thread. That work is three functions with values between them:

@@ -10,14 +10,14 @@
 4. *Places.* Chunks in damaged packs, or in places that no segment table has, are copied to a new
    pack, and `repair_pack_rows` removes the old packs.
 
-Example. Pack 1 has chunks 1, 2 and 3, its segment table is damaged, and the row of chunk 2 is junk;
-pack 2 has an older copy of chunk 3::
+Example. Pack 1 has chunks 1, 2 and 3, its segment table is damaged, and the row of chunk 2 is
+junk::
 
     suspects    1, 3       no table has their records
                 2          an extent needs it, and its row was set aside
     verdicts    1, 3       Intact: their bytes have the hashes of their records
                 2          Bad: no table has its place; it has no record, and none is made
-    places      1, 3       copied to pack 3; pack 1 goes to quarantine, whole
+    places      1, 3       copied to pack 2; pack 1 goes to quarantine, whole
 
 The ranges of files that had chunk 2 are lost when the maps are repaired, after this.
 """

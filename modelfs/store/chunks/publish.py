@@ -9,9 +9,10 @@ names; gc reclaims them.
 A new chunk is dead until an extent refers to it, so a result is published before the map changes
 that refer to its chunks.
 
-Example. A writer appended 500 new chunks to pack 5, which ends at 300 MiB now. The first slice
-records this end and adds 200 chunks, the second one 200, the third one 100; other requests may run
-in between. After a crash behind the second slice, the last 100 chunks lie unused in pack 5.
+Example. A writer appended 500 new chunks to pack 5, which ends at 200 MiB now. The first slice
+records this end and adds 200 chunks, the second one 200, the third one 100; other requests, and a
+commit, may come in between. After a commit behind the second slice and a crash, the last 100 chunks
+lie unused in pack 5.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,10 @@
 """Orphans: inodes without a name, which are removed once no program has them open.
 
 Example. A program has inode 5 open, and its last name is removed: 5 is an orphan, and reads of it
-go on. When the program closes it, `remove` deletes its 250 extents in slices of 100, 100 and 50;
-the last slice also deletes its attributes, tensors, other rows and staged windows. After a crash in
-between, the next mount finds orphan 5 with the rest of its extents and goes on.
+go on. When the program closes it, `remove` deletes its 250 extents in slices of 100, 100 and 50.
+The first slice also drops its staged windows, and the last one its attributes, tensors and other
+rows. After a crash in between, the next mount finds orphan 5 with the rest of its extents and goes
+on.
 """
 
 from collections.abc import Iterator
