@@ -6,8 +6,7 @@ from typing import Final
 
 import click
 
-CHUNK_SIZE_MIN: Final = 4096
-CHUNK_SIZE_MAX: Final = 1 << 30
+from modelfs.store.index.records import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}

@@ -22,6 +22,7 @@ from typing import Final
 from modelfs.errors import IndexLost
 from modelfs.jobs.check.findings import Finding
 from modelfs.store.folder import INDEX
+from modelfs.store.index.data_file import DATA_FILE
 
 MAGIC: Final = 0xBEEFC0DE
 VERSION: Final = 1
@@ -45,7 +46,7 @@ class Meta:
 
 
 def data_file(store: Path) -> Path:
-    return store / INDEX / "data.mdb"
+    return store / INDEX / DATA_FILE
 
 
 def check_meta_pages(store: Path) -> list[Finding]:

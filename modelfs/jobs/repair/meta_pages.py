@@ -28,7 +28,7 @@ def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
     whole = next((meta for meta in metas if meta is not None), None)
     if whole is None:
         raise both_damaged(store)
-    quarantine.copy(path, "data.mdb")
+    quarantine.copy(path, path.name)
     number = metas.index(None)
     header = PAGE_HEAD.pack(number, 0, IS_META, 0)
     with path.open("r+b") as file:

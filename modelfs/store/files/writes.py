@@ -11,17 +11,14 @@ two staging files. `end` adds them to the windows' ranges, and the file ends 40 
 
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from modelfs.errors import FileTooLarge
 from modelfs.store.disk.descriptors import Descriptor, write_at
 from modelfs.store.files.content import Contents
 from modelfs.store.files.staged_file import WINDOW, StagedFile, Window
 from modelfs.store.files.staging import Staging
+from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber
-
-# The kernel's own limit for a file's size.
-SIZE_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
