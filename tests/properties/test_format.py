@@ -29,7 +29,7 @@ from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION
-from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number_key, relative_key
+from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number_key, sketch_key
 from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
@@ -145,7 +145,7 @@ def _derive(store: Store) -> None:
     derive(store, chunk_at(store, derived, start + 4000), (chunk_at(store, old), 96, 4000))
     with store.index.change():
         store.chunks.mark_optimized(base, 1)
-        relative = relative_key(SketchKind.EXACT, SEED, inode, start, 7)
+        relative = sketch_key(SketchKind.EXACT, SEED, inode, start, 7)
         store.index.put(Table.SKETCHES, relative, b"")
     names.unlink(ROOT, b"old")
     drain(store.orphans.remove(old))

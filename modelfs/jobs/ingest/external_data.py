@@ -22,11 +22,11 @@ from modelfs.store.index.records import NAME_MAX, Dentry, Inode
 from modelfs.store.index.tables import (
     InodeNumber,
     Table,
+    external_data_key,
     named_key,
     number_key,
     prefix_end,
     request_value,
-    sidecar_key,
 )
 from modelfs.store.store import Store
 
@@ -62,7 +62,7 @@ class ExternalData:
     def record(self, model: InodeNumber, places: set[Place]) -> None:
         """Record the data files that a model names, and request ingest of those that exist."""
         for folder, name in places:
-            self._index.put(Table.EXTERNAL_DATA, sidecar_key(folder, name, model), b"")
+            self._index.put(Table.EXTERNAL_DATA, external_data_key(folder, name, model), b"")
             data = self._lookup(folder, name)
             # A model is cut by its own content: two that name each other would be cut without end.
             if data is not None and data.format in (Format.PLAIN, Format.ONNX_DATA):

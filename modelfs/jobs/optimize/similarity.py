@@ -43,7 +43,7 @@ from modelfs.codecs.elements import element_of
 from modelfs.sketches.samples import Samples
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.files.tensors import TensorTable
-from modelfs.store.index.tables import InodeNumber, Table, prefix_end, relative_key, relative_of
+from modelfs.store.index.tables import InodeNumber, Table, prefix_end, sketch_fields, sketch_key
 from modelfs.store.index.tensor_records import SketchKind, TensorRow
 from modelfs.store.store import Store
 
@@ -124,12 +124,12 @@ class SimilarityIndex:
         samples = b"" if sketch.samples is None else sketch.samples.to_bytes()
         listed = (inode, row.start, _tag(row, samples))
         for _, key in sketch.exact:
-            self._index.put(Table.SKETCHES, relative_key(SketchKind.EXACT, key, *listed), b"")
+            self._index.put(Table.SKETCHES, sketch_key(SketchKind.EXACT, key, *listed), b"")
         for key in sketch.bands:
-            self._index.put(Table.SKETCHES, relative_key(SketchKind.BAND, key, *listed), b"")
+            self._index.put(Table.SKETCHES, sketch_key(SketchKind.BAND, key, *listed), b"")
         for key, offset in sketch.rows[: sketch.listed]:
             value = _OFFSET.pack(offset)
-            self._index.put(Table.SKETCHES, relative_key(SketchKind.ROW, key, *listed), value)
+            self._index.put(Table.SKETCHES, sketch_key(SketchKind.ROW, key, *listed), value)
         if samples:
             self._index.put(Table.SKETCHES, _samples_key(inode, row.start), samples)
         else:
@@ -171,7 +171,7 @@ class SimilarityIndex:
 
     def is_stale(self, key: bytes) -> bool:
         """Whether the tensor of a row is gone, or has another tag."""
-        kind, _, inode, start, tag = relative_of(key)
+        kind, _, inode, start, tag = sketch_fields(key)
         if kind != SketchKind.SAMPLES:
             return self.find(ListedTensor(InodeNumber(inode), start, tag)) is None
         row = self._tensors.find(InodeNumber(inode), start)
@@ -187,7 +187,7 @@ class SimilarityIndex:
 
     def listed_under(self, kind: SketchKind, key: int) -> Iterator[tuple[ListedTensor, bytes]]:
         """Yield the oldest and the newest few tensors with a key, and the values of their rows."""
-        low = relative_key(kind, key, 0, 0, 0)
+        low = sketch_key(kind, key, 0, 0, 0)
         prefix = low[:9]
         rows = self._index.scan(Table.SKETCHES, low, prefix_end(prefix), OLDEST)
         if len(rows) == OLDEST:
@@ -200,7 +200,7 @@ class SimilarityIndex:
                 rows.append(row)
                 last = (int.from_bytes(row[0], "big") - 1).to_bytes(len(last), "big")
         for row_key, value in rows:
-            _, _, inode, start, tag = relative_of(row_key)
+            _, _, inode, start, tag = sketch_fields(row_key)
             yield ListedTensor(InodeNumber(inode), start, tag), value
 
 
@@ -284,7 +284,7 @@ class _Lookup:
 
 
 def _samples_key(inode: InodeNumber, start: int) -> bytes:
-    return relative_key(SketchKind.SAMPLES, 0, inode, start, 0)
+    return sketch_key(SketchKind.SAMPLES, 0, inode, start, 0)
 
 
 def _tag(row: TensorRow, samples: bytes) -> int:

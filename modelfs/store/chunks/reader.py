@@ -92,7 +92,7 @@ class ChunkReader:
             CorruptChunk: its stored bytes are damaged or missing.
             OSError: the disk failed.
         """
-        return bytes(self._decoded(chunk, record, self.stored_bytes(chunk, record)))
+        return bytes(self._decode(chunk, record, self.stored_bytes(chunk, record)))
 
     def gather(self, runs: Sequence[SourceRun]) -> bytes:
         """Return the content of runs, joined.
@@ -259,19 +259,19 @@ class ChunkReader:
         if not is_transposed_part(record):
             sharers = record.refs + record.dependants
             return self._cache.get(
-                chunk, lambda: bytes(self._decode(chunk, record)), sharers=sharers
+                chunk, lambda: bytes(self._read_decoded(chunk, record)), sharers=sharers
             )
         if (content := self._transposed.peek(chunk)) is not None:
             return content
         stored = self._stored_bytes_verified(chunk, record)
-        part = self._decoded(chunk, record, stored)
+        part = self._decode(chunk, record, stored)
         self._transposed.remember(chunk, record, Recipe.from_bytes(stored))
         return part
 
-    def _decode(self, chunk: ChunkId, record: Chunk) -> Bytes:
-        return self._decoded(chunk, record, self._stored_bytes_verified(chunk, record))
+    def _read_decoded(self, chunk: ChunkId, record: Chunk) -> Bytes:
+        return self._decode(chunk, record, self._stored_bytes_verified(chunk, record))
 
-    def _decoded(self, chunk: ChunkId, record: Chunk, stored: bytes) -> Bytes:
+    def _decode(self, chunk: ChunkId, record: Chunk, stored: bytes) -> Bytes:
         try:
             content: Bytes
             if record.kind is ChunkKind.DERIVED:
@@ -295,7 +295,7 @@ class ChunkReader:
             # The source of only one chunk is not cached. That chunk is, and the memory for the
             # source costs more than decoding it again for a reader of its own file.
             content = self._cache.peek(chunk)
-            return bytes(self._decode(chunk, current)) if content is None else content
+            return bytes(self._read_decoded(chunk, current)) if content is None else content
 
         return self.follow_moves(chunk, self._current_record(chunk), read)
 

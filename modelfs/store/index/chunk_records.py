@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
-from modelfs.store.index.tables import PackId, handed_out
+from modelfs.store.index.tables import PackId, checked_number
 
 # Above every offset in a pack.
 OFFSET_END: Final = 1 << 62
@@ -137,7 +137,7 @@ class Chunk:
         Raises:
             CorruptIndex: no chunk has that key, or see `from_bytes`.
         """
-        handed_out(key)
+        checked_number(key)
         return cls.from_bytes(value)
 
     @property
@@ -199,7 +199,7 @@ class PackRow:
         Raises:
             CorruptIndex: no pack has that key, wrong length, or no pack ends there.
         """
-        handed_out(key)
+        checked_number(key)
         row = cls.from_bytes(value)
         if row.stop >= OFFSET_END:
             raise CorruptIndex(f"pack row {value.hex()}")

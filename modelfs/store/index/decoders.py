@@ -28,11 +28,11 @@ from modelfs.store.index.tables import (
     InodeNumber,
     Table,
     check_size,
-    handed_out,
+    checked_number,
     number_key,
     number_of,
     pair_of,
-    relative_of,
+    sketch_fields,
 )
 from modelfs.store.index.tensor_records import SketchKind, TensorRow, samples_fit
 
@@ -45,19 +45,19 @@ def decode_meta(key: bytes, value: bytes) -> int | Superblock:
 def decode_parent(key: bytes, value: bytes) -> tuple[InodeNumber, InodeNumber, int]:
     """Decode one name of an inode: the inode, the directory of the name, and its cookie."""
     check_size(key, 24)
-    inode = handed_out(key[:8])
+    inode = checked_number(key[:8])
     check_size(value, 0)
     folder, cookie = pair_of(key[8:])
     return InodeNumber(inode), InodeNumber(folder), cookie
 
 
 def decode_symlink(key: bytes, value: bytes) -> bytes:
-    handed_out(key)
+    checked_number(key)
     return value
 
 
 def decode_xattr(key: bytes, value: bytes) -> bytes:
-    handed_out(key[:8])
+    checked_number(key[:8])
     if len(key) == 8:
         raise CorruptIndex(f"the key {key.hex()}, which has no name")
     return value
@@ -65,7 +65,7 @@ def decode_xattr(key: bytes, value: bytes) -> bytes:
 
 def decode_number(key: bytes, value: bytes) -> int:
     """Decode an inode's u64: where a truncation begins, or when the inode was queued."""
-    handed_out(key)
+    checked_number(key)
     check_size(value, 8)
     return number_of(value)
 
@@ -82,8 +82,8 @@ def decode_copy_hint(key: bytes, value: bytes) -> None:
 
 
 def decode_sketch(key: bytes, value: bytes) -> SketchKind:
-    number, hashed, inode, _, tag = relative_of(key)
-    handed_out(number_key(inode))
+    number, hashed, inode, _, tag = sketch_fields(key)
+    checked_number(number_key(inode))
     try:
         kind = SketchKind(number)
     except ValueError as exc:
@@ -107,13 +107,13 @@ def decode_link(key: bytes, value: bytes) -> tuple[ChunkId, ChunkId]:
     """Decode a pair of chunks, of which one derives from the other."""
     check_size(key, 16)
     check_size(value, 0)
-    return ChunkId(handed_out(key[:8])), ChunkId(handed_out(key[8:]))
+    return ChunkId(checked_number(key[:8])), ChunkId(checked_number(key[8:]))
 
 
 def decode_mark(key: bytes, value: bytes) -> int:
     """Decode the number of an inode or a chunk that is listed."""
     check_size(value, 0)
-    return handed_out(key)
+    return checked_number(key)
 
 
 DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {

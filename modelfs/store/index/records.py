@@ -25,7 +25,7 @@ from modelfs.store.index.tables import (
     ChunkId,
     InodeNumber,
     check_size,
-    handed_out,
+    checked_number,
     number_of,
 )
 
@@ -173,7 +173,7 @@ class Inode:
             CorruptIndex: no inode has that key, see `from_bytes`, or a mode or size that no file
                 can have.
         """
-        node = cls.from_bytes(handed_out(key), value)
+        node = cls.from_bytes(checked_number(key), value)
         if stat.S_IFMT(node.mode) not in FILE_TYPES or node.size > SIZE_MAX:
             raise CorruptIndex(f"inode {node.inode}: mode {node.mode:o}, size {node.size}")
         return node
@@ -216,7 +216,7 @@ class Dentry:
         Raises:
             CorruptIndex: the key is no inode and a name, or the value has the wrong length.
         """
-        handed_out(key[:8])
+        checked_number(key[:8])
         if not is_name(key[8:]):
             raise CorruptIndex(f"the name {key[8:]!r}")
         return cls.from_bytes(value)
@@ -246,7 +246,7 @@ class Listed:
             CorruptIndex: the key is no inode and a cookie, or no entry has that name.
         """
         check_size(key, 16)
-        handed_out(key[:8])
+        checked_number(key[:8])
         line = cls.from_bytes(value)
         if not is_name(line.name):
             raise CorruptIndex(f"the name {line.name!r}")
@@ -298,7 +298,7 @@ class Extent:
                 every file.
         """
         check_size(key, 16)
-        handed_out(key[:8])
+        checked_number(key[:8])
         extent = cls.from_bytes(number_of(key[8:]), value)
         if extent.stop > SIZE_MAX:
             raise CorruptIndex(f"extent {key.hex()}: it ends at {extent.stop}")
@@ -347,5 +347,5 @@ class StagedWindow:
             CorruptIndex: the key is no inode and a window, or see `from_bytes`.
         """
         check_size(key, 16)
-        handed_out(key[:8])
+        checked_number(key[:8])
         return cls.from_bytes(value)

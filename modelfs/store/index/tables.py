@@ -50,17 +50,17 @@ _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _TRIPLE = struct.Struct(">QQQ")
 _TENSOR = struct.Struct(">QQI")
-_RELATIVE = struct.Struct(">BQQQI")
+_SKETCH = struct.Struct(">BQQQI")
 
 KEY_MAX = (1 << 64) - 1
-# Above every number of an inode, a chunk or a pack that was ever handed out.
+# Above every number of an inode, a chunk or a pack that was ever allocated.
 NUMBER_END: Final = 1 << 62
 
 number_key = _U64.pack
 pair_key = _PAIR.pack
 triple_key = _TRIPLE.pack
 tensor_key = _TENSOR.pack
-relative_key = _RELATIVE.pack
+sketch_key = _SKETCH.pack
 
 
 class Table(enum.StrEnum):
@@ -113,16 +113,16 @@ def check_size(data: bytes, size: int) -> None:
         raise CorruptIndex(f"{len(data)} bytes where {size} belong: {data[:32].hex()}")
 
 
-def handed_out(key: bytes) -> int:
+def checked_number(key: bytes) -> int:
     """Return the number of an inode, chunk or pack in a key of 8 bytes, or in such a part of a key.
 
     Raises:
-        CorruptIndex: the key has another length, or no store has handed out that number.
+        CorruptIndex: the key has another length, or no store has allocated that number.
     """
     check_size(key, 8)
     number = number_of(key)
     if not 0 < number < NUMBER_END:
-        raise CorruptIndex(f"the number {number}, which was never handed out")
+        raise CorruptIndex(f"the number {number}, which was never allocated")
     return number
 
 
@@ -139,14 +139,14 @@ def pair_of(key: bytes) -> tuple[int, int]:
     return first, second
 
 
-def relative_of(key: bytes) -> tuple[int, int, int, int, int]:
+def sketch_fields(key: bytes) -> tuple[int, int, int, int, int]:
     """Return kind, hash, inode, start and tag of a key of `relatives`.
 
     Raises:
         CorruptIndex: the key has another length.
     """
     try:
-        kind, hashed, inode, start, tag = _RELATIVE.unpack(key)
+        kind, hashed, inode, start, tag = _SKETCH.unpack(key)
     except struct.error as exc:
         raise CorruptIndex(f"a key of {len(key)} bytes: {key[:32].hex()}") from exc
     return kind, hashed, inode, start, tag
@@ -156,7 +156,7 @@ def named_key(inode: int, name: bytes) -> bytes:
     return _U64.pack(inode) + name
 
 
-def sidecar_key(folder: int, name: bytes, model: int) -> bytes:
+def external_data_key(folder: int, name: bytes, model: int) -> bytes:
     return _U64.pack(folder) + name + b"\0" + _U64.pack(model)
 
 

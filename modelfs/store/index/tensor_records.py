@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from modelfs.codecs.elements import WIDTHS
 from modelfs.errors import CorruptIndex
 from modelfs.sketches.samples import OCTAVES, PER_OCTAVE
-from modelfs.store.index.tables import check_size, handed_out, number_of
+from modelfs.store.index.tables import check_size, checked_number, number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class TensorRow:
             CorruptIndex: the key is no inode, offset and ordinal, or see `from_bytes`.
         """
         check_size(key, 20)
-        handed_out(key[:8])
+        checked_number(key[:8])
         return cls.from_bytes(number_of(key[8:]), value)
 
 

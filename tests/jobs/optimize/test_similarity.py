@@ -12,7 +12,7 @@ from modelfs.jobs.check.fsck import check
 from modelfs.jobs.gc import collector as collector_module
 from modelfs.jobs.optimize.similarity import CANDIDATES_MAX, ListedTensor, Relation, SimilarityIndex
 from modelfs.store.index.decoders import decode_sketch
-from modelfs.store.index.tables import ROOT, Table, relative_key
+from modelfs.store.index.tables import ROOT, Table, sketch_key
 from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
@@ -184,10 +184,10 @@ def test_each_listed_tensor_is_returned_once(opened: Store) -> None:
     for count in range(1, 10):
         with opened.index.change():
             for hashed in (count, count + 1):
-                key = relative_key(SketchKind.BAND, hashed, count, 0, 5)
+                key = sketch_key(SketchKind.BAND, hashed, count, 0, 5)
                 opened.index.put(Table.SKETCHES, key, b"")
             for inode in range(1, count + 1):
-                key = relative_key(SketchKind.BAND, count << 40, inode, 0, 5)
+                key = sketch_key(SketchKind.BAND, count << 40, inode, 0, 5)
                 opened.index.put(Table.SKETCHES, key, b"")
         everything = list(range(1, count + 1))
         inodes = [listed.inode for listed in seen(opened, count << 40)]
@@ -293,22 +293,22 @@ def test_a_tensor_has_few_rows(opened: Store) -> None:
 
 # -- rows that modelfs did not write
 
-GOOD_KEY: Final = relative_key(SketchKind.EXACT, 1, 1, 0, 0)
+GOOD_KEY: Final = sketch_key(SketchKind.EXACT, 1, 1, 0, 0)
 
 
 JUNK: Final = [
     (GOOD_KEY[:-1], b""),
     (GOOD_KEY + b"\0", b""),
     (GOOD_KEY, b"x"),
-    (relative_key(0, 1, 1, 0, 0), b""),
-    (relative_key(5, 1, 1, 0, 0), b""),
-    (relative_key(SketchKind.BAND, 1, 0, 0, 0), b""),
-    (relative_key(SketchKind.ROW, 1, 1, 0, 0), bytes(7)),
-    (relative_key(SketchKind.SAMPLES, 0, 1, 0, 0), b""),
-    (relative_key(SketchKind.SAMPLES, 0, 2, 0, 0), bytes(100)),
-    (relative_key(SketchKind.SAMPLES, 0, 3, 0, 0), b"\x01" + bytes(5000)),
-    (relative_key(SketchKind.SAMPLES, 1, 1, 0, 0), b"\x01" + bytes(16)),
-    (relative_key(SketchKind.SAMPLES, 0, 1, 0, 1), b"\x01" + bytes(16)),
+    (sketch_key(0, 1, 1, 0, 0), b""),
+    (sketch_key(5, 1, 1, 0, 0), b""),
+    (sketch_key(SketchKind.BAND, 1, 0, 0, 0), b""),
+    (sketch_key(SketchKind.ROW, 1, 1, 0, 0), bytes(7)),
+    (sketch_key(SketchKind.SAMPLES, 0, 1, 0, 0), b""),
+    (sketch_key(SketchKind.SAMPLES, 0, 2, 0, 0), bytes(100)),
+    (sketch_key(SketchKind.SAMPLES, 0, 3, 0, 0), b"\x01" + bytes(5000)),
+    (sketch_key(SketchKind.SAMPLES, 1, 1, 0, 0), b"\x01" + bytes(16)),
+    (sketch_key(SketchKind.SAMPLES, 0, 1, 0, 1), b"\x01" + bytes(16)),
 ]
 
 
@@ -334,7 +334,7 @@ def test_wrong_rows_do_no_harm(opened: Store) -> None:
         for each in sketch.bands:
             for inode in (base.inode, model.inode, 999):
                 opened.index.put(
-                    Table.SKETCHES, relative_key(SketchKind.BAND, each, inode, 5, 5), b""
+                    Table.SKETCHES, sketch_key(SketchKind.BAND, each, inode, 5, 5), b""
                 )
     assert model.candidates("w") == []
     assert check(opened) == []

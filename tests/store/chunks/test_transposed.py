@@ -240,4 +240,4 @@ def test_a_recipe_that_makes_no_sense(store: Store, turned: InodeNumber, payload
     recipe = Recipe.from_bytes(store.chunk_reader.stored_bytes(extent.chunk, record))
     broken = Recipe(recipe.runs, payload).to_bytes()
     with pytest.raises(CorruptChunk):
-        store.chunk_reader._decoded(extent.chunk, record, broken)
+        store.chunk_reader._decode(extent.chunk, record, broken)

@@ -14,11 +14,11 @@ from modelfs.store.index.tables import (
     ChunkId,
     InodeNumber,
     Table,
+    external_data_key,
     named_key,
     number_key,
     pair_key,
-    relative_key,
-    sidecar_key,
+    sketch_key,
     tensor_key,
     triple_key,
 )
@@ -27,7 +27,7 @@ from tests.support.record_examples import EXAMPLES
 
 ONE: Final = number_key(1)
 VALUES: Final = {kind: record.to_bytes() for kind, record in EXAMPLES.items()}
-SAMPLES: Final = relative_key(SketchKind.SAMPLES, 0, 7, 24, 0)
+SAMPLES: Final = sketch_key(SketchKind.SAMPLES, 0, 7, 24, 0)
 
 # A row of each table, and its decoded value.
 ROWS: Final[dict[Table, tuple[bytes, bytes, object]]] = {
@@ -41,9 +41,9 @@ ROWS: Final[dict[Table, tuple[bytes, bytes, object]]] = {
     Table.EXTENTS: (pair_key(1, 7), VALUES["extent"], EXAMPLES["extent"]),
     Table.TRIMS: (number_key(7), number_key(99), 99),
     Table.TENSORS: (tensor_key(1, 7, 0), VALUES["tensor"], EXAMPLES["tensor"]),
-    Table.EXTERNAL_DATA: (sidecar_key(1, b"data", 7), b"", None),
+    Table.EXTERNAL_DATA: (external_data_key(1, b"data", 7), b"", None),
     Table.COPY_HINTS: (bytes(32), b"", None),
-    Table.SKETCHES: (relative_key(SketchKind.EXACT, 5, 7, 24, 9), b"", SketchKind.EXACT),
+    Table.SKETCHES: (sketch_key(SketchKind.EXACT, 5, 7, 24, 9), b"", SketchKind.EXACT),
     Table.CHUNKS: (number_key(7), VALUES["chunk"], EXAMPLES["chunk"]),
     Table.HASHES: (bytes(16), number_key(7) + number_key(9), [7, 9]),
     Table.SOURCES: (pair_key(9, 7), b"", (9, 7)),
@@ -73,7 +73,7 @@ def test_every_table_has_a_decoder(table: Table) -> None:
 @pytest.mark.parametrize("number", [0, NUMBER_END])
 @pytest.mark.parametrize("table", sorted(set(NUMBERED) - {Table.EXTERNAL_DATA}))
 def test_numbers_were_handed_out(table: Table, number: int) -> None:
-    """The number 0 and numbers that were never handed out are refused as keys."""
+    """The number 0 and numbers that were never allocated are refused as keys."""
     key, value, _ = ROWS[table]
     with pytest.raises(CorruptIndex):
         DECODERS[table](number_key(number) + key[8:], value)
@@ -149,12 +149,12 @@ def test_a_hash_has_chunks() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        (relative_key(9, 5, 7, 24, 9), b""),
-        (relative_key(SketchKind.EXACT, 5, 0, 24, 9), b""),
-        (relative_key(SketchKind.ROW, 5, 7, 24, 9), b""),
-        (relative_key(SketchKind.BAND, 5, 7, 24, 9), bytes(8)),
-        (relative_key(SketchKind.SAMPLES, 5, 7, 24, 0), b"\1\1"),
-        (relative_key(SketchKind.SAMPLES, 0, 7, 24, 9), b"\1\1"),
+        (sketch_key(9, 5, 7, 24, 9), b""),
+        (sketch_key(SketchKind.EXACT, 5, 0, 24, 9), b""),
+        (sketch_key(SketchKind.ROW, 5, 7, 24, 9), b""),
+        (sketch_key(SketchKind.BAND, 5, 7, 24, 9), bytes(8)),
+        (sketch_key(SketchKind.SAMPLES, 5, 7, 24, 0), b"\1\1"),
+        (sketch_key(SketchKind.SAMPLES, 0, 7, 24, 9), b"\1\1"),
         (SAMPLES, b"\0\1"),
         (SAMPLES, b"\1"),
     ],

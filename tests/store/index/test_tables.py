@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.store.index.tables import (
+    external_data_key,
     number_key,
     number_of,
     pair_key,
     pair_of,
     prefix_end,
-    sidecar_key,
     tensor_key,
     triple_key,
 )
@@ -38,4 +38,4 @@ def test_a_prefix_has_an_end(prefix: bytes, key: bytes) -> None:
 def test_keys_of_a_file_are_together() -> None:
     """A tensor's key has the file, the start, and the ordinal among tensors there."""
     assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
-    assert sidecar_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
+    assert external_data_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
