@@ -112,9 +112,9 @@ class Count:
 
 def count(folder: Path = PACKAGE) -> Count:
     """Count the prose of all Python files in a folder."""
-    texts = [each for path in sorted(folder.rglob("*.py")) for each in passages(path)]
-    words = sum(len(WORD.findall(each.text)) for each in texts)
-    return Count(words, sum(len(mannerisms(each)) for each in texts))
+    texts = [passage for path in sorted(folder.rglob("*.py")) for passage in passages(path)]
+    words = sum(len(WORD.findall(passage.text)) for passage in texts)
+    return Count(words, sum(len(mannerisms(passage)) for passage in texts))
 
 
 def main() -> None:
@@ -127,8 +127,8 @@ def main() -> None:
     if options.list:
         for path in sorted(options.folder.rglob("*.py")):
             for passage in passages(path):
-                for found in mannerisms(passage):
-                    print(f"{path}:{passage.line}: ...{found}...")
+                for mannerism in mannerisms(passage):
+                    print(f"{path}:{passage.line}: ...{mannerism}...")
     total = count(options.folder)
     print(
         f"{total.words:,} words, {total.mannerisms:,} mannerisms: "

@@ -113,7 +113,7 @@ class Catalogue:
         """Return the pages of a file by tensor. Plain chunks have none."""
         spans = self._tensors.spans(inode)
         extents = (self._store.maps.overlapping(inode, span.start, span.stop) for span in spans)
-        tensors = [self._pages(each.chunk for each in some) for some in extents]
+        tensors = [self._pages(extent.chunk for extent in some) for some in extents]
         pages = [tuple({page.key: page for page in tensor}.values()) for tensor in tensors]
         return [tensor for tensor in pages if tensor]
 
@@ -131,7 +131,7 @@ class Catalogue:
             sources = tuple(self._pages(ids))
             size = record.size
             if whole:
-                size = sum(self._store.chunks.record(each).size for each in ids)
+                size = sum(self._store.chunks.record(part).size for part in ids)
             needed = record.refs + record.dependants
             self._items[key] = Item(key, size, self._seconds(chunk, record), needed, sources)
         return self._items[key]
@@ -224,8 +224,8 @@ class Replay:
 
 
 def _show(name: str, requests: Sequence[Tensor], capacity: int) -> None:
-    found = [Replay(capacity, policy).run(requests) for policy in POLICIES]
-    columns = (f"{hits:13.1%} {saved:6.1%}" for hits, saved in found)
+    results = [Replay(capacity, policy).run(requests) for policy in POLICIES]
+    columns = (f"{hits:13.1%} {saved:6.1%}" for hits, saved in results)
     print(f"{name:9} {capacity / 1e6:5.0f} MB", *columns, flush=True)
 
 

@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
 
 
 def _chunks(files: list[Path], *, casts: bool) -> dict[str, list[bytes]]:
-    found: dict[str, list[bytes]] = defaultdict(list)
+    by_dtype: dict[str, list[bytes]] = defaultdict(list)
     for path in files:
         content = path.read_bytes()
         layout = safetensors.scan(partial(_read_at, content), len(content))
@@ -73,8 +73,8 @@ def _chunks(files: list[Path], *, casts: bool) -> dict[str, list[bytes]]:
             if casts and span.dtype == "F32":
                 tensors |= _casts(tensors["F32"])
             for dtype, raw in tensors.items():
-                found[dtype] += [raw[at : at + CHUNK] for at in range(0, len(raw), CHUNK)]
-    return found
+                by_dtype[dtype] += [raw[at : at + CHUNK] for at in range(0, len(raw), CHUNK)]
+    return by_dtype
 
 
 def _read_at(content: bytes, offset: int, size: int) -> bytes:
@@ -108,19 +108,19 @@ def _show(dtype: str, note: str, chunks: list[bytes], encode: Encode, rounds: in
         speeds = (size / times[form] / 1e9 for times in (encoded, decoded, in_numpy))
         columns = (size / (1 << 20), 100 * stored / size, *speeds)
         name = form.name.lower() + note
-        print(f"{dtype:8}{name:11}" + "".join(f"{each:9.2f}" for each in columns), flush=True)
+        print(f"{dtype:8}{name:11}" + "".join(f"{value:9.2f}" for value in columns), flush=True)
     return all(decode() == raw for raw, (_, decode) in zip(chunks, decoding, strict=True))
 
 
 def _seconds(jobs: Sequence[Job], rounds: int) -> dict[CodecId, float]:
     fastest: dict[CodecId, float] = {}
     for _ in range(rounds):
-        taken: dict[CodecId, float] = defaultdict(float)
+        seconds: dict[CodecId, float] = defaultdict(float)
         for form, work in jobs:
             start = time.thread_time()
             work()
-            taken[form] += time.thread_time() - start
-        fastest = {form: min(taken[form], fastest.get(form, taken[form])) for form in taken}
+            seconds[form] += time.thread_time() - start
+        fastest = {form: min(seconds[form], fastest.get(form, seconds[form])) for form in seconds}
     return fastest
 
 

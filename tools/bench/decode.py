@@ -114,17 +114,18 @@ def _rename_type(path: Path) -> None:
 
 def _forms(store: Path, names: list[str]) -> dict[str, str]:
     """Return the commonest form of each file's chunks, and their stored size."""
-    found = {}
+    forms = {}
     with Store(store, read_only=True) as opened:
         for name in names:
             file = _path(Path(), name).name.encode()
             inode = opened.namespace.lookup(ROOT, file)
             runs = opened.contents.plan(inode, 0, 1 << 62)
             records = [run.record for run in runs if isinstance(run, ChunkRun)]
-            [(form, _)] = Counter(f"{each.codec.name.lower()}" for each in records).most_common(1)
-            stored = sum(each.stored for each in records) / sum(each.size for each in records)
-            found[name] = f"{form} {stored:.1%}"
-    return found
+            [(codec, _)] = Counter(record.codec for record in records).most_common(1)
+            size = sum(record.size for record in records)
+            stored = sum(record.stored for record in records) / size
+            forms[name] = f"{codec.name.lower()} {stored:.1%}"
+    return forms
 
 
 def _round(store: Path, path: Path, names: list[str]) -> Speeds:

@@ -230,13 +230,13 @@ def _speeds(stores: tuple[Path, Path], rounds: int) -> Seconds:
     with Store(stores[0], read_only=True) as store:
         names = _names(store)
     os.sync()
-    found: Seconds = {name: [] for name in names.values()}
+    seconds: Seconds = {name: [] for name in names.values()}
     for number in range(rounds):
         for inode, name in names.items():
             order = stores if number % 2 else stores[::-1]  # neither store is always first
             took = {path: _read_cold(path, InodeNumber(inode)) for path in order}
-            found[name].append((took[stores[0]], took[stores[1]]))
-    return found
+            seconds[name].append((took[stores[0]], took[stores[1]]))
+    return seconds
 
 
 def _read_cold(path: Path, inode: InodeNumber) -> float:

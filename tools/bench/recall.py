@@ -119,33 +119,35 @@ class _Trial:
 
     def _judge(self, tensor: _Tensor, candidates: list[Candidate], own: float) -> None:
         size = "small" if tensor.row.size < SMALL else "large"
-        relations = {each.relation for each in candidates}
+        relations = {candidate.relation for candidate in candidates}
         is_exact = tensor.digest in self._plain | self._derived
         if tensor.rounded & self._plain:
             self._count(
                 f"wider, {size}", expected=True, found=bool({*relations} & {*EXACT, Relation.WIDER})
             )
         named = self._same_name[tensor.row.name, tensor.row.dtype, tensor.row.size]
-        best = min((tensor.bits_from(each) for each in named), default=own)
-        near = [each for each in candidates if each.relation is Relation.NEAR]
-        real = [tensor.bits_from(self._tensors[each.place]) for each in near]
+        best = min((tensor.bits_from(earlier) for earlier in named), default=own)
+        near = [candidate for candidate in candidates if candidate.relation is Relation.NEAR]
+        real = [tensor.bits_from(self._tensors[candidate.place]) for candidate in near]
         # A near candidate without differences counts as exact: in small tensors the two relations
         # are not distinguished.
         found = not relations.isdisjoint(EXACT) or (is_exact and 0 in real)
         self._count(f"exact, {size}", expected=is_exact, found=found)
         if size == "large":
-            self.errors += [each.bits - true for each, true in zip(near, real, strict=True)]
+            self.errors += [
+                candidate.bits - true for candidate, true in zip(near, real, strict=True)
+            ]
             self.counts["near, large: false"] += sum(true > own for true in real)
         if not is_exact:
             expected = best <= (1 - SAVING_MIN) * own
             good = min(real, default=own) <= 1.1 * best + 1
             self._count(f"near, {size}", expected=expected, found=good)
 
-    def _count(self, what: str, *, expected: bool, found: bool) -> None:
+    def _count(self, kind: str, *, expected: bool, found: bool) -> None:
         if expected:
-            self.counts[f"{what}: {'found' if found else 'missed'}"] += 1
-        elif found and what.startswith("exact"):
-            self.counts[f"{what}: false"] += 1
+            self.counts[f"{kind}: {'found' if found else 'missed'}"] += 1
+        elif found and kind.startswith("exact"):
+            self.counts[f"{kind}: false"] += 1
 
 
 def main() -> int:
@@ -154,7 +156,7 @@ def main() -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     files = parser.parse_args().files
-    with tempfile.TemporaryDirectory(prefix="relatives-recall-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-recall-") as folder:
         place = Path(folder) / "store"
         create_store(place)
         with Store(place) as store:
@@ -165,9 +167,9 @@ def main() -> int:
                 store.index.commit()
             size = store.index.size
     _show(trial, size, sum(path.stat().st_size for path in files))
-    wrong = [f"{what}, large: missed" for what in ("exact", "wider", "near")]
+    wrong = [f"{kind}, large: missed" for kind in ("exact", "wider", "near")]
     wrong += ["exact, large: false", "near, large: false"]
-    return 1 if any(trial.counts[each] for each in wrong) else 0
+    return 1 if any(trial.counts[kind] for kind in wrong) else 0
 
 
 def _tensors(path: Path, inode: InodeNumber) -> Iterator[_Tensor]:
@@ -182,9 +184,9 @@ def _tensors(path: Path, inode: InodeNumber) -> Iterator[_Tensor]:
 
 
 def _show(trial: _Trial, index: int, size: int) -> None:
-    table = Table("relatives", "tensors")
-    for what, count in sorted(trial.counts.items()):
-        table.add_row(what, f"{count:,}")
+    table = Table("candidates", "tensors")
+    for kind, count in sorted(trial.counts.items()):
+        table.add_row(kind, f"{count:,}")
     if trial.errors:
         low, middle, high = np.percentile(trial.errors, (5, 50, 95))
         table.add_row(

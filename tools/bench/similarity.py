@@ -41,7 +41,7 @@ def main() -> int:
     wrong = 0
     for kind, values in (("unrelated", _unrelated), ("fine-tunes of one", _fine_tunes)):
         with _empty() as rig:
-            for step in (each for each in STEPS if each <= options.tensors):
+            for step in (count for count in STEPS if count <= options.tensors):
                 row = _measure(rig, values, step, related=kind != "unrelated")
                 wrong += row.wrong
                 table.add_row(f"{step:,} {kind}", *row.cells())
@@ -85,19 +85,19 @@ class _Result:
     wrong: int
 
     def cells(self) -> list[str]:
-        found = len(self.lookups) - self.wrong
+        right = len(self.lookups) - self.wrong
         return [
             f"{statistics.median(self.lookups) * 1e6:,.0f} us",
             f"{np.percentile(self.lookups, 95) * 1e6:,.0f} us",
             f"{statistics.median(self.registrations) * 1e6:,.0f} us",
             f"{self.index:,} B each",
-            f"{found} of {len(self.lookups)}",
+            f"{right} of {len(self.lookups)}",
         ]
 
 
 @contextmanager
 def _empty() -> Iterator[_Rig]:
-    with tempfile.TemporaryDirectory(prefix="bench-relatives-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-similarity-") as folder:
         path = Path(folder) / "store"
         create_store(path)
         with Store(path) as store:
@@ -105,12 +105,12 @@ def _empty() -> Iterator[_Rig]:
 
 
 def _measure(rig: _Rig, values: Callable[[int], Values], step: int, *, related: bool) -> _Result:
-    registrations = [rig.register(_sketch(values(each))) for each in range(rig.count, step)]
+    registrations = [rig.register(_sketch(values(number))) for number in range(rig.count, step)]
     rig.index.commit()
     lookups: list[float] = []
     wrong = 0
-    for each in range(LOOKUPS):
-        sketch = _sketch(values(STEPS[-1] + each))
+    for number in range(LOOKUPS):
+        sketch = _sketch(values(STEPS[-1] + number))
         row = TensorRow(0, 4 * SHAPE[0] * SHAPE[1], "F32", SHAPE, "new")
         start = time.perf_counter()
         candidates = rig.similarity.candidates(InodeNumber(1 << 40), row, sketch)

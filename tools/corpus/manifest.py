@@ -31,10 +31,10 @@ def write(corpus: Path, made: list[tuple[str, str, str]], notes: dict[str, str])
         made: path, kind and making of the files, in the order they were made.
         notes: more on how the corpus was made.
     """
-    known = {path for path, _, _ in made}
-    rest = [path for path in files_below(corpus) if path not in known]
+    listed = {path for path, _, _ in made}
+    rest = [path for path in files_below(corpus) if path not in listed]
     entries = [
-        *(_entry(corpus, *each) for each in made),
+        *(_entry(corpus, *made_file) for made_file in made),
         *(_entry(corpus, path, COMPANION, "copied, or written beside it") for path in rest),
     ]
     document = {"notes": notes, "files": [asdict(entry) for entry in entries]}
@@ -46,7 +46,7 @@ def write(corpus: Path, made: list[tuple[str, str, str]], notes: dict[str, str])
 def read(corpus: Path) -> list[Entry]:
     """Return the entries of a corpus, in the order its files were made."""
     document = json.loads((corpus / MANIFEST).read_text())
-    return [Entry(**each) for each in document["files"]]
+    return [Entry(**fields) for fields in document["files"]]
 
 
 def files_below(corpus: Path) -> Iterator[str]:

@@ -45,11 +45,11 @@ class Tokens:
         self.tokenizer.enable_padding()
 
     def __call__(self, sentences: list[str]) -> dict[str, torch.Tensor]:
-        found = self.tokenizer.encode_batch(sentences)
+        encodings = self.tokenizer.encode_batch(sentences)
         return {
-            "input_ids": torch.tensor([each.ids for each in found]),
-            "attention_mask": torch.tensor([each.attention_mask for each in found]),
-            "token_type_ids": torch.tensor([each.type_ids for each in found]),
+            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
+            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
+            "token_type_ids": torch.tensor([encoding.type_ids for encoding in encodings]),
         }
 
 

@@ -85,9 +85,9 @@ def _compare(model: Bert, path: Path) -> None:
     with torch.no_grad():
         expected = model(**asked).numpy()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {name: value.numpy() for name, value in asked.items()})
-    if not np.allclose(found, expected, atol=TOLERANCE):
-        raise ValueError(f"{path}: differs by {np.abs(found - expected).max()} from the model")
+    (output,) = session.run(None, {name: value.numpy() for name, value in asked.items()})
+    if not np.allclose(output, expected, atol=TOLERANCE):
+        raise ValueError(f"{path}: differs by {np.abs(output - expected).max()} from the model")
 
 
 def write_external(inline: Path, path: Path) -> None:

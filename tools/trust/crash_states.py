@@ -73,8 +73,8 @@ def _try(states: int, seed: int) -> list[tuple[str, str | None]]:
     with pytest.MonkeyPatch.context() as patch, folder_in_memory() as folder:
         small_units(patch)
         try:
-            found = crashes_at_random(seed, folder, states)
-            outcomes.extend((crash.kind, _failure(seed, crash, folder)) for crash in found)
+            crashes = crashes_at_random(seed, folder, states)
+            outcomes.extend((crash.kind, _failure(seed, crash, folder)) for crash in crashes)
         except FAILURES as exc:
             outcomes.append(("going on", f"seed {seed}: {type(exc).__name__} {exc}"))
     return outcomes

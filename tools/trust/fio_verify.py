@@ -91,10 +91,8 @@ def _verify(mount: Mount, options: argparse.Namespace) -> int:
     try:
         modelfs("mkfs", mount.store)
         mount.start()
-        for pattern, engine, block, job, each in itertools.product(
-            PATTERNS, ENGINES, blocks, jobs, ROUNDS
-        ):
-            case = Case(pattern, engine, block, job, each)
+        for fields in itertools.product(PATTERNS, ENGINES, blocks, jobs, ROUNDS):
+            case = Case(*fields)
             failed += _run_case(mount, case, options.size)
         mount.finish()
     except Failed as exc:

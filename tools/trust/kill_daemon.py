@@ -166,7 +166,7 @@ def _kill_under_load(victim: Victim, number: int, draw: random.Random, tally: Ta
             for name, work in CLIENTS.items()
         }
     time.sleep(draw.uniform(*LOAD_SECONDS))
-    early = [clients[each] for each in clients if os.waitid(os.P_PID, each, ENDED) is not None]
+    early = [clients[pid] for pid in clients if os.waitid(os.P_PID, pid, ENDED) is not None]
     victim.kill()
     for process, name in clients.items():
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -96,12 +96,19 @@ def _show(outcomes: list[Outcome], seconds: float) -> None:
     table = Table("file system", "workload", title=f"power loss, {seconds / 60:.1f} minutes")
     for name in ("writes", "flushes", "promises", "points", "held", "lost", "s a point"):
         table.add_column(name, justify="right")
-    for each in outcomes:
-        points = each.held + len(each.lost)
-        pace = (each.seconds - each.recording_seconds) / max(1, points)
-        numbers = (each.writes, each.flushes, each.promises, points, each.held, len(each.lost))
+    for outcome in outcomes:
+        points = outcome.held + len(outcome.lost)
+        pace = (outcome.seconds - outcome.recording_seconds) / max(1, points)
+        numbers = (
+            outcome.writes,
+            outcome.flushes,
+            outcome.promises,
+            points,
+            outcome.held,
+            len(outcome.lost),
+        )
         cells = (f"{number:,}" for number in numbers)
-        table.add_row(each.cell.system, each.cell.workload, *cells, f"{pace:.2f}")
+        table.add_row(outcome.cell.system, outcome.cell.workload, *cells, f"{pace:.2f}")
     Console().print(table)
 
 

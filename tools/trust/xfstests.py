@@ -75,8 +75,8 @@ class Result:
     @property
     def not_run(self) -> str | None:
         """Why the test was not run, None if it was."""
-        _, found, reason = self.said.partition("[not run] ")
-        return reason if found else None
+        _, marker, reason = self.said.partition("[not run] ")
+        return reason if marker else None
 
     @property
     def passed(self) -> bool:
@@ -222,28 +222,28 @@ def _checked(folder: Path) -> bool:
         if os.path.ismount(folder / name):
             subprocess.run([*MODELFS, "umount", folder / name], check=False)
     done = [subprocess.run([*MODELFS, "fsck", "--data", folder / s], check=False) for s in STORES]
-    return all(each.returncode == 0 for each in done)
+    return all(result.returncode == 0 for result in done)
 
 
 # -- the verdict
 
 
 def _verdict(results: list[Result], tests: set[str], folder: Path) -> int:
-    passed = [each for each in results if each.passed]
-    not_run = [each for each in results if each.not_run is not None]
-    failed = [each for each in results if not each.passed and each.not_run is None]
+    passed = [result for result in results if result.passed]
+    not_run = [result for result in results if result.not_run is not None]
+    failed = [result for result in results if not result.passed and result.not_run is None]
     expected = _expected()
-    unexpected = [each for each in failed if each.test not in expected]
-    missing = tests - {each.test for each in results}
+    unexpected = [result for result in failed if result.test not in expected]
+    missing = tests - {result.test for result in results}
     _show_reasons(not_run)
     print("\nfailed, as expected")
-    for each in failed:
-        if each.test in expected:
-            print(f"  {each.test}  {expected[each.test]}")
+    for result in failed:
+        if result.test in expected:
+            print(f"  {result.test}  {expected[result.test]}")
     print("\nfailed")
-    for each in unexpected:
-        print(f"  {each.test}  {each.said}")
-        _show_difference(folder / f"{each.test}.out.bad")
+    for result in unexpected:
+        print(f"  {result.test}  {result.said}")
+        _show_difference(folder / f"{result.test}.out.bad")
     print(
         f"\n{len(tests)} tests: {len(passed)} passed, {len(not_run)} not run, {len(failed)} failed"
     )
@@ -254,7 +254,7 @@ def _verdict(results: list[Result], tests: set[str], folder: Path) -> int:
 def _show_reasons(not_run: list[Result]) -> None:
     print("\nnot run")
     reasons = Counter(
-        re.sub(r"modelfs-(test|scratch)", "DEV", each.not_run or "") for each in not_run
+        re.sub(r"modelfs-(test|scratch)", "DEV", result.not_run or "") for result in not_run
     )
     for reason, count in reasons.most_common():
         print(f"{count:>5}  {reason}")

@@ -75,11 +75,11 @@ def _all(corpus: Path, scratch: Path, options: argparse.Namespace) -> int:
         figures = ours.measure(mount, corpus, digests)
     rows = [*tables.ours(figures), *([] if options.no_peers else _peers(corpus, scratch))]
     identical = identical_bytes((digests[name], sizes[name]) for name in files)
-    found = classes(figures.optimized or figures.synced, identical)
+    kinds = classes(figures.optimized or figures.synced, identical)
     if options.json:
-        print(json.dumps(_document(figures, rows, found), indent=2))
+        print(json.dumps(_document(figures, rows, kinds), indent=2))
     else:
-        _show(figures, rows, found, sum(sizes.values()))
+        _show(figures, rows, kinds, sum(sizes.values()))
     return 1 if figures.wrong else 0
 
 
@@ -98,9 +98,9 @@ def _peers(corpus: Path, scratch: Path) -> list[Weighed]:
     return rows
 
 
-def _show(figures: ours.Figures, rows: list[Weighed], found: list[Class], total: int) -> None:
+def _show(figures: ours.Figures, rows: list[Weighed], kinds: list[Class], total: int) -> None:
     tables.show_sizes(rows, total)
-    tables.show_classes(found, "synced" if figures.optimized is None else "optimized")
+    tables.show_classes(kinds, "synced" if figures.optimized is None else "optimized")
     print()
     for name in figures.wrong:
         print(f"WRONG: {name}")
@@ -110,20 +110,24 @@ def _show(figures: ours.Figures, rows: list[Weighed], found: list[Class], total:
     print(f"{total:,} bytes of files, read through a new mount: {verdict}")
 
 
-def _document(figures: ours.Figures, rows: list[Weighed], found: list[Class]) -> dict[str, Any]:
+def _document(figures: ours.Figures, rows: list[Weighed], kinds: list[Class]) -> dict[str, Any]:
     return {
         "modelfs": asdict(figures) | {"optimize_mb_per_second": figures.optimize_speed},
         "sizes": [asdict(row) for row in rows],
-        "classes": [asdict(each) for each in found],
+        "classes": [asdict(kind) for kind in kinds],
     }
 
 
 def _variants(corpus: Path, scratch: Path, options: argparse.Namespace) -> int:
-    found = variants.grow(corpus, manifest.read(corpus), scratch)
+    growths = variants.grow(corpus, manifest.read(corpus), scratch)
     if options.json:
-        print(json.dumps([asdict(each) | {"percent": each.percent} for each in found], indent=2))
+        print(
+            json.dumps(
+                [asdict(growth) | {"percent": growth.percent} for growth in growths], indent=2
+            )
+        )
     else:
-        tables.show_variants(found)
+        tables.show_variants(growths)
     return 0
 
 

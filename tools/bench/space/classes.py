@@ -35,8 +35,8 @@ def classes(statistics: Mapping[str, Any], identical_files: int) -> list[Class]:
         Class(TENSOR, max(0, shared - identical_files), 0),
         *(Class(name, form["raw_bytes"], form["stored_bytes"]) for name, form in named.items()),
     ]
-    rest = logical - sum(each.logical for each in result)
-    stored = statistics["stored_bytes"] - sum(each.stored for each in result)
+    rest = logical - sum(kind.logical for kind in result)
+    stored = statistics["stored_bytes"] - sum(kind.stored for kind in result)
     return [*result, Class(OTHER, rest, stored)]
 
 

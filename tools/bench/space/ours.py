@@ -91,5 +91,5 @@ def optimize(mount: Mount) -> float:
 
 
 def statistics(mount: Mount) -> Statistics:
-    found: Statistics = json.loads(modelfs("stats", mount.path, "--json"))
-    return found
+    statistics: Statistics = json.loads(modelfs("stats", mount.path, "--json"))
+    return statistics

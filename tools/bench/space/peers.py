@@ -80,7 +80,7 @@ def install(packages: list[str]) -> None:
 def disk_bytes(path: Path) -> int:
     """Return the disk space of a file or folder by du(1), in bytes."""
     inside = path.rglob("*") if path.is_dir() else ()
-    blocks: int = sum(each.lstat().st_blocks for each in (path, *inside))
+    blocks: int = sum(entry.lstat().st_blocks for entry in (path, *inside))
     return 512 * blocks
 
 

@@ -37,22 +37,22 @@ def show_sizes(rows: Sequence[Weighed], total: int) -> None:
         print(f"{row.name:24} {stored:>15} {times:>8} {row.access:>10} {seconds:>6}  {row.note}")
 
 
-def show_classes(found: Sequence[Class], title: str) -> None:
+def show_classes(kinds: Sequence[Class], title: str) -> None:
     print(f"\n{title:24} {'of the files':>15} {'stored':>15}")
-    total = Class("all", sum(each.logical for each in found), sum(each.stored for each in found))
-    for each in (*found, total):
-        share = f"{each.stored / each.logical:.1%}" if each.logical else ABSENT
-        print(f"{each.name:24} {each.logical:>15,} {each.stored:>15,} {share:>7}")
+    total = Class("all", sum(kind.logical for kind in kinds), sum(kind.stored for kind in kinds))
+    for kind in (*kinds, total):
+        share = f"{kind.stored / kind.logical:.1%}" if kind.logical else ABSENT
+        print(f"{kind.name:24} {kind.logical:>15,} {kind.stored:>15,} {share:>7}")
 
 
-def show_variants(found: Sequence[Growth]) -> None:
+def show_variants(growths: Sequence[Growth]) -> None:
     print(f"{'family':6} {'file':40} {'kind':18} {'bytes':>12} {'synced':>8} {'small':>8} target")
-    for each in found:
-        size = each.entry.size
-        small = ABSENT if each.optimized is None else f"{each.optimized / size:.2%}"
-        target = ABSENT if each.target is None else f"{each.target} %"
-        verdict = "missed" if each.target is not None and each.percent > each.target else ""
+    for growth in growths:
+        size = growth.entry.size
+        small = ABSENT if growth.optimized is None else f"{growth.optimized / size:.2%}"
+        target = ABSENT if growth.target is None else f"{growth.target} %"
+        verdict = "missed" if growth.target is not None and growth.percent > growth.target else ""
         print(
-            f"{each.family:6} {each.entry.path:40} {each.entry.kind:18} {size:>12,} "
-            f"{each.synced / size:>8.2%} {small:>8} {target:>6} {verdict}"
+            f"{growth.family:6} {growth.entry.path:40} {growth.entry.kind:18} {size:>12,} "
+            f"{growth.synced / size:>8.2%} {small:>8} {target:>6} {verdict}"
         )

@@ -25,13 +25,13 @@ CACHE: Final = 64 << 20
 
 def problems_after(store: Path, mountpoint: Path, ledger: Ledger) -> list[str]:
     """Check a store as a crash left it, mount it, compare all promises, check it again."""
-    found = [f"before the mount: {each}" for each in findings(store)]
+    problems = [f"before the mount: {problem}" for problem in findings(store)]
     try:
         with served(store, mountpoint):
-            found += ledger.problems(mountpoint)
+            problems += ledger.problems(mountpoint)
     except OSError as exc:
-        found.append(f"mount: {exc}")
-    return found + [f"after the mount: {each}" for each in findings(store)]
+        problems.append(f"mount: {exc}")
+    return problems + [f"after the mount: {problem}" for problem in findings(store)]
 
 
 def findings(store: Path) -> list[str]:
@@ -39,7 +39,8 @@ def findings(store: Path) -> list[str]:
     try:
         with Store(store, read_only=True) as opened:
             return [
-                f"{each.invariant}: {each.message}" for each in fsck(opened, data=True).findings
+                f"{finding.invariant}: {finding.message}"
+                for finding in fsck(opened, data=True).findings
             ]
     except (ModelfsError, OSError) as exc:
         return [f"cannot be checked: {exc}"]

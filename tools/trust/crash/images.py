@@ -50,15 +50,15 @@ class Record:
 
         A phase that is named twice is one.
         """
-        found: dict[str, list[int]] = {}
+        phases: dict[str, list[int]] = {}
         phase = None
         for number, entry in enumerate(self.entries):
             if entry.what == STATEMENT:
                 kind, subject, *_ = json.loads(self.data(entry))
                 phase = subject if kind == "phase" else phase
             if phase is not None:
-                found.setdefault(phase, []).append(number)
-        return found
+                phases.setdefault(phase, []).append(number)
+        return phases
 
 
 def choose(record: Record, count: int, seed: int) -> list[Point]:

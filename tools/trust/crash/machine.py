@@ -68,7 +68,7 @@ def demand(systems: list[str]) -> None:
     for device in (Path("/dev/fuse"), Path("/dev/loop-control")):
         if not device.exists():
             _refuse(f"{device} is missing")
-    missing = [PACKAGES[each] for each in systems if shutil.which(f"mkfs.{each}") is None]
+    missing = [PACKAGES[system] for system in systems if shutil.which(f"mkfs.{system}") is None]
     if missing:
         install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
         if shutil.which("apt-get") is None:

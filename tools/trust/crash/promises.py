@@ -121,13 +121,13 @@ class Ledger:
 
     def _mark_durable(self, path: str, state: State) -> None:
         # The promise excludes writes, renames and removals that were under way at the request.
-        if state.whole and state.done and any(state is each for each in self._states[path]):
+        if state.whole and state.done and any(state is other for other in self._states[path]):
             self.promises += 1
             self._keep_from(path, state)
 
     def _keep_from(self, path: str, state: State) -> None:
         states = self._states[path]
-        self._states[path] = states[next(n for n, each in enumerate(states) if each is state) :]
+        self._states[path] = states[next(n for n, other in enumerate(states) if other is state) :]
 
     def problems(self, folder: Path) -> Iterator[str]:
         """Yield each path in `folder` with a content that is not allowed, and the reason."""
@@ -155,8 +155,8 @@ class Ledger:
                 (folder / path).unlink(missing_ok=True)
                 self._states[path] = [State(None)]
             else:
-                found = [state for state in states if _is_whole(folder / path, state)]
-                self._states[path] = found[-1:] or [State(None)]
+                intact = [state for state in states if _is_whole(folder / path, state)]
+                self._states[path] = intact[-1:] or [State(None)]
 
 
 def _content(said: Any) -> Content | None:
@@ -171,7 +171,7 @@ def _problem(path: Path, states: list[State]) -> str | None:
     if all(state.whole for state in states):
         if any(_is_whole(path, state) for state in states):
             return None
-        allowed = ", ".join(str(each.content or "nothing") for each in states)
+        allowed = ", ".join(str(state.content or "nothing") for state in states)
         return f"has {path.stat().st_size} bytes, which are none of: {allowed}"
     contents = [state.content for state in states if state.content is not None]
     return _mixture_problem(path, contents)
@@ -206,11 +206,11 @@ def _mixture_problem(path: Path, contents: list[Content]) -> str | None:
             data = _read(file.fileno(), start, BLOCK)
             if data == slice_of(contents[-1], start, start + BLOCK):
                 continue
-            found = np.frombuffer(data, np.uint8)
-            sound = found == 0  # a hole: bytes that were not written yet
+            values = np.frombuffer(data, np.uint8)
+            sound = values == 0  # a hole: bytes that were not written yet
             for content in contents:
-                wanted = np.frombuffer(slice_of(content, start, start + len(found)), np.uint8)
-                sound[: len(wanted)] |= found[: len(wanted)] == wanted
+                wanted = np.frombuffer(slice_of(content, start, start + len(values)), np.uint8)
+                sound[: len(wanted)] |= values[: len(wanted)] == wanted
             if not sound.all():
                 return f"has bytes at {start + int(np.argmin(sound))} that no client wrote there"
     return None

@@ -109,8 +109,8 @@ class Team:
             os.truncate(shared, SHARED_SIZE)
         for number in range(self._options.processes):
             self._start(number)
-        each = self._options.pause * self._options.processes
-        for done in itertools.count(each, each):
+        step = self._options.pause * self._options.processes
+        for done in itertools.count(step, step):
             if not isinstance(pause := self._receive_all(), Pause):
                 return
             print(f"{min(done, self._options.operations):,}: {pause.value}", file=sys.stderr)
@@ -136,10 +136,10 @@ class Team:
             file_count=options.files,
             is_mount=isinstance(self._place, Mount),
         )
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.Process(target=work, args=(task, theirs))
+        ours, workers_end = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=work, args=(task, workers_end))
         process.start()
-        theirs.close()
+        workers_end.close()
         self._processes.append(process)
         self._pipes.append(ours)
 

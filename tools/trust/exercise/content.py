@@ -44,7 +44,7 @@ class Content:
 
     def resize(self, size: int) -> None:
         if size < self.size:
-            for number in [each for each in self._blocks if each * BLOCK >= size]:
+            for number in [block for block in self._blocks if block * BLOCK >= size]:
                 del self._blocks[number]
             last, keep = divmod(size, BLOCK)
             if last in self._blocks:
@@ -53,14 +53,14 @@ class Content:
 
     def regions(self) -> list[tuple[int, int]]:
         """Return the bounds of all that may be other than zero, in order."""
-        found: list[tuple[int, int]] = []
+        ranges: list[tuple[int, int]] = []
         for number in sorted(self._blocks):
             start, stop = number * BLOCK, min((number + 1) * BLOCK, self.size)
-            if found and found[-1][1] == start:
-                found[-1] = (found[-1][0], stop)
+            if ranges and ranges[-1][1] == start:
+                ranges[-1] = (ranges[-1][0], stop)
             else:
-                found.append((start, stop))
-        return found
+                ranges.append((start, stop))
+        return ranges
 
     def _own(self, number: int) -> bytearray:
         block = self._blocks.get(number)

@@ -71,7 +71,7 @@ class Files:
     def __init__(self, folder: Path, draw: Draw, count: int) -> None:
         self.folder = folder
         self.draw = draw
-        self.all_names = [f"{'sub/' * (each % 2)}{each}" for each in range(count)]
+        self.all_names = [f"{'sub/' * (number % 2)}{number}" for number in range(count)]
         self.named: dict[str, File] = {}
         self.handles: list[Handle] = []
         self.mappings: list[tuple[File, mmap.mmap]] = []
@@ -97,8 +97,8 @@ class Files:
 
     def files(self) -> list[File]:
         """Return the files that can be opened."""
-        found = {*self.named.values(), *(handle.file for handle in self.handles)}
-        return sorted((each for each in found if each.part is None), key=lambda each: each.number)
+        files = {*self.named.values(), *(handle.file for handle in self.handles)}
+        return sorted((file for file in files if file.part is None), key=lambda file: file.number)
 
     def pick(self) -> File:
         """Return a file; nearly always the same for a while, so that the others are ingested."""
@@ -141,7 +141,7 @@ class Files:
         if file.names:
             path = self.path(self.draw.one(sorted(file.names)))
         else:
-            other = next(each for each in self.handles if each.file is file)
+            other = next(handle for handle in self.handles if handle.file is file)
             path = Path(f"/proc/self/fd/{other.fd}")
         self.note(file, f"open({path.name}, {flags:#o})")
         return self._keep(Handle(file, os.open(path, flags), flags))
@@ -152,7 +152,9 @@ class Files:
 
     def handle(self, file: File, *, write: bool) -> Handle:
         """Return an open file, to read from or also to write to."""
-        fit = [each for each in self.handles if each.file is file and each.fits(write=write)]
+        fit = [
+            handle for handle in self.handles if handle.file is file and handle.fits(write=write)
+        ]
         if fit and self.draw.chance(0.8):
             return self.draw.one(fit)
         return self.open(file, os.O_RDWR if write or self.draw.chance(0.5) else os.O_RDONLY)
@@ -180,9 +182,9 @@ class Files:
             self._focus = None
 
     def _leave(self, file: File) -> None:
-        for handle in [each for each in self.handles if each.file is file]:
+        for handle in [handle for handle in self.handles if handle.file is file]:
             self.close(handle)
-        for pair in [each for each in self.mappings if each[0] is file]:
+        for pair in [pair for pair in self.mappings if pair[0] is file]:
             self._unmap(pair)
 
     def _unmap(self, pair: tuple[File, mmap.mmap]) -> None:
@@ -263,13 +265,13 @@ class Files:
 
     def check_names(self) -> None:
         for folder in ("", "sub"):
-            found = set(os.listdir(self.path(folder))) - {"sub"}
+            present = set(os.listdir(self.path(folder))) - {"sub"}
             prefix = folder and folder + "/"
             names = {
                 name.removeprefix(prefix) for name in self.named if name.count("/") == bool(folder)
             }
-            if found != names:
-                raise Wrong(f"listdir({folder}): {sorted(found)}, not {sorted(names)}")
+            if present != names:
+                raise Wrong(f"listdir({folder}): {sorted(present)}, not {sorted(names)}")
 
     def check_all(self) -> None:
         """Compare all files and names."""

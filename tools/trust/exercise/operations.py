@@ -60,9 +60,9 @@ def read_direct(files: Files) -> None:
 
 
 def read_mapped(files: Files) -> None:
-    if (found := files.mapping(files.pick_part())) is None:
+    if (mapped := files.mapping(files.pick_part())) is None:
         return
-    file, mapping = found
+    file, mapping = mapped
     start, size = _within(files, file, mapping)
     if size:
         files.note(file, f"load({start}, {size})")
@@ -129,9 +129,9 @@ def append(files: Files) -> None:
 
 
 def write_mapped(files: Files) -> None:
-    if (found := files.mapping(files.pick_part())) is None:
+    if (mapped := files.mapping(files.pick_part())) is None:
         return
-    file, mapping = found
+    file, mapping = mapped
     start, size = _within(files, file, mapping)
     if size:
         data = files.draw.data(size)

@@ -134,15 +134,15 @@ def _is_one_of(path: Path, versions: Sequence[Sequence[int] | None]) -> bool:
     if not path.exists():
         return None in versions
     data = path.read_bytes()
-    return any(data == content(Version(*each)) for each in versions if each is not None)
+    return any(data == content(Version(*version)) for version in versions if version is not None)
 
 
 def _unexpected(folder: Path, report: Report) -> list[str]:
     """Return the files that should not be there, and the edited one if it is wrong."""
-    known = {*report["files"], "edited", ".scratch"}
-    found = [str(path) for path in folder.iterdir() if path.name not in known]
+    expected = {*report["files"], "edited", ".scratch"}
+    unexpected = [str(path) for path in folder.iterdir() if path.name not in expected]
     edited = folder / "edited"
     data = edited.read_bytes() if edited.exists() else b""
     if report["edited"] not in (None, hashlib.sha256(data).hexdigest()):
-        found.append(str(edited))
-    return found
+        unexpected.append(str(edited))
+    return unexpected

@@ -170,7 +170,7 @@ class Client:
         """Read a file of another process, which may be replaced or removed meanwhile."""
         try:
             folder = self._draw.choice(list(self._top.glob("p*")))
-            names = [each for each in folder.iterdir() if each.name[0] == "n"]
+            names = [path for path in folder.iterdir() if path.name[0] == "n"]
             data = self._read(self._draw.choice(names)) if names else None
         except FileNotFoundError:
             return

@@ -81,9 +81,9 @@ def _fault_all(path: Path, seconds: float, compressible: bool) -> tuple[int, int
             while time.monotonic() < deadline:
                 at = draw.randrange(len(mapping) // PAGE) * PAGE
                 # Hashing lets go of Python's lock, so that the threads fault at the same time.
-                found = hashlib.sha256(view[at : at + PAGE]).digest()
+                digest = hashlib.sha256(view[at : at + PAGE]).digest()
                 page = _words(at, PAGE, compressible=compressible)
-                wrong[number] += found != hashlib.sha256(page).digest()
+                wrong[number] += digest != hashlib.sha256(page).digest()
                 counts[number] += 1
 
         threads = [
@@ -117,8 +117,8 @@ def names(rig: Rig, table: Table, count: int) -> None:
         table.latency("sync", measured)
         _list(folder, table, count, "list")
         with timed(table, "stat each"):
-            found = sum((folder / f"{number:06}").stat().st_size for number in range(count))
-        table.row("sizes", found, holds=found == sum(len(str(number)) for number in range(count)))
+            total = sum((folder / f"{number:06}").stat().st_size for number in range(count))
+        table.row("sizes", total, holds=total == sum(len(str(number)) for number in range(count)))
         with timed(table, "remount"):
             rig.remount()
         with probing(rig) as measured:

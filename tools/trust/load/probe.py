@@ -45,14 +45,14 @@ class Latency:
     @property
     def longest(self) -> float:
         """The longest, in seconds, less the wait for a processor."""
-        return max((each.own for each in self.samples), default=0.0)
+        return max((sample.own for sample in self.samples), default=0.0)
 
     def __str__(self) -> str:
         if not self.samples:
             return "nothing measured"
-        took = sorted(each.took for each in self.samples)
-        own = sorted(each.own for each in self.samples)
-        late = sum(each > STALL_SECONDS for each in own)
+        took = sorted(sample.took for sample in self.samples)
+        own = sorted(sample.own for sample in self.samples)
+        late = sum(seconds > STALL_SECONDS for seconds in own)
         return (
             f"{_milliseconds(took)}; without the wait for a processor {_milliseconds(own)}, "
             f"{late} of {len(own)} over {1e3 * STALL_SECONDS:.0f} ms"

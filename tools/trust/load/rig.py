@@ -114,7 +114,7 @@ class Monitor:
         """Return the median of the daemon's own memory in each fifth of the time."""
         part = max(1, len(self.history) // 5)
         parts = [self.history[at : at + part] for at in range(0, 5 * part, part)]
-        return ", ".join(f"{statistics.median(each) / MIB:.0f}" for each in parts if each)
+        return ", ".join(f"{statistics.median(part) / MIB:.0f}" for part in parts if part)
 
 
 def _kibibytes(rows: dict[str, str], name: str) -> int:
