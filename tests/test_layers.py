@@ -11,7 +11,7 @@ import modelfs
 PACKAGE = Path(modelfs.__file__).parent
 
 # From the bottom up. A layer imports from those above it in this list; those of one line do not
-# import each other. A name is a module or a sub-package, with what no longer name stands for.
+# import each other. A name stands for the modules that begin with it, and with no longer name here.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("modelfs.errors",),
     ("modelfs.formats", "modelfs.codecs"),
@@ -100,7 +100,7 @@ def test_imports_point_down(path: Path) -> None:
             if below == "modelfs.jobs.check" and layer.startswith("modelfs.jobs."):
                 assert below == layer or layer in MAY_USE_CHECK, name
             if layer == below == "modelfs.cli":
-                both_commands = all(".cli.commands." in each for each in (dotted(path), name))
+                both_commands = ".cli.commands." in dotted(path) and ".cli.commands." in name
                 assert not both_commands, f"a command that needs another: {name}"
         elif (owner := OUTSIDE.get(name.partition(".")[0])) is not None:
             assert dotted(path).startswith(owner), name
@@ -138,8 +138,8 @@ def test_store_has_few_floors() -> None:
         return ".".join(name.split(".")[:3])
 
     arrows: dict[str, set[str]] = {}
-    for name, found in IMPORTS.items():
+    for name, imports in IMPORTS.items():
         if name.startswith("modelfs.store."):
-            rooms = {room(each) for each in found if each.startswith("modelfs.store.")}
+            rooms = {room(below) for below in imports if below.startswith("modelfs.store.")}
             arrows.setdefault(room(name), set()).update(rooms - {room(name)})
     assert max(floors(arrows).values()) < FLOORS_MAX

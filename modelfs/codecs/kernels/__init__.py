@@ -1,1 +1,1 @@
-"""Loops that numpy cannot fuse, compiled where a compiler was, and their numpy twins."""
+"""Loops that numpy cannot fuse, compiled where a compiler was, and the same in numpy."""

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled loops of casts and transposes; twins in `casts_numpy`.
+"""Compiled loops of casts and transposes; `casts_numpy` has the same.
 
 Loops run without the GIL and write into the bytes object that is returned. All sizes are checked
 before a loop begins. Words are loaded and stored as in `_words`, since a source may begin anywhere.

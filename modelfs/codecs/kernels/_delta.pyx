@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled loops of deltas; twins in `delta_numpy`.
+"""Compiled loops of deltas; `delta_numpy` has the same.
 
 Loops run without the GIL and write into the bytes object that is returned. All sizes are checked
 before a loop begins, or at the start of each block of 64 words where that is enough. Words are

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled loops of the codecs that need no other tensor; twins in `planes_numpy`.
+"""Compiled loops of the codecs that need no other tensor; `planes_numpy` has the same.
 
 Every size is checked before a loop begins. Loops run without the GIL and write into the bytes
 object that is returned. Written so that the compiler makes vectors of them: on the baseline of
