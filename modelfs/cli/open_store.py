@@ -40,13 +40,11 @@ def pinned(store: Path) -> Iterator[None]:
             yield
         return
     try:
-        fd = lock(store, fcntl.LOCK_SH)
+        held = lock(store, fcntl.LOCK_SH)
     except StoreBusy as exc:
         raise _locked(store, exc) from exc
-    try:
+    with held:
         yield
-    finally:
-        os.close(fd)
 
 
 def _locked(store: Path, exc: StoreBusy) -> Failure:

@@ -13,6 +13,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import io
 import os
 from pathlib import Path
 from typing import Final
@@ -118,8 +119,8 @@ def read_superblock(index: Index) -> Superblock:
     return Superblock.from_bytes(value)
 
 
-def lock(folder: Path, kind: int) -> int:
-    """Lock a store until the returned descriptor is closed.
+def lock(folder: Path, kind: int) -> io.FileIO:
+    """Lock a store until the returned file is closed.
 
     Args:
         folder: of the store.
@@ -129,21 +130,25 @@ def lock(folder: Path, kind: int) -> int:
         StoreBusy: another process has a lock that excludes this one. The message names it.
         StoreReadOnly: the lock file cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
     path = folder / LOCK_FILE
     try:
-        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        # Not a number: if Ctrl-C comes before it is assigned, the lock would never end.
+        file = io.FileIO(path, "r+", opener=_create) if kind == fcntl.LOCK_EX else io.FileIO(path)
     except PermissionError as exc:
         owner = folder.stat().st_uid
         raise StoreReadOnly(f"permission denied: {path} (owned by UID {owner}; try sudo)") from exc
     except OSError as exc:
         raise StoreReadOnly(f"{path} cannot be opened: {exc.strerror}") from exc
     try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as exc:
-        os.close(fd)
+        file.close()
         raise StoreBusy(f"{folder} is locked by {_lock_holder(folder)}") from exc
-    return fd
+    return file
+
+
+def _create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o600)
 
 
 def is_locked(folder: Path) -> bool:
@@ -153,7 +158,7 @@ def is_locked(folder: Path) -> bool:
         StoreReadOnly: the lock file cannot be opened.
     """
     try:
-        os.close(lock(folder, fcntl.LOCK_SH))
+        lock(folder, fcntl.LOCK_SH).close()
     except StoreBusy:
         return True
     return False

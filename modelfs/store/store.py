@@ -16,13 +16,14 @@ Example::
 """
 
 import fcntl
+import io
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from modelfs.errors import StoreBusy
 from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.publish import Publisher, StillValid
 from modelfs.store.chunks.reader import ChunkReader
@@ -62,6 +63,7 @@ from modelfs.store.index.counters import (
     Counters,
 )
 from modelfs.store.index.index import CommitBatch, Index
+from modelfs.store.index.lock_file import LOCK_FILE, may_lock
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, Table, number_of
 from modelfs.store.packs.pack import Packs
@@ -110,7 +112,9 @@ class Store:
 
         Args:
             folder: of the store.
-            read_only: show the last commit; other processes may read, and one may write.
+            read_only: show the last commit; other processes may read, and one may write, unless
+                this one has no permission to write the index's lock file: see
+                `excluding_writers`.
             exclude_writers: with `read_only`, keep other processes from opening it for writing.
                 For callers that cache content, such as a mount.
             recover: False for repair: remove nothing and load no staged state.
@@ -128,22 +132,25 @@ class Store:
         self.folder = folder.resolve()
         self.read_only = read_only
         check_format(self.folder)
-        self._lock: int | None = None
+        self._lock: io.FileIO | None = None
+        self._exclusions: set[io.FileIO] = set()  # locks of `excluding_writers`
         if not read_only:
             self._lock = lock(self.folder, fcntl.LOCK_EX)
         elif exclude_writers:
             self._lock = lock(self.folder, fcntl.LOCK_SH)
+        elif not may_lock(self.folder / INDEX):
+            self._lock = self._lock_out_writers()
         try:
             self.space = Space(self.folder, limit)
-            self._open(cache_size, recover=recover)
+            self._open(cache_size, recover=recover, others_write=read_only and not exclude_writers)
         except BaseException:
-            self._unlock()
+            self.unlock()
             raise
 
-    def _open(self, cache_size: int, *, recover: bool) -> None:
+    def _open(self, cache_size: int, *, recover: bool, others_write: bool) -> None:
         check_index(self.folder)
         self.index = Index(
-            self.folder / INDEX, read_only=self.read_only, exclude_writers=self._lock is not None
+            self.folder / INDEX, read_only=self.read_only, exclude_writers=not others_write
         )
         try:
             self._open_parts(cache_size)
@@ -203,14 +210,60 @@ class Store:
 
     def abandon(self) -> None:
         """Release the store without a commit, as a crash does: uncommitted changes are lost."""
+        self.close_files()
+        self.index.close()
+        self.unlock()
+
+    def close_files(self) -> None:
+        """Close packs and staging files until they are read again. Any thread, if read-only."""
         self.packs.close()
         self.staging.close()
-        self.index.close()
-        self._unlock()
 
-    def _unlock(self) -> None:
+    @contextmanager
+    def excluding_writers(self) -> Iterator[None]:
+        """Exclude writers inside the block, if this process has no slots. Any thread.
+
+        Raises:
+            StoreBusy: another process has the store open for writing.
+        """
+        if self.index.has_slots:
+            yield
+            return
+        # Without a slot, a writer would reuse pages while they are read here.
+        with self._lock_out_writers() as file:
+            self._exclusions.add(file)
+            try:
+                yield
+            finally:
+                self._exclusions.discard(file)
+
+    def end_exclusions(self) -> None:
+        """End all `excluding_writers`: in a forked child, those of the parent's threads."""
+        while self._exclusions:
+            self._exclusions.pop().close()
+
+    def _lock_out_writers(self) -> io.FileIO:
+        try:
+            return lock(self.folder, fcntl.LOCK_SH)
+        except StoreBusy as exc:
+            raise StoreBusy(
+                f"{exc}; to read beside it, this process needs permission to write "
+                f"{INDEX}/{LOCK_FILE}"
+            ) from exc
+
+    def gain_slots(self) -> bool:
+        """Open the index with slots, if this process has the permission by now; return whether."""
+        if self.index.has_slots or not may_lock(self.folder / INDEX):
+            return False
+        self.index.suspend()
+        self.index.resume()
+        self.index.snapshot_id()  # opens the index again
+        return self.index.has_slots
+
+    def unlock(self) -> None:
+        """Let other processes write the store; callers then use `excluding_writers`."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def __enter__(self) -> Self:

@@ -170,15 +170,15 @@ def test_locks_of_readers_and_writers(folder: Path) -> None:
     assert is_locked(folder)
     with pytest.raises(StoreBusy, match=f"process {os.getpid()}"):
         lock(folder, fcntl.LOCK_SH)
-    os.close(writer)
+    writer.close()
     assert not is_locked(folder)
     readers = [lock(folder, fcntl.LOCK_SH) for _ in range(2)]
     assert not is_locked(folder)
     for reader in readers:
         with pytest.raises(StoreBusy):
             lock(folder, fcntl.LOCK_EX)
-        os.close(reader)
-    os.close(lock(folder, fcntl.LOCK_EX))
+        reader.close()
+    lock(folder, fcntl.LOCK_EX).close()
 
 
 def test_a_writer_makes_a_missing_lock_file(folder: Path) -> None:

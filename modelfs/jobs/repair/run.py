@@ -24,7 +24,6 @@ Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of 
 """
 
 import fcntl
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +148,7 @@ def _restore_index(
             findings[Finding("superblock", "the index has no superblock that can be read")] = None
             actions[Action(Outcome.MENDED, restored)] = None
     finally:
-        os.close(locked)
+        locked.close()
     return findings, actions
 
 

@@ -1,4 +1,4 @@
-"""The files of an LMDB environment: the length of the data file, and its blocks on the disk.
+"""The data file of an LMDB environment: its length, and its blocks on the disk.
 
 LMDB reads the data file through a mapping. A read past the end of the file raises SIGBUS, which
 ends the process. A commit may allocate pages at the end of the file and then not write them,
@@ -14,9 +14,7 @@ longer, all rows are read, and the index opens. If 70 pages were missing, or a r
 read, opening would fail.
 """
 
-import contextlib
 import ctypes
-import fcntl
 import os
 from pathlib import Path
 from typing import Final
@@ -24,12 +22,6 @@ from typing import Final
 DATA_FILE: Final = "data.mdb"
 # So many pages at the end of the file a commit may have left unwritten before a crash.
 LOOSE_PAGES: Final = 64
-# Room for some 250 readers.
-LOCK_FILE: Final = "lock.mdb"
-LOCK_SIZE: Final = 16 << 10
-# ioctl_iflags(2)
-FS_IOC_SETFLAGS: Final = 0x40086602
-FS_NOCOW_FL: Final = 0x00800000
 # The file has `AHEAD` bytes of blocks that are not in use, so that deletes can be committed after
 # other programs have filled the disk. Free pages inside the file count towards it, but
 # `AHEAD_BEHIND` bytes always lie behind the last page in use: a reader, such as fsck beside a
@@ -78,24 +70,6 @@ class DataFile:
     def needs_blocks(self, used: int) -> bool:
         """Whether `lengthen` will allocate blocks, and so needs the number of free bytes."""
         return self._blocks_end - used < AHEAD_BEHIND
-
-
-def prepare_lock_file(folder: Path) -> None:
-    """Create LMDB's lock file, the table of readers, with all its blocks.
-
-    LMDB writes it through a mapping. On a file system that allocates new blocks for each write, as
-    btrfs does, such a write on a full disk raises SIGBUS, and no process could open the index.
-    """
-    path = folder / LOCK_FILE
-    if not folder.is_dir() or path.exists():
-        return
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        with contextlib.suppress(OSError):  # other file systems neither have nor need this flag
-            fcntl.ioctl(fd, FS_IOC_SETFLAGS, FS_NOCOW_FL.to_bytes(8, "little"))
-        os.posix_fallocate(fd, 0, LOCK_SIZE)
-    finally:
-        os.close(fd)
 
 
 def allocate(path: Path, size: int) -> None:

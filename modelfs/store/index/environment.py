@@ -5,16 +5,19 @@ of the meta page, every later call returns MDB_PANIC until the environment is cl
 again. And a full map has to be made larger. Neither is allowed while a transaction of this process
 is alive. So transactions are counted, and the environment has three states:
 
-- *open*: `_env` is set. Transactions begin and end; `_alive` has one item for each.
-- *draining*: `recover` holds the lock and has set `_env` to None. Running transactions end; new
-  ones wait for the lock.
+- *open*: `_env` is set. Transactions begin and end; `alive` has each one, and its thread.
+- *draining*: `recover` or `suspend` holds the lock and has set `_env` to None. Running transactions
+  end, and may begin others inside; new ones wait for the lock.
 - *closed*: no transaction is alive. `recover` opens the environment again, or resizes it, and sets
   `_env`. If opening fails, `_env` stays None and the next transaction tries to open it.
 
 Example. Threads A and B read while thread C commits, and the map is full. LMDB raises
 `MapFullError` in C, whose transaction ends. C calls `recover`, which sets `_env` to None. A new
-read of A waits for the lock. B ends its transaction, so `_alive` is empty: the map becomes twice as
+read of A waits for the lock. B ends its transaction, so `alive` is empty: the map becomes twice as
 large, `_env` is set, A goes on, and C repeats its commit.
+
+An environment must not be used across a fork(2), nor be open twice in a process. So `suspend`
+drains and closes it before a fork, and the next transaction opens it again, in both processes.
 
 LMDB reads the file through a mapping. A page that the disk cannot read raises SIGBUS, which ends
 the process; nothing here can prevent that. A file that was cut short is refused at opening (see
@@ -30,13 +33,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Final
 
 import lmdb
 
-from modelfs.errors import CorruptIndex, IndexLost, ModelfsError, NotAStore, StoreFull
-from modelfs.store.index.data_file import LOOSE_PAGES, DataFile, prepare_lock_file
+from modelfs.errors import (
+    CorruptIndex,
+    IndexLost,
+    ModelfsError,
+    NotAStore,
+    StoreBusy,
+    StoreFull,
+)
+from modelfs.store.index.data_file import LOOSE_PAGES, DataFile
+from modelfs.store.index.lock_file import may_lock, prepare_lock_file
 from modelfs.store.index.tables import SINCE_2, Table
 
 log = logging.getLogger(__name__)
@@ -44,6 +56,8 @@ log = logging.getLogger(__name__)
 # Address space, not memory or disk. 64 GiB index about 200 million chunks; it grows when full.
 MAP_SIZE: Final = 64 << 30
 POLL_SECONDS: Final = 0.001
+# The longest wait of a transaction for a slot in the lock file.
+SLOT_SECONDS: Final = 10.0
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
 
@@ -56,9 +70,13 @@ class Environment:
         self._read_only = read_only
         self._map_size = map_size
         self._file = DataFile(folder)
-        self._lock = threading.Lock()
-        self._alive: list[None] = []  # one for each transaction, begun or about to be
+        self._lock = threading.RLock()  # a signal handler may fork on the thread that holds it
+        # The thread of each transaction or other use of the environment, begun or about to be.
+        self.alive: dict[object, int] = {}
         self._env: lmdb.Environment | None = None
+        self._draining: lmdb.Environment | None = None
+        # Whether transactions have slots. Once they have, the environment is never opened without.
+        self.has_slots = not read_only
         self._databases: dict[Table, Database] = {}
         self._open()
 
@@ -98,6 +116,7 @@ class Environment:
                 ):
                     raise
         with self._acquired() as env:
+            env.reader_check()  # frees the slots of killed processes
             self._lengthen(env)
 
     def sync(self) -> None:
@@ -126,32 +145,73 @@ class Environment:
         if self._env is not None:
             self._env.close()
 
+    # -- forks
+
+    def suspend(self) -> None:
+        """Close LMDB's environment until `resume`, after the transactions of other threads.
+
+        A transaction of this thread, in which a signal handler forks, ends in an `lmdb.Error`.
+        """
+        self._lock.acquire()
+        env = self._env
+        self._draining, self._env = env, None
+        this_thread = get_ident()
+        while any(thread != this_thread for thread in list(self.alive.values())):
+            time.sleep(POLL_SECONDS)
+        self._draining = None
+        if env is not None:
+            env.close()
+
+    def resume(self) -> None:
+        """Let the next transaction open the environment. On the thread that called `suspend`."""
+        self._lock.release()
+
     # -- for transactions
 
-    def acquire(self) -> lmdb.Environment:
+    def acquire(self, user: object) -> lmdb.Environment:
         """Return LMDB's environment, which stays as it is until `release`."""
+        thread = get_ident()
         while True:
             # Without the lock, which would double the cost of a lookup. This is safe because
-            # `recover` first sets `_env` to None, and then waits until `_alive` is empty.
-            self._alive.append(None)
+            # `recover` first sets `_env` to None, and then waits until `alive` is empty.
+            self.alive[user] = thread
             if (env := self._env) is not None:
                 return env
-            self._alive.pop()
+            if (env := self._draining) is not None and self._uses(thread) > 1:
+                return env  # waits for this thread's outer transaction, so must not wait for it
+            self.release(user)
             with self._lock:
                 if self._env is None:
                     self._open()
 
-    def release(self) -> None:
+    def release(self, user: object) -> None:
         """End a use of the environment that `acquire` began."""
-        self._alive.pop()
+        self.alive.pop(user, None)
+
+    def in_transaction(self) -> bool:
+        """Whether this thread has a transaction."""
+        return bool(self.alive) and self._uses(get_ident()) > 0
+
+    def abort_transactions(self) -> None:
+        """Abort the transactions of this thread, which an asynchronous exception left behind."""
+        thread = get_ident()
+        for user, owner in list(self.alive.items()):
+            if owner == thread:
+                self.release(user)
+                if isinstance(user, Transaction):
+                    user.abort()
+
+    def _uses(self, thread: int) -> int:
+        return list(self.alive.values()).count(thread)
 
     @contextlib.contextmanager
     def _acquired(self) -> Iterator[lmdb.Environment]:
-        env = self.acquire()
+        user = object()
+        env = self.acquire(user)
         try:
             yield env
         finally:
-            self.release()
+            self.release(user)
 
     def recover(self, env: lmdb.Environment, problem: lmdb.Error) -> bool:
         """Reopen the environment after MDB_PANIC, or resize its map.
@@ -169,10 +229,11 @@ class Environment:
         with self._lock:
             if self._env is not env:
                 return True  # another thread has recovered it already
-            self._env = None
-            while self._alive:
+            self._draining, self._env = env, None
+            while self.alive:
                 # Not a condition variable: every transaction would have to notify it.
                 time.sleep(POLL_SECONDS)
+            self._draining = None
             if isinstance(problem, lmdb.PanicError):
                 log.warning("the index was closed and opened again after a failed commit")
                 env.close()
@@ -194,20 +255,30 @@ class Environment:
     def _open(self) -> None:
         if not self._read_only:
             prepare_lock_file(self._folder)
+        self.has_slots = self.has_slots or may_lock(self._folder)
         try:
             env = lmdb.open(
                 str(self._folder),
                 map_size=self._map_size,
                 max_dbs=len(Table),
-                max_spare_txns=8,
+                max_spare_txns=0 if self._read_only else 8,
                 mode=0o600,
                 readonly=self._read_only,
                 create=False,
                 readahead=False,
+                lock=self.has_slots,
             )
         except lmdb.Error as exc:
             if not self._folder.is_dir():
                 raise NotAStore(f"{self._folder.parent} is not a modelfs store: no index") from exc
+            if "already open" in str(exc):
+                raise StoreBusy(f"{self._folder.parent} is open in this process already") from exc
+            if getattr(exc, "code", 0) == errno.EAGAIN:
+                # LMDB locks a byte of its lock file at the offset of the PID: fcntl(2).
+                raise StoreBusy(
+                    f"{self._folder.parent} is open in a process with the same PID, {os.getpid()}, "
+                    "in another container; run one of them under another PID"
+                ) from exc
             raise translated(exc, str(self._folder)) from exc
         try:
             self._validate(env)
@@ -234,7 +305,8 @@ class Environment:
                     with transaction.cursor(database) as cursor:
                         deque(cursor, maxlen=0)
         except (lmdb.Error, ModelfsError, OSError) as exc:
-            if self._file.size == used:  # no writer has extended it meanwhile
+            # Unless it is another process's file, or a writer has extended it meanwhile.
+            if not self._read_only and self._file.size == used:
                 os.truncate(self._file.path, size)
             raise problem from exc
 
@@ -282,16 +354,24 @@ class Transaction:
         self._transaction: lmdb.Transaction[bytes]
 
     def __enter__(self) -> "lmdb.Transaction[bytes]":
+        deadline = 0.0
         while True:
-            self.env = self._environment.acquire()
+            self.env = self._environment.acquire(self)
             try:
                 self._transaction = self.env.begin(write=self._write)
+            except lmdb.ReadersFullError as exc:
+                self.env.reader_check()
+                self._environment.release(self)
+                deadline = deadline or time.monotonic() + SLOT_SECONDS
+                if time.monotonic() > deadline:
+                    raise StoreBusy("index: too many transactions at the same time") from exc
+                time.sleep(POLL_SECONDS)
             except lmdb.Error as exc:
-                self._environment.release()
+                self._environment.release(self)
                 if not self._environment.recover(self.env, exc):
                     raise translated(exc) from exc
             except BaseException:
-                self._environment.release()
+                self._environment.release(self)
                 raise
             else:
                 return self._transaction
@@ -302,14 +382,22 @@ class Transaction:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        alive = self._environment.alive
+        if self not in alive:
+            return  # `abort_transactions` has ended it
         try:
             self._transaction.__exit__(kind, exc, traceback)
         except lmdb.Error as error:
             raise translated(error) from error
         finally:
-            self._environment.release()
+            alive.pop(self, None)
         if isinstance(exc, lmdb.Error):
             raise translated(exc) from exc
+
+    def abort(self) -> None:
+        """End the transaction out of turn. Its block ends without an effect."""
+        if (transaction := getattr(self, "_transaction", None)) is not None:
+            transaction.abort()
 
 
 def _existing_databases(env: lmdb.Environment) -> dict[Table, Database]:

@@ -21,10 +21,10 @@ makes the daemon seal both. While a thread writes them, a third request removes 
 the next commit, and reads see it at once.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import get_ident
 from typing import Final
 
 import lmdb
@@ -85,12 +85,11 @@ class Index:
             OSError: the disk failed.
         """
         self._read_only = read_only
-        self._others_write = read_only and not exclude_writers
+        self.others_write = read_only and not exclude_writers
         self._memtable = Memtable()
         self._undo: list[Undo] | None = None  # of the change in progress
         self._versions = dict.fromkeys(Table, 0)
-        self._pin: lmdb.Transaction[bytes] | None = None
-        self._pin_owner = 0  # the thread whose reads use it
+        self._pins: dict[int, lmdb.Transaction[bytes]] = {}  # by the thread whose reads use it
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
@@ -170,26 +169,28 @@ class Index:
         return rows
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
-        if self._pin is None or self._pin_owner != threading.get_ident():
-            return self._env.transaction()
-        return nullcontext(self._pin)
+        if self._pins and (pin := self._pins.get(get_ident())) is not None:
+            return nullcontext(pin)
+        return self._env.transaction()
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
         """Make this thread's reads inside the block see one commit of another process.
 
-        One thread at a time. On an index that is open for writing this does nothing, since only its
-        owner changes it. A nested block uses the commit of the outer one.
+        On an index that is open for writing this does nothing, since only its owner changes it. A
+        nested block uses the commit of the outer one.
         """
-        if not self._read_only or self._pin is not None:
+        thread = get_ident()
+        if not self._read_only or thread in self._pins:
             yield
             return
         with self._env.transaction() as snapshot:
-            self._pin, self._pin_owner = snapshot, threading.get_ident()
+            self._pins[thread] = snapshot
             try:
                 yield
             finally:
-                self._pin = None
+                if self._pins.get(thread) is snapshot:
+                    del self._pins[thread]
 
     def get_newest(self, table: Table, key: bytes) -> bytes | None:
         """Return a row's value as of the last commit, even inside `pinned`."""
@@ -204,7 +205,7 @@ class Index:
         While it stays, rows that were read before are current. If another process may write the
         index, it changes with every commit.
         """
-        return self.snapshot_id() if self._others_write else self._versions[table]
+        return self.snapshot_id() if self.others_write else self._versions[table]
 
     # -- changing
 
@@ -302,10 +303,30 @@ class Index:
 
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
-        pin = self._pin
-        if pin is not None and self._pin_owner == threading.get_ident():
-            return pin.id()
-        return self._env.snapshot_id()
+        pin = self._pins.get(get_ident())
+        return self._env.snapshot_id() if pin is None else pin.id()
+
+    def suspend(self) -> None:
+        """Close LMDB's environment until `resume`, for a fork; reads of other threads wait."""
+        self._env.suspend()
+
+    def resume(self) -> None:
+        """Let reads open LMDB's environment again. On the thread that called `suspend`."""
+        self._env.resume()
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether reads have slots in LMDB's lock file: otherwise no writer may be at work."""
+        return self._env.has_slots
+
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside a read, or inside `pinned`."""
+        return self._env.in_transaction()
+
+    def abort_transactions(self) -> None:
+        """End the reads of this thread, and its `pinned`, that Ctrl-C left behind."""
+        self._pins.pop(get_ident(), None)
+        self._env.abort_transactions()
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""The files of an LMDB environment: blocks ahead of their use, and the length of the data file."""
+"""The data file of an LMDB environment: blocks ahead of their use, and its length."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +9,7 @@ from modelfs.store.index.data_file import (
     AHEAD,
     AHEAD_BEHIND,
     AHEAD_STEP,
-    LOCK_FILE,
-    LOCK_SIZE,
     DataFile,
-    prepare_lock_file,
 )
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
@@ -104,16 +101,3 @@ def test_extending_keeps_what_a_writer_wrote_meanwhile(tmp_path: Path) -> None:
     assert file.path.read_bytes() == b"x" * 3 * 4096
     file.extend(2 * 4096, 5 * 4096)
     assert file.path.read_bytes() == b"x" * 3 * 4096 + bytes(2 * 4096)
-
-
-def test_the_lock_file_has_its_blocks(tmp_path: Path) -> None:
-    """LMDB's lock file is made once, private and with all its blocks; none without a folder."""
-    prepare_lock_file(tmp_path / "missing")
-    assert not (tmp_path / "missing").exists()
-    prepare_lock_file(tmp_path)
-    status = (tmp_path / LOCK_FILE).stat()
-    assert (status.st_size, status.st_mode & 0o777) == (LOCK_SIZE, 0o600)
-    assert status.st_blocks * 512 >= LOCK_SIZE
-    (tmp_path / LOCK_FILE).write_bytes(b"readers")
-    prepare_lock_file(tmp_path)
-    assert (tmp_path / LOCK_FILE).read_bytes() == b"readers"

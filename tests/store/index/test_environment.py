@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import cast
 import lmdb
 import pytest
 
-from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.errors import CorruptIndex, StoreBusy, StoreFull
+from modelfs.store.index import environment as environment_module
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
+from tests.support.stores import run_apart
 
 
 class Stubborn:
@@ -162,3 +166,272 @@ def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> No
 
 def blocks(folder: Path) -> int:
     return (folder / "data.mdb").stat().st_blocks * 512
+
+
+# -- readers beside a writer
+
+
+def test_a_suspended_environment_opens_again(tmp_path: Path) -> None:
+    """As for a fork: it is closed for a while, in which other threads wait."""
+    Index(tmp_path).close()
+    index = Index(tmp_path, read_only=True)
+    values: list[bytes | None] = []
+    thread = threading.Thread(target=lambda: values.append(index.get(Table.META, b"a")))
+    index.suspend()
+    assert not opened(tmp_path)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    index.resume()
+    thread.join(20)
+    assert values == [None]
+    assert opened(tmp_path)
+    index.close()
+
+
+def opened(folder: Path) -> list[str]:
+    found = (os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+    return [name for name in found if name.startswith(str(folder))]
+
+
+def test_suspending_waits_for_other_threads_only(index: Index) -> None:
+    """A thread's own transaction ends in an error, since it cannot be waited for."""
+
+    def fork_inside() -> None:
+        with index._env.transaction() as transaction:
+            index.suspend()
+            index.resume()
+            transaction.get(b"a", db=index._env.database(Table.META))
+
+    with pytest.raises(CorruptIndex):
+        fork_inside()
+    assert index.get(Table.META, b"a") == b"1"
+
+
+def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
+    """Each to its own commit."""
+    run_apart(PUT, tmp_path, "a", "1")
+    index = Index(tmp_path, read_only=True)
+    pinned, go = threading.Event(), threading.Event()
+    values: list[bytes | None] = []
+
+    def work() -> None:
+        with index.pinned():
+            pinned.set()
+            assert go.wait(20)
+            values.append(index.get(Table.META, b"a"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert pinned.wait(20)
+    run_apart(PUT, tmp_path, "a", "2")
+    with index.pinned():
+        before = index.snapshot_id()
+        run_apart(PUT, tmp_path, "a", "3")
+        assert index.get(Table.META, b"a") == b"2"
+        assert index.snapshot_id() == before
+        go.set()
+        thread.join(20)
+    assert values == [b"1"]
+    assert index.get(Table.META, b"a") == b"3"
+    index.close()
+
+
+PUT = """
+import sys
+from pathlib import Path
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import Table
+index = Index(Path(sys.argv[1]))
+with index.change():
+    index.put(Table.META, sys.argv[2].encode(), sys.argv[3].encode())
+index.commit()
+"""
+
+
+def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) -> None:
+    """The second one raises an error, and the first one is not hurt."""
+    for read_only in (True, False):
+        with pytest.raises(StoreBusy, match="open in this process already"):
+            Index(tmp_path, read_only=read_only)
+    assert index.get(Table.META, b"a") == b"1"
+
+
+def readers(index: Index) -> str:
+    environment = index._env._env
+    assert environment is not None
+    return environment.readers()
+
+
+READ = """
+import sys
+from pathlib import Path
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import Table
+index = Index(Path(sys.argv[1]), read_only=True)
+index.get(Table.META, b"a")
+with index.pinned():
+    index.get(Table.META, b"a")
+    print("pinned", flush=True)
+    sys.stdin.readline()
+print("free", flush=True)
+sys.stdin.readline()
+"""
+
+
+def reader_process(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", READ, folder],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "pinned\n"
+    return process
+
+
+def test_readers_keep_no_place(index: Index, tmp_path: Path) -> None:
+    """However many processes have a store open, only their transactions count."""
+    with reader_process(tmp_path) as process:
+        assert f" {process.pid} " in readers(index)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "free\n"
+        assert f" {process.pid} " not in readers(index)
+        process.stdin.close()
+
+
+def test_a_killed_reader_does_not_let_the_index_grow(index: Index, tmp_path: Path) -> None:
+    """Its place is free with the next commit, and pages are used again."""
+    with reader_process(tmp_path) as process:
+        process.kill()
+    assert f" {process.pid} " in readers(index)
+    sizes: list[int] = []
+    for number in range(30):
+        with index.change():
+            for key in range(100):
+                index.put(Table.META, b"%d" % key, bytes([number]) * 1000)
+        index.commit()
+        sizes.append(index.size)
+    assert f" {process.pid} " not in readers(index)
+    assert sizes[-1] == sizes[10]
+
+
+def test_more_transactions_than_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for one; after some time it is an error, and no damage."""
+    Index(tmp_path).close()
+    index = Index(tmp_path, read_only=True)
+    environment = index._env._env
+    assert environment is not None
+    places = [environment.begin() for _ in range(environment.info()["max_readers"])]
+    thread = threading.Timer(0.1, places.pop)
+    thread.start()
+    assert index.get(Table.META, b"a") is None
+    thread.join()
+    places.append(environment.begin())
+    monkeypatch.setattr(environment_module, "SLOT_SECONDS", 0.01)
+    with pytest.raises(StoreBusy, match="too many transactions"):
+        index.get(Table.META, b"a")
+    del places
+    index.close()
+
+
+def test_without_permission_no_place_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock file is not needed, nor made."""
+    Index(tmp_path).close()
+    (tmp_path / "lock.mdb").unlink()
+    monkeypatch.setattr(environment_module, "may_lock", lambda _: False)
+    index = Index(tmp_path, read_only=True)
+    with index.pinned():
+        assert index.get(Table.META, b"a") is None
+        assert index.snapshot_id() > 0
+    index.close()
+    assert not (tmp_path / "lock.mdb").exists()
+
+
+def test_a_reader_does_not_cut_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that finds the file too short leaves it at least as long as it was."""
+    index = Index(tmp_path)
+    put(index, b"a", bytes(1 << 20))
+    index.close()
+    size = (tmp_path / "data.mdb").stat().st_size
+    os.truncate(tmp_path / "data.mdb", size - 4096)
+
+    def fail(*_: object) -> None:
+        raise lmdb.Error("told to fail")
+
+    monkeypatch.setattr(environment_module, "_existing_databases", fail)
+    with pytest.raises(CorruptIndex, match="cut short"):
+        Index(tmp_path, read_only=True)
+    assert (tmp_path / "data.mdb").stat().st_size == size
+
+
+def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
+    """A thread that is inside a transaction may begin another one while a fork waits for it."""
+    Index(tmp_path).close()
+    index = Index(tmp_path, read_only=True)
+    inside, go = threading.Event(), threading.Event()
+    values: list[bytes | None] = []
+
+    def work() -> None:
+        with index.pinned():
+            inside.set()
+            assert go.wait(20)
+            values.append(index.get_newest(Table.META, b"a"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(20)
+    suspender = threading.Thread(target=suspend_and_resume, args=(index,))
+    suspender.start()
+    suspender.join(0.05)
+    assert suspender.is_alive()
+    go.set()
+    thread.join(20)
+    suspender.join(20)
+    assert values == [None]
+    assert not suspender.is_alive()
+    index.close()
+
+
+def suspend_and_resume(index: Index) -> None:
+    index.suspend()
+    index.resume()
+
+
+SAME_PID = """
+import os, sys
+from pathlib import Path
+from modelfs.store.index.index import Index
+index = Index(Path(sys.argv[1]), read_only=True)
+index.snapshot_id()
+print("open", os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
+def test_the_same_pid_in_two_containers(tmp_path: Path) -> None:
+    """LMDB allows one: opening the second is an error with the reason, and does no harm."""
+    Index(tmp_path).close()
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", SAME_PID, str(tmp_path)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == "open 1\n"
+        second = subprocess.run(
+            command, env=environ, input="", capture_output=True, text=True, check=False
+        )
+        first.stdin.close()
+        assert first.wait(20) == 0
+    assert "StoreBusy" in second.stderr
+    assert "the same PID, 1, in another container" in second.stderr
