@@ -11,9 +11,7 @@ open cuts pack 5 to 20 MiB and deletes the other two files.
 
 import logging
 
-from modelfs.errors import CorruptIndex, CorruptPack, NotFound
-from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staged_file import StagedFile
+from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import NEXT_PACK, Counters
@@ -24,35 +22,12 @@ from modelfs.store.packs.pack import PACK_SIZE, Packs, Tail
 log = logging.getLogger(__name__)
 
 
-def load_staged(staging: Staging, inodes: Inodes) -> None:
+def load_staged(staging: Staging) -> None:
     """Load the staged state of all files as of the last commit."""
     newest = 0
-    for inode, windows, visible_to in staging.recorded():
-        try:
-            node = inodes.get(inode)
-        except (NotFound, CorruptIndex) as exc:
-            log.error("staged content of inode %d cannot be loaded: %s", inode, exc)
-            staging.damaged = True
-            continue
-        staged = StagedFile(
-            inode,
-            node.size,
-            node.mtime_ns,
-            node.ctime_ns,
-            size_floor=node.size,
-            map_visible_to=visible_to,
-            windows=windows,
-            dirty=bool(windows),
-        )
+    for staged in staging.recorded():
         staging.adopt(staged)
-        for window in windows.values():
-            newest = max(newest, window.generation)
-            # A killed process may have rewritten bytes that no fsync has made durable since. They
-            # are read from now on, so the next fsync has to make them durable.
-            window.dirty = True
-            if window.ranges.stop > node.size:
-                # A truncation cut them off. The inode record has it, the window's row has not yet.
-                window.ranges.remove(node.size, window.ranges.stop)
+        newest = max([newest, *(window.generation for window in staged.windows.values())])
     staging.start_generations_at(newest)
 
 

@@ -154,8 +154,8 @@ class Store:
         )
         try:
             self._open_parts(cache_size)
-            if recover:
-                load_staged(self.staging, self.inodes)
+            if recover and not self.index.others_write:
+                load_staged(self.staging)
             if recover and not self.read_only:
                 self.superblock = upgrade(self.folder, self.index, self.superblock)
                 remove_uncommitted(self.index, self.packs, self.staging)
@@ -186,12 +186,6 @@ class Store:
         self.writes = Writes(self.contents, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
-
-    def reload_staged(self) -> None:
-        """Load the staged state as of the last commit of the process that writes the store."""
-        assert self.read_only, "the owner's own state is newer"
-        self.staging.forget_all()
-        load_staged(self.staging, self.inodes)
 
     def close(self) -> None:
         """Make all writes durable, and release the store.

@@ -157,7 +157,7 @@ def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
     rows = {number_of(key) for key, _ in store.index.pages(Table.PACKS)}
     for pack in store.packs.numbers() - rows:
         quarantine.add_file(store.packs.folder / pack_name(pack))
-    load_staged(store.staging, store.inodes)
+    load_staged(store.staging)
     for name in store.staging.unmentioned():
         quarantine.add_file(store.staging.folder / name)
     quarantine.move_files()

@@ -22,6 +22,9 @@ Example. A program writes 100 MiB to inode 5: windows 0 and 1 get the files 5-0-
 syncs both and records their ranges. Ingest makes chunks of window 0: in one change of the index the
 map gets its extents and the row of window 0 is deleted. The next commit deletes 5-0-1. The program
 writes at offset 0 again: window 0 begins again, with the file 5-0-3.
+
+A process that reads beside a writer keeps no staged state in memory: it finds the state in the
+index, as of the commit that it reads.
 """
 
 import logging
@@ -29,13 +32,13 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from modelfs.errors import CorruptIndex
+from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, sync, sync_folder
 from modelfs.store.files.staged_file import StagedFile, Window, window_name
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import StagedWindow
+from modelfs.store.index.records import Inode, StagedWindow
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
 
 log = logging.getLogger(__name__)
@@ -59,13 +62,27 @@ class Staging:
         self._created_durable = 0
 
     def __iter__(self) -> Iterator[StagedFile]:
+        if self._index.others_write:
+            return self.recorded()
         return iter(list(self._staged.values()))
 
     def __len__(self) -> int:
-        return len(self._staged)
+        return sum(1 for _ in self) if self._index.others_write else len(self._staged)
 
     def find(self, inode: InodeNumber) -> StagedFile | None:
-        return self._staged.get(inode)
+        if not self._index.others_write:
+            return self._staged.get(inode)
+        windows: dict[int, Window] = {}
+        for key, value in self._index.pages(
+            Table.STAGED, pair_key(inode, 0), pair_key(inode + 1, 0)
+        ):
+            row = StagedWindow.from_bytes(value)
+            number = pair_of(key)[1]
+            windows[number] = Window(number, row.generation, row.ranges)
+        trim = self._index.get(Table.TRIMS, number_key(inode))
+        if trim is None and not windows:
+            return None
+        return self._state(inode, windows, None if trim is None else number_of(trim))
 
     def adopt(self, staged: StagedFile) -> StagedFile:
         """Keep the staged state of an inode, unless there is one already. Return the kept one."""
@@ -75,11 +92,6 @@ class Staging:
         """Drop an inode's staged state, because the inode record and the map are complete."""
         staged = self._staged.pop(inode)
         assert not staged.windows, "released with staged bytes"
-
-    def forget_all(self) -> None:
-        """Drop the staged state of all inodes, to load it from the index once more."""
-        self._staged.clear()
-        self._files.clear()
 
     # -- windows
 
@@ -172,8 +184,8 @@ class Staging:
 
     # -- opening and closing a store
 
-    def recorded(self) -> Iterator[tuple[InodeNumber, dict[int, Window], int | None]]:
-        """Yield the staged state of all inodes in the index: inode, windows, `map_visible_to`."""
+    def recorded(self) -> Iterator[StagedFile]:
+        """Yield the staged states in the index, except damaged ones."""
         windows: dict[InodeNumber, dict[int, Window]] = {}
         for key, value in self._index.pages(Table.STAGED):
             try:
@@ -190,7 +202,35 @@ class Staging:
             for key, value in self._index.pages(Table.TRIMS)
         }
         for inode in sorted(windows.keys() | trims.keys()):
-            yield inode, windows.get(inode, {}), trims.get(inode)
+            try:
+                yield self._state(inode, windows.get(inode, {}), trims.get(inode))
+            except (NotFound, CorruptIndex) as exc:
+                log.error("staged content of inode %d cannot be loaded: %s", inode, exc)
+                self.damaged = True
+
+    def _state(
+        self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None
+    ) -> StagedFile:
+        if (value := self._index.get(Table.INODES, number_key(inode))) is None:
+            raise NotFound(f"inode {inode}")
+        node = Inode.from_bytes(inode, value)
+        for window in windows.values():
+            # A killed process may have rewritten bytes that no fsync has made durable since. They
+            # are read from now on, so the next fsync has to make them durable.
+            window.dirty = True
+            if window.ranges.stop > node.size:
+                # A truncation cut them off. The inode record has it, the window's row has not yet.
+                window.ranges.remove(node.size, window.ranges.stop)
+        return StagedFile(
+            inode,
+            node.size,
+            node.mtime_ns,
+            node.ctime_ns,
+            size_floor=node.size,
+            map_visible_to=visible_to,
+            windows=windows,
+            dirty=bool(windows),
+        )
 
     def start_generations_at(self, generation: int) -> None:
         """Set the newest generation that is in use."""
@@ -198,14 +238,15 @@ class Staging:
 
     def unmentioned(self) -> list[str]:
         """Return the names of staging files that no row mentions; none if rows are damaged."""
-        if self.damaged:
-            return []
         mentioned = {
             window_name(staged.inode, window.number, window.generation)
             for staged in self
             for window in staged.windows.values()
         }
+        if self.damaged:  # beside a writer, the look at the rows finds that
+            return []
         return [path.name for path in self.folder.iterdir() if path.name not in mentioned]
 
     def close(self) -> None:
+        """Close the files; `descriptor` opens them again."""
         self._files.clear()
