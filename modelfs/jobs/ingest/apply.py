@@ -4,12 +4,16 @@ The slow part is `Worker.work`, on any thread, between `next_step` and `apply`. 
 this, and a crash after its commit leaves that::
 
     call          changes                                      a crash leaves
+    request       PENDING                                      the windows
     begin_pass    nothing                                      the windows
     next_step     nothing                                      the windows
     apply         a slice of extents, over and over            windows that lie above the map
     (its end)     size, rows of the region's windows           the map
-    apply_rows    a slice of tensor rows                       both layouts' rows: inspect only
+    apply_rows    a slice of tensor rows                       both layouts' rows
     end_pass      format, hints, PENDING; releases the state   a file that is in chunks
+
+From the first change of a pass to its last, PENDING has a request for the file: a crash is followed
+by another pass, and readers do not use the tensor rows meanwhile.
 """
 
 import dataclasses
@@ -42,6 +46,13 @@ class Applier:
         self._copy_hints = CopyHints(store)
 
     # -- planning
+
+    def request(self, inode: InodeNumber) -> None:
+        """Record a request for a pass, if the file has staged content. Before its first change."""
+        index, key = self._store.index, number_key(inode)
+        if self._store.staging.find(inode) is not None and index.get(Table.PENDING, key) is None:
+            with index.change():
+                index.put(Table.PENDING, key, request_value())
 
     def begin_pass(self, inode: InodeNumber, *, complete: bool) -> Pass:
         """Begin a pass; `complete` if no program is writing the file, so its layout is final."""

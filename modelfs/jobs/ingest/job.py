@@ -74,6 +74,7 @@ class Ingest:
                 continue
             if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
                 continue  # ingested since the caller listed it
+            self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete))
         while passes:

@@ -2,16 +2,21 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
+from typing import Any
 
 import pytest
 
 from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.job import Ingest
 from modelfs.jobs.ingest.passes import Pass, Step
 from modelfs.jobs.ingest.worker import Worker
+from modelfs.jobs.steps import Work
 from modelfs.store.disk.calls import run_here
+from modelfs.store.files.tensors import TensorTable
 from modelfs.store.files.writes import write_part
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
@@ -405,3 +410,35 @@ def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
     ingest_all(opened)
     file.check()
     collect(opened)
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_crash_during_a_pass_leaves_it_owed(box: Box, steps: int) -> None:
+    """Whatever was committed of it, the file gets the layout of its content in the end."""
+    inode = stored_file(box.store, b"f", model_of(noise(5000), noise(70)))
+    new = model_of(noise(3000, 3), noise(4000, 4), noise(100, 5))
+    box.store.writes.truncate(inode, 0)
+    box.store.writes.write(inode, 0, new)
+    box.store.flush(inode)
+    box.store.commit()
+    job = Ingest(box.store).ingest([inode])
+    result: Any = None
+    with suppress(StopIteration):
+        for _ in range(steps):
+            step = job.send(result)
+            result = step.call() if isinstance(step, Work) else None
+            box.store.commit()
+    job.close()
+    box.store.commit()
+    ingest_all(box.crash())
+    assert content_of(box.store, inode) == new
+    spans = TensorTable(box.store.index).spans(inode)
+    assert [(span.name, span.size) for span in spans] == [("t0", 3000), ("t1", 4000), ("t2", 100)]
+    assert box.store.pending() == []
+
+
+def test_a_pass_over_nothing_requests_nothing(opened: Store) -> None:
+    """A file that is all in chunks owes no layout, before and after."""
+    inode = stored_file(opened, b"f", noise(100))
+    Applier(opened).request(inode)
+    assert opened.requested() == []
