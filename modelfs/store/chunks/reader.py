@@ -71,6 +71,9 @@ class ChunkReader:
 
         def read(current: Chunk) -> None:
             if current.kind is ChunkKind.PLAIN:
+                if len(into) == current.stored and not self.is_verified(current):
+                    self._verify_in(into, chunk, current)  # without a copy from a buffer
+                    return
                 self._warm(chunk, current)
                 self._read_plain(chunk, current, skip, into)
             else:
@@ -181,9 +184,11 @@ class ChunkReader:
         scratch = getattr(self._local, "scratch", b"")
         if len(scratch) < record.stored:
             scratch = self._local.scratch = bytearray(record.stored)
-        stored = memoryview(scratch)[: record.stored]
-        self._read_plain(chunk, record, 0, stored)
-        _check(chunk, record, stored)
+        self._verify_in(memoryview(scratch)[: record.stored], chunk, record)
+
+    def _verify_in(self, buffer: memoryview, chunk: ChunkId, record: Chunk) -> None:
+        self._read_plain(chunk, record, 0, buffer)
+        _check(chunk, record, buffer)
         self._verified.add(record.place)
 
     # -- stored bytes

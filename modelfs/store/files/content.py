@@ -11,11 +11,14 @@ bytes at 100. `plan(0, 300)` returns a run of chunk 7 (bytes 0 to 100), a run of
 and is plain, so its runs are runs of the pack's file.
 """
 
+import contextlib
 import errno
+import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from modelfs.errors import CorruptPack
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
@@ -190,13 +193,16 @@ class Contents:
                 file = self._staging.descriptor(inode, source)
                 _append(runs, FileRun(file, low - source.start, high - low))
             else:
-                extent, record = source
-                if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
-                    file = self._packs.descriptor(record.pack)
-                    _append(runs, FileRun(file, record.offset + extent.skip, extent.length))
-                else:
-                    runs.append(ChunkRun(extent.chunk, record, extent.skip, extent.length))
+                _append(runs, self._chunk_run(*source))
         return runs
+
+    def _chunk_run(self, extent: Extent, record: Chunk) -> ReadRun:
+        if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
+            # A missing pack is an error of the read, which follows moves and names the chunk.
+            with contextlib.suppress(CorruptPack):
+                file = self._packs.descriptor(record.pack)
+                return FileRun(file, record.offset + extent.skip, extent.length)
+        return ChunkRun(extent.chunk, record, extent.skip, extent.length)
 
     def fill(self, runs: list[ReadRun], into: memoryview) -> None:
         """Read planned runs into `into`, which has their total size. Any thread.
@@ -230,9 +236,7 @@ class Contents:
                 return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
                 return self._reader.read(chunk, record)
-        buffer = bytearray(sum(run.size for run in runs))
-        self.fill(runs, memoryview(buffer))
-        return bytes(buffer)
+        return filled(sum(run.size for run in runs), lambda into: self.fill(runs, into))
 
     def is_ready(self, run: ChunkRun) -> bool:
         """Whether `warm` has nothing to do for a run. Any thread."""
@@ -255,6 +259,16 @@ class Contents:
             OSError: the backing disk failed.
         """
         self._reader.warm(run.chunk, run.record)
+
+
+def filled(size: int, fill: Callable[[memoryview], None]) -> bytes:
+    """Return new bytes that a function has filled. The function gets zeros."""
+    # The value of a BytesIO is not copied; bytes of a bytearray are. That copy takes twice the
+    # memory, and for 1 GB 1.7 s instead of 0.9.
+    buffer = io.BytesIO(bytes(size))
+    with buffer.getbuffer() as into:
+        fill(into)
+    return buffer.getvalue()
 
 
 def _append(runs: list[ReadRun], run: ReadRun) -> None:
