@@ -165,10 +165,12 @@ class CorruptChunk(CorruptData):
 
     Attributes:
         chunk: the chunk that cannot be read.
+        problem: the message, without the chunk.
         base: the damaged chunk: `chunk` itself, or one from which it derives.
     """
 
     def __init__(self, chunk: int, problem: str, base: int | None = None) -> None:
         super().__init__(f"chunk {chunk}: {problem}")
         self.chunk = chunk
+        self.problem = problem
         self.base = chunk if base is None else base

@@ -32,6 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "modelfs.jobs.inspect",
     ),
     ("modelfs.jobs.drive", "modelfs.jobs.hints"),
+    ("modelfs.connection",),
+    ("modelfs.reader",),
     ("modelfs.fs.changed",),
     ("modelfs.fs.host", "modelfs.fs.handles"),
     ("modelfs.fs.background",),
@@ -129,6 +131,17 @@ def floors(arrows: dict[str, set[str]]) -> dict[str, int]:
 def test_no_circles() -> None:
     """No module imports itself by way of others."""
     floors(IMPORTS)
+
+
+def test_the_reader_is_apart() -> None:
+    """The Python interface needs the store and inspect's report; no other part needs it."""
+    apart = ("modelfs.connection", "modelfs.reader")
+    below = ("modelfs.errors", "modelfs.formats", "modelfs.store", "modelfs.jobs.inspect")
+    for name, imports in IMPORTS.items():
+        if name.startswith(apart):
+            assert all(each.startswith(apart + below) for each in imports), name
+        else:
+            assert not any(each.startswith(apart) for each in imports), name
 
 
 def test_store_has_few_floors() -> None:

@@ -18,6 +18,7 @@ SCENARIOS: Final = frozenset(
         "test_layers.py",
         "test_mirror.py",
         "test_prose.py",
+        "test_public_names.py",
         "codecs/test_codecs.py",
         "codecs/test_tensors.py",
         "formats/test_memory.py",

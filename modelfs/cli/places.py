@@ -11,15 +11,14 @@ from typing import Final
 from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotFound
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at, mounts
-from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, STORE_ATTRIBUTE
+from modelfs.store import folder
+from modelfs.store.folder import STORE_ATTRIBUTE
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 
 # The errnos of a mount whose daemon ended without unmounting it.
 DEAD: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 LIST_MOUNTS: Final = "list modelfs mounts with: findmnt -t fuse.modelfs"
-NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
-_FORMAT_START: Final = FORMAT_TEXT.partition(",")[0].encode()
 
 
 def is_store(path: Path) -> bool:
@@ -28,9 +27,8 @@ def is_store(path: Path) -> bool:
     Raises:
         Failure: the folder may not be read, or lies in a mount whose daemon ended.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _access_failures(path):
-        return (path / FORMAT_FILE).read_bytes().startswith(_FORMAT_START)
-    return False
+    with _access_failures(path):
+        return folder.is_store(path)
 
 
 def store_of_mount(path: Path) -> Path | None:
@@ -39,13 +37,8 @@ def store_of_mount(path: Path) -> Path | None:
     Raises:
         Failure: as of `is_store`.
     """
-    try:
-        with _access_failures(path):
-            return Path(os.fsdecode(os.getxattr(path, STORE_ATTRIBUTE)))
-    except OSError as exc:
-        if exc.errno in NO_ATTRIBUTE:
-            return None
-        raise
+    with _access_failures(path):
+        return folder.store_of_mount(path)
 
 
 def find_store(path: Path) -> Path:

@@ -12,6 +12,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import io
 import os
@@ -43,6 +44,33 @@ FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in
 
 # Every file of a mount answers this attribute with the path of its store.
 STORE_ATTRIBUTE: Final = "user.modelfs.store"
+_NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store, of any format.
+
+    Raises:
+        OSError: the folder may not be read, or lies in a mount whose daemon ended.
+    """
+    start = FORMAT_TEXT.partition(",")[0].encode()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return (folder / FORMAT_FILE).read_bytes().startswith(start)
+    return False
+
+
+def store_of_mount(path: Path) -> Path | None:
+    """Return the store of the mount that a path lies in, None if it lies in none.
+
+    Raises:
+        OSError: the path does not exist, or the mount's daemon ended.
+    """
+    try:
+        return Path(os.fsdecode(os.getxattr(path, STORE_ATTRIBUTE)))
+    except OSError as exc:
+        if exc.errno in _NO_ATTRIBUTE:
+            return None
+        raise
 
 
 def check_format(folder: Path) -> int:

@@ -9,13 +9,11 @@ beside these.
 import json
 import os
 import secrets
-import shutil
 import time
 import uuid
 from pathlib import Path
 from typing import Final
 
-import lmdb
 import pytest
 
 from modelfs.codecs.base import CodecId
@@ -33,12 +31,11 @@ from modelfs.store.index.tables import ROOT, SINCE_2, InodeNumber, Table, number
 from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
-from tests.support.paths import MODELS, STORE_GOLDEN
+from tests.support.golden_stores import GOLDENS, Dump, golden_index, golden_store
+from tests.support.paths import MODELS
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import FILE, FOLDER, model_of, new_store, noise
 
-# By their format; this version writes the last one.
-GOLDENS: Final = {1: STORE_GOLDEN / "store", 2: STORE_GOLDEN / "store2", 3: STORE_GOLDEN / "store3"}
 WRITTEN: Final = GOLDENS[FORMAT_VERSION]
 UUID: Final = bytes(range(16))
 SEED: Final = 0x0123456789ABCDEF
@@ -55,8 +52,6 @@ DERIVED: Final = model_of(noise(5000, 1)[50:4050], GONE[96:], noise(500, 8))
 NAMES_DATA: Final = (MODELS / "base-external.onnx").read_bytes()
 # Tables of format 1 without a row in its pinned store.
 EMPTY_IN_1: Final = {Table.EXTERNAL_DATA, Table.PENDING}
-
-Dump = dict[str, list[list[str]]]
 
 every_format = pytest.mark.parametrize("version", GOLDENS)
 
@@ -162,32 +157,9 @@ def dump(path: Path) -> Dump:
     return rows
 
 
-def golden_index(version: int = FORMAT_VERSION) -> Dump:
-    return dict(json.loads((GOLDENS[version] / "index.json").read_text()))
-
-
-def golden_store(folder: Path, version: int) -> Path:
-    """Put a pinned store together in `folder`, and return its path."""
-    path = folder / "golden"
-    path.mkdir()
-    (path / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=version))
-    for name in ("packs", "staging"):
-        shutil.copytree(GOLDENS[version] / name, path / name)
-    (path / "index").mkdir()
-    # As its version created it: without newer tables.
-    tables = golden_index(version)
-    with lmdb.open(str(path / "index"), max_dbs=len(tables), map_size=1 << 30) as env:
-        for table, rows in tables.items():
-            database = env.open_db(table.encode())
-            with env.begin(db=database, write=True) as transaction:
-                for key, value in rows:
-                    transaction.put(bytes.fromhex(key), bytes.fromhex(value))
-    return path
-
-
 def test_an_index_is_written_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of a store's index is pinned, key and value."""
-    assert dump(make_golden_store(tmp_path, monkeypatch)) == golden_index()
+    assert dump(make_golden_store(tmp_path, monkeypatch)) == golden_index(FORMAT_VERSION)
 
 
 def test_a_stores_files_are_written_as_ever(

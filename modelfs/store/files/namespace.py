@@ -117,6 +117,15 @@ class Namespace:
         lines = ((pair_of(key)[1], Listed.from_bytes(value)) for key, value in rows)
         return [(cookie, line.name, line.inode) for cookie, line in lines]
 
+    def names(
+        self, folder: InodeNumber, start: bytes, limit: int
+    ) -> list[tuple[bytes, InodeNumber]]:
+        """Return up to `limit` entries from a name on, in the order of names: name, inode."""
+        rows = self._index.scan(
+            Table.DENTRIES, named_key(folder, start), named_key(folder + 1, b""), limit
+        )
+        return [(key[8:], Dentry.from_bytes(value).inode) for key, value in rows]
+
     def next_cookie(self) -> int:
         """Return the cookie of the next new name in any folder."""
         return max(FIRST_COOKIE, self._counters.get(NEXT_COOKIE))

@@ -309,6 +309,21 @@ def test_a_listing_goes_on_where_it_stopped(opened: Store) -> None:
     assert [name for _, name, _ in rest] == [b"4", b"6", b"7", b"8", b"new"]
 
 
+def test_names_come_in_order(opened: Store) -> None:
+    """From a name on, so many, and of no other folder."""
+    folder = opened.namespace.create(ROOT, b"folder", FOLDER, ME).inode
+    for name in (b"b", b"\xff", b"a.", b"a", b"a0"):
+        new_file(opened, name, folder=folder)
+    new_file(opened, b"z")
+    ordered = [b"a", b"a.", b"a0", b"b", b"\xff"]
+    assert [name for name, _ in opened.namespace.names(folder, b"", 10)] == ordered
+    assert [name for name, _ in opened.namespace.names(folder, b"a.", 2)] == ordered[1:3]
+    assert [name for name, _ in opened.namespace.names(folder, b"a.\0", 9)] == ordered[2:]
+    assert opened.namespace.names(folder, b"\xff\0", 1) == []
+    (named,) = opened.namespace.names(folder, b"b", 1)
+    assert named == (b"b", opened.namespace.lookup(folder, b"b"))
+
+
 def test_a_replaced_name_keeps_its_cookie(opened: Store) -> None:
     """A replaced name is listed once, by listings before and behind its cookie."""
     new_file(opened, b"old")

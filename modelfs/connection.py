@@ -1,0 +1,298 @@
+"""A store that all readers of a process share.
+
+Theory of operation. A process may open an LMDB environment only once, and may not use it across a
+fork. So all readers of a folder in one process share an open store. It stays open as long as
+something refers to it: a connection that is not closed, or a call in progress. References are not
+counted here, so no count is wrong when Ctrl-C ends a call at any point.
+
+A call has two parts. It *plans* inside one LMDB transaction, so it reads the index as of one
+commit, the last one. Then it *reads* the planned bytes, outside the transaction, so a long read
+keeps no old pages of the index. gc may move chunks meanwhile: `ChunkReader` follows moves. If that
+fails because the file itself has changed, the call plans once more.
+
+Before the process forks, transactions of other threads end and LMDB's environments are closed;
+reads of bytes continue. Afterwards the parent opens the environments again when it needs them. The
+child drops all stores, since other threads may have held their locks, and opens its own.
+
+Packs are open only during a call: an idle reader does not keep the disk space of deleted packs.
+
+LMDB notes each transaction in its lock file, so that no commit reuses a page that is being read. A
+reader without permission to write that file excludes writers during each call, and raises
+`StoreBusy` if there is a writer.
+
+Each call compares the store in the folder with the store that was opened: index and packs of two
+stores must not be mixed, and numbers of inodes and chunks belong to one store.
+
+Example. A data loader opens a reader, and forks four workers while another thread reads a tensor of
+10 GB. The fork does not wait for that read. The first call in each of the five processes opens the
+store again.
+"""
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Final, NamedTuple, Self, TypeVar
+
+from modelfs.errors import CorruptData, NotAStore, StoreBusy
+from modelfs.store.files import parallel
+from modelfs.store.files.content import ReadRun
+from modelfs.store.folder import INDEX, check_format, read_superblock
+from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.index import Index
+from modelfs.store.store import Store
+
+T = TypeVar("T")
+P = TypeVar("P")
+Plan = Callable[[Store], list[ReadRun]]
+
+# Decoded chunks in memory, in bytes. Less than in a mount: each core may run a process.
+CACHE_SIZE: Final = 64 << 20
+
+
+class Connection:
+    """The connection of a reader and its files to their store. Any thread; pickles as a path."""
+
+    def __init__(self, folder: Path, uuid: bytes | None = None) -> None:
+        """Prepare a connection; the first call opens the store.
+
+        Args:
+            folder: of the store.
+            uuid: of the store that must be there; None: that of the first call.
+        """
+        self.folder = folder
+        self._uuid = uuid
+        self._shared: _SharedStore | None = None
+        self._closed = False
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, bytes | None]]:
+        return type(self), (self.folder, self._uuid)
+
+    def call(self, function: Callable[[Store], T]) -> T:
+        """Call a function that reads the index, at one commit.
+
+        Raises:
+            ValueError: the connection is closed.
+            NotAStore: the store does not exist, or another one has replaced it.
+            UnsupportedFormat, StoreBusy, CorruptIndex: the store cannot be opened.
+        """
+        return self._carry_out(function, lambda _, result: result)
+
+    def read(self, plan: Plan) -> bytes:
+        """Return the bytes of a plan.
+
+        Raises:
+            ValueError, NotAStore, UnsupportedFormat, StoreBusy, CorruptIndex: as `call`.
+            CorruptChunk: the bytes are damaged.
+            OSError: the disk failed.
+        """
+        return self._carry_out(plan, lambda store, runs: parallel.gather(store.contents, runs))
+
+    def read_into(self, plan: Plan, into: memoryview) -> int:
+        """Read the bytes of a plan into a buffer, and return their number. Raises as `read`."""
+
+        def fill(store: Store, runs: list[ReadRun]) -> int:
+            size = sum(run.size for run in runs)
+            parallel.fill(store.contents, runs, into[:size])
+            return size
+
+        return self._carry_out(plan, fill)
+
+    def _carry_out(self, plan: Callable[[Store], P], read: Callable[[Store, P], T]) -> T:
+        failure = None
+        while True:
+            shared, forks = self._open(), _process.forks
+            commit = -1
+            try:
+                with shared.store.excluding_writers():
+                    with shared.store.index.pinned():
+                        commit = shared.store.index.snapshot_id()
+                        shared.check_superblock()
+                        planned = plan(shared.store)
+                    return read(shared.store, planned)
+            except _SuperblockChanged:
+                self._shared = None
+                _process.renew(shared)
+            except StoreBusy:
+                if not shared.store.gain_slots():
+                    raise
+            except (CorruptData, FileNotFoundError) as exc:
+                # Since the commit a chunk may have moved, or the file may have been truncated or
+                # ingested. Or a signal handler forked on this thread, which ends a transaction.
+                # Damage fails in the same way once more.
+                changed = forks != _process.forks or commit != shared.store.index.snapshot_id()
+                if not changed or failure == str(exc):
+                    raise
+                failure = str(exc)
+            finally:
+                if shared.process == os.getpid():
+                    shared.store.close_files()
+                    shared.end_call()
+                del shared  # the traceback of an error would keep the store open
+                if self._closed:
+                    _process.close_unused()
+
+    def _open(self) -> "_SharedStore":
+        shared = self._shared
+        if shared is None or shared.process != os.getpid() or not shared.is_there():
+            with _process.lock:
+                if self._closed:
+                    raise ValueError(f"the reader of {self.folder} is closed")
+                self._shared = None
+                shared = _process.store(self.folder)
+                self._uuid = self._uuid or shared.uuid
+                if shared.uuid != self._uuid:
+                    raise NotAStore(f"{self.folder} was replaced by another store")
+                self._shared = shared
+        return shared
+
+    def close(self) -> None:
+        """Close the connection. Calls in progress end as if it were open."""
+        with _process.lock:
+            self._closed = True
+            self._shared = None
+        _process.close_unused()
+
+
+class FileIdentity(NamedTuple):
+    """Device and inode number of a file: another file at its path has others."""
+
+    device: int
+    inode: int
+
+
+def _identity(folder: Path) -> FileIdentity | None:
+    """Return the identity of a store's index, None if the folder has none."""
+    try:
+        status = os.stat(f"{folder}/{INDEX}/{DATA_FILE}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return FileIdentity(status.st_dev, status.st_ino)
+
+
+class _SharedStore:
+    """An open store, for as long as something refers to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = os.getpid()
+        self.identity = _identity(folder)
+        self.store = Store(folder, read_only=True, cache_size=CACHE_SIZE)
+        self.store.unlock()
+        self.uuid = self.store.superblock.uuid
+
+    def is_there(self) -> bool:
+        """Whether the folder has the index that was opened."""
+        return _identity(self.store.folder) == self.identity
+
+    def check_superblock(self) -> None:
+        """Raise `_SuperblockChanged` if the superblock is not that of the opened store."""
+        if read_superblock(self.store.index) != self.store.superblock:
+            raise _SuperblockChanged
+
+    def end_call(self) -> None:
+        """End the transactions of this thread that Ctrl-C left behind."""
+        index = self.store.index
+        if index.in_transaction() and not _is_running(Connection._carry_out.__code__):
+            index.abort_transactions()
+
+
+class _SuperblockChanged(Exception):
+    """The superblock in the index is not that of the opened store."""
+
+
+def _is_running(code: CodeType) -> bool:
+    """Whether a caller of the caller's caller runs this code: a call inside a call."""
+    frame: FrameType | None = sys._getframe(3)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Process:
+    """The open stores of this process."""
+
+    def __init__(self) -> None:
+        # Of all that follows. A signal handler may fork on the thread that holds it.
+        self.lock = threading.RLock()
+        self.forks = 0  # of this process and of its ancestors
+        self._stores: dict[FileIdentity | None, tuple[weakref.ref[_SharedStore], Store]] = {}
+        self._suspended: list[Index] = []
+
+    def store(self, folder: Path) -> _SharedStore:
+        """Return the open store of a folder. The caller has the lock.
+
+        Raises: as `Store`; NotAStore if the folder does not exist.
+        """
+        if not folder.exists():
+            raise NotAStore(f"{folder} does not exist")
+        key = _identity(folder)
+        self.close_unused()
+        if key in self._stores:
+            shared = self._stores[key][0]()
+            if shared is not None and shared.process == os.getpid():
+                return shared
+            self.close_unused()
+        opened = _SharedStore(folder)
+        self._stores[key] = weakref.ref(opened), opened.store
+        return opened
+
+    def renew(self, shared: _SharedStore) -> None:
+        """Open a store's index again, because its superblock has changed.
+
+        Either a newer version of modelfs has changed the format, which adds tables. Or, after a
+        fork, the file system gave the index of another store the number of the deleted one.
+
+        Raises:
+            UnsupportedFormat: the format is newer than this version of modelfs.
+        """
+        store = shared.store
+        with self.lock, store.excluding_writers():
+            check_format(store.folder)
+            store.index.suspend()
+            store.index.resume()
+            block = read_superblock(store.index)
+            if block.uuid == shared.uuid:
+                store.superblock = block
+            elif self._stores.get(shared.identity, (None, None))[1] is store:
+                del self._stores[shared.identity]
+                store.index.suspend()
+                store.index.resume()
+
+    def close_unused(self) -> None:
+        """Close the stores that nothing refers to."""
+        with self.lock:
+            for key, (shared, store) in list(self._stores.items()):
+                if shared() is None:
+                    del self._stores[key]
+                    store.close()
+
+    def before_fork(self) -> None:
+        self.lock.acquire()
+        self.forks += 1
+        for _, store in self._stores.values():
+            self._suspended.append(store.index)
+            store.index.suspend()
+
+    def after_fork(self) -> None:
+        while self._suspended:
+            self._suspended.pop().resume()
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        for _, store in self._stores.values():
+            store.end_exclusions()  # a lock lasts until every process has closed it
+        self._stores.clear()
+        self.after_fork()
+
+
+_process = _Process()
+os.register_at_fork(
+    before=_process.before_fork,
+    after_in_parent=_process.after_fork,
+    after_in_child=_process.after_fork_in_child,
+)

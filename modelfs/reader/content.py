@@ -1,0 +1,132 @@
+"""A file's bytes and tensors, by its inode: what `File` and `Tensor` read from."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from modelfs.connection import Connection, Plan
+from modelfs.errors import CorruptChunk, NotFound
+from modelfs.formats.layout import Format, TensorSpan
+from modelfs.jobs.inspect.file import inspect
+from modelfs.jobs.inspect.report import FileReport
+from modelfs.reader.layout import Stamp, layout_of, stamp_of
+from modelfs.store.files.content import ReadRun
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSpans:
+    """A file's layout, by the names of the tensors, in file order."""
+
+    stamp: Stamp
+    format: Format
+    spans: dict[str, TensorSpan]
+
+
+class Content:
+    """A file of a store. Any thread."""
+
+    def __init__(self, connection: Connection, path: str, inode: InodeNumber) -> None:
+        self.connection = connection
+        self.path = path
+        self._inode = inode
+        self._named: NamedSpans | None = None
+
+    @property
+    def key(self) -> tuple[Connection, str, InodeNumber]:
+        return self.connection, self.path, self._inode
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Connection, str, InodeNumber]]:
+        return type(self), self.key  # without the spans, which may be many
+
+    def __repr__(self) -> str:
+        return f"modelfs.open({str(self.connection.folder)!r})[{self.path!r}]"
+
+    def size(self) -> int:
+        return self._call(lambda store: store.contents.node(self._inode).size)
+
+    def named(self) -> NamedSpans:
+        """Return the layout as of the last commit; the same object while it does not change."""
+        return self._call(self._named_at)
+
+    def report(self) -> FileReport:
+        return self._call(lambda store: inspect(store, self._inode))
+
+    def read(self, offset: int, size: int | None, span: TensorSpan | None = None) -> bytes:
+        """Return bytes from `offset` on, to the end without a size.
+
+        Args:
+            offset: from the start of the file.
+            size: of the bytes, at most; None: all up to the end.
+            span: of a tensor; `NotFound` if the file does not have it there any more.
+        """
+        with self._naming_damage():
+            return self.connection.read(self._plan(offset, size, span))
+
+    def read_into(self, offset: int, into: memoryview, span: TensorSpan | None = None) -> int:
+        """Fill a buffer from `offset` on, and return the number of bytes read."""
+        with self._naming_damage():
+            return self.connection.read_into(self._plan(offset, len(into), span), into)
+
+    @contextlib.contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptChunk as exc:
+            raise CorruptChunk(exc.chunk, f"{exc.problem}, in {self.path}", exc.base) from exc
+
+    def _plan(self, offset: int, size: int | None, span: TensorSpan | None) -> Plan:
+        if offset < 0 or (size is not None and size < 0):
+            raise ValueError(f"{size} bytes from {offset} on: no number may be negative")
+
+        def plan(store: Store) -> list[ReadRun]:
+            self._check_there(store)
+            if span is not None and self._named_at(store).spans.get(span.name) != span:
+                raise NotFound(f"{self.path} does not have the tensor {span.name} any more")
+            left = max(0, store.contents.node(self._inode).size - offset)
+            return store.contents.plan(self._inode, offset, left if size is None else size)
+
+        return plan
+
+    def _call(self, function: Callable[[Store], T]) -> T:
+        def at_commit(store: Store) -> T:
+            self._check_there(store)
+            return function(store)
+
+        return self.connection.call(at_commit)
+
+    def _check_there(self, store: Store) -> None:
+        if store.inodes.find(self._inode) is None:
+            raise NotFound(f"{self.path} was removed")
+
+    def _named_at(self, store: Store) -> NamedSpans:
+        stamp = stamp_of(store, self._inode)
+        if (named := self._named) is None or named.stamp != stamp:
+            layout = layout_of(store, self._inode, stamp)
+            spans: dict[str, TensorSpan] = {}
+            for span in layout.spans:
+                spans.setdefault(span.name, span)
+            named = self._named = NamedSpans(stamp, layout.format, spans)
+        return named
+
+
+def writable(buffer: Any) -> memoryview:
+    """Return the bytes of a buffer, to be filled.
+
+    Raises:
+        TypeError: it is not a buffer, is read-only, or is not contiguous in C order.
+    """
+    if isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous:
+        buffer = buffer.reshape(-1).view(np.uint8)  # the buffer protocol lacks some dtypes
+    view = memoryview(buffer)
+    if view.readonly:
+        raise TypeError("the buffer is read-only")
+    if not view.c_contiguous:
+        raise TypeError("the buffer is not contiguous in C order")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())

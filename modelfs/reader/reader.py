@@ -1,0 +1,176 @@
+"""Opening a store to read from it, and the files in it."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from modelfs.connection import Connection
+from modelfs.errors import IsADirectory, NotADirectory, NotAStore, NotFound
+from modelfs.reader.file import File
+from modelfs.reader.names import Entry, StrPath, find, page
+from modelfs.store.create import CHUNK_SIZE, create_store
+from modelfs.store.disk.space import disk_usage
+from modelfs.store.folder import is_store, store_of_mount
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.statistics import Statistics
+from modelfs.store.store import Store
+
+
+def open(path: StrPath) -> "Reader":  # noqa: A001 - as in `modelfs.open`
+    """Return a reader of a store.
+
+    Args:
+        path: the store's folder, or any path in a mount of it. `~` stands for the home directory.
+
+    Raises:
+        NotAStore: the path is neither, or the mount's store does not exist for this process.
+        UnsupportedFormat: a newer version of modelfs wrote the store.
+        StoreBusy: this process has the store open for writing, or another process has and this one
+            has no permission to read beside it: see `modelfs.reader`.
+        CorruptData: the index is damaged.
+        OSError: the path may not be read, or the mount's daemon ended.
+    """
+    path = Path(path).expanduser()
+    if is_store(path):
+        return Reader(path)
+    try:
+        folder = store_of_mount(path)
+    except FileNotFoundError as exc:
+        raise NotAStore(f"{path} does not exist") from exc
+    if folder is None:
+        raise NotAStore(f"{path} is neither a modelfs store nor in a modelfs mount")
+    if not is_store(folder):
+        raise NotAStore(f"{path} is in a mount of the store {folder}, which does not exist here")
+    return Reader(folder)
+
+
+def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
+    """Create an empty store, readable by its owner only, in a new or empty folder.
+
+    It is filled through a mount: `modelfs mount STORE MOUNTPOINT`.
+
+    Args:
+        path: the folder. `~` stands for the home directory.
+        chunk_size: bytes, a multiple of 4,096; longer tensors are cut into chunks of that size.
+
+    Raises:
+        NotAStore: the folder is not empty.
+        OSError: the folder cannot be created.
+    """
+    create_store(Path(path).expanduser(), chunk_size=chunk_size)
+
+
+class Reader:
+    """A reader of a store.
+
+    >>> import modelfs
+    >>> with modelfs.open(example) as store:
+    ...     for file in store.files("llama/"):
+    ...         print(file.path, file.size)
+    ...     "llama/config.json" in store
+    llama/config.json 13
+    llama/model.safetensors 128
+    True
+
+    Iterating over a reader yields the paths of all files. Paths are from the top of the store, with
+    "/" between names; symbolic links are followed unless they are absolute or lead out of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the store in a folder. Raises what `modelfs.open` does."""
+        self._connection = Connection(folder.resolve())
+        self._connection.call(lambda _: None)  # opens it, and raises
+
+    @property
+    def folder(self) -> Path:
+        """The store's folder."""
+        return self._connection.folder
+
+    def close(self) -> None:
+        """Close the reader, and the files and tensors that came from it.
+
+        Calls in progress in other threads end as if it were open; later ones raise ValueError.
+        """
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"modelfs.open({os.fspath(self.folder)!r})"
+
+    def __getitem__(self, path: StrPath) -> File:
+        """Return the file at a path.
+
+        Raises:
+            NotFound: no such path, or a link in it leads out of the store.
+            NotADirectory: a name in the path, except the last, is not that of a folder.
+            IsADirectory: the path is that of a folder, or of a special file.
+        """
+        name = os.fspath(path).strip("/")
+
+        def regular_file(store: Store) -> InodeNumber:
+            inode = find(store, name)
+            if not stat.S_ISREG(store.inodes.get(inode).mode):
+                raise IsADirectory(f"{name or '/'} is not a regular file")
+            return inode
+
+        return File(self._connection, name, self._connection.call(regular_file))
+
+    def __contains__(self, path: StrPath) -> bool:
+        with contextlib.suppress(NotFound, NotADirectory, IsADirectory):
+            return bool(self[path])
+        return False
+
+    def __iter__(self) -> Iterator[str]:
+        return (file.path for file in self.files())
+
+    def files(self, prefix: str = "") -> Iterator[File]:
+        """Yield the files whose paths begin with a prefix, folder by folder in the order of names.
+
+        A file that exists during the whole listing is yielded once, although others are created
+        and removed. Links to regular files are yielded, too; links to folders are followed only in
+        `prefix`.
+
+        Args:
+            prefix: such as "llama/" for all files in that folder and below, or "llama/model-".
+
+        Raises:
+            CorruptData: rows of names are damaged.
+        """
+        folder, slash, start = prefix.lstrip("/").rpartition("/")
+        try:
+            top = self._connection.call(partial(find, path=folder))
+        except (NotFound, NotADirectory):
+            return
+        open_folders = [(folder + slash, self._entries(top, start))]
+        while open_folders:
+            path, entries = open_folders[-1]
+            if (entry := next(entries, None)) is None:
+                open_folders.pop()
+            elif entry.is_folder:
+                open_folders.append((f"{path}{entry.name}/", self._entries(entry.inode, "")))
+            else:
+                yield File(self._connection, path + entry.name, entry.inode)
+
+    def _entries(self, folder: InodeNumber, prefix: str) -> Iterator[Entry]:
+        after: bytes | None = None
+        while True:
+            entries, after = self._connection.call(
+                partial(page, folder=folder, prefix=prefix, after=after)
+            )
+            yield from entries
+            if after is None:
+                return
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of `modelfs stats`. Walks the store's folder."""
+        disk_bytes = disk_usage(self.folder)
+        return self._connection.call(lambda store: store.statistics(disk_bytes))

@@ -1,0 +1,150 @@
+"""Tensors of a file."""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelfs.errors import NotFound
+from modelfs.formats.layout import TensorSpan
+from modelfs.jobs.inspect.report import Base, TensorReport
+from modelfs.reader.content import Content, writable
+from modelfs.reader.dtypes import numpy_dtype
+
+Array = np.ndarray[Any, Any]
+
+
+class Tensor:
+    """A tensor of a file. Comes from `File.tensors`.
+
+    An integer or a slice of the first axis reads only these rows; any other index reads the whole
+    tensor. Functions of numpy accept a tensor as an array, which is always a copy.
+
+    >>> import modelfs, numpy
+    >>> store = modelfs.open(example)
+    >>> weight = store["llama/model.safetensors"].tensors["embed.weight"]
+    >>> weight
+    <embed.weight: F32 [4, 3]>
+    >>> weight[1:3]
+    array([[3., 4., 5.],
+           [6., 7., 8.]], dtype=float32)
+    >>> float(numpy.sum(weight))
+    66.0
+
+    Each read checks that the file still has the tensor at its place. If the file was overwritten,
+    it raises `NotFound` and returns no bytes of another tensor.
+
+    Attributes:
+        name: as in the file. In a PyTorch file, the first path to the storage: `layer.weight`.
+        dtype: the name that safetensors uses, in all formats: "F32", "BF16", "I64", ...
+        shape: in elements. In a PyTorch file, of the storage, in the order of its memory.
+        offset: bytes from the start of the file.
+        size: bytes.
+    """
+
+    def __init__(self, content: Content, span: TensorSpan) -> None:
+        self.name = span.name
+        self.dtype = span.dtype
+        self.shape = span.shape
+        self.offset = span.start
+        self.size = span.size
+        self._content = content
+        self._span = span
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.dtype} {list(self.shape)}>"
+
+    def bytes(self) -> bytes:
+        """Return a copy of the tensor's bytes, little-endian as in the file.
+
+        Raises:
+            NotFound: the file was removed, or does not have the tensor there any more.
+            CorruptChunk: some of the bytes are damaged or lost; the message names the file.
+            OSError: the disk failed.
+        """
+        return self._content.read(self.offset, self.size, self._span)
+
+    def read_into(self, buffer: Any) -> None:
+        """Fill a buffer with the tensor's bytes. After an error its content is undefined.
+
+        Bytes that are stored plain are not copied in between. For example, into a tensor of
+        PyTorch: `tensor.read_into(weight.view(torch.uint8).numpy())`.
+
+        Args:
+            buffer: of `size` bytes, such as a bytearray or a numpy array of any dtype.
+
+        Raises:
+            ValueError: the buffer has another size.
+            TypeError: the buffer is read-only, or not contiguous in C order.
+            NotFound, CorruptChunk, OSError: as `bytes`.
+        """
+        into = writable(buffer)
+        if len(into) != self.size:
+            raise ValueError(f"{self.name} has {self.size} bytes, the buffer {len(into)}")
+        self._content.read_into(self.offset, into, self._span)
+
+    def numpy(self) -> Array:
+        """Return a copy as an array. BF16 and the 8-bit floats need the package ml_dtypes.
+
+        Raises:
+            TypeError: numpy has no such dtype; use `bytes` or `read_into`.
+            NotFound, CorruptChunk, OSError: as `bytes`.
+        """
+        return self._read(self.shape, self.offset)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a tensor of a store cannot be an array without a copy")
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return elements as numpy's indexing does.
+
+        Raises:
+            IndexError: as numpy does.
+            TypeError, NotFound, CorruptChunk, OSError: as `numpy`.
+        """
+        first, *others = index if isinstance(index, tuple) and index else (index,)
+        if not self.shape or isinstance(first, bool | np.bool_):
+            return self.numpy()[index]
+        if isinstance(first, slice):
+            rows = range(self.shape[0])[first]
+            low, high = min(rows, default=0), max(rows, default=-1) + 1
+            start = rows.start - low if rows else 0
+            return self._rows(low, high)[start :: rows.step][(slice(None), *others)]
+        try:
+            row = operator.index(first)
+        except TypeError:
+            return self.numpy()[index]
+        if not -self.shape[0] <= row < self.shape[0]:
+            raise IndexError(f"row {row} of {self.shape[0]}")
+        row %= self.shape[0]
+        return self._rows(row, row + 1)[(0, *others)]
+
+    def _rows(self, start: int, stop: int) -> Array:
+        row_size = self.size // max(1, self.shape[0])
+        return self._read((stop - start, *self.shape[1:]), self.offset + start * row_size)
+
+    def _read(self, shape: Sequence[int], offset: int) -> Array:
+        dtype = numpy_dtype(self.dtype)
+        if math.prod(self.shape) * dtype.itemsize != self.size:
+            raise TypeError(f"{self.name}: {self.size} bytes are not {self.dtype} {self.shape}")
+        array = np.empty(shape, dtype)
+        self._content.read_into(offset, writable(array), self._span)
+        return array
+
+    def report(self) -> TensorReport:
+        """Return the tensor's part of `File.report`, at the same cost."""
+        for report in self._content.report().tensors:
+            if (report.name, report.start) == (self.name, self.offset):
+                return report
+        raise NotFound(f"{self._content.path} does not have the tensor {self.name} any more")
+
+    @property
+    def derivation(self) -> tuple[Base, ...]:
+        """The files and tensors that its bytes derive from, at the cost of `report`."""
+        return self.report().derived_from

@@ -1,0 +1,387 @@
+"""The bytes of files: in chunks or staged, with holes, damaged, in stores of every format."""
+
+import io
+import json
+import os
+import pickle
+import random
+import stat
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import modelfs
+from modelfs.errors import CorruptChunk
+from modelfs.store.files import parallel
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
+from tests.support.byte_damage import read, walk
+from tests.support.filled_reader import Make
+from tests.support.golden_stores import GOLDENS, golden_store
+from tests.support.run_jobs import ingest_all
+from tests.support.sample_store import BASE, copy_of
+from tests.support.stores import (
+    CHUNK,
+    new_file,
+    noise,
+    overwrite,
+    small_windows,
+    stored_file,
+)
+from tests.support.writer_process import writer_of
+
+DATA = noise(10 * CHUNK + 100)
+
+
+def test_any_part_of_a_file(make: Make) -> None:
+    """Bytes are where they are asked for: fewer at the end, none behind it, all without a size."""
+    file = make(lambda store: stored_file(store, b"file", DATA))["file"]
+    assert (file.path, file.size, file.format) == ("file", len(DATA), "plain")
+    assert file.pread() == DATA
+    for offset, size in ((0, 0), (0, 1), (1, CHUNK), (CHUNK - 1, 2), (5000, 1 << 62)):
+        assert file.pread(offset, size) == DATA[offset : offset + size]
+    for offset in (len(DATA) - 1, len(DATA), len(DATA) + 1, 1 << 62, 1 << 63, 1 << 80):
+        assert file.pread(offset) == file.pread(offset, 1 << 80) == DATA[offset:]
+        buffer = bytearray(b"x" * 10)
+        assert file.read_into(offset, buffer) == len(DATA[offset:])
+        assert buffer == DATA[offset:].ljust(10, b"x")
+    for place in ((-1, 1), (0, -1)):
+        with pytest.raises(ValueError, match="negative"):
+            file.pread(*place)
+    with pytest.raises(ValueError, match="negative"):
+        file.read_into(-1, bytearray(1))
+
+
+def test_empty_files(make: Make) -> None:
+    """They have no bytes, and no tensors."""
+    file = make(lambda store: new_file(store, b"empty"))["empty"]
+    assert (file.pread(), file.pread(5, 5), file.size, dict(file.tensors)) == (b"", b"", 0, {})
+    assert file.report().chunks == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("ingested", [False, True])
+def test_holes_and_staged_bytes(
+    monkeypatch: pytest.MonkeyPatch, make: Make, *, ingested: bool, threads: int
+) -> None:
+    """All parts of a file read as those of a plain file do."""
+    small_windows(monkeypatch, 4 * CHUNK)
+    monkeypatch.setattr(parallel, "PARALLEL_MIN", 3 * CHUNK)
+    monkeypatch.setattr(parallel, "PIECE", CHUNK // 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(threads))
+    rng = random.Random(1)
+    whole = bytearray(40 * CHUNK)
+    parts = [(rng.randrange(30 * CHUNK), rng.randrange(3 * CHUNK)) for _ in range(12)]
+
+    def fill(store: Store) -> None:
+        inode = new_file(store, b"file")
+        for number, (offset, size) in enumerate(parts):
+            whole[offset : offset + size] = data = rng.randbytes(size)
+            store.writes.write(inode, offset, data)
+            if number == 7:
+                ingest_all(store)
+        store.writes.truncate(inode, 20 * CHUNK + 5)
+        whole[20 * CHUNK + 5 :] = bytes(len(whole) - 20 * CHUNK - 5)
+        store.writes.truncate(inode, 40 * CHUNK)
+        if ingested:
+            ingest_all(store)
+
+    file = make(fill)["file"]
+    assert file.pread() == whole
+    buffer = np.ones(len(whole), np.uint8)
+    assert file.read_into(0, buffer) == len(whole)
+    assert buffer.tobytes() == whole
+    for _ in range(200):
+        offset, size = rng.randrange(len(whole) + 10), rng.randrange(len(whole))
+        assert file.pread(offset, size) == whole[offset : offset + size]
+
+
+def test_huge_files_cost_nothing_but_what_is_read(make: Make) -> None:
+    """A hole of a petabyte, and ten bytes at its end."""
+
+    def fill(store: Store) -> None:
+        inode = new_file(store, b"huge")
+        store.writes.write(inode, 1 << 50, b"0123456789")
+
+    file = make(fill)["huge"]
+    assert file.pread((1 << 50) - 2, 20) == b"\0\x000123456789"
+    assert file.pread(1 << 40, 5) == bytes(5)
+    with pytest.raises(MemoryError):
+        file.pread()
+
+
+def test_a_file_of_many_extents(make: Make) -> None:
+    """Of which each is a chunk of its own."""
+    data = noise(3000 * 16)
+
+    def fill(store: Store) -> None:
+        inode = new_file(store, b"file")
+        for at in range(0, len(data), 16):
+            store.writes.write(inode, 2 * at, data[at : at + 16])
+        ingest_all(store)
+
+    file = make(fill)["file"]
+    whole = np.frombuffer(file.pread().ljust(2 * len(data), b"\0"), "V16")[::2]
+    assert whole.tobytes() == data
+    assert file.report().chunks > 1
+
+
+def test_small_reads_take_little_memory(make: Make) -> None:
+    """Ten bytes of a long file take a chunk, and not the file."""
+    data = noise(8 << 20)
+    file = make(lambda store: stored_file(store, b"file", data))["file"]
+    file.pread(0, 10)
+    tracemalloc.start()
+    assert file.pread(4 << 20, 10) == data[4 << 20 : (4 << 20) + 10]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300_000
+
+
+# -- buffers
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        bytearray(100),
+        memoryview(bytearray(100)),
+        memoryview(bytearray(100)).cast("B", (10, 10)),
+        np.zeros(100, np.uint8),
+        np.zeros((5, 5), "<f4"),
+        np.zeros((5, 5, 2), ">i2"),
+        np.zeros(50, "V2"),
+        np.array(b"x" * 100),
+        np.asfortranarray(np.zeros((100, 1), np.uint8)),
+    ],
+)
+def test_buffers_that_are_filled(make: Make, buffer: object) -> None:
+    """Whatever lies in one piece, of whatever type and shape."""
+    file = make(lambda store: stored_file(store, b"file", DATA))["file"]
+    assert file.read_into(7, buffer) == 100
+    assert bytes(memoryview(buffer).cast("B")) == DATA[7:107]  # type: ignore[arg-type]
+
+
+def test_buffers_of_foreign_dtypes(make: Make) -> None:
+    """Python's buffers do not know BF16, but numpy does."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    file = make(lambda store: stored_file(store, b"file", DATA))["file"]
+    array = np.zeros((3, 5), ml_dtypes.bfloat16)
+    assert file.read_into(0, array) == 30
+    assert array.tobytes() == DATA[:30]
+
+
+@pytest.mark.parametrize("buffer", [np.zeros((0, 5)), np.zeros((3, 0), "<i2"), bytearray()])
+def test_empty_buffers(make: Make, buffer: object) -> None:
+    """Nothing is read into nothing."""
+    assert make(lambda store: stored_file(store, b"file", DATA))["file"].read_into(0, buffer) == 0
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        b"bytes",
+        np.zeros((4, 4))[:, ::2],
+        np.zeros((4, 4)).T,
+        memoryview(bytearray(10))[::2],
+        np.frombuffer(b"abcd", np.uint8),
+        "text",
+        5,
+        None,
+    ],
+)
+def test_buffers_that_cannot_be_filled(make: Make, buffer: object) -> None:
+    """A buffer that is read-only or not contiguous, or no buffer, is a TypeError."""
+    file = make(lambda store: stored_file(store, b"file", DATA))["file"]
+    with pytest.raises(TypeError):
+        file.read_into(0, buffer)
+
+
+# -- as Python's own files are
+
+
+def test_a_stream(make: Make) -> None:
+    """It reads and seeks as an open file does, and has the same position."""
+    file = make(lambda store: stored_file(store, b"file", DATA))["file"]
+    plain = io.BytesIO(DATA)
+    rng = random.Random(1)
+    with file.open() as stream, io.BufferedReader(file.open(), 100) as buffered:
+        assert (stream.readable(), stream.seekable(), stream.writable()) == (True, True, False)
+        for _ in range(100):
+            offset, whence = rng.choice(((rng.randrange(len(DATA)), 0), (0, 1), (-50, 2), (10, 1)))
+            size = rng.choice((0, 1, 99, 5000, -1))
+            assert stream.seek(offset, whence) == buffered.seek(offset, whence)
+            assert plain.seek(stream.tell()) == stream.tell()
+            assert stream.read(size) == buffered.read(size) == plain.read(size)
+            assert stream.tell() == buffered.tell() == plain.tell()
+        buffer = bytearray(10)
+        stream.seek(3)
+        assert stream.readinto(buffer) == 10
+        assert buffer == DATA[3:13]
+        for offset, whence in ((-1, 0), (0, 3), (-len(DATA) - 1, 2)):
+            with pytest.raises(ValueError, match=r"seek to|whence"):
+                stream.seek(offset, whence)
+        with pytest.raises(io.UnsupportedOperation):
+            stream.write(b"x")
+    for call in (stream.read, stream.readall, stream.tell, lambda: stream.seek(0)):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_programs_that_take_files(make: Make) -> None:
+    """Json and numpy read from a stream."""
+    saved = io.BytesIO()
+    np.save(saved, np.arange(1000))
+
+    def fill(store: Store) -> None:
+        new_file(store, b"config.json", b'{"layers": 4}')
+        stored_file(store, b"array.npy", saved.getvalue())
+
+    reader = make(fill)
+    with reader["config.json"].open() as stream:
+        assert json.load(stream) == {"layers": 4}
+    with io.BufferedReader(reader["array.npy"].open()) as buffered:
+        assert np.array_equal(np.load(buffered), np.arange(1000))
+
+
+# -- stores of every kind
+
+
+@pytest.mark.parametrize("version", GOLDENS)
+def test_stores_of_old(tmp_path: Path, version: int) -> None:
+    """A store of an older format is read as it is, and not changed."""
+    path = golden_store(tmp_path, version)
+    with Store(path, read_only=True) as store:
+        expected = {
+            os.fsdecode(name[1:]): read(store, inode)
+            for name, inode in walk(store.namespace).items()
+            if stat.S_ISREG(store.inodes.get(InodeNumber(inode)).mode)
+        }
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with modelfs.open(path) as reader:
+        found = {file.path: file.pread() for file in reader.files()}
+        tensors = [tensor for file in reader.files() for tensor in file.tensors.values()]
+        assert all(len(tensor.bytes()) == tensor.size for tensor in tensors)
+        assert reader.statistics().files >= len(found)
+        for file in reader.files():
+            assert sum(form.bytes for form in file.report().forms) == file.size
+    assert found == expected
+    assert len(found) >= 3
+    assert tensors
+    after = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    changed = {file.name for file in after if before.get(file) != after[file]}
+    assert changed <= {"lock.mdb"}
+
+
+def test_a_damaged_chunk(make: Make, path: Path) -> None:
+    """Its bytes are an error, and never returned; all others are read."""
+    reader = make(lambda store: stored_file(store, b"file", DATA))
+    pack = path / "packs" / "00000001.pack"
+    content = pack.read_bytes()
+    overwrite(pack, content.index(DATA[CHUNK : CHUNK + 50]) + 10, b"damage")
+    file = reader["file"]
+    for offset, size in ((0, len(DATA)), (CHUNK, 1), (CHUNK + 5, 10 * CHUNK), (CHUNK - 1, 2)):
+        with pytest.raises(CorruptChunk, match=r"do not match their checksum, in file$"):
+            file.pread(offset, size)
+        with pytest.raises(CorruptChunk, match=r"in file$"):
+            file.read_into(offset, bytearray(size))
+    assert file.pread(0, CHUNK) == DATA[:CHUNK]
+    assert file.pread(2 * CHUNK) == DATA[2 * CHUNK :]
+    assert file.report().size == len(DATA)
+    pack.write_bytes(content)
+    assert file.pread() == DATA
+
+
+def test_damage_on_several_threads(make: Make, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread's error is the call's, and ends the others."""
+    monkeypatch.setattr(parallel, "PARALLEL_MIN", CHUNK)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    reader = make(lambda store: stored_file(store, b"file", DATA))
+    pack = path / "packs" / "00000001.pack"
+    content = pack.read_bytes()
+    overwrite(pack, content.index(DATA[5 * CHUNK : 5 * CHUNK + 50]), b"damage")
+    for _ in range(20):
+        with pytest.raises(CorruptChunk):
+            reader["file"].pread()
+        with pytest.raises(CorruptChunk):
+            reader["file"].read_into(0, bytearray(len(DATA)))
+    pack.write_bytes(content)
+
+
+def test_a_pack_that_is_missing(make: Make, path: Path) -> None:
+    """Its chunks are damaged, and the files of others are not."""
+
+    def fill(store: Store) -> None:
+        stored_file(store, b"lost", DATA)
+        store.packs.seal(store.packs._tail.pack)  # type: ignore[union-attr]
+        stored_file(store, b"there", noise(5000, 5))
+
+    reader = make(fill)
+    pack = path / "packs" / "00000001.pack"
+    content = pack.read_bytes()
+    for _ in range(2):  # before and after its chunks were verified
+        pack.unlink()
+        with pytest.raises(CorruptChunk, match="pack 1 is missing, in lost"):
+            reader["lost"].pread()
+        pack.write_bytes(content)
+        assert reader["lost"].pread() == DATA
+    pack.unlink()
+    assert reader["there"].pread() == noise(5000, 5)
+    pack.write_bytes(content)
+    assert reader["lost"].pread() == DATA
+
+
+def test_a_store_in_which_every_table_has_a_row(filled: Path, tmp_path: Path) -> None:
+    """Every file is read, or raises that its bytes are lost."""
+    path = copy_of(filled, tmp_path)
+    with modelfs.open(path) as reader:
+        for file in reader.files():
+            report = file.report()
+            assert report.size == file.size
+            tensors = {tensor.name: tensor for tensor in file.tensors.values()}
+            assert set(tensors) == {tensor.name for tensor in report.tensors}
+            data = file.pread()
+            for tensor in tensors.values():
+                assert tensor.bytes() == data[tensor.offset :][: tensor.size]
+                assert tensor.report().start == tensor.offset
+                assert tensor.derivation == tensor.report().derived_from
+        assert reader[BASE.decode()].tensors
+
+
+# -- beside a writer
+
+
+def test_reading_beside_a_writer(make: Make, path: Path) -> None:
+    """A file is as it was last committed, in whatever way it is changed."""
+    reader = make(lambda store: stored_file(store, b"file", DATA))
+    file = reader["file"]
+    with writer_of(path) as writer:
+        writer("store.writes.write(2, 5, b'x' * 5000)")
+        assert file.pread() == DATA
+        writer("store.flush(2); store.commit()")
+        expected = DATA[:5] + b"x" * 5000 + DATA[5005:]
+        assert file.pread() == expected
+        writer("store.writes.truncate(2, 6000); store.flush(2); store.commit()")
+        assert file.pread() == expected[:6000]
+        writer("store.writes.truncate(2, 9000); store.flush(2); store.commit()")
+        assert file.pread() == expected[:6000] + bytes(3000)
+        writer("ingest_all(store); collect(store, 1.0)")
+        assert file.pread() == expected[:6000] + bytes(3000)
+        assert reader.statistics().logical_bytes == file.size == 9000
+
+
+# -- pickles
+
+
+def test_pickles(make: Make) -> None:
+    """Readers, files and tensors are pickled as their paths, and few bytes."""
+    reader = make(lambda store: stored_file(store, b"file", DATA))
+    file = reader["file"]
+    assert len(file.tensors) == 0
+    assert pickle.loads(pickle.dumps(reader))["file"].pread() == DATA
+    loaded = pickle.loads(pickle.dumps(file))
+    assert (loaded.path, loaded.size, repr(loaded)) == ("file", len(DATA), repr(file))
+    assert len(pickle.dumps(file)) < 1000
+    assert eval(repr(file), {"modelfs": modelfs}).pread() == DATA

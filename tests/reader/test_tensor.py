@@ -1,0 +1,388 @@
+"""Tensors of files: as arrays, in parts, and of every format and dtype."""
+
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from safetensors.numpy import load_file
+
+import modelfs
+from modelfs.errors import CorruptChunk, NotFound
+from modelfs.formats.dtypes import BITS
+from modelfs.reader import dtypes
+from modelfs.store.store import Store
+from tests.support.filled_reader import Make
+from tests.support.paths import MODELS
+from tests.support.run_jobs import ingest_all, optimize
+from tests.support.stores import (
+    CHUNK,
+    model_of,
+    new_file,
+    noise,
+    overwrite,
+    stored_file,
+    tensors_of,
+)
+from tests.support.torch_archives import saved
+from tests.support.writer_process import writer_of
+
+GRID = np.arange(7 * 5 * 3, dtype="<i4").reshape(7, 5, 3)
+# Whole elements of these are no dtype of numpy's, nor of ml_dtypes'.
+PACKED = {dtype for dtype, bits in BITS.items() if bits < 8}
+
+
+def model_of_arrays(**arrays: np.ndarray[Any, Any]) -> bytes:
+    names = {"<i4": "I32", "<f4": "F32", "<f8": "F64"}
+    return tensors_of(
+        {
+            name: (names[array.dtype.newbyteorder("<").str], array.shape, array.tobytes())
+            for name, array in arrays.items()
+        }
+    )
+
+
+@pytest.fixture
+def grid(make: Make) -> modelfs.Tensor:
+    content = model_of_arrays(first=np.zeros(2000), grid=GRID, last=np.ones(3))
+    return make(lambda store: stored_file(store, b"model", content))["model"].tensors["grid"]
+
+
+def test_a_tensor(grid: modelfs.Tensor) -> None:
+    """It says where it is and what, and is a copy each time."""
+    assert (grid.name, grid.dtype, grid.shape, grid.size) == ("grid", "I32", (7, 5, 3), 420)
+    assert repr(grid) == "<grid: I32 [7, 5, 3]>"
+    array = grid.numpy()
+    assert array.dtype == np.int32
+    assert np.array_equal(array, GRID)
+    array[:] = 0
+    assert grid.bytes() == GRID.tobytes()
+    assert array.flags.writeable
+
+
+def test_numpy_takes_a_tensor_for_an_array(grid: modelfs.Tensor) -> None:
+    """With any function of numpy's, and never without a copy."""
+    assert np.array_equal(np.asarray(grid), GRID)
+    assert np.asarray(grid, np.float64).dtype == np.float64
+    assert np.array(grid, copy=True).sum() == GRID.sum()
+    assert np.add(grid, 1).max() == GRID.max() + 1
+    with pytest.raises(ValueError, match="without a copy"):
+        np.array(grid, copy=False)
+
+
+def indices(size: int) -> st.SearchStrategy[object]:
+    edge = st.none() | st.integers(-size - 3, size + 3)
+    steps = st.none() | st.integers(-3, 3).filter(bool)
+    return st.integers(-size, size - 1) | st.builds(slice, edge, edge, steps)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    index=st.one_of(
+        indices(7),
+        st.tuples(indices(7)),
+        st.tuples(indices(7), indices(5)),
+        st.tuples(indices(7), indices(5), indices(3)),
+        st.sampled_from(
+            [(), ..., None, (..., 0), (2, ...), (slice(1, 3), ..., 1), (slice(2), None), True]
+        ),
+        st.sampled_from([[1, 3], np.array([0, 6]), (slice(2, 5), [0, 2]), np.int64(3), np.True_]),
+        st.just(GRID % 2 == 0),
+    )
+)
+def test_indices_are_those_of_numpy(grid: modelfs.Tensor, index: Any) -> None:
+    """Whatever selects elements of an array selects the same of a tensor."""
+    found, expected = grid[index], GRID[index]
+    assert np.array_equal(found, expected)
+    assert np.shape(found) == np.shape(expected)
+
+
+@pytest.mark.parametrize("index", [7, -8, (0, 5), (0, 0, 0, 0), "x", 1.5, (1 << 70)])
+def test_indices_that_are_none(grid: modelfs.Tensor, index: Any) -> None:
+    """They are the errors that numpy raises."""
+    with pytest.raises(IndexError):
+        GRID[index]
+    with pytest.raises(IndexError):
+        grid[index]
+
+
+def test_rows_come_one_by_one(grid: modelfs.Tensor) -> None:
+    """Iteration reads a row at a time, and ends."""
+    assert np.array_equal(np.stack([*grid]), GRID)  # type: ignore[misc]
+
+
+def test_a_row_takes_no_more_memory_than_a_row(make: Make) -> None:
+    """Of a large tensor, a few rows are read for themselves."""
+    rows = np.arange(1 << 20, dtype="<f8").reshape(1024, 1024)
+    content = model_of_arrays(weight=rows)
+    reader = make(lambda store: stored_file(store, b"model", content))
+    tensor = reader["model"].tensors["weight"]
+    assert tensor[0, 0] == 0
+    tracemalloc.start()
+    assert np.array_equal(tensor[500:502], rows[500:502])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 400_000
+
+
+def test_scalars_and_empty_tensors(make: Make) -> None:
+    """Those without dimensions have one element, those with a zero have none."""
+    content = tensors_of(
+        {
+            "scalar": ("F32", (), np.float32(1.5).tobytes()),
+            "none": ("F32", (0,), b""),
+            "rows of none": ("I64", (3, 0), b""),
+            "no rows": ("I64", (0, 3), b""),
+        }
+    )
+    tensors = make(lambda store: stored_file(store, b"model", content))["model"].tensors
+    assert tensors["scalar"].numpy() == 1.5
+    assert tensors["scalar"][()] == tensors["scalar"][...] == 1.5
+    with pytest.raises(IndexError):
+        tensors["scalar"][0]
+    for name, shape in (("none", (0,)), ("rows of none", (3, 0)), ("no rows", (0, 3))):
+        tensor = tensors[name]
+        assert tensor.numpy().shape == tensor[:].shape == tensor[...].shape == shape
+        assert tensor.bytes() == b""
+        tensor.read_into(bytearray())
+    assert tensors["rows of none"][2].shape == (0,)
+    with pytest.raises(IndexError):
+        tensors["no rows"][0]
+
+
+@pytest.mark.parametrize("dtype", sorted(BITS.keys() - PACKED - {"C128"}))
+def test_dtypes(make: Make, dtype: str) -> None:
+    """Whole elements are those of numpy, or of ml_dtypes."""
+    data = bytes(range(1, 1 + BITS[dtype] // 8 * 6))
+    content = tensors_of({"x": (dtype, (2, 3), data)})
+    tensor = make(lambda store: stored_file(store, b"model", content))["model"].tensors["x"]
+    array = tensor.numpy()
+    assert (array.shape, array.itemsize, array.tobytes()) == ((2, 3), BITS[dtype] // 8, data)
+    assert tensor[1].tobytes() == data[len(data) // 2 :]
+    buffer = np.empty_like(array)
+    tensor.read_into(buffer)
+    assert buffer.tobytes() == data
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F6_E3M2"])
+def test_packed_dtypes(make: Make, dtype: str) -> None:
+    """Several elements are in a byte: there are bytes, and no array."""
+    data = bytes(range(BITS[dtype]))
+    content = tensors_of({"x": (dtype, (2, 4), data)})
+    tensor = make(lambda store: stored_file(store, b"model", content))["model"].tensors["x"]
+    assert tensor.bytes() == data
+    for call in (tensor.numpy, lambda: tensor[0], lambda: np.asarray(tensor)):
+        with pytest.raises(TypeError, match=f"no {dtype}: several elements"):
+            call()
+
+
+def test_without_ml_dtypes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BF16 is bytes then, and the error names the package."""
+    monkeypatch.setattr(dtypes, "ml_dtypes", None)
+    content = tensors_of({"x": ("BF16", (2,), b"abcd"), "y": ("F16", (2,), b"abcd")})
+    tensors = make(lambda store: stored_file(store, b"model", content))["model"].tensors
+    assert tensors["x"].bytes() == tensors["y"].numpy().tobytes() == b"abcd"
+    with pytest.raises(TypeError, match="no BF16 without the package ml_dtypes"):
+        tensors["x"].numpy()
+
+
+def test_read_into(grid: modelfs.Tensor) -> None:
+    """The buffer has the tensor's size, and may have any type."""
+    buffers: list[Any] = [bytearray(420), np.empty((7, 5, 3), "<i4"), np.empty(420, "u1")]
+    for buffer in buffers:
+        grid.read_into(buffer)
+        assert bytes(memoryview(buffer).cast("B")) == GRID.tobytes()
+    for wrong in (bytearray(419), bytearray(421), np.empty((7, 5, 3), "<i8"), bytearray()):
+        with pytest.raises(ValueError, match="grid has 420 bytes"):
+            grid.read_into(wrong)
+    with pytest.raises(TypeError):
+        grid.read_into(bytes(420))
+
+
+# -- formats
+
+
+def fill_models(store: Store) -> None:
+    for path in MODELS.iterdir():
+        new_file(store, path.name.encode(), path.read_bytes())
+    ingest_all(store)
+    optimize(store)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the test models, optimized and closed."""
+    path = tmp_path_factory.mktemp("models") / "store"
+    modelfs.create(path, chunk_size=1 << 16)
+    with Store(path) as store:
+        fill_models(store)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_safetensors(models: Path, path: Path) -> None:
+    """The library reads the same names, shapes, dtypes and numbers."""
+    expected = load_file(path)
+    with modelfs.open(models) as store:
+        file = store[path.name]
+        assert file.format == "safetensors"
+        assert file.tensors.keys() == expected.keys()
+        for name, tensor in file.tensors.items():
+            assert tensor.shape == expected[name].shape
+            assert tensor.bytes() == expected[name].tobytes()
+            assert tensor.numpy().dtype == expected[name].dtype
+
+
+def test_onnx(models: Path) -> None:
+    """Initializers are those of the onnx package, in the model and in its data file."""
+    graph = onnx.load(MODELS / "base.onnx").graph
+    expected = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    with modelfs.open(models) as store:
+        file, data = store["base.onnx"], store["base-external.onnx.data"]
+        assert (file.format, data.format) == ("onnx", "onnx_data")
+        assert {other.format for other in store.files()} == {
+            "plain",
+            "safetensors",
+            "onnx",
+            "onnx_data",
+            "torch",
+        }
+        assert all(other.format == other.report().format for other in store.files())
+        for tensors in (file.tensors, data.tensors):
+            assert tensors
+            for name, tensor in tensors.items():
+                assert np.array_equal(tensor.numpy(), expected[name])
+
+
+def test_torch(make: Make) -> None:
+    """Storages have the names and shapes of their tensors."""
+    arrays = {"a": np.arange(12.0).reshape(3, 4), "b": np.ones(5)}
+    content = saved({name: ("F64", a.shape, a.tobytes()) for name, a in arrays.items()})
+    file = make(lambda store: stored_file(store, b"model.pt", content))["model.pt"]
+    assert file.format == "torch"
+    for name, array in arrays.items():
+        assert np.array_equal(file.tensors[name].numpy(), array)
+
+
+def test_derivations(models: Path) -> None:
+    """A fine-tune's tensors say from whose they derive, as inspect does."""
+    with modelfs.open(models) as store:
+        file = store["finetune.safetensors"]
+        report = file.report()
+        for tensor in report.tensors:
+            assert file.tensors[tensor.name].report() == tensor
+        assert any(tensor.derivation for tensor in file.tensors.values())
+
+
+# -- staged, overwritten, damaged
+
+
+def test_tensors_of_files_that_are_not_in_chunks(make: Make) -> None:
+    """A file that was just written has its tensors, before ingest has seen it."""
+
+    def fill(store: Store) -> None:
+        new_file(store, b"model", model_of_arrays(grid=GRID))
+        new_file(store, b"archive", saved({"w": ("F32", (2,), bytes(8))}))
+        new_file(store, b"text", b"no model, but some text")
+
+    reader = make(fill)
+    assert [file.format for file in reader.files()] == ["torch", "safetensors", "plain"]
+    assert np.array_equal(reader["model"].tensors["grid"].numpy(), GRID)
+    assert list(reader["archive"].tensors) == ["w"]
+    assert dict(reader["text"].tensors) == {}
+
+
+def test_a_file_that_is_overwritten(make: Make, path: Path) -> None:
+    """Tensors that lie elsewhere now are not read from where they were."""
+    reader = make(lambda store: stored_file(store, b"model", model_of(noise(9000), noise(70))))
+    file = reader["model"]
+    first, second = file.tensors["t0"], file.tensors["t1"]
+    with writer_of(path) as writer:
+        writer("store.attributes; store.namespace.link(2, 1, b'link'); store.commit()")
+        assert file.tensors["t0"] is not None
+        assert (first.bytes(), second.bytes()) == (noise(9000), noise(70))  # only its ctime moved
+        writer(
+            "store.writes.truncate(2, 0); "
+            "store.writes.write(2, 0, model_of(noise(9000, 1), noise(60, 2))[:5000]); "
+            "store.flush(2); store.commit()"
+        )
+        for tensor in (first, second):
+            with pytest.raises(NotFound, match=f"does not have the tensor {tensor.name} any more"):
+                tensor.bytes()
+        assert dict(file.tensors) == {}
+        writer("store.writes.write(2, 0, model_of(noise(9000, 1), noise(60, 2)))")
+        writer("store.flush(2); store.commit()")
+        assert (file.format, [*file.tensors]) == ("safetensors", ["t0", "t1"])
+        assert first.bytes() == noise(9000, 1)  # the same place again
+        for call in (second.bytes, second.numpy, lambda: second.read_into(bytearray(70))):
+            with pytest.raises(NotFound, match="t1 any more"):
+                call()
+        assert file.tensors["t1"].bytes() == noise(60, 2)
+        writer("ingest_all(store)")
+        assert file.tensors["t1"].bytes() == noise(60, 2)
+        writer("drain(store.orphans.remove(store.namespace.unlink(1, b'link')))")
+        writer("drain(store.orphans.remove(store.namespace.unlink(1, b'model'))); store.commit()")
+        with pytest.raises(NotFound, match="model was removed"):
+            first.bytes()
+
+
+def test_the_index_may_be_behind_the_content(make: Make, path: Path) -> None:
+    """Between the last of a file's bytes and its tensors' rows, readers do not take the old rows.
+
+    Ingest is stopped after each of its steps, with a commit.
+    """
+    make(lambda store: stored_file(store, b"model", model_of(noise(5000), noise(70)))).close()
+    new = model_of(noise(3000, 3), noise(4000, 4), noise(100, 5))
+    with writer_of(path) as writer:
+        writer(
+            "store.writes.truncate(2, 0); "
+            "store.writes.write(2, 0, model_of(noise(3000, 3), noise(4000, 4), noise(100, 5))); "
+            "store.flush(2); store.commit(); "
+            "from modelfs.jobs.ingest.job import Ingest; from modelfs.jobs.steps import Work; "
+            "job = Ingest(store).ingest([2]); step = next(job)"
+        )
+        with modelfs.open(path) as reader:
+            for _ in range(8):
+                file = reader["model"]
+                assert {name: tensor.size for name, tensor in file.tensors.items()} == {
+                    "t0": 3000,
+                    "t1": 4000,
+                    "t2": 100,
+                }
+                assert file.tensors["t1"].bytes() == noise(4000, 4)
+                assert file.pread() == new
+                writer(
+                    "result = step.call() if isinstance(step, Work) else None\n"
+                    "try: step = job.send(result)\nexcept StopIteration: pass\n"
+                    "store.commit()"
+                )
+
+
+def test_damage_hurts_one_tensor(make: Make, path: Path) -> None:
+    """Others of the file are read as ever."""
+    content = model_of(noise(3 * CHUNK, 1), noise(3 * CHUNK, 2))
+    reader = make(lambda store: stored_file(store, b"model", content))
+    (pack,) = (path / "packs").iterdir()
+    good = pack.read_bytes()
+    overwrite(pack, good.index(noise(3 * CHUNK, 1)[:100]), b"damage")
+    tensors = reader["model"].tensors
+    for call in (tensors["t0"].bytes, tensors["t0"].numpy, lambda: tensors["t0"][:5]):
+        with pytest.raises(CorruptChunk):
+            call()
+    assert tensors["t0"][CHUNK:].tobytes() == noise(3 * CHUNK, 1)[CHUNK:]
+    assert tensors["t1"].bytes() == noise(3 * CHUNK, 2)
+    pack.write_bytes(good)
+
+
+def test_pickles(grid: modelfs.Tensor) -> None:
+    """A tensor is pickled without the others of its file, and read elsewhere."""
+    made = pickle.dumps(grid)
+    assert len(made) < 1500
+    loaded: modelfs.Tensor = pickle.loads(made)
+    assert np.array_equal(loaded.numpy(), GRID)
