@@ -12,7 +12,6 @@ ingests the rest and records the layout.
 
 import math
 import os
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -21,7 +20,7 @@ import trio
 
 from modelfs.fs.background.context import Context
 from modelfs.fs.changed import Changed
-from modelfs.jobs.ingest.job import Failures, Ingest, round_of
+from modelfs.jobs.ingest.job import Failures, Ingest, round_of, sync_rounds
 from modelfs.jobs.steps import Job
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber
@@ -33,8 +32,6 @@ EARLY_WINDOWS: Final = 4
 # While more files than this wait for ingest, each create waits until one of them is done.
 PENDING_MAX: Final = 8192
 THROTTLE_SECONDS: Final = 0.5
-# How often a sync cuts the same file again. Once is usual, for a data file and its model.
-RECUTS_MAX: Final = 3
 
 T = TypeVar("T")
 
@@ -116,24 +113,13 @@ class BackgroundIngest:
         """
         failures: Failures = {}
         done: set[InodeNumber] = set()
-        cuts: Counter[InodeNumber] = Counter()
-        pending = self._store.pending()
-        while pending:
-            while pending:
-                inodes = round_of(self._store, pending)
-                pending = pending[len(inodes) :]
-                failures |= await self._run(
-                    self._ingest.ingest_apart(inodes, done=self._drained.notify)
-                )
-                done.update(inodes)
-                self._drop_ingested(inodes)
-                if progress is not None:
-                    await progress(len(done), len(done) + len(pending))
-            # A model may have requested a new cut of its data file. A file that is still being
-            # written is ingested once only.
-            recuts = [inode for inode in self._store.requested() if cuts[inode] < RECUTS_MAX]
-            cuts.update(recuts)
-            pending = recuts or [inode for inode in self._store.pending() if inode not in done]
+        for inodes, left in sync_rounds(self._store):
+            ingesting = self._ingest.ingest_apart(inodes, done=self._drained.notify)
+            failures |= await self._run(ingesting)
+            self._drop_ingested(inodes)
+            done.update(inodes)
+            if progress is not None:
+                await progress(len(done), len(done) + left)
         try:
             await self._context.durability.flush_all()
         finally:

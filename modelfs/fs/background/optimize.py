@@ -29,7 +29,6 @@ from modelfs.fs.background.defrag import BackgroundDefrag
 from modelfs.fs.changed import Changed
 from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
 from modelfs.jobs.optimize.job import Optimizer
-from modelfs.jobs.steps import pausing
 
 log = logging.getLogger(__name__)
 
@@ -168,17 +167,16 @@ class BackgroundOptimize:
 
     async def _optimize_batch(self, threads: int) -> bool:
         """Optimize the next batch; return False if there is none."""
-        run = self._context.driver.run
-        async with self._context.pack_lock.append():
+        pack_lock = self._context.pack_lock
+        async with pack_lock.append():
             if self._optimizer is None:
                 self._optimizer = Optimizer(self._store, self.backlog, threads)
-            result = await run(self._optimizer.optimize_batch())
+            optimizing = self._optimizer.optimize_batch(lambda: not pack_lock.is_pinned)
+            result = await self._context.driver.run(optimizing)
             if self._optimizer.stopped:
                 self._close_optimizer()
             if result is None:
                 return False
-            if not self._context.pack_lock.is_pinned:
-                await run(pausing(self._store.reclaimer.retire_empty_packs()))
         if isinstance(self._state, _Running) and not result.stopped:
             self._state.done += result.batch.bytes
         return True

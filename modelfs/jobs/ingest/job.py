@@ -4,7 +4,8 @@ Files are ingested in *rounds*: the files of a round share a writer of chunks, a
 packs for each step of theirs.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -20,6 +21,8 @@ from modelfs.store.store import Store
 # 16 MiB may have 100,000.
 ROUND_FILES: Final = 256
 ROUND_BYTES: Final = 16 << 20
+# How often a sync cuts the same file again. Once is usual, for a data file and its model.
+RECUTS_MAX: Final = 3
 
 Failures = dict[InodeNumber, ModelfsError | OSError]
 
@@ -33,6 +36,26 @@ def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumbe
         if size > ROUND_BYTES:
             return inodes[:count]
     return inodes[:ROUND_FILES]
+
+
+def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int]]:
+    """Yield the rounds that ingest all pending files, each with the number of files behind it.
+
+    Ask for the next round after the last one was ingested: a model may have requested a new cut of
+    its data file. A file that is written meanwhile is ingested once only.
+    """
+    done: set[InodeNumber] = set()
+    cuts: Counter[InodeNumber] = Counter()
+    pending = store.pending()
+    while pending:
+        while pending:
+            inodes = round_of(store, pending)
+            pending = pending[len(inodes) :]
+            yield inodes, len(pending)
+            done.update(inodes)
+        recuts = [inode for inode in store.requested() if cuts[inode] < RECUTS_MAX]
+        cuts.update(recuts)
+        pending = recuts or [inode for inode in store.pending() if inode not in done]
 
 
 class Ingest:
@@ -147,15 +170,8 @@ def ingest_all(store: Store) -> Job[None]:
     """
     ingest = Ingest(store)
     failures: Failures = {}
-    before: Sequence[InodeNumber] = []
-    # A model may request another ingest of its data file: repeat until no other file is pending.
-    while (pending := store.pending()) != before:
-        before = rest = pending
-        failures.clear()
-        while rest:
-            inodes = round_of(store, rest)
-            rest = rest[len(inodes) :]
-            failures |= yield from ingest.ingest_apart(inodes)
+    for inodes, _ in sync_rounds(store):
+        failures |= yield from ingest.ingest_apart(inodes)
     yield Commit()
     for failure in failures.values():
         raise failure

@@ -30,10 +30,15 @@ class Optimizer:
         options = RunOptions(backlog.depth, threads, backlog.include_optimized)
         self._worker = Worker(store, options)
 
-    def optimize_batch(self) -> Job[BatchResult | None]:
+    def optimize_batch(
+        self, may_delete: Callable[[], bool] = lambda: True
+    ) -> Job[BatchResult | None]:
         """Optimize the next batch, and return its result; None if the backlog is empty.
 
         The caller holds off other writers of packs.
+
+        Args:
+            may_delete: whether no reader needs packs to stay. Empty packs are deleted then.
 
         Raises:
             StoreFull: no room for the new forms; nothing is lost.
@@ -47,6 +52,8 @@ class Optimizer:
         still_valid = partial(self._applier.still_valid, result)
         yield from pausing(self._store.publish(result.written, still_valid))
         yield from pausing(self._applier.apply(result))
+        if may_delete():
+            yield from pausing(self._store.reclaimer.retire_empty_packs())
         return result
 
     @property
@@ -79,7 +86,6 @@ def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -
     total, done = backlog.status().bytes, 0
     try:
         while (result := (yield from optimizer.optimize_batch())) is not None:
-            yield from pausing(store.reclaimer.retire_empty_packs())
             done += result.batch.bytes
             if progress is not None:
                 progress(min(done, total), total)

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.jobs.defrag.job import copy_portion
+from modelfs.jobs.defrag.job import DefragRun
 from modelfs.jobs.defrag.rewrite import Defragmenter
 from modelfs.jobs.drive import run
 from modelfs.jobs.steps import Work
@@ -26,7 +26,7 @@ def test_a_chunk_that_moved_meanwhile_stays_there(opened: Store) -> None:
     """A chunk that moved after it was copied is not moved back."""
     inodes = scatter(opened)
     (portion,) = Defragmenter(opened).plan().portions()
-    job = copy_portion(opened, portion)
+    job = DefragRun(opened).copy(portion)
     work = next(job)
     assert isinstance(work, Work)
     copied, result = work.call()
