@@ -135,7 +135,7 @@ class StoreBusy(ModelfsError):
 
 
 class NotAStore(ModelfsError):
-    """The folder is not a modelfs store, or cannot become one because it is not empty."""
+    """The folder is not a modelfs store."""
 
     errno = errno.EINVAL
 

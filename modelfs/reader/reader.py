@@ -55,10 +55,11 @@ def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
 
     Args:
         path: the folder. `~` stands for the home directory.
-        chunk_size: bytes, a multiple of 4,096; longer tensors are cut into chunks of that size.
+        chunk_size: bytes; longer tensors are cut into chunks of that size.
 
     Raises:
-        NotAStore: the folder is not empty.
+        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
+        DirectoryNotEmpty: the folder is not empty.
         OSError: the folder cannot be created.
     """
     create_store(Path(path).expanduser(), chunk_size=chunk_size)

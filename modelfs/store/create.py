@@ -8,14 +8,21 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from modelfs.errors import NotAStore
+from modelfs.errors import DirectoryNotEmpty, InvalidArgument
 from modelfs.formats.layout import Format
 from modelfs.store.disk.descriptors import sync_folder
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, INDEX, LOCK_FILE, PACKS, STAGING
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Inode, Superblock
+from modelfs.store.index.records import (
+    CHUNK_SIZE_MAX,
+    CHUNK_SIZE_MIN,
+    FORMAT_VERSION,
+    SUPERBLOCK,
+    Inode,
+    Superblock,
+)
 from modelfs.store.index.tables import ROOT, Table
 
 CHUNK_SIZE: Final = 1 << 20
@@ -29,12 +36,15 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
         chunk_size: bytes; long tensors are cut into chunks of this size.
 
     Raises:
-        NotAStore: the folder is not empty.
+        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
+        DirectoryNotEmpty: the folder is not empty.
         OSError: a file or folder cannot be created.
     """
+    if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size % CHUNK_SIZE_MIN:
+        raise InvalidArgument("the chunk size must be a multiple of 4KiB, from 4KiB to 1GiB")
     folder.mkdir(mode=0o700, exist_ok=True)
     if any(folder.iterdir()):
-        raise NotAStore(f"{folder} is not empty")
+        raise DirectoryNotEmpty(f"{folder} is not empty; name a new or empty folder")
     folder.chmod(0o700)
     for name in (INDEX, PACKS, STAGING):
         (folder / name).mkdir(mode=0o700)

@@ -5,9 +5,11 @@
     FORMAT        the format of the store, as text; a folder with this file is a store
     lock          an flock(2) here excludes other processes
     control.sock  a running daemon answers requests here
+    daemon.log    the log of daemons
     index/        the index: an LMDB environment
     packs/        the packs: 00000001.pack, ...
     staging/      the staging files
+    quarantine/   damaged data that repairs took out
 """
 
 import contextlib

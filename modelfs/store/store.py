@@ -124,7 +124,7 @@ class Store:
         Raises:
             NotAStore: the folder is no store.
             UnsupportedFormat: a newer version of modelfs wrote the store.
-            StoreBusy: another process has it open for writing.
+            StoreBusy: another process has locked it.
             StoreReadOnly: its lock file cannot be opened.
             CorruptIndex: its index is damaged; `IndexLost` if nothing of it can be read.
             OSError: the disk failed or is full.

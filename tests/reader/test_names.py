@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import modelfs
-from modelfs.errors import IsADirectory, NotADirectory, NotFound
+from modelfs.errors import DirectoryNotEmpty, IsADirectory, NotADirectory, NotFound
 from modelfs.reader import names
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -250,7 +250,7 @@ def test_opening(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("another", "third"):
         with modelfs.open(tmp_path / name) as reader:
             assert list(reader) == []
-    with pytest.raises(modelfs.NotAStore, match="not empty"):
+    with pytest.raises(DirectoryNotEmpty, match="not empty"):
         modelfs.create(path)
 
 

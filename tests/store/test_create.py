@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.errors import NotAStore
+from modelfs.errors import DirectoryNotEmpty, InvalidArgument
 from modelfs.store import create as making
 from modelfs.store.create import create_store
 from modelfs.store.index.tables import ROOT
@@ -37,6 +37,14 @@ def test_two_stores_hash_differently(tmp_path: Path) -> None:
 def test_a_store_is_made_in_an_empty_folder_only(tmp_path: Path) -> None:
     """A folder with any file in it is left as it is."""
     (tmp_path / "file").touch()
-    with pytest.raises(NotAStore):
+    with pytest.raises(DirectoryNotEmpty):
         create_store(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("size", [0, 4095, 4096 + 1, (1 << 30) + 4096])
+def test_chunk_sizes_are_checked(tmp_path: Path, size: int) -> None:
+    """A chunk size that no store can have is refused, and nothing is created."""
+    with pytest.raises(InvalidArgument):
+        create_store(tmp_path / "store", chunk_size=size)
+    assert not (tmp_path / "store").exists()

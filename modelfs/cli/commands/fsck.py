@@ -29,7 +29,7 @@ Exit codes, as in fsck(8):
   8   could not check
   16  wrong usage
 """
-OUTCOMES: Final = {Outcome.MENDED: "repaired", Outcome.QUARANTINED: "quarantined"}
+OUTCOMES: Final = {Outcome.REPAIRED: "repaired", Outcome.QUARANTINED: "quarantined"}
 
 
 @click.command(epilog=CODES)

@@ -28,7 +28,7 @@ from modelfs.store.store import Store
 class Outcome(enum.StrEnum):
     """The outcome of a repair."""
 
-    MENDED = "mended"  # as it was before the damage, or as good
+    REPAIRED = "mended"  # as it was before the damage, or as good
     QUARANTINED = "quarantined"  # something is lost, and its remains are in quarantine
 
 
@@ -63,7 +63,7 @@ class RepairContext:
     # -- the report
 
     def repaired(self, message: str, files: Iterable[bytes] = ()) -> None:
-        self.actions.append(Action(Outcome.MENDED, message, tuple(files)))
+        self.actions.append(Action(Outcome.REPAIRED, message, tuple(files)))
 
     def quarantined(
         self, message: str, files: Iterable[bytes] = (), tensors: Iterable[str] = ()

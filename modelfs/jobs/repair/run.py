@@ -95,7 +95,7 @@ class RepairReport:
 
     found: list[Finding]
     actions: list[Action]
-    after: FsckReport  # its findings could not be mended
+    after: FsckReport  # its findings could not be repaired
 
     def count(self, outcome: Outcome) -> int:
         return sum(action.outcome is outcome for action in self.actions)
@@ -146,7 +146,7 @@ def _restore_index(
             actions[Action(Outcome.QUARANTINED, restored)] = None
         if (restored := restore_superblock(folder, quarantine)) is not None:
             findings[Finding("superblock", "the index has no superblock that can be read")] = None
-            actions[Action(Outcome.MENDED, restored)] = None
+            actions[Action(Outcome.REPAIRED, restored)] = None
     finally:
         locked.close()
     return findings, actions
@@ -168,7 +168,7 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     if messages := list(rename_packs(store, quarantine)):
         quarantine.move_files()
         # With the packs in their places, the next check has other findings, or none.
-        return [Action(Outcome.MENDED, message) for message in messages]
+        return [Action(Outcome.REPAIRED, message) for message in messages]
     context = RepairContext(store, quarantine, reported)
     try:
         with store.index.change():

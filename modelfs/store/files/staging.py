@@ -15,8 +15,8 @@ its file stay until a flush or ingest replaces them. So a crash leaves a file as
 recorded it, but bytes that were rewritten inside durable ranges may be the old or the new ones, as
 on other file systems.
 
-The version of a window counts the beginning and the end of each write. Ingest compares it before
-and after it reads, and so sees whether the bytes have changed.
+The version of a window counts the beginning and the end of each write, and cuts. Ingest compares it
+before and after it reads, and so sees whether the bytes have changed.
 
 Example. A program writes 100 MiB to inode 5: windows 0 and 1 get the files 5-0-1 and 5-1-2. A flush
 syncs both and records their ranges. Ingest makes chunks of window 0: in one change of the index the
