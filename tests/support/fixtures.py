@@ -48,9 +48,11 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sample(filled: Path, tmp_path: Path) -> Sample:
+def sample(filled: Path, tmp_path: Path) -> Iterator[Sample]:
     """A copy of that store, open for writing, to be damaged."""
-    return Sample(copy_of(filled, tmp_path))
+    sample = Sample(copy_of(filled, tmp_path))
+    yield sample
+    sample.store.abandon()
 
 
 @pytest.fixture(scope="session")
