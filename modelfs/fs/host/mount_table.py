@@ -26,9 +26,10 @@ def mounts(process: str = "self") -> list[MountEntry]:
     Raises:
         OSError: the process has ended, or belongs to another user.
     """
-    table = (PROC / process / "mountinfo").read_text(errors="surrogateescape")
+    table = (PROC / process / "mountinfo").read_bytes()
     entries = []
-    for line in table.splitlines():
+    # Not splitlines() of a text: the kernel escapes "\n" in names, but not "\f" or U+2028.
+    for line in map(os.fsdecode, table.split(b"\n")[:-1]):
         # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw
         left, _, right = line.partition(" - ")
         _, _, device, _, path, *_ = left.split(" ")

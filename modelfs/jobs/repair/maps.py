@@ -66,14 +66,14 @@ def _suspicious_holes(
     """Yield inode, start and stop of holes that may be extents whose rows are gone.
 
     They are no longer than the missing extents together. Extents with damaged rows do not count as
-    missing: their ranges are lost already.
+    missing, also behind the end of their file: their ranges are lost already. All holes of that
+    length are suspicious, since nothing says in which file the missing extents were.
     """
     gaps: dict[int, RangeSet] = {}
     for inode, starts in unreadable.items():
         node = context.node(inode)
         if node is not None and stat.S_ISREG(node.mode):
             gaps[inode] = _gaps(context, maps.get(inode, []), starts)
-            gaps[inode].remove(node.size, SIZE_MAX)
     left = context.missing_bytes - sum(gap.size for gap in gaps.values())
     left -= _wrong_bytes(context, maps) if left > 0 else 0
     for inode, start, stop in context.view().holes(context.missing_bytes) if left > 0 else ():

@@ -219,7 +219,7 @@ class ChunkReader:
             with eio_as_corruption():
                 return self.stored_bytes(chunk, record)
         except (CorruptChunk, CorruptPack) as exc:
-            log.error("chunk %d stays in pack %d: %s", chunk, record.pack, exc)
+            log.error("%s; chunk %d stays in pack %d", exc, chunk, record.pack)
             return None
 
     def recipe(self, chunk: ChunkId, record: Chunk) -> Recipe:

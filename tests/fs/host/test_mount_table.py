@@ -40,6 +40,15 @@ def test_fields() -> None:
     ]
 
 
+def test_names_with_line_separators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a form feed, a carriage return or U+2028, which the kernel does not escape."""
+    monkeypatch.setattr(mount_table, "PROC", tmp_path)
+    (tmp_path / "17").mkdir()
+    table = "35 21 0:48 / /mnt/a\fb\u2028c\rd rw - fuse.modelfs modelfs rw\n"
+    (tmp_path / "17" / "mountinfo").write_bytes(table.encode())
+    assert [str(entry.path) for entry in mounts("17")] == ["/mnt/a\fb\u2028c\rd"]
+
+
 @pytest.mark.usefixtures("proc")
 def test_mounted_elsewhere() -> None:
     """A modelfs mount is found in another process by its device; other mounts are not."""

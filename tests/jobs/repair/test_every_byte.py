@@ -311,6 +311,31 @@ def test_extents_of_a_lost_record_explain_no_missing_extent(sample: Sample, good
     assert failed >= {*range(missing.start // PIECE + 1, missing.stop // PIECE)}
 
 
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_damaged_row_behind_the_end_costs_no_other_file(tmp_path: Path, has_record: bool) -> None:
+    """An extent behind a file's end, whose row does not decode, is not missing in other files."""
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    sparse = noise(CHUNK, 1) + bytes(CHUNK // 2) + noise(CHUNK, 2)
+    with Store(path) as store:
+        inode = new_file(store, b"sparse", sparse[:CHUNK])
+        store.writes.write(inode, 3 * CHUNK // 2, sparse[3 * CHUNK // 2 :])
+        other = new_file(store, b"other", noise(3 * CHUNK, 3))
+        ingest_all(store)
+        if has_record:  # the cut is flushed, and the extents behind it are still in the map
+            store.writes.truncate(other, 100)
+            store.flush(other)
+        store.commit()
+        with store.index.change():
+            store.index.put(Table.EXTENTS, pair_key(other, 2 * CHUNK), b"junk!")
+            if not has_record:  # a new record ends with the last extent that decodes
+                store.index.put(Table.INODES, number_key(other), b"junk!")
+    report = repair(path, data=True)
+    assert report.found != []
+    assert report.after.findings == []
+    assert b"/sparse" not in lost_files(report)
+    assert files_of(path)[b"/sparse"] == sparse
+
+
 def test_of_overlapping_extents_neither_is_believed(sample: Sample, good: Contents) -> None:
     """Two extents for the same bytes contradict each other."""
     first = sample.extents(sample.base)[1]
