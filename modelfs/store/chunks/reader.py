@@ -18,6 +18,7 @@ The recipe is read there; chunk 3, its source, is read by its present record; 7 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import xxhash
@@ -233,6 +234,33 @@ class ChunkReader:
             return Recipe.from_bytes(self.stored_bytes(chunk, record))
         except ValueError as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
+
+    def check_stored(self, chunk: ChunkId, record: Chunk) -> None:
+        """Check the stored bytes that a chunk is decoded from, past all caches.
+
+        Those of its sources, too, and of theirs. Decodes nothing: it costs reading and a hash. A
+        plain chunk is left out, since each `read` of the whole chunk checks it.
+
+        Raises:
+            CorruptChunk: they are damaged or missing.
+            OSError: the disk failed.
+        """
+        if record.kind is ChunkKind.PLAIN:
+            return
+        checked: set[ChunkId] = set()
+        pending = {chunk: record}
+        while pending:
+            number, present = pending.popitem()
+            checked.add(number)
+            sources = self.follow_moves(number, present, partial(self._checked_sources, number))
+            pending |= {source: self._current_record(source) for source in sources - checked}
+
+    def _checked_sources(self, chunk: ChunkId, record: Chunk) -> set[ChunkId]:
+        """Check the stored bytes of a chunk, and return the chunks that it derives from."""
+        if record.kind is ChunkKind.DERIVED:
+            return set(self.recipe(chunk, record).sources)
+        self.stored_bytes(chunk, record)
+        return set()
 
     def check_content(self, chunk: ChunkId, record: Chunk) -> None:
         """Read a chunk from its pack, decode it, and compare it with its hash.

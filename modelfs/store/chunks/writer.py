@@ -149,7 +149,10 @@ class ChunkWriter:
         if (record := self._chunks.find(chunk)) is None or record.size != len(content):
             return False
         try:
-            return self._reader.read(chunk, record) == content
+            if self._reader.read(chunk, record) != content:
+                return False
+            # The content may come from memory, and the bytes on the disk be damaged since.
+            self._reader.check_stored(chunk, record)
         except CorruptData:
             return self._heal(chunk, record, content)
         except OSError as exc:
@@ -157,6 +160,7 @@ class ChunkWriter:
                 raise
             log.warning("chunk %d cannot be read, and gets a new copy: %s", chunk, exc)
             return self._heal(chunk, record, content)
+        return True
 
     def _heal(self, chunk: ChunkId, record: Chunk, content: bytes) -> bool:
         """Store content in the place of a damaged chunk; False if it is not the chunk's content."""

@@ -219,6 +219,38 @@ def test_a_chunk_is_healed_though_its_source_is_damaged(opened: Store) -> None:
     stored_file(opened, b"base again", noise(CHUNK))
 
 
+def test_a_chunk_in_memory_is_compared_on_the_disk(box: Box) -> None:
+    """A good copy heals a chunk that is decoded in memory, too: its stored bytes are damaged."""
+    text = b"text, again and again. " * 100
+    inode = stored_file(box.store, b"f", text)
+    chunk = chunk_at(box.store, inode)
+    assert content_of(box.store, inode) == text
+    spoil(box.store, chunk)
+    assert content_of(box.store, inode) == text  # from memory
+    again = stored_file(box.store, b"again", text)
+    assert chunk_at(box.store, again) == chunk
+    box.store.commit()
+    store = box.crash()
+    assert content_of(store, inode) == content_of(store, again) == text
+
+
+@pytest.mark.parametrize("is_base_damaged", [True, False])
+def test_a_derived_chunk_in_memory_is_compared_on_the_disk(box: Box, is_base_damaged: bool) -> None:
+    """So it is if its base is damaged, or its recipe."""
+    base_file, part, base, chunk = pair(box.store)
+    assert content_of(box.store, part) == noise(CHUNK)[:HALF]
+    spoil(box.store, base if is_base_damaged else chunk)
+    assert content_of(box.store, part) == noise(CHUNK)[:HALF]  # from memory
+    stored_file(box.store, b"again", noise(CHUNK)[:HALF])
+    for each in (chunk, base):
+        box.store.chunk_reader.forget(each)
+    assert content_of(box.store, part) == noise(CHUNK)[:HALF]
+    stored_file(box.store, b"base again", noise(CHUNK))
+    store = box.crash()
+    assert content_of(store, part) == noise(CHUNK)[:HALF]
+    assert content_of(store, base_file) == noise(CHUNK)
+
+
 @pytest.mark.parametrize("data", [noise(CHUNK), b"text, again and again. " * 100], ids=len)
 def test_a_chunk_of_format_1_is_healed(opened: Store, data: bytes) -> None:
     """Without a content checksum, a good copy is recognised by its encoded form."""
