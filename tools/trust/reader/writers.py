@@ -130,7 +130,9 @@ def _crowd(mount: Path, versions: Versions, rng: random.Random) -> None:
             case _:
                 link = mount / "links" / f"hard{rng.randrange(4)}"
                 link.unlink(missing_ok=True)
-                os.link(mount / name_of(rng.randrange(MODELS)), link)
+                # As on other file systems, a model can be replaced between its lookup and the link.
+                with suppress(FileNotFoundError):
+                    os.link(mount / name_of(rng.randrange(MODELS)), link)
     copy = mount / f"copies{rng.randrange(3)}"
     shutil.rmtree(copy, ignore_errors=True)
     with suppress(shutil.Error, OSError):  # of files that are gone again
