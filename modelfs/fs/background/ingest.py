@@ -112,31 +112,17 @@ class BackgroundIngest:
             OSError: of the first file that failed; all others are ingested.
         """
         failures: Failures = {}
-        done: set[InodeNumber] = set()
-        for inodes, left in sync_rounds(self._store):
+        for inodes, done, total in sync_rounds(self._store):
             ingesting = self._ingest.ingest_apart(inodes, done=self._drained.notify)
             failures |= await self._run(ingesting)
-            self._drop_ingested(inodes)
-            done.update(inodes)
             if progress is not None:
-                await progress(len(done), len(done) + left)
+                await progress(done, total)
         try:
             await self._context.durability.flush_all()
         finally:
             await self._context.durability.commit()
         if failures:
             raise self._error(failures)
-
-    def _drop_ingested(self, inodes: Sequence[InodeNumber]) -> None:
-        """Let files wait no longer that are wholly in chunks.
-
-        Another pass would list them for the optimizer again. A file that was written meanwhile has
-        staged bytes, and waits on.
-        """
-        requested = set(self._store.requested())
-        for inode in inodes:
-            if inode not in requested and self._store.staging.find(inode) is None:
-                self._waiting.pop(inode, None)
 
     def _error(self, failures: Failures) -> OSError:
         """Return one exception that names the first file that failed, and how many others."""

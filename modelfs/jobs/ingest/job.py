@@ -38,8 +38,10 @@ def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumbe
     return inodes[:ROUND_FILES]
 
 
-def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int]]:
-    """Yield the rounds that ingest all pending files, each with the number of files behind it.
+def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int, int]]:
+    """Yield the rounds that ingest all pending files.
+
+    Each with the number of files that are done after it, and of all files known by then.
 
     Ask for the next round after the last one was ingested: a model may have requested a new cut of
     its data file. A file that is written meanwhile is ingested once only.
@@ -51,8 +53,8 @@ def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int]]:
         while pending:
             inodes = round_of(store, pending)
             pending = pending[len(inodes) :]
-            yield inodes, len(pending)
             done.update(inodes)
+            yield inodes, len(done), len(done) + len(pending)
         recuts = [inode for inode in store.requested() if cuts[inode] < RECUTS_MAX]
         cuts.update(recuts)
         pending = recuts or [inode for inode in store.pending() if inode not in done]
@@ -170,7 +172,7 @@ def ingest_all(store: Store) -> Job[None]:
     """
     ingest = Ingest(store)
     failures: Failures = {}
-    for inodes, _ in sync_rounds(store):
+    for inodes, _, _ in sync_rounds(store):
         failures |= yield from ingest.ingest_apart(inodes)
     yield Commit()
     for failure in failures.values():
