@@ -253,15 +253,13 @@ class _Process:
         store = shared.store
         with self.lock, store.excluding_writers():
             check_format(store.folder)
-            store.index.suspend()
-            store.index.resume()
+            store.index.reopen()
             block = read_superblock(store.index)
             if block.uuid == shared.uuid:
                 store.superblock = block
             elif self._stores.get(shared.identity, (None, None))[1] is store:
                 del self._stores[shared.identity]
-                store.index.suspend()
-                store.index.resume()
+                store.index.reopen()
 
     def close_unused(self) -> None:
         """Close the stores that nothing refers to."""

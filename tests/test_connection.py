@@ -566,8 +566,9 @@ def test_a_fork_waits_for_the_transactions_of_others(connection: Connection) -> 
     assert sizes == [SIZE]
 
 
-def test_a_fork_does_not_wait_for_reads_of_bytes(connection: Connection) -> None:
-    """A thread may read for minutes."""
+@contextmanager
+def slow_read(connection: Connection) -> Iterator[None]:
+    """A thread that reads bytes for as long as the block takes, and gets the right ones."""
     inside, go = threading.Event(), threading.Event()
     results: list[object] = []
 
@@ -581,10 +582,18 @@ def test_a_fork_does_not_wait_for_reads_of_bytes(connection: Connection) -> None
     )
     thread.start()
     assert inside.wait(SECONDS)
-    assert in_child(lambda: must_read(connection)) == 0
-    go.set()
-    thread.join(SECONDS)
+    try:
+        yield
+    finally:
+        go.set()
+        thread.join(SECONDS)
     assert results == [DATA]
+
+
+def test_a_fork_does_not_wait_for_reads_of_bytes(connection: Connection) -> None:
+    """A thread may read for minutes."""
+    with slow_read(connection):
+        assert in_child(lambda: must_read(connection)) == 0
 
 
 def test_a_fork_inherits_no_lock(
@@ -593,32 +602,19 @@ def test_a_fork_inherits_no_lock(
     """Without slots, a thread locks out writers for its call, but not for the life of a child."""
     monkeypatch.setattr(store_module, "may_lock", lambda _: False)
     monkeypatch.setattr(environment, "may_lock", lambda _: False)
-    inside, go = threading.Event(), threading.Event()
-    results: list[object] = []
-
-    def slow(store: Store, runs: list[ReadRun]) -> object:
-        inside.set()
-        assert go.wait(SECONDS)
-        return store.contents.gather(runs)
-
-    thread = threading.Thread(
-        target=lambda: results.append(connection._carry_out(bytes_of(), slow))
-    )
-    thread.start()
-    assert inside.wait(SECONDS)
-    child = os.fork()
-    if not child:
-        time.sleep(SECONDS)
-        os._exit(0)
+    child = 0
     try:
-        assert is_locked_out(path)
-        go.set()
-        thread.join(SECONDS)
-        assert results == [DATA]
+        with slow_read(connection):
+            child = os.fork()
+            if not child:
+                time.sleep(SECONDS)
+                os._exit(0)
+            assert is_locked_out(path)
         assert not is_locked_out(path)
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def is_locked_out(path: Path) -> bool:

@@ -19,13 +19,13 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
 from modelfs.fs.background.scheduler import Scheduler
-from modelfs.fs.commands import Commands
+from modelfs.fs.commands import Commands, Json
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.store import Store
 
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 REQUEST_MAX: Final = 64 << 10  # bytes
 BACKLOG: Final = 16
-
-Json = dict[str, Any]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 

@@ -31,6 +31,7 @@ from modelfs.errors import (
 )
 from modelfs.store.disk.descriptors import sync_folder
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
@@ -131,7 +132,7 @@ def check_index(folder: Path) -> None:
     Raises:
         IndexLost: its file is missing or empty.
     """
-    data = folder / INDEX / "data.mdb"
+    data = folder / INDEX / DATA_FILE
     if not data.is_file() or not data.stat().st_size:
         # LMDB would create an empty index, and hide the loss.
         raise IndexLost(f"{data} is missing or empty")

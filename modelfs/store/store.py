@@ -249,9 +249,8 @@ class Store:
         """Open the index with slots, if this process has the permission by now; return whether."""
         if self.index.has_slots or not may_lock(self.folder / INDEX):
             return False
-        self.index.suspend()
-        self.index.resume()
-        self.index.snapshot_id()  # opens the index again
+        self.index.reopen()
+        self.index.snapshot_id()  # opens it
         return self.index.has_slots
 
     def unlock(self) -> None:

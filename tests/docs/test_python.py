@@ -1,7 +1,6 @@
 """The examples of the page on Python run."""
 
 import doctest
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,6 @@ from tests.support.stores import FOLDER, new_file
 PAGE = CHECKOUT / "docs" / "python.md"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("modelfs.reader") is None, reason="there is no modelfs.open yet"
-)
 def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example prints what the page says."""
     monkeypatch.chdir(tmp_path)

@@ -314,6 +314,11 @@ class Index:
         """Let reads open LMDB's environment again. On the thread that called `suspend`."""
         self._env.resume()
 
+    def reopen(self) -> None:
+        """Let the next read open LMDB's environment again, as it is on the disk by then."""
+        self.suspend()
+        self.resume()
+
     @property
     def has_slots(self) -> bool:
         """Whether reads have slots in LMDB's lock file: otherwise no writer may be at work."""

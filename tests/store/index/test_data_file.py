@@ -1,9 +1,6 @@
 """The data file of an LMDB environment: blocks ahead of their use, and its length."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from modelfs.store.index.data_file import (
     AHEAD,
@@ -13,20 +10,7 @@ from modelfs.store.index.data_file import (
 )
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path)
-    put(index, b"a", b"1")
-    yield index
-    index.close()
-
-
-def put(index: Index, key: bytes, value: bytes) -> None:
-    with index.change():
-        index.put(Table.META, key, value)
-    index.commit()
+from tests.support.small_index import put
 
 
 def blocks(folder: Path) -> int:

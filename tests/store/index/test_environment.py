@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +15,7 @@ from modelfs.errors import CorruptIndex, StoreBusy, StoreFull
 from modelfs.store.index import environment as environment_module
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
+from tests.support.small_index import put
 from tests.support.stores import run_apart
 
 
@@ -34,20 +34,6 @@ class Stubborn:
             raise self._failures[name]
 
         return fail
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path)
-    put(index, b"a", b"1")
-    yield index
-    index.close()
-
-
-def put(index: Index, key: bytes, value: bytes) -> None:
-    with index.change():
-        index.put(Table.META, key, value)
-    index.commit()
 
 
 def fail(index: Index, **failures: lmdb.Error) -> None:
@@ -199,8 +185,7 @@ def test_suspending_waits_for_other_threads_only(index: Index) -> None:
 
     def fork_inside() -> None:
         with index._env.transaction() as transaction:
-            index.suspend()
-            index.resume()
+            index.reopen()
             transaction.get(b"a", db=index._env.database(Table.META))
 
     with pytest.raises(CorruptIndex):
@@ -388,7 +373,7 @@ def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     assert inside.wait(20)
-    suspender = threading.Thread(target=suspend_and_resume, args=(index,))
+    suspender = threading.Thread(target=index.reopen)
     suspender.start()
     suspender.join(0.05)
     assert suspender.is_alive()
@@ -398,11 +383,6 @@ def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
     assert values == [None]
     assert not suspender.is_alive()
     index.close()
-
-
-def suspend_and_resume(index: Index) -> None:
-    index.suspend()
-    index.resume()
 
 
 SAME_PID = """
