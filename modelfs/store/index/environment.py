@@ -153,13 +153,7 @@ class Environment:
         A transaction of this thread, in which a signal handler forks, ends in an `lmdb.Error`.
         """
         self._lock.acquire()
-        env = self._env
-        self._draining, self._env = env, None
-        this_thread = get_ident()
-        while any(thread != this_thread for thread in list(self.alive.values())):
-            time.sleep(POLL_SECONDS)
-        self._draining = None
-        if env is not None:
+        if (env := self._drain(spared=get_ident())) is not None:
             env.close()
 
     def resume(self) -> None:
@@ -229,11 +223,7 @@ class Environment:
         with self._lock:
             if self._env is not env:
                 return True  # another thread has recovered it already
-            self._draining, self._env = env, None
-            while self.alive:
-                # Not a condition variable: every transaction would have to notify it.
-                time.sleep(POLL_SECONDS)
-            self._draining = None
+            self._drain()
             if isinstance(problem, lmdb.PanicError):
                 log.warning("the index was closed and opened again after a failed commit")
                 env.close()
@@ -241,6 +231,19 @@ class Environment:
             else:
                 self._resize(env, problem)
         return True
+
+    def _drain(self, spared: int | None = None) -> lmdb.Environment | None:
+        """Take LMDB's environment, when no thread uses it but `spared`; others wait for a new one.
+
+        The caller has the lock.
+        """
+        env = self._env
+        self._draining, self._env = env, None
+        while any(thread != spared for thread in list(self.alive.values())):
+            # Not a condition variable: every transaction would have to notify it.
+            time.sleep(POLL_SECONDS)
+        self._draining = None
+        return env
 
     def _resize(self, env: lmdb.Environment, problem: lmdb.Error) -> None:
         # If another process has made the map larger, 0 means the size that it chose.
