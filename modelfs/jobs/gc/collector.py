@@ -7,7 +7,7 @@ the sparse pack is deleted with the next commit. A pack is kept if one of its ch
 copied.
 
 In between, stale hints are dropped. Hints are rows that only speed up a search, and one is stale
-when its file or tensor is gone.
+when its file or tensor is gone. A hint with a damaged row is dropped, too, as no content needs it.
 
 Example. A pack holds 250 chunks of 1 MiB, and 180 of them belonged to a file that was removed. They
 are dead: their records go. 70 of 250 MiB are live, less than `LIVE_MIN`, so the other 70 chunks are
@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from modelfs.errors import CorruptPack
+from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
+from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.tables import ChunkId, PackId, Table
 from modelfs.store.packs.segment import PAGE
@@ -48,7 +49,7 @@ class Hints(Protocol):
     def TABLE(self) -> Table: ...  # noqa: N802 - a constant of the classes that have it
 
     def is_stale(self, key: bytes) -> bool:
-        """Whether the file or tensor of a row is gone, or has changed."""
+        """Whether the file or tensor of a row that decodes is gone, or has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +82,14 @@ class Collector:
         return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(rows), gain)
 
     def drop_stale_hints(self) -> Iterator[None]:
-        """Drop stale hints; yields after each slice."""
+        """Drop stale hints, and rows that do not decode; yields after each slice."""
         index = self._store.index
         for hints in self._hints:
             start = b""
             while rows := index.scan(hints.TABLE, start, KEY_END, SLICE):
                 with index.change():
-                    for key, _ in rows:
-                        if hints.is_stale(key):
+                    for key, value in rows:
+                        if not _decodes(hints.TABLE, key, value) or hints.is_stale(key):
                             index.delete(hints.TABLE, key)
                 yield
                 start = rows[-1][0] + b"\0"
@@ -136,3 +137,12 @@ class Collector:
 
 def _is_sparse(row: PackRow, live_min: float) -> bool:
     return row.live < live_min * (row.stop - PAGE) or row.live == 0
+
+
+def _decodes(table: Table, key: bytes, value: bytes) -> bool:
+    try:
+        DECODERS[table](key, value)
+    except CorruptIndex as exc:
+        log.warning("a damaged row of %s is dropped: %s", table.value, exc)
+        return False
+    return True

@@ -12,7 +12,6 @@ copied to backup.data. No model names that, but its copy key is the one of weigh
 at the same offsets, and all its chunks are shared.
 """
 
-import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,7 +23,9 @@ from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
     InodeNumber,
     Table,
+    check_size,
     number_key,
+    number_of,
     prefix_end,
     request_value,
 )
@@ -35,8 +36,6 @@ SIZE_MIN: Final = 64 << 10
 HEAD: Final = 64 << 10
 # Of more files with one key, only the first are looked up.
 COPIES_MAX: Final = 64
-
-_KEY = struct.Struct(">Q16sQ")
 
 
 def copy_key(read_at: ReadAt, size: int, seed: int) -> bytes | None:
@@ -76,17 +75,22 @@ class CopyHints:
 
     def is_stale(self, key: bytes) -> bool:
         """Whether the file of a row is gone, or has another size or a format of its own."""
-        size, _, inode = _KEY.unpack(key)
-        return self._node(InodeNumber(inode), size) is None
+        return self._node(key) is None
 
     def _with_key(self, key: bytes) -> Iterator[Inode]:
         rows = self._index.scan(Table.COPY_HINTS, key, prefix_end(key), COPIES_MAX)
         for row_key, _ in rows:
-            size, _, inode = _KEY.unpack(row_key)
-            if (node := self._node(InodeNumber(inode), size)) is not None:
+            if (node := self._node(row_key)) is not None:
                 yield node
 
-    def _node(self, inode: InodeNumber, size: int) -> Inode | None:
-        node = self._inodes.find(inode)
-        listed = (Format.PLAIN, Format.ONNX_DATA)
-        return node if node is not None and node.size == size and node.format in listed else None
+    def _node(self, key: bytes) -> Inode | None:
+        """Return the file of a row: copy key, inode u64. None if it is gone or has changed.
+
+        Raises:
+            CorruptIndex: the key has another length.
+        """
+        check_size(key, 32)
+        node = self._inodes.find(InodeNumber(number_of(key[24:])))
+        if node is None or node.size != number_of(key):
+            return None
+        return node if node.format in (Format.PLAIN, Format.ONNX_DATA) else None
