@@ -20,7 +20,7 @@ def rows(store: Store) -> dict[Table, int]:
 def test_hints_of_files_that_are_there_stay(sample: Sample) -> None:
     """Every table of hints has rows of files that are there, and gc drops none of them."""
     collect(sample.store)  # some rows of the sample are stale
-    assert {hints.TABLE for hints in all_hints(sample.store)} == HINT_TABLES
+    assert {hints.table for hints in all_hints(sample.store)} == HINT_TABLES
     before = rows(sample.store)
     assert all(before.values())
     collect(sample.store)

@@ -46,7 +46,7 @@ class Hints(Protocol):
     """A table of hints: any of its rows may be dropped."""
 
     @property
-    def TABLE(self) -> Table: ...  # noqa: N802 - a constant of the classes that have it
+    def table(self) -> Table: ...
 
     def is_stale(self, key: bytes) -> bool:
         """Whether the file or tensor of a row that decodes is gone, or has changed."""
@@ -86,11 +86,11 @@ class Collector:
         index = self._store.index
         for hints in self._hints:
             start = b""
-            while rows := index.scan(hints.TABLE, start, KEY_END, SLICE):
+            while rows := index.scan(hints.table, start, KEY_END, SLICE):
                 with index.change():
                     for key, value in rows:
-                        if not _decodes(hints.TABLE, key, value) or hints.is_stale(key):
-                            index.delete(hints.TABLE, key)
+                        if not _decodes(hints.table, key, value) or hints.is_stale(key):
+                            index.delete(hints.table, key)
                 yield
                 start = rows[-1][0] + b"\0"
 

@@ -51,7 +51,7 @@ def copy_key(read_at: ReadAt, size: int, seed: int) -> bytes | None:
 class CopyHints:
     """The table of copy keys. Reading is for any thread."""
 
-    TABLE: Final = Table.COPY_HINTS
+    table: Final = Table.COPY_HINTS
 
     def __init__(self, store: Store) -> None:
         self._index = store.index

@@ -33,16 +33,16 @@ from modelfs.store.store import Store
 Place = tuple[InodeNumber, bytes]  # folder and name
 
 # A data file that more models name is cut by the first of them only.
-MODELS_MAX = 16
+MODELS_MAX: Final = 16
 # Of more tensors in one data file, from all its models together, the first are used. The tensors of
 # one model are bounded by the memory of a scan.
-SPANS_MAX = 1 << 17
+SPANS_MAX: Final = 1 << 17
 
 
 class ExternalData:
     """The table of data files that models name. Reading is for any thread."""
 
-    TABLE: Final = Table.EXTERNAL_DATA
+    table: Final = Table.EXTERNAL_DATA
 
     def __init__(self, store: Store) -> None:
         self._index = store.index

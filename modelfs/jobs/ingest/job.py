@@ -175,5 +175,5 @@ def ingest_all(store: Store) -> Job[None]:
     for inodes, _, _ in sync_rounds(store):
         failures |= yield from ingest.ingest_apart(inodes)
     yield Commit()
-    for failure in failures.values():
-        raise failure
+    if failures:
+        raise next(iter(failures.values()))

@@ -113,7 +113,7 @@ class ListedTensor(NamedTuple):
 class SimilarityIndex:
     """The sketches of stored tensors. Reading is for any thread."""
 
-    TABLE: Final = Table.SKETCHES
+    table: Final = Table.SKETCHES
 
     def __init__(self, store: Store) -> None:
         self._index = store.index
