@@ -141,16 +141,14 @@ class BackgroundIngest:
             StoreFull, OSError: no room, or the disk failed; content that is not in chunks is still
                 staged.
         """
-        await self._run(self._ingest.ingest(inodes, complete=complete, done=self._drained.notify))
+        job = self._ingest.ingest(inodes, complete=complete, done=self._drained.notify)
+        for inode in await self._run(job):
+            if self._context.handles.is_open_for_writing(inode):
+                self._file(inode).unrecognised = True
 
     async def _run(self, job: Job[T]) -> T:
         async with self._context.pack_lock.append():
-            result = await self._context.driver.run(job)
-        for inode in self._ingest.unrecognised:
-            if self._context.handles.is_open_for_writing(inode):
-                self._file(inode).unrecognised = True
-        self._ingest.unrecognised.clear()
-        return result
+            return await self._context.driver.run(job)
 
     async def ingest_due(self) -> None:
         """Ingest every file that is due, and then the long files that are being written.

@@ -41,7 +41,8 @@ def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumbe
 def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int, int]]:
     """Yield the rounds that ingest all pending files.
 
-    Each with the number of files that are done after it, and of all files known by then.
+    Each round comes with the number of files that are done after it, and with that of all files
+    known by then.
 
     Ask for the next round after the last one was ingested: a model may have requested a new cut of
     its data file. A file that is written meanwhile is ingested once only.
@@ -67,8 +68,6 @@ class Ingest:
         self._store = store
         self._applier = Applier(store)
         self._worker = Worker(store)
-        # Files whose format a partial pass could not recognise. The daemon empties this set.
-        self.unrecognised: set[InodeNumber] = set()
 
     def ingest(
         self,
@@ -76,7 +75,7 @@ class Ingest:
         *,
         complete: bool = True,
         done: Callable[[], None] | None = None,
-    ) -> Job[None]:
+    ) -> Job[set[InodeNumber]]:
         """Ingest a round of files.
 
         The caller holds off other writers of packs, and the removal of these files.
@@ -87,11 +86,16 @@ class Ingest:
             complete: no program is writing the files, so their layouts are final.
             done: called after each file.
 
+        Returns:
+            The files that were not ingested to their ends: a partial pass could not recognise the
+            format, or the file was cut meanwhile.
+
         Raises:
             StoreFull: no room; bytes that are not in chunks are still staged.
             OSError: the disk failed; the same.
         """
         passes: list[Pass] = []
+        unfinished: set[InodeNumber] = set()
         for inode in inodes:
             yield Pause()
             staged = self._store.staging.find(inode)
@@ -104,6 +108,8 @@ class Ingest:
             passes.append(self._applier.begin_pass(inode, complete=complete))
         while passes:
             steps, ended = yield from self._do_next_steps(passes)
+            advanced = {file_pass.inode for file_pass in (*ended, *(s.file_pass for s in steps))}
+            unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
                 inode = file_pass.inode
                 if file_pass.layout is None and self._store.inodes.find(inode) is not None:
@@ -115,6 +121,7 @@ class Ingest:
                     done()
                 yield Pause()
             passes = [step.file_pass for step in steps if not step.file_pass.done]
+        return unfinished
 
     def ingest_apart(
         self, inodes: Sequence[InodeNumber], *, done: Callable[[], None] | None = None
@@ -156,8 +163,6 @@ class Ingest:
         with self._store.writing() as writer:
             done, written = yield Work(partial(self._worker.work, steps, writer))
         yield from pausing(self._store.publish(written))
-        inodes = {step.file_pass.inode for step in steps}
-        self.unrecognised |= inodes - {step.file_pass.inode for step in done}
         for step in done:
             yield from pausing(self._applier.apply(step))
             yield Pause()
