@@ -19,7 +19,8 @@ from modelfs.store.index.index import KEY_END, SCAN_PAGE, Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import Table
 
-# The fields of `Chunk` that are needed here, and that of `Extent`.
+# The fields of `Chunk` that are needed here, and that of `Extent`. `Chunk.LAYOUT` is the authority;
+# a test holds that the columns are the record's fields.
 CHUNK: Final = np.dtype(
     {
         "names": ["kind", "pack", "offset", "stored", "refs", "dependants"],

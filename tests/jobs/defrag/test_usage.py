@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from modelfs.codecs.base import CodecId
 from modelfs.jobs.defrag import usage as usage_module
 from modelfs.jobs.defrag.order import PackedChunks
-from modelfs.jobs.defrag.usage import read_usage
+from modelfs.jobs.defrag.usage import CHUNK, EXTENT, read_usage
 from modelfs.store.index import index as index_module
-from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent
-from modelfs.store.index.tables import ChunkId, Table, pair_of
+from modelfs.store.index.tables import ChunkId, PackId, Table, pair_of
 from modelfs.store.store import Store
 from tests.support.run_jobs import optimize
 from tests.support.stores import stored_file
@@ -35,6 +36,32 @@ def read_in_order(store: Store) -> Iterator[tuple[int, int]]:
             if (inode, chunk) not in seen and not store.chunks.record(chunk).is_lost:
                 seen.add((inode, chunk))
                 yield inode, chunk
+
+
+def test_columns_are_the_fields_of_the_records() -> None:
+    """Each column that is read has the offset and width of the record's field of that name."""
+    for kind, value in ((ChunkKind.PLAIN, 0), (ChunkKind.DERIVED, (1 << 32) - 1)):
+        chunk = Chunk(
+            kind,
+            CodecId.RAW,
+            2,
+            PackId(value << 29),
+            value << 29 | 5,
+            value,
+            value,
+            8,
+            9,
+            bytes(range(16)),
+            dependants=value,
+            content_checksum=12,
+            element=13,
+        )
+        columns = np.frombuffer(chunk.to_bytes(), CHUNK)[0]
+        names = list(CHUNK.fields or ())
+        assert names
+        assert [columns[name] for name in names] == [getattr(chunk, name) for name in names]
+    extent = Extent(0, ChunkId((1 << 62) - 7), 1, 2)
+    assert np.frombuffer(extent.to_bytes(), EXTENT)["chunk"][0] == extent.chunk
 
 
 @pytest.mark.parametrize("few", [1, 5, 1000])
