@@ -13,7 +13,7 @@ from modelfs.jobs.ingest.job import ingest_all as ingest_all_job
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize as optimize_job
 from modelfs.jobs.scrub.job import scrub_next
-from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
+from modelfs.jobs.scrub.scrubber import CheckedRange, Scrubber
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -68,9 +68,9 @@ def defragment(store: Store, progress: Callable[[int, int], None] | None = None)
     )
 
 
-def scrub(store: Store, ranges: int = 1 << 30) -> list[PackRange]:
+def scrub(store: Store, ranges: int = 1 << 30) -> list[CheckedRange]:
     """Check up to `ranges` ranges, and return them."""
-    scrubber, done = Scrubber(store), list[PackRange]()
+    scrubber, done = Scrubber(store), list[CheckedRange]()
     while len(done) < ranges and (checked := run(scrub_next(scrubber), store)) is not None:
         done.append(checked)
     return done

@@ -6,7 +6,7 @@ from functools import partial
 
 from modelfs.jobs.check.findings import with_names
 from modelfs.jobs.scrub.report import damage_findings
-from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
+from modelfs.jobs.scrub.scrubber import CheckedRange, Scrubber
 from modelfs.jobs.steps import Job, Pause, Work
 from modelfs.store.store import Store
 
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def scrub_next(scrubber: Scrubber) -> Job[PackRange | None]:
+def scrub_next(scrubber: Scrubber) -> Job[CheckedRange | None]:
     """Check the next range of a pack, and return it with its damage; None at the scrub's end."""
     scrubber.forget_healed()
-    if (checked := scrubber.next_range()) is None:
+    if (part := scrubber.next_range()) is None:
         return None
-    yield Work(partial(scrubber.check, checked))
+    checked: CheckedRange = yield Work(partial(scrubber.check, part))
     scrubber.apply(checked)
     return checked
 
@@ -47,7 +47,7 @@ def scrub(
         yield Pause()
 
 
-def log_damage(store: Store, checked: PackRange) -> None:
+def log_damage(store: Store, checked: CheckedRange) -> None:
     """Log the damage of a range, with the files and tensors that need its chunks. Any thread."""
     for problem in checked.problems:
         log.error("scrub: %s", problem)

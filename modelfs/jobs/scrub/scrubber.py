@@ -12,7 +12,7 @@ A damaged chunk is recorded in the index with its place. It is *healed*, and the
 when the chunk has another place, because a good copy was written, or is not in use any more.
 
 Example. A store has pack 1 with two segments and pack 2 with one. The first segment is sound; in
-the second, chunk 7 does not match its checksum. A row for chunk 7 says pack 1 and its offset. The
+the second, chunk 7 does not match its checksum. A row for chunk 7 has pack 1 and its offset. The
 store is unmounted and mounted: the scrub continues with pack 2, and ends. When the file of chunk 7
 is copied in again, a good copy of the chunk is appended to pack 2. That is not the row's place, so
 the row is deleted.
@@ -21,7 +21,7 @@ the row is deleted.
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -61,18 +61,26 @@ class ScrubStatus:
     rate: int  # bytes per second, of a scrub in the background; 0: of a command
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PackRange:
-    """A part of a pack to check; `check` adds the counts and the damage."""
+    """A range of a pack to check: from the position to the end of the pack's committed part."""
 
     pack: PackId
     start: int
-    stop: int  # of the pack's committed part; after `check`, of this range
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRange:
+    """The result of a check: the next position, counts, and damage."""
+
+    pack: PackId
+    stop: int  # of the segment that was checked, or of the pack
     chunks: int = 0
     bytes: int = 0
-    damaged: dict[ChunkId, str] = field(default_factory=dict)  # a message for each chunk
-    places: dict[ChunkId, int] = field(default_factory=dict)  # of the damaged chunks
-    problems: list[str] = field(default_factory=list)  # of the pack's header and tables
+    damaged: Mapping[ChunkId, str] = field(default_factory=dict)  # a message for each chunk
+    places: Mapping[ChunkId, int] = field(default_factory=dict)  # of the damaged chunks
+    problems: tuple[str, ...] = ()  # of the pack's header and tables
 
 
 class Scrubber:
@@ -119,7 +127,7 @@ class Scrubber:
             self._counters.set(SCRUB_RATE, 0)
         return None
 
-    def apply(self, checked: PackRange) -> None:
+    def apply(self, checked: CheckedRange) -> None:
         """Record a range that was checked: position, counts, damaged chunks."""
         with self._index.change():
             self._counters.set(SCRUB_PACK, checked.pack)
@@ -180,26 +188,39 @@ class Scrubber:
 
     # -- any thread
 
-    def check(self, part: PackRange) -> None:
-        """Check the next segment of a range, and add its counts and damage to the range.
+    def check(self, part: PackRange) -> CheckedRange:
+        """Check the first segment of a range.
 
-        If the segment's table is damaged, check the whole rest of the pack.
+        If the segment's table is damaged, check the whole range.
         """
+        stop, problems = part.stop, tuple[str, ...]()
         self._drop_cached_pages(part.pack, part.start - PAGE, part.start + TABLE_MAX)
         try:
             if part.start == PAGE:
                 self._packs.check_header(part.pack)
             segment = self._packs.segment(part.pack, part.start, part.stop)
-            part.stop = segment.stop
+            stop = segment.stop
             records = self._chunks_in_use(part, segment)
         except (CorruptPack, OSError) as exc:
             if self._index.get(Table.PACKS, number_key(part.pack)) is None:
-                return  # gc has deleted the pack
-            part.problems.append(str(exc))
+                return CheckedRange(part.pack, part.stop)  # gc has deleted the pack
+            problems = (str(exc),)
             records = self._chunks_in_use(part)
-        self._drop_cached_pages(part.pack, part.start, part.stop)
+        self._drop_cached_pages(part.pack, part.start, stop)
+        count = size = 0
+        damaged, places = dict[ChunkId, str](), dict[ChunkId, int]()
         for chunk, record in records:
-            self._check_chunk(part, chunk, record)
+            if (damage := self._find_damage(chunk, record)) is not None:
+                source, place, message = damage
+                damaged[source], places[source] = message, place
+            now = self._chunks.find(chunk)
+            if now is None or now.place != record.place:
+                damaged.pop(chunk, None)  # moved or removed meanwhile
+                places.pop(chunk, None)
+                continue
+            count += 1
+            size += record.stored
+        return CheckedRange(part.pack, stop, count, size, damaged, places, problems)
 
     def _chunks_in_use(
         self, part: PackRange, segment: SegmentTable | None = None
@@ -220,33 +241,27 @@ class Scrubber:
             if record.pack == part.pack and record.alive and record.offset >= part.start:
                 yield ChunkId(number_of(key)), record
 
-    def _check_chunk(self, part: PackRange, chunk: ChunkId, record: Chunk) -> None:
+    def _find_damage(self, chunk: ChunkId, record: Chunk) -> tuple[ChunkId, int, str] | None:
+        """Check a chunk; if it fails, return the damaged chunk, its place, and a message.
+
+        A chunk that fails to decode because of its source is reported as damage of the source.
+        Damage of a chunk that is recorded as lost is not new, and fsck reports it.
+        """
         try:
             self._reader.check_content(chunk, record)
         except CorruptChunk as exc:
-            self._record_damage(part, ChunkId(exc.base), chunk, str(exc))
+            damaged, message = ChunkId(exc.base), str(exc)
         except OSError as exc:
-            self._record_damage(part, chunk, chunk, str(exc))
-        now = self._chunks.find(chunk)
-        if now is None or now.place != record.place:
-            part.damaged.pop(chunk, None)  # moved or removed meanwhile
-            part.places.pop(chunk, None)
-            return
-        part.chunks += 1
-        part.bytes += record.stored
-
-    def _record_damage(
-        self, part: PackRange, damaged: ChunkId, needed_by: ChunkId, problem: str
-    ) -> None:
-        # A chunk that fails to decode because of its source is reported as damage of the source.
-        # Damage of a chunk that is recorded as lost is not new, and fsck reports it.
-        record = self._chunks.find(damaged)
-        if record is None:
-            damaged, record = needed_by, self._chunks.find(needed_by)
-        if record is not None and not record.is_lost:
-            self._reader.distrust(record)
-            part.damaged[damaged] = problem
-            part.places[damaged] = _place_number(record)
+            damaged, message = chunk, str(exc)
+        else:
+            return None
+        found = self._chunks.find(damaged)
+        if found is None:
+            damaged, found = chunk, self._chunks.find(chunk)
+        if found is None or found.is_lost:
+            return None
+        self._reader.distrust(found)
+        return damaged, _place_number(found), message
 
     def _drop_cached_pages(self, pack: PackId, start: int, stop: int) -> None:
         with contextlib.suppress(CorruptPack):  # the reads after this raise it, too

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.jobs import drive
-from modelfs.jobs.scrub.scrubber import PackRange, Scrubber
+from modelfs.jobs.scrub.scrubber import CheckedRange, PackRange, Scrubber
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake, Reply
 from tests.support.paths import MODELS
@@ -90,11 +90,11 @@ class Checks:
         self.interrupted = 0
         real = Scrubber.check
 
-        def check(scrubber: Scrubber, part: PackRange) -> None:
+        def check(scrubber: Scrubber, part: PackRange) -> CheckedRange:
             self.count += 1
             if self.count == self.interrupted:
                 raise KeyboardInterrupt
-            real(scrubber, part)
+            return real(scrubber, part)
 
         patch.setattr(Scrubber, "check", check)
 

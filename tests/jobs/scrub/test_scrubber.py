@@ -6,7 +6,7 @@ import pytest
 
 from modelfs.errors import CorruptChunk
 from modelfs.jobs.scrub.report import scrub_report
-from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, PackRange, Scrubber
+from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, CheckedRange, Scrubber
 from modelfs.store.chunks import verified
 from modelfs.store.index.counters import SCRUB_DAMAGED
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
@@ -136,13 +136,13 @@ def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({place_of(opened, inode)[0] for inode in inodes}) > 2
     Scrubber(opened).begin()
     scrub(opened, 2)
-    checked = Scrubber(opened).next_range()
-    assert checked is not None
+    part = Scrubber(opened).next_range()
+    assert part is not None
     for number in range(6):
         drain(opened.orphans.remove(opened.namespace.unlink(ROOT, b"%d" % number)))
     collect(opened)
-    Scrubber(opened).check(checked)
-    assert (checked.damaged, checked.problems) == ({}, [])
+    checked = Scrubber(opened).check(part)
+    assert (checked.damaged, checked.problems) == ({}, ())
     Scrubber(opened).apply(checked)
     assert all(not each.damaged for each in scrub(opened))
 
@@ -202,7 +202,7 @@ def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_damage_rows_are_bounded(opened: Store) -> None:
     """At most `REMEMBERED_MAX` damaged chunks have a row in the index."""
     inode = stored_file(opened, b"f", noise(CHUNK))
-    checked = PackRange(PackId(1), 0, 0, places={ChunkId(number): 0 for number in range(2000)})
+    checked = CheckedRange(PackId(1), 0, places={ChunkId(number): 0 for number in range(2000)})
     Scrubber(opened).apply(checked)
     assert len(_rows(opened)) == REMEMBERED_MAX
     assert Scrubber(opened).damaged() == {}
