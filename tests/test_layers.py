@@ -21,7 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("modelfs.store.chunks",),
     ("modelfs.store.files",),
     ("modelfs.store",),
-    ("modelfs.jobs.check", "modelfs.jobs.steps"),
+    ("modelfs.jobs.steps",),
+    ("modelfs.jobs.check",),
     (
         "modelfs.jobs.ingest",
         "modelfs.jobs.optimize",

@@ -6,13 +6,14 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
 import click
 
 from modelfs.cli.failure import Failure, with_hint
+from modelfs.jobs.steps import Progress
 from modelfs.store.folder import CONTROL_SOCKET
 
 CONNECT_SECONDS: Final = 10.0
@@ -20,8 +21,6 @@ CONNECT_SECONDS: Final = 10.0
 # for.
 NOTE_SECONDS: Final = 10.0
 REPLY_MAX: Final = 1 << 30  # bytes
-
-Progress = Callable[[int, int], None]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 

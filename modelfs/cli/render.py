@@ -21,8 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from modelfs.cli import client
 from modelfs.cli.escape import plain
+from modelfs.jobs import steps
 
 Json = dict[str, Any]
 
@@ -75,7 +75,7 @@ def show_table(table: Table) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(activity: str, *, in_bytes: bool = False) -> Iterator[client.Progress]:
+def progress_bar(activity: str, *, in_bytes: bool = False) -> Iterator[steps.Progress]:
     """Show a progress bar on stderr if that is a terminal; yield the function that advances it."""
     console = Console(stderr=True, markup=False, highlight=False)
     with Progress(

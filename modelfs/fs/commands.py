@@ -22,6 +22,7 @@ from typing import Any, Final
 import trio
 
 from modelfs.errors import InvalidArgument
+from modelfs.fs.background.context import AsyncProgress
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect_file
@@ -33,7 +34,6 @@ from modelfs.store.store import Store
 RATE_MAX: Final = 1 << 62
 
 Json = dict[str, Any]
-Progress = Callable[[int, int], Awaitable[None]]
 
 
 class Commands:
@@ -50,7 +50,7 @@ class Commands:
         self._background = background
         self._mountpoint = mountpoint
         self._workers = workers
-        self._by_name: dict[str, Callable[[Json, Progress], Awaitable[Json]]] = {
+        self._by_name: dict[str, Callable[[Json, AsyncProgress], Awaitable[Json]]] = {
             "stats": self.stats,
             "sync": self.sync,
             "gc": self.gc,
@@ -62,7 +62,7 @@ class Commands:
             "scrub-status": self.scrub_status,
         }
 
-    async def run(self, request: Json, progress: Progress) -> Json:
+    async def run(self, request: Json, progress: AsyncProgress) -> Json:
         """Carry out a request, and return its result.
 
         Raises:
@@ -74,22 +74,22 @@ class Commands:
             raise InvalidArgument(f"unknown command {name!r}")
         return await self._by_name[name](request, progress)
 
-    async def stats(self, request: Json, progress: Progress) -> Json:
+    async def stats(self, request: Json, progress: AsyncProgress) -> Json:
         disk_bytes = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
         return self._store.statistics(disk_bytes).to_dict()
 
-    async def sync(self, request: Json, progress: Progress) -> Json:
+    async def sync(self, request: Json, progress: AsyncProgress) -> Json:
         await self._background.durability.sync_mapped_files(self._mountpoint)
         await self._background.ingest.sync(progress)
         return {}
 
-    async def gc(self, request: Json, progress: Progress) -> Json:
+    async def gc(self, request: Json, progress: AsyncProgress) -> Json:
         if request.get("dry_run"):
             return {**asdict(self._background.gc.survey()), "dry_run": True}
         garbage = await self._background.gc.collect(LIVE_MIN_SHORT)
         return {**asdict(garbage), "dry_run": False}
 
-    async def optimize(self, request: Json, progress: Progress) -> Json:
+    async def optimize(self, request: Json, progress: AsyncProgress) -> Json:
         depth = request.get("depth")
         if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
             raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
@@ -103,7 +103,7 @@ class Commands:
         await self._background.gc.collect(LIVE_MIN_SMALL)
         return optimize_report(self._store, optimize.backlog, before)
 
-    async def inspect(self, request: Json, progress: Progress) -> Json:
+    async def inspect(self, request: Json, progress: AsyncProgress) -> Json:
         inode = request.get("inode")
         if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
             raise InvalidArgument("inspect needs an inode")
@@ -113,13 +113,13 @@ class Commands:
         )
         return report.to_dict()
 
-    async def hold(self, request: Json, progress: Progress) -> Json:
+    async def hold(self, request: Json, progress: AsyncProgress) -> Json:
         # After a commit no pack is deleted any more that an earlier commit dropped. `Control` keeps
         # later ones from being deleted.
         await self._background.durability.commit()
         return {}
 
-    async def scrub(self, request: Json, progress: Progress) -> Json:
+    async def scrub(self, request: Json, progress: AsyncProgress) -> Json:
         rate = request.get("rate", 0)
         if not isinstance(rate, int) or not 0 <= rate <= RATE_MAX:
             raise InvalidArgument("rate is a number of bytes per second")
@@ -137,9 +137,9 @@ class Commands:
                 raise
         return await scrub.report()
 
-    async def scrub_stop(self, request: Json, progress: Progress) -> Json:
+    async def scrub_stop(self, request: Json, progress: AsyncProgress) -> Json:
         self._background.scrub.pause()
         return await self._background.scrub.report()
 
-    async def scrub_status(self, request: Json, progress: Progress) -> Json:
+    async def scrub_status(self, request: Json, progress: AsyncProgress) -> Json:
         return await self._background.scrub.report()

@@ -50,6 +50,9 @@ class Commit:
 Step = Work | Pause | Commit
 Job = Generator[Step, Any, T]
 
+# Called with the amount that is done, and the whole amount: bytes, or files.
+Progress = Callable[[int, int], None]
+
 
 def pausing(slices: Iterable[object]) -> Job[None]:
     """Exhaust an iterator that does a slice of work for each item, with a pause after each."""

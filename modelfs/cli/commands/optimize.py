@@ -17,7 +17,7 @@ from modelfs.jobs.ingest.job import ingest_all
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize as optimize_store
 from modelfs.jobs.optimize.job import optimize_report
-from modelfs.jobs.steps import Commit, Job
+from modelfs.jobs.steps import Commit, Job, Progress
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.store import Store
 
@@ -70,7 +70,7 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
         click.echo(f"modelfs: skipped {damaged}; list them with: modelfs scrub {place}", err=True)
 
 
-def optimize_and_defragment(store: Store, backlog: Backlog, progress: client.Progress) -> Job[None]:
+def optimize_and_defragment(store: Store, backlog: Backlog, progress: Progress) -> Job[None]:
     """Optimize an unmounted store, bring scattered files together, and collect the garbage."""
     total = backlog.status().bytes
     collector = Collector(store, all_hints(store))

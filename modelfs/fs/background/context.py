@@ -1,5 +1,6 @@
 """The objects that all background jobs share."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from modelfs.fs.background.drive import Driver
@@ -7,6 +8,9 @@ from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.pack_lock import PackLock
 from modelfs.fs.handles import Handles
 from modelfs.store.store import Store
+
+# As `jobs.steps.Progress`, for callers that send the numbers to another process.
+AsyncProgress = Callable[[int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

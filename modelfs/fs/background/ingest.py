@@ -12,13 +12,13 @@ ingests the rest and records the layout.
 
 import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import trio
 
-from modelfs.fs.background.context import Context
+from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
 from modelfs.jobs.ingest.job import Failures, Ingest, round_of, sync_rounds
 from modelfs.jobs.steps import Job
@@ -26,7 +26,7 @@ from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber
 
 QUIET_SECONDS: Final = 1.0  # programs close, open again and rename within moments
-RETRY_SECONDS: Final = 10.0
+ROUND_RETRY_SECONDS: Final = 10.0
 # A file that is still being written is ingested from this many whole windows on.
 EARLY_WINDOWS: Final = 4
 # While more files than this wait for ingest, each create waits until one of them is done.
@@ -102,7 +102,7 @@ class BackgroundIngest:
 
     # -- the sync command
 
-    async def sync(self, progress: Callable[[int, int], Awaitable[None]] | None = None) -> None:
+    async def sync(self, progress: AsyncProgress | None = None) -> None:
         """Ingest everything that was written so far, and make it durable.
 
         Args:
@@ -155,7 +155,7 @@ class BackgroundIngest:
 
         Raises:
             StoreFull, OSError: as `ingest` does; the round's files are due again after
-                `RETRY_SECONDS`.
+                `ROUND_RETRY_SECONDS`.
         """
         for inode in self._store.requested():
             if self._file(inode).due == math.inf:
@@ -168,7 +168,7 @@ class BackgroundIngest:
             try:
                 await self.ingest(inodes, complete=True)
             except Exception:
-                retry = trio.current_time() + RETRY_SECONDS
+                retry = trio.current_time() + ROUND_RETRY_SECONDS
                 for inode in inodes:
                     self._file(inode).due = retry
                     self._file(inode).alone = True

@@ -17,14 +17,13 @@ optimize` starts a new run on all processors; it passes over the tensors that ar
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from modelfs.errors import ModelfsError
-from modelfs.fs.background.context import Context
+from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.background.defrag import BackgroundDefrag
 from modelfs.fs.changed import Changed
 from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
@@ -32,13 +31,12 @@ from modelfs.jobs.optimize.job import Optimizer
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], Awaitable[None]]
 
 # The store is idle if there was no request for a file's content for so long.
 IDLE_SECONDS: Final = 60.0
 IDLE_CHECK_SECONDS: Final = 10.0
 # A run that left something undone is tried again after so long, or when there is other work.
-RETRY_SECONDS: Final = 600.0
+UNDONE_RETRY_SECONDS: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -79,7 +77,7 @@ class BackgroundOptimize:
     # -- the optimize command
 
     async def follow(
-        self, progress: Progress, depth: int | None = None, *, include_optimized: bool = False
+        self, progress: AsyncProgress, depth: int | None = None, *, include_optimized: bool = False
     ) -> None:
         """Start a run, and return when it ends.
 
@@ -142,7 +140,7 @@ class BackgroundOptimize:
             if not (left.files or left.base_only_chunks):
                 return False
             # Unchanged work failed before, on a full disk or a damaged base: not at once again.
-            if left == ended.left and trio.current_time() <= ended.at + RETRY_SECONDS:
+            if left == ended.left and trio.current_time() <= ended.at + UNDONE_RETRY_SECONDS:
                 return False
             self._start_run()
         return not len(self._store.staging)

@@ -10,22 +10,19 @@ it rests for 200 ms. `modelfs scrub` follows it at that rate; `modelfs scrub --b
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import trio
 
 from modelfs.errors import ModelfsError
-from modelfs.fs.background.context import Context
+from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
 from modelfs.jobs.scrub.job import log_damage, scrub_next
 from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import Scrubber
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], Awaitable[None]]
 
 
 class BackgroundScrub:
@@ -59,7 +56,7 @@ class BackgroundScrub:
         self._running = False
         self._changed.notify()
 
-    async def follow(self, progress: Progress) -> None:
+    async def follow(self, progress: AsyncProgress) -> None:
         """Return when the running scrub has ended or was stopped.
 
         Args:

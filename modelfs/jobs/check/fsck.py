@@ -60,7 +60,6 @@ from modelfs.jobs.check.names import (
     symlinks_have_targets,
 )
 from modelfs.jobs.check.packs import (
-    Progress,
     contents_are_intact,
     live_bytes_are_right,
     pack_files_are_there,
@@ -78,6 +77,7 @@ from modelfs.jobs.check.rows import (
     windows_are_there,
 )
 from modelfs.jobs.check.view import CheckView
+from modelfs.jobs.steps import Progress
 from modelfs.store.store import Store
 
 # In this order: see `Reported`.

@@ -6,12 +6,11 @@ from functools import partial
 
 from modelfs.jobs.defrag.order import DefragPlan
 from modelfs.jobs.defrag.rewrite import Defragmenter
-from modelfs.jobs.steps import Commit, Job, Work, pausing
+from modelfs.jobs.steps import Commit, Job, Progress, Work, pausing
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 MakeRoom = Callable[[], Job[object]]
 
 

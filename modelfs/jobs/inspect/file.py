@@ -2,14 +2,14 @@
 
 There are two halves, as of a read: `state_of` copies the state that only the owner may look at, and
 `report_on` does the work on any thread. That work is three functions with values between them:
-`layout_of` finds the chunks of each tensor, `sharers_of` the other users of these chunks, and
+`parts_of` finds the chunks of each tensor, `sharers_of` the other users of these chunks, and
 `report` puts both into words that JSON can hold. Memory is bounded by the file's own map: of a
 tensor's users only `SHARERS_MAX` are kept.
 
 Example. `base` has the tensors `a` in chunk 1 and `b` in chunk 2. `tuned` has an equal `a`, so in
 chunk 1, and another `b` in chunk 3, which is stored as a delta of chunk 2::
 
-    layout_of(tuned)   a: 4096 bytes plain, chunk 1; b: 4096 bytes delta, chunk 3
+    parts_of(tuned)   a: 4096 bytes plain, chunk 1; b: 4096 bytes delta, chunk 3
     sharers_of(...)    a: base's a has 4096 bytes of the same; the source of chunk 3: base's b
     report(...)        a shared with /base a; b derived from /base b; own bytes: those of chunk 3
 
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from modelfs.errors import InvalidArgument, IsADirectory
-from modelfs.jobs.inspect.layout import FileState, Part, layout_of, records_of
+from modelfs.jobs.inspect.layout import FileState, Part, parts_of, records_of
 from modelfs.jobs.inspect.report import Base, FileReport, FormShare, Sharer, TensorReport
 from modelfs.jobs.inspect.sharers import SHARERS_MAX, Sharers, User, Users, sharers_of
 from modelfs.store.index.tables import InodeNumber
@@ -59,7 +59,7 @@ def report_on(store: Store, file: FileState) -> FileReport:
 
     Takes seconds in a large store, if other files use the same chunks.
     """
-    parts = layout_of(store, file)
+    parts = parts_of(store, file)
     sharers = sharers_of(store, file.inode, parts)
     path_of = functools.cache(lambda inode: os.fsdecode(store.namespace.path_of(inode)))
     return report(file, parts, sharers, path_of)

@@ -57,7 +57,7 @@ class Part:
         self.forms[chunk_part.form] += extent.length
 
 
-def layout_of(store: Store, file: FileState) -> list[Part]:
+def parts_of(store: Store, file: FileState) -> list[Part]:
     """Return the parts of a file: its tensors in file order, and last the bytes of no tensor."""
     record_of = functools.cache(store.chunks.find)
 

@@ -10,13 +10,11 @@ from modelfs.jobs.optimize.apply import Applier
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.worker import RunOptions, Worker
-from modelfs.jobs.steps import Job, Pause, Work, pausing
+from modelfs.jobs.steps import Job, Pause, Progress, Work, pausing
 from modelfs.store.statistics import Statistics
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 class Optimizer:

@@ -32,7 +32,6 @@ from typing import Final
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
 from modelfs.jobs.check.meta_pages import check_meta_pages
-from modelfs.jobs.check.packs import Progress
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
@@ -57,6 +56,7 @@ from modelfs.jobs.repair.sums import (
     repair_counters,
 )
 from modelfs.jobs.repair.superblock import restore_superblock
+from modelfs.jobs.steps import Progress
 from modelfs.store.folder import check_format, check_index, lock
 from modelfs.store.index.tables import Table, number_of
 from modelfs.store.packs.pack import pack_name

@@ -1,18 +1,15 @@
 """Scrub, as jobs."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
 from modelfs.jobs.check.findings import with_names
 from modelfs.jobs.scrub.report import damage_findings
 from modelfs.jobs.scrub.scrubber import CheckedRange, Scrubber
-from modelfs.jobs.steps import Job, Pause, Work
+from modelfs.jobs.steps import Job, Pause, Progress, Work
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 def scrub_next(scrubber: Scrubber) -> Job[CheckedRange | None]:

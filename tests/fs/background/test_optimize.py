@@ -161,7 +161,7 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
         await until(lambda: looks > 20)
         assert caplog.text.count("stopped") == 1
     caplog.clear()
-    monkeypatch.setattr(background_optimize, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "UNDONE_RETRY_SECONDS", 0)
     await until(lambda: not files_left(family))
 
 

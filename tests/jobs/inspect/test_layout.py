@@ -1,7 +1,7 @@
 """The layout of a file, and the users of its chunks."""
 
 from modelfs.jobs.inspect.file import state_of
-from modelfs.jobs.inspect.layout import HOLE, STAGED, layout_of, records_of
+from modelfs.jobs.inspect.layout import HOLE, STAGED, parts_of, records_of
 from modelfs.jobs.inspect.sharers import User, sharers_of
 from modelfs.store.store import Store
 from tests.support.stores import CHUNK, model_of, noise, stored_file
@@ -14,7 +14,7 @@ def test_every_byte_is_in_one_part(opened: Store) -> None:
     opened.writes.write(inode, len(content) - 100, b"x" * 60)
     opened.writes.truncate(inode, len(content) - 20)
     opened.writes.truncate(inode, len(content) + 7)
-    first, second, rest = layout_of(opened, state_of(opened, inode))
+    first, second, rest = parts_of(opened, state_of(opened, inode))
     assert [part.tensor and part.tensor.name for part in (first, second, rest)] == [
         "t0",
         "t1",
@@ -29,7 +29,7 @@ def test_a_part_has_ranges_of_chunks(opened: Store) -> None:
     """Of each chunk, a part has the ranges that its extents have, and the chunk's record."""
     content = model_of(noise(3 * CHUNK))
     inode = stored_file(opened, b"model", content)
-    parts = layout_of(opened, state_of(opened, inode))
+    parts = parts_of(opened, state_of(opened, inode))
     tensor = parts[0]
     assert [list(each.ranges) for each in tensor.chunks.values()] == [[(0, CHUNK)]] * 3
     for chunk, record in records_of(parts).items():
@@ -41,7 +41,7 @@ def test_sharers_are_tensors_of_other_files(opened: Store) -> None:
     tensor = noise(CHUNK)
     other = stored_file(opened, b"other", model_of(noise(500, 1), tensor))
     inode = stored_file(opened, b"model", model_of(tensor))
-    parts = layout_of(opened, state_of(opened, inode))
+    parts = parts_of(opened, state_of(opened, inode))
     sharers = sharers_of(opened, inode, parts)
     start = opened.contents.node(other).size - CHUNK
     assert sharers.parts[0].bytes == {User(other, start, "t1"): CHUNK}
