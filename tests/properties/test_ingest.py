@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest.apply import Applier
-from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.disk.calls import Call, Calls, run_here
 from modelfs.store.files.writes import WritePart, write_part
@@ -130,10 +130,12 @@ class Files(RuleBasedStateMachine):
         applier = Applier(self.store)
         file_pass = applier.begin_pass(inode, complete=complete)
         while self.meanwhile(name, gaps[0]):
-            if (step := applier.next_step(file_pass)) is None:
+            if (region := applier.next_region(file_pass)) is None:
                 self.end_pass(file_pass)
                 return
-            if not self.meanwhile(name, gaps[1]) or not self.run_step(step, name, gaps[2], fails):
+            if not self.meanwhile(name, gaps[1]):
+                return
+            if not self.run_region(region, name, gaps[2], fails):
                 return
             gaps = gaps[3:] + gaps[:3]
 
@@ -144,17 +146,17 @@ class Files(RuleBasedStateMachine):
             self.reads_what_was_written()
         return not self.crashed
 
-    def run_step(self, step: Step, name: bytes, meanwhile: list[Act], fails: bool) -> bool:
-        done, result = Worker(self.store).work([step], self.store.writer())
+    def run_region(self, region: Region, name: bytes, meanwhile: list[Act], fails: bool) -> bool:
+        done, result = Worker(self.store).work([region], self.store.writer())
         if not self.meanwhile(name, meanwhile):
             return False
         if fails:
             self.store.roll_back_writer()
             return False
         drain(self.store.publish(result))
-        for done_step in done:
-            drain(Applier(self.store).apply(done_step))
-        return bool(done) and not step.file_pass.done
+        for done_region in done:
+            drain(Applier(self.store).apply(done_region))
+        return bool(done) and not region.file_pass.done
 
     def end_pass(self, file_pass: Pass) -> None:
         inode, applier = file_pass.inode, Applier(self.store)

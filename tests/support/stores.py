@@ -48,7 +48,7 @@ def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     modules: list[ModuleType] = [staged_file, writes, passes, check_rows]
     for module in modules:
         patch.setattr(module, "WINDOW", size)
-    patch.setattr(passes, "STEP_BYTES", 2 * size)
+    patch.setattr(passes, "REGION_BYTES", 2 * size)
 
 
 class Box:

@@ -1,12 +1,12 @@
 """Applying ingest: the changes of the index and of the staged state. Owner's thread, and quick.
 
-The slow part is `Worker.work`, on any thread, between `next_step` and `apply`. Each call changes
+The slow part is `Worker.work`, on any thread, between `next_region` and `apply`. Each call changes
 this, and a crash after its commit leaves that::
 
     call          changes                                      a crash leaves
     request       PENDING                                      the windows
     begin_pass    nothing                                      the windows
-    next_step     nothing                                      the windows
+    next_region   nothing                                      the windows
     apply         a slice of extents, over and over            windows that lie above the map
     (its end)     size, rows of the region's windows           the map
     apply_rows    a slice of tensor rows                       both layouts' rows
@@ -24,7 +24,7 @@ from typing import Final
 from modelfs.jobs.ingest.chunker import Piece
 from modelfs.jobs.ingest.copies import CopyHints
 from modelfs.jobs.ingest.external_data import ExternalData
-from modelfs.jobs.ingest.passes import Pass, Step, next_full_region, next_region
+from modelfs.jobs.ingest.passes import Pass, Region, next_bounds, next_full_bounds
 from modelfs.jobs.steps import slices
 from modelfs.store.files.staged_file import StagedFile, windows_of, with_staged_state
 from modelfs.store.index.records import Extent
@@ -38,7 +38,7 @@ ROWS_SLICE: Final = 1000
 
 
 class Applier:
-    """Plans the steps of passes, and applies their results."""
+    """Plans the regions of passes, and applies their results."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -65,53 +65,53 @@ class Applier:
         request = self._store.index.get(Table.PENDING, number_key(inode))
         return Pass(inode, complete, copies, request, stamps=stamps)
 
-    def next_step(self, file_pass: Pass) -> Step | None:
-        """Return the step of the next region; None at the end, and if the file is gone."""
+    def next_region(self, file_pass: Pass) -> Region | None:
+        """Return the next region; None at the end, and if the file is gone."""
         if not self._exists(file_pass):
             return None
         staged = self._store.contents.snapshot(file_pass.inode)
         if file_pass.complete:
-            region = next_region(staged, self._store.maps, file_pass.position)
+            bounds = next_bounds(staged, self._store.maps, file_pass.position)
         else:
-            region = next_full_region(staged, file_pass.position)
-        return None if region is None else Step(file_pass, staged, *region)
+            bounds = next_full_bounds(staged, file_pass.position)
+        return None if bounds is None else Region(file_pass, staged, *bounds)
 
     def _exists(self, file_pass: Pass) -> bool:
         return self._store.inodes.find(file_pass.inode) is not None
 
-    # -- applying a step
+    # -- applying a region
 
-    def apply(self, step: Step) -> Iterator[None]:
-        """Put a step's extents into the map, a slice at a time, then drop the windows below them.
+    def apply(self, region: Region) -> Iterator[None]:
+        """Put a region's extents into the map, a slice at a time, then drop the windows below them.
 
         Yields between slices. Until the last one the windows lie above the map, so a crash, or a
         write, between two slices finds the bytes in either. Call it after `Store.publish`.
         """
-        parts = list(slices(step.extents, EXTENTS_SLICE)) or [()]
+        parts = list(slices(region.extents, EXTENTS_SLICE)) or [()]
         for number, extents in enumerate(parts, 1):
-            if not self._exists(step.file_pass):
-                step.file_pass.done = True
+            if not self._exists(region.file_pass):
+                region.file_pass.done = True
                 return
             flusher = self._store.flusher
-            staged = self._store.staging.find(step.file_pass.inode)
+            staged = self._store.staging.find(region.file_pass.inode)
             with self._store.index.change():
                 if staged is not None:
                     flusher.record_truncation(staged)
-                self._map(step, staged, extents)
+                self._map(region, staged, extents)
                 if staged is not None:
                     flusher.hide_map(staged.inode, staged.map_visible_to)
                     if number == len(parts):
-                        self._drop_windows(step, staged)
+                        self._drop_windows(region, staged)
             if staged is not None:
                 staged.truncation_recorded()
             if number < len(parts):
                 yield
-        step.file_pass.position = step.stop
+        region.file_pass.position = region.stop
 
-    def _map(self, step: Step, staged: StagedFile | None, extents: Sequence[Extent]) -> None:
+    def _map(self, region: Region, staged: StagedFile | None, extents: Sequence[Extent]) -> None:
         """Put extents into the map, but not stale ones, whose windows are skipped."""
-        file_pass = step.file_pass
-        missing: list[Extent | Piece] = [*step.unfinished]
+        file_pass = region.file_pass
+        missing: list[Extent | Piece] = [*region.unfinished]
         for extent in extents:
             # gc may have removed a dead chunk that this extent was about to revive. The next pass
             # puts the bytes of a stale extent into a chunk again.
@@ -126,13 +126,13 @@ class Applier:
             # All windows of it: none may be dropped while its part of the piece is not in the map.
             file_pass.skipped.update(windows_of(piece.start, piece.stop))
 
-    def _drop_windows(self, step: Step, staged: StagedFile) -> None:
-        """Drop the windows whose every byte is in the map, with the last slice of a step.
+    def _drop_windows(self, region: Region, staged: StagedFile) -> None:
+        """Drop the windows whose every byte is in the map, with the last slice of a region.
 
         Not before: as long as a superseded window has a row, the inode record must not have a size
         that reaches into it.
         """
-        mapped = step.mapped_windows(staged)
+        mapped = region.mapped_windows(staged)
         # Mapped bytes are durable with the next commit, so the recorded size may grow up to the
         # first byte that is in a window only.
         node = self._store.inodes.get(staged.inode)

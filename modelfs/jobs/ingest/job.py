@@ -1,7 +1,7 @@
 """Ingest, as jobs.
 
 Files are ingested in *rounds*: the files of a round share a writer of chunks, and one flush of the
-packs for each step of theirs.
+packs for each region of theirs.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import Final
 
 from modelfs.errors import ModelfsError
 from modelfs.jobs.ingest.apply import Applier
-from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
 from modelfs.store.index.tables import InodeNumber, Table, number_key
@@ -107,8 +107,8 @@ class Ingest:
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete))
         while passes:
-            steps, ended = yield from self._do_next_steps(passes)
-            advanced = {file_pass.inode for file_pass in (*ended, *(s.file_pass for s in steps))}
+            regions, ended = yield from self._ingest_next_regions(passes)
+            advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
             unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
                 inode = file_pass.inode
@@ -120,7 +120,7 @@ class Ingest:
                 if done is not None:
                     done()
                 yield Pause()
-            passes = [step.file_pass for step in steps if not step.file_pass.done]
+            passes = [region.file_pass for region in regions if not region.file_pass.done]
         return unfinished
 
     def ingest_apart(
@@ -143,28 +143,28 @@ class Ingest:
             failures |= yield from self.ingest_apart([inode], done=done)
         return failures
 
-    def _do_next_steps(self, passes: Sequence[Pass]) -> Job[tuple[list[Step], list[Pass]]]:
-        """Do the next step of each pass.
+    def _ingest_next_regions(self, passes: Sequence[Pass]) -> Job[tuple[list[Region], list[Pass]]]:
+        """Ingest the next region of each pass.
 
         Returns:
-            The steps that were done, and the passes without a next step.
+            The regions that were ingested, and the passes without a next region.
         """
-        steps: list[Step] = []
+        regions: list[Region] = []
         ended: list[Pass] = []
         for file_pass in passes:
             yield Pause()
-            if (step := self._applier.next_step(file_pass)) is None:
+            if (region := self._applier.next_region(file_pass)) is None:
                 ended.append(file_pass)
             else:
-                steps.append(step)
-        if not steps:
+                regions.append(region)
+        if not regions:
             return [], ended
-        done: list[Step]
+        done: list[Region]
         with self._store.writing() as writer:
-            done, written = yield Work(partial(self._worker.work, steps, writer))
+            done, written = yield Work(partial(self._worker.work, regions, writer))
         yield from pausing(self._store.publish(written))
-        for step in done:
-            yield from pausing(self._applier.apply(step))
+        for region in done:
+            yield from pausing(self._applier.apply(region))
             yield Pause()
         return done, ended
 

@@ -1,8 +1,8 @@
-"""Passes and steps: a pass goes once through a file, one region after the other.
+"""Passes and regions: a pass goes once through a file, one region after the other.
 
-Example. A new file of 300 MiB is staged in windows 0 to 4 of 64 MiB. Its pass has three steps: with
-two windows, two windows, and one. Later a byte at 200 MiB is edited. The next pass has one step: it
-compares the file's 300 extents with the cut, and reads the one piece that has a staged byte.
+Example. A new file of 300 MiB is staged in windows 0 to 4 of 64 MiB. Its pass has three regions, of
+two windows, two windows, and one. Later a byte at 200 MiB is edited. The next pass has one region:
+it compares the file's 300 extents with the cut, and reads the one piece that has a staged byte.
 """
 
 from dataclasses import dataclass, field
@@ -24,14 +24,14 @@ from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 
-# The most that one step reads of staged bytes, about, and that it compares of extents.
-STEP_BYTES: Final = 2 * WINDOW
-STEP_EXTENTS: Final = 4096
+# The most staged bytes of one region, about, and its most extents.
+REGION_BYTES: Final = 2 * WINDOW
+REGION_EXTENTS: Final = 4096
 
 
 @dataclass(slots=True)
 class Pass:
-    """One walk through a file. Its fields change only between steps."""
+    """One walk through a file. Its fields change only between regions."""
 
     inode: InodeNumber
     complete: bool  # no program is writing the file: its layout is final
@@ -60,7 +60,7 @@ class Pass:
 
 
 @dataclass(slots=True)
-class Step:
+class Region:
     """One region of a pass: the staged state, and the extents that the worker makes of it."""
 
     file_pass: Pass
@@ -71,10 +71,10 @@ class Step:
     unfinished: list[Piece] = field(default_factory=list)  # not put into chunks
 
     def owns(self, piece: Piece) -> bool:
-        """Whether this step ingests a piece: the one in whose region the piece begins does.
+        """Whether a piece is ingested with this region: that in which it begins.
 
         A partial pass leaves out windows. A piece that begins in one of them and reaches into this
-        region is this step's, too, as no other step has it.
+        region is ingested with it, too, as no other region has the piece.
         """
         begins = self.start <= piece.start < self.stop
         return begins or (not self.file_pass.complete and piece.start < self.start < piece.stop)
@@ -91,13 +91,13 @@ class Step:
         ]
 
 
-def next_region(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, int] | None:
-    """Return the bounds of the next step from `start` on, None at the end of the data.
+def next_bounds(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, int] | None:
+    """Return the bounds of the next region from `start` on, None at the end of the data.
 
-    They are window boundaries, so that skeleton chunks do not depend on the division into steps.
+    They are window boundaries, so that skeleton chunks do not depend on the division into regions.
     """
     windows = sorted(number for number in staged.windows if (number + 1) * WINDOW > start)
-    extents, more = maps.starts(staged.inode, start, STEP_EXTENTS)
+    extents, more = maps.starts(staged.inode, start, REGION_EXTENTS)
     if staged.map_visible_to is not None:
         extents = [offset for offset in extents if offset < staged.map_visible_to]
     first = min([*(number * WINDOW for number in windows[:1]), *extents[:1]], default=None)
@@ -107,7 +107,7 @@ def next_region(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, in
     staged_bytes = 0
     for number in windows:
         staged_bytes += staged.windows[number].ranges.size
-        if staged_bytes > STEP_BYTES:
+        if staged_bytes > REGION_BYTES:
             stop = number * WINDOW
             break
     if more and extents:
@@ -116,32 +116,32 @@ def next_region(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, in
     return start, max(stop, start // WINDOW * WINDOW + WINDOW)
 
 
-def next_full_region(staged: StagedFile, start: int) -> tuple[int, int] | None:
+def next_full_bounds(staged: StagedFile, start: int) -> tuple[int, int] | None:
     """Return the bounds of the next run of windows without a hole, None if there is none."""
     full = [number for number in sorted(staged.windows) if staged.windows[number].full]
     full = [number for number in full if number * WINDOW >= start]
     if not full:
         return None
     last = full[0]
-    while last + 1 in full and (last + 1 - full[0]) * WINDOW < STEP_BYTES:
+    while last + 1 in full and (last + 1 - full[0]) * WINDOW < REGION_BYTES:
         last += 1
     return full[0] * WINDOW, (last + 1) * WINDOW
 
 
-def data_around(step: Step, maps: FileMaps, margin: int) -> RangeSet:
-    """Return the ranges with data, staged or mapped, in a step's region and a margin around it.
+def data_around(region: Region, maps: FileMaps, margin: int) -> RangeSet:
+    """Return the ranges with data, staged or mapped, in a region and a margin around it.
 
     Args:
-        step: the step.
+        region: the region.
         maps: of the store.
         margin: the chunk size. No piece that begins before the region, or ends behind it, is then
             clipped.
     """
-    start = max(0, step.start - margin)
-    stop = min(step.stop + margin, step.staged.size)
-    data = RangeSet((low, high) for _, low, high in step.staged.within(start, stop))
-    visible_to = step.staged.map_visible_to
+    start = max(0, region.start - margin)
+    stop = min(region.stop + margin, region.staged.size)
+    data = RangeSet((low, high) for _, low, high in region.staged.within(start, stop))
+    visible_to = region.staged.map_visible_to
     mapped_to = stop if visible_to is None else min(stop, visible_to)
-    for extent in maps.within(step.file_pass.inode, start, mapped_to):
+    for extent in maps.within(region.file_pass.inode, start, mapped_to):
         data.add(extent.start, extent.stop)
     return data

@@ -6,11 +6,11 @@ that has an extent of its own and no staged byte is left alone. The bytes of any
 read, staged ones above mapped ones, and put into a chunk. So the same code ingests a new file, an
 edit of one byte, and a data file whose layout became known with its model.
 
-A region is one `Step`, in three parts, so that no request waits for it:
+A `Region` is ingested in three parts, so that no request waits for it:
 
-1. Plan: `Applier.next_step` (owner's thread) copies the staged state.
+1. Plan: `Applier.next_region` (owner's thread) copies the staged state.
 2. Work: `Worker.work` (any thread) reads, hashes, compares, and appends to packs, and changes
-   nothing else. The steps of several files share a `ChunkWriter` and one flush of the packs.
+   nothing else. The regions of several files share a `ChunkWriter` and one flush of the packs.
 3. Apply: `Applier.apply` (owner's thread) puts the extents into the map and drops the windows.
 
 The file may be written, truncated or removed in between. Every window has a stamp, which each write
@@ -20,11 +20,11 @@ windows stay staged, above the map, for the next pass. So ingest needs no lock o
 leaves either the windows or the map.
 
 Example. A safetensors file of 130 MiB was copied in: windows 0, 1 and 2, a header of 600 bytes, and
-two tensors of 65 MiB. The pass has one step for windows 0 and 1, and one for window 2. The header
-is a skeleton chunk. 128 of the 130 pieces of 1 MiB begin in the first step's region; the store has
-the 65 of one tensor already. After the step's extents are in the map, windows 0 and 1 are dropped.
-During the work of step two, a program rewrites 4 KiB in window 2: the window's stamp changes, so
-its pieces are not applied, and the next pass ingests them.
+two tensors of 65 MiB. The pass has one region of windows 0 and 1, and one of window 2. The header
+is a skeleton chunk. 128 of the 130 pieces of 1 MiB begin in the first region; the store has the 65
+of one tensor already. After the region's extents are in the map, windows 0 and 1 are dropped.
+During the work on the second region, a program rewrites 4 KiB in window 2: the window's stamp
+changes, so its pieces are not applied, and the next pass ingests them.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from modelfs.formats.sniff import recognise
 from modelfs.jobs.ingest.chunker import Cutter, Piece, Role, skeletons
 from modelfs.jobs.ingest.copies import CopyHints, copy_key
 from modelfs.jobs.ingest.external_data import ExternalData
-from modelfs.jobs.ingest.passes import Pass, Step, data_around
+from modelfs.jobs.ingest.passes import Pass, Region, data_around
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.files.content import Contents
 from modelfs.store.files.staged_file import StagedFile
@@ -71,7 +71,9 @@ class Worker:
         self._copy_hints = CopyHints(store)
         self._tensors = TensorTable(store.index)
 
-    def work(self, steps: Sequence[Step], writer: ChunkWriter) -> tuple[list[Step], WriteResult]:
+    def work(
+        self, steps: Sequence[Region], writer: ChunkWriter
+    ) -> tuple[list[Region], WriteResult]:
         """Put the pieces of some steps into chunks, durably.
 
         Returns:
@@ -84,7 +86,7 @@ class Worker:
         done = [step for step in steps if self.run(step, writer)]
         return done, writer.finish()
 
-    def run(self, step: Step, writer: ChunkWriter) -> bool:
+    def run(self, step: Region, writer: ChunkWriter) -> bool:
         """Put one step's pieces into chunks; False if it was not done."""
         file_pass = step.file_pass
         read_at = FrozenFile(self._contents, step.staged).read_at
@@ -138,7 +140,7 @@ class Worker:
         file_pass.cutter = Cutter(layout.spans, staged.size, self._chunk_size)
         return True
 
-    def _changed_pieces(self, step: Step, cutter: Cutter) -> list[Piece]:
+    def _changed_pieces(self, step: Region, cutter: Cutter) -> list[Piece]:
         """Return the step's pieces that have staged bytes, or no extent of their own."""
         changed: list[Piece] = []
         for piece in cutter.pieces(data_around(step, self._maps, self._chunk_size)):
@@ -155,7 +157,7 @@ class Worker:
         return changed
 
 
-def _put(step: Step, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -> None:
+def _put(step: Region, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -> None:
     """Put the bytes of some pieces, one after the other, into one chunk."""
     try:
         parts = [read_at(piece.start, piece.size) for piece in group]

@@ -13,7 +13,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background.ingest import EARLY_WINDOWS, QUIET_SECONDS
 from modelfs.jobs.ingest.apply import Applier
-from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import InodeNumber
@@ -57,7 +57,7 @@ async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.Mon
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(4)]
     real = Worker.run
 
-    def run(self: Worker, step: Step, writer: ChunkWriter) -> bool:
+    def run(self: Worker, step: Region, writer: ChunkWriter) -> bool:
         if step.file_pass.inode in inodes[1:3]:
             raise OSError(errno.EIO, "broken")
         return real(self, step, writer)
@@ -289,7 +289,7 @@ async def test_bad_file_does_not_keep_others_from_ingest(
     real = Applier.apply
     bad = await running.written(b"bad", DATA)
 
-    def apply(self: Applier, step: Step) -> Iterator[None]:
+    def apply(self: Applier, step: Region) -> Iterator[None]:
         if step.file_pass.inode == bad:
             raise CorruptIndex("damaged")
         return real(self, step)
@@ -328,7 +328,7 @@ async def test_early_ingest_of_an_unrecognised_file(
     """A file whose format is not recognised early is not tried again until it is closed."""
     tried: list[bool] = []
 
-    def unrecognised(self: Worker, step: Step, writer: ChunkWriter) -> bool:
+    def unrecognised(self: Worker, step: Region, writer: ChunkWriter) -> bool:
         tried.append(step.file_pass.complete)
         return real(self, step, writer) if step.file_pass.complete else False
 

@@ -12,7 +12,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.job import Ingest
-from modelfs.jobs.ingest.passes import Pass, Step
+from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Work
 from modelfs.store.disk.calls import run_here
@@ -43,31 +43,31 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     small_windows(monkeypatch, WINDOW)
 
 
-def begin_step(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Step]:
-    """Begin a pass and its first step."""
+def begin_region(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Region]:
+    """Begin a pass and its first region."""
     drain(store.flusher.trim(inode))
     applier = Applier(store)
     file_pass = applier.begin_pass(inode, complete=complete)
-    step = applier.next_step(file_pass)
-    assert step is not None
-    return file_pass, step
+    region = applier.next_region(file_pass)
+    assert region is not None
+    return file_pass, region
 
 
-def run(store: Store, step: Step) -> None:
-    """Do the work of a step, and publish its chunks."""
-    done, result = Worker(store).work([step], store.writer())
-    assert done == [step]
+def run(store: Store, region: Region) -> None:
+    """Do the work of a region, and publish its chunks."""
+    done, result = Worker(store).work([region], store.writer())
+    assert done == [region]
     drain(store.publish(result))
 
 
-def apply(store: Store, step: Step) -> None:
-    drain(Applier(store).apply(step))
+def apply(store: Store, region: Region) -> None:
+    drain(Applier(store).apply(region))
 
 
-def finish(store: Store, file_pass: Pass, step: Step) -> None:
-    apply(store, step)
+def finish(store: Store, file_pass: Pass, region: Region) -> None:
+    apply(store, region)
     applier = Applier(store)
-    assert applier.next_step(file_pass) is None
+    assert applier.next_region(file_pass) is None
     applier.end_pass(file_pass)
 
 
@@ -82,14 +82,14 @@ def test_ingest_leaves_nothing_staged(opened: Store) -> None:
     assert opened.pending() == []
 
 
-def test_a_file_that_is_replaced_during_a_step_keeps_the_new_bytes(opened: Store) -> None:
+def test_a_file_that_is_replaced_during_a_region_keeps_the_new_bytes(opened: Store) -> None:
     """A window that was cut off and begun again differs from the one that the worker read."""
     inode = new_file(opened, b"f", b"old content")
-    file_pass, step = begin_step(opened, inode)
-    run(opened, step)
+    file_pass, region = begin_region(opened, inode)
+    run(opened, region)
     opened.writes.truncate(inode, 0)
     opened.writes.write(inode, 0, b"new")
-    finish(opened, file_pass, step)
+    finish(opened, file_pass, region)
     assert content_of(opened, inode) == b"new"
 
 
@@ -98,51 +98,51 @@ def test_a_piece_that_is_not_applied_keeps_all_its_windows(opened: Store) -> Non
     tensor = noise(CHUNK - 100, 1)
     data = model_of(tensor, noise(CHUNK, 2), noise(2 * WINDOW, 3))
     inode = new_file(opened, b"f", data)
-    _, step = begin_step(opened, inode)
-    run(opened, step)
+    _, region = begin_region(opened, inode)
+    run(opened, region)
     opened.writes.write(inode, WINDOW + 10, b"new")
-    apply(opened, step)
+    apply(opened, region)
     wanted = data[: WINDOW + 10] + b"new" + data[WINDOW + 13 :]
     assert content_of(opened, inode) == wanted
     ingest_all(opened)
     assert content_of(opened, inode) == wanted
 
 
-def test_a_write_during_a_step_wins(opened: Store) -> None:
-    """Bytes written during a step lie above the extents of the step."""
+def test_a_write_during_a_region_wins(opened: Store) -> None:
+    """Bytes written during the ingest of a region lie above the extents of the region."""
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
-    file_pass, step = begin_step(opened, inode)
+    file_pass, region = begin_region(opened, inode)
     parts = opened.writes.begin(inode, 5, memoryview(b"five"))
-    run(opened, step)
+    run(opened, region)
     write_part(parts[0])
     opened.writes.end(inode, parts, 4)
-    finish(opened, file_pass, step)
+    finish(opened, file_pass, region)
     assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
 
 
-def test_a_write_that_lasts_longer_than_a_step_wins(opened: Store) -> None:
+def test_a_write_that_lasts_longer_than_a_region_wins(opened: Store) -> None:
     """A window with a write under way is never dropped."""
     data = noise(WINDOW)
     inode = new_file(opened, b"f", data)
     parts = opened.writes.begin(inode, 5, memoryview(b"five"))
-    file_pass, step = begin_step(opened, inode)
-    run(opened, step)
-    finish(opened, file_pass, step)
+    file_pass, region = begin_region(opened, inode)
+    run(opened, region)
+    finish(opened, file_pass, region)
     write_part(parts[0])
     opened.writes.end(inode, parts, 4)
     assert content_of(opened, inode) == data[:5] + b"five" + data[9:]
 
 
-def test_truncation_during_a_step_wins(opened: Store) -> None:
-    """Bytes that were cut off during a step do not come back through the map."""
+def test_truncation_during_a_region_wins(opened: Store) -> None:
+    """Bytes that were cut off during the ingest of a region do not come back through the map."""
     data = noise(2 * WINDOW)
     inode = new_file(opened, b"f", data)
-    file_pass, step = begin_step(opened, inode)
-    run(opened, step)
+    file_pass, region = begin_region(opened, inode)
+    run(opened, region)
     opened.writes.truncate(inode, 100)
     opened.writes.truncate(inode, len(data))
-    finish(opened, file_pass, step)
+    finish(opened, file_pass, region)
     wanted = data[:100].ljust(len(data), b"\0")
     assert content_of(opened, inode) == wanted
     ingest_all(opened)
@@ -157,39 +157,39 @@ def test_writes_behind_an_untrimmed_cut_stay(opened: Store) -> None:
     wanted = noise(CHUNK)[:10] + bytes(10) + b"behind"
     applier = Applier(opened)
     file_pass = applier.begin_pass(inode, complete=True)
-    step = applier.next_step(file_pass)
-    assert step is not None
-    run(opened, step)
-    finish(opened, file_pass, step)
+    region = applier.next_region(file_pass)
+    assert region is not None
+    run(opened, region)
+    finish(opened, file_pass, region)
     assert content_of(opened, inode) == wanted
 
 
-def test_removal_during_a_step_ends_the_pass(opened: Store) -> None:
-    """A file that is removed during a step, or before one, ends its pass without an error."""
+def test_removal_during_a_region_ends_the_pass(opened: Store) -> None:
+    """A file that is removed during the ingest of a region, or before it, ends its pass."""
     first, second = new_file(opened, b"f", b"x"), new_file(opened, b"g", b"y")
-    file_pass, step = begin_step(opened, first)
-    run(opened, step)
+    file_pass, region = begin_region(opened, first)
+    run(opened, region)
     applier = Applier(opened)
     other = applier.begin_pass(second, complete=True)
     for name, inode in ((b"f", first), (b"g", second)):
         opened.namespace.unlink(ROOT, name)
         drain(opened.orphans.remove(inode))
-    apply(opened, step)
+    apply(opened, region)
     assert file_pass.done
-    assert applier.next_step(other) is None
+    assert applier.next_region(other) is None
     applier.end_pass(other)
     ingest_all(opened)
 
 
-def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> None:
-    """A step does nothing if its file was cut and the cut is durable."""
+def test_a_staging_file_deleted_during_a_region_voids_the_pass(opened: Store) -> None:
+    """A region does nothing if its file was cut and the cut is durable."""
     inode = new_file(opened, b"f", noise(WINDOW))
     opened.commit()
-    _, step = begin_step(opened, inode)
+    _, region = begin_region(opened, inode)
     opened.writes.truncate(inode, 0)
     opened.flush(inode)
     opened.commit()
-    done, result = Worker(opened).work([step], opened.writer())
+    done, result = Worker(opened).work([region], opened.writer())
     assert done == []
     drain(opened.publish(result))
     opened.writes.write(inode, 0, b"new")
@@ -197,7 +197,7 @@ def test_a_staging_file_deleted_during_a_step_voids_the_pass(opened: Store) -> N
     assert content_of(opened, inode) == b"new"
 
 
-def test_a_step_voids_a_flush_under_way(box: Box) -> None:
+def test_a_region_voids_a_flush_under_way(box: Box) -> None:
     """A flush that began before an ingested file grew does not restore its old size."""
     store = box.store
     inode = new_file(store, b"f", noise(100))
@@ -205,23 +205,23 @@ def test_a_step_voids_a_flush_under_way(box: Box) -> None:
     sync = next(flush)
     data = noise(3 * WINDOW)
     store.writes.write(inode, 0, data)
-    _, step = begin_step(store, inode)
-    run(store, step)
-    apply(store, step)
+    _, region = begin_region(store, inode)
+    run(store, region)
+    apply(store, region)
     sync()
     run_here(flush)
     store.commit()
     assert content_of(box.crash(), inode) in (data, data[:100])
 
 
-def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
-    """After a crash between two steps, a longer size shows zeros behind the old one."""
+def test_a_piece_past_the_region_is_not_behind_the_size(box: Box) -> None:
+    """After a crash between two regions, a longer size shows zeros behind the old one."""
     store = box.store
     data = model_of(noise(20 * CHUNK))
     inode = new_file(store, b"f", data)
-    _, step = begin_step(store, inode)
-    run(store, step)
-    apply(store, step)
+    _, region = begin_region(store, inode)
+    run(store, region)
+    apply(store, region)
     store.commit()
     store = box.crash()
     size = store.contents.node(inode).size
@@ -229,25 +229,25 @@ def test_a_piece_past_the_step_is_not_behind_the_size(box: Box) -> None:
     assert content_of(store, inode) == data[:size].ljust(len(data), b"\0")
 
 
-def test_gc_during_a_step_costs_nothing(opened: Store) -> None:
-    """A dead chunk that a step revives, and gc removes before its end, is written again."""
+def test_gc_during_a_region_costs_nothing(opened: Store) -> None:
+    """A dead chunk that a region needs again, and gc removes before its end, is written again."""
     data = noise(CHUNK)
     old = stored_file(opened, b"old", data)
     opened.writes.truncate(old, 0)
     ingest_file(opened, old)
     inode = new_file(opened, b"new", data)
-    file_pass, step = begin_step(opened, inode)
-    run(opened, step)
+    file_pass, region = begin_region(opened, inode)
+    run(opened, region)
     assert sum(opened.reclaimer.remove_dead())
-    finish(opened, file_pass, step)
+    finish(opened, file_pass, region)
     assert content_of(opened, inode) == data
     ingest_all(opened)
     assert content_of(opened, inode) == data
     assert opened.pending() == []
 
 
-def test_a_step_that_fails_changes_nothing(box: Box) -> None:
-    """If a step meets damage of the index, the staged state still agrees with the index."""
+def test_a_region_that_fails_changes_nothing(box: Box) -> None:
+    """If a region meets damage of the index, the staged state still agrees with the index."""
     store = box.store
     data = noise(3 * WINDOW)
     inode = stored_file(store, b"f", noise(CHUNK, 9))
@@ -260,13 +260,13 @@ def test_a_step_that_fails_changes_nothing(box: Box) -> None:
     value = store.index.get(Table.CHUNKS, key)
     assert value is not None
     applier = Applier(store)
-    step = applier.next_step(applier.begin_pass(inode, complete=True))
-    assert step is not None
-    run(store, step)
+    region = applier.next_region(applier.begin_pass(inode, complete=True))
+    assert region is not None
+    run(store, region)
     with store.index.change():
         store.index.put(Table.CHUNKS, key, b"damaged")
     with pytest.raises(CorruptIndex):
-        apply(store, step)
+        apply(store, region)
     with store.index.change():
         store.index.put(Table.CHUNKS, key, value)
     assert content_of(store, inode) == data[: WINDOW + 10]
@@ -388,20 +388,20 @@ def pass_beside(file: Changing, pool: ThreadPoolExecutor) -> None:
     drain(store.flusher.trim(file.inode))
     applier, worker = Applier(store), Worker(store)
     file_pass = applier.begin_pass(file.inode, complete=True)
-    while (step := applier.next_step(file_pass)) is not None:
-        running = pool.submit(worker.work, [step], store.writer())
+    while (region := applier.next_region(file_pass)) is not None:
+        running = pool.submit(worker.work, [region], store.writer())
         file.change()
         while not running.done():
             file.change()
         done, result = running.result()
-        assert done == [step]
+        assert done == [region]
         drain(store.publish(result))
-        apply(store, step)
+        apply(store, region)
         file.check()
     applier.end_pass(file_pass)
 
 
-def test_files_are_written_while_steps_run_on_threads(opened: Store) -> None:
+def test_files_are_written_while_regions_run_on_threads(opened: Store) -> None:
     """Work on one thread, with writes, cuts and reads on the owner's, loses no byte."""
     file = Changing(opened, 6 * WINDOW)
     with ThreadPoolExecutor(1) as pool:

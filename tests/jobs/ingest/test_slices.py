@@ -1,4 +1,4 @@
-"""A step is applied in slices, and no byte is lost by an event between two of them."""
+"""A region is applied in slices, and no byte is lost by an event between two of them."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from modelfs.jobs.ingest import apply as apply_module
 from modelfs.jobs.ingest.apply import Applier
-from modelfs.jobs.ingest.passes import Step
+from modelfs.jobs.ingest.passes import Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.chunks import publish
 from modelfs.store.chunks.writer import WriteResult
@@ -27,7 +27,7 @@ from tests.support.stores import (
 )
 
 WINDOW = 4 * CHUNK
-SLICES = 8  # at least, of one step
+SLICES = 8  # at least, of one region
 DATA = noise(2 * WINDOW)
 
 
@@ -41,27 +41,27 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flush, "TRIM_SLICE", 1)
 
 
-def work_on_first_step(store: Store, inode: InodeNumber) -> tuple[Step, WriteResult]:
-    """Begin a pass, and do the work of its first step."""
+def work_on_first_region(store: Store, inode: InodeNumber) -> tuple[Region, WriteResult]:
+    """Begin a pass, and do the work of its first region."""
     applier = Applier(store)
-    step = applier.next_step(applier.begin_pass(inode, complete=True))
-    assert step is not None
-    done, result = Worker(store).work([step], store.writer())
-    assert done == [step]
-    return step, result
+    region = applier.next_region(applier.begin_pass(inode, complete=True))
+    assert region is not None
+    done, result = Worker(store).work([region], store.writer())
+    assert done == [region]
+    return region, result
 
 
-def publish_first_step(store: Store, inode: InodeNumber) -> Step:
-    """Begin a pass, and do its first step except for changes of the map."""
-    step, result = work_on_first_step(store, inode)
+def publish_first_region(store: Store, inode: InodeNumber) -> Region:
+    """Begin a pass, and do its first region except for changes of the map."""
+    region, result = work_on_first_region(store, inode)
     drain(store.publish(result))
-    assert len(step.extents) >= SLICES
-    return step
+    assert len(region.extents) >= SLICES
+    return region
 
 
-def apply(store: Store, step: Step, count: int) -> Iterator[None]:
-    """Apply `count` slices of a step, and return the iterator that applies the others."""
-    rest = Applier(store).apply(step)
+def apply(store: Store, region: Region, count: int) -> Iterator[None]:
+    """Apply `count` slices of a region, and return the iterator that applies the others."""
+    rest = Applier(store).apply(region)
     for _ in range(count):
         next(rest)
     return rest
@@ -72,7 +72,7 @@ def test_a_crash_between_slices_keeps_what_was_flushed(box: Box, count: int) -> 
     """After a commit between any two slices and a crash, a flushed file is complete."""
     inode = new_file(box.store, b"f", DATA)
     box.store.flush(inode)
-    apply(box.store, publish_first_step(box.store, inode), count)
+    apply(box.store, publish_first_region(box.store, inode), count)
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) == DATA
@@ -84,7 +84,7 @@ def test_a_crash_between_slices_keeps_what_was_flushed(box: Box, count: int) -> 
 def test_a_crash_between_slices_shows_no_part_of_a_new_file(box: Box, count: int) -> None:
     """After a crash, a file that was never flushed is empty, and zeros if it is made longer."""
     inode = new_file(box.store, b"f", DATA)
-    apply(box.store, publish_first_step(box.store, inode), count)
+    apply(box.store, publish_first_region(box.store, inode), count)
     box.store.commit()
     store = box.crash()
     assert content_of(store, inode) == b""
@@ -101,7 +101,7 @@ def test_a_crash_between_slices_brings_back_no_cut_off_bytes(box: Box, count: in
     store.commit()
     store.writes.truncate(inode, 0)
     store.writes.write(inode, 2 * WINDOW, DATA)
-    apply(store, publish_first_step(store, inode), count)
+    apply(store, publish_first_region(store, inode), count)
     store.commit()
     store = box.crash()
     assert content_of(store, inode) == b""
@@ -112,7 +112,7 @@ def test_a_crash_between_slices_brings_back_no_cut_off_bytes(box: Box, count: in
 def test_a_write_between_slices_wins(opened: Store) -> None:
     """Bytes written over an extent of an earlier slice lie above it."""
     inode = new_file(opened, b"f", DATA)
-    rest = apply(opened, publish_first_step(opened, inode), 3)
+    rest = apply(opened, publish_first_region(opened, inode), 3)
     opened.writes.write(inode, 5, b"new")
     opened.writes.write(inode, 6 * CHUNK, b"new")
     drain(rest)
@@ -126,7 +126,7 @@ def test_a_write_between_slices_wins(opened: Store) -> None:
 def test_a_truncation_between_slices_wins(opened: Store) -> None:
     """Bytes that were cut off between two slices do not come back."""
     inode = new_file(opened, b"f", DATA)
-    rest = apply(opened, publish_first_step(opened, inode), 3)
+    rest = apply(opened, publish_first_region(opened, inode), 3)
     opened.writes.truncate(inode, CHUNK + 10)
     opened.writes.truncate(inode, len(DATA))
     drain(rest)
@@ -140,7 +140,7 @@ def test_a_flush_between_slices_is_kept(box: Box) -> None:
     """Bytes that were flushed between two slices survive a crash before the last one."""
     store = box.store
     inode = new_file(store, b"f", DATA)
-    rest = apply(store, publish_first_step(store, inode), 3)
+    rest = apply(store, publish_first_region(store, inode), 3)
     store.writes.write(inode, 5, b"new")
     store.flush(inode)
     for _ in range(2):
@@ -149,15 +149,15 @@ def test_a_flush_between_slices_is_kept(box: Box) -> None:
     assert content_of(box.crash(), inode) == DATA[:5] + b"new" + DATA[8:]
 
 
-def test_a_removal_between_slices_ends_the_step(opened: Store) -> None:
+def test_a_removal_between_slices_ends_the_region(opened: Store) -> None:
     """A file that is removed before the last slice leaves no extents."""
     inode = new_file(opened, b"f", DATA)
-    step = publish_first_step(opened, inode)
-    rest = apply(opened, step, 3)
+    region = publish_first_region(opened, inode)
+    rest = apply(opened, region, 3)
     opened.namespace.unlink(ROOT, b"f")
     drain(opened.orphans.remove(inode))
     assert list(rest) == []
-    assert step.file_pass.done
+    assert region.file_pass.done
     assert list(opened.index.pages(Table.EXTENTS)) == []
 
 
@@ -166,7 +166,7 @@ def test_a_crash_between_slices_of_new_chunks(box: Box) -> None:
     store = box.store
     inode = new_file(store, b"f", DATA)
     store.flush(inode)
-    _, result = work_on_first_step(store, inode)
+    _, result = work_on_first_region(store, inode)
     next(store.publish(result))
     store.commit()
     store = box.crash()
@@ -185,6 +185,6 @@ def test_a_file_that_is_cut_again_reads_the_same_between_slices(box: Box, count:
     inode = stored_file(box.store, b"f", b"\0" + data[1:])
     box.store.writes.write(inode, 0, data[:1])
     box.store.flush(inode)
-    apply(box.store, publish_first_step(box.store, inode), count)
+    apply(box.store, publish_first_region(box.store, inode), count)
     box.store.commit()
     assert content_of(box.crash(), inode) == data

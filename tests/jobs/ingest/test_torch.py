@@ -79,8 +79,8 @@ def test_a_growing_archive_is_cut_when_it_is_complete(
     for at in range(0, len(content), 7000):
         box.store.writes.write(inode, at, content[at : at + 7000])
         applier = Applier(box.store)
-        step = applier.next_step(applier.begin_pass(inode, complete=False))
-        assert step is None or not Worker(box.store).run(step, box.store.writer())
+        region = applier.next_region(applier.begin_pass(inode, complete=False))
+        assert region is None or not Worker(box.store).run(region, box.store.writer())
     assert extents(box.store, inode) == []
     ingest_file(box.store, inode)
     assert [tensor.name for tensor in inspect(box.store, inode).tensors] == ["w"]

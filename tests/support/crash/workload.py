@@ -138,7 +138,7 @@ class Work:
 
     @contextmanager
     def interrupted(self, meanwhile: Callable[[], None]) -> Iterator[None]:
-        """Do this in the middle of each flush, each step of ingest and each commit."""
+        """Do this in the middle of each flush, each region of ingest and each commit."""
         before, self.meanwhile = self.meanwhile, meanwhile
         try:
             yield
@@ -203,8 +203,8 @@ class Work:
         """Begin to ingest a file, and abandon that when its chunks are in packs."""
         applier = Applier(self.store)
         file_pass = applier.begin_pass(self.files[name].inode, complete=True)
-        if (step := applier.next_step(file_pass)) is not None:
-            Worker(self.store).work([step], self.store.writer())
+        if (region := applier.next_region(file_pass)) is not None:
+            Worker(self.store).work([region], self.store.writer())
             self.store.roll_back_writer()
 
     # -- the whole store
