@@ -18,18 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import COOKIE_END, FIRST_COOKIE, Dentry, Listed
+from modelfs.store.files.dentries import Dentries, rows_of
+from modelfs.store.index.records import COOKIE_END, FIRST_COOKIE, Dentry
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,
     Table,
-    named_key,
     number_key,
     number_of,
-    pair_key,
     pair_of,
-    triple_key,
 )
 
 LOST_FOUND: Final = b"lost+found"
@@ -97,6 +94,7 @@ class Tree:
 
     def __init__(self, context: RepairContext) -> None:
         self._context = context
+        self._dentries = Dentries(context.index, context.store.counters)
         self._names: dict[tuple[int, bytes], Name] = {}
         self._cookies: dict[int, Name] = {}
         self._first: dict[int, Name] = {}  # the first name of each inode
@@ -136,11 +134,8 @@ class Tree:
             self._accept(name)
 
     def _new_cookie(self) -> int:
-        counters = self._context.store.counters
-        cookie = max(FIRST_COOKIE, counters.get(NEXT_COOKIE))
-        while cookie in self._cookies:
-            cookie += 1
-        counters.set(NEXT_COOKIE, cookie + 1)
+        while (cookie := self._dentries.new_cookie()) in self._cookies:
+            pass
         return cookie
 
     def _accept(self, name: Name) -> None:
@@ -234,18 +229,18 @@ class Tree:
 
     def write(self) -> None:
         """Write the accepted names to the tables."""
-        dentries, listing, parents = dict[bytes, bytes](), dict[bytes, bytes](), list[bytes]()
+        tables: dict[Table, dict[bytes, bytes]] = {
+            Table.DENTRIES: {},
+            Table.LISTING: {},
+            Table.PARENTS: {},
+        }
         for name in self._names.values():
-            dentries[named_key(name.folder, name.name)] = Dentry(name.inode, name.cookie).to_bytes()
-            listing[pair_key(name.folder, name.cookie)] = Listed(name.inode, name.name).to_bytes()
-            parents.append(triple_key(name.inode, name.folder, name.cookie))
+            dentry = Dentry(name.inode, name.cookie)
+            for table, (key, value) in rows_of(name.folder, name.name, dentry).items():
+                tables[table][key] = value
         orphans = self._inodes.keys() - self._first.keys() - {ROOT}
-        for table, rows in (
-            (Table.DENTRIES, dentries),
-            (Table.LISTING, listing),
-            (Table.PARENTS, dict.fromkeys(parents, b"")),
-            (Table.ORPHANS, dict.fromkeys(map(number_key, orphans), b"")),
-        ):
+        tables[Table.ORPHANS] = dict.fromkeys(map(number_key, orphans), b"")
+        for table, rows in tables.items():
             if changed := self._context.replace_rows(table, rows):
                 self._context.repaired(f"rows of {table.value} corrected: {changed}")
 

@@ -1,10 +1,7 @@
-"""The namespace: directories, and the names in them.
+"""The namespace: the calls of POSIX on directories and the names in them.
 
-Theory of operation. A name has three rows: the *dentry* (folder, name) for look-ups, the *line*
-(folder, cookie) for listings, and the *link* (inode, folder, cookie) to find the names of an inode.
-They are only changed together. Each cookie is used once in a store. So a listing that stopped at a
-cookie goes on behind it, whichever names were added and removed meanwhile. A name that a rename
-replaces keeps its cookie, and is listed once.
+Theory of operation. The rows of a name are in `dentries`. A name that a rename replaces keeps its
+cookie, and is listed once.
 
 An inode without a name is an *orphan*. It has a row among the orphans until the kernel has no
 reference to it and its content is removed. After a crash the orphans are the inodes that were open
@@ -39,31 +36,15 @@ from modelfs.errors import (
     TooManyLinks,
 )
 from modelfs.formats.layout import Format
+from modelfs.store.files.dentries import COOKIE_MAX, Dentries
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.index.counters import NEXT_COOKIE, Counters
+from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import (
-    FIRST_COOKIE,
-    NAME_MAX,
-    Dentry,
-    Inode,
-    Listed,
-    is_name,
-)
-from modelfs.store.index.tables import (
-    ROOT,
-    InodeNumber,
-    Table,
-    named_key,
-    number_key,
-    pair_key,
-    pair_of,
-    triple_key,
-)
+from modelfs.store.index.records import Inode
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 
 TARGET_MAX: Final = 4095
 LINK_MAX: Final = (1 << 32) - 2
-COOKIE_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +60,8 @@ class Namespace:
 
     def __init__(self, index: Index, counters: Counters, inodes: Inodes) -> None:
         self._index = index
-        self._counters = counters
         self._inodes = inodes
+        self._dentries = Dentries(index, counters)
 
     # -- reading
 
@@ -99,7 +80,7 @@ class Namespace:
             if not node.nlink:
                 raise NotFound(f"inode {folder} was removed")
             return folder if name == b"." else node.parent
-        if (dentry := self._find(folder, name)) is None:
+        if (dentry := self._dentries.find(folder, name)) is None:
             self._directory(folder)
             raise NotFound(f"{os.fsdecode(name)} does not exist in directory {folder}")
         return dentry.inode
@@ -111,32 +92,21 @@ class Namespace:
 
         Entries with cookies from `end` on are left out.
         """
-        rows = self._index.scan(
-            Table.LISTING, pair_key(folder, after + 1), pair_key(folder, end), limit
-        )
-        lines = ((pair_of(key)[1], Listed.from_bytes(value)) for key, value in rows)
-        return [(cookie, line.name, line.inode) for cookie, line in lines]
+        return self._dentries.listing(folder, after, limit, end)
 
     def names(
         self, folder: InodeNumber, start: bytes, limit: int
     ) -> list[tuple[bytes, InodeNumber]]:
         """Return up to `limit` entries from a name on, in the order of names: name, inode."""
-        rows = self._index.scan(
-            Table.DENTRIES, named_key(folder, start), named_key(folder + 1, b""), limit
-        )
-        return [(key[8:], Dentry.from_bytes(value).inode) for key, value in rows]
+        return self._dentries.names(folder, start, limit)
 
     def next_cookie(self) -> int:
         """Return the cookie of the next new name in any folder."""
-        return max(FIRST_COOKIE, self._counters.get(NEXT_COOKIE))
+        return self._dentries.next_cookie()
 
     def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
         """Yield the folder and name of each of an inode's names."""
-        start, stop = triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0)
-        for key, _ in self._index.pages(Table.PARENTS, start, stop):
-            line = self._index.get(Table.LISTING, key[8:])
-            if line is not None:
-                yield InodeNumber(int.from_bytes(key[8:16], "big")), Listed.from_bytes(line).name
+        return self._dentries.names_of(inode)
 
     def path_of(self, inode: InodeNumber) -> bytes:
         """Return a path of an inode from the root: one of several if it has hard links.
@@ -201,7 +171,7 @@ class Namespace:
                 format=Format.PLAIN,
             )
             self._inodes.put(node)
-            self._add(folder, name, node.inode)
+            self._dentries.add(folder, name, node.inode)
             self._touch_folder(folder, subfolders=int(is_folder))
         return node
 
@@ -240,7 +210,7 @@ class Namespace:
         self._check_free(self._directory(folder), name)
         with self._index.change():
             self._inodes.touch(node, nlink=node.nlink + 1)
-            self._add(folder, name, inode)
+            self._dentries.add(folder, name, inode)
             self._touch_folder(folder)
 
     # -- removing
@@ -252,12 +222,12 @@ class Namespace:
             NotFound: the name does not exist.
             IsADirectory: it is a directory's name.
         """
-        dentry = self._entry(folder, name)
+        dentry = self._dentries.entry(folder, name)
         node = self._inodes.get(dentry.inode)
         if stat.S_ISDIR(node.mode):
             raise IsADirectory(f"{os.fsdecode(name)} is a directory")
         with self._index.change():
-            self._remove(folder, name, dentry)
+            self._dentries.remove(folder, name, dentry)
             self._drop_link(node)
             self._touch_folder(folder)
         return node.inode
@@ -270,12 +240,12 @@ class Namespace:
             NotADirectory: it is no directory's name.
             DirectoryNotEmpty: the directory has entries.
         """
-        dentry = self._entry(folder, name)
+        dentry = self._dentries.entry(folder, name)
         node = self._directory(dentry.inode)
         if self.listing(node.inode, 0, 1):
             raise DirectoryNotEmpty(f"directory {os.fsdecode(name)} is not empty")
         with self._index.change():
-            self._remove(folder, name, dentry)
+            self._dentries.remove(folder, name, dentry)
             self._drop_link(node)
             self._touch_folder(folder, subfolders=-1)
         return node.inode
@@ -301,14 +271,14 @@ class Namespace:
             IsADirectory, NotADirectory, DirectoryNotEmpty: the new name exists, and its inode
                 cannot be replaced by the old one.
         """
-        dentry = self._entry(*old)
-        target = self._find(*new)
+        dentry = self._dentries.entry(*old)
+        target = self._dentries.find(*new)
         node = self._inodes.get(dentry.inode)
         self._check_not_below(node, new[0])
         if target is None:
             with self._index.change():
-                self._remove(*old, dentry)
-                self._add(*new, dentry.inode)
+                self._dentries.remove(*old, dentry)
+                self._dentries.add(*new, dentry.inode)
                 self._touch_moved(node, old[0], new[0])
             return None
         if not replace:
@@ -318,8 +288,8 @@ class Namespace:
         victim = self._inodes.get(target.inode)
         self._check_replaceable(node, victim)
         with self._index.change():
-            self._remove(*old, dentry)
-            self._point(*new, target, dentry.inode)
+            self._dentries.remove(*old, dentry)
+            self._dentries.point(*new, target, dentry.inode)
             self._drop_link(victim)
             if stat.S_ISDIR(victim.mode):
                 self._touch_folder(new[0], subfolders=-1)
@@ -333,57 +303,15 @@ class Namespace:
             NotFound: one of the names does not exist, or a folder was removed.
             InvalidArgument: a directory would lie below itself.
         """
-        first, second = self._entry(*one), self._entry(*two)
+        first, second = self._dentries.entry(*one), self._dentries.entry(*two)
         first_node, second_node = self._inodes.get(first.inode), self._inodes.get(second.inode)
         self._check_not_below(first_node, two[0])
         self._check_not_below(second_node, one[0])
         with self._index.change():
-            self._point(*one, first, second.inode)
-            self._point(*two, second, first.inode)
+            self._dentries.point(*one, first, second.inode)
+            self._dentries.point(*two, second, first.inode)
             self._touch_moved(first_node, one[0], two[0])
             self._touch_moved(self._inodes.get(second.inode), two[0], one[0])
-
-    # -- rows
-
-    def _find(self, folder: InodeNumber, name: bytes) -> Dentry | None:
-        if len(name) > NAME_MAX:
-            raise NameTooLong(f"a name of {len(name)} bytes")
-        if not is_name(name):
-            raise InvalidArgument(f"invalid name: {name!r}")
-        value = self._index.get(Table.DENTRIES, named_key(folder, name))
-        return None if value is None else Dentry.from_bytes(value)
-
-    def _entry(self, folder: InodeNumber, name: bytes) -> Dentry:
-        if (dentry := self._find(folder, name)) is None:
-            raise NotFound(f"{os.fsdecode(name)} does not exist in directory {folder}")
-        return dentry
-
-    def _directory(self, inode: InodeNumber) -> Inode:
-        node = self._inodes.get(inode)
-        if not stat.S_ISDIR(node.mode):
-            raise NotADirectory(f"inode {inode} is no directory")
-        return node
-
-    def _add(self, folder: InodeNumber, name: bytes, inode: InodeNumber) -> None:
-        cookie = self.next_cookie()
-        self._counters.set(NEXT_COOKIE, cookie + 1)
-        self._put(folder, name, Dentry(inode, cookie))
-
-    def _put(self, folder: InodeNumber, name: bytes, dentry: Dentry) -> None:
-        self._index.put(Table.DENTRIES, named_key(folder, name), dentry.to_bytes())
-        line = Listed(dentry.inode, name).to_bytes()
-        self._index.put(Table.LISTING, pair_key(folder, dentry.cookie), line)
-        self._index.put(Table.PARENTS, triple_key(dentry.inode, folder, dentry.cookie), b"")
-
-    def _remove(self, folder: InodeNumber, name: bytes, dentry: Dentry) -> None:
-        self._index.delete(Table.DENTRIES, named_key(folder, name))
-        self._index.delete(Table.LISTING, pair_key(folder, dentry.cookie))
-        self._index.delete(Table.PARENTS, triple_key(dentry.inode, folder, dentry.cookie))
-
-    def _point(self, folder: InodeNumber, name: bytes, old: Dentry, inode: InodeNumber) -> None:
-        # Point an existing name to another inode; its cookie stays.
-        self._remove(folder, name, old)
-        self._put(folder, name, Dentry(inode, old.cookie))
 
     # -- inodes whose names were changed
 
@@ -410,8 +338,14 @@ class Namespace:
 
     # -- checks
 
+    def _directory(self, inode: InodeNumber) -> Inode:
+        node = self._inodes.get(inode)
+        if not stat.S_ISDIR(node.mode):
+            raise NotADirectory(f"inode {inode} is no directory")
+        return node
+
     def _check_free(self, folder: Inode, name: bytes) -> None:
-        if self._find(folder.inode, name) is not None:
+        if self._dentries.find(folder.inode, name) is not None:
             raise AlreadyExists(f"{os.fsdecode(name)} exists already")
         if not folder.nlink:
             raise NotFound(f"directory {folder.inode} was removed")
