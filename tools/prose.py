@@ -9,6 +9,9 @@ and `tests/test_prose.py` holds that. Each kind, and the plain English::
     what is stored                    the stored bytes
     for whoever reads it              for readers
     the index tells of a chunk        the index has a record of a chunk
+    the record says that it is lost   it is recorded as lost
+
+Only a text says something, and in quotation marks.
 """
 
 import argparse
@@ -31,7 +34,8 @@ MANNERISM: Final = re.compile(
     | \b(?:nobody|somebody|whoever|whomever|whom)\b
     | \b(?:for|to|of|by|with|from)\s+who\b
     | ^who\b
-    | \b(?:tells?|told)\b
+    | \b(?:tells?|told|telling|knows?|knew)\b
+    | \b(?:says?|said|saying)\b(?!\s+["'])
     | \banew\b
     """,
     re.VERBOSE | re.IGNORECASE,

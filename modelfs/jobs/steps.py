@@ -2,7 +2,7 @@
 
 Theory of operation. A job is a generator. It runs on the thread that owns the store, and yields a
 step where a call is slow, where other work may run in between, or where it needs a commit. A job
-knows neither trio nor threads, so the same job runs in a daemon, beside its requests, and on an
+uses neither trio nor threads, so the same job runs in a daemon, beside its requests, and on an
 unmounted store. `jobs.drive` runs jobs on the calling thread; `fs.background.drive` runs them on an
 event loop.
 

@@ -14,7 +14,7 @@ _Words = npt.NDArray[Any]
 
 
 def cast(source: Bytes, number: int) -> bytes:
-    """Return the words of `source` cast as `number` says, rounded to nearest, ties to even.
+    """Return the words of `source` after the cast `number`, rounded to nearest, ties to even.
 
     Raises:
         ValueError: there is no such cast, or these are not its words.

@@ -40,7 +40,7 @@ I32: Final = 5
 SKIP: Final = "skip"
 RUN: Final = "run"
 
-# Unknown fields are skipped, for a later version of the schema may know them, but not any
+# Unknown fields are skipped, for a later version of the schema may have them, but not any
 # number: 127 is far above what ONNX has counted to, and junk seldom stays below it.
 MAX_NUMBER: Final = 127
 

@@ -11,7 +11,7 @@ The format is PKWARE's APPNOTE.TXT, sections 4.3.6 to 4.3.16. In file order::
 
 Compressed entries are yielded, too; only the bytes of the others lie in the archive as they are. An
 archive is consistent only if the directory ends where its end begins, has as many entries as that
-says, in file order and apart from each other, and if every entry's local header has its name and
+counts, in file order and apart from each other, and if every entry's local header has its name and
 length. Readers of zip check less than that, so two of them may see different entries in one file.
 
 Example. An archive of one entry `a` with the bytes `hi`::

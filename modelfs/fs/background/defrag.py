@@ -5,9 +5,10 @@ from modelfs.jobs.defrag.job import DefragRun
 
 
 class BackgroundDefrag:
-    """Rewrites the chunks of scattered files next to each other, by a plan made in portions.
+    """Rewrites the chunks of scattered files next to each other.
 
-    Nothing is remembered from one plan to the next: a new plan starts from the store as it is.
+    A plan is copied in portions. Nothing is remembered from one plan to the next: a new plan starts
+    from the store as it is.
     """
 
     def __init__(self, context: Context) -> None:

@@ -7,7 +7,7 @@ index a few times. They read the headers and segment tables of packs, and the le
 files; with `data`, also every stored byte that a file uses.
 
 A crash may leave files in `packs/` and `staging/` that no row mentions, a pack longer than its row
-says, dead chunks, orphans, staged windows, and extents behind a truncation. None of them is a
+has it, dead chunks, orphans, staged windows, and extents behind a truncation. None of them is a
 finding: opening the store for writing, or gc, removes them.
 
 Nothing is changed. Of a store opened read-only one commit is checked, even if a daemon makes

@@ -46,7 +46,7 @@ class Impact:
 
 @dataclass(slots=True)
 class KnownLoss:
-    """The chunks whose records say that they are lost."""
+    """The chunks that are recorded as lost."""
 
     chunks: int = 0
     bytes: int = 0  # of files, in lost chunks and chunks that derive from them

@@ -4,7 +4,7 @@ A derivation has two rows, one for each way to look it up. For the other invaria
 is enough; a missing one is a finding of its own.
 
 Example. Chunk 3 derives from 2, and 2 from 1. SOURCES has the rows (3, 2) and (2, 1), DEPENDANTS
-(2, 3) and (1, 2). The chain of chunk 3 has length 2. If the record of chunk 2 says 0 dependants, gc
+(2, 3) and (1, 2). The chain of chunk 3 has length 2. If the record of chunk 2 has 0 dependants, gc
 would remove it once no file uses it: a finding of `dependants_are_counted`.
 """
 

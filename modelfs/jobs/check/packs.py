@@ -1,4 +1,4 @@
-"""Invariants of packs: chunks lie where the index says, and their bytes are intact."""
+"""Invariants of packs: chunks lie where the index has them, and their bytes are intact."""
 
 import contextlib
 import os

@@ -67,7 +67,7 @@ def _suspicious_holes(
 
     They are no longer than the missing extents together. Extents with damaged rows do not count as
     missing, also behind the end of their file: their ranges are lost already. All holes of that
-    length are suspicious, since nothing says in which file the missing extents were.
+    length are suspicious, since no row has the file of the missing extents.
     """
     gaps: dict[int, RangeSet] = {}
     for inode, starts in unreadable.items():

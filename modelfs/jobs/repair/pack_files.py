@@ -45,7 +45,7 @@ class PackState:
         yield from (entry for entry in self.strays if entry.chunk == chunk)
 
     def is_damaged(self, stop: int) -> bool:
-        """Return whether the file lacks something that it had when its row said `stop`.
+        """Return whether the file lacks something that it had when its row got `stop`.
 
         A whole file that ends elsewhere is not damaged: then the row is wrong.
         """

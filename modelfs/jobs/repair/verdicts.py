@@ -161,7 +161,7 @@ def _use_later_candidates(docket: _Docket) -> bool:
 
 
 def _suspect_sources(docket: _Docket) -> bool:
-    """Add the sources that cannot be read, unless their records say that they are lost."""
+    """Add the sources that cannot be read, unless they are recorded as lost."""
     sources = {needs.source for waiting in docket.needs.values() for needs in waiting}
     unknown = sorted(sources - docket.records.keys())
     new = [source for source in unknown if not docket.is_lost(source)]

@@ -52,7 +52,7 @@ class Room:
 
 
 class Space:
-    """Free space for one store. For the owner's thread, unless a method says otherwise."""
+    """Free space for one store. For the owner's thread, unless a method is for any."""
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self._folder = folder
