@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from modelfs.cli.commands.optimize import optimize_and_defragment
 from modelfs.jobs.defrag import order as order_module
 from modelfs.jobs.drive import run
 from modelfs.jobs.optimize.backlog import Backlog
@@ -41,21 +40,6 @@ def test_a_store_in_order_is_left_alone(opened: Store) -> None:
     defragment(opened, lambda *done: progress.append(done))
     assert not progress
     assert packs_of(opened) == before
-
-
-@pytest.mark.usefixtures("portions")
-def test_optimize_defragments_last(opened: Store) -> None:
-    """The optimize command ends with defragmentation, and its progress reaches the total."""
-    inodes = scatter(opened)
-    stored_file(opened, b"model", save({"zeros": np.zeros((100, 1024), np.float32)}))
-    progress: list[tuple[int, int]] = []
-    run(
-        optimize_and_defragment(opened, Backlog(opened), lambda *done: progress.append(done)),
-        opened,
-    )
-    assert runs(opened, inodes) == [1] * FILES
-    assert progress[-1][0] == progress[-1][1]
-    assert progress == sorted(progress)
 
 
 @pytest.mark.usefixtures("portions")
