@@ -58,7 +58,7 @@ class CopyHints:
         self._inodes = store.inodes
         self._tensors = TensorTable(store.index)
 
-    def layout_of(self, key: bytes) -> Layout | None:
+    def layout_under(self, key: bytes) -> Layout | None:
         """Return the layout of a data file with that copy key, None if there is none."""
         for node in self._with_key(key):
             if node.format is Format.ONNX_DATA:

@@ -80,7 +80,7 @@ class ExternalData:
                     models.add(node.inode)
         return models
 
-    def layout_of(
+    def placed_layout(
         self, data: InodeNumber, size: int, models: Mapping[InodeNumber, tuple[ReadAt, int]]
     ) -> Layout:
         """Return the layout of a data file: the tensors that its models place in it.

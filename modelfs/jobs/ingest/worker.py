@@ -126,11 +126,11 @@ class Worker:
                 model: (FrozenFile(self._contents, state).read_at, state.size)
                 for model, state in file_pass.models.items()
             }
-            layout = self._external_data.layout_of(file_pass.inode, staged.size, models)
+            layout = self._external_data.placed_layout(file_pass.inode, staged.size, models)
         if layout.format in (Format.PLAIN, Format.ONNX_DATA):
             file_pass.copy_key = copy_key(read_at, staged.size, self._seed)
         if layout.format is Format.PLAIN and file_pass.copy_key is not None:
-            layout = self._copy_hints.layout_of(file_pass.copy_key) or layout
+            layout = self._copy_hints.layout_under(file_pass.copy_key) or layout
         if layout.external:
             file_pass.places = self._external_data.places_named(file_pass.inode, layout)
         file_pass.rows = (
