@@ -7,7 +7,8 @@ right.
 
 A tensor's place is right while the file has the same *stamp*. With another stamp the tensor is
 looked up again: a checkpoint that is overwritten in place has its tensors at other places, and
-bytes from the old place would be silently wrong.
+bytes from the old place would be silently wrong. The data file of an ONNX model is cut again when
+its model changes, although it does not change itself; so its stamp is of one commit only.
 
 Example. A training run overwrites `last.pt`. Before its first flush readers see the old tensors;
 after it, while the file is incomplete, none; once it is whole and durable, the new ones, before
@@ -30,6 +31,7 @@ class Stamp(NamedTuple):
     size: int
     format: Format
     is_indexed: bool  # the index has the layout
+    commit: int  # of the index, for a data file of ONNX; else 0
 
 
 def stamp_of(store: Store, inode: InodeNumber) -> Stamp:
@@ -39,7 +41,8 @@ def stamp_of(store: Store, inode: InodeNumber) -> Stamp:
         store.index.get(Table.PENDING, number_key(inode)) is None
         and store.staging.find(inode) is None
     )
-    return Stamp(node.ctime_ns, node.size, node.format, is_indexed)
+    commit = store.index.snapshot_id() if node.format is Format.ONNX_DATA else 0
+    return Stamp(node.ctime_ns, node.size, node.format, is_indexed, commit)
 
 
 def layout_of(store: Store, inode: InodeNumber, stamp: Stamp) -> Layout:

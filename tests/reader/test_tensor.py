@@ -18,6 +18,7 @@ from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.dtypes import BITS
 from modelfs.reader import dtypes
 from modelfs.store.store import Store
+from tests.support.external_models import model_naming
 from tests.support.filled_reader import Make
 from tests.support.paths import MODELS
 from tests.support.run_jobs import ingest_all, optimize
@@ -330,6 +331,32 @@ def test_a_file_that_is_overwritten(make: Make, path: Path) -> None:
         writer("drain(store.orphans.remove(store.namespace.unlink(1, b'model'))); store.commit()")
         with pytest.raises(NotFound, match="model was removed"):
             first.bytes()
+
+
+def test_a_data_file_of_onnx_is_cut_again(make: Make, path: Path, tmp_path: Path) -> None:
+    """A data file whose model changes has the new tensors, though it does not change itself."""
+
+    def fill(store: Store) -> None:
+        new_file(store, b"weights.data", noise(9000))
+        new_file(store, b"model.onnx", model_naming("weights.data"))
+        ingest_all(store)
+
+    data = make(fill)["weights.data"]
+    first = data.tensors["w0"]
+    assert first.bytes() == noise(9000)[100:5100]
+    cuts = [(0, 4000), (4000, 2000), (6000, 500)]
+    (tmp_path / "model").write_bytes(model_naming("weights.data", cuts))
+    with writer_of(path) as writer:
+        writer(
+            f"content = Path({str(tmp_path / 'model')!r}).read_bytes(); "
+            "inode = store.namespace.lookup(1, b'model.onnx'); store.writes.truncate(inode, 0); "
+            "store.writes.write(inode, 0, content); store.flush(inode); ingest_all(store)"
+        )
+        places = {name: tensor.offset for name, tensor in data.tensors.items()}
+        assert places == {"w0": 0, "w1": 4000, "w2": 6000}
+        with pytest.raises(NotFound, match="w0 any more"):
+            first.bytes()
+        assert data.tensors["w0"].bytes() == noise(9000)[:4000]
 
 
 def test_the_index_may_be_behind_the_content(make: Make, path: Path) -> None:

@@ -1,5 +1,7 @@
 """Models with external data."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -14,10 +16,10 @@ DATA = noise(9000)
 STARTS = [0, 100, 100 + CHUNK, 5100, 8100]
 
 
-def model_naming(location: str) -> bytes:
-    """Return an ONNX model with its weights at `location`."""
+def model_naming(location: str, tensors: Sequence[tuple[int, int]] = TENSORS) -> bytes:
+    """Return an ONNX model with its weights at `location`, by offset and size."""
     weights: list[onnx.TensorProto] = []
-    for number, (offset, size) in enumerate(TENSORS):
+    for number, (offset, size) in enumerate(tensors):
         values = np.zeros(size, np.uint8)
         weight = helper.make_tensor(f"w{number}", onnx.TensorProto.UINT8, [size], values, raw=True)
         onnx.external_data_helper.set_external_data(weight, location, offset, size)
