@@ -48,6 +48,7 @@ from modelfs.store.store import Store
 T = TypeVar("T")
 P = TypeVar("P")
 Plan = Callable[[Store], list[ReadRun]]
+Check = Callable[[Store], object]
 
 # Decoded chunks in memory, in bytes. Less than in a mount: each core may run a process.
 CACHE_SIZE: Final = 64 << 20
@@ -81,22 +82,33 @@ class Connection:
         """
         return self._carry_out(function, lambda _, result: result)
 
-    def read(self, plan: Plan) -> bytes:
+    def read(self, plan: Plan, check: Check | None = None) -> bytes:
         """Return the bytes of a plan.
+
+        Args:
+            plan: of the read, at one commit.
+            check: called after the read, at the last commit by then. Its error is the read's.
 
         Raises:
             ValueError, NotAStore, UnsupportedFormat, StoreBusy, CorruptIndex: as `call`.
             CorruptChunk: the bytes are damaged.
             OSError: the disk failed.
         """
-        return self._carry_out(plan, lambda store, runs: parallel.gather(store.contents, runs))
 
-    def read_into(self, plan: Plan, into: memoryview) -> int:
-        """Read the bytes of a plan into a buffer, and return their number. Raises as `read`."""
+        def gather(store: Store, runs: list[ReadRun]) -> bytes:
+            data = parallel.gather(store.contents, runs)
+            _run_pinned(check, store)
+            return data
+
+        return self._carry_out(plan, gather)
+
+    def read_into(self, plan: Plan, into: memoryview, check: Check | None = None) -> int:
+        """Read the bytes of a plan into a buffer, and return their number. As `read`."""
 
         def fill(store: Store, runs: list[ReadRun]) -> int:
             size = sum(run.size for run in runs)
             parallel.fill(store.contents, runs, into[:size])
+            _run_pinned(check, store)
             return size
 
         return self._carry_out(plan, fill)
@@ -155,6 +167,12 @@ class Connection:
             self._closed = True
             self._shared = None
         _process.close_unused()
+
+
+def _run_pinned(check: Check | None, store: Store) -> None:
+    if check is not None:
+        with store.index.pinned():
+            check(store)
 
 
 class FileIdentity(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from modelfs.connection import Connection, Plan
+from modelfs.connection import Check, Connection, Plan
 from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.layout import Format, TensorSpan
 from modelfs.jobs.inspect.file import inspect
@@ -67,12 +67,13 @@ class Content:
             span: of a tensor; `NotFound` if the file does not have it there any more.
         """
         with self._naming_damage():
-            return self.connection.read(self._plan(offset, size, span))
+            return self.connection.read(*self._plan_and_check(offset, size, span))
 
     def read_into(self, offset: int, into: memoryview, span: TensorSpan | None = None) -> int:
         """Fill a buffer from `offset` on, and return the number of bytes read."""
         with self._naming_damage():
-            return self.connection.read_into(self._plan(offset, len(into), span), into)
+            plan, check = self._plan_and_check(offset, len(into), span)
+            return self.connection.read_into(plan, into, check)
 
     @contextlib.contextmanager
     def _naming_damage(self) -> Iterator[None]:
@@ -81,18 +82,33 @@ class Content:
         except CorruptChunk as exc:
             raise CorruptChunk(exc.chunk, f"{exc.problem}, in {self.path}", exc.base) from exc
 
-    def _plan(self, offset: int, size: int | None, span: TensorSpan | None) -> Plan:
+    def _plan_and_check(
+        self, offset: int, size: int | None, span: TensorSpan | None
+    ) -> tuple[Plan, Check]:
         if offset < 0 or (size is not None and size < 0):
             raise ValueError(f"{size} bytes from {offset} on: no number may be negative")
+        is_staged = False
 
         def plan(store: Store) -> list[ReadRun]:
+            nonlocal is_staged
             self._check_there(store)
-            if span is not None and self._named_at(store).spans.get(span.name) != span:
-                raise NotFound(f"{self.path} does not have the tensor {span.name} any more")
+            if span is not None:
+                is_staged = bool(self._check_span(store, span).staged)
             left = max(0, store.contents.node(self._inode).size - offset)
             return store.contents.plan(self._inode, offset, left if size is None else size)
 
-        return plan
+        def check(store: Store) -> None:
+            if span is not None and is_staged:  # chunks do not change during a read
+                self._check_there(store)
+                self._check_span(store, span)
+
+        return plan, check
+
+    def _check_span(self, store: Store, span: TensorSpan) -> Stamp:
+        named = self._named_at(store)
+        if named.spans.get(span.name) != span:
+            raise NotFound(f"{self.path} does not have the tensor {span.name} any more")
+        return named.stamp
 
     def _call(self, function: Callable[[Store], T]) -> T:
         def at_commit(store: Store) -> T:

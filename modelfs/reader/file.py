@@ -73,7 +73,8 @@ class File:
     def pread(self, offset: int = 0, size: int | None = None) -> bytes:
         """Return bytes from `offset` on: `size` of them, fewer at the end of the file.
 
-        All bytes are of one commit. Without a size, all up to the end of the file.
+        All bytes are of one commit, except that bytes overwritten in place may show early until
+        the file is in chunks. Without a size, all up to the end of the file.
 
         Raises:
             ValueError: a negative offset or size, or the reader is closed.

@@ -34,8 +34,10 @@ class Tensor:
     >>> float(numpy.sum(weight))
     66.0
 
-    Each read checks that the file still has the tensor at its place. If the file was overwritten,
-    it raises `NotFound` and returns no bytes of another tensor.
+    Each read checks that the file still has the tensor at its place, and raises `NotFound` if it
+    does not. Once the file is in chunks, the bytes are those of one commit. Until then, bytes that
+    are overwritten in place may show early: while the file's header still has the tensor at its
+    place, a read may return bytes of the new content.
 
     Attributes:
         name: as in the file. In a PyTorch file, the first path to the storage: `layer.weight`.

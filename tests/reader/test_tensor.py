@@ -1,6 +1,8 @@
 """Tensors of files: as arrays, in parts, and of every format and dtype."""
 
+import os
 import pickle
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,11 @@ from safetensors.numpy import load_file
 import modelfs
 from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.dtypes import BITS
-from modelfs.reader import dtypes
+from modelfs.formats.layout import Layout, ReadAt
+from modelfs.formats.sniff import recognise
+from modelfs.reader import dtypes, layout
+from modelfs.store.files import parallel
+from modelfs.store.files.content import Contents, ReadRun
 from modelfs.store.store import Store
 from tests.support.external_models import model_naming
 from tests.support.filled_reader import Make
@@ -331,6 +337,70 @@ def test_a_file_that_is_overwritten(make: Make, path: Path) -> None:
         writer("drain(store.orphans.remove(store.namespace.unlink(1, b'model'))); store.commit()")
         with pytest.raises(NotFound, match="model was removed"):
             first.bytes()
+
+
+@pytest.mark.parametrize("age", [0.0, 3600.0])
+def test_a_staged_file_is_overwritten_without_a_flush(make: Make, path: Path, age: float) -> None:
+    """A tensor whose header was overwritten is not read from where it was.
+
+    The file was written just now, or an hour ago.
+    """
+    reader = make(lambda store: new_file(store, b"model", model_of(noise(5000, 1), noise(5000, 2))))
+    (staging,) = (path / "staging").iterdir()
+    os.utime(staging, (time.time() - age,) * 2)
+    tensor = reader["model"].tensors["t1"]
+    assert tensor.bytes() == noise(5000, 2)
+    with writer_of(path) as writer:
+        writer("store.writes.write(2, 0, model_of(noise(9000, 3), noise(1000, 4)))")
+        for call in (tensor.bytes, tensor.numpy, lambda: tensor.read_into(bytearray(5000))):
+            with pytest.raises(NotFound, match="t1 any more"):
+                call()
+        assert reader["model"].tensors["t1"].bytes() == noise(1000, 4)
+        writer("store.flush(2); store.commit(); ingest_all(store)")
+        assert reader["model"].tensors["t1"].bytes() == noise(1000, 4)
+
+
+def test_a_staged_file_is_overwritten_during_a_read(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header that changes between the plan of a read and its end is found out."""
+    reader = make(lambda store: new_file(store, b"model", model_of(noise(5000, 1), noise(5000, 2))))
+    (staging,) = (path / "staging").iterdir()
+    os.utime(staging, (1, 1))
+    tensor = reader["model"].tensors["t1"]
+    gather = parallel.gather
+
+    def overwritten(contents: Contents, runs: list[ReadRun]) -> bytes:
+        overwrite(staging, 0, model_of(noise(9000, 3), noise(1000, 4)))
+        return gather(contents, runs)
+
+    good = staging.read_bytes()
+    monkeypatch.setattr(parallel, "gather", overwritten)
+    with pytest.raises(NotFound, match="t1 any more"):
+        tensor.bytes()
+    monkeypatch.undo()
+    staging.write_bytes(good)
+    assert tensor.bytes() == noise(5000, 2)
+
+
+def test_a_staged_file_is_scanned_once(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is not written has its tensors listed and read with one scan of its header."""
+    reader = make(lambda store: new_file(store, b"model", model_of(noise(5000, 1), noise(5000, 2))))
+    (staging,) = (path / "staging").iterdir()
+    os.utime(staging, (1, 1))
+    scans: list[int] = []
+
+    def counted(read_at: ReadAt, size: int) -> Layout:
+        scans.append(size)
+        return recognise(read_at, size)
+
+    monkeypatch.setattr(layout, "recognise", counted)
+    tensors = reader["model"].tensors
+    for _ in range(3):
+        assert [tensor.bytes() for tensor in tensors.values()] == [noise(5000, 1), noise(5000, 2)]
+    assert len(scans) == 1
 
 
 def test_a_data_file_of_onnx_is_cut_again(make: Make, path: Path, tmp_path: Path) -> None:
