@@ -55,7 +55,10 @@ CACHE_SIZE: Final = 64 << 20
 
 
 class Connection:
-    """The connection of a reader and its files to their store. Any thread; pickles as a path."""
+    """The connection of a reader and its files to their store. Any thread.
+
+    A connection pickles as the path and the UUID of its store. A pickle of a closed one is open.
+    """
 
     def __init__(self, folder: Path, uuid: bytes | None = None) -> None:
         """Prepare a connection; the first call opens the store.

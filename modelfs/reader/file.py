@@ -52,7 +52,11 @@ class File:
 
     @property
     def format(self) -> str:
-        """As `modelfs inspect` names it: "plain", "safetensors", "onnx", "onnx_data" or "torch"."""
+        """As `modelfs inspect` names it: "plain", "safetensors", "onnx", "onnx_data" or "torch".
+
+        Raises:
+            NotFound: the file was removed.
+        """
         return self._content.named().format.name.lower()
 
     @property
@@ -62,6 +66,9 @@ class File:
         Of tensors with the same name only the first is listed. A PyTorch file has storages, as they
         lie in memory, each under the name of the first tensor that uses it. A data file of ONNX has
         tensors once the file and its model are in chunks, as after `modelfs sync`.
+
+        Raises:
+            NotFound: the file was removed.
         """
         named = self._content.named()
         if (cached := self._tensors) is not None and cached[0] is named:
@@ -106,6 +113,9 @@ class File:
         """Return the report of `modelfs inspect`: how the file is stored, and its shared bytes.
 
         Takes seconds in a large store, and a fork(2) meanwhile waits for it.
+
+        Raises:
+            NotFound: the file was removed.
         """
         return self._content.report()
 

@@ -79,6 +79,18 @@ class Reader:
 
     Iterating over a reader yields the paths of all files. Paths are from the top of the store, with
     "/" between names; symbolic links are followed unless they are absolute or lead out of it.
+
+    A reader pickles as the path and the UUID of its store: a pickle of a closed reader is open
+    again, and raises `NotAStore` if another store is at that path.
+
+    Raises:
+        ValueError: by every call of a reader, its files and tensors, once the reader is closed.
+        NotAStore: by every call, if the store is gone, or another one has replaced it.
+        UnsupportedFormat: by every call, if a newer version of modelfs has changed the format.
+        StoreBusy: by every call, if a process has the store open for writing and this one has no
+            permission to read beside it.
+        CorruptData: by every call, if the index is damaged.
+        OSError: by every call, if the disk failed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,9 +148,9 @@ class Reader:
     def files(self, prefix: str = "") -> Iterator[File]:
         """Yield the files whose paths begin with a prefix, folder by folder in the order of names.
 
-        A file that exists during the whole listing is yielded once, although others are created
-        and removed. Links to regular files are yielded, too; links to folders are followed only in
-        `prefix`.
+        A name that stays during the listing is yielded once, although others are created and
+        removed; a renamed file may be yielded twice or not at all. Links to regular files are
+        yielded, too; links to folders are followed only in `prefix`.
 
         Args:
             prefix: such as "llama/" for all files in that folder and below, or "llama/model-".

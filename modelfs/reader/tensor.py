@@ -140,7 +140,11 @@ class Tensor:
         return array
 
     def report(self) -> TensorReport:
-        """Return the tensor's part of `File.report`, at the same cost."""
+        """Return the tensor's part of `File.report`, at the same cost.
+
+        Raises:
+            NotFound: the file was removed, or does not have the tensor there any more.
+        """
         for report in self._content.report().tensors:
             if (report.name, report.start) == (self.name, self.offset):
                 return report
@@ -148,5 +152,9 @@ class Tensor:
 
     @property
     def derivation(self) -> tuple[Base, ...]:
-        """The files and tensors that its bytes derive from, at the cost of `report`."""
+        """The files and tensors that its bytes derive from, at the cost of `report`.
+
+        Raises:
+            NotFound: as `report`.
+        """
         return self.report().derived_from
