@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, overload
 
 from modelfs.connection import Connection
 from modelfs.jobs.inspect.report import FileReport
@@ -102,12 +102,24 @@ class File:
         """
         return self._content.read_into(offset, writable(buffer))
 
-    def open(self) -> io.RawIOBase:
-        """Return a seekable, read-only, unbuffered stream of the file's bytes.
+    # The overlap: a variable whose value is 0.
+    @overload
+    def open(self, *, buffering: Literal[0]) -> io.RawIOBase: ...  # type: ignore[overload-overlap]
 
-        `io.BufferedReader(file.open())` buffers it, for programs that read a few bytes at a time.
+    @overload
+    def open(self, *, buffering: int = ...) -> io.BufferedReader: ...
+
+    def open(self, *, buffering: int = io.DEFAULT_BUFFER_SIZE) -> io.RawIOBase | io.BufferedReader:
+        """Return a seekable, read-only stream of the file's bytes.
+
+        Args:
+            buffering: bytes that are read at once for smaller reads; 0: an unbuffered stream, each
+                read of which is one `pread`.
+
+        Raises:
+            ValueError: `buffering` is negative.
         """
-        return _Stream(self)
+        return io.BufferedReader(_Stream(self), buffering) if buffering else _Stream(self)
 
     def report(self) -> FileReport:
         """Return the report of `modelfs inspect`: how the file is stored, and its shared bytes.

@@ -202,12 +202,33 @@ def test_buffers_that_cannot_be_filled(make: Make, buffer: object) -> None:
 # -- as Python's own files are
 
 
+def test_lines_of_a_stream(make: Make) -> None:
+    """A stream is buffered: many small reads are few calls of the store."""
+    lines = [b"%d\n" % number for number in range(20_000)]
+    file = make(lambda store: stored_file(store, b"file", b"".join(lines)))["file"]
+    calls: list[int] = []
+    read_into = file.read_into
+
+    def counted(offset: int, buffer: object) -> int:
+        calls.append(offset)
+        return read_into(offset, buffer)
+
+    file.read_into = counted  # type: ignore[method-assign]
+    with file.open() as stream:
+        assert stream.readlines() == lines
+    assert len(calls) < 20
+    with file.open(buffering=1 << 20) as stream:
+        assert stream.peek(6)[:6] == b"0\n1\n2\n"
+    with pytest.raises(ValueError, match="positive"):
+        file.open(buffering=-1)
+
+
 def test_a_stream(make: Make) -> None:
     """It reads and seeks as an open file does, and has the same position."""
     file = make(lambda store: stored_file(store, b"file", DATA))["file"]
     plain = io.BytesIO(DATA)
     rng = random.Random(1)
-    with file.open() as stream, io.BufferedReader(file.open(), 100) as buffered:
+    with file.open(buffering=0) as stream, file.open(buffering=100) as buffered:
         assert (stream.readable(), stream.seekable(), stream.writable()) == (True, True, False)
         for _ in range(100):
             offset, whence = rng.choice(((rng.randrange(len(DATA)), 0), (0, 1), (-50, 2), (10, 1)))
@@ -242,8 +263,8 @@ def test_programs_that_take_files(make: Make) -> None:
     reader = make(fill)
     with reader["config.json"].open() as stream:
         assert json.load(stream) == {"layers": 4}
-    with io.BufferedReader(reader["array.npy"].open()) as buffered:
-        assert np.array_equal(np.load(buffered), np.arange(1000))
+    with reader["array.npy"].open() as stream:
+        assert np.array_equal(np.load(stream), np.arange(1000))
 
 
 # -- stores of every kind
