@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Tensor:
         dtype: the name that safetensors uses, in all formats: "F32", "BF16", "I64", ...
         shape: in elements. In a PyTorch file, of the storage, in the order of its memory.
         offset: bytes from the start of the file.
-        size: bytes.
+        nbytes: size in bytes.
     """
 
     def __init__(self, content: Content, span: TensorSpan) -> None:
@@ -52,12 +52,39 @@ class Tensor:
         self.dtype = span.dtype
         self.shape = span.shape
         self.offset = span.start
-        self.size = span.size
+        self.nbytes = span.size
         self._content = content
         self._span = span
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.dtype} {list(self.shape)}>"
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions the tensor has."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        """Return the length of the first axis.
+
+        Raises:
+            TypeError: the tensor is a scalar, as of numpy.
+        """
+        if not self.shape:
+            raise TypeError(f"{self.name} is a scalar: it has no length")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return True  # as of any other object; the length may be 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rows of the first axis; each is one read.
+
+        Raises:
+            TypeError: the tensor is a scalar, or as `numpy`.
+            NotFound, CorruptChunk, OSError: as `numpy`.
+        """
+        return map(self.__getitem__, range(len(self)))
 
     def bytes(self) -> bytes:
         """Return a copy of the tensor's bytes, little-endian as in the file.
@@ -67,7 +94,7 @@ class Tensor:
             CorruptChunk: some of the bytes are damaged or lost; the message names the file.
             OSError: the disk failed.
         """
-        return self._content.read(self.offset, self.size, self._span)
+        return self._content.read(self.offset, self.nbytes, self._span)
 
     def read_into(self, buffer: Any) -> None:
         """Fill a buffer with the tensor's bytes. After an error its content is undefined.
@@ -76,7 +103,7 @@ class Tensor:
         PyTorch: `tensor.read_into(weight.view(torch.uint8).numpy())`.
 
         Args:
-            buffer: of `size` bytes, such as a bytearray or a numpy array of any dtype.
+            buffer: of `nbytes` bytes, such as a bytearray or a numpy array of any dtype.
 
         Raises:
             ValueError: the buffer has another size.
@@ -84,8 +111,8 @@ class Tensor:
             NotFound, CorruptChunk, OSError: as `bytes`.
         """
         into = writable(buffer)
-        if len(into) != self.size:
-            raise ValueError(f"{self.name} has {self.size} bytes, the buffer {len(into)}")
+        if len(into) != self.nbytes:
+            raise ValueError(f"{self.name} has {self.nbytes} bytes, the buffer {len(into)}")
         self._content.read_into(self.offset, into, self._span)
 
     def numpy(self) -> Array:
@@ -128,13 +155,13 @@ class Tensor:
         return self._rows(row, row + 1)[(0, *others)]
 
     def _rows(self, start: int, stop: int) -> Array:
-        row_size = self.size // max(1, self.shape[0])
+        row_size = self.nbytes // max(1, self.shape[0])
         return self._read((stop - start, *self.shape[1:]), self.offset + start * row_size)
 
     def _read(self, shape: Sequence[int], offset: int) -> Array:
         dtype = numpy_dtype(self.dtype)
-        if math.prod(self.shape) * dtype.itemsize != self.size:
-            raise TypeError(f"{self.name}: {self.size} bytes are not {self.dtype} {self.shape}")
+        if math.prod(self.shape) * dtype.itemsize != self.nbytes:
+            raise TypeError(f"{self.name}: {self.nbytes} bytes are not {self.dtype} {self.shape}")
         array = np.empty(shape, dtype)
         self._content.read_into(offset, writable(array), self._span)
         return array

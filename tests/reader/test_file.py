@@ -284,7 +284,7 @@ def test_stores_of_old(tmp_path: Path, version: int) -> None:
     with modelfs.open(path) as reader:
         found = {file.path: file.pread() for file in reader.files()}
         tensors = [tensor for file in reader.files() for tensor in file.tensors.values()]
-        assert all(len(tensor.bytes()) == tensor.size for tensor in tensors)
+        assert all(len(tensor.bytes()) == tensor.nbytes for tensor in tensors)
         assert reader.statistics().files >= len(found)
         for file in reader.files():
             assert sum(form.bytes for form in file.report().forms) == file.size
@@ -365,7 +365,7 @@ def test_a_store_in_which_every_table_has_a_row(filled: Path, tmp_path: Path) ->
             assert set(tensors) == {tensor.name for tensor in report.tensors}
             data = file.pread()
             for tensor in tensors.values():
-                assert tensor.bytes() == data[tensor.offset :][: tensor.size]
+                assert tensor.bytes() == data[tensor.offset :][: tensor.nbytes]
                 assert tensor.report().start == tensor.offset
                 assert tensor.derivation == tensor.report().derived_from
         assert reader[BASE.decode()].tensors

@@ -63,7 +63,8 @@ def grid(make: Make) -> modelfs.Tensor:
 
 def test_a_tensor(grid: modelfs.Tensor) -> None:
     """It says where it is and what, and is a copy each time."""
-    assert (grid.name, grid.dtype, grid.shape, grid.size) == ("grid", "I32", (7, 5, 3), 420)
+    assert (grid.name, grid.dtype, grid.shape, grid.nbytes) == ("grid", "I32", (7, 5, 3), 420)
+    assert (grid.ndim, len(grid), np.size(grid)) == (3, 7, 105)
     assert repr(grid) == "<grid: I32 [7, 5, 3]>"
     array = grid.numpy()
     assert array.dtype == np.int32
@@ -121,7 +122,8 @@ def test_indices_that_are_none(grid: modelfs.Tensor, index: Any) -> None:
 
 def test_rows_come_one_by_one(grid: modelfs.Tensor) -> None:
     """Iteration reads a row at a time, and ends."""
-    assert np.array_equal(np.stack([*grid]), GRID)  # type: ignore[misc]
+    assert np.array_equal(np.stack([*grid]), GRID)
+    assert np.array_equal(next(iter(grid)), GRID[0])
 
 
 def test_a_row_takes_no_more_memory_than_a_row(make: Make) -> None:
@@ -153,6 +155,12 @@ def test_scalars_and_empty_tensors(make: Make) -> None:
     assert tensors["scalar"][()] == tensors["scalar"][...] == 1.5
     with pytest.raises(IndexError):
         tensors["scalar"][0]
+    for call in (len, iter, list):
+        with pytest.raises(TypeError, match="is a scalar"):
+            call(tensors["scalar"])
+    assert tensors["scalar"].ndim == 0
+    assert len(tensors["no rows"]) == len(list(tensors["no rows"])) == 0
+    assert all(tensors.values())
     for name, shape in (("none", (0,)), ("rows of none", (3, 0)), ("no rows", (0, 3))):
         tensor = tensors[name]
         assert tensor.numpy().shape == tensor[:].shape == tensor[...].shape == shape
@@ -447,7 +455,7 @@ def test_the_index_may_be_behind_the_content(make: Make, path: Path) -> None:
         with modelfs.open(path) as reader:
             for _ in range(8):
                 file = reader["model"]
-                assert {name: tensor.size for name, tensor in file.tensors.items()} == {
+                assert {name: tensor.nbytes for name, tensor in file.tensors.items()} == {
                     "t0": 3000,
                     "t1": 4000,
                     "t2": 100,

@@ -129,7 +129,7 @@ class Checks:
                 if self._rng.random() < 0.5:
                     array = tensor.numpy()
                 else:
-                    buffer = bytearray(tensor.size)
+                    buffer = bytearray(tensor.nbytes)
                     tensor.read_into(buffer)
                     array = np.frombuffer(buffer, tensor.numpy().dtype).reshape(tensor.shape)
                 high = self._versions.begun[number]
