@@ -77,7 +77,7 @@ class File:
         self._tensors = named, tensors
         return tensors
 
-    def pread(self, offset: int = 0, size: int | None = None) -> bytes:
+    def pread(self, *, offset: int = 0, size: int | None = None) -> bytes:
         """Return bytes from `offset` on: `size` of them, fewer at the end of the file.
 
         All bytes are of one commit, except that bytes overwritten in place may show early until
@@ -176,7 +176,8 @@ class _Stream(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._check_open()
-        data = self._file.pread(self._at, None if size is None or size < 0 else size)
+        wanted = None if size is None or size < 0 else size
+        data = self._file.pread(offset=self._at, size=wanted)
         self._at += len(data)
         return data
 

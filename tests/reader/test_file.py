@@ -41,15 +41,18 @@ def test_any_part_of_a_file(make: Make) -> None:
     assert (file.path, file.size, file.format) == ("file", len(DATA), "plain")
     assert file.pread() == DATA
     for offset, size in ((0, 0), (0, 1), (1, CHUNK), (CHUNK - 1, 2), (5000, 1 << 62)):
-        assert file.pread(offset, size) == DATA[offset : offset + size]
+        assert file.pread(offset=offset, size=size) == DATA[offset : offset + size]
     for offset in (len(DATA) - 1, len(DATA), len(DATA) + 1, 1 << 62, 1 << 63, 1 << 80):
-        assert file.pread(offset) == file.pread(offset, 1 << 80) == DATA[offset:]
+        assert file.pread(offset=offset) == DATA[offset:]
+        assert file.pread(offset=offset, size=1 << 80) == DATA[offset:]
         buffer = bytearray(b"x" * 10)
         assert file.read_into(offset, buffer) == len(DATA[offset:])
         assert buffer == DATA[offset:].ljust(10, b"x")
-    for place in ((-1, 1), (0, -1)):
+    for offset, size in ((-1, 1), (0, -1)):
         with pytest.raises(ValueError, match="negative"):
-            file.pread(*place)
+            file.pread(offset=offset, size=size)
+    with pytest.raises(TypeError, match="positional"):
+        file.pread(10, 0)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="negative"):
         file.read_into(-1, bytearray(1))
 
@@ -57,7 +60,8 @@ def test_any_part_of_a_file(make: Make) -> None:
 def test_empty_files(make: Make) -> None:
     """They have no bytes, and no tensors."""
     file = make(lambda store: new_file(store, b"empty"))["empty"]
-    assert (file.pread(), file.pread(5, 5), file.size, dict(file.tensors)) == (b"", b"", 0, {})
+    assert file.pread() == file.pread(offset=5, size=5) == b""
+    assert (file.size, dict(file.tensors)) == (0, {})
     assert file.report().chunks == 0
 
 
@@ -95,7 +99,7 @@ def test_holes_and_staged_bytes(
     assert buffer.tobytes() == whole
     for _ in range(200):
         offset, size = rng.randrange(len(whole) + 10), rng.randrange(len(whole))
-        assert file.pread(offset, size) == whole[offset : offset + size]
+        assert file.pread(offset=offset, size=size) == whole[offset : offset + size]
 
 
 def test_huge_files_cost_nothing_but_what_is_read(make: Make) -> None:
@@ -106,8 +110,8 @@ def test_huge_files_cost_nothing_but_what_is_read(make: Make) -> None:
         store.writes.write(inode, 1 << 50, b"0123456789")
 
     file = make(fill)["huge"]
-    assert file.pread((1 << 50) - 2, 20) == b"\0\x000123456789"
-    assert file.pread(1 << 40, 5) == bytes(5)
+    assert file.pread(offset=(1 << 50) - 2, size=20) == b"\0\x000123456789"
+    assert file.pread(offset=1 << 40, size=5) == bytes(5)
     with pytest.raises(MemoryError):
         file.pread()
 
@@ -132,9 +136,9 @@ def test_small_reads_take_little_memory(make: Make) -> None:
     """Ten bytes of a long file take a chunk, and not the file."""
     data = noise(8 << 20)
     file = make(lambda store: stored_file(store, b"file", data))["file"]
-    file.pread(0, 10)
+    file.pread(size=10)
     tracemalloc.start()
-    assert file.pread(4 << 20, 10) == data[4 << 20 : (4 << 20) + 10]
+    assert file.pread(offset=4 << 20, size=10) == data[4 << 20 : (4 << 20) + 10]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 300_000
@@ -305,11 +309,11 @@ def test_a_damaged_chunk(make: Make, path: Path) -> None:
     file = reader["file"]
     for offset, size in ((0, len(DATA)), (CHUNK, 1), (CHUNK + 5, 10 * CHUNK), (CHUNK - 1, 2)):
         with pytest.raises(CorruptChunk, match=r"do not match their checksum, in file$"):
-            file.pread(offset, size)
+            file.pread(offset=offset, size=size)
         with pytest.raises(CorruptChunk, match=r"in file$"):
             file.read_into(offset, bytearray(size))
-    assert file.pread(0, CHUNK) == DATA[:CHUNK]
-    assert file.pread(2 * CHUNK) == DATA[2 * CHUNK :]
+    assert file.pread(size=CHUNK) == DATA[:CHUNK]
+    assert file.pread(offset=2 * CHUNK) == DATA[2 * CHUNK :]
     assert file.report().size == len(DATA)
     pack.write_bytes(content)
     assert file.pread() == DATA

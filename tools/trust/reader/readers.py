@@ -87,11 +87,11 @@ class Checks:
         number = self._rng.randrange(MODELS)
         file = self._file(number)
         try:
-            version = version_of(file.pread(0, 200))
+            version = version_of(file.pread(size=200))
             expected = model(number, version)
             offset = self._rng.randrange(len(expected) + 1000)
             size = self._rng.choice((1, 10, 5000, 1 << 20, 1 << 24))
-            data = file.pread(offset, size)
+            data = file.pread(offset=offset, size=size)
         except modelfs.NotFound:
             del self._files[number]  # replaced and gone
             self.counts.reads["gone"] += 1
@@ -147,7 +147,7 @@ class Checks:
         file = self._file(number)
         offset = BLOCK * self._rng.randrange(BLOCKS_MAX)
         low = self._versions.durable[number]
-        data = file.pread(offset, BLOCK * self._rng.randrange(BLOCKS_MAX))
+        data = file.pread(offset=offset, size=BLOCK * self._rng.randrange(BLOCKS_MAX))
         high = self._versions.begun[number]
         self.counts.bytes += len(data)
         check_blocks(number, offset, data, low, high)
