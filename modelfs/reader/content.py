@@ -1,6 +1,8 @@
 """A file's bytes and tensors, by its inode: what `File` and `Tensor` read from."""
 
 import contextlib
+import functools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -10,8 +12,10 @@ import numpy as np
 from modelfs.connection import Check, Connection, Plan
 from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.layout import Format, TensorSpan
-from modelfs.jobs.inspect.file import inspect
+from modelfs.jobs.inspect import layout
+from modelfs.jobs.inspect.file import report, state_of
 from modelfs.jobs.inspect.report import FileReport
+from modelfs.jobs.inspect.sharers import sharers_of
 from modelfs.reader.layout import Stamp, layout_of, stamp_of
 from modelfs.store.files.content import ReadRun
 from modelfs.store.index.tables import InodeNumber
@@ -56,7 +60,18 @@ class Content:
         return self._call(self._named_at)
 
     def report(self) -> FileReport:
-        return self._call(lambda store: inspect(store, self._inode))
+        """Return the report of inspect, with paths as `File.path` has them."""
+        return self._call(self._report_at)
+
+    def _report_at(self, store: Store) -> FileReport:
+        state = state_of(store, self._inode)
+        parts = layout.layout_of(store, state)
+
+        @functools.cache
+        def path_of(inode: InodeNumber) -> str:
+            return os.fsdecode(store.namespace.path_of(inode)).removeprefix("/")
+
+        return report(state, parts, sharers_of(store, self._inode, parts), path_of)
 
     def read(self, offset: int, size: int | None, span: TensorSpan | None = None) -> bytes:
         """Return bytes from `offset` on, to the end without a size.

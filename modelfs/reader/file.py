@@ -124,6 +124,7 @@ class File:
     def report(self) -> FileReport:
         """Return the report of `modelfs inspect`: how the file is stored, and its shared bytes.
 
+        Its paths have no leading slash, as `path`.
         Takes seconds in a large store, and a fork(2) meanwhile waits for it.
 
         Raises:

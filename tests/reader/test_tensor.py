@@ -295,6 +295,23 @@ def test_derivations(models: Path) -> None:
         assert any(tensor.derivation for tensor in file.tensors.values())
 
 
+def test_paths_of_a_report(models: Path) -> None:
+    """Each path in a report is that of a file, as the reader has it."""
+    with modelfs.open(models) as store:
+        files = {file.path: file for file in store.files()}
+        for path, file in files.items():
+            report = file.report()
+            assert report.path == path
+            sharers = [*report.shared_with]
+            bases: list[modelfs.Base] = []
+            for tensor in report.tensors:
+                sharers.extend(tensor.shared_with)
+                bases.extend(tensor.derived_from)
+            assert {sharer.path for sharer in sharers} <= files.keys()
+            assert {base.path for base in bases} <= files.keys()
+        assert sharers
+
+
 # -- staged, overwritten, damaged
 
 
