@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.cli.failure import Failure, permission_denied
-from modelfs.errors import NotADirectory, NotFound
+from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.store import folder
+from modelfs.store.files.path_lookup import find
 from modelfs.store.folder import STORE_ATTRIBUTE
-from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
 # The errnos of a mount whose daemon ended without unmounting it.
@@ -47,22 +48,11 @@ def find_store(path: Path) -> Path:
     Raises:
         Failure: there is no such store, or it may not be read.
     """
-    if is_store(path):
-        return path.resolve()
-    if not os.path.lexists(path):
-        raise Failure(f"{path} does not exist; name a store or its mount point")
-    if (store := store_of_mount(path)) is None:
-        raise Failure(
-            f"{path} is neither a modelfs store nor in a modelfs mount; "
-            "name a store or its mount point"
-        )
-    with _access_failures(store):
-        if is_store(store):
-            return store
-    raise Failure(
-        f"{path} is in a mount of the store {store}, which does not exist here; "
-        "if the daemon runs in another container, run the command there"
-    )
+    with _access_failures(path):
+        try:
+            return folder.find_store(path)
+        except NotAStore as exc:
+            raise Failure(f"{exc}; name a store or its mount point") from exc
 
 
 def find_mount_point(store: Path) -> Path | None:
@@ -101,16 +91,16 @@ def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
     Raises:
         Failure: the path is not a regular file in a mount.
     """
-    is_store(file)  # raises if the mount's daemon ended
     try:
-        status = file.stat()
+        store = store_of_mount(file)
     except FileNotFoundError as exc:
         raise Failure(f"{file} does not exist; name a file in a mount") from exc
-    if (store := store_of_mount(file)) is None:
+    if store is None:
         raise Failure(
             f"{file} is not in a modelfs mount; "
             "for a store that is not mounted: modelfs inspect --store STORE FILE"
         )
+    status = file.stat()
     if stat.S_ISDIR(status.st_mode):
         raise Failure(f"{file} is a folder; name a file in it")
     if not stat.S_ISREG(status.st_mode):
@@ -118,24 +108,19 @@ def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
     return store, InodeNumber(status.st_ino)
 
 
-def file_of_store(store: Path, file: Path) -> InodeNumber:
-    """Return the inode of a path in a store, as of its last commit.
+def file_of_store(store: Store, file: Path) -> InodeNumber:
+    """Return the inode of a path in a store that is open for reading.
 
     Raises:
         Failure: there is no such path.
     """
-    inode = ROOT
-    with Store(store, read_only=True) as opened:
-        try:
-            for part in file.parts:
-                if part != "/":
-                    inode = opened.namespace.lookup(inode, os.fsencode(part))
-        except (NotFound, NotADirectory) as exc:
-            raise Failure(
-                f"{file} is not in the last commit of {store}; "
-                "name a path from the top of the store, without symbolic links"
-            ) from exc
-    return inode
+    try:
+        return find(store.namespace, store.inodes, file)
+    except (NotFound, NotADirectory) as exc:
+        raise Failure(
+            f"{file} is not in the last commit of {store.folder}: {exc}; "
+            "name a path from the top of the store"
+        ) from exc
 
 
 def is_dead(path: Path) -> bool:
@@ -154,7 +139,11 @@ def _access_failures(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as exc:
-        raise Failure(permission_denied(path)) from exc
+        # The store of a mount may be in the way, and not the path: its format file is read.
+        denied = Path(exc.filename or path)
+        raise Failure(
+            permission_denied(denied.parent if denied.name == folder.FORMAT_FILE else denied)
+        ) from exc
     except OSError as exc:
         if exc.errno not in DEAD:
             raise

@@ -1,27 +1,19 @@
-"""Paths of a store: from the top, with "/" between names, as `str` or path objects.
+"""The names in a folder of a store, in pages.
 
-Names that are not UTF-8 are written as `os.fsdecode` writes them. Symbolic links are followed, as
-the Hub's cache of models needs it, unless they lead out of the store: the store does not record
-where it is mounted.
-
-Example. `models/a/snapshots/1/w.bin` is a link to `../../blobs/5f`. `find` follows it to the file
-`models/a/blobs/5f`. A link to `/data/w.bin` raises `NotFound`.
+Example. A folder has the files `a` and `c`, the folder `b`, and the link `d` to a file of another
+folder. A page has `a`, `b` as a folder, `c`, and `d` as a file. The next page begins behind `d`.
 """
 
 import os
 import stat
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from modelfs.errors import InvalidArgument, NameTooLong, NotADirectory, NotFound
-from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.errors import NotADirectory, NotFound
+from modelfs.store.files.path_lookup import find
+from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
-StrPath = str | os.PathLike[str]
-
-# Symbolic links in one path, as in the kernel: path_resolution(7).
-LINKS_MAX: Final = 40
 # Entries of a folder that are listed in one call.
 PAGE: Final = 1000
 
@@ -33,46 +25,6 @@ class Entry:
     name: str
     inode: InodeNumber
     is_folder: bool
-
-
-def find(store: Store, path: StrPath, folder: InodeNumber = ROOT) -> InodeNumber:
-    """Return the inode at a path from a folder.
-
-    Raises:
-        NotFound: no such path, or a link in it leads out of the store or in a circle.
-        NotADirectory: a name in the path, except the last, is not that of a folder.
-    """
-    path = os.fspath(path)
-    names = deque(os.fsencode(path).split(b"/"))
-    inode, links = folder, 0
-    while names:
-        name = names.popleft()
-        if name in (b"", b"."):
-            continue
-        if name == b".." and inode == ROOT:
-            raise NotFound(f"{path} leads out of the store")
-        child = _lookup(store, inode, name, path)
-        if not stat.S_ISLNK(store.inodes.get(child).mode):
-            inode = child
-            continue
-        links += 1
-        target = store.namespace.readlink(child)
-        if links > LINKS_MAX or target.startswith(b"/"):
-            why = f"leads to {os.fsdecode(target)}" if links <= LINKS_MAX else "is a circle"
-            raise NotFound(f"{path}: the link {os.fsdecode(name)} {why}")
-        names.extendleft(reversed(target.split(b"/")))
-    return inode
-
-
-def _lookup(store: Store, folder: InodeNumber, name: bytes, path: str) -> InodeNumber:
-    try:
-        return store.namespace.lookup(folder, name)
-    except NotFound as exc:
-        raise NotFound(f"{path} is not in the store") from exc
-    except NotADirectory as exc:
-        raise NotADirectory(f"{path}: {os.fsdecode(name)} is not in a folder") from exc
-    except (NameTooLong, InvalidArgument) as exc:
-        raise NotFound(f"{path!r}: no file can have {exc}") from exc
 
 
 def page(
@@ -104,7 +56,7 @@ def _entry(store: Store, folder: InodeNumber, name: bytes, inode: InodeNumber) -
     decoded = os.fsdecode(name)
     if stat.S_ISLNK(mode):
         try:
-            inode = find(store, decoded, folder)
+            inode = find(store.namespace, store.inodes, decoded, folder)
         except (NotFound, NotADirectory):
             return None
         is_file = stat.S_ISREG(store.inodes.get(inode).mode)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Self
 
 from modelfs.connection import Connection
-from modelfs.errors import IsADirectory, NotADirectory, NotAStore, NotFound
+from modelfs.errors import IsADirectory, NotADirectory, NotFound
 from modelfs.reader.file import File
-from modelfs.reader.names import Entry, StrPath, find, page
+from modelfs.reader.names import Entry, page
 from modelfs.store.create import CHUNK_SIZE, create_store
 from modelfs.store.disk.space import disk_usage
-from modelfs.store.folder import is_store, store_of_mount
+from modelfs.store.files.path_lookup import StrPath, find
+from modelfs.store.folder import find_store
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics
 from modelfs.store.store import Store
@@ -34,18 +35,7 @@ def open(path: StrPath) -> "Reader":  # noqa: A001 - as in `modelfs.open`
         CorruptData: the index is damaged.
         OSError: the path may not be read, or the mount's daemon ended.
     """
-    path = Path(path).expanduser()
-    if is_store(path):
-        return Reader(path)
-    try:
-        folder = store_of_mount(path)
-    except FileNotFoundError as exc:
-        raise NotAStore(f"{path} does not exist") from exc
-    if folder is None:
-        raise NotAStore(f"{path} is neither a modelfs store nor in a modelfs mount")
-    if not is_store(folder):
-        raise NotAStore(f"{path} is in a mount of the store {folder}, which does not exist here")
-    return Reader(folder)
+    return Reader(find_store(Path(path).expanduser()))
 
 
 def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
@@ -130,7 +120,7 @@ class Reader:
         name = os.fspath(path).strip("/")
 
         def regular_file(store: Store) -> InodeNumber:
-            inode = find(store, name)
+            inode = find(store.namespace, store.inodes, name)
             if not stat.S_ISREG(store.inodes.get(inode).mode):
                 raise IsADirectory(f"{name or '/'} is not a regular file")
             return inode
@@ -139,7 +129,8 @@ class Reader:
 
     def __contains__(self, path: StrPath) -> bool:
         with contextlib.suppress(NotFound, NotADirectory, IsADirectory):
-            return bool(self[path])
+            self[path]
+            return True
         return False
 
     def __iter__(self) -> Iterator[str]:
@@ -160,7 +151,7 @@ class Reader:
         """
         folder, slash, start = prefix.lstrip("/").rpartition("/")
         try:
-            top = self._connection.call(partial(find, path=folder))
+            top = self._connection.call(lambda store: find(store.namespace, store.inodes, folder))
         except (NotFound, NotADirectory):
             return
         open_folders = [(folder + slash, self._entries(top, start))]

@@ -76,6 +76,29 @@ def store_of_mount(path: Path) -> Path | None:
         raise
 
 
+def find_store(path: Path) -> Path:
+    """Return the store at a path, or the store of the mount that the path lies in.
+
+    Raises:
+        NotAStore: there is no such store.
+        OSError: the path may not be read, or the mount's daemon ended.
+    """
+    if is_store(path):
+        return path.resolve()
+    try:
+        store = store_of_mount(path)
+    except FileNotFoundError as exc:
+        raise NotAStore(f"{path} does not exist") from exc
+    if store is None:
+        raise NotAStore(f"{path} is neither a modelfs store nor in a modelfs mount")
+    if not is_store(store):
+        raise NotAStore(
+            f"{path} is in a mount of the store {store}, which does not exist here: "
+            "the daemon may run in another container"
+        )
+    return store
+
+
 def check_format(folder: Path) -> int:
     """Return the format of a store, a number up to `FORMAT_VERSION`.
 

@@ -76,6 +76,23 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         find_store(tmp_path)
 
 
+def test_permission_denied_to_the_store_of_a_mount(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error about a mount whose store is private names the store and its owner."""
+    monkeypatch.setattr(os, "getxattr", Attributes(empty))
+    read_bytes = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.parent == empty:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(Failure, match=rf"permission denied: {empty} \(owned by user"):
+        find_store(tmp_path)
+
+
 def test_mount_point_of_a_store(
     empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from modelfs.store.folder import (
     INDEX,
     LOCK_FILE,
     check_format,
+    find_store,
     is_locked,
     lock,
     read_superblock,
@@ -47,6 +48,22 @@ def test_other_folders_are_no_stores(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path / "file", tmp_path):
         with pytest.raises(NotAStore):
             Store(path)
+
+
+def test_stores_are_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path of a store, or in a mount of one, stands for the store; any other is refused."""
+    (tmp_path / "link").symlink_to(folder)
+    assert find_store(tmp_path / "link") == folder
+    with pytest.raises(NotAStore, match="neither a modelfs store nor in a modelfs mount"):
+        find_store(tmp_path)
+    with pytest.raises(NotAStore, match="gone does not exist"):
+        find_store(tmp_path / "gone")
+    store = [folder]
+    monkeypatch.setattr(os, "getxattr", lambda *_: os.fsencode(store[0]))
+    assert find_store(tmp_path) == folder
+    store[0] = tmp_path / "elsewhere"
+    with pytest.raises(NotAStore, match="elsewhere, which does not exist here"):
+        find_store(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "something else", "modelfs store, format x\n"])

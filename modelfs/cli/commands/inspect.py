@@ -1,5 +1,6 @@
 """`modelfs inspect`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from modelfs.cli.params import PATH
 from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
 from modelfs.jobs.inspect.file import inspect as inspect_file
+from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
 # How many users or bases of a tensor's chunks a line of the table has room for.
@@ -28,21 +30,23 @@ def inspect(file: Path, *, store: Path | None, as_json: bool) -> None:
     and the other files and tensors that share its bytes. FILE is a path in a mount, or in the store
     that --store names.
     """
-    if store is None:
-        store, inode = file_of_mount(file)
-    else:
-        store = find_store(store)
-        inode = file_of_store(store, file)
-    if (daemon := client.connect(store)) is not None:
-        with daemon:
-            report = daemon.ask("inspect", inode=inode)
-    else:
-        with Store(store, read_only=True) as opened, opened.index.pinned():
-            report = inspect_file(opened, inode).to_dict()
+    report = _report(*(file_of_mount(file) if store is None else (find_store(store), file)))
     if as_json:
         render.show_json(report)
     else:
         _show(report)
+
+
+def _report(path: Path, file: Path | InodeNumber) -> Json:
+    """Return the report on a file of the store at `path`: of its daemon, or of its last commit."""
+    with client.connect(path) or nullcontext() as daemon:
+        if daemon is not None and not isinstance(file, Path):
+            return daemon.ask("inspect", inode=file)
+        with Store(path, read_only=True) as store, store.index.pinned():
+            inode = file_of_store(store, file) if isinstance(file, Path) else file
+            if daemon is None:
+                return inspect_file(store, inode).to_dict()
+        return daemon.ask("inspect", inode=inode)
 
 
 def _show(report: Json) -> None:

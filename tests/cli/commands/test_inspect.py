@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.cli.commands import inspect
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
@@ -67,6 +68,32 @@ def test_in_a_folder(call: Call, empty: Path) -> None:
         ingest_all(store)
     for path in ("sub/x", "/sub/x", "sub/../sub/./x"):
         assert call("inspect", "--store", empty, path, "--json").json["path"] == "/sub/x"
+
+
+def test_through_links(
+    call: Call, fake: Fake, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path in a store leads through its symbolic links, and the store is opened once."""
+    with Store(empty) as store:
+        folder = store.namespace.create(ROOT, b"sub", 0o40755, ME)
+        new_file(store, b"x", b"x", folder.inode)
+        store.namespace.symlink(ROOT, b"link", b"sub", ME)
+        store.namespace.symlink(ROOT, b"away", b"/mnt/x", ME)
+        ingest_all(store)
+    opened: list[Path] = []
+
+    class Counted(Store):
+        def __init__(self, folder: Path, *, read_only: bool) -> None:
+            opened.append(folder)
+            super().__init__(folder, read_only=read_only)
+
+    monkeypatch.setattr(inspect, "Store", Counted)
+    report = call("inspect", "--store", empty, "link/x", "--json").json
+    assert (report["path"], opened) == ("/sub/x", [empty])
+    assert "the link away leads to /mnt/x" in call("inspect", "--store", empty, "away").error
+    daemon = fake(inspect=[{"result": {"path": "/sub/x"}}])
+    assert call("inspect", "--store", empty, "link/x", "--json").json == {"path": "/sub/x"}
+    assert daemon.requests == [{"command": "inspect", "inode": report["inode"]}]
 
 
 def test_strange_names(call: Call, empty: Path) -> None:
