@@ -6,7 +6,7 @@ from typing import Any, Literal, NoReturn, overload
 
 from modelfs.connection import Connection
 from modelfs.jobs.inspect.report import FileReport
-from modelfs.reader.content import Content, NamedSpans, writable
+from modelfs.reader.file_reader import FileReader, NamedSpans, writable
 from modelfs.reader.tensor import Tensor
 from modelfs.store.index.tables import InodeNumber
 
@@ -32,14 +32,14 @@ class File:
 
     def __init__(self, connection: Connection, path: str, inode: InodeNumber) -> None:
         self.path = path
-        self._content = Content(connection, path, inode)
+        self._reader = FileReader(connection, path, inode)
         self._tensors: tuple[NamedSpans, dict[str, Tensor]] | None = None
 
     def __reduce__(self) -> tuple[type["File"], tuple[Connection, str, InodeNumber]]:
-        return type(self), self._content.key
+        return type(self), self._reader.key
 
     def __repr__(self) -> str:
-        return repr(self._content)
+        return repr(self._reader)
 
     @property
     def size(self) -> int:
@@ -48,7 +48,7 @@ class File:
         Raises:
             NotFound: the file was removed.
         """
-        return self._content.size()
+        return self._reader.size()
 
     @property
     def format(self) -> str:
@@ -57,7 +57,7 @@ class File:
         Raises:
             NotFound: the file was removed.
         """
-        return self._content.named().format.name.lower()
+        return self._reader.named().format.name.lower()
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -70,10 +70,10 @@ class File:
         Raises:
             NotFound: the file was removed.
         """
-        named = self._content.named()
+        named = self._reader.named()
         if (cached := self._tensors) is not None and cached[0] is named:
             return cached[1]
-        tensors = {span.name: Tensor(self._content, span) for span in named.spans.values()}
+        tensors = {span.name: Tensor(self._reader, span) for span in named.spans.values()}
         self._tensors = named, tensors
         return tensors
 
@@ -89,7 +89,7 @@ class File:
             CorruptChunk: some of the bytes are damaged or lost; the message names the file.
             OSError: the disk failed.
         """
-        return self._content.read(offset, size)
+        return self._reader.read(offset, size)
 
     def read_into(self, offset: int, buffer: Any) -> int:
         """Fill a buffer from `offset` on, and return the number of bytes read.
@@ -100,7 +100,7 @@ class File:
             TypeError: the buffer is read-only, or not contiguous in C order.
             ValueError, NotFound, CorruptChunk, OSError: as `pread`.
         """
-        return self._content.read_into(offset, writable(buffer))
+        return self._reader.read_into(offset, writable(buffer))
 
     # The overlap: a variable whose value is 0.
     @overload
@@ -130,7 +130,7 @@ class File:
         Raises:
             NotFound: the file was removed.
         """
-        return self._content.report()
+        return self._reader.report()
 
 
 class _Stream(io.RawIOBase):

@@ -46,7 +46,7 @@ class StagingTime(NamedTuple):
     mtime_ns: int
 
 
-class Stamp(NamedTuple):
+class LayoutStamp(NamedTuple):
     """Values of which one changes whenever the file's layout does."""
 
     ctime_ns: int
@@ -58,7 +58,7 @@ class Stamp(NamedTuple):
     now_ns: int  # of a file that was written just now; else 0
 
 
-def stamp_of(store: Store, inode: InodeNumber) -> Stamp:
+def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
     """Return a file's stamp.
 
     Raises:
@@ -73,7 +73,7 @@ def stamp_of(store: Store, inode: InodeNumber) -> Stamp:
         times.append(StagingTime(number, window.generation, path.stat().st_mtime_ns))
     now_ns = time.time_ns()
     newest = max((written.mtime_ns for written in times), default=0)
-    return Stamp(
+    return LayoutStamp(
         node.ctime_ns,
         node.size,
         node.format,
@@ -84,7 +84,7 @@ def stamp_of(store: Store, inode: InodeNumber) -> Stamp:
     )
 
 
-def layout_of(store: Store, inode: InodeNumber, stamp: Stamp) -> Layout:
+def read_layout(store: Store, inode: InodeNumber, stamp: LayoutStamp) -> Layout:
     """Return the layout of a file that has this stamp."""
     if stamp.is_indexed:
         return Layout(stamp.format, tuple(TensorTable(store.index).spans(inode)))

@@ -15,7 +15,7 @@ from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
 # Entries of a folder that are listed in one call.
-PAGE: Final = 1000
+LISTING_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ def page(
         The entries, and the last name of the page, None if it is the last page.
     """
     start = os.fsencode(prefix)
-    rows = store.namespace.names(folder, start if after is None else after + b"\0", PAGE)
+    rows = store.namespace.names(folder, start if after is None else after + b"\0", LISTING_PAGE)
     rows = [(name, inode) for name, inode in rows if name.startswith(start)]
     entries = (_entry(store, folder, name, inode) for name, inode in rows)
-    last = rows[-1][0] if len(rows) == PAGE else None
+    last = rows[-1][0] if len(rows) == LISTING_PAGE else None
     return [entry for entry in entries if entry is not None], last
 
 

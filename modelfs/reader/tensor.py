@@ -11,8 +11,8 @@ import numpy.typing as npt
 from modelfs.errors import NotFound
 from modelfs.formats.layout import TensorSpan
 from modelfs.jobs.inspect.report import Base, TensorReport
-from modelfs.reader.content import Content, writable
 from modelfs.reader.dtypes import numpy_dtype
+from modelfs.reader.file_reader import FileReader, writable
 
 Array = np.ndarray[Any, Any]
 
@@ -47,13 +47,13 @@ class Tensor:
         nbytes: size in bytes.
     """
 
-    def __init__(self, content: Content, span: TensorSpan) -> None:
+    def __init__(self, reader: FileReader, span: TensorSpan) -> None:
         self.name = span.name
         self.dtype = span.dtype
         self.shape = span.shape
         self.offset = span.start
         self.nbytes = span.size
-        self._content = content
+        self._reader = reader
         self._span = span
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class Tensor:
             CorruptChunk: some of the bytes are damaged or lost; the message names the file.
             OSError: the disk failed.
         """
-        return self._content.read(self.offset, self.nbytes, self._span)
+        return self._reader.read(self.offset, self.nbytes, self._span)
 
     def read_into(self, buffer: Any) -> None:
         """Fill a buffer with the tensor's bytes. After an error its content is undefined.
@@ -113,7 +113,7 @@ class Tensor:
         into = writable(buffer)
         if len(into) != self.nbytes:
             raise ValueError(f"{self.name} has {self.nbytes} bytes, the buffer {len(into)}")
-        self._content.read_into(self.offset, into, self._span)
+        self._reader.read_into(self.offset, into, self._span)
 
     def numpy(self) -> Array:
         """Return a copy as an array. BF16 and the 8-bit floats need the package ml_dtypes.
@@ -163,7 +163,7 @@ class Tensor:
         if math.prod(self.shape) * dtype.itemsize != self.nbytes:
             raise TypeError(f"{self.name}: {self.nbytes} bytes are not {self.dtype} {self.shape}")
         array = np.empty(shape, dtype)
-        self._content.read_into(offset, writable(array), self._span)
+        self._reader.read_into(offset, writable(array), self._span)
         return array
 
     def report(self) -> TensorReport:
@@ -172,10 +172,10 @@ class Tensor:
         Raises:
             NotFound: the file was removed, or does not have the tensor there any more.
         """
-        for report in self._content.report().tensors:
+        for report in self._reader.report().tensors:
             if (report.name, report.start) == (self.name, self.offset):
                 return report
-        raise NotFound(f"{self._content.path} does not have the tensor {self.name} any more")
+        raise NotFound(f"{self._reader.path} does not have the tensor {self.name} any more")
 
     @property
     def derivation(self) -> tuple[Base, ...]:

@@ -173,7 +173,7 @@ def test_large_folders_are_listed_in_parts(make: Make, monkeypatch: pytest.Monke
     expected = list(reader)
     assert len(expected) == 26
     for size in (1, 2, 5, 25, 26, 27):
-        monkeypatch.setattr(names, "PAGE", size)
+        monkeypatch.setattr(names, "LISTING_PAGE", size)
         assert list(reader) == expected
         assert [file.path for file in reader.files("some/1")] == expected[11:21]
 
@@ -190,7 +190,7 @@ def test_names_that_stay_are_listed_once(
     path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other names are created, removed and renamed meanwhile."""
-    monkeypatch.setattr(names, "PAGE", 3)
+    monkeypatch.setattr(names, "LISTING_PAGE", 3)
     reader = make(lambda store: [new_file(store, b"%02d" % number) for number in range(20)])
     with writer_of(path) as writer:
         listed: list[str] = []

@@ -1,4 +1,4 @@
-"""A file's bytes and tensors, by its inode: what `File` and `Tensor` read from."""
+"""Reads of a file's bytes, layout and report by its inode, for `File` and `Tensor`."""
 
 import contextlib
 import functools
@@ -12,11 +12,11 @@ import numpy as np
 from modelfs.connection import Check, Connection, Plan
 from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.layout import Format, TensorSpan
-from modelfs.jobs.inspect import layout
 from modelfs.jobs.inspect.file import report, state_of
+from modelfs.jobs.inspect.layout import layout_of
 from modelfs.jobs.inspect.report import FileReport
 from modelfs.jobs.inspect.sharers import sharers_of
-from modelfs.reader.layout import Stamp, layout_of, stamp_of
+from modelfs.reader.layout import LayoutStamp, layout_stamp, read_layout
 from modelfs.store.files.content import ReadRun
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -28,13 +28,13 @@ T = TypeVar("T")
 class NamedSpans:
     """A file's layout, by the names of the tensors, in file order."""
 
-    stamp: Stamp
+    stamp: LayoutStamp
     format: Format
     spans: dict[str, TensorSpan]
 
 
-class Content:
-    """A file of a store. Any thread."""
+class FileReader:
+    """Reads a file of a store. Any thread."""
 
     def __init__(self, connection: Connection, path: str, inode: InodeNumber) -> None:
         self.connection = connection
@@ -56,7 +56,7 @@ class Content:
         return self._call(lambda store: store.contents.node(self._inode).size)
 
     def named(self) -> NamedSpans:
-        """Return the layout as of the last commit; the same object while it does not change."""
+        """Return the layout as of the last commit; the same object for the same stamp."""
         return self._call(self._named_at)
 
     def report(self) -> FileReport:
@@ -65,7 +65,7 @@ class Content:
 
     def _report_at(self, store: Store) -> FileReport:
         state = state_of(store, self._inode)
-        parts = layout.layout_of(store, state)
+        parts = layout_of(store, state)
 
         @functools.cache
         def path_of(inode: InodeNumber) -> str:
@@ -119,7 +119,7 @@ class Content:
 
         return plan, check
 
-    def _check_span(self, store: Store, span: TensorSpan) -> Stamp:
+    def _check_span(self, store: Store, span: TensorSpan) -> LayoutStamp:
         named = self._named_at(store)
         if named.spans.get(span.name) != span:
             raise NotFound(f"{self.path} does not have the tensor {span.name} any more")
@@ -137,9 +137,9 @@ class Content:
             raise NotFound(f"{self.path} was removed")
 
     def _named_at(self, store: Store) -> NamedSpans:
-        stamp = stamp_of(store, self._inode)
+        stamp = layout_stamp(store, self._inode)
         if (named := self._named) is None or named.stamp != stamp:
-            layout = layout_of(store, self._inode, stamp)
+            layout = read_layout(store, self._inode, stamp)
             spans: dict[str, TensorSpan] = {}
             for span in layout.spans:
                 spans.setdefault(span.name, span)
