@@ -349,7 +349,7 @@ def test_closing_while_threads_read(path: Path) -> None:
 
 
 def test_thousands_of_connections_leave_nothing_behind(path: Path) -> None:
-    """Neither those that are closed, nor those that are forgotten."""
+    """A connection that was closed, or forgotten, leaves no file open."""
     before = open_files()
     for number in range(2000):
         connection = Connection(path)
@@ -638,7 +638,7 @@ def test_a_revoked_permission(
 
 @pytest.mark.parametrize("where", ["plan", "read"])
 def test_a_fork_inside_a_call(connection: Connection, where: str) -> None:
-    """As a signal handler may do it: the call goes on, in the parent and in the child."""
+    """A call inside which its thread forks goes on, in the parent and in the child."""
     children: list[int] = []
 
     def fork(at: str) -> None:

@@ -4,6 +4,8 @@ import ast
 import doctest
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import pytest
 import modelfs
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
+from tests.support.paths import CHECKOUT
 from tests.support.run_jobs import ingest_all
 from tests.support.stores import FOLDER, ME, new_file
 
@@ -124,9 +127,14 @@ def test_importing_is_light(code: str, loads: set[str]) -> None:
 
 
 def test_types_are_shipped() -> None:
-    """The stub lies beside the module, and the package says that it has types."""
-    assert (PACKAGE / "py.typed").exists()
-    assert (PACKAGE / "__init__.pyi").exists()
+    """Each stub, and the marker that there are types, is a file that a wheel gets."""
+    tools = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]
+    patterns: dict[str, list[str]] = tools["setuptools"]["package-data"]
+    files = {PACKAGE / "py.typed", PACKAGE / "__init__.pyi", *PACKAGE.rglob("*.pyi")}
+    for path in files:
+        package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+        assert path.is_file()
+        assert any(fnmatch(path.name, pattern) for pattern in patterns.get(package, [])), path
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_any_part_of_a_file(make: Make) -> None:
 
 
 def test_empty_files(make: Make) -> None:
-    """They have no bytes, and no tensors."""
+    """An empty file has no bytes, no chunks and no tensors."""
     file = make(lambda store: new_file(store, b"empty"))["empty"]
     assert file.pread() == file.pread(offset=5, size=5) == b""
     assert (file.size, dict(file.tensors)) == (0, {})
@@ -103,7 +103,7 @@ def test_holes_and_staged_bytes(
 
 
 def test_huge_files_cost_nothing_but_what_is_read(make: Make) -> None:
-    """A hole of a petabyte, and ten bytes at its end."""
+    """Ten bytes behind a hole of a petabyte are read as quickly as any ten."""
 
     def fill(store: Store) -> None:
         inode = new_file(store, b"huge")
@@ -117,7 +117,7 @@ def test_huge_files_cost_nothing_but_what_is_read(make: Make) -> None:
 
 
 def test_a_file_of_many_extents(make: Make) -> None:
-    """Of which each is a chunk of its own."""
+    """A file whose every extent is a chunk of its own is read as any other."""
     data = noise(3000 * 16)
 
     def fill(store: Store) -> None:
@@ -162,14 +162,14 @@ def test_small_reads_take_little_memory(make: Make) -> None:
     ],
 )
 def test_buffers_that_are_filled(make: Make, buffer: object) -> None:
-    """Whatever lies in one piece, of whatever type and shape."""
+    """A writable, contiguous buffer of any type and shape is filled."""
     file = make(lambda store: stored_file(store, b"file", DATA))["file"]
     assert file.read_into(7, buffer) == 100
     assert bytes(memoryview(buffer).cast("B")) == DATA[7:107]  # type: ignore[arg-type]
 
 
 def test_buffers_of_foreign_dtypes(make: Make) -> None:
-    """Python's buffers do not know BF16, but numpy does."""
+    """A numpy array of BF16 is filled, although Python's buffers have no such type."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     file = make(lambda store: stored_file(store, b"file", DATA))["file"]
     array = np.zeros((3, 5), ml_dtypes.bfloat16)
@@ -228,7 +228,7 @@ def test_lines_of_a_stream(make: Make) -> None:
 
 
 def test_a_stream(make: Make) -> None:
-    """It reads and seeks as an open file does, and has the same position."""
+    """A stream reads and seeks as an open file does, and has the same position."""
     file = make(lambda store: stored_file(store, b"file", DATA))["file"]
     plain = io.BytesIO(DATA)
     rng = random.Random(1)
@@ -301,7 +301,7 @@ def test_stores_of_old(tmp_path: Path, version: int) -> None:
 
 
 def test_a_damaged_chunk(make: Make, path: Path) -> None:
-    """Its bytes are an error, and never returned; all others are read."""
+    """Bytes of a damaged chunk are an error, and never returned; all others are read."""
     reader = make(lambda store: stored_file(store, b"file", DATA))
     pack = path / "packs" / "00000001.pack"
     content = pack.read_bytes()
@@ -336,7 +336,7 @@ def test_damage_on_several_threads(make: Make, path: Path, monkeypatch: pytest.M
 
 
 def test_a_pack_that_is_missing(make: Make, path: Path) -> None:
-    """Its chunks are damaged, and the files of others are not."""
+    """Chunks of a missing pack are damaged, and files of other packs are read."""
 
     def fill(store: Store) -> None:
         stored_file(store, b"lost", DATA)

@@ -41,7 +41,7 @@ def fill_some(store: Store) -> None:
 
 
 def test_files_are_found_by_their_paths(make: Make) -> None:
-    """However the path is written, as text or as a path."""
+    """A path of a file finds it however it is written, as text or as a path object."""
     reader = make(fill_some)
     for path in ("a/b/file", "/a/b/file", "a//b/./file", "a/b/../b/file", Path("a/b/file")):
         assert reader[path].pread() == b"1"
@@ -76,7 +76,7 @@ def test_no_file(make: Make, place: str, error: type[Exception]) -> None:
 
 
 def test_files_are_listed_in_the_order_of_names(make: Make) -> None:
-    """Folder by folder; folders and special files are not listed."""
+    """Files are listed folder by folder, and folders and special files are not."""
     reader = make(fill_some)
     expected = ["a!", "a/b/file", "a/b.txt", os.fsdecode(b"a/\xff\xfe")]
     # A folder stands where its own name does.
@@ -106,7 +106,7 @@ def test_files_that_begin_with(make: Make, prefix: str, expected: list[str]) -> 
 
 
 def test_links_are_followed(make: Make) -> None:
-    """As in the Hub's cache: a snapshot's files are links to blobs, and so may folders be."""
+    """Links to files and to folders are followed, as the Hub's cache has them."""
 
     def fill(store: Store) -> None:
         new_file(store, b"0123", b"blob", folder(store, b"hub", b"blobs"))
@@ -135,7 +135,7 @@ def test_links_are_followed(make: Make) -> None:
     ],
 )
 def test_links_that_lead_nowhere(make: Make, target: bytes, why: str) -> None:
-    """They are no files, and the error says why."""
+    """A link without a file is not listed, and its error has the reason."""
 
     def fill(store: Store) -> None:
         link(store, b"self", target)
@@ -162,7 +162,7 @@ def test_hard_links_are_files_each(make: Make) -> None:
 
 
 def test_large_folders_are_listed_in_parts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file once, for any size of a page."""
+    """A listing yields each file once, for any size of a page."""
 
     def fill(store: Store) -> None:
         for number in range(25):
@@ -179,7 +179,7 @@ def test_large_folders_are_listed_in_parts(make: Make, monkeypatch: pytest.Monke
 
 
 def test_folders_may_lie_deep(make: Make) -> None:
-    """Deeper than Python's stack."""
+    """A listing goes deeper than Python's stack."""
     reader = make(lambda store: new_file(store, b"x", folder=folder(store, *[b"d"] * 1500)))
     (path,) = reader
     assert path == "d/" * 1500 + "x"
@@ -222,7 +222,7 @@ def test_a_listing_of_a_folder_that_goes_ends(path: Path, make: Make) -> None:
 
 
 def test_a_file_stays_itself(path: Path, make: Make) -> None:
-    """Renamed it is read on; another under its name is another; removed it is gone."""
+    """A file that was renamed is read on, and one that was removed is an error."""
     reader = make(
         lambda store: (stored_file(store, b"old", b"1"), stored_file(store, b"new", b"2"))
     )

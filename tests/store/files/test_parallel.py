@@ -39,7 +39,7 @@ class Slow:
 
 
 def test_threads_share_a_long_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as there are processors, up to a number; the calling one is one of them."""
+    """A long read takes a thread for each processor, up to a number; the caller's is one."""
     inode = stored_file(opened, b"f", DATA)
     for processors, expected in ((1, 1), (3, 3), (64, parallel.THREADS_MAX)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=processors: range(count))
