@@ -13,7 +13,7 @@ from modelfs.connection import Check, Connection, Plan
 from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.layout import Format, TensorSpan
 from modelfs.jobs.inspect.file import report, state_of
-from modelfs.jobs.inspect.layout import layout_of
+from modelfs.jobs.inspect.layout import parts_of
 from modelfs.jobs.inspect.report import FileReport
 from modelfs.jobs.inspect.sharers import sharers_of
 from modelfs.reader.layout import LayoutStamp, layout_stamp, read_layout
@@ -65,7 +65,7 @@ class FileReader:
 
     def _report_at(self, store: Store) -> FileReport:
         state = state_of(store, self._inode)
-        parts = layout_of(store, state)
+        parts = parts_of(store, state)
 
         @functools.cache
         def path_of(inode: InodeNumber) -> str:
