@@ -11,8 +11,9 @@ keeps no old pages of the index. gc may move chunks meanwhile: `ChunkReader` fol
 fails because the file itself has changed, the call plans once more.
 
 Before the process forks, transactions of other threads end and LMDB's environments are closed;
-reads of bytes continue. Afterwards the parent opens the environments again when it needs them. The
-child drops all stores, since other threads may have held their locks, and opens its own.
+reads of bytes continue. Ctrl-C does not shorten that: CPython would fork all the same. Afterwards
+the parent opens the environments again when it needs them. The child drops all stores, since other
+threads may have held their locks, and opens its own.
 
 Packs are open only during a call: an idle reader does not keep the disk space of deleted packs.
 
@@ -31,6 +32,7 @@ store again.
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +44,7 @@ from modelfs.store.files import parallel
 from modelfs.store.files.content import ReadRun
 from modelfs.store.folder import INDEX, check_format, read_superblock
 from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.index import Index
+from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.store import Store
 
 T = TypeVar("T")
@@ -52,6 +54,9 @@ Check = Callable[[Store], object]
 
 # Decoded chunks in memory, in bytes. Less than in a mount: each core may run a process.
 CACHE_SIZE: Final = 64 << 20
+# Of a hook of a fork, each ended by an exception such as `KeyboardInterrupt`.
+ATTEMPTS_MAX: Final = 10_000
+POLL_SECONDS: Final = 0.001
 
 
 class Connection:
@@ -238,11 +243,11 @@ class _Process:
     """The open stores of this process."""
 
     def __init__(self) -> None:
+        self._number = os.getpid()
         # Of all that follows. A signal handler may fork on the thread that holds it.
         self.lock = threading.RLock()
         self.forks = 0  # of this process and of its ancestors
         self._stores: dict[FileIdentity | None, tuple[weakref.ref[_SharedStore], Store]] = {}
-        self._suspended: list[Index] = []
 
     def store(self, folder: Path) -> _SharedStore:
         """Return the open store of a folder. The caller has the lock.
@@ -291,27 +296,61 @@ class _Process:
                     store.close()
 
     def before_fork(self) -> None:
-        self.lock.acquire()
-        self.forks += 1
-        for _, store in self._stores.values():
-            self._suspended.append(store.index)
-            store.index.suspend()
+        """Close all environments until the fork is done."""
+        _insist(self._close_environments)
 
-    def after_fork(self) -> None:
-        while self._suspended:
-            self._suspended.pop().resume()
-        self.lock.release()
+    def _close_environments(self) -> bool:
+        def reopen_all() -> None:
+            self.forks += 1
+            for _, store in self._stores.values():
+                store.index.reopen()
+
+        if FORK_GATE.is_closed():
+            return True
+        for _, store in list(self._stores.values()):
+            store.index.interrupt_reads()  # a thread that has the lock may wait for them
+        with self.lock:
+            if FORK_GATE.close(reopen_all):
+                return True
+        time.sleep(POLL_SECONDS)  # another thread forks
+        return False
 
     def after_fork_in_child(self) -> None:
-        for _, store in self._stores.values():
-            store.end_exclusions()  # a lock lasts until every process has closed it
-        self._stores.clear()
-        self.after_fork()
+        """Drop the stores of the parent."""
+        _insist(self._drop_stores)
+
+    def _drop_stores(self) -> bool:
+        if self._number != os.getpid():
+            for _, store in self._stores.values():
+                store.end_exclusions()  # a lock lasts until every process has closed it
+                store.index.after_fork_in_child()
+            self.lock = threading.RLock()
+            self._stores.clear()
+            self._number = os.getpid()
+        return True
+
+
+def _insist(step: Callable[[], bool]) -> None:
+    """Repeat a step until it returns True, also if an exception such as `KeyboardInterrupt` comes.
+
+    Raises:
+        BaseException: the last interruption, after the step was done.
+    """
+    interruption: BaseException | None = None
+    try:
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                if step():
+                    break
+            except BaseException as exc:
+                interruption = exc
+        if interruption is not None:
+            raise interruption
+    finally:
+        interruption = None  # its traceback has this frame
 
 
 _process = _Process()
-os.register_at_fork(
-    before=_process.before_fork,
-    after_in_parent=_process.after_fork,
-    after_in_child=_process.after_fork_in_child,
-)
+for _ in range(2):  # in case that an exception comes between two attempts of the first hook
+    os.register_at_fork(before=_process.before_fork, after_in_child=_process.after_fork_in_child)
+os.register_at_fork(after_in_parent=FORK_GATE.open, after_in_child=FORK_GATE.open)

@@ -1,5 +1,6 @@
 """The store that readers of a process share: commits, threads, forks, and who closes it."""
 
+import ctypes
 import fcntl
 import gc
 import os
@@ -20,6 +21,7 @@ from types import FrameType
 
 import pytest
 
+from modelfs import connection as connection_module
 from modelfs.connection import Connection, Plan
 from modelfs.errors import CorruptChunk, NotAStore, StoreBusy, UnsupportedFormat
 from modelfs.store import store as store_module
@@ -716,6 +718,142 @@ def test_ctrl_c_leaves_nothing_locked(path: Path, connection: Connection) -> Non
         writer("new_file(store, b'more'); store.commit()")
     connection.close()
     assert opened_below(path) == []
+
+
+@contextmanager
+def long_call(connection: Connection) -> Iterator[threading.Event]:
+    """A thread that is inside a transaction until the event is set, or the block ends."""
+    inside, go = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    def long(store: Store) -> int:
+        inside.set()
+        assert go.wait(SECONDS)
+        return size_of(store)
+
+    thread = threading.Thread(target=lambda: sizes.append(connection.call(long)))
+    thread.start()
+    assert inside.wait(SECONDS)
+    try:
+        yield go
+    finally:
+        go.set()
+        thread.join(SECONDS)
+    assert sizes == [SIZE]
+
+
+@contextmanager
+def interrupting(seconds: float, interval: float = 0.0) -> Iterator[list[int]]:
+    """Interrupt this thread after some time, and then at each interval; yield the interrupts.
+
+    Only in modules of the package: of the hooks of a fork, those of `logging` do not bear it.
+    """
+    package = str(Path(connection_module.__file__).parent)
+    interrupts: list[int] = []
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        while frame is not None and not frame.f_code.co_filename.startswith(package):
+            frame = frame.f_back
+        if frame is not None:
+            interrupts.append(signal_number)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, interval)
+        yield interrupts
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("interval", [0.0, 0.003], ids=["once", "often"])
+def test_ctrl_c_while_a_fork_waits(connection: Connection, interval: float) -> None:
+    """The fork waits to its end all the same: parent, child and other threads read."""
+    must_read(connection)
+    codes: list[int] = []
+    with long_call(connection) as go:
+        threading.Timer(0.2, go.set).start()
+        with interrupting(0.05, interval) as interrupts:
+            child = os.fork()
+        if not child:
+            code = 1
+            try:
+                must_read(connection)
+                code = 0
+            finally:
+                os._exit(code)
+        assert interrupts
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    must_read(connection)
+    thread = threading.Thread(target=lambda: codes.append(in_child(lambda: must_read(connection))))
+    thread.start()
+    thread.join(SECONDS)
+    assert codes == [0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_from_another_thread_while_a_fork_waits(connection: Connection) -> None:
+    """As debuggers and test runners raise it in a thread: the fork waits to its end."""
+    must_read(connection)
+    codes: list[int] = []
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def fork() -> None:
+        with suppress(TimeoutError):
+            codes.append(in_child(lambda: must_read(connection)))
+
+    thread = threading.Thread(target=fork)
+    with long_call(connection):
+        thread.start()
+        time.sleep(0.05)
+        assert raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeoutError)) == 1
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join(SECONDS)
+    assert codes == [0]
+    must_read(connection)
+
+
+def test_ctrl_c_while_slots_are_gained(
+    path: Path, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the index with slots waits for other calls; interrupted, it leaves it as it was."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "may_lock", lambda _: False)
+        patch.setattr(environment, "may_lock", lambda _: False)
+        must_read(connection)
+    with long_call(connection):
+        store = connection.call(lambda store: store)
+        with interrupting(0.05), pytest.raises(KeyboardInterrupt):
+            store.gain_slots()
+        must_read(connection)
+    assert store.gain_slots()
+    del store
+    must_read(connection)
+    assert in_child(lambda: must_read(connection)) == 0
+    with writer_of(path):
+        must_read(connection)
+
+
+def test_a_fork_in_a_handler_while_another_thread_drains(connection: Connection) -> None:
+    """The fork ends the transaction that the other thread waits for, and waits for nothing."""
+    must_read(connection)
+    threads: list[threading.Thread] = []
+
+    def plan(store: Store) -> int:
+        if not threads:
+            threads.append(threading.Thread(target=store.index.reopen))
+            threads[0].start()
+            threads[0].join(0.05)
+            assert threads[0].is_alive()
+            assert in_child(lambda: must_read(connection)) == 0
+        return size_of(store)
+
+    assert connection.call(plan) == SIZE
+    threads[0].join(SECONDS)
+    must_read(connection)
 
 
 def test_transactions_that_ctrl_c_leaves_behind(path: Path, connection: Connection) -> None:

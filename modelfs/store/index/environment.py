@@ -6,18 +6,20 @@ again. And a full map has to be made larger. Neither is allowed while a transact
 is alive. So transactions are counted, and the environment has three states:
 
 - *open*: `_env` is set. Transactions begin and end; `alive` has each one, and its thread.
-- *draining*: `recover` or `suspend` holds the lock and has set `_env` to None. Running transactions
-  end, and may begin others inside; new ones wait for the lock.
-- *closed*: no transaction is alive. `recover` opens the environment again, or resizes it, and sets
-  `_env`. If opening fails, `_env` stays None and the next transaction tries to open it.
+- *draining*: `recover` or `reopen` holds the lock, and has moved `_env` to `_draining`. Running
+  transactions end, and may begin others inside; new ones wait for the lock. An exception that
+  interrupts this, such as `KeyboardInterrupt`, moves it back.
+- *closed*: no transaction is alive. `recover` resizes the environment and sets `_env`, or closes
+  it. The next transaction opens a closed environment; if that fails, the one after it tries again.
 
 Example. Threads A and B read while thread C commits, and the map is full. LMDB raises
 `MapFullError` in C, whose transaction ends. C calls `recover`, which sets `_env` to None. A new
 read of A waits for the lock. B ends its transaction, so `alive` is empty: the map becomes twice as
 large, `_env` is set, A goes on, and C repeats its commit.
 
-An environment must not be used across a fork(2), nor be open twice in a process. So `suspend`
-drains and closes it before a fork, and the next transaction opens it again, in both processes.
+An environment must not be used across a fork(2), nor be open twice in a process. So `reopen` drains
+and closes it before a fork, and the next transaction opens it again, in both processes. Until the
+fork is done, `fork_gate` keeps it closed.
 
 LMDB reads the file through a mapping. A page that the disk cannot read raises SIGBUS, which ends
 the process; nothing here can prevent that. A file that was cut short is refused at opening (see
@@ -48,6 +50,7 @@ from modelfs.errors import (
     StoreFull,
 )
 from modelfs.store.index.data_file import LOOSE_PAGES, DataFile
+from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import may_lock, prepare_lock_file
 from modelfs.store.index.tables import SINCE_2, Table
 
@@ -147,36 +150,58 @@ class Environment:
 
     # -- forks
 
-    def suspend(self) -> None:
-        """Close LMDB's environment until `resume`, after the transactions of other threads.
+    def reopen(self) -> None:
+        """Close LMDB's environment when no thread uses it; the next transaction opens it again.
 
-        A transaction of this thread, in which a signal handler forks, ends in an `lmdb.Error`.
+        Transactions of this thread, in which a signal handler forks, end in an `lmdb.Error`. If an
+        exception interrupts this method, the environment is as before.
         """
-        self._lock.acquire()
-        if (env := self._drain(spared=get_ident())) is not None:
-            env.close()
+        self.abort_transactions()
+        with self._lock:
+            while self._env is not None or self._draining is not None:
+                if (env := self._drain()) is not None:
+                    env.close()
 
-    def resume(self) -> None:
-        """Let the next transaction open the environment. On the thread that called `suspend`."""
-        self._lock.release()
+    def after_fork_in_child(self) -> None:
+        """Drop the locks and the transactions of threads that a forked child does not have."""
+        self._lock = threading.RLock()
+        for user, thread in list(self.alive.items()):
+            if thread != get_ident():
+                self.release(user)
 
     # -- for transactions
 
     def acquire(self, user: object) -> lmdb.Environment:
         """Return LMDB's environment, which stays as it is until `release`."""
         thread = get_ident()
-        while True:
-            # Without the lock, which would double the cost of a lookup. This is safe because
-            # `recover` first sets `_env` to None, and then waits until `alive` is empty.
-            self.alive[user] = thread
-            if (env := self._env) is not None:
-                return env
-            if (env := self._draining) is not None and self._uses(thread) > 1:
-                return env  # waits for this thread's outer transaction, so must not wait for it
+        try:
+            while True:
+                # Without the lock, which would double the cost of a lookup. This is safe because
+                # `_drain` first sets `_env` to None, and then waits until `alive` is empty.
+                self.alive[user] = thread
+                if (env := self._env) is not None:
+                    return env
+                if (env := self._draining) is not None and self._uses(thread) > 1:
+                    return env  # waits for this thread's outer transaction, so must not wait for it
+                self.release(user)
+                if (env := self._reopened(user)) is not None:
+                    return env
+        except BaseException:
             self.release(user)
-            with self._lock:
-                if self._env is None:
-                    self._open()
+            raise
+
+    def _reopened(self, user: object) -> lmdb.Environment | None:
+        """Open the environment if it is closed; None if another thread may have closed it again."""
+        while FORK_GATE.blocks():
+            time.sleep(POLL_SECONDS)
+        with self._lock:
+            if self._draining is not None:
+                # This thread is draining it, and a signal handler came.
+                self.alive[user] = get_ident()
+                return self._draining
+            if self._env is None and not FORK_GATE.blocks():
+                self._open()
+        return None
 
     def release(self, user: object) -> None:
         """End a use of the environment that `acquire` began."""
@@ -220,40 +245,44 @@ class Environment:
         """
         if not isinstance(problem, lmdb.PanicError | lmdb.MapFullError | lmdb.MapResizedError):
             return False
+        panicked = isinstance(problem, lmdb.PanicError)
         with self._lock:
             if self._env is not env:
-                return True  # another thread has recovered it already
-            self._drain()
-            if isinstance(problem, lmdb.PanicError):
-                log.warning("the index was closed and opened again after a failed commit")
-                env.close()
-                self._open()
-            else:
-                self._resize(env, problem)
+                # Another thread has recovered it already, or this thread is about to.
+                return self._draining is not env
+            if (drained := self._drain()) is None:
+                return True  # a signal handler has closed it, for a fork
+            if panicked:
+                drained.close()
+                log.warning("the index was closed after a failed commit, and is opened again")
+                return True
+            try:
+                # 0 is the size that another process chose, which has made the map larger.
+                resized = isinstance(problem, lmdb.MapResizedError)
+                drained.set_mapsize(0 if resized else 2 * drained.info()["map_size"])
+            except (lmdb.Error, MemoryError, OverflowError) as exc:
+                raise StoreFull(f"no space left in the index: its map cannot grow: {exc}") from exc
+            finally:
+                self._env = drained
         return True
 
-    def _drain(self, spared: int | None = None) -> lmdb.Environment | None:
-        """Take LMDB's environment, when no thread uses it but `spared`; others wait for a new one.
+    def _drain(self) -> lmdb.Environment | None:
+        """Take LMDB's environment when no thread uses it; others wait for a new one.
 
         The caller has the lock.
         """
-        env = self._env
-        self._draining, self._env = env, None
-        while any(thread != spared for thread in list(self.alive.values())):
-            # Not a condition variable: every transaction would have to notify it.
-            time.sleep(POLL_SECONDS)
-        self._draining = None
-        return env
-
-    def _resize(self, env: lmdb.Environment, problem: lmdb.Error) -> None:
-        # If another process has made the map larger, 0 means the size that it chose.
-        size = 0 if isinstance(problem, lmdb.MapResizedError) else 2 * env.info()["map_size"]
         try:
-            env.set_mapsize(size)
-        except (lmdb.Error, MemoryError, OverflowError) as exc:
-            raise StoreFull(f"no space left in the index: its map cannot grow: {exc}") from exc
-        finally:
-            self._env = env
+            if self._draining is None:  # else a signal handler forks while this thread drains
+                self._draining, self._env = self._env, None
+            while self.alive:
+                # Not a condition variable: every transaction would have to notify it.
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            if self._draining is not None:
+                self._env, self._draining = self._draining, None
+            raise
+        env, self._draining = self._draining, None
+        return env
 
     def _open(self) -> None:
         if not self._read_only:
@@ -385,15 +414,13 @@ class Transaction:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        alive = self._environment.alive
-        if self not in alive:
-            return  # `abort_transactions` has ended it
-        try:
-            self._transaction.__exit__(kind, exc, traceback)
-        except lmdb.Error as error:
-            raise translated(error) from error
-        finally:
-            alive.pop(self, None)
+        if self in self._environment.alive:  # else `abort_transactions` has ended it
+            try:
+                self._transaction.__exit__(kind, exc, traceback)
+            except lmdb.Error as error:
+                raise translated(error) from error
+            finally:
+                self._environment.release(self)
         if isinstance(exc, lmdb.Error):
             raise translated(exc) from exc
 

@@ -306,18 +306,16 @@ class Index:
         pin = self._pins.get(get_ident())
         return self._env.snapshot_id() if pin is None else pin.id()
 
-    def suspend(self) -> None:
-        """Close LMDB's environment until `resume`, for a fork; reads of other threads wait."""
-        self._env.suspend()
-
-    def resume(self) -> None:
-        """Let reads open LMDB's environment again. On the thread that called `suspend`."""
-        self._env.resume()
-
     def reopen(self) -> None:
-        """Let the next read open LMDB's environment again, as it is on the disk by then."""
-        self.suspend()
-        self.resume()
+        """Close LMDB's environment; the next read opens it again, as it is on the disk by then.
+
+        Waits for the reads of other threads, and ends those of this thread with an error.
+        """
+        self._env.reopen()
+
+    def after_fork_in_child(self) -> None:
+        """Drop the locks and the reads of threads that a forked child does not have."""
+        self._env.after_fork_in_child()
 
     @property
     def has_slots(self) -> bool:
@@ -326,7 +324,11 @@ class Index:
 
     def in_transaction(self) -> bool:
         """Whether this thread is inside a read, or inside `pinned`."""
-        return self._env.in_transaction()
+        return get_ident() in self._pins or self._env.in_transaction()
+
+    def interrupt_reads(self) -> None:
+        """Make the reads of this thread raise an error, up to the end of its `pinned`."""
+        self._env.abort_transactions()
 
     def abort_transactions(self) -> None:
         """End the reads of this thread, and its `pinned`, that Ctrl-C left behind."""

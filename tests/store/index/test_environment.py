@@ -2,10 +2,14 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import cast
 
 import lmdb
@@ -13,6 +17,7 @@ import pytest
 
 from modelfs.errors import CorruptIndex, StoreBusy, StoreFull
 from modelfs.store.index import environment as environment_module
+from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
@@ -150,25 +155,23 @@ def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> No
         Index(tmp_path, read_only=read_only)
 
 
-def blocks(folder: Path) -> int:
-    return (folder / "data.mdb").stat().st_blocks * 512
-
-
 # -- readers beside a writer
 
 
-def test_a_suspended_environment_opens_again(tmp_path: Path) -> None:
-    """As for a fork: it is closed for a while, in which other threads wait."""
+def test_a_closed_gate_keeps_the_environment_closed(tmp_path: Path) -> None:
+    """While a thread forks, others wait before they open it."""
     Index(tmp_path).close()
     index = Index(tmp_path, read_only=True)
     values: list[bytes | None] = []
     thread = threading.Thread(target=lambda: values.append(index.get(Table.META, b"a")))
-    index.suspend()
-    assert not opened(tmp_path)
-    thread.start()
-    thread.join(0.05)
-    assert thread.is_alive()
-    index.resume()
+    assert FORK_GATE.close(index.reopen)
+    try:
+        assert not opened(tmp_path)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    finally:
+        FORK_GATE.open()
     thread.join(20)
     assert values == [None]
     assert opened(tmp_path)
@@ -180,7 +183,7 @@ def opened(folder: Path) -> list[str]:
     return [name for name in found if name.startswith(str(folder))]
 
 
-def test_suspending_waits_for_other_threads_only(index: Index) -> None:
+def test_reopening_waits_for_other_threads_only(index: Index) -> None:
     """A thread's own transaction ends in an error, since it cannot be waited for."""
 
     def fork_inside() -> None:
@@ -373,16 +376,108 @@ def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     assert inside.wait(20)
-    suspender = threading.Thread(target=index.reopen)
-    suspender.start()
-    suspender.join(0.05)
-    assert suspender.is_alive()
+    reopener = threading.Thread(target=index.reopen)
+    reopener.start()
+    reopener.join(0.05)
+    assert reopener.is_alive()
     go.set()
     thread.join(20)
-    suspender.join(20)
+    reopener.join(20)
     assert values == [None]
-    assert not suspender.is_alive()
+    assert not reopener.is_alive()
     index.close()
+
+
+@contextmanager
+def inside_transaction(index: Index) -> Iterator[threading.Event]:
+    """A thread that is inside a transaction until the event is set, or the block ends."""
+    inside, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with index._env.transaction():
+            inside.set()
+            assert go.wait(20)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(20)
+    try:
+        yield go
+    finally:
+        go.set()
+        thread.join(20)
+
+
+def interrupted(call: Callable[[], object]) -> None:
+    """Interrupt a call on this thread that waits, as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("panic", [False, True], ids=["reopening", "recovering"])
+def test_ctrl_c_during_a_drain_changes_nothing(index: Index, *, panic: bool) -> None:
+    """The environment stays open: this thread and others read, and a later drain succeeds."""
+    values: list[bytes | None] = []
+    thread = threading.Thread(target=lambda: values.append(index.get(Table.META, b"a")))
+    with inside_transaction(index):
+        if panic:
+            fail(index, begin=lmdb.PanicError("told to fail"))
+            interrupted(lambda: index.get(Table.META, b"a"))
+        else:
+            interrupted(index.reopen)
+            assert index.get(Table.META, b"a") == b"1"
+    thread.start()
+    thread.join(20)
+    assert values == [b"1"]
+    index.reopen()
+    assert index.get(Table.META, b"a") == b"1"
+
+
+def test_ctrl_c_while_a_map_waits_to_grow(tmp_path: Path) -> None:
+    """The changes stay sealed, and the next commit writes them."""
+    index = Index(tmp_path, map_size=1 << 18)
+    put(index, b"a", b"1")
+    with index.change():
+        index.put(Table.META, b"large", bytes(1 << 20))
+    with inside_transaction(index):
+        interrupted(index.commit)
+        assert index.get(Table.META, b"a") == b"1"
+    index.commit()
+    index.reopen()
+    assert index.get(Table.META, b"large") == bytes(1 << 20)
+    index.close()
+
+
+def test_a_signal_handler_reopens_during_a_drain(index: Index) -> None:
+    """As a fork in it does: afterwards the environment is closed, and opens again."""
+
+    def handler(_: int, __: FrameType | None) -> None:
+        go.set()
+        index.reopen()
+        values.append(index.get(Table.META, b"a"))
+
+    values: list[bytes | None] = []
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with inside_transaction(index) as go:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            index.reopen()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert values == [b"1"]
+    assert index._env._env is None
+    assert index.get(Table.META, b"a") == b"1"
 
 
 SAME_PID = """
