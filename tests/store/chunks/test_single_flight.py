@@ -1,37 +1,42 @@
 """One run of a computation for all threads that need its result at the same time."""
 
+import inspect
+import linecache
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from functools import partial
+from types import FrameType
+from typing import Any, Final
 
 import pytest
 
+from modelfs.store.chunks import single_flight
 from modelfs.store.chunks.single_flight import SingleFlight
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 PATIENCE: Final = 30.0  # seconds
 WAITING: Final = 3  # threads that come during a run
 
 
-class CountingLock:
-    """A lock that counts how often it was released."""
+class CountingDict(dict[int, Any]):
+    """A table of runs that counts how often a caller has looked for one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.released = threading.Semaphore(0)
+        self.lookups = threading.Semaphore(0)
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        self.released.release()
+    def setdefault(self, key: int, default: Any = None) -> Any:
+        run = super().setdefault(key, default)
+        self.lookups.release()
+        return run
 
 
 @pytest.fixture
 def flight(monkeypatch: pytest.MonkeyPatch) -> SingleFlight[int, str]:
     flight: SingleFlight[int, str] = SingleFlight()
-    monkeypatch.setattr(flight, "_lock", CountingLock())
+    monkeypatch.setattr(flight, "_running", CountingDict())
     return flight
 
 
@@ -43,9 +48,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def wait_for(flight: SingleFlight[int, str], callers: int) -> None:
     """Wait until so many callers have looked for a run of their key."""
-    lock: CountingLock = flight._lock  # type: ignore[assignment]
+    running = flight._running
+    assert isinstance(running, CountingDict)
     for _ in range(callers):
-        assert lock.released.acquire(timeout=PATIENCE)
+        assert running.lookups.acquire(timeout=PATIENCE)
 
 
 def crowd(
@@ -99,15 +105,49 @@ def test_runs_of_different_keys_do_not_wait_for_each_other(
 
 def test_a_caller_that_has_a_result_starts_a_new_run(flight: SingleFlight[int, str]) -> None:
     """The key is free before its result is there: no caller gets the result of an older run."""
-    future: Future[str] = Future()
     seen: list[str] = []
-    future.add_done_callback(lambda _: seen.append(flight.do(7, lambda: "new")))
-    real, made = Future, [future]
 
-    def first_observed() -> Future[str]:
-        return made.pop() if made else real()
+    class ObservedLock:
+        """The lock of the first run; its release is observed."""
+
+        def acquire(self) -> None:
+            patch.undo()
+
+        def release(self) -> None:
+            seen.append(flight.do(7, lambda: "new"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modelfs.store.chunks.single_flight.Future", first_observed)
+        patch.setattr(single_flight, "Lock", ObservedLock)
         assert flight.do(7, lambda: "old") == "old"
     assert seen == ["new"]
+
+
+def test_an_interruption_anywhere_leaves_no_run_behind(pool: ThreadPoolExecutor) -> None:
+    """Ctrl-C at any line before the clean-up ends the run: the next caller does not wait for it."""
+    source, first = inspect.getsourcelines(SingleFlight.do)
+    for line in range(first, first + len(source)):
+        flight: SingleFlight[int, str] = SingleFlight()
+        interrupted = interrupted_at(line, partial(flight.do, 7, lambda: "result"))
+        later = pool.submit(flight.do, 7, lambda: "later")
+        assert later.result(PATIENCE) == "later", f"after line {line}, {interrupted}"
+
+
+def interrupted_at(line: int, call: Callable[[], str]) -> bool:
+    """Interrupt a call before a line outside `finally`; return whether the line was reached."""
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction:
+        if event == "line" and frame.f_lineno == line and frame.f_code is SingleFlight.do.__code__:
+            text = linecache.getline(frame.f_code.co_filename, line)
+            if not any(word in text for word in ("key in", "del self", "lock.release")):
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
