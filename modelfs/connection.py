@@ -8,7 +8,7 @@ counted here, so no count is wrong when Ctrl-C ends a call at any point.
 A call has two parts. It *plans* inside one LMDB transaction, so it reads the index as of one
 commit, the last one. Then it *reads* the planned bytes, outside the transaction, so a long read
 keeps no old pages of the index. gc may move chunks meanwhile: `ChunkReader` follows moves. If that
-fails because the file itself has changed, the call plans once more.
+fails because the file itself has changed, the call plans again, up to `PLANS_MAX` times in all.
 
 Before the process forks, transactions of other threads end and LMDB's environments are closed;
 reads of bytes continue. Ctrl-C does not shorten that: CPython would fork all the same. Afterwards
@@ -42,7 +42,7 @@ from typing import Final, NamedTuple, Self, TypeVar
 from modelfs.errors import CorruptData, NotAStore, StoreBusy
 from modelfs.store.files import parallel
 from modelfs.store.files.content import ReadRun
-from modelfs.store.folder import INDEX, check_format, read_superblock
+from modelfs.store.folder import INDEX, read_superblock
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.store import Store
@@ -54,6 +54,8 @@ Check = Callable[[Store], object]
 
 # Decoded chunks in memory, in bytes. Less than in a mount: each core may run a process.
 CACHE_SIZE: Final = 64 << 20
+# Damage fails in every plan. A writer would have to change the file during each of so many reads.
+PLANS_MAX: Final = 4
 # Of a hook of a fork, each ended by an exception such as `KeyboardInterrupt`.
 ATTEMPTS_MAX: Final = 10_000
 POLL_SECONDS: Final = 0.001
@@ -122,7 +124,7 @@ class Connection:
         return self._carry_out(plan, fill)
 
     def _carry_out(self, plan: Callable[[Store], P], read: Callable[[Store, P], T]) -> T:
-        failure = None
+        plans_left = PLANS_MAX
         while True:
             shared, forks = self._open(), _process.forks
             commit = -1
@@ -139,14 +141,13 @@ class Connection:
             except StoreBusy:
                 if not shared.store.gain_slots():
                     raise
-            except (CorruptData, FileNotFoundError) as exc:
+            except (CorruptData, FileNotFoundError):
                 # Since the commit a chunk may have moved, or the file may have been truncated or
                 # ingested. Or a signal handler forked on this thread, which ends a transaction.
-                # Damage fails in the same way once more.
                 changed = forks != _process.forks or commit != shared.store.index.snapshot_id()
-                if not changed or failure == str(exc):
+                plans_left -= 1
+                if not changed or not plans_left:
                     raise
-                failure = str(exc)
             finally:
                 if shared.process == os.getpid():
                     shared.store.close_files()
@@ -208,10 +209,11 @@ class _SharedStore:
         self.store = Store(folder, read_only=True, cache_size=CACHE_SIZE)
         self.store.unlock()
         self.uuid = self.store.superblock.uuid
+        self.is_replaced = False  # by another store, whose index has the same identity
 
     def is_there(self) -> bool:
         """Whether the folder has the index that was opened."""
-        return _identity(self.store.folder) == self.identity
+        return not self.is_replaced and _identity(self.store.folder) == self.identity
 
     def check_superblock(self) -> None:
         """Raise `_SuperblockChanged` if the superblock is not that of the opened store."""
@@ -221,7 +223,8 @@ class _SharedStore:
     def end_call(self) -> None:
         """End the transactions of this thread that Ctrl-C left behind."""
         index = self.store.index
-        if index.in_transaction() and not _is_running(Connection._carry_out.__code__):
+        call = sys._getframe(1)
+        if index.in_transaction() and not _is_running(call.f_code, call.f_back):
             index.abort_transactions()
 
 
@@ -229,9 +232,8 @@ class _SuperblockChanged(Exception):
     """The superblock in the index is not that of the opened store."""
 
 
-def _is_running(code: CodeType) -> bool:
-    """Whether a caller of the caller's caller runs this code: a call inside a call."""
-    frame: FrameType | None = sys._getframe(3)
+def _is_running(code: CodeType, frame: FrameType | None) -> bool:
+    """Whether a frame, or one that it returns to, runs this code: a call inside a call."""
     while frame is not None:
         if frame.f_code is code:
             return True
@@ -260,11 +262,15 @@ class _Process:
         self.close_unused()
         if key in self._stores:
             shared = self._stores[key][0]()
-            if shared is not None and shared.process == os.getpid():
+            if shared is not None:
                 return shared
             self.close_unused()
         opened = _SharedStore(folder)
-        self._stores[key] = weakref.ref(opened), opened.store
+        try:
+            self._stores[key] = weakref.ref(opened), opened.store
+        except BaseException:  # Ctrl-C
+            opened.store.close()
+            raise
         return opened
 
     def renew(self, shared: _SharedStore) -> None:
@@ -276,24 +282,19 @@ class _Process:
         Raises:
             UnsupportedFormat: the format is newer than this version of modelfs.
         """
-        store = shared.store
-        with self.lock, store.excluding_writers():
-            check_format(store.folder)
-            store.index.reopen()
-            block = read_superblock(store.index)
-            if block.uuid == shared.uuid:
-                store.superblock = block
-            elif self._stores.get(shared.identity, (None, None))[1] is store:
-                del self._stores[shared.identity]
-                store.index.reopen()
+        with self.lock, shared.store.excluding_writers():
+            if not shared.store.reload():
+                shared.is_replaced = True
+                if self._stores.get(shared.identity, (None, None))[1] is shared.store:
+                    del self._stores[shared.identity]
 
     def close_unused(self) -> None:
         """Close the stores that nothing refers to."""
         with self.lock:
             for key, (shared, store) in list(self._stores.items()):
                 if shared() is None:
-                    del self._stores[key]
                     store.close()
+                    del self._stores[key]
 
     def before_fork(self) -> None:
         """Close all environments until the fork is done."""

@@ -22,7 +22,7 @@ from types import FrameType
 import pytest
 
 from modelfs import connection as connection_module
-from modelfs.connection import Connection, Plan
+from modelfs.connection import PLANS_MAX, Connection, Plan
 from modelfs.errors import CorruptChunk, NotAStore, StoreBusy, UnsupportedFormat
 from modelfs.store import store as store_module
 from modelfs.store.create import create_store
@@ -238,8 +238,23 @@ def test_damage_is_reported_however_busy_the_writer_is(path: Path, connection: C
         plan, plans = planned_before(commit, always=True)
         with pytest.raises(CorruptChunk, match="pack 1 ends"):
             connection.read(plan)
-        assert len(plans) == 2
+        assert len(plans) == PLANS_MAX
     remake(path)
+
+
+def test_plans_have_an_end_whatever_the_error_is(path: Path, connection: Connection) -> None:
+    """Also if each attempt fails in another way, and a commit was made during each."""
+    plans: list[int] = []
+
+    def plan(_: Store) -> list[ReadRun]:
+        plans.append(1)
+        assert len(plans) < 100
+        writer(f"new_file(store, b'{len(plans)}'); store.commit()")
+        raise CorruptChunk(len(plans), "damaged in another way")
+
+    with writer_of(path) as writer, pytest.raises(CorruptChunk):
+        connection.read(plan)
+    assert len(plans) == PLANS_MAX
 
 
 def test_damage_is_reported_at_once_without_a_writer(path: Path, connection: Connection) -> None:
@@ -434,8 +449,9 @@ def test_a_store_is_replaced_by_its_copy(path: Path, tmp_path: Path) -> None:
 
 def test_another_store_gets_the_same_index_number(path: Path, tmp_path: Path) -> None:
     """After a fork no file of the old store is open, so its number may return; its UUID cannot."""
-    with closing_connection(path) as old:
+    with closing_connection(path) as old, closing_connection(path) as another:
         must_read(old)
+        must_read(another)
         assert in_child(lambda: None) == 0
         index = path / "index" / "data.mdb"
         create_store(tmp_path / "other", chunk_size=4096)
@@ -446,6 +462,9 @@ def test_another_store_gets_the_same_index_number(path: Path, tmp_path: Path) ->
         with pytest.raises(NotAStore, match="replaced by another store"):
             old.call(size_of)
         with closing_connection(path) as new:
+            assert new.call(size_of) == 5
+            with pytest.raises(NotAStore, match="replaced by another store"):
+                another.call(size_of)
             assert new.call(size_of) == 5
         index.write_bytes(kept)
 

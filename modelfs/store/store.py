@@ -253,6 +253,25 @@ class Store:
         self.index.snapshot_id()  # opens it
         return self.index.has_slots
 
+    def reload(self) -> bool:
+        """Open the index again, which another process may have upgraded or replaced. Any thread.
+
+        Returns:
+            Whether it is the index of the same store; if not, it is closed again.
+
+        Raises:
+            UnsupportedFormat: a newer version of modelfs has upgraded it.
+            NotAStore, CorruptIndex, OSError: as at opening.
+        """
+        check_format(self.folder)
+        self.index.reopen()
+        block = read_superblock(self.index)
+        if block.uuid != self.superblock.uuid:
+            self.index.reopen()
+            return False
+        self.superblock = block
+        return True
+
     def unlock(self) -> None:
         """Let other processes write the store; callers then use `excluding_writers`."""
         if self._lock is not None:
