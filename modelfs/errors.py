@@ -39,7 +39,7 @@ class ModelfsError(Exception):
 
 
 class NotFound(ModelfsError):
-    """The name does not exist in the directory, or the inode does not exist."""
+    """The name does not exist in the directory, or the inode or the tensor does not exist."""
 
     errno = errno.ENOENT
 
@@ -129,7 +129,11 @@ class StoreReadOnly(ModelfsError):
 
 
 class StoreBusy(ModelfsError):
-    """Another process has locked the store: to write it, or to keep writers out."""
+    """The store is in use, in a way that excludes this one.
+
+    Another process has locked it, to write it or to keep writers out; or this process has it open
+    already, or one with the same PID in another container; or too many transactions read its index.
+    """
 
     errno = errno.EBUSY
 

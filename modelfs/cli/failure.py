@@ -46,7 +46,7 @@ EXPECTED: Final = (Failure, ModelfsError, OSError)
 
 # Next steps. The first class that fits counts.
 HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
-    (StoreBusy, "unmount it first, or wait for the other command to end"),
+    (StoreBusy, "end its other use first: unmount it, or wait for the other command to end"),
     (StoreFull, "free space on the disk of the store"),
     (NotAStore, "create one with: modelfs mkfs FOLDER"),
     (UnsupportedFormat, "install a newer version of modelfs"),

@@ -83,7 +83,7 @@ def test_caller_goes_on_when_ready(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("serve", "says"),
     [
-        ("raise StoreBusy('it is taken')", "it is taken; unmount it first"),
+        ("raise StoreBusy('it is taken')", "it is taken; end its other use first"),
         ("raise Failure('no FUSE')", "no FUSE"),
         ("raise OSError(28, 'No space', 'x')", "x: No space; free space on that disk"),
         ("os.write(2, b'fusermount3: no\\n'); raise OSError(1, 'no')", "no (fusermount3: no)"),

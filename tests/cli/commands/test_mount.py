@@ -185,5 +185,6 @@ def test_failure_in_the_foreground(call: Call, fuse: FakeFuse, empty: Path, fold
     """An error of the daemon is one line, with the next step."""
     fuse.error = StoreBusy(f"{empty} is locked by process 5")
     assert call("mount", "--foreground", empty, folder).error == (
-        f"{empty} is locked by process 5; unmount it first, or wait for the other command to end"
+        f"{empty} is locked by process 5; "
+        "end its other use first: unmount it, or wait for the other command to end"
     )
