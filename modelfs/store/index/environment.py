@@ -88,8 +88,9 @@ class Environment:
 
         Raises, at its beginning, inside the block or at its end:
             StoreFull: the disk is full, or there is no address space for a larger map.
+            StoreBusy: all slots are in use, or the environment was closed and cannot be opened.
             OSError: the disk failed.
-            CorruptIndex: LMDB reports damage.
+            CorruptIndex: LMDB reports damage, or a signal handler has forked inside the block.
         """
         return Transaction(self, write=write)
 
@@ -112,12 +113,8 @@ class Environment:
                 with transaction as begun:
                     work(begun)
                 break
-            except StoreFull as exc:
-                problem = exc.__cause__
-                if not isinstance(problem, lmdb.Error) or not self.recover(
-                    transaction.env, problem
-                ):
-                    raise
+            except MapFull:
+                self.recover(transaction.env, lmdb.MapFullError)
         with self._acquired() as env:
             env.reader_check()  # frees the slots of killed processes
             self._lengthen(env)
@@ -153,7 +150,7 @@ class Environment:
     def reopen(self) -> None:
         """Close LMDB's environment when no thread uses it; the next transaction opens it again.
 
-        Transactions of this thread, in which a signal handler forks, end in an `lmdb.Error`. If an
+        Transactions of this thread, in which a signal handler forks, end in `CorruptIndex`. If an
         exception interrupts this method, the environment is as before.
         """
         self.abort_transactions()
@@ -232,7 +229,7 @@ class Environment:
         finally:
             self.release(user)
 
-    def recover(self, env: lmdb.Environment, problem: lmdb.Error) -> bool:
+    def recover(self, env: lmdb.Environment, problem: type[lmdb.Error]) -> bool:
         """Reopen the environment after MDB_PANIC, or resize its map.
 
         The calling thread must have no transaction and have released `env`.
@@ -243,9 +240,9 @@ class Environment:
         Raises:
             StoreFull: the map cannot become larger.
         """
-        if not isinstance(problem, lmdb.PanicError | lmdb.MapFullError | lmdb.MapResizedError):
+        if not issubclass(problem, lmdb.PanicError | lmdb.MapFullError | lmdb.MapResizedError):
             return False
-        panicked = isinstance(problem, lmdb.PanicError)
+        panicked = issubclass(problem, lmdb.PanicError)
         with self._lock:
             if self._env is not env:
                 # Another thread has recovered it already, or this thread is about to.
@@ -258,7 +255,7 @@ class Environment:
                 return True
             try:
                 # 0 is the size that another process chose, which has made the map larger.
-                resized = isinstance(problem, lmdb.MapResizedError)
+                resized = issubclass(problem, lmdb.MapResizedError)
                 drained.set_mapsize(0 if resized else 2 * drained.info()["map_size"])
             except (lmdb.Error, MemoryError, OverflowError) as exc:
                 raise StoreFull(f"no space left in the index: its map cannot grow: {exc}") from exc
@@ -374,6 +371,10 @@ class Environment:
         return _used(env) - pages * env.stat()["psize"]
 
 
+class MapFull(StoreFull):
+    """LMDB's map is full. It can be made larger, unless the address space is full, too."""
+
+
 class Transaction:
     """One LMDB transaction, alive inside its `with` block."""
 
@@ -400,7 +401,7 @@ class Transaction:
                 time.sleep(POLL_SECONDS)
             except lmdb.Error as exc:
                 self._environment.release(self)
-                if not self._environment.recover(self.env, exc):
+                if not self._environment.recover(self.env, type(exc)):
                     raise translated(exc) from exc
             except BaseException:
                 self._environment.release(self)
@@ -449,13 +450,14 @@ def _used(env: lmdb.Environment) -> int:
 def translated(exc: lmdb.Error, what: str = "index") -> ModelfsError | OSError:
     """Return the exception of the program that stands for an LMDB error.
 
-    `StoreFull` for a full disk or map, `OSError` for any other failed system call, and else
-    `CorruptIndex`.
+    `StoreFull` for a full disk, `MapFull` for a full map, `OSError` for any other failed system
+    call, and else `CorruptIndex`.
     """
     # LMDB passes the errno of a failed system call through; its own codes are negative.
     code = getattr(exc, "code", 0)
     if isinstance(exc, lmdb.MapFullError) or code == errno.ENOSPC:
-        return StoreFull(f"no space left for the index: {what}: {exc}")
+        kind = MapFull if isinstance(exc, lmdb.MapFullError) else StoreFull
+        return kind(f"no space left for the index: {what}: {exc}")
     if code > 0 and code != errno.EINVAL:
         return OSError(code, f"{what}: {exc}")
     return CorruptIndex(f"{what}: {exc}")

@@ -21,7 +21,6 @@ from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
-from tests.support.stores import run_apart
 
 
 class Stubborn:
@@ -194,47 +193,6 @@ def test_reopening_waits_for_other_threads_only(index: Index) -> None:
     with pytest.raises(CorruptIndex):
         fork_inside()
     assert index.get(Table.META, b"a") == b"1"
-
-
-def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
-    """Each to its own commit."""
-    run_apart(PUT, tmp_path, "a", "1")
-    index = Index(tmp_path, read_only=True)
-    pinned, go = threading.Event(), threading.Event()
-    values: list[bytes | None] = []
-
-    def work() -> None:
-        with index.pinned():
-            pinned.set()
-            assert go.wait(20)
-            values.append(index.get(Table.META, b"a"))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert pinned.wait(20)
-    run_apart(PUT, tmp_path, "a", "2")
-    with index.pinned():
-        before = index.snapshot_id()
-        run_apart(PUT, tmp_path, "a", "3")
-        assert index.get(Table.META, b"a") == b"2"
-        assert index.snapshot_id() == before
-        go.set()
-        thread.join(20)
-    assert values == [b"1"]
-    assert index.get(Table.META, b"a") == b"3"
-    index.close()
-
-
-PUT = """
-import sys
-from pathlib import Path
-from modelfs.store.index.index import Index
-from modelfs.store.index.tables import Table
-index = Index(Path(sys.argv[1]))
-with index.change():
-    index.put(Table.META, sys.argv[2].encode(), sys.argv[3].encode())
-index.commit()
-"""
 
 
 def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) -> None:

@@ -316,6 +316,35 @@ def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
+    """Each thread sees the commit that it is pinned to."""
+    run_apart(PUT, tmp_path, "1")
+    index = Index(tmp_path, read_only=True)
+    pinned, go = threading.Event(), threading.Event()
+    values: list[bytes | None] = []
+
+    def work() -> None:
+        with index.pinned():
+            pinned.set()
+            assert go.wait(20)
+            values.append(index.get(Table.META, b"key"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert pinned.wait(20)
+    run_apart(PUT, tmp_path, "2")
+    with index.pinned():
+        before = index.snapshot_id()
+        run_apart(PUT, tmp_path, "3")
+        assert index.get(Table.META, b"key") == b"2"
+        assert index.snapshot_id() == before
+        go.set()
+        thread.join(20)
+    assert values == [b"1"]
+    assert index.get(Table.META, b"key") == b"3"
+    index.close()
+
+
 def test_a_writer_is_not_pinned(index: Index) -> None:
     """The owner sees its own changes, pinned or not."""
     with index.pinned(), index.change():
