@@ -15,7 +15,7 @@ FORMER_KEYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts and sizes in bytes; docs/man/modelfs-stats.1.md explains each."""
+    """Counts and sizes in bytes; modelfs-stats(1) explains each."""
 
     files: int
     logical_bytes: int

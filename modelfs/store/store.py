@@ -1,9 +1,9 @@
 """The store: its parts, and opening, flushing, committing, closing and counting.
 
 A store belongs to one process, and there to one thread, the *owner*. Methods are for the owner and
-quick, unless their docstring says "any thread". A store opened read-only shows the last commit, and
-may be opened while another process writes. Long work is done by jobs (`modelfs.jobs`), which take a
-store.
+quick, unless their docstring says "any thread". A store opened read-only shows the last commit. If
+other processes may write it meanwhile, it has no owner: any thread may read. Long work is done by
+jobs (`modelfs.jobs`), which take a store.
 
 Example::
 
@@ -142,15 +142,15 @@ class Store:
             self._lock = self._lock_out_writers()
         try:
             self.space = Space(self.folder, limit)
-            self._open(cache_size, recover=recover, others_write=read_only and not exclude_writers)
+            self._open(cache_size, recover=recover, exclude_writers=exclude_writers)
         except BaseException:
             self.unlock()
             raise
 
-    def _open(self, cache_size: int, *, recover: bool, others_write: bool) -> None:
+    def _open(self, cache_size: int, *, recover: bool, exclude_writers: bool) -> None:
         check_index(self.folder)
         self.index = Index(
-            self.folder / INDEX, read_only=self.read_only, exclude_writers=not others_write
+            self.folder / INDEX, read_only=self.read_only, exclude_writers=exclude_writers
         )
         try:
             self._open_parts(cache_size)

@@ -2,8 +2,9 @@
 
 While a transaction reads a snapshot, no commit reuses the snapshot's pages. A killed process leaves
 its slot in the table, which would keep these pages for ever. So each commit frees the slots of
-processes that ended. A read-only environment holds a slot only during a transaction. Only a process
-that is stopped (SIGSTOP, a debugger) inside a transaction lets the index grow.
+processes that ended. A read-only environment holds a slot only during a transaction. So the index
+grows only during a long transaction, such as a report's or fsck's, or one whose process is stopped
+(SIGSTOP, a debugger): commits meanwhile reuse no page that they free.
 
 Example. Process A reads at commit 7 and is killed. The writer's commit 8 reuses no page of
 snapshot 7, and then finds that A has ended and frees its slot. Commit 9 may reuse them.

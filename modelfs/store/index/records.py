@@ -59,7 +59,9 @@ COOKIE_END: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """The identity of a store: written once, by mkfs, or once more by a repair that lost it.
+    """The identity of a store.
+
+    Written by mkfs, and once more by an upgrade of the format and by a repair after its loss.
 
     Value layout, 40 bytes::
 
