@@ -129,7 +129,7 @@ class Connection:
             shared, forks = self._open(), _process.forks
             commit = -1
             try:
-                with shared.store.excluding_writers():
+                with shared.store.exclusion.excluding_writers():
                     with shared.store.index.pinned():
                         commit = shared.store.index.snapshot_id()
                         shared.check_superblock()
@@ -139,7 +139,7 @@ class Connection:
                 self._shared = None
                 _process.renew(shared)
             except StoreBusy:
-                if not shared.store.gain_slots():
+                if not shared.store.exclusion.gain_slots():
                     raise
             except (CorruptData, FileNotFoundError):
                 # Since the commit a chunk may have moved, or the file may have been truncated or
@@ -282,7 +282,7 @@ class _Process:
         Raises:
             UnsupportedFormat: the format is newer than this version of modelfs.
         """
-        with self.lock, shared.store.excluding_writers():
+        with self.lock, shared.store.exclusion.excluding_writers():
             if not shared.store.reload():
                 shared.is_replaced = True
                 if self._stores.get(shared.identity, (None, None))[1] is shared.store:
@@ -323,7 +323,7 @@ class _Process:
     def _drop_stores(self) -> bool:
         if self._number != os.getpid():
             for _, store in self._stores.values():
-                store.end_exclusions()  # a lock lasts until every process has closed it
+                store.exclusion.end_all()  # a lock lasts until every process has closed it
                 store.index.after_fork_in_child()
             self.lock = threading.RLock()
             self._stores.clear()

@@ -24,7 +24,7 @@ import pytest
 from modelfs import connection as connection_module
 from modelfs.connection import PLANS_MAX, Connection, Plan
 from modelfs.errors import CorruptChunk, NotAStore, StoreBusy, UnsupportedFormat
-from modelfs.store import store as store_module
+from modelfs.store import exclusion
 from modelfs.store.create import create_store
 from modelfs.store.files.content import ReadRun
 from modelfs.store.folder import FORMAT_TEXT, lock
@@ -621,7 +621,7 @@ def test_a_fork_inherits_no_lock(
     path: Path, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without slots, a thread locks out writers for its call, but not for the life of a child."""
-    monkeypatch.setattr(store_module, "may_lock", lambda _: False)
+    monkeypatch.setattr(exclusion, "may_lock", lambda _: False)
     monkeypatch.setattr(environment, "may_lock", lambda _: False)
     child = 0
     try:
@@ -840,15 +840,15 @@ def test_ctrl_c_while_slots_are_gained(
 ) -> None:
     """Opening the index with slots waits for other calls; interrupted, it leaves it as it was."""
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "may_lock", lambda _: False)
+        patch.setattr(exclusion, "may_lock", lambda _: False)
         patch.setattr(environment, "may_lock", lambda _: False)
         must_read(connection)
     with long_call(connection):
         store = connection.call(lambda store: store)
         with interrupting(0.05), pytest.raises(KeyboardInterrupt):
-            store.gain_slots()
+            store.exclusion.gain_slots()
         must_read(connection)
-    assert store.gain_slots()
+    assert store.exclusion.gain_slots()
     del store
     must_read(connection)
     assert in_child(lambda: must_read(connection)) == 0

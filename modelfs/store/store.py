@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from modelfs.errors import StoreBusy
 from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.publish import Publisher, StillValid
 from modelfs.store.chunks.reader import ChunkReader
@@ -32,6 +31,7 @@ from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.calls import Calls, run_here
 from modelfs.store.disk.space import Space, disk_usage
+from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes
 from modelfs.store.files.content import Contents
 from modelfs.store.files.extent_cache import ExtentCache
@@ -63,7 +63,6 @@ from modelfs.store.index.counters import (
     Counters,
 )
 from modelfs.store.index.index import CommitBatch, Index
-from modelfs.store.index.lock_file import LOCK_FILE, may_lock
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, Table, number_of
 from modelfs.store.packs.pack import Packs
@@ -80,6 +79,7 @@ class Store:
     # On the disk.
     space: Space
     index: Index
+    exclusion: WriterExclusion
     counters: Counters
     packs: Packs
     # Chunks.
@@ -113,8 +113,7 @@ class Store:
         Args:
             folder: of the store.
             read_only: show the last commit; other processes may read, and one may write, unless
-                this one has no permission to write the index's lock file: see
-                `excluding_writers`.
+                this one has no permission to write the index's lock file: see `exclusion`.
             exclude_writers: with `read_only`, keep other processes from opening it for writing.
                 For callers that cache content, such as a mount.
             recover: False for repair: remove nothing and load no staged state.
@@ -133,13 +132,12 @@ class Store:
         self.read_only = read_only
         check_format(self.folder)
         self._lock: io.FileIO | None = None
-        self._exclusions: set[io.FileIO] = set()  # locks of `excluding_writers`
         if not read_only:
             self._lock = lock(self.folder, fcntl.LOCK_EX)
         elif exclude_writers:
             self._lock = lock(self.folder, fcntl.LOCK_SH)
-        elif not may_lock(self.folder / INDEX):
-            self._lock = self._lock_out_writers()
+        else:
+            self._lock = lock_out_writers(self.folder)
         try:
             self.space = Space(self.folder, limit)
             self._open(cache_size, recover=recover, exclude_writers=exclude_writers)
@@ -152,6 +150,7 @@ class Store:
         self.index = Index(
             self.folder / INDEX, read_only=self.read_only, exclude_writers=exclude_writers
         )
+        self.exclusion = WriterExclusion(self.folder, self.index)
         try:
             self._open_parts(cache_size)
             if recover and not self.index.others_write:
@@ -213,46 +212,6 @@ class Store:
         self.packs.close()
         self.staging.close()
 
-    @contextmanager
-    def excluding_writers(self) -> Iterator[None]:
-        """Exclude writers inside the block, if this process has no slots. Any thread.
-
-        Raises:
-            StoreBusy: another process has the store open for writing.
-        """
-        if self.index.has_slots:
-            yield
-            return
-        # Without a slot, a writer would reuse pages while they are read here.
-        with self._lock_out_writers() as file:
-            self._exclusions.add(file)
-            try:
-                yield
-            finally:
-                self._exclusions.discard(file)
-
-    def end_exclusions(self) -> None:
-        """End all `excluding_writers`: in a forked child, those of the parent's threads."""
-        while self._exclusions:
-            self._exclusions.pop().close()
-
-    def _lock_out_writers(self) -> io.FileIO:
-        try:
-            return lock(self.folder, fcntl.LOCK_SH)
-        except StoreBusy as exc:
-            raise StoreBusy(
-                f"{exc}; to read beside it, this process needs permission to write "
-                f"{INDEX}/{LOCK_FILE}"
-            ) from exc
-
-    def gain_slots(self) -> bool:
-        """Open the index with slots, if this process has the permission by now; return whether."""
-        if self.index.has_slots or not may_lock(self.folder / INDEX):
-            return False
-        self.index.reopen()
-        self.index.snapshot_id()  # opens it
-        return self.index.has_slots
-
     def reload(self) -> bool:
         """Open the index again, which another process may have upgraded or replaced. Any thread.
 
@@ -273,7 +232,7 @@ class Store:
         return True
 
     def unlock(self) -> None:
-        """Let other processes write the store; callers then use `excluding_writers`."""
+        """Let other processes write the store; callers then use `exclusion`."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
