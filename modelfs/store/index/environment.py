@@ -22,37 +22,27 @@ and closes it before a fork, and the next transaction opens it again, in both pr
 fork is done, `fork_gate` keeps it closed.
 
 LMDB reads the file through a mapping. A page that the disk cannot read raises SIGBUS, which ends
-the process; nothing here can prevent that. A file that was cut short is refused at opening (see
-`data_file`).
+the process; nothing here can prevent that. A file that was cut short is refused (see `opening`).
 """
 
 import contextlib
-import errno
 import logging
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import lmdb
 
-from modelfs.errors import (
-    CorruptIndex,
-    IndexLost,
-    ModelfsError,
-    NotAStore,
-    StoreBusy,
-    StoreFull,
-)
-from modelfs.store.index.data_file import LOOSE_PAGES, DataFile
+from modelfs.errors import StoreBusy, StoreFull
+from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
-from modelfs.store.index.lock_file import may_lock, prepare_lock_file
-from modelfs.store.index.tables import SINCE_2, Table
+from modelfs.store.index.lock_file import may_lock
+from modelfs.store.index.opening import Database, MapFull, open_lmdb, translated, used_bytes
+from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +51,6 @@ MAP_SIZE: Final = 64 << 30
 POLL_SECONDS: Final = 0.001
 # The longest wait of a transaction for a slot in the lock file.
 SLOT_SECONDS: Final = 10.0
-
-Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
 
 
 class Environment:
@@ -134,7 +122,7 @@ class Environment:
     def used(self) -> int:
         """Return the bytes of the file that are in use, as of the last commit."""
         with self._acquired() as env:
-            return _used(env)
+            return used_bytes(env)
 
     def snapshot_id(self) -> int:
         """Return the number of the last committed transaction."""
@@ -282,79 +270,17 @@ class Environment:
         return env
 
     def _open(self) -> None:
-        if not self._read_only:
-            prepare_lock_file(self._folder)
         self.has_slots = self.has_slots or may_lock(self._folder)
-        try:
-            env = lmdb.open(
-                str(self._folder),
-                map_size=self._map_size,
-                max_dbs=len(Table),
-                max_spare_txns=0 if self._read_only else 8,
-                mode=0o600,
-                readonly=self._read_only,
-                create=False,
-                readahead=False,
-                lock=self.has_slots,
-            )
-        except lmdb.Error as exc:
-            if not self._folder.is_dir():
-                raise NotAStore(f"{self._folder.parent} is not a modelfs store: no index") from exc
-            if "already open" in str(exc):
-                raise StoreBusy(f"{self._folder.parent} is open in this process already") from exc
-            if getattr(exc, "code", 0) == errno.EAGAIN:
-                # LMDB locks a byte of its lock file at the offset of the PID: fcntl(2).
-                raise StoreBusy(
-                    f"{self._folder.parent} is open in a process with the same PID, {os.getpid()}, "
-                    "in another container; run one of them under another PID"
-                ) from exc
-            raise translated(exc, str(self._folder)) from exc
-        try:
-            self._validate(env)
-        except BaseException:
-            env.close()
-            raise
+        env, self._databases = open_lmdb(
+            self._folder,
+            read_only=self._read_only,
+            map_size=self._map_size,
+            with_slots=self.has_slots,
+        )
         self._env = env
 
-    def _validate(self, env: lmdb.Environment) -> None:
-        size, used = self._file.size, _used(env)
-        if size >= used:
-            self._open_tables(env)
-            return
-        problem = IndexLost(f"{self._file.path} is cut short: it has {size} of {used} bytes")
-        if used - size > LOOSE_PAGES * env.stat()["psize"]:
-            raise problem
-        # Either a crash came before `lengthen`, or another process is about to call it. Then no
-        # content is missing, and every row can be read.
-        try:
-            self._file.extend(size, used)
-            self._open_tables(env)
-            with env.begin() as transaction:
-                for database in self._databases.values():
-                    with transaction.cursor(database) as cursor:
-                        deque(cursor, maxlen=0)
-        except (lmdb.Error, ModelfsError, OSError) as exc:
-            # Unless it is another process's file, or a writer has extended it meanwhile.
-            if not self._read_only and self._file.size == used:
-                os.truncate(self._file.path, size)
-            raise problem from exc
-
-    def _open_tables(self, env: lmdb.Environment) -> None:
-        try:
-            if self._read_only:
-                self._databases = _existing_databases(env)
-            else:
-                # All in one transaction: in a new store each one would cost an fsync.
-                with env.begin(write=True) as transaction:
-                    names = {table: table.value.encode() for table in Table}
-                    self._databases = {
-                        table: env.open_db(name, transaction) for table, name in names.items()
-                    }
-        except lmdb.Error as exc:
-            raise translated(exc, str(self._folder)) from exc
-
     def _lengthen(self, env: lmdb.Environment) -> None:
-        used = _used(env)
+        used = used_bytes(env)
         self._file.lengthen(used, self._free(env) if self._file.needs_blocks(used) else 0)
 
     def _free(self, env: lmdb.Environment) -> int:
@@ -368,11 +294,7 @@ class Environment:
             table["branch_pages"] + table["leaf_pages"] + table["overflow_pages"]
             for table in tables
         )
-        return _used(env) - pages * env.stat()["psize"]
-
-
-class MapFull(StoreFull):
-    """LMDB's map is full. It can be made larger, unless the address space is full, too."""
+        return used_bytes(env) - pages * env.stat()["psize"]
 
 
 class Transaction:
@@ -429,35 +351,3 @@ class Transaction:
         """End the transaction out of turn. Its block ends without an effect."""
         if (transaction := getattr(self, "_transaction", None)) is not None:
             transaction.abort()
-
-
-def _existing_databases(env: lmdb.Environment) -> dict[Table, Database]:
-    """Return the databases of an environment; a store of an older format has fewer tables."""
-    databases: dict[Table, Database] = {}
-    for table in Table:
-        try:
-            databases[table] = env.open_db(table.value.encode(), create=False)
-        except lmdb.NotFoundError:
-            if table not in SINCE_2:
-                raise
-    return databases
-
-
-def _used(env: lmdb.Environment) -> int:
-    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-
-
-def translated(exc: lmdb.Error, what: str = "index") -> ModelfsError | OSError:
-    """Return the exception of the program that stands for an LMDB error.
-
-    `StoreFull` for a full disk, `MapFull` for a full map, `OSError` for any other failed system
-    call, and else `CorruptIndex`.
-    """
-    # LMDB passes the errno of a failed system call through; its own codes are negative.
-    code = getattr(exc, "code", 0)
-    if isinstance(exc, lmdb.MapFullError) or code == errno.ENOSPC:
-        kind = MapFull if isinstance(exc, lmdb.MapFullError) else StoreFull
-        return kind(f"no space left for the index: {what}: {exc}")
-    if code > 0 and code != errno.EINVAL:
-        return OSError(code, f"{what}: {exc}")
-    return CorruptIndex(f"{what}: {exc}")

@@ -142,18 +142,6 @@ def test_errors_of_lmdb_are_translated(index: Index, code: int, wanted: type[Exc
         index.get(Table.META, b"a")
 
 
-@pytest.mark.parametrize("read_only", [True, False], ids=["read-only", "writable"])
-def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> None:
-    """A short file, whose reads would raise SIGBUS, is refused at opening."""
-    index = Index(tmp_path)
-    for number in range(3):
-        put(index, b"%d" % number, bytes(1 << 20))
-    index.close()
-    os.truncate(tmp_path / "data.mdb", 1 << 20)
-    with pytest.raises(CorruptIndex, match="cut short"):
-        Index(tmp_path, read_only=read_only)
-
-
 # -- readers beside a writer
 
 
@@ -192,14 +180,6 @@ def test_reopening_waits_for_other_threads_only(index: Index) -> None:
 
     with pytest.raises(CorruptIndex):
         fork_inside()
-    assert index.get(Table.META, b"a") == b"1"
-
-
-def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) -> None:
-    """The second one raises an error, and the first one is not hurt."""
-    for read_only in (True, False):
-        with pytest.raises(StoreBusy, match="open in this process already"):
-            Index(tmp_path, read_only=read_only)
     assert index.get(Table.META, b"a") == b"1"
 
 
@@ -299,23 +279,6 @@ def test_without_permission_no_place_is_taken(
         assert index.snapshot_id() > 0
     index.close()
     assert not (tmp_path / "lock.mdb").exists()
-
-
-def test_a_reader_does_not_cut_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that finds the file too short leaves it at least as long as it was."""
-    index = Index(tmp_path)
-    put(index, b"a", bytes(1 << 20))
-    index.close()
-    size = (tmp_path / "data.mdb").stat().st_size
-    os.truncate(tmp_path / "data.mdb", size - 4096)
-
-    def fail(*_: object) -> None:
-        raise lmdb.Error("told to fail")
-
-    monkeypatch.setattr(environment_module, "_existing_databases", fail)
-    with pytest.raises(CorruptIndex, match="cut short"):
-        Index(tmp_path, read_only=True)
-    assert (tmp_path / "data.mdb").stat().st_size == size
 
 
 def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
@@ -436,35 +399,3 @@ def test_a_signal_handler_reopens_during_a_drain(index: Index) -> None:
     assert values == [b"1"]
     assert index._env._env is None
     assert index.get(Table.META, b"a") == b"1"
-
-
-SAME_PID = """
-import os, sys
-from pathlib import Path
-from modelfs.store.index.index import Index
-index = Index(Path(sys.argv[1]), read_only=True)
-index.snapshot_id()
-print("open", os.getpid(), flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
-def test_the_same_pid_in_two_containers(tmp_path: Path) -> None:
-    """LMDB allows one: opening the second is an error with the reason, and does no harm."""
-    Index(tmp_path).close()
-    command = ["unshare", "--pid", "--fork", sys.executable, "-c", SAME_PID, str(tmp_path)]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as first:
-        assert first.stdout is not None
-        assert first.stdin is not None
-        assert first.stdout.readline() == "open 1\n"
-        second = subprocess.run(
-            command, env=environ, input="", capture_output=True, text=True, check=False
-        )
-        first.stdin.close()
-        assert first.wait(20) == 0
-    assert "StoreBusy" in second.stderr
-    assert "the same PID, 1, in another container" in second.stderr
