@@ -300,27 +300,25 @@ class _Process:
         """Close all environments until the fork is done."""
         _insist(self._close_environments)
 
-    def _close_environments(self) -> bool:
+    def _close_environments(self) -> None:
         def reopen_all() -> None:
             self.forks += 1
             for _, store in self._stores.values():
                 store.index.reopen()
 
-        if FORK_GATE.is_closed():
-            return True
-        for _, store in list(self._stores.values()):
-            store.index.interrupt_reads()  # a thread that has the lock may wait for them
-        with self.lock:
-            if FORK_GATE.close(reopen_all):
-                return True
-        time.sleep(POLL_SECONDS)  # another thread forks
-        return False
+        while not FORK_GATE.is_closed():
+            for _, store in list(self._stores.values()):
+                store.index.interrupt_reads()  # a thread that has the lock may wait for them
+            with self.lock:
+                FORK_GATE.close(reopen_all)
+            while FORK_GATE.blocks():
+                time.sleep(POLL_SECONDS)  # another thread forks
 
     def after_fork_in_child(self) -> None:
         """Drop the stores of the parent."""
         _insist(self._drop_stores)
 
-    def _drop_stores(self) -> bool:
+    def _drop_stores(self) -> None:
         if self._number != os.getpid():
             for _, store in self._stores.values():
                 store.exclusion.end_all()  # a lock lasts until every process has closed it
@@ -328,11 +326,10 @@ class _Process:
             self.lock = threading.RLock()
             self._stores.clear()
             self._number = os.getpid()
-        return True
 
 
-def _insist(step: Callable[[], bool]) -> None:
-    """Repeat a step until it returns True, also if an exception such as `KeyboardInterrupt` comes.
+def _insist(step: Callable[[], None]) -> None:
+    """Repeat a step until no exception such as `KeyboardInterrupt` ends it.
 
     Raises:
         BaseException: the last interruption, after the step was done.
@@ -341,8 +338,8 @@ def _insist(step: Callable[[], bool]) -> None:
     try:
         for _ in range(ATTEMPTS_MAX):
             try:
-                if step():
-                    break
+                step()
+                break
             except BaseException as exc:
                 interruption = exc
         if interruption is not None:

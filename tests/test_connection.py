@@ -587,6 +587,28 @@ def test_a_fork_waits_for_the_transactions_of_others(connection: Connection) -> 
     assert sizes == [SIZE]
 
 
+def test_a_fork_waits_for_that_of_another_thread(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that one waits for a transaction: waiting is no failed attempt."""
+    monkeypatch.setattr(connection_module, "ATTEMPTS_MAX", 2)
+    must_read(connection)
+    codes: list[int] = []
+
+    def fork() -> None:
+        codes.append(in_child(lambda: must_read(connection)))
+
+    threads = [threading.Thread(target=fork) for _ in range(3)]
+    with long_call(connection):
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.1)
+        assert codes == []
+    for thread in threads:
+        thread.join(SECONDS)
+    assert codes == [0, 0, 0]
+
+
 @contextmanager
 def slow_read(connection: Connection) -> Iterator[None]:
     """A thread that reads bytes for as long as the block takes, and gets the right ones."""
