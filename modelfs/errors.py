@@ -17,6 +17,7 @@ The tree::
     |-- NoAttribute          ENODATA
     |-- NotSupported         EOPNOTSUPP
     |-- StoreFull            ENOSPC
+    |   `-- MapFull          ENOSPC
     |-- StoreReadOnly        EROFS
     |-- StoreBusy            EBUSY
     |-- NotAStore            EINVAL
@@ -120,6 +121,10 @@ class StoreFull(ModelfsError):
     """No space is left on the backing disk, in the index's map, or below the store's limit."""
 
     errno = errno.ENOSPC
+
+
+class MapFull(StoreFull):
+    """The index's map is full. It can be made larger, unless the address space is full, too."""
 
 
 class StoreReadOnly(ModelfsError):

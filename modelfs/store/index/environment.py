@@ -37,11 +37,11 @@ from typing import Final
 
 import lmdb
 
-from modelfs.errors import StoreBusy, StoreFull
+from modelfs.errors import MapFull, StoreBusy, StoreFull
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import may_lock
-from modelfs.store.index.opening import Database, MapFull, open_lmdb, translated, used_bytes
+from modelfs.store.index.opening import Database, open_lmdb, translated, used_bytes
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ import lmdb
 from modelfs.errors import (
     CorruptIndex,
     IndexLost,
+    MapFull,
     ModelfsError,
     NotAStore,
     StoreBusy,
@@ -134,10 +135,6 @@ def _existing_databases(env: lmdb.Environment) -> Databases:
 def used_bytes(env: lmdb.Environment) -> int:
     """Return the bytes up to the end of the last page in use, as of the last commit."""
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-
-
-class MapFull(StoreFull):
-    """LMDB's map is full. It can be made larger, unless the address space is full, too."""
 
 
 def translated(exc: lmdb.Error, what: str = "index") -> ModelfsError | OSError:

@@ -29,6 +29,7 @@ ERRNOS = {
     "NoAttribute": errno.ENODATA,
     "NotSupported": errno.EOPNOTSUPP,
     "StoreFull": errno.ENOSPC,
+    "MapFull": errno.ENOSPC,
     "StoreReadOnly": errno.EROFS,
     "StoreBusy": errno.EBUSY,
     "NotAStore": errno.EINVAL,
