@@ -18,8 +18,8 @@ import sys
 # The module of each public name, loaded at the first use of the name: the command line imports this
 # package, and its `--help` must not wait for numpy.
 _MODULES = {
-    "open": "reader.reader",
-    "create": "reader.reader",
+    "open": "reader.entry",
+    "create": "reader.entry",
     "Reader": "reader.reader",
     "File": "reader.file",
     "Tensor": "reader.tensor",

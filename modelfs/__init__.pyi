@@ -14,10 +14,10 @@ from modelfs.jobs.inspect.report import FileReport as FileReport
 from modelfs.jobs.inspect.report import FormShare as FormShare
 from modelfs.jobs.inspect.report import Sharer as Sharer
 from modelfs.jobs.inspect.report import TensorReport as TensorReport
+from modelfs.reader.entry import create as create
+from modelfs.reader.entry import open as open  # noqa: A004 - as in `modelfs.open`
 from modelfs.reader.file import File as File
 from modelfs.reader.reader import Reader as Reader
-from modelfs.reader.reader import create as create
-from modelfs.reader.reader import open as open  # noqa: A004 - as in `modelfs.open`
 from modelfs.reader.tensor import Tensor as Tensor
 from modelfs.store.statistics import Statistics as Statistics
 

@@ -29,6 +29,7 @@ SCENARIOS: Final = frozenset(
         "jobs/repair/test_every_byte.py",
         "jobs/repair/test_lineage.py",
         "jobs/repair/test_random.py",
+        "reader/test_forks.py",
     }
 )
 FILES: Final = [

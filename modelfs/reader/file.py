@@ -4,8 +4,8 @@ import io
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, overload
 
-from modelfs.connection import Connection
 from modelfs.jobs.inspect.report import FileReport
+from modelfs.reader.connection import Connection
 from modelfs.reader.file_reader import FileReader, NamedSpans, writable
 from modelfs.reader.tensor import Tensor
 from modelfs.store.index.tables import InodeNumber

@@ -9,13 +9,13 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from modelfs.connection import Check, Connection, Plan
 from modelfs.errors import CorruptChunk, NotFound
 from modelfs.formats.layout import Format, TensorSpan
 from modelfs.jobs.inspect.file import report, state_of
 from modelfs.jobs.inspect.layout import parts_of
 from modelfs.jobs.inspect.report import FileReport
 from modelfs.jobs.inspect.sharers import sharers_of
+from modelfs.reader.connection import Check, Connection, Plan
 from modelfs.reader.layout import LayoutStamp, layout_stamp, read_layout
 from modelfs.store.files.content import ReadRun
 from modelfs.store.index.tables import InodeNumber

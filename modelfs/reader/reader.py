@@ -1,4 +1,4 @@
-"""Opening a store to read from it, and the files in it."""
+"""Readers of a store: its files by path and by prefix, and its statistics."""
 
 import contextlib
 import os
@@ -8,51 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from modelfs.connection import Connection
 from modelfs.errors import IsADirectory, NotADirectory, NotFound
+from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
-from modelfs.store.create import CHUNK_SIZE, create_store
 from modelfs.store.disk.space import disk_usage
 from modelfs.store.files.path_lookup import StrPath, find
-from modelfs.store.folder import find_store
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics
 from modelfs.store.store import Store
-
-
-def open(path: StrPath) -> "Reader":  # noqa: A001 - as in `modelfs.open`
-    """Return a reader of a store.
-
-    Args:
-        path: the store's folder, or any path in a mount of it. `~` stands for the home directory.
-
-    Raises:
-        NotAStore: the path is neither, or the mount's store does not exist for this process.
-        UnsupportedFormat: a newer version of modelfs wrote the store.
-        StoreBusy: this process has the store open for writing, or another process has and this one
-            has no permission to read beside it: see `modelfs.reader`.
-        CorruptData: the index is damaged.
-        OSError: the path may not be read, or the mount's daemon ended.
-    """
-    return Reader(find_store(Path(path).expanduser()))
-
-
-def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
-    """Create an empty store, readable by its owner only, in a new or empty folder.
-
-    It is filled through a mount: `modelfs mount STORE MOUNTPOINT`.
-
-    Args:
-        path: the folder. `~` stands for the home directory.
-        chunk_size: bytes; longer tensors are cut into chunks of that size.
-
-    Raises:
-        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
-        DirectoryNotEmpty: the folder is not empty.
-        OSError: the folder cannot be created.
-    """
-    create_store(Path(path).expanduser(), chunk_size=chunk_size)
 
 
 class Reader:

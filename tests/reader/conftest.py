@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import modelfs
+from modelfs.reader.connection import Connection
 from modelfs.store.store import Store
 from tests.support.filled_reader import Fill, Make
 from tests.support.stores import check_closed, new_store
@@ -35,3 +36,11 @@ def make(path: Path) -> Iterator[Make]:
     yield make
     for reader in readers:
         reader.close()
+
+
+@pytest.fixture
+def connection(path: Path) -> Iterator[Connection]:
+    """A connection to the store, closed after the test."""
+    connection = Connection(path)
+    yield connection
+    connection.close()

@@ -1,0 +1,42 @@
+"""Opening a store to read from it, and creating one."""
+
+from pathlib import Path
+
+from modelfs.reader.reader import Reader
+from modelfs.store.create import CHUNK_SIZE, create_store
+from modelfs.store.files.path_lookup import StrPath
+from modelfs.store.folder import find_store
+
+
+def open(path: StrPath) -> Reader:  # noqa: A001 - as in `modelfs.open`
+    """Return a reader of a store.
+
+    Args:
+        path: the store's folder, or any path in a mount of it. `~` stands for the home directory.
+
+    Raises:
+        NotAStore: the path is neither, or the mount's store does not exist for this process.
+        UnsupportedFormat: a newer version of modelfs wrote the store.
+        StoreBusy: this process has the store open for writing, or another process has and this one
+            has no permission to read beside it: see `modelfs.reader`.
+        CorruptData: the index is damaged.
+        OSError: the path may not be read, or the mount's daemon ended.
+    """
+    return Reader(find_store(Path(path).expanduser()))
+
+
+def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
+    """Create an empty store, readable by its owner only, in a new or empty folder.
+
+    It is filled through a mount: `modelfs mount STORE MOUNTPOINT`.
+
+    Args:
+        path: the folder. `~` stands for the home directory.
+        chunk_size: bytes; longer tensors are cut into chunks of that size.
+
+    Raises:
+        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
+        DirectoryNotEmpty: the folder is not empty.
+        OSError: the folder cannot be created.
+    """
+    create_store(Path(path).expanduser(), chunk_size=chunk_size)
