@@ -20,6 +20,7 @@ import pytest
 
 import modelfs
 from modelfs.errors import StoreBusy
+from modelfs.reader import connection as connection_module
 from modelfs.reader.connection import Connection
 from modelfs.store import exclusion
 from modelfs.store.files.content import ReadRun
