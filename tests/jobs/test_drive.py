@@ -1,7 +1,9 @@
 """The two drivers of jobs, on the calling thread and on an event loop, keep one contract."""
 
+import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, TypeVar
@@ -251,6 +253,78 @@ def test_run_and_commit_always_commits(box: Box, error: BaseException | None) ->
         with pytest.raises(type(error)):
             run_and_commit(job(), box.store)
     assert box.crash().namespace.lookup(ROOT, b"new")
+
+
+# -- Ctrl-C
+
+
+def test_an_interrupt_is_raised_after_the_change(box: Box) -> None:
+    """Ctrl-C in the middle of a change is raised at the next step, and the change is committed."""
+
+    def job() -> Job[None]:
+        with box.store.index.change():
+            new_file(box.store, b"first")
+            signal.raise_signal(signal.SIGINT)
+            new_file(box.store, b"second")
+        with pytest.raises(KeyboardInterrupt):
+            yield Pause()
+        yield Pause()  # it is raised once
+        new_file(box.store, b"third")
+        signal.raise_signal(signal.SIGINT)
+        yield Commit()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_and_commit(job(), box.store)
+    store = box.crash()
+    assert all(store.namespace.lookup(ROOT, name) for name in (b"first", b"second", b"third"))
+
+
+def test_an_interrupt_ends_a_call_at_once(opened: Store) -> None:
+    """Ctrl-C is raised inside a slow call, and before a call that follows a change."""
+    calls: list[str] = []
+
+    def call() -> None:
+        calls.append("begun")
+        signal.raise_signal(signal.SIGINT)
+        calls.append("went on")
+
+    def job() -> Job[None]:
+        with pytest.raises(KeyboardInterrupt):
+            yield Work(call)
+        with opened.index.change():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            yield Work(partial(calls.append, "another"))
+        yield Work(partial(calls.append, "clean-up"))
+
+    run(job(), opened)
+    assert calls == ["begun", "clean-up"]
+
+
+def test_an_interrupt_after_the_last_step_is_raised_at_the_end(box: Box) -> None:
+    """Ctrl-C that no step has raised is raised after the commit; then its handler is the old."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def job() -> Job[None]:
+        yield Pause()
+        new_file(box.store, b"new")
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_and_commit(job(), box.store)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert box.crash().namespace.lookup(ROOT, b"new")
+
+
+def test_a_thread_may_run_a_job(opened: Store) -> None:
+    """On another thread than the main one a job runs, too; signals do not reach it."""
+
+    def job() -> Job[str]:
+        yield Pause()
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, job(), opened).result() == "done"
 
 
 # -- a writer of chunks

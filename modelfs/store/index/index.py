@@ -12,7 +12,8 @@ log-structured merge trees: O'Neil et al., 1996), and a commit has three steps:
 A read looks in the active layer, then in the sealed one, then in LMDB. In this order it sees every
 change, and the last one of each row, at every step of a commit. Changes made between two seals
 reach the disk together or not at all. `change()` makes one operation atomic: if its block raises,
-its changes are undone.
+its changes are undone. If Ctrl-C interrupts a block, a row may be half changed, so the index
+refuses all commits until it is opened again.
 
 One thread makes all changes; any thread may read. No lock is held during a read of LMDB.
 
@@ -88,6 +89,7 @@ class Index:
         self.others_write = read_only and not exclude_writers
         self._memtable = Memtable()
         self._undo: list[Undo] | None = None  # of the change in progress
+        self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
         self._pins: dict[int, lmdb.Transaction[bytes]] = {}  # by the thread whose reads use it
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
@@ -217,22 +219,26 @@ class Index:
 
         Raises:
             StoreReadOnly: the index is open for reading only.
+            KeyboardInterrupt: an earlier change was interrupted, as for `seal`.
         """
         if self._undo is not None:
             yield
             return
         if self._read_only:
             raise StoreReadOnly("the store is open for reading only")
+        self._check_untorn()
         self._undo = []
         try:
             yield
-        except BaseException:
+        except BaseException as exc:
+            # Anything but an `Exception` may come between any two instructions, also of this undo.
+            self._torn = self._torn or not isinstance(exc, Exception)
             self._memtable.undo(self._undo)
             for table, *_ in self._undo:
                 self._versions[table] += 1
-            raise
-        finally:
             self._undo = None
+            raise
+        self._undo = None
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self._set(table, key, value)
@@ -245,8 +251,14 @@ class Index:
 
     def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
         assert self._undo is not None, "changes are made inside change()"
-        self._undo.append(self._memtable.set(table, key, value))
+        # First the record: Ctrl-C may come as soon as the row has changed.
+        self._undo.append(self._memtable.undo_of(table, key))
+        self._memtable.set(table, key, value)
         self._versions[table] += 1
+
+    def _check_untorn(self) -> None:
+        if self._torn:
+            raise KeyboardInterrupt("a change of the index was interrupted; open the store again")
 
     # -- committing
 
@@ -265,7 +277,12 @@ class Index:
 
         The batch before was either released, or its write failed. Then its changes are part of this
         one.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C has interrupted a change. No commit is possible any more; the
+                changes since the last one are lost, as after a crash.
         """
+        self._check_untorn()
         assert self._undo is None, "sealed in the middle of a change"
         return CommitBatch(self, self._memtable.seal())
 

@@ -102,23 +102,29 @@ class Memtable:
 
     # -- changing
 
-    def set(self, table: Table, key: bytes, value: bytes | None) -> Undo:
-        """Change a row, or delete it with None. Return the record that `undo` needs."""
+    def undo_of(self, table: Table, key: bytes) -> Undo:
+        """Return the record with which `undo` restores a row to its present state."""
         rows = self._active[table]
-        undo = table, key, rows.get(key), key in rows
+        return table, key, rows.get(key), key in rows
+
+    def set(self, table: Table, key: bytes, value: bytes | None) -> None:
+        """Change a row, or delete it with None."""
+        rows = self._active[table]
         with self._lock:
             rows[key] = value
         self._changed = True
-        return undo
 
     def undo(self, changes: list[Undo]) -> None:
-        """Undo changes, the last one first. None of them may have been sealed."""
+        """Undo changes, the last one first. None of them may have been sealed.
+
+        The last one may not have been made.
+        """
         with self._lock:
             for table, key, value, was_there in reversed(changes):
                 if was_there:
                     self._active[table][key] = value
                 else:
-                    del self._active[table][key]
+                    self._active[table].pop(key, None)
 
     # -- committing
 

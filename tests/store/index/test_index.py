@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import CommitBatch, Index
+from modelfs.store.index.memtable import Memtable
 from modelfs.store.index.tables import Table, pair_key
 from tests.support.stores import run_apart
 
@@ -366,3 +367,40 @@ def test_deleting_a_missing_row_changes_nothing(index: Index) -> None:
         index.delete(Table.META, b"there")
     assert (index.changes, index.dirty) == (1, True)
     assert index.get(Table.META, b"there") is None
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before a row", "after a row"])
+def test_an_interrupted_change_is_never_committed(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    """Ctrl-C beside the change of a row undoes the whole change, and no commit follows."""
+    table, rows = Table.TRIMS, [pair_key(1, number) for number in range(3)]
+    with index.change():
+        index.put(table, rows[0], b"old")
+    index.commit()
+    change_row = Memtable.set
+
+    def interrupted(memtable: Memtable, table: Table, key: bytes, value: bytes | None) -> None:
+        if after or key != rows[2]:
+            change_row(memtable, table, key, value)
+        if key == rows[2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Memtable, "set", interrupted)
+
+    def change() -> None:
+        with index.change():
+            for row in rows:
+                index.put(table, row, b"new")
+
+    with pytest.raises(KeyboardInterrupt):
+        change()
+    assert list(index.pages(table)) == [(rows[0], b"old")]
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
+        change()
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
+        index.seal()
+    index.close()
+    reopened = Index(tmp_path)
+    assert list(reopened.pages(table)) == [(rows[0], b"old")]
+    reopened.close()

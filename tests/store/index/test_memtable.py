@@ -58,20 +58,28 @@ def test_a_seal_after_a_failed_commit_has_the_newest_rows_of_both() -> None:
 
 
 def test_an_undo_restores_what_each_row_was() -> None:
-    """Undone in reverse, a row changed twice is as before, and a new row hides nothing."""
+    """Undone in reverse, a row changed twice is as before, and a new row hides nothing.
+
+    A record whose change was never made undoes nothing.
+    """
     memtable = Memtable()
     memtable.set(META, b"a", b"1")
     memtable.set(META, b"gone", None)
     memtable.seal()
     memtable.set(META, b"b", b"1")
-    undo = [
-        memtable.set(META, b"b", b"2"),
-        memtable.set(META, b"b", None),
-        memtable.set(META, b"a", None),
-        memtable.set(META, b"gone", b"back"),
-        memtable.set(META, b"new", b"1"),
-        memtable.set(META, b"new", None),
+    changes = [
+        (b"b", b"2"),
+        (b"b", None),
+        (b"a", None),
+        (b"gone", b"back"),
+        (b"new", b"1"),
+        (b"new", None),
     ]
+    undo = []
+    for key, value in changes:
+        undo.append(memtable.undo_of(META, key))
+        memtable.set(META, key, value)
+    undo.append(memtable.undo_of(META, b"not made"))
     memtable.undo(undo)
     assert rows_of(memtable) == {b"a": b"1", b"b": b"1", b"gone": None}
     assert isinstance(memtable.get(META, b"new"), Unchanged)
