@@ -18,7 +18,7 @@ def scrub_next(scrubber: Scrubber) -> Job[CheckedRange | None]:
     if (part := scrubber.next_range()) is None:
         return None
     checked: CheckedRange = yield Work(partial(scrubber.check, part))
-    scrubber.apply(checked)
+    scrubber.apply(part, checked)
     return checked
 
 

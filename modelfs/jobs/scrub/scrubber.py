@@ -6,7 +6,8 @@ the stored bytes against their checksum, and the decoded content against its has
 the kernel's cached pages are dropped, or memory would answer for a disk that has rotted.
 
 The position is kept in the index, so a scrub continues after a stop, a crash or a remount. Segments
-appended meanwhile are checked at the end.
+appended meanwhile are checked at the end. A scrub that begins with the first pack again, while a
+range is being read, does not go on behind that range.
 
 A damaged chunk is recorded in the index with its place. It is *healed*, and the row is deleted,
 when the chunk has another place, because a good copy was written, or is not in use any more.
@@ -68,6 +69,7 @@ class PackRange:
     pack: PackId
     start: int
     stop: int
+    started_ns: int  # of the scrub that checks it
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ class Scrubber:
             if restart or not self._counters.get(SCRUB_STARTED) or self._counters.get(SCRUB_ENDED):
                 for name in (SCRUB_ENDED, SCRUB_PACK, SCRUB_OFFSET, SCRUB_CHUNKS, SCRUB_BYTES):
                     self._counters.set(name, 0)
-                self._counters.set(SCRUB_STARTED, time.time_ns())
+                # Unique, also if the clock was set back: `apply` compares it.
+                started = max(time.time_ns(), self._counters.get(SCRUB_STARTED) + 1)
+                self._counters.set(SCRUB_STARTED, started)
             self._counters.set(SCRUB_RATE, rate)
 
     def pause(self) -> None:
@@ -121,19 +125,23 @@ class Scrubber:
             number, row = PackId(number_of(key)), PackRow.from_bytes(value)
             start = max(PAGE, offset) if number == pack else PAGE
             if start < row.stop:
-                return PackRange(number, start, row.stop)
+                return PackRange(number, start, row.stop, self._counters.get(SCRUB_STARTED))
         with self._index.change():
             self._counters.set(SCRUB_ENDED, time.time_ns())
             self._counters.set(SCRUB_RATE, 0)
         return None
 
-    def apply(self, checked: CheckedRange) -> None:
-        """Record a range that was checked: position, counts, damaged chunks."""
+    def apply(self, part: PackRange, checked: CheckedRange) -> None:
+        """Record a range that was checked: position, counts, damaged chunks.
+
+        If another scrub has begun since `next_range`, record the damaged chunks only.
+        """
         with self._index.change():
-            self._counters.set(SCRUB_PACK, checked.pack)
-            self._counters.set(SCRUB_OFFSET, checked.stop)
-            self._counters.add(SCRUB_CHUNKS, checked.chunks)
-            self._counters.add(SCRUB_BYTES, checked.bytes)
+            if part.started_ns == self._counters.get(SCRUB_STARTED):
+                self._counters.set(SCRUB_PACK, checked.pack)
+                self._counters.set(SCRUB_OFFSET, checked.stop)
+                self._counters.add(SCRUB_CHUNKS, checked.chunks)
+                self._counters.add(SCRUB_BYTES, checked.bytes)
             room = REMEMBERED_MAX - len(self._damage_keys())
             for chunk, place in list(checked.places.items())[: max(0, room)]:
                 self._counters.set(SCRUB_DAMAGED + number_key(chunk), place)

@@ -5,8 +5,10 @@ import os
 import pytest
 
 from modelfs.errors import CorruptChunk
+from modelfs.jobs.scrub.job import scrub_next
 from modelfs.jobs.scrub.report import scrub_report
-from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, CheckedRange, Scrubber
+from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, CheckedRange, PackRange, Scrubber
+from modelfs.jobs.steps import Work
 from modelfs.store.chunks import verified
 from modelfs.store.index.counters import SCRUB_DAMAGED
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
@@ -143,7 +145,7 @@ def test_many_packs(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     collect(opened)
     checked = Scrubber(opened).check(part)
     assert (checked.damaged, checked.problems) == ({}, ())
-    Scrubber(opened).apply(checked)
+    Scrubber(opened).apply(part, checked)
     assert all(not each.damaged for each in scrub(opened))
 
 
@@ -199,11 +201,33 @@ def test_the_disk_is_read(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     assert advised == [(0, page + TABLE_MAX), (page, 2 * page)]
 
 
+def test_a_restart_during_a_read_begins_with_the_first_pack(opened: Store) -> None:
+    """A scrub that begins again while a range is read checks all ranges; damage found is kept."""
+    inodes = [stored_file(opened, b"%d" % number, noise(2 * CHUNK, number)) for number in range(3)]
+    scrubber = Scrubber(opened)
+    scrubber.begin()
+    scrub(opened, 1)
+    damage(opened, inodes[1])
+    job = scrub_next(scrubber)
+    work = next(job)
+    assert isinstance(work, Work)
+    checked = work.call()
+    scrubber.begin(restart=True)
+    with pytest.raises(StopIteration):
+        job.send(checked)
+    status = scrubber.status()
+    assert (status.done, status.chunks, status.bytes) == (0, 0, 0)
+    assert len(scrubber.damaged()) == 1
+    assert len(scrub(opened)) == 3
+    assert scrubber.status().chunks == 6
+    stored_file(opened, b"good", noise(2 * CHUNK, 1))
+
+
 def test_damage_rows_are_bounded(opened: Store) -> None:
     """At most `REMEMBERED_MAX` damaged chunks have a row in the index."""
     inode = stored_file(opened, b"f", noise(CHUNK))
     checked = CheckedRange(PackId(1), 0, places={ChunkId(number): 0 for number in range(2000)})
-    Scrubber(opened).apply(checked)
+    Scrubber(opened).apply(PackRange(PackId(1), 0, 0, 0), checked)
     assert len(_rows(opened)) == REMEMBERED_MAX
     assert Scrubber(opened).damaged() == {}
     Scrubber(opened).forget_healed()
