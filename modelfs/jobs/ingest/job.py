@@ -14,6 +14,7 @@ from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
+from modelfs.store.index.counters import NEXT_INODE
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
 
@@ -39,14 +40,16 @@ def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumbe
 
 
 def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int, int]]:
-    """Yield the rounds that ingest all pending files.
+    """Yield the rounds that ingest all files that are pending now.
 
     Each round comes with the number of files that are done after it, and with that of all files
     known by then.
 
     Ask for the next round after the last one was ingested: a model may have requested a new cut of
-    its data file. A file that is written meanwhile is ingested once only.
+    its data file. A file that is written meanwhile is ingested once only, and a file that is
+    created meanwhile is left out, since a program may create files faster than they are ingested.
     """
+    new_inodes = store.counters.get(NEXT_INODE)  # and above: they are created meanwhile
     done: set[InodeNumber] = set()
     cuts: Counter[InodeNumber] = Counter()
     pending = store.pending()
@@ -56,9 +59,10 @@ def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int, int]
             pending = pending[len(inodes) :]
             done.update(inodes)
             yield inodes, len(done), len(done) + len(pending)
-        recuts = [inode for inode in store.requested() if cuts[inode] < RECUTS_MAX]
-        cuts.update(recuts)
-        pending = recuts or [inode for inode in store.pending() if inode not in done]
+        pending = [
+            inode for inode in store.requested() if inode < new_inodes and cuts[inode] < RECUTS_MAX
+        ]
+        cuts.update(pending)
 
 
 class Ingest:

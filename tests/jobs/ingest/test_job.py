@@ -3,7 +3,8 @@
 import pytest
 
 from modelfs.jobs.drive import run
-from modelfs.jobs.ingest.job import Ingest
+from modelfs.jobs.ingest.job import Ingest, sync_rounds
+from modelfs.store.index.tables import InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
 from tests.support.stores import CHUNK, content_of, new_file, noise, small_windows
@@ -23,3 +24,34 @@ def test_files_that_a_partial_pass_cannot_recognise_are_returned(
     assert run(job.ingest([unfinished, plain]), opened) == set()
     assert content_of(opened, unfinished) == archive
     assert content_of(opened, plain) == noise(8 * CHUNK)
+
+
+def test_a_sync_ends_while_files_are_created(opened: Store) -> None:
+    """Files that are created during the rounds of a sync wait for the next one."""
+    old = [new_file(opened, b"old%d" % number, noise(CHUNK, number)) for number in range(3)]
+    new: list[InodeNumber] = []
+    rounds: list[tuple[list[InodeNumber], int, int]] = []
+    for inodes, done, total in sync_rounds(opened):
+        assert len(rounds) < 10
+        run(Ingest(opened).ingest(inodes), opened)
+        new.append(new_file(opened, b"new%d" % len(rounds), noise(CHUNK, 9 + len(rounds))))
+        run(Ingest(opened).ingest([new[-1]], complete=False), opened)  # it has a request now
+        rounds.append((list(inodes), done, total))
+    assert rounds == [(old, 3, 3)]
+    assert opened.pending() == new
+
+
+def test_a_sync_cuts_an_old_data_file_again(opened: Store) -> None:
+    """A file whose new cut is requested during a sync is part of it, though it was not pending."""
+    data = new_file(opened, b"data", noise(CHUNK))
+    run(Ingest(opened).ingest([data]), opened)
+    model = new_file(opened, b"model", noise(CHUNK, 1))
+    rounds: list[list[InodeNumber]] = []
+    for inodes, *_ in sync_rounds(opened):
+        run(Ingest(opened).ingest(inodes), opened)
+        if inodes == [model]:
+            with opened.index.change():
+                opened.index.put(Table.PENDING, number_key(data), request_value())
+        rounds.append(list(inodes))
+    assert rounds == [[model], [data]]
+    assert opened.pending() == []
