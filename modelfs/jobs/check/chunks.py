@@ -66,28 +66,42 @@ class _FileBounds:
 
 
 def uses_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """A chunk's use counts are the sums of its extents."""
+    """A chunk's use counts are the sums of its extents.
+
+    With more uses than its record counts, gc would remove a chunk that a file needs, or one of the
+    files had an extent of another chunk there. With fewer, a file lacks an extent.
+    """
     if view.broken[Table.EXTENTS]:
         return  # broken rows cannot be counted
+    extents = view.references.extents
+    overused = [chunk for chunk, record in view.chunks() if record.refs < extents.get(chunk, 0)]
+    users = view.users(overused)
     for chunk, record in view.chunks():
-        extents = view.references.extents.get(chunk, 0)
+        count = extents.get(chunk, 0)
         size = view.references.bytes.get(chunk, 0)
-        if (record.refs, record.ref_bytes) != (extents, size):
+        if (record.refs, record.ref_bytes) != (count, size):
             message = (
-                f"chunk {chunk} is used {extents} times, {size} bytes; its record says "
+                f"chunk {chunk} is used {count} times, {size} bytes; its record says "
                 f"{record.refs} times, {record.ref_bytes} bytes"
             )
-            # With too few uses, gc removes a chunk that a file needs.
-            severity = Severity.DAMAGE if record.refs < extents else Severity.ACCOUNT
-            yield Finding("chunk-uses", message, severity=severity)
+            is_damage = chunk in users or chunk in view.missing
+            severity = Severity.DAMAGE if is_damage else Severity.ACCOUNT
+            yield Finding("chunk-uses", message, tuple(users.get(chunk, ())), severity=severity)
 
 
 def maps_are_complete(view: CheckView, _: Reported) -> Iterator[Finding]:
-    """No file has a hole in the place of an extent that the chunks still count."""
-    if view.broken[Table.EXTENTS] or not view.missing_bytes:
+    """No file has a hole in the place of an extent that the chunks still count.
+
+    Every hole may be the place, also a long one: a missing extent beside a hole makes it longer.
+    """
+    missing = sum(view.missing.values()) - sum(view.surplus.values())
+    if view.broken[Table.EXTENTS] or missing <= 0:
         return
-    for inode, start, stop in view.holes(view.missing_bytes):
-        message = f"the hole at {start} to {stop} of inode {inode} may be an extent that is missing"
+    for inode, start, stop in view.holes():
+        message = (
+            f"in the hole at {start} to {stop} of inode {inode} an extent may be missing: "
+            f"chunks count {missing} bytes that no file has"
+        )
         tensors = tuple(view.tensors(inode, start, stop))
         yield Finding("map-hole", message, (view.path(inode),), tensors)
 

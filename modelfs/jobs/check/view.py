@@ -184,17 +184,38 @@ class CheckView:
         return derivations
 
     @cached_property
-    def missing_bytes(self) -> int:
-        """The bytes of extents that the chunks' records count and that no map has."""
+    def missing(self) -> dict[ChunkId, int]:
+        """By chunk, the bytes of extents that its record counts and that no map has."""
         extents, sizes = self.references.extents, self.references.bytes
-        return sum(
-            record.ref_bytes - sizes.get(chunk, 0)
+        return {
+            chunk: record.ref_bytes - sizes.get(chunk, 0)
             for chunk, record in self.chunks()
             if record.refs > extents.get(chunk, 0) and record.ref_bytes > sizes.get(chunk, 0)
-        )
+        }
 
-    def holes(self, longest: int) -> Iterator[tuple[InodeNumber, int, int]]:
-        """Yield inode, start and stop of the holes in files that have at most `longest` bytes."""
+    @cached_property
+    def surplus(self) -> dict[ChunkId, int]:
+        """By chunk, the bytes of extents that maps have and that its record does not count."""
+        extents, sizes = self.references.extents, self.references.bytes
+        return {
+            chunk: sizes[chunk] - record.ref_bytes
+            for chunk, record in self.chunks()
+            if record.refs < extents.get(chunk, 0) and record.ref_bytes < sizes[chunk]
+        }
+
+    def users(self, chunks: Collection[ChunkId]) -> dict[ChunkId, dict[bytes, None]]:
+        """Return the paths of the files with extents of these chunks, in order.
+
+        Costs a walk over all extents, if there are chunks.
+        """
+        users: dict[ChunkId, dict[bytes, None]] = {chunk: {} for chunk in chunks}
+        for inode, extent in self.extents() if users else ():
+            if extent.chunk in users:
+                users[extent.chunk][self.path(inode)] = None
+        return users
+
+    def holes(self) -> Iterator[tuple[InodeNumber, int, int]]:
+        """Yield inode, start and stop of the holes in files."""
         rows = groupby(self.extents(), key=itemgetter(0))
         mapped = {
             inode: [(extent.start, extent.stop) for _, extent in extents] for inode, extents in rows
@@ -212,5 +233,4 @@ class CheckView:
                 for start, stop in filled:
                     holes.remove(start, stop)
                 for start, stop in holes:
-                    if stop - start <= longest:
-                        yield node.inode, start, stop
+                    yield node.inode, start, stop

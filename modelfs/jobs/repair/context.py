@@ -57,7 +57,9 @@ class RepairContext:
         self.reported = reported
         self.actions: list[Action] = []
         self.unreadable: dict[Table, list[bytes]] = {}  # keys of rows that did not decode
-        self.missing_bytes = 0  # of extents that chunks count and that no map has
+        # Bytes of extents, by chunk: those that no map has, and those that no record counts.
+        self.missing: dict[ChunkId, int] = {}
+        self.surplus: dict[ChunkId, int] = {}
         self._lost_chunk: ChunkId | None = None
 
     # -- the report

@@ -4,21 +4,21 @@ A range whose bytes are lost must not be read as zeros, nor as older bytes. Mapp
 it makes reads fail until it is written again.
 
 Example. A file of 3,000 bytes has extents at 0, 1000 and 2000, and the row of the second is junk.
-The gap from 1000 to the next extent is mapped to the lost chunk. If the row is missing instead, the
-record of its chunk still counts 1,000 bytes that no map has, so every hole of at most 1,000 bytes,
-in any file, is suspicious, and becomes lost.
+The gap from 1000 to the next extent is mapped to the lost chunk. If the row is missing instead:
+see `missing_extents`.
 """
 
 import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, groupby
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import make_missing
+from modelfs.jobs.repair.missing_extents import suspicious_holes
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.files import staged_file
 from modelfs.store.files.staged_file import window_name
@@ -28,11 +28,6 @@ from modelfs.store.index.records import SIZE_MAX, Extent, Inode, StagedWindow
 from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
 
 # -- maps
-
-
-def count_missing_extents(context: RepairContext) -> None:
-    """Note the bytes of missing extents, before chunks that count them are removed."""
-    context.missing_bytes = context.view().missing_bytes
 
 
 def repair_maps(context: RepairContext) -> None:
@@ -46,7 +41,12 @@ def repair_maps(context: RepairContext) -> None:
             unreadable.setdefault(number_of(key), []).append(pair_of(key)[1])
     groups = groupby(list(context.rows(Table.EXTENTS)), key=lambda row: number_of(row[0]))
     maps = {inode: [extent for _, extent in rows] for inode, rows in groups}
-    holes = list(_suspicious_holes(context, maps, unreadable))
+    gaps = {
+        inode: _gaps(context, maps.get(inode, []), starts)
+        for inode, starts in unreadable.items()
+        if (node := context.node(inode)) is not None and stat.S_ISREG(node.mode)
+    }
+    holes = list(suspicious_holes(context, maps, gaps))
     for inode in sorted(maps.keys() | unreadable.keys()):
         node = context.node(inode)
         extents = maps.get(inode, [])
@@ -57,48 +57,7 @@ def repair_maps(context: RepairContext) -> None:
             _repair_map(context, node, extents, starts, sizes_agree=sizes_agree)
     for inode, start, stop in holes:
         if (node := context.node(inode)) is not None:
-            _lose(context, node, RangeSet([(start, stop)]), "an extent is missing")
-
-
-def _suspicious_holes(
-    context: RepairContext, maps: Mapping[int, list[Extent]], unreadable: Mapping[int, list[int]]
-) -> Iterator[tuple[int, int, int]]:
-    """Yield inode, start and stop of holes that may be extents whose rows are gone.
-
-    They are no longer than the missing extents together. Extents with damaged rows do not count as
-    missing, also behind the end of their file: their ranges are lost already. All holes of that
-    length are suspicious, since no row has the file of the missing extents.
-    """
-    gaps: dict[int, RangeSet] = {}
-    for inode, starts in unreadable.items():
-        node = context.node(inode)
-        if node is not None and stat.S_ISREG(node.mode):
-            gaps[inode] = _gaps(context, maps.get(inode, []), starts)
-    left = context.missing_bytes - sum(gap.size for gap in gaps.values())
-    left -= _wrong_bytes(context, maps) if left > 0 else 0
-    for inode, start, stop in context.view().holes(context.missing_bytes) if left > 0 else ():
-        hole = RangeSet([(start, stop)])
-        for gap in gaps.get(inode, ()):
-            hole.remove(*gap)
-        yield from ((inode, low, high) for low, high in hole if high - low <= left)
-
-
-def _wrong_bytes(context: RepairContext, maps: Mapping[int, list[Extent]]) -> int:
-    """Return the bytes of extents that lead to no chunk that ever existed, or past its end.
-
-    An extent of a chunk without a record is right if a hash leads to the chunk, or its record did
-    not decode. Then it is not an extent that another chunk misses.
-    """
-    existed = {number_of(key) for key in context.unreadable[Table.CHUNKS]}
-    existed.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
-    size = 0
-    for extent in chain.from_iterable(maps.values()):
-        if (record := context.store.chunks.find(extent.chunk)) is None:
-            is_wrong = extent.chunk not in existed
-        else:
-            is_wrong = extent.skip + extent.length > record.size
-        size += extent.length if is_wrong else 0
-    return size
+            _lose(context, node, RangeSet([(start, stop)]), "an extent may be missing")
 
 
 def _gaps(context: RepairContext, extents: Sequence[Extent], unreadable: list[int]) -> RangeSet:

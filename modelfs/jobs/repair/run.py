@@ -36,8 +36,9 @@ from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
 from modelfs.jobs.repair.inodes import repair_inodes
-from modelfs.jobs.repair.maps import count_missing_extents, repair_maps, repair_windows
+from modelfs.jobs.repair.maps import repair_maps, repair_windows
 from modelfs.jobs.repair.meta_pages import restore_meta_pages
+from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
 from modelfs.jobs.repair.names import repair_names
 from modelfs.jobs.repair.pack_files import rename_packs
 from modelfs.jobs.repair.quarantine import Quarantine
@@ -80,6 +81,7 @@ PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     repair_chunks,
     repair_maps,
     repair_windows,
+    keep_unmapped_chunks,
     requeue,
     recount_uses,
     rebuild_hashes,

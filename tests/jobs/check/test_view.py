@@ -72,7 +72,7 @@ def test_sums_are_those_of_a_sound_store(sample: Sample, view: CheckView) -> Non
         assert view.references.extents.get(chunk, 0) == record.refs
         assert view.references.bytes.get(chunk, 0) == record.ref_bytes
         assert view.derivations.dependants.get(chunk, 0) == record.dependants
-    assert view.missing_bytes == 0
+    assert view.missing == view.surplus == {}
     assert sample.findings() == []
 
 
@@ -93,32 +93,31 @@ def test_missing_bytes_are_those_of_extents_that_are_gone(sample: Sample) -> Non
     extents = sample.extents(sample.base)[:2]
     for extent in extents:
         sample.delete(Table.EXTENTS, pair_key(sample.base, extent.start))
-    missing = CheckView(sample.store).missing_bytes
-    assert missing == sum(extent.length for extent in extents)
+    missing = CheckView(sample.store).missing
+    assert missing == {extent.chunk: extent.length for extent in extents}
     record = sample.store.chunks.record(extents[0].chunk)
     counted = dataclasses.replace(
         record, refs=record.refs - 1, ref_bytes=record.ref_bytes - extents[0].length
     )
     sample.put_chunk(extents[0].chunk, counted)
-    assert CheckView(sample.store).missing_bytes == extents[1].length
+    assert CheckView(sample.store).missing == {extents[1].chunk: extents[1].length}
     sample.put_chunk(extents[0].chunk, dataclasses.replace(counted, ref_bytes=record.ref_bytes))
-    assert CheckView(sample.store).missing_bytes == extents[1].length  # no extent is gone
+    view = CheckView(sample.store)
+    assert view.missing == {extents[1].chunk: extents[1].length}  # no other extent is gone
     sample.store.abandon()
 
 
 def test_holes_lie_between_extents_and_staged_ranges(sample: Sample, view: CheckView) -> None:
     """A hole ends at an extent, at a staged range, at a truncation, and at the file's end."""
-    assert list(view.holes(1 << 40)) == []
+    assert list(view.holes()) == []
     first, second, *_ = sample.extents(sample.base)
     sample.delete(Table.EXTENTS, pair_key(sample.base, first.start))
     hole = (sample.base, first.start, second.start)
-    assert list(CheckView(sample.store).holes(1 << 40)) == [hole]
-    assert list(CheckView(sample.store).holes(second.start - first.start)) == [hole]
-    assert list(CheckView(sample.store).holes(second.start - first.start - 1)) == []
+    assert list(CheckView(sample.store).holes()) == [hole]
     middle = first.start + 5
     window = StagedWindow(99, RangeSet([(first.start, middle)]))
     sample.put(Table.STAGED, pair_key(sample.base, 0), window.to_bytes())
-    assert list(CheckView(sample.store).holes(1 << 40)) == [(sample.base, middle, second.start)]
+    assert list(CheckView(sample.store).holes()) == [(sample.base, middle, second.start)]
     sample.put(Table.TRIMS, number_key(sample.base), number_key(middle + 5))
-    assert list(CheckView(sample.store).holes(1 << 40)) == [(sample.base, middle, middle + 5)]
+    assert list(CheckView(sample.store).holes()) == [(sample.base, middle, middle + 5)]
     sample.store.abandon()

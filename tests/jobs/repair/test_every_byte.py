@@ -306,7 +306,10 @@ def test_extents_of_a_lost_record_explain_no_missing_extent(sample: Sample, good
     overwrite(sample.pack, record.offset + 100, b"damaged")
     sample.put(Table.CHUNKS, number_key(chunk), b"junk!")
     report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == set(SHARERS)
+    found = files_of(sample.path)
+    (kept,) = found.keys() - good.keys()
+    assert found.pop(kept) == bytes_of(good, BASE)[missing.start : missing.stop]
+    assert check_losses(found, good, report) == set(SHARERS)
     failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
     assert failed >= {*range(missing.start // PIECE + 1, missing.stop // PIECE)}
 

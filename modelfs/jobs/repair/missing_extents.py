@@ -1,0 +1,112 @@
+"""Repair after extents that are gone, or lead to a wrong chunk, without a trace of their own.
+
+Theory of operation. The record of a chunk counts the extents that lead to it. If it counts more
+than the maps have, a row is gone, or leads to another chunk, which then has one use too many. No
+row has the file of a missing extent. So every hole is suspicious: a missing extent beside a hole
+makes one longer hole. Suspicious holes become lost, since a lost range must not be read as zeros.
+Of a hole longer than `HOLE_MAX` only its ends become lost, where it borders on extents.
+
+The stored bytes of the chunk are still good. A file in `/lost+found` gets them, or gc would remove
+them.
+
+Example. A file has an extent of chunk 7 at 0 to 1000, and a hole up to its end, 3,000. The row of
+the extent is gone. The record of chunk 7 counts one use of 1,000 bytes, and the maps have none.
+The file reads as an error up to 3,000, and `/lost+found/inode-9` has the bytes of chunk 7.
+
+If the extent leads to chunk 8 instead, chunk 8 has one use more than its record counts, which
+explains the 1,000 bytes: no hole is suspicious. The report names the files that use chunk 8.
+"""
+
+import stat
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Final
+
+from modelfs.jobs.repair.context import RepairContext
+from modelfs.jobs.repair.inodes import make_missing
+from modelfs.jobs.repair.names import adopt
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import ChunkId, Table, number_of
+
+# The longest hole that becomes lost as a whole; a lost range costs a row for each chunk's size.
+HOLE_MAX: Final = 1 << 30
+
+
+def count_missing_extents(context: RepairContext) -> None:
+    """Note the bytes of missing extents, before chunks that count them are removed."""
+    view = context.view()
+    context.missing = dict(view.missing)
+    if context.missing:
+        context.surplus = dict(view.surplus)
+    for chunk, paths in view.users(context.surplus).items():
+        message = f"chunk {chunk} has an extent of another chunk: one of its files is wrong there"
+        context.quarantined(message, paths)
+
+
+def suspicious_holes(
+    context: RepairContext, maps: Mapping[int, list[Extent]], gaps: Mapping[int, RangeSet]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield inode, start and stop of holes, or of their ends, that may be missing extents.
+
+    Extents with damaged rows do not count as missing, also behind the end of their file: their
+    ranges, `gaps`, are lost already.
+
+    Args:
+        context: of the round, after `count_missing_extents`.
+        maps: the extents of each file.
+        gaps: the ranges of each file whose extents have damaged rows.
+    """
+    left = _unexplained_bytes(context, maps, gaps)
+    for inode, start, stop in context.view().holes() if left > 0 else ():
+        hole = RangeSet([(start, stop)])
+        if stop - start > HOLE_MAX:
+            hole.remove(start + min(left, HOLE_MAX), stop - min(left, HOLE_MAX))
+        for gap in gaps.get(inode, ()):
+            hole.remove(*gap)
+        yield from ((inode, low, high) for low, high in hole)
+
+
+def _unexplained_bytes(
+    context: RepairContext, maps: Mapping[int, list[Extent]], gaps: Mapping[int, RangeSet]
+) -> int:
+    """Return the bytes of missing extents without those that no hole is in the place of.
+
+    An extent that leads to a chunk with too many uses, to no chunk that ever existed, or past the
+    end of one, may be one that another chunk misses. An extent of a chunk without a record is right
+    if a hash leads to the chunk, or its record did not decode.
+    """
+    missing = sum(context.missing.values()) - sum(context.surplus.values())
+    missing -= sum(gap.size for gap in gaps.values())
+    if missing <= 0:
+        return missing
+    existed = {number_of(key) for key in context.unreadable[Table.CHUNKS]}
+    existed.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
+    for extent in chain.from_iterable(maps.values()):
+        if (record := context.store.chunks.find(extent.chunk)) is None:
+            is_wrong = extent.chunk not in existed
+        else:
+            is_wrong = extent.skip + extent.length > record.size
+        missing -= extent.length if is_wrong else 0
+    return missing
+
+
+def keep_unmapped_chunks(context: RepairContext) -> None:
+    """Give the chunks that no map has, though their records count uses, to a new file."""
+    used = context.view().references.extents
+    kept: list[Extent] = []
+    size = 0
+    for number in sorted(context.missing):
+        chunk = ChunkId(number)
+        record = context.store.chunks.find(chunk)
+        if record is not None and not record.is_lost and chunk not in used:
+            kept.append(Extent(size, chunk, 0, record.size))
+            size += record.size
+    if kept:
+        inode = context.new_inode()
+        for extent in kept:
+            context.put_extent(inode, extent)
+        make_missing(context, inode, stat.S_IFREG | 0o600, size)
+        path = adopt(context, inode)
+        message = f"{len(kept)} chunks that no file has any more are in a file of their own"
+        context.quarantined(message, (path,))
