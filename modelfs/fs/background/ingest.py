@@ -151,7 +151,10 @@ class BackgroundIngest:
             return await self._context.driver.run(job)
 
     async def ingest_due(self) -> None:
-        """Ingest every file that is due, and then the long files that are being written.
+        """Ingest every file that is due, and then once each long file that is being written.
+
+        Programs may write a long file faster than it is ingested, so the next pass over it comes
+        after the files that are due by then.
 
         Raises:
             StoreFull, OSError: as `ingest` does; the round's files are due again after
@@ -173,9 +176,11 @@ class BackgroundIngest:
                     self._file(inode).due = retry
                     self._file(inode).alone = True
                 raise
-        while early := [inode for inode, waiting in self._waiting.items() if waiting.early]:
-            self._waiting[early[0]].early = False
-            await self.ingest(early[:1], complete=False)
+        for inode in [inode for inode, waiting in self._waiting.items() if waiting.early]:
+            # It may have been removed meanwhile, or closed and ingested by a sync.
+            if inode in self._waiting and self._waiting[inode].early:
+                self._waiting[inode].early = False
+                await self.ingest([inode], complete=False)
 
     def _next_round(self) -> Sequence[InodeNumber]:
         """Remove the next files that are due from those that wait, and return them."""

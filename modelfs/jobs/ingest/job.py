@@ -5,7 +5,7 @@ packs for each region of theirs.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,7 @@ from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
 from modelfs.store.index.counters import NEXT_INODE
-from modelfs.store.index.tables import InodeNumber, Table, number_key
+from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key
 from modelfs.store.store import Store
 
 # Files of one round. Not more, as their plans are in memory: some 700 bytes for a tensor, of which
@@ -80,7 +80,9 @@ class Ingest:
         complete: bool = True,
         done: Callable[[], None] | None = None,
     ) -> Job[set[InodeNumber]]:
-        """Ingest a round of files.
+        """Ingest a round of files, each up to the end that it has now.
+
+        A program may append to a file faster than it is ingested: the rest is for the next round.
 
         The caller holds off other writers of packs, and the removal of these files.
 
@@ -99,6 +101,7 @@ class Ingest:
             OSError: the disk failed; the same.
         """
         passes: list[Pass] = []
+        ends: dict[InodeNumber, int] = {}  # no region begins there or behind
         unfinished: set[InodeNumber] = set()
         for inode in inodes:
             yield Pause()
@@ -110,8 +113,10 @@ class Ingest:
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete))
+            staged = self._store.staging.find(inode)
+            ends[inode] = KEY_MAX if staged is None else max(staged.size, 1)
         while passes:
-            regions, ended = yield from self._ingest_next_regions(passes)
+            regions, ended = yield from self._ingest_next_regions(passes, ends)
             advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
             unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
@@ -147,8 +152,10 @@ class Ingest:
             failures |= yield from self.ingest_apart([inode], done=done)
         return failures
 
-    def _ingest_next_regions(self, passes: Sequence[Pass]) -> Job[tuple[list[Region], list[Pass]]]:
-        """Ingest the next region of each pass.
+    def _ingest_next_regions(
+        self, passes: Sequence[Pass], ends: Mapping[InodeNumber, int]
+    ) -> Job[tuple[list[Region], list[Pass]]]:
+        """Ingest the next region of each pass that begins before the end of its file.
 
         Returns:
             The regions that were ingested, and the passes without a next region.
@@ -157,7 +164,8 @@ class Ingest:
         ended: list[Pass] = []
         for file_pass in passes:
             yield Pause()
-            if (region := self._applier.next_region(file_pass)) is None:
+            region = self._applier.next_region(file_pass)
+            if region is None or region.start >= ends[file_pass.inode]:
                 ended.append(file_pass)
             else:
                 regions.append(region)

@@ -322,6 +322,43 @@ async def test_long_file_is_ingested_early(running: Served, clock: MockClock) ->
 
 
 @pytest.mark.usefixtures("small_windows")
+async def test_a_fast_writer_does_not_keep_due_files_waiting(
+    served: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two early passes over a file that grows during each, due files are ingested."""
+    _, handle = await served.created(b"fast")
+    size, early = 0, 0
+
+    async def grow() -> None:
+        nonlocal size
+        for _ in range(2 * (EARLY_WINDOWS + 1)):
+            await served.operations.write(handle, size, noise(CHUNK // 2, size))
+            size += CHUNK // 2
+
+    def grown(self: Worker, region: Region, writer: ChunkWriter) -> bool:
+        nonlocal early
+        if not region.file_pass.complete and early < 100:
+            early += 1
+            trio.from_thread.run(grow)
+        return real(self, region, writer)
+
+    real = Worker.run
+    monkeypatch.setattr(Worker, "run", grown)
+    await grow()
+    due = await served.written(b"due", DATA)
+    await trio.sleep(2 * QUIET_SECONDS)
+    passes = 0
+    while not is_chunked(served, due) or not early:
+        await served.background.ingest.ingest_due()
+        passes += 1
+    assert (passes, early < 100) == (1, True)
+    due = await served.written(b"due later", OTHER)
+    await trio.sleep(2 * QUIET_SECONDS)
+    await served.background.ingest.ingest_due()
+    assert is_chunked(served, due)
+
+
+@pytest.mark.usefixtures("small_windows")
 async def test_early_ingest_of_an_unrecognised_file(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
