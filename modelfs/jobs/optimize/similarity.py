@@ -40,9 +40,11 @@ from typing import Final, NamedTuple
 import xxhash
 
 from modelfs.codecs.elements import element_of
+from modelfs.errors import CorruptIndex
 from modelfs.sketches.samples import Samples
 from modelfs.sketches.sketch import Sketch
 from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index.decoders import decode_sketch
 from modelfs.store.index.tables import InodeNumber, Table, prefix_end, sketch_fields, sketch_key
 from modelfs.store.index.tensor_records import SketchKind, TensorRow
 from modelfs.store.store import Store
@@ -186,7 +188,10 @@ class SimilarityIndex:
         return row if listed.tag == _tag(row, samples or b"") else None
 
     def listed_under(self, kind: SketchKind, key: int) -> Iterator[tuple[ListedTensor, bytes]]:
-        """Yield the oldest and the newest few tensors with a key, and the values of their rows."""
+        """Yield the oldest and the newest few tensors with a key, and the values of their rows.
+
+        A row that does not decode is passed over: it is a hint, and gc drops it.
+        """
         low = sketch_key(kind, key, 0, 0, 0)
         prefix = low[:9]
         rows = self._index.scan(Table.SKETCHES, low, prefix_end(prefix), OLDEST)
@@ -200,6 +205,10 @@ class SimilarityIndex:
                 rows.append(row)
                 last = (int.from_bytes(row[0], "big") - 1).to_bytes(len(last), "big")
         for row_key, value in rows:
+            try:
+                decode_sketch(row_key, value)
+            except CorruptIndex:
+                continue
             _, _, inode, start, tag = sketch_fields(row_key)
             yield ListedTensor(InodeNumber(inode), start, tag), value
 

@@ -321,6 +321,21 @@ def test_junk_does_not_decode(sample: Sample) -> None:
     assert [each.invariant for each in sample.findings(data=False)] == ["row"] * len(JUNK)
 
 
+def test_rows_that_do_not_decode_are_passed_over(opened: Store) -> None:
+    """A row with a value of a wrong length is no candidate and no error, until gc drops it."""
+    parts = [weights(300, 200, seed=seed) for seed in range(2)]
+    stored_model(opened, "whole", w=np.vstack(parts)).put("w")
+    model = stored_model(opened, "model", w=parts[1])
+    assert [each.relation for each in model.candidates("w")] == [Relation.ALIGNED]
+    with opened.index.change():
+        for key, _ in list(opened.index.pages(Table.SKETCHES)):
+            if key[0] == SketchKind.ROW:
+                opened.index.put(Table.SKETCHES, key, bytes(7))
+    assert model.candidates("w") == []
+    collect(opened)
+    assert check(opened) == []
+
+
 def test_wrong_rows_do_no_harm(opened: Store) -> None:
     """Rows that decode but are wrong give candidates at worst, and no errors."""
     base = stored_model(opened, "base", w=BASE)
