@@ -85,7 +85,8 @@ class RepairContext:
 
     def put_chunk(self, chunk: ChunkId, record: Chunk) -> None:
         self.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
-        self.store.cache.forget(chunk)  # chunks that derive from it are decoded again
+        # Chunks and transposed tensors that derive from it are decoded again.
+        self.store.chunk_reader.forget_all()
 
     def drop(self, table: Table, key: bytes, why: str) -> None:
         """Remove a row, and keep it in quarantine with the reason."""

@@ -111,7 +111,8 @@ class _Docket:
             store.index.delete(Table.CHUNKS, number_key(chunk))
         else:
             store.index.put(Table.CHUNKS, number_key(chunk), row)
-        store.cache.forget(chunk)  # chunks that derive from it are decoded again
+        # Chunks and transposed tensors that derive from it are decoded again.
+        store.chunk_reader.forget_all()
 
     def has_no_record(self, chunk: ChunkId) -> bool:
         """Whether a suspect had no record, and has no intact candidate so far."""

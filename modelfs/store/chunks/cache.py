@@ -153,6 +153,14 @@ class ChunkCache:
                 self._policy.drop(key)
                 self._size -= len(entry.content)
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        with self._lock:
+            for key in self._entries:
+                self._policy.drop(key)
+            self._entries.clear()
+            self._size = 0
+
     def statistics(self) -> CacheStatistics:
         with self._lock:
             return CacheStatistics(self._hits, self._misses, self._size, self._capacity)

@@ -166,6 +166,11 @@ class ChunkReader:
         self._cache.forget(chunk)
         self._transposed.forget(chunk)
 
+    def forget_all(self) -> None:
+        """Drop all chunks from memory: the content of chunks that others derive from may change."""
+        self._cache.clear()
+        self._transposed.clear()
+
     def is_verified(self, record: Chunk) -> bool:
         """Whether the stored bytes matched their checksum a short time ago."""
         return record.place in self._verified

@@ -94,6 +94,10 @@ class TransposedParts:
         with self._lock:
             self._parts.pop(chunk, None)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._parts.clear()
+
 
 def _key(recipe: Recipe, geometry: transpose.Geometry) -> bytes:
     # The source and the geometry, which determine the tensor. As bytes, which take little memory

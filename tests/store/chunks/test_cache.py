@@ -61,6 +61,19 @@ def test_forgotten_entries_are_loaded_again() -> None:
     assert cache.get(ONE, lambda: b"new") == b"new"
 
 
+def test_a_cleared_cache_is_empty() -> None:
+    """`clear` drops all entries and their sizes, and then the cache holds as many as before."""
+    cache = ChunkCache(20)
+    for chunk in (ONE, TWO):
+        cache.get(chunk, lambda: bytes(10))
+    cache.clear()
+    assert (cache.peek(ONE), cache.peek(TWO)) == (None, None)
+    assert cache.statistics().bytes == 0
+    for chunk in (THREE, ONE):
+        cache.get(chunk, lambda: bytes(10))
+    assert cache.peek(THREE) == cache.peek(ONE) == bytes(10)
+
+
 class Slow:
     """A load that waits for an event."""
 

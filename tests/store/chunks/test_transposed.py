@@ -15,10 +15,13 @@ from modelfs.codecs.base import CodecId
 from modelfs.codecs.zstd import Zstd
 from modelfs.errors import CorruptChunk
 from modelfs.jobs.check.fsck import check
+from modelfs.jobs.check.reported import Reported
+from modelfs.jobs.repair.context import RepairContext
+from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent
-from modelfs.store.index.tables import ChunkId, InodeNumber
+from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain
 from tests.support.stores import (
@@ -126,6 +129,28 @@ def wholes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(transpose, "whole", whole)
     return calls
+
+
+def test_repair_makes_a_tensor_again(store: Store, turned: InodeNumber, wholes: list[int]) -> None:
+    """After repair has changed the record of a source, no part is read from the old tensor."""
+    assert content_of(store, turned) == MODEL
+    source = store.namespace.lookup(InodeNumber(1), b"source")
+    chunk = tensor_of(store, source)[0].chunk
+    record = store.chunks.record(chunk)
+    lost = dataclasses.replace(
+        record, kind=ChunkKind.LOST, codec=CodecId.RAW, pack=PackId(0), offset=0, stored=0
+    )
+    context = RepairContext(store, Quarantine(store.folder), Reported())
+
+    def lose_and_read() -> None:
+        with store.index.change():  # undone, as the read raises
+            context.put_chunk(chunk, lost)
+            content_of(store, turned)
+
+    with pytest.raises(CorruptChunk):
+        lose_and_read()
+    assert content_of(store, turned) == MODEL
+    assert len(wholes) == 2
 
 
 def order(name: str) -> list[int]:
