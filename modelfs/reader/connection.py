@@ -219,6 +219,7 @@ class _SharedStore:
         """Raise `_SuperblockChanged` if the superblock is not that of the opened store."""
         if read_superblock(self.store.index) != self.store.superblock:
             raise _SuperblockChanged
+        self.store.follow_session()
 
     def end_call(self) -> None:
         """End the transactions of this thread that Ctrl-C left behind."""

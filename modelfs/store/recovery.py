@@ -31,8 +31,11 @@ def load_staged(staging: Staging) -> None:
     staging.start_generations_at(newest)
 
 
-def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
+def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> Tail | None:
     """Remove packs, ends of packs and staging files that the last commit does not mention.
+
+    Returns:
+        The end of the newest pack, where writing goes on; None: in a new pack.
 
     Raises:
         OSError: the last commit cannot be made durable, or a file cannot be removed.
@@ -54,7 +57,7 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> None:
         packs.truncate(tail)
     for name in staging.unmentioned():
         (staging.folder / name).unlink()
-    packs.open_at(tail, PackId(Counters(index).get(NEXT_PACK)))
+    return tail
 
 
 def committed_tail(index: Index, packs: Packs) -> Tail | None:

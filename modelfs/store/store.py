@@ -59,14 +59,17 @@ from modelfs.store.index.counters import (
     IN_USE,
     LOGICAL,
     NEXT_CHUNK,
+    NEXT_PACK,
+    SESSION,
     SHARED,
     Counters,
 )
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.records import Superblock
-from modelfs.store.index.tables import InodeNumber, Table, number_of
+from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
+from modelfs.store.sessions import begin_session
 from modelfs.store.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -157,7 +160,9 @@ class Store:
                 load_staged(self.staging)
             if recover and not self.read_only:
                 self.superblock = upgrade(self.folder, self.index, self.superblock)
-                remove_uncommitted(self.index, self.packs, self.staging)
+                tail = remove_uncommitted(self.index, self.packs, self.staging)
+                begin_session(self.index, self.counters, self.staging)
+                self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
         except BaseException:
             self.index.close()
             raise
@@ -165,6 +170,7 @@ class Store:
     def _open_parts(self, cache_size: int) -> None:
         index, read_only = self.index, self.read_only
         self.superblock = read_superblock(index)
+        self._session: bytes | None = None  # of which the caches are
         self.counters = Counters(index)
         self.packs = Packs(
             self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
@@ -206,6 +212,16 @@ class Store:
         self.close_files()
         self.index.close()
         self.unlock()
+
+    def follow_session(self) -> None:
+        """Empty the caches if the index is of another session than they are. Any thread.
+
+        Within a session, and in those that follow it, no number gets another meaning.
+        """
+        session = self.index.get(Table.META, SESSION)
+        if session != self._session:
+            self.contents.empty_caches()
+            self._session = session  # last: other threads use the caches from then on
 
     def close_files(self) -> None:
         """Close packs and staging files until they are read again. Any thread, if read-only."""

@@ -20,6 +20,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.run import repair
+from modelfs.store import store as store_module
 from modelfs.store.chunks import writer
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
@@ -79,6 +80,8 @@ def make_golden_store(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.setattr(os, "getegid", lambda: SOMEBODY.gid)
     # zstd's output may differ between its versions; the codecs have a golden pair of it.
     patch.setattr(writer, "CODED_MAX", 0)
+    # Stores of earlier versions have no number of a session.
+    patch.setattr(store_module, "begin_session", lambda *_: None)
     path = new_store(folder)
     with Store(path) as store:
         _fill(store)

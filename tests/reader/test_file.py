@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import stat
 import tracemalloc
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 import modelfs
-from modelfs.errors import CorruptChunk
+from modelfs.errors import CorruptChunk, NotFound
 from modelfs.store.files import parallel
-from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.byte_damage import read, walk
 from tests.support.filled_reader import Make
@@ -269,6 +270,42 @@ def test_programs_that_take_files(make: Make) -> None:
         assert json.load(stream) == {"layers": 4}
     with reader["array.npy"].open() as stream:
         assert np.array_equal(np.load(stream), np.arange(1000))
+
+
+# -- a store that is put back from a backup
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_backup_is_put_back(path: Path, tmp_path: Path, *, is_replaced: bool) -> None:
+    """A file that is gone with its history is not found, and new ones have their own bytes."""
+    # Compressible, so they are decoded into the cache.
+    old, lost, new, newer = (noise(CHUNK, seed)[:100] * 200 for seed in range(4))
+    with Store(path) as store:
+        stored_file(store, b"kept", old)
+    shutil.copytree(path, tmp_path / "backup")
+    with writer_of(path) as writer:
+        writer(f"stored_file(store, b'lost', {lost!r})")
+        writer(f"store.writes.write({ROOT + 1}, 0, {lost!r}); ingest_all(store)")
+    reader = modelfs.open(path)
+    kept, gone = reader["kept"], reader["lost"]
+    assert kept.pread() == gone.pread() == lost
+    pickled = pickle.dumps(gone)
+    if is_replaced:
+        shutil.rmtree(path)
+    shutil.copytree(tmp_path / "backup", path, dirs_exist_ok=True)
+    with writer_of(path) as writer:
+        writer(f"stored_file(store, b'new', {new!r})")
+        writer(f"store.writes.write({ROOT + 1}, 0, {newer!r}); ingest_all(store)")
+    with modelfs.open(path) as opened, reader:
+        for current in (reader, opened):
+            assert current["new"].pread() == new
+            assert current["kept"].pread() == newer
+            assert "lost" not in current
+        assert kept.pread() == newer
+        with pytest.raises(NotFound, match="lost was removed"):
+            gone.pread()
+        with pytest.raises(NotFound, match="lost was removed"):
+            pickle.loads(pickled).pread()
 
 
 # -- stores of every kind

@@ -152,10 +152,12 @@ def test_an_older_store_is_upgraded_format_file_first(
     with Store(folder) as store:
         assert store.superblock.version == FORMAT_VERSION
         assert store.counters.get(OPTIMIZE_WALK) == 1
+        with store.index.change():
+            store.counters.set(OPTIMIZE_WALK, 0)
     assert check_format(folder) == FORMAT_VERSION
     assert check_closed(folder) == []
     with Store(folder) as store:
-        assert not store.index.dirty
+        assert store.counters.get(OPTIMIZE_WALK) == 0  # the upgrade is not repeated
 
 
 def test_a_reader_upgrades_nothing(folder: Path) -> None:

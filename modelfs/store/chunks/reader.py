@@ -167,9 +167,10 @@ class ChunkReader:
         self._transposed.forget(chunk)
 
     def forget_all(self) -> None:
-        """Drop all chunks from memory: the content of chunks that others derive from may change."""
+        """Drop all chunks from memory, and verify all places once more when they are read."""
         self._cache.clear()
         self._transposed.clear()
+        self._verified.clear()
 
     def is_verified(self, record: Chunk) -> bool:
         """Whether the stored bytes matched their checksum a short time ago."""

@@ -33,6 +33,10 @@ class VerifiedPlaces:
         with self._lock:
             self._verified.pop(place, None)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._verified.clear()
+
     def add(self, place: Place) -> None:
         with self._lock:
             self._verified[place] = time.monotonic()

@@ -137,6 +137,11 @@ class Contents:
         self._packs = packs
         self._staging = staging
 
+    def empty_caches(self) -> None:
+        """Drop all extents and chunks from memory."""
+        self._extents.clear()
+        self._reader.forget_all()
+
     def node(self, inode: InodeNumber) -> Inode:
         """Return the inode's record, with the size and times of its staged state if it has one.
 

@@ -51,6 +51,10 @@ class ExtentCache:
         self._sections: OrderedDict[InodeNumber, _Section] = OrderedDict()
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Drop all sections, and those that threads are loading."""
+        self._sections = OrderedDict()
+
     def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[Extent, Chunk]]:
         """Yield the extents inside `[start, stop)`, clipped to it, with their chunks' records.
 
@@ -74,8 +78,9 @@ class ExtentCache:
     def _section(self, inode: InodeNumber, start: int, stop: int) -> _Section:
         """Return a section of a file's map that covers `[start, stop)`."""
         version = self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)
+        sections = self._sections
         with self._lock:
-            section = self._sections.get(inode)
+            section = sections.get(inode)
         if (
             section is None
             or section.version != version
@@ -83,10 +88,10 @@ class ExtentCache:
         ):
             section = self._load(inode, start, stop, version)
         with self._lock:
-            self._sections[inode] = section
-            self._sections.move_to_end(inode)
-            if len(self._sections) > FILES_MAX:
-                self._sections.popitem(last=False)
+            sections[inode] = section
+            sections.move_to_end(inode)
+            if len(sections) > FILES_MAX:
+                sections.popitem(last=False)
         return section
 
     def _load(

@@ -10,6 +10,7 @@ name                        value
 next.inode, .chunk, .pack   the next number of that kind; no number is ever used twice
 next.cookie                 the next place in a directory's listing
 state.in_use                1 while a daemon serves the store, until all writes are durable
+state.session               drawn at random when the store is opened for writing: see `sessions`
 total.files                 regular files
 total.logical_bytes         sum of the files' sizes
 total.shared_bytes          bytes of extents beyond the first use of each chunk
@@ -42,6 +43,7 @@ NEXT_COOKIE: Final = b"next.cookie"
 NEXT_PACK: Final = b"next.pack"
 
 IN_USE: Final = b"state.in_use"
+SESSION: Final = b"state.session"
 
 FILES: Final = b"total.files"
 LOGICAL: Final = b"total.logical_bytes"

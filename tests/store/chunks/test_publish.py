@@ -88,6 +88,7 @@ def test_slices_are_all_of_a_result(opened: Store, monkeypatch: pytest.MonkeyPat
 
 def test_an_empty_result_is_published(opened: Store) -> None:
     """A writer without a chunk changes nothing."""
+    opened.commit()
     drain(opened.publish(opened.writer().finish()))
     assert opened.counters.get(NEXT_CHUNK) == 1
     assert not opened.index.changes

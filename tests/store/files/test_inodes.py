@@ -56,7 +56,7 @@ def test_no_number_is_used_twice(box: Box) -> None:
     for _ in box.store.orphans.remove(box.store.namespace.unlink(ROOT, b"f")):
         pass
     store = box.reopen()
-    assert new_file(store, b"g") == inode + 1
+    assert new_file(store, b"g") > inode
 
 
 def test_a_missing_and_a_damaged_record_differ(opened: Store) -> None:
