@@ -30,7 +30,7 @@ The tree::
 """
 
 import errno
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ModelfsError(Exception):
@@ -183,3 +183,7 @@ class CorruptChunk(CorruptData):
         self.chunk = chunk
         self.problem = problem
         self.base = chunk if base is None else base
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, str, int], dict[str, Any]]:
+        # The inherited method passes `args`, which is the message alone.
+        return type(self), (self.chunk, self.problem, self.base), vars(self)
