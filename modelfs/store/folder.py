@@ -18,6 +18,7 @@ import errno
 import fcntl
 import io
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,7 @@ CONTROL_SOCKET: Final = "control.sock"
 FORMAT_FILE: Final = "FORMAT"
 FORMAT_NEW: Final = "FORMAT.new"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
+FORMAT_LINE: Final = re.compile(rb"modelfs store, format ([0-9]{1,9})\n")
 
 # Every file of a mount answers this attribute with the path of its store.
 STORE_ATTRIBUTE: Final = "user.modelfs.store"
@@ -107,17 +109,16 @@ def check_format(folder: Path) -> int:
         UnsupportedFormat: a newer version of modelfs wrote the store.
     """
     try:
-        text = (folder / FORMAT_FILE).read_text()
+        match = FORMAT_LINE.match((folder / FORMAT_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise NotAStore(f"{folder} is not a modelfs store") from exc
-    version = text.partition("format ")[2].split("\n")[0]
-    if not text.startswith("modelfs store") or not version.isdecimal():
+    if match is None:
         raise NotAStore(f"{folder} is not a modelfs store: its {FORMAT_FILE} file is damaged")
-    if int(version) > FORMAT_VERSION:
+    if (version := int(match[1])) > FORMAT_VERSION:
         raise UnsupportedFormat(
             f"{folder} has format {version}; this version of modelfs reads up to {FORMAT_VERSION}"
         )
-    return int(version)
+    return version
 
 
 def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:

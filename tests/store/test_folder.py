@@ -50,6 +50,27 @@ def test_other_folders_are_no_stores(tmp_path: Path) -> None:
             Store(path)
 
 
+def test_every_flipped_bit_of_the_format(folder: Path) -> None:
+    """A damaged format file is an error, unless it still has the number of an older format."""
+    path = folder / FORMAT_FILE
+    good = path.read_bytes()
+    line = good.index(b"\n")
+    older: set[int] = set()
+    for at in range(len(good)):
+        for bit in range(8):
+            damaged = bytearray(good)
+            damaged[at] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                version = check_format(folder)
+            except (NotAStore, UnsupportedFormat):
+                assert at <= line
+            else:
+                older |= {version} if at <= line else set()
+    assert older == {1, 2}
+    path.write_bytes(good)
+
+
 def test_stores_are_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path of a store, or in a mount of one, stands for the store; any other is refused."""
     (tmp_path / "link").symlink_to(folder)
