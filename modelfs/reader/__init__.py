@@ -8,7 +8,8 @@ It survives fork(2), pickles as the store's path and UUID, and opens the store i
 its first use there.
 
 Bytes are checked against their checksums, as in a mount. A reader needs permission to read the
-store's files. Without permission to write `index/lock.mdb`, as on a file system that is mounted
-read-only, it works while no process has the store open for writing, and keeps writers out during
-each call: a daemon that starts meanwhile fails with "locked by process N".
+store's files, and creates none. Without permission to write `index/lock.mdb`, as on a file system
+that is mounted read-only, or without that file, it works while no process has the store open for
+writing, and keeps writers out during each call: a daemon that starts meanwhile fails with "locked
+by process N".
 """

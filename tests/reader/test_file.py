@@ -337,6 +337,23 @@ def test_stores_of_old(tmp_path: Path, version: int) -> None:
     assert changed <= {"lock.mdb"}
 
 
+def test_a_store_without_a_lock_file(make: Make, path: Path) -> None:
+    """A reader makes no file: the lock file would be its own, and keep out the store's owner."""
+    make(lambda store: stored_file(store, b"file", DATA)).close()
+    (path / "index" / "lock.mdb").unlink()
+    before = set(path.rglob("*"))
+    with Store(path, read_only=True) as store:
+        assert store.statistics().files == 1
+    with modelfs.open(path) as reader:
+        file = reader["file"]
+        assert file.pread() == DATA
+        assert reader.statistics().files == 1
+        assert set(path.rglob("*")) == before
+        with writer_of(path):
+            assert (path / "index" / "lock.mdb").exists()
+            assert file.pread() == DATA
+
+
 def test_a_damaged_chunk(make: Make, path: Path) -> None:
     """Bytes of a damaged chunk are an error, and never returned; all others are read."""
     reader = make(lambda store: stored_file(store, b"file", DATA))

@@ -25,12 +25,12 @@ FS_NOCOW_FL: Final = 0x00800000
 
 
 def may_lock(index: Path) -> bool:
-    """Whether this process may write the lock file of an index.
+    """Whether an index has a lock file, and this process may write it.
 
-    Otherwise its transactions have no slots, and the caller has to exclude writers during each.
+    Otherwise its transactions have no slots, and the caller has to exclude writers during each. A
+    reader does not create the file: it would be the reader's, and keep the store's owner out.
     """
-    path = index / LOCK_FILE
-    return os.access(path if path.exists() else index, os.W_OK, effective_ids=True)
+    return os.access(index / LOCK_FILE, os.W_OK, effective_ids=True)
 
 
 def prepare_lock_file(index: Path) -> None:

@@ -19,8 +19,8 @@ def test_the_lock_file_has_its_blocks(tmp_path: Path) -> None:
 
 
 def test_the_permission_is_that_of_the_file(tmp_path: Path) -> None:
-    """Or of the folder, while there is no file: LMDB would create it."""
-    assert may_lock(tmp_path)
+    """Without a file there is no permission, since LMDB would create it."""
+    assert not may_lock(tmp_path)
     prepare_lock_file(tmp_path)
     assert may_lock(tmp_path)
     assert not may_lock(tmp_path / "missing")
