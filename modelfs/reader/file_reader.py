@@ -16,8 +16,9 @@ from modelfs.jobs.inspect.layout import parts_of
 from modelfs.jobs.inspect.report import FileReport
 from modelfs.jobs.inspect.sharers import sharers_of
 from modelfs.reader.connection import Check, Connection, Plan
-from modelfs.reader.layout import LayoutStamp, layout_stamp, read_layout
+from modelfs.reader.layout import LayoutStamp, is_indexed, layout_stamp, read_layout
 from modelfs.store.files.content import ReadRun
+from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -28,7 +29,6 @@ T = TypeVar("T")
 class NamedSpans:
     """A file's layout, by the names of the tensors, in file order."""
 
-    stamp: LayoutStamp
     format: Format
     spans: dict[str, TensorSpan]
 
@@ -40,7 +40,7 @@ class FileReader:
         self.connection = connection
         self.path = path
         self._inode = inode
-        self._named: NamedSpans | None = None
+        self._named: tuple[LayoutStamp, NamedSpans] | None = None
 
     @property
     def key(self) -> tuple[Connection, str, InodeNumber]:
@@ -56,8 +56,8 @@ class FileReader:
         return self._call(lambda store: store.contents.node(self._inode).size)
 
     def named(self) -> NamedSpans:
-        """Return the layout as of the last commit; the same object for the same stamp."""
-        return self._call(self._named_at)
+        """Return the layout as of the last commit; the same object as before if it is equal."""
+        return self._call(lambda store: self._named_at(store, layout_stamp(store, self._inode)))
 
     def report(self) -> FileReport:
         """Return the report of inspect, with paths as `File.path` has them."""
@@ -108,7 +108,7 @@ class FileReader:
             nonlocal is_staged
             self._check_there(store)
             if span is not None:
-                is_staged = bool(self._check_span(store, span).staged)
+                is_staged = self._check_span(store, span)
             left = max(0, store.contents.node(self._inode).size - offset)
             return store.contents.plan(self._inode, offset, left if size is None else size)
 
@@ -119,11 +119,17 @@ class FileReader:
 
         return plan, check
 
-    def _check_span(self, store: Store, span: TensorSpan) -> LayoutStamp:
-        named = self._named_at(store)
-        if named.spans.get(span.name) != span:
+    def _check_span(self, store: Store, span: TensorSpan) -> bool:
+        """Check that the file has a tensor, and return whether some of its bytes are staged."""
+        if is_indexed(store, self._inode):
+            has_span, is_staged = TensorTable(store.index).has(self._inode, span), False
+        else:
+            stamp = layout_stamp(store, self._inode)
+            has_span = self._named_at(store, stamp).spans.get(span.name) == span
+            is_staged = bool(stamp.staged)
+        if not has_span:
             raise NotFound(f"{self.path} does not have the tensor {span.name} any more")
-        return named.stamp
+        return is_staged
 
     def _call(self, function: Callable[[Store], T]) -> T:
         def at_commit(store: Store) -> T:
@@ -136,14 +142,18 @@ class FileReader:
         if store.inodes.find(self._inode) is None:
             raise NotFound(f"{self.path} was removed")
 
-    def _named_at(self, store: Store) -> NamedSpans:
-        stamp = layout_stamp(store, self._inode)
-        if (named := self._named) is None or named.stamp != stamp:
-            layout = read_layout(store, self._inode, stamp)
-            spans: dict[str, TensorSpan] = {}
-            for span in layout.spans:
-                spans.setdefault(span.name, span)
-            named = self._named = NamedSpans(stamp, layout.format, spans)
+    def _named_at(self, store: Store, stamp: LayoutStamp) -> NamedSpans:
+        before = self._named
+        if before is not None and before[0] == stamp:
+            return before[1]
+        layout = read_layout(store, self._inode)
+        spans: dict[str, TensorSpan] = {}
+        for span in layout.spans:
+            spans.setdefault(span.name, span)
+        named = NamedSpans(layout.format, spans)
+        if before is not None and before[1] == named:
+            named = before[1]
+        self._named = stamp, named
         return named
 
 

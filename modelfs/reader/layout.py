@@ -5,10 +5,12 @@ and the end of their ingest, these rows may be those of the old content. So a fi
 bytes, or with a request for ingest, is scanned, as ingest will do. For any other file the rows are
 right.
 
-A tensor's place is right while the file has the same *stamp*. With another stamp the tensor is
-looked up again: a checkpoint that is overwritten in place has its tensors at other places, and
-bytes from the old place would be silently wrong. The data file of an ONNX model is cut again when
-its model changes, although it does not change itself; so its stamp is of one commit only.
+A read of a tensor checks that the file still has it at its place: a checkpoint that is overwritten
+in place has its tensors at other places, and bytes from the old place would be silently wrong. If
+the rows are right, that is a lookup of one row. Otherwise the layout is kept while the file has the
+same *stamp*, which has the number of the commit: a time would return when the clock is set back,
+and the data file of an ONNX model is cut again when its model changes, although it does not change
+itself.
 
 Staged bytes may be rewritten without a commit. So the stamp of a file with staged bytes has the
 times of its staging files as well, and is compared before and after a read. The kernel counts time
@@ -27,10 +29,11 @@ raise `NotFound` from then on.
 import time
 from typing import Final, NamedTuple
 
-from modelfs.formats.layout import Format, Layout
+from modelfs.formats.layout import Layout
 from modelfs.formats.sniff import recognise
 from modelfs.store.files.staged_file import window_name
 from modelfs.store.files.tensors import TensorTable
+from modelfs.store.index.counters import SESSION
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
 
@@ -47,15 +50,18 @@ class StagingTime(NamedTuple):
 
 
 class LayoutStamp(NamedTuple):
-    """Values of which one changes whenever the file's layout does."""
+    """Values of which one changes whenever a file's layout may have changed."""
 
-    ctime_ns: int
-    size: int
-    format: Format
-    is_indexed: bool  # the index has the layout
-    commit: int  # of the index, for a data file of ONNX; else 0
+    session: bytes | None  # of the store: another history has the same numbers of commits
+    commit: int
     staged: tuple[StagingTime, ...]
     now_ns: int  # of a file that was written just now; else 0
+
+
+def is_indexed(store: Store, inode: InodeNumber) -> bool:
+    """Whether the index has a file's layout: nothing is staged, nor waits for ingest."""
+    requested = store.index.get(Table.PENDING, number_key(inode)) is not None
+    return not requested and store.staging.find(inode) is None
 
 
 def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
@@ -65,8 +71,7 @@ def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
         NotFound: the file was removed.
         FileNotFoundError: a later commit has dropped a window of the file.
     """
-    node, staged = store.contents.node(inode), store.staging.find(inode)
-    requested = store.index.get(Table.PENDING, number_key(inode)) is not None
+    staged = store.staging.find(inode)
     times: list[StagingTime] = []
     for number, window in sorted(({} if staged is None else staged.windows).items()):
         path = store.staging.folder / window_name(inode, number, window.generation)
@@ -74,18 +79,20 @@ def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
     now_ns = time.time_ns()
     newest = max((written.mtime_ns for written in times), default=0)
     return LayoutStamp(
-        node.ctime_ns,
-        node.size,
-        node.format,
-        is_indexed=staged is None and not requested,
-        commit=store.index.snapshot_id() if node.format is Format.ONNX_DATA else 0,
+        store.index.get(Table.META, SESSION),
+        store.index.snapshot_id(),
         staged=tuple(times),
         now_ns=0 if newest + TICKS_NS < now_ns else now_ns,
     )
 
 
-def read_layout(store: Store, inode: InodeNumber, stamp: LayoutStamp) -> Layout:
-    """Return the layout of a file that has this stamp."""
-    if stamp.is_indexed:
-        return Layout(stamp.format, tuple(TensorTable(store.index).spans(inode)))
-    return recognise(lambda offset, size: store.contents.read(inode, offset, size), stamp.size)
+def read_layout(store: Store, inode: InodeNumber) -> Layout:
+    """Return the present layout of a file.
+
+    Raises:
+        NotFound: the file was removed.
+    """
+    node = store.contents.node(inode)
+    if is_indexed(store, inode):
+        return Layout(node.format, tuple(TensorTable(store.index).spans(inode)))
+    return recognise(lambda offset, size: store.contents.read(inode, offset, size), node.size)

@@ -5,7 +5,7 @@ import pickle
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from modelfs.formats.sniff import recognise
 from modelfs.reader import dtypes, layout
 from modelfs.store.files import parallel
 from modelfs.store.files.content import Contents, ReadRun
+from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.external_models import model_naming
 from tests.support.filled_reader import Make
@@ -41,6 +42,7 @@ from tests.support.torch_archives import saved
 from tests.support.writer_process import writer_of
 
 GRID = np.arange(7 * 5 * 3, dtype="<i4").reshape(7, 5, 3)
+SETBACK: Final = "import time; real = time.time_ns; time.time_ns = lambda: real() - 3600 * 10**9"
 # Whole elements of these are no dtype of numpy's, nor of ml_dtypes'.
 PACKED = {dtype for dtype, bits in BITS.items() if bits < 8}
 
@@ -372,6 +374,36 @@ def test_a_file_that_is_overwritten(make: Make, path: Path) -> None:
         writer("drain(store.orphans.remove(store.namespace.unlink(1, b'model'))); store.commit()")
         with pytest.raises(NotFound, match="model was removed"):
             first.bytes()
+
+
+@pytest.mark.parametrize("is_ingested", [False, True])
+def test_the_clock_is_set_back(make: Make, path: Path, *, is_ingested: bool) -> None:
+    """A model that is overwritten in place while the clock is behind is seen as any other."""
+    one, two = np.full(1000, 1, "<f4"), np.full(1000, 2, "<f4")
+    reader = make(lambda store: stored_file(store, b"m", model_of_arrays(a=one, b=two)))
+    file = reader["m"]
+    tensors = file.tensors
+    assert np.array_equal(tensors["a"], one)
+    with writer_of(path) as writer:
+        writer(SETBACK)
+        writer(f"store.writes.write({ROOT + 1}, 0, {model_of_arrays(b=two, a=one)!r})")
+        writer(f"durable(store, {ROOT + 1})")
+        if is_ingested:
+            writer("ingest_all(store)")
+        with pytest.raises(NotFound, match="tensor a any more"):
+            tensors["a"].numpy()
+        assert np.array_equal(file.tensors["a"], one)
+        assert np.array_equal(file.tensors["b"], two)
+
+
+def test_tensors_stay_while_other_files_change(make: Make, path: Path) -> None:
+    """A commit that leaves a file as it is leaves its tensors."""
+    reader = make(lambda store: stored_file(store, b"m", model_of_arrays(a=GRID)))
+    file = reader["m"]
+    tensors = file.tensors
+    with writer_of(path) as writer:
+        writer("stored_file(store, b'other', noise(CHUNK))")
+        assert file.tensors is tensors
 
 
 @pytest.mark.parametrize("age", [0.0, 3600.0])

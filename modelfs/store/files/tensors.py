@@ -27,9 +27,13 @@ class TensorTable:
 
     def spans(self, inode: InodeNumber) -> Iterator[TensorSpan]:
         """Yield a file's tensors, in file order."""
-        for key, value in self._rows(inode):
-            row = TensorRow.from_bytes(pair_of(key)[1], value)
-            yield TensorSpan(row.name, row.dtype, row.shape, row.start, row.start + row.size)
+        return (_span(key, value) for key, value in self._rows(inode))
+
+    def has(self, inode: InodeNumber, span: TensorSpan) -> bool:
+        """Whether a file has this tensor, at this place and with all other fields equal."""
+        low, high = pair_key(inode, span.start), pair_key(inode, span.start + 1)
+        rows = self._index.pages(Table.TENSORS, low, high)
+        return any(_span(key, value) == span for key, value in rows)
 
     def find(self, inode: InodeNumber, start: int) -> TensorRow | None:
         """Return the tensor that begins at offset `start` and is not empty, None if none does."""
@@ -61,3 +65,8 @@ class TensorTable:
 
     def _rows(self, inode: InodeNumber) -> Iterator[tuple[bytes, bytes]]:
         return self._index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode + 1, 0))
+
+
+def _span(key: bytes, value: bytes) -> TensorSpan:
+    row = TensorRow.from_bytes(pair_of(key)[1], value)
+    return TensorSpan(row.name, row.dtype, row.shape, row.start, row.start + row.size)
