@@ -62,6 +62,7 @@ from modelfs.store.folder import check_format, check_index, lock
 from modelfs.store.index.tables import Table, number_of
 from modelfs.store.packs.pack import pack_name
 from modelfs.store.recovery import load_staged
+from modelfs.store.sessions import begin_session
 from modelfs.store.store import Store
 
 __all__ = ["Action", "Outcome", "RepairReport", "repair"]
@@ -174,6 +175,8 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     context = RepairContext(store, quarantine, reported)
     try:
         with store.index.change():
+            # A repair gives out numbers, and may have gone back to the commit before the last.
+            begin_session(store.index, store.counters, store.staging)
             for repair_pass in PASSES:
                 repair_pass(context)
         quarantine.flush()

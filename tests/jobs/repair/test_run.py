@@ -10,7 +10,14 @@ import pytest
 from modelfs.errors import StoreBusy
 from modelfs.jobs.repair.quarantine import FOLDER, ROWS
 from modelfs.jobs.repair.run import repair
-from modelfs.store.index.counters import FILES, NEXT_CHUNK, NEXT_COOKIE, NEXT_INODE, NEXT_PACK
+from modelfs.store.index.counters import (
+    FILES,
+    NEXT_CHUNK,
+    NEXT_COOKIE,
+    NEXT_INODE,
+    NEXT_PACK,
+    SESSION,
+)
 from modelfs.store.index.records import SUPERBLOCK, Listed
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, pair_key, triple_key
 from modelfs.store.store import Store
@@ -263,3 +270,16 @@ def test_an_index_without_a_superblock_gets_one(sample: Sample, good: Contents) 
         new_file(store, b"copy", data)
         ingest_all(store)
         assert store.statistics().stored_bytes == before
+
+
+def test_a_repair_begins_a_session(sample: Sample) -> None:
+    """Numbers that a repair gives out are no others', and readers drop their caches."""
+    counters = sample.store.counters
+    before = counters.get(SESSION), counters.get(NEXT_INODE)
+    sample.delete(Table.DENTRIES, number_key(ROOT) + b"staged")
+    sample.store.index.commit()
+    sample.store.abandon()
+    assert repair(sample.path).after.findings == []
+    with Store(sample.path, read_only=True) as store:
+        assert store.counters.get(SESSION) != before[0]
+        assert store.counters.get(NEXT_INODE) > before[1]
