@@ -5,6 +5,11 @@ work. The threads end with the read: starting one takes 50 us, and a thread that
 the way of a fork. Runs of files and holes are divided into pieces; each thread does the next piece
 until one fails.
 
+No helper may write to the buffer after the read: the caller uses it for something else by then. So
+the caller's thread waits for the helpers however often Ctrl-C interrupts it, and raises the first
+error afterwards. It does not use `Thread.join` for that: up to CPython 3.12, an exception in `join`
+marks a running thread as stopped.
+
 Chunks stay in the cache of decoded chunks until others replace them, although a long read does not
 need them again. Memory that is freed at once returns to the kernel, and getting it again for the
 next chunk takes twice as long as decoding (for 1 GB, 1.3 s of CPU instead of 0.4).
@@ -28,6 +33,8 @@ PARALLEL_MIN: Final = 8 << 20
 THREADS_MAX: Final = 4
 # Long runs of a file, and of zeros, are divided.
 PIECE: Final = 4 << 20
+# The longest time until a child of a fork notices that it has no helpers.
+WAIT_SECONDS: Final = 0.05
 
 
 def gather(contents: Contents, runs: list[ReadRun]) -> bytes:
@@ -49,21 +56,24 @@ def fill(contents: Contents, runs: list[ReadRun], into: memoryview) -> None:
         contents.fill(runs, into)
         return
     work = _Work(contents, runs, into)
-    helpers = [threading.Thread(target=work.run, daemon=True) for _ in range(_processors() - 1)]
     try:
-        _start(helpers)
-        work.run()
-        _join(helpers)
-        work.finish()
-    except BaseException as exc:  # Ctrl-C, at any place
-        work.errors.append(exc)
-        _join(helpers)  # each ends its piece; then nothing writes to the buffer any more
+        try:
+            _start([threading.Thread(target=work.help, daemon=True) for _ in range(_helpers())])
+            work.run()
+        except BaseException as exc:  # Ctrl-C, at any place
+            work.errors.append(exc)
+        finally:
+            work.await_helpers()
+    finally:
+        # Once more: another interruption may have come between the lines above.
+        work.await_helpers()
     if work.errors:
         raise work.errors[0]
+    work.finish()
 
 
-def _processors() -> int:
-    return min(THREADS_MAX, len(os.sched_getaffinity(0)))
+def _helpers() -> int:
+    return min(THREADS_MAX, len(os.sched_getaffinity(0))) - 1
 
 
 def _start(threads: list[threading.Thread]) -> None:
@@ -71,12 +81,6 @@ def _start(threads: list[threading.Thread]) -> None:
     with contextlib.suppress(RuntimeError):
         for thread in threads:
             thread.start()
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        if thread.is_alive():
-            thread.join()
 
 
 class _Work:
@@ -88,6 +92,21 @@ class _Work:
         self._waiting = deque(range(len(self._pieces)))
         self._unfinished = set(self._waiting)
         self.errors: list[BaseException] = []
+        self._process = os.getpid()
+        # The locks of helpers that run: each holds its own until it ends.
+        self._helpers: dict[threading.Lock, None] = {}
+
+    def help(self) -> None:
+        """Do pieces on a thread that only helps."""
+        lock = threading.Lock()
+        lock.acquire()
+        # Before the first piece: `await_helpers` has to see this helper, or this helper its error.
+        self._helpers[lock] = None
+        try:
+            self.run()
+        finally:
+            del self._helpers[lock]
+            lock.release()
 
     def run(self) -> None:
         while not self.errors:
@@ -100,9 +119,22 @@ class _Work:
             except BaseException as exc:
                 self.errors.append(exc)
 
+    def await_helpers(self) -> None:
+        """Wait for the ends of all helpers; exceptions that interrupt that are among the errors.
+
+        Helpers that start later find no piece, or an error, and do nothing.
+        """
+        while self._helpers and self._process == os.getpid():
+            try:
+                for lock in list(self._helpers):
+                    # A signal handler may fork during the wait: the child has no helpers.
+                    lock.acquire(timeout=WAIT_SECONDS)
+            except BaseException as exc:
+                self.errors.append(exc)
+
     def finish(self) -> None:
         """Do the pieces of threads that do not exist in this process: a signal handler forked."""
-        for number in [] if self.errors else sorted(self._unfinished):
+        for number in sorted(self._unfinished):
             self._fill(number)
 
     def _fill(self, number: int) -> None:

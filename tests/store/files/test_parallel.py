@@ -1,7 +1,9 @@
 """Long reads on several threads."""
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -161,3 +163,39 @@ def test_whole_chunks_are_read_once(opened: Store, monkeypatch: pytest.MonkeyPat
         opened.contents.plan(inode, 0, len(DATA)), memoryview(bytearray(len(DATA)))
     )
     assert sum(sizes) == len(DATA)
+
+
+def test_no_thread_writes_after_interruptions(opened: Store) -> None:
+    """Ctrl-C again and again does not end the wait for the helpers; it is raised afterwards."""
+    inode = stored_file(opened, b"f", DATA)
+    runs = opened.contents.plan(inode, 0, len(DATA))
+    interruptions: list[float] = []
+    writing = threading.Barrier(3)
+    filled: list[float] = []
+
+    class Slow:
+        """The helpers' pieces last until well after the second interruption."""
+
+        def fill(self, runs: list[ReadRun], into: memoryview) -> None:
+            writing.wait(20)
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(0.3)
+                into[:1] = b"x"
+                filled.append(time.monotonic())
+
+    def interrupt(*_: object) -> None:
+        interruptions.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            parallel.gather(Slow(), runs)  # type: ignore[arg-type]
+        ended = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(interruptions) > 1
+    assert len(filled) == 2
+    assert max(filled) < ended
