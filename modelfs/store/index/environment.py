@@ -40,7 +40,7 @@ import lmdb
 from modelfs.errors import MapFull, StoreBusy, StoreFull
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
-from modelfs.store.index.lock_file import may_lock
+from modelfs.store.index.lock_file import free_slots, may_lock
 from modelfs.store.index.opening import Database, open_lmdb, translated, used_bytes
 from modelfs.store.index.tables import Table
 
@@ -104,7 +104,7 @@ class Environment:
             except MapFull:
                 self.recover(transaction.env, lmdb.MapFullError)
         with self._acquired() as env:
-            env.reader_check()  # frees the slots of killed processes
+            self.free_slots(env)
             self._lengthen(env)
 
     def sync(self) -> None:
@@ -217,6 +217,10 @@ class Environment:
         finally:
             self.release(user)
 
+    def free_slots(self, env: lmdb.Environment) -> None:
+        """Free the slots of processes that ended. `env` is in use."""
+        free_slots(env, self._folder)
+
     def recover(self, env: lmdb.Environment, problem: type[lmdb.Error]) -> bool:
         """Reopen the environment after MDB_PANIC, or resize its map.
 
@@ -315,7 +319,7 @@ class Transaction:
             try:
                 self._transaction = self.env.begin(write=self._write)
             except lmdb.ReadersFullError as exc:
-                self.env.reader_check()
+                self._environment.free_slots(self.env)
                 self._environment.release(self)
                 deadline = deadline or time.monotonic() + SLOT_SECONDS
                 if time.monotonic() > deadline:

@@ -6,6 +6,12 @@ processes that ended. A read-only environment holds a slot only during a transac
 grows only during a long transaction, such as a report's or fsck's, or one whose process is stopped
 (SIGSTOP, a debugger): commits meanwhile reuse no page that they free.
 
+To LMDB, a process has ended when it has no lock on a byte of the lock file. But such a lock is lost
+as soon as the process opens and closes that file, for example to copy it: fcntl(2). Then LMDB would
+free the slot of a living process, whose transaction reads pages that are written. So `free_slots`
+frees none while a process has a slot, but no lock, and has the file mapped. A process in another
+container is invisible in /proc, and protected by its lock alone.
+
 Example. Process A reads at commit 7 and is killed. The writer's commit 8 reuses no page of
 snapshot 7, and then finds that A has ended and frees its slot. Commit 9 may reuse them.
 """
@@ -15,6 +21,8 @@ import fcntl
 import os
 from pathlib import Path
 from typing import Final
+
+import lmdb
 
 LOCK_FILE: Final = "lock.mdb"
 # Room for some 250 read transactions at a time.
@@ -49,3 +57,37 @@ def prepare_lock_file(index: Path) -> None:
         os.posix_fallocate(fd, 0, LOCK_SIZE)
     finally:
         os.close(fd)
+
+
+def free_slots(env: lmdb.Environment, index: Path) -> None:
+    """Free the slots of processes that ended, unless LMDB would free a living process's, too."""
+    # A header, and a line for each slot: PID, thread, number of the snapshot.
+    slots = env.readers().splitlines()[1:]
+    owners = {int(slot.split()[0]) for slot in slots} - {os.getpid()}
+    living = {pid for pid in owners if _has_mapped_lock_file(pid)}
+    if living != owners and living <= _pids_with_lock(index / LOCK_FILE):
+        env.reader_check()
+
+
+def _has_mapped_lock_file(pid: int) -> bool:
+    process = Path(f"/proc/{pid}")
+    try:
+        try:
+            return f"/{LOCK_FILE}" in (process / "maps").read_text(errors="replace")
+        except PermissionError:  # another user's; a thread of the kernel has no command line
+            return bool((process / "cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def _pids_with_lock(path: Path) -> set[int]:
+    """Return the processes that have locked the byte of their PID, from proc_locks(5)."""
+    inode = str(path.stat().st_ino)
+    pids: set[int] = set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            match line.split():
+                case [_, "POSIX", _, "WRITE", pid, place, start, _] if start == pid:
+                    if place.rpartition(":")[2] == inode:
+                        pids.add(int(pid))
+    return pids

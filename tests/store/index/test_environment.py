@@ -198,6 +198,8 @@ index = Index(Path(sys.argv[1]), read_only=True)
 index.get(Table.META, b"a")
 with index.pinned():
     index.get(Table.META, b"a")
+    if "copy" in sys.argv:
+        (Path(sys.argv[1]) / "lock.mdb").read_bytes()
     print("pinned", flush=True)
     sys.stdin.readline()
 print("free", flush=True)
@@ -205,9 +207,9 @@ sys.stdin.readline()
 """
 
 
-def reader_process(folder: Path) -> subprocess.Popen[str]:
+def reader_process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", READ, folder],
+        [sys.executable, "-c", READ, folder, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -245,6 +247,25 @@ def test_a_killed_reader_does_not_let_the_index_grow(index: Index, tmp_path: Pat
         sizes.append(index.size)
     assert f" {process.pid} " not in readers(index)
     assert sizes[-1] == sizes[10]
+
+
+def test_a_reader_that_copies_the_lock_file_keeps_its_place(index: Index, tmp_path: Path) -> None:
+    """To open and close the file ends its locks, by which LMDB knows a living process."""
+    with reader_process(tmp_path, "copy") as copying, reader_process(tmp_path) as other:
+        put(index, b"a", b"1")
+        assert f" {copying.pid} " in readers(index)
+        other.kill()
+        other.wait()
+        put(index, b"a", b"2")  # LMDB would free both
+        assert f" {copying.pid} " in readers(index)
+        copying.kill()
+        copying.wait()
+    with reader_process(tmp_path) as third:
+        put(index, b"a", b"3")
+        assert f" {copying.pid} " not in readers(index)
+        assert f" {other.pid} " not in readers(index)
+        assert f" {third.pid} " in readers(index)
+        third.kill()
 
 
 def test_more_transactions_than_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
