@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from modelfs.store.chunks.single_flight import EMPLOYERS
 from modelfs.store.files.content import Contents, FileRun, HoleRun, ReadRun, filled
 
 # Reads of fewer bytes take one thread.
@@ -93,6 +94,7 @@ class _Work:
         self._unfinished = set(self._waiting)
         self.errors: list[BaseException] = []
         self._process = os.getpid()
+        self._employer = threading.get_ident()
         # The locks of helpers that run: each holds its own until it ends.
         self._helpers: dict[threading.Lock, None] = {}
 
@@ -102,9 +104,11 @@ class _Work:
         lock.acquire()
         # Before the first piece: `await_helpers` has to see this helper, or this helper its error.
         self._helpers[lock] = None
+        EMPLOYERS[threading.get_ident()] = self._employer
         try:
             self.run()
         finally:
+            del EMPLOYERS[threading.get_ident()]
             del self._helpers[lock]
             lock.release()
 

@@ -2,8 +2,11 @@
 
 import inspect
 import linecache
+import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -81,11 +84,11 @@ def test_one_run_serves_all_who_wait(
     assert flight.do(7, lambda: "later") == "later"
 
 
-@pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()], ids=repr)
 def test_an_error_reaches_all_who_wait_and_none_after(
-    flight: SingleFlight[int, str], pool: ThreadPoolExecutor, error: BaseException
+    flight: SingleFlight[int, str], pool: ThreadPoolExecutor
 ) -> None:
-    """The exception of a run is that of all its callers; the next caller runs once more."""
+    """The error of a run is that of all its callers; the next caller runs once more."""
+    error = OSError("broken")
 
     def failing() -> str:
         raise error
@@ -93,6 +96,80 @@ def test_an_error_reaches_all_who_wait_and_none_after(
     for future in crowd(flight, pool, failing):
         assert future.exception(PATIENCE) is error
     assert flight.do(7, lambda: "later") == "later"
+
+
+def test_an_interruption_is_not_shared(
+    flight: SingleFlight[int, str], pool: ThreadPoolExecutor
+) -> None:
+    """Ctrl-C reaches the thread that it came to; the others, which nobody interrupted, run."""
+
+    def failing() -> str:
+        raise KeyboardInterrupt
+
+    first, *others = crowd(flight, pool, failing)
+    assert isinstance(first.exception(PATIENCE), KeyboardInterrupt)
+    assert [future.result(PATIENCE) for future in others] == ["a run of its own"] * WAITING
+
+
+def test_a_run_inside_a_run(pool: ThreadPoolExecutor) -> None:
+    """A signal handler in the middle of a run, on its thread, does not wait for that run."""
+    flight: SingleFlight[int, str] = SingleFlight()
+    future = pool.submit(flight.do, 7, lambda: flight.do(7, lambda: "inner") + " and outer")
+    assert future.result(PATIENCE) == "inner and outer"
+
+
+def test_runs_that_wait_for_each_other(pool: ThreadPoolExecutor) -> None:
+    """Two threads, whose signal handlers need the other's run, or a thread and its helper."""
+    flight: SingleFlight[int, str] = SingleFlight()
+    both = threading.Barrier(2)
+
+    def needs(other: int) -> str:
+        both.wait(PATIENCE)
+        return flight.do(other, lambda: "inner")
+
+    futures = [pool.submit(flight.do, key, partial(needs, 15 - key)) for key in (7, 8)]
+    assert all("inner" in future.result(PATIENCE) for future in futures)
+
+    def help_out(employer: int) -> str:
+        single_flight.EMPLOYERS[threading.get_ident()] = employer
+        try:
+            return flight.do(7, lambda: "helper")
+        finally:
+            del single_flight.EMPLOYERS[threading.get_ident()]
+
+    def employ() -> str:
+        return pool.submit(help_out, threading.get_ident()).result(PATIENCE)
+
+    assert pool.submit(flight.do, 7, employ).result(PATIENCE) == "helper"
+    assert not single_flight._awaited
+
+
+def test_a_run_of_the_parent(pool: ThreadPoolExecutor) -> None:
+    """A signal handler forks while its thread waits for another one, which the child lacks."""
+    flight: SingleFlight[int, str] = SingleFlight()
+    go_on = threading.Event()
+    future = pool.submit(flight.do, 7, lambda: str(go_on.wait(PATIENCE)))
+    while 7 not in flight._running:
+        time.sleep(0.001)
+    before = signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+    children: list[int] = []
+    result = ""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        threading.Timer(0.3, go_on.set).start()
+        result = flight.do(7, lambda: "child")
+    finally:
+        if children == [0]:
+            os._exit(0 if result == "child" else 1)
+        signal.signal(signal.SIGALRM, before)
+    assert (result, future.result(PATIENCE)) == ("True", "True")
+    end = time.monotonic() + PATIENCE
+    while (ended := os.waitpid(children[0], os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+    assert ended == (children[0], 0)
 
 
 def test_runs_of_different_keys_do_not_wait_for_each_other(
@@ -138,7 +215,7 @@ def interrupted_at(line: int, call: Callable[[], str]) -> bool:
     def trace(frame: FrameType, event: str, _: object) -> TraceFunction:
         if event == "line" and frame.f_lineno == line and frame.f_code is SingleFlight.do.__code__:
             text = linecache.getline(frame.f_code.co_filename, line)
-            if not any(word in text for word in ("key in", "del self", "lock.release")):
+            if not any(word in text for word in ("key in", "del self", "is_done", "lock.release")):
                 raise KeyboardInterrupt
         return trace
 
