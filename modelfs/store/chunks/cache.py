@@ -4,6 +4,10 @@ An entry is keyed by its chunk, so files that share a chunk share its decoded by
 tensor has a key of its own. Plain chunks are not cached here, because the kernel's page cache of
 their pack serves them as fast. A policy decides which entry a full cache drops (see `eviction`).
 
+An exception such as `KeyboardInterrupt` may end a change of the cache at any point, and a signal
+handler or `__del__` may call the cache in the middle of a change by its own thread. In both cases
+the cache finds its state *changing*, and goes on with a new, empty one: entries can be made again.
+
 Example. The cache has 256 MiB and is full. Two threads need chunk 7, a delta to chunk 3: one
 decodes it, the other waits for the result. That takes 5 ms, because 3 is cached; decoding 3 took 15
 ms. The entry of 7 gets a cost of 20 ms, since 3 may be gone when 7 is needed again. The policy
@@ -13,10 +17,12 @@ drops an entry that costs less for its size.
 import threading
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from modelfs.store.chunks.eviction import POLICIES, EntryCost
+from modelfs.store.chunks.eviction import POLICIES, EntryCost, Policy
 from modelfs.store.chunks.single_flight import SingleFlight
 
 CAPACITY: Final = 256 << 20
@@ -41,6 +47,36 @@ class _Entry:
     seconds: float  # of computing, to make it from nothing
 
 
+class _State:
+    """The entries and their order. A change that was interrupted leaves it `changing`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.entries: dict[Hashable, _Entry] = {}
+        self.size = 0
+        self.changing = False
+
+    def add(self, key: Hashable, entry: _Entry, cost: EntryCost, capacity: int) -> None:
+        """Add an entry if it is new, and drop others until the capacity suffices."""
+        self.changing = True
+        if key not in self.entries:
+            # Make room before the entry is added, or the policy could choose the new one.
+            self.size += cost.size
+            while self.size > capacity and self.entries:
+                self.size -= len(self.entries.pop(self.policy.evict()).content)
+            self.entries[key] = entry
+            self.policy.add(key, cost)
+        self.changing = False
+
+    def drop(self, key: Hashable) -> None:
+        """Remove an entry, if it is there."""
+        self.changing = True
+        if (entry := self.entries.pop(key, None)) is not None:
+            self.policy.drop(key)
+            self.size -= len(entry.content)
+        self.changing = False
+
+
 class ChunkCache:
     """Bytes by key, bounded in size. Any thread.
 
@@ -62,27 +98,34 @@ class ChunkCache:
             clock: computing time of the calling thread, in seconds: the price of a load.
         """
         self._capacity = capacity
-        self._policy = POLICIES[policy](capacity)
+        self._new_policy = partial(POLICIES[policy], capacity)
+        self._state = _State(self._new_policy())
         self._clock = clock
-        self._entries: dict[Hashable, _Entry] = {}
         self._flights: SingleFlight[Hashable, bytes] = SingleFlight()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._local = threading.local()  # `saved`: see `_timed`
-        self._size = 0
         self._hits = 0
         self._misses = 0
 
     def holds(self, key: Hashable) -> bool:
         """Whether an entry is in the cache. Does not count as a use."""
         with self._lock:
-            return key in self._entries
+            return key in self._intact().entries
+
+    def _intact(self) -> _State:
+        """Return the state; the caller has the lock."""
+        if self._state.changing:
+            self._state = _State(self._new_policy())
+        return self._state
 
     def peek(self, key: Hashable) -> bytes | None:
         """Return an entry's bytes, None if it is not in the cache."""
         with self._lock:
-            if (entry := self._entries.get(key)) is None:
+            state = self._intact()
+            if (entry := state.entries.get(key)) is None:
                 return None
-            self._policy.use(key)
+            with suppress(KeyError):  # a signal handler has just dropped it
+                state.policy.use(key)
             self._hits += 1
         self._count_saved(entry.seconds)
         return entry.content
@@ -114,13 +157,9 @@ class ChunkCache:
         size = len(content)
         with self._lock:
             self._misses += 1
-            if key not in self._entries and (alone or size <= self._capacity):
-                # Make room before the entry is added, or the policy could choose the new one.
-                self._size += size
-                while self._size > self._capacity and self._entries:
-                    self._size -= len(self._entries.pop(self._policy.evict()).content)
-                self._entries[key] = _Entry(content, seconds)
-                self._policy.add(key, EntryCost(size, seconds, sharers))
+            if alone or size <= self._capacity:
+                cost = EntryCost(size, seconds, sharers)
+                self._intact().add(key, _Entry(content, seconds), cost, self._capacity)
         return content
 
     def _timed(self, load: Callable[[], bytes]) -> tuple[bytes, float]:
@@ -131,9 +170,9 @@ class ChunkCache:
         that this thread is in.
         """
         outer = getattr(self._local, "saved", None)
-        self._local.saved = 0.0
-        began = self._clock()
         try:
+            self._local.saved = 0.0
+            began = self._clock()
             content = load()
             saved: float = self._local.saved
         finally:
@@ -149,9 +188,7 @@ class ChunkCache:
     def forget(self, key: Hashable) -> None:
         """Remove an entry, if it is in the cache."""
         with self._lock:
-            if (entry := self._entries.pop(key, None)) is not None:
-                self._policy.drop(key)
-                self._size -= len(entry.content)
+            self._intact().drop(key)
 
     def clear(self) -> None:
         """Remove all entries."""
@@ -163,4 +200,4 @@ class ChunkCache:
 
     def statistics(self) -> CacheStatistics:
         with self._lock:
-            return CacheStatistics(self._hits, self._misses, self._size, self._capacity)
+            return CacheStatistics(self._hits, self._misses, self._intact().size, self._capacity)

@@ -1,12 +1,16 @@
 """The chunk cache."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.index.tables import ChunkId
+from tests.support.interruptions import at_point, interrupt
 
 ONE, TWO, THREE = ChunkId(1), ChunkId(2), ChunkId(3)
 
@@ -124,3 +128,34 @@ def test_a_load_may_load_another_chunk() -> None:
     """A load may load another chunk."""
     cache = ChunkCache(100)
     assert cache.get(ONE, lambda: cache.get(TWO, lambda: b"two") + b"one") == b"twoone"
+
+
+def churn(cache: ChunkCache) -> None:
+    """Add, use, evict and drop entries."""
+    for number in (1, 2, 3, 1, 4, 2):
+        cache.get(ChunkId(number), lambda: bytes(10))
+    cache.forget(ChunkId(4))
+
+
+@pytest.mark.parametrize("policy", ["lru", "shared"])
+@pytest.mark.parametrize("act", [interrupt, None], ids=["interrupted", "called"])
+def test_changes_that_are_interrupted(policy: str, act: Callable[[], None] | None) -> None:
+    """After Ctrl-C, or a call of a signal handler, at any point the cache is whole."""
+    for point in range(10_000):
+        cache = ChunkCache(25, policy)
+        with (
+            suppress(KeyboardInterrupt),
+            at_point(
+                point, act or partial(churn, cache), "chunks/cache.py", "chunks/eviction.py"
+            ) as places,
+        ):
+            churn(cache)
+        if not places:
+            break
+        for number in range(10):
+            assert cache.get(ChunkId(number), lambda: bytes(10)) == bytes(10), places
+            held = [key for key in range(10) if cache.holds(ChunkId(key))]
+            assert cache.statistics().bytes == 10 * len(held) <= 20, places
+            for key in range(5):
+                cache.peek(ChunkId(key))
+    assert point > 200
