@@ -30,7 +30,8 @@ from tests.support.connections import (
     opened_below,
     size_of,
 )
-from tests.support.stores import noise, stored_file
+from tests.support.interruptions import at_point
+from tests.support.stores import CHUNK, noise, stored_file
 from tests.support.writer_process import writer_of
 
 
@@ -414,3 +415,29 @@ def test_the_format_changes_under_a_reader(path: Path) -> None:
         (path / "FORMAT").write_text(text)
         writer(set_version.format(FORMAT_VERSION))
         must_read(connection)
+
+
+def test_a_read_in_the_middle_of_a_read(path: Path, connection: Connection) -> None:
+    """A signal handler, on the same thread, neither waits for the read nor changes its result."""
+    modules = "verified.py", "extent_cache.py", "descriptors.py", "memtable.py", "cache.py"
+    results: list[tuple[bytes, list[str]]] = []
+    inner: list[bytes] = []
+    plan = bytes_of(0, 5 * CHUNK)
+    must_read(connection)
+
+    def read_often() -> None:
+        places = ["first"]
+        while places:
+            if (shared := connection._shared) is not None:
+                shared.store.chunk_reader._verified._verified.clear()
+            with at_point(
+                len(results), lambda: inner.append(connection.read(plan)), *modules
+            ) as places:
+                results.append((connection.read(plan), places))
+
+    thread = threading.Thread(target=read_often, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive(), results[-1:]
+    assert len(inner) > 100
+    assert {data for data, _ in results} | set(inner) == {DATA[: 5 * CHUNK]}

@@ -24,6 +24,7 @@ from typing import Final
 
 from modelfs.store.chunks.eviction import POLICIES, EntryCost, Policy
 from modelfs.store.chunks.single_flight import SingleFlight
+from modelfs.store.fork_lock import fork_lock
 
 CAPACITY: Final = 256 << 20
 # When variants of a model are served together, it keeps more entries that are used again than LRU,
@@ -102,7 +103,7 @@ class ChunkCache:
         self._state = _State(self._new_policy())
         self._clock = clock
         self._flights: SingleFlight[Hashable, bytes] = SingleFlight()
-        self._lock = threading.RLock()
+        self._lock = fork_lock()
         self._local = threading.local()  # `saved`: see `_timed`
         self._hits = 0
         self._misses = 0

@@ -10,7 +10,6 @@ A read of chunk 5 makes all 8 MiB, enters them under a key of the recipe, and re
 6 MiB as a view. Reads of the other seven find the entry.
 """
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Final
 from modelfs.codecs import transpose
 from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.recipe import Recipe, SourceRun
+from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 
@@ -40,7 +40,7 @@ class TransposedParts:
     def __init__(self, cache: ChunkCache) -> None:
         self._cache = cache
         self._parts: OrderedDict[ChunkId, _Part] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = fork_lock()
 
     def holds(self, chunk: ChunkId) -> bool:
         """Whether `peek` would return a chunk's content."""

@@ -1,11 +1,11 @@
 """The places of stored bytes that were verified a short time ago."""
 
 import math
-import threading
 import time
 from collections import OrderedDict
 from typing import Final
 
+from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.tables import PackId
 
 # The most places remembered: some 60 MB of memory, for 200 GB of 1 MiB chunks.
@@ -23,7 +23,7 @@ class VerifiedPlaces:
     def __init__(self, capacity: int = VERIFIED_MAX) -> None:
         self._capacity = capacity
         self._verified: OrderedDict[Place, float] = OrderedDict()  # monotonic seconds, by place
-        self._lock = threading.Lock()
+        self._lock = fork_lock()
 
     def __contains__(self, place: Place) -> bool:
         """Whether a place was verified within the last `TRUST_SECONDS`."""

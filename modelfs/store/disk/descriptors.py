@@ -5,12 +5,13 @@ Every `OSError` carries the path of its file.
 """
 
 import os
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from modelfs.store.fork_lock import fork_lock
 
 # Far below the usual limit of 1,024 open files, which staging, LMDB and FUSE share.
 OPEN_MAX: Final = 256
@@ -113,7 +114,7 @@ class Descriptors:
         self._flags = flags
         self._capacity = capacity
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = fork_lock()
 
     def get(self, name: str, flags: int = 0) -> Descriptor:
         """Return the open file `name`, opening it with extra `flags` if it is not in the cache.
@@ -122,8 +123,8 @@ class Descriptors:
             OSError: the file cannot be opened.
         """
         with self._lock:
-            if (file := self._open.get(name)) is not None:
-                self._open.move_to_end(name)
+            if (file := self._open.pop(name, None)) is not None:
+                self._open[name] = file
                 return file
         # Outside the lock, so that no other thread waits for the disk. Two threads may open the
         # same file; both then use the first one's descriptor.

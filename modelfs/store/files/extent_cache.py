@@ -9,7 +9,6 @@ Example. A file has extents of 1 MiB. A read of 128 KiB at 70 MiB loads the sect
 changes any map, the versions of the tables change, and the next read loads a section once more.
 """
 
-import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.files.filemap import FileMaps
+from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent
@@ -49,7 +49,7 @@ class ExtentCache:
         self._maps = maps
         self._chunks = chunks
         self._sections: OrderedDict[InodeNumber, _Section] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = fork_lock()
 
     def clear(self) -> None:
         """Drop all sections, and those that threads are loading."""
@@ -88,8 +88,8 @@ class ExtentCache:
         ):
             section = self._load(inode, start, stop, version)
         with self._lock:
+            sections.pop(inode, None)
             sections[inode] = section
-            sections.move_to_end(inode)
             if len(sections) > FILES_MAX:
                 sections.popitem(last=False)
         return section

@@ -13,11 +13,11 @@ layer in the middle of an insertion.
 """
 
 import heapq
-import threading
 from typing import Final
 
 from sortedcontainers import SortedDict
 
+from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.tables import Table
 
 Layer = dict[Table, "SortedDict[bytes, bytes | None]"]
@@ -39,7 +39,7 @@ class Memtable:
     """The active and the sealed layer."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_lock()
         self._active = _empty()
         self._sealed: Layer | None = None
         self._changed = False
