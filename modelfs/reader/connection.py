@@ -59,6 +59,8 @@ PLANS_MAX: Final = 4
 # Of a hook of a fork, each ended by an exception such as `KeyboardInterrupt`.
 ATTEMPTS_MAX: Final = 10_000
 POLL_SECONDS: Final = 0.001
+# How long a fork waits at first for transactions of other threads, before it lets them go on.
+PATIENCE_SECONDS: Final = 0.05
 
 
 class Connection:
@@ -266,7 +268,12 @@ class _Process:
             if shared is not None:
                 return shared
             self.close_unused()
-        opened = _SharedStore(folder)
+        try:
+            opened = _SharedStore(folder)
+        except StoreBusy:
+            if key in self._stores:  # a signal handler has opened it meanwhile
+                return self.store(folder)
+            raise
         try:
             self._stores[key] = weakref.ref(opened), opened.store
         except BaseException:  # Ctrl-C
@@ -302,16 +309,25 @@ class _Process:
         _insist(self._close_environments)
 
     def _close_environments(self) -> None:
+        patience = PATIENCE_SECONDS
+
         def reopen_all() -> None:
             self.forks += 1
+            deadline = time.monotonic() + patience
             for _, store in self._stores.values():
-                store.index.reopen()
+                store.index.reopen(deadline)
 
         while not FORK_GATE.is_closed():
             for _, store in list(self._stores.values()):
                 store.index.interrupt_reads()  # a thread that has the lock may wait for them
-            with self.lock:
-                FORK_GATE.close(reopen_all)
+            try:
+                with self.lock:
+                    FORK_GATE.close(reopen_all)
+            except TimeoutError:
+                # A signal handler, or `__del__`, in the transaction of another thread may wait for
+                # the lock. Each attempt is longer, so that it succeeds if none waits.
+                patience *= 2
+                time.sleep(POLL_SECONDS)
             while FORK_GATE.blocks():
                 time.sleep(POLL_SECONDS)  # another thread forks
 

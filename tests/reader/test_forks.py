@@ -541,3 +541,33 @@ def places(path: Path, process: int) -> bool:
     )
     lines = done.stdout.splitlines()
     return any(f" {process} " in line and not line.endswith(" -") for line in lines)
+
+
+def test_a_handler_that_opens_a_reader_while_a_thread_forks(
+    path: Path, connection: Connection
+) -> None:
+    """The fork waits for the handler's transaction, and the handler for the open stores."""
+    forks: list[int] = []
+    opened: list[int] = []
+    forker = threading.Timer(0.05, lambda: forks.append(in_child(lambda: must_read(connection))))
+
+    def open_another(*_: object) -> None:
+        with modelfs.open(path) as reader:
+            opened.append(reader["file"].size)
+
+    def long(store: Store) -> int:
+        forker.start()
+        time.sleep(0.5)  # the handler comes meanwhile
+        return size_of(store)
+
+    before = signal.signal(signal.SIGALRM, open_another)
+    guard = threading.Timer(SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+    guard.start()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        assert connection.call(long) == SIZE
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        guard.cancel()
+    forker.join(SECONDS)
+    assert (forks, opened) == ([0], [SIZE])

@@ -27,6 +27,7 @@ the process; nothing here can prevent that. A file that was cut short is refused
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -135,16 +136,22 @@ class Environment:
 
     # -- forks
 
-    def reopen(self) -> None:
+    def reopen(self, deadline: float = math.inf) -> None:
         """Close LMDB's environment when no thread uses it; the next transaction opens it again.
 
         Transactions of this thread, in which a signal handler forks, end in `CorruptIndex`. If an
         exception interrupts this method, the environment is as before.
+
+        Args:
+            deadline: in monotonic seconds.
+
+        Raises:
+            TimeoutError: another thread still uses the environment at the deadline.
         """
         self.abort_transactions()
         with self._lock:
             while self._env is not None or self._draining is not None:
-                if (env := self._drain()) is not None:
+                if (env := self._drain(deadline)) is not None:
                     env.close()
 
     def after_fork_in_child(self) -> None:
@@ -255,23 +262,31 @@ class Environment:
                 self._env = drained
         return True
 
-    def _drain(self) -> lmdb.Environment | None:
+    def _drain(self, deadline: float = math.inf) -> lmdb.Environment | None:
         """Take LMDB's environment when no thread uses it; others wait for a new one.
 
         The caller has the lock.
+
+        Raises:
+            TimeoutError: a thread still uses it at the deadline.
         """
         try:
             if self._draining is None:  # else a signal handler forks while this thread drains
                 self._draining, self._env = self._env, None
-            while self.alive:
-                # Not a condition variable: every transaction would have to notify it.
-                time.sleep(POLL_SECONDS)
+            self._await_users(deadline)
         except BaseException:
             if self._draining is not None:
                 self._env, self._draining = self._draining, None
             raise
         env, self._draining = self._draining, None
         return env
+
+    def _await_users(self, deadline: float) -> None:
+        while self.alive:
+            if time.monotonic() > deadline:
+                raise TimeoutError("a transaction of another thread takes long")
+            # Not a condition variable: every transaction would have to notify it.
+            time.sleep(POLL_SECONDS)
 
     def _open(self) -> None:
         self.has_slots = self.has_slots or may_lock(self._folder)

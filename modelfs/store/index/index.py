@@ -22,6 +22,7 @@ makes the daemon seal both. While a thread writes them, a third request removes 
 the next commit, and reads see it at once.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -323,12 +324,15 @@ class Index:
         pin = self._pins.get(get_ident())
         return self._env.snapshot_id() if pin is None else pin.id()
 
-    def reopen(self) -> None:
+    def reopen(self, deadline: float = math.inf) -> None:
         """Close LMDB's environment; the next read opens it again, as it is on the disk by then.
 
         Waits for the reads of other threads, and ends those of this thread with an error.
+
+        Raises:
+            TimeoutError: a read lasts beyond the deadline, in monotonic seconds.
         """
-        self._env.reopen()
+        self._env.reopen(deadline)
 
     def after_fork_in_child(self) -> None:
         """Drop the locks and the reads of threads that a forked child does not have."""
