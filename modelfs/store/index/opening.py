@@ -11,9 +11,10 @@ changed; opening raises `IndexLost`.
 
 import errno
 import os
+import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import lmdb
 
@@ -32,6 +33,10 @@ from modelfs.store.index.tables import SINCE_2, Table
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
 Databases = dict[Table, Database]
+
+# A writer makes the file longer right after its commit.
+LENGTHEN_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 0.001
 
 
 def open_lmdb(
@@ -86,14 +91,18 @@ def open_lmdb(
 
 def _checked_tables(env: lmdb.Environment, file: DataFile, *, read_only: bool) -> Databases:
     """Open the tables, if the file is as long as the pages in use, or can be made so."""
-    size, used = file.size, used_bytes(env)
+    # The size comes last: another process may commit meanwhile, and the file never becomes shorter.
+    used = used_bytes(env)
+    deadline = time.monotonic() + LENGTHEN_SECONDS
+    loose = LOOSE_PAGES * env.stat()["psize"]
+    while 0 < used - (size := file.size) <= loose and read_only and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)  # the other process is about to call `lengthen`
     if size >= used:
         return _tables(env, file, read_only=read_only)
     problem = IndexLost(f"{file.path} is cut short: it has {size} of {used} bytes")
-    if used - size > LOOSE_PAGES * env.stat()["psize"]:
+    if used - size > loose:
         raise problem
-    # Either a crash came before `lengthen`, or another process is about to call it. Then no
-    # content is missing, and every row can be read.
+    # Maybe a crash came before `lengthen`. Then no content is missing, and every row can be read.
     try:
         file.extend(size, used)
         databases = _tables(env, file, read_only=read_only)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import lmdb
@@ -10,9 +11,11 @@ import pytest
 
 from modelfs.errors import CorruptIndex, StoreBusy
 from modelfs.store.index import opening
+from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
+from tests.support.stores import run_apart
 
 
 @pytest.mark.parametrize("read_only", [True, False], ids=["read-only", "writable"])
@@ -44,6 +47,43 @@ def test_a_reader_does_not_cut_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "data.mdb").stat().st_size == size
 
 
+def test_a_commit_while_a_reader_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file grows between two measurements, or a moment after the commit: nothing is lost."""
+    index = Index(tmp_path)
+    put(index, b"a", bytes(1 << 20))
+
+    def size_before_a_commit(file: DataFile) -> int:
+        size = file.path.stat().st_size
+        monkeypatch.setattr(DataFile, "size", property(lambda file: file.path.stat().st_size))
+        run_apart(GROW, tmp_path)
+        return size
+
+    index.close()
+    monkeypatch.setattr(DataFile, "size", property(size_before_a_commit))
+    Index(tmp_path, read_only=True).close()
+    path = tmp_path / "data.mdb"
+    size = path.stat().st_size
+    os.truncate(path, size - 4096)
+    late = threading.Timer(0.1, os.truncate, (path, size))
+    late.start()
+    monkeypatch.setattr(DataFile, "extend", None)
+    Index(tmp_path, read_only=True).close()
+    late.join()
+
+
+GROW = """
+import sys
+import threading
+from pathlib import Path
+from modelfs.store.index.data_file import DataFile
+from modelfs.store.index.index import Index
+from tests.support.small_index import put
+index = Index(Path(sys.argv[1]))
+put(index, b"b", bytes(8 << 20))
+index.close()
+"""
+
+
 def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) -> None:
     """The second one raises an error, and the first one is not hurt."""
     for read_only in (True, False):
@@ -55,6 +95,7 @@ def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) 
 SAME_PID = """
 import os, sys
 from pathlib import Path
+from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.index import Index
 index = Index(Path(sys.argv[1]), read_only=True)
 index.snapshot_id()
