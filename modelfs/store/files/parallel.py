@@ -22,6 +22,7 @@ helper do them.
 import contextlib
 import os
 import threading
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -59,7 +60,12 @@ def fill(contents: Contents, runs: list[ReadRun], into: memoryview) -> None:
     work = _Work(contents, runs, into)
     try:
         try:
-            _start([threading.Thread(target=work.help, daemon=True) for _ in range(_helpers())])
+            # Not all, if the system has no more threads: the caller's own does the rest.
+            with contextlib.suppress(RuntimeError):
+                for _ in range(_helpers()):
+                    # Not `Thread.start`, which waits for the new thread. If a signal handler forks
+                    # during that wait, the child waits for a thread that it does not have.
+                    start_new_thread(work.help, ())
             work.run()
         except BaseException as exc:  # Ctrl-C, at any place
             work.errors.append(exc)
@@ -75,13 +81,6 @@ def fill(contents: Contents, runs: list[ReadRun], into: memoryview) -> None:
 
 def _helpers() -> int:
     return min(THREADS_MAX, len(os.sched_getaffinity(0))) - 1
-
-
-def _start(threads: list[threading.Thread]) -> None:
-    # Not all, if the system has no more threads: the caller's own does the rest.
-    with contextlib.suppress(RuntimeError):
-        for thread in threads:
-            thread.start()
 
 
 class _Work:

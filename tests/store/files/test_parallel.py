@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from modelfs.errors import CorruptChunk
+from modelfs.store.chunks.single_flight import EMPLOYERS
 from modelfs.store.files import parallel
 from modelfs.store.files.content import Contents, HoleRun, ReadRun
 from modelfs.store.store import Store
@@ -50,7 +51,7 @@ def test_threads_share_a_long_read(opened: Store, monkeypatch: pytest.MonkeyPatc
         assert parallel.gather(slow, runs) == DATA  # type: ignore[arg-type]
         assert len(slow.threads) == expected
         assert threading.get_ident() in slow.threads
-    assert threading.active_count() == 1
+    assert not EMPLOYERS
 
 
 def test_short_reads_take_one_thread(opened: Store) -> None:
@@ -94,7 +95,7 @@ def test_the_first_error_ends_all(opened: Store, make_error: Callable[[], BaseEx
     with pytest.raises((CorruptChunk, KeyboardInterrupt)):
         parallel.gather(Failing(), runs)  # type: ignore[arg-type]
     assert len(calls) < 10
-    assert threading.active_count() == 1
+    assert not EMPLOYERS
 
 
 def test_a_fork_during_a_read(opened: Store) -> None:
@@ -124,6 +125,29 @@ def test_a_fork_during_a_read(opened: Store) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
 
 
+def test_a_fork_while_helpers_start(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler may fork before a helper runs: the child does not wait for it."""
+    inode = stored_file(opened, b"f", DATA)
+    runs = opened.contents.plan(inode, 0, len(DATA))
+    children: list[int] = []
+
+    def start(help_out: Callable[[], None], _: tuple[()]) -> None:
+        if not children:
+            children.append(os.fork())  # after the system call, before the thread's first step
+        if children != [0]:
+            threading.Thread(target=help_out).start()
+
+    monkeypatch.setattr(parallel, "start_new_thread", start)
+    good = False
+    try:
+        good = parallel.gather(opened.contents, runs) == DATA
+    finally:
+        if children == [0]:
+            os._exit(0 if good else 1)
+    assert good
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
 def test_damage(opened: Store) -> None:
     """It is found on whatever thread."""
     inode = stored_file(opened, b"f", DATA)
@@ -139,12 +163,12 @@ def test_damage(opened: Store) -> None:
 def test_when_no_thread_can_be_started(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The calling one does all."""
 
-    def start(_: threading.Thread) -> None:
+    def start(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     inode = stored_file(opened, b"f", DATA)
     runs = opened.contents.plan(inode, 0, len(DATA))
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(parallel, "start_new_thread", start)
     assert parallel.gather(opened.contents, runs) == DATA
 
 
