@@ -6,7 +6,7 @@ Every `OSError` carries the path of its file.
 
 import os
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -30,8 +30,12 @@ class Descriptor:
 
     def __init__(self, path: Path, flags: int) -> None:
         self.path = path
-        self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        weakref.finalize(self, os.close, self.fd)
+        # The number goes into the list, and is closed, in one call of C code each. Ctrl-C comes
+        # between such calls, so it cannot lose the number.
+        opened: list[int] = []
+        weakref.finalize(self, deque, map(os.close, opened), 0)
+        opened.extend(map(os.open, (path,), (flags | os.O_CLOEXEC,), (0o600,)))
+        self.fd = opened[0]
 
     def fileno(self) -> int:
         return self.fd

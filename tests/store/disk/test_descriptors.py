@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from modelfs.store.disk.descriptors import (
     sync,
     write_at,
 )
+from tests.support.connections import open_files
+from tests.support.interruptions import at_point, interrupt
 from tests.support.stores import noise
 
 
@@ -146,3 +149,16 @@ def test_threads_that_open_the_same_file_share_it(
 
     monkeypatch.setattr(os, "open", overtaken)
     assert files.get("a") is first[0]
+
+
+def test_an_interrupted_open_loses_no_descriptor(tmp_path: Path) -> None:
+    """Ctrl-C at any point of it leaves no file open."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    for point in range(1000):
+        with suppress(KeyboardInterrupt), at_point(point, interrupt, "descriptors.py") as places:
+            Descriptor(path, os.O_RDONLY)
+        assert [fd for fd in open_files() if fd == str(path)] == [], places
+        if not places:
+            break
+    assert 5 < point < 1000
