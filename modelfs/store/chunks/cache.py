@@ -194,10 +194,7 @@ class ChunkCache:
     def clear(self) -> None:
         """Remove all entries."""
         with self._lock:
-            for key in self._entries:
-                self._policy.drop(key)
-            self._entries.clear()
-            self._size = 0
+            self._state = _State(self._new_policy())
 
     def statistics(self) -> CacheStatistics:
         with self._lock:
