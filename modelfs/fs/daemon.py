@@ -27,6 +27,7 @@ from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
+from modelfs.store.disk.descriptors import raise_limit
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_heap()
+    raise_limit()
     store = Store(
         options.store,
         read_only=options.read_only,

@@ -2,9 +2,15 @@
 
 A short read or write of the kernel is continued until the request is complete or the file ends.
 Every `OSError` carries the path of its file.
+
+A daemon raises its limit of open files as far as it may, and the caches take fixed shares of the
+limit. Example. With a limit of 1,024 files, packs and staging files may have 128 open each, and
+256 more staging files keep a descriptor; with a limit of 64 these are 8, 8 and 16.
 """
 
+import errno
 import os
+import resource
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -13,8 +19,9 @@ from typing import Final
 
 from modelfs.store.fork_lock import fork_lock
 
-# Far below the usual limit of 1,024 open files, which staging, LMDB and FUSE share.
+# The most open files of a cache, and of a process.
 OPEN_MAX: Final = 256
+LIMIT_MAX: Final = 1 << 16
 IOV_MAX: Final = 1024
 
 
@@ -110,10 +117,27 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def raise_limit() -> None:
+    """Raise this process's limit of open files as far as it may, up to `LIMIT_MAX`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = LIMIT_MAX if hard == resource.RLIM_INFINITY else min(hard, LIMIT_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def share_of_limit(parts: int) -> int:
+    """Return one of so many equal parts of this process's limit of open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (LIMIT_MAX if soft == resource.RLIM_INFINITY else min(soft, LIMIT_MAX)) // parts
+
+
 class Descriptors:
     """The open files of one folder; the least recently used are closed first. Any thread."""
 
-    def __init__(self, folder: Path, flags: int, capacity: int = OPEN_MAX) -> None:
+    def __init__(self, folder: Path, flags: int, capacity: int | None = None) -> None:
+        """Create a cache; `capacity` is its most open files, by default a share of the limit."""
+        if capacity is None:
+            capacity = min(OPEN_MAX, share_of_limit(8))
         self._folder = folder
         self._flags = flags
         self._capacity = capacity
@@ -132,12 +156,29 @@ class Descriptors:
                 return file
         # Outside the lock, so that no other thread waits for the disk. Two threads may open the
         # same file; both then use the first one's descriptor.
-        opened = Descriptor(self._folder / name, self._flags | flags)
+        opened = self._open_file(name, flags)
         with self._lock:
             file = self._open.setdefault(name, opened)
             while len(self._open) > self._capacity:
                 self._open.popitem(last=False)
         return file
+
+    def open(self, name: str) -> Descriptor:
+        """Return a descriptor of its own of the file `name`, which does not enter the cache.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        return self._open_file(name)
+
+    def _open_file(self, name: str, flags: int = 0) -> Descriptor:
+        try:
+            return Descriptor(self._folder / name, self._flags | flags)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self.clear()
+        return Descriptor(self._folder / name, self._flags | flags)
 
     def forget(self, name: str) -> None:
         """Remove `name` from the cache, because its file is deleted or replaced."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 
 from modelfs.store.disk.descriptors import (
     IOV_MAX,
+    LIMIT_MAX,
     Descriptor,
     Descriptors,
+    raise_limit,
     read_at,
     read_into,
+    share_of_limit,
     sync,
     write_at,
 )
@@ -162,3 +166,33 @@ def test_an_interrupted_open_loses_no_descriptor(tmp_path: Path) -> None:
         if not places:
             break
     assert 5 < point < 1000
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_a_full_table_of_files_is_emptied(
+    files: Descriptors, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """If the process has no descriptor left, the cache closes its files and opens once more."""
+    cached = files.get("a").fd
+    real = os.open
+
+    def full(*args: object, **kwargs: object) -> int:
+        if is_open(cached):
+            raise OSError(error, os.strerror(error))
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", full)
+    assert read_at(files.get("b"), 0, 9) == b"b"
+
+
+@pytest.mark.parametrize(("hard", "raised"), [(resource.RLIM_INFINITY, LIMIT_MAX), (5000, 5000)])
+def test_the_limit_is_raised(monkeypatch: pytest.MonkeyPatch, hard: int, raised: int) -> None:
+    """A process gets as many files as it may, and a cache has a share of them."""
+    limits = [(1024, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    assert share_of_limit(8) == 128
+    raise_limit()
+    raise_limit()
+    assert limits[1:] == [(raised, hard)]
+    assert share_of_limit(4) == raised // 4
