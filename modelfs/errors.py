@@ -26,7 +26,8 @@ The tree::
         |-- CorruptIndex     EIO
         |   `-- IndexLost    EIO
         |-- CorruptPack      EIO
-        `-- CorruptChunk     EIO
+        |-- CorruptChunk     EIO
+        `-- LostBytes        EIO
 """
 
 import errno
@@ -187,3 +188,6 @@ class CorruptChunk(CorruptData):
     def __reduce__(self) -> tuple[type[Self], tuple[int, str, int], dict[str, Any]]:
         # The inherited method passes `args`, which is the message alone.
         return type(self), (self.chunk, self.problem, self.base), vars(self)
+
+class LostBytes(CorruptData):
+    """Bytes were written to a file, and the disk failed before they were durable."""

@@ -9,6 +9,7 @@ Example. A process is killed between two commits. The index has pack 5 up to 20 
 open cuts pack 5 to 20 MiB and deletes the other two files.
 """
 
+import contextlib
 import logging
 
 from modelfs.errors import CorruptIndex, CorruptPack
@@ -27,6 +28,9 @@ def load_staged(staging: Staging) -> None:
     newest = 0
     for staged in staging.recorded():
         staging.adopt(staged)
+        for window in staged.windows.values():
+            with contextlib.suppress(OSError):  # a missing file is an error of the first read
+                window.file.reload()
         newest = max([newest, *(window.generation for window in staged.windows.values())])
     staging.start_generations_at(newest)
 

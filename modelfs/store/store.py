@@ -189,7 +189,7 @@ class Store:
         extents = ExtentCache(index, self.maps, self.chunks)
         self.contents = Contents(self.inodes, extents, self.chunk_reader, self.packs, self.staging)
         self.writes = Writes(self.contents, self.staging)
-        self.flusher = Flusher(index, self.inodes, self.maps, self.staging)
+        self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class Store:
         try:
             if not self.read_only:
                 try:
-                    run_here(self.flusher.flush_all([staged.inode for staged in self.staging]))
+                    run_here(self.flusher.flush_all())
                 finally:
                     self.commit()
         finally:
@@ -388,7 +388,7 @@ class Store:
             base_only_chunks=self.counters.get(BASE_ONLY_CHUNKS),
             base_only_bytes=self.counters.get(BASE_ONLY_BYTES),
             lost_chunks=lost["chunks"],
-            lost_bytes=lost["raw_bytes"],
+            lost_bytes=lost["raw_bytes"] + sum(staged.lost_bytes for staged in self.staging),
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )

@@ -33,6 +33,7 @@ from tests.support.faulty_syscalls import (
     survive,
     write_family,
 )
+from tests.support.lost_writeback import LostWriteBack
 from tests.support.stores import CHUNK, small_windows
 
 
@@ -104,6 +105,26 @@ def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
     ):
         number += 1 if call in SYNCS else 3  # so that each kind of failure has its turn
     assert number, f"the workload has no {call}"
+
+
+@pytest.mark.parametrize("folder", ["staging", "packs", ""])
+def test_write_back_may_fail_between_any_calls(empty: Path, folder: str) -> None:
+    """The kernel may lose what was not synced at any moment: it is never read or acknowledged."""
+    number = 0
+    while not (kernel := LostWriteBack(number, folder)).ended(survive(copies(empty), kernel)):
+        number += 3
+    assert number > 100
+
+
+@pytest.mark.usefixtures("in_turn")
+def test_write_back_may_fail_during_the_optimizer(empty: Path) -> None:
+    """The same while chunks are optimized, defragmented and collected."""
+    number = 0
+    while not (kernel := LostWriteBack(number)).ended(
+        survive(copies(empty), kernel, optimize_family, write_family)
+    ):
+        number += 7
+    assert number > 100
 
 
 @pytest.mark.parametrize("call", PARTIAL)

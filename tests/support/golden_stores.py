@@ -11,7 +11,8 @@ from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT
 from tests.support.paths import STORE_GOLDEN
 
 # By their format; this version writes the last one.
-GOLDENS: Final = {1: STORE_GOLDEN / "store", 2: STORE_GOLDEN / "store2", 3: STORE_GOLDEN / "store3"}
+NAMES: Final = {1: "store", 2: "store2", 3: "store3", 4: "store4"}
+GOLDENS: Final = {version: STORE_GOLDEN / name for version, name in NAMES.items()}
 
 Dump = dict[str, list[list[str]]]
 

@@ -10,7 +10,8 @@ from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.chunk_records import Chunk, PackRow
-from modelfs.store.index.records import Dentry, Extent, Inode
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import Dentry, Extent, Inode, StagedWindow
 from modelfs.store.index.tables import (
     ROOT,
     ChunkId,
@@ -117,6 +118,13 @@ class Sample:
 
     def put_row(self, row: PackRow) -> None:
         self.put(Table.PACKS, number_key(PACK), row.to_bytes())
+
+    def lose(self, start: int, stop: int, *, generation: int = 0) -> None:
+        """Record that the disk lost bytes of the staged window, or of one so much newer."""
+        ((key, value),) = self.store.index.pages(Table.STAGED)
+        row = StagedWindow.from_bytes(value)
+        lost = StagedWindow(row.generation + generation, RangeSet([(start, stop)]))
+        self.put(Table.LOST, key, lost.to_bytes())
 
     # -- checking
 

@@ -126,10 +126,10 @@ def _show(report: FsckReport, store: Path, *, data: bool) -> None:
     if report.findings:
         click.echo(f"{render.counted(len(report.findings), 'finding')} in {checked}")
     else:
-        verdict = "no new damage" if report.lost.chunks else "no damage"
+        verdict = "no new damage" if report.lost.bytes else "no damage"
         more = "" if data else f"; to read all data as well: modelfs fsck --data {store}"
         click.echo(f"{verdict}: {checked}{more}")
-    if report.lost.chunks:
+    if report.lost.bytes:
         size, impact = render.human_size(report.lost.bytes), report.lost.impact
         text = f"lost: {size} (to get it back, write a good copy of an affected file)"
         click.echo(with_names(text, impact.files, impact.tensors))

@@ -62,7 +62,7 @@ def _summary(statistics: Json) -> Iterator[tuple[str, str]]:
         pending = counted(statistics["pending_files"], "file")
         yield "staged", f"{size(staged)} in {pending}, not in chunks yet"
     # Lost bytes take no room, and are not saved.
-    if 0 < stored + staged < logical and not statistics["lost_chunks"]:
+    if 0 < stored + staged < logical and not statistics["lost_bytes"]:
         saved = logical - stored - staged
         times = logical / (stored + staged)
         yield "saved", f"{size(saved)}, {render.percent(saved, logical)}: {times:.1f} times smaller"
@@ -72,10 +72,9 @@ def _summary(statistics: Json) -> Iterator[tuple[str, str]]:
     if statistics["files_to_optimize"]:
         files = counted(statistics["files_to_optimize"], "file")
         yield "to optimize", f"{files}: run `modelfs optimize`"
-    if statistics["lost_chunks"]:
-        lost = counted(statistics["lost_chunks"], "chunk")
+    if statistics["lost_bytes"]:
         size_lost = size(statistics["lost_bytes"])
-        yield "lost", f"{size_lost} in {lost}: `modelfs fsck` lists the affected files"
+        yield "lost", f"{size_lost}: `modelfs fsck` lists the affected files"
     yield "shared", f"{size(statistics['shared_bytes'])} saved because files share chunks"
     yield "on disk", f"{size(statistics['disk_bytes'])}, including index and garbage"
     if cache["hits"] or cache["misses"]:

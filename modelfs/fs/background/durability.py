@@ -82,15 +82,14 @@ class Durability:
         Raises:
             OSError: of some file; all others are flushed.
         """
-        inodes = [staged.inode for staged in self._store.staging]
-        await self._run(self._store.flusher.flush_all(inodes))
+        await self._run(self._store.flusher.flush_all())
 
     async def flush_old(self) -> None:
         """Flush the files whose oldest change has waited long enough."""
         latest = time.monotonic() - FLUSH_SECONDS
         staged_files = [staged for staged in self._store.staging if staged.dirty]
         old = [staged.inode for staged in staged_files if staged.dirty_since < latest]
-        await self._run(self._store.flusher.flush_all(old))
+        await self._run(self._store.flusher.flush_some(old))
 
     async def _run(self, calls: Calls) -> None:
         with closing(calls):
@@ -166,7 +165,7 @@ class Durability:
             first = False
             inodes, self._barrier = self._barrier, set()
             try:
-                await self._run(self._store.flusher.flush_all(sorted(inodes)))
+                await self._run(self._store.flusher.flush_some(sorted(inodes)))
             except OSError as exc:
                 # All other files' commits are worth more than "old or new content" of this one.
                 log.error("a renamed file could not be flushed and may be lost in a crash: %s", exc)

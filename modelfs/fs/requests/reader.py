@@ -48,6 +48,7 @@ class Reader:
 
         Raises:
             CorruptChunk: one of the chunks is damaged.
+            LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed.
         """
         runs = self._contents.plan(handle.inode, offset, size)
@@ -75,9 +76,10 @@ class Reader:
             match run:
                 case HoleRun():
                     part[:] = bytes(len(part))
-                case FileRun(file, offset, _):
+                case FileRun(file, offset):
                     if not self._read_page_cache(file.fd, part, offset):
                         return False
+                    run.check()
                 case ChunkRun():
                     if (content := self._contents.peek(run)) is None:
                         return False

@@ -71,6 +71,7 @@ from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.rows import (
     counters_are_ahead,
     inodes_exist,
+    lost_bytes_are_staged,
     rows_decode,
     superblock_is_right,
     totals_are_right,
@@ -111,6 +112,7 @@ INVARIANTS: Final[tuple[Callable[[CheckView, Reported], Iterator[Finding]], ...]
     segment_tables_agree,
     live_bytes_are_right,
     windows_are_there,
+    lost_bytes_are_staged,
     totals_are_right,
 )
 

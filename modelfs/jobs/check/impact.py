@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.view import CheckView
-from modelfs.store.index.tables import ChunkId
+from modelfs.store.index.records import StagedWindow
+from modelfs.store.index.tables import ChunkId, Table, number_of
 
 
 @dataclass(slots=True)
@@ -46,10 +47,10 @@ class Impact:
 
 @dataclass(slots=True)
 class KnownLoss:
-    """The chunks that are recorded as lost."""
+    """Lost chunks, and staged bytes that the disk has lost."""
 
     chunks: int = 0
-    bytes: int = 0  # of files, in lost chunks and chunks that derive from them
+    bytes: int = 0  # of files: staged, in lost chunks, or in chunks that derive from them
     impact: Impact = field(default_factory=Impact)
 
 
@@ -76,7 +77,7 @@ def impacts(view: CheckView, chunks: Collection[ChunkId]) -> dict[ChunkId, Impac
 def known_loss(view: CheckView) -> KnownLoss:
     """Return the loss that stays until good copies of the files come.
 
-    Costs what `impacts` does, if there is one.
+    For lost chunks, costs what `impacts` does, if there is one.
     """
     lost = {chunk for chunk, record in view.chunks() if record.is_lost}
     unreadable = lost.union(*map(view.store.chunks.lineage.descendants, lost))
@@ -85,6 +86,11 @@ def known_loss(view: CheckView) -> KnownLoss:
     for impact in impacts(view, lost).values() if lost else ():
         loss.impact.files |= impact.files
         loss.impact.tensors |= impact.tensors
+    for key, row in view.rows(Table.LOST, StagedWindow.from_row):
+        inode = number_of(key)
+        loss.bytes += row.ranges.size
+        for start, stop in row.ranges:
+            loss.impact.add(view.path(inode), view.tensors(inode, start, stop), directly=True)
     return loss
 
 

@@ -44,6 +44,7 @@ OF_INODES: Final = (
     (Table.TRIMS, True),
     (Table.TENSORS, True),
     (Table.STAGED, True),
+    (Table.LOST, True),
 )
 # All tables whose keys begin with an inode that a path leads to.
 BY_INODE: Final = (
@@ -134,6 +135,18 @@ def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
             ranges = [*row.ranges] or [(0, 0)]
             tensors = view.tensors(inode, ranges[0][0], ranges[-1][1])
             yield Finding("window", message, (view.path(inode),), tuple(tensors))
+
+
+def lost_bytes_are_staged(view: CheckView, _: Reported) -> Iterator[Finding]:
+    """Bytes that the disk has lost are bytes of a staged window."""
+    for key, row in view.rows(Table.LOST, StagedWindow.from_row):
+        if key in view.broken[Table.STAGED]:
+            continue
+        window = view.find(Table.STAGED, key, StagedWindow.from_row)
+        if window is None or not row.is_part_of(window):
+            inode, number = pair_of(key)
+            message = f"window {number} of inode {inode}: the record of lost bytes is of another"
+            yield Finding("lost", message, (view.path(inode),))
 
 
 def _window_problem(view: CheckView, inode: int, number: int, row: StagedWindow) -> str | None:

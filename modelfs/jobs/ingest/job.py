@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from modelfs.errors import ModelfsError
+from modelfs.errors import LostBytes, ModelfsError
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
@@ -87,8 +87,7 @@ class Ingest:
         The caller holds off other writers of packs, and the removal of these files.
 
         Args:
-            inodes: the files. A file that is not pending any more, or whose flush failed, is left
-                out.
+            inodes: the files. A file that is not pending any more is left out.
             complete: no program is writing the files, so their layouts are final.
             done: called after each file.
 
@@ -106,7 +105,7 @@ class Ingest:
         for inode in inodes:
             yield Pause()
             staged = self._store.staging.find(inode)
-            if self._store.inodes.find(inode) is None or (staged is not None and staged.failed):
+            if self._store.inodes.find(inode) is None:
                 continue
             if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
                 continue  # ingested since the caller listed it
@@ -138,7 +137,7 @@ class Ingest:
         """Ingest a round of files, or if that fails, one file after the other.
 
         Returns:
-            The errors of the files that failed.
+            The errors of the files that failed, or that have lost bytes.
         """
         try:
             yield from self.ingest(inodes, done=done)
@@ -146,11 +145,22 @@ class Ingest:
             if len(inodes) == 1:
                 return {inodes[0]: exc}
         else:
-            return {}
+            return self._lost(inodes)
         failures: Failures = {}
         for inode in inodes:
             failures |= yield from self.ingest_apart([inode], done=done)
         return failures
+
+    def _lost(self, inodes: Sequence[InodeNumber]) -> Failures:
+        """Return an error for each file with bytes that the disk has lost: they stay staged."""
+        staged_files = filter(None, map(self._store.staging.find, inodes))
+        return {
+            staged.inode: LostBytes(
+                "bytes that were written are lost, the disk failed to write them"
+            )
+            for staged in staged_files
+            if staged.lost_bytes
+        }
 
     def _ingest_next_regions(
         self, passes: Sequence[Pass], ends: Mapping[InodeNumber, int]

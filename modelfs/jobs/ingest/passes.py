@@ -15,6 +15,7 @@ from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.staged_file import (
     WINDOW,
     StagedFile,
+    Stamp,
     Window,
     is_being_written,
     stamp_of,
@@ -43,7 +44,7 @@ class Pass:
     copy_key: bytes | None = None
     rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # tensor rows to change
     position: int = 0
-    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # of windows, at the beginning
+    stamps: dict[int, Stamp] = field(default_factory=dict)  # of windows, at the beginning
     skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
     done: bool = False
 

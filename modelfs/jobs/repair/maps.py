@@ -199,6 +199,26 @@ def repair_windows(context: RepairContext) -> None:
     for key in context.unreadable[Table.STAGED]:
         if len(key) == 16:
             _lose_window(context, *pair_of(key))
+    for key in context.unreadable[Table.LOST]:
+        _lose_all_staged(context, key)
+    for key, lost in list(context.rows(Table.LOST)):
+        window = context.index.get(Table.STAGED, key)
+        if window is None or not lost.is_part_of(StagedWindow.from_bytes(window)):
+            context.drop(Table.LOST, key, "it belongs to no staged window")
+            _lose_all_staged(context, key)
+
+
+def _lose_all_staged(context: RepairContext, key: bytes) -> None:
+    """Record that a window's bytes are lost, because the record of the lost ones was damaged."""
+    window = context.index.get(Table.STAGED, key)
+    if window is None:
+        return
+    context.put(Table.LOST, key, window)
+    inode = pair_of(key)[0]
+    message = f"inode {inode}: which staged bytes the disk has lost was damaged; all count as lost"
+    ranges = StagedWindow.from_bytes(window).ranges
+    tensors = [name for low, high in ranges for name in context.view().tensors(inode, low, high)]
+    context.quarantined(message, (context.path(inode),), tensors)
 
 
 def _repair_window(context: RepairContext, inode: int, number: int, row: StagedWindow) -> None:
@@ -217,10 +237,24 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: StagedW
         context.put(Table.STAGED, key, StagedWindow(row.generation, present).to_bytes())
     else:
         context.index.delete(Table.STAGED, key)
+    _cut_lost_bytes(context, key, present)
     if lost:
         _lose(context, node, lost, "which were staged in a file that is gone or cut short")
     else:
         context.repaired(f"inode {inode}: an empty window without a file is removed")
+
+
+def _cut_lost_bytes(context: RepairContext, key: bytes, present: RangeSet) -> None:
+    """Remove from a window's record of lost bytes those that it no longer has."""
+    value = context.index.get(Table.LOST, key)
+    if value is None:
+        return
+    row = StagedWindow.from_bytes(value)
+    kept = RangeSet(part for low, high in row.ranges for part in present.within(low, high))
+    if kept:
+        context.put(Table.LOST, key, StagedWindow(row.generation, kept).to_bytes())
+    else:
+        context.index.delete(Table.LOST, key)
 
 
 def _lose_window(context: RepairContext, inode: int, number: int) -> None:

@@ -25,6 +25,7 @@ from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber
@@ -47,6 +48,20 @@ class FileRun:
     file: Descriptor
     offset: int
     size: int
+    window: WindowFile | None = None  # of staged bytes, to check them after they were read
+
+    def check(self) -> None:
+        """Check the bytes that were just read, if they are staged.
+
+        Raises:
+            LostBytes: the disk has lost some of them.
+        """
+        if self.window is not None:
+            self.window.check(self.offset, self.offset + self.size)
+
+    def part(self, start: int, size: int) -> "FileRun":
+        """Return a part of the run; `start` counts from its own start."""
+        return FileRun(self.file, self.offset + start, size, self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +210,8 @@ class Contents:
             if source is None:
                 runs.append(HoleRun(high - low))
             elif isinstance(source, Window):
-                file = self._staging.descriptor(inode, source)
-                _append(runs, FileRun(file, low - source.start, high - low))
+                file = source.file.descriptor()
+                _append(runs, FileRun(file, low - source.start, high - low, source.file))
             else:
                 _append(runs, self._chunk_run(*source))
         return runs
@@ -214,6 +229,7 @@ class Contents:
 
         Raises:
             CorruptChunk: a chunk is damaged or missing.
+            LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed, or a file of the store is cut short.
         """
         at = 0
@@ -224,7 +240,9 @@ class Contents:
                 case HoleRun():
                     part[:] = bytes(len(part))
                 case FileRun(file, offset, size):
-                    _check_length(read_into(file, offset, part), size)
+                    length = read_into(file, offset, part)
+                    run.check()
+                    _check_length(length, size)
                 case ChunkRun(chunk, record, skip, _):
                     self._reader.read_into(chunk, record, skip, part)
 
@@ -235,8 +253,9 @@ class Contents:
     def gather(self, runs: list[ReadRun]) -> bytes:
         """Return the bytes of planned runs, in new memory. Any thread. Raises as `fill`."""
         match runs:
-            case [FileRun(file, offset, size)]:
+            case [FileRun(file, offset, size) as run]:
                 data = read_at(file, offset, size)
+                run.check()
                 _check_length(len(data), size)
                 return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
@@ -279,10 +298,10 @@ def filled(size: int, fill: Callable[[memoryview], None]) -> bytes:
 def _append(runs: list[ReadRun], run: ReadRun) -> None:
     # Runs that are neighbours in the file and in a pack become one, for one system call.
     match (runs[-1] if runs else None, run):
-        case (FileRun(last, offset, size), FileRun(file, start, more)) if (
+        case (FileRun(last, offset, size, window), FileRun(file, start, more)) if (
             last is file and offset + size == start
         ):
-            runs[-1] = FileRun(file, offset, size + more)
+            runs[-1] = FileRun(file, offset, size + more, window)
         case _:
             runs.append(run)
 

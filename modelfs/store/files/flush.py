@@ -27,8 +27,9 @@ deletes their files.
 
 import dataclasses
 import errno
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -43,8 +44,6 @@ from modelfs.store.index.tables import KEY_MAX, InodeNumber
 
 # Extents removed in one change, so that no request waits long.
 TRIM_SLICE: Final = 100
-# Errors of fdatasync(2) that mean lost bytes. Others, such as EMFILE at opening the file, do not.
-LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(slots=True)
@@ -55,7 +54,8 @@ class _Flush:
     frozen: StagedFile  # a copy of `staged` from the beginning of the flush
     superseded: tuple[Window, ...]
     began: float  # monotonic seconds
-    failure: OSError | None = None
+    error: int = 0  # errno of a write-back that failed
+    failure: OSError | None = None  # of anything else
 
     @property
     def windows(self) -> list[Window]:
@@ -65,7 +65,16 @@ class _Flush:
 class Flusher:
     """Makes staged files durable, and keeps their inode records and maps consistent with them."""
 
-    def __init__(self, index: Index, inodes: Inodes, maps: FileMaps, staging: Staging) -> None:
+    def __init__(
+        self,
+        index: Index,
+        inodes: Inodes,
+        maps: FileMaps,
+        staging: Staging,
+        path_of: Callable[[InodeNumber], bytes],
+    ) -> None:
+        """Create a flusher; `path_of` returns a path of an inode, for messages."""
+        self._path_of = path_of
         self._index = index
         self._inodes = inodes
         self._maps = maps
@@ -80,23 +89,37 @@ class Flusher:
             OSError: the disk failed or was full, now or in an earlier flush. Written bytes may be
                 lost.
         """
+        error = 0
         while True:
             staged = self._staging.find(inode)
-            if staged is None or not staged.dirty:
+            if staged is None:
                 return
-            if staged.failed:
-                raise OSError(
-                    errno.EIO, f"bytes written to inode {inode} were lost when the disk failed"
-                )
-            flush = _Flush(staged, staged.copy(), tuple(staged.superseded), time.monotonic())
-            yield partial(self._sync, flush)
-            if flush.failure is not None:
-                _mark_lost(flush, flush.failure)
-                raise flush.failure
-            if self._record(flush):
-                return
+            if staged.dirty:
+                flush = _Flush(staged, staged.copy(), tuple(staged.superseded), time.monotonic())
+                yield partial(self._sync, flush)
+                if flush.failure is not None:
+                    raise flush.failure
+                error = flush.error or error
+                if not self._record(flush):
+                    continue
+            if size := staged.lost_bytes:
+                error = error or errno.EIO
+                path = os.fsdecode(self._path_of(inode))
+                reason = os.strerror(error)
+                raise OSError(error, f"{size} bytes written to {path} were lost: {reason}")
+            return
 
-    def flush_all(self, inodes: Iterable[InodeNumber]) -> Calls:
+    def flush_all(self) -> Calls:
+        """Flush all files. Yields as `flush`.
+
+        Raises:
+            OSError: of a file that lost bytes since the store was opened, or the first other
+                error; all files without an error are flushed.
+        """
+        staged_files = [staged for staged in self._staging if staged.must_be_flushed]
+        return self.flush_some([staged.inode for staged in staged_files])
+
+    def flush_some(self, inodes: Iterable[InodeNumber]) -> Calls:
         """Flush several files. Yields as `flush`.
 
         Raises:
@@ -114,7 +137,7 @@ class Flusher:
     def _sync(self, flush: _Flush) -> None:
         """Sync the windows of a flush. An error is kept, because raising it would end `flush`."""
         try:
-            self._staging.sync(flush.staged.inode, flush.windows)
+            flush.error = self._staging.sync(flush.staged.inode, flush.windows)
         except OSError as exc:
             flush.failure = exc
 
@@ -130,7 +153,7 @@ class Flusher:
             self._inodes.put(with_staged_state(node, frozen))
             self.hide_map(staged.inode, frozen.map_visible_to)
             for window in flush.windows:
-                self._staging.record(staged.inode, window, window.ranges)
+                self._staging.record(staged.inode, window)
             self._staging.drop_superseded(staged, flush.superseded)
         for window in flush.windows:
             current = staged.windows[window.number]
@@ -181,18 +204,3 @@ class Flusher:
                 staged.map_visible_to = None
                 return
             yield
-
-
-def _mark_lost(flush: _Flush, error: OSError) -> None:
-    """Mark the windows of a failed flush.
-
-    The kernel reports a page that it could not write once, and then takes the page for clean. So no
-    later flush may report the same bytes as durable, and ingest must not read them. Every flush of
-    the file fails until a truncation or the removal of the file drops the windows.
-    """
-    if error.errno not in LOST:
-        return
-    for window in flush.windows:
-        current = flush.staged.windows.get(window.number)
-        if current is not None and current.generation == window.generation:
-            current.failed = True

@@ -154,8 +154,8 @@ def _pieces(runs: list[ReadRun], into: memoryview) -> Iterator[tuple[ReadRun, me
             match run:
                 case HoleRun():
                     yield HoleRun(size), into[at + start : at + start + size]
-                case FileRun(file, offset, _):
-                    yield FileRun(file, offset + start, size), into[at + start : at + start + size]
+                case FileRun():
+                    yield run.part(start, size), into[at + start : at + start + size]
                 case _:
                     yield run, into[at : at + run.size]
                     break

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 WINDOW: Final = 64 << 20
+
+Stamp = tuple[int, int, int]  # generation, version, failures
 
 
 @dataclass(slots=True)
@@ -27,11 +30,11 @@ class Window:
 
     number: int
     generation: int  # part of the staging file's name: a window that begins again has a new file
+    file: WindowFile
     ranges: RangeSet = field(default_factory=RangeSet)  # staged bytes, as offsets in the file
     version: int = 0  # counts the beginnings and ends of writes, and cuts
     writing: int = 0  # writes in progress
     dirty: bool = False  # has bytes or ranges that no flush has made durable
-    failed: bool = False  # a flush failed: the kernel may have dropped written bytes
 
     @property
     def start(self) -> int:
@@ -42,9 +45,14 @@ class Window:
         return self.ranges.size == WINDOW
 
     @property
-    def stamp(self) -> tuple[int, int]:
+    def stamp(self) -> Stamp:
         """A value that no other window, and no other state of this window, has."""
-        return self.generation, self.version
+        return self.generation, self.version, self.file.failures
+
+    def lost(self) -> RangeSet:
+        """Return the staged ranges that the disk has lost."""
+        lost = self.file.lost().shifted(self.start)
+        return RangeSet(part for low, high in lost for part in self.ranges.within(low, high))
 
     @property
     def unused(self) -> bool:
@@ -77,8 +85,15 @@ class StagedFile:
         return dataclasses.replace(self, windows=windows, superseded=[])
 
     @property
-    def failed(self) -> bool:
-        return any(window.failed for window in self.windows.values())
+    def lost_bytes(self) -> int:
+        return sum(window.lost().size for window in self.windows.values())
+
+    @property
+    def must_be_flushed(self) -> bool:
+        """Whether the state is not durable, or bytes were lost since the store was opened."""
+        return self.dirty or any(
+            window.file.failures and window.lost() for window in self.windows.values()
+        )
 
     @property
     def staged_bytes(self) -> int:
@@ -123,7 +138,7 @@ def windows_of(start: int, stop: int) -> set[int]:
     return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
 
 
-def stamp_of(staged: StagedFile | None, number: int) -> tuple[int, int] | None:
+def stamp_of(staged: StagedFile | None, number: int) -> Stamp | None:
     """Return the stamp of a file's window, None if it has no such window."""
     window = None if staged is None else staged.windows.get(number)
     return None if window is None else window.stamp

@@ -31,17 +31,22 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.deferred import DeferredDeletes
-from modelfs.store.disk.descriptors import Descriptor, Descriptors, sync, sync_folder
-from modelfs.store.files.staged_file import StagedFile, Window, window_name
+from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit, sync_folder
+from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name
+from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Inode, StagedWindow
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
 
 log = logging.getLogger(__name__)
+
+# The most staging files that keep a descriptor because not all of their bytes are durable.
+KEPT_MAX: Final = 8192
 
 
 class Staging:
@@ -55,6 +60,9 @@ class Staging:
         self._staged: dict[InodeNumber, StagedFile] = {}
         self.damaged = False  # rows are damaged, so files without a row may be needed for a repair
         self._generation = 0
+        # The staging files that keep a descriptor, oldest first: see `WindowFile`.
+        self._kept: dict[WindowFile, None] = {}
+        self._kept_max = min(KEPT_MAX, share_of_limit(4))
         # How often a file was created, and how many of these names the last fsync of the folder
         # made durable. Numbers and no flag: a file that is created during an fsync of the folder
         # may not be durable, and another thread's fsync may still fail.
@@ -76,9 +84,8 @@ class Staging:
         for key, value in self._index.pages(
             Table.STAGED, pair_key(inode, 0), pair_key(inode + 1, 0)
         ):
-            row = StagedWindow.from_bytes(value)
-            number = pair_of(key)[1]
-            windows[number] = Window(number, row.generation, row.ranges)
+            window = self._recorded(key, value)
+            windows[window.number] = window
         trim = self._index.get(Table.TRIMS, number_key(inode))
         if trim is None and not windows:
             return None
@@ -100,8 +107,15 @@ class Staging:
         window = staged.windows.get(number)
         if window is None:
             self._generation += 1
-            window = staged.windows[number] = Window(number, self._generation)
+            file = self._file(staged.inode, number, self._generation)
+            window = staged.windows[number] = Window(number, self._generation, file)
         return window
+
+    def _file(
+        self, inode: InodeNumber, number: int, generation: int, **states: RangeSet
+    ) -> WindowFile:
+        name = window_name(inode, number, generation)
+        return WindowFile(self._files, name, self._kept, **states)
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
         """Cut off a window, because the file was truncated. Its row and its file stay for now."""
@@ -116,15 +130,15 @@ class Staging:
         """
         for window in windows:
             key = pair_key(staged.inode, window.number)
-            value = self._index.get(Table.STAGED, key)
-            # The row may be that of an older window, dropped before or to be dropped later.
-            row = None if value is None else StagedWindow.from_bytes(value)
-            if row is not None and row.generation == window.generation:
-                self._index.delete(Table.STAGED, key)
+            for table in (Table.STAGED, Table.LOST):
+                value = self._index.get(table, key)
+                # The row may be that of an older window, dropped before or to be dropped later.
+                row = None if value is None else StagedWindow.from_bytes(value)
+                if row is not None and row.generation == window.generation:
+                    self._index.delete(table, key)
         for window in windows:
-            self.deletes.delete_after_commit(
-                window_name(staged.inode, window.number, window.generation)
-            )
+            window.file.forget()
+            self.deletes.delete_after_commit(window.file.name)
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
 
@@ -137,30 +151,37 @@ class Staging:
             window for window in staged.superseded if window.generation not in generations
         ]
 
-    def descriptor(self, inode: InodeNumber, window: Window, *, create: bool = False) -> Descriptor:
-        """Return a window's open file; with `create`, make it if it does not exist.
+    def descriptor(self, window: Window) -> Descriptor:
+        """Return a window's open file for a write; make it if it does not exist.
 
         Raises:
             OSError: the file cannot be opened or created.
         """
-        name = window_name(inode, window.number, window.generation)
-        file = self._files.get(name, os.O_CREAT if create else 0)
+        create = not window.ranges
+        if len(self._kept) >= self._kept_max:
+            next(iter(self._kept)).sync()
+        file = window.file.descriptor(create=create)
         self._created += create
         return file
 
     # -- durability
 
-    def sync(self, inode: InodeNumber, windows: list[Window]) -> None:
+    def sync(self, inode: InodeNumber, windows: list[Window]) -> int:
         """Make the bytes of windows durable, and the names of their files. Any thread.
 
         A window that was dropped meanwhile is skipped; its flush will be void.
 
+        Returns:
+            The errno of a write-back that failed, 0 if none did. The bytes that it was to write
+            are then lost.
+
         Raises:
-            OSError: the disk failed; any part of the bytes may not be durable.
+            OSError: a staging file cannot be opened, or its name is not durable.
         """
+        error = 0
         for window in windows:
             try:
-                sync(self.descriptor(inode, window))
+                error = window.file.sync() or error
             except FileNotFoundError:
                 staged = self.find(inode)
                 current = None if staged is None else staged.windows.get(window.number)
@@ -169,11 +190,18 @@ class Staging:
         if (created := self._created) != self._created_durable:
             sync_folder(self.folder)
             self._created_durable = created
+        return error
 
-    def record(self, inode: InodeNumber, window: Window, ranges: RangeSet) -> None:
-        """Record in the index that `ranges` of a window are durable."""
-        row = StagedWindow(window.generation, ranges)
-        self._index.put(Table.STAGED, pair_key(inode, window.number), row.to_bytes())
+    def record(self, inode: InodeNumber, window: Window) -> None:
+        """Record in the index that a window's ranges are durable, except those that are lost."""
+        key = pair_key(inode, window.number)
+        self._index.put(
+            Table.STAGED, key, StagedWindow(window.generation, window.ranges).to_bytes()
+        )
+        if lost := window.lost():
+            self._index.put(Table.LOST, key, StagedWindow(window.generation, lost).to_bytes())
+        elif self._index.get(Table.LOST, key) is not None:
+            self._index.delete(Table.LOST, key)
 
     def record_visible_to(self, inode: InodeNumber, visible_to: int | None) -> None:
         """Record in the index the offset from which an inode's map is hidden; None: visible."""
@@ -189,14 +217,12 @@ class Staging:
         windows: dict[InodeNumber, dict[int, Window]] = {}
         for key, value in self._index.pages(Table.STAGED):
             try:
-                inode, number = pair_of(key)
-                row = StagedWindow.from_bytes(value)
+                window = self._recorded(key, value)
             except CorruptIndex as exc:
                 log.error("the row of staged window %s is damaged: %s", key.hex(), exc)
                 self.damaged = True
                 continue
-            window = Window(number, row.generation, row.ranges)
-            windows.setdefault(InodeNumber(inode), {})[number] = window
+            windows.setdefault(InodeNumber(number_of(key)), {})[window.number] = window
         trims = {
             InodeNumber(number_of(key)): number_of(value)
             for key, value in self._index.pages(Table.TRIMS)
@@ -208,6 +234,27 @@ class Staging:
                 log.error("staged content of inode %d cannot be loaded: %s", inode, exc)
                 self.damaged = True
 
+    def _recorded(self, key: bytes, value: bytes) -> Window:
+        """Return the window of a row, with the states of its bytes.
+
+        Raises:
+            CorruptIndex: the row is damaged, or the one with its lost ranges.
+        """
+        inode, number = pair_of(key)
+        row = StagedWindow.from_bytes(value)
+        start = number * WINDOW
+        lost = RangeSet()
+        if (lost_value := self._index.get(Table.LOST, key)) is not None:
+            lost_row = StagedWindow.from_bytes(lost_value)
+            if lost_row.generation == row.generation:
+                lost = lost_row.ranges.shifted(-start)
+        # A killed process may have rewritten bytes that no fsync has made durable since.
+        written = row.ranges.shifted(-start)
+        for low, high in lost:
+            written.remove(low, high)
+        file = self._file(InodeNumber(inode), number, row.generation, written=written, lost=lost)
+        return Window(number, row.generation, file, row.ranges)
+
     def _state(
         self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None
     ) -> StagedFile:
@@ -215,11 +262,9 @@ class Staging:
             raise NotFound(f"inode {inode}")
         node = Inode.from_bytes(inode, value)
         for window in windows.values():
-            # A killed process may have rewritten bytes that no fsync has made durable since. They
-            # are read from now on, so the next fsync has to make them durable.
-            window.dirty = True
             if window.ranges.stop > node.size:
                 # A truncation cut them off. The inode record has it, the window's row has not yet.
+                window.file.cut(max(0, node.size - window.start), WINDOW)
                 window.ranges.remove(node.size, window.ranges.stop)
         return StagedFile(
             inode,
@@ -229,7 +274,6 @@ class Staging:
             size_floor=node.size,
             map_visible_to=visible_to,
             windows=windows,
-            dirty=bool(windows),
         )
 
     def start_generations_at(self, generation: int) -> None:
@@ -238,11 +282,7 @@ class Staging:
 
     def unmentioned(self) -> list[str]:
         """Return the names of staging files that no row mentions; none if rows are damaged."""
-        mentioned = {
-            window_name(staged.inode, window.number, window.generation)
-            for staged in self
-            for window in staged.windows.values()
-        }
+        mentioned = {window.file.name for staged in self for window in staged.windows.values()}
         if self.damaged:  # beside a writer, the look at the rows finds that
             return []
         return [path.name for path in self.folder.iterdir() if path.name not in mentioned]

@@ -29,6 +29,7 @@ class WritePart:
     file: Descriptor
     start: int  # offset in the file that is written, not in the staging file
     data: memoryview
+    failures: int  # of the staging file, at the beginning
 
 
 class Writes:
@@ -50,13 +51,13 @@ class Writes:
         if offset + len(data) > SIZE_MAX:
             raise FileTooLarge(f"a file of {offset + len(data)} bytes")
         staged = self._contents.staged(inode)
-        parts: list[WritePart] = []
+        planned: list[tuple[Window, Descriptor, int, memoryview]] = []
         while data:
             window = self._staging.window(staged, offset // WINDOW)
             size = min(len(data), window.start + WINDOW - offset)
-            file = self._staging.descriptor(inode, window, create=not window.ranges)
-            parts.append(WritePart(window, file, offset, data[:size]))
+            planned.append((window, self._staging.descriptor(window), offset, data[:size]))
             offset, data = offset + size, data[size:]
+        parts = [WritePart(*part, part[0].file.begin_write(part[1])) for part in planned]
         for part in parts:
             part.window.version += 1
             part.window.writing += 1
@@ -71,6 +72,8 @@ class Writes:
             part.window.writing -= 1
             size = min(len(part.data), written)
             written -= size
+            start = part.start - part.window.start
+            part.window.file.end_write(start, start + size, part.failures)
             # A truncation may have cut off the window since `begin`.
             if staged.windows.get(part.window.number) is part.window and size:
                 part.window.ranges.add(part.start, part.start + size)
@@ -110,6 +113,7 @@ class Writes:
                 elif window.ranges.stop > size:
                     window.version += 1
                     window.ranges.remove(size, window.start + WINDOW)
+                    window.file.cut(size - window.start, WINDOW)
                     window.dirty = True
         staged.size = size
         staged.size_floor = min(staged.size_floor, size)

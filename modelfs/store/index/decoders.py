@@ -138,6 +138,7 @@ DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
     Table.BASE_ONLY: decode_mark,
     Table.PACKS: PackRow.from_row,
     Table.STAGED: StagedWindow.from_row,
+    Table.LOST: StagedWindow.from_row,
     Table.PENDING: decode_number,
     Table.ORPHANS: decode_mark,
     Table.TO_OPTIMIZE: decode_number,

@@ -29,7 +29,7 @@ from modelfs.errors import (
 )
 from modelfs.store.index.data_file import LOOSE_PAGES, DataFile
 from modelfs.store.index.lock_file import prepare_lock_file
-from modelfs.store.index.tables import SINCE_2, Table
+from modelfs.store.index.tables import SINCE, Table
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
 Databases = dict[Table, Database]
@@ -136,7 +136,7 @@ def _existing_databases(env: lmdb.Environment) -> Databases:
         try:
             databases[table] = env.open_db(table.value.encode(), create=False)
         except lmdb.NotFoundError:
-            if table not in SINCE_2:
+            if table not in SINCE:
                 raise
     return databases
 

@@ -76,6 +76,13 @@ class RangeSet:
                 return
             yield max(start, self._starts[at]), min(stop, self._stops[at])
 
+    def shifted(self, by: int) -> "RangeSet":
+        """Return the set with `by` added to every offset."""
+        moved = RangeSet()
+        moved._starts = [start + by for start in self._starts]
+        moved._stops = [stop + by for stop in self._stops]
+        return moved
+
     def copy(self) -> "RangeSet":
         copy = RangeSet()
         copy._starts = self._starts.copy()

@@ -31,8 +31,9 @@ from modelfs.store.index.tables import (
 
 # The superblock's key in the table `meta`.
 SUPERBLOCK: Final = b"superblock"
-# Format 1 had no derived chunks and no content checksums, format 2 no factored chunks.
-FORMAT_VERSION = 3
+# Format 1 had no derived chunks and no content checksums, format 2 no factored chunks, format 3 no
+# record of staged bytes that the disk has lost.
+FORMAT_VERSION = 4
 CHUNK_SIZE_MIN: Final = 4096
 CHUNK_SIZE_MAX: Final = 1 << 30
 
@@ -314,7 +315,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class StagedWindow:
-    """The bytes of one window of a file that are durable in its staging file.
+    """Bytes of one window of a file: those in its staging file, or those that the disk has lost.
 
     Value layout: u64 generation (part of the staging file's name), then for each range u64
     start, u64 stop, in bytes from the start of the file.
@@ -322,6 +323,12 @@ class StagedWindow:
 
     generation: int
     ranges: RangeSet
+
+    def is_part_of(self, other: "StagedWindow") -> bool:
+        """Whether the ranges are parts of another row's, for the same staging file."""
+        return self.generation == other.generation and all(
+            [*other.ranges.within(low, high)] == [(low, high)] for low, high in self.ranges
+        )
 
     def to_bytes(self) -> bytes:
         flat = [number for pair in self.ranges for number in pair]
@@ -343,7 +350,7 @@ class StagedWindow:
 
     @classmethod
     def from_row(cls, key: bytes, value: bytes) -> Self:
-        """Decode a row of the table `staged`.
+        """Decode a row of the table `staged` or `lost`.
 
         Raises:
             CorruptIndex: the key is no inode and a window, or see `from_bytes`.

@@ -27,6 +27,7 @@ dead         chunk u64                          empty: nothing needs the chunk; 
 held         chunk u64                          empty: only chunks that derive from it need it
 packs        pack u64                           `PackRow`
 staged       inode u64, window u64              `StagedWindow`
+lost         inode u64, window u64              `StagedWindow`: its ranges that the disk lost
 pending      inode u64                          u64: when a pass of ingest was requested, in ns
 orphans      inode u64                          empty: no name left; to be removed
 unsettled    inode u64                          u64: when optimizing was requested, in ns
@@ -87,15 +88,21 @@ class Table(enum.StrEnum):
     BASE_ONLY = "held"
     PACKS = "packs"
     STAGED = "staged"
+    LOST = "lost"
     PENDING = "pending"
     ORPHANS = "orphans"
     TO_OPTIMIZE = "unsettled"
 
 
-# Tables that a store of format 1 does not have.
-SINCE_2 = frozenset(
-    {Table.SKETCHES, Table.SOURCES, Table.DEPENDANTS, Table.BASE_ONLY, Table.TO_OPTIMIZE}
-)
+# The format that brought a table, for those that a store of format 1 does not have.
+SINCE: Final = {
+    Table.SKETCHES: 2,
+    Table.SOURCES: 2,
+    Table.DEPENDANTS: 2,
+    Table.BASE_ONLY: 2,
+    Table.TO_OPTIMIZE: 2,
+    Table.LOST: 4,
+}
 
 
 def number_of(key: bytes) -> int:

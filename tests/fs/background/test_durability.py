@@ -271,15 +271,15 @@ async def test_rename_during_a_commit(
 class Syncs:
     """Stands for `Staging.sync`; each call waits for its turn."""
 
-    def __init__(self, real: Callable[..., None]) -> None:
+    def __init__(self, real: Callable[..., int]) -> None:
         self._real = real
         self._turns = threading.Semaphore(0)
         self.count = 0
 
-    def __call__(self, *args: object) -> None:
+    def __call__(self, *args: object) -> int:
         trio.from_thread.run_sync(self._begin)
         assert self._turns.acquire(timeout=10)
-        self._real(*args)
+        return self._real(*args)
 
     def _begin(self) -> None:
         self.count += 1

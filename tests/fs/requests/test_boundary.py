@@ -38,6 +38,7 @@ ERRNOS = {
     "CorruptIndex": errno.EIO,
     "IndexLost": errno.EIO,
     "CorruptPack": errno.EIO,
+    "LostBytes": errno.EIO,
     "CorruptChunk": errno.EIO,
 }
 # Calls without a handler of their own.

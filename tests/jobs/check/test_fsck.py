@@ -9,7 +9,7 @@ from tests.support.stores import new_file, noise, pack_path
 
 def test_a_sound_store_gives_no_finding(sample: Sample) -> None:
     """A store with orphans, dead chunks, staged ranges and a truncation under way is sound."""
-    for table in Table:
+    for table in set(Table) - {Table.LOST}:  # of disks that failed
         assert list(sample.store.index.pages(table)), table
     assert sample.findings() == []
 

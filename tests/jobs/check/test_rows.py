@@ -14,9 +14,10 @@ from modelfs.store.index.tables import Table, number_key
 from tests.support.sample_store import SHARERS, WORDS, Sample
 
 ANY_VALUE: Final = {Table.SYMLINKS, Table.XATTRS}  # whatever bytes are their value
+EMPTY: Final = {Table.LOST}
 
 
-@pytest.mark.parametrize("table", [table for table in Table if table not in ANY_VALUE])
+@pytest.mark.parametrize("table", [*set(Table) - ANY_VALUE - EMPTY])
 def test_a_row_that_does_not_decode_is_found_once(sample: Sample, table: Table) -> None:
     """Damage that makes a value unreadable is reported as that, and not as what follows of it."""
     key, _ = next(sample.store.index.pages(table))
@@ -134,3 +135,26 @@ def test_a_window_with_ranges_of_another_is_found(sample: Sample) -> None:
     row = StagedWindow(StagedWindow.from_bytes(value).generation, RangeSet([(1 << 40, 2 << 40)]))
     sample.put(Table.STAGED, key, row.to_bytes())
     assert sample.finding() == ("window", (b"/staged",), ())
+
+
+def test_lost_staged_bytes_are_known(sample: Sample) -> None:
+    """Bytes that the disk lost are no finding, and the report has their file."""
+    sample.lose(10, 30)
+    report = fsck(sample.store, data=True)
+    assert report.findings == []
+    assert (report.lost.bytes, [*report.lost.impact.files]) == (20, [b"/staged"])
+
+
+@pytest.mark.parametrize(("stop", "generation"), [(101, 0), (30, 1)])
+def test_lost_bytes_of_no_window_are_found(sample: Sample, stop: int, generation: int) -> None:
+    """Lost bytes are bytes of a staged window, in the same staging file."""
+    sample.lose(10, stop, generation=generation)
+    assert sample.finding() == ("lost", (b"/staged",), ())
+
+
+def test_a_damaged_record_of_lost_bytes_is_found(sample: Sample) -> None:
+    """Damage of the record is one finding, of the file."""
+    sample.lose(10, 30)
+    ((key, _),) = sample.store.index.pages(Table.LOST)
+    sample.put(Table.LOST, key, b"junk!")
+    assert sample.finding() == ("row", (b"/staged",), ())

@@ -184,6 +184,7 @@ def test_removal_during_a_region_ends_the_pass(opened: Store) -> None:
 def test_a_staging_file_deleted_during_a_region_voids_the_pass(opened: Store) -> None:
     """A region does nothing if its file was cut and the cut is durable."""
     inode = new_file(opened, b"f", noise(WINDOW))
+    opened.flush(inode)
     opened.commit()
     _, region = begin_region(opened, inode)
     opened.writes.truncate(inode, 0)

@@ -1,8 +1,13 @@
 """The staged state of a file: windows, their ranges and stamps, and copies."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from modelfs.store.files.staged_file import StagedFile, Window
+from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.files.staged_file import StagedFile, Stamp, Window
+from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -36,7 +41,7 @@ def test_a_full_window_says_so(opened: Store) -> None:
 def test_stamps_are_not_used_twice(opened: Store) -> None:
     """No two states of a file's windows have the same stamp."""
     inode = new_file(opened, b"f")
-    seen: list[tuple[int, int]] = []
+    seen: list[Stamp] = []
     for _ in range(3):
         for _ in range(3):
             opened.writes.write(inode, 0, b"x")
@@ -45,13 +50,14 @@ def test_stamps_are_not_used_twice(opened: Store) -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_a_copy_is_not_changed_by_writes() -> None:
+def test_a_copy_is_not_changed_by_writes(tmp_path: Path) -> None:
     """A copy of the staged state keeps its ranges when the original changes."""
-    window = Window(0, 1, RangeSet([(0, 10)]))
+    file = WindowFile(Descriptors(tmp_path, os.O_RDWR), "7-0-1", {})
+    window = Window(0, 1, file, RangeSet([(0, 10)]))
     staged = StagedFile(InodeNumber(7), 10, 0, 0, size_floor=0, windows={0: window})
     copy = staged.copy()
     window.ranges.add(10, 20)
     window.version += 1
-    staged.windows[1] = Window(1, 2)
+    staged.windows[1] = Window(1, 2, file)
     assert list(copy.ranges()) == [(0, 10)]
     assert copy.windows[0].version == 0

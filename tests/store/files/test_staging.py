@@ -9,7 +9,6 @@ from modelfs.store.files import staging
 from modelfs.store.files.staged_file import StagedFile, window_name
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
-from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber, Table, pair_key
 from modelfs.store.store import Store
 from tests.support.stores import WINDOW, content_of, names_in, new_file, noise, staged_of
@@ -55,7 +54,8 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
     new = staging.window(staged, 3)
     key = pair_key(inode, 3)
     with index.change():
-        staging.record(inode, new, RangeSet([(3 * WINDOW, 3 * WINDOW + 1)]))
+        new.ranges.add(3 * WINDOW, 3 * WINDOW + 1)
+        staging.record(inode, new)
         staging.drop(staged, [old])
     assert index.get(Table.STAGED, key) is not None
     assert staging.deletes.drain() == [window_name(inode, 3, old.generation)]
@@ -110,3 +110,14 @@ def test_a_reader_beside_a_writer_has_the_state_of_each_commit(folder: Path) -> 
         assert cut is not None
         assert (cut.size, cut.map_visible_to) == (5, 5)
         assert reader.contents.read(inode, 0, 100) == noise(2 * WINDOW)[:5]
+
+
+def test_few_files_keep_a_descriptor(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If too many staging files wait for a flush, the oldest is synced first."""
+    monkeypatch.setattr(opened.staging, "_kept_max", 2)
+    inodes = [new_file(opened, b"%d" % number, b"x") for number in range(4)]
+    files = [staged_of(opened, inode).windows[0].file for inode in inodes]
+    assert list(opened.staging._kept) == files[2:]
+    for inode in inodes:
+        opened.flush(inode)
+    assert not opened.staging._kept

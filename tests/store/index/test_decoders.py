@@ -52,6 +52,7 @@ ROWS: Final[dict[Table, tuple[bytes, bytes, object]]] = {
     Table.BASE_ONLY: (number_key(7), b"", 7),
     Table.PACKS: (number_key(7), VALUES["pack"], EXAMPLES["pack"]),
     Table.STAGED: (pair_key(7, 0), VALUES["window"], EXAMPLES["window"]),
+    Table.LOST: (pair_key(7, 0), VALUES["window"], EXAMPLES["window"]),
     Table.PENDING: (number_key(7), number_key(99), 99),
     Table.ORPHANS: (number_key(7), b"", 7),
     Table.TO_OPTIMIZE: (number_key(7), number_key(99), 99),

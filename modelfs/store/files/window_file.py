@@ -1,0 +1,227 @@
+"""The file of a staged window, and the state of each byte that was written to it.
+
+Theory of operation. Each byte is in one of four states::
+
+    written    in the kernel's page cache; the kernel may write it back at any time, and fail
+    flushing   the same, and an fdatasync is in progress that covers it
+    durable    on the disk
+    lost       a write-back failed after it was written: the file may have any bytes in its place
+
+    write:     any -> written            also heals a lost byte
+    sync:      written -> flushing -> durable
+    failure:   written, flushing -> lost
+    cut:       any -> no byte of the file
+
+The kernel reports a failure once for each open descriptor (see `disk.writeback`), so one
+descriptor stays open from the first write until all bytes are durable. The same lock guards its
+report and the states, so no thread misses a failure that was reported to another. An fdatasync uses
+a descriptor of its own, because between its return and the lock another thread would miss the
+failure. There is one at a time; a thread that waited for it shares its result.
+
+A failure names no page. All bytes that were not durable become lost, durable ones stay. Reads check
+the states after they have the bytes, because a page is dropped only after the failure is noted.
+
+Example. Bytes 0 to 100 are durable, and 50 to 200 were written since. The disk is full for a
+moment. A read of 0 to 10 returns its bytes. A read of 40 to 60 asks the kernel, gets ENOSPC, and
+raises `LostBytes`: 50 to 200 are lost. A program writes 50 to 150 again, and a sync succeeds: 150 to
+200 are still lost, and every flush of the file fails until they are written or cut off.
+"""
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from modelfs.errors import LostBytes
+from modelfs.store.disk.descriptors import Descriptor, Descriptors, sync
+from modelfs.store.disk.writeback import take_error
+from modelfs.store.index.ranges import RangeSet
+
+
+class WindowFile:
+    """One staging file. All offsets are in this file. Any thread."""
+
+    def __init__(
+        self,
+        files: Descriptors,
+        name: str,
+        kept: dict["WindowFile", None],
+        *,
+        written: Iterable[tuple[int, int]] = (),
+        lost: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        """Prepare a staging file; `descriptor` opens it.
+
+        Args:
+            files: opens the files of the folder.
+            name: of the file.
+            kept: has each `WindowFile` that keeps a descriptor open, the first one first.
+            written: ranges that may not be durable.
+            lost: ranges that the disk has lost.
+        """
+        self.name: Final = name
+        self._files = files
+        self._kept_files = kept
+        self._kept: Descriptor | None = None
+        # Guards what follows. Held for moments: it is taken by every write and read.
+        self._lock = threading.Lock()
+        self._written = RangeSet(written)
+        self._flushing = RangeSet()
+        self._lost = RangeSet(lost)
+        self._writing = 0  # writes in progress
+        self._clean = not (self._written or self._lost)  # all bytes are durable
+        self.failures = 0  # counted, so that a pass of ingest notices one
+        self._error = 0  # of the last failure
+        self._syncing = threading.Lock()  # held during an fdatasync
+
+    def descriptor(self, *, create: bool = False) -> Descriptor:
+        """Return the open file; with `create`, make it if it does not exist.
+
+        Raises:
+            OSError: the file cannot be opened or created.
+        """
+        file = self._kept or self._files.get(self.name, os.O_CREAT if create else 0)
+        if not self._clean:
+            with self._lock:
+                if self._written:
+                    self._keep(file)
+        return file
+
+    def reload(self) -> None:
+        """Make the kernel read the file from the disk again. Waits for the disk.
+
+        After a process was killed, the kernel may have failed to write its bytes back, so the page
+        cache may have bytes that the disk does not have. From now on the disk's bytes are read,
+        and they are durable.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        file = self._files.open(self.name)
+        with contextlib.suppress(OSError):  # such bytes were not durable: they may be the old ones
+            sync(file)
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        with self._lock:
+            self._written = RangeSet()
+            self._update()
+
+    def forget(self) -> None:
+        """Note that the window is gone. Reads that were planned still check their bytes."""
+        self._kept_files.pop(self, None)
+
+    # -- writes
+
+    def begin_write(self, file: Descriptor) -> int:
+        """Note that a write begins, through `descriptor`. Return a value for `end_write`."""
+        with self._lock:
+            self._keep(file)
+            self._writing += 1
+            self._clean = False
+            return self.failures
+
+    def end_write(self, start: int, stop: int, failures: int) -> None:
+        """Note that a write has ended; the bytes from `start` to `stop` are in the page cache."""
+        with self._lock:
+            self._writing -= 1
+            if failures == self.failures:
+                self._lost.remove(start, stop)
+                self._written.add(start, stop)
+            else:
+                self._lost.add(start, stop)  # the failure may have been of bytes of this write
+            self._update()
+
+    def cut(self, start: int, stop: int) -> None:
+        """Forget the bytes from `start` to `stop`, which no longer belong to the file."""
+        with self._lock:
+            for state in (self._written, self._flushing, self._lost):
+                state.remove(start, stop)
+            self._update()
+
+    # -- what became of the bytes
+
+    def check(self, start: int, stop: int) -> None:
+        """Check bytes that were just read: whether they are the ones that were written.
+
+        Raises:
+            LostBytes: some of them may not be.
+        """
+        if self._clean:
+            return
+        with self._lock:
+            self._ask()
+            if next(self._lost.within(start, stop), None) is not None:
+                raise LostBytes(f"{self.name}: the disk failed to write {start} to {stop}")
+
+    def lost(self) -> RangeSet:
+        """Return the ranges that the disk has lost, as far as is known."""
+        with self._lock:
+            return self._lost.copy()
+
+    def sync(self) -> int:
+        """Make the file's bytes durable, those that are not lost. Waits for the disk.
+
+        Returns:
+            The errno of a write-back that failed, now or since the last call; 0 if none did.
+
+        Raises:
+            OSError: the file cannot be opened. Nothing has changed.
+        """
+        with self._syncing:
+            with self._lock:
+                before = self.failures
+                self._flushing, self._written = self._written, RangeSet()
+            error = 0
+            if self._flushing:
+                error = self._fdatasync()
+            with self._lock:
+                self._ask()
+                if error:
+                    self._fail(error)
+                self._flushing = RangeSet()
+                self._update()
+                return self._error if self.failures != before else 0
+
+    def _fdatasync(self) -> int:
+        """Return the errno of the failure, 0 if there was none."""
+        try:
+            file = self._files.open(self.name)
+        except OSError:
+            with self._lock:
+                for start, stop in self._flushing:
+                    self._written.add(start, stop)
+                self._flushing = RangeSet()
+            raise
+        try:
+            sync(file)
+        except OSError as exc:
+            return exc.errno or errno.EIO
+        return 0
+
+    # -- with the lock held
+
+    def _keep(self, file: Descriptor) -> None:
+        if self._kept is None:
+            self._kept = file
+            self._kept_files[self] = None
+
+    def _update(self) -> None:
+        """Release the descriptor when no byte is left that the kernel may fail to write."""
+        if not (self._writing or self._written or self._flushing):
+            self._kept = None
+            self._kept_files.pop(self, None)
+            self._clean = not self._lost
+
+    def _ask(self) -> None:
+        if self._kept is not None and (error := take_error(self._kept.fd)):
+            self._fail(error)
+
+    def _fail(self, error: int) -> None:
+        self.failures += 1
+        self._error = error
+        for state in (self._written, self._flushing):
+            for start, stop in state:
+                self._lost.add(start, stop)
+        self._written, self._flushing = RangeSet(), RangeSet()
+        self._update()
