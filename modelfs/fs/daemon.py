@@ -1,11 +1,12 @@
 """The daemon: serves one mount, from opening the store to the last durable byte.
 
 The store is opened, the file system is mounted, and `ready` is called when the kernel has answered.
-An unmount, SIGTERM or SIGINT ends the daemon. On a signal the kernel is first made to send the
-pages of mapped files, which an unmount does by itself. Then the file system is unmounted, the
+An unmount, SIGTERM, SIGINT or SIGHUP ends the daemon. On a signal the kernel is first made to send
+the pages of mapped files, which an unmount does by itself. Then the file system is unmounted, the
 background jobs are cancelled, and everything is flushed and committed.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from modelfs.fs.host.malloc import keep_heap
 from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
+from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.disk.descriptors import raise_limit
 from modelfs.store.store import Store
@@ -37,6 +39,7 @@ WORKERS: Final = 8
 # How long a computing thread may keep Python's lock when the event loop wakes up. Beside a busy
 # thread the loop waited a median of 1.2 ms for the lock, and of 5.1 ms with Python's own 5 ms.
 SWITCH_SECONDS: Final = 0.001
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Requests answered at the same time; each may need a buffer of 1 MiB.
 REQUESTS_MAX: Final = 64
 
@@ -81,6 +84,7 @@ class _Daemon:
         self._workers = trio.CapacityLimiter(WORKERS)
         self._handles = Handles()
         self._background = Scheduler(store, self._handles, self._workers)
+        self._failure: OSError | None = None  # why the end is not a clean one
 
     async def serve(self) -> None:
         """Mount, answer requests until the mount ends, and make everything durable."""
@@ -88,7 +92,9 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery, self._options.cache_size)
             writer = Writer(self._store.writes, self._workers)
-            operations = Operations(self._store, self._handles, self._background, reader, writer)
+            operations = Operations(
+                self._store, self._handles, self._background, reader, writer, mountpoint
+            )
             try:
                 pyfuse3.init(operations, str(mountpoint), self._options.for_kernel())
             except RuntimeError as exc:
@@ -99,11 +105,13 @@ class _Daemon:
                 with trio.CancelScope(shield=True):
                     pyfuse3.close(unmount=True)
                     if not self._store.read_only:
-                        await self._background.finish()
+                        await self._background.finish(clean=self._failure is None)
                     log.info("unmounted %s", mountpoint)
+        if self._failure is not None:
+            raise self._failure
 
     async def _serve_requests(self, nursery: trio.Nursery, operations: Operations) -> None:
-        nursery.start_soon(self._stop_on_signal)
+        nursery.start_soon(self._stop_on_signal, operations.truncater)
         nursery.start_soon(self._announce, operations.begun)
         if not self._store.read_only:
             background = self._background
@@ -124,12 +132,27 @@ class _Daemon:
         log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)
         self._ready()
 
-    async def _stop_on_signal(self) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                notify_manager("STOPPING=1")
-                await self._background.durability.sync_mapped_files(self._options.mountpoint)
-                pyfuse3.terminate()
+    async def _stop_on_signal(self, truncater: Truncater) -> None:
+        """End the mount at a signal. A second one ends the wait for pages of mapped files."""
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            await anext(signals)
+            notify_manager("STOPPING=1")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive_mapped_pages, nursery.cancel_scope)
+                await anext(signals)
+                self._failure = OSError(errno.EINTR, "pages of mapped files did not come in time")
+                nursery.cancel_scope.cancel()
+            truncater.stop_waiting()
+            pyfuse3.terminate()
+            await trio.sleep_forever()
+
+    async def _receive_mapped_pages(self, scope: trio.CancelScope) -> None:
+        try:
+            await self._background.durability.sync_mapped_files(self._options.mountpoint)
+        except OSError as exc:
+            log.error("%s", exc)
+            self._failure = exc
+        scope.cancel()
 
 
 def notify_manager(state: str) -> None:

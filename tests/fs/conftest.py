@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background import scheduler
 from modelfs.fs.background.scheduler import COMMIT_SECONDS
+from modelfs.fs.requests import truncater
 from modelfs.jobs.ingest import job
 from tests.support import stores
 from tests.support.served_store import Counting, Held, Listing, Served
@@ -36,7 +37,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
     """A store behind its request handlers, without a kernel in front of them."""
-    monkeypatch.setattr("modelfs.fs.requests.truncater.drop_mapped_pages", lambda inode: None)
+    monkeypatch.setattr(truncater, "sync_mapped_files", lambda mountpoint, paths: {})
     return Served(box.store, nursery)
 
 

@@ -27,20 +27,20 @@ Reply = dict[str, Any]
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., list[int]]:
+def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., dict[int, str]]:
     """The calls that sync mapped files; there is no mount here."""
-    synced = Counting(_nothing_moved)
+    synced = Counting(_all_synced)
     monkeypatch.setattr(durability, "sync_mapped_files", synced)
     return synced
 
 
-def _nothing_moved(mountpoint: Path, paths: dict[int, bytes]) -> list[int]:
-    return []
+def _all_synced(mountpoint: Path, paths: dict[int, bytes]) -> dict[int, str]:
+    return {}
 
 
 @pytest.fixture
 async def daemon(
-    served: Served, synced: Counting[..., list[int]], nursery: trio.Nursery, tmp_path: Path
+    served: Served, synced: Counting[..., dict[int, str]], nursery: trio.Nursery, tmp_path: Path
 ) -> Served:
     """A store whose control socket answers."""
     answering = Control(served.store, served.background, tmp_path, served.workers)
@@ -95,7 +95,7 @@ async def test_stats(daemon: Served) -> None:
     assert result["disk_bytes"] > 0
 
 
-async def test_sync(daemon: Served, synced: Counting[..., list[int]], tmp_path: Path) -> None:
+async def test_sync(daemon: Served, synced: Counting[..., dict[int, str]], tmp_path: Path) -> None:
     """`sync` syncs mapped files, reports progress, and leaves nothing to do."""
     for number in range(3):
         await daemon.written(b"%d" % number, noise(CHUNK, number))

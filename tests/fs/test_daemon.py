@@ -75,7 +75,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
     monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
-    monkeypatch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: [])
+    monkeypatch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: {})
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return kernel
 
@@ -209,7 +209,7 @@ def test_unmounting_is_durable(kernel: Kernel, options: MountOptions) -> None:
         assert content_of(store, store.namespace.lookup(ROOT, b"f")) == DATA
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals(
     kernel: Kernel,
     options: MountOptions,
@@ -220,10 +220,10 @@ def test_signals(
     """A signal is an orderly end: mapped files are synced while there still is a mount."""
     asked: list[tuple[Path, bool, bool]] = []
 
-    def send(mountpoint: Path, paths: dict[int, bytes]) -> list[int]:
+    def send(mountpoint: Path, paths: dict[int, bytes]) -> dict[int, str]:
         on_loop = threading.current_thread() is threading.main_thread()
         asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
-        return []
+        return {}
 
     monkeypatch.setattr(durability, "sync_mapped_files", send)
     run(options, lambda: os.kill(os.getpid(), number))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +83,16 @@ def _capabilities() -> int:
 class Mount:
     """A store, its mount point `path`, and its daemon."""
 
-    def __init__(self, store: Path, path: Path, *options: str, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        path: Path,
+        *options: str,
+        log: Path | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """Prepare a mount; `prefix` is the begin of the command, such as `setpriv`."""
+        self._prefix = prefix
         self.store = store
         self.path = path
         self._options = options
@@ -100,7 +109,10 @@ class Mount:
         began = time.monotonic()
         with self._log.open("ab") as log:
             daemon = subprocess.Popen(
-                [*MODELFS, "mount", "--foreground", *self._options, self.store, self.path],
+                [
+                    *(*self._prefix, *MODELFS, "mount", "--foreground", *self._options),
+                    *(self.store, self.path),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

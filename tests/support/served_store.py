@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MethodType
 from typing import Generic, ParamSpec, TypeVar, cast
 
@@ -91,7 +92,9 @@ class Served:
         self.background = Scheduler(store, self.handles, self.workers)
         self.reader = Reader(store.contents, self.workers, nursery)
         self.writer = Writer(store.writes, self.workers)
-        self.operations = Operations(store, self.handles, self.background, self.reader, self.writer)
+        self.operations = Operations(
+            store, self.handles, self.background, self.reader, self.writer, Path("/no mount")
+        )
 
     async def created(self, name: bytes, data: bytes = b"") -> tuple[InodeNumber, FileHandleT]:
         """Create a file as a program does, and leave it open."""

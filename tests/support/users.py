@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import mmap
 import multiprocessing
 import os
 import socket
@@ -145,6 +146,18 @@ def set_times(path: str) -> None:
 
 def link(old: str, new: str) -> None:
     os.link(old, new, follow_symlinks=False)
+
+
+def fill_mapping(path: str, data: bytes) -> None:
+    """Write data into a new file through a mapping that stays."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, len(data))
+    mapping = mmap.mmap(fd, len(data))
+    mapping[:] = data
+    _mappings.append((fd, mapping))
+
+
+_mappings: list[tuple[int, mmap.mmap]] = []
 
 
 # Operations that a user may try with a store.

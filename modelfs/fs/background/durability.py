@@ -17,7 +17,9 @@ barrier, flushes it, and then writes the index with the new name. After a crash,
 old content or the whole new content.
 """
 
+import errno
 import logging
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Final
 import trio
 
 from modelfs.fs.handles import Handles
+from modelfs.fs.host.fsync_mapped import MOVED
 from modelfs.fs.host.kernel import sync_mapped_files
 from modelfs.jobs.steps import CHANGES_MAX
 from modelfs.store.disk.calls import Calls
@@ -97,20 +100,29 @@ class Durability:
                 await trio.to_thread.run_sync(call, limiter=self._workers)
 
     async def sync_mapped_files(self, mountpoint: Path) -> None:
-        """Make the kernel send the pages of mapped files, while the daemon still receives them."""
-        inodes = self._handles.open_for_writing()
+        """Make the kernel send the pages of mapped files, while the daemon still receives them.
+
+        Raises:
+            OSError: the pages of some files did not come; the message names one of them.
+        """
+        paths = self._paths(self._handles.open_for_writing())
+        failures: dict[bytes, str] = {}
         for _ in range(MOVES_MAX):
             # Not on one of the workers: this call waits for them.
-            inodes = await trio.to_thread.run_sync(
-                sync_mapped_files, mountpoint, self._paths(inodes)
+            problems = await trio.to_thread.run_sync(
+                sync_mapped_files, mountpoint, paths, abandon_on_cancel=True
             )
-            if not inodes:
-                return
-        if paths := self._paths(inodes):
-            log.warning(
-                "no fsync of mapped files that are renamed again and again, their last changes "
-                "may be lost: %s",
-                [*paths.values()],
+            moved = [inode for inode, reason in problems.items() if reason == MOVED]
+            failures |= {paths[inode]: problems[inode] for inode in problems.keys() - moved}
+            if not (paths := self._paths(moved)):
+                break
+        failures |= dict.fromkeys(paths.values(), "it is renamed again and again")
+        if failures:
+            path, reason = next(iter(failures.items()))
+            others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+            name = os.fsdecode(path)
+            raise OSError(
+                errno.EIO, f"what was written to {name}{others} through a mapping: {reason}"
             )
 
     def _paths(self, inodes: list[InodeNumber]) -> dict[InodeNumber, bytes]:

@@ -87,11 +87,16 @@ class Scheduler:
             nursery.start_soon(self.scrub.run)
             nursery.start_soon(self.optimize.run)
 
-    async def finish(self) -> None:
-        """Make everything durable, before the daemon ends."""
+    async def finish(self, *, clean: bool = True) -> None:
+        """Make everything durable, before the daemon ends.
+
+        Args:
+            clean: all written bytes have reached the daemon. If not, the store stays marked.
+        """
         try:
             await self.durability.flush_all()
-            self._store.set_in_use(in_use=False)
+            if clean:
+                self._store.set_in_use(in_use=False)
         finally:
             await self.durability.commit()
 

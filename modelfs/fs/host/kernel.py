@@ -3,16 +3,12 @@
 None of them is a system call that the mount itself has to answer: see `fsync_mapped`.
 """
 
-import contextlib
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
-
-import pyfuse3
-from pyfuse3 import InodeT
 
 from modelfs.fs.host import fsync_mapped
 from modelfs.fs.host.mount_table import mounted_at
@@ -25,7 +21,7 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KIB: Final = 2048
 
 
-def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list[InodeNumber]:
+def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
     """Make the kernel send the pages of mapped files to the daemon, and wait for that.
 
     Args:
@@ -33,31 +29,25 @@ def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> list
         paths: of the files that are open for writing, from the mount's root.
 
     Returns:
-        The files that were no longer at their paths.
+        The files for which that failed, and the reasons: `MOVED`, or a text.
     """
     if not paths:
-        return []
-    top = os.fsencode(mountpoint)
+        return {}
+    if (mount := mounted_at(mountpoint)) is None:
+        return dict.fromkeys(paths, "the mount point is not visible to the daemon")
+    major, _, minor = mount.device.partition(":")
+    device = os.makedev(int(major), int(minor))
     done = subprocess.run(  # noqa: S603 - a program of this package
-        [sys.executable, "-I", "-S", fsync_mapped.__file__],
-        input=b"".join(b"%d %s%s\0" % (inode, top, path) for inode, path in paths.items()),
+        [sys.executable, "-I", "-S", fsync_mapped.__file__, os.fsencode(mountpoint), str(device)],
+        input=b"".join(b"%d %s\0" % (inode, path) for inode, path in paths.items()),
         capture_output=True,
         check=False,
     )
-    for line in done.stderr.decode(errors="replace").splitlines():
-        log.warning("fsync of a mapped file failed, its last changes may be lost: %s", line)
     if done.returncode:
-        log.warning(
-            "fsync of mapped files failed with exit code %d, their last changes may be lost",
-            done.returncode,
-        )
-    return [InodeNumber(int(line)) for line in done.stdout.split()]
-
-
-def drop_mapped_pages(inode: InodeNumber) -> None:
-    """Make the kernel send a mapped file's changed pages, and drop all pages of the file."""
-    with contextlib.suppress(OSError):  # the file has none
-        pyfuse3.invalidate_inode(InodeT(inode))
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return dict.fromkeys(paths, reason or f"exit code {done.returncode}")
+    problems = (line.partition(" ") for line in done.stdout.decode().splitlines())
+    return {InodeNumber(int(inode)): reason for inode, _, reason in problems}
 
 
 def raise_read_ahead(mountpoint: Path) -> None:

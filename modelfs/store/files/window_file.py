@@ -23,8 +23,8 @@ the states after they have the bytes, because a page is dropped only after the f
 
 Example. Bytes 0 to 100 are durable, and 50 to 200 were written since. The disk is full for a
 moment. A read of 0 to 10 returns its bytes. A read of 40 to 60 asks the kernel, gets ENOSPC, and
-raises `LostBytes`: 50 to 200 are lost. A program writes 50 to 150 again, and a sync succeeds: 150 to
-200 are still lost, and every flush of the file fails until they are written or cut off.
+raises `LostBytes`: 50 to 200 are lost. A program writes 50 to 150 again, and a sync succeeds: 150
+to 200 are still lost, and every flush of the file fails until they are written or cut off.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """fsync(2) of files with pages that programs have mapped."""
 
+import errno
 import io
 import os
 import sys
@@ -11,23 +12,64 @@ import pytest
 from modelfs.fs.host import fsync_mapped
 
 
-def test_fsync_mapped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def run(
+    monkeypatch: pytest.MonkeyPatch, mount: Path, files: list[tuple[int, str]], device: int = 0
 ) -> None:
-    """Every file is synced; one that moved, or whose fsync fails, does not stop the others."""
+    lines = [b"%d /%s\0" % (inode, os.fsencode(path)) for inode, path in files]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"".join(lines))))
+    monkeypatch.setattr(sys, "argv", ["", str(mount), str(device or mount.stat().st_dev)])
+    fsync_mapped.main()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were synced."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    lines = []
+    return synced
+
+
+def test_files_are_synced_by_path(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    synced: list[str],
+) -> None:
+    """Without the right to use handles, every file is opened by its path; others do not matter."""
+
+    def refused(mount: int, inode: int) -> int:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(fsync_mapped, "open_handle", refused)
+    files = []
     for name in ("a", "b", "c"):
         (tmp_path / name).touch()
-        inode = (tmp_path / name).stat().st_ino
-        lines.append(b"%d %s" % (inode + (name == "c"), os.fsencode(tmp_path / name)))
+        files.append(((tmp_path / name).stat().st_ino + (name == "c"), name))
     (tmp_path / "link").symlink_to(".")  # as O_NOFOLLOW refuses
-    lines += [b"%d %s" % (1, os.fsencode(tmp_path / name)) for name in ("gone", "a/gone", "link")]
-    asked = SimpleNamespace(buffer=io.BytesIO(b"".join(line + b"\0" for line in lines)))
-    monkeypatch.setattr(sys, "stdin", asked)
-    fsync_mapped.main()
+    run(monkeypatch, tmp_path, [*files, (1, "gone"), (2, "a/gone"), (3, "link")])
     assert synced == [str(tmp_path / name) for name in ("a", "b", "c")]
-    out, err = capsys.readouterr()
-    assert out.split() == [str((tmp_path / "c").stat().st_ino + 1), "1", "1"]
-    assert "link: " in err
+    problems = capsys.readouterr().out.splitlines()
+    assert problems[:3] == [f"{files[2][0]} moved", "1 moved", "2 moved"]
+    assert problems[3].startswith("3 ")
+
+
+def test_an_inode_without_pages_is_passed_over(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    synced: list[str],
+) -> None:
+    """The kernel does not have the inode, so it has no pages of it."""
+
+    def stale(mount: int, inode: int) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(fsync_mapped, "open_handle", stale)
+    run(monkeypatch, tmp_path, [(5, "f")])
+    assert (synced, capsys.readouterr().out) == ([], "")
+
+
+def test_another_mount_at_the_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of another file system are not synced in place of the mount's."""
+    with pytest.raises(SystemExit, match="hides"):
+        run(monkeypatch, tmp_path, [(5, "f")], device=1)

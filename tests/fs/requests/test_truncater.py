@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -43,16 +44,21 @@ async def test_open_truncates_after_pages_of_mappings(
 ) -> None:
     """O_TRUNC first waits for the pages of mappings, and then empties the file."""
     inode, handle = await served.created(b"f", DATA)
-    asked: list[InodeNumber] = []
+    asked: list[tuple[InodeNumber, bytes]] = []
 
-    def take(inode: InodeNumber) -> None:
-        asked.append(inode)
+    def sync(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
+        asked.extend(paths.items())
         trio.from_thread.run(served.operations.write, handle, 0, b"late")
+        return {}
 
-    monkeypatch.setattr(truncater, "drop_mapped_pages", take)
+    monkeypatch.setattr(truncater, "sync_mapped_files", sync)
     await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
-    assert asked == [inode]
+    assert asked == [(inode, b"/f")]
     assert await served.content(inode) == b""
+
+
+def _all_synced(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
+    return {}
 
 
 async def test_open_truncates_though_many_wait(
@@ -60,8 +66,8 @@ async def test_open_truncates_though_many_wait(
 ) -> None:
     """Only so many opens wait for the kernel's pages that requests stay free to receive them."""
     inode, _ = await served.created(b"f", DATA)
-    held = Held(lambda inode: None)
-    monkeypatch.setattr(truncater, "drop_mapped_pages", held)
+    held = Held(_all_synced)
+    monkeypatch.setattr(truncater, "sync_mapped_files", held)
     monkeypatch.setattr(served.operations.truncater, "_waiting", trio.CapacityLimiter(1))
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     with trio.fail_after(DEADLINE):
@@ -70,4 +76,22 @@ async def test_open_truncates_though_many_wait(
             await held.reached.wait()
             await truncate()
             held.let_go()
+    assert await served.content(inode) == b""
+
+
+async def test_a_daemon_that_ends_waits_for_no_pages(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once the daemon ends, no open waits for pages, neither one under way nor a later one."""
+    inode, _ = await served.created(b"f", DATA)
+    held = Held(_all_synced)
+    monkeypatch.setattr(truncater, "sync_mapped_files", held)
+    truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(truncate)
+            await held.reached.wait()
+            served.operations.truncater.stop_waiting()
+        await truncate()
+    held.let_go()
     assert await served.content(inode) == b""
