@@ -10,9 +10,10 @@ from trio.testing import MockClock
 
 from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background import scheduler
-from modelfs.fs.background.scheduler import COMMIT_SECONDS
+from modelfs.fs.background.durability import COMMIT_SECONDS
 from modelfs.fs.requests import truncater
 from modelfs.jobs.ingest import job
+from modelfs.store.index import memtable
 from tests.support import stores
 from tests.support.served_store import Counting, Held, Listing, Served
 from tests.support.stores import CHUNK, Box
@@ -85,6 +86,7 @@ async def running(
 ) -> Served:
     """A store whose background jobs run, on a clock that jumps if the test asks for it."""
     monkeypatch.setattr(scheduler, "COLLECT_SECONDS", COMMIT_SECONDS)
+    monkeypatch.setattr(memtable, "monotonic", trio.current_time)
     served.background.start()
     nursery.start_soon(served.background.run)
     return served

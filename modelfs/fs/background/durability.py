@@ -12,6 +12,11 @@ done.
 Pages that were written through a mapping stay in the kernel until it writes them back.
 `sync_mapped_files` makes the kernel do that, before a sync and before the daemon ends.
 
+A change may wait for a commit for 5 s, and all of them together may take 64 MiB. A request that
+makes one first passes the gate, `before_change`. If the commits cannot keep up it waits, and if
+they fail it gets their error: an error that only fsync returned would leave all other programs
+without a word.
+
 Example. A program writes a.tmp and renames it to a. The next commit sees a.tmp's inode behind the
 barrier, flushes it, and then writes the index with the new name. After a crash, a has either its
 old content or the whole new content.
@@ -27,6 +32,7 @@ from typing import Final
 
 import trio
 
+from modelfs.errors import ModelfsError, StoreFull
 from modelfs.fs.handles import Handles
 from modelfs.fs.host.fsync_mapped import MOVED
 from modelfs.fs.host.kernel import sync_mapped_files
@@ -39,6 +45,14 @@ log = logging.getLogger(__name__)
 
 # How long written data may wait for its flush. The promise to users is 30 seconds.
 FLUSH_SECONDS: Final = 20.0
+# The promise to users for names and metadata is 5 seconds: a commit begins after `COMMIT_SECONDS`,
+# and a request that makes a change waits if the oldest change is older than `AGE_MAX`.
+COMMIT_SECONDS: Final = 4.0
+AGE_MAX: Final = 5.0
+# The most memory of changes that wait for a commit.
+BYTES_MAX: Final = 64 << 20
+# After a commit that failed, requests get its error for so long before one tries again.
+FAILED_SECONDS: Final = 1.0
 # How often a mapped file is looked up again that was renamed before its fsync.
 MOVES_MAX: Final = 5
 
@@ -52,9 +66,43 @@ class Durability:
         self._workers = workers
         self._committing = trio.Lock()
         self._seals = 0  # commits that were sealed
+        self._failure: ModelfsError | OSError | None = None  # of the last commit
+        self._failed_at = 0.0  # monotonic seconds
         self._barrier: set[InodeNumber] = set()
         self._renames_may_pass = trio.Event()
         self._renames_may_pass.set()
+
+    # -- the gate
+
+    async def before_change(self, *, frees: bool = False) -> None:
+        """Wait while too many changes wait for a commit, or one waits for too long.
+
+        Args:
+            frees: the change frees room, so it is made although there is no room for a commit.
+
+        Raises:
+            StoreFull, OSError: the changes cannot be committed.
+        """
+        index = self._store.index
+        while index.uncommitted_bytes > BYTES_MAX or index.uncommitted_seconds() > AGE_MAX:
+            try:
+                await self._commit_or_fail()
+            except StoreFull:
+                if frees and index.uncommitted_bytes <= BYTES_MAX:
+                    return
+                raise
+
+    async def _commit_or_fail(self) -> None:
+        """Commit; if the last commit failed just now, raise its error again."""
+        failure = self._failure
+        if failure is not None and time.monotonic() < self._failed_at + FAILED_SECONDS:
+            raise type(failure)(*failure.args)
+        await self.commit()
+
+    async def commit_old(self) -> None:
+        """Commit if a change has waited long enough. Raises as `commit`."""
+        if self._store.index.uncommitted_seconds() > COMMIT_SECONDS:
+            await self.commit()
 
     # -- renames
 
@@ -149,11 +197,14 @@ class Durability:
                 self._seals += 1
                 try:
                     await self._run(self._store.commit_calls())
-                except BaseException:
+                except BaseException as exc:
                     # The commit may be written, and only its deletes be cancelled. Then the next
                     # commit is one too many, which does no harm.
                     self._seals -= 1
+                    if isinstance(exc, ModelfsError | OSError):
+                        self._failure, self._failed_at = exc, time.monotonic()
                     raise
+                self._failure = None
             finally:
                 self._renames_may_pass.set()
 

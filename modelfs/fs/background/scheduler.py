@@ -2,7 +2,7 @@
 
 Requests change the store in memory. Behind them
 
-- `durability` flushes and commits, every `COMMIT_SECONDS` or when a program waits for an fsync;
+- `durability` flushes and commits, after some seconds or when a program waits for an fsync;
 - `ingest` makes chunks of staged content;
 - `gc` removes deleted content, and frees its room;
 - `optimize` gives stored chunks their smallest form, and then defragments;
@@ -37,11 +37,11 @@ from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-COMMIT_SECONDS: Final = 5.0
 TICK_SECONDS: Final = 0.25
 COLLECT_SECONDS: Final = 60.0
 SHORT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after an attempt that failed
+COMMIT_RETRY_SECONDS: Final = 1.0
 
 
 class Scheduler:
@@ -75,8 +75,10 @@ class Scheduler:
     async def run(self) -> None:
         """Do all background jobs when they are due, until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                _repeat, "commit", TICK_SECONDS, self.durability.commit_old, COMMIT_RETRY_SECONDS
+            )
             for name, seconds, job in (
-                ("commit", COMMIT_SECONDS, self.durability.commit),
                 ("flush", TICK_SECONDS, self.durability.flush_old),
                 ("ingest", TICK_SECONDS, self.ingest.ingest_due),
                 ("removal of deleted files", TICK_SECONDS, self.gc.remove_orphans),
@@ -101,18 +103,23 @@ class Scheduler:
             await self.durability.commit()
 
 
-async def _repeat(name: str, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
+async def _repeat(
+    name: str,
+    seconds: float,
+    job: Callable[[], Awaitable[object]],
+    retry_seconds: float = RETRY_SECONDS,
+) -> None:
     """Do a job every so many seconds; log its failures and go on, so that no other job stops."""
     while True:
         await trio.sleep(seconds)
         try:
             await job()
         except StoreFull as exc:
-            log.warning("%s failed, next attempt in %.0f s: %s", name, RETRY_SECONDS, exc)
+            log.warning("%s failed, next attempt in %.0f s: %s", name, retry_seconds, exc)
         except (ModelfsError, OSError) as exc:
-            log.error("%s failed, next attempt in %.0f s: %s", name, RETRY_SECONDS, exc)
+            log.error("%s failed, next attempt in %.0f s: %s", name, retry_seconds, exc)
         except Exception:
-            log.exception("%s failed, next attempt in %.0f s: bug", name, RETRY_SECONDS)
+            log.exception("%s failed, next attempt in %.0f s: bug", name, retry_seconds)
         else:
             continue
-        await trio.sleep(RETRY_SECONDS)
+        await trio.sleep(retry_seconds)

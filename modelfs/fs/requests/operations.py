@@ -131,18 +131,21 @@ class Operations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
+        await self._background.durability.before_change()
         return self._created(parent_inode, name, mode, ctx, rdev)
 
     @replies
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
+        await self._background.durability.before_change()
         return self._created(parent_inode, name, ModeT(mode | stat.S_IFDIR), ctx)
 
     @replies
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
+        await self._background.durability.before_change()
         self._store.space.reserve(NAME_ROOM)
         node = self._store.namespace.symlink(
             InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
@@ -157,16 +160,19 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
+        await self._background.durability.before_change()
         self._store.space.reserve(NAME_ROOM)
         self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
         return self.lookups.entry(InodeNumber(inode))
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._background.durability.before_change(frees=True)
         self.lookups.lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._background.durability.before_change(frees=True)
         self.lookups.lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
 
     @replies
@@ -181,6 +187,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~KNOWN_RENAME_FLAGS:
             raise InvalidArgument(f"rename flags {flags:#x}")
+        await self._background.durability.before_change()
         await self._background.durability.before_rename()
         old = InodeNumber(parent_inode_old), name_old
         new = InodeNumber(parent_inode_new), name_new
@@ -236,6 +243,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         number = InodeNumber(inode)
         self._check_writable()
+        await self._background.durability.before_change(frees=True)
         if fields.update_size:
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
@@ -255,6 +263,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
+        await self._background.durability.before_change()
         self._store.space.reserve(NAME_ROOM + len(value))
         self._store.attributes.put(InodeNumber(inode), name, value)
 
@@ -268,6 +277,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._background.durability.before_change(frees=True)
         self._store.attributes.remove(InodeNumber(inode), name)
 
     @replies
@@ -285,6 +295,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
+        await self._background.durability.before_change()
         await self._background.ingest.before_create()
         entry = self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags), entry
@@ -294,6 +305,7 @@ class Operations(pyfuse3.Operations):
         if _wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
         if flags & os.O_TRUNC:
+            await self._background.durability.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
         return self._opened(InodeNumber(inode), flags)
 
@@ -305,6 +317,7 @@ class Operations(pyfuse3.Operations):
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         inode = self._handles[fh].inode
+        await self._background.durability.before_change()
         self._store.space.reserve(len(buf))
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(inode)

@@ -273,6 +273,15 @@ class Index:
         """How many rows have changed since the last seal."""
         return len(self._memtable)
 
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Memory of the changes that no commit has made durable, about."""
+        return self._memtable.memory
+
+    def uncommitted_seconds(self) -> float:
+        """Return the age of the oldest change that no commit has made durable; 0 without one."""
+        return self._memtable.age()
+
     def seal(self) -> CommitBatch:
         """Begin a commit of every change made so far.
 

@@ -10,15 +10,22 @@ row. The write ends and the sealed layer is released: LMDB has a=2, and the acti
 
 One thread makes all changes; any thread may read. The lock keeps a reader from seeing a sorted
 layer in the middle of an insertion.
+
+The size and the age of the changes are counted as rows come and go, so that requests can wait while
+there are too many: see `fs.background.durability`.
 """
 
 import heapq
+from time import monotonic
 from typing import Final
 
 from sortedcontainers import SortedDict
 
 from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.tables import Table
+
+# Memory of a row besides its key and value, about.
+ROW_BYTES: Final = 200
 
 Layer = dict[Table, "SortedDict[bytes, bytes | None]"]
 Undo = tuple[Table, bytes, bytes | None, bool]  # the row that was there, and whether there was one
@@ -43,6 +50,11 @@ class Memtable:
         self._active = _empty()
         self._sealed: Layer | None = None
         self._changed = False
+        self._active_bytes = 0
+        self._sealed_bytes = 0
+        # Monotonic seconds of the oldest change of each layer.
+        self._active_since = 0.0
+        self._sealed_since = 0.0
 
     # -- reading
 
@@ -96,6 +108,17 @@ class Memtable:
         """Whether there are changes that LMDB does not have."""
         return self._changed or self._sealed is not None
 
+    @property
+    def memory(self) -> int:
+        """Memory of the changes that LMDB does not have, about."""
+        return self._active_bytes + self._sealed_bytes
+
+    def age(self) -> float:
+        """Return the seconds since the oldest change that LMDB does not have; 0 without one."""
+        if self._sealed is not None:
+            return monotonic() - self._sealed_since
+        return monotonic() - self._active_since if self._changed else 0.0
+
     def __len__(self) -> int:
         """Return the number of rows that have changed since the last seal."""
         return sum(map(len, self._active.values()))
@@ -110,8 +133,14 @@ class Memtable:
     def set(self, table: Table, key: bytes, value: bytes | None) -> None:
         """Change a row, or delete it with None."""
         rows = self._active[table]
+        older, was_there = rows.get(key), key in rows
         with self._lock:
             rows[key] = value
+        self._active_bytes += _memory(key, value)
+        if was_there:
+            self._active_bytes -= _memory(key, older)
+        if not self._changed:
+            self._active_since = monotonic()
         self._changed = True
 
     def undo(self, changes: list[Undo]) -> None:
@@ -121,10 +150,12 @@ class Memtable:
         """
         with self._lock:
             for table, key, value, was_there in reversed(changes):
+                rows = self._active[table]
+                if key in rows:
+                    self._active_bytes -= _memory(key, rows.pop(key))
                 if was_there:
-                    self._active[table][key] = value
-                else:
-                    self._active[table].pop(key, None)
+                    rows[key] = value
+                    self._active_bytes += _memory(key, value)
 
     # -- committing
 
@@ -135,6 +166,10 @@ class Memtable:
         includes its changes.
         """
         with self._lock:
+            if self._sealed is None:
+                self._sealed_since = self._active_since
+            self._sealed_bytes += self._active_bytes  # too many, if both layers have a row
+            self._active_bytes = 0
             if self._sealed is not None:
                 for table, rows in self._active.items():
                     self._sealed[table].update(rows)
@@ -148,3 +183,8 @@ class Memtable:
         """Drop the sealed layer, because LMDB has it."""
         with self._lock:
             self._sealed = None
+            self._sealed_bytes = 0
+
+
+def _memory(key: bytes, value: bytes | None) -> int:
+    return ROW_BYTES + len(key) + len(value or b"")

@@ -2,26 +2,31 @@
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import pytest
 import trio
 import trio.testing
-from pyfuse3 import FileNameT, FlagT, InodeT
+from pyfuse3 import FileNameT, FlagT, InodeT, XAttrNameT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
+from modelfs.fs.background import durability
 from modelfs.store.index.tables import ROOT, InodeNumber
 from tests.support.served_store import (
     ASKED,
     DATA,
+    MODE,
     OTHER,
     TOP,
+    WRITE,
     Counting,
     Failing,
     Held,
     Served,
     names,
+    refused,
     rename,
 )
 from tests.support.stores import CHUNK, Box, content_of, noise
@@ -370,3 +375,74 @@ async def test_barrier_that_fails(
     store = box.crash()
     assert names(store) == [b"0", b"g"]
     assert content_of(store, good) == noise(100, 0)
+
+
+# -- the gate
+
+
+async def test_many_changes_wait_for_a_commit(
+    served: Served, applied: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes that no commit has made durable have a bound in memory; the next request commits."""
+    monkeypatch.setattr(durability, "BYTES_MAX", 100_000)
+    inode = await served.written(b"f")
+    for number in range(10):
+        name = XAttrNameT(b"user.%d" % number)
+        await served.operations.setxattr(InodeT(inode), name, bytes(40_000), ASKED)
+        assert served.store.index.uncommitted_bytes < 150_000
+    assert len(applied.calls) > 2
+
+
+async def test_an_old_change_holds_up_others(
+    served: Served, applied: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that finds a change which waits for too long commits it first."""
+    await served.written(b"f")
+    monkeypatch.setattr(durability, "AGE_MAX", 0.0)
+    await served.written(b"g")
+    assert len(applied.calls) == 1
+
+
+CHANGES: dict[str, Callable[[Served, InodeT], Awaitable[object]]] = {
+    "mkdir": lambda s, i: s.operations.mkdir(TOP, FileNameT(b"d"), MODE, ASKED),
+    "mknod": lambda s, i: s.operations.mknod(TOP, FileNameT(b"n"), MODE, 0, ASKED),
+    "create": lambda s, i: s.operations.create(TOP, FileNameT(b"c"), MODE, WRITE, ASKED),
+    "symlink": lambda s, i: s.operations.symlink(TOP, FileNameT(b"s"), FileNameT(b"f"), ASKED),
+    "link": lambda s, i: s.operations.link(i, TOP, FileNameT(b"l"), ASKED),
+    "rename": lambda s, i: rename(s, b"f", b"r"),
+    "setxattr": lambda s, i: s.operations.setxattr(i, XAttrNameT(b"user.a"), b"x", ASKED),
+    "truncate": lambda s, i: s.set(InodeNumber(i), size=0),
+    "unlink": lambda s, i: s.operations.unlink(TOP, FileNameT(b"f"), ASKED),
+}
+FREEING: Final = {"truncate", "unlink"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), StoreFull("full")])
+async def test_commits_that_fail_are_errors_of_requests(
+    served: Served,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    error: OSError | StoreFull,
+) -> None:
+    """While commits fail, changes are refused, except those that free room on a full disk."""
+    inode = InodeT(await served.written(b"f", DATA))
+    apply = served.store.index.apply
+    failing = Failing(apply, error, *range(1, 100))
+    monkeypatch.setattr(durability, "AGE_MAX", 0.0)
+    monkeypatch.setattr(served.store.index, "apply", failing)
+    if change in FREEING and isinstance(error, StoreFull):
+        await CHANGES[change](served, inode)
+    else:
+        with refused(error.errno or 0):
+            await CHANGES[change](served, inode)
+        tries = failing.calls
+        with refused(error.errno or 0):  # at once, without another attempt
+            await CHANGES[change](served, inode)
+        assert failing.calls == tries
+    monkeypatch.setattr(served.store.index, "apply", apply)
+    monkeypatch.setattr(durability, "FAILED_SECONDS", 0.0)
+    if not (change in FREEING and isinstance(error, StoreFull)):
+        await CHANGES[change](served, inode)
+    caplog.clear()

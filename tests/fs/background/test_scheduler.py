@@ -12,8 +12,7 @@ from trio.testing import MockClock
 
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.fs.background import scheduler
-from modelfs.fs.background.durability import FLUSH_SECONDS
-from modelfs.fs.background.scheduler import COMMIT_SECONDS
+from modelfs.fs.background.durability import COMMIT_SECONDS, FLUSH_SECONDS
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.index.tables import InodeNumber
