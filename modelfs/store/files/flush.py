@@ -6,10 +6,13 @@ Theory of operation. A flush has three parts, so that no request waits for the d
 2. Sync (any thread): fdatasync the files of these windows.
 3. Record (owner's thread): record the frozen state in the index.
 
-Between 1 and 3 the file may be written, truncated or ingested. `StagedFile.generation` counts cuts,
-flushes and ingested steps. If it has changed, the flush is void and starts again, because the
-frozen state may be older than the index. A write alone does not change it: the window stays dirty,
-and the next flush makes the new bytes durable.
+Between 1 and 3 the file may be written, truncated or ingested.
+
+- A write leaves the window dirty, and the next flush makes its bytes durable.
+- A truncation is recorded, too: the frozen state is cut to the smallest size since. So a program
+  that truncates its file again and again holds up no flush, nor the commit that waits for it.
+- `StagedFile.generation` counts flushes and ingested steps. If it has changed, the flush is void
+  and starts again, because the frozen state may be older than the index.
 
 The state of a staged file in the index::
 
@@ -37,7 +40,7 @@ from typing import Final
 from modelfs.store.disk.calls import Calls
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
+from modelfs.store.files.staged_file import Freeze, StagedFile, Window, with_staged_state
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
@@ -53,6 +56,7 @@ class _Flush:
     staged: StagedFile
     frozen: StagedFile  # a copy of `staged` from the beginning of the flush
     superseded: tuple[Window, ...]
+    freeze: Freeze
     began: float  # monotonic seconds
     error: int = 0  # errno of a write-back that failed
     failure: OSError | None = None  # of anything else
@@ -95,8 +99,11 @@ class Flusher:
             if staged is None:
                 return
             if staged.dirty:
-                flush = _Flush(staged, staged.copy(), tuple(staged.superseded), time.monotonic())
-                yield partial(self._sync, flush)
+                flush = _begin(staged)
+                try:
+                    yield partial(self._sync, flush)
+                finally:
+                    staged.freezes.remove(flush.freeze)
                 if flush.failure is not None:
                     raise flush.failure
                 error = flush.error or error
@@ -148,6 +155,7 @@ class Flusher:
             return True  # meanwhile ingest has put all of the file into chunks
         if staged.generation != frozen.generation:
             return False
+        frozen.cut(flush.freeze.floor)
         with self._index.change():
             node = self._inodes.get(staged.inode)
             self._inodes.put(with_staged_state(node, frozen))
@@ -156,8 +164,9 @@ class Flusher:
                 self._staging.record(staged.inode, window)
             self._staging.drop_superseded(staged, flush.superseded)
         for window in flush.windows:
-            current = staged.windows[window.number]
-            current.dirty = current.stamp != window.stamp  # a write during the flush
+            current = staged.windows.get(window.number)
+            if current is not None and current.generation == window.generation:
+                current.dirty = current.stamp != window.stamp  # written or cut during the flush
         staged.size_floor = min(staged.size, frozen.size)
         staged.generation += 1
         staged.dirty = staged.differs_from(frozen)
@@ -204,3 +213,8 @@ class Flusher:
                 staged.map_visible_to = None
                 return
             yield
+
+
+def _begin(staged: StagedFile) -> _Flush:
+    freeze = staged.freeze()
+    return _Flush(staged, staged.copy(), tuple(staged.superseded), freeze, time.monotonic())

@@ -60,6 +60,13 @@ class Window:
         return not self.ranges and not self.writing
 
 
+@dataclass(slots=True, eq=False)
+class Freeze:
+    """The moment whose state a flush records."""
+
+    floor: int  # the smallest size of the file since then
+
+
 @dataclass(slots=True)
 class StagedFile:
     """The state of a file whose content differs from its inode record and map."""
@@ -74,7 +81,8 @@ class StagedFile:
     superseded: list[Window] = field(default_factory=list)  # cut off, but still in the index
     dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
-    generation: int = 0  # counts cuts, flushes and ingested steps: each voids a running flush
+    generation: int = 0  # counts flushes and ingested steps: each voids a running flush
+    freezes: list[Freeze] = field(default_factory=list)  # of the flushes under way
 
     def copy(self) -> "StagedFile":
         """Return a copy with which another thread may plan reads."""
@@ -82,7 +90,25 @@ class StagedFile:
             number: dataclasses.replace(window, ranges=window.ranges.copy())
             for number, window in self.windows.items()
         }
-        return dataclasses.replace(self, windows=windows, superseded=[])
+        return dataclasses.replace(self, windows=windows, superseded=[], freezes=[])
+
+    def freeze(self) -> Freeze:
+        """Begin to note to what size the file is cut, until `freezes` loses the result."""
+        freeze = Freeze(self.size)
+        self.freezes.append(freeze)
+        return freeze
+
+    def cut(self, size: int) -> None:
+        """Cut a copy of the state to a size."""
+        if size >= self.size:
+            return
+        self.size = size
+        edge = self.map_visible_to
+        self.map_visible_to = size if edge is None else min(size, edge)
+        for number, window in list(self.windows.items()):
+            window.ranges.remove(size, window.start + WINDOW)
+            if window.start >= size:
+                del self.windows[number]
 
     @property
     def lost_bytes(self) -> int:

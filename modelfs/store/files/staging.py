@@ -27,6 +27,7 @@ A process that reads beside a writer keeps no staged state in memory: it finds t
 index, as of the commit that it reads.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -118,9 +119,19 @@ class Staging:
         return WindowFile(self._files, name, self._kept, **states)
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
-        """Cut off a window, because the file was truncated. Its row and its file stay for now."""
+        """Cut off a window, because the file was truncated. Its row and its file stay for now.
+
+        Without a row, its file is deleted at once: a program that truncates its file again and
+        again would leave one for each truncation until the next commit.
+        """
         del staged.windows[window.number]
-        staged.superseded.append(window)
+        if window.file.recorded:
+            staged.superseded.append(window)
+            return
+        window.file.forget()
+        self._files.forget(window.file.name)
+        with contextlib.suppress(OSError):  # the next open of the store deletes it
+            (self.folder / window.file.name).unlink(missing_ok=True)
 
     def drop(self, staged: StagedFile, windows: list[Window]) -> None:
         """Delete windows' rows and forget the windows; the next commit deletes their files.
@@ -195,6 +206,7 @@ class Staging:
     def record(self, inode: InodeNumber, window: Window) -> None:
         """Record in the index that a window's ranges are durable, except those that are lost."""
         key = pair_key(inode, window.number)
+        window.file.recorded = True
         self._index.put(
             Table.STAGED, key, StagedWindow(window.generation, window.ranges).to_bytes()
         )
@@ -253,6 +265,7 @@ class Staging:
         for low, high in lost:
             written.remove(low, high)
         file = self._file(InodeNumber(inode), number, row.generation, written=written, lost=lost)
+        file.recorded = True
         return Window(number, row.generation, file, row.ranges)
 
     def _state(

@@ -62,6 +62,7 @@ class WindowFile:
             lost: ranges that the disk has lost.
         """
         self.name: Final = name
+        self.recorded = False  # a row of the index may name it
         self._files = files
         self._kept_files = kept
         self._kept: Descriptor | None = None

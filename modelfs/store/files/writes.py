@@ -105,7 +105,8 @@ class Writes:
         if size < staged.size:
             edge = staged.map_visible_to
             staged.map_visible_to = size if edge is None else min(size, edge)
-            staged.generation += 1
+            for freeze in staged.freezes:
+                freeze.floor = min(freeze.floor, size)
             for window in list(staged.windows.values()):
                 if window.start >= size:
                     window.version += 1

@@ -116,6 +116,32 @@ def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
     assert content_of(store, inode) in (data, data[:WINDOW])
 
 
+@pytest.mark.parametrize("floor", [0, 10, WINDOW, WINDOW + 10])
+@pytest.mark.parametrize("durable_before", [False, True])
+def test_cuts_and_writes_do_not_repeat_a_flush(
+    box: Box, floor: int, *, durable_before: bool
+) -> None:
+    """A flush has the frozen content up to the smallest size since, whatever was written then."""
+    data = noise(3 * WINDOW)
+    inode = new_file(box.store, b"f", data)
+    if durable_before:
+        durable(box.store, inode)
+        box.store.writes.write(inode, 1, data[1:2])
+    flush = box.store.flusher.flush(inode)
+    sync = next(flush)
+    box.store.writes.truncate(inode, 2 * WINDOW)
+    box.store.writes.truncate(inode, floor)
+    box.store.writes.write(inode, floor, b"after the cut")
+    sync()
+    assert list(flush) == []
+    box.store.commit()
+    assert content_of(box.store, inode) == data[:floor] + b"after the cut"
+    store = box.crash()
+    assert content_of(store, inode) == data[:floor]
+    store.writes.truncate(inode, 3 * WINDOW)
+    assert content_of(store, inode) == data[:floor].ljust(3 * WINDOW, b"\0")
+
+
 def test_an_older_flush_does_not_undo_a_newer_one(box: Box) -> None:
     """Of two flushes of a file, the one that began first and ended last changes nothing."""
     store = box.store

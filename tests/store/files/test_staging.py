@@ -32,6 +32,7 @@ def test_a_write_takes_the_windows_it_touches(opened: Store) -> None:
 def test_a_window_begun_again_has_another_file(opened: Store) -> None:
     """A window that begins again after a truncation has a new file."""
     inode = new_file(opened, b"f", b"old")
+    opened.flush(inode)
     plan = opened.contents.plan(inode, 0, 3)
     opened.writes.truncate(inode, 0)
     opened.writes.write(inode, 0, b"new")
@@ -41,6 +42,17 @@ def test_a_window_begun_again_has_another_file(opened: Store) -> None:
     opened.commit()
     assert len(names_in(opened.staging.folder)) == 1
     assert content_of(opened, inode) == b"new"
+
+
+def test_a_window_that_no_row_names_goes_at_once(opened: Store) -> None:
+    """Truncations and writes in turn leave no files, and planned reads of them go on."""
+    inode = new_file(opened, b"f", b"old")
+    plan = opened.contents.plan(inode, 0, 3)
+    for _ in range(10):
+        opened.writes.truncate(inode, 0)
+        opened.writes.write(inode, 0, b"new")
+    assert opened.contents.gather(plan) == b"old"
+    assert len(names_in(opened.staging.folder)) == 1
 
 
 def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
