@@ -24,7 +24,7 @@ import trio
 from modelfs.errors import InvalidArgument
 from modelfs.fs.background.context import AsyncProgress
 from modelfs.fs.background.scheduler import Scheduler
-from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, LIVE_MIN_SMALL
+from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect_file
 from modelfs.jobs.optimize.job import optimize_report
 from modelfs.store.chunks.lineage import CHAIN_MAX
@@ -85,8 +85,8 @@ class Commands:
 
     async def gc(self, request: Json, progress: AsyncProgress) -> Json:
         if request.get("dry_run"):
-            return {**asdict(self._background.gc.survey()), "dry_run": True}
-        garbage = await self._background.gc.collect(LIVE_MIN_SHORT)
+            return {**asdict(await self._background.gc.measured()), "dry_run": True}
+        garbage = await self._background.gc.collect(LIVE_MIN_SMALL)
         return {**asdict(garbage), "dry_run": False}
 
     async def optimize(self, request: Json, progress: AsyncProgress) -> Json:

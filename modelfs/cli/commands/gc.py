@@ -10,7 +10,7 @@ from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.jobs.drive import run
-from modelfs.jobs.gc.collector import LIVE_MIN_SHORT, Collector
+from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
 from modelfs.jobs.gc.job import collect_unmounted
 from modelfs.jobs.hints import all_hints
 from modelfs.store.store import Store
@@ -32,11 +32,13 @@ def gc(place: Path, *, dry_run: bool) -> None:
                 garbage = daemon.ask("gc", progress, dry_run=dry_run)
         elif dry_run:
             with Store(store, read_only=True) as opened:
-                garbage = asdict(Collector(opened).survey(LIVE_MIN_SHORT))
+                collector = Collector(opened)
+                collector.measure(LIVE_MIN_SMALL)
+                garbage = asdict(collector.survey(LIVE_MIN_SMALL))
         else:
             with open_unmounted(store) as opened:
                 collector = Collector(opened, all_hints(opened))
-                collection = collect_unmounted(opened, collector, LIVE_MIN_SHORT)
+                collection = collect_unmounted(opened, collector, LIVE_MIN_SMALL)
                 garbage = asdict(run(collection, opened))
     if not garbage["dead_chunks"] and not garbage["packs"]:
         click.echo("nothing to collect")

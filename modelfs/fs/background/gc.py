@@ -5,13 +5,14 @@ inode becomes an orphan, and is removed within a second: 14 GB are garbage in th
 minute the survey finds more garbage than a tenth of the store, and sparse packs are rewritten.
 """
 
+from functools import partial
 from typing import Final
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.ingest import BackgroundIngest
 from modelfs.jobs.gc import job
-from modelfs.jobs.gc.collector import LIVE_MIN, LIVE_MIN_SHORT, Collector, Garbage
+from modelfs.jobs.gc.collector import LIVE_MIN, LIVE_MIN_SHORT, LIVE_MIN_SMALL, Collector, Garbage
 from modelfs.jobs.hints import all_hints
 from modelfs.store.index.tables import InodeNumber
 
@@ -47,6 +48,11 @@ class BackgroundGc:
     def survey(self) -> Garbage:
         """Return the garbage that `collect` would find if room were short."""
         return self._collector.survey(LIVE_MIN_SHORT)
+
+    async def measured(self) -> Garbage:
+        """Return the garbage that the gc command would find; reads segment tables."""
+        await self._context.driver.call(partial(self._collector.measure, LIVE_MIN_SMALL))
+        return self._collector.survey(LIVE_MIN_SMALL)
 
     async def collect(self, live_min: float | None = None) -> Garbage:
         """Remove dead chunks and rewrite sparse packs; return the garbage that was found.

@@ -1,16 +1,20 @@
 """Garbage: chunks without references, packs with few live bytes, stale hints.
 
 Theory of operation. A chunk without references is *dead*, and has a row in a table of its own.
-A collection removes the records of dead chunks, in slices. Then it rewrites *sparse* packs, those
-with few live bytes: live chunks are copied to the end of the newest pack, their records follow, and
-the sparse pack is deleted with the next commit. A pack is kept if one of its chunks cannot be
-copied.
+A collection removes the records of dead chunks, in slices. Then it rewrites *sparse* packs: live
+chunks are copied to the end of the newest pack, a portion at a time, their records follow, and the
+sparse pack is deleted with the next commit. A pack is kept if one of its chunks cannot be copied.
+
+A pack is sparse if its live chunks would take much less room in a new one. That is more than their
+stored bytes: tables and padding are a fifth of a pack of chunks of 160 bytes, and no rewriting
+frees them. So the segment tables of a pack are read before it is rewritten, once: the result is
+remembered, less the bytes that die afterwards.
 
 In between, stale hints are dropped. Hints are rows that only speed up a search, and one is stale
 when its file or tensor is gone. A hint with a damaged row is dropped, too, as no content needs it.
 
 Example. A pack holds 250 chunks of 1 MiB, and 180 of them belonged to a file that was removed. They
-are dead: their records go. 70 of 250 MiB are live, less than `LIVE_MIN`, so the other 70 chunks are
+are dead: their records go. The other 70 take 70 of 250 MiB, less than `LIVE_MIN`, so they are
 appended to another pack, and this one is deleted: 180 MiB are free again.
 """
 
@@ -26,18 +30,21 @@ from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.tables import ChunkId, PackId, Table
-from modelfs.store.packs.segment import PAGE
+from modelfs.store.packs.segment import PAGE, PackedSize
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
-# A pack is sparse if a smaller part of it is live. Rewriting it writes the live bytes and frees the
-# rest; at one half, cost and gain are equal.
+# A pack is sparse if its live chunks would take a smaller part of it. Rewriting it writes that part
+# and frees the rest; at one half, cost and gain are equal.
 LIVE_MIN: Final = 0.5
 # While room is short: any gain is worth a rewrite, as long as there is room for the copy.
 LIVE_MIN_SHORT: Final = 0.85
 # For a command that makes the store small: frees 4 MB or more in a third of a second for each pack.
 LIVE_MIN_SMALL: Final = 0.985
+# The most that is copied between two changes of the index: their records are in memory.
+PORTION_CHUNKS: Final = 20_000
+PORTION_BYTES: Final = 256 << 20
 # Hints that are looked at in one change of the index.
 SLICE: Final = 250
 
@@ -69,17 +76,44 @@ class Collector:
         self._store = store
         self._hints = tuple(hints)
         self._unreadable: set[PackId] = set()  # packs with a chunk that could not be copied
+        # The live bytes of packs as of their last measure, and the bytes of a rewrite.
+        self._measured: dict[PackId, tuple[int, int]] = {}
 
     def survey(self, live_min: float = LIVE_MIN) -> Garbage:
-        """Return the garbage of the store. Costs a walk over the packs.
+        """Return the garbage of the store. Costs a walk over the rows of packs.
+
+        It may be less, if tables and padding of a pack were never measured.
 
         Args:
-            live_min: packs are sparse if a smaller part of them is live.
+            live_min: packs are sparse if their live chunks would take a smaller part of them.
         """
-        rows = [row for _, row in self._store.reclaimer.packs() if _is_sparse(row, live_min)]
-        gain = sum(row.stop - row.live for row in rows)
+        gains = [row.stop - self._need(pack, row) for pack, row in self._sparse(live_min)]
         counters = self._store.counters
-        return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(rows), gain)
+        return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(gains), sum(gains))
+
+    def _sparse(self, live_min: float) -> list[tuple[PackId, PackRow]]:
+        rows = self._store.reclaimer.packs()
+        return [
+            (pack, row)
+            for pack, row in rows
+            if not row.live or self._need(pack, row) < live_min * (row.stop - PAGE)
+        ]
+
+    def _need(self, pack: PackId, row: PackRow) -> int:
+        """Return how many bytes the live chunks of a pack would take in a new one."""
+        live, need = self._measured.get(pack, (row.live, row.live))
+        return need - live + row.live
+
+    def measure(self, live_min: float = LIVE_MIN) -> None:
+        """Measure the packs that may be sparse. Any thread; reads their segment tables."""
+        for pack, row in self._sparse(live_min):
+            if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
+                size = PackedSize()
+                for _, record in self.live_chunks(pack):
+                    if not record.alive:
+                        continue  # its record goes with the next collection
+                    size.add(record.kind, record.size, record.stored)
+                self._measured[pack] = row.live, size.total
 
     def drop_stale_hints(self) -> Iterator[None]:
         """Drop stale hints, and rows that do not decode; yields after each slice."""
@@ -96,25 +130,37 @@ class Collector:
 
     def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
         """Return the packs to rewrite, by ascending room that the rewrite needs."""
-        packs = self._store.reclaimer.packs()
-        sparse = [(row.live, pack) for pack, row in packs if _is_sparse(row, live_min)]
+        sparse = [(row.live, pack) for pack, row in self._sparse(live_min)]
         return [pack for _, pack in sorted(sparse) if pack not in self._unreadable]
 
-    def copy_live(self, pack: PackId, writer: ChunkWriter) -> WriteResult:
-        """Append the live chunks of a pack to another one, durably. Any thread.
+    def copy_live(
+        self, chunks: Iterator[tuple[ChunkId, Chunk]], writer: ChunkWriter
+    ) -> tuple[WriteResult, bool]:
+        """Append the next live chunks of a pack to another one, durably. Any thread.
 
         Chunks that cannot be read are logged, and stay.
+
+        Args:
+            chunks: `live_chunks` of the pack; goes on where the last call ended.
+            writer: of the store.
+
+        Returns:
+            The writer's result, and whether that was the last portion.
 
         Raises:
             OSError: the backing disk is full, or failed at more than reading a chunk.
         """
-        for chunk, record in self._live_chunks(pack):
+        size = 0
+        for count, (chunk, record) in enumerate(chunks, 1):
             if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
                 writer.copy(chunk, record, stored)
-        return writer.finish()
+                size += len(stored)
+            if count >= PORTION_CHUNKS or size >= PORTION_BYTES:
+                return writer.finish(), False
+        return writer.finish(), True
 
-    def _live_chunks(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the live chunks of a pack, up to the first damaged segment table."""
+    def live_chunks(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
+        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread."""
         store = self._store
         try:
             for entry in store.packs.entries(pack, store.chunks.pack_row(pack).stop):
@@ -133,10 +179,6 @@ class Collector:
         if not freed:
             self._unreadable.add(pack)
         return freed
-
-
-def _is_sparse(row: PackRow, live_min: float) -> bool:
-    return row.live < live_min * (row.stop - PAGE) or row.live == 0
 
 
 def _decodes(table: Table, key: bytes, value: bytes) -> bool:

@@ -17,7 +17,7 @@ def collect(store: Store, collector: Collector, live_min: float = LIVE_MIN) -> J
     Args:
         store: the store.
         collector: of that store.
-        live_min: packs are sparse if a smaller part of them is live.
+        live_min: packs are sparse if their live chunks would take a smaller part of them.
 
     Returns:
         The garbage that there was at the beginning.
@@ -26,15 +26,19 @@ def collect(store: Store, collector: Collector, live_min: float = LIVE_MIN) -> J
         StoreFull: no room to rewrite some pack; the collection is complete up to that pack.
         OSError: the disk failed; nothing is lost.
     """
+    yield Work(partial(collector.measure, live_min))
     garbage = collector.survey(live_min)
     yield from pausing(store.reclaimer.remove_dead())
     yield from pausing(collector.drop_stale_hints())
     yield Commit()
     for pack in collector.sparse_packs(live_min):
         store.packs.seal(pack)
-        with store.writing() as writer:
-            result: WriteResult = yield Work(partial(collector.copy_live, pack, writer))
-        yield from pausing(store.publish(result))
+        chunks, done = collector.live_chunks(pack), False
+        while not done:
+            result: WriteResult
+            with store.writing() as writer:
+                result, done = yield Work(partial(collector.copy_live, chunks, writer))
+            yield from pausing(store.publish(result))
         # Dead chunks that could not be copied have records that point into this pack.
         yield from pausing(store.reclaimer.remove_dead())
         collector.retire(pack)

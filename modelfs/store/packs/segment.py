@@ -37,6 +37,7 @@ SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks at which a segment is 
 PAGE: Final = 4096
 # Below this, padding to a page would cost more than 6 % of the chunk.
 ALIGN_FROM: Final = 64 << 10
+CHUNKS_MAX: Final = IOV_MAX // 2 - 2  # of one segment: a write has two buffers for each
 
 HEAD: Final = struct.Struct("<4sIQQ")
 MAGIC: Final = b"MSEG"
@@ -95,7 +96,7 @@ class Segment:
 
     @property
     def full(self) -> bool:
-        return self.raw >= SEGMENT_SIZE or len(self._chunks) >= IOV_MAX // 2 - 2
+        return self.raw >= SEGMENT_SIZE or len(self._chunks) >= CHUNKS_MAX
 
     def add(
         self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
@@ -126,6 +127,36 @@ class Segment:
         check = xxhash.xxh3_64_intdigest(head + table)
         buffers[0] = head + check.to_bytes(8, "little") + table
         return entries, [buffer for buffer in buffers if buffer], size
+
+
+class PackedSize:
+    """Counts the bytes that chunks take if they are written one after the other."""
+
+    def __init__(self) -> None:
+        self._done = 0  # bytes of full segments
+        self._chunks: list[int] = []  # stored bytes; negative if they start at a page
+        self._raw = 0
+
+    def add(self, kind: ChunkKind, size: int, stored: int) -> None:
+        """Count a chunk of `size` decoded bytes."""
+        is_aligned = kind is ChunkKind.PLAIN and stored >= ALIGN_FROM
+        self._chunks.append(-stored if is_aligned else stored)
+        self._raw += size
+        if self._raw >= SEGMENT_SIZE or len(self._chunks) >= CHUNKS_MAX:
+            self._done = self.total
+            self._chunks, self._raw = [], 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all chunks so far, with tables and padding."""
+        if not self._chunks:
+            return self._done
+        offset = HEAD.size + len(self._chunks) * Entry.LAYOUT.size
+        for stored in self._chunks:
+            if stored < 0:
+                offset += -offset % PAGE
+            offset += abs(stored)
+        return self._done + offset + -offset % PAGE
 
 
 def decode_head(head: bytes, size_max: int, where: str) -> tuple[int, int]:

@@ -3,23 +3,29 @@
 import errno
 import logging
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
+from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptChunk
 from modelfs.jobs.drive import run
 from modelfs.jobs.gc import collector as collector_module
+from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.jobs.gc.job import collect_unmounted
 from modelfs.jobs.ingest.copies import SIZE_MIN
 from modelfs.store.chunks import reclaim
-from modelfs.store.index.tables import ROOT, InodeNumber, PackId, Table
+from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table
 from modelfs.store.packs import pack as pack_module
-from modelfs.store.packs.segment import PAGE
+from modelfs.store.packs.segment import ALIGN_FROM, PAGE, PackedSize, Segment
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, collector_of, drain, ingest_all
 from tests.support.stores import (
     CHUNK,
     Box,
     content_of,
+    model_of,
     new_file,
     noise,
     overwrite,
@@ -69,6 +75,63 @@ def test_a_pack_that_is_mostly_live_is_kept(opened: Store) -> None:
     assert collect(opened) == 0
     assert opened.packs.numbers() == {PackId(1)}
     assert len(list(opened.index.pages(Table.CHUNKS))) == 12
+
+
+def test_tables_and_padding_are_no_garbage(opened: Store) -> None:
+    """A pack of tiny chunks is not rewritten if a new one would not be smaller."""
+    model = model_of(*(noise(160, number) for number in range(400)))
+    inode = stored_file(opened, b"model", model)
+    row = opened.chunks.pack_row(PackId(1))
+    assert row.live < 0.9 * row.stop
+    collector = collector_of(opened)
+    assert run(collect_unmounted(opened, collector, LIVE_MIN_SMALL), opened).packs == 0
+    assert opened.packs.numbers() == {PackId(1)}
+    assert content_of(opened, inode) == model
+
+
+def test_a_collection_leaves_little(opened: Store) -> None:
+    """After a collection for a small store, each pack is as small as a new one would be."""
+    filled(opened, 40)
+    unlink(opened, *range(0, 40, 13))
+    run(collect_unmounted(opened, collector_of(opened), LIVE_MIN_SMALL), opened)
+    collector = collector_of(opened)
+    collector.measure(LIVE_MIN_SMALL)
+    assert collector.survey(LIVE_MIN_SMALL).pack_bytes == 0
+
+
+def test_a_pack_is_copied_in_portions(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of a portion are in memory, not those of a pack."""
+    monkeypatch.setattr(collector_module, "PORTION_CHUNKS", 3)
+    inodes = filled(opened, 6)
+    unlink(opened, 0, 1, 2, 3)
+    assert collect(opened) > 16 * CHUNK
+    assert opened.packs.numbers() == {PackId(2)}
+    assert [content_of(opened, inode) for inode in inodes[4:]] == [
+        noise(4 * CHUNK, 4),
+        noise(4 * CHUNK, 5),
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ChunkKind.PLAIN, ChunkKind.CODED]),
+            st.sampled_from([1, 160, 4096, ALIGN_FROM, 1 << 20]),
+        ),
+        max_size=30,
+    )
+)
+def test_a_packed_size_is_that_of_segments(chunks: list[tuple[ChunkKind, int]]) -> None:
+    """The size of chunks in a new pack is what segments of them take."""
+    size, written, segment = PackedSize(), 0, Segment()
+    for number, (kind, stored) in enumerate(chunks):
+        size.add(kind, stored, stored)
+        segment.add(ChunkId(number + 1), kind, CodecId.RAW, stored, bytes(stored))
+        if segment.full:
+            written, segment = written + segment.layout(PAGE)[2], Segment()
+    if len(segment):
+        written += segment.layout(PAGE)[2]
+    assert size.total == written
 
 
 def test_a_planned_read_outlives_the_pack(opened: Store) -> None:
@@ -126,7 +189,9 @@ def test_a_crash_while_collecting_loses_nothing(box: Box) -> None:
     store = box.store
     drain(store.reclaimer.remove_dead())
     store.packs.seal(PackId(1))
-    result = collector_of(store).copy_live(PackId(1), store.writer())
+    collector = collector_of(store)
+    result, done = collector.copy_live(collector.live_chunks(PackId(1)), store.writer())
+    assert done
     drain(store.publish(result))
     assert collector_of(store).retire(PackId(1))
     store = box.crash()
@@ -220,7 +285,8 @@ def test_a_damaged_chunk_that_died_does_not_keep_its_pack(
     unlink(opened, 0)
     overwrite(pack_path(opened.packs, 1), record.offset, b"damage")
     opened.packs.seal(PackId(1))
-    result = collector_of(opened).copy_live(PackId(1), opened.writer())
+    collector = collector_of(opened)
+    result, _ = collector.copy_live(collector.live_chunks(PackId(1)), opened.writer())
     drain(opened.publish(result))
     assert collector_of(opened).retire(PackId(1))
     opened.commit()
