@@ -109,7 +109,7 @@ def test_any_call_of_the_optimizer_may_fail(empty: Path, call: str) -> None:
 
 @pytest.mark.parametrize("folder", ["staging", "packs", ""])
 def test_write_back_may_fail_between_any_calls(empty: Path, folder: str) -> None:
-    """The kernel may lose what was not synced at any moment: it is never read or acknowledged."""
+    """The kernel may lose unsynced bytes at any moment: it is never read or acknowledged."""
     number = 0
     while not (kernel := LostWriteBack(number, folder)).ended(survive(copies(empty), kernel)):
         number += 3

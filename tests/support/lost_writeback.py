@@ -1,8 +1,8 @@
 """A kernel that fails to write pages back, between two calls of the store.
 
 As Linux does since 4.13 (errseq_t, see fsync(2)): the bytes that were written since the last fsync
-are dropped, so that a read finds the older ones. Each descriptor that was open is told once, by
-fsync, fdatasync or `take_error`; one that is opened later is told if no other was before.
+are dropped, so that a read finds the older ones. fsync, fdatasync and `take_error` report that once
+for each descriptor that was open, and for one that is opened later if no other had a report.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class LostWriteBack:
             yield
 
     def lose(self, folder: str = "") -> None:
-        """Lose what was not synced of the files whose paths contain `folder`."""
+        """Lose the unsynced bytes of the files whose paths contain `folder`."""
         for fd in list(self._told):
             try:
                 path, mapping = os.readlink(f"/proc/self/fd/{fd}"), self._mapping(fd)

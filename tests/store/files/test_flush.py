@@ -121,7 +121,7 @@ def test_a_file_cut_while_flushed_is_whole_after_a_crash(box: Box) -> None:
 def test_cuts_and_writes_do_not_repeat_a_flush(
     box: Box, floor: int, *, durable_before: bool
 ) -> None:
-    """A flush has the frozen content up to the smallest size since, whatever was written then."""
+    """A flush has the frozen content up to the smallest size since, and no later write."""
     data = noise(3 * WINDOW)
     inode = new_file(box.store, b"f", data)
     if durable_before:

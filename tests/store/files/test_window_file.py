@@ -59,7 +59,7 @@ def test_bytes_are_durable_after_a_sync(
 
 
 def test_lost_bytes_are_not_read(window: WindowFile, kernel: LostWriteBack) -> None:
-    """A read of bytes that the kernel has dropped fails, whoever asks first, and every time."""
+    """A read of bytes that the kernel has dropped fails in every thread, and every time."""
     write(window, 0, b"written")
     kernel.lose()
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_a_write_during_a_sync_is_not_durable(
 
 
 def test_recorded_losses_stay(tmp_path: Path, kernel: LostWriteBack) -> None:
-    """A file that is opened with lost ranges has them, and keeps them when it is read anew."""
+    """A file that is opened with lost ranges has them, and keeps them when it is read again."""
     (tmp_path / "7-0-1").write_bytes(b"0123456789")
     files = Descriptors(tmp_path, os.O_RDWR)
     window = WindowFile(files, "7-0-1", {}, written=[(0, 4), (6, 10)], lost=[(4, 6)])
