@@ -189,5 +189,6 @@ class CorruptChunk(CorruptData):
         # The inherited method passes `args`, which is the message alone.
         return type(self), (self.chunk, self.problem, self.base), vars(self)
 
+
 class LostBytes(CorruptData):
     """Bytes were written to a file, and the disk failed before they were durable."""

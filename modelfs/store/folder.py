@@ -45,7 +45,7 @@ CONTROL_SOCKET: Final = "control.sock"
 FORMAT_FILE: Final = "FORMAT"
 FORMAT_NEW: Final = "FORMAT.new"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
-FORMAT_LINE: Final = re.compile(rb"modelfs store, format ([0-9]{1,9})\n")
+FORMAT_LINE: Final = re.compile(rb"modelfs store, format ([1-9][0-9]{0,8})\n")
 
 # Every file of a mount answers this attribute with the path of its store.
 STORE_ATTRIBUTE: Final = "user.modelfs.store"
