@@ -7,6 +7,7 @@ import pytest
 
 import modelfs
 from modelfs.errors import DirectoryNotEmpty
+from modelfs.store.index.records import FORMAT_VERSION
 
 
 def test_opening(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +35,7 @@ def test_opening_what_is_no_store(path: Path, tmp_path: Path) -> None:
         with pytest.raises(modelfs.NotAStore, match="neither a modelfs store nor in a modelfs"):
             modelfs.open(place)
     text = (path / "FORMAT").read_text()
-    (path / "FORMAT").write_text(text.replace("format 3", "format 99"))
+    (path / "FORMAT").write_text(text.replace(f"format {FORMAT_VERSION}", "format 99"))
     with pytest.raises(modelfs.UnsupportedFormat, match="99"):
         modelfs.open(path)
     (path / "FORMAT").write_text(text)

@@ -8,13 +8,14 @@ import random
 import shutil
 import stat
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import modelfs
-from modelfs.errors import CorruptChunk, NotFound
+from modelfs.errors import CorruptChunk, LostBytes, NotFound
 from modelfs.store.files import parallel
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -311,19 +312,27 @@ def test_a_backup_is_put_back(path: Path, tmp_path: Path, *, is_replaced: bool) 
 # -- stores of every kind
 
 
+def unless_lost(read: Callable[..., bytes | None], *arguments: object) -> bytes | None:
+    """Return the bytes that a call reads, None if the disk has lost some of them."""
+    try:
+        return read(*arguments)
+    except LostBytes:
+        return None
+
+
 @pytest.mark.parametrize("version", GOLDENS)
 def test_stores_of_old(tmp_path: Path, version: int) -> None:
     """A store of an older format is read as it is, and not changed."""
     path = golden_store(tmp_path, version)
     with Store(path, read_only=True) as store:
         expected = {
-            os.fsdecode(name[1:]): read(store, inode)
+            os.fsdecode(name[1:]): unless_lost(read, store, inode)
             for name, inode in walk(store.namespace).items()
             if stat.S_ISREG(store.inodes.get(InodeNumber(inode)).mode)
         }
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     with modelfs.open(path) as reader:
-        found = {file.path: file.pread() for file in reader.files()}
+        found = {file.path: unless_lost(file.pread) for file in reader.files()}
         tensors = [tensor for file in reader.files() for tensor in file.tensors.values()]
         assert all(len(tensor.bytes()) == tensor.nbytes for tensor in tensors)
         assert reader.statistics().files >= len(found)
