@@ -59,6 +59,15 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_heap()
     raise_limit()
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        _serve(options, ready)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
     store = Store(
         options.store,
         read_only=options.read_only,
@@ -111,7 +120,11 @@ class _Daemon:
             raise self._failure
 
     async def _serve_requests(self, nursery: trio.Nursery, operations: Operations) -> None:
-        nursery.start_soon(self._stop_on_signal, operations.truncater)
+        # Without the receiver of `_stop_on_signal`, that is during the end, they do nothing.
+        numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        nursery.start_soon(self._stop_on_signal, numbers, operations.truncater)
         nursery.start_soon(self._announce, operations.begun)
         if not self._store.read_only:
             background = self._background
@@ -132,9 +145,9 @@ class _Daemon:
         log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)
         self._ready()
 
-    async def _stop_on_signal(self, truncater: Truncater) -> None:
+    async def _stop_on_signal(self, numbers: list[signal.Signals], truncater: Truncater) -> None:
         """End the mount at a signal. A second one ends the wait for pages of mapped files."""
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        with trio.open_signal_receiver(*numbers) as signals:
             await anext(signals)
             notify_manager("STOPPING=1")
             async with trio.open_nursery() as nursery:
@@ -153,6 +166,11 @@ class _Daemon:
             log.error("%s", exc)
             self._failure = exc
         scope.cancel()
+
+
+def _is_ignored_hangup(number: signal.Signals) -> bool:
+    """Whether it is SIGHUP and the daemon was started to ignore it: nohup(1)."""
+    return number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def notify_manager(state: str) -> None:

@@ -10,9 +10,10 @@ from modelfs.jobs.check.fsck import check
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import ROOT, PackId, Table, number_key
 from modelfs.store.store import Store
-from tests.support.run_jobs import ingest_file
+from tests.support.run_jobs import drain, ingest_file
 from tests.support.stores import (
     CHUNK,
+    WINDOW,
     Box,
     content_of,
     names_in,
@@ -159,3 +160,23 @@ def test_a_damaged_row_of_staging_keeps_the_rest_usable(
         box.store.index.put(Table.STAGED, key, value)
     box.store.commit()
     assert content_of(box.crash(), damaged) == b"hurt"
+
+
+@pytest.mark.usefixtures("windows")
+def test_cut_bytes_do_not_come_back(box: Box) -> None:
+    """Staged bytes behind a recorded truncation stay gone when the file grows after a crash."""
+    data = noise(3 * WINDOW)
+    inode = new_file(box.store, b"f", data)
+    box.store.flush(inode)
+    box.store.commit()
+    box.store.writes.truncate(inode, 2 * WINDOW + 10)
+    drain(box.store.flusher.trim(inode))
+    box.store.commit()
+    store = box.crash()
+    size = store.contents.node(inode).size
+    store.writes.truncate(inode, len(data))
+    store.flush(inode)
+    store.commit()
+    expected = data[:size].ljust(len(data), b"\0")
+    assert content_of(store, inode) == expected
+    assert content_of(box.crash(), inode) == expected

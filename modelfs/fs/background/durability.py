@@ -84,13 +84,17 @@ class Durability:
             StoreFull, OSError: the changes cannot be committed.
         """
         index = self._store.index
-        while index.uncommitted_bytes > BYTES_MAX or index.uncommitted_seconds() > AGE_MAX:
+        is_old = index.uncommitted_seconds() > AGE_MAX
+        while is_old or index.uncommitted_bytes > BYTES_MAX:
             try:
                 await self._commit_or_fail()
             except StoreFull:
                 if frees and index.uncommitted_bytes <= BYTES_MAX:
                     return
                 raise
+            # Once: background jobs make changes all the time, which are older than 5 s after a
+            # slow commit.
+            is_old = False
 
     async def _commit_or_fail(self) -> None:
         """Commit; if the last commit failed just now, raise its error again."""

@@ -243,7 +243,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         number = InodeNumber(inode)
         self._check_writable()
-        await self._background.durability.before_change(frees=True)
+        frees = fields.update_size and attr.st_size < self._store.contents.node(number).size
+        await self._background.durability.before_change(frees=frees)
         if fields.update_size:
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)

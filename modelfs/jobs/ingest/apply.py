@@ -139,7 +139,10 @@ class Applier:
         numbers = staged.windows.keys() - {window.number for window in mapped}
         waiting = (staged.windows[number].ranges.within(node.size, KEY_MAX) for number in numbers)
         size = min([staged.size, *(low for ranges in waiting for low, _ in islice(ranges, 1))])
-        if node.size < size:
+        # The row of a window that was cut may still have the bytes that were cut off.
+        stay = (staged.windows[number] for number in numbers)
+        rows_are_old = any(window.dirty and window.file.recorded for window in stay)
+        if node.size < size and not rows_are_old:
             self._store.inodes.put(dataclasses.replace(node, size=size))
         self._store.flusher.hide_map(staged.inode, staged.map_visible_to)
         # Last: windows that are dropped from memory do not come back if the change fails.

@@ -32,17 +32,18 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from modelfs.store.disk.calls import Calls
+from modelfs.store.disk.calls import Call, Calls
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staged_file import Freeze, StagedFile, Window, with_staged_state
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
 
 # Extents removed in one change, so that no request waits long.
@@ -56,6 +57,7 @@ class _Flush:
     staged: StagedFile
     frozen: StagedFile  # a copy of `staged` from the beginning of the flush
     superseded: tuple[Window, ...]
+    lost: dict[int, RangeSet]  # of the windows, at the freeze
     freeze: Freeze
     began: float  # monotonic seconds
     error: int = 0  # errno of a write-back that failed
@@ -93,28 +95,33 @@ class Flusher:
             OSError: the disk failed or was full, now or in an earlier flush. Written bytes may be
                 lost.
         """
+        error = yield from self._sync_and_record(inode)
+        self._raise_losses(inode, error)
+
+    def _sync_and_record(self, inode: InodeNumber) -> Generator[Call, None, int]:
+        """Do a flush, and return the errno of a write-back that failed; 0 if none did."""
         error = 0
         while True:
             staged = self._staging.find(inode)
-            if staged is None:
-                return
-            if staged.dirty:
-                flush = _begin(staged)
-                try:
-                    yield partial(self._sync, flush)
-                finally:
-                    staged.freezes.remove(flush.freeze)
-                if flush.failure is not None:
-                    raise flush.failure
-                error = flush.error or error
-                if not self._record(flush):
-                    continue
-            if size := staged.lost_bytes:
-                error = error or errno.EIO
-                path = os.fsdecode(self._path_of(inode))
-                reason = os.strerror(error)
-                raise OSError(error, f"{size} bytes written to {path} were lost: {reason}")
-            return
+            if staged is None or not staged.dirty:
+                return error
+            flush = _begin(staged)
+            try:
+                yield partial(self._sync, flush)
+            finally:
+                staged.freezes.remove(flush.freeze)
+            if flush.failure is not None:
+                raise flush.failure
+            error = flush.error or error
+            if self._record(flush):
+                return error
+
+    def _raise_losses(self, inode: InodeNumber, error: int) -> None:
+        staged = self._staging.find(inode)
+        if staged is not None and (size := staged.lost_bytes):
+            error = error or errno.EIO
+            path, reason = os.fsdecode(self._path_of(inode)), os.strerror(error)
+            raise OSError(error, f"{size} bytes written to {path} were lost: {reason}")
 
     def flush_all(self) -> Calls:
         """Flush all files. Yields as `flush`.
@@ -123,8 +130,16 @@ class Flusher:
             OSError: of a file that lost bytes since the store was opened, or the first other
                 error; all files without an error are flushed.
         """
-        staged_files = [staged for staged in self._staging if staged.must_be_flushed]
-        return self.flush_some([staged.inode for staged in staged_files])
+        failures: list[OSError] = []
+        for staged in list(self._staging):
+            try:
+                error = yield from self._sync_and_record(staged.inode)
+                if staged.has_new_losses:
+                    self._raise_losses(staged.inode, error)
+            except OSError as exc:
+                failures.append(exc)
+        if failures:
+            raise failures[0]
 
     def flush_some(self, inodes: Iterable[InodeNumber]) -> Calls:
         """Flush several files. Yields as `flush`.
@@ -161,7 +176,7 @@ class Flusher:
             self._inodes.put(with_staged_state(node, frozen))
             self.hide_map(staged.inode, frozen.map_visible_to)
             for window in flush.windows:
-                self._staging.record(staged.inode, window)
+                self._staging.record(staged.inode, window, flush.lost[window.number])
             self._staging.drop_superseded(staged, flush.superseded)
         for window in flush.windows:
             current = staged.windows.get(window.number)
@@ -217,4 +232,7 @@ class Flusher:
 
 def _begin(staged: StagedFile) -> _Flush:
     freeze = staged.freeze()
-    return _Flush(staged, staged.copy(), tuple(staged.superseded), freeze, time.monotonic())
+    frozen = staged.copy()
+    lost = {number: window.lost() for number, window in frozen.windows.items()}
+    superseded = tuple(staged.superseded)
+    return _Flush(staged, frozen, superseded, lost, freeze, time.monotonic())

@@ -115,11 +115,9 @@ class StagedFile:
         return sum(window.lost().size for window in self.windows.values())
 
     @property
-    def must_be_flushed(self) -> bool:
-        """Whether the state is not durable, or bytes were lost since the store was opened."""
-        return self.dirty or any(
-            window.file.failures and window.lost() for window in self.windows.values()
-        )
+    def has_new_losses(self) -> bool:
+        """Whether bytes were lost since the store was opened."""
+        return any(window.file.failures and window.lost() for window in self.windows.values())
 
     @property
     def staged_bytes(self) -> int:

@@ -203,14 +203,25 @@ class Staging:
             self._created_durable = created
         return error
 
-    def record(self, inode: InodeNumber, window: Window) -> None:
-        """Record in the index that a window's ranges are durable, except those that are lost."""
+    def record(self, inode: InodeNumber, window: Window, lost_before: RangeSet) -> None:
+        """Record in the index that a window's ranges are durable, except those that are lost.
+
+        Args:
+            inode: of the file.
+            window: in a frozen state.
+            lost_before: ranges that were lost at the freeze. Those that were written again since
+                are not durable yet.
+        """
         key = pair_key(inode, window.number)
         window.file.recorded = True
         self._index.put(
             Table.STAGED, key, StagedWindow(window.generation, window.ranges).to_bytes()
         )
-        if lost := window.lost():
+        lost = window.lost()
+        for start, stop in lost_before:
+            for part in window.ranges.within(start, stop):
+                lost.add(*part)
+        if lost:
             self._index.put(Table.LOST, key, StagedWindow(window.generation, lost).to_bytes())
         elif self._index.get(Table.LOST, key) is not None:
             self._index.delete(Table.LOST, key)
@@ -275,6 +286,9 @@ class Staging:
             raise NotFound(f"inode {inode}")
         node = Inode.from_bytes(inode, value)
         for window in windows.values():
+            # Its row may have ranges that a truncation has cut off. So the next flush writes the
+            # row again, before the recorded size can reach into them.
+            window.dirty = True
             if window.ranges.stop > node.size:
                 # A truncation cut them off. The inode record has it, the window's row has not yet.
                 window.file.cut(max(0, node.size - window.start), WINDOW)
@@ -287,6 +301,7 @@ class Staging:
             size_floor=node.size,
             map_visible_to=visible_to,
             windows=windows,
+            dirty=bool(windows),
         )
 
     def start_generations_at(self, generation: int) -> None:

@@ -122,15 +122,22 @@ class WindowFile:
             self._clean = False
             return self.failures
 
-    def end_write(self, start: int, stop: int, failures: int) -> None:
-        """Note that a write has ended; the bytes from `start` to `stop` are in the page cache."""
+    def end_write(self, start: int, stop: int, attempted: int, failures: int) -> None:
+        """Note that a write has ended; the bytes from `start` to `stop` are in the page cache.
+
+        Args:
+            start: of the write.
+            stop: of its bytes that were written.
+            attempted: its end. A write that failed may have changed bytes behind `stop`.
+            failures: the result of `begin_write`.
+        """
         with self._lock:
             self._writing -= 1
             if failures == self.failures:
                 self._lost.remove(start, stop)
-                self._written.add(start, stop)
+                self._written.add(start, attempted)
             else:
-                self._lost.add(start, stop)  # the failure may have been of bytes of this write
+                self._lost.add(start, attempted)  # it may have been of bytes of this write
             self._update()
 
     def cut(self, start: int, stop: int) -> None:

@@ -73,11 +73,14 @@ class Writes:
             size = min(len(part.data), written)
             written -= size
             start = part.start - part.window.start
-            part.window.file.end_write(start, start + size, part.failures)
+            attempted = start + len(part.data)
+            part.window.file.end_write(start, start + size, attempted, part.failures)
             # A truncation may have cut off the window since `begin`.
-            if staged.windows.get(part.window.number) is part.window and size:
+            if staged.windows.get(part.window.number) is not part.window:
+                continue
+            part.window.dirty = True
+            if size:
                 part.window.ranges.add(part.start, part.start + size)
-                part.window.dirty = True
                 staged.size = max(staged.size, part.start + size)
         staged.mtime_ns = staged.ctime_ns = now
         _mark_dirty(staged)

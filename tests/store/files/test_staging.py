@@ -9,6 +9,7 @@ from modelfs.store.files import staging
 from modelfs.store.files.staged_file import StagedFile, window_name
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber, Table, pair_key
 from modelfs.store.store import Store
 from tests.support.stores import WINDOW, content_of, names_in, new_file, noise, staged_of
@@ -67,7 +68,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
     key = pair_key(inode, 3)
     with index.change():
         new.ranges.add(3 * WINDOW, 3 * WINDOW + 1)
-        staging.record(inode, new)
+        staging.record(inode, new, RangeSet())
         staging.drop(staged, [old])
     assert index.get(Table.STAGED, key) is not None
     assert staging.deletes.drain() == [window_name(inode, 3, old.generation)]

@@ -36,7 +36,7 @@ def write(window: WindowFile, start: int, data: bytes) -> None:
     file = window.descriptor(create=True)
     failures = window.begin_write(file)
     write_at(file, start, [data])
-    window.end_write(start, start + len(data), failures)
+    window.end_write(start, start + len(data), start + len(data), failures)
 
 
 def read(window: WindowFile, start: int, size: int) -> bytes:
@@ -121,7 +121,7 @@ def test_a_failure_during_a_write_counts_for_it(window: WindowFile, kernel: Lost
     kernel.lose()
     with pytest.raises(LostBytes):
         read(window, 0, 5)
-    window.end_write(5, 11, failures)
+    window.end_write(5, 11, 11, failures)
     assert list(window.lost()) == [(0, 11)]
 
 
@@ -185,3 +185,20 @@ def test_recorded_losses_stay(tmp_path: Path, kernel: LostWriteBack) -> None:
         read(window, 0, 5)
     assert window.sync() == 0
     assert list(window.lost()) == [(4, 6)]
+
+
+def test_a_failed_write_may_have_changed_bytes(window: WindowFile, kernel: LostWriteBack) -> None:
+    """Bytes that a failed write may have changed are not durable, and lost ones stay lost."""
+    write(window, 0, b"durable")
+    window.sync()
+    file = window.descriptor()
+    failures = window.begin_write(file)
+    write_at(file, 2, [b"xyz"])
+    window.end_write(2, 2, 5, failures)
+    kernel.lose()
+    with pytest.raises(LostBytes):
+        read(window, 0, 7)
+    assert window.sync() == 0
+    failures = window.begin_write(file)
+    window.end_write(2, 2, 5, failures)
+    assert list(window.lost()) == [(2, 5)]
