@@ -10,6 +10,9 @@ fsync(2). A descriptor that is opened later gets it if no other descriptor has h
 notes a failure before it takes the page for clean. So if a read is followed by `take_error`, and
 that returns 0, the bytes that were read are those that were written.
 
+A file system that is stacked on another, such as overlayfs, or that sends bytes elsewhere, may keep
+pages and errors in another mapping, and the call reports nothing. There, fdatasync asks.
+
 Example. A program writes 1 MiB, the kernel fails to write it back, and drops the pages. pread
 returns zeros. `take_error` then returns EIO, and returns 0 from then on: the caller has to remember
 the answer.
@@ -18,11 +21,16 @@ the answer.
 import ctypes
 import errno
 import os
+import sys
 from typing import Final
 
 # Behind the end of every file, so that the call waits for no page.
 _BEHIND: Final = 1 << 62
 _WAIT_BEFORE: Final = 1
+
+# Types of file systems, of statfs(2): ext4, xfs, btrfs, f2fs, tmpfs.
+_OWN_MAPPING: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
+_own_mappings: Final[dict[int, bool]] = {}  # by device
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _sync_file_range = _libc.sync_file_range
@@ -32,15 +40,30 @@ _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 def take_error(fd: int) -> int:
     """Return the errno of a write-back that failed since the last call, 0 if none did.
 
-    The descriptor has to be open since before the bytes were written. Waits for no disk.
+    The descriptor has to be open since before the bytes were written. Waits for no disk on ext4,
+    xfs, btrfs, f2fs and tmpfs.
     """
+    if not _has_own_mapping(fd, os.fstat(fd).st_dev):
+        return _fdatasync(fd)
     if not _sync_file_range(fd, _BEHIND, 1, _WAIT_BEFORE):
         return 0
     error = ctypes.get_errno()
-    if error != errno.ENOSYS:
-        return error
+    return _fdatasync(fd) if error == errno.ENOSYS else error
+
+
+def _fdatasync(fd: int) -> int:
     try:
-        os.fdatasync(fd)  # a sandbox without the call
+        os.fdatasync(fd)
     except OSError as exc:
         return exc.errno or errno.EIO
     return 0
+
+
+def _has_own_mapping(fd: int, device: int) -> bool:
+    """Whether a file system keeps the pages of its files in their own mappings."""
+    if device not in _own_mappings:
+        buffer = ctypes.create_string_buffer(512)  # a `struct statfs`, which begins with the type
+        failed = _libc.fstatfs(fd, buffer)
+        kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
+        _own_mappings[device] = not failed and kind in _OWN_MAPPING
+    return _own_mappings[device]
