@@ -250,8 +250,7 @@ def _cut_lost_bytes(context: RepairContext, key: bytes, present: RangeSet) -> No
     if value is None:
         return
     row = StagedWindow.from_bytes(value)
-    kept = RangeSet(part for low, high in row.ranges for part in present.within(low, high))
-    if kept:
+    if kept := present.common(row.ranges):
         context.put(Table.LOST, key, StagedWindow(row.generation, kept).to_bytes())
     else:
         context.index.delete(Table.LOST, key)

@@ -51,8 +51,7 @@ class Window:
 
     def lost(self) -> RangeSet:
         """Return the staged ranges that the disk has lost."""
-        lost = self.file.lost().shifted(self.start)
-        return RangeSet(part for low, high in lost for part in self.ranges.within(low, high))
+        return self.ranges.common(self.file.lost().shifted(self.start))
 
     @property
     def unused(self) -> bool:

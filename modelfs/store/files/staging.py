@@ -129,9 +129,8 @@ class Staging:
             staged.superseded.append(window)
             return
         window.file.forget()
-        self._files.forget(window.file.name)
         with contextlib.suppress(OSError):  # the next open of the store deletes it
-            (self.folder / window.file.name).unlink(missing_ok=True)
+            self.deletes.run([window.file.name])
 
     def drop(self, staged: StagedFile, windows: list[Window]) -> None:
         """Delete windows' rows and forget the windows; the next commit deletes their files.
@@ -218,9 +217,7 @@ class Staging:
             Table.STAGED, key, StagedWindow(window.generation, window.ranges).to_bytes()
         )
         lost = window.lost()
-        for start, stop in lost_before:
-            for part in window.ranges.within(start, stop):
-                lost.add(*part)
+        lost.update(window.ranges.common(lost_before))
         if lost:
             self._index.put(Table.LOST, key, StagedWindow(window.generation, lost).to_bytes())
         elif self._index.get(Table.LOST, key) is not None:
@@ -311,7 +308,7 @@ class Staging:
     def unmentioned(self) -> list[str]:
         """Return the names of staging files that no row mentions; none if rows are damaged."""
         mentioned = {window.file.name for staged in self for window in staged.windows.values()}
-        if self.damaged:  # beside a writer, the look at the rows finds that
+        if self.damaged:  # set by the walk above, if this is beside a writer
             return []
         return [path.name for path in self.folder.iterdir() if path.name not in mentioned]
 

@@ -197,8 +197,7 @@ class WindowFile:
             file = self._files.open(self.name)
         except OSError:
             with self._lock:
-                for start, stop in self._flushing:
-                    self._written.add(start, stop)
+                self._written.update(self._flushing)
                 self._flushing = RangeSet()
             raise
         try:
@@ -228,8 +227,7 @@ class WindowFile:
     def _fail(self, error: int) -> None:
         self.failures += 1
         self._error = error
-        for state in (self._written, self._flushing):
-            for start, stop in state:
-                self._lost.add(start, stop)
+        self._lost.update(self._written)
+        self._lost.update(self._flushing)
         self._written, self._flushing = RangeSet(), RangeSet()
         self._update()

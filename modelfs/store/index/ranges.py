@@ -76,6 +76,15 @@ class RangeSet:
                 return
             yield max(start, self._starts[at]), min(stop, self._stops[at])
 
+    def update(self, other: "RangeSet") -> None:
+        """Add all offsets of another set."""
+        for start, stop in other:
+            self.add(start, stop)
+
+    def common(self, other: "RangeSet") -> "RangeSet":
+        """Return the offsets that both sets have."""
+        return RangeSet(part for start, stop in other for part in self.within(start, stop))
+
     def shifted(self, by: int) -> "RangeSet":
         """Return the set with `by` added to every offset."""
         moved = RangeSet()

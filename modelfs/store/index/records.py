@@ -326,9 +326,8 @@ class StagedWindow:
 
     def is_part_of(self, other: "StagedWindow") -> bool:
         """Whether the ranges are parts of another row's, for the same staging file."""
-        return self.generation == other.generation and all(
-            [*other.ranges.within(low, high)] == [(low, high)] for low, high in self.ranges
-        )
+        is_same_file = self.generation == other.generation
+        return is_same_file and other.ranges.common(self.ranges) == self.ranges
 
     def to_bytes(self) -> bytes:
         flat = [number for pair in self.ranges for number in pair]
