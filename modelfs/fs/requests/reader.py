@@ -17,7 +17,7 @@ import trio
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests.readahead import ReadAhead
 from modelfs.store.chunks.cache import CAPACITY
-from modelfs.store.files.content import ChunkRun, Contents, FileRun, HoleRun, ReadRun
+from modelfs.store.files.content import ChunkRun, Contents, FileRun, HoleRun, ReadRun, parts
 
 # The largest read that the kernel sends.
 REQUEST_MAX: Final = 1 << 20
@@ -69,10 +69,7 @@ class Reader:
         """Fill a buffer if no run has to wait for a disk or be decoded; return whether it did."""
         if not all(self._contents.is_ready(run) for run in runs if isinstance(run, ChunkRun)):
             return False
-        at = 0
-        for run in runs:
-            part = into[at : at + run.size]
-            at += run.size
+        for run, part in parts(runs, into):
             match run:
                 case HoleRun():
                     part[:] = bytes(len(part))

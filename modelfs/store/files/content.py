@@ -232,10 +232,7 @@ class Contents:
             LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed, or a file of the store is cut short.
         """
-        at = 0
-        for run in runs:
-            part = into[at : at + run.size]
-            at += run.size
+        for run, part in parts(runs, into):
             match run:
                 case HoleRun():
                     part[:] = bytes(len(part))
@@ -283,6 +280,14 @@ class Contents:
             OSError: the backing disk failed.
         """
         self._reader.warm(run.chunk, run.record)
+
+
+def parts(runs: Iterable[ReadRun], into: memoryview) -> Iterator[tuple[ReadRun, memoryview]]:
+    """Yield each run with its part of a buffer, which has their total size."""
+    at = 0
+    for run in runs:
+        yield run, into[at : at + run.size]
+        at += run.size
 
 
 def filled(size: int, fill: Callable[[memoryview], None]) -> bytes:

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.store.chunks.single_flight import EMPLOYERS
-from modelfs.store.files.content import Contents, FileRun, HoleRun, ReadRun, filled
+from modelfs.store.files.content import Contents, FileRun, HoleRun, ReadRun, filled, parts
 
 # Reads of fewer bytes take one thread.
 PARALLEL_MIN: Final = 8 << 20
@@ -147,16 +147,14 @@ class _Work:
 
 
 def _pieces(runs: list[ReadRun], into: memoryview) -> Iterator[tuple[ReadRun, memoryview]]:
-    at = 0
-    for run in runs:
+    for run, part in parts(runs, into):
         for start in range(0, run.size, PIECE):
             size = min(PIECE, run.size - start)
             match run:
                 case HoleRun():
-                    yield HoleRun(size), into[at + start : at + start + size]
+                    yield HoleRun(size), part[start : start + size]
                 case FileRun():
-                    yield run.part(start, size), into[at + start : at + start + size]
+                    yield run.part(start, size), part[start : start + size]
                 case _:
-                    yield run, into[at : at + run.size]
+                    yield run, part
                     break
-        at += run.size

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,15 @@ def run(
     fsync_mapped.main()
 
 
+def failing(number: int) -> Callable[[int, int], int]:
+    """Return a stand-in for `open_handle` that raises an error."""
+
+    def open_handle(mount: int, inode: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return open_handle
+
+
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were synced."""
@@ -36,11 +46,7 @@ def test_files_are_synced_by_path(
     synced: list[str],
 ) -> None:
     """Without the right to use handles, every file is opened by its path; others do not matter."""
-
-    def refused(mount: int, inode: int) -> int:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(fsync_mapped, "open_handle", refused)
+    monkeypatch.setattr(fsync_mapped, "open_handle", failing(errno.EPERM))
     files = []
     for name in ("a", "b", "c"):
         (tmp_path / name).touch()
@@ -60,11 +66,7 @@ def test_an_inode_without_pages_is_passed_over(
     synced: list[str],
 ) -> None:
     """The kernel does not have the inode, so it has no pages of it."""
-
-    def stale(mount: int, inode: int) -> int:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-    monkeypatch.setattr(fsync_mapped, "open_handle", stale)
+    monkeypatch.setattr(fsync_mapped, "open_handle", failing(errno.ESTALE))
     run(monkeypatch, tmp_path, [(5, "f")])
     assert (synced, capsys.readouterr().out) == ([], "")
 
