@@ -40,6 +40,7 @@ _MODULES = {
     "InvalidArgument": "errors",
     "CorruptData": "errors",
     "CorruptChunk": "errors",
+    "LostBytes": "errors",
 }
 
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - names, all of them

@@ -3,6 +3,7 @@ from modelfs.errors import CorruptData as CorruptData
 from modelfs.errors import DirectoryNotEmpty as DirectoryNotEmpty
 from modelfs.errors import InvalidArgument as InvalidArgument
 from modelfs.errors import IsADirectory as IsADirectory
+from modelfs.errors import LostBytes as LostBytes
 from modelfs.errors import ModelfsError as ModelfsError
 from modelfs.errors import NotADirectory as NotADirectory
 from modelfs.errors import NotAStore as NotAStore
@@ -32,6 +33,7 @@ __all__ = [
     "FormShare",
     "InvalidArgument",
     "IsADirectory",
+    "LostBytes",
     "ModelfsError",
     "NotADirectory",
     "NotAStore",

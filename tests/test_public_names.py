@@ -79,6 +79,7 @@ def test_the_names_of_the_interface() -> None:
         "InvalidArgument",
         "CorruptData",
         "CorruptChunk",
+        "LostBytes",
     }
     assert set(vars(modelfs)["_MODULES"]) == stub().keys() == expected
     assert set(modelfs.__all__) == stub_all() == expected | {"__version__"}

@@ -10,6 +10,7 @@ from modelfs.cli.escape import plain
 from modelfs.errors import (
     CorruptData,
     IndexLost,
+    LostBytes,
     ModelfsError,
     NotAStore,
     StoreBusy,
@@ -52,6 +53,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (UnsupportedFormat, "install a newer version of modelfs"),
     (StoreReadOnly, "mount it with --read-only to read its files"),
     (IndexLost, "restore the store from a backup"),
+    (LostBytes, "write these bytes again, truncate the file or remove it"),
     (CorruptData, "check it with `modelfs fsck --data`, repair it with `modelfs fsck --repair`"),
 )
 ERRNO_HINTS: Final = {

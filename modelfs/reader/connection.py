@@ -104,6 +104,7 @@ class Connection:
         Raises:
             ValueError, NotAStore, UnsupportedFormat, StoreBusy, CorruptIndex: as `call`.
             CorruptChunk: the bytes are damaged.
+            LostBytes: the disk has lost some of them.
             OSError: the disk failed.
         """
 

@@ -86,7 +86,8 @@ class File:
         Raises:
             ValueError: a negative offset or size, or the reader is closed.
             NotFound: the file was removed.
-            CorruptChunk: some of the bytes are damaged or lost; the message names the file.
+            CorruptChunk: some of the bytes are damaged; the message names the file.
+            LostBytes: the disk has lost some of the bytes; the message names the file.
             OSError: the disk failed.
         """
         return self._reader.read(offset, size)
@@ -98,7 +99,7 @@ class File:
 
         Raises:
             TypeError: the buffer is read-only, or not contiguous in C order.
-            ValueError, NotFound, CorruptChunk, OSError: as `pread`.
+            ValueError, NotFound, CorruptChunk, LostBytes, OSError: as `pread`.
         """
         return self._reader.read_into(offset, writable(buffer))
 

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from modelfs.errors import CorruptChunk, NotFound
+from modelfs.errors import CorruptChunk, LostBytes, NotFound
 from modelfs.formats.layout import Format, TensorSpan
 from modelfs.jobs.inspect.file import report, state_of
 from modelfs.jobs.inspect.layout import parts_of
@@ -96,6 +96,8 @@ class FileReader:
             yield
         except CorruptChunk as exc:
             raise CorruptChunk(exc.chunk, f"{exc.problem}, in {self.path}", exc.base) from exc
+        except LostBytes as exc:
+            raise LostBytes(f"{self.path}: {exc}") from exc
 
     def _plan_and_check(
         self, offset: int, size: int | None, span: TensorSpan | None

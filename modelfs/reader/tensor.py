@@ -82,7 +82,7 @@ class Tensor:
 
         Raises:
             TypeError: the tensor is a scalar, or as `numpy`.
-            NotFound, CorruptChunk, OSError: as `numpy`.
+            NotFound, CorruptChunk, LostBytes, OSError: as `numpy`.
         """
         return map(self.__getitem__, range(len(self)))
 
@@ -91,7 +91,8 @@ class Tensor:
 
         Raises:
             NotFound: the file was removed, or does not have the tensor there any more.
-            CorruptChunk: some of the bytes are damaged or lost; the message names the file.
+            CorruptChunk: some of the bytes are damaged; the message names the file.
+            LostBytes: the disk has lost some of the bytes; the message names the file.
             OSError: the disk failed.
         """
         return self._reader.read(self.offset, self.nbytes, self._span)
@@ -108,7 +109,7 @@ class Tensor:
         Raises:
             ValueError: the buffer has another size.
             TypeError: the buffer is read-only, or not contiguous in C order.
-            NotFound, CorruptChunk, OSError: as `bytes`.
+            NotFound, CorruptChunk, LostBytes, OSError: as `bytes`.
         """
         into = writable(buffer)
         if len(into) != self.nbytes:
@@ -120,7 +121,7 @@ class Tensor:
 
         Raises:
             TypeError: numpy has no such dtype; use `bytes` or `read_into`.
-            NotFound, CorruptChunk, OSError: as `bytes`.
+            NotFound, CorruptChunk, LostBytes, OSError: as `bytes`.
         """
         return self._read(self.shape, self.offset)
 
@@ -135,7 +136,7 @@ class Tensor:
 
         Raises:
             IndexError: as numpy does.
-            TypeError, NotFound, CorruptChunk, OSError: as `numpy`.
+            TypeError, NotFound, CorruptChunk, LostBytes, OSError: as `numpy`.
         """
         first, *others = index if isinstance(index, tuple) and index else (index,)
         if not self.shape or isinstance(first, bool | np.bool_):

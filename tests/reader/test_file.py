@@ -1,5 +1,6 @@
 """The bytes of files: in chunks or staged, with holes, damaged, in stores of every format."""
 
+import errno
 import io
 import json
 import os
@@ -16,7 +17,8 @@ import pytest
 
 import modelfs
 from modelfs.errors import CorruptChunk, LostBytes, NotFound
-from modelfs.store.files import parallel
+from modelfs.store.disk.descriptors import Descriptor
+from modelfs.store.files import parallel, window_file
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.byte_damage import read, walk
@@ -307,6 +309,45 @@ def test_a_backup_is_put_back(path: Path, tmp_path: Path, *, is_replaced: bool) 
             gone.pread()
         with pytest.raises(NotFound, match="lost was removed"):
             pickle.loads(pickled).pread()
+
+
+def test_reads_of_staged_bytes_keep_no_descriptor(make: Make) -> None:
+    """Any number of reads of a file that is not in chunks leaves no open file behind."""
+    file = make(lambda store: new_file(store, b"staged", DATA))["staged"]
+    file.pread(size=10)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(200):
+        assert file.pread(offset=5, size=10) == DATA[5:15]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_reader_asks_for_a_failed_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Staged bytes that the kernel failed to write are no content, although no row says so yet."""
+    with Store(path) as store:
+        new_file(store, b"staged", DATA)
+    monkeypatch.setattr(window_file, "take_error", lambda _: errno.EIO)
+    with modelfs.open(path) as reader, pytest.raises(LostBytes):
+        reader["staged"].pread()
+
+
+def test_lost_bytes_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that the disk failed to write raise an error of their own, which names the file."""
+
+    def fails(_: Descriptor) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = Store(path)
+    inode = new_file(store, b"f", DATA)
+    store.flush(inode)
+    store.writes.write(inode, 100, DATA[:200])
+    monkeypatch.setattr(window_file, "sync", fails)
+    with pytest.raises(OSError, match="200 bytes written to /f were lost"):
+        store.close()
+    with modelfs.open(path) as reader:
+        file = reader["f"]
+        with pytest.raises(modelfs.LostBytes, match="f: bytes were lost: the disk failed to write"):
+            file.pread()
+        assert file.pread(size=100) == DATA[:100]
 
 
 # -- stores of every kind

@@ -34,6 +34,20 @@ def disk(image: Path, path: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
+@contextmanager
+def thin_disk(top: Path, size: int, room: int) -> Iterator[Path]:
+    """Show an empty ext4 of `size` bytes of which the disk can keep only `room`."""
+    needs_loop_devices()
+    backing = top / "backing"
+    backing.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", backing)
+    try:
+        with disk(backing / "image", top / "thin", size) as path:
+            yield path
+    finally:
+        subprocess.run(["umount", "--lazy", backing], check=True)
+
+
 def remount(path: Path, options: str) -> None:
     run("mount", "-o", f"remount,{options}", path)
 

@@ -15,7 +15,8 @@ Pages that were written through a mapping stay in the kernel until it writes the
 A change may wait for a commit for 5 s, and all of them together may take 64 MiB. A request that
 makes one first passes the gate, `before_change`. If the commits cannot keep up it waits, and if
 they fail it gets their error: an error that only fsync returned would leave all other programs
-without a word.
+without a word. It waits, too, while too many staging files have bytes that no flush has made
+durable, because each keeps a descriptor.
 
 Example. A program writes a.tmp and renames it to a. The next commit sees a.tmp's inode behind the
 barrier, flushes it, and then writes the index with the new name. After a crash, a has either its
@@ -65,6 +66,7 @@ class Durability:
         self._handles = handles
         self._workers = workers
         self._committing = trio.Lock()
+        self._relieving = trio.Lock()
         self._seals = 0  # commits that were sealed
         self._failure: ModelfsError | OSError | None = None  # of the last commit
         self._failed_at = 0.0  # monotonic seconds
@@ -75,7 +77,7 @@ class Durability:
     # -- the gate
 
     async def before_change(self, *, frees: bool = False) -> None:
-        """Wait while too many changes wait for a commit, or one waits for too long.
+        """Wait while too many changes wait for a commit or a flush, or one waits for too long.
 
         Args:
             frees: the change frees room, so it is made although there is no room for a commit.
@@ -95,6 +97,16 @@ class Durability:
             # Once: background jobs make changes all the time, which are older than 5 s after a
             # slow commit.
             is_old = False
+        if self._store.staging.crowded():
+            await self._flush_crowded()
+
+    async def _flush_crowded(self) -> None:
+        """Flush the files whose staging files keep too many descriptors."""
+        async with self._relieving:
+            try:
+                await self._run(self._store.flusher.flush_some(self._store.staging.crowded()))
+            except OSError as exc:  # of other files, whose fsync returns it, too
+                log.error("a file could not be flushed: %s", exc)
 
     async def _commit_or_fail(self) -> None:
         """Commit; if the last commit failed just now, raise its error again."""

@@ -74,7 +74,7 @@ class Reader:
                 case HoleRun():
                     part[:] = bytes(len(part))
                 case FileRun(file, offset):
-                    if not self._read_page_cache(file.fd, part, offset):
+                    if run.check_waits or not self._read_page_cache(file.fd, part, offset):
                         return False
                     run.check()
                 case ChunkRun():

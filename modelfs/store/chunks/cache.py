@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from modelfs.fork_lock import fork_lock
 from modelfs.store.chunks.eviction import POLICIES, EntryCost, Policy
 from modelfs.store.chunks.single_flight import SingleFlight
-from modelfs.store.fork_lock import fork_lock
 
 CAPACITY: Final = 256 << 20
 # When variants of a model are served together, it keeps more entries that are used again than LRU,

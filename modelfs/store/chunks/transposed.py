@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.codecs import transpose
+from modelfs.fork_lock import fork_lock
 from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.recipe import Recipe, SourceRun
-from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 

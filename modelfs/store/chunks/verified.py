@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from typing import Final
 
-from modelfs.store.fork_lock import fork_lock
+from modelfs.fork_lock import fork_lock
 from modelfs.store.index.tables import PackId
 
 # The most places remembered: some 60 MB of memory, for 200 GB of 1 MiB chunks.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from modelfs.store.fork_lock import fork_lock
+from modelfs.fork_lock import fork_lock
 
 # The most open files of a cache, and of a process.
 OPEN_MAX: Final = 256

@@ -30,7 +30,7 @@ _WAIT_BEFORE: Final = 1
 
 # Types of file systems, of statfs(2): ext4, xfs, btrfs, f2fs, tmpfs.
 _OWN_MAPPING: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
-_own_mappings: Final[dict[int, bool]] = {}  # by device
+_own_mappings: Final[dict[int, bool]] = {}  # by device; whether `sync_file_range` answers
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _sync_file_range = _libc.sync_file_range
@@ -43,12 +43,20 @@ def take_error(fd: int) -> int:
     The descriptor has to be open since before the bytes were written. Waits for no disk on ext4,
     xfs, btrfs, f2fs and tmpfs.
     """
-    if not _has_own_mapping(fd, os.fstat(fd).st_dev):
+    if answer_waits(fd):
         return _fdatasync(fd)
     if not _sync_file_range(fd, _BEHIND, 1, _WAIT_BEFORE):
         return 0
     error = ctypes.get_errno()
-    return _fdatasync(fd) if error == errno.ENOSYS else error
+    if error != errno.ENOSYS:
+        return error
+    _own_mappings[os.fstat(fd).st_dev] = False
+    return _fdatasync(fd)
+
+
+def answer_waits(fd: int) -> bool:
+    """Whether `take_error` waits for the disk: it asks by fdatasync."""
+    return not _has_own_mapping(fd, os.fstat(fd).st_dev)
 
 
 def _fdatasync(fd: int) -> int:

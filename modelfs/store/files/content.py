@@ -50,6 +50,11 @@ class FileRun:
     size: int
     window: WindowFile | None = None  # of staged bytes, to check them after they were read
 
+    @property
+    def check_waits(self) -> bool:
+        """Whether `check` may wait for the disk."""
+        return self.window is not None and self.window.check_waits(self.file)
+
     def check(self) -> None:
         """Check the bytes that were just read, if they are staged.
 
@@ -57,7 +62,7 @@ class FileRun:
             LostBytes: the disk has lost some of them.
         """
         if self.window is not None:
-            self.window.check(self.offset, self.offset + self.size)
+            self.window.check(self.file, self.offset, self.offset + self.size)
 
     def part(self, start: int, size: int) -> "FileRun":
         """Return a part of the run; `start` counts from its own start."""

@@ -17,9 +17,9 @@ from itertools import islice
 from typing import Final
 
 from modelfs.errors import CorruptIndex
+from modelfs.fork_lock import fork_lock
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.fork_lock import fork_lock
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent

@@ -29,15 +29,14 @@ deletes their files.
 """
 
 import dataclasses
-import errno
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from modelfs.store.disk.calls import Call, Calls
+from modelfs.store.disk.calls import Calls
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staged_file import Freeze, StagedFile, Window, with_staged_state
@@ -60,8 +59,7 @@ class _Flush:
     lost: dict[int, RangeSet]  # of the windows, at the freeze
     freeze: Freeze
     began: float  # monotonic seconds
-    error: int = 0  # errno of a write-back that failed
-    failure: OSError | None = None  # of anything else
+    failure: OSError | None = None  # of the sync
 
     @property
     def windows(self) -> list[Window]:
@@ -95,16 +93,17 @@ class Flusher:
             OSError: the disk failed or was full, now or in an earlier flush. Written bytes may be
                 lost.
         """
-        error = yield from self._sync_and_record(inode)
-        self._raise_losses(inode, error)
+        yield from self._sync_and_record(inode)
+        staged = self._staging.find(inode)
+        if staged is not None:
+            self._raise_losses(staged)
 
-    def _sync_and_record(self, inode: InodeNumber) -> Generator[Call, None, int]:
-        """Do a flush, and return the errno of a write-back that failed; 0 if none did."""
-        error = 0
+    def _sync_and_record(self, inode: InodeNumber) -> Calls:
+        """Do a flush, which does not fail because of lost bytes."""
         while True:
             staged = self._staging.find(inode)
             if staged is None or not staged.dirty:
-                return error
+                return
             flush = _begin(staged)
             try:
                 yield partial(self._sync, flush)
@@ -112,15 +111,13 @@ class Flusher:
                 staged.freezes.remove(flush.freeze)
             if flush.failure is not None:
                 raise flush.failure
-            error = flush.error or error
             if self._record(flush):
-                return error
+                return
 
-    def _raise_losses(self, inode: InodeNumber, error: int) -> None:
-        staged = self._staging.find(inode)
-        if staged is not None and (size := staged.lost_bytes):
-            error = error or errno.EIO
-            path, reason = os.fsdecode(self._path_of(inode)), os.strerror(error)
+    def _raise_losses(self, staged: StagedFile) -> None:
+        if size := staged.lost_bytes:
+            error = staged.lost_error
+            path, reason = os.fsdecode(self._path_of(staged.inode)), os.strerror(error)
             raise OSError(error, f"{size} bytes written to {path} were lost: {reason}")
 
     def flush_all(self) -> Calls:
@@ -133,9 +130,9 @@ class Flusher:
         failures: list[OSError] = []
         for staged in list(self._staging):
             try:
-                error = yield from self._sync_and_record(staged.inode)
+                yield from self._sync_and_record(staged.inode)
                 if staged.has_new_losses:
-                    self._raise_losses(staged.inode, error)
+                    self._raise_losses(staged)
             except OSError as exc:
                 failures.append(exc)
         if failures:
@@ -159,7 +156,7 @@ class Flusher:
     def _sync(self, flush: _Flush) -> None:
         """Sync the windows of a flush. An error is kept, because raising it would end `flush`."""
         try:
-            flush.error = self._staging.sync(flush.staged.inode, flush.windows)
+            self._staging.sync(flush.staged.inode, flush.windows)
         except OSError as exc:
             flush.failure = exc
 

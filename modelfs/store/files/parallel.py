@@ -52,6 +52,7 @@ def fill(contents: Contents, runs: list[ReadRun], into: memoryview) -> None:
 
     Raises:
         CorruptChunk: a chunk is damaged or missing.
+        LostBytes: the disk has lost staged bytes.
         OSError: the backing disk failed.
     """
     if len(into) < PARALLEL_MIN:

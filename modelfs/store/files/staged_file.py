@@ -10,6 +10,7 @@ begins with the range (100, 110), and the size is 110. The bytes behind 100 of t
 """
 
 import dataclasses
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -112,6 +113,11 @@ class StagedFile:
     @property
     def lost_bytes(self) -> int:
         return sum(window.lost().size for window in self.windows.values())
+
+    @property
+    def lost_error(self) -> int:
+        """The errno of the failure that lost bytes; EIO if that was before the store was opened."""
+        return next(filter(None, (w.file.error for w in self.windows.values())), errno.EIO)
 
     @property
     def has_new_losses(self) -> bool:

@@ -46,7 +46,8 @@ from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of
 
 log = logging.getLogger(__name__)
 
-# The most staging files that keep a descriptor because not all of their bytes are durable.
+# The most staging files that keep a descriptor because not all of their bytes are durable. If there
+# are more, writes wait for a flush of the oldest.
 KEPT_MAX: Final = 8192
 
 
@@ -63,7 +64,7 @@ class Staging:
         self._generation = 0
         # The staging files that keep a descriptor, oldest first: see `WindowFile`.
         self._kept: dict[WindowFile, None] = {}
-        self._kept_max = min(KEPT_MAX, share_of_limit(4))
+        self.kept_max = min(KEPT_MAX, share_of_limit(4))
         # How often a file was created, and how many of these names the last fsync of the folder
         # made durable. Numbers and no flag: a file that is created during an fsync of the folder
         # may not be durable, and another thread's fsync may still fail.
@@ -116,7 +117,8 @@ class Staging:
         self, inode: InodeNumber, number: int, generation: int, **states: RangeSet
     ) -> WindowFile:
         name = window_name(inode, number, generation)
-        return WindowFile(self._files, name, self._kept, **states)
+        kept = None if self._index.others_write else self._kept
+        return WindowFile(self._files, name, kept, **states)
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
         """Cut off a window, because the file was truncated. Its row and its file stay for now.
@@ -168,30 +170,34 @@ class Staging:
             OSError: the file cannot be opened or created.
         """
         create = not window.ranges
-        if len(self._kept) >= self._kept_max:
-            next(iter(self._kept)).sync()
         file = window.file.descriptor(create=create)
         self._created += create
         return file
 
     # -- durability
 
-    def sync(self, inode: InodeNumber, windows: list[Window]) -> int:
+    def crowded(self) -> list[InodeNumber]:
+        """Return the files to flush because too many staging files keep a descriptor."""
+        # A copy, because other threads change it.
+        oldest = set(list(self._kept)[: max(0, len(self._kept) - self.kept_max)])
+        return [
+            staged.inode
+            for staged in (self._staged.values() if oldest else ())
+            if any(w.file in oldest for w in (*staged.windows.values(), *staged.superseded))
+        ]
+
+    def sync(self, inode: InodeNumber, windows: list[Window]) -> None:
         """Make the bytes of windows durable, and the names of their files. Any thread.
 
-        A window that was dropped meanwhile is skipped; its flush will be void.
-
-        Returns:
-            The errno of a write-back that failed, 0 if none did. The bytes that it was to write
-            are then lost.
+        Bytes that the disk fails to write are lost from then on: see `WindowFile`. A window that
+        was dropped meanwhile is skipped.
 
         Raises:
             OSError: a staging file cannot be opened, or its name is not durable.
         """
-        error = 0
         for window in windows:
             try:
-                error = window.file.sync() or error
+                window.file.sync()
             except FileNotFoundError:
                 staged = self.find(inode)
                 current = None if staged is None else staged.windows.get(window.number)
@@ -200,7 +206,6 @@ class Staging:
         if (created := self._created) != self._created_durable:
             sync_folder(self.folder)
             self._created_durable = created
-        return error
 
     def record(self, inode: InodeNumber, window: Window, lost_before: RangeSet) -> None:
         """Record in the index that a window's ranges are durable, except those that are lost.

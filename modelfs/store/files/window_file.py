@@ -13,10 +13,11 @@ Theory of operation. Each byte is in one of four states::
     cut:       any -> no byte of the file
 
 The kernel reports a failure once for each open descriptor (see `disk.writeback`), so one
-descriptor stays open from the first write until all bytes are durable. The same lock guards its
-report and the states, so no thread misses a failure that was reported to another. An fdatasync uses
-a descriptor of its own, because between its return and the lock another thread would miss the
-failure. There is one at a time; a thread that waited for it shares its result.
+descriptor stays open from the first write until all bytes are durable. A lock is held from the
+question to the kernel until its answer is among the states, so no thread misses a failure that was
+reported to another. It is not the lock of the states, which no thread holds while it waits for a
+disk. An fdatasync uses a descriptor of its own, because between its return and the lock another
+thread would miss the failure. There is one at a time.
 
 A failure names no page. All bytes that were not durable become lost, durable ones stay. Reads check
 the states after they have the bytes, because a page is dropped only after the failure is noted.
@@ -25,6 +26,9 @@ Example. Bytes 0 to 100 are durable, and 50 to 200 were written since. The disk 
 moment. A read of 0 to 10 returns its bytes. A read of 40 to 60 asks the kernel, gets ENOSPC, and
 raises `LostBytes`: 50 to 200 are lost. A program writes 50 to 150 again, and a sync succeeds: 150
 to 200 are still lost, and every flush of the file fails until they are written or cut off.
+
+A reader beside a writer keeps no descriptor between two reads. Each read asks with its own, which
+gets a failure if no descriptor has had it yet: see the limits in docs/guarantees.md.
 """
 
 import contextlib
@@ -36,7 +40,7 @@ from typing import Final
 
 from modelfs.errors import LostBytes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, sync
-from modelfs.store.disk.writeback import take_error
+from modelfs.store.disk.writeback import answer_waits, take_error
 from modelfs.store.index.ranges import RangeSet
 
 
@@ -47,7 +51,7 @@ class WindowFile:
         self,
         files: Descriptors,
         name: str,
-        kept: dict["WindowFile", None],
+        kept: dict["WindowFile", None] | None,
         *,
         written: Iterable[tuple[int, int]] = (),
         lost: Iterable[tuple[int, int]] = (),
@@ -57,7 +61,8 @@ class WindowFile:
         Args:
             files: opens the files of the folder.
             name: of the file.
-            kept: has each `WindowFile` that keeps a descriptor open, the first one first.
+            kept: has each `WindowFile` that keeps a descriptor open, the first one first. None:
+                another process writes the file.
             written: ranges that may not be durable.
             lost: ranges that the disk has lost.
         """
@@ -66,7 +71,11 @@ class WindowFile:
         self._files = files
         self._kept_files = kept
         self._kept: Descriptor | None = None
-        # Guards what follows. Held for moments: it is taken by every write and read.
+        self._syncing = threading.Lock()  # held during an fdatasync of `sync`
+        # Held from a question to the kernel until `_fail`. On some file systems that is an
+        # fdatasync. Taken before `_lock`.
+        self._asking = threading.Lock()
+        # Guards all below. Held for moments: every write takes it, some on the event loop.
         self._lock = threading.Lock()
         self._written = RangeSet(written)
         self._flushing = RangeSet()
@@ -74,8 +83,7 @@ class WindowFile:
         self._writing = 0  # writes in progress
         self._clean = not (self._written or self._lost)  # all bytes are durable
         self.failures = 0  # counted, so that a pass of ingest notices one
-        self._error = 0  # of the last failure
-        self._syncing = threading.Lock()  # held during an fdatasync
+        self.error = 0  # errno of the last failure; 0: no byte is lost, or since before the opening
 
     def descriptor(self, *, create: bool = False) -> Descriptor:
         """Return the open file; with `create`, make it if it does not exist.
@@ -110,7 +118,8 @@ class WindowFile:
 
     def forget(self) -> None:
         """Note that the window is gone. Reads that were planned still check their bytes."""
-        self._kept_files.pop(self, None)
+        if self._kept_files is not None:
+            self._kept_files.pop(self, None)
 
     # -- writes
 
@@ -149,47 +158,52 @@ class WindowFile:
 
     # -- what became of the bytes
 
-    def check(self, start: int, stop: int) -> None:
+    def check_waits(self, file: Descriptor) -> bool:
+        """Whether `check` may wait for the disk."""
+        return not self._clean and answer_waits(file.fd)
+
+    def check(self, file: Descriptor, start: int, stop: int) -> None:
         """Check bytes that were just read: whether they are the ones that were written.
+
+        Args:
+            file: the descriptor with which they were read.
+            start: of the bytes.
+            stop: of the bytes.
 
         Raises:
             LostBytes: some of them may not be.
         """
         if self._clean:
             return
-        with self._lock:
-            self._ask()
-            if next(self._lost.within(start, stop), None) is not None:
-                raise LostBytes(f"{self.name}: the disk failed to write {start} to {stop}")
+        with self._asking:
+            self._ask(self._kept or file)
+            with self._lock:
+                if next(self._lost.within(start, stop), None) is not None:
+                    problem = f"the disk failed to write {start} to {stop} of staging file"
+                    raise LostBytes(f"bytes were lost: {problem} {self.name}")
 
     def lost(self) -> RangeSet:
         """Return the ranges that the disk has lost, as far as is known."""
         with self._lock:
             return self._lost.copy()
 
-    def sync(self) -> int:
-        """Make the file's bytes durable, those that are not lost. Waits for the disk.
-
-        Returns:
-            The errno of a write-back that failed, now or since the last call; 0 if none did.
+    def sync(self) -> None:
+        """Make the file's bytes durable, or note that they are lost. Waits for the disk.
 
         Raises:
             OSError: the file cannot be opened. Nothing has changed.
         """
         with self._syncing:
             with self._lock:
-                before = self.failures
                 self._flushing, self._written = self._written, RangeSet()
-            error = 0
-            if self._flushing:
-                error = self._fdatasync()
-            with self._lock:
-                self._ask()
-                if error:
-                    self._fail(error)
-                self._flushing = RangeSet()
-                self._update()
-                return self._error if self.failures != before else 0
+            error = self._fdatasync() if self._flushing else 0
+            with self._asking:
+                self._ask(self._kept)
+                with self._lock:
+                    if error:
+                        self._fail(error)
+                    self._flushing = RangeSet()
+                    self._update()
 
     def _fdatasync(self) -> int:
         """Return the errno of the failure, 0 if there was none."""
@@ -206,27 +220,31 @@ class WindowFile:
             return exc.errno or errno.EIO
         return 0
 
+    def _ask(self, file: Descriptor | None) -> None:
+        """Ask the kernel for a failure. With `_asking` held."""
+        if file is not None and (error := take_error(file.fd)):
+            with self._lock:
+                self._fail(error)
+
     # -- with the lock held
 
     def _keep(self, file: Descriptor) -> None:
-        if self._kept is None:
+        if self._kept is None and self._kept_files is not None:
             self._kept = file
             self._kept_files[self] = None
 
     def _update(self) -> None:
         """Release the descriptor when no byte is left that the kernel may fail to write."""
+        if not self._lost:
+            self.error = 0
         if not (self._writing or self._written or self._flushing):
             self._kept = None
-            self._kept_files.pop(self, None)
+            self.forget()
             self._clean = not self._lost
-
-    def _ask(self) -> None:
-        if self._kept is not None and (error := take_error(self._kept.fd)):
-            self._fail(error)
 
     def _fail(self, error: int) -> None:
         self.failures += 1
-        self._error = error
+        self.error = error
         self._lost.update(self._written)
         self._lost.update(self._flushing)
         self._written, self._flushing = RangeSet(), RangeSet()

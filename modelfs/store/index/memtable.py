@@ -21,7 +21,7 @@ from typing import Final
 
 from sortedcontainers import SortedDict
 
-from modelfs.store.fork_lock import fork_lock
+from modelfs.fork_lock import fork_lock
 from modelfs.store.index.tables import Table
 
 # Memory of a row besides its key and value, about.

@@ -1,6 +1,7 @@
 """When data becomes durable: commits that waiters share, flushes, the barrier of renames."""
 
 import errno
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -25,11 +26,12 @@ from tests.support.served_store import (
     Failing,
     Held,
     Served,
+    folder,
     names,
     refused,
     rename,
 )
-from tests.support.stores import CHUNK, Box, content_of, noise
+from tests.support.stores import CHUNK, Box, content_of, noise, staged_of
 
 
 async def renamed_over(served: Served, number: int) -> InodeNumber:
@@ -278,15 +280,15 @@ async def test_rename_during_a_commit(
 class Syncs:
     """Stands for `Staging.sync`; each call waits for its turn."""
 
-    def __init__(self, real: Callable[..., int]) -> None:
+    def __init__(self, real: Callable[..., None]) -> None:
         self._real = real
         self._turns = threading.Semaphore(0)
         self.count = 0
 
-    def __call__(self, *args: object) -> int:
+    def __call__(self, *args: object) -> None:
         trio.from_thread.run_sync(self._begin)
         assert self._turns.acquire(timeout=10)
-        return self._real(*args)
+        self._real(*args)
 
     def _begin(self) -> None:
         self.count += 1
@@ -405,6 +407,27 @@ async def test_an_old_change_holds_up_others(
     assert len(applied.calls) == 1
 
 
+async def test_few_files_keep_a_descriptor(served: Served) -> None:
+    """If many staging files have bytes that are not durable, a write waits for the oldest ones."""
+    served.store.staging.kept_max = 2
+    inodes = [await served.written(b"%d" % number, DATA) for number in range(6)]
+    assert [inode for inode in inodes if staged_of(served.store, inode).dirty] == inodes[-3:]
+
+
+async def test_a_file_that_cannot_be_flushed_fails_no_other_write(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of the file that is flushed to free its descriptor is in the log."""
+    served.store.staging.kept_max = 0
+    inode = await served.written(b"f", DATA)
+    failing = Failing(served.store.staging.sync, OSError(errno.EIO, "broken"))
+    monkeypatch.setattr(served.store.staging, "sync", failing)
+    other = await served.written(b"g", DATA)
+    assert "a file could not be flushed: [Errno 5] broken" in caplog.text
+    caplog.clear()
+    assert await served.content(inode) == await served.content(other) == DATA
+
+
 CHANGES: dict[str, Callable[[Served, InodeT], Awaitable[object]]] = {
     "mkdir": lambda s, i: s.operations.mkdir(TOP, FileNameT(b"d"), MODE, ASKED),
     "mknod": lambda s, i: s.operations.mknod(TOP, FileNameT(b"n"), MODE, 0, ASKED),
@@ -413,10 +436,18 @@ CHANGES: dict[str, Callable[[Served, InodeT], Awaitable[object]]] = {
     "link": lambda s, i: s.operations.link(i, TOP, FileNameT(b"l"), ASKED),
     "rename": lambda s, i: rename(s, b"f", b"r"),
     "setxattr": lambda s, i: s.operations.setxattr(i, XAttrNameT(b"user.a"), b"x", ASKED),
+    "removexattr": lambda s, i: s.operations.removexattr(i, XAttrNameT(b"user.old"), ASKED),
+    "chmod": lambda s, i: s.set(InodeNumber(i), mode=0o600),
+    "utimens": lambda s, i: s.set(InodeNumber(i), mtime_ns=5),
     "truncate": lambda s, i: s.set(InodeNumber(i), size=0),
+    "open with O_TRUNC": lambda s, i: s.operations.open(i, FlagT(WRITE | os.O_TRUNC), ASKED),
+    "write": lambda s, i: s.operations.write(
+        s.handles.open(InodeNumber(i), writable=True), 0, b"new"
+    ),
     "unlink": lambda s, i: s.operations.unlink(TOP, FileNameT(b"f"), ASKED),
+    "rmdir": lambda s, i: s.operations.rmdir(TOP, FileNameT(b"old"), ASKED),
 }
-FREEING: Final = {"truncate", "unlink"}
+FREEING: Final = {"removexattr", "truncate", "open with O_TRUNC", "unlink", "rmdir"}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -430,6 +461,8 @@ async def test_commits_that_fail_are_errors_of_requests(
 ) -> None:
     """While commits fail, changes are refused, except those that free room on a full disk."""
     inode = InodeT(await served.written(b"f", DATA))
+    await served.operations.setxattr(inode, XAttrNameT(b"user.old"), b"x", ASKED)
+    await folder(served, b"old")
     apply = served.store.index.apply
     failing = Failing(apply, error, *range(1, 100))
     monkeypatch.setattr(durability, "AGE_MAX", 0.0)

@@ -1,24 +1,23 @@
 """One run of a computation for all threads that need its result at the same time."""
 
+import ast
 import inspect
-import linecache
 import os
 import signal
-import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from types import FrameType
 from typing import Any, Final
 
 import pytest
 
 from modelfs.store.chunks import single_flight
 from modelfs.store.chunks.single_flight import SingleFlight
-
-TraceFunction = Callable[[FrameType, str, Any], Any]
+from tests.support.interruptions import at_point, interrupt
 
 PATIENCE: Final = 30.0  # seconds
 WAITING: Final = 3  # threads that come during a run
@@ -200,31 +199,28 @@ def test_a_caller_that_has_a_result_starts_a_new_run(flight: SingleFlight[int, s
 
 
 def test_an_interruption_anywhere_leaves_no_run_behind(pool: ThreadPoolExecutor) -> None:
-    """Ctrl-C at any line before the clean-up ends the run: the next caller does not wait for it."""
-    source, first = inspect.getsourcelines(SingleFlight.do)
-    for line in range(first, first + len(source)):
+    """Ctrl-C at any point of a run ends it: the next caller does not wait for it."""
+    cleanup = lines_of_cleanup()
+    seen: set[str] = set()
+    for point in range(10_000):
         flight: SingleFlight[int, str] = SingleFlight()
-        interrupted = interrupted_at(line, partial(flight.do, 7, lambda: "result"))
+        with suppress(KeyboardInterrupt), at_point(point, interrupt, "single_flight.py") as places:
+            flight.do(7, lambda: "result")
+        if not places:
+            break
+        if int(places[0].partition(":")[2]) in cleanup:
+            continue  # has no call, so no exception comes between its instructions
         later = pool.submit(flight.do, 7, lambda: "later")
-        assert later.result(PATIENCE) == "later", f"after line {line}, {interrupted}"
+        assert later.result(PATIENCE) == "later", places
+        seen.update(places)
+    assert point > 50
+    assert len(seen) > 10
 
 
-def interrupted_at(line: int, call: Callable[[], str]) -> bool:
-    """Interrupt a call before a line outside `finally`; return whether the line was reached."""
-
-    def trace(frame: FrameType, event: str, _: object) -> TraceFunction:
-        if event == "line" and frame.f_lineno == line and frame.f_code is SingleFlight.do.__code__:
-            text = linecache.getline(frame.f_code.co_filename, line)
-            if not any(word in text for word in ("key in", "del self", "is_done", "lock.release")):
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+def lines_of_cleanup() -> range:
+    """Return the lines of the `finally` in `SingleFlight.do`."""
+    source, first = inspect.getsourcelines(SingleFlight.do)
+    tree = ast.parse(textwrap.dedent("".join(source)))
+    (guarded,) = (node for node in ast.walk(tree) if isinstance(node, ast.Try))
+    start, stop = guarded.finalbody[0], guarded.finalbody[-1]
+    return range(first - 1 + start.lineno, first + (stop.end_lineno or stop.lineno))

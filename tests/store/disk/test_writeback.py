@@ -1,5 +1,6 @@
 """Asking the kernel for a write-back that failed."""
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.store.disk import writeback
-from modelfs.store.disk.writeback import take_error
+from modelfs.store.disk.writeback import answer_waits, take_error
 
 
 def test_a_sound_file_has_no_error(tmp_path: Path) -> None:
@@ -41,11 +42,29 @@ def test_other_file_systems_are_asked_by_fdatasync(
         os.close(fd)
 
 
-def test_a_bad_descriptor_is_an_error(tmp_path: Path) -> None:
-    """A descriptor for which the kernel cannot answer raises, or has an error."""
-    reading, writing = os.pipe()
-    try:
-        assert take_error(reading) != 0
-    finally:
-        os.close(reading)
-        os.close(writing)
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_the_errno_of_the_kernel_is_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A failure that `sync_file_range` reports is returned; where it is no call, fdatasync asks."""
+
+    def fails(*_: object) -> int:
+        ctypes.set_errno(error)
+        return -1
+
+    def has_no_call(*_: object) -> int:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+    monkeypatch.setattr(writeback, "_own_mappings", {os.stat(tmp_path).st_dev: True})
+    monkeypatch.setattr(writeback, "_sync_file_range", fails)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    with (tmp_path / "file").open("wb") as file:
+        assert take_error(file.fileno()) == error
+        assert not answer_waits(file.fileno())
+        assert not synced
+        monkeypatch.setattr(writeback, "_sync_file_range", has_no_call)
+        assert take_error(file.fileno()) == 0
+        assert synced == [file.fileno()]
+        assert answer_waits(file.fileno())

@@ -123,14 +123,3 @@ def test_a_reader_beside_a_writer_has_the_state_of_each_commit(folder: Path) -> 
         assert cut is not None
         assert (cut.size, cut.map_visible_to) == (5, 5)
         assert reader.contents.read(inode, 0, 100) == noise(2 * WINDOW)[:5]
-
-
-def test_few_files_keep_a_descriptor(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If too many staging files wait for a flush, the oldest is synced first."""
-    monkeypatch.setattr(opened.staging, "_kept_max", 2)
-    inodes = [new_file(opened, b"%d" % number, b"x") for number in range(4)]
-    files = [staged_of(opened, inode).windows[0].file for inode in inodes]
-    assert list(opened.staging._kept) == files[2:]
-    for inode in inodes:
-        opened.flush(inode)
-    assert not opened.staging._kept

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from modelfs.errors import LostBytes
 from modelfs.store.disk.descriptors import Descriptors, read_at, write_at
+from modelfs.store.files import window_file
 from modelfs.store.files.window_file import WindowFile
 from tests.support.lost_writeback import LostWriteBack
 
@@ -40,8 +43,9 @@ def write(window: WindowFile, start: int, data: bytes) -> None:
 
 
 def read(window: WindowFile, start: int, size: int) -> bytes:
-    data = read_at(window.descriptor(), start, size)
-    window.check(start, start + size)
+    file = window.descriptor()
+    data = read_at(file, start, size)
+    window.check(file, start, start + size)
     return data
 
 
@@ -51,7 +55,7 @@ def test_bytes_are_durable_after_a_sync(
     """After a sync a failed write-back has nothing to lose, and no descriptor is kept."""
     write(window, 0, b"written")
     assert list(kept) == [window]
-    assert window.sync() == 0
+    window.sync()
     assert not kept
     kernel.lose()
     assert not kernel.struck
@@ -82,14 +86,81 @@ def test_durable_bytes_beside_lost_ones_are_read(window: WindowFile, kernel: Los
 def test_a_failure_is_found_once_and_remembered(
     window: WindowFile, kernel: LostWriteBack, kept: dict[WindowFile, None]
 ) -> None:
-    """The sync after a failure returns its errno; later ones succeed, and the bytes stay lost."""
+    """The bytes stay lost, and their errno stays known, until they are written again."""
     write(window, 0, b"written")
     kernel.error = errno.ENOSPC
     kernel.lose()
-    assert [window.sync(), window.sync()] == [errno.ENOSPC, 0]
+    for _ in range(2):
+        window.sync()
+        assert window.error == errno.ENOSPC
+        assert list(window.lost()) == [(0, 7)]
     assert not kept
     with pytest.raises(LostBytes):
         read(window, 0, 7)
+    write(window, 0, b"written")
+    window.sync()
+    assert window.error == 0
+    assert not window.lost()
+
+
+def test_a_read_may_find_the_failure_first(window: WindowFile, kernel: LostWriteBack) -> None:
+    """A failure that a read was the first to find keeps its errno for the next sync."""
+    write(window, 0, b"written")
+    kernel.error = errno.ENOSPC
+    kernel.lose()
+    with pytest.raises(LostBytes):
+        read(window, 0, 7)
+    window.sync()
+    assert window.error == errno.ENOSPC
+
+
+def test_threads_that_wait_for_a_sync_know_its_failure(
+    window: WindowFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed fdatasync is the error of each thread that syncs meanwhile."""
+    write(window, 0, b"written")
+    begun, go = threading.Event(), threading.Event()
+
+    def fails(fd: int) -> None:
+        begun.set()
+        assert go.wait(10)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync() -> int:
+        window.sync()
+        return window.error
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(sync)
+        assert begun.wait(10)
+        second = pool.submit(sync)
+        go.set()
+        assert [first.result(), second.result()] == [errno.ENOSPC] * 2
+
+
+def test_no_write_waits_for_the_answer_to_a_read(
+    window: WindowFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a read asks the kernel, which may take an fdatasync, writes go on."""
+    write(window, 0, b"written")
+    asked, go = threading.Event(), threading.Event()
+
+    def waits(fd: int) -> int:
+        asked.set()
+        assert go.wait(10)
+        return errno.EIO
+
+    monkeypatch.setattr(window_file, "take_error", waits)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read, window, 0, 7)
+        assert asked.wait(10)
+        write(window, 2, b"xyz")
+        assert not reading.done()
+        go.set()
+        with pytest.raises(LostBytes):
+            reading.result()
+    assert list(window.lost()) == [(0, 7)]
 
 
 def test_writing_again_heals(window: WindowFile, kernel: LostWriteBack) -> None:
@@ -99,7 +170,8 @@ def test_writing_again_heals(window: WindowFile, kernel: LostWriteBack) -> None:
     window.sync()
     write(window, 2, b"xyz")
     assert read(window, 2, 3) == b"xyz"
-    assert window.sync() == 0
+    window.sync()
+    assert window.error == errno.EIO
     assert list(window.lost()) == [(0, 2), (5, 7)]
 
 
@@ -135,7 +207,8 @@ def test_a_failed_fdatasync_loses_bytes(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fdatasync", fails)
-    assert window.sync() == errno.EIO
+    window.sync()
+    assert window.error == errno.EIO
     assert list(window.lost()) == [(0, 7)]
     assert window.failures == 1
 
@@ -150,7 +223,8 @@ def test_a_sync_that_cannot_open_the_file_changes_nothing(
         window.sync()
     assert list(kept) == [window]
     (tmp_path / "elsewhere").rename(tmp_path / "7-0-1")
-    assert window.sync() == 0
+    window.sync()
+    assert window.error == 0
     assert not kept
 
 
@@ -167,7 +241,8 @@ def test_a_write_during_a_sync_is_not_durable(
         write(window, 3, b"second")
 
     monkeypatch.setattr(os, "fdatasync", writes_meanwhile)
-    assert window.sync() == 0
+    window.sync()
+    assert window.error == 0
     kernel.lose()
     with pytest.raises(LostBytes):
         read(window, 3, 6)
@@ -183,7 +258,8 @@ def test_recorded_losses_stay(tmp_path: Path, kernel: LostWriteBack) -> None:
     assert read(window, 0, 4) == b"0123"
     with pytest.raises(LostBytes):
         read(window, 0, 5)
-    assert window.sync() == 0
+    window.sync()
+    assert window.error == 0
     assert list(window.lost()) == [(4, 6)]
 
 
@@ -198,7 +274,8 @@ def test_a_failed_write_may_have_changed_bytes(window: WindowFile, kernel: LostW
     kernel.lose()
     with pytest.raises(LostBytes):
         read(window, 0, 7)
-    assert window.sync() == 0
+    window.sync()
+    assert window.error == errno.EIO
     failures = window.begin_write(file)
     window.end_write(2, 2, 5, failures)
     assert list(window.lost()) == [(2, 5)]

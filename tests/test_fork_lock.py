@@ -3,7 +3,7 @@
 import os
 import threading
 
-from modelfs.store.fork_lock import fork_lock
+from modelfs.fork_lock import fork_lock
 
 PATIENCE = 30.0  # seconds
 

@@ -1,0 +1,31 @@
+"""One line for each failure: the problem and the next step."""
+
+import errno
+import os
+
+import pytest
+
+from modelfs.cli.failure import describe
+from modelfs.errors import CorruptIndex, IndexLost, LostBytes, StoreFull
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StoreFull("no space left"), "no space left; free space on the disk of the store"),
+        (LostBytes("lost"), "lost; write these bytes again, truncate the file or remove it"),
+        (CorruptIndex("a row"), "a row; check it with `modelfs fsck --data`, repair it"),
+        (IndexLost("gone"), "gone; restore the store from a backup"),
+        (OSError(errno.EROFS, "read-only", "f"), "f: read-only; its disk is mounted read-only"),
+        (ValueError("x"), "bug: ValueError: x; set MODELFS_DEBUG=1"),
+    ],
+)
+def test_a_failure_has_its_own_next_step(error: Exception, line: str) -> None:
+    """The hint is that of the narrowest class, or of the errno."""
+    assert describe(error).startswith(line)
+
+
+def test_another_users_file_is_named() -> None:
+    """A permission that is denied names the path and the owner."""
+    line = describe(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/"))
+    assert line == "permission denied: / (owned by user 0; try sudo)"
