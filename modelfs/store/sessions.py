@@ -1,10 +1,12 @@
 """Sessions: numbers and names that no other history of a store has given out.
 
-A *session* of a store begins when it is opened for writing. A backup that is put back turns all
-counters back, and a crash those changed since the last commit. Other processes may still have
-numbers of the history that is gone: a `File` keeps its inode, a cache the numbers of chunks, a read
-the name of a staging file. So each session begins all numbers above a random gap, and has a random
-number of its own. A reader empties its caches when that changes.
+A *session* of a store begins when it is opened for writing, and with each round of a repair. A
+backup that is put back turns all counters back, and a crash those changed since the last commit.
+Other processes may still have numbers of the history that is gone: a `File` keeps its inode, a
+cache the numbers of chunks, a read the name of a staging file. So each session begins the numbers
+of inodes, chunks, packs and staging files above a random gap, and has a random number of its own. A
+reader empties its caches when that changes. Cookies of listings have no gaps: no other process
+keeps them.
 
 Two sessions after the same backup share numbers if their gaps differ by less than the numbers that
 they give out: with a million each, in 2 of a million cases. The first session of an empty store has
@@ -40,9 +42,10 @@ SESSION_BITS: Final = 62
 
 
 def begin_session(index: Index, counters: Counters, staging: Staging) -> None:
-    """Draw the session's number, and advance all counters of numbers past random gaps.
+    """Draw the session's number, and advance the counters past random gaps.
 
-    The session's first commit has these changes, so they are durable before any number is used.
+    The session's first commit has these changes: no commit has a number of a session without the
+    session's row.
     """
     with index.change():
         counters.set(SESSION, secrets.randbits(SESSION_BITS))

@@ -1,8 +1,9 @@
 """The request handlers.
 
-Theory of operation. A handler converts the arguments, calls the store, and converts the result. It
-runs to its first `await` without interruption, so a change of the namespace needs no lock as long
-as it is one synchronous call. Slow parts leave the event loop: reads that wait for a disk or
+Theory of operation. A handler converts the arguments, calls the store, and converts the result. One
+that makes a change first awaits the gate, `Durability.before_change`. Between two awaits it runs
+without interruption, so a change of the namespace needs no lock as long as it is one synchronous
+call. Slow parts leave the event loop: reads that wait for a disk or
 decode, writes while the disk is behind, fsyncs and commits. No lock is held across an `await`;
 state that may change meanwhile is read again afterwards (see `store.files.staging` and
 `jobs.ingest.apply`).

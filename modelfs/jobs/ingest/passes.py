@@ -32,7 +32,11 @@ REGION_EXTENTS: Final = 4096
 
 @dataclass(slots=True)
 class Pass:
-    """One walk through a file. Its fields change only between regions."""
+    """One walk through a file.
+
+    The owner's thread changes it between regions. The worker, during the first region, sets the
+    plan: `layout`, `cutter`, `places`, `copy_key` and `rows`.
+    """
 
     inode: InodeNumber
     complete: bool  # no program is writing the file: its layout is final

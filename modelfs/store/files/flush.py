@@ -11,8 +11,8 @@ Between 1 and 3 the file may be written, truncated or ingested.
 - A write leaves the window dirty, and the next flush makes its bytes durable.
 - A truncation is recorded, too: the frozen state is cut to the smallest size since. So a program
   that truncates its file again and again holds up no flush, nor the commit that waits for it.
-- `StagedFile.generation` counts flushes and ingested steps. If it has changed, the flush is void
-  and starts again, because the frozen state may be older than the index.
+- `StagedFile.generation` counts flushes, ingested regions and slices of a trim. If it has changed,
+  the flush is void and starts again, because the frozen state may be older than the index.
 
 The state of a staged file in the index::
 

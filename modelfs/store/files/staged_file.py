@@ -47,7 +47,10 @@ class Window:
 
     @property
     def stamp(self) -> Stamp:
-        """A value that no other window, and no other state of this window, has."""
+        """A value that changes with each write, cut and failure, and that no other window has.
+
+        A copy shares the file, so a failure changes the stamp of the copy, too.
+        """
         return self.generation, self.version, self.file.failures
 
     def lost(self) -> RangeSet:
@@ -56,7 +59,7 @@ class Window:
 
     @property
     def unused(self) -> bool:
-        """Whether the window was begun for a write that failed."""
+        """Whether the window has no bytes: its only write failed, or a cut removed them all."""
         return not self.ranges and not self.writing
 
 
@@ -81,7 +84,7 @@ class StagedFile:
     superseded: list[Window] = field(default_factory=list)  # cut off, but still in the index
     dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
-    generation: int = 0  # counts flushes and ingested steps: each voids a running flush
+    generation: int = 0  # counts flushes, regions and slices of a trim: each voids a running flush
     freezes: list[Freeze] = field(default_factory=list)  # of the flushes under way
 
     def copy(self) -> "StagedFile":

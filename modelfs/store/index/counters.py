@@ -10,7 +10,7 @@ name                        value
 next.inode, .chunk, .pack   the next number of that kind; no number is ever used twice
 next.cookie                 the next place in a directory's listing
 state.in_use                1 while a daemon serves the store, until all writes are durable
-state.session               drawn at random when the store is opened for writing: see `sessions`
+state.session               drawn at random for each session of the store: see `sessions`
 total.files                 regular files
 total.logical_bytes         sum of the files' sizes
 total.shared_bytes          bytes of extents beyond the first use of each chunk

@@ -13,9 +13,9 @@ is alive. So transactions are counted, and the environment has three states:
   it. The next transaction opens a closed environment; if that fails, the one after it tries again.
 
 Example. Threads A and B read while thread C commits, and the map is full. LMDB raises
-`MapFullError` in C, whose transaction ends. C calls `recover`, which sets `_env` to None. A new
-read of A waits for the lock. B ends its transaction, so `alive` is empty: the map becomes twice as
-large, `_env` is set, A goes on, and C repeats its commit.
+`MapFullError` in C, whose transaction ends. C calls `recover`, which moves `_env` to `_draining`. A
+new read of A waits for the lock. B ends its transaction, so `alive` is empty: the map becomes twice
+as large, `_env` is set, A goes on, and C repeats its commit.
 
 An environment must not be used across a fork(2), nor be open twice in a process. So `reopen` drains
 and closes it before a fork, and the next transaction opens it again, in both processes. Until the
@@ -94,7 +94,8 @@ class Environment:
     def write(self, work: Callable[["lmdb.Transaction[bytes]"], None]) -> None:
         """Call `work` in a transaction and commit; repeat that while the map is too small.
 
-        Raises: as `transaction`; nothing was written then.
+        Raises: as `transaction`; nothing was written then, unless the error comes after the commit,
+            from lengthening the file. To write the same again does no harm.
         """
         while True:
             transaction = self.transaction(write=True)
