@@ -27,17 +27,17 @@ The tree::
         |   `-- IndexLost    EIO
         |-- CorruptPack      EIO
         |-- CorruptChunk     EIO
-        `-- LostBytes        EIO
+        `-- LostBytes        EIO, or the errno of the disk: ENOSPC, EDQUOT
 """
 
 import errno
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 
 class ModelfsError(Exception):
     """Base of the hierarchy. Raised itself only for a mount that the kernel refuses."""
 
-    errno: ClassVar[int] = errno.EIO
+    errno: int = errno.EIO
 
 
 class NotFound(ModelfsError):
@@ -191,4 +191,12 @@ class CorruptChunk(CorruptData):
 
 
 class LostBytes(CorruptData):
-    """Bytes were written to a file, and the disk failed before they were durable."""
+    """Bytes were written to a file, and the disk failed before they were durable.
+
+    Attributes:
+        errno: of the failure, for flushes. A read has EIO.
+    """
+
+    def __init__(self, message: str, error: int = errno.EIO) -> None:
+        super().__init__(message)
+        self.errno = error

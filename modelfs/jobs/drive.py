@@ -13,12 +13,12 @@ change is raised at the pause, after all three rows; Ctrl-C during the call, in 
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
 from modelfs.jobs.steps import CHANGES_MAX, Commit, Job, Step, Work
+from modelfs.store.disk.calls import drive
 from modelfs.store.store import Store
 
 T = TypeVar("T")
@@ -35,33 +35,16 @@ def run(job: Job[T], store: Store) -> T:
         KeyboardInterrupt: Ctrl-C was pressed, and the job did not handle it.
     """
     with _DeferredInterrupts() as interrupts:
-        return _run(job, _StepExecutor(store, interrupts))
+        return drive(job, _StepExecutor(store, interrupts).execute)
 
 
 def run_and_commit(job: Job[T], store: Store) -> T:
     """Run a job and commit, also when it raises: the changes made until then are kept."""
     with _DeferredInterrupts() as interrupts:
         try:
-            return _run(job, _StepExecutor(store, interrupts))
+            return drive(job, _StepExecutor(store, interrupts).execute)
         finally:
             store.commit()
-
-
-def _run(job: Job[T], executor: "_StepExecutor") -> T:
-    result: Any = None
-    error: BaseException | None = None
-    with closing(job):
-        while True:
-            try:
-                step = job.send(result) if error is None else job.throw(error)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            result = error = None
-            try:
-                result = executor.execute(step)
-            except BaseException as exc:
-                error = exc
 
 
 class _DeferredInterrupts:

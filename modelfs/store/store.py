@@ -64,7 +64,7 @@ from modelfs.store.index.counters import (
     SHARED,
     Counters,
 )
-from modelfs.store.index.index import CommitBatch, Index
+from modelfs.store.index.index import Index
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.packs.pack import Packs
@@ -170,7 +170,7 @@ class Store:
     def _open_parts(self, cache_size: int) -> None:
         index, read_only = self.index, self.read_only
         self.superblock = read_superblock(index)
-        self._session: bytes | None = None  # of which the caches are
+        self._session: bytes | None = None  # whose numbers the caches have
         self.counters = Counters(index)
         self.packs = Packs(
             self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
@@ -196,7 +196,8 @@ class Store:
         """Make all writes durable, and release the store.
 
         Raises:
-            StoreFull, OSError: some writes are not durable. The store is released in any case.
+            StoreFull, LostBytes, OSError: some writes are not durable. The store is released in any
+                case.
         """
         try:
             if not self.read_only:
@@ -268,7 +269,7 @@ class Store:
         """Sync a file's staged bytes, so that the next commit makes them durable. Waits.
 
         Raises:
-            OSError: the disk failed or is full.
+            LostBytes, OSError: as `Flusher.flush`.
         """
         run_here(self.flusher.flush(inode))
 
@@ -283,25 +284,23 @@ class Store:
         if self.index.dirty:
             run_here(self.commit_calls())
 
-    def commit_calls(self) -> Calls:
+    def commit_calls(self) -> Calls[None]:
         """Seal the changes made so far, and make them durable.
 
         Yields two slow calls (see `disk.calls`): the first writes the changes, the second deletes
         files that they no longer mention. Later changes belong to the next commit. If the first
         call raises, the changes and the deletes wait for the next commit.
         """
-        sealed = self.index.seal()
+        batch = self.index.seal()
         deferred = (self.staging.deletes, self.packs.deletes)
         drained = [(deletes, deletes.drain()) for deletes in deferred]
-        write = _SealedWrite(sealed)
         try:
-            yield write
-        finally:
-            if write.done:
-                self.index.release()
-            else:
-                for deletes, names in drained:
-                    deletes.restore(names)
+            yield batch.write
+        except BaseException:
+            for deletes, names in drained:
+                deletes.restore(names)
+            raise
+        self.index.release()
 
         def delete() -> None:
             try:
@@ -392,15 +391,3 @@ class Store:
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )
-
-
-class _SealedWrite:
-    """The call that writes a sealed commit. `done` is set when it has succeeded."""
-
-    def __init__(self, sealed: CommitBatch) -> None:
-        self._sealed = sealed
-        self.done = False
-
-    def __call__(self) -> None:
-        self._sealed.write()
-        self.done = True

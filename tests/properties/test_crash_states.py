@@ -301,7 +301,7 @@ def flush_late(store: Store, inode: InodeNumber) -> None:
         sync()
 
 
-def delete_early(store: Store) -> Calls:
+def delete_early(store: Store) -> Calls[None]:
     """Delete files before the commit that no longer mentions them."""
     sealed = store.index.seal()
     for deletes in (store.staging.deletes, store.packs.deletes):

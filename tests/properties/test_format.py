@@ -99,7 +99,7 @@ def _lose(store: Store, inode: InodeNumber, start: int, data: bytes) -> None:
     with kernel.below():
         store.writes.write(inode, start, data)
         kernel.lose()
-        with pytest.raises(OSError, match="were lost"):
+        with pytest.raises(LostBytes, match="were lost"):
             store.flush(inode)
 
 

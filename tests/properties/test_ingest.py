@@ -104,8 +104,8 @@ class Files(RuleBasedStateMachine):
 
     def forget_halves(self) -> None:
         self.writing: tuple[File, int, bytes, list[WritePart]] | None = None
-        self.flushing: tuple[File, int, Calls, Call] | None = None
-        self.committing: tuple[Calls, Call] | None = None
+        self.flushing: tuple[File, int, Calls[None], Call] | None = None
+        self.committing: tuple[Calls[None], Call] | None = None
         self.crashed = True
 
     # -- events
@@ -259,7 +259,7 @@ class Files(RuleBasedStateMachine):
         if not self.go_on_flushing(file, calls):
             file.flushed = max(file.flushed, state)
 
-    def go_on_flushing(self, file: File, calls: Calls) -> bool:
+    def go_on_flushing(self, file: File, calls: Calls[None]) -> bool:
         """Continue a flush up to its next slow call; return whether there is one."""
         if (sync := next(calls, None)) is not None:
             self.flushing = file, len(file.states) - 1, calls, sync

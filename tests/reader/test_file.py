@@ -341,7 +341,7 @@ def test_lost_bytes_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     store.flush(inode)
     store.writes.write(inode, 100, DATA[:200])
     monkeypatch.setattr(window_file, "sync", fails)
-    with pytest.raises(OSError, match="200 bytes written to /f were lost"):
+    with pytest.raises(LostBytes, match="200 bytes written to /f were lost"):
         store.close()
     with modelfs.open(path) as reader:
         file = reader["f"]

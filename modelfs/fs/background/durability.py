@@ -27,13 +27,14 @@ import errno
 import logging
 import os
 import time
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from modelfs.errors import ModelfsError, StoreFull
+from modelfs.errors import LostBytes, ModelfsError, StoreFull
+from modelfs.fs.background.async_drive import drive
 from modelfs.fs.handles import Handles
 from modelfs.fs.host.fsync_mapped import MOVED
 from modelfs.fs.host.kernel import sync_mapped_files
@@ -105,7 +106,7 @@ class Durability:
         async with self._relieving:
             try:
                 await self._run(self._store.flusher.flush_some(self._store.staging.crowded()))
-            except OSError as exc:  # of other files, whose fsync returns it, too
+            except (LostBytes, OSError) as exc:  # of other files, whose fsync returns it, too
                 log.error("a file could not be flushed: %s", exc)
 
     async def _commit_or_fail(self) -> None:
@@ -139,6 +140,7 @@ class Durability:
         """Put a file's staged content where the next commit makes it durable.
 
         Raises:
+            LostBytes: the disk has lost bytes that were written.
             OSError: the backing disk failed; any part of the content may be lost in a crash.
         """
         await self._run(self._store.flusher.flush(inode))
@@ -147,7 +149,7 @@ class Durability:
         """Flush every staged file.
 
         Raises:
-            OSError: of some file; all others are flushed.
+            LostBytes, OSError: of some file; all others are flushed.
         """
         await self._run(self._store.flusher.flush_all())
 
@@ -158,10 +160,8 @@ class Durability:
         old = [staged.inode for staged in staged_files if staged.dirty_since < latest]
         await self._run(self._store.flusher.flush_some(old))
 
-    async def _run(self, calls: Calls) -> None:
-        with closing(calls):
-            for call in calls:
-                await trio.to_thread.run_sync(call, limiter=self._workers)
+    async def _run(self, calls: Calls[None]) -> None:
+        await drive(calls, partial(trio.to_thread.run_sync, limiter=self._workers))
 
     async def sync_mapped_files(self, mountpoint: Path) -> None:
         """Make the kernel send the pages of mapped files, while the daemon still receives them.
@@ -245,7 +245,7 @@ class Durability:
             inodes, self._barrier = self._barrier, set()
             try:
                 await self._run(self._store.flusher.flush_some(sorted(inodes)))
-            except OSError as exc:
+            except (LostBytes, OSError) as exc:
                 # All other files' commits are worth more than "old or new content" of this one.
                 log.error("a renamed file could not be flushed and may be lost in a crash: %s", exc)
             except BaseException:

@@ -40,17 +40,21 @@ def replies(handler: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
             raise
         except (CorruptData, StoreFull) as exc:
             log.error("%s: %s", handler.__name__, exc)
-            raise FUSEError(exc.errno) from exc
+            raise FUSEError(_passed_on(exc.errno)) from exc
         except ModelfsError as exc:
             raise FUSEError(exc.errno) from exc
         except OSError as exc:
             log.warning("%s: %s", handler.__name__, exc)
-            raise FUSEError(exc.errno if exc.errno in PASSED_ON else errno.EIO) from exc
+            raise FUSEError(_passed_on(exc.errno)) from exc
         except Exception as exc:
             log.exception("%s: bug in handler", handler.__name__)
             raise FUSEError(errno.EIO) from exc
 
     return wrapper
+
+
+def _passed_on(error: int | None) -> int:
+    return error if error in PASSED_ON else errno.EIO
 
 
 def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Coroutine[Any, Any, None]]:

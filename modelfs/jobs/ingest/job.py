@@ -153,14 +153,13 @@ class Ingest:
 
     def _lost(self, inodes: Sequence[InodeNumber]) -> Failures:
         """Return an error for each file with bytes that the disk has lost: they stay staged."""
-        staged_files = filter(None, map(self._store.staging.find, inodes))
-        return {
-            staged.inode: LostBytes(
-                "bytes that were written are lost, the disk failed to write them"
-            )
-            for staged in staged_files
-            if staged.lost_bytes
-        }
+        failures: Failures = {}
+        for staged in filter(None, map(self._store.staging.find, inodes)):
+            try:
+                self._store.flusher.check_losses(staged)
+            except LostBytes as exc:
+                failures[staged.inode] = exc
+        return failures
 
     def _ingest_next_regions(
         self, passes: Sequence[Pass], ends: Mapping[InodeNumber, int]

@@ -2,23 +2,47 @@
 
 An operation of the store's owner may contain a call that waits for the disk. Such an operation is a
 generator, and it yields each slow call as a function without arguments. The caller runs the
-function, on any thread, and then resumes the generator. If the function raises, the caller closes
-the generator.
+function, on any thread, and sends its result, or throws its exception, into the generator.
 
 Example. `Flusher.flush` copies a file's state, yields the fdatasync of three staging files, and
 then changes the index. `run_here` runs the fdatasync on the owner's thread. A daemon runs it on a
-worker thread and serves requests meanwhile.
+worker thread and serves requests meanwhile. If the disk is full, the error is raised at the
+`yield`, and the index stays as it is.
 """
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from typing import Any, TypeVar
 
-Call = Callable[[], None]
-Calls = Generator[Call, None, None]
+S = TypeVar("S")
+T = TypeVar("T")
+
+Call = Callable[[], Any]
+Calls = Generator[Call, Any, T]
 
 
-def run_here(calls: Calls) -> None:
-    """Run an operation to its end on this thread."""
-    with closing(calls):
-        for call in calls:
-            call()
+def drive(operation: Generator[S, Any, T], execute: Callable[[S], Any]) -> T:
+    """Run an operation to its end, and return its result.
+
+    Args:
+        operation: yields steps. Each one's result is sent into it, and its exception thrown.
+        execute: executes a step, and returns its result.
+    """
+    with closing(operation):
+        try:
+            step = operation.send(None)
+            while True:
+                try:
+                    result = execute(step)
+                except BaseException as exc:
+                    step = operation.throw(exc)
+                else:
+                    step = operation.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+def run_here(calls: Calls[T]) -> T:
+    """Run an operation to its end on this thread, and return its result."""
+    return drive(calls, lambda call: call())

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from modelfs.errors import LostBytes
 from modelfs.store.disk.calls import Calls
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.inodes import Inodes
@@ -59,7 +60,6 @@ class _Flush:
     lost: dict[int, RangeSet]  # of the windows, at the freeze
     freeze: Freeze
     began: float  # monotonic seconds
-    failure: OSError | None = None  # of the sync
 
     @property
     def windows(self) -> list[Window]:
@@ -84,81 +84,64 @@ class Flusher:
         self._maps = maps
         self._staging = staging
 
-    def flush(self, inode: InodeNumber) -> Calls:
+    def flush(self, inode: InodeNumber, *, old_losses: bool = True) -> Calls[None]:
         """Sync a file's staged bytes and record them, so that the next commit makes them durable.
 
         Yields each slow call: see `disk.calls`.
 
-        Raises:
-            OSError: the disk failed or was full, now or in an earlier flush. Written bytes may be
-                lost.
-        """
-        yield from self._sync_and_record(inode)
-        staged = self._staging.find(inode)
-        if staged is not None:
-            self._raise_losses(staged)
+        Args:
+            inode: of the file.
+            old_losses: fail, too, if all lost bytes were lost before the store was opened.
 
-    def _sync_and_record(self, inode: InodeNumber) -> Calls:
-        """Do a flush, which does not fail because of lost bytes."""
-        while True:
-            staged = self._staging.find(inode)
-            if staged is None or not staged.dirty:
-                return
+        Raises:
+            LostBytes: the disk failed or was full, now or in an earlier flush; the message names
+                the file.
+            OSError: staging files cannot be opened, or the names of new ones are not durable.
+        """
+        while (staged := self._staging.find(inode)) is not None and staged.dirty:
             flush = _begin(staged)
             try:
-                yield partial(self._sync, flush)
+                yield partial(self._staging.sync, inode, flush.windows)
             finally:
                 staged.freezes.remove(flush.freeze)
-            if flush.failure is not None:
-                raise flush.failure
             if self._record(flush):
-                return
+                break
+        staged = self._staging.find(inode)
+        if staged is not None and (old_losses or staged.has_new_losses):
+            self.check_losses(staged)
 
-    def _raise_losses(self, staged: StagedFile) -> None:
-        if size := staged.lost_bytes:
-            error = staged.lost_error
-            path, reason = os.fsdecode(self._path_of(staged.inode)), os.strerror(error)
-            raise OSError(error, f"{size} bytes written to {path} were lost: {reason}")
-
-    def flush_all(self) -> Calls:
-        """Flush all files. Yields as `flush`.
+    def check_losses(self, staged: StagedFile) -> None:
+        """Check that the disk has not lost bytes that were written to a file.
 
         Raises:
-            OSError: of a file that lost bytes since the store was opened, or the first other
-                error; all files without an error are flushed.
+            LostBytes: it has.
         """
-        failures: list[OSError] = []
-        for staged in list(self._staging):
-            try:
-                yield from self._sync_and_record(staged.inode)
-                if staged.has_new_losses:
-                    self._raise_losses(staged)
-            except OSError as exc:
-                failures.append(exc)
-        if failures:
-            raise failures[0]
+        if size := staged.lost_bytes:
+            path, reason = os.fsdecode(self._path_of(staged.inode)), os.strerror(staged.lost_error)
+            message = f"{size} bytes written to {path} were lost: {reason}"
+            raise LostBytes(message, staged.lost_error)
 
-    def flush_some(self, inodes: Iterable[InodeNumber]) -> Calls:
+    def flush_all(self) -> Calls[None]:
+        """Flush all files; bytes that were lost before the store was opened are no error.
+
+        Yields and raises as `flush_some`.
+        """
+        return self.flush_some([staged.inode for staged in self._staging], old_losses=False)
+
+    def flush_some(self, inodes: Iterable[InodeNumber], *, old_losses: bool = True) -> Calls[None]:
         """Flush several files. Yields as `flush`.
 
         Raises:
-            OSError: the first error; all files without an error are flushed.
+            LostBytes, OSError: the first error; all files without an error are flushed.
         """
-        failures: list[OSError] = []
+        failures: list[LostBytes | OSError] = []
         for inode in inodes:
             try:
-                yield from self.flush(inode)
-            except OSError as exc:
+                yield from self.flush(inode, old_losses=old_losses)
+            except (LostBytes, OSError) as exc:
                 failures.append(exc)
         if failures:
             raise failures[0]
-
-    def _sync(self, flush: _Flush) -> None:
-        """Sync the windows of a flush. An error is kept, because raising it would end `flush`."""
-        try:
-            self._staging.sync(flush.staged.inode, flush.windows)
-        except OSError as exc:
-            flush.failure = exc
 
     def _record(self, flush: _Flush) -> bool:
         """Record in the index that a flush's windows are durable; False if the flush is void."""

@@ -195,13 +195,14 @@ def test_lost_bytes_fail_every_later_flush(
     inode = new_file(opened, b"f", noise(100))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fails(error))
-        with pytest.raises(OSError, match=os.strerror(error)):
+        with pytest.raises(LostBytes, match=os.strerror(error)):
             opened.flush(inode)
-    with pytest.raises(OSError, match="were lost"):
+    with pytest.raises(LostBytes, match="were lost"):
         opened.flush(inode)
     opened.writes.write(inode, WINDOW, b"another window")
-    with pytest.raises(OSError, match="were lost"):
+    with pytest.raises(LostBytes, match=os.strerror(error)) as caught:
         opened.flush(inode)
+    assert caught.value.errno == error
     opened.writes.truncate(inode, 0)
     opened.writes.write(inode, 0, b"new")
     opened.flush(inode)
@@ -236,7 +237,7 @@ def test_of_many_files_all_but_the_failed_are_flushed(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", first_fails)
-        with pytest.raises(OSError, match="100 bytes written to /0 were lost"):
+        with pytest.raises(LostBytes, match="100 bytes written to /0 were lost"):
             run_here(box.store.flusher.flush_all())
     box.store.commit()
     store = box.crash()

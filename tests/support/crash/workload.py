@@ -97,7 +97,7 @@ class Work:
         # All commits, of any origin: each one changes the promises.
         vars(store)["commit_calls"] = partial(self._watched, store.commit_calls)
 
-    def _watched(self, commit_calls: Callable[[], Calls]) -> Calls:
+    def _watched(self, commit_calls: Callable[[], Calls[None]]) -> Calls[None]:
         with closing(commit_calls()) as calls:
             write = next(calls)
             self._promise(*self._commits, self._names())
