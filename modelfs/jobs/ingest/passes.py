@@ -92,7 +92,7 @@ class Region:
             if self.start <= window.start < self.stop
             and number not in self.file_pass.skipped
             and window.stamp == self.file_pass.stamps.get(number)
-            and not window.writing
+            and not window.file.writing
         ]
 
 

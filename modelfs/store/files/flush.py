@@ -150,7 +150,7 @@ class Flusher:
             return True  # meanwhile ingest has put all of the file into chunks
         if staged.generation != frozen.generation:
             return False
-        frozen.cut(flush.freeze.floor)
+        frozen.cut_copy(flush.freeze.floor)
         with self._index.change():
             node = self._inodes.get(staged.inode)
             self._inodes.put(with_staged_state(node, frozen))

@@ -11,10 +11,12 @@ begins with the range (100, 110), and the size is 110. The bytes behind 100 of t
 
 import dataclasses
 import errno
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from modelfs.store.disk.descriptors import Descriptor
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Inode
@@ -34,7 +36,6 @@ class Window:
     file: WindowFile
     ranges: RangeSet = field(default_factory=RangeSet)  # staged bytes, as offsets in the file
     version: int = 0  # counts the beginnings and ends of writes, and cuts
-    writing: int = 0  # writes in progress
     dirty: bool = False  # has bytes or ranges that no flush has made durable
 
     @property
@@ -60,7 +61,29 @@ class Window:
     @property
     def unused(self) -> bool:
         """Whether the window has no bytes: its only write failed, or a cut removed them all."""
-        return not self.ranges and not self.writing
+        return not self.ranges and not self.file.writing
+
+    # -- changes, of the window and its file
+
+    def begin_write(self, file: Descriptor) -> int:
+        """Note that a write begins. Return a value for `end_write`."""
+        self.version += 1
+        return self.file.begin_write(file)
+
+    def end_write(self, start: int, stop: int, attempted: int, failures: int) -> None:
+        """Note that a write has ended. As `WindowFile.end_write`, with offsets in the file."""
+        base = self.start
+        self.version += 1
+        self.file.end_write(start - base, stop - base, attempted - base, failures)
+        self.ranges.add(start, stop)
+        self.dirty = True
+
+    def cut(self, size: int) -> None:
+        """Drop the bytes from `size` on, because the file was truncated."""
+        self.version += 1
+        self.ranges.remove(size, self.start + WINDOW)
+        self.file.cut(size - self.start, WINDOW)
+        self.dirty = True
 
 
 @dataclass(slots=True, eq=False)
@@ -101,17 +124,44 @@ class StagedFile:
         self.freezes.append(freeze)
         return freeze
 
-    def cut(self, size: int) -> None:
-        """Cut a copy of the state to a size."""
-        if size >= self.size:
-            return
+    def cut_copy(self, size: int) -> None:
+        """Cut a copy of the state to a size. The staging files, which it shares, stay."""
+        if size < self.size:
+            self._cut_off(size)
+            for window in self.windows.values():
+                window.ranges.remove(size, window.start + WINDOW)
+            self.size = size
+
+    def truncate(self, size: int) -> list[Window]:
+        """Set the size, and return the windows that are cut off."""
+        cut_off: list[Window] = []
+        if size < self.size:
+            cut_off = self._cut_off(size)
+            for window in self.windows.values():
+                if window.ranges.stop > size:
+                    window.cut(size)
+            for freeze in self.freezes:
+                freeze.floor = min(freeze.floor, size)
         self.size = size
+        self.size_floor = min(self.size_floor, size)
+        self.touch()
+        return cut_off
+
+    def _cut_off(self, size: int) -> list[Window]:
+        """Hide the map from `size` on, and remove and return the windows that begin there."""
         edge = self.map_visible_to
         self.map_visible_to = size if edge is None else min(size, edge)
-        for number, window in list(self.windows.items()):
-            window.ranges.remove(size, window.start + WINDOW)
-            if window.start >= size:
-                del self.windows[number]
+        cut_off = [window for window in self.windows.values() if window.start >= size]
+        for window in cut_off:
+            del self.windows[window.number]
+        return cut_off
+
+    def touch(self) -> None:
+        """Note a change of the content that is not durable, and its time."""
+        self.mtime_ns = self.ctime_ns = time.time_ns()
+        if not self.dirty:
+            self.dirty_since = time.monotonic()
+        self.dirty = True
 
     @property
     def lost_bytes(self) -> int:
@@ -179,7 +229,7 @@ def stamp_of(staged: StagedFile | None, number: int) -> Stamp | None:
 def is_being_written(staged: StagedFile | None, number: int) -> bool:
     """Whether a write to a file's window is in progress."""
     window = None if staged is None else staged.windows.get(number)
-    return window is not None and window.writing > 0
+    return window is not None and window.file.writing > 0
 
 
 def window_name(inode: int, number: int, generation: int) -> str:

@@ -121,12 +121,11 @@ class Staging:
         return WindowFile(self._files, name, kept, **states)
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
-        """Cut off a window, because the file was truncated. Its row and its file stay for now.
+        """Keep the row and the file of a window that a truncation has cut off.
 
         Without a row, its file is deleted at once: a program that truncates its file again and
         again would leave one for each truncation until the next commit.
         """
-        del staged.windows[window.number]
         if window.file.recorded:
             staged.superseded.append(window)
             return

@@ -80,7 +80,7 @@ class WindowFile:
         self._written = RangeSet(written)
         self._flushing = RangeSet()
         self._lost = RangeSet(lost)
-        self._writing = 0  # writes in progress
+        self.writing = 0  # writes in progress; the owner's thread changes it
         self._clean = not (self._written or self._lost)  # all bytes are durable
         self.failures = 0  # counted, so that a pass of ingest notices one
         self.error = 0  # errno of the last failure; 0: no byte is lost, or since before the opening
@@ -127,7 +127,7 @@ class WindowFile:
         """Note that a write begins, through `descriptor`. Return a value for `end_write`."""
         with self._lock:
             self._keep(file)
-            self._writing += 1
+            self.writing += 1
             self._clean = False
             return self.failures
 
@@ -141,12 +141,13 @@ class WindowFile:
             failures: the result of `begin_write`.
         """
         with self._lock:
-            self._writing -= 1
+            self.writing -= 1
             if failures == self.failures:
                 self._lost.remove(start, stop)
                 self._written.add(start, attempted)
             else:
-                self._lost.add(start, attempted)  # it may have been of bytes of this write
+                # A failure was noted meanwhile. The kernel may have dropped bytes of this write.
+                self._lost.add(start, attempted)
             self._update()
 
     def cut(self, start: int, stop: int) -> None:
@@ -237,7 +238,7 @@ class WindowFile:
         """Release the descriptor when no byte is left that the kernel may fail to write."""
         if not self._lost:
             self.error = 0
-        if not (self._writing or self._written or self._flushing):
+        if not (self.writing or self._written or self._flushing):
             self._kept = None
             self.forget()
             self._clean = not self._lost

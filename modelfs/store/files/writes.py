@@ -9,13 +9,12 @@ two staging files. `end` adds them to the windows' ranges, and the file ends 40 
 0. If the disk is full after 60 bytes, `end` gets 60 and adds no range to window 1.
 """
 
-import time
 from dataclasses import dataclass
 
 from modelfs.errors import FileTooLarge
 from modelfs.store.disk.descriptors import Descriptor, write_at
 from modelfs.store.files.content import Contents
-from modelfs.store.files.staged_file import WINDOW, StagedFile, Window
+from modelfs.store.files.staged_file import WINDOW, Window
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber
@@ -57,33 +56,24 @@ class Writes:
             size = min(len(data), window.start + WINDOW - offset)
             planned.append((window, self._staging.descriptor(window), offset, data[:size]))
             offset, data = offset + size, data[size:]
-        parts = [WritePart(*part, part[0].file.begin_write(part[1])) for part in planned]
-        for part in parts:
-            part.window.version += 1
-            part.window.writing += 1
-        return parts
+        # Only now: `end` ends no write of which a file could not be created.
+        return [
+            WritePart(window, file, start, part, window.begin_write(file))
+            for window, file, start, part in planned
+        ]
 
     def end(self, inode: InodeNumber, parts: list[WritePart], written: int) -> None:
         """End a write of which the first `written` bytes are in the staging files."""
-        now = time.time_ns()
         staged = self._contents.staged(inode)
         for part in parts:
-            part.window.version += 1
-            part.window.writing -= 1
             size = min(len(part.data), written)
             written -= size
-            start = part.start - part.window.start
-            attempted = start + len(part.data)
-            part.window.file.end_write(start, start + size, attempted, part.failures)
+            stop, attempted = part.start + size, part.start + len(part.data)
+            part.window.end_write(part.start, stop, attempted, part.failures)
             # A truncation may have cut off the window since `begin`.
-            if staged.windows.get(part.window.number) is not part.window:
-                continue
-            part.window.dirty = True
-            if size:
-                part.window.ranges.add(part.start, part.start + size)
-                staged.size = max(staged.size, part.start + size)
-        staged.mtime_ns = staged.ctime_ns = now
-        _mark_dirty(staged)
+            if size and staged.windows.get(part.window.number) is part.window:
+                staged.size = max(staged.size, stop)
+        staged.touch()
 
     def write(self, inode: InodeNumber, offset: int, data: bytes) -> None:
         """Do a whole write on this thread. Raises as `begin` and `write_part`."""
@@ -105,24 +95,8 @@ class Writes:
         if size > SIZE_MAX:
             raise FileTooLarge(f"a file of {size} bytes")
         staged = self._contents.staged(inode)
-        if size < staged.size:
-            edge = staged.map_visible_to
-            staged.map_visible_to = size if edge is None else min(size, edge)
-            for freeze in staged.freezes:
-                freeze.floor = min(freeze.floor, size)
-            for window in list(staged.windows.values()):
-                if window.start >= size:
-                    window.version += 1
-                    self._staging.supersede(staged, window)
-                elif window.ranges.stop > size:
-                    window.version += 1
-                    window.ranges.remove(size, window.start + WINDOW)
-                    window.file.cut(size - window.start, WINDOW)
-                    window.dirty = True
-        staged.size = size
-        staged.size_floor = min(staged.size_floor, size)
-        staged.mtime_ns = staged.ctime_ns = time.time_ns()
-        _mark_dirty(staged)
+        for window in staged.truncate(size):
+            self._staging.supersede(staged, window)
 
 
 def write_part(part: WritePart) -> None:
@@ -132,9 +106,3 @@ def write_part(part: WritePart) -> None:
         OSError: the backing disk is full or failed; some of the bytes may be written.
     """
     write_at(part.file, part.start - part.window.start, [part.data])
-
-
-def _mark_dirty(staged: StagedFile) -> None:
-    if not staged.dirty:
-        staged.dirty_since = time.monotonic()
-    staged.dirty = True

@@ -61,8 +61,9 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
     index = Index(tmp_path)
     staging = Staging(tmp_path, index)
     inode = InodeNumber(7)
-    staged = staging.adopt(StagedFile(inode, 0, 0, 0, size_floor=0))
+    staged = staging.adopt(StagedFile(inode, 4 * WINDOW, 0, 0, size_floor=0))
     old = staging.window(staged, 3)
+    assert staged.truncate(0) == [old]
     staging.supersede(staged, old)
     new = staging.window(staged, 3)
     key = pair_key(inode, 3)
