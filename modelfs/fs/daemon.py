@@ -120,7 +120,7 @@ class _Daemon:
             raise self._failure
 
     async def _serve_requests(self, nursery: trio.Nursery, operations: Operations) -> None:
-        # Without the receiver of `_stop_on_signal`, that is during the end, they do nothing.
+        # During the end, when `_stop_on_signal` receives no signals any more, these are ignored.
         numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)

@@ -229,7 +229,7 @@ class _SharedStore:
         index = self.store.index
         call = sys._getframe(1)
         if index.in_transaction() and not _is_running(call.f_code, call.f_back):
-            index.abort_transactions()
+            index.abort_reads(unpin=True)
 
 
 class _SuperblockChanged(Exception):
@@ -320,7 +320,7 @@ class _Process:
 
         while not FORK_GATE.is_closed():
             for _, store in list(self._stores.values()):
-                store.index.interrupt_reads()  # a thread that has the lock may wait for them
+                store.index.abort_reads()  # a thread that has the lock may wait for them
             try:
                 with self.lock:
                     FORK_GATE.close(reopen_all)

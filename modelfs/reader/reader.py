@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from modelfs.errors import IsADirectory, NotADirectory, NotFound
+from modelfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFound
 from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
@@ -79,20 +79,24 @@ class Reader:
         Raises:
             NotFound: no such path, or a link in it leads out of the store.
             NotADirectory: a name in the path, except the last, is not that of a folder.
-            IsADirectory: the path is that of a folder, or of a special file.
+            IsADirectory: the path is that of a folder.
+            InvalidArgument: the path is that of a special file, such as a FIFO.
         """
         name = os.fspath(path).strip("/")
 
         def regular_file(store: Store) -> InodeNumber:
             inode = find(store.namespace, store.inodes, name)
-            if not stat.S_ISREG(store.inodes.get(inode).mode):
-                raise IsADirectory(f"{name or '/'} is not a regular file")
+            mode = store.inodes.get(inode).mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectory(f"{name or '/'} is a folder")
+            if not stat.S_ISREG(mode):
+                raise InvalidArgument(f"{name} is not a regular file")
             return inode
 
         return File(self._connection, name, self._connection.call(regular_file))
 
     def __contains__(self, path: StrPath) -> bool:
-        with contextlib.suppress(NotFound, NotADirectory, IsADirectory):
+        with contextlib.suppress(NotFound, NotADirectory, IsADirectory, InvalidArgument):
             self[path]
             return True
         return False

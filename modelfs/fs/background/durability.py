@@ -87,7 +87,7 @@ class Durability:
             StoreFull, OSError: the changes cannot be committed.
         """
         index = self._store.index
-        is_old = index.uncommitted_seconds() > AGE_MAX
+        is_old = index.uncommitted_seconds > AGE_MAX
         while is_old or index.uncommitted_bytes > BYTES_MAX:
             try:
                 await self._commit_or_fail()
@@ -118,7 +118,7 @@ class Durability:
 
     async def commit_old(self) -> None:
         """Commit if a change has waited long enough. Raises as `commit`."""
-        if self._store.index.uncommitted_seconds() > COMMIT_SECONDS:
+        if self._store.index.uncommitted_seconds > COMMIT_SECONDS:
             await self.commit()
 
     # -- renames

@@ -77,7 +77,7 @@ def impacts(view: CheckView, chunks: Collection[ChunkId]) -> dict[ChunkId, Impac
 def known_loss(view: CheckView) -> KnownLoss:
     """Return the loss that stays until good copies of the files come.
 
-    For lost chunks, costs what `impacts` does, if there is one.
+    Costs as much as `impacts` if there is a lost chunk.
     """
     lost = {chunk for chunk, record in view.chunks() if record.is_lost}
     unreadable = lost.union(*map(view.store.chunks.lineage.descendants, lost))

@@ -43,17 +43,17 @@ class HoleRun:
 
 @dataclass(frozen=True, slots=True)
 class FileRun:
-    """Bytes of a file below the store: a staging file, or a pack with verified plain chunks."""
+    """Bytes of a file in the store's folder: of a staging file, or of verified chunks in a pack."""
 
     file: Descriptor
     offset: int
     size: int
-    window: WindowFile | None = None  # of staged bytes, to check them after they were read
+    staging_file: WindowFile | None = None  # None: a pack
 
     @property
     def check_waits(self) -> bool:
         """Whether `check` may wait for the disk."""
-        return self.window is not None and self.window.check_waits(self.file)
+        return self.staging_file is not None and self.staging_file.check_waits(self.file)
 
     def check(self) -> None:
         """Check the bytes that were just read, if they are staged.
@@ -61,12 +61,12 @@ class FileRun:
         Raises:
             LostBytes: the disk has lost some of them.
         """
-        if self.window is not None:
-            self.window.check(self.file, self.offset, self.offset + self.size)
+        if self.staging_file is not None:
+            self.staging_file.check(self.file, self.offset, self.offset + self.size)
 
     def part(self, start: int, size: int) -> "FileRun":
         """Return a part of the run; `start` counts from its own start."""
-        return FileRun(self.file, self.offset + start, size, self.window)
+        return FileRun(self.file, self.offset + start, size, self.staging_file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,10 +308,10 @@ def filled(size: int, fill: Callable[[memoryview], None]) -> bytes:
 def _append(runs: list[ReadRun], run: ReadRun) -> None:
     # Runs that are neighbours in the file and in a pack become one, for one system call.
     match (runs[-1] if runs else None, run):
-        case (FileRun(last, offset, size, window), FileRun(file, start, more)) if (
+        case (FileRun(last, offset, size, staging_file), FileRun(file, start, more)) if (
             last is file and offset + size == start
         ):
-            runs[-1] = FileRun(file, offset, size + more, window)
+            runs[-1] = FileRun(file, offset, size + more, staging_file)
         case _:
             runs.append(run)
 

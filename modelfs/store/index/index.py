@@ -278,9 +278,10 @@ class Index:
         """Memory of the changes that no commit has made durable, about."""
         return self._memtable.memory
 
+    @property
     def uncommitted_seconds(self) -> float:
-        """Return the age of the oldest change that no commit has made durable; 0 without one."""
-        return self._memtable.age()
+        """Age of the oldest change that no commit has made durable; 0 without one."""
+        return self._memtable.age
 
     def seal(self) -> CommitBatch:
         """Begin a commit of every change made so far.
@@ -356,13 +357,14 @@ class Index:
         """Whether this thread is inside a read, or inside `pinned`."""
         return get_ident() in self._pins or self._env.in_transaction()
 
-    def interrupt_reads(self) -> None:
-        """Make the reads of this thread raise an error, up to the end of its `pinned`."""
-        self._env.abort_transactions()
+    def abort_reads(self, *, unpin: bool = False) -> None:
+        """Make the reads of this thread raise an error, up to the end of its `pinned`.
 
-    def abort_transactions(self) -> None:
-        """End the reads of this thread, and its `pinned`, that Ctrl-C left behind."""
-        self._pins.pop(get_ident(), None)
+        Args:
+            unpin: Ctrl-C has left `pinned` behind, so end it, too.
+        """
+        if unpin:
+            self._pins.pop(get_ident(), None)
         self._env.abort_transactions()
 
     @property

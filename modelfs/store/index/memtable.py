@@ -113,8 +113,9 @@ class Memtable:
         """Memory of the changes that LMDB does not have, about."""
         return self._active_bytes + self._sealed_bytes
 
+    @property
     def age(self) -> float:
-        """Return the seconds since the oldest change that LMDB does not have; 0 without one."""
+        """Seconds since the oldest change that LMDB does not have; 0 without one."""
         if self._sealed is not None:
             return monotonic() - self._sealed_since
         return monotonic() - self._active_since if self._changed else 0.0

@@ -96,7 +96,7 @@ class Segment:
 
     @property
     def full(self) -> bool:
-        return self.raw >= SEGMENT_SIZE or len(self._chunks) >= CHUNKS_MAX
+        return is_full(self.raw, len(self._chunks))
 
     def add(
         self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
@@ -113,9 +113,9 @@ class Segment:
         entries: list[Entry] = []
         buffers: list[bytes] = [b""]
         for chunk, kind, codec, size, stored in self._chunks:
-            if kind is ChunkKind.PLAIN and len(stored) >= ALIGN_FROM:
-                buffers.append(bytes(-offset % PAGE))
-                offset += len(buffers[-1])
+            if gap := padding(offset, kind, len(stored)):
+                buffers.append(bytes(gap))
+                offset += gap
             checksum = xxhash.xxh3_64_intdigest(stored)
             entries.append(Entry(chunk, offset, len(stored), size, kind, codec, checksum))
             buffers.append(stored)
@@ -129,20 +129,29 @@ class Segment:
         return entries, [buffer for buffer in buffers if buffer], size
 
 
+def is_full(raw: int, count: int) -> bool:
+    """Whether a segment of `count` chunks, with `raw` decoded bytes, gets no more chunks."""
+    return raw >= SEGMENT_SIZE or count >= CHUNKS_MAX
+
+
+def padding(offset: int, kind: ChunkKind, stored: int) -> int:
+    """Return the bytes of zeros at `offset` before a chunk of `stored` bytes."""
+    return -offset % PAGE if kind is ChunkKind.PLAIN and stored >= ALIGN_FROM else 0
+
+
 class PackedSize:
     """Counts the bytes that chunks take if they are written one after the other."""
 
     def __init__(self) -> None:
         self._done = 0  # bytes of full segments
-        self._chunks: list[int] = []  # stored bytes; negative if they start at a page
+        self._chunks: list[tuple[ChunkKind, int]] = []  # with stored bytes
         self._raw = 0
 
     def add(self, kind: ChunkKind, size: int, stored: int) -> None:
         """Count a chunk of `size` decoded bytes."""
-        is_aligned = kind is ChunkKind.PLAIN and stored >= ALIGN_FROM
-        self._chunks.append(-stored if is_aligned else stored)
+        self._chunks.append((kind, stored))
         self._raw += size
-        if self._raw >= SEGMENT_SIZE or len(self._chunks) >= CHUNKS_MAX:
+        if is_full(self._raw, len(self._chunks)):
             self._done = self.total
             self._chunks, self._raw = [], 0
 
@@ -152,10 +161,8 @@ class PackedSize:
         if not self._chunks:
             return self._done
         offset = HEAD.size + len(self._chunks) * Entry.LAYOUT.size
-        for stored in self._chunks:
-            if stored < 0:
-                offset += -offset % PAGE
-            offset += abs(stored)
+        for kind, stored in self._chunks:
+            offset += padding(offset, kind, stored) + stored
         return self._done + offset + -offset % PAGE
 
 
