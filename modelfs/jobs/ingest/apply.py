@@ -26,7 +26,7 @@ from modelfs.jobs.ingest.copies import CopyHints
 from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Region, next_bounds, next_full_bounds
 from modelfs.jobs.steps import slices
-from modelfs.store.files.staged_file import StagedFile, windows_of, with_staged_state
+from modelfs.store.files.staged_file import StagedFile, Window, windows_of, with_staged_state
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
@@ -92,21 +92,38 @@ class Applier:
             if not self._exists(region.file_pass):
                 region.file_pass.done = True
                 return
-            flusher = self._store.flusher
             staged = self._store.staging.find(region.file_pass.inode)
-            with self._store.index.change():
-                if staged is not None:
-                    flusher.record_truncation(staged)
-                self._map(region, staged, extents)
-                if staged is not None:
-                    flusher.hide_map(staged.inode, staged.map_visible_to)
-                    if number == len(parts):
-                        self._drop_windows(region, staged)
-            if staged is not None:
-                staged.truncation_recorded()
+            if staged is None:
+                with self._store.index.change():
+                    self._map(region, None, extents)
+            else:
+                self._apply_slice(region, staged, extents, is_last=number == len(parts))
             if number < len(parts):
                 yield
         region.file_pass.position = region.stop
+
+    def _apply_slice(
+        self, region: Region, staged: StagedFile, extents: Sequence[Extent], *, is_last: bool
+    ) -> None:
+        """Put extents into the map of a file with staged content.
+
+        With the last slice of a region, drop the windows whose every byte is in the map. Not
+        before: as long as a superseded window has a row, the inode record must not have a size that
+        reaches into it.
+        """
+        flusher, staging = self._store.flusher, self._store.staging
+        with self._store.index.change():
+            flusher.record_truncation(staged)
+            self._map(region, staged, extents)
+            mapped = region.mapped_windows(staged) if is_last else []
+            if is_last:
+                self._record_growth(staged, mapped)
+            flusher.hide_map(staged.inode, staged.map_visible_to)
+            if is_last:
+                # Last: windows dropped from memory do not come back if the change fails.
+                staging.drop_superseded(staged, staged.superseded)
+                staging.drop(staged, mapped)
+        staged.truncation_recorded()
 
     def _map(self, region: Region, staged: StagedFile | None, extents: Sequence[Extent]) -> None:
         """Put extents into the map, but not stale ones, whose windows are skipped."""
@@ -126,15 +143,12 @@ class Applier:
             # All windows of it: none may be dropped while its part of the piece is not in the map.
             file_pass.skipped.update(windows_of(piece.start, piece.stop))
 
-    def _drop_windows(self, region: Region, staged: StagedFile) -> None:
-        """Drop the windows whose every byte is in the map, with the last slice of a region.
+    def _record_growth(self, staged: StagedFile, mapped: Sequence[Window]) -> None:
+        """Record a larger size, as windows are dropped whose every byte is in the map.
 
-        Not before: as long as a superseded window has a row, the inode record must not have a size
-        that reaches into it.
+        Mapped bytes are durable with the next commit, so the recorded size may grow up to the first
+        byte that is in a window only.
         """
-        mapped = region.mapped_windows(staged)
-        # Mapped bytes are durable with the next commit, so the recorded size may grow up to the
-        # first byte that is in a window only.
         node = self._store.inodes.get(staged.inode)
         numbers = staged.windows.keys() - {window.number for window in mapped}
         waiting = (staged.windows[number].ranges.within(node.size, KEY_MAX) for number in numbers)
@@ -144,10 +158,6 @@ class Applier:
         rows_are_old = any(window.dirty and window.file.recorded for window in stay)
         if node.size < size and not rows_are_old:
             self._store.inodes.put(dataclasses.replace(node, size=size))
-        self._store.flusher.hide_map(staged.inode, staged.map_visible_to)
-        # Last: windows that are dropped from memory do not come back if the change fails.
-        self._store.staging.drop_superseded(staged, staged.superseded)
-        self._store.staging.drop(staged, mapped)
 
     # -- ending a pass
 

@@ -5,7 +5,7 @@ packs for each region of theirs.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,7 @@ from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
 from modelfs.store.index.counters import NEXT_INODE
-from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key
+from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
 
 # Files of one round. Not more, as their plans are in memory: some 700 bytes for a tensor, of which
@@ -99,9 +99,23 @@ class Ingest:
             StoreFull: no room; bytes that are not in chunks are still staged.
             OSError: the disk failed; the same.
         """
-        passes: list[Pass] = []
-        ends: dict[InodeNumber, int] = {}  # no region begins there or behind
         unfinished: set[InodeNumber] = set()
+        passes = yield from self._begin_passes(inodes, complete=complete)
+        while passes:
+            regions, ended = yield from self._ingest_next_regions(passes)
+            advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
+            unfinished |= {file_pass.inode for file_pass in passes} - advanced
+            for file_pass in ended:
+                yield from self._end_pass(file_pass)
+                if done is not None:
+                    done()
+                yield Pause()
+            passes = [region.file_pass for region in regions if not region.file_pass.done]
+        return unfinished
+
+    def _begin_passes(self, inodes: Sequence[InodeNumber], *, complete: bool) -> Job[list[Pass]]:
+        """Begin a pass over each file that is pending."""
+        passes: list[Pass] = []
         for inode in inodes:
             yield Pause()
             staged = self._store.staging.find(inode)
@@ -112,24 +126,18 @@ class Ingest:
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete))
-            staged = self._store.staging.find(inode)
-            ends[inode] = KEY_MAX if staged is None else max(staged.size, 1)
-        while passes:
-            regions, ended = yield from self._ingest_next_regions(passes, ends)
-            advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
-            unfinished |= {file_pass.inode for file_pass in passes} - advanced
-            for file_pass in ended:
-                inode = file_pass.inode
-                if file_pass.layout is None and self._store.inodes.find(inode) is not None:
-                    frozen = self._store.contents.snapshot(inode)
-                    yield Work(partial(self._worker.plan_empty, file_pass, frozen))
-                yield from pausing(self._applier.apply_rows(file_pass))
-                self._applier.end_pass(file_pass)
-                if done is not None:
-                    done()
-                yield Pause()
-            passes = [region.file_pass for region in regions if not region.file_pass.done]
-        return unfinished
+            if (staged := self._store.staging.find(inode)) is not None:
+                passes[-1].end = max(staged.size, 1)
+        return passes
+
+    def _end_pass(self, file_pass: Pass) -> Job[None]:
+        """Record the tensors and the format of a file whose regions are ingested."""
+        inode = file_pass.inode
+        if file_pass.layout is None and self._store.inodes.find(inode) is not None:
+            frozen = self._store.contents.snapshot(inode)
+            yield Work(partial(self._worker.plan_empty, file_pass, frozen))
+        yield from pausing(self._applier.apply_rows(file_pass))
+        self._applier.end_pass(file_pass)
 
     def ingest_apart(
         self, inodes: Sequence[InodeNumber], *, done: Callable[[], None] | None = None
@@ -161,9 +169,7 @@ class Ingest:
                 failures[staged.inode] = exc
         return failures
 
-    def _ingest_next_regions(
-        self, passes: Sequence[Pass], ends: Mapping[InodeNumber, int]
-    ) -> Job[tuple[list[Region], list[Pass]]]:
+    def _ingest_next_regions(self, passes: Sequence[Pass]) -> Job[tuple[list[Region], list[Pass]]]:
         """Ingest the next region of each pass that begins before the end of its file.
 
         Returns:
@@ -174,7 +180,7 @@ class Ingest:
         for file_pass in passes:
             yield Pause()
             region = self._applier.next_region(file_pass)
-            if region is None or region.start >= ends[file_pass.inode]:
+            if region is None or region.start >= file_pass.end:
                 ended.append(file_pass)
             else:
                 regions.append(region)

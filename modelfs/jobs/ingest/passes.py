@@ -23,7 +23,7 @@ from modelfs.store.files.staged_file import (
 )
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
-from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tables import KEY_MAX, InodeNumber
 
 # The most staged bytes of one region, about, and its most extents.
 REGION_BYTES: Final = 2 * WINDOW
@@ -48,6 +48,7 @@ class Pass:
     copy_key: bytes | None = None
     rows: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # tensor rows to change
     position: int = 0
+    end: int = KEY_MAX  # no region begins there or behind
     stamps: dict[int, Stamp] = field(default_factory=dict)  # of windows, at the beginning
     skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
     done: bool = False
