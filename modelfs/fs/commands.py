@@ -16,7 +16,6 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -43,12 +42,10 @@ class Commands:
         self,
         store: Store,
         background: Scheduler,
-        mountpoint: Path,
         workers: trio.CapacityLimiter,
     ) -> None:
         self._store = store
         self._background = background
-        self._mountpoint = mountpoint
         self._workers = workers
         self._by_name: dict[str, Callable[[Json, AsyncProgress], Awaitable[Json]]] = {
             "stats": self.stats,
@@ -79,7 +76,7 @@ class Commands:
         return self._store.statistics(disk_bytes).to_dict()
 
     async def sync(self, request: Json, progress: AsyncProgress) -> Json:
-        await self._background.durability.sync_mapped_files(self._mountpoint)
+        await self._background.mapped_pages.sync_all()
         await self._background.ingest.sync(progress)
         return {}
 

@@ -44,12 +44,11 @@ class Control:
         self,
         store: Store,
         background: Scheduler,
-        mountpoint: Path,
         workers: trio.CapacityLimiter,
     ) -> None:
         self._store = store
         self._pack_lock = background.pack_lock
-        self._commands = Commands(store, background, mountpoint, workers)
+        self._commands = Commands(store, background, workers)
 
     async def serve(self) -> None:
         """Answer until cancelled, and remove the socket then."""

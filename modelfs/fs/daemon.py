@@ -27,7 +27,6 @@ from modelfs.fs.host.malloc import keep_heap
 from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
-from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.disk.descriptors import raise_limit
 from modelfs.store.store import Store
@@ -92,7 +91,7 @@ class _Daemon:
         self._ready = ready
         self._workers = trio.CapacityLimiter(WORKERS)
         self._handles = Handles()
-        self._background = Scheduler(store, self._handles, self._workers)
+        self._background = Scheduler(store, self._handles, self._workers, options.mountpoint)
         self._failure: OSError | None = None  # why the end is not a clean one
 
     async def serve(self) -> None:
@@ -101,9 +100,7 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery, self._options.cache_size)
             writer = Writer(self._store.writes, self._workers)
-            operations = Operations(
-                self._store, self._handles, self._background, reader, writer, mountpoint
-            )
+            operations = Operations(self._store, self._handles, self._background, reader, writer)
             try:
                 pyfuse3.init(operations, str(mountpoint), self._options.for_kernel())
             except RuntimeError as exc:
@@ -124,14 +121,14 @@ class _Daemon:
         numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
-        nursery.start_soon(self._stop_on_signal, numbers, operations.truncater)
+        nursery.start_soon(self._stop_on_signal, numbers)
         nursery.start_soon(self._announce, operations.begun)
         if not self._store.read_only:
             background = self._background
             background.start()
             await background.mark_in_use()
             nursery.start_soon(background.run)
-            control = Control(self._store, background, self._options.mountpoint, self._workers)
+            control = Control(self._store, background, self._workers)
             nursery.start_soon(control.serve)
         await pyfuse3.main(max_tasks=REQUESTS_MAX)
         nursery.cancel_scope.cancel()
@@ -145,7 +142,7 @@ class _Daemon:
         log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)
         self._ready()
 
-    async def _stop_on_signal(self, numbers: list[signal.Signals], truncater: Truncater) -> None:
+    async def _stop_on_signal(self, numbers: list[signal.Signals]) -> None:
         """End the mount at a signal. A second one ends the wait for pages of mapped files."""
         with trio.open_signal_receiver(*numbers) as signals:
             await anext(signals)
@@ -155,13 +152,13 @@ class _Daemon:
                 await anext(signals)
                 self._failure = OSError(errno.EINTR, "pages of mapped files did not come in time")
                 nursery.cancel_scope.cancel()
-            truncater.stop_waiting()
+            self._background.mapped_pages.stop()
             pyfuse3.terminate()
             await trio.sleep_forever()
 
     async def _receive_mapped_pages(self, scope: trio.CancelScope) -> None:
         try:
-            await self._background.durability.sync_mapped_files(self._options.mountpoint)
+            await self._background.mapped_pages.sync_all()
         except OSError as exc:
             log.error("%s", exc)
             self._failure = exc

@@ -10,9 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from modelfs.fs.background import ingest as background_ingest
-from modelfs.fs.background import scheduler
+from modelfs.fs.background import mapped_pages, scheduler
 from modelfs.fs.background.durability import COMMIT_SECONDS
-from modelfs.fs.requests import truncater
 from modelfs.jobs.ingest import job
 from modelfs.store.index import memtable
 from tests.support import stores
@@ -39,7 +38,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
     """A store behind its request handlers, without a kernel in front of them."""
-    monkeypatch.setattr(truncater, "sync_mapped_files", lambda mountpoint, paths: {})
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", lambda mountpoint, paths: {})
     return Served(box.store, nursery)
 
 

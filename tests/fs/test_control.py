@@ -15,7 +15,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.fs import control
-from modelfs.fs.background import durability
+from modelfs.fs.background import mapped_pages
 from modelfs.fs.control import REQUEST_MAX, Control
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.create import create_store
@@ -27,10 +27,10 @@ Reply = dict[str, Any]
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> Counting[..., dict[int, str]]:
-    """The calls that sync mapped files; there is no mount here."""
+def synced(served: Served, monkeypatch: pytest.MonkeyPatch) -> Counting[..., dict[int, str]]:
+    """The calls that sync mapped files, of a store that is served."""
     synced = Counting(_all_synced)
-    monkeypatch.setattr(durability, "sync_mapped_files", synced)
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", synced)
     return synced
 
 
@@ -40,10 +40,10 @@ def _all_synced(mountpoint: Path, paths: dict[int, bytes]) -> dict[int, str]:
 
 @pytest.fixture
 async def daemon(
-    served: Served, synced: Counting[..., dict[int, str]], nursery: trio.Nursery, tmp_path: Path
+    served: Served, synced: Counting[..., dict[int, str]], nursery: trio.Nursery
 ) -> Served:
     """A store whose control socket answers."""
-    answering = Control(served.store, served.background, tmp_path, served.workers)
+    answering = Control(served.store, served.background, served.workers)
     nursery.start_soon(answering.serve)
     await wait_all_tasks_blocked()
     return served
@@ -95,14 +95,14 @@ async def test_stats(daemon: Served) -> None:
     assert result["disk_bytes"] > 0
 
 
-async def test_sync(daemon: Served, synced: Counting[..., dict[int, str]], tmp_path: Path) -> None:
+async def test_sync(daemon: Served, synced: Counting[..., dict[int, str]]) -> None:
     """`sync` syncs mapped files, reports progress, and leaves nothing to do."""
     for number in range(3):
         await daemon.written(b"%d" % number, noise(CHUNK, number))
     answer = await answer_to(daemon, b'{"command": "sync"}\n')
     assert answer[-1] == {"result": {}}
     assert answer[-2] == {"progress": {"done": 3, "total": 3}}
-    assert synced.calls == [(tmp_path, {})]
+    assert synced.calls == [(Path("/no mount"), {})]
     assert daemon.store.pending() == []
     assert not daemon.store.index.dirty
 
@@ -309,12 +309,12 @@ async def test_bug_in_a_command(
     assert "result" in await ask(daemon, "stats")
 
 
-async def test_socket_goes_with_the_daemon(served: Served, tmp_path: Path) -> None:
+async def test_socket_goes_with_the_daemon(served: Served) -> None:
     """The socket of a killed daemon is replaced, and an orderly end removes the socket."""
     path = served.store.folder / CONTROL_SOCKET
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    answering = Control(served.store, served.background, tmp_path, served.workers)
+    answering = Control(served.store, served.background, served.workers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answering.serve)
         await wait_all_tasks_blocked()
@@ -329,7 +329,7 @@ async def test_long_path(tmp_path: Path, nursery: trio.Nursery) -> None:
     create_store(folder)
     with checked(folder) as box:
         served = Served(box.store, nursery)
-        answering = Control(served.store, served.background, tmp_path, served.workers)
+        answering = Control(served.store, served.background, served.workers)
         async with trio.open_nursery() as inner:
             inner.start_soon(answering.serve)
             await wait_all_tasks_blocked()

@@ -17,7 +17,7 @@ from pyfuse3 import FileNameT
 
 from modelfs.errors import ModelfsError, NotAStore, StoreBusy
 from modelfs.fs import daemon
-from modelfs.fs.background import durability
+from modelfs.fs.background import mapped_pages
 from modelfs.fs.daemon import notify_manager, run
 from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
@@ -75,7 +75,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
     monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
-    monkeypatch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: {})
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", lambda mountpoint, paths: {})
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return kernel
 
@@ -225,7 +225,7 @@ def test_signals(
         asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
         return {}
 
-    monkeypatch.setattr(durability, "sync_mapped_files", send)
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", send)
     run(options, lambda: os.kill(os.getpid(), number))
     assert asked == [(options.mountpoint, False, False)]
     assert read_by(manager) == [b"READY=1", b"STOPPING=1"]

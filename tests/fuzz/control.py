@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import trio
 
-from modelfs.fs.background import durability
+from modelfs.fs.background import mapped_pages
 from modelfs.fs.control import Control
 from modelfs.store.create import create_store
 from modelfs.store.store import Store
@@ -37,9 +37,8 @@ COMMANDS: Final = (
 class Daemon:
     """A store that is served, and asked one thing at a time."""
 
-    def __init__(self, store: Store, mountpoint: Path) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._mountpoint = mountpoint
 
     def __call__(self, content: bytes) -> None:
         trio.run(self._ask, content)
@@ -49,7 +48,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             served = Served(self._store, nursery)
             nursery.start_soon(served.background.scrub.run)
-            control = Control(self._store, served.background, self._mountpoint, served.workers)
+            control = Control(self._store, served.background, served.workers)
             with trio.fail_after(DEADLINE):
                 async with trio.open_nursery() as talk:
                     talk.start_soon(_answer, control, _stream(theirs))
@@ -97,11 +96,11 @@ def open_control(folder: Path) -> Iterator[Callable[[bytes], None]]:
     create_store(folder / "store", chunk_size=CHUNK)
     with pytest.MonkeyPatch.context() as patch, Store(folder / "store") as store:
         # There is no mount whose pages the kernel could be asked for.
-        patch.setattr(durability, "sync_mapped_files", lambda mountpoint, paths: {})
+        patch.setattr(mapped_pages, "sync_mapped_files", lambda mountpoint, paths: {})
         new_file(store, b"model", model_of(noise(CHUNK), noise(100, 1)))
         new_file(store, b"copy", model_of(noise(CHUNK)))
         ingest_all(store)
-        yield Daemon(store, folder)
+        yield Daemon(store)
 
 
 def control_seeds() -> Iterator[bytes]:

@@ -15,7 +15,6 @@ from trio.testing import wait_all_tasks_blocked
 from modelfs.errors import NotFound, StoreFull
 from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
-from modelfs.fs.handles import Handles
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.drive import COMMIT_SECONDS, run, run_and_commit
 from modelfs.jobs.steps import Commit, Job, Pause, Step, Work, pausing
@@ -45,7 +44,7 @@ def workers() -> trio.CapacityLimiter:
 @pytest.fixture
 def driver(opened: Store, workers: trio.CapacityLimiter) -> Driver:
     """The driver for an event loop."""
-    return Driver(Durability(opened, Handles(), workers), workers)
+    return Driver(Durability(opened, workers), workers)
 
 
 @pytest.fixture(params=["here and now", "on an event loop"])

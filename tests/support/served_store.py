@@ -89,12 +89,10 @@ class Served:
         self.nursery = nursery
         self.workers = trio.CapacityLimiter(8)
         self.handles = Handles()
-        self.background = Scheduler(store, self.handles, self.workers)
+        self.background = Scheduler(store, self.handles, self.workers, Path("/no mount"))
         self.reader = Reader(store.contents, self.workers, nursery)
         self.writer = Writer(store.writes, self.workers)
-        self.operations = Operations(
-            store, self.handles, self.background, self.reader, self.writer, Path("/no mount")
-        )
+        self.operations = Operations(store, self.handles, self.background, self.reader, self.writer)
 
     async def created(self, name: bytes, data: bytes = b"") -> tuple[InodeNumber, FileHandleT]:
         """Create a file as a program does, and leave it open."""
@@ -240,6 +238,17 @@ class Held(StandIn[P, R]):
 
     def let_go(self) -> None:
         self._go.set()
+
+
+class Follower:
+    """Records the progress that it gets."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[int, int]] = []
+
+    async def __call__(self, done: int, total: int) -> None:
+        self.progress.append((done, total))
+        await trio.lowlevel.checkpoint()
 
 
 class CancelAt(trio.abc.Instrument):

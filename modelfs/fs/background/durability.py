@@ -9,9 +9,6 @@ new name before the content under it is durable. A commit first flushes the file
 barrier. If renames add more meanwhile, it flushes again, and holds up further renames until it is
 done.
 
-Pages that were written through a mapping stay in the kernel until it writes them back.
-`sync_mapped_files` makes the kernel do that, before a sync and before the daemon ends.
-
 A change may wait for a commit for 5 s, and all of them together may take 64 MiB. A request that
 makes one first passes the gate, `before_change`. If the commits cannot keep up it waits, and if
 they fail it gets their error: an error that only fsync returned would leave all other programs
@@ -23,21 +20,15 @@ barrier, flushes it, and then writes the index with the new name. After a crash,
 old content or the whole new content.
 """
 
-import errno
 import logging
-import os
 import time
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import trio
 
 from modelfs.errors import LostBytes, ModelfsError, StoreFull
 from modelfs.fs.background.async_drive import drive
-from modelfs.fs.handles import Handles
-from modelfs.fs.host.fsync_mapped import MOVED
-from modelfs.fs.host.kernel import sync_mapped_files
 from modelfs.jobs.steps import CHANGES_MAX
 from modelfs.store.disk.calls import Calls
 from modelfs.store.index.tables import InodeNumber
@@ -55,16 +46,13 @@ AGE_MAX: Final = 5.0
 BYTES_MAX: Final = 64 << 20
 # After a commit that failed, requests get its error for so long before one tries again.
 FAILED_SECONDS: Final = 1.0
-# How often a mapped file is looked up again that was renamed before its fsync.
-MOVES_MAX: Final = 5
 
 
 class Durability:
     """Flushes and commits a mounted store."""
 
-    def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
+    def __init__(self, store: Store, workers: trio.CapacityLimiter) -> None:
         self._store = store
-        self._handles = handles
         self._workers = workers
         self._committing = trio.Lock()
         self._relieving = trio.Lock()
@@ -162,38 +150,6 @@ class Durability:
 
     async def _run(self, calls: Calls[None]) -> None:
         await drive(calls, partial(trio.to_thread.run_sync, limiter=self._workers))
-
-    async def sync_mapped_files(self, mountpoint: Path) -> None:
-        """Make the kernel send the pages of mapped files, while the daemon still receives them.
-
-        Raises:
-            OSError: the pages of some files did not come; the message names one of them.
-        """
-        paths = self._paths(self._handles.open_for_writing())
-        failures: dict[bytes, str] = {}
-        for _ in range(MOVES_MAX):
-            # Not on one of the workers: this call waits for them.
-            problems = await trio.to_thread.run_sync(
-                sync_mapped_files, mountpoint, paths, abandon_on_cancel=True
-            )
-            moved = [inode for inode, reason in problems.items() if reason == MOVED]
-            failures |= {paths[inode]: problems[inode] for inode in problems.keys() - moved}
-            if not (paths := self._paths(moved)):
-                break
-        failures |= dict.fromkeys(paths.values(), "it is renamed again and again")
-        if failures:
-            path, reason = next(iter(failures.items()))
-            others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-            name = os.fsdecode(path)
-            raise OSError(
-                errno.EIO, f"what was written to {name}{others} through a mapping: {reason}"
-            )
-
-    def _paths(self, inodes: list[InodeNumber]) -> dict[InodeNumber, bytes]:
-        """Return the paths of those inodes that have a name."""
-        namespace = self._store.namespace
-        nodes = ((inode, self._store.inodes.find(inode)) for inode in inodes)
-        return {inode: namespace.path_of(inode) for inode, node in nodes if node and node.nlink}
 
     # -- committing
 

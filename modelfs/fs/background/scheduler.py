@@ -2,6 +2,7 @@
 
 Requests change the store in memory. Behind them
 
+- `mapped_pages` makes the kernel send pages that were written through mappings;
 - `durability` flushes and commits, after some seconds or when a program waits for an fsync;
 - `ingest` makes chunks of staged content;
 - `gc` removes deleted content, and frees its room;
@@ -19,6 +20,7 @@ them.
 
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -29,6 +31,7 @@ from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
+from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
 from modelfs.fs.background.scrub import BackgroundScrub
@@ -47,9 +50,12 @@ COMMIT_RETRY_SECONDS: Final = 1.0
 class Scheduler:
     """The background jobs of a mounted store."""
 
-    def __init__(self, store: Store, handles: Handles, workers: trio.CapacityLimiter) -> None:
+    def __init__(
+        self, store: Store, handles: Handles, workers: trio.CapacityLimiter, mountpoint: Path
+    ) -> None:
         self._store = store
-        self.durability = Durability(store, handles, workers)
+        self.durability = Durability(store, workers)
+        self.mapped_pages = MappedPages(mountpoint, store, handles)
         self.pack_lock = PackLock()
         driver = Driver(self.durability, workers)
         context = Context(store, handles, self.durability, driver, self.pack_lock)

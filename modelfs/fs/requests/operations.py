@@ -20,7 +20,6 @@ for ingest. The kernel keeps the pages, so a later read of b may come to no hand
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -89,7 +88,6 @@ class Operations(pyfuse3.Operations):
         background: Scheduler,
         reader: Reader,
         writer: Writer,
-        mountpoint: Path,
     ) -> None:
         super().__init__()
         self._store = store
@@ -97,7 +95,7 @@ class Operations(pyfuse3.Operations):
         self._background = background
         self._reader = reader
         self._writer = writer
-        self.truncater = Truncater(store, handles, background.ingest, mountpoint)
+        self.truncater = Truncater(store, handles, background.ingest, background.mapped_pages)
         self.lookups = Lookups(store, background.gc.add_orphan)
         self.begun = trio.Event()  # set when the kernel is about to send requests
 

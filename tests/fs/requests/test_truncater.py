@@ -8,7 +8,7 @@ import pytest
 import trio
 from pyfuse3 import FlagT, InodeT
 
-from modelfs.fs.requests import truncater
+from modelfs.fs.background import mapped_pages
 from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import ASKED, DATA, DEADLINE, Held, Served
 from tests.support.stores import CHUNK
@@ -51,7 +51,7 @@ async def test_open_truncates_after_pages_of_mappings(
         trio.from_thread.run(served.operations.write, handle, 0, b"late")
         return {}
 
-    monkeypatch.setattr(truncater, "sync_mapped_files", sync)
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", sync)
     await served.operations.open(InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     assert asked == [(inode, b"/f")]
     assert await served.content(inode) == b""
@@ -67,8 +67,8 @@ async def test_open_truncates_though_many_wait(
     """Only so many opens wait for the kernel's pages that requests stay free to receive them."""
     inode, _ = await served.created(b"f", DATA)
     held = Held(_all_synced)
-    monkeypatch.setattr(truncater, "sync_mapped_files", held)
-    monkeypatch.setattr(served.operations.truncater, "_waiting", trio.CapacityLimiter(1))
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", held)
+    monkeypatch.setattr(served.background.mapped_pages, "_waiting", trio.CapacityLimiter(1))
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
@@ -85,13 +85,13 @@ async def test_a_daemon_that_ends_waits_for_no_pages(
     """Once the daemon ends, no open waits for pages, neither one under way nor a later one."""
     inode, _ = await served.created(b"f", DATA)
     held = Held(_all_synced)
-    monkeypatch.setattr(truncater, "sync_mapped_files", held)
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", held)
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(truncate)
             await held.reached.wait()
-            served.operations.truncater.stop_waiting()
+            served.background.mapped_pages.stop()
         await truncate()
     held.let_go()
     assert await served.content(inode) == b""
