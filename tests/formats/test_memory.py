@@ -12,7 +12,8 @@ from modelfs.formats.layout import Format, Layout, ReadAt
 from modelfs.formats.onnx.protobuf import MAX_FIELDS
 from modelfs.formats.safetensors import ENTRY_WINDOWS, MAX_HEADER_SIZE
 from modelfs.formats.sniff import recognise
-from tests.fuzz.formats import message, model_of
+from tests.fuzz.formats import model_of
+from tests.support.file_bytes import message, reader
 from tests.support.torch_archives import archive, called, listed, mapping, pickled, tensor, text
 
 # A smaller budget is reached sooner. The other memory of a scan does not depend on the budget. With
@@ -84,10 +85,6 @@ def test_a_header_of_100_mb_is_read_through_a_window(name: str) -> None:
     layout, peak = scanned(file.read_at, file.size)
     assert layout.format is Format.PLAIN
     assert peak < 8 << 20
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
 
 
 def tensors(count: int, name: Callable[[int], str], dims: str = "1") -> tuple[bytes, int]:

@@ -19,18 +19,14 @@ from modelfs.formats.layout import (
     Format,
     Layout,
     MalformedModel,
-    ReadAt,
     TensorSpan,
     TruncatedModel,
 )
 from modelfs.formats.safetensors import MAX_HEADER_SIZE, scan
+from tests.support.file_bytes import reader
 
 ENTRY = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 DATA = bytes(4)
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
 
 
 def scanned(content: bytes) -> Layout:

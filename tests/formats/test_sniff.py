@@ -12,17 +12,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from safetensors.numpy import save
 
-from modelfs.formats.layout import PLAIN, Format, Layout, ReadAt, TensorSpan
+from modelfs.formats.layout import PLAIN, Format, Layout, TensorSpan
 from modelfs.formats.sniff import HEAD_SIZE, external_layout, recognise
+from tests.support.file_bytes import reader
 from tests.support.paths import FORMATS_GOLDEN, MODELS
 
 FILES = sorted(path for path in MODELS.iterdir() if path.suffix != ".md")
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
 
 
 def recognised(content: bytes) -> Layout:

@@ -11,7 +11,7 @@ import safetensors
 
 from modelfs.formats import safetensors as scanner
 from modelfs.formats.dtypes import BITS
-from modelfs.formats.layout import Format, Layout, MalformedModel, ReadAt, TensorSpan
+from modelfs.formats.layout import Format, Layout, MalformedModel, TensorSpan
 from modelfs.formats.onnx import protobuf
 from modelfs.formats.onnx import schema as onnx_schema
 from modelfs.formats.onnx.protobuf import Event, Kind, Walk, packed_varints
@@ -19,6 +19,7 @@ from modelfs.formats.onnx.schema import Message
 from modelfs.formats.sniff import external_layout, recognise
 from modelfs.jobs.ingest.chunker import Cutter
 from modelfs.store.index.ranges import RangeSet
+from tests.support.file_bytes import message, reader, varint
 from tests.support.paths import MODELS, TORCH
 from tests.support.torch_archives import archive, mapping, pickled, tensor
 
@@ -27,10 +28,6 @@ CHUNK: Final = 4096
 # Longer files are not cut and put together again: the data need not be there for a header.
 WHOLE_MAX: Final = 1 << 20
 ROOTS: Final = tuple(Message)
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
 
 
 # -- safetensors
@@ -123,19 +120,6 @@ def external(location: bytes, offset: int, size: int) -> bytes:
     entries = ((b"location", location), (b"offset", b"%d" % offset), (b"length", b"%d" % size))
     data = b"".join(message(13, message(1, key), message(2, value)) for key, value in entries)
     return message(5, b"\x08", varint(size), b"\x10\x02\x42\x01w\x70\x01", data)
-
-
-def message(number: int, *parts: bytes) -> bytes:
-    body = b"".join(parts)
-    return varint(number << 3 | 2) + varint(len(body)) + body
-
-
-def varint(number: int) -> bytes:
-    groups = []
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*groups, number])
 
 
 # -- torch

@@ -186,3 +186,8 @@ def run_apart(script: str, *args: object) -> str:
         text=True,
     )
     return done.stdout
+
+
+def pack_sizes(store: Store) -> dict[str, int]:
+    """Return the sizes of the packs of a store, by their names."""
+    return {path.name: path.stat().st_size for path in store.packs.folder.iterdir()}

@@ -6,8 +6,9 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from math import prod
 
-from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
+from modelfs.formats.layout import Format, Layout, TensorSpan
 from modelfs.formats.sniff import recognise
+from tests.support.file_bytes import reader
 
 STOP = b"."
 # The storage class of each dtype in torch.save.
@@ -120,10 +121,6 @@ def saved(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
 # -- what is recognised
 
 WEIGHTS = bytes(range(24))
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
 
 
 def recognised(content: bytes) -> Layout:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfs.formats.layout import MalformedModel, ReadAt, TruncatedModel
+from modelfs.formats.layout import MalformedModel, TruncatedModel
 from modelfs.formats.onnx import protobuf
 from modelfs.formats.onnx.protobuf import (
     I32,
@@ -24,24 +24,7 @@ from modelfs.formats.onnx.protobuf import (
     complete,
     packed_varints,
 )
-
-
-def varint(number: int) -> bytes:
-    groups = [number & 0x7F]
-    while number := number >> 7:
-        groups[-1] |= 0x80
-        groups.append(number & 0x7F)
-    return bytes(groups)
-
-
-def field(number: int, wire: int, value: bytes) -> bytes:
-    size = varint(len(value)) if wire == LEN else b""
-    return varint(number << 3 | wire) + size + value
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
-
+from tests.support.file_bytes import field, reader, varint
 
 SCHEMA = {
     "node": complete(

@@ -18,7 +18,6 @@ from modelfs.formats.layout import (
     Format,
     Layout,
     MalformedModel,
-    ReadAt,
     TensorSpan,
     TruncatedModel,
 )
@@ -27,25 +26,9 @@ from modelfs.formats.onnx.protobuf import MAX_DEPTH
 from modelfs.formats.onnx.scan import MAX_ENTRY, MAX_IR_VERSION, MIN_ROW, scan
 from modelfs.formats.onnx.schema import SCHEMA
 from modelfs.formats.onnx.tensor import MAX_DIMS, MAX_OFFSET
+from tests.support.file_bytes import field, message, reader, varint
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5
-
-
-def varint(number: int) -> bytes:
-    groups = [number & 0x7F]
-    while number := number >> 7:
-        groups[-1] |= 0x80
-        groups.append(number & 0x7F)
-    return bytes(groups)
-
-
-def field(number: int, wire: int, value: bytes) -> bytes:
-    size = varint(len(value)) if wire == LEN else b""
-    return varint(number << 3 | wire) + size + value
-
-
-def message(number: int, *parts: bytes) -> bytes:
-    return field(number, LEN, b"".join(parts))
 
 
 OPSET = message(8, field(2, VARINT, varint(17)))
@@ -54,10 +37,6 @@ OPSET = message(8, field(2, VARINT, varint(17)))
 def model_of(graph: bytes, *, ir_version: int = 8) -> bytes:
     """Return a model whose graph has these bytes: for forms that the library never writes."""
     return field(1, VARINT, varint(ir_version)) + message(7, graph) + OPSET
-
-
-def reader(content: bytes) -> ReadAt:
-    return lambda offset, size: content[offset : offset + size]
 
 
 def scanned(content: bytes) -> Layout:

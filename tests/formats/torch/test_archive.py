@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from modelfs.formats.layout import PLAIN, Format
 from modelfs.formats.sniff import recognise
+from tests.support.file_bytes import reader
 from tests.support.paths import FORMATS_GOLDEN, MODELS, TORCH
 from tests.support.torch_archives import (
     WEIGHTS,
@@ -19,7 +20,6 @@ from tests.support.torch_archives import (
     content_of,
     mapping,
     pickled,
-    reader,
     recognised,
     records_of,
     rezipped,

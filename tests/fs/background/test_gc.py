@@ -11,14 +11,9 @@ from trio.testing import MockClock
 from modelfs.fs.background import gc as background_gc
 from modelfs.fs.background import scheduler
 from modelfs.store.index.tables import PackId
-from modelfs.store.store import Store
 from tests.support.run_jobs import collector_of
 from tests.support.served_store import ASKED, DATA, TOP, Failing, Served, until
-from tests.support.stores import CHUNK, noise
-
-
-def pack_sizes(store: Store) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in store.packs.folder.iterdir()}
+from tests.support.stores import CHUNK, noise, pack_sizes
 
 
 async def test_collect(served: Served) -> None:

@@ -17,7 +17,6 @@ from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import InodeNumber
-from modelfs.store.store import Store
 from tests.support.served_store import (
     ASKED,
     DATA,
@@ -30,11 +29,7 @@ from tests.support.served_store import (
     is_chunked,
     until,
 )
-from tests.support.stores import CHUNK, Box, content_of, noise
-
-
-def pack_sizes(store: Store) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in store.packs.folder.iterdir()}
+from tests.support.stores import CHUNK, Box, content_of, noise, pack_sizes
 
 
 async def test_sync(served: Served, box: Box) -> None:

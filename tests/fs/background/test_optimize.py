@@ -16,22 +16,11 @@ from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
-from tests.support.served_store import DEADLINE, Served
+from tests.support.served_store import DEADLINE, Follower, Served
 from tests.support.stores import content_of
 
 BASE = (MODELS / "base.safetensors").read_bytes()
 TUNED = (MODELS / "finetune.safetensors").read_bytes()
-
-
-class Follower:
-    """Records the progress that it gets."""
-
-    def __init__(self) -> None:
-        self.progress: list[tuple[int, int]] = []
-
-    async def __call__(self, done: int, total: int) -> None:
-        self.progress.append((done, total))
-        await trio.lowlevel.checkpoint()
 
 
 @pytest.fixture

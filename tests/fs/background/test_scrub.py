@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.jobs.scrub.scrubber import Scrubber
-from tests.support.served_store import Served
+from tests.support.served_store import Follower, Served
 from tests.support.stores import CHUNK, noise, overwrite, pack_path
 
 FILES = 6
@@ -19,17 +19,6 @@ async def filled(served: Served) -> Served:
     for number in range(FILES):
         await served.chunked(b"%d" % number, noise(CHUNK, number))
     return served
-
-
-class Follower:
-    """Records the progress that it gets."""
-
-    def __init__(self) -> None:
-        self.progress: list[tuple[int, int]] = []
-
-    async def __call__(self, done: int, total: int) -> None:
-        self.progress.append((done, total))
-        await trio.lowlevel.checkpoint()
 
 
 async def test_followed(filled: Served, nursery: trio.Nursery) -> None:

@@ -18,6 +18,7 @@ from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs.pack import Packs, Tail, pack_name, pack_number
 from modelfs.store.packs.segment import ALIGN_FROM, PAGE, Entry, Segment
 from tests.support.paths import STORE_GOLDEN
+from tests.support.segments import segment_of
 from tests.support.stores import noise
 
 UUID = bytes(range(16))
@@ -34,13 +35,6 @@ def new_packs(folder: Path) -> Packs:
 @pytest.fixture
 def packs(tmp_path: Path) -> Packs:
     return new_packs(tmp_path / "packs")
-
-
-def segment_of(*contents: bytes, first: int = 1) -> Segment:
-    segment = Segment()
-    for number, content in enumerate(contents, first):
-        segment.add(ChunkId(number), ChunkKind.PLAIN, CodecId.RAW, len(content), content)
-    return segment
 
 
 def path_of(packs: Packs, pack: int = 1) -> Path:

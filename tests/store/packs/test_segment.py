@@ -20,14 +20,8 @@ from modelfs.store.packs.segment import (
     decode_head,
     decode_table,
 )
+from tests.support.segments import segment_of
 from tests.support.stores import noise
-
-
-def segment_of(*contents: bytes, first: int = 1) -> Segment:
-    segment = Segment()
-    for number, content in enumerate(contents, first):
-        segment.add(ChunkId(number), ChunkKind.PLAIN, CodecId.RAW, len(content), content)
-    return segment
 
 
 def test_segments_are_full_by_size_or_count(monkeypatch: pytest.MonkeyPatch) -> None:
