@@ -9,6 +9,8 @@ invalid, after each instruction of a change.
 
 Example. Thread A adds to a cache under its lock, and thread B waits for it. A signal handler on B
 forks. In the child the lock is free, and B reads the cache there.
+
+docs/design/forks.md has all rules about forks and Ctrl-C.
 """
 
 import os

@@ -26,7 +26,7 @@ stores must not be mixed, and numbers of inodes and chunks belong to one store.
 
 Example. A data loader opens a reader, and forks four workers while another thread reads a tensor of
 10 GB. The fork does not wait for that read. The first call in each of the five processes opens the
-store again.
+store again. docs/design/forks.md has all rules about forks and Ctrl-C.
 """
 
 import os

@@ -13,6 +13,8 @@ for a run that a fork has left behind in the other process. In these cases it do
 Example. Threads A, B and C call `do(7, work)` while A's `work` runs. It runs once, on A; all three
 get its result, or its error. A call after that runs `work` again. If a signal handler in A's `work`
 calls `do(7, work)`, that runs `work` for the handler alone.
+
+docs/design/forks.md has all rules about forks and Ctrl-C.
 """
 
 import os

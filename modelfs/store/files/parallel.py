@@ -16,7 +16,7 @@ next chunk takes twice as long as decoding (for 1 GB, 1.3 s of CPU instead of 0.
 
 Example. A read of 20 MiB is planned as 10 MiB of a pack and a chunk of 10 MiB. That makes four
 pieces: 4, 4 and 2 MiB of the pack, and the chunk. On two processors, the caller's thread and one
-helper do them.
+helper do them. See docs/design/forks.md for the rules about forks and Ctrl-C.
 """
 
 import contextlib

@@ -11,6 +11,8 @@ until it succeeds. Opening is one call of C code, which no exception interrupts.
 Example. Thread A forks: it closes the gate and waits for a transaction of thread B. Ctrl-C opens
 the gate again; A repeats both. B's transaction ends, A closes the environment, and B waits at the
 gate for its next one. After the fork, `open` lets B pass.
+
+docs/design/forks.md has all rules about forks and Ctrl-C.
 """
 
 from collections.abc import Callable
