@@ -30,7 +30,6 @@ _WAIT_BEFORE: Final = 1
 
 # Types of file systems, of statfs(2): ext4, xfs, btrfs, f2fs, tmpfs.
 _OWN_MAPPING: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
-_own_mappings: Final[dict[int, bool]] = {}  # by device; whether `sync_file_range` answers
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _sync_file_range = _libc.sync_file_range
@@ -48,15 +47,16 @@ def take_error(fd: int) -> int:
     if not _sync_file_range(fd, _BEHIND, 1, _WAIT_BEFORE):
         return 0
     error = ctypes.get_errno()
-    if error != errno.ENOSYS:
-        return error
-    _own_mappings[os.fstat(fd).st_dev] = False
-    return _fdatasync(fd)
+    return _fdatasync(fd) if error == errno.ENOSYS else error
 
 
 def answer_waits(fd: int) -> bool:
-    """Whether `take_error` waits for the disk: it asks by fdatasync."""
-    return not _has_own_mapping(fd, os.fstat(fd).st_dev)
+    """Whether `take_error` waits for the disk: the file's pages may lie in another mapping."""
+    # Not remembered by device: after an unmount the number belongs to another file system.
+    buffer = ctypes.create_string_buffer(512)  # a `struct statfs`, which begins with the type
+    failed = _libc.fstatfs(fd, buffer)
+    kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
+    return bool(failed) or kind not in _OWN_MAPPING
 
 
 def _fdatasync(fd: int) -> int:
@@ -65,13 +65,3 @@ def _fdatasync(fd: int) -> int:
     except OSError as exc:
         return exc.errno or errno.EIO
     return 0
-
-
-def _has_own_mapping(fd: int, device: int) -> bool:
-    """Whether a file system keeps the pages of its files in their own mappings."""
-    if device not in _own_mappings:
-        buffer = ctypes.create_string_buffer(512)  # a `struct statfs`, which begins with the type
-        failed = _libc.fstatfs(fd, buffer)
-        kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
-        _own_mappings[device] = not failed and kind in _OWN_MAPPING
-    return _own_mappings[device]
