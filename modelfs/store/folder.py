@@ -31,6 +31,7 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.files.inode_totals import count_totals, with_totals
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
@@ -124,10 +125,14 @@ def check_format(folder: Path) -> int:
 def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
     """Set the format of an older store to `FORMAT_VERSION`, and return its new superblock.
 
-    Existing rows stay as they are, since all old forms are still read. The new number keeps older
-    versions from opening the store, before this version writes rows that they cannot read. A crash
-    in between leaves a superblock that is older than the format file; the next open for writing
-    repeats the upgrade.
+    Existing records stay as they are, since all old forms are still read, but rows get checksums,
+    and inodes their totals. The
+    new number keeps older versions from opening the store, before this version writes rows that
+    they cannot read. The next commit has the rest. A crash before it leaves a superblock that is
+    older than the format file; the next open for writing repeats the upgrade.
+
+    Raises:
+        OSError: the disk is full or failed.
     """
     if check_format(folder) < FORMAT_VERSION:
         path = folder / FORMAT_NEW
@@ -147,6 +152,12 @@ def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
             Counters(index).set(OPTIMIZE_WALK, 1)
             Counters(index).set(OPTIMIZE_AGAIN, 0)
         index.put(Table.META, SUPERBLOCK, new.to_bytes())
+        totals = count_totals(index.pages)
+
+        def convert(table: Table, key: bytes, value: bytes) -> bytes:
+            return with_totals(totals, key, value) if table is Table.INODES else value
+
+        index.add_checksums(convert)
     return new
 
 

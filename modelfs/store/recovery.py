@@ -98,14 +98,15 @@ def _may_be_needed(index: Index, pack: PackId) -> bool:
     """
     if pack >= Counters(index).get(NEXT_PACK):
         return False  # never committed
-    for _, value in index.pages(Table.CHUNKS):
+    damaged: set[bytes] = set()
+    for _, value in index.pages(Table.CHUNKS, damaged=damaged):
         try:
             record = Chunk.from_bytes(value)
         except CorruptIndex:
             return True
         if record.pack == pack or record.is_lost:
             return True
-    return False
+    return bool(damaged)
 
 
 def _pack_rows(index: Index) -> dict[PackId, PackRow]:

@@ -160,6 +160,7 @@ class Store:
                 load_staged(self.staging)
             if recover and not self.read_only:
                 self.superblock = upgrade(self.folder, self.index, self.superblock)
+                self.index.commit()
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
@@ -356,7 +357,7 @@ class Store:
 
     def requested(self) -> list[InodeNumber]:
         """Return the files for which another pass of ingest was requested."""
-        return [InodeNumber(number_of(key)) for key, _ in self.index.pages(Table.PENDING)]
+        return [InodeNumber(number_of(key)) for key in self.index.keys(Table.PENDING)]
 
     def disk_usage(self) -> int:
         """Return the disk space that the store uses, in bytes. Any thread; walks its folder."""
@@ -383,7 +384,7 @@ class Store:
             shared_bytes=self.counters.get(SHARED),
             staged_bytes=sum(staged.staged_bytes for staged in self.staging),
             pending_files=len(self.pending()),
-            files_to_optimize=sum(1 for _ in self.index.pages(Table.TO_OPTIMIZE)),
+            files_to_optimize=sum(1 for _ in self.index.keys(Table.TO_OPTIMIZE)),
             base_only_chunks=self.counters.get(BASE_ONLY_CHUNKS),
             base_only_bytes=self.counters.get(BASE_ONLY_BYTES),
             lost_chunks=lost["chunks"],

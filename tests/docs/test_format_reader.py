@@ -21,7 +21,7 @@ from tests.support.stores import new_file, noise
 
 U64 = struct.Struct(">Q")
 PAIR = struct.Struct(">QQ")
-INODE = struct.Struct("<IIIIQQqqqQH14x")
+INODE = struct.Struct("<IIIIQQqqqQH2xIQ")
 EXTENT = struct.Struct("<QII")
 CHUNK = struct.Struct("<BBBBIQQIIQQ16sI4xQ")
 RUN = struct.Struct("<QII")
@@ -45,7 +45,14 @@ class Reader:
         return self._env.open_db(name.encode(), self._rows, create=False)
 
     def _get(self, table: str, key: bytes) -> bytes | None:
-        value: bytes | None = self._rows.get(key, db=self._table(table))
+        stored: bytes | None = self._rows.get(key, db=self._table(table))
+        return None if stored is None else self._checked(table, key, stored)
+
+    def _checked(self, table: str, key: bytes, stored: bytes) -> bytes:
+        seed = xxhash.xxh3_64_intdigest(table.encode())
+        value, checksum = stored[:-4], stored[-4:]
+        digest = xxhash.xxh3_64_intdigest(key + value, seed)
+        assert checksum == struct.pack("<I", digest & 0xFFFFFFFF)
         return value
 
     def _under(self, table: str, number: int) -> Iterator[tuple[bytes, bytes]]:
@@ -54,7 +61,7 @@ class Reader:
         with self._rows.cursor(self._table(table)) as cursor:
             found = cursor.set_range(prefix)
             while found and cursor.key().startswith(prefix):
-                yield cursor.key(), cursor.value()
+                yield cursor.key(), self._checked(table, cursor.key(), cursor.value())
                 found = cursor.next()
 
     def file(self, path: str) -> bytes:

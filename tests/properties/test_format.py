@@ -17,18 +17,21 @@ from typing import Final
 import pytest
 
 from modelfs.codecs.base import CodecId
-from modelfs.errors import LostBytes
+from modelfs.errors import LostBytes, StoreFull
 from modelfs.formats.layout import Format
 from modelfs.jobs.check.fsck import check
+from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.run import repair
 from modelfs.store import store as store_module
 from modelfs.store.chunks import writer
+from modelfs.store.files.inode_totals import Totals
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.index import Index
+from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import ROOT, SINCE, InodeNumber, Table, number_key, sketch_key
 from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store
@@ -166,10 +169,12 @@ def _derive(store: Store) -> None:
 
 
 def dump(path: Path) -> Dump:
-    """Return every row of a store's index, in hexadecimal."""
+    """Return every row of a store's index as LMDB has it, in hexadecimal."""
     index = Index(path / "index", read_only=True)
     rows = {
-        table.value: [[key.hex(), value.hex()] for key, value in index.pages(table)]
+        table.value: [
+            [key.hex(), (index.stored(table, key) or b"").hex()] for key in index.keys(table)
+        ]
         for table in Table
     }
     index.close()
@@ -201,7 +206,8 @@ def test_old_rows_stay_readable(version: int) -> None:
     assert {Table(name) for name in rows} == tables
     for table in tables:
         for row in rows[table.value]:
-            DECODERS[table](*map(bytes.fromhex, row))
+            key, stored = map(bytes.fromhex, row)
+            DECODERS[table](key, stored if version < 4 else checked(table, key, stored))
     without = {table for table in tables if not rows[table.value]}
     assert without == (EMPTY_IN_1 if version == 1 else set())
 
@@ -238,6 +244,14 @@ def test_an_old_store_stays_readable(tmp_path: Path, version: int, *, read_only:
 
 # -- upgrades of older formats
 
+before_this_format = pytest.mark.parametrize("version", range(1, FORMAT_VERSION))
+# An upgrade counts totals and sets the version, and recovery begins a session.
+CHANGED_BY_UPGRADE: Final = frozenset({Table.META, Table.INODES})
+
+
+def full_disk(_: CommitBatch) -> None:
+    raise StoreFull("no space left")
+
 
 def versions(path: Path) -> tuple[int, int]:
     """Return the format in a store's folder, and its superblock."""
@@ -245,18 +259,46 @@ def versions(path: Path) -> tuple[int, int]:
         return check_format(path), store.superblock.version
 
 
-def test_an_interrupted_upgrade_is_continued(tmp_path: Path) -> None:
+@before_this_format
+def test_an_interrupted_upgrade_is_continued(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The folder has the new format before any row does; the next open does the rest."""
-    path = golden_store(tmp_path, 1)
-    assert versions(path) == (1, 1)
-    Store(path).abandon()
-    assert versions(path) == (FORMAT_VERSION, 1)
+    path = golden_store(tmp_path, version)
+    assert versions(path) == (version, version)
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitBatch, "write", full_disk)
+        with pytest.raises(StoreFull):
+            Store(path)
+    assert versions(path) == (FORMAT_VERSION, version)
     with Store(path, read_only=True) as store:
-        read_golden(store, 1)
+        read_golden(store, version)
     Store(path).close()
     assert versions(path) == (FORMAT_VERSION, FORMAT_VERSION)
     with Store(path, read_only=True) as store:
-        read_golden(store, 1)
+        read_golden(store, version)
+
+
+@before_this_format
+def test_an_upgrade_adds_checksums_and_totals(tmp_path: Path, version: int) -> None:
+    """Every row of an upgraded store has a checksum, every inode its totals, and no row is lost."""
+    path = golden_store(tmp_path, version)
+    old = {
+        Table(name): {bytes.fromhex(key): bytes.fromhex(value) for key, value in rows}
+        for name, rows in golden_index(version).items()
+    }
+    Store(path).abandon()
+    with Store(path, read_only=True) as store:
+        for table, rows in old.items():
+            for key, value in rows.items():
+                stored = store.index.stored(table, key)
+                assert stored is not None
+                now = checked(table, key, stored)
+                assert now == value or (table in CHANGED_BY_UPGRADE and len(now) == len(value))
+        for node in CheckView(store).inodes():
+            totals = CheckView(store).inode_totals.get(node.inode, Totals())
+            assert Totals.of(node) == totals
+        assert store.inodes.get(store.namespace.lookup(ROOT, b"staged")).staging_rows == 1
 
 
 def test_an_old_format_file_is_upgraded(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ EXAMPLES: dict[str, Any] = {
         ctime_ns=1_700_000_001_123_456_789,
         parent=InodeNumber(5),
         format=Format.ONNX_DATA,
+        staging_rows=6,
+        mapped=1 << 39,
     ),
     "dentry": Dentry(InodeNumber(7), 9),
     "listed": Listed(InodeNumber(7), b"model.safetensors"),
@@ -52,4 +54,4 @@ EXAMPLES: dict[str, Any] = {
     "tensor": TensorRow(7, 24, "BF16", (3, 4), "layer.0.wéight"),
 }
 # The newest form of records that had another one in format 1.
-NEWEST: dict[str, str] = {"chunk": "chunk2", "lost": "lost2"}
+NEWEST: dict[str, str] = {"chunk": "chunk2", "lost": "lost2", "inode": "inode4"}

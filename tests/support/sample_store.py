@@ -8,6 +8,7 @@ from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.optimize.similarity import SimilarityIndex
 from modelfs.sketches.sketch import Sampler
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.ranges import RangeSet
@@ -19,6 +20,7 @@ from modelfs.store.index.tables import (
     PackId,
     Table,
     number_key,
+    number_of,
     pair_key,
 )
 from modelfs.store.store import Store
@@ -125,6 +127,8 @@ class Sample:
         row = StagedWindow.from_bytes(value)
         lost = StagedWindow(row.generation + generation, RangeSet([(start, stop)]))
         self.put(Table.LOST, key, lost.to_bytes())
+        with self.store.index.change():
+            add_to_totals(self.store.index, InodeNumber(number_of(key)), staging_rows=1)
 
     # -- checking
 

@@ -42,6 +42,7 @@ from modelfs.jobs.check.chunks import (
 )
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.impact import KnownLoss, known_loss
+from modelfs.jobs.check.inode_totals import totals_count_the_rows
 from modelfs.jobs.check.lineage import (
     base_only_chunks_are_listed,
     chains_end,
@@ -97,6 +98,7 @@ INVARIANTS: Final[tuple[Callable[[CheckView, Reported], Iterator[Finding]], ...]
     extents_are_sound,
     uses_are_right,
     maps_are_complete,
+    totals_count_the_rows,
     dead_chunks_are_listed,
     hashes_find_chunks,
     forms_are_possible,

@@ -43,7 +43,7 @@ def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
             yield _name_finding(view, folder, listed.name, problem)
     for key, (inode, folder, cookie) in view.rows(Table.PARENTS, decode_parent):
         listing_key = key[8:]
-        value = view.index.get(Table.LISTING, listing_key)
+        value = view.get(Table.LISTING, listing_key)
         # The row begins with its inode.
         is_listed = value is not None and int.from_bytes(value[:8], "little") == inode
         is_broken = listing_key in view.broken[Table.LISTING]
@@ -145,7 +145,7 @@ def _parents_of_broken(view: CheckView) -> set[int]:
     """Return the directories of inodes that do not decode: each may be one more subdirectory."""
     folders: set[int] = set()
     for inode in map(number_of, view.broken[Table.INODES]):
-        rows = view.index.pages(
+        rows = view.pages(
             Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode, KEY_MAX, KEY_MAX)
         )
         folders.update(number_of(key[8:]) for key, _ in rows)
@@ -192,7 +192,7 @@ def directories_form_a_tree(view: CheckView, reported: Reported) -> Iterator[Fin
 
 def _lies_in(view: CheckView, inode: int, parent: int) -> bool:
     """Return whether a directory has its name, if it has one, in its parent."""
-    rows = view.index.pages(Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0))
+    rows = view.pages(Table.PARENTS, triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0))
     folders = [number_of(key[8:]) for key, _ in rows]
     if inode == ROOT:
         return parent == ROOT and not folders
@@ -235,7 +235,7 @@ def symlinks_have_targets(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A symbolic link has a target of its size, and nothing else has one."""
     for node in view.inodes():
         if stat.S_ISLNK(node.mode):
-            target = view.index.get(Table.SYMLINKS, number_key(node.inode))
+            target = view.get(Table.SYMLINKS, number_key(node.inode))
             if target is None or len(target) != node.size:
                 length = "no target" if target is None else f"a target of {len(target)} bytes"
                 message = f"symbolic link {node.inode} has {length} instead of {node.size}"

@@ -64,23 +64,31 @@ COUNTERS: Final = (
 
 
 def rows_decode(view: CheckView, reported: Reported) -> Iterator[Finding]:
-    """Every row of every table decodes."""
+    """Every row of every table matches its checksum and decodes."""
     for table in Table:
         decode = DECODERS[table]
-        for key, value in view.index.pages(table):
+        damaged: set[bytes] = set()
+        for key, value in view.index.pages(table, damaged=damaged):
             try:
                 decode(key, value)
             except CorruptIndex as exc:
-                reported.broken[table].add(key)
-                if table is Table.PARENTS:
-                    reported.misnamed.add(InodeNumber(number_of(key)))
-                message = f"{table.value} row {key[:32].hex()}: {exc}"
-                if table is Table.CHUNKS and len(key) == 8:
-                    yield chunk_finding(view, "row", message, {ChunkId(number_of(key))})
-                elif table in BY_INODE and len(key) >= 8:
-                    yield Finding("row", message, (view.path(number_of(key)),))
-                else:
-                    yield Finding("row", message)
+                yield _row_finding(view, reported, table, key, str(exc))
+        for key in sorted(damaged):
+            yield _row_finding(view, reported, table, key, "it does not match its checksum")
+
+
+def _row_finding(
+    view: CheckView, reported: Reported, table: Table, key: bytes, problem: str
+) -> Finding:
+    reported.broken[table].add(key)
+    if table is Table.PARENTS and len(key) >= 8:
+        reported.misnamed.add(InodeNumber(number_of(key)))
+    message = f"{table.value} row {key[:32].hex()}: {problem}"
+    if table is Table.CHUNKS and len(key) == 8:
+        return chunk_finding(view, "row", message, {ChunkId(number_of(key))})
+    if table in BY_INODE and len(key) >= 8:
+        return Finding("row", message, (view.path(number_of(key)),))
+    return Finding("row", message)
 
 
 def superblock_is_right(view: CheckView, _: Reported) -> Iterator[Finding]:
@@ -100,8 +108,8 @@ def counters_are_ahead(view: CheckView, _: Reported) -> Iterator[Finding]:
             continue
         following = view.store.counters.get(counter)
         first = ROOT + 1 if table is Table.INODES else 1
-        newest = view.index.floor(table, number_key(KEY_MAX), number_key(0))
-        in_use = 0 if newest is None else number_of(newest[0])
+        newest = view.index.floor_key(table, number_key(KEY_MAX), number_key(0))
+        in_use = 0 if newest is None else number_of(newest)
         if following < max(first, in_use + 1):
             message = f"{counter.decode()} is {following}, but {in_use} is in use"
             yield Finding("counter", message)
@@ -111,9 +119,9 @@ def inodes_exist(view: CheckView, _: Reported) -> Iterator[Finding]:
     """The inode of a row exists, and is of a type that can have such a row."""
     for table, regular in OF_INODES:
         last = None
-        for key, _value in view.index.pages(table):
+        for key, _value in view.pages(table):
             inode = number_of(key)
-            if inode == last or key in view.broken[table]:
+            if inode == last:
                 continue
             last = inode
             if number_key(inode) in view.broken[Table.INODES]:

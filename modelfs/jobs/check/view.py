@@ -13,9 +13,11 @@ from operator import itemgetter
 from typing import TypeVar
 
 from modelfs.errors import CorruptData
+from modelfs.store.files.inode_totals import Totals, count_totals
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import chunk_counts
 from modelfs.store.index.decoders import decode_link, decode_number
+from modelfs.store.index.index import KEY_END
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode, StagedWindow
 from modelfs.store.index.tables import (
@@ -76,10 +78,17 @@ class CheckView:
         self, table: Table, decode: Callable[[bytes, bytes], Record]
     ) -> Iterator[tuple[bytes, Record]]:
         """Yield the key and record of every row of a table that is not broken."""
+        for key, value in self.pages(table):
+            yield key, decode(key, value)
+
+    def pages(
+        self, table: Table, start: bytes = b"", stop: bytes = KEY_END
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every row of a table that is not broken and whose key is in `[start, stop)`."""
         broken = self.broken[table]
-        for key, value in self.index.pages(table):
+        for key, value in self.index.pages(table, start, stop, damaged=set()):
             if key not in broken:
-                yield key, decode(key, value)
+                yield key, value
 
     def inodes(self) -> Iterator[Inode]:
         return (node for _, node in self.rows(Table.INODES, Inode.from_row))
@@ -97,7 +106,11 @@ class CheckView:
             yield number_of(key), row
 
     def has(self, table: Table, key: bytes) -> bool:
-        return self.index.get(table, key) is not None
+        return self.index.has(table, key)
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return the value of a row, None if there is none or it is broken."""
+        return None if key in self.broken[table] else self.index.get(table, key)
 
     def inode(self, inode: int) -> Inode | None:
         return self.find(Table.INODES, number_key(inode), Inode.from_row)
@@ -109,8 +122,8 @@ class CheckView:
         self, table: Table, key: bytes, decode: Callable[[bytes, bytes], Record]
     ) -> Record | None:
         """Return the record of a row, None if there is none or it is broken."""
-        value = self.index.get(table, key)
-        return None if value is None or key in self.broken[table] else decode(key, value)
+        value = self.get(table, key)
+        return None if value is None else decode(key, value)
 
     def is_current(self, table: Table, key: bytes) -> bool:
         """Whether no daemon has changed a row since the check began."""
@@ -125,12 +138,11 @@ class CheckView:
 
     def tensors(self, inode: int, start: int, stop: int) -> Iterator[str]:
         """Yield the names of a file's tensors that have a byte in `[start, stop)`."""
-        rows = self.index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode, stop))
+        rows = self.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode, stop))
         for key, value in rows:
-            if key not in self.broken[Table.TENSORS]:
-                tensor = TensorRow.from_row(key, value)
-                if tensor.start + tensor.size > start:
-                    yield tensor.name
+            tensor = TensorRow.from_row(key, value)
+            if tensor.start + tensor.size > start:
+                yield tensor.name
 
     # -- lineage
 
@@ -174,6 +186,11 @@ class CheckView:
             extents[extent.chunk] = extents.get(extent.chunk, 0) + 1
             sizes[extent.chunk] = sizes.get(extent.chunk, 0) + extent.length
         return references
+
+    @cached_property
+    def inode_totals(self) -> dict[int, Totals]:
+        """The right totals of each inode that has rows."""
+        return count_totals(self.pages)
 
     @cached_property
     def derivations(self) -> Derivations:
@@ -225,10 +242,9 @@ class CheckView:
                 trim = self.find(Table.TRIMS, number_key(node.inode), decode_number)
                 filled = RangeSet(mapped.get(node.inode, []))
                 keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
-                for key, value in self.index.pages(Table.STAGED, *keys):
-                    if key not in self.broken[Table.STAGED]:
-                        for start, stop in StagedWindow.from_row(key, value).ranges:
-                            filled.add(start, stop)
+                for key, value in self.pages(Table.STAGED, *keys):
+                    for start, stop in StagedWindow.from_row(key, value).ranges:
+                        filled.add(start, stop)
                 holes = RangeSet([(0, min(node.size, KEY_MAX if trim is None else trim))])
                 for start, stop in filled:
                     holes.remove(start, stop)

@@ -120,13 +120,18 @@ class Collector:
         index = self._store.index
         for hints in self._hints:
             start = b""
-            while rows := index.scan(hints.table, start, KEY_END, SLICE):
+            damaged: set[bytes] = set()
+            while rows := index.scan(hints.table, start, KEY_END, SLICE, damaged=damaged):
                 with index.change():
                     for key, value in rows:
                         if not _decodes(hints.table, key, value) or hints.is_stale(key):
                             index.delete(hints.table, key)
                 yield
                 start = rows[-1][0] + b"\0"
+            with index.change():
+                for key in damaged:
+                    log.warning("a damaged row of %s is dropped: %s", hints.table.value, key.hex())
+                    index.delete(hints.table, key)
 
     def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
         """Return the packs to rewrite, by ascending room that the rewrite needs."""

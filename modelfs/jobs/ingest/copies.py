@@ -78,7 +78,7 @@ class CopyHints:
         return self._node(key) is None
 
     def _with_key(self, key: bytes) -> Iterator[Inode]:
-        rows = self._index.scan(Table.COPY_HINTS, key, prefix_end(key), COPIES_MAX)
+        rows = self._index.scan(Table.COPY_HINTS, key, prefix_end(key), COPIES_MAX, damaged=set())
         for row_key, _ in rows:
             if (node := self._node(row_key)) is not None:
                 yield node

@@ -73,8 +73,9 @@ class ExternalData:
         models: set[InodeNumber] = set()
         for place in self._namespace.names_of(data):
             prefix = named_key(*place) + b"\0"
-            rows = self._index.scan(Table.EXTERNAL_DATA, prefix, prefix_end(prefix), MODELS_MAX)
-            for key, _ in rows:
+            for key in islice(
+                self._index.keys(Table.EXTERNAL_DATA, prefix, prefix_end(prefix)), MODELS_MAX
+            ):
                 node = self._inodes.find(_model_of(key))
                 if node is not None and node.nlink:
                     models.add(node.inode)

@@ -106,13 +106,13 @@ class Backlog:
                 self._counters.set(OPTIMIZE_AGAIN, 1)
 
     def status(self) -> OptimizeStatus:
-        inodes = [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.TO_OPTIMIZE)]
+        inodes = [InodeNumber(number_of(key)) for key in self._index.keys(Table.TO_OPTIMIZE)]
         if walk := self._counters.get(OPTIMIZE_WALK):
-            rest = self._index.pages(Table.INODES, number_key(walk))
+            rest = self._index.keys(Table.INODES, number_key(walk))
             inodes = [inode for inode in inodes if inode < walk]
-            inodes += [InodeNumber(number_of(key)) for key, _ in rest]
+            inodes += [InodeNumber(number_of(key)) for key in rest]
         nodes = [node for inode in inodes if (node := self.find_inode(inode)) is not None]
-        bases = sum(1 for _ in self._index.pages(Table.BASE_ONLY))
+        bases = sum(1 for _ in self._index.keys(Table.BASE_ONLY))
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def find_inode(self, inode: InodeNumber) -> Inode | None:
@@ -128,7 +128,7 @@ class Backlog:
 
     def next_batch(self) -> Batch | None:
         """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
-        chunks = (ChunkId(number_of(key)) for key, _ in self._index.pages(Table.BASE_ONLY))
+        chunks = (ChunkId(number_of(key)) for key in self._index.keys(Table.BASE_ONLY))
         due = (chunk for chunk in chunks if chunk not in self._stuck)
         if base_only := tuple(islice(due, BATCH_BASES)):
             return Batch(base_only=base_only)
@@ -141,7 +141,7 @@ class Backlog:
         rows: list[TensorRow] = []
         size = 0
         keys = pair_key(inode, start), pair_key(inode, KEY_MAX)
-        for key, value in self._index.pages(Table.TENSORS, *keys):
+        for key, value in self._index.pages(Table.TENSORS, *keys, damaged=set()):
             if size >= BATCH_BYTES or len(rows) >= BATCH_TENSORS:
                 break
             rows.append(TensorRow.from_bytes(pair_of(key)[1], value))
@@ -155,14 +155,14 @@ class Backlog:
         A walk goes over the tensors of all files: in a store of format 1, which had no list, and
         in a run that includes optimized chunks.
         """
-        for key, request in self._index.pages(Table.TO_OPTIMIZE):
+        for key, request in self._index.pages(Table.TO_OPTIMIZE, damaged=set()):
             inode = InodeNumber(number_of(key))
             # A file with staged bytes is listed again when it is complete.
             if inode not in self._ended and self._staging.find(inode) is None:
                 return inode, 0, request
         if not (walk := self._counters.get(OPTIMIZE_WALK)):
             return None
-        row = self._index.scan(Table.TENSORS, pair_key(walk, 0), KEY_END, 1)
+        row = self._index.scan(Table.TENSORS, pair_key(walk, 0), KEY_END, 1, damaged=set())
         # At the end of the walk, a file that does not exist: its batch is empty, and ends the walk.
         return InodeNumber(number_of(row[0][0]) if row else KEY_MAX), 0, b""
 

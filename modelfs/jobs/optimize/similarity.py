@@ -194,7 +194,7 @@ class SimilarityIndex:
         """
         low = sketch_key(kind, key, 0, 0, 0)
         prefix = low[:9]
-        rows = self._index.scan(Table.SKETCHES, low, prefix_end(prefix), OLDEST)
+        rows = self._index.scan(Table.SKETCHES, low, prefix_end(prefix), OLDEST, damaged=set())
         if len(rows) == OLDEST:
             oldest = rows[-1][0]
             last = prefix + b"\xff" * (len(low) - len(prefix))

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelfs.codecs.base import CodecId
+from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.quarantine import Quarantine
+from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE
 from modelfs.store.index.decoders import DECODERS
@@ -60,6 +62,8 @@ class RepairContext:
         # Bytes of extents, by chunk: those that no map has, and those that no record counts.
         self.missing: dict[ChunkId, int] = {}
         self.surplus: dict[ChunkId, int] = {}
+        # Whether inode records had totals when the round began.
+        self.has_totals = store.superblock.version >= TOTALS_SINCE
         self._lost_chunk: ChunkId | None = None
 
     # -- the report
@@ -90,7 +94,11 @@ class RepairContext:
 
     def drop(self, table: Table, key: bytes, why: str) -> None:
         """Remove a row, and keep it in quarantine with the reason."""
-        if (value := self.index.get(table, key)) is not None:
+        try:
+            value = self.index.get(table, key)
+        except CorruptIndex:
+            value = self.index.stored(table, key)
+        if value is not None:
             self.quarantine.add_row(table, key, value, why)
             self.index.delete(table, key)
 

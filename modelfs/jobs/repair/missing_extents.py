@@ -1,10 +1,13 @@
 """Repair after extents that are gone, or lead to a wrong chunk, without a trace of their own.
 
-Theory of operation. The record of a chunk counts the extents that lead to it. If it counts more
-than the maps have, a row is gone, or leads to another chunk, which then has one use too many. No
-row has the file of a missing extent. So every hole is suspicious: a missing extent beside a hole
-makes one longer hole. Suspicious holes become lost, since a lost range must not be read as zeros.
-Of a hole longer than `HOLE_MAX` only its ends become lost, where it borders on extents.
+Theory of operation. The record of an inode has the bytes of its extents. If the map has fewer, each
+hole of the file is suspicious: a missing extent beside a hole makes one longer hole. Suspicious
+holes become lost, since a lost range must not be read as zeros. Of a hole longer than `HOLE_MAX`
+only its ends become lost, where it borders on extents.
+
+Records of formats 1 to 3 have no totals. But the record of a chunk counts the extents that lead to
+it. If it counts more than the maps have, a row is gone, or leads to another chunk, which then has
+one use too many. The file is unknown, so the holes of all files are suspicious.
 
 The stored bytes of the chunk are still good. A file in `/lost+found` gets them, or gc would remove
 them.
@@ -57,14 +60,33 @@ def suspicious_holes(
         maps: the extents of each file.
         gaps: the ranges of each file whose extents have damaged rows.
     """
-    left = _unexplained_bytes(context, maps, gaps)
-    for inode, start, stop in context.view().holes() if left > 0 else ():
+    missing = _missing_by_file(context, maps)
+    left = 0 if context.has_totals else _unexplained_bytes(context, maps, gaps)
+    for inode, start, stop in context.view().holes() if missing or left > 0 else ():
+        most = min(missing.get(inode, 0) if context.has_totals else left, HOLE_MAX)
+        if not most:
+            continue
         hole = RangeSet([(start, stop)])
         if stop - start > HOLE_MAX:
-            hole.remove(start + min(left, HOLE_MAX), stop - min(left, HOLE_MAX))
+            hole.remove(start + most, stop - most)
         for gap in gaps.get(inode, ()):
             hole.remove(*gap)
         yield from ((inode, low, high) for low, high in hole)
+
+
+def _missing_by_file(context: RepairContext, maps: Mapping[int, list[Extent]]) -> dict[int, int]:
+    """Return the bytes that each map has less than its record counts; none without totals.
+
+    Of a file whose record is lost, any number of bytes may be missing.
+    """
+    if not context.has_totals:
+        return {}
+    missing = {number_of(key): HOLE_MAX for key in context.unreadable[Table.INODES]}
+    for node in context.view().inodes():
+        mapped = sum(extent.length for extent in maps.get(node.inode, ()))
+        if mapped < node.mapped:
+            missing[node.inode] = node.mapped - mapped
+    return missing
 
 
 def _unexplained_bytes(

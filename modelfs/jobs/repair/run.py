@@ -35,6 +35,7 @@ from modelfs.jobs.check.meta_pages import check_meta_pages
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
+from modelfs.jobs.repair.inode_totals import lose_incomplete_files, recount_totals_of_inodes
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps, repair_windows
 from modelfs.jobs.repair.meta_pages import restore_meta_pages
@@ -78,6 +79,7 @@ PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     repair_inodes,
     remove_ownerless,
     repair_names,
+    lose_incomplete_files,
     count_missing_extents,
     repair_chunks,
     repair_maps,
@@ -88,6 +90,7 @@ PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     rebuild_hashes,
     recount_live_bytes,
     recount_links,
+    recount_totals_of_inodes,
     recount_totals,
 )
 

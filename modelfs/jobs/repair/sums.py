@@ -31,8 +31,8 @@ def repair_counters(context: RepairContext) -> None:
     """Set the counters of next numbers above every number in use."""
     counters = context.store.counters
     for counter, table in COUNTERS:
-        newest = context.index.floor(table, number_key(KEY_MAX), number_key(0))
-        in_use = 0 if newest is None else number_of(newest[0])
+        newest = context.index.floor_key(table, number_key(KEY_MAX), number_key(0))
+        in_use = 0 if newest is None else number_of(newest)
         first = max(in_use, ROOT if table is Table.INODES else 0) + 1
         if counters.get(counter) < first:
             counters.set(counter, first)

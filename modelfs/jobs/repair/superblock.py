@@ -33,7 +33,7 @@ def restore_superblock(store: Path, quarantine: Quarantine) -> str | None:
     try:
         read_superblock(index)
     except CorruptIndex:
-        if (old := index.get(Table.META, SUPERBLOCK)) is not None:
+        if (old := index.stored(Table.META, SUPERBLOCK)) is not None:
             quarantine.add_row(Table.META, SUPERBLOCK, old, "it does not decode")
         quarantine.flush()
         with index.change():
@@ -49,7 +49,7 @@ def restore_superblock(store: Path, quarantine: Quarantine) -> str | None:
 def _new_superblock(store: Path, index: Index) -> Superblock:
     """Return a superblock with the uuid of most packs, and room for the longest chunk."""
     longest = CHUNK_SIZE
-    for key, value in index.pages(Table.CHUNKS):
+    for key, value in index.pages(Table.CHUNKS, damaged=set()):
         with contextlib.suppress(CorruptIndex):
             longest = max(longest, Chunk.from_row(key, value).size)
     headers = map(read_header, (store / PACKS).iterdir())

@@ -39,9 +39,9 @@ class Reclaimer:
         # died, and these usually have lower numbers.
         start = b""
         while True:
-            rows = self._index.scan(Table.DEAD, start, KEY_END, SLICE)
+            rows = self._index.scan(Table.DEAD, start, KEY_END, SLICE, damaged=set())
             if not rows and start:
-                rows = self._index.scan(Table.DEAD, b"", KEY_END, SLICE)
+                rows = self._index.scan(Table.DEAD, b"", KEY_END, SLICE, damaged=set())
             if not rows:
                 return
             removed = changed = 0

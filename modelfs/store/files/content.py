@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from modelfs.errors import CorruptPack
+from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
@@ -173,16 +173,25 @@ class Contents:
         return node if staged is None else with_staged_state(node, staged)
 
     def staged(self, inode: InodeNumber) -> StagedFile:
-        """Return a file's staged state, for changes. Begins one if the file has none."""
+        """Return a file's staged state, for changes. Begins one if the file has none.
+
+        Raises:
+            NotFound: there is no such inode.
+            CorruptIndex: the file's records are damaged.
+        """
         if (staged := self._staging.find(inode)) is not None:
             return staged
         return self._staging.adopt(self.snapshot(inode))
 
     def snapshot(self, inode: InodeNumber) -> StagedFile:
-        """Return a copy of a file's content state; any thread may plan reads with it."""
+        """Return a copy of a file's content state; any thread may plan reads with it.
+
+        Raises: as `staged`.
+        """
         if (staged := self._staging.find(inode)) is not None:
             return staged.copy()
         node = self._inodes.get(inode)
+        self._staging.check_none(node)
         return StagedFile(inode, node.size, node.mtime_ns, node.ctime_ns, size_floor=node.size)
 
     # -- reading
@@ -192,12 +201,17 @@ class Contents:
 
         Raises:
             NotFound: there is no such inode.
-            CorruptIndex: the file's map or a chunk's record is damaged.
+            CorruptIndex: the file's map or a chunk's record is damaged, or extents are missing.
             OSError: a staging file cannot be opened.
         """
         if (staged := self._staging.find(inode)) is not None:
             return self.plan_staged(staged, start, size)
-        return self._plan(inode, None, start, min(start + size, self._inodes.get(inode).size))
+        node = self._inodes.get(inode)
+        self._staging.check_none(node)
+        runs = self._plan(inode, None, start, min(start + size, node.size))
+        if node.mapped >= node.size and any(isinstance(run, HoleRun) for run in runs):
+            raise CorruptIndex(f"extents of inode {inode} are missing")
+        return runs
 
     def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
         """Plan a read-ahead: as `plan`, but fewer bytes where the file is cut into tiny chunks."""

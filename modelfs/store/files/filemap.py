@@ -9,9 +9,10 @@ bytes), with a hole between them. `replace(900, 1,500, [(900, chunk 9, 600 bytes
 one to 900 bytes and adds the third. Chunk 7 keeps one ref and loses 100 ref bytes; 9 gets one ref.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from modelfs.store.chunks.table import ChunkTable
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of
@@ -55,14 +56,14 @@ class FileMaps:
     def replace(self, inode: InodeNumber, start: int, stop: int, new: Sequence[Extent]) -> None:
         """Replace everything in `[start, stop)` by `new`; extents at the edges are cut."""
         self._trims.pop(inode, None)
-        for old in list(self.overlapping(inode, start, stop)):
+        replaced = list(self.overlapping(inode, start, stop))
+        kept = [old.part(old.start, start) for old in replaced if old.start < start]
+        kept += [old.part(stop, old.stop) for old in replaced if old.stop > stop]
+        for old in replaced:
             self._delete(inode, old)
-            if old.start < start:
-                self._put(inode, old.part(old.start, start))
-            if old.stop > stop:
-                self._put(inode, old.part(stop, old.stop))
-        for extent in new:
+        for extent in (*kept, *new):
             self._put(inode, extent)
+        add_to_totals(self._index, inode, mapped=_bytes(kept) + _bytes(new) - _bytes(replaced))
 
     def trim(self, inode: InodeNumber, start: int, limit: int) -> bool:
         """Remove up to `limit` extents from `start` on.
@@ -79,11 +80,12 @@ class FileMaps:
         # Otherwise the change of the last slice may have been undone: its extents exist again.
         first = self._covering(inode, start) if at == start else None
         if first is not None and first.start < start:
-            self._delete(inode, first)
-            self._put(inode, first.part(first.start, start))
+            self.replace(inode, start, first.stop, ())
         rows = self._index.scan(Table.EXTENTS, pair_key(inode, at), pair_key(inode + 1, 0), limit)
-        for key, value in rows:
-            self._delete(inode, Extent.from_bytes(pair_of(key)[1], value))
+        removed = [Extent.from_bytes(pair_of(key)[1], value) for key, value in rows]
+        for extent in removed:
+            self._delete(inode, extent)
+        add_to_totals(self._index, inode, mapped=-_bytes(removed))
         if len(rows) == limit:
             self._trims[inode] = start, pair_of(rows[-1][0])[1]
         return len(rows) < limit
@@ -105,9 +107,14 @@ class FileMaps:
         return extent if extent.stop > offset else None
 
     def _put(self, inode: InodeNumber, extent: Extent) -> None:
+        # The caller changes the inode's total.
         self._index.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
         self._chunks.add_refs(extent.chunk, 1, extent.length)
 
     def _delete(self, inode: InodeNumber, extent: Extent) -> None:
         self._index.delete(Table.EXTENTS, pair_key(inode, extent.start))
         self._chunks.add_refs(extent.chunk, -1, -extent.length)
+
+
+def _bytes(extents: Iterable[Extent]) -> int:
+    return sum(extent.length for extent in extents)

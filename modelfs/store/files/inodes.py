@@ -5,6 +5,7 @@ import stat
 import time
 
 from modelfs.errors import NotFound
+from modelfs.store.files.inode_totals import Totals
 from modelfs.store.index.counters import FILES, LOGICAL, NEXT_INODE, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
@@ -43,8 +44,10 @@ class Inodes:
         return InodeNumber(self._counters.allocate(NEXT_INODE))
 
     def put(self, node: Inode) -> None:
-        """Put a record in the place of the old one, if there is one."""
-        self._count(self.find(node.inode), -1)
+        """Put a record in the place of the old one, if there is one, but keep that one's totals."""
+        if (old := self.find(node.inode)) is not None:
+            node = Totals.of(old).put_into(node)
+        self._count(old, -1)
         self._count(node, 1)
         self._index.put(Table.INODES, number_key(node.inode), node.to_bytes())
 

@@ -40,7 +40,7 @@ class Orphans:
 
     def inodes(self) -> list[InodeNumber]:
         """Return all inodes without a name, open or not."""
-        return [InodeNumber(number_of(key)) for key, _ in self._index.pages(Table.ORPHANS)]
+        return [InodeNumber(number_of(key)) for key in self._index.keys(Table.ORPHANS)]
 
     def remove(self, inode: InodeNumber) -> Iterator[None]:
         """Remove an orphan that no program has open; yields after each slice but the last."""
@@ -48,6 +48,7 @@ class Orphans:
             with self._index.change():
                 gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
                 if gone:
+                    self._staging.delete_rows(inode)
                     self._inodes.delete(inode)
                     for table in ONE_ROW_TABLES:
                         self._index.delete(table, number_key(inode))

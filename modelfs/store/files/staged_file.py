@@ -253,4 +253,6 @@ def with_staged_state(node: Inode, staged: StagedFile) -> Inode:
         max(node.ctime_ns, staged.ctime_ns),
         node.parent,
         node.format,
+        node.staging_rows,
+        node.mapped,
     )

@@ -30,6 +30,7 @@ index, as of the commit that it reads.
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit, sync_folder
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
@@ -60,7 +62,8 @@ class Staging:
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
         self._staged: dict[InodeNumber, StagedFile] = {}
-        self.damaged = False  # rows are damaged, so files without a row may be needed for a repair
+        # The inodes with damaged rows. Files without a row may then be needed for a repair.
+        self.damaged: set[InodeNumber] = set()
         self._generation = 0
         # The staging files that keep a descriptor, oldest first: see `WindowFile`.
         self._kept: dict[WindowFile, None] = {}
@@ -80,18 +83,24 @@ class Staging:
         return sum(1 for _ in self) if self._index.others_write else len(self._staged)
 
     def find(self, inode: InodeNumber) -> StagedFile | None:
+        """Return the staged state of an inode, None if it has none.
+
+        Raises, beside a writer:
+            CorruptIndex: a row of it is damaged, or missing.
+        """
         if not self._index.others_write:
             return self._staged.get(inode)
+        keys = pair_key(inode, 0), pair_key(inode + 1, 0)
         windows: dict[int, Window] = {}
-        for key, value in self._index.pages(
-            Table.STAGED, pair_key(inode, 0), pair_key(inode + 1, 0)
-        ):
+        for key, value in self._index.pages(Table.STAGED, *keys):
             window = self._recorded(key, value)
             windows[window.number] = window
         trim = self._index.get(Table.TRIMS, number_key(inode))
         if trim is None and not windows:
             return None
-        return self._state(inode, windows, None if trim is None else number_of(trim))
+        rows = len(windows) + (trim is not None)
+        rows += sum(1 for _ in self._index.pages(Table.LOST, *keys))
+        return self._state(inode, windows, None if trim is None else number_of(trim), rows)
 
     def adopt(self, staged: StagedFile) -> StagedFile:
         """Keep the staged state of an inode, unless there is one already. Return the kept one."""
@@ -146,12 +155,23 @@ class Staging:
                 # The row may be that of an older window, dropped before or to be dropped later.
                 row = None if value is None else StagedWindow.from_bytes(value)
                 if row is not None and row.generation == window.generation:
-                    self._index.delete(table, key)
+                    self._delete_row(table, staged.inode, key)
         for window in windows:
             window.file.forget()
             self.deletes.delete_after_commit(window.file.name)
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
+
+    def delete_rows(self, inode: InodeNumber) -> None:
+        """Delete the rows of an inode that is removed, damaged ones too."""
+        for table in (Table.STAGED, Table.LOST):
+            keys = pair_key(inode, 0), pair_key(inode + 1, 0)
+            damaged: set[bytes] = set()
+            for key in (
+                *(key for key, _ in self._index.pages(table, *keys, damaged=damaged)),
+                *damaged,
+            ):
+                self._index.delete(table, key)
 
     def drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
         """Drop windows that a truncation superseded, as `drop` does."""
@@ -217,46 +237,74 @@ class Staging:
         """
         key = pair_key(inode, window.number)
         window.file.recorded = True
-        self._index.put(
-            Table.STAGED, key, StagedWindow(window.generation, window.ranges).to_bytes()
-        )
+        row = StagedWindow(window.generation, window.ranges)
+        self._put_row(Table.STAGED, inode, key, row.to_bytes())
         lost = window.lost()
         lost.update(window.ranges.common(lost_before))
         if lost:
-            self._index.put(Table.LOST, key, StagedWindow(window.generation, lost).to_bytes())
-        elif self._index.get(Table.LOST, key) is not None:
-            self._index.delete(Table.LOST, key)
+            row = StagedWindow(window.generation, lost)
+            self._put_row(Table.LOST, inode, key, row.to_bytes())
+        else:
+            self._delete_row(Table.LOST, inode, key)
 
     def record_visible_to(self, inode: InodeNumber, visible_to: int | None) -> None:
         """Record in the index the offset from which an inode's map is hidden; None: visible."""
         if visible_to is None:
-            self._index.delete(Table.TRIMS, number_key(inode))
+            self._delete_row(Table.TRIMS, inode, number_key(inode))
         else:
-            self._index.put(Table.TRIMS, number_key(inode), number_key(visible_to))
+            self._put_row(Table.TRIMS, inode, number_key(inode), number_key(visible_to))
+
+    def _put_row(self, table: Table, inode: InodeNumber, key: bytes, value: bytes) -> None:
+        is_new = not self._index.has(table, key)
+        self._index.put(table, key, value)
+        add_to_totals(self._index, inode, staging_rows=int(is_new))
+
+    def _delete_row(self, table: Table, inode: InodeNumber, key: bytes) -> None:
+        if self._index.has(table, key):
+            self._index.delete(table, key)
+            add_to_totals(self._index, inode, staging_rows=-1)
 
     # -- opening and closing a store
 
     def recorded(self) -> Iterator[StagedFile]:
         """Yield the staged states in the index, except damaged ones."""
+        rows: Counter[InodeNumber] = Counter()
+        trims: dict[InodeNumber, int] = {}
         windows: dict[InodeNumber, dict[int, Window]] = {}
-        for key, value in self._index.pages(Table.STAGED):
+        damaged: set[bytes] = set()
+        for key, value in self._index.pages(Table.TRIMS, damaged=damaged):
+            trims[InodeNumber(number_of(key))] = number_of(value)
+        rows.update(trims.keys())
+        rows.update(InodeNumber(number_of(key)) for key in self._index.keys(Table.LOST))
+        for key, value in self._index.pages(Table.STAGED, damaged=damaged):
+            inode = InodeNumber(number_of(key))
+            rows[inode] += 1
             try:
                 window = self._recorded(key, value)
-            except CorruptIndex as exc:
-                log.error("the row of staged window %s is damaged: %s", key.hex(), exc)
-                self.damaged = True
-                continue
-            windows.setdefault(InodeNumber(number_of(key)), {})[window.number] = window
-        trims = {
-            InodeNumber(number_of(key)): number_of(value)
-            for key, value in self._index.pages(Table.TRIMS)
-        }
-        for inode in sorted(windows.keys() | trims.keys()):
+            except CorruptIndex:
+                damaged.add(key)
+            else:
+                windows.setdefault(inode, {})[window.number] = window
+        for inode in {InodeNumber(number_of(key)) for key in damaged}:
+            self._refuse(inode, "a row is damaged")
+        for inode in sorted((windows.keys() | trims.keys()) - self.damaged):
             try:
-                yield self._state(inode, windows.get(inode, {}), trims.get(inode))
+                yield self._state(inode, windows.get(inode, {}), trims.get(inode), rows[inode])
             except (NotFound, CorruptIndex) as exc:
-                log.error("staged content of inode %d cannot be loaded: %s", inode, exc)
-                self.damaged = True
+                self._refuse(inode, exc)
+
+    def _refuse(self, inode: InodeNumber, problem: object) -> None:
+        log.error("the staged content of inode %d cannot be loaded: %s", inode, problem)
+        self.damaged.add(inode)
+
+    def check_none(self, node: Inode) -> None:
+        """Check that an inode without a staged state has no staged content.
+
+        Raises:
+            CorruptIndex: it has, but rows are damaged or missing, so its content is unknown.
+        """
+        if node.staging_rows or node.inode in self.damaged:
+            raise CorruptIndex(f"the staging rows of inode {node.inode} are damaged")
 
     def _recorded(self, key: bytes, value: bytes) -> Window:
         """Return the window of a row, with the states of its bytes.
@@ -281,11 +329,15 @@ class Staging:
         return Window(number, row.generation, file, row.ranges)
 
     def _state(
-        self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None
+        self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None, rows: int
     ) -> StagedFile:
+        """Return the staged state of an inode that has `rows` staging rows."""
         if (value := self._index.get(Table.INODES, number_key(inode))) is None:
             raise NotFound(f"inode {inode}")
         node = Inode.from_bytes(inode, value)
+        if rows < node.staging_rows:
+            missing = node.staging_rows - rows
+            raise CorruptIndex(f"{missing} staging rows of inode {inode} are missing")
         for window in windows.values():
             # Its row may have ranges that a truncation has cut off. So the next flush writes the
             # row again, before the recorded size can reach into them.

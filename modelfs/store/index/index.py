@@ -23,23 +23,32 @@ the next commit, and reads see it at once.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from threading import get_ident
 from typing import Final
 
 import lmdb
 
-from modelfs.errors import StoreReadOnly
+from modelfs.errors import CorruptIndex, StoreReadOnly
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
-from modelfs.store.index.tables import Table
+from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
+from modelfs.store.index.row_checksum import checked, with_checksum
+from modelfs.store.index.tables import ROOT, Table, number_key
 
 # Rows read in one transaction: LMDB reuses no page that a transaction may still read.
 SCAN_PAGE: Final = 1000
 # Above every key: LMDB's longest is 511 bytes.
 KEY_END: Final = b"\xff" * 512
+
+# Two rows that every store has, and their lengths without checksums.
+_FIRST_ROWS: Final = (
+    (Table.META, SUPERBLOCK, Superblock.LAYOUT.size),
+    (Table.INODES, number_key(ROOT), Inode.LAYOUT.size),
+)
 
 Row = tuple[bytes, bytes]
 
@@ -93,6 +102,10 @@ class Index:
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
         self._pins: dict[int, lmdb.Transaction[bytes]] = {}  # by the thread whose reads use it
+        # Whether the committed rows have checksums, as all do since format 4: False until the
+        # first look. And how the next commit converts the rows that have none.
+        self._with_checksums = False
+        self._convert: Callable[[Table, bytes, bytes], bytes] | None = None
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
@@ -101,46 +114,99 @@ class Index:
     # -- reading
 
     def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return a row's value, None if there is no such row.
+
+        Raises:
+            CorruptIndex: the row does not match its checksum.
+        """
         value = self._memtable.get(table, key)
         if not isinstance(value, Unchanged):
             return value
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot:
-            return snapshot.get(key, db=self._env.database(table))
+            return self._committed_value(snapshot, table, key)
 
-    def scan(self, table: Table, start: bytes, stop: bytes, limit: int = SCAN_PAGE) -> list[Row]:
-        """Return the first `limit` rows whose keys are in `[start, stop)`, in order."""
+    def scan(
+        self,
+        table: Table,
+        start: bytes,
+        stop: bytes,
+        limit: int = SCAN_PAGE,
+        *,
+        damaged: set[bytes] | None = None,
+    ) -> list[Row]:
+        """Return the first `limit` rows whose keys are in `[start, stop)`, in order.
+
+        Args:
+            table: of the rows.
+            start: the lowest key.
+            stop: above the highest key.
+            limit: the most rows.
+            damaged: pass over rows that do not match their checksums, and add their keys to this.
+
+        Raises:
+            CorruptIndex: a row does not match its checksum, and there is no `damaged`.
+        """
         changed, stop = self._memtable.changes(table, start, stop, limit)
-        rows = self._committed(table, start, stop, limit, changed)
+        rows = self._committed(table, start, stop, limit, changed, damaged)
         if not changed:
             return rows
         rows.extend((key, value) for key, value in changed.items() if value is not None)
         return sorted(rows)[:limit]
 
-    def pages(self, table: Table, start: bytes = b"", stop: bytes = KEY_END) -> Iterator[Row]:
+    def pages(
+        self,
+        table: Table,
+        start: bytes = b"",
+        stop: bytes = KEY_END,
+        *,
+        damaged: set[bytes] | None = None,
+    ) -> Iterator[Row]:
         """Yield every row whose key is in `[start, stop)`, in order.
 
-        Rows are read `SCAN_PAGE` at a time, so changes made meanwhile may or may not show.
+        Rows are read `SCAN_PAGE` at a time, so changes made meanwhile may or may not show. For the
+        arguments and exceptions see `scan`.
         """
-        while rows := self.scan(table, start, stop):
+        while rows := self.scan(table, start, stop, damaged=damaged):
             yield from rows
             if len(rows) < SCAN_PAGE:
                 return
             start = rows[-1][0] + b"\0"
 
+    def has(self, table: Table, key: bytes) -> bool:
+        """Whether there is a row. It may not match its checksum."""
+        value = self._memtable.get(table, key)
+        if isinstance(value, Unchanged):
+            value = self.stored(table, key)
+        return value is not None
+
+    def keys(self, table: Table, start: bytes = b"", stop: bytes = KEY_END) -> Iterator[bytes]:
+        """Yield the keys in `[start, stop)` in order, except those of damaged rows."""
+        return (key for key, _ in self.pages(table, start, stop, damaged=set()))
+
     def floor(self, table: Table, key: bytes, low: bytes) -> Row | None:
-        """Return the last row whose key is in `[low, key]`, None if there is none."""
-        while True:
-            floor = self._floor_key(table, key, low)
-            if floor is None:
-                return None
+        """Return the last row whose key is in `[low, key]`, None if there is none.
+
+        Raises:
+            CorruptIndex: the row does not match its checksum.
+        """
+        for floor in self._floor_keys(table, key, low):
             if (value := self.get(table, floor)) is not None:
                 return floor, value
+        return None
+
+    def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
+        """Return the last key in `[low, key]`, None if there is none."""
+        keys = self._floor_keys(table, key, low)
+        return next((floor for floor in keys if self.has(table, floor)), None)
+
+    def _floor_keys(self, table: Table, key: bytes, low: bytes) -> Iterator[bytes]:
+        """Yield the last key in `[low, key]`, of a row or of a deletion, then the one before it."""
+        while key >= low and (floor := self._floor_key(table, key, low)) is not None:
+            yield floor
             # A deleted row. Keys here are numbers of fixed length: the key before is one less.
             key = (int.from_bytes(floor, "big") - 1).to_bytes(len(floor), "big")
-            if key < low:
-                return None
 
     def _floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
         # The last key in `[low, key]`, in LMDB or the memtable; its row may be a deletion.
@@ -157,19 +223,48 @@ class Index:
         return max(keys, default=None)
 
     def _committed(
-        self, table: Table, start: bytes, stop: bytes, limit: int, hidden: dict[bytes, bytes | None]
+        self,
+        table: Table,
+        start: bytes,
+        stop: bytes,
+        limit: int,
+        hidden: dict[bytes, bytes | None],
+        damaged: set[bytes] | None,
     ) -> list[Row]:
         rows: list[Row] = []
         if not self._env.has(table):
             return rows
         with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
-            if cursor.set_range(start):
-                for key, value in cursor:
-                    if key >= stop or len(rows) >= limit:
-                        break
-                    if key not in hidden:
-                        rows.append((key, value))
+            with_checksums = self._have_checksums(snapshot)
+            for key, stored in cursor if cursor.set_range(start) else ():
+                if key >= stop or len(rows) >= limit:
+                    break
+                if key in hidden:
+                    continue
+                try:
+                    rows.append((key, checked(table, key, stored) if with_checksums else stored))
+                except CorruptIndex:
+                    if damaged is None:
+                        raise
+                    damaged.add(key)
         return rows
+
+    def _committed_value(
+        self, snapshot: "lmdb.Transaction[bytes]", table: Table, key: bytes
+    ) -> bytes | None:
+        stored = snapshot.get(key, db=self._env.database(table))
+        if stored is None or not self._have_checksums(snapshot):
+            return stored
+        return checked(table, key, stored)
+
+    def _have_checksums(self, snapshot: "lmdb.Transaction[bytes]") -> bool:
+        """Whether the rows of a snapshot have checksums; another process may have added them."""
+        if not self._with_checksums:
+            self._with_checksums = all(
+                len(snapshot.get(key, b"", db=self._env.database(table))) != length
+                for table, key, length in _FIRST_ROWS
+            )
+        return self._with_checksums
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
         if self._pins and (pin := self._pins.get(get_ident())) is not None:
@@ -200,6 +295,13 @@ class Index:
         if not self._read_only or not self._env.has(table):
             return self.get(table, key)
         with self._env.transaction() as snapshot:
+            return self._committed_value(snapshot, table, key)
+
+    def stored(self, table: Table, key: bytes) -> bytes | None:
+        """Return a row's value as of the last commit, with its checksum, right or wrong."""
+        if not self._env.has(table):
+            return None
+        with self._snapshot() as snapshot:
             return snapshot.get(key, db=self._env.database(table))
 
     def version(self, table: Table) -> int:
@@ -247,7 +349,7 @@ class Index:
     def delete(self, table: Table, key: bytes) -> None:
         """Remove `key`; it need not exist."""
         # The deletion of no row would only stay in the memtable, for scans to step over.
-        if self.get(table, key) is not None:
+        if self.has(table, key):
             self._set(table, key, None)
 
     def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
@@ -307,19 +409,54 @@ class Index:
             self.seal().write()
             self.release()
 
+    def add_checksums(self, convert: Callable[[Table, bytes, bytes], bytes]) -> None:
+        """Convert every committed row, and give it a checksum, with the next commit.
+
+        No other thread may read meanwhile. Does nothing if the rows have checksums.
+
+        Args:
+            convert: returns the new value of a row, from its table, key and value.
+        """
+        self._convert = convert
+
     def apply(self, changes: Layer) -> None:
         """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
+            with_checksums = self._have_checksums(transaction)
+            if self._convert is not None and not with_checksums:
+                for table in changes:
+                    self._add_checksums(transaction, table, self._convert)
+                with_checksums = True
             for table, rows in changes.items():
                 database = self._env.database(table)
                 for key, value in rows.items():
                     if value is None:
                         transaction.delete(key, db=database)
                     else:
-                        transaction.put(key, value, db=database)
+                        stored = with_checksum(table, key, value) if with_checksums else value
+                        transaction.put(key, stored, db=database)
 
         self._env.write(work)
+        self._convert = None
+
+    def _add_checksums(
+        self,
+        transaction: "lmdb.Transaction[bytes]",
+        table: Table,
+        convert: Callable[[Table, bytes, bytes], bytes],
+    ) -> None:
+        database = self._env.database(table)
+        start = b""
+        while True:
+            with transaction.cursor(database) as cursor:
+                rows = list(islice(cursor, SCAN_PAGE)) if cursor.set_range(start) else []
+            for key, value in rows:
+                stored = with_checksum(table, key, convert(table, key, value))
+                transaction.put(key, stored, db=database)
+            if len(rows) < SCAN_PAGE:
+                return
+            start = rows[-1][0] + b"\0"
 
     def sync(self) -> None:
         """Make the last commit durable: its process may have been killed in the middle of it.
@@ -343,6 +480,7 @@ class Index:
             TimeoutError: a read lasts beyond the deadline, in monotonic seconds.
         """
         self._env.reopen(deadline)
+        self._with_checksums = False
 
     def after_fork_in_child(self) -> None:
         """Drop the locks and the reads of threads that a forked child does not have."""

@@ -122,6 +122,10 @@ class Inode:
         56      u64   parent    of a directory; 0 if it was removed, and for all other inodes
         64      u16   format    `Format` its content was recognised as
         66      -     zero
+        68      u32   staging_rows  its rows in `staged`, `lost` and `trims`
+        72      u64   mapped    bytes of its extents
+
+    The last two are totals, zero before format 4: see `files.inode_totals`.
     """
 
     inode: InodeNumber
@@ -136,8 +140,10 @@ class Inode:
     ctime_ns: int
     parent: InodeNumber
     format: Format
+    staging_rows: int = 0
+    mapped: int = 0
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIIIQQqqqQH14x")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIIIQQqqqQH2xIQ")
 
     def to_bytes(self) -> bytes:
         return self.LAYOUT.pack(
@@ -152,6 +158,8 @@ class Inode:
             self.ctime_ns,
             self.parent,
             self.format,
+            self.staging_rows,
+            self.mapped,
         )
 
     @classmethod
@@ -162,9 +170,10 @@ class Inode:
             CorruptIndex: wrong length, or an unknown format number.
         """
         try:
-            *fields, parent, number = cls.LAYOUT.unpack(value)
-            recognised = Format(number)
-            return cls(InodeNumber(inode), *fields, InodeNumber(parent), recognised)  # type: ignore[call-arg]
+            *fields, parent, number, rows, mapped = cls.LAYOUT.unpack(value)
+            return cls(
+                InodeNumber(inode), *fields, InodeNumber(parent), Format(number), rows, mapped
+            )  # type: ignore[call-arg]
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"inode {inode}: {exc}") from exc
 

@@ -1,9 +1,7 @@
 """Repair of any damage: it never fails, ends sound, and no file reads as something else.
 
-One damage is beyond it: rows carry no checksum, so one that is damaged into another possible one
-(an extent that leads to another chunk, a larger size) cannot be recognised; nor can damage of
-staged bytes. The damage here leaves a trace: rows that are gone or do not decode, and bytes in
-packs.
+The damage is to rows, which vanish, do not decode, or have other bits below their checksums, and to
+bytes in packs. Damage of staged bytes is beyond it.
 """
 
 import random
@@ -17,10 +15,8 @@ from modelfs.store.index.records import SUPERBLOCK
 from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
+from tests.support.damaged_rows import flipped, raw_rows
 from tests.support.sample_store import Sample
-
-# If a row of these is gone, no other row shows that there was one.
-UNTRACED = frozenset({Table.STAGED, Table.TRIMS})
 
 
 def damage_row(sample: Sample, chance: random.Random) -> None:
@@ -30,7 +26,7 @@ def damage_row(sample: Sample, chance: random.Random) -> None:
         return
     key = chance.choice(rows)
     how = chance.choice(["delete", "junk", "stray"])
-    if how == "junk" or table in UNTRACED:
+    if how == "junk":
         sample.put(table, key, b"junk!")
     elif how == "delete":
         sample.delete(table, key)
@@ -50,6 +46,30 @@ def damage_pack(sample: Sample, chance: random.Random) -> None:
     sample.pack.write_bytes(data)
 
 
+def damage_stored(path: Path, chance: random.Random) -> None:
+    """Flip a bit of a row as LMDB has it, or let the row vanish."""
+    with raw_rows(path / "index") as rows:
+        of_table = rows[chance.choice([table for table in Table if rows[table]])]
+        key = chance.choice(sorted(of_table))
+        match chance.choice(["value", "key", "vanish"]):
+            case "value":
+                of_table[key] = flipped(of_table[key], chance.randrange(8 * len(of_table[key])))
+            case "key":
+                of_table[flipped(key, chance.randrange(8 * len(key)))] = of_table.pop(key)
+            case _:
+                del of_table[key]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_flipped_bit_is_too_much(sample: Sample, good: Contents, seed: int) -> None:
+    """After bits of rows have flipped, each file reads as before, or fails and is named."""
+    chance = random.Random(seed)
+    sample.store.abandon()
+    for _ in range(chance.choice([1, 2, 5])):
+        damage_stored(sample.path, chance)
+    _repair_and_compare(sample, good)
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_no_damage_is_too_much(sample: Sample, good: Contents, seed: int) -> None:
     """After any damage and a repair the store is sound, and what is not named reads as before."""
@@ -58,6 +78,10 @@ def test_no_damage_is_too_much(sample: Sample, good: Contents, seed: int) -> Non
         chance.choice([damage_row, damage_row, damage_pack])(sample, chance)
     sample.store.index.commit()
     sample.store.abandon()
+    _repair_and_compare(sample, good)
+
+
+def _repair_and_compare(sample: Sample, good: Contents) -> None:
     report = repair(sample.path, data=True)
     assert report.after.findings == []
     named = lost_files(report) | {path for each in report.found for path in each.files}

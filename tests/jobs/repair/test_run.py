@@ -222,9 +222,17 @@ MENDED: Final[tuple[Damage, ...]] = (
     *(miscount_pack, damage_pack_header, damage_segment_table, damage_segment_header),
     *(drop_dentry, junk_dentry, mislead_dentry, drop_line, drop_parent, bad_cookie, twin_cookie),
     *(wrong_links, wrong_parent, named_orphan, unlisted_orphan, wrong_target_size),
-    *(counters_behind, wrong_totals, superblock_version, forget_truncation, shrink_file),
+    *(counters_behind, wrong_totals, superblock_version, shrink_file),
     rows_of_nobody,
 )
+
+
+def test_a_forgotten_truncation_loses_its_file(sample: Sample, good: Contents) -> None:
+    """Bytes that were cut off, and may have been replaced by zeros, do not come back."""
+    forget_truncation(sample)
+    report = mend(sample)
+    assert lost_files(report) == {b"/cut"}
+    assert files_of(sample.path) == good | {b"/cut": None}
 
 
 @pytest.mark.parametrize("damage", MENDED, ids=lambda damage: damage.__name__)

@@ -19,6 +19,7 @@ from modelfs.errors import CorruptIndex, StoreBusy, StoreFull
 from modelfs.store.index import environment as environment_module
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.index import Index
+from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
 
@@ -95,7 +96,9 @@ def test_a_panic_waits_for_transactions(index: Index) -> None:
         with index._env.transaction() as transaction:
             inside.set()
             go.wait(20)
-            values.append(transaction.get(b"a", db=index._env.database(Table.META)))
+            stored = transaction.get(b"a", db=index._env.database(Table.META))
+            assert stored is not None
+            values.append(checked(Table.META, b"a", stored))
 
     def another() -> None:
         values.append(index.get(Table.META, b"a"))
@@ -193,6 +196,7 @@ READ = """
 import sys
 from pathlib import Path
 from modelfs.store.index.index import Index
+from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import Table
 index = Index(Path(sys.argv[1]), read_only=True)
 index.get(Table.META, b"a")

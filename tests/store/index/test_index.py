@@ -25,6 +25,7 @@ from modelfs.store.index import index as index_module
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.memtable import Memtable
 from modelfs.store.index.tables import Table, pair_key
+from tests.support.damaged_rows import flipped, raw_rows
 from tests.support.stores import run_apart
 
 TABLES = st.sampled_from([Table.EXTENTS, Table.TRIMS])
@@ -404,3 +405,73 @@ def test_an_interrupted_change_is_never_committed(
     reopened = Index(tmp_path)
     assert list(reopened.pages(table)) == [(rows[0], b"old")]
     reopened.close()
+
+
+# -- damaged rows
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Iterator[Index]:
+    """An index with rows a to e in a table, of which b and d are damaged."""
+    index = Index(tmp_path)
+    with index.change():
+        for name in (b"a", b"b", b"c", b"d", b"e"):
+            index.put(Table.META, name, name * 3)
+    index.commit()
+    index.close()
+    with raw_rows(tmp_path) as rows:
+        for name in (b"b", b"d"):
+            rows[Table.META][name] = flipped(rows[Table.META][name], 3)
+    index = Index(tmp_path)
+    yield index
+    index.close()
+
+
+def test_a_damaged_row_is_an_error(damaged: Index) -> None:
+    """Reading a row that does not match its checksum, alone or among others, raises."""
+    assert damaged.get(Table.META, b"a") == b"aaa"
+    for read in (
+        lambda: damaged.get(Table.META, b"b"),
+        lambda: damaged.get_newest(Table.META, b"b"),
+        lambda: damaged.scan(Table.META, b"", b"z"),
+        lambda: list(damaged.pages(Table.META)),
+        lambda: damaged.floor(Table.META, b"d", b"a"),
+    ):
+        with pytest.raises(CorruptIndex, match="does not match its checksum"):
+            read()
+
+
+@pytest.mark.parametrize("limit", range(1, 7))
+def test_damaged_rows_can_be_passed_over(damaged: Index, limit: int) -> None:
+    """A scan may name damaged rows in place of raising; it still returns `limit` whole rows."""
+    keys: set[bytes] = set()
+    rows = damaged.scan(Table.META, b"", b"z", limit, damaged=keys)
+    assert rows == [(name, name * 3) for name in (b"a", b"c", b"e")][:limit]
+    assert keys == set((set(), {b"b"}, {b"b", b"d"}, {b"b", b"d"})[min(limit - 1, 3)])
+    assert list(damaged.keys(Table.META)) == [b"a", b"c", b"e"]
+
+
+def test_a_damaged_row_exists(damaged: Index) -> None:
+    """Look-ups of keys alone see it, it can be read as it is, deleted, and written again."""
+    assert damaged.has(Table.META, b"d")
+    assert damaged.floor_key(Table.META, b"d", b"a") == b"d"
+    assert (damaged.stored(Table.META, b"d") or b"")[1:3] == b"dd"
+    with damaged.change():
+        damaged.delete(Table.META, b"b")
+        damaged.put(Table.META, b"d", b"new")
+    damaged.commit()
+    assert not damaged.has(Table.META, b"b")
+    assert list(damaged.pages(Table.META)) == [
+        *((name, name * 3) for name in (b"a", b"c")),
+        (b"d", b"new"),
+        (b"e", b"eee"),
+    ]
+
+
+def test_a_changed_row_hides_a_damaged_one(damaged: Index) -> None:
+    """Before its commit a new value is read in place of the damaged row."""
+    with damaged.change():
+        damaged.put(Table.META, b"b", b"new")
+        damaged.delete(Table.META, b"d")
+    assert [value for _, value in damaged.pages(Table.META)] == [b"aaa", b"new", b"ccc", b"eee"]
+    assert damaged.floor_key(Table.META, b"d", b"a") == b"c"

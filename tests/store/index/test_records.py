@@ -48,6 +48,8 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
         ctime_ns=I64,
         parent=INODES,
         format=st.sampled_from(Format),
+        staging_rows=U32,
+        mapped=U64,
     ),
     "dentry": st.builds(Dentry, inode=INODES, cookie=U64),
     "listed": st.builds(Listed, inode=INODES, name=st.binary(min_size=1, max_size=255)),

@@ -1,0 +1,75 @@
+"""Repair of files with missing rows, which the totals in their inode records show.
+
+A row that is gone has no trace of its own. If rows of staged content are missing, the newest bytes
+of the file are unknown anywhere: the whole file is lost. If extents are missing, only its holes are
+lost: see `missing_extents`. A broken row that is still under its own key is not missing: the
+repair of windows and maps loses the range of that key alone.
+
+Example. Inode 5 has 3 rows of staged content by its record: two windows and a truncation. The row
+of window 1 is gone, so reads of the file would find older bytes there. It is mapped to a lost
+chunk, and the staging files are set aside.
+"""
+
+from modelfs.jobs.repair.context import RepairContext
+from modelfs.store.files.inode_totals import Totals, count_totals
+from modelfs.store.files.staged_file import window_name
+from modelfs.store.index.records import Inode, StagedWindow
+from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
+
+
+def lose_incomplete_files(context: RepairContext) -> None:
+    """Lose the content of files with missing rows of staged content."""
+    if not context.has_totals:
+        return
+    counted = context.view().inode_totals
+    for node in list(context.view().inodes()):
+        rows = counted.get(node.inode, Totals()).staging_rows + _in_place(context, node.inode)
+        if rows < node.staging_rows:
+            _lose_staged(context, node)
+            context.lose(node.inode, 0, node.size)
+            message = f"inode {node.inode}: all bytes are lost, rows of staged content are missing"
+            tensors = context.view().tensors(node.inode, 0, node.size)
+            context.quarantined(message, (context.path(node.inode),), tensors)
+
+
+def _in_place(context: RepairContext, inode: int) -> int:
+    """Return how many broken rows of an inode are under their own keys."""
+    windows = {
+        key
+        for key in context.unreadable[Table.STAGED]
+        if len(key) == 16 and _has_file(context, *pair_of(key))
+    }
+    lost = {
+        key
+        for key in context.unreadable[Table.LOST]
+        if key in windows or context.index.has(Table.STAGED, key)
+    }
+    trims = {key for key in context.unreadable[Table.TRIMS] if len(key) == 8}
+    return sum(number_of(key) == inode for keys in (windows, lost, trims) for key in keys)
+
+
+def _has_file(context: RepairContext, inode: int, number: int) -> bool:
+    return any(context.store.staging.folder.glob(f"{inode:x}-{number:x}-*"))
+
+
+def _lose_staged(context: RepairContext, node: Inode) -> None:
+    keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
+    for key, value in list(context.index.pages(Table.STAGED, *keys)):
+        name = window_name(*pair_of(key), StagedWindow.from_bytes(value).generation)
+        context.quarantine.add_file(context.store.staging.folder / name)
+        for table in (Table.STAGED, Table.LOST):
+            context.drop(table, key, "other rows of the file's staged content are missing")
+    context.drop(Table.TRIMS, number_key(node.inode), "other rows of the file are missing")
+
+
+def recount_totals_of_inodes(context: RepairContext) -> None:
+    """Give each inode record the totals of the rows that there are."""
+    counted = count_totals(context.index.pages)
+    corrected = 0
+    for node in list(context.view().inodes()):
+        right = counted.get(node.inode, Totals())
+        if right != Totals.of(node):
+            context.put_node(right.put_into(node))
+            corrected += 1
+    if corrected and context.has_totals:
+        context.repaired(f"inode records whose totals are corrected: {corrected}")

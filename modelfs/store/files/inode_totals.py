@@ -1,0 +1,93 @@
+"""The totals in inode records: the number and the sums of other rows.
+
+An inode's record has the bytes of the file's extents, and the number of its rows in `staged`,
+`lost` and `trims`. A change of these rows changes the totals in the same change of the index. A row
+may vanish, because its key is damaged or the disk has an old page of the index. Then a read of the
+file fails, and fsck names the file.
+
+Example. The file of inode 5 has 3 MiB in 3 extents, and its record has a total of 3 MiB. The row of
+the second extent is gone. A read there finds a hole, but by size and total the file has no hole:
+`CorruptIndex`.
+
+Records of formats 1 to 3 have zeros in place of the totals, and an upgrade counts them.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from modelfs.errors import CorruptIndex
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import Extent, Inode
+from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_of
+
+# The first format whose inode records have totals.
+TOTALS_SINCE: Final = 4
+STAGING_TABLES: Final = (Table.STAGED, Table.LOST, Table.TRIMS)
+
+
+class Totals(NamedTuple):
+    """The totals of one inode."""
+
+    staging_rows: int = 0
+    mapped: int = 0  # bytes
+
+    @classmethod
+    def of(cls, node: Inode) -> "Totals":
+        """Return the totals that a record has."""
+        return cls(node.staging_rows, node.mapped)
+
+    def put_into(self, node: Inode) -> Inode:
+        """Return a record with these totals."""
+        if Totals.of(node) == self:
+            return node
+        return dataclasses.replace(node, staging_rows=self.staging_rows, mapped=self.mapped)
+
+
+def add_to_totals(
+    index: Index, inode: InodeNumber, *, staging_rows: int = 0, mapped: int = 0
+) -> None:
+    """Add to the totals in an inode's record, if it has one, inside a change of the index.
+
+    Raises:
+        CorruptIndex: the record is damaged, or a total would be negative.
+    """
+    key = number_key(inode)
+    if (mapped or staging_rows) and (value := index.get(Table.INODES, key)) is not None:
+        node = Inode.from_bytes(inode, value)
+        totals = Totals(node.staging_rows + staging_rows, node.mapped + mapped)
+        if min(totals) < 0:
+            raise CorruptIndex(f"inode {inode} has negative totals: {totals}")
+        index.put(Table.INODES, key, totals.put_into(node).to_bytes())
+
+
+def count_totals(
+    pages: Callable[[Table], Iterator[tuple[bytes, bytes]]],
+) -> dict[int, Totals]:
+    """Return the right totals of each inode that has rows.
+
+    Args:
+        pages: returns the rows of a table. Extents that do not decode count as none.
+    """
+    mapped: dict[int, int] = {}
+    for key, value in pages(Table.EXTENTS):
+        with contextlib.suppress(CorruptIndex):
+            inode, start = pair_of(key)
+            mapped[inode] = mapped.get(inode, 0) + Extent.from_bytes(start, value).length
+    rows: dict[int, int] = {}
+    for table in STAGING_TABLES:
+        for key, _ in pages(table):
+            rows[number_of(key)] = rows.get(number_of(key), 0) + 1
+    return {
+        inode: Totals(rows.get(inode, 0), mapped.get(inode, 0)) for inode in mapped.keys() | rows
+    }
+
+
+def with_totals(totals: dict[int, Totals], key: bytes, value: bytes) -> bytes:
+    """Return the value of a row of `inodes` with the inode's totals; as it is, if it is damaged."""
+    try:
+        node = Inode.from_row(key, value)
+    except CorruptIndex:
+        return value
+    return totals.get(node.inode, Totals()).put_into(node).to_bytes()
