@@ -13,7 +13,6 @@
 """
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import io
@@ -30,9 +29,6 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
-from modelfs.store.disk.descriptors import sync_folder
-from modelfs.store.files.inode_totals import count_totals, with_totals
-from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
@@ -120,45 +116,6 @@ def check_format(folder: Path) -> int:
             f"{folder} has format {version}; this version of modelfs reads up to {FORMAT_VERSION}"
         )
     return version
-
-
-def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
-    """Set the format of an older store to `FORMAT_VERSION`, and return its new superblock.
-
-    Existing records stay as they are, since all old forms are still read, but rows get checksums,
-    and inodes their totals. The
-    new number keeps older versions from opening the store, before this version writes rows that
-    they cannot read. The next commit has the rest. A crash before it leaves a superblock that is
-    older than the format file; the next open for writing repeats the upgrade.
-
-    Raises:
-        OSError: the disk is full or failed.
-    """
-    if check_format(folder) < FORMAT_VERSION:
-        path = folder / FORMAT_NEW
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w") as file:
-            file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
-            file.flush()
-            os.fsync(file.fileno())
-        path.replace(folder / FORMAT_FILE)
-        sync_folder(folder)
-    if block.version >= FORMAT_VERSION:
-        return block
-    new = dataclasses.replace(block, version=FORMAT_VERSION)
-    with index.change():
-        if block.version < 2:
-            # Format 1 has no list of files to optimize: the optimizer walks over all files.
-            Counters(index).set(OPTIMIZE_WALK, 1)
-            Counters(index).set(OPTIMIZE_AGAIN, 0)
-        index.put(Table.META, SUPERBLOCK, new.to_bytes())
-        totals = count_totals(index.pages)
-
-        def convert(table: Table, key: bytes, value: bytes) -> bytes:
-            return with_totals(totals, key, value) if table is Table.INODES else value
-
-        index.add_checksums(convert)
-    return new
 
 
 def check_index(folder: Path) -> None:

@@ -50,7 +50,6 @@ from modelfs.store.folder import (
     check_index,
     lock,
     read_superblock,
-    upgrade,
 )
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
@@ -71,6 +70,7 @@ from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.sessions import begin_session
 from modelfs.store.statistics import Statistics
+from modelfs.store.upgrade import upgrade
 
 log = logging.getLogger(__name__)
 

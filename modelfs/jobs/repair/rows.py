@@ -7,9 +7,9 @@ from typing import Final
 from modelfs.jobs.check.rows import OF_INODES
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.staged_file import window_name
-from modelfs.store.folder import upgrade
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
+from modelfs.store.upgrade import upgrade
 
 # Without a row of these tables, something is lost. The rows of all others can be restored from
 # other tables or made again when they are needed, or a later pass reports the loss.
