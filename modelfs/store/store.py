@@ -178,7 +178,9 @@ class Store:
         )
         self.cache = ChunkCache(cache_size)
         self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
-        self.chunk_reader = ChunkReader(self.chunks, self.packs, self.cache)
+        self.chunk_reader = ChunkReader(
+            self.chunks, self.packs, self.cache, self.superblock.chunk_size
+        )
         self.reclaimer = Reclaimer(index, self.chunks, self.chunk_reader, self.packs)
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
 

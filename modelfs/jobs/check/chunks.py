@@ -3,14 +3,13 @@
 import stat
 from collections.abc import Iterator
 
-from modelfs.codecs import CODECS, DERIVATIONS
-from modelfs.codecs.base import CodecId
 from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.impact import chunk_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
+from modelfs.store.chunks.form import form_problem
 from modelfs.store.files.inode_totals import TOTALS_SINCE
-from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
+from modelfs.store.index.chunk_records import UNKNOWN
 from modelfs.store.index.decoders import decode_hash, decode_mark, decode_number
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, ChunkId, InodeNumber, Table, number_key
@@ -153,28 +152,3 @@ def forms_are_possible(view: CheckView, _: Reported) -> Iterator[Finding]:
         if (problem := form_problem(record, view.store.superblock.chunk_size)) is not None
     }
     yield from chunk_findings(view, "chunk-form", problems)
-
-
-def form_problem(record: Chunk, chunk_size: int) -> str | None:
-    """Return a contradiction inside a chunk record, None if there is none.
-
-    Args:
-        record: of a chunk.
-        chunk_size: of the store, in bytes: no chunk is larger.
-    """
-    if not 0 < record.size <= chunk_size:
-        return f"its size is {record.size}"
-    if record.is_lost:
-        has_place = any((record.pack, record.offset, record.stored))
-        return "it is lost, but has a place" if has_place else None
-    if record.kind is ChunkKind.PLAIN:
-        is_possible = record.codec is CodecId.RAW
-    else:
-        is_possible = record.codec in (DERIVATIONS if record.kind is ChunkKind.DERIVED else CODECS)
-    if not is_possible:
-        return f"a {record.kind.name} chunk with codec {record.codec.name}"
-    if record.stored > record.size:
-        return f"{record.size} bytes stored in {record.stored}"
-    if record.kind is ChunkKind.PLAIN and record.stored != record.size:
-        return f"{record.size} plain bytes stored in {record.stored}"
-    return None

@@ -5,13 +5,13 @@ import os
 from collections.abc import Collection, Iterator
 
 from modelfs.errors import CorruptChunk, CorruptPack
-from modelfs.jobs.check.chunks import form_problem
 from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.impact import chunk_finding, chunk_findings
 from modelfs.jobs.check.lineage import recipe_problem
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.steps import Progress
+from modelfs.store.chunks.form import form_problem
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.tables import KEY_MAX, ChunkId, PackId, Table, number_key
 from modelfs.store.packs.segment import PAGE, Entry

@@ -32,12 +32,10 @@ from modelfs.codecs import cast, delta, quantise, transpose
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element, element_of
 from modelfs.jobs.optimize.forms import Form, derived_form
+from modelfs.store.chunks.form import TENSOR_MAX
 from modelfs.store.chunks.recipe import SourceRun
 from modelfs.store.files.tensor_view import TensorView
 
-# Larger tensors are not transposed. A transposed tensor is made as a whole, as each part of it
-# needs the whole source, and it has to fit the chunk cache beside others.
-TRANSPOSE_MAX: Final = 128 << 20
 # The blocks in which two byte strings are compared for a common beginning.
 GRAIN: Final = 64 << 10
 # The bytes of a source that are read at a time to find its extremes.
@@ -140,7 +138,7 @@ class TransposeEncoder:
 
     @cached_property
     def _transposed(self) -> bytes | None:
-        if self._values is None or not self._geometry.size == self._source.size <= TRANSPOSE_MAX:
+        if self._values is None or not self._geometry.size == self._source.size <= TENSOR_MAX:
             return None  # too large, or its elements have less than a byte
         return transpose.whole(self._values, self._geometry)
 

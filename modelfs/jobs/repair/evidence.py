@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import xxhash
 
 from modelfs.errors import CorruptChunk, CorruptData
-from modelfs.jobs.check.chunks import form_problem
 from modelfs.jobs.check.packs import entry_of
 from modelfs.jobs.repair.pack_files import PackState
+from modelfs.store.chunks.form import form_problem
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.store import Store

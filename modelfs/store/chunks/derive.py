@@ -16,6 +16,8 @@ from typing import Final
 from modelfs.codecs import DERIVATIONS
 from modelfs.codecs.base import Bytes, CodecId
 from modelfs.errors import CorruptChunk
+from modelfs.store.chunks.form import check_source
+from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.chunks.transposed import TransposedParts
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
@@ -23,6 +25,9 @@ from modelfs.store.index.tables import ChunkId
 
 # Source chunks kept in memory while one chunk is gathered: its runs may alternate between them.
 SOURCES_KEPT: Final = 4
+
+# Twice the longest chain that the optimizer makes: repair can read longer ones, and shorten them.
+STACK_MAX: Final = 2 * CHAIN_MAX
 
 Load = Callable[[ChunkId], bytes]
 
@@ -49,9 +54,13 @@ class RecipeReader:
 
         Raises:
             CorruptChunk: a source chunk is damaged or missing.
-            KeyError, ValueError: the recipe does not yield `record.size` bytes.
+            KeyError, ValueError: the recipe does not yield `record.size` bytes, its source is too
+                long, or the chain of derivations is.
         """
+        check_source(record, recipe.runs)
         stack = self._stack()
+        if len(stack) >= STACK_MAX:
+            raise ValueError(f"it derives from others in more than {STACK_MAX} steps")
         stack.append(chunk)
         try:
             if is_transposed_part(record):

@@ -28,6 +28,7 @@ from modelfs.codecs.base import Bytes
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
 from modelfs.store.chunks.cache import ChunkCache
 from modelfs.store.chunks.derive import RecipeReader, is_transposed_part
+from modelfs.store.chunks.form import form_problem
 from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.chunks.single_flight import SingleFlight
 from modelfs.store.chunks.table import ChunkTable
@@ -46,7 +47,9 @@ T = TypeVar("T")
 class ChunkReader:
     """Reads chunks. Any thread."""
 
-    def __init__(self, table: ChunkTable, packs: Packs, cache: ChunkCache) -> None:
+    def __init__(self, table: ChunkTable, packs: Packs, cache: ChunkCache, chunk_size: int) -> None:
+        """Make a reader of a store whose chunks have at most `chunk_size` bytes."""
+        self._chunk_size = chunk_size
         self._table = table
         self._packs = packs
         self._cache = cache
@@ -187,6 +190,7 @@ class ChunkReader:
             self._verifying.do(record.place, lambda: self._verify(chunk, record))
 
     def _verify(self, chunk: ChunkId, record: Chunk) -> None:
+        self._check_form(chunk, record)
         # A buffer for each thread: allocating memory for every chunk costs as much as the hash.
         scratch = getattr(self._local, "scratch", b"")
         if len(scratch) < record.stored:
@@ -209,12 +213,17 @@ class ChunkReader:
         """
         if record.is_lost:
             raise CorruptChunk(chunk, "its bytes are lost; a good copy of the file restores them")
+        self._check_form(chunk, record)
         try:
             stored = self._packs.read(record.pack, record.offset, record.stored)
         except CorruptPack as exc:
             raise CorruptChunk(chunk, str(exc)) from exc
         _check(chunk, record, stored)
         return stored
+
+    def _check_form(self, chunk: ChunkId, record: Chunk) -> None:
+        if (problem := form_problem(record, self._chunk_size)) is not None:
+            raise CorruptChunk(chunk, problem)
 
     def readable_bytes(self, chunk: ChunkId, record: Chunk) -> bytes | None:
         """Return a chunk's stored bytes; if they are damaged, log that and return None.
