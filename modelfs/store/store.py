@@ -37,6 +37,7 @@ from modelfs.store.files.content import Contents
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.flush import Flusher
+from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.files.orphans import Orphans
@@ -190,7 +191,14 @@ class Store:
         self.staging = Staging(self.folder / STAGING, index, read_only=read_only)
         self.attributes = Attributes(index, self.inodes, self.staging)
         extents = ExtentCache(index, self.maps, self.chunks)
-        self.contents = Contents(self.inodes, extents, self.chunk_reader, self.packs, self.staging)
+        self.contents = Contents(
+            self.inodes,
+            extents,
+            self.chunk_reader,
+            self.packs,
+            self.staging,
+            lambda: self.superblock.version >= TOTALS_SINCE,
+        )
         self.writes = Writes(self.contents, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import DEADLINE, Mount, drop_kernel_caches, run, run_python
+from tests.support.mounts import DEADLINE, Mount, drop_kernel_caches, modelfs, run, run_python
 from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.mount
@@ -83,6 +83,26 @@ def test_cp_within_the_mount(here: Path, family: Path) -> None:
     run("cp", "-a", here / "one", here / "two")
     assert digests(here / "two") == digests(family)
     assert attributes(here / "two") == attributes(family)
+
+
+def test_du_counts_no_holes(here: Path) -> None:
+    """`du` shows the bytes of a file that are not in holes; none is shown with no block at all."""
+    with (here / "holes").open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek(1 << 20)
+        file.write(os.urandom(1 << 20))
+    (here / "full").write_bytes(os.urandom(3 << 20))
+
+    def blocks(name: str) -> int:
+        return int(run("du", "--block-size=512", here / name).split()[0])
+
+    for _ in range(2):
+        assert (blocks("holes"), blocks("full")) == (2048, 6144)
+        modelfs("sync", here)
+        drop_kernel_caches()
+    with (here / "empty").open("wb") as file:
+        file.truncate(1 << 30)
+    assert blocks("empty") == 1
 
 
 def test_cp_sparse(here: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
 
 from modelfs.store.disk.space import Room
 from modelfs.store.files.attributes import Change
+from modelfs.store.files.content import Contents
 from modelfs.store.index.records import NAME_MAX, Inode
+from modelfs.store.index.tables import InodeNumber
 
 # How long the kernel may cache names and attributes, in seconds. Files change through the kernel
 # only, so its caches are never out of date.
@@ -19,8 +21,19 @@ BLOCK: Final = 4096
 PREFERRED_IO: Final = 128 << 10
 
 
-def entry_of(node: Inode) -> EntryAttributes:
-    """Return an inode record as the kernel's attributes."""
+def attributes_of(contents: Contents, inode: InodeNumber) -> EntryAttributes:
+    """Return the attributes of an inode.
+
+    Raises:
+        NotFound: there is no such inode.
+        CorruptIndex: its record is damaged.
+    """
+    node = contents.node(inode)
+    return entry_of(node, contents.allocated(node) if stat.S_ISREG(node.mode) else node.size)
+
+
+def entry_of(node: Inode, allocated: int) -> EntryAttributes:
+    """Return an inode record as the kernel's attributes; `allocated` bytes are not in holes."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(node.inode)
     entry.generation = 0
@@ -33,7 +46,9 @@ def entry_of(node: Inode) -> EntryAttributes:
     entry.st_rdev = node.rdev
     entry.st_size = BLOCK if stat.S_ISDIR(node.mode) else node.size
     entry.st_blksize = PREFERRED_IO
-    entry.st_blocks = (node.size + 511) // 512
+    # A file with content has a block: tar takes one without for a single hole, and the kernel may
+    # cache the number from before a write through a mapping.
+    entry.st_blocks = max((allocated + 511) // 512, min(node.size, 1))
     entry.st_atime_ns = node.atime_ns
     entry.st_mtime_ns = node.mtime_ns
     entry.st_ctime_ns = node.ctime_ns

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from pyfuse3 import EntryAttributes
 
-from modelfs.fs.requests.attributes import entry_of
+from modelfs.fs.requests.attributes import attributes_of
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -28,7 +28,7 @@ class Lookups:
 
     def entry(self, inode: InodeNumber) -> EntryAttributes:
         """Return the attributes of an inode for a reply that the kernel counts as a lookup."""
-        entry = entry_of(self._store.contents.node(inode))
+        entry = attributes_of(self._store.contents, inode)
         self.add(inode)
         return entry
 

@@ -48,8 +48,8 @@ from modelfs.errors import (
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
 from modelfs.fs.requests.attributes import (
+    attributes_of,
     change_of,
-    entry_of,
     is_exchange,
     is_noreplace,
     no_entry,
@@ -229,7 +229,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return entry_of(self._store.contents.node(InodeNumber(inode)))
+        return attributes_of(self._store.contents, InodeNumber(inode))
 
     @replies
     async def setattr(
@@ -249,7 +249,7 @@ class Operations(pyfuse3.Operations):
         change = change_of(attr, fields)
         if not fields.update_size or not change.is_empty():
             self._store.attributes.set(number, change)
-        return entry_of(self._store.contents.node(number))
+        return attributes_of(self._store.contents, number)
 
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:

@@ -18,7 +18,7 @@ from pyfuse3 import EntryAttributes
 
 from modelfs.errors import CorruptIndex, NotFound
 from modelfs.fs.handles import Handle
-from modelfs.fs.requests.attributes import entry_of
+from modelfs.fs.requests.attributes import attributes_of, entry_of
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -47,10 +47,10 @@ def entries(
     for cookie, name in ((DOT_COOKIE, b"."), (DOT_DOT_COOKIE, b"..")):
         if after < cookie:
             node = store.inodes.get(store.namespace.lookup(folder, name))
-            yield cookie, name, entry_of(node), None
+            yield cookie, name, entry_of(node, node.size), None
     for cookie, name, inode in _names(store.namespace, handle, max(after, DOT_DOT_COOKIE)):
         try:
-            entry = entry_of(store.contents.node(inode))
+            entry = attributes_of(store.contents, inode)
         except (NotFound, CorruptIndex) as exc:
             # One damaged entry must not hide all others, nor keep them from being removed.
             log.error("directory entry %s is damaged and not listed: %s", os.fsdecode(name), exc)

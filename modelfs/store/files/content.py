@@ -150,7 +150,10 @@ class Contents:
         reader: ChunkReader,
         packs: Packs,
         staging: Staging,
+        has_totals: Callable[[], bool],
     ) -> None:
+        """Open the contents of a store; `has_totals` returns whether its inodes have totals."""
+        self._has_totals = has_totals
         self._inodes = inodes
         self._extents = extents
         self._reader = reader
@@ -171,6 +174,21 @@ class Contents:
         node = self._inodes.get(inode)
         staged = self._staging.find(inode)
         return node if staged is None else with_staged_state(node, staged)
+
+    def allocated(self, node: Inode) -> int:
+        """Return how many bytes of a file are not in a hole, as a result of `node`.
+
+        Until staged bytes are in chunks, those that lie over mapped ones count twice, but never
+        more than the size. In a store of format 1 to 3 inodes have no totals: it is the size.
+        """
+        if not self._has_totals():
+            return node.size
+        mapped = node.mapped
+        if (staged := self._staging.find(node.inode)) is not None:
+            if staged.map_visible_to is not None:
+                mapped = min(mapped, staged.map_visible_to)
+            mapped += staged.staged_bytes
+        return min(mapped, node.size)
 
     def staged(self, inode: InodeNumber) -> StagedFile:
         """Return a file's staged state, for changes. Begins one if the file has none.

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 class RangeSet:
     """Disjoint ranges `[start, stop)` in order; neighbours that touch are one range."""
 
-    __slots__ = ("_starts", "_stops")
+    __slots__ = ("_starts", "_stops", "size")
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+        self.size = 0  # how many offsets are in the set
         for start, stop in ranges:
             self.add(start, stop)
 
@@ -36,11 +37,6 @@ class RangeSet:
     __hash__ = None  # type: ignore[assignment]  # it may change
 
     @property
-    def size(self) -> int:
-        """How many offsets are in the set."""
-        return sum(self._stops) - sum(self._starts)
-
-    @property
     def stop(self) -> int:
         """One past the last offset, 0 when empty."""
         return self._stops[-1] if self._stops else 0
@@ -53,6 +49,7 @@ class RangeSet:
         if first < last:
             start = min(start, self._starts[first])
             stop = max(stop, self._stops[last - 1])
+        self.size += stop - start - sum(self._stops[first:last]) + sum(self._starts[first:last])
         self._starts[first:last] = [start]
         self._stops[first:last] = [stop]
 
@@ -65,6 +62,8 @@ class RangeSet:
             return
         left, right = self._starts[first], self._stops[last - 1]
         kept = [(a, b) for a, b in ((left, start), (stop, right)) if a < b]
+        self.size += sum(b - a for a, b in kept)
+        self.size += sum(self._starts[first:last]) - sum(self._stops[first:last])
         self._starts[first:last] = [a for a, _ in kept]
         self._stops[first:last] = [b for _, b in kept]
 
@@ -89,10 +88,12 @@ class RangeSet:
         moved = RangeSet()
         moved._starts = [start + by for start in self._starts]
         moved._stops = [stop + by for stop in self._stops]
+        moved.size = self.size
         return moved
 
     def copy(self) -> "RangeSet":
         copy = RangeSet()
         copy._starts = self._starts.copy()
         copy._stops = self._stops.copy()
+        copy.size = self.size
         return copy

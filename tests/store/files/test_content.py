@@ -1,18 +1,22 @@
 """The content of files: reads of staged ranges over chunks, and the overlay of a map."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from modelfs.errors import CorruptChunk
 from modelfs.store.files.content import FileRun, overlay
 from modelfs.store.index.records import Extent
-from modelfs.store.index.tables import ChunkId, InodeNumber
+from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber
 from modelfs.store.store import Store
+from tests.support.golden_stores import GOLDENS, golden_store
 from tests.support.run_jobs import ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
+    Box,
     content_of,
+    durable,
     new_file,
     noise,
     overwrite,
@@ -113,3 +117,47 @@ def test_a_damaged_chunk_fails_its_bytes_only(opened: Store) -> None:
         opened.contents.read(inode, 0, 10)
     assert opened.contents.read(inode, CHUNK, 2 * CHUNK) == data[CHUNK:]
     overwrite(path, record.offset, data[:1])
+
+
+# -- allocated bytes
+
+
+def allocated(store: Store, inode: InodeNumber) -> int:
+    return store.contents.allocated(store.contents.node(inode))
+
+
+def test_holes_are_not_allocated(box: Box) -> None:
+    """Staged and ingested bytes are allocated, holes are not, and truncations give bytes back."""
+    store = box.store
+    inode = new_file(store, b"f", b"")
+    store.writes.truncate(inode, 1 << 30)
+    assert allocated(store, inode) == 0
+    store.writes.write(inode, 1 << 20, noise(5000))
+    assert allocated(store, inode) == 5000
+    durable(store, inode)
+    ingest_all(store)
+    assert (allocated(store, inode), store.inodes.get(inode).size) == (5000, 1 << 30)
+    store.writes.write(inode, 100, noise(70))
+    assert allocated(store, inode) == 5070
+    store.writes.truncate(inode, (1 << 20) + 1000)
+    ingest_all(store)
+    assert allocated(store, inode) == 1070
+
+
+def test_no_more_is_allocated_than_the_size(box: Box) -> None:
+    """Bytes that are rewritten in place count once where the file has no holes."""
+    store = box.store
+    inode = stored_file(store, b"f", noise(10_000))
+    store.writes.write(inode, 0, noise(5000, 1))
+    assert allocated(store, inode) == 10_000
+    store.writes.truncate(inode, 100)
+    assert allocated(store, inode) == 100
+
+
+@pytest.mark.parametrize("version", GOLDENS)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_old_files_are_allocated(tmp_path: Path, version: int, *, read_only: bool) -> None:
+    """In a store of an older format a file has its size allocated before an upgrade, and after."""
+    with Store(golden_store(tmp_path, version), read_only=read_only) as store:
+        inode = store.namespace.lookup(ROOT, b"second name")
+        assert allocated(store, inode) == store.inodes.get(inode).size > 0
