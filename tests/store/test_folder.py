@@ -12,7 +12,7 @@ import pytest
 
 from modelfs.errors import IndexLost, NotAStore, StoreBusy, StoreReadOnly, UnsupportedFormat
 from modelfs.jobs.check.fsck import check
-from modelfs.store import folder as folder_module
+from modelfs.store import upgrade as upgrade_module
 from modelfs.store.folder import (
     FORMAT_FILE,
     FORMAT_TEXT,
@@ -163,7 +163,7 @@ def test_an_older_store_is_upgraded_format_file_first(
     if crash == "before the format file":
         monkeypatch.setattr(Path, "replace", broken)
     if crash == "behind the format file":
-        monkeypatch.setattr(folder_module, "sync_folder", broken)
+        monkeypatch.setattr(upgrade_module, "sync_folder", broken)
     if crash != "none":
         with pytest.raises(OSError, match="broken"):
             Store(folder)
