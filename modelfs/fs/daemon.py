@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -22,8 +23,9 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
-from modelfs.fs.host.kernel import raise_read_ahead
+from modelfs.fs.host.kernel import device_of_mount, raise_read_ahead
 from modelfs.fs.host.malloc import keep_heap
+from modelfs.fs.host.signals import received
 from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
@@ -95,7 +97,17 @@ class _Daemon:
         self._failure: OSError | None = None  # why the end is not a clean one
 
     async def serve(self) -> None:
-        """Mount, answer requests until the mount ends, and make everything durable."""
+        """Mount, answer requests until the mount ends, and make everything durable.
+
+        During the end, signals have no effect.
+        """
+        numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
+        with received(numbers) as signals:
+            await self._serve(signals)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, signals: AsyncIterator[int]) -> None:
         mountpoint = self._options.mountpoint
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery, self._options.cache_size)
@@ -106,23 +118,21 @@ class _Daemon:
             except RuntimeError as exc:
                 raise ModelfsError(f"cannot mount at {mountpoint}: {exc}") from exc
             try:
-                await self._serve_requests(nursery, operations)
+                await self._serve_requests(nursery, operations, signals)
             finally:
                 with trio.CancelScope(shield=True):
                     pyfuse3.close(unmount=True)
                     if not self._store.read_only:
                         await self._background.finish(clean=self._failure is None)
                     log.info("unmounted %s", mountpoint)
-        if self._failure is not None:
-            raise self._failure
 
-    async def _serve_requests(self, nursery: trio.Nursery, operations: Operations) -> None:
-        # During the end, when `_stop_on_signal` receives no signals any more, these are ignored.
-        numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        nursery.start_soon(self._stop_on_signal, numbers)
-        nursery.start_soon(self._announce, operations.begun)
+    async def _serve_requests(
+        self, nursery: trio.Nursery, operations: Operations, signals: AsyncIterator[int]
+    ) -> None:
+        device = _device_of(self._options.mountpoint)
+        self._background.mapped_pages.mounted(device)
+        nursery.start_soon(self._stop_on_signal, signals)
+        nursery.start_soon(self._announce, operations.begun, device)
         if not self._store.read_only:
             background = self._background
             background.start()
@@ -133,28 +143,27 @@ class _Daemon:
         await pyfuse3.main(max_tasks=REQUESTS_MAX)
         nursery.cancel_scope.cancel()
 
-    async def _announce(self, begun: trio.Event) -> None:
+    async def _announce(self, begun: trio.Event, device: int | None) -> None:
         """Report that the mount answers, after the kernel's read-ahead is set."""
         # The kernel resets the read-ahead when a mount begins, so it is set after that.
         await begun.wait()
-        await trio.to_thread.run_sync(raise_read_ahead, self._options.mountpoint)
+        if device is not None:
+            await trio.to_thread.run_sync(raise_read_ahead, device)
         notify_manager("READY=1")
         log.info("mounted %s at %s", self._store.folder, self._options.mountpoint)
         self._ready()
 
-    async def _stop_on_signal(self, numbers: list[signal.Signals]) -> None:
+    async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:
         """End the mount at a signal. A second one ends the wait for pages of mapped files."""
-        with trio.open_signal_receiver(*numbers) as signals:
+        await anext(signals)
+        notify_manager("STOPPING=1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive_mapped_pages, nursery.cancel_scope)
             await anext(signals)
-            notify_manager("STOPPING=1")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._receive_mapped_pages, nursery.cancel_scope)
-                await anext(signals)
-                self._failure = OSError(errno.EINTR, "pages of mapped files did not come in time")
-                nursery.cancel_scope.cancel()
-            self._background.mapped_pages.stop()
-            pyfuse3.terminate()
-            await trio.sleep_forever()
+            self._failure = OSError(errno.EINTR, "pages of mapped files did not come in time")
+            nursery.cancel_scope.cancel()
+        self._background.mapped_pages.stop()
+        pyfuse3.terminate()
 
     async def _receive_mapped_pages(self, scope: trio.CancelScope) -> None:
         try:
@@ -163,6 +172,14 @@ class _Daemon:
             log.error("%s", exc)
             self._failure = exc
         scope.cancel()
+
+
+def _device_of(mountpoint: Path) -> int | None:
+    try:
+        return device_of_mount(mountpoint)
+    except OSError as exc:
+        log.warning("the mount table does not show the mount: %s", exc)
+        return None
 
 
 def _is_ignored_hangup(number: signal.Signals) -> bool:

@@ -38,7 +38,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def served(box: Box, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Served:
     """A store behind its request handlers, without a kernel in front of them."""
-    monkeypatch.setattr(mapped_pages, "sync_mapped_files", lambda mountpoint, paths: {})
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", lambda *_: {})
     return Served(box.store, nursery)
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pyfuse3
 import pytest
@@ -68,14 +69,19 @@ class Kernel:
         await self.terminated.wait()
 
 
+# The number of the device that is mounted.
+DEVICE: Final = os.makedev(0, 99)
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """A kernel that mounts nothing."""
     kernel = Kernel()
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
-    monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: None)
-    monkeypatch.setattr(mapped_pages, "sync_mapped_files", lambda mountpoint, paths: {})
+    monkeypatch.setattr(daemon, "device_of_mount", lambda mountpoint: DEVICE)
+    monkeypatch.setattr(daemon, "raise_read_ahead", lambda device: None)
+    monkeypatch.setattr(mapped_pages, "sync_mapped_files", lambda *_: {})
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return kernel
 
@@ -196,7 +202,7 @@ def test_read_ahead_is_set_when_the_mount_began(
 ) -> None:
     """The read-ahead is set after the kernel has set its own."""
     begun: list[bool] = []
-    monkeypatch.setattr(daemon, "raise_read_ahead", lambda mountpoint: begun.append(kernel.begun))
+    monkeypatch.setattr(daemon, "raise_read_ahead", lambda device: begun.append(kernel.begun))
     run(options, kernel.terminate)
     assert begun == [True]
 
@@ -218,18 +224,53 @@ def test_signals(
     number: int,
 ) -> None:
     """A signal is an orderly end: mapped files are synced while there still is a mount."""
-    asked: list[tuple[Path, bool, bool]] = []
+    asked: list[tuple[Path, int, bool, bool]] = []
 
-    def send(mountpoint: Path, paths: dict[int, bytes]) -> dict[int, str]:
+    def send(mountpoint: Path, device: int, paths: dict[int, bytes]) -> dict[int, str]:
         on_loop = threading.current_thread() is threading.main_thread()
-        asked.append((mountpoint, on_loop, kernel.terminated.is_set()))
+        asked.append((mountpoint, device, on_loop, kernel.terminated.is_set()))
         return {}
 
     monkeypatch.setattr(mapped_pages, "sync_mapped_files", send)
     run(options, lambda: os.kill(os.getpid(), number))
-    assert asked == [(options.mountpoint, False, False)]
+    assert asked == [(options.mountpoint, DEVICE, False, False)]
     assert read_by(manager) == [b"READY=1", b"STOPPING=1"]
     assert kernel.closed == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("at", ["init", "device_of_mount"])
+def test_a_signal_during_the_start(
+    kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch, number: int, at: str
+) -> None:
+    """A signal that comes before the requests are served ends the daemon in order."""
+    owner: object = pyfuse3 if at == "init" else daemon
+    begin = getattr(owner, at)
+
+    def begin_and_signal(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return begin(*arguments)
+
+    monkeypatch.setattr(owner, at, begin_and_signal)
+    run(options, ignore_ready)
+    assert kernel.closed == 1
+
+
+def test_signals_during_the_end(
+    kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further signals do not interrupt the last commit."""
+
+    def close(*, unmount: bool) -> None:
+        kernel.close(unmount=unmount)
+        for number in daemon.STOP_SIGNALS:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(pyfuse3, "close", close)
+    kernel.session = write_file
+    run(options, ignore_ready)
+    with Store(options.store) as store:
+        assert content_of(store, store.namespace.lookup(ROOT, b"f")) == DATA
 
 
 def test_mount_that_fails(

@@ -96,7 +96,7 @@ def open_control(folder: Path) -> Iterator[Callable[[bytes], None]]:
     create_store(folder / "store", chunk_size=CHUNK)
     with pytest.MonkeyPatch.context() as patch, Store(folder / "store") as store:
         # There is no mount whose pages the kernel could be asked for.
-        patch.setattr(mapped_pages, "sync_mapped_files", lambda mountpoint, paths: {})
+        patch.setattr(mapped_pages, "sync_mapped_files", lambda *_: {})
         new_file(store, b"model", model_of(noise(CHUNK), noise(100, 1)))
         new_file(store, b"copy", model_of(noise(CHUNK)))
         ingest_all(store)

@@ -1,12 +1,14 @@
 """Pages of mapped files: they reach the store at a sync and at the end, and hold up no end."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Final
 
 import pytest
 
+from modelfs.fs.host import fsync_mapped
 from tests.support import users
-from tests.support.mounts import DEADLINE, MODELFS, Mount, wait_until
+from tests.support.mounts import DEADLINE, MODELFS, Mount, run, wait_until
 from tests.support.paths import CHECKOUT
 from tests.support.stores import noise
 from tests.support.users import BOB, user
@@ -85,6 +88,112 @@ def test_pages_that_cannot_be_reached(home: Mount) -> None:
         with pytest.raises(AssertionError, match="ended with 1"):
             limited.terminate()
     home.start()
+
+
+def test_the_kernel_opens_inodes_of_a_mount(mount: Mount) -> None:
+    """A handle opens a file of a mount by its inode number, wherever the file is."""
+    (mount.path / "a").write_bytes(b"content")
+    inode = (mount.path / "a").stat().st_ino
+    with contextlib.ExitStack() as stack:
+        root = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, root)
+        (mount.path / "a").rename(mount.path / "b")
+        file = fsync_mapped.open_handle(root, inode)
+        stack.callback(os.close, file)
+        assert os.fstat(file).st_ino == inode
+        assert os.read(file, 100) == b"content"
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            fsync_mapped.open_handle(root, inode + 1000)
+
+
+@contextlib.contextmanager
+def mapped(folder: int) -> Iterator[None]:
+    """A process that keeps a mapping of the file "f" in a folder, with unwritten `DATA`."""
+    code = """
+        import mmap, os, sys
+        fd = os.open("f", os.O_RDWR | os.O_CREAT, dir_fd=int(sys.argv[1]))
+        data = sys.stdin.buffer.read()
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+        mapping = mmap.mmap(fd, len(data))
+        mapping[:] = data
+        print("written", flush=True)
+        os.read(int(sys.argv[2]), 1)
+    """
+    end, keep = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder), str(end)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(folder, end),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(DATA)
+        process.stdin.close()
+        assert process.stdout.readline() == b"written\n"
+        yield
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
+        process.stdout.close()
+        for fd in (end, keep):
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def deep_folder(top: Path) -> Iterator[int]:
+    """A descriptor of a folder whose path is longer than the kernel's longest."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(20):
+        name = "d" * 250
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=fd)
+        above, fd = fd, os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(above)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("end", ["sync", "stop"])
+def test_mapped_pages_behind_a_long_path(mount: Mount, end: str) -> None:
+    """Bytes that were written through a mapping reach the store from a path that nothing opens."""
+    with deep_folder(mount.path) as folder, mapped(folder):
+        if end == "sync":
+            mount.sync()
+            mount.kill()
+        else:
+            mount.terminate()
+    mount.start()
+    with deep_folder(mount.path) as folder:
+        file = os.open("f", os.O_RDONLY, dir_fd=folder)
+        try:
+            assert os.read(file, len(DATA)) == DATA
+        finally:
+            os.close(file)
+
+
+@pytest.mark.parametrize("with_same_file", [False, True])
+def test_pages_below_another_mount(mount: Mount, *, with_same_file: bool) -> None:
+    """If another mount hides this one, the sync and the end fail in place of losing bytes."""
+    root = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, root)
+        stack.enter_context(mapped(root))
+        run("mount", "-t", "tmpfs", "none", mount.path)
+        stack.callback(run, "umount", mount.path)
+        if with_same_file:
+            (mount.path / "f").write_bytes(b"other")
+            assert (mount.path / "f").stat().st_ino == os.stat("f", dir_fd=root).st_ino
+        done = subprocess.run(
+            [*MODELFS, "sync", mount.store], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "/f through a mapping: another mount hides it" in done.stderr
+    mount.sync()
 
 
 # Two processes: one fills a mapping of a file again and again, one opens the file with O_TRUNC.

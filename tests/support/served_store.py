@@ -90,6 +90,7 @@ class Served:
         self.workers = trio.CapacityLimiter(8)
         self.handles = Handles()
         self.background = Scheduler(store, self.handles, self.workers, Path("/no mount"))
+        self.background.mapped_pages.mounted(os.makedev(0, 99))
         self.reader = Reader(store.contents, self.workers, nursery)
         self.writer = Writer(store.writes, self.workers)
         self.operations = Operations(store, self.handles, self.background, self.reader, self.writer)

@@ -40,11 +40,21 @@ class MappedPages:
 
     def __init__(self, mountpoint: Path, store: Store, handles: Handles) -> None:
         self._mountpoint = mountpoint
+        self._device: int | None = None
         self._store = store
         self._handles = handles
         self._waiting = trio.CapacityLimiter(WAITING_MAX)
         self._waits: set[trio.CancelScope] = set()
         self._stopped = False
+
+    def mounted(self, device: int | None) -> None:
+        """Note the number of the mount's device; None if the daemon does not see its mount."""
+        self._device = device
+
+    def _sync(self, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
+        if self._device is None:
+            return dict.fromkeys(paths, "the mount point is not visible to the daemon")
+        return sync_mapped_files(self._mountpoint, self._device, paths)
 
     async def sync_all(self) -> None:
         """Make the kernel send the pages of all files, while the daemon still receives them.
@@ -56,9 +66,7 @@ class MappedPages:
         failures: dict[bytes, str] = {}
         for _ in range(MOVES_MAX):
             # Not on one of the workers: this call waits for them.
-            problems = await trio.to_thread.run_sync(
-                sync_mapped_files, self._mountpoint, paths, abandon_on_cancel=True
-            )
+            problems = await trio.to_thread.run_sync(self._sync, paths, abandon_on_cancel=True)
             moved = [inode for inode, reason in problems.items() if reason == MOVED]
             failures |= {paths[inode]: problems[inode] for inode in problems.keys() - moved}
             if not (paths := self._paths(moved)):
@@ -88,8 +96,7 @@ class MappedPages:
             self._waits.add(scope)
             try:
                 problems = await trio.to_thread.run_sync(
-                    sync_mapped_files,
-                    self._mountpoint,
+                    self._sync,
                     {inode: path},
                     limiter=self._waiting,
                     abandon_on_cancel=True,

@@ -2,14 +2,15 @@
 
     python -I -S fsync_mapped.py MOUNTPOINT DEVICE < FILES > PROBLEMS
 
-DEVICE is the number of the mount's device. FILES has an inode, a space, a path from the mount point
+DEVICE is the number of the mount's device, from when it was made: another mount may lie over it by
+now. FILES has an inode, a space, a path from the mount point
 and a NUL for each file. PROBLEMS has a line for each file that could not be synced: its inode, a
 space, and the reason. The reason "moved" means that another file is at its path, or none.
 
 A file is opened by its inode number, as a handle: no permission, no rename and no length of a path
 can be in the way, and the kernel opens an inode that is in its cache without a request to the
-daemon; one that is not has no pages. That takes CAP_DAC_READ_SEARCH. A program without it opens the
-path.
+daemon; one that is not (ESTALE) has no pages. That takes CAP_DAC_READ_SEARCH. A program without it
+(EPERM) opens the path.
 
 Each file gets an fsync of its own, because on a FUSE mount syncfs(2) starts the writes and does not
 wait for them.
@@ -40,6 +41,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def open_handle(mount: int, inode: int) -> int:
     """Return a descriptor of an inode, by name_to_handle_at(2)'s handle for it.
 
+    Args:
+        mount: a descriptor of the mount; with O_PATH open_by_handle_at(2) refuses it.
+        inode: the inode.
+
     Raises:
         OSError: EPERM without the capability, ESTALE if the kernel does not have the inode.
     """
@@ -69,17 +74,20 @@ def open_file(mount: int, inode: int, path: bytes) -> int | None:
     except OSError as exc:
         if exc.errno == errno.ESTALE:
             return None
+        if exc.errno != errno.EPERM:
+            raise
     return open_path(mount, path)
 
 
-def problem_of(mount: int, inode: int, path: bytes) -> str | None:
+def problem_of(mount: int, device: int, inode: int, path: bytes) -> str | None:
     """Sync a file; return the reason if that was not possible."""
     try:
         if (fd := open_file(mount, inode, path)) is None:
             return None
         try:
             os.fsync(fd)
-            return None if os.fstat(fd).st_ino == inode else MOVED
+            status = os.fstat(fd)
+            return None if (status.st_dev, status.st_ino) == (device, inode) else MOVED
         finally:
             os.close(fd)
     except (FileNotFoundError, NotADirectoryError):
@@ -89,13 +97,13 @@ def problem_of(mount: int, inode: int, path: bytes) -> str | None:
 
 
 def main() -> None:
-    mountpoint, device = sys.argv[1:]
-    mount = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if os.fstat(mount).st_dev != int(device):
+    mountpoint, device = sys.argv[1], int(sys.argv[2])
+    mount = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if os.fstat(mount).st_dev != device:
         sys.exit("another mount hides it")
     for line in sys.stdin.buffer.read().split(b"\0")[:-1]:
         inode, _, path = line.partition(b" ")
-        if (problem := problem_of(mount, int(inode), path)) is not None:
+        if (problem := problem_of(mount, device, int(inode), path)) is not None:
             print(int(inode), problem)  # noqa: T201
 
 

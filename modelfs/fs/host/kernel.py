@@ -3,6 +3,7 @@
 None of them is a system call that the mount itself has to answer: see `fsync_mapped`.
 """
 
+import errno
 import logging
 import os
 import subprocess
@@ -21,11 +22,14 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KIB: Final = 2048
 
 
-def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
+def sync_mapped_files(
+    mountpoint: Path, device: int, paths: dict[InodeNumber, bytes]
+) -> dict[InodeNumber, str]:
     """Make the kernel send the pages of mapped files to the daemon, and wait for that.
 
     Args:
         mountpoint: of this daemon.
+        device: of the mount, as `device_of_mount` returned it when the mount was made.
         paths: of the files that are open for writing, from the mount's root.
 
     Returns:
@@ -33,16 +37,15 @@ def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict
     """
     if not paths:
         return {}
-    if (mount := mounted_at(mountpoint)) is None:
-        return dict.fromkeys(paths, "the mount point is not visible to the daemon")
-    major, _, minor = mount.device.partition(":")
-    device = os.makedev(int(major), int(minor))
-    done = subprocess.run(  # noqa: S603 - a program of this package
-        [sys.executable, "-I", "-S", fsync_mapped.__file__, os.fsencode(mountpoint), str(device)],
-        input=b"".join(b"%d %s\0" % (inode, path) for inode, path in paths.items()),
-        capture_output=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - a program of this package
+            [sys.executable, "-I", "-S", fsync_mapped.__file__, mountpoint, str(device)],
+            input=b"".join(b"%d %s\0" % (inode, path) for inode, path in paths.items()),
+            capture_output=True,
+            check=False,
+        )
+    except OSError as exc:
+        return dict.fromkeys(paths, f"{sys.executable} cannot be started: {exc.strerror}")
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return dict.fromkeys(paths, reason or f"exit code {done.returncode}")
@@ -50,11 +53,23 @@ def sync_mapped_files(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict
     return {InodeNumber(int(inode)): reason for inode, _, reason in problems}
 
 
-def raise_read_ahead(mountpoint: Path) -> None:
-    """Make the kernel read further ahead; log the command for root if that is not permitted."""
+def device_of_mount(mountpoint: Path) -> int:
+    """Return the number of the device that is mounted at a path, as `st_dev` has it.
+
+    To be called right after the mount was made, before another one can lie over it.
+
+    Raises:
+        OSError: nothing is mounted there, or not visibly.
+    """
     if (mount := mounted_at(mountpoint)) is None:
-        return  # unmounted already
-    path = Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb")
+        raise OSError(errno.ENODEV, f"{mountpoint} is not in the mount table")
+    major, _, minor = mount.device.partition(":")
+    return os.makedev(int(major), int(minor))
+
+
+def raise_read_ahead(device: int) -> None:
+    """Make the kernel read further ahead; log the command for root if that is not permitted."""
+    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
     try:
         path.write_text(str(READ_AHEAD_KIB))
     except OSError:

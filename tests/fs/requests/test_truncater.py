@@ -46,7 +46,7 @@ async def test_open_truncates_after_pages_of_mappings(
     inode, handle = await served.created(b"f", DATA)
     asked: list[tuple[InodeNumber, bytes]] = []
 
-    def sync(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
+    def sync(_: Path, device: int, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
         asked.extend(paths.items())
         trio.from_thread.run(served.operations.write, handle, 0, b"late")
         return {}
@@ -57,7 +57,7 @@ async def test_open_truncates_after_pages_of_mappings(
     assert await served.content(inode) == b""
 
 
-def _all_synced(mountpoint: Path, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
+def _all_synced(_: Path, device: int, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
     return {}
 
 
