@@ -77,7 +77,7 @@ class MappedPages:
             others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
             name = os.fsdecode(path)
             raise OSError(
-                errno.EIO, f"what was written to {name}{others} through a mapping: {reason}"
+                errno.EBUSY, f"what was written to {name}{others} through a mapping: {reason}"
             )
 
     def _paths(self, inodes: list[InodeNumber]) -> dict[InodeNumber, bytes]:
