@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import pytest
+
+from modelfs.errors import CorruptChunk
 from modelfs.jobs.repair.evidence import Bad, Intact, Needs, Verdict, candidates, verdict
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId, Table
@@ -64,11 +67,12 @@ def test_a_candidate_that_cannot_be_is_bad(chain: Store) -> None:
 
 
 def test_a_contradiction_is_bad_although_its_content_is_right(chain: Store) -> None:
-    """A form that modelfs never writes is not taken over, even if it can be read."""
+    """A form that modelfs never writes is not taken over, even if its stored bytes are right."""
     (text,) = put(chain, TEXT, compress=True)
     record = chain.chunks.record(text)
     plain = dataclasses.replace(record, kind=ChunkKind.PLAIN)
-    assert chain.chunk_reader.read_uncached(text, plain) == TEXT
+    with pytest.raises(CorruptChunk, match="a PLAIN chunk with codec ZSTD"):
+        chain.chunk_reader.read_uncached(text, plain)
     assert judged(chain, text, record, plain) == Bad()
 
 
