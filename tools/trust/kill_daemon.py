@@ -3,11 +3,13 @@
     tools/run trust.kill_daemon [--kills N] [--seed N] [--folder DIR] [--keep DIR]
 
 One store lives through all kills. Client processes write with and without fsync, rename over files,
-remove them, write models that share tensors, run `modelfs sync` and `modelfs gc`, and read; under
-this load, the daemon is killed with SIGKILL at a random moment. The store is checked as it was left
-(`modelfs fsck --data`) and mounted again, and all promises are checked: data that an fsync or a
-sync acknowledged is there; a name that was renamed over has the old or the new file, whole. Every
-tenth mount is killed while it recovers. Exits with 1 if a promise was broken.
+remove them, write through mappings, empty files whose pages are mapped and dirty, write models that
+share tensors, run `modelfs sync` and `modelfs gc`, and read; under this load, the daemon is killed
+with SIGKILL at a random moment. The store is checked as it was left (`modelfs fsck --data`) and
+mounted again, and all promises are checked: data that an fsync or a sync acknowledged is there; a
+name that was renamed over has the old or the new file, whole. Every tenth mount is killed while it
+recovers; every fifth is ended by SIGTERM or SIGHUP under load, in order and with exit code 0. The
+daemon has to end within seconds, whatever ends it. Exits with 1 if a promise was broken.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import random
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,12 +43,18 @@ from tools.trust.crash.workloads import (
     replace_without_fsync,
     run,
     save_in_place,
+    save_mapped,
     save_models,
     save_with_fsync,
 )
 
 ENDED: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 LOAD_SECONDS: Final = (0.1, 2.0)  # before a kill
+# A daemon has ended so long after a signal: it was killed, or has flushed and committed all writes.
+KILLED_SECONDS: Final = 10.0
+ENDED_SECONDS: Final = 60.0
+# A client ends with the first error of the mount, or by a signal if that is a page of a mapping.
+EXPECTED: Final = (1, -signal.SIGBUS)
 KEPT: Final = [(f"{number}", of_seed(90_000 + number, 1 + number * 9_000)) for number in range(40)]
 
 
@@ -65,6 +74,7 @@ def read_kept(client: Client) -> None:
 CLIENTS: Final[dict[str, Work]] = {
     "fsync": save_with_fsync,
     "place": save_in_place,
+    "mapped": save_mapped,
     "rename": replace_with_fsync,
     "careless": replace_without_fsync,
     "models": save_models,
@@ -83,6 +93,8 @@ class Tally:
     kills: int = 0
     during_sync: int = 0
     while_recovering: int = 0
+    in_order: int = 0
+    end_seconds: list[float] = field(default_factory=list)
     mount_seconds: list[float] = field(default_factory=list)
     promises: int = 0
     lost: list[str] = field(default_factory=list)
@@ -96,6 +108,20 @@ class Victim(Mount):
         self.record = folder / "statements"
         self.record.touch()
         modelfs("mkfs", self.store)
+
+    def end(self, number: signal.Signals) -> tuple[float, str | None]:
+        """End the daemon by a signal; return the seconds that took, and what is wrong with it."""
+        assert self._daemon is not None, "not mounted"
+        deadline = KILLED_SECONDS if number is signal.SIGKILL else ENDED_SECONDS
+        began = time.monotonic()
+        self._daemon.send_signal(number)
+        try:
+            code = self._daemon.wait(deadline)
+        except subprocess.TimeoutExpired:
+            return deadline, f"the daemon still runs {deadline:.0f} s after {number.name}"
+        self._daemon = None
+        wrong = None if number is signal.SIGKILL or not code else f"it ended with {code}"
+        return time.monotonic() - began, wrong
 
     def keep(self, folder: Path) -> None:
         """Copy the store as it is now to `folder`, with the logs and the record of promises."""
@@ -167,13 +193,18 @@ def _kill_under_load(victim: Victim, number: int, draw: random.Random, tally: Ta
         }
     time.sleep(draw.uniform(*LOAD_SECONDS))
     early = [clients[pid] for pid in clients if os.waitid(os.P_PID, pid, ENDED) is not None]
-    victim.kill()
+    how = draw.choice((signal.SIGTERM, signal.SIGHUP)) if number % 5 == 0 else signal.SIGKILL
+    seconds, wrong = victim.end(how)
+    tally.end_seconds.append(seconds)
+    if wrong is not None:
+        tally.lost.append(f"kill {number}: {how.name}: {wrong}")
     for process, name in clients.items():
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        if code != 1 or name in early:
+        if code not in EXPECTED or name in early:
             tally.lost.append(f"kill {number}: client {name} ended with {code} before the kill")
     victim.clear()
     tally.kills += 1
+    tally.in_order += how is not signal.SIGKILL
 
 
 def _kill_while_recovering(victim: Victim, draw: random.Random, tally: Tally) -> None:
@@ -200,6 +231,9 @@ def _show(tally: Tally, seconds: float) -> None:
     table.add_row("kills", f"{tally.kills}")
     table.add_row("of them while a sync was under way", f"{tally.during_sync}")
     table.add_row("of them while a mount recovered", f"{tally.while_recovering}")
+    table.add_row("of them in order, by SIGTERM and SIGHUP", f"{tally.in_order}")
+    slowest, middle = max(tally.end_seconds), statistics.median(tally.end_seconds)
+    table.add_row("until the daemon has ended", f"{middle:.2f} s, at most {slowest:.2f} s")
     table.add_row("promises made", f"{tally.promises}")
     slowest, middle = max(tally.mount_seconds), statistics.median(tally.mount_seconds)
     table.add_row("until mounted again", f"{middle:.2f} s, at most {slowest:.2f} s")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import mmap
 import os
 import random
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.mounting import Failed, modelfs
-from tools.trust.crash.promises import Content, blocks_of, slice_of
+from tools.trust.crash.promises import Content, blocks_of, size_of, slice_of
 
 STDERR: Final = 2
 PIECE: Final = 1 << 20
@@ -80,6 +81,26 @@ class Client:
         os.fsync(fd)
         self.say("must", self.path(name), content)
         os.close(fd)
+
+    def write_mapped(self, name: str, content: Content, *, durable: bool) -> mmap.mmap:
+        """Write a file through a mapping, and perhaps msync it. Returns the mapping.
+
+        Without the msync the kernel keeps the pages, and sends them when it wants to.
+        """
+        self.say("mix", self.path(name), content)
+        size = size_of(content)
+        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.ftruncate(fd, size)
+        mapping = mmap.mmap(fd, size)
+        for start, block in blocks_of(content, PIECE):
+            mapping[start : start + len(block)] = block
+        self.say("may", self.path(name), content)
+        if durable:
+            mapping.flush()  # msync(MS_SYNC)
+            os.fsync(fd)  # the size
+            self.say("must", self.path(name), content)
+        os.close(fd)
+        return mapping
 
     def replace(self, name: str, content: Content, *, durable: bool) -> None:
         """Write a file under another name and rename it over this one, perhaps with fsyncs."""

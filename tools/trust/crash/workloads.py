@@ -6,6 +6,7 @@ without any, since most mistakes are made with neighbouring data.
 
 import itertools
 import json
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,20 @@ def replace_without_fsync(client: Client) -> None:
     while client.has_time:
         client.replace(client.draw.choice(names), any_content(client), durable=False)
         client.claim_names()
+
+
+def save_mapped(client: Client) -> None:
+    """Write files through mappings, and empty them with O_TRUNC while their pages are dirty."""
+    mappings: dict[str, mmap.mmap] = {}
+    while client.has_time:
+        name = f"{client.draw.randrange(6)}"
+        durable = client.draw.random() < 0.3
+        if client.draw.random() < 0.5:
+            mappings[name] = client.write_mapped(name, any_content(client), durable=durable)
+        else:
+            client.write(name, any_content(client), durable=durable)
+        if client.draw.random() < 0.05:
+            client.sync()
 
 
 def save_models(client: Client) -> None:
