@@ -197,11 +197,13 @@ class Staging:
 
     def crowded(self) -> list[InodeNumber]:
         """Return the files to flush because too many staging files keep a descriptor."""
-        # A copy, because other threads change it.
-        oldest = set(list(self._kept)[: max(0, len(self._kept) - self.kept_max)])
+        excess = len(self._kept) - self.kept_max
+        if excess <= 0:
+            return []
+        oldest = set(list(self._kept)[:excess])  # of a copy, because other threads change it
         return [
             staged.inode
-            for staged in (self._staged.values() if oldest else ())
+            for staged in self._staged.values()
             if any(w.file in oldest for w in (*staged.windows.values(), *staged.superseded))
         ]
 
