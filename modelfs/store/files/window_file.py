@@ -68,6 +68,7 @@ class WindowFile:
         """
         self.name: Final = name
         self.recorded = False  # a row of the index may name it
+        self._answer_waits: bool | None = None  # not known before the file is open
         self._files = files
         self._kept_files = kept
         self._kept: Descriptor | None = None
@@ -161,7 +162,11 @@ class WindowFile:
 
     def check_waits(self, file: Descriptor) -> bool:
         """Whether `check` may wait for the disk."""
-        return not self._clean and answer_waits(file.fd)
+        if self._clean:
+            return False
+        if self._answer_waits is None:
+            self._answer_waits = answer_waits(file.fd)
+        return self._answer_waits
 
     def check(self, file: Descriptor, start: int, stop: int) -> None:
         """Check bytes that were just read: whether they are the ones that were written.

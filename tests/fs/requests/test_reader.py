@@ -12,6 +12,7 @@ from pyfuse3 import FileHandleT
 
 from modelfs.fs.requests import readahead
 from modelfs.fs.requests.reader import REQUEST_MAX
+from modelfs.store.files import window_file
 from modelfs.store.files.content import ReadRun
 from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import Counting, Failing, Held, Served, refused
@@ -35,6 +36,20 @@ async def test_staged_bytes_need_no_thread(served: Served, threads: Counting[...
     assert bytes(await served.reader.read(reader, 0, 1 << 20)) == DATA + bytes(10 * CHUNK)
     assert bytes(await served.reader.read(reader, 25 * CHUNK, 10)) == bytes(10)
     assert threads.calls == []
+
+
+async def test_an_answer_that_waits_for_the_disk_takes_a_thread(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel is asked by fdatasync, undurable bytes are read on a thread, others not."""
+    monkeypatch.setattr(window_file, "answer_waits", lambda _: True)
+    inode = await served.written(b"f", DATA)
+    reader = served.reader_of(inode)
+    assert bytes(await served.reader.read(reader, 0, 100)) == DATA[:100]
+    assert len(threads.calls) == 1
+    await served.background.durability.flush(inode)
+    assert bytes(await served.reader.read(reader, 0, 100)) == DATA[:100]
+    assert len(threads.calls) == 1
 
 
 @pytest.mark.usefixtures("no_read_ahead")
