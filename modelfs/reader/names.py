@@ -44,7 +44,7 @@ def page(
         The entries, and the last name of the page, None if it is the last page.
     """
     start = os.fsencode(prefix)
-    rows = store.namespace.names(folder, start if after is None else after + b"\0", LISTING_PAGE)
+    rows = store.dentries.names(folder, start if after is None else after + b"\0", LISTING_PAGE)
     rows = [(name, inode) for name, inode in rows if name.startswith(start)]
     entries = (_entry(store, folder, name, inode) for name, inode in rows)
     last = rows[-1][0] if len(rows) == LISTING_PAGE else None

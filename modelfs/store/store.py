@@ -34,6 +34,7 @@ from modelfs.store.disk.space import Space, disk_usage
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes
 from modelfs.store.files.content import Contents
+from modelfs.store.files.dentries import Dentries
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.flush import Flusher
@@ -93,6 +94,7 @@ class Store:
     reclaimer: Reclaimer
     # Files.
     inodes: Inodes
+    dentries: Dentries
     namespace: Namespace
     attributes: Attributes
     maps: FileMaps
@@ -186,7 +188,8 @@ class Store:
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
 
         self.inodes = Inodes(index, self.counters)
-        self.namespace = Namespace(index, self.counters, self.inodes)
+        self.dentries = Dentries(index, self.counters)
+        self.namespace = Namespace(index, self.dentries, self.inodes)
         self.maps = FileMaps(index, self.chunks, self.superblock.chunk_size)
         self.staging = Staging(self.folder / STAGING, index, read_only=read_only)
         self.attributes = Attributes(index, self.inodes, self.staging)

@@ -32,7 +32,7 @@ def test_no_hint_outlives_the_last_file(sample: Sample) -> None:
     """After all files are removed and collected, no table of hints has a row."""
     names = sample.store.namespace
     for folder in (sample.folder, ROOT):
-        for _, name, inode in names.listing(folder, 0, 99):
+        for _, name, inode in sample.store.dentries.listing(folder, 0, 99):
             if inode == sample.folder:
                 names.rmdir(ROOT, name)
             else:

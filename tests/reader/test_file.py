@@ -368,7 +368,7 @@ def test_stores_of_old(tmp_path: Path, version: int) -> None:
     with Store(path, read_only=True) as store:
         expected = {
             os.fsdecode(name[1:]): unless_lost(read, store, inode)
-            for name, inode in walk(store.namespace).items()
+            for name, inode in walk(store.dentries).items()
             if stat.S_ISREG(store.inodes.get(InodeNumber(inode)).mode)
         }
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -18,7 +18,7 @@ def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
     assert check_closed(tmp_path / "new") == []
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     with Store(tmp_path / "new") as store:
-        assert store.namespace.listing(ROOT, 0, 9) == []
+        assert store.dentries.listing(ROOT, 0, 9) == []
         assert store.superblock.chunk_size == making.CHUNK_SIZE
         assert store.statistics().files == 0
 

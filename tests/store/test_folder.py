@@ -117,7 +117,7 @@ try:
 except StoreBusy as exc:
     print("busy")
 with Store(Path(sys.argv[1]), read_only=True) as store:
-    print(len(store.namespace.listing(1, 0, 9)), check(store, data=True))
+    print(len(store.dentries.listing(1, 0, 9)), check(store, data=True))
 """
     stored_file(box.store, b"f", noise(CHUNK))
     assert run_apart(script, box.path).splitlines() == ["busy", "1 []"]

@@ -75,7 +75,7 @@ def test_a_crash_undoes_uncommitted_changes(box: Box) -> None:
     ingest_file(box.store, lost)
     assert pack_path(box.store.packs, 1).stat().st_size > size
     store = box.crash()
-    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
+    assert [name for _, name, _ in store.dentries.listing(ROOT, 0, 9)] == [b"kept"]
     assert content_of(store, kept) == noise(CHUNK, 1)
     assert pack_path(store.packs, 1).stat().st_size == size
 

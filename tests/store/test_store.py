@@ -78,7 +78,7 @@ def test_a_commit_is_in_three_parts(box: Box) -> None:
     run_here(commit)
     assert box.store.index.dirty
     store = box.crash()
-    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"first"]
+    assert [name for _, name, _ in store.dentries.listing(ROOT, 0, 9)] == [b"first"]
 
 
 def test_a_failed_commit_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_leaving_a_block_by_an_error_commits_nothing(folder: Path) -> None:
         new_file(store, b"lost")
         raise KeyError
     with Store(folder) as store:
-        assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 9)] == [b"kept"]
+        assert [name for _, name, _ in store.dentries.listing(ROOT, 0, 9)] == [b"kept"]
 
 
 def test_closing_a_store_keeps_everything(box: Box) -> None:

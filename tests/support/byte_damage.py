@@ -7,7 +7,7 @@ from pathlib import Path
 from modelfs.errors import CorruptData
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
-from modelfs.store.files.namespace import Namespace
+from modelfs.store.files.dentries import Dentries
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, pair_key, triple_key
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all
@@ -20,12 +20,12 @@ Contents = dict[bytes, bytes | None]
 PIECE = 512
 
 
-def walk(names: Namespace, folder: InodeNumber = ROOT, path: bytes = b"") -> dict[bytes, int]:
+def walk(dentries: Dentries, folder: InodeNumber = ROOT, path: bytes = b"") -> dict[bytes, int]:
     """Return the inode of every path, by the listings."""
     found: dict[bytes, int] = {}
-    for _, name, inode in names.listing(folder, 0, 1000):
+    for _, name, inode in dentries.listing(folder, 0, 1000):
         found[path + b"/" + name] = inode
-        found |= walk(names, inode, path + b"/" + name)
+        found |= walk(dentries, inode, path + b"/" + name)
     return found
 
 
@@ -34,7 +34,7 @@ def files_of(path: Path) -> Contents:
     with Store(path) as store:
         return {
             name: read(store, inode)
-            for name, inode in walk(store.namespace).items()
+            for name, inode in walk(store.dentries).items()
             if stat.S_ISREG(store.inodes.get(InodeNumber(inode)).mode)
         }
 
@@ -59,7 +59,7 @@ def state_of(path: Path) -> dict[str, str]:
 def unreadable(path: Path, name: bytes, good: bytes) -> set[int]:
     """Return the pieces of a file that cannot be read; the others must be right."""
     with Store(path) as store:
-        inode = walk(store.namespace)[name]
+        inode = walk(store.dentries)[name]
         failed = set()
         for start in range(0, len(good), PIECE):
             got = read(store, inode, start, PIECE)

@@ -320,7 +320,7 @@ def _check_crash(path: Path, user: User) -> None:
     shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(path, left)
     with Store(left) as store:
-        listed = {name: inode for _, name, inode in store.namespace.listing(ROOT, 0, 100)}
+        listed = {name: inode for _, name, inode in store.dentries.listing(ROOT, 0, 100)}
         known = [{name: file.inode for name, file in names.items()} for names in user.names]
         assert listed in known
         files = {file.inode: file for names in user.names for file in names.values()}

@@ -61,7 +61,7 @@ def good(filled: Path) -> Contents:
     with Store(filled, read_only=True) as store:
         return {
             path: store.contents.read(node.inode, 0, node.size)
-            for path, inode in walk(store.namespace).items()
+            for path, inode in walk(store.dentries).items()
             if stat.S_ISREG((node := store.contents.node(InodeNumber(inode))).mode)
         }
 

@@ -283,7 +283,7 @@ def cancelled_at(number: int) -> Iterator[trio.CancelScope]:
 
 def names(store: Store) -> list[bytes]:
     """Return the names in the root directory."""
-    return [name for _, name, _ in store.namespace.listing(ROOT, 0, 1000)]
+    return [name for _, name, _ in store.dentries.listing(ROOT, 0, 1000)]
 
 
 def is_chunked(served: Served, inode: InodeNumber) -> bool:

@@ -222,7 +222,7 @@ def _runs(path: Path) -> Runs:
 
 
 def _names(store: Store) -> dict[int, str]:
-    return {inode: name.decode() for _, name, inode in store.namespace.listing(ROOT, 0, 1 << 20)}
+    return {inode: name.decode() for _, name, inode in store.dentries.listing(ROOT, 0, 1 << 20)}
 
 
 def _speeds(stores: tuple[Path, Path], rounds: int) -> Seconds:

@@ -19,7 +19,7 @@ from pyfuse3 import EntryAttributes
 from modelfs.errors import CorruptIndex, NotFound
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests.attributes import attributes_of, entry_of
-from modelfs.store.files.namespace import Namespace
+from modelfs.store.files.dentries import Dentries
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -40,7 +40,7 @@ def entries(
         it.
     """
     if not after or not handle.listing_end:
-        handle.listing_end, handle.may_extend = store.namespace.next_cookie(), True
+        handle.listing_end, handle.may_extend = store.dentries.next_cookie(), True
     folder = handle.inode
     if not store.inodes.get(folder).nlink:
         return  # removed while it was open
@@ -48,7 +48,7 @@ def entries(
         if after < cookie:
             node = store.inodes.get(store.namespace.lookup(folder, name))
             yield cookie, name, entry_of(node, node.size), None
-    for cookie, name, inode in _names(store.namespace, handle, max(after, DOT_DOT_COOKIE)):
+    for cookie, name, inode in _names(store.dentries, handle, max(after, DOT_DOT_COOKIE)):
         try:
             entry = attributes_of(store.contents, inode)
         except (NotFound, CorruptIndex) as exc:
@@ -59,7 +59,7 @@ def entries(
 
 
 def _names(
-    namespace: Namespace, handle: Handle, after: int
+    dentries: Dentries, handle: Handle, after: int
 ) -> Iterator[tuple[int, bytes, InodeNumber]]:
     """Yield cookie, name and inode of each name behind a cookie, in the order of the cookies.
 
@@ -68,9 +68,9 @@ def _names(
     a program that renames each name it reads would never come to the end.
     """
     while True:
-        while page := namespace.listing(handle.inode, after, READDIR_PAGE, handle.listing_end):
+        while page := dentries.listing(handle.inode, after, READDIR_PAGE, handle.listing_end):
             yield from page
             after = page[-1][0]
         if not handle.may_extend:
             return
-        handle.listing_end, handle.may_extend = namespace.next_cookie(), False
+        handle.listing_end, handle.may_extend = dentries.next_cookie(), False

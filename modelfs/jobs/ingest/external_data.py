@@ -47,14 +47,14 @@ class ExternalData:
     def __init__(self, store: Store) -> None:
         self._index = store.index
         self._inodes = store.inodes
-        self._namespace = store.namespace
+        self._dentries = store.dentries
 
     def places_named(self, model: InodeNumber, layout: Layout) -> set[Place]:
         """Return the places of the data files that a model's layout names."""
         locations = {external.location for external in layout.external}
         return {
             place
-            for folder, _ in self._namespace.names_of(model)
+            for folder, _ in self._dentries.names_of(model)
             for location in locations
             if (place := self._resolve(folder, location)) is not None
         }
@@ -71,7 +71,7 @@ class ExternalData:
     def models_naming(self, data: InodeNumber) -> set[InodeNumber]:
         """Return the models that name a data file, by any of its names."""
         models: set[InodeNumber] = set()
-        for place in self._namespace.names_of(data):
+        for place in self._dentries.names_of(data):
             prefix = named_key(*place) + b"\0"
             for key in islice(
                 self._index.keys(Table.EXTERNAL_DATA, prefix, prefix_end(prefix)), MODELS_MAX
@@ -91,7 +91,7 @@ class ExternalData:
             size: its length, in bytes.
             models: for each model that names it, a reader of the model, and its size.
         """
-        places = set(self._namespace.names_of(data))
+        places = set(self._dentries.names_of(data))
         spans: list[TensorSpan] = []
         for model, (read_at, model_size) in models.items():
             try:
@@ -100,7 +100,7 @@ class ExternalData:
                 continue  # the tensors of a damaged model are unknown
             if layout.format is not Format.ONNX:
                 continue
-            folders = {folder for folder, _ in self._namespace.names_of(model)}
+            folders = {folder for folder, _ in self._dentries.names_of(model)}
             inside = (
                 external.span
                 for external in layout.external

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.store.files.dentries import Dentries, rows_of
+from modelfs.store.files.dentries import rows_of
 from modelfs.store.index.records import COOKIE_END, FIRST_COOKIE, Dentry
 from modelfs.store.index.tables import (
     ROOT,
@@ -94,7 +94,7 @@ class Tree:
 
     def __init__(self, context: RepairContext) -> None:
         self._context = context
-        self._dentries = Dentries(context.index, context.store.counters)
+        self._dentries = context.store.dentries
         self._names: dict[tuple[int, bytes], Name] = {}
         self._cookies: dict[int, Name] = {}
         self._first: dict[int, Name] = {}  # the first name of each inode

@@ -19,7 +19,6 @@ import dataclasses
 import os
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,9 +35,8 @@ from modelfs.errors import (
     TooManyLinks,
 )
 from modelfs.formats.layout import Format
-from modelfs.store.files.dentries import COOKIE_MAX, Dentries
+from modelfs.store.files.dentries import Dentries
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
@@ -58,10 +56,10 @@ class Owner:
 class Namespace:
     """Directory entries, and the link counts and times of the inodes they refer to."""
 
-    def __init__(self, index: Index, counters: Counters, inodes: Inodes) -> None:
+    def __init__(self, index: Index, dentries: Dentries, inodes: Inodes) -> None:
         self._index = index
         self._inodes = inodes
-        self._dentries = Dentries(index, counters)
+        self._dentries = dentries
 
     # -- reading
 
@@ -85,29 +83,6 @@ class Namespace:
             raise NotFound(f"{os.fsdecode(name)} does not exist in directory {folder}")
         return dentry.inode
 
-    def listing(
-        self, folder: InodeNumber, after: int, limit: int, end: int = COOKIE_MAX
-    ) -> list[tuple[int, bytes, InodeNumber]]:
-        """Return up to `limit` entries behind the cookie `after`: cookie, name, inode.
-
-        Entries with cookies from `end` on are left out.
-        """
-        return self._dentries.listing(folder, after, limit, end)
-
-    def names(
-        self, folder: InodeNumber, start: bytes, limit: int
-    ) -> list[tuple[bytes, InodeNumber]]:
-        """Return up to `limit` entries from a name on, in the order of names: name, inode."""
-        return self._dentries.names(folder, start, limit)
-
-    def next_cookie(self) -> int:
-        """Return the cookie of the next new name in any folder."""
-        return self._dentries.next_cookie()
-
-    def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
-        """Yield the folder and name of each of an inode's names."""
-        return self._dentries.names_of(inode)
-
     def path_of(self, inode: InodeNumber) -> bytes:
         """Return a path of an inode from the root: one of several if it has hard links.
 
@@ -115,7 +90,7 @@ class Namespace:
         """
         parts: list[bytes] = []
         while inode != ROOT and len(parts) < 10_000:
-            link = next(self.names_of(inode), None)
+            link = next(self._dentries.names_of(inode), None)
             if link is None:
                 return b"(inode %d)" % inode
             inode, name = link
@@ -242,7 +217,7 @@ class Namespace:
         """
         dentry = self._dentries.entry(folder, name)
         node = self._directory(dentry.inode)
-        if self.listing(node.inode, 0, 1):
+        if self._dentries.listing(node.inode, 0, 1):
             raise DirectoryNotEmpty(f"directory {os.fsdecode(name)} is not empty")
         with self._index.change():
             self._dentries.remove(folder, name, dentry)
@@ -368,7 +343,7 @@ class Namespace:
         if stat.S_ISDIR(victim.mode):
             if not stat.S_ISDIR(node.mode):
                 raise IsADirectory("the new name is a directory")
-            if self.listing(victim.inode, 0, 1):
+            if self._dentries.listing(victim.inode, 0, 1):
                 raise DirectoryNotEmpty("the new name is a directory with entries")
         elif stat.S_ISDIR(node.mode):
             raise NotADirectory("the new name is no directory")

@@ -334,7 +334,7 @@ async def test_fsyncdir(served: Served, box: Box) -> None:
     await served.operations.fsyncdir(handle, datasync=False)
     await served.written(b"g")
     store = box.crash()
-    assert [name for _, name, _ in store.namespace.listing(ROOT, 0, 10)] == [b"f"]
+    assert [name for _, name, _ in store.dentries.listing(ROOT, 0, 10)] == [b"f"]
 
 
 # -- attributes

@@ -43,11 +43,11 @@ def left(folder: Path) -> Path:
 def test_packs_deleted_meanwhile_are_not_missed(left: Path) -> None:
     """A pack that was rewritten since the check began, and is gone, is no finding."""
     with Store(left, read_only=True) as reader, reader.index.pinned():
-        names = len(reader.namespace.listing(ROOT, 0, 9))
+        names = len(reader.dentries.listing(ROOT, 0, 9))
         run_apart(COLLECT, left)
         assert list(reader.packs.numbers()) != [1]
         assert check(reader, data=True) == []
-        assert len(reader.namespace.listing(ROOT, 0, 9)) == names == 4
+        assert len(reader.dentries.listing(ROOT, 0, 9)) == names == 4
 
 
 def test_staging_files_deleted_meanwhile_are_not_missed(left: Path) -> None:

@@ -61,7 +61,7 @@ class Files:
     def kept(self) -> bytes:
         """Return the content of the file in `/lost+found`."""
         folder = self.store.namespace.lookup(ROOT, b"lost+found")
-        ((_, inode),) = self.store.namespace.names(folder, b"", 9)
+        ((_, inode),) = self.store.dentries.names(folder, b"", 9)
         return content_of(self.store, inode)
 
 

@@ -91,7 +91,7 @@ def test_a_circle_of_directories_is_broken(sample: Sample, good: Contents) -> No
     sample.put(Table.PARENTS, triple_key(outer, inner, old.cookie), b"")
     mend(sample)
     with Store(sample.path) as store:
-        assert b"/lost+found/inode-%d/inner/deep" % outer in walk(store.namespace)
+        assert b"/lost+found/inode-%d/inner/deep" % outer in walk(store.dentries)
     assert good.items() <= files_of(sample.path).items()
 
 

@@ -247,7 +247,7 @@ class LikeATree(RuleBasedStateMachine):
         name_counts: dict[InodeNumber, int] = {}
         for path, folder in self.folders(self.root):
             names = folder.names or {}
-            listing = self.store.namespace.listing(folder.inode, 0, 100)
+            listing = self.store.dentries.listing(folder.inode, 0, 100)
             assert {name: inode for _, name, inode in listing} == {
                 name: node.inode for name, node in names.items()
             }
@@ -274,7 +274,7 @@ class LikeATree(RuleBasedStateMachine):
         for _, folder in self.folders(self.root):
             now = {
                 name: cookie
-                for cookie, name, _ in self.store.namespace.listing(folder.inode, 0, 100)
+                for cookie, name, _ in self.store.dentries.listing(folder.inode, 0, 100)
             }
             for name, cookie in now.items():
                 before = folder.cookies.get(name)
@@ -300,12 +300,12 @@ def test_a_listing_goes_on_where_it_stopped(opened: Store) -> None:
     """Names added and removed between two pages of a listing hide no other name."""
     for number in range(10):
         new_file(opened, b"%d" % number)
-    first = opened.namespace.listing(ROOT, 0, 4)
+    first = opened.dentries.listing(ROOT, 0, 4)
     for number in (1, 3, 5):
         opened.namespace.unlink(ROOT, b"%d" % number)
     new_file(opened, b"new")
     opened.namespace.rename((ROOT, b"9"), (ROOT, b"6"))
-    rest = opened.namespace.listing(ROOT, first[-1][0], 100)
+    rest = opened.dentries.listing(ROOT, first[-1][0], 100)
     assert [name for _, name, _ in rest] == [b"4", b"6", b"7", b"8", b"new"]
 
 
@@ -316,11 +316,11 @@ def test_names_come_in_order(opened: Store) -> None:
         new_file(opened, name, folder=folder)
     new_file(opened, b"z")
     ordered = [b"a", b"a.", b"a0", b"b", b"\xff"]
-    assert [name for name, _ in opened.namespace.names(folder, b"", 10)] == ordered
-    assert [name for name, _ in opened.namespace.names(folder, b"a.", 2)] == ordered[1:3]
-    assert [name for name, _ in opened.namespace.names(folder, b"a.\0", 9)] == ordered[2:]
-    assert opened.namespace.names(folder, b"\xff\0", 1) == []
-    (named,) = opened.namespace.names(folder, b"b", 1)
+    assert [name for name, _ in opened.dentries.names(folder, b"", 10)] == ordered
+    assert [name for name, _ in opened.dentries.names(folder, b"a.", 2)] == ordered[1:3]
+    assert [name for name, _ in opened.dentries.names(folder, b"a.\0", 9)] == ordered[2:]
+    assert opened.dentries.names(folder, b"\xff\0", 1) == []
+    (named,) = opened.dentries.names(folder, b"b", 1)
     assert named == (b"b", opened.namespace.lookup(folder, b"b"))
 
 
@@ -328,9 +328,9 @@ def test_a_replaced_name_keeps_its_cookie(opened: Store) -> None:
     """A replaced name is listed once, by listings before and behind its cookie."""
     new_file(opened, b"old")
     new = new_file(opened, b"new")
-    before = {name: cookie for cookie, name, _ in opened.namespace.listing(ROOT, 0, 9)}
+    before = {name: cookie for cookie, name, _ in opened.dentries.listing(ROOT, 0, 9)}
     opened.namespace.rename((ROOT, b"new"), (ROOT, b"old"))
-    assert opened.namespace.listing(ROOT, 0, 9) == [(before[b"old"], b"old", new)]
+    assert opened.dentries.listing(ROOT, 0, 9) == [(before[b"old"], b"old", new)]
 
 
 # -- rules of names
@@ -406,7 +406,7 @@ def test_nothing_is_made_in_a_removed_directory(opened: Store) -> None:
     ):
         with pytest.raises(NotFound):
             call()
-    assert opened.namespace.listing(folder, 0, 9) == []
+    assert opened.dentries.listing(folder, 0, 9) == []
 
 
 def test_a_removed_file_gets_no_new_name(opened: Store) -> None:

@@ -160,7 +160,7 @@ def put_back(tree: Tree, folder: Path) -> None:
 
 def contents_of(store: Store) -> dict[bytes, bytes]:
     """Return the content of every file in a store's root."""
-    entries = store.namespace.listing(ROOT, 0, 1 << 30)
+    entries = store.dentries.listing(ROOT, 0, 1 << 30)
     return {name: content_of(store, inode) for _, name, inode in entries}
 
 
