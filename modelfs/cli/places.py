@@ -12,7 +12,7 @@ from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.store import folder
-from modelfs.store.files.path_lookup import find
+from modelfs.store.files.path_lookup import inode_at
 from modelfs.store.folder import STORE_ATTRIBUTE
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -115,7 +115,7 @@ def file_of_store(store: Store, file: Path) -> InodeNumber:
         Failure: there is no such path.
     """
     try:
-        return find(store.namespace, store.inodes, file)
+        return inode_at(store.namespace, store.inodes, file)
     except (NotFound, NotADirectory) as exc:
         raise Failure(
             f"{file} is not in the last commit of {store.folder}: {exc}; "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelfs.errors import NotADirectory, NotFound
-from modelfs.store.files.path_lookup import find
+from modelfs.store.files.path_lookup import inode_at
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -56,7 +56,7 @@ def _entry(store: Store, folder: InodeNumber, name: bytes, inode: InodeNumber) -
     decoded = os.fsdecode(name)
     if stat.S_ISLNK(mode):
         try:
-            inode = find(store.namespace, store.inodes, decoded, folder)
+            inode = inode_at(store.namespace, store.inodes, decoded, folder)
         except (NotFound, NotADirectory):
             return None
         is_file = stat.S_ISREG(store.inodes.get(inode).mode)

@@ -13,7 +13,7 @@ from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
 from modelfs.store.disk.space import disk_usage
-from modelfs.store.files.path_lookup import StrPath, find
+from modelfs.store.files.path_lookup import StrPath, inode_at
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics
 from modelfs.store.store import Store
@@ -85,7 +85,7 @@ class Reader:
         name = os.fspath(path).strip("/")
 
         def regular_file(store: Store) -> InodeNumber:
-            inode = find(store.namespace, store.inodes, name)
+            inode = inode_at(store.namespace, store.inodes, name)
             mode = store.inodes.get(inode).mode
             if stat.S_ISDIR(mode):
                 raise IsADirectory(f"{name or '/'} is a folder")
@@ -119,7 +119,9 @@ class Reader:
         """
         folder, slash, start = prefix.lstrip("/").rpartition("/")
         try:
-            top = self._connection.call(lambda store: find(store.namespace, store.inodes, folder))
+            top = self._connection.call(
+                lambda store: inode_at(store.namespace, store.inodes, folder)
+            )
         except (NotFound, NotADirectory):
             return
         open_folders = [(folder + slash, self._entries(top, start))]

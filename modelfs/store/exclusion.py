@@ -18,7 +18,7 @@ from pathlib import Path
 from modelfs.errors import StoreBusy
 from modelfs.store.folder import INDEX, lock
 from modelfs.store.index.index import Index
-from modelfs.store.index.lock_file import LOCK_FILE, may_lock
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE, may_lock
 
 
 def lock_out_writers(folder: Path) -> io.FileIO | None:
@@ -76,6 +76,7 @@ def _lock(folder: Path) -> io.FileIO:
     try:
         return lock(folder, fcntl.LOCK_SH)
     except StoreBusy as exc:
+        slots = f"{INDEX}/{LMDB_LOCK_FILE}"
         raise StoreBusy(
-            f"{exc}; to read beside it, this process needs permission to write {INDEX}/{LOCK_FILE}"
+            f"{exc}; to read beside it, this process needs permission to write {slots}"
         ) from exc

@@ -240,8 +240,8 @@ async def test_client_that_goes_away_during_a_sync(
     daemon: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sync whose client is gone may end early; the next one does all of it."""
-    run = Held(Worker.run)
-    monkeypatch.setattr(Worker, "run", run)
+    run = Held(Worker.ingest_region)
+    monkeypatch.setattr(Worker, "ingest_region", run)
     inode = await daemon.written(b"f", noise(CHUNK))
     async with connected(daemon) as stream:
         await stream.send_all(b'{"command": "sync"}\n')

@@ -21,8 +21,8 @@ from modelfs.store.index.records import (
     Extent,
     Inode,
     Listed,
-    StagedWindow,
     Superblock,
+    WindowRanges,
 )
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.index.tensor_records import TensorRow
@@ -41,7 +41,7 @@ RECORDS: Final[tuple[tuple[str, Callable[[bytes], Any]], ...]] = (
     ("extent", lambda value: Extent.from_bytes(7, value)),
     ("chunk", Chunk.from_bytes),
     ("pack", PackRow.from_bytes),
-    ("window", StagedWindow.from_bytes),
+    ("window", WindowRanges.from_bytes),
     ("tensor", lambda value: TensorRow.from_bytes(7, value)),
 )
 # Seeds besides: records of a younger format.

@@ -7,7 +7,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Dentry, Extent, Inode, Listed, StagedWindow, Superblock
+from modelfs.store.index.records import Dentry, Extent, Inode, Listed, Superblock, WindowRanges
 from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 from modelfs.store.index.tensor_records import TensorRow
 
@@ -50,7 +50,7 @@ EXAMPLES: dict[str, Any] = {
         element=5,
     ),
     "pack": PackRow(256 << 20, 200 << 20),
-    "window": StagedWindow(5, RangeSet([(0, 10), (4096, 8192)])),
+    "window": WindowRanges(5, RangeSet([(0, 10), (4096, 8192)])),
     "tensor": TensorRow(7, 24, "BF16", (3, 4), "layer.0.wéight"),
 }
 # The newest form of records that had another one in format 1.

@@ -12,7 +12,7 @@ from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Dentry, Extent, Inode, StagedWindow
+from modelfs.store.index.records import Dentry, Extent, Inode, WindowRanges
 from modelfs.store.index.tables import (
     ROOT,
     ChunkId,
@@ -124,8 +124,8 @@ class Sample:
     def lose(self, start: int, stop: int, *, generation: int = 0) -> None:
         """Record that the disk lost bytes of the staged window, or of one so much newer."""
         ((key, value),) = self.store.index.pages(Table.STAGED)
-        row = StagedWindow.from_bytes(value)
-        lost = StagedWindow(row.generation + generation, RangeSet([(start, stop)]))
+        row = WindowRanges.from_bytes(value)
+        lost = WindowRanges(row.generation + generation, RangeSet([(start, stop)]))
         self.put(Table.LOST, key, lost.to_bytes())
         with self.store.index.change():
             add_to_totals(self.store.index, InodeNumber(number_of(key)), staging_rows=1)

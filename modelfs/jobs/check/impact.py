@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.view import CheckView
-from modelfs.store.index.records import StagedWindow
+from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.tables import ChunkId, Table, number_of
 
 
@@ -86,7 +86,7 @@ def known_loss(view: CheckView) -> KnownLoss:
     for impact in impacts(view, lost).values() if lost else ():
         loss.impact.files |= impact.files
         loss.impact.tensors |= impact.tensors
-    for key, row in view.rows(Table.LOST, StagedWindow.from_row):
+    for key, row in view.rows(Table.LOST, WindowRanges.from_row):
         inode = number_of(key)
         loss.bytes += row.ranges.size
         for start, stop in row.ranges:

@@ -24,7 +24,7 @@ from modelfs.store.index.counters import (
     SHARED,
 )
 from modelfs.store.index.decoders import DECODERS, decode_meta
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,
@@ -135,7 +135,7 @@ def inodes_exist(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
     """A staged window has a file, which has the ranges of its row."""
-    for key, row in view.rows(Table.STAGED, StagedWindow.from_row):
+    for key, row in view.rows(Table.STAGED, WindowRanges.from_row):
         inode, number = pair_of(key)
         problem = _window_problem(view, inode, number, row)
         if problem is not None and view.is_current(Table.STAGED, key):
@@ -147,17 +147,17 @@ def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 def lost_bytes_are_staged(view: CheckView, _: Reported) -> Iterator[Finding]:
     """Bytes that the disk has lost are bytes of a staged window."""
-    for key, row in view.rows(Table.LOST, StagedWindow.from_row):
+    for key, row in view.rows(Table.LOST, WindowRanges.from_row):
         if key in view.broken[Table.STAGED]:
             continue
-        window = view.find(Table.STAGED, key, StagedWindow.from_row)
+        window = view.find(Table.STAGED, key, WindowRanges.from_row)
         if window is None or not row.is_part_of(window):
             inode, number = pair_of(key)
             message = f"window {number} of inode {inode}: the record of lost bytes is of another"
             yield Finding("lost", message, (view.path(inode),))
 
 
-def _window_problem(view: CheckView, inode: int, number: int, row: StagedWindow) -> str | None:
+def _window_problem(view: CheckView, inode: int, number: int, row: WindowRanges) -> str | None:
     start = number * WINDOW
     if any(low < start or high > start + WINDOW for low, high in row.ranges):
         return "it has ranges outside its bounds"

@@ -19,7 +19,7 @@ from modelfs.store.index.counters import chunk_counts
 from modelfs.store.index.decoders import decode_link, decode_number
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, Inode, StagedWindow
+from modelfs.store.index.records import Extent, Inode, WindowRanges
 from modelfs.store.index.tables import (
     KEY_MAX,
     ChunkId,
@@ -243,7 +243,7 @@ class CheckView:
                 filled = RangeSet(mapped.get(node.inode, []))
                 keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
                 for key, value in self.pages(Table.STAGED, *keys):
-                    for start, stop in StagedWindow.from_row(key, value).ranges:
+                    for start, stop in WindowRanges.from_row(key, value).ranges:
                         filled.add(start, stop)
                 holes = RangeSet([(0, min(node.size, KEY_MAX if trim is None else trim))])
                 for start, stop in filled:

@@ -72,42 +72,42 @@ class Worker:
         self._tensors = TensorTable(store.index)
 
     def work(
-        self, steps: Sequence[Region], writer: ChunkWriter
+        self, regions: Sequence[Region], writer: ChunkWriter
     ) -> tuple[list[Region], WriteResult]:
-        """Put the pieces of some steps into chunks, durably.
+        """Put the pieces of some regions into chunks, durably.
 
         Returns:
-            The steps that were done, and the writer's result. A step is not done if the format
+            The regions that were done, and the writer's result. A region is not done if the format
             cannot be recognised before the file is complete, or if the file was cut meanwhile.
 
         Raises:
             OSError: the backing disk is full or failed.
         """
-        done = [step for step in steps if self.run(step, writer)]
+        done = [region for region in regions if self.ingest_region(region, writer)]
         return done, writer.finish()
 
-    def run(self, step: Region, writer: ChunkWriter) -> bool:
-        """Put one step's pieces into chunks; False if it was not done."""
-        file_pass = step.file_pass
-        read_at = FrozenFile(self._contents, step.staged).read_at
+    def ingest_region(self, region: Region, writer: ChunkWriter) -> bool:
+        """Put the pieces of a region into chunks; False if it was not done."""
+        file_pass = region.file_pass
+        read_at = FrozenFile(self._contents, region.staged).read_at
         try:
-            if file_pass.cutter is None and not self._plan(file_pass, step.staged, read_at):
+            if file_pass.cutter is None and not self._plan(file_pass, region.staged, read_at):
                 return False
             assert file_pass.cutter is not None
-            pieces = self._changed_pieces(step, file_pass.cutter)
+            pieces = self._changed_pieces(region, file_pass.cutter)
             for piece in pieces:
                 if piece.role is not Role.GLUE:
-                    _put(step, [piece], read_at, writer)
+                    _put(region, [piece], read_at, writer)
             glue = [piece for piece in pieces if piece.role is Role.GLUE]
             for group in skeletons(glue, self._chunk_size):
-                _put(step, group, read_at, writer)
+                _put(region, group, read_at, writer)
         except FileNotFoundError:
             return False  # the file was cut, and its staging file deleted
         except CorruptData as exc:
             # Staged bytes above a damaged chunk stay staged, so nothing is lost.
             log.error("file %d cannot be ingested: %s", file_pass.inode, exc)
-            staged = step.staged.within(step.start, step.stop)
-            step.unfinished.extend(Piece(low, high, Role.PLAIN) for _, low, high in staged)
+            staged = region.staged.within(region.start, region.stop)
+            region.unfinished.extend(Piece(low, high, Role.PLAIN) for _, low, high in staged)
         return True
 
     def plan_empty(self, file_pass: Pass, staged: StagedFile) -> None:
@@ -140,35 +140,35 @@ class Worker:
         file_pass.cutter = Cutter(layout.spans, staged.size, self._chunk_size)
         return True
 
-    def _changed_pieces(self, step: Region, cutter: Cutter) -> list[Piece]:
-        """Return the step's pieces that have staged bytes, or no extent of their own."""
+    def _changed_pieces(self, region: Region, cutter: Cutter) -> list[Piece]:
+        """Return the region's pieces that have staged bytes, or no extent of their own."""
         changed: list[Piece] = []
-        for piece in cutter.pieces(data_around(step, self._maps, self._chunk_size)):
-            if not step.owns(piece):
+        for piece in cutter.pieces(data_around(region, self._maps, self._chunk_size)):
+            if not region.owns(piece):
                 continue
-            is_staged = next(step.staged.within(piece.start, piece.stop), None) is not None
-            extent = self._maps.exact(step.staged.inode, piece.start, piece.stop)
+            is_staged = next(region.staged.within(piece.start, piece.stop), None) is not None
+            extent = self._maps.exact(region.staged.inode, piece.start, piece.stop)
             if extent is not None and not is_staged:
                 continue
-            if not step.file_pass.complete and piece.stop > step.stop:
-                step.unfinished.append(piece)  # its end may not be written yet
+            if not region.file_pass.complete and piece.stop > region.stop:
+                region.unfinished.append(piece)  # its end may not be written yet
             else:
                 changed.append(piece)
         return changed
 
 
-def _put(step: Region, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -> None:
+def _put(region: Region, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -> None:
     """Put the bytes of some pieces, one after the other, into one chunk."""
     try:
         parts = [read_at(piece.start, piece.size) for piece in group]
     except CorruptData as exc:
-        log.error("file %d cannot be ingested: %s", step.file_pass.inode, exc)
-        step.unfinished.extend(group)
+        log.error("file %d cannot be ingested: %s", region.file_pass.inode, exc)
+        region.unfinished.extend(group)
         return
     content = b"".join(parts) if len(parts) > 1 else parts[0]
     # The optimizer finds smaller forms of tensors than a general compressor, and later.
     chunk = writer.put(content, compress=group[0].role is not Role.TENSOR)
     skip = 0
     for piece, part in zip(group, parts, strict=True):
-        step.extents.append(Extent(piece.start, chunk, skip, len(part)))
+        region.extents.append(Extent(piece.start, chunk, skip, len(part)))
         skip += len(part)

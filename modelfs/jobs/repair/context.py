@@ -84,11 +84,8 @@ class RepairContext:
         for key, value in self.index.pages(table):
             yield key, decode(key, value)
 
-    def put(self, table: Table, key: bytes, value: bytes) -> None:
-        self.index.put(table, key, value)
-
     def put_chunk(self, chunk: ChunkId, record: Chunk) -> None:
-        self.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
+        self.index.put(Table.CHUNKS, number_key(chunk), record.to_bytes())
         # Chunks and transposed tensors that derive from it are decoded again.
         self.store.chunk_reader.forget_all()
 
@@ -124,7 +121,7 @@ class RepairContext:
 
     def put_node(self, node: Inode) -> None:
         # The totals are recounted at the end of a round.
-        self.put(Table.INODES, number_key(node.inode), node.to_bytes())
+        self.index.put(Table.INODES, number_key(node.inode), node.to_bytes())
 
     def new_inode(self) -> InodeNumber:
         return InodeNumber(self.store.counters.allocate(NEXT_INODE))
@@ -154,7 +151,7 @@ class RepairContext:
                 checksum=0,
                 digest=UNKNOWN,
             )
-            self.put(Table.CHUNKS, number_key(self._lost_chunk), record.to_bytes())
+            self.index.put(Table.CHUNKS, number_key(self._lost_chunk), record.to_bytes())
         return self._lost_chunk
 
     def lose(self, inode: int, start: int, stop: int) -> None:
@@ -170,4 +167,4 @@ class RepairContext:
             self.put_extent(inode, Extent(at, self.lost_chunk(), 0, min(step, stop - at)))
 
     def put_extent(self, inode: int, extent: Extent) -> None:
-        self.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
+        self.index.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())

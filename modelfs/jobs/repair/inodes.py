@@ -83,7 +83,7 @@ def make_missing(context: RepairContext, inode: int, mode: int, size: int) -> No
     )
     context.put_node(node)
     if stat.S_ISREG(mode):
-        context.put(Table.PENDING, number_key(inode), request_value())
+        context.index.put(Table.PENDING, number_key(inode), request_value())
     path = context.path(inode)
     message = f"inode {inode}: its mode, owner and times are lost"
     if stat.S_ISREG(mode):

@@ -24,7 +24,7 @@ from modelfs.store.files import staged_file
 from modelfs.store.files.staged_file import window_name
 from modelfs.store.index.counters import LOGICAL
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import SIZE_MAX, Extent, Inode, StagedWindow
+from modelfs.store.index.records import SIZE_MAX, Extent, Inode, WindowRanges
 from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
 
 # -- maps
@@ -148,7 +148,7 @@ def _repair_size(
         return node
     if trim is not None or sizes_agree:
         # The size is right, so the extents behind it were cut off: ingest removes them.
-        context.put(Table.TRIMS, number_key(node.inode), number_key(node.size))
+        context.index.put(Table.TRIMS, number_key(node.inode), number_key(node.size))
         context.repaired(f"inode {node.inode} is cut at its size", (context.path(node.inode),))
         return node
     message = f"inode {node.inode} has the size of its content again, {reach}"
@@ -203,7 +203,7 @@ def repair_windows(context: RepairContext) -> None:
         _lose_all_staged(context, key)
     for key, lost in list(context.rows(Table.LOST)):
         window = context.index.get(Table.STAGED, key)
-        if window is None or not lost.is_part_of(StagedWindow.from_bytes(window)):
+        if window is None or not lost.is_part_of(WindowRanges.from_bytes(window)):
             context.drop(Table.LOST, key, "it belongs to no staged window")
             _lose_all_staged(context, key)
 
@@ -213,15 +213,15 @@ def _lose_all_staged(context: RepairContext, key: bytes) -> None:
     window = context.index.get(Table.STAGED, key)
     if window is None:
         return
-    context.put(Table.LOST, key, window)
+    context.index.put(Table.LOST, key, window)
     inode = pair_of(key)[0]
     message = f"inode {inode}: which staged bytes the disk has lost was damaged; all count as lost"
-    ranges = StagedWindow.from_bytes(window).ranges
+    ranges = WindowRanges.from_bytes(window).ranges
     tensors = [name for low, high in ranges for name in context.view().tensors(inode, low, high)]
     context.quarantined(message, (context.path(inode),), tensors)
 
 
-def _repair_window(context: RepairContext, inode: int, number: int, row: StagedWindow) -> None:
+def _repair_window(context: RepairContext, inode: int, number: int, row: WindowRanges) -> None:
     """Cut the ranges of a window to the length of its file; the rest is lost."""
     path = context.store.staging.folder / window_name(inode, number, row.generation)
     start = number * staged_file.WINDOW
@@ -234,7 +234,7 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: StagedW
     node, key = context.node(inode), pair_key(inode, number)
     assert node is not None
     if present:
-        context.put(Table.STAGED, key, StagedWindow(row.generation, present).to_bytes())
+        context.index.put(Table.STAGED, key, WindowRanges(row.generation, present).to_bytes())
     else:
         context.index.delete(Table.STAGED, key)
     _cut_lost_bytes(context, key, present)
@@ -249,9 +249,9 @@ def _cut_lost_bytes(context: RepairContext, key: bytes, present: RangeSet) -> No
     value = context.index.get(Table.LOST, key)
     if value is None:
         return
-    row = StagedWindow.from_bytes(value)
+    row = WindowRanges.from_bytes(value)
     if kept := present.common(row.ranges):
-        context.put(Table.LOST, key, StagedWindow(row.generation, kept).to_bytes())
+        context.index.put(Table.LOST, key, WindowRanges(row.generation, kept).to_bytes())
     else:
         context.index.delete(Table.LOST, key)
 

@@ -25,7 +25,7 @@ def repair_pack_rows(
             row = context.store.chunks.pack_row(pack)
             if row.stop not in state.ends or row.stop < needed[pack]:
                 stop = next(end for end in state.ends if end >= needed[pack])
-                context.put(Table.PACKS, number_key(pack), PackRow(stop, row.live).to_bytes())
+                context.index.put(Table.PACKS, number_key(pack), PackRow(stop, row.live).to_bytes())
                 context.repaired(f"pack {pack} ends at {stop}, as its segments do")
         elif context.store.chunks.pack_row(pack).stop not in state.ends:
             _retire(context, state)

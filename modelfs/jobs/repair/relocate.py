@@ -51,7 +51,7 @@ def relocate(
     for chunk, record in written.moved.items():
         context.put_chunk(chunk, record)
     for tail in written.tails:
-        context.put(Table.PACKS, number_key(tail.pack), PackRow(tail.stop, 0).to_bytes())
+        context.index.put(Table.PACKS, number_key(tail.pack), PackRow(tail.stop, 0).to_bytes())
         store.counters.set(NEXT_PACK, tail.pack + 1)
         evidence.packs[tail.pack] = read_segment_tables(store.packs, tail.pack)
     context.repaired(f"chunks copied to a new pack: {len(written.moved)}")

@@ -7,7 +7,7 @@ from typing import Final
 from modelfs.jobs.check.rows import OF_INODES
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.staged_file import window_name
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
 from modelfs.store.upgrade import upgrade
 
@@ -45,7 +45,7 @@ def requeue(context: RepairContext) -> None:
         for key in context.unreadable[table]:
             node = context.node(number_of(key)) if len(key) >= 8 else None
             if node is not None and stat.S_ISREG(node.mode):
-                context.put(queue, number_key(node.inode), request_value())
+                context.index.put(queue, number_key(node.inode), request_value())
 
 
 def repair_superblock(context: RepairContext) -> None:
@@ -53,7 +53,7 @@ def repair_superblock(context: RepairContext) -> None:
     store = context.store
     if not 0 < store.superblock.version <= FORMAT_VERSION:
         store.superblock = dataclasses.replace(store.superblock, version=FORMAT_VERSION)
-        context.put(Table.META, SUPERBLOCK, store.superblock.to_bytes())
+        context.index.put(Table.META, SUPERBLOCK, store.superblock.to_bytes())
         context.repaired(f"the superblock has the format {FORMAT_VERSION} again")
     # Before the commit, as this version writes the repaired rows in its own format.
     store.superblock = upgrade(store.folder, store.index, store.superblock)
@@ -67,6 +67,6 @@ def remove_ownerless(context: RepairContext) -> None:
             if node is None or (regular and not stat.S_ISREG(node.mode)):
                 context.drop(table, key, "it belongs to no inode")
                 context.quarantined(f"a row of {table.value} of inode {number_of(key)}: set aside")
-                if isinstance(record, StagedWindow):
+                if isinstance(record, WindowRanges):
                     name = window_name(*pair_of(key), record.generation)
                     context.quarantine.add_file(context.store.staging.folder / name)

@@ -62,7 +62,7 @@ def recount_uses(context: RepairContext) -> None:
             continue
         if record != counted:
             changed += 1
-            context.put(Table.CHUNKS, key, counted.to_bytes())
+            context.index.put(Table.CHUNKS, key, counted.to_bytes())
         if counted.base_only or not counted.alive:
             listed[Table.BASE_ONLY if counted.base_only else Table.DEAD][key] = b""
     if changed:
@@ -94,7 +94,7 @@ def recount_live_bytes(context: RepairContext) -> None:
         live = view.counts.live_bytes.get(pack, 0)
         if row.live != live:
             counted = dataclasses.replace(row, live=live)
-            context.put(Table.PACKS, number_key(pack), counted.to_bytes())
+            context.index.put(Table.PACKS, number_key(pack), counted.to_bytes())
             context.repaired(f"the live bytes of pack {pack} are corrected")
 
 

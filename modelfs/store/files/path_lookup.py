@@ -4,8 +4,8 @@ Names that are not UTF-8 are written as `os.fsdecode` writes them. Symbolic link
 the Hub's cache of models needs it, unless they lead out of the store: the store does not record
 where it is mounted.
 
-Example. `models/a/snapshots/1/w.bin` is a link to `../../blobs/5f`. `find` follows it to the file
-`models/a/blobs/5f`. A link to `/data/w.bin` raises `NotFound`.
+Example. `models/a/snapshots/1/w.bin` is a link to `../../blobs/5f`. `inode_at` follows it to the
+file `models/a/blobs/5f`. A link to `/data/w.bin` raises `NotFound`.
 """
 
 import os
@@ -24,7 +24,7 @@ StrPath = str | os.PathLike[str]
 LINKS_MAX: Final = 40
 
 
-def find(
+def inode_at(
     namespace: Namespace, inodes: Inodes, path: StrPath, folder: InodeNumber = ROOT
 ) -> InodeNumber:
     """Return the inode at a path from a folder. Any thread; at one commit, if the caller pins one.

@@ -43,7 +43,7 @@ from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_n
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Inode, StagedWindow
+from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_key, pair_of
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Staging:
             for table in (Table.STAGED, Table.LOST):
                 value = self._index.get(table, key)
                 # The row may be that of an older window, dropped before or to be dropped later.
-                row = None if value is None else StagedWindow.from_bytes(value)
+                row = None if value is None else WindowRanges.from_bytes(value)
                 if row is not None and row.generation == window.generation:
                     self._delete_row(table, staged.inode, key)
         for window in windows:
@@ -239,12 +239,12 @@ class Staging:
         """
         key = pair_key(inode, window.number)
         window.file.recorded = True
-        row = StagedWindow(window.generation, window.ranges)
+        row = WindowRanges(window.generation, window.ranges)
         self._put_row(Table.STAGED, inode, key, row.to_bytes())
         lost = window.lost()
         lost.update(window.ranges.common(lost_before))
         if lost:
-            row = StagedWindow(window.generation, lost)
+            row = WindowRanges(window.generation, lost)
             self._put_row(Table.LOST, inode, key, row.to_bytes())
         else:
             self._delete_row(Table.LOST, inode, key)
@@ -315,11 +315,11 @@ class Staging:
             CorruptIndex: the row is damaged, or the one with its lost ranges.
         """
         inode, number = pair_of(key)
-        row = StagedWindow.from_bytes(value)
+        row = WindowRanges.from_bytes(value)
         start = number * WINDOW
         lost = RangeSet()
         if (lost_value := self._index.get(Table.LOST, key)) is not None:
-            lost_row = StagedWindow.from_bytes(lost_value)
+            lost_row = WindowRanges.from_bytes(lost_value)
             if lost_row.generation == row.generation:
                 lost = lost_row.ranges.shifted(-start)
         # A killed process may have rewritten bytes that no fsync has made durable since.

@@ -20,8 +20,8 @@ from modelfs.store.index.records import (
     Extent,
     Inode,
     Listed,
-    StagedWindow,
     Superblock,
+    WindowRanges,
 )
 from modelfs.store.index.tables import (
     ChunkId,
@@ -137,8 +137,8 @@ DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
     Table.DEAD: decode_mark,
     Table.BASE_ONLY: decode_mark,
     Table.PACKS: PackRow.from_row,
-    Table.STAGED: StagedWindow.from_row,
-    Table.LOST: StagedWindow.from_row,
+    Table.STAGED: WindowRanges.from_row,
+    Table.LOST: WindowRanges.from_row,
     Table.PENDING: decode_number,
     Table.ORPHANS: decode_mark,
     Table.TO_OPTIMIZE: decode_number,

@@ -24,7 +24,7 @@ from typing import Final
 
 import lmdb
 
-LOCK_FILE: Final = "lock.mdb"
+LMDB_LOCK_FILE: Final = "lock.mdb"
 # Room for some 250 read transactions at a time.
 LOCK_SIZE: Final = 16 << 10
 # ioctl_iflags(2)
@@ -38,7 +38,7 @@ def may_lock(index: Path) -> bool:
     Otherwise its transactions have no slots, and the caller has to exclude writers during each. A
     reader does not create the file: it would be the reader's, and keep the store's owner out.
     """
-    return os.access(index / LOCK_FILE, os.W_OK, effective_ids=True)
+    return os.access(index / LMDB_LOCK_FILE, os.W_OK, effective_ids=True)
 
 
 def prepare_lock_file(index: Path) -> None:
@@ -47,7 +47,7 @@ def prepare_lock_file(index: Path) -> None:
     LMDB writes it through a mapping. On a file system that allocates new blocks for each write, as
     btrfs does, such a write on a full disk raises SIGBUS, and no process could open the index.
     """
-    path = index / LOCK_FILE
+    path = index / LMDB_LOCK_FILE
     if not index.is_dir() or path.exists():
         return
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -65,7 +65,7 @@ def free_slots(env: lmdb.Environment, index: Path) -> None:
     slots = env.readers().splitlines()[1:]
     owners = {int(slot.split()[0]) for slot in slots} - {os.getpid()}
     living = {pid for pid in owners if _has_mapped_lock_file(pid)}
-    if living != owners and living <= _pids_with_lock(index / LOCK_FILE):
+    if living != owners and living <= _pids_with_lock(index / LMDB_LOCK_FILE):
         env.reader_check()
 
 
@@ -73,7 +73,7 @@ def _has_mapped_lock_file(pid: int) -> bool:
     process = Path(f"/proc/{pid}")
     try:
         try:
-            return f"/{LOCK_FILE}" in (process / "maps").read_text(errors="replace")
+            return f"/{LMDB_LOCK_FILE}" in (process / "maps").read_text(errors="replace")
         except PermissionError:  # another user's; a thread of the kernel has no command line
             return bool((process / "cmdline").read_bytes())
     except OSError:

@@ -323,7 +323,7 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class StagedWindow:
+class WindowRanges:
     """Bytes of one window of a file: those in its staging file, or those that the disk has lost.
 
     Value layout: u64 generation (part of the staging file's name), then for each range u64
@@ -333,7 +333,7 @@ class StagedWindow:
     generation: int
     ranges: RangeSet
 
-    def is_part_of(self, other: "StagedWindow") -> bool:
+    def is_part_of(self, other: "WindowRanges") -> bool:
         """Whether the ranges are parts of another row's, for the same staging file."""
         is_same_file = self.generation == other.generation
         return is_same_file and other.ranges.common(self.ranges) == self.ranges

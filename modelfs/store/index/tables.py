@@ -26,8 +26,8 @@ dependants   source u64, chunk u64              empty: the same, the other way r
 dead         chunk u64                          empty: nothing needs the chunk; for gc
 held         chunk u64                          empty: only chunks that derive from it need it
 packs        pack u64                           `PackRow`
-staged       inode u64, window u64              `StagedWindow`
-lost         inode u64, window u64              `StagedWindow`: its ranges that the disk lost
+staged       inode u64, window u64              `WindowRanges`
+lost         inode u64, window u64              `WindowRanges`: its ranges that the disk lost
 pending      inode u64                          u64: when a pass of ingest was requested, in ns
 orphans      inode u64                          empty: no name left; to be removed
 unsettled    inode u64                          u64: when optimizing was requested, in ns

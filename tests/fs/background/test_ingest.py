@@ -50,14 +50,14 @@ async def test_sync(served: Served, box: Box) -> None:
 async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be ingested does not stop the others, and the error names it."""
     inodes = [await served.written(b"%d" % number, noise(CHUNK, number)) for number in range(4)]
-    real = Worker.run
+    real = Worker.ingest_region
 
     def run(self: Worker, step: Region, writer: ChunkWriter) -> bool:
         if step.file_pass.inode in inodes[1:3]:
             raise OSError(errno.EIO, "broken")
         return real(self, step, writer)
 
-    monkeypatch.setattr(Worker, "run", run)
+    monkeypatch.setattr(Worker, "ingest_region", run)
     with pytest.raises(OSError, match="cannot store /1 and 1 more in chunks: broken") as caught:
         await served.background.ingest.sync()
     assert caught.value.errno == errno.EIO
@@ -70,8 +70,8 @@ async def test_sync_with_files_that_fail(served: Served, monkeypatch: pytest.Mon
 
 async def test_write_during_ingest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes written while a file is ingested are the newer ones, then and after the next pass."""
-    run = Held(Worker.run)
-    monkeypatch.setattr(Worker, "run", run)
+    run = Held(Worker.ingest_region)
+    monkeypatch.setattr(Worker, "ingest_region", run)
     inode, handle = await served.created(b"f", DATA)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(served.background.ingest.sync)
@@ -91,8 +91,8 @@ async def test_truncation_during_ingest(
     served: Served, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A file that is truncated while it is ingested stays truncated."""
-    run = Held(Worker.run)
-    monkeypatch.setattr(Worker, "run", run)
+    run = Held(Worker.ingest_region)
+    monkeypatch.setattr(Worker, "ingest_region", run)
     inode = await served.written(b"f", DATA)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(served.background.ingest.sync)
@@ -109,8 +109,8 @@ async def test_file_that_goes_during_ingest(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is deleted and removed while it is ingested stays gone."""
-    run = Held(Worker.run)
-    monkeypatch.setattr(Worker, "run", run)
+    run = Held(Worker.ingest_region)
+    monkeypatch.setattr(Worker, "ingest_region", run)
     inode = await served.written(b"f", DATA)
     other = await served.written(b"g", OTHER)
     async with trio.open_nursery() as nursery:
@@ -252,8 +252,8 @@ async def test_file_that_is_written_during_a_sync(
 ) -> None:
     """A file that is written and closed while a sync ingests it is ingested again later."""
     inode, handle = await running.created(b"f", DATA)
-    work = Held(Worker.run)
-    monkeypatch.setattr(Worker, "run", work)
+    work = Held(Worker.ingest_region)
+    monkeypatch.setattr(Worker, "ingest_region", work)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(running.background.ingest.sync)
         await work.reached.wait()
@@ -337,8 +337,8 @@ async def test_a_fast_writer_does_not_keep_due_files_waiting(
             trio.from_thread.run(grow)
         return real(self, region, writer)
 
-    real = Worker.run
-    monkeypatch.setattr(Worker, "run", grown)
+    real = Worker.ingest_region
+    monkeypatch.setattr(Worker, "ingest_region", grown)
     await grow()
     due = await served.written(b"due", DATA)
     await trio.sleep(2 * QUIET_SECONDS)
@@ -364,8 +364,8 @@ async def test_early_ingest_of_an_unrecognised_file(
         tried.append(step.file_pass.complete)
         return real(self, step, writer) if step.file_pass.complete else False
 
-    real = Worker.run
-    monkeypatch.setattr(Worker, "run", unrecognised)
+    real = Worker.ingest_region
+    monkeypatch.setattr(Worker, "ingest_region", unrecognised)
     inode, handle = await running.created(b"f")
     data = noise(20 * CHUNK, 4)
     for offset in range(0, len(data), CHUNK // 2):

@@ -71,7 +71,7 @@ async def test_ingest_is_tried_again(
     level: int,
 ) -> None:
     """A failed ingest is logged, and tried again a while later."""
-    monkeypatch.setattr(Worker, "run", Failing(Worker.run, error, 1, 2))
+    monkeypatch.setattr(Worker, "ingest_region", Failing(Worker.ingest_region, error, 1, 2))
     inode = await running.written(b"f", DATA)
     began = trio.current_time()
     await until(lambda: is_chunked(running, inode))

@@ -9,7 +9,7 @@ from modelfs.jobs.check.findings import Severity
 from modelfs.jobs.check.fsck import check, fsck
 from modelfs.store.index.counters import FILES, NEXT_CHUNK, NEXT_INODE, NEXT_PACK, SHARED
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, StagedWindow
+from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
 from modelfs.store.index.tables import Table, number_key
 from tests.support.sample_store import SHARERS, WORDS, Sample
 
@@ -132,7 +132,7 @@ def test_a_short_staging_file_is_found(sample: Sample) -> None:
 def test_a_window_with_ranges_of_another_is_found(sample: Sample) -> None:
     """A staged window has no ranges outside its bounds."""
     key, value = next(sample.store.index.pages(Table.STAGED))
-    row = StagedWindow(StagedWindow.from_bytes(value).generation, RangeSet([(1 << 40, 2 << 40)]))
+    row = WindowRanges(WindowRanges.from_bytes(value).generation, RangeSet([(1 << 40, 2 << 40)]))
     sample.put(Table.STAGED, key, row.to_bytes())
     assert sample.finding() == ("window", (b"/staged",), ())
 

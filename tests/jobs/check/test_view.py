@@ -6,7 +6,7 @@ import pytest
 
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import StagedWindow
+from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.tables import ROOT, Table, number_key, pair_key
 from modelfs.store.index.tensor_records import TensorRow
 from tests.support.sample_lineage import Kin
@@ -115,7 +115,7 @@ def test_holes_lie_between_extents_and_staged_ranges(sample: Sample, view: Check
     hole = (sample.base, first.start, second.start)
     assert list(CheckView(sample.store).holes()) == [hole]
     middle = first.start + 5
-    window = StagedWindow(99, RangeSet([(first.start, middle)]))
+    window = WindowRanges(99, RangeSet([(first.start, middle)]))
     sample.put(Table.STAGED, pair_key(sample.base, 0), window.to_bytes())
     assert list(CheckView(sample.store).holes()) == [(sample.base, middle, second.start)]
     sample.put(Table.TRIMS, number_key(sample.base), number_key(middle + 5))

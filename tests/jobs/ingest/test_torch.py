@@ -80,7 +80,7 @@ def test_a_growing_archive_is_cut_when_it_is_complete(
         box.store.writes.write(inode, at, content[at : at + 7000])
         applier = Applier(box.store)
         region = applier.next_region(applier.begin_pass(inode, complete=False))
-        assert region is None or not Worker(box.store).run(region, box.store.writer())
+        assert region is None or not Worker(box.store).ingest_region(region, box.store.writer())
     assert extents(box.store, inode) == []
     ingest_file(box.store, inode)
     assert [tensor.name for tensor in inspect(box.store, inode).tensors] == ["w"]

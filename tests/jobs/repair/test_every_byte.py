@@ -16,7 +16,7 @@ from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, StagedWindow
+from modelfs.store.index.records import Extent, WindowRanges
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import (
@@ -399,7 +399,7 @@ def test_a_window_without_a_row_fails_to_read(sample: Sample, good: Contents, ho
     """What may have been staged in it is not known, so nothing of it is read; its file is kept."""
     ((key, _),) = sample.store.index.pages(Table.STAGED)
     window = sample.window
-    row = StagedWindow(9, RangeSet([(1 << 40, 2 << 40)]))
+    row = WindowRanges(9, RangeSet([(1 << 40, 2 << 40)]))
     sample.put(Table.STAGED, key, b"junk!" if how == "junk" else row.to_bytes())
     report = mend(sample)
     assert check_losses(files_of(sample.path), good, report) == {STAGED}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import NotADirectory, NotFound
-from modelfs.store.files.path_lookup import LINKS_MAX, StrPath, find
+from modelfs.store.files.path_lookup import LINKS_MAX, StrPath, inode_at
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.stores import FOLDER, ME, new_file
@@ -41,15 +41,15 @@ def file(opened: Store) -> InodeNumber:
 )
 def test_paths_of_a_file(opened: Store, file: InodeNumber, path: StrPath) -> None:
     """A path leads through folders, and through as many links as the kernel follows."""
-    assert find(opened.namespace, opened.inodes, path) == file
+    assert inode_at(opened.namespace, opened.inodes, path) == file
 
 
 def test_paths_from_a_folder(opened: Store, file: InodeNumber) -> None:
     """A path begins at the given folder, and may lead above it."""
-    folder = find(opened.namespace, opened.inodes, "a")
+    folder = inode_at(opened.namespace, opened.inodes, "a")
     for path in ("b/file", "../a/b/file"):
-        assert find(opened.namespace, opened.inodes, path, folder) == file
-    assert find(opened.namespace, opened.inodes, "") == ROOT
+        assert inode_at(opened.namespace, opened.inodes, path, folder) == file
+    assert inode_at(opened.namespace, opened.inodes, "") == ROOT
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_paths_that_lead_nowhere(
 ) -> None:
     """A path of no inode is an error with the reason."""
     with pytest.raises(error, match=why):
-        find(opened.namespace, opened.inodes, path)
+        inode_at(opened.namespace, opened.inodes, path)

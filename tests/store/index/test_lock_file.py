@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelfs.store.index.lock_file import LOCK_FILE, LOCK_SIZE, may_lock, prepare_lock_file
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE, LOCK_SIZE, may_lock, prepare_lock_file
 
 
 def test_the_lock_file_has_its_blocks(tmp_path: Path) -> None:
@@ -10,12 +10,12 @@ def test_the_lock_file_has_its_blocks(tmp_path: Path) -> None:
     prepare_lock_file(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
     prepare_lock_file(tmp_path)
-    status = (tmp_path / LOCK_FILE).stat()
+    status = (tmp_path / LMDB_LOCK_FILE).stat()
     assert (status.st_size, status.st_mode & 0o777) == (LOCK_SIZE, 0o600)
     assert status.st_blocks * 512 >= LOCK_SIZE
-    (tmp_path / LOCK_FILE).write_bytes(b"readers")
+    (tmp_path / LMDB_LOCK_FILE).write_bytes(b"readers")
     prepare_lock_file(tmp_path)
-    assert (tmp_path / LOCK_FILE).read_bytes() == b"readers"
+    assert (tmp_path / LMDB_LOCK_FILE).read_bytes() == b"readers"
 
 
 def test_the_permission_is_that_of_the_file(tmp_path: Path) -> None:

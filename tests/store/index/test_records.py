@@ -12,7 +12,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.store.index.chunk_records import OFFSET_END, Chunk, ChunkKind, PackRow
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Dentry, Extent, Inode, Listed, StagedWindow, Superblock
+from modelfs.store.index.records import Dentry, Extent, Inode, Listed, Superblock, WindowRanges
 from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 from modelfs.store.index.tensor_records import TensorRow
 from tests.support.paths import STORE_GOLDEN
@@ -79,7 +79,7 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "pack": st.builds(PackRow, stop=U64, live=U64),
     "window": st.builds(
-        StagedWindow,
+        WindowRanges,
         generation=U64,
         ranges=BOUNDS.map(lambda flat: RangeSet(zip(flat[::2], flat[1::2], strict=False))),
     ),
@@ -100,7 +100,7 @@ DECODE: dict[str, Callable[[bytes], object]] = {
     "extent": lambda value: Extent.from_bytes(7, value),
     "chunk": Chunk.from_bytes,
     "pack": PackRow.from_bytes,
-    "window": StagedWindow.from_bytes,
+    "window": WindowRanges.from_bytes,
     "tensor": lambda value: TensorRow.from_bytes(7, value),
 }
 every_record = pytest.mark.parametrize("kind", RECORDS)
@@ -163,7 +163,7 @@ def test_ranges_out_of_order_are_damage(flat: tuple[int, ...]) -> None:
     """Empty, touching, overlapping or descending ranges are refused."""
     value = b"".join(number.to_bytes(8, "little") for number in (1, *flat))
     with pytest.raises(CorruptIndex):
-        StagedWindow.from_bytes(value)
+        WindowRanges.from_bytes(value)
 
 
 @pytest.mark.parametrize("chunk_size", [0, 4095, (1 << 30) + 1])

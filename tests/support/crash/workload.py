@@ -84,7 +84,7 @@ class Work:
     def recorded(self) -> Iterator["Work"]:
         """Open the store, and record everything that is done to it."""
         with self.recorder.recording(), pytest.MonkeyPatch.context() as patch:
-            for part, name in ((Staging, "sync"), (Worker, "run")):
+            for part, name in ((Staging, "sync"), (Worker, "ingest_region")):
                 patch.setattr(part, name, self._interrupted(getattr(part, name)))
             self._open()
             try:
