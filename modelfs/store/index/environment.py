@@ -22,7 +22,8 @@ and closes it before a fork, and the next transaction opens it again, in both pr
 fork is done, `fork_gate` keeps it closed.
 
 LMDB reads the file through a mapping. A page that the disk cannot read raises SIGBUS, which ends
-the process; nothing here can prevent that. A file that was cut short is refused (see `opening`).
+the process. So all pages are read and checked when the environment is opened for the first time
+(see `opening`). Nothing here can prevent the end of a process if the disk loses a page after that.
 """
 
 import contextlib
@@ -295,6 +296,8 @@ class Environment:
             read_only=self._read_only,
             map_size=self._map_size,
             with_slots=self.has_slots,
+            # Once: this process has written the pages since, or reads beside the one that did.
+            check=not self._databases,
         )
         self._env = env
 

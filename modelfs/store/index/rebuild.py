@@ -1,0 +1,129 @@
+"""Writing a new data file of an index, and putting it in the place of the old one.
+
+A file is replaced in three steps, and a crash between any two of them leaves an index of the same
+rows: the new file is written under another name and synced, the lock file is deleted, the new file
+is renamed. The lock file goes because it has the number of the old file's last commit; the next
+writer makes another. The caller has the store's lock, so no other process writes the index. One
+that reads it goes on with the old files, which have no name any more, until it opens the new ones.
+
+Example. An index of 600 MiB has 500 MiB of free pages, since most files were removed. The next
+process that opens it for writing copies the other 100 MiB to `new/data.mdb`. The power fails before
+the rename: `data.mdb` is as before, and the next process begins again.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.lock_file import LOCK_FILE
+from modelfs.store.index.opening import translated
+from modelfs.store.index.tables import Table
+
+# The new file is made in a folder of its own: LMDB records in a file whether it has one.
+NEW_FOLDER: Final = "new"
+# Rows that are written in one transaction, whose pages are in memory until it ends.
+ROWS_MAX: Final = 100_000
+# Address space, more than any index of today needs.
+MAP_SIZE: Final = 1 << 40
+
+
+def write_new(folder: Path, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]]) -> int:
+    """Write a new data file with these rows, durably, and return their number.
+
+    Args:
+        folder: of the index.
+        tables: the rows of every table, in the order of their keys.
+
+    Raises:
+        StoreFull: the disk is full.
+        OSError: the disk failed.
+    """
+    path = _new_file(folder)
+    count = 0
+    try:
+        env = lmdb.open(
+            os.fspath(path.parent),
+            create=False,
+            lock=False,
+            max_dbs=len(Table),
+            map_size=MAP_SIZE,
+            mode=0o600,
+            sync=False,
+        )
+        try:
+            for table, rows in tables.items():
+                count += _put_rows(env, table, iter(rows))
+            env.sync(True)
+        finally:
+            env.close()
+    except lmdb.Error as exc:
+        raise translated(exc, os.fspath(path)) from exc
+    _sync(path)
+    return count
+
+
+def _put_rows(env: lmdb.Environment, table: Table, rows: Iterator[tuple[bytes, bytes]]) -> int:
+    database = env.open_db(table.value.encode())
+    count = 0
+    while part := list(islice(rows, ROWS_MAX)):
+        with env.begin(write=True, db=database) as transaction:
+            for key, value in part:
+                transaction.put(key, value, append=True)
+        count += len(part)
+    return count
+
+
+def copy_compact(env: lmdb.Environment, folder: Path) -> None:
+    """Write a new data file with the pages in use, durably. Raises as `write_new`."""
+    path = _new_file(folder)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        env.copyfd(fd, compact=True)
+        os.fsync(fd)
+    except lmdb.Error as exc:
+        raise translated(exc, os.fspath(path)) from exc
+    finally:
+        os.close(fd)
+
+
+def replace_data_file(folder: Path) -> None:
+    """Put the new data file in the place of the old one, durably. LMDB has neither open.
+
+    Raises:
+        OSError: the disk failed; the index is the old one, or the new one.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (folder / LOCK_FILE).unlink()
+    _sync(folder)
+    (folder / NEW_FOLDER / DATA_FILE).replace(folder / DATA_FILE)
+    _sync(folder)
+    remove_new(folder)
+
+
+def remove_new(folder: Path) -> None:
+    """Remove a new data file that a crash left behind."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / NEW_FOLDER / DATA_FILE).unlink()
+    with contextlib.suppress(FileNotFoundError):
+        (folder / NEW_FOLDER).rmdir()
+
+
+def _new_file(folder: Path) -> Path:
+    """Return the path of a new data file, which does not exist."""
+    remove_new(folder)
+    (folder / NEW_FOLDER).mkdir(mode=0o700)
+    return folder / NEW_FOLDER / DATA_FILE
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
