@@ -40,6 +40,7 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import MapFull, StoreBusy, StoreFull
+from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
@@ -53,6 +54,8 @@ MAP_SIZE: Final = 64 << 30
 POLL_SECONDS: Final = 0.001
 # The longest wait of a transaction for a slot in the lock file.
 SLOT_SECONDS: Final = 10.0
+# How often a copy is tried, if commits of another process overwrite the meta page before it.
+COPIES_MAX: Final = 20
 
 
 class Environment:
@@ -125,6 +128,19 @@ class Environment:
         """Return the bytes of the file that are in use, as of the last commit."""
         with self._acquired() as env:
             return used_bytes(env)
+
+    def copy(self) -> IndexCopy:
+        """Return a copy of the last commit.
+
+        Raises:
+            StoreFull: no disk has room for it.
+            StoreBusy: another process commits all the time.
+            OSError: the disk failed.
+        """
+        for _ in range(COPIES_MAX):
+            with self.transaction() as snapshot, contextlib.suppress(CommitGone):
+                return IndexCopy(self._file.path, snapshot)
+        raise StoreBusy("index: too many commits of another process")
 
     def snapshot_id(self) -> int:
         """Return the number of the last committed transaction."""

@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import get_ident
-from typing import Final
+from typing import Final, NamedTuple
 
 import lmdb
 
 from modelfs.errors import StoreReadOnly
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
+from modelfs.store.index.opening import Database, Databases
 from modelfs.store.index.tables import Table
 
 # Rows read in one transaction: LMDB reuses no page that a transaction may still read.
@@ -42,6 +43,13 @@ SCAN_PAGE: Final = 1000
 KEY_END: Final = b"\xff" * 512
 
 Row = tuple[bytes, bytes]
+
+
+class _Pin(NamedTuple):
+    """The commit that a thread's reads see."""
+
+    transaction: "lmdb.Transaction[bytes]"
+    databases: Databases  # of a copy; otherwise empty, as those of the environment count
 
 
 class CommitBatch:
@@ -92,7 +100,7 @@ class Index:
         self._undo: list[Undo] | None = None  # of the change in progress
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
-        self._pins: dict[int, lmdb.Transaction[bytes]] = {}  # by the thread whose reads use it
+        self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
@@ -107,7 +115,7 @@ class Index:
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot:
-            return snapshot.get(key, db=self._env.database(table))
+            return snapshot.get(key, db=self._database(table))
 
     def scan(self, table: Table, start: bytes, stop: bytes, limit: int = SCAN_PAGE) -> list[Row]:
         """Return the first `limit` rows whose keys are in `[start, stop)`, in order."""
@@ -147,7 +155,7 @@ class Index:
         keys = self._memtable.floor_keys(table, key, low)
         if not self._env.has(table):
             return None
-        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
+        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
             if cursor.set_range(key):
                 exists = cursor.key() == key or cursor.prev()
             else:
@@ -162,7 +170,7 @@ class Index:
         rows: list[Row] = []
         if not self._env.has(table):
             return rows
-        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
+        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
                     if key >= stop or len(rows) >= limit:
@@ -173,8 +181,13 @@ class Index:
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
         if self._pins and (pin := self._pins.get(get_ident())) is not None:
-            return nullcontext(pin)
+            return nullcontext(pin.transaction)
         return self._env.transaction()
+
+    def _database(self, table: Table) -> Database:
+        if self._pins and (pin := self._pins.get(get_ident())) is not None and pin.databases:
+            return pin.databases[table]
+        return self._env.database(table)
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -187,13 +200,39 @@ class Index:
         if not self._read_only or thread in self._pins:
             yield
             return
-        with self._env.transaction() as snapshot:
-            self._pins[thread] = snapshot
-            try:
+        with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
+            yield
+
+    @contextmanager
+    def copied(self) -> Iterator[None]:
+        """Make this thread's reads inside the block see one commit, for as long as it takes.
+
+        As `pinned`, but if another process may write the index, a copy of it is read: commits
+        meanwhile reuse the pages that they free, and the index does not grow.
+
+        Raises:
+            StoreFull: no disk has room for the copy.
+        """
+        if not self.others_write or get_ident() in self._pins:
+            with self.pinned():
                 yield
-            finally:
-                if self._pins.get(thread) is snapshot:
-                    del self._pins[thread]
+            return
+        copy = self._env.copy()
+        try:
+            with self._pinned_to(_Pin(copy.transaction, copy.databases)):
+                yield
+        finally:
+            copy.close()
+
+    @contextmanager
+    def _pinned_to(self, pin: "_Pin") -> Iterator[None]:
+        thread = get_ident()
+        self._pins[thread] = pin
+        try:
+            yield
+        finally:
+            if self._pins.get(thread) is pin:
+                del self._pins[thread]
 
     def get_newest(self, table: Table, key: bytes) -> bytes | None:
         """Return a row's value as of the last commit, even inside `pinned`."""
@@ -331,7 +370,7 @@ class Index:
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
         pin = self._pins.get(get_ident())
-        return self._env.snapshot_id() if pin is None else pin.id()
+        return self._env.snapshot_id() if pin is None else pin.transaction.id()
 
     def reopen(self, deadline: float = math.inf) -> None:
         """Close LMDB's environment; the next read opens it again, as it is on the disk by then.

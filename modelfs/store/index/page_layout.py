@@ -115,6 +115,9 @@ class PageFile:
     def close(self) -> None:
         self._file.close()
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def __enter__(self) -> Self:
         return self
 
@@ -124,7 +127,7 @@ class PageFile:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return os.fstat(self._file.fileno()).st_size
+        return os.fstat(self.fileno()).st_size
 
     @property
     def pages(self) -> int:
@@ -138,11 +141,11 @@ class PageFile:
     def read_at(self, start: int, size: int) -> bytes:
         """Return the bytes at an offset; fewer if the file ends before."""
         # A number out of a damaged page can be beyond all that pread(2) takes.
-        return os.pread(self._file.fileno(), size, start) if start < OFFSET_MAX else b""
+        return os.pread(self.fileno(), size, start) if start < OFFSET_MAX else b""
 
     def read_into(self, number: int, into: memoryview) -> int:
         """Read pages into a buffer, and return the number of bytes."""
-        return os.preadv(self._file.fileno(), [into], number * self.page_size)
+        return os.preadv(self.fileno(), [into], number * self.page_size)
 
     def kind(self, number: int) -> tuple[int, int]:
         """Return the flags of a page, and how many overflow pages it begins if it is one.
