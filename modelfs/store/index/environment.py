@@ -45,6 +45,7 @@ from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
 from modelfs.store.index.opening import Database, open_lmdb, translated, used_bytes
+from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,21 @@ class Environment:
             with self.transaction() as snapshot, contextlib.suppress(CommitGone):
                 return IndexCopy(self._file.path, snapshot)
         raise StoreBusy("index: too many commits of another process")
+
+    def compact(self) -> None:
+        """Give unused pages back to the disk, if most are unused. For the owner, at opening.
+
+        Raises:
+            OSError: the disk failed; the index has all its rows.
+        """
+        remove_new(self._folder)
+        with self._acquired() as env:
+            used = used_bytes(env)
+            if not copy_compact(env, self._folder, used, used - self._free(env)):
+                return
+        self.reopen()
+        replace_data_file(self._folder)
+        self._file = DataFile(self._folder)
 
     def snapshot_id(self) -> int:
         """Return the number of the last committed transaction."""

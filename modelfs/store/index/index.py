@@ -359,6 +359,10 @@ class Index:
 
         self._env.write(work)
 
+    def compact(self) -> None:
+        """Give unused pages back to the disk, if most are unused: see `Environment.compact`."""
+        self._env.compact()
+
     def sync(self) -> None:
         """Make the last commit durable: its process may have been killed in the middle of it.
 

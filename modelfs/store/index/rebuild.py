@@ -12,6 +12,7 @@ the rename: `data.mdb` is as before, and the next process begins again.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -25,12 +26,20 @@ from modelfs.store.index.lock_file import LOCK_FILE
 from modelfs.store.index.opening import translated
 from modelfs.store.index.tables import Table
 
+log = logging.getLogger(__name__)
+
 # The new file is made in a folder of its own: LMDB records in a file whether it has one.
 NEW_FOLDER: Final = "new"
 # Rows that are written in one transaction, whose pages are in memory until it ends.
 ROWS_MAX: Final = 100_000
 # Address space, more than any index of today needs.
 MAP_SIZE: Final = 1 << 40
+# An index is compacted if so many bytes, and this part of it, are unused. An index of a million
+# removed files would keep its length for ever.
+COMPACT_MIN: Final = 16 << 20
+COMPACT_PART: Final = 0.5
+# A new file takes at most this part of the disk's free room.
+ROOM_PART: Final = 0.5
 
 
 def write_new(folder: Path, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]]) -> int:
@@ -79,17 +88,38 @@ def _put_rows(env: lmdb.Environment, table: Table, rows: Iterator[tuple[bytes, b
     return count
 
 
-def copy_compact(env: lmdb.Environment, folder: Path) -> None:
-    """Write a new data file with the pages in use, durably. Raises as `write_new`."""
+def copy_compact(env: lmdb.Environment, folder: Path, used: int, live: int) -> bool:
+    """Write a new data file with the pages in use, durably, if most pages are unused.
+
+    Args:
+        env: an open environment.
+        folder: of the index.
+        used: bytes up to the end of the last page in use.
+        live: bytes of pages in use.
+
+    Returns:
+        Whether there is a new file. There is none without room for it, or if LMDB finds damage.
+    """
+    unused = used - live
+    if unused < max(COMPACT_MIN, used * COMPACT_PART):
+        return False
+    disk = os.statvfs(folder)
+    if live > disk.f_bavail * disk.f_frsize * ROOM_PART:
+        log.warning("the index has %d MiB of unused pages; no room to compact", unused >> 20)
+        return False
     path = _new_file(folder)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         env.copyfd(fd, compact=True)
         os.fsync(fd)
-    except lmdb.Error as exc:
-        raise translated(exc, os.fspath(path)) from exc
+    except (lmdb.Error, OSError) as exc:
+        log.warning("the index has %d MiB of unused pages: %s", unused >> 20, exc)
+        remove_new(folder)
+        return False
     finally:
         os.close(fd)
+    log.info("the index is compacted: %d MiB of unused pages are given back", unused >> 20)
+    return True
 
 
 def replace_data_file(folder: Path) -> None:
