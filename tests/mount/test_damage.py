@@ -1,7 +1,9 @@
 """A damaged pack, as a user sees it: errors, fsck, repair, and good copies."""
 
+import contextlib
 import errno
 import io
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.index_pages import damage_flags, leaves_of
-from tests.support.mounts import MODELFS, Mount
+from tests.support.mounts import MODELFS, Mount, run, wait_until
 from tests.support.paths import MODELS
 from tests.support.stores import overwrite, pack_path
 
@@ -102,3 +104,22 @@ def test_a_damaged_page_of_the_index_is_no_abort(mount: Mount) -> None:
     assert _failing(mount.path / MODEL.name, good)
     shutil.copy(MODEL, mount.path / "copy")
     assert (mount.path / "copy").read_bytes() == good
+
+
+def test_pages_that_are_lost_while_it_is_mounted(mount: Mount) -> None:
+    """The daemon dies of them once: its log has the signal, and the next mount is refused."""
+    shutil.copy(MODEL, mount.path / MODEL.name)
+    mount.sync()
+    data = mount.store / "index" / "data.mdb"
+    whole = data.read_bytes()
+    os.truncate(data, 8192)
+    with contextlib.suppress(OSError):
+        (mount.path / "no such name").stat()
+    wait_until(lambda: not mount.alive)
+    assert "Fatal Python error: Bus error" in mount.log()
+    run("umount", "-l", mount.path)
+    with pytest.raises(AssertionError, match="the file ends before it, and 1 more; check it"):
+        mount.start()
+    data.write_bytes(whole)
+    mount.start()
+    assert (mount.path / MODEL.name).read_bytes() == MODEL.read_bytes()
