@@ -24,6 +24,7 @@ The tree::
     |-- UnsupportedFormat    EIO
     `-- CorruptData          EIO
         |-- CorruptIndex     EIO
+        |   |-- DamagedPages EIO
         |   `-- IndexLost    EIO
         |-- CorruptPack      EIO
         |-- CorruptChunk     EIO
@@ -160,6 +161,22 @@ class CorruptData(ModelfsError):
 
 class CorruptIndex(CorruptData):
     """A row of the index does not decode, or refers to a missing row."""
+
+
+class DamagedPages(CorruptIndex):
+    """Pages of the index's file are damaged or missing, or the disk cannot read them.
+
+    Attributes:
+        problems: a message for each page.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        more = f", and {len(self.problems) - 1} more" if len(self.problems) > 1 else ""
+        return f"{self.problems[0]}{more}"
 
 
 class IndexLost(CorruptIndex):

@@ -3,6 +3,7 @@
 The daemon is a child of the caller, in a session of its own. A pipe carries one message to the
 caller: `READY`, a line with an error, or nothing if the daemon died. Until the daemon is ready its
 stderr is a file in memory, because libfuse and fusermount3 write their explanations there only.
+After that it is the log: LMDB and Python write there if damage ends the process.
 """
 
 import contextlib
@@ -58,17 +59,16 @@ class _Caller:
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
+        self.log = -1  # the log's descriptor, if there is a log
 
     def send(self, message: bytes) -> None:
-        """Send the message, and direct stderr to /dev/null; do nothing the second time."""
+        """Send the message, and direct stderr to the log; do nothing the second time."""
         if self.pipe >= 0:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self.pipe, message)
             os.close(self.pipe)
             self.pipe = -1
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 2)
-            os.close(null)
+            os.dup2(1 if self.log < 0 else self.log, 2)
 
 
 def _be_daemon(
@@ -86,7 +86,7 @@ def _be_daemon(
         for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, caller.pipe}:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        logs.of_background_daemon(log_file)
+        caller.log = logs.of_background_daemon(log_file)
         serve(lambda: caller.send(READY))
     except Exception as exc:
         if isinstance(exc, EXPECTED):

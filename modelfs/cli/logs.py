@@ -34,15 +34,21 @@ def of_foreground_daemon() -> None:
     _send_to(logging.StreamHandler(sys.stderr), line, logging.INFO)
 
 
-def of_background_daemon(path: Path) -> None:
-    """Send the log of a daemon in the background to a file; drop it if that is not writable."""
+def of_background_daemon(path: Path) -> int:
+    """Send the log of a daemon in the background to a file; drop it if that is not writable.
+
+    Returns:
+        A descriptor of the file, which the caller owns; -1 if it is not writable.
+    """
     handler: logging.Handler = logging.NullHandler()
+    fd = -1
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_size > LOG_MAX:
             path.replace(path.with_suffix(".log.1"))
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     _send_to(handler, FULL, logging.INFO)
+    return fd
 
 
 def _send_to(handler: logging.Handler, line: str, level: int) -> None:

@@ -6,7 +6,9 @@ the pages of mapped files, which an unmount does by itself. Then the file system
 background jobs are cancelled, and everything is flushed and committed.
 """
 
+import contextlib
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -58,6 +60,10 @@ def run(options: MountOptions, ready: Callable[[], None]) -> None:
         OSError: the same, because of the backing disk.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    # A page of the index that is damaged while it is mounted ends the process. Then the log has
+    # the signal and the calls that led to it; the next mount checks all pages, and is refused.
+    with contextlib.suppress(ValueError, OSError):  # stderr is closed
+        faulthandler.enable(2, all_threads=False)
     keep_heap()
     raise_limit()
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}

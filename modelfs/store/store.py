@@ -158,6 +158,8 @@ class Store:
         )
         self.exclusion = WriterExclusion(self.folder, self.index)
         try:
+            if recover and not self.read_only:
+                self.index.compact()
             self._open_parts(cache_size)
             if recover and not self.index.others_write:
                 load_staged(self.staging)

@@ -74,7 +74,7 @@ def test_caller_goes_on_when_ready(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "in the background\n", "")
     wait_until((folder / "state").exists)
     *state, pid = (folder / "state").read_text().splitlines()
-    assert state == [os.devnull, os.devnull, os.devnull, "/", "True"]
+    assert state == [os.devnull, os.devnull, str(folder / "daemon.log"), "/", "True"]
     assert os.path.exists(f"/proc/{pid}")
     (folder / "end").touch()
     wait_until((folder / "ended").exists)
@@ -110,6 +110,13 @@ def test_failures_are_logged(folder: Path) -> None:
     wait_until(lambda: "ZeroDivisionError" in log.read_text())
     assert "it is taken" in log.read_text()
     assert "Traceback" in log.read_text()
+
+
+def test_the_end_by_a_signal_is_logged(folder: Path) -> None:
+    """After the daemon is ready, its stderr is the log: there LMDB and Python explain an abort."""
+    run(folder, "ready()\nos.write(2, b'mdb.c: Assertion failed')\nos.abort()")
+    log = folder / "daemon.log"
+    wait_until(lambda: "Assertion failed" in log.read_text())
 
 
 def test_locks_of_the_caller_are_closed(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The destinations of log lines."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_long_log_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(logs, "LOG_MAX", 100)
     path = tmp_path / "daemon.log"
     for text in ("a" * 200, "b", "c" * 200, "d"):
-        logs.of_background_daemon(path)
+        os.close(logs.of_background_daemon(path))
         log.info(text)
     assert "c" * 200 in (tmp_path / "daemon.log.1").read_text()
     assert path.read_text().endswith("d\n")
@@ -72,5 +73,5 @@ def test_long_log_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_no_file(tmp_path: Path) -> None:
     """Without a writable log file the daemon runs without a log."""
-    logs.of_background_daemon(tmp_path / "nowhere" / "daemon.log")
+    assert logs.of_background_daemon(tmp_path / "nowhere" / "daemon.log") == -1
     log.info("lost")

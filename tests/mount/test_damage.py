@@ -1,7 +1,9 @@
 """A damaged pack, as a user sees it: errors, fsck, repair, and good copies."""
 
+import contextlib
 import errno
 import io
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
-from tests.support.mounts import MODELFS, Mount
+from tests.support.index_pages import damage_flags, leaves_of
+from tests.support.mounts import MODELFS, Mount, run, wait_until
 from tests.support.paths import MODELS
 from tests.support.stores import overwrite, pack_path
 
@@ -78,3 +81,45 @@ def test_damage_is_named_repaired_and_healed(mount: Mount) -> None:
     mount.sync()
     assert (mount.path / MODEL.name).read_bytes() == good
     assert mount.stats()["lost_bytes"] == 0
+
+
+def test_a_damaged_page_of_the_index_is_no_abort(mount: Mount) -> None:
+    """A mount over it is refused with the page and the next step; repair brings the files back."""
+    good = MODEL.read_bytes()
+    shutil.copy(MODEL, mount.path / MODEL.name)
+    mount.sync()
+    mount.stop()
+    leaf = leaves_of(mount.store, "extents")[0]
+    damage_flags(mount.store, leaf)
+    refused = subprocess.run(
+        [*MODELFS, "mount", mount.store, mount.path], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert f"page {leaf} of the index (extents)" in refused.stderr
+    assert "modelfs fsck --repair" in refused.stderr
+    assert _fsck(mount.store)[0] == 4
+    assert _fsck(mount.store, "--repair")[0] in (1, 4)
+    assert _fsck(mount.store, "--data")[0] == 0
+    mount.start()
+    assert _failing(mount.path / MODEL.name, good)
+    shutil.copy(MODEL, mount.path / "copy")
+    assert (mount.path / "copy").read_bytes() == good
+
+
+def test_pages_that_are_lost_while_it_is_mounted(mount: Mount) -> None:
+    """The daemon dies of them once: its log has the signal, and the next mount is refused."""
+    shutil.copy(MODEL, mount.path / MODEL.name)
+    mount.sync()
+    data = mount.store / "index" / "data.mdb"
+    whole = data.read_bytes()
+    os.truncate(data, 8192)
+    with contextlib.suppress(OSError):
+        (mount.path / "no such name").stat()
+    wait_until(lambda: not mount.alive)
+    assert "Fatal Python error: Bus error" in mount.log()
+    run("umount", "-l", mount.path)
+    with pytest.raises(AssertionError, match="the file ends before it, and 1 more; check it"):
+        mount.start()
+    data.write_bytes(whole)
+    mount.start()
+    assert (mount.path / MODEL.name).read_bytes() == MODEL.read_bytes()

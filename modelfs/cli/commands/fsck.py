@@ -12,10 +12,10 @@ from modelfs.cli.findings import line_of, with_names
 from modelfs.cli.open_store import pinned
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_mount_point, find_store
-from modelfs.errors import CorruptIndex, IndexLost
+from modelfs.errors import CorruptIndex, DamagedPages, IndexLost
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
-from modelfs.jobs.check.meta_pages import check_meta_pages
+from modelfs.jobs.check.pages import meta_page_findings, page_findings
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
@@ -49,15 +49,7 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
         store = find_store(place)
         if repair:
             return _repair(store, data=data, as_json=as_json)
-        if torn_pages := check_meta_pages(store):
-            report = FsckReport(torn_pages, files=0, chunks=0, bytes_checked=0, seconds=0.0)
-        else:
-            with (
-                pinned(store),
-                Store(store, read_only=True) as opened,
-                render.progress_bar("checking", in_bytes=data) as progress,
-            ):
-                report = check_store(opened, data=data, progress=progress)
+        report = _check(store, data=data)
     except EXPECTED as exc:
         message = describe(exc)
         if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):
@@ -70,6 +62,22 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     else:
         _show(report, store, data=data)
     return Code.DAMAGED if report.findings else Code.OK
+
+
+def _check(store: Path, *, data: bool) -> FsckReport:
+    """Return the findings; only those about pages of the index, if there are such."""
+    findings = meta_page_findings(store)
+    try:
+        if not findings:
+            with (
+                pinned(store),
+                Store(store, read_only=True) as opened,
+                render.progress_bar("checking", in_bytes=data) as progress,
+            ):
+                return check_store(opened, data=data, progress=progress)
+    except DamagedPages as exc:
+        findings = page_findings(exc)
+    return FsckReport(findings, files=0, chunks=0, bytes_checked=0, seconds=0.0)
 
 
 def _repair(store: Path, *, data: bool, as_json: bool) -> Code:

@@ -11,7 +11,7 @@ from modelfs.cli.escape import plain
 from modelfs.cli.params import PATH
 from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
-from modelfs.jobs.inspect.file import inspect as inspect_file
+from modelfs.jobs.inspect.file import report_on, state_of
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -42,10 +42,14 @@ def _report(path: Path, file: Path | InodeNumber) -> Json:
     with client.connect(path) or nullcontext() as daemon:
         if daemon is not None and not isinstance(file, Path):
             return daemon.ask("inspect", inode=file)
-        with Store(path, read_only=True) as store, store.index.pinned():
-            inode = file_of_store(store, file) if isinstance(file, Path) else file
-            if daemon is None:
-                return inspect_file(store, inode).to_dict()
+        with Store(path, read_only=True) as store:
+            with store.index.pinned():
+                inode = file_of_store(store, file) if isinstance(file, Path) else file
+                state = None if daemon is not None else state_of(store, inode)
+            # Not pinned: it walks over the extents of all files, for seconds in a large store.
+            if state is not None:
+                return report_on(store, state).to_dict()
+        assert daemon is not None
         return daemon.ask("inspect", inode=inode)
 
 

@@ -11,7 +11,9 @@ has it, dead chunks, orphans, staged windows, and extents behind a truncation. N
 finding: opening the store for writing, or gc, removes them.
 
 Nothing is changed. Of a store opened read-only one commit is checked, even if a daemon makes
-further commits meanwhile. Files that the daemon deletes meanwhile are no findings.
+further commits meanwhile: a copy of the index is read (see `store.index.copy`). A problem is only a
+finding if the row that it concerns has not changed since, and files that the daemon deletes
+meanwhile are none.
 
 Example. `/a` has chunks 1 and 2, `/b` has chunk 3, which derives from 1. The row of chunk 2 is
 junk, and a byte of chunk 1 in pack 1 has flipped::
@@ -146,6 +148,9 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
         data: also read, decode and compare every chunk that a file uses.
         progress: called with the part that is done and the whole: with `data` in bytes, otherwise
             in invariants.
+
+    Raises:
+        StoreFull: beside a daemon, no disk has room for a copy of the index.
     """
     began = time.monotonic()
     bytes_checked = 0
@@ -156,7 +161,7 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
         if progress is not None:
             progress(done, total)
 
-    with store.index.pinned():
+    with store.index.copied():
         reported = Reported()
         view = CheckView(store, reported.broken)
         findings: list[Finding] = []

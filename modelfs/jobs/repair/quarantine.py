@@ -82,6 +82,19 @@ class Quarantine:
             os.fsync(target.fileno())
         sync_folder(self.folder)
 
+    def link(self, path: Path) -> None:
+        """Keep a file that another one is about to replace; durable when this returns."""
+        self._make_folder()
+        status = path.stat()
+        for kept in self.folder.iterdir():
+            if os.path.samestat(kept.lstat(), status):
+                return  # from a repair that was interrupted
+        try:
+            self._free_path(path.name).hardlink_to(path)
+        except OSError:  # not every file system has links
+            self.copy(path, path.name)
+        sync_folder(self.folder)
+
     def content(self) -> tuple[int, int]:
         """Return the number of files in quarantine, and their bytes."""
         if not self.folder.is_dir():

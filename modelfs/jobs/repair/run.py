@@ -31,17 +31,17 @@ from typing import Final
 
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
-from modelfs.jobs.check.meta_pages import check_meta_pages
+from modelfs.jobs.check.pages import meta_page_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
 from modelfs.jobs.repair.inode_totals import lose_incomplete_files, recount_totals_of_inodes
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps, repair_windows
-from modelfs.jobs.repair.meta_pages import restore_meta_pages
 from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
 from modelfs.jobs.repair.names import repair_names
 from modelfs.jobs.repair.pack_files import rename_packs
+from modelfs.jobs.repair.pages import restore_meta_pages, salvage_index
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.rows import (
     remove_ownerless,
@@ -123,7 +123,7 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
     check_format(folder)
     quarantine = Quarantine(folder)
     findings, actions = _restore_index(folder, quarantine)
-    went_back = any(action.outcome is Outcome.QUARANTINED for action in actions)
+    lacks_rows = any(action.outcome is Outcome.QUARANTINED for action in actions)
     data = data or bool(actions)
     with Store(folder, recover=False) as store:
         for _ in range(ROUNDS_MAX):
@@ -134,7 +134,7 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
-        if went_back:
+        if lacks_rows:
             _keep_unmentioned(store, quarantine)
         return RepairReport([*findings], [*actions], report)
 
@@ -146,10 +146,13 @@ def _restore_index(
     locked = lock(folder, fcntl.LOCK_EX)
     try:
         check_index(folder)
-        findings = dict.fromkeys(check_meta_pages(folder))
+        findings = dict.fromkeys(meta_page_findings(folder))
         actions: dict[Action, None] = {}
         if (restored := restore_meta_pages(folder, quarantine)) is not None:
             actions[Action(Outcome.QUARANTINED, restored)] = None
+        if (salvage := salvage_index(folder, quarantine)) is not None:
+            findings |= dict.fromkeys(salvage.findings)
+            actions[Action(Outcome.QUARANTINED, salvage.message)] = None
         if (restored := restore_superblock(folder, quarantine)) is not None:
             findings[Finding("superblock", "the index has no superblock that can be read")] = None
             actions[Action(Outcome.REPAIRED, restored)] = None

@@ -11,6 +11,7 @@ begins with the range (100, 110), and the size is 110. The bytes behind 100 of t
 
 import dataclasses
 import errno
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 WINDOW: Final = 64 << 20
+WINDOW_NAME: Final = re.compile("([0-9a-f]{1,16})-([0-9a-f]{1,16})-([0-9a-f]{1,16})")
 
 Stamp = tuple[int, int, int]  # generation, version, failures
 
@@ -235,6 +237,15 @@ def is_being_written(staged: StagedFile | None, number: int) -> bool:
 def window_name(inode: int, number: int, generation: int) -> str:
     """Return the name of a window's staging file."""
     return f"{inode:x}-{number:x}-{generation:x}"
+
+
+def window_of(name: str) -> tuple[int, int] | None:
+    """Return the inode and the number of the window that a staging file is of.
+
+    None if the file has another name than `window_name` makes.
+    """
+    match = WINDOW_NAME.fullmatch(name)
+    return None if match is None else (int(match[1], 16), int(match[2], 16))
 
 
 def with_staged_state(node: Inode, staged: StagedFile) -> Inode:

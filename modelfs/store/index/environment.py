@@ -22,7 +22,8 @@ and closes it before a fork, and the next transaction opens it again, in both pr
 fork is done, `fork_gate` keeps it closed.
 
 LMDB reads the file through a mapping. A page that the disk cannot read raises SIGBUS, which ends
-the process; nothing here can prevent that. A file that was cut short is refused (see `opening`).
+the process. So all pages are read and checked when the environment is opened for the first time
+(see `opening`). Nothing here can prevent the end of a process if the disk loses a page after that.
 """
 
 import contextlib
@@ -39,10 +40,12 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import MapFull, StoreBusy, StoreFull
+from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
 from modelfs.store.index.opening import Database, open_lmdb, translated, used_bytes
+from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ MAP_SIZE: Final = 64 << 30
 POLL_SECONDS: Final = 0.001
 # The longest wait of a transaction for a slot in the lock file.
 SLOT_SECONDS: Final = 10.0
+# How often a copy is tried, if commits of another process overwrite the meta page before it.
+COPIES_MAX: Final = 20
 
 
 class Environment:
@@ -125,6 +130,34 @@ class Environment:
         """Return the bytes of the file that are in use, as of the last commit."""
         with self._acquired() as env:
             return used_bytes(env)
+
+    def copy(self) -> IndexCopy:
+        """Return a copy of the last commit.
+
+        Raises:
+            StoreFull: no disk has room for it.
+            StoreBusy: another process commits all the time.
+            OSError: the disk failed.
+        """
+        for _ in range(COPIES_MAX):
+            with self.transaction() as snapshot, contextlib.suppress(CommitGone):
+                return IndexCopy(self._file.path, snapshot)
+        raise StoreBusy("index: too many commits of another process")
+
+    def compact(self) -> None:
+        """Give unused pages back to the disk, if most are unused. For the owner, at opening.
+
+        Raises:
+            OSError: the disk failed; the index has all its rows.
+        """
+        remove_new(self._folder)
+        with self._acquired() as env:
+            used = used_bytes(env)
+            if not copy_compact(env, self._folder, used, used - self._free(env)):
+                return
+        self.reopen()
+        replace_data_file(self._folder)
+        self._file = DataFile(self._folder)
 
     def snapshot_id(self) -> int:
         """Return the number of the last committed transaction."""
@@ -296,6 +329,8 @@ class Environment:
             read_only=self._read_only,
             map_size=self._map_size,
             with_slots=self.has_slots,
+            # Once: this process has written the pages since, or reads beside the one that did.
+            check=not self._databases,
         )
         self._env = env
 

@@ -28,13 +28,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from threading import get_ident
-from typing import Final
+from typing import Final, NamedTuple
 
 import lmdb
 
 from modelfs.errors import CorruptIndex, StoreReadOnly
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
+from modelfs.store.index.opening import Database, Databases
 from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
 from modelfs.store.index.row_checksum import checked, with_checksum
 from modelfs.store.index.tables import ROOT, Table, number_key
@@ -45,12 +46,19 @@ SCAN_PAGE: Final = 1000
 KEY_END: Final = b"\xff" * 512
 
 # Two rows that every store has, and their lengths without checksums.
-_FIRST_ROWS: Final = (
+FIRST_ROWS: Final = (
     (Table.META, SUPERBLOCK, Superblock.LAYOUT.size),
     (Table.INODES, number_key(ROOT), Inode.LAYOUT.size),
 )
 
 Row = tuple[bytes, bytes]
+
+
+class _Pin(NamedTuple):
+    """The commit that a thread's reads see."""
+
+    transaction: "lmdb.Transaction[bytes]"
+    databases: Databases  # of a copy; otherwise empty, as those of the environment count
 
 
 class CommitBatch:
@@ -101,7 +109,7 @@ class Index:
         self._undo: list[Undo] | None = None  # of the change in progress
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
-        self._pins: dict[int, lmdb.Transaction[bytes]] = {}  # by the thread whose reads use it
+        self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
         # Whether the committed rows have checksums, as all do since format 4: False until the
         # first look. And how the next commit converts the rows that have none.
         self._with_checksums = False
@@ -213,7 +221,7 @@ class Index:
         keys = self._memtable.floor_keys(table, key, low)
         if not self._env.has(table):
             return None
-        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
+        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
             if cursor.set_range(key):
                 exists = cursor.key() == key or cursor.prev()
             else:
@@ -234,7 +242,7 @@ class Index:
         rows: list[Row] = []
         if not self._env.has(table):
             return rows
-        with self._snapshot() as snapshot, snapshot.cursor(self._env.database(table)) as cursor:
+        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
             with_checksums = self._have_checksums(snapshot)
             for key, stored in cursor if cursor.set_range(start) else ():
                 if key >= stop or len(rows) >= limit:
@@ -252,7 +260,7 @@ class Index:
     def _committed_value(
         self, snapshot: "lmdb.Transaction[bytes]", table: Table, key: bytes
     ) -> bytes | None:
-        stored = snapshot.get(key, db=self._env.database(table))
+        stored = snapshot.get(key, db=self._database(table))
         if stored is None or not self._have_checksums(snapshot):
             return stored
         return checked(table, key, stored)
@@ -261,15 +269,20 @@ class Index:
         """Whether the rows of a snapshot have checksums; another process may have added them."""
         if not self._with_checksums:
             self._with_checksums = all(
-                len(snapshot.get(key, b"", db=self._env.database(table))) != length
-                for table, key, length in _FIRST_ROWS
+                len(snapshot.get(key, b"", db=self._database(table))) != length
+                for table, key, length in FIRST_ROWS
             )
         return self._with_checksums
 
     def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
         if self._pins and (pin := self._pins.get(get_ident())) is not None:
-            return nullcontext(pin)
+            return nullcontext(pin.transaction)
         return self._env.transaction()
+
+    def _database(self, table: Table) -> Database:
+        if self._pins and (pin := self._pins.get(get_ident())) is not None and pin.databases:
+            return pin.databases[table]
+        return self._env.database(table)
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -282,13 +295,39 @@ class Index:
         if not self._read_only or thread in self._pins:
             yield
             return
-        with self._env.transaction() as snapshot:
-            self._pins[thread] = snapshot
-            try:
+        with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
+            yield
+
+    @contextmanager
+    def copied(self) -> Iterator[None]:
+        """Make this thread's reads inside the block see one commit, for as long as it takes.
+
+        As `pinned`, but if another process may write the index, a copy of it is read: commits
+        meanwhile reuse the pages that they free, and the index does not grow.
+
+        Raises:
+            StoreFull: no disk has room for the copy.
+        """
+        if not self.others_write or get_ident() in self._pins:
+            with self.pinned():
                 yield
-            finally:
-                if self._pins.get(thread) is snapshot:
-                    del self._pins[thread]
+            return
+        copy = self._env.copy()
+        try:
+            with self._pinned_to(_Pin(copy.transaction, copy.databases)):
+                yield
+        finally:
+            copy.close()
+
+    @contextmanager
+    def _pinned_to(self, pin: "_Pin") -> Iterator[None]:
+        thread = get_ident()
+        self._pins[thread] = pin
+        try:
+            yield
+        finally:
+            if self._pins.get(thread) is pin:
+                del self._pins[thread]
 
     def get_newest(self, table: Table, key: bytes) -> bytes | None:
         """Return a row's value as of the last commit, even inside `pinned`."""
@@ -302,7 +341,7 @@ class Index:
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot:
-            return snapshot.get(key, db=self._env.database(table))
+            return snapshot.get(key, db=self._database(table))
 
     def version(self, table: Table) -> int:
         """Return a number that changes whenever the table may have changed.
@@ -458,6 +497,10 @@ class Index:
                 return
             start = rows[-1][0] + b"\0"
 
+    def compact(self) -> None:
+        """Give unused pages back to the disk, if most are unused: see `Environment.compact`."""
+        self._env.compact()
+
     def sync(self) -> None:
         """Make the last commit durable: its process may have been killed in the middle of it.
 
@@ -469,7 +512,7 @@ class Index:
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
         pin = self._pins.get(get_ident())
-        return self._env.snapshot_id() if pin is None else pin.id()
+        return self._env.snapshot_id() if pin is None else pin.transaction.id()
 
     def reopen(self, deadline: float = math.inf) -> None:
         """Close LMDB's environment; the next read opens it again, as it is on the disk by then.

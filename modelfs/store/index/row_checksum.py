@@ -20,6 +20,8 @@ from modelfs.errors import CorruptIndex
 from modelfs.store.index.tables import Table
 
 CHECKSUM_SIZE: Final = 4
+# The first format whose rows have checksums.
+CHECKSUMS_SINCE: Final = 4
 _MASK: Final = (1 << 8 * CHECKSUM_SIZE) - 1
 _SEEDS: Final = {table: xxh3_64_intdigest(table.value.encode()) for table in Table}
 

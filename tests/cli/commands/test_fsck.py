@@ -10,6 +10,7 @@ from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
+from tests.support.index_pages import damage_flags, leaves_of
 from tests.support.stores import overwrite
 
 STRANGE = Finding("some_invariant", "it does not hold", (b"/caf\xe9",), ("w\n1",))
@@ -174,6 +175,24 @@ def test_a_torn_meta_page(call: Call, family: Path) -> None:
     overwrite(family / "index" / "data.mdb", 4096, bytes(100))
     found = call("fsck", family)
     assert (found.code, "meta page 1" in found.out) == (4, True)
+    assert call("fsck", "--repair", family).code == 1
+    assert call("fsck", "--data", family).code == 0
+    assert (family / "quarantine" / "data.mdb").is_file()
+
+
+def test_a_damaged_page(call: Call, family: Path) -> None:
+    """A damaged page of the index is found and repaired, and ends no command without a word."""
+    page = leaves_of(family, "chunks")[0]
+    damage_flags(family, page)
+    found = call("fsck", family)
+    assert found.code == 4
+    line = f"damage: page: page {page} of the index (chunks): its flags are 0x6 in place of 0x2"
+    assert found.out.startswith(line)
+    assert '"invariant": "page"' in call("fsck", family, "--json").out
+    for command in ("stats", "gc", "optimize", "scrub"):
+        done = call(command, family)
+        assert (done.code, "its flags are 0x6" in done.error) == (1, True), command
+        assert "repair it with `modelfs fsck --repair`" in done.error
     assert call("fsck", "--repair", family).code == 1
     assert call("fsck", "--data", family).code == 0
     assert (family / "quarantine" / "data.mdb").is_file()

@@ -36,6 +36,7 @@ ERRNOS = {
     "UnsupportedFormat": errno.EIO,
     "CorruptData": errno.EIO,
     "CorruptIndex": errno.EIO,
+    "DamagedPages": errno.EIO,
     "IndexLost": errno.EIO,
     "CorruptPack": errno.EIO,
     "LostBytes": errno.EIO,

@@ -8,13 +8,14 @@ import pytest
 from modelfs.errors import IndexLost
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import check, fsck
-from modelfs.jobs.check.meta_pages import data_file, read_meta_pages
+from modelfs.jobs.check.pages import data_file
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair import run as repair_module
 from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
 from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, WindowRanges
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, pair_key
@@ -453,7 +454,8 @@ def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents)
     store.commit()  # and deletes the staging file that the commit before needs
     number = max(store.packs.numbers())
     store.abandon()
-    pages = read_meta_pages(data_file(sample.path))
+    with PageFile(data_file(sample.path)) as file:
+        pages = file.meta_pages()
     newest = max((0, 1), key=lambda number: getattr(pages[number], "transaction", 0))
     overwrite(data_file(sample.path), newest * 4096 + 16, bytes(8))
     report = repair(sample.path, data=True)

@@ -1,0 +1,292 @@
+"""Repair of LMDB's pages, before LMDB opens the index.
+
+Theory of operation. A damaged meta page is replaced by the other one. Then all trees are walked
+(see `store.index.page_check`). If a page is damaged, the rows that can still be read go into a new
+data file:
+
+1. those of the leaves that the trees still reach;
+2. of a leaf with a damaged overflow page, or with a damaged key, all other rows;
+3. those of leaves that no tree reaches any more, since a page above them is damaged. The file also
+   has the leaves of older commits, and their rows must not come back. But all of these are in the
+   list of free pages. So a leaf that is neither in a tree nor free is one of the last commit, if
+   that list is whole. Its table is the one whose rows it can have: all of them match their
+   checksums, which differ by table, and decode, and their keys are missing in that table.
+
+If the tree of tables itself is damaged, and that of the commit before is not, the rows are those of
+that commit: its pages are still in the file.
+
+What cannot be recovered is missing afterwards, and the ordinary repair finds that in other rows and
+in the packs. The one kind of row whose loss would leave no trace is that of a staged window: if
+some may be missing, each staging file without a row gets one that does not decode, so its bytes
+count as lost, and its file is named.
+
+The damaged file is kept in quarantine. A crash before the new one takes its place leaves the store
+as it was.
+
+Example. In the tree of `chunks` the root, branch page 12, cannot be read. Its leaves 30, 31 and 32
+are neither reached nor free, and all their rows are chunks. The rows of page 40 are chunks as well,
+but of an older commit: the page is free. The new file has the rows of 30, 31 and 32.
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from modelfs.errors import CorruptIndex
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.pages import data_file
+from modelfs.jobs.repair.quarantine import Quarantine
+from modelfs.store.files.staged_file import window_of
+from modelfs.store.folder import INDEX, STAGING, check_format
+from modelfs.store.index.decoders import DECODERS
+from modelfs.store.index.index import FIRST_ROWS
+from modelfs.store.index.opening import both_damaged
+from modelfs.store.index.page_check import FREE, TABLES, PageProblem, PageWalk, Use
+from modelfs.store.index.page_layout import (
+    BRANCH,
+    LEAF,
+    META,
+    OVERFLOW,
+    PAGE_HEAD,
+    DamagedPage,
+    Node,
+    PageFile,
+    newest,
+    nodes_of,
+    value_of,
+)
+from modelfs.store.index.rebuild import replace_data_file, write_new
+from modelfs.store.index.row_checksum import CHECKSUMS_SINCE, checked
+from modelfs.store.index.tables import Table, pair_key
+
+Row = tuple[bytes, bytes]
+
+# Tables whose decoders accept any value.
+ANY_VALUE: Final = frozenset({Table.SYMLINKS, Table.XATTRS})
+
+
+def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
+    """Replace a damaged meta page by the other, and return a message; None if both are whole.
+
+    The caller has the store's lock, and LMDB has not opened the index yet.
+
+    Raises:
+        IndexLost: both are damaged.
+    """
+    path = data_file(store)
+    with PageFile(path) as file:
+        metas = file.meta_pages()
+    if None not in metas:
+        return None
+    whole = newest(metas)
+    if whole is None:
+        raise both_damaged(path)
+    quarantine.copy(path, path.name)
+    number = metas.index(None)
+    header = PAGE_HEAD.pack(number, 0, META, 0, 0)
+    with path.open("r+b") as target:
+        target.seek(number * whole.page_size)
+        target.write(header + whole.page[PAGE_HEAD.size :])
+        target.flush()
+        os.fsync(target.fileno())
+    return (
+        f"meta page {number} of the index was damaged: the index is as commit {whole.transaction} "
+        "left it; changes of a later commit, if there was one, are lost"
+    )
+
+
+class Salvage(NamedTuple):
+    """The salvage of an index with damaged pages."""
+
+    findings: list[Finding]
+    message: str
+
+
+def salvage_index(store: Path, quarantine: Quarantine) -> Salvage | None:
+    """Write the rows of an index with damaged pages to a new one; None if all pages are sound.
+
+    The caller has the store's lock, LMDB has not opened the index yet, and a meta page is whole.
+
+    Raises:
+        StoreFull: there is no room for a copy of the index. Nothing has changed.
+        OSError: the disk failed; the same holds.
+    """
+    path = data_file(store)
+    with PageFile(path) as file:
+        meta = newest(file.meta_pages())
+        assert meta is not None, "a meta page is whole"
+        walk = PageWalk(file, meta)
+        if not walk.problems:
+            return None
+        findings = [Finding("page", str(problem)) for problem in walk.problems]
+        with_checksums = _have_checksums(file, walk, check_format(store) >= CHECKSUMS_SINCE)
+        rows = SalvagedRows(file, walk, with_checksums=with_checksums)
+        which = ""
+        if not rows.has_all_leaves and (before := _commit_before(file, walk)) is not None:
+            rows = SalvagedRows(file, before, with_checksums=with_checksums)
+            which = f" of commit {before.meta.transaction}, the one before the last,"
+        count = write_new(
+            store / INDEX, {table: _with_windows(store, rows, table) for table in Table}
+        )
+    quarantine.link(path)
+    replace_data_file(store / INDEX)
+    return Salvage(
+        findings,
+        f"the index had damaged pages: {count} rows{which} are in a new one, and all that can be "
+        "restored from them is; files that lost something are listed",
+    )
+
+
+def _have_checksums(file: PageFile, walk: PageWalk, default: bool) -> bool:
+    """Whether rows have checksums, by the first row that shows it; `default` if none is left."""
+    for table, key, length in FIRST_ROWS:
+        for place in walk.leaves.get(table.value, ()):
+            for node in nodes_of(file.read(place.number), place.number, LEAF):
+                if node.key == key:
+                    return len(value_of(file, node)) != length
+    return default
+
+
+def _commit_before(file: PageFile, walk: PageWalk) -> PageWalk | None:
+    """Return the walk of the commit before, if that has the tree of tables and this one has not."""
+    if TABLES in walk.damaged_trees:
+        for meta in file.meta_pages():
+            if meta is not None and meta.transaction != walk.meta.transaction:
+                before = PageWalk(file, meta)
+                if TABLES not in before.damaged_trees:
+                    return before
+    return None
+
+
+def _with_windows(store: Path, rows: "SalvagedRows", table: Table) -> Iterator[Row]:
+    """Yield the rows of a table, and one that does not decode for each window that may lack one."""
+    if table is not Table.STAGED or not rows.may_lack(table):
+        yield from rows.of(table)
+        return
+    found = dict(rows.of(table))
+    for name in os.listdir(store / STAGING):
+        if (window := window_of(name)) is not None:
+            found.setdefault(pair_key(*window), b"")
+    yield from sorted(found.items())
+
+
+class SalvagedRows:
+    """The rows of a damaged index that can be read."""
+
+    def __init__(self, file: PageFile, walk: PageWalk, *, with_checksums: bool) -> None:
+        """Find the leaves; `walk` is that of the commit to recover."""
+        self._with_checksums = with_checksums
+        self._file = file
+        self._walk = walk
+        self._problems: dict[Table, list[PageProblem]] = {table: [] for table in Table}
+        trees = walk.damaged_trees
+        for table, problems in self._problems.items():
+            problems.extend(problem for problem in walk.problems if problem.tree == table.value)
+            if TABLES in trees and table.value not in walk.leaves:
+                problems.append(PageProblem(walk.meta.tables.root, TABLES, b"", None, "no tree"))
+        # Rows that are in no sound leaf of a tree: parts of leaves, and leaves.
+        self._found: dict[Table, list[list[Row]]] = {table: [] for table in Table}
+        self._read_damaged_leaves()
+        # Whether every leaf of the commit was found, and its table is known.
+        self.has_all_leaves = FREE not in trees and self._adopt_leaves()
+
+    def may_lack(self, table: Table) -> bool:
+        """Whether rows of a table may be missing."""
+        return bool(self._problems[table])
+
+    def of(self, table: Table) -> Iterator[Row]:
+        """Yield the rows of a table, in the order of their keys."""
+        found = sorted(self._found[table])
+        for place in self._walk.leaves.get(table.value, ()):
+            nodes = nodes_of(self._file.read(place.number), place.number, LEAF)
+            while found and found[0][0][0] < nodes[0].key:
+                yield from found.pop(0)
+            yield from ((node.key, value_of(self._file, node)) for node in nodes)
+        for rows in found:
+            yield from rows
+
+    def _read_damaged_leaves(self) -> None:
+        """Find the sound rows of leaves in which other rows are damaged."""
+        for table, problems in self._problems.items():
+            for problem in problems:
+                # A page that is in use is one with a sound use.
+                is_leaf = problem.tree != TABLES and not self._is_used(problem.page)
+                if is_leaf and (rows := self._sound_rows(table, problem)):
+                    self._found[table].append(rows)
+
+    def _is_used(self, number: int) -> bool:
+        return number < len(self._walk.uses) and self._walk.uses[number] == Use.TREE
+
+    def _sound_rows(self, table: Table, problem: PageProblem) -> list[Row]:
+        rows: list[Row] = []
+        for node in self._nodes(problem.page):
+            is_above = not rows or rows[-1][0] < node.key
+            is_below = problem.high is None or node.key < problem.high
+            if problem.low <= node.key and is_above and is_below:
+                rows += self._row(table, node)
+        return rows
+
+    def _nodes(self, number: int) -> list[Node]:
+        """Return the nodes of a leaf; none if it is no leaf, or is damaged as a whole."""
+        try:
+            page = self._file.read(number)
+            return nodes_of(page, number, LEAF) if len(page) == self._file.page_size else []
+        except (DamagedPage, OSError):
+            return []
+
+    def _row(self, table: Table, node: Node) -> list[Row]:
+        """Return the row of a node in a list, which is empty if the row is not sound."""
+        try:
+            value = value_of(self._file, node)
+            decoded = checked(table, node.key, value) if self._with_checksums else value
+            DECODERS[table](node.key, decoded)
+        except (DamagedPage, CorruptIndex, OSError):
+            return []
+        return [(node.key, value)]
+
+    def _adopt_leaves(self) -> bool:
+        """Find the leaves of the last commit that no tree reaches, and their tables.
+
+        Returns:
+            Whether none is left out.
+        """
+        damaged = {problem.page: problem.tree for problem in self._walk.problems}
+        uses = np.frombuffer(self._walk.uses, np.uint8)
+        has_all = len(uses) > self._walk.meta.last
+        beyond = 0  # the end of the last value on overflow pages
+        for number in np.flatnonzero(uses == Use.NONE).tolist():
+            if number < beyond:
+                continue
+            if number in damaged:
+                has_all &= damaged[number] == TABLES
+                continue
+            kind, count = self._file.kind(number)
+            if kind == OVERFLOW:
+                beyond = number + count
+            elif kind != BRANCH:
+                has_all &= self._adopt(number)
+        return has_all
+
+    def _adopt(self, number: int) -> bool:
+        """Add the rows of a leaf to its table, if that is known; return whether it is."""
+        nodes = self._nodes(number)
+        if not nodes or any(one.key >= other.key for one, other in pairwise(nodes)):
+            return False
+        tables = [table for table in Table if self._fits(table, nodes)]
+        if len(tables) > 1:
+            tables = [table for table in tables if table not in ANY_VALUE]
+        if len(tables) != 1:
+            return False
+        self._found[tables[0]].append([row for node in nodes for row in self._row(tables[0], node)])
+        return True
+
+    def _fits(self, table: Table, nodes: list[Node]) -> bool:
+        """Whether a leaf can be one that a table lacks."""
+        return any(
+            problem.low <= nodes[0].key and (problem.high is None or nodes[-1].key < problem.high)
+            for problem in self._problems[table]
+        ) and all(self._row(table, node) for node in nodes)

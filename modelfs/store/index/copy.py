@@ -1,0 +1,125 @@
+"""A private copy of an index's file at one commit, for a read that takes long.
+
+While a read transaction sees a commit, no later commit reuses the pages that it frees, so the file
+grows with each one. A check of a large store takes hours. So it copies the file, which takes about
+a second for a GB, and reads the copy. That has no name and ends with the process.
+
+The pages are copied as they lie, free ones too, and both meta pages are that of the commit. On file
+systems that share blocks between files (btrfs, xfs) this takes no room.
+
+Example. `fsck` begins at commit 8, whose pages are a to e. While it copies them, commit 9 frees b.
+Commit 10 may reuse b in the index's file; fsck reads its own b.
+"""
+
+import errno
+import logging
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final
+
+import lmdb
+
+from modelfs.errors import StoreFull
+from modelfs.store.index.opening import translated
+from modelfs.store.index.page_layout import META, PAGE_HEAD, PageFile
+from modelfs.store.index.tables import Table
+
+log = logging.getLogger(__name__)
+
+# A copy takes at most this part of a disk's free room.
+PART_MAX: Final = 0.5
+COPY_BYTES: Final = 16 << 20
+
+
+class CommitGone(Exception):
+    """No meta page names the commit of a snapshot any more."""
+
+
+class IndexCopy:
+    """An open copy of an index."""
+
+    def __init__(self, path: Path, snapshot: "lmdb.Transaction[bytes]") -> None:
+        """Copy a data file.
+
+        Args:
+            path: of the file.
+            snapshot: a read transaction, which keeps the pages as they are until this returns.
+
+        Raises:
+            CommitGone: two later commits have overwritten the snapshot's meta page.
+            StoreFull: no disk has room for the copy.
+            OSError: the disk failed.
+        """
+        with PageFile(path) as pages:
+            metas = [meta for meta in pages.meta_pages() if meta is not None]
+            meta = next((meta for meta in metas if meta.transaction == snapshot.id()), None)
+            if meta is None:
+                raise CommitGone
+            size = min(pages.size, (meta.last + 1) * meta.page_size)
+            self._file = _new_file(path.parent, size)
+            try:
+                _copy(pages.fileno(), self._file.fileno(), size)
+                for number in range(2):
+                    head = PAGE_HEAD.pack(number, 0, META, 0, 0)
+                    page = head + meta.page[PAGE_HEAD.size :]
+                    os.pwrite(self._file.fileno(), page, number * meta.page_size)
+                os.truncate(self._file.fileno(), (meta.last + 1) * meta.page_size)
+                self._open()
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _open(self) -> None:
+        try:
+            self._env = lmdb.open(
+                f"/proc/self/fd/{self._file.fileno()}",
+                subdir=False,
+                readonly=True,
+                lock=False,
+                max_dbs=len(Table),
+                max_spare_txns=0,
+                readahead=False,
+            )
+            self.databases = {}
+            for table in Table:
+                with suppress(lmdb.NotFoundError):  # a store of an older format has fewer
+                    self.databases[table] = self._env.open_db(table.value.encode(), create=False)
+            self.transaction = self._env.begin()
+        except lmdb.Error as exc:
+            raise translated(exc) from exc
+
+    def close(self) -> None:
+        self.transaction.abort()
+        self._env.close()
+        self._file.close()
+
+
+def _new_file(folder: Path, size: int) -> IO[bytes]:
+    """Return a new file without a name, on a disk that has room for `size` bytes.
+
+    Raises:
+        StoreFull: there is none.
+    """
+    for place in (folder, Path(tempfile.gettempdir())):
+        with suppress(OSError):  # a reader may not write the store
+            disk = os.statvfs(place)
+            if size < disk.f_bavail * disk.f_frsize * PART_MAX:
+                return tempfile.TemporaryFile(dir=place)
+    raise StoreFull(f"no room for a copy of the index, of {size} bytes")
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    start = 0
+    while start < size:
+        count = min(COPY_BYTES, size - start)
+        try:
+            copied = os.copy_file_range(source, target, count, start, start)
+        except OSError as exc:
+            if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            copied = os.pwrite(target, os.pread(source, count, start), start)
+        if not copied:
+            return  # the file ends here: pages behind it are unwritten, and unused
+        start += copied

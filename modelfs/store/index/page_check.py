@@ -1,0 +1,367 @@
+"""A check of all pages that a commit of the index uses, before LMDB believes them.
+
+LMDB trusts its file. A damaged page ends the process: by SIGABRT if one of its assertions fails, by
+SIGSEGV if a number in the page leads out of the mapping, by SIGBUS if the disk cannot read it. So a
+process that opens an index first walks its trees, by pread(2), and LMDB gets none with a problem.
+
+Theory of operation. The walk goes from the meta page of a commit to the tree of free pages, to the
+tree of tables, and from its leaves to the tree of each table; down each tree a level at a time. A
+page is sound if `page_layout.nodes_of` accepts it, its keys ascend and lie between the keys beside
+its number in the page above, and no other page and no list of free pages has it. A tree is sound if
+the counts of its pages and rows are right. With all of that LMDB finds nothing in the file that it
+does not expect, neither for reads nor for commits. Rows with other keys or values than were written
+are found by their own checksums, not here.
+
+Below a problem the walk does not go on. The rows that may be missing there are those of a range of
+keys, which the problem has.
+
+The pages of a commit stay as they are while a read transaction sees it, or no process writes. An
+index of 10^6 chunks (3.7 million rows on 60,000 pages) takes 1.1 s of processor time.
+
+Example. In the tree of `chunks`, branch page 12 has the children 30, 31 from key 50 on, and 32 from
+key 90 on. A bit of page 31 has flipped, so that it seems to be an overflow page::
+
+    PageProblem(31, "chunks", low=50, high=90, "its flags are 0x6 in place of 0x2")
+"""
+
+import enum
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from modelfs.store.index.page_arrays import PADDING, Leaves
+from modelfs.store.index.page_layout import (
+    BIG,
+    BRANCH,
+    DEPTH_MAX,
+    INTEGER_KEYS,
+    LEAF,
+    NO_PAGE,
+    TREE,
+    DamagedPage,
+    Meta,
+    Node,
+    PageFile,
+    Tree,
+    nodes_of,
+    overflow_run,
+    value_of,
+)
+
+FREE: Final = "free pages"
+TABLES: Final = "tables"
+
+# Leaves that are read and checked at a time.
+BATCH: Final = 256
+# Fewer leaves are quicker to check one by one.
+FEW: Final = 4
+
+
+class Use(enum.IntEnum):
+    """The use of a page."""
+
+    NONE = 0
+    TREE = 1
+    FREE = 2
+
+
+class PageProblem(NamedTuple):
+    """A page, or a tree, with a problem."""
+
+    page: int
+    tree: str  # the name of a table, `FREE` or `TABLES`
+    low: bytes  # keys that may be missing: from here on
+    high: bytes | None  # and below this one; None: to the end
+    problem: str
+
+    def __str__(self) -> str:
+        return f"page {self.page} of the index ({self.tree}): {self.problem}"
+
+
+class Place(NamedTuple):
+    """A page in a tree, and the bounds of its keys."""
+
+    number: int
+    low: bytes
+    high: bytes | None
+
+
+class PageWalk:
+    """The pages of one commit."""
+
+    def __init__(self, file: PageFile, meta: Meta) -> None:
+        """Walk all trees.
+
+        Args:
+            file: the data file; `meta_pages` has set its page size.
+            meta: of the commit.
+        """
+        self._file = file
+        self.meta = meta
+        self.problems: list[PageProblem] = []
+        # The sound leaves of each table, in the order of their keys.
+        self.leaves: dict[str, list[Place]] = {}
+        # The use of each page.
+        self.uses = bytearray(min(meta.last + 1, file.pages))
+        self.uses[:2] = bytes([Use.TREE] * 2)
+        self._walk(FREE, meta.free, INTEGER_KEYS)
+        self._walk(TABLES, meta.tables, 0)
+
+    @property
+    def damaged_trees(self) -> set[str]:
+        return {problem.tree for problem in self.problems}
+
+    def _walk(self, name: str, tree: Tree, flags: int) -> None:
+        """Check a tree, and the trees below it."""
+        start = Place(tree.root, b"", None)
+        is_empty = tree.root == NO_PAGE
+        if tree.flags != flags or tree.depth > DEPTH_MAX or is_empty != (tree.depth == 0):
+            self._report(start, name, f"the tree has flags {tree.flags} and depth {tree.depth}")
+            return
+        before = len(self.problems)
+        self._counts = {"branches": 0, "leaves": 0, "overflow": 0, "entries": 0}
+        level = [] if is_empty else [start]
+        for _ in range(tree.depth - 1):
+            level = [child for place in level for child in self._children(name, place)]
+        self.leaves[name] = []
+        subtrees: list[Node] = []
+        if name in (FREE, TABLES):
+            self.leaves[name] = [place for place in level if self._leaf(name, place, subtrees)]
+        else:
+            self._check_leaves(name, level)
+        for what, count in self._counts.items():
+            wanted = getattr(tree, what)
+            if len(self.problems) == before and count != wanted:
+                self._report(start, name, f"the tree has {count} {what} in place of {wanted}")
+        for node in subtrees:
+            self._walk(node.key.decode(errors="replace"), Tree.from_bytes(node.value), 0)
+
+    def _report(self, place: Place, name: str, problem: str) -> None:
+        self.problems.append(PageProblem(place.number, name, place.low, place.high, problem))
+
+    # -- one page
+
+    def _nodes(self, name: str, place: Place, kind: int) -> list[Node]:
+        """Read and check a page; report a problem, and return no nodes then."""
+        try:
+            page = self._file.read(place.number)
+            return self._checked(name, place, page, kind)
+        except DamagedPage as exc:
+            self._report(place, name, str(exc))
+        except OSError as exc:
+            self._report(place, name, f"it cannot be read: {exc.strerror}")
+        return []
+
+    def _checked(self, name: str, place: Place, page: bytes, kind: int) -> list[Node]:
+        """Return the nodes of a page, with numbers as big-endian keys in the tree of free pages.
+
+        Raises:
+            DamagedPage: as the message has it.
+        """
+        if len(page) < self._file.page_size:
+            raise DamagedPage("the file ends before it")
+        nodes = nodes_of(page, place.number, kind)
+        if name == FREE:
+            nodes = [node._replace(key=node.key[::-1]) for node in nodes]
+            if any(len(node.key) not in (0, 8) for node in nodes):
+                raise DamagedPage("a key is no number")
+        if kind == BRANCH and len(nodes) < 2 and name != FREE:
+            raise DamagedPage("it has one child")
+        keys = [node.key for node in nodes[kind == BRANCH :]]
+        if any(one >= other for one, other in pairwise(keys)):
+            raise DamagedPage("its keys are not in order")
+        if keys:
+            _check_bounds(place, keys[0], keys[-1])
+        # Last: a page that belongs to another tree must not be taken from it.
+        self._take(place.number)
+        return nodes
+
+    def _take(self, first: int, count: int = 1) -> None:
+        """Note the use of pages.
+
+        Raises:
+            DamagedPage: they are outside of the file, or used or free already.
+        """
+        stop = first + count
+        if not 1 < first < stop <= len(self.uses):
+            raise DamagedPage("it lies outside of the file")
+        if any(uses := self.uses[first:stop]):
+            is_free = Use.FREE in uses
+            raise DamagedPage("it is in use and free" if is_free else "it has two uses")
+        self.uses[first:stop] = bytes([Use.TREE] * count)
+
+    def _children(self, name: str, place: Place) -> Iterator[Place]:
+        nodes = self._nodes(name, place, BRANCH)
+        self._counts["branches"] += 1
+        for number, node in enumerate(nodes):
+            low = node.key if number else place.low
+            high = nodes[number + 1].key if number + 1 < len(nodes) else place.high
+            yield Place(node.child, low, high)
+
+    # -- leaves of the trees of free pages and of tables
+
+    def _leaf(self, name: str, place: Place, subtrees: list[Node]) -> bool:
+        """Check a leaf, and return whether it is sound."""
+        before = len(self.problems)
+        nodes = self._nodes(name, place, LEAF)
+        self._counts["leaves"] += 1
+        self._counts["entries"] += len(nodes)
+        for node in nodes:
+            try:
+                if name == FREE:
+                    self._take_big(node)
+                    self._add_free(value_of(self._file, node))
+                elif node.flags == TREE and node.size == Tree.SIZE:
+                    subtrees.append(node)
+                else:
+                    self._report(place, name, "an entry is no tree")
+            except DamagedPage as exc:
+                self._report(place, name, str(exc))
+            except OSError as exc:
+                self._report(place, name, f"its value cannot be read: {exc.strerror}")
+        return len(self.problems) == before
+
+    def _add_free(self, value: bytes) -> None:
+        pages = np.frombuffer(value[: len(value) // 8 * 8], "<u8")
+        if len(value) % 8 or not len(pages) or int(pages[0]) != len(pages) - 1:
+            raise DamagedPage("a list of free pages has another length than it says")
+        pages = pages[1:]
+        if (pages[1:] >= pages[:-1]).any():
+            raise DamagedPage("a list of free pages is not in order")
+        if len(pages) and not 1 < int(pages[-1]) <= int(pages[0]) < self.meta.last + 1:
+            raise DamagedPage("a free page lies outside of the file")
+        uses = np.frombuffer(self.uses, np.uint8)
+        inside = pages[pages < len(uses)].astype(np.int64)
+        if uses[inside].any():
+            raise DamagedPage("a free page is in use, or in two lists")
+        uses[inside] = Use.FREE
+
+    def _take_big(self, node: Node) -> None:
+        """Check and take the overflow pages of a value, if it has some.
+
+        Raises:
+            DamagedPage, OSError: as `overflow_run`.
+        """
+        if node.flags & BIG:
+            first, count = overflow_run(self._file, node)
+            try:
+                self._take(first, count)
+            except DamagedPage as exc:
+                raise DamagedPage(f"its overflow page {first}: {exc}") from exc
+            self._counts["overflow"] += count
+
+    # -- leaves of tables
+
+    def _check_leaves(self, name: str, level: Sequence[Place]) -> None:
+        """Check the leaves of a table, and keep the sound ones."""
+        self._counts["leaves"] += len(level)
+        if len(level) < FEW:
+            self.leaves[name] = [place for place in level if self._check_alone(name, place)]
+            return
+        in_file_order = sorted(range(len(level)), key=lambda at: level[at].number)
+        sound = [False] * len(level)
+        for start in range(0, len(level), BATCH):
+            batch = in_file_order[start : start + BATCH]
+            for at, is_sound in zip(
+                batch, self._check_batch(name, [level[at] for at in batch]), strict=True
+            ):
+                sound[at] = is_sound
+        self.leaves[name] = [place for at, place in enumerate(level) if sound[at]]
+
+    def _check_batch(self, name: str, places: list[Place]) -> Iterator[bool]:
+        """Yield of each leaf whether it is sound."""
+        size = self._file.page_size
+        buffer = bytearray(len(places) * size + PADDING)
+        unread = self._read_batch(places, buffer)
+        numbers = np.array([place.number for place in places], np.uint64)
+        leaves = Leaves(buffer, numbers, size)
+        rows = zip(
+            places,
+            leaves.suspect.tolist(),
+            leaves.has_big().tolist(),
+            leaves.counts.tolist(),
+            leaves.bounds(buffer),
+            strict=True,
+        )
+        for at, (place, suspect, has_big, count, (first, last)) in enumerate(rows):
+            if place.number in unread:
+                self._report(place, name, unread[place.number])
+                yield False
+            elif suspect or has_big:
+                yield self._check_leaf(name, place, bytes(buffer[at * size : (at + 1) * size]))
+            else:
+                try:
+                    _check_bounds(place, first, last)
+                    self._take(place.number)
+                except DamagedPage as exc:
+                    self._report(place, name, str(exc))
+                    yield False
+                else:
+                    self._counts["entries"] += count
+                    yield True
+
+    def _check_alone(self, name: str, place: Place) -> bool:
+        try:
+            return self._check_leaf(name, place, self._file.read(place.number))
+        except OSError as exc:
+            self._report(place, name, f"it cannot be read: {exc.strerror}")
+            return False
+
+    def _check_leaf(self, name: str, place: Place, page: bytes) -> bool:
+        """Check a leaf node by node, and return whether it is sound."""
+        try:
+            nodes = self._checked(name, place, page, LEAF)
+        except DamagedPage as exc:
+            self._report(place, name, str(exc))
+            return False
+        self._counts["entries"] += len(nodes)
+        before = len(self.problems)
+        for node in nodes:
+            try:
+                if node.flags & ~BIG:
+                    self._report(place, name, f"a row has the flags {node.flags:#x}")
+                else:
+                    self._take_big(node)
+            except DamagedPage as exc:
+                self._report(place, name, str(exc))
+            except OSError as exc:
+                self._report(place, name, f"an overflow page cannot be read: {exc.strerror}")
+        return len(self.problems) == before
+
+    def _read_batch(self, places: Sequence[Place], buffer: bytearray) -> dict[int, str]:
+        """Read pages into a buffer, and return those that cannot be read, with the problem."""
+        size, view = self._file.page_size, memoryview(buffer)
+        unread: dict[int, str] = {}
+        at = 0
+        while at < len(places):
+            stop = at + 1
+            while stop < len(places) and places[stop].number == places[stop - 1].number + 1:
+                stop += 1
+            unread |= self._read_run(places[at:stop], view[at * size : stop * size])
+            at = stop
+        return unread
+
+    def _read_run(self, run: Sequence[Place], into: memoryview) -> dict[int, str]:
+        """Read pages that follow one another; a page at a time if that fails."""
+        size = self._file.page_size
+        try:
+            if run[0].number >= len(self.uses):
+                return dict.fromkeys((place.number for place in run), "it lies outside of the file")
+            if self._file.read_into(run[0].number, into) == len(into):
+                return {}
+            problem = "the file ends before it"
+        except OSError as exc:
+            problem = f"it cannot be read: {exc.strerror}"
+        if len(run) == 1:
+            return {run[0].number: problem}
+        unread: dict[int, str] = {}
+        for at, place in enumerate(run):
+            unread |= self._read_run([place], into[at * size : (at + 1) * size])
+        return unread
+
+
+def _check_bounds(place: Place, first: bytes, last: bytes) -> None:
+    if first < place.low or (place.high is not None and last >= place.high):
+        raise DamagedPage("its keys belong to another page")

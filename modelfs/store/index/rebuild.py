@@ -1,0 +1,159 @@
+"""Writing a new data file of an index, and putting it in the place of the old one.
+
+A file is replaced in three steps, and a crash between any two of them leaves an index of the same
+rows: the new file is written under another name and synced, the lock file is deleted, the new file
+is renamed. The lock file goes because it has the number of the old file's last commit; the next
+writer makes another. The caller has the store's lock, so no other process writes the index. One
+that reads it goes on with the old files, which have no name any more, until it opens the new ones.
+
+Example. An index of 600 MiB has 500 MiB of free pages, since most files were removed. The next
+process that opens it for writing copies the other 100 MiB to `new/data.mdb`. The power fails before
+the rename: `data.mdb` is as before, and the next process begins again.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE
+from modelfs.store.index.opening import translated
+from modelfs.store.index.tables import Table
+
+log = logging.getLogger(__name__)
+
+# The new file is made in a folder of its own: LMDB records in a file whether it has one.
+NEW_FOLDER: Final = "new"
+# Rows that are written in one transaction, whose pages are in memory until it ends.
+ROWS_MAX: Final = 100_000
+# Address space, more than any index of today needs.
+MAP_SIZE: Final = 1 << 40
+# An index is compacted if so many bytes, and this part of it, are unused. An index of a million
+# removed files would keep its length for ever.
+COMPACT_MIN: Final = 16 << 20
+COMPACT_PART: Final = 0.5
+# A new file takes at most this part of the disk's free room.
+ROOM_PART: Final = 0.5
+
+
+def write_new(folder: Path, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]]) -> int:
+    """Write a new data file with these rows, durably, and return their number.
+
+    Args:
+        folder: of the index.
+        tables: the rows of every table, in the order of their keys.
+
+    Raises:
+        StoreFull: the disk is full.
+        OSError: the disk failed.
+    """
+    path = _new_file(folder)
+    count = 0
+    try:
+        env = lmdb.open(
+            os.fspath(path.parent),
+            create=False,
+            lock=False,
+            max_dbs=len(Table),
+            map_size=MAP_SIZE,
+            mode=0o600,
+            sync=False,
+        )
+        try:
+            for table, rows in tables.items():
+                count += _put_rows(env, table, iter(rows))
+            env.sync(True)
+        finally:
+            env.close()
+    except lmdb.Error as exc:
+        raise translated(exc, os.fspath(path)) from exc
+    _sync(path)
+    return count
+
+
+def _put_rows(env: lmdb.Environment, table: Table, rows: Iterator[tuple[bytes, bytes]]) -> int:
+    database = env.open_db(table.value.encode())
+    count = 0
+    while part := list(islice(rows, ROWS_MAX)):
+        with env.begin(write=True, db=database) as transaction:
+            for key, value in part:
+                transaction.put(key, value, append=True)
+        count += len(part)
+    return count
+
+
+def copy_compact(env: lmdb.Environment, folder: Path, used: int, live: int) -> bool:
+    """Write a new data file with the pages in use, durably, if most pages are unused.
+
+    Args:
+        env: an open environment.
+        folder: of the index.
+        used: bytes up to the end of the last page in use.
+        live: bytes of pages in use.
+
+    Returns:
+        Whether there is a new file. There is none without room for it, or if LMDB finds damage.
+    """
+    unused = used - live
+    if unused < max(COMPACT_MIN, used * COMPACT_PART):
+        return False
+    disk = os.statvfs(folder)
+    if live > disk.f_bavail * disk.f_frsize * ROOM_PART:
+        log.warning("the index has %d MiB of unused pages; no room to compact", unused >> 20)
+        return False
+    path = _new_file(folder)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        env.copyfd(fd, compact=True)
+        os.fsync(fd)
+    except (lmdb.Error, OSError) as exc:
+        log.warning("the index has %d MiB of unused pages: %s", unused >> 20, exc)
+        remove_new(folder)
+        return False
+    finally:
+        os.close(fd)
+    log.info("the index is compacted: %d MiB of unused pages are given back", unused >> 20)
+    return True
+
+
+def replace_data_file(folder: Path) -> None:
+    """Put the new data file in the place of the old one, durably. LMDB has neither open.
+
+    Raises:
+        OSError: the disk failed; the index is the old one, or the new one.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (folder / LMDB_LOCK_FILE).unlink()
+    _sync(folder)
+    (folder / NEW_FOLDER / DATA_FILE).replace(folder / DATA_FILE)
+    _sync(folder)
+    remove_new(folder)
+
+
+def remove_new(folder: Path) -> None:
+    """Remove a new data file that a crash left behind."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / NEW_FOLDER / DATA_FILE).unlink()
+    with contextlib.suppress(FileNotFoundError):
+        (folder / NEW_FOLDER).rmdir()
+
+
+def _new_file(folder: Path) -> Path:
+    """Return the path of a new data file, which does not exist."""
+    remove_new(folder)
+    (folder / NEW_FOLDER).mkdir(mode=0o700)
+    return folder / NEW_FOLDER / DATA_FILE
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

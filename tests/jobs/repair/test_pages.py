@@ -1,0 +1,177 @@
+"""Repair of an index with damaged pages: a new one has all rows that can be read."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import DamagedPages
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.check.pages import data_file
+from modelfs.jobs.repair import pages as repair_module
+from modelfs.jobs.repair.pages import SalvagedRows
+from modelfs.jobs.repair.quarantine import FOLDER
+from modelfs.jobs.repair.run import RepairReport, repair
+from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
+from modelfs.store.index.page_layout import BRANCH, PageFile
+from modelfs.store.index.tables import Table, number_key
+from modelfs.store.store import Store
+from tests.support.byte_damage import Contents, files_of, lost_files
+from tests.support.index_pages import SIZE, walk_of
+from tests.support.sample_store import Sample
+from tests.support.stores import overwrite
+
+
+@pytest.fixture
+def closed(sample: Sample) -> Path:
+    """The path of a sample that no process has open."""
+    sample.store.abandon()
+    return sample.path
+
+
+def walk(store: Path) -> PageWalk:
+    return walk_of(data_file(store))
+
+
+def destroy(store: Path, page: int) -> None:
+    overwrite(data_file(store), page * SIZE, bytes(SIZE))
+
+
+def branch_of(store: Path) -> int:
+    """Return the root of the table of chunks, the only one of two levels."""
+    with PageFile(data_file(store)) as file:
+        used = [page for page, use in enumerate(walk(store).uses) if use == Use.TREE]
+        (branch,) = [page for page in used if file.kind(page)[0] == BRANCH]
+        return branch
+
+
+def mended(store: Path) -> RepairReport:
+    """Repair a store whose index cannot be opened; it is sound then, and the old index is kept."""
+    before = data_file(store).read_bytes()
+    with pytest.raises(DamagedPages):
+        Store(store)
+    assert data_file(store).read_bytes() == before
+    report = repair(store, data=True)
+    assert report.after.findings == []
+    assert {"page"} <= {finding.invariant for finding in report.found}
+    assert (store / FOLDER / "data.mdb").read_bytes() == before
+    with Store(store, read_only=True) as opened:
+        assert check(opened, data=True) == []
+    return report
+
+
+def test_leaves_below_a_lost_branch_come_back(closed: Path, good: Contents) -> None:
+    """All rows of a table whose root is gone are found again, and nothing is lost."""
+    destroy(closed, branch_of(closed))
+    report = mended(closed)
+    assert files_of(closed) == good
+    assert lost_files(report) == set()
+    assert [finding.invariant for finding in report.found] == ["page"]
+
+
+def test_leaves_of_older_commits_do_not_come_back(sample: Sample, good: Contents) -> None:
+    """Pages that the last commit freed are in the file, and none of their rows is believed."""
+    for number in range(3):
+        sample.put(
+            Table.CHUNKS, number_key(1000 + number), sample.value(Table.CHUNKS, bytes(7) + b"\1")
+        )
+        sample.store.index.commit()
+    for number in range(3):
+        sample.delete(Table.CHUNKS, number_key(1000 + number))
+        sample.store.index.commit()
+    sample.store.abandon()
+    destroy(sample.path, branch_of(sample.path))
+    mended(sample.path)
+    assert files_of(sample.path) == good
+
+
+def test_without_the_list_of_free_pages_none_is_believed(closed: Path) -> None:
+    """A leaf that may be of an older commit is not used."""
+    destroy(closed, branch_of(closed))
+    destroy(closed, walk(closed).leaves[FREE][0].number)
+    with PageFile(data_file(closed)) as file:
+        rows = SalvagedRows(file, walk(closed), with_checksums=True)
+        assert not rows.has_all_leaves
+        assert list(rows.of(Table.CHUNKS)) == []
+    report = mended(closed)
+    # The records of chunks are made again from the packs.
+    assert None not in files_of(closed).values() or lost_files(report)
+
+
+@pytest.mark.parametrize(
+    "table", [table for table in Table if table not in (Table.LOST, Table.TRIMS)]
+)
+def test_a_lost_leaf_is_never_other_bytes(closed: Path, good: Contents, table: Table) -> None:
+    """Without a table's rows, each file reads as before, or fails and is named."""
+    for place in walk(closed).leaves[table]:
+        destroy(closed, place.number)
+    report = mended(closed)
+    named = lost_files(report) | {path for each in report.found for path in each.files}
+    found = files_of(closed)
+    for path, data in good.items():
+        got = found.get(path)
+        if got != data:
+            assert path in named, path
+            # Without its inode's row, the size of a file is that of its map.
+            assert got is None or (table is Table.INODES and got.startswith(data or b"")), path
+
+
+def test_the_tree_of_tables_is_lost(sample: Sample, good: Contents) -> None:
+    """Then the index goes back to the commit before, if it is not known which leaf is whose."""
+    for note in (b"one", b"two"):  # the commit before the last has all files, too
+        sample.store.attributes.put(sample.text, b"user.note", note)
+        sample.store.commit()
+    sample.store.abandon()
+    destroy(sample.path, walk(sample.path).leaves[TABLES][0].number)
+    report = mended(sample.path)
+    assert files_of(sample.path) == good
+    assert lost_files(report) == set()
+
+
+def test_a_file_that_was_cut(closed: Path, good: Contents) -> None:
+    """What lies before the cut is kept."""
+    last = max(page for page, use in enumerate(walk(closed).uses) if use == Use.TREE)
+    with data_file(closed).open("r+b") as file:
+        file.truncate(last * SIZE + 100)
+    mended(closed)
+    for path, data in files_of(closed).items():
+        assert data in (None, good.get(path, data)), path
+
+
+@pytest.mark.parametrize("where", ["write_new", "replace_data_file", "after"])
+def test_an_interrupted_salvage_is_begun_again(
+    closed: Path, good: Contents, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at any time leaves the damaged index or the new one; the next repair is complete."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    destroy(closed, branch_of(closed))
+    with monkeypatch.context() as patch:
+        if where == "after":
+            patch.setattr("modelfs.jobs.repair.run.restore_superblock", interrupt)
+        else:
+            patch.setattr(repair_module, where, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            repair(closed, data=True)
+    assert repair(closed, data=True).after.findings == []
+    assert files_of(closed) == good
+    copies = list((closed / FOLDER).glob("data.mdb*"))
+    assert len(copies) == 1
+
+
+def test_no_room_for_a_new_index(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room nothing is changed."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space")
+
+    destroy(closed, branch_of(closed))
+    before = shutil.copytree(closed, closed.with_name("before"))
+    with monkeypatch.context() as patch:
+        patch.setattr(repair_module, "write_new", full)
+        with pytest.raises(OSError, match="no space"):
+            repair(closed)
+    assert data_file(closed).read_bytes() == data_file(before).read_bytes()
+    assert not (closed / FOLDER).exists()

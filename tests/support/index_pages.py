@@ -1,0 +1,28 @@
+"""The pages of an index, to be damaged."""
+
+from pathlib import Path
+from typing import Final
+
+from modelfs.store.index.page_check import PageWalk
+from modelfs.store.index.page_layout import PageFile, newest
+from tests.support.stores import overwrite
+
+SIZE: Final = 4096
+
+
+def walk_of(path: Path) -> PageWalk:
+    """Return the pages of the last commit of a data file."""
+    with PageFile(path) as file:
+        meta = newest(file.meta_pages())
+        assert meta is not None
+        return PageWalk(file, meta)
+
+
+def leaves_of(store: Path, table: str) -> list[int]:
+    """Return the leaves of a table, in the order of their keys."""
+    return [place.number for place in walk_of(store / "index" / "data.mdb").leaves[table]]
+
+
+def damage_flags(store: Path, page: int) -> None:
+    """Flip a bit of a leaf, so that it seems to be one of overflow pages, too."""
+    overwrite(store / "index" / "data.mdb", page * SIZE + 10, b"\x06")
