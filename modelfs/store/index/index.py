@@ -133,7 +133,7 @@ class Index:
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot:
-            return self._committed_value(snapshot, table, key)
+            return self._committed_value(snapshot, self._database, table, key)
 
     def scan(
         self,
@@ -243,7 +243,7 @@ class Index:
         if not self._env.has(table):
             return rows
         with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
-            with_checksums = self._have_checksums(snapshot)
+            with_checksums = self._have_checksums(snapshot, self._database)
             for key, stored in cursor if cursor.set_range(start) else ():
                 if key >= stop or len(rows) >= limit:
                     break
@@ -258,18 +258,24 @@ class Index:
         return rows
 
     def _committed_value(
-        self, snapshot: "lmdb.Transaction[bytes]", table: Table, key: bytes
+        self,
+        snapshot: "lmdb.Transaction[bytes]",
+        database: Callable[[Table], Database],
+        table: Table,
+        key: bytes,
     ) -> bytes | None:
-        stored = snapshot.get(key, db=self._database(table))
-        if stored is None or not self._have_checksums(snapshot):
+        stored = snapshot.get(key, db=database(table))
+        if stored is None or not self._have_checksums(snapshot, database):
             return stored
         return checked(table, key, stored)
 
-    def _have_checksums(self, snapshot: "lmdb.Transaction[bytes]") -> bool:
+    def _have_checksums(
+        self, snapshot: "lmdb.Transaction[bytes]", database: Callable[[Table], Database]
+    ) -> bool:
         """Whether the rows of a snapshot have checksums; another process may have added them."""
         if not self._with_checksums:
             self._with_checksums = all(
-                len(snapshot.get(key, b"", db=self._database(table))) != length
+                len(snapshot.get(key, b"", db=database(table))) != length
                 for table, key, length in FIRST_ROWS
             )
         return self._with_checksums
@@ -334,7 +340,7 @@ class Index:
         if not self._read_only or not self._env.has(table):
             return self.get(table, key)
         with self._env.transaction() as snapshot:
-            return self._committed_value(snapshot, table, key)
+            return self._committed_value(snapshot, self._env.database, table, key)
 
     def stored(self, table: Table, key: bytes) -> bytes | None:
         """Return a row's value as of the last commit, with its checksum, right or wrong."""
@@ -462,7 +468,7 @@ class Index:
         """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
-            with_checksums = self._have_checksums(transaction)
+            with_checksums = self._have_checksums(transaction, self._env.database)
             if self._convert is not None and not with_checksums:
                 for table in changes:
                     self._add_checksums(transaction, table, self._convert)

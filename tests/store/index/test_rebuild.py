@@ -7,6 +7,7 @@ import pytest
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from modelfs.store.index.rebuild import replace_data_file, write_new
+from modelfs.store.index.row_checksum import with_checksum
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
 from tests.support.stores import run_apart
@@ -14,6 +15,10 @@ from tests.support.stores import run_apart
 ROWS = {
     Table.META: [(b"a", b"2"), (b"b", bytes(9000))],
     Table.CHUNKS: [(b"%08d" % number, bytes(80)) for number in range(1000)],
+}
+STORED = {
+    table: [(key, with_checksum(table, key, value)) for key, value in rows]
+    for table, rows in ROWS.items()
 }
 
 
@@ -28,7 +33,7 @@ def rows_of(folder: Path) -> dict[Table, list[tuple[bytes, bytes]]]:
 def test_the_new_file_has_the_rows(index: Index, tmp_path: Path) -> None:
     """After the replacement the index has these rows and no others, and nothing is left over."""
     index.close()
-    assert write_new(tmp_path, ROWS) == 1002
+    assert write_new(tmp_path, STORED) == 1002
     replace_data_file(tmp_path)
     assert rows_of(tmp_path) == ROWS
     assert {path.name for path in tmp_path.iterdir()} == {"data.mdb", "lock.mdb"}
@@ -40,7 +45,7 @@ def test_an_interrupted_replacement(
 ) -> None:
     """A crash at any step leaves the old rows or the new ones, and it can be done again."""
     index.close()
-    write_new(tmp_path, ROWS)
+    write_new(tmp_path, STORED)
     steps = 0
 
     def sync(path: Path) -> None:
@@ -60,7 +65,7 @@ def test_an_interrupted_replacement(
                 replace_data_file(tmp_path)
     old = {Table.META: [(b"a", b"1")]}
     assert rows_of(tmp_path) == (ROWS if step in (1, 2) else old)
-    write_new(tmp_path, ROWS)
+    write_new(tmp_path, STORED)
     replace_data_file(tmp_path)
     assert rows_of(tmp_path) == ROWS
 
@@ -70,7 +75,7 @@ def test_a_new_file_of_a_crash_is_written_again(index: Index, tmp_path: Path) ->
     index.close()
     write_new(tmp_path, {})
     assert rows_of(tmp_path) == {Table.META: [(b"a", b"1")]}
-    write_new(tmp_path, ROWS)
+    write_new(tmp_path, STORED)
     replace_data_file(tmp_path)
     assert rows_of(tmp_path) == ROWS
 
@@ -81,7 +86,7 @@ def test_a_writer_goes_on(tmp_path: Path) -> None:
     for number in range(30):
         put(index, b"a", b"%d" % number)
     index.close()
-    write_new(tmp_path, ROWS)
+    write_new(tmp_path, STORED)
     replace_data_file(tmp_path)
     index = Index(tmp_path)
     put(index, b"c", b"3")
