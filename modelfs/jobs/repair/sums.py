@@ -17,6 +17,7 @@ from modelfs.store.index.chunk_records import UNKNOWN
 from modelfs.store.index.counters import NEXT_COOKIE
 from modelfs.store.index.records import COOKIE_END
 from modelfs.store.index.tables import (
+    KEPT,
     KEY_MAX,
     ROOT,
     ChunkId,
@@ -63,8 +64,11 @@ def recount_uses(context: RepairContext) -> None:
         if record != counted:
             changed += 1
             context.put(Table.CHUNKS, key, counted.to_bytes())
-        if counted.base_only or not counted.alive:
-            listed[Table.BASE_ONLY if counted.base_only else Table.DEAD][key] = b""
+        if counted.base_only:
+            is_kept = context.index.get(Table.BASE_ONLY, key) == KEPT and record == counted
+            listed[Table.BASE_ONLY][key] = KEPT if is_kept else b""
+        elif not counted.alive:
+            listed[Table.DEAD][key] = b""
     if changed:
         context.repaired(f"chunks whose use counts are corrected: {changed}")
     for table, rows in listed.items():
