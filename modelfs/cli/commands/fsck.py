@@ -13,6 +13,7 @@ from modelfs.cli.open_store import pinned
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_mount_point, find_store
 from modelfs.errors import CorruptIndex, IndexLost
+from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
 from modelfs.jobs.check.meta_pages import check_meta_pages
@@ -33,9 +34,9 @@ OUTCOMES: Final = {Outcome.REPAIRED: "repaired", Outcome.QUARANTINED: "quarantin
 
 
 @click.command(epilog=CODES)
-@click.argument("place", metavar="STORE", type=PATH)
+@click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 @click.option("--data", is_flag=True, help="Also read all stored data, and check its checksums.")
-@click.option("--repair", is_flag=True, help="Repair the damage. STORE must not be mounted.")
+@click.option("--repair", is_flag=True, help="Repair the damage. The store must not be mounted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     """Check a store for damage, and repair it.
@@ -43,8 +44,9 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     Without --repair nothing is changed. A mounted store can be checked, as of its last commit.
 
     With --repair, data that is lost is listed. Reads of it fail until a good copy of the file is
-    written. Its remains are kept in STORE/quarantine.
+    written. Its remains are kept in the store's folder, in quarantine.
     """
+    found: list[Finding] = []
     try:
         store = find_store(place)
         if repair:
@@ -57,7 +59,17 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
                 Store(store, read_only=True) as opened,
                 render.progress_bar("checking", in_bytes=data) as progress,
             ):
-                report = check_store(opened, data=data, progress=progress)
+                report = check_store(opened, data=data, progress=progress, found=found)
+    except KeyboardInterrupt as exc:
+        if not as_json:
+            for finding in found:
+                click.echo(line_of(finding))
+        options = "".join(f" --{name}" for name, on in (("repair", repair), ("data", data)) if on)
+        raise Failure(
+            f"interrupted; {render.counted(len(found), 'finding')} so far; "
+            f"for all of them: modelfs fsck{options} {place}",
+            Code.INTERRUPTED,
+        ) from exc
     except EXPECTED as exc:
         message = describe(exc)
         if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):

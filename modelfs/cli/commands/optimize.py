@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from modelfs.cli import client, render
+from modelfs.cli.failure import interruptible
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
@@ -41,7 +42,8 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
     the files were not used for a minute.
     """
     store = find_store(place)
-    with render.progress_bar("optimizing", in_bytes=True) as progress:
+    resumed = f"the tensors so far stay optimized; continue with: modelfs optimize {place}"
+    with interruptible(resumed), render.progress_bar("optimizing", in_bytes=True) as progress:
         if (daemon := client.connect(store)) is not None:
             arguments: dict[str, bool | int] = {"again": again}
             if depth is not None:

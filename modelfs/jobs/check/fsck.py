@@ -136,7 +136,13 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None)
     return fsck(store, data=data, progress=progress).findings
 
 
-def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) -> FsckReport:
+def fsck(
+    store: Store,
+    *,
+    data: bool = False,
+    progress: Progress | None = None,
+    found: list[Finding] | None = None,
+) -> FsckReport:
     """Check all invariants of a store.
 
     Args:
@@ -144,6 +150,8 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
         data: also read, decode and compare every chunk that a file uses.
         progress: called with the part that is done and the whole: with `data` in bytes, otherwise
             in invariants.
+        found: a list to which findings are appended at once, so that an interrupted check leaves
+            its findings in it; None: a new one.
     """
     began = time.monotonic()
     bytes_checked = 0
@@ -157,7 +165,7 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
     with store.index.pinned():
         reported = Reported()
         view = CheckView(store, reported.broken)
-        findings: list[Finding] = []
+        findings = [] if found is None else found
         for done, invariant in enumerate(INVARIANTS, 1):
             findings += _caught(invariant.__name__, invariant(view, reported))
             if progress is not None and not data:

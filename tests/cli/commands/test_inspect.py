@@ -11,7 +11,7 @@ from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
 from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import CHUNK, TOP, fill
-from tests.support.stores import ME, new_file, new_store
+from tests.support.stores import ME, new_file, new_store, noise
 
 
 def test_model(call: Call, family: Path) -> None:
@@ -48,6 +48,26 @@ def test_derived(call: Call, tmp_path: Path) -> None:
         [base],
         [{"path": None, "tensor": None, "bytes": 40_000}],
     ]
+
+
+def test_staged(call: Call, empty: Path) -> None:
+    """The staged bytes of a file are named, with the command that stores them."""
+    with Store(empty) as store:
+        new_file(store, b"new", noise(10_000))
+    out = call("inspect", "--store", empty, "new").out
+    assert f"staged: 9.77 KiB, not in chunks yet; next: modelfs sync {empty}" in out
+    assert "stored as" not in out
+
+
+def test_base_of(call: Call, tmp_path: Path) -> None:
+    """The files whose chunks derive from those of a file are named: they stay when it goes."""
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    fill(path)
+    report = call("inspect", "--store", path, "bottom.safetensors", "--json").json
+    assert [user["path"] for user in report["base_of"]] == [TOP.decode()]
+    assert not report["more_base_of"]
+    out = call("inspect", "--store", path, "bottom.safetensors").out
+    assert f"base of\n  {TOP.decode()} (" in out
 
 
 def test_json(call: Call, family: Path) -> None:
