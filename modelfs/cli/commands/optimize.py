@@ -7,7 +7,7 @@ import click
 from modelfs.cli import client, render
 from modelfs.cli.failure import interruptible
 from modelfs.cli.open_store import open_unmounted
-from modelfs.cli.params import PATH
+from modelfs.cli.params import PATH, Number
 from modelfs.cli.places import find_store
 from modelfs.jobs.defrag.job import defragment
 from modelfs.jobs.drive import run, run_and_commit
@@ -27,7 +27,7 @@ from modelfs.store.store import Store
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 @click.option(
     "--depth",
-    type=click.IntRange(1, CHAIN_MAX),
+    type=Number(1, CHAIN_MAX),
     metavar="N",
     help="How many deltas may follow one another: more make the store smaller and reads slower. "
     "It is kept for later runs; a new store has 1.",

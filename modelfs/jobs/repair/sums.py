@@ -129,7 +129,12 @@ def recount_links(context: RepairContext) -> None:
 def recount_totals(context: RepairContext) -> None:
     """Correct the totals that `stats` and `statfs` show."""
     counters = context.store.counters
-    for name, amount in counted_totals(context.view()).items():
-        if counters.get(name) != amount:
-            counters.set(name, amount)
-            context.repaired(f"the total {name.decode()} is corrected")
+    wrong = {
+        name: amount
+        for name, amount in counted_totals(context.view()).items()
+        if counters.get(name) != amount
+    }
+    for name, amount in wrong.items():
+        counters.set(name, amount)
+    if wrong:
+        context.repaired(f"sizes and counts that `stats` shows, corrected: {len(wrong)}")

@@ -157,6 +157,13 @@ def test_refusals(call: Call, family: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "modelfs inspect --store STORE FILE" in call("inspect", tmp_path / "file").error
     assert "does not exist; name a file" in call("inspect", tmp_path / "nothing").error
-    for path in ("nothing", "base.pt/x"):
-        assert "is not in the last commit" in call("inspect", "--store", family, path).error
-    assert "a directory has no content" in call("inspect", "--store", family, "/").error
+    for path, problem in (
+        ("nothing", "nothing is not in the store"),
+        ("base.pt/x", "base.pt/x: base.pt is not a folder"),
+    ):
+        error = call("inspect", "--store", family, path).error
+        assert error.startswith(f"{problem}, as of the last commit of {family}; ")
+    folder = call("inspect", "--store", family, "/").error
+    assert folder == f"/ is a folder of {family}; name a file in it"
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is not a regular file" in call("inspect", tmp_path / "pipe").error
