@@ -60,7 +60,7 @@ class NotADirectory(ModelfsError):
 
 
 class IsADirectory(ModelfsError):
-    """Anything but a directory is needed."""
+    """A regular file is needed, and this is a directory or, to readers, a special file."""
 
     errno = errno.EISDIR
 

@@ -1,8 +1,10 @@
 """The failure of a command: one line with the problem and the next step, and an exit code."""
 
+import contextlib
 import enum
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,7 @@ class Code(enum.IntEnum):
     NOT_CHECKED = 8
     FSCK_USAGE = 16
     INTERRUPTED = 130
+    CLOSED_PIPE = 141  # as of a process that SIGPIPE ends
 
 
 class Failure(Exception):
@@ -40,6 +43,15 @@ class Failure(Exception):
     def __init__(self, message: str, code: Code = Code.FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextlib.contextmanager
+def interruptible(outcome: str) -> Iterator[None]:
+    """Turn Ctrl-C in the block into a failure, whose message has the outcome and the next step."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        raise Failure(f"interrupted; {outcome}", Code.INTERRUPTED) from exc
 
 
 # Any other exception is a bug.

@@ -13,6 +13,7 @@ from click.exceptions import NoArgsIsHelpError
 from modelfs.cli import logs
 from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
+from modelfs.cli.output import ClosedPipe, replace_stdout
 
 # The modules of `commands`. Each is loaded when its command is called, because some of them load
 # slow libraries.
@@ -85,7 +86,11 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    replace_stdout()
     code = run(sys.argv[1:])
+    if code == Code.CLOSED_PIPE:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGPIPE)
     # Python takes a while to exit; Ctrl-C must not print a traceback then.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
@@ -95,6 +100,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command, print its error as one line on stderr, and return its exit code."""
     try:
         code = cli.main(list(arguments), prog_name="modelfs", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except NoArgsIsHelpError as exc:
         click.echo(exc.format_message(), err=True)
         return Code.USAGE
@@ -105,6 +112,8 @@ def run(arguments: Sequence[str]) -> int:
         return Code.FSCK_USAGE if command == "modelfs fsck" else Code.USAGE
     except (click.Abort, KeyboardInterrupt):
         return Code.INTERRUPTED
+    except ClosedPipe:
+        return Code.CLOSED_PIPE
     except Exception as exc:
         if not isinstance(exc, EXPECTED) and os.environ.get("MODELFS_DEBUG"):
             raise

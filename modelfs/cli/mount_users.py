@@ -1,6 +1,7 @@
 """The processes and mounts that keep a mount busy, as fuser(1) finds them."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,14 +12,16 @@ SHOWN_MAX: Final = 5
 
 
 def users_of(mount_point: Path) -> str:
-    """Return the mount below a mount point, or the processes that use it, as text."""
+    """Return the mount below a mount point, or the other processes that use it, as text."""
     below = [entry.path for entry in mounts() if mount_point in entry.path.parents]
     if below:
         return f"the mount at {below[-1]}"
     users = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(path.is_relative_to(mount_point) for path in _used_by(process)):
+            # This command is one of them if it was called in a folder of the mount.
+            is_other = process.name != str(os.getpid())
+            if is_other and any(path.is_relative_to(mount_point) for path in _used_by(process)):
                 users.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
     if not users:
         return f"a process that this user cannot see (try: sudo fuser -vm {mount_point})"

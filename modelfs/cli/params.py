@@ -1,8 +1,9 @@
 """The types of arguments and options."""
 
+import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -44,5 +45,24 @@ def chunk_size(text: str) -> int:
     return value
 
 
-# click must not check the path: a mount whose daemon ended fails even stat(2).
-PATH: Final = click.Path(path_type=Path, readable=False)
+class NonEmptyPath(click.Path):
+    """A path, which click does not check: a mount whose daemon ended fails even stat(2)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            # pathlib takes it for the current folder.
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Number(click.IntRange):
+    """A number from `min` to `max`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a number from {self.min} to {self.max}", param, ctx)
+
+
+PATH: Final = NonEmptyPath(path_type=Path, readable=False)

@@ -95,6 +95,9 @@ def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
         store = store_of_mount(file)
     except FileNotFoundError as exc:
         raise Failure(f"{file} does not exist; name a file in a mount") from exc
+    if store is None and not file.is_file() and not file.is_dir():
+        # The kernel asks for attributes of files and folders only.
+        raise Failure(f"{file} is not a regular file; it has no content to inspect")
     if store is None:
         raise Failure(
             f"{file} is not in a modelfs mount; "
@@ -112,15 +115,20 @@ def file_of_store(store: Store, file: Path) -> InodeNumber:
     """Return the inode of a path in a store that is open for reading.
 
     Raises:
-        Failure: there is no such path.
+        Failure: there is no such path, or it is not that of a regular file.
     """
     try:
-        return inode_at(store.namespace, store.inodes, file)
+        inode = inode_at(store.namespace, store.inodes, file)
+        mode = store.inodes.get(inode).mode
     except (NotFound, NotADirectory) as exc:
         raise Failure(
-            f"{file} is not in the last commit of {store.folder}: {exc}; "
-            "name a path from the top of the store"
+            f"{exc}, as of the last commit of {store.folder}; name a path from the top of the store"
         ) from exc
+    if stat.S_ISDIR(mode):
+        raise Failure(f"{file} is a folder of {store.folder}; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise Failure(f"{file} is not a regular file; it has no content to inspect")
+    return inode
 
 
 def is_dead(path: Path) -> bool:

@@ -70,8 +70,35 @@ def add_row(table: Table, *cells: str) -> None:
 
 
 def show_table(table: Table) -> None:
-    width = None if sys.stdout.isatty() else WIDE
-    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+    """Print a table; without spaces at the ends of lines, unless for a terminal.
+
+    On a terminal that is too narrow for its rows, each row is a block of lines: its first cell, and
+    then every other cell with the name of its column.
+    """
+    if not sys.stdout.isatty():
+        console = Console(markup=False, highlight=False, emoji=False, width=WIDE)
+        with console.capture() as captured:
+            console.print(table)
+        for line in captured.get().splitlines():
+            click.echo(line.rstrip())
+        return
+    console = Console(markup=False, highlight=False, emoji=False)
+    unbounded = console.options.update(width=WIDE)
+    if console.measure(table, options=unbounded).maximum > console.width and table.show_header:
+        _show_blocks(console, table)
+    else:
+        console.print(table)
+
+
+def _show_blocks(console: Console, table: Table) -> None:
+    names = [str(column.header) for column in table.columns]
+    margin = max(map(len, names)) + 4
+    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+        # A name that is longer than the line is left to the terminal, so that it can be copied.
+        console.print(first, soft_wrap=True)
+        for name, cell in zip(names[1:], others, strict=True):
+            if str(cell):
+                console.print(Text(f"  {name:{margin - 2}}") + Text(str(cell)), soft_wrap=True)
 
 
 @contextlib.contextmanager

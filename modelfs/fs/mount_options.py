@@ -20,7 +20,9 @@ class MountOptions:
         """Return the options that libfuse passes to the kernel."""
         options = {"subtype=modelfs", "default_permissions", *self.options}
         if not any(option.startswith("fsname=") for option in self.options):
-            options.add("fsname=modelfs")
+            # Escaped for libfuse, where a comma ends an option.
+            source = str(self.store).replace("\\", "\\\\").replace(",", "\\,")
+            options.add(f"fsname={source}")
         if self.allow_other:
             options.add("allow_other")
         if self.read_only:

@@ -81,8 +81,13 @@ class Connection:
         self._shared: _SharedStore | None = None
         self._closed = False
 
+    @property
+    def identity(self) -> tuple[Path, bytes | None]:
+        """The store: its folder, and its UUID once a call was made."""
+        return self.folder, self._uuid
+
     def __reduce__(self) -> tuple[type[Self], tuple[Path, bytes | None]]:
-        return type(self), (self.folder, self._uuid)
+        return type(self), self.identity
 
     def call(self, function: Callable[[Store], T]) -> T:
         """Call a function that reads the index, at one commit.

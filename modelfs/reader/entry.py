@@ -1,7 +1,9 @@
 """Opening a store to read from it, and creating one."""
 
+import os
 from pathlib import Path
 
+from modelfs.errors import NotAStore
 from modelfs.reader.reader import Reader
 from modelfs.store.create import CHUNK_SIZE, create_store
 from modelfs.store.files.path_lookup import StrPath
@@ -15,13 +17,16 @@ def open(path: StrPath) -> Reader:  # noqa: A001 - as in `modelfs.open`
         path: the store's folder, or any path in a mount of it. `~` stands for the home directory.
 
     Raises:
-        NotAStore: the path is neither, or the mount's store does not exist for this process.
+        NotAStore: the path is neither, or empty, or the mount's store does not exist for this
+            process.
         UnsupportedFormat: a newer version of modelfs wrote the store.
         StoreBusy: this process has the store open for writing, or another process has and this one
             has no permission to read beside it: see `modelfs.reader`.
         CorruptData: the index is damaged.
         OSError: the path may not be read, or the mount's daemon ended.
     """
+    if not os.fspath(path):
+        raise NotAStore("the path of a store is empty")
     return Reader(find_store(Path(path).expanduser()))
 
 

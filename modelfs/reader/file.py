@@ -41,6 +41,13 @@ class File:
     def __repr__(self) -> str:
         return repr(self._reader)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same file of the same store; a file with several names is one."""
+        return isinstance(other, File) and self._reader.identity == other._reader.identity
+
+    def __hash__(self) -> int:
+        return hash(self._reader.identity)
+
     @property
     def size(self) -> int:
         """Length in bytes.

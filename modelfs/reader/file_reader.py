@@ -46,6 +46,11 @@ class FileReader:
     def key(self) -> tuple[Connection, str, InodeNumber]:
         return self.connection, self.path, self._inode
 
+    @property
+    def identity(self) -> tuple[object, InodeNumber]:
+        """The store and the inode, which are the same for all paths of the file."""
+        return self.connection.identity, self._inode
+
     def __reduce__(self) -> tuple[type[Self], tuple[Connection, str, InodeNumber]]:
         return type(self), self.key  # without the spans, which may be many
 

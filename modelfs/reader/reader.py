@@ -65,6 +65,12 @@ class Reader:
         self._connection.close()
 
     def __enter__(self) -> Self:
+        """Return the reader.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        self._connection.call(lambda _: None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,19 +84,24 @@ class Reader:
 
         Raises:
             NotFound: no such path, or a link in it leads out of the store.
-            NotADirectory: a name in the path, except the last, is not that of a folder.
+            NotADirectory: a name in the path that a slash follows is not that of a folder.
             IsADirectory: the path is that of a folder.
             InvalidArgument: the path is that of a special file, such as a FIFO.
         """
-        name = os.fspath(path).strip("/")
+        names = os.fspath(path).split("/")
+        # ".." stays: behind a link, it is not the folder before.
+        name = "/".join(part for part in names if part not in ("", "."))
+        names_folder = names[-1] in ("", ".") and bool(name)
 
         def regular_file(store: Store) -> InodeNumber:
             inode = inode_at(store.namespace, store.inodes, name)
             mode = store.inodes.get(inode).mode
             if stat.S_ISDIR(mode):
-                raise IsADirectory(f"{name or '/'} is a folder")
+                raise IsADirectory(f"{name or '/'} is a folder; name a file in it")
             if not stat.S_ISREG(mode):
-                raise InvalidArgument(f"{name} is not a regular file")
+                raise InvalidArgument(f"{name} is a special file, such as a pipe or a socket")
+            if names_folder:
+                raise NotADirectory(f"{name} is a file, and not a folder")
             return inode
 
         return File(self._connection, name, self._connection.call(regular_file))

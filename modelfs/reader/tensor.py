@@ -59,6 +59,17 @@ class Tensor:
     def __repr__(self) -> str:
         return f"<{self.name}: {self.dtype} {list(self.shape)}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same tensor of the same file. For values: `numpy.array_equal`."""
+        return (
+            isinstance(other, Tensor)
+            and self._span == other._span
+            and self._reader.identity == other._reader.identity
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.offset, self._reader.identity))
+
     @property
     def ndim(self) -> int:
         """How many dimensions the tensor has."""

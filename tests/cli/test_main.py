@@ -99,7 +99,7 @@ def test_interrupted(fake: Fake, empty: Path) -> None:
 
 
 def test_reader_goes_away(family: Path) -> None:
-    """A pipe that is closed early, as by head(1), is no error."""
+    """A pipe that is closed early, as by head(1), ends a command as it ends other tools."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -110,7 +110,25 @@ def test_reader_goes_away(family: Path) -> None:
         check=False,
     )
     os.close(writing)
-    assert done.stderr == b""
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("arguments", [["stats"], ["inspect", "base.onnx", "--store"]])
+@pytest.mark.parametrize("format_", [[], ["--json"]])
+def test_output_that_cannot_be_written(
+    family: Path, arguments: list[str], format_: list[str]
+) -> None:
+    """A full disk under the output is one message, and exit code 1."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*MODELFS, *arguments, family, *format_],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=DEADLINE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"modelfs: write error: No space left on device\n"
 
 
 def _loaded(source: str, *arguments: str | Path) -> set[str]:

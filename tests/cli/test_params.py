@@ -3,6 +3,7 @@
 import pytest
 
 from modelfs.cli.params import parse_size
+from tests.support.fake_daemon import Call
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,19 @@ def test_no_sizes(text: str) -> None:
     """A text that is not a size is refused by name."""
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["mkfs", ""], "the path is empty"),
+        (["stats", ""], "the path is empty"),
+        (["optimize", "--depth", "x", "store"], "'x' is not a number from 1 to 4"),
+        (["optimize", "--depth", "9", "store"], "'9' is not a number from 1 to 4"),
+    ],
+)
+def test_arguments_that_are_none(call: Call, arguments: list[str], problem: str) -> None:
+    """An empty path is not the current folder, and a number has its bounds in its error."""
+    done = call(*arguments)
+    assert done.code == 2
+    assert problem in done.err

@@ -1,5 +1,7 @@
 """Sizes, tables and names in the output."""
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,38 @@ def test_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     add_row(table, "[red]x[/red] :smile: " + "y" * 300)
     show_table(table)
     assert "[red]x[/red] :smile: " + "y" * 300 in capsys.readouterr().out
+
+
+def test_no_spaces_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines in a file end with their text."""
+    table = new_table("name", "form")
+    add_row(table, "a", "plain")
+    add_row(table, "longer", "")
+    show_table(table)
+    assert all(line == line.rstrip() for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """No cell is broken: a table that is too wide has a block of lines for each row."""
+    name = "encoder.layer.5.attention.self.query.weight"
+    table = new_table("tensor", "shape", "derived from", "none")
+    base = "/home/models/" + "base" * 9
+    add_row(table, name, "384 x 384", base, "")
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    show_table(table)
+    lines = [line.rstrip() for line in terminal.getvalue().splitlines()]
+    if width == 80:
+        assert lines == [
+            name,
+            "  shape         384 x 384",
+            f"  derived from  {base}",
+        ]
+    else:
+        assert [name, "384", "x", "384", base] in map(str.split, lines)
 
 
 def test_counted() -> None:

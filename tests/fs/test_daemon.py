@@ -147,9 +147,9 @@ def ignore_ready() -> None:
 @pytest.mark.parametrize(
     ("read_only", "allow_other", "others", "more"),
     [
-        (False, False, (), {"fsname=modelfs"}),
-        (True, False, (), {"fsname=modelfs", "ro"}),
-        (False, True, (), {"fsname=modelfs", "allow_other"}),
+        (False, False, (), {"fsname={store}"}),
+        (True, False, (), {"fsname={store}", "ro"}),
+        (False, True, (), {"fsname={store}", "allow_other"}),
         (
             True,
             True,
@@ -178,7 +178,7 @@ def test_mount_options(
     )
     run(wanted, ignore_ready)
     always = {"subtype=modelfs", "default_permissions"}
-    assert kernel.options == always | more
+    assert kernel.options == always | {each.format(store=options.store) for each in more}
     assert kernel.mountpoint == str(options.mountpoint)
     assert kernel.closed == 1
 

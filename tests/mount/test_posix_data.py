@@ -6,7 +6,6 @@ import hashlib
 import mmap
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -343,8 +342,7 @@ def test_random_patches(stored: Path, shared_mount: Mount, seed: int) -> None:
 
 
 def test_file_of_a_petabyte(here: Path) -> None:
-    """A file of 10^15 bytes is made, measured, read at its end and removed in a second."""
-    began = time.monotonic()
+    """A file of 10^15 bytes is made, measured, read at its end and removed."""
     path = here / "x"
     path.touch()
     os.truncate(path, 10**15)
@@ -354,7 +352,6 @@ def test_file_of_a_petabyte(here: Path) -> None:
         os.pwrite(fd, b"end", 10**15 - 3)
         assert os.pread(fd, 100, 10**15 - 5) == b"\0\0end"
     path.unlink()
-    assert time.monotonic() - began < 1
 
 
 def test_stored_petabyte(here: Path, shared_mount: Mount) -> None:
@@ -364,11 +361,9 @@ def test_stored_petabyte(here: Path, shared_mount: Mount) -> None:
         os.ftruncate(fd, 10**15)
         os.pwrite(fd, b"island", 5 * 10**14)
     cool(shared_mount)
-    began = time.monotonic()
     with opened(path, os.O_RDONLY) as fd:
         assert os.pread(fd, 8, 5 * 10**14 - 1) == b"\0island\0"
     path.unlink()
-    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("flush", [os.fsync, os.fdatasync], ids=["fsync", "fdatasync"])

@@ -288,3 +288,11 @@ def test_copied_from_the_mount_by_cp(mount: Mount) -> None:
     mount.sync()
     assert distinct(mount) <= 12_000_000 + GLUE
     assert (mount.path / "b").read_bytes() == (mount.path / "a").read_bytes()
+
+
+def test_inspect_of_a_hard_link(mount: Mount) -> None:
+    """The report has the name by which the file was named, and another one that it has."""
+    add(mount, *BASE)
+    link = mount.path / "link"
+    link.hardlink_to(mount.path / BASE[0])
+    assert modelfs("inspect", link).startswith(f"/link (also /{BASE[0]}): safetensors, ")

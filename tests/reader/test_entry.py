@@ -52,3 +52,12 @@ def test_opening_a_place_in_a_mount(
     store[0] = tmp_path / "elsewhere"
     with pytest.raises(modelfs.NotAStore, match="elsewhere, which does not exist here"):
         modelfs.open(tmp_path)
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty path, as of a variable that is not set, names no store."""
+    monkeypatch.chdir(path)
+    with pytest.raises(modelfs.NotAStore, match="empty"):
+        modelfs.open("")

@@ -516,3 +516,26 @@ def test_pickles(make: Make) -> None:
     reader.close()
     assert pickle.loads(pickle.dumps(reader))["file"].pread() == DATA
     assert pickle.loads(pickle.dumps(file)).pread() == DATA
+
+
+def test_files_are_equal_by_their_store_and_inode(make: Make) -> None:
+    """A file is one file, by whatever path and reader; paths are given in a normal form."""
+    reader = make(lambda store: (new_file(store, b"a", b"a"), new_file(store, b"b", b"b")))
+    assert reader["a"] == reader["./a"] == reader["//a"]
+    assert reader["./a"].path == "a"
+    assert len({reader["a"], reader["a"], reader["b"]}) == 2
+    with modelfs.open(reader.folder) as other:
+        assert other["a"] == reader["a"] != other["b"]
+    with pytest.raises(modelfs.NotADirectory, match="a is a file, and not a folder"):
+        reader["a/"]
+    with pytest.raises(modelfs.IsADirectory, match="/ is a folder"):
+        reader["/"]
+    assert reader["a"] != "a"
+
+
+def test_a_closed_reader_is_not_entered(make: Make) -> None:
+    """`with` on a closed reader raises the error of its calls."""
+    reader = make(lambda store: new_file(store, b"a", b"a"))
+    reader.close()
+    with pytest.raises(ValueError, match="is closed"), reader:
+        pass

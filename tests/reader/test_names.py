@@ -130,7 +130,7 @@ def test_links_are_followed(make: Make) -> None:
         (b"self", "circle"),
         (b"../x", "out of the store"),
         (b"/mnt/models/x", "leads to /mnt/models/x"),
-        (b"file/x", "not in a folder"),
+        (b"file/x", "file is not a folder"),
     ],
 )
 def test_links_that_lead_nowhere(make: Make, target: bytes, why: str) -> None:

@@ -550,3 +550,11 @@ def test_pickles(grid: modelfs.Tensor) -> None:
     assert len(made) < 1500
     loaded: modelfs.Tensor = pickle.loads(made)
     assert np.array_equal(loaded.numpy(), GRID)
+
+
+def test_tensors_are_equal_by_their_file(grid: modelfs.Tensor) -> None:
+    """A tensor equals itself, also after a pickle, and no other object."""
+    again = pickle.loads(pickle.dumps(grid))
+    assert again == grid
+    assert len({again, grid}) == 1
+    assert grid != grid.name

@@ -13,6 +13,7 @@ from modelfs.cli.open_store import pinned
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_mount_point, find_store
 from modelfs.errors import CorruptIndex, DamagedPages, IndexLost
+from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
 from modelfs.jobs.check.pages import meta_page_findings, page_findings
@@ -33,9 +34,9 @@ OUTCOMES: Final = {Outcome.REPAIRED: "repaired", Outcome.QUARANTINED: "quarantin
 
 
 @click.command(epilog=CODES)
-@click.argument("place", metavar="STORE", type=PATH)
+@click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 @click.option("--data", is_flag=True, help="Also read all stored data, and check its checksums.")
-@click.option("--repair", is_flag=True, help="Repair the damage. STORE must not be mounted.")
+@click.option("--repair", is_flag=True, help="Repair the damage. The store must not be mounted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     """Check a store for damage, and repair it.
@@ -43,13 +44,24 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     Without --repair nothing is changed. A mounted store can be checked, as of its last commit.
 
     With --repair, data that is lost is listed. Reads of it fail until a good copy of the file is
-    written. Its remains are kept in STORE/quarantine.
+    written. Its remains are kept in the store's folder, in quarantine.
     """
+    found: list[Finding] = []
     try:
         store = find_store(place)
         if repair:
             return _repair(store, data=data, as_json=as_json)
-        report = _check(store, data=data)
+        report = _check(store, data=data, found=found)
+    except KeyboardInterrupt as exc:
+        if not as_json:
+            for finding in found:
+                click.echo(line_of(finding))
+        options = "".join(f" --{name}" for name, on in (("repair", repair), ("data", data)) if on)
+        raise Failure(
+            f"interrupted; {render.counted(len(found), 'finding')} so far; "
+            f"for all of them: modelfs fsck{options} {place}",
+            Code.INTERRUPTED,
+        ) from exc
     except EXPECTED as exc:
         message = describe(exc)
         if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):
@@ -64,8 +76,11 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     return Code.DAMAGED if report.findings else Code.OK
 
 
-def _check(store: Path, *, data: bool) -> FsckReport:
-    """Return the findings; only those about pages of the index, if there are such."""
+def _check(store: Path, *, data: bool, found: list[Finding]) -> FsckReport:
+    """Return the findings; only those about pages of the index, if there are such.
+
+    Those of the other kind are appended to `found` at once.
+    """
     findings = meta_page_findings(store)
     try:
         if not findings:
@@ -74,7 +89,7 @@ def _check(store: Path, *, data: bool) -> FsckReport:
                 Store(store, read_only=True) as opened,
                 render.progress_bar("checking", in_bytes=data) as progress,
             ):
-                return check_store(opened, data=data, progress=progress)
+                return check_store(opened, data=data, progress=progress, found=found)
     except DamagedPages as exc:
         findings = page_findings(exc)
     return FsckReport(findings, files=0, chunks=0, bytes_checked=0, seconds=0.0)

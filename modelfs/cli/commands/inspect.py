@@ -11,6 +11,7 @@ from modelfs.cli.escape import plain
 from modelfs.cli.params import PATH
 from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
+from modelfs.fs.host.mount_table import mount_point_of
 from modelfs.jobs.inspect.file import report_on, state_of
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -30,11 +31,17 @@ def inspect(file: Path, *, store: Path | None, as_json: bool) -> None:
     and the other files and tensors that share its bytes. FILE is a path in a mount, or in the store
     that --store names.
     """
-    report = _report(*(file_of_mount(file) if store is None else (find_store(store), file)))
+    if store is None:
+        report = _report(*file_of_mount(file))
+        path = file.resolve()
+        title = f"/{path.relative_to(mount_point_of(path))}"
+    else:
+        report = _report(find_store(store), file)
+        title = report["path"]
     if as_json:
         render.show_json(report)
     else:
-        _show(report)
+        _show(report, title, file if store is None else store)
 
 
 def _report(path: Path, file: Path | InodeNumber) -> Json:
@@ -53,21 +60,38 @@ def _report(path: Path, file: Path | InodeNumber) -> Json:
         return daemon.ask("inspect", inode=inode)
 
 
-def _show(report: Json) -> None:
-    """Print a summary, the table of tensors, and the files that share bytes."""
+def _show(report: Json, title: str, place: Path) -> None:
+    """Print a summary, the table of tensors, and the files that need the same bytes.
+
+    Args:
+        report: on the file.
+        title: the path in the mount by which the file was named.
+        place: in the mount, or the store.
+    """
     size = render.human_size
-    click.echo(f"{plain(report['path'])}: {report['format']}, {size(report['size'])}")
-    click.echo(f"stored as {_forms(report, report['size'])}: {size(report['stored_bytes'])}")
-    own, shared = size(report["own_bytes"]), size(report["shared_bytes"])
-    click.echo(f"{own} of that for this file alone, {shared} shared with other files")
+    other = "" if title == report["path"] else f" (also {plain(report['path'])})"
+    click.echo(f"{plain(title)}{other}: {report['format']}, {size(report['size'])}")
+    if staged := report["staged_bytes"]:
+        where = place if place.is_dir() else place.absolute().parent
+        click.echo(f"staged: {size(staged)}, not in chunks yet; next: modelfs sync {where}")
+    if report["chunks"] or not staged:
+        click.echo(f"stored as {_forms(report, report['size'])}: {size(report['stored_bytes'])}")
+        own, shared = size(report["own_bytes"]), size(report["shared_bytes"])
+        click.echo(f"{own} of that for this file alone, {shared} needed by other files, too")
     if report["tensors"]:
         click.echo()
         _show_tensors(report)
-    if report["shared_with"]:
-        click.echo("\nshared with")
-        for sharer in report["shared_with"]:
-            click.echo(f"  {plain(sharer['path'])} ({size(sharer['bytes'])})")
-        if report["more_sharers"]:
+    for heading, key, more in (
+        ("shared with", "shared_with", "more_sharers"),
+        ("base of", "base_of", "more_base_of"),
+    ):
+        # The daemon may be of an earlier version, without the second list.
+        if not report.get(key):
+            continue
+        click.echo(f"\n{heading}")
+        for user in report[key]:
+            click.echo(f"  {plain(user['path'])} ({size(user['bytes'])})")
+        if report[more]:
             click.echo("  and others")
 
 

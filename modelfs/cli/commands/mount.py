@@ -13,7 +13,7 @@ from modelfs.cli.failure import Failure
 from modelfs.cli.fstab_options import parse_options
 from modelfs.cli.fusermount import clear
 from modelfs.cli.params import PATH, size
-from modelfs.cli.places import is_dead, is_store, store_of_mount
+from modelfs.cli.places import find_mount_point, is_dead, is_store, store_of_mount
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.fs.mount_options import MountOptions
 from modelfs.store.chunks.cache import CAPACITY
@@ -92,6 +92,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
         fstab.limit if limit is None else limit,
         fstab.passed_on,
     )
+    _check_not_mounted(mount_options)
     _check_possible(mount_options)
     if foreground:
         logs.of_foreground_daemon()
@@ -140,6 +141,21 @@ def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:
             )
         raise Failure(f"{mountpoint} is a mount of {entry.kind} already; name another folder")
     return path
+
+
+def _check_not_mounted(options: MountOptions) -> None:
+    """Check that the store is not mounted at another place, in a way that excludes this mount.
+
+    Raises:
+        Failure: it is.
+    """
+    if (other := find_mount_point(options.store)) is not None:
+        is_read_only = bool(os.statvfs(other).f_flag & os.ST_RDONLY)
+        if not (is_read_only and options.read_only):
+            raise Failure(
+                f"{options.store} is mounted at {other} already; "
+                f"unmount it with: modelfs umount {other}"
+            )
 
 
 def _check_possible(options: MountOptions) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from modelfs.cli import client, render
+from modelfs.cli.failure import interruptible
 from modelfs.cli.open_store import open_unmounted
-from modelfs.cli.params import PATH
+from modelfs.cli.params import PATH, Number
 from modelfs.cli.places import find_store
 from modelfs.jobs.defrag.job import defragment
 from modelfs.jobs.drive import run, run_and_commit
@@ -26,7 +27,7 @@ from modelfs.store.store import Store
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 @click.option(
     "--depth",
-    type=click.IntRange(1, CHAIN_MAX),
+    type=Number(1, CHAIN_MAX),
     metavar="N",
     help="How many deltas may follow one another: more make the store smaller and reads slower. "
     "It is kept for later runs; a new store has 1.",
@@ -41,7 +42,8 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
     the files were not used for a minute.
     """
     store = find_store(place)
-    with render.progress_bar("optimizing", in_bytes=True) as progress:
+    resumed = f"the tensors so far stay optimized; continue with: modelfs optimize {place}"
+    with interruptible(resumed), render.progress_bar("optimizing", in_bytes=True) as progress:
         if (daemon := client.connect(store)) is not None:
             arguments: dict[str, bool | int] = {"again": again}
             if depth is not None:

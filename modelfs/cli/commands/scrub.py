@@ -55,24 +55,36 @@ def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool
     by the next.
     """
     store = find_store(place)
-    if (daemon := client.connect(store)) is None:
-        report = _scrub_unmounted(store, mode, anew=anew)
+    try:
+        report = _report(store, mode, rate=rate, anew=anew)
+    except KeyboardInterrupt:
+        # The daemon ends the scrub of a command that hangs up, maybe a moment later.
+        report = _report(store, "status", rate=rate, anew=False)
+        report["running"] = bool(report["rate"])
+        code = Code.INTERRUPTED
     else:
-        with daemon:
-            match mode:
-                case "status" | "stop":
-                    report = daemon.ask(f"scrub-{mode}")
-                case "background":
-                    report = daemon.ask("scrub", rate=max(1, rate), anew=anew)
-                case _:
-                    with render.progress_bar("scrubbing", in_bytes=True) as progress:
-                        report = daemon.ask("scrub", progress, anew=anew)
+        code = Code.DAMAGED if report["findings"] else Code.OK
     if as_json:
         render.show_json(report)
     else:
         for line in _lines(report, place):
             click.echo(line)
-    return Code.DAMAGED if report["findings"] else Code.OK
+    return code
+
+
+def _report(store: Path, mode: str | None, *, rate: int, anew: bool) -> Json:
+    """Scrub as `mode` asks for, and return the report."""
+    if (daemon := client.connect(store)) is None:
+        return _scrub_unmounted(store, mode, anew=anew)
+    with daemon:
+        match mode:
+            case "status" | "stop":
+                return daemon.ask(f"scrub-{mode}")
+            case "background":
+                return daemon.ask("scrub", rate=max(1, rate), anew=anew)
+            case _:
+                with render.progress_bar("scrubbing", in_bytes=True) as progress:
+                    return daemon.ask("scrub", progress, anew=anew)
 
 
 def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
@@ -110,8 +122,8 @@ def _lines(report: Json, place: Path) -> Iterator[str]:
         yield f"finished {_local_time(report['ended_ns'])}: {read}, {damaged}"
     elif report["running"]:
         speed = f", {render.human_size(report['rate'])}/s" if report["rate"] else ""
-        since = _local_time(report["started_ns"])
-        yield f"running since {since}{speed}: {share}, {read}, {damaged}"
+        begun = _local_time(report["started_ns"])
+        yield f"running, begun {begun}{speed}: {share}, {read}, {damaged}"
     else:
         yield f"stopped at {share}: {read}, {damaged}; continue with: modelfs scrub {place}"
 

@@ -46,7 +46,10 @@ def umount(mountpoint: Path) -> None:
     with DaemonProcess(store) as daemon:
         if (problem := unmount(path)) is not None:
             if "busy" in problem:
-                raise Failure(f"{path} is in use by {users_of(path)}; end that and try again")
+                raise Failure(
+                    f"{path} is in use by {users_of(path)}; "
+                    "end that, or leave the folder in it, and try again"
+                )
             raise Failure(f"cannot unmount {path}: {problem}")
         if not read_only:
             _wait_until_durable(store, daemon, device)

@@ -140,7 +140,13 @@ def check(store: Store, *, data: bool = False, progress: Progress | None = None)
     return fsck(store, data=data, progress=progress).findings
 
 
-def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) -> FsckReport:
+def fsck(
+    store: Store,
+    *,
+    data: bool = False,
+    progress: Progress | None = None,
+    found: list[Finding] | None = None,
+) -> FsckReport:
     """Check all invariants of a store.
 
     Args:
@@ -148,6 +154,8 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
         data: also read, decode and compare every chunk that a file uses.
         progress: called with the part that is done and the whole: with `data` in bytes, otherwise
             in invariants.
+        found: a list to which findings are appended at once, so that an interrupted check leaves
+            its findings in it; None: a new one.
 
     Raises:
         StoreFull: beside a daemon, no disk has room for a copy of the index.
@@ -164,7 +172,7 @@ def fsck(store: Store, *, data: bool = False, progress: Progress | None = None) 
     with store.index.copied():
         reported = Reported()
         view = CheckView(store, reported.broken)
-        findings: list[Finding] = []
+        findings = [] if found is None else found
         for done, invariant in enumerate(INVARIANTS, 1):
             findings += _caught(invariant.__name__, invariant(view, reported))
             if progress is not None and not data:

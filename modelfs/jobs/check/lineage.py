@@ -18,7 +18,7 @@ from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
-from modelfs.store.index.decoders import decode_mark
+from modelfs.store.index.decoders import decode_base_only
 from modelfs.store.index.tables import ChunkId, Table, number_key, pair_key
 
 ENDLESS: Final = 1 << 62  # as the length of a chain
@@ -91,7 +91,7 @@ def base_only_chunks_are_listed(view: CheckView, _: Reported) -> Iterator[Findin
             state = "base-only and is not" if record.base_only else "not base-only and is"
             message = f"chunk {chunk} is {state} listed as such"
             yield Finding("held", message, severity=Severity.ACCOUNT)
-    for key, number in view.rows(Table.BASE_ONLY, decode_mark):
+    for key, number in view.rows(Table.BASE_ONLY, decode_base_only):
         if not view.has(Table.CHUNKS, key):
             message = f"chunk {number} is listed as base-only, but does not exist"
             yield Finding("held", message, severity=Severity.ACCOUNT)

@@ -156,12 +156,16 @@ def contents_are_intact(
             is_impossible = form_problem(record, view.store.superblock.chunk_size) is not None
             if not record.alive or is_cut_off or is_impossible:
                 continue
-            if chunk not in unreadable:
-                problem = _content_problem(view, chunk, record)
-                if problem is not None:
-                    problems[chunk] = problem
-            done += record.stored
-            progress(done, total)
+            try:
+                if chunk not in unreadable:
+                    problem = _content_problem(view, chunk, record)
+                    if problem is not None:
+                        problems[chunk] = problem
+                done += record.stored
+                progress(done, total)
+            except KeyboardInterrupt:
+                yield from chunk_findings(view, "content", problems)
+                raise
     reported.damaged.update(problems)
     yield from chunk_findings(view, "content", problems)
 

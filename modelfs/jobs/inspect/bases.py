@@ -26,6 +26,18 @@ def in_files(chunks: ChunkTable, sources: Iterable[ChunkId]) -> set[ChunkId]:
     return {source for source, record in records if record is not None and record.refs}
 
 
+def derived_elsewhere(chunks: ChunkTable, records: Records) -> dict[ChunkId, int]:
+    """Return the other chunks that derive from a file's chunks, with their number of extents."""
+    uses: dict[ChunkId, int] = {}
+    for chunk, record in records.items():
+        if record is not None and record.dependants:
+            for derived in chunks.lineage.descendants(chunk):
+                if derived not in records and derived not in uses:
+                    found = chunks.find(derived)
+                    uses[derived] = 0 if found is None else found.refs
+    return {chunk: refs for chunk, refs in uses.items() if refs}
+
+
 def needed_elsewhere(
     lineage: Lineage, records: Records, sources: Sources, foreign: Collection[ChunkId]
 ) -> set[ChunkId]:

@@ -93,6 +93,8 @@ def report(file: FileState, parts: Sequence[Part], sharers: Sharers, path_of: Pa
         ),
         shared_with=_listed(sharers.files, path_of),
         more_sharers=sharers.files.more,
+        base_of=_listed(sharers.derived, path_of),
+        more_base_of=sharers.derived.more,
     )
 
 

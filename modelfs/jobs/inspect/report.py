@@ -65,6 +65,8 @@ class FileReport:
     tensors: tuple[TensorReport, ...]  # in file order
     shared_with: tuple[Sharer, ...]  # other files
     more_sharers: bool
+    base_of: tuple[Sharer, ...]  # other files that have chunks derived from chunks of this one
+    more_base_of: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report in dicts and lists, as JSON has them."""

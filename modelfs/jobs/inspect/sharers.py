@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from itertools import chain, permutations
 from typing import Final, NamedTuple
 
-from modelfs.jobs.inspect.bases import Records, Sources, in_files, needed_elsewhere, sources_of
+from modelfs.jobs.inspect.bases import (
+    Records,
+    Sources,
+    derived_elsewhere,
+    in_files,
+    needed_elsewhere,
+    sources_of,
+)
 from modelfs.jobs.inspect.layout import Part, records_of
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -62,6 +69,7 @@ class Sharers:
 
     parts: list[Users]  # of the chunks of each part, in the order of the parts
     files: Users  # of all chunks: other files as a whole
+    derived: Users  # other files that derive chunks from the file's, with the bytes of those
     needed: set[ChunkId]  # chunks of the file that stay when it goes
     sources: Sources  # of the file's derived chunks
     source_users: dict[ChunkId, User]  # the first user of each source
@@ -76,7 +84,7 @@ def sharers_of(store: Store, inode: InodeNumber, parts: Sequence[Part]) -> Share
     foreign = _foreign_uses(store.index, inode, records)
     sources = sources_of(lineage, records)
     needed = needed_elsewhere(lineage, records, sources, foreign)
-    sharers = Sharers([Users() for _ in parts], Users(), needed, sources, {})
+    sharers = Sharers([Users() for _ in parts], Users(), Users(), needed, sources, {})
     wanted = in_files(store.chunks, set(chain.from_iterable(sources.values())))
     owners: dict[ChunkId, list[int]] = {}
     for number, part in enumerate(parts):
@@ -87,7 +95,12 @@ def sharers_of(store: Store, inode: InodeNumber, parts: Sequence[Part]) -> Share
         if chunk in wanted:
             sharers.source_users[chunk] = _user_of(inode, parts[numbers[0]])
             wanted.discard(chunk)
-    for user, extent in _other_uses(store.index, inode, foreign, wanted):
+    # All uses of these are searched for, as those of shared chunks are.
+    derived = derived_elsewhere(store.chunks, records)
+    uses = {**foreign, **derived}
+    for user, extent in _other_uses(store.index, inode, uses, wanted):
+        if extent.chunk in derived:
+            sharers.derived.add(User(user.inode, 0, None), extent.length)
         if extent.chunk in foreign:
             _share(sharers, user, parts, owners[extent.chunk], extent)
         if extent.chunk in wanted:

@@ -38,7 +38,7 @@ class Applier:
         )
 
     def apply(self, result: BatchResult) -> Iterator[None]:
-        """Record unchanged chunks and sketches, and advance the backlog behind the batch.
+        """Record unchanged chunks, sketches and kept bases, and advance the backlog.
 
         Yields after each slice. Call it after `Store.publish`, which records the new forms.
         """
@@ -53,6 +53,11 @@ class Applier:
                 for inode, row, sketch in sketches:
                     if self._backlog.find_inode(inode) is not None:
                         self._similarity.put(inode, row, sketch)
+            yield
+        for bases in slices(list(result.kept.items()), CHUNKS_SLICE):
+            with self._index.change():
+                for base, dependants in bases:
+                    self._chunks.keep_base(base, dependants)
             yield
         self._backlog.advance(result)
 

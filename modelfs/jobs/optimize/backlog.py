@@ -14,15 +14,18 @@ A chunk that was worked on is *optimized*, in a new form or not, so other files 
 it. That is all the state: after a stop or a crash, a run begins again with the file it was at.
 
 A chunk without references that others derive from is *base-only*: its last file is gone. Before any
-tensor, the dependants of base-only chunks are re-encoded without them, and then gc frees those.
+tensor, the dependants of base-only chunks are re-encoded without them, and then gc frees those; or
+the chunks are *kept*, if the dependants would take more.
 
 Example. A store has base.safetensors. A fine-tune with 1,200 small tensors is ingested, and listed.
 The first batch has 512 of them (`BATCH_TENSORS`), the second 512, the third 176 and ends the file:
 its row in TO_OPTIMIZE is deleted. Then base.safetensors is removed. The next batches have its
-base-only chunks, 64 each; when the dependants of all are re-encoded, the backlog is empty.
+base-only chunks, 64 each; when the dependants of all are re-encoded, or all are kept, the backlog
+is empty.
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -34,6 +37,7 @@ from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_DEPTH, OPTIMIZ
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
+    KEPT,
     KEY_MAX,
     ChunkId,
     InodeNumber,
@@ -58,7 +62,7 @@ class OptimizeStatus:
 
     files: int  # in TO_OPTIMIZE, or still before a walk over all files
     bytes: int  # of these files
-    base_only_chunks: int
+    base_only_chunks: int  # that were not kept
 
 
 class Backlog:
@@ -112,7 +116,7 @@ class Backlog:
             inodes = [inode for inode in inodes if inode < walk]
             inodes += [InodeNumber(number_of(key)) for key in rest]
         nodes = [node for inode in inodes if (node := self.find_inode(inode)) is not None]
-        bases = sum(1 for _ in self._index.keys(Table.BASE_ONLY))
+        bases = sum(1 for _ in self._base_only())
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def find_inode(self, inode: InodeNumber) -> Inode | None:
@@ -124,12 +128,18 @@ class Backlog:
             return self._inodes.find(inode)
         return None
 
+    def _base_only(self) -> Iterator[ChunkId]:
+        """Yield the base-only chunks to try: all, or those that no run has decided to keep."""
+        includes_kept = self.include_optimized
+        for key, value in self._index.pages(Table.BASE_ONLY, damaged=set()):
+            if includes_kept or value != KEPT:
+                yield ChunkId(number_of(key))
+
     # -- the next batch
 
     def next_batch(self) -> Batch | None:
         """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
-        chunks = (ChunkId(number_of(key)) for key in self._index.keys(Table.BASE_ONLY))
-        due = (chunk for chunk in chunks if chunk not in self._stuck)
+        due = (chunk for chunk in self._base_only() if chunk not in self._stuck)
         if base_only := tuple(islice(due, BATCH_BASES)):
             return Batch(base_only=base_only)
         position = self._position  # once: `begin` may reset it at any time

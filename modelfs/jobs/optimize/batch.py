@@ -53,6 +53,7 @@ class BatchResult:
     old_records: Mapping[ChunkId, Chunk]  # of chunks with a new form, as the worker read them
     unchanged: Mapping[ChunkId, int]  # chunks that stay plain, with the code of their element
     sketches: Sequence[NewSketch]
+    kept: Mapping[ChunkId, int]  # base-only chunks to keep, with their number of dependants
     damaged: int  # unreadable chunks, and tensors of which no chunk could be read
     stopped: bool  # the worker was stopped before the end of the batch
 
@@ -67,6 +68,7 @@ class BatchOutput:
         self._unchanged: dict[ChunkId, int] = {}
         self._claimed: set[ChunkId] = set()
         self.sketches: list[NewSketch] = []
+        self._kept: dict[ChunkId, int] = {}
         self.damaged = 0
 
     def claim(self, chunk: ChunkId) -> bool:
@@ -91,6 +93,10 @@ class BatchOutput:
         )
         self._writer.replace(chunk, new, form.stored, form.sources)
 
+    def keep(self, bases: Mapping[ChunkId, Chunk]) -> None:
+        """Keep base-only chunks without which their dependants would not take less."""
+        self._kept.update({chunk: record.dependants for chunk, record in bases.items()})
+
     def finish(self, *, stopped: bool) -> BatchResult:
         """Make the appended forms durable, and return all results.
 
@@ -104,6 +110,7 @@ class BatchOutput:
             self._old_records,
             self._unchanged,
             self.sketches,
+            self._kept,
             self.damaged,
             stopped,
         )

@@ -48,7 +48,7 @@ from modelfs.jobs.optimize.batch import Batch, BatchOutput, BatchResult, Target
 from modelfs.jobs.optimize.encoders import conversion_encoder
 from modelfs.jobs.optimize.forms import Form, saves_enough, smallest_form
 from modelfs.jobs.optimize.pipeline import Pipeline
-from modelfs.jobs.optimize.rebase import rebase_dependants
+from modelfs.jobs.optimize.rebase import Rebaser
 from modelfs.jobs.optimize.related_files import RelatedFiles
 from modelfs.jobs.optimize.selector import CandidateEncoder, EncoderSelector
 from modelfs.jobs.optimize.similarity import Candidate, Relation, SimilarityIndex
@@ -131,10 +131,13 @@ class Worker:
             self._pipeline.drain()
         finally:
             self._pipeline.drop()
+        rebaser = Rebaser(
+            self._chunks, self._reader, self._options.depth, output, self._stop.is_set
+        )
         for base in batch.base_only:
             if self.stopped:
                 break
-            rebase_dependants(self._chunks, self._reader, base, output)
+            rebaser.rebase(base)
         return output.finish(stopped=self.stopped)
 
     # -- a tensor

@@ -17,6 +17,7 @@ from modelfs.store.index.chunk_records import UNKNOWN
 from modelfs.store.index.counters import NEXT_COOKIE
 from modelfs.store.index.records import COOKIE_END
 from modelfs.store.index.tables import (
+    KEPT,
     KEY_MAX,
     ROOT,
     ChunkId,
@@ -63,8 +64,11 @@ def recount_uses(context: RepairContext) -> None:
         if record != counted:
             changed += 1
             context.index.put(Table.CHUNKS, key, counted.to_bytes())
-        if counted.base_only or not counted.alive:
-            listed[Table.BASE_ONLY if counted.base_only else Table.DEAD][key] = b""
+        if counted.base_only:
+            is_kept = context.index.get(Table.BASE_ONLY, key) == KEPT and record == counted
+            listed[Table.BASE_ONLY][key] = KEPT if is_kept else b""
+        elif not counted.alive:
+            listed[Table.DEAD][key] = b""
     if changed:
         context.repaired(f"chunks whose use counts are corrected: {changed}")
     for table, rows in listed.items():
@@ -125,7 +129,12 @@ def recount_links(context: RepairContext) -> None:
 def recount_totals(context: RepairContext) -> None:
     """Correct the totals that `stats` and `statfs` show."""
     counters = context.store.counters
-    for name, amount in counted_totals(context.view()).items():
-        if counters.get(name) != amount:
-            counters.set(name, amount)
-            context.repaired(f"the total {name.decode()} is corrected")
+    wrong = {
+        name: amount
+        for name, amount in counted_totals(context.view()).items()
+        if counters.get(name) != amount
+    }
+    for name, amount in wrong.items():
+        counters.set(name, amount)
+    if wrong:
+        context.repaired(f"sizes and counts that `stats` shows, corrected: {len(wrong)}")

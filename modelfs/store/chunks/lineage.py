@@ -99,10 +99,14 @@ class Lineage:
         above = _depths(self, sources, find)
         if above is None or chunk in above:
             return False
+        own = deepest(above.values()).derived(codec)
+        return self.may_have_depth(chunk, own, find, depth)
+
+    def may_have_depth(self, chunk: ChunkId, own: Depth, find: Find, depth: int) -> bool:
+        """Whether the dependants of a chunk of depth `own` have at most `depth` deltas, too."""
         below = _depth_below(self, chunk, find)
         if below is None:
             return False
-        own = deepest(above.values()).derived(codec)
         return own.steps + below.steps <= CHAIN_MAX and own.deltas + below.deltas <= depth
 
     def deltas_above(self, chunk: ChunkId, find: Find) -> int:

@@ -21,7 +21,7 @@ from modelfs.store.chunks.lineage import Lineage
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
+from modelfs.store.index.tables import KEPT, ChunkId, PackId, Table, number_key
 
 
 class ChunkTable:
@@ -109,6 +109,12 @@ class ChunkTable:
         old = self.record(chunk)
         self._put(chunk, old, dataclasses.replace(old, optimized=True, element=element))
 
+    def keep_base(self, chunk: ChunkId, dependants: int) -> None:
+        """Record that a base-only chunk is kept while it has as many dependants."""
+        record = self.find(chunk)
+        if record is not None and record.base_only and record.dependants == dependants:
+            self._index.put(Table.BASE_ONLY, number_key(chunk), KEPT)
+
     def _link(self, chunk: ChunkId, sources: Sequence[ChunkId]) -> int:
         """Replace a chunk's sources; return how many links were added and removed."""
         old, new = set(self.lineage.sources(chunk)), set(sources)
@@ -160,7 +166,11 @@ class ChunkTable:
         key = number_key(chunk)
         self._index.put(Table.CHUNKS, key, new.to_bytes())
         self._relist(Table.DEAD, key, was=old is not None and not old.alive, now=not new.alive)
-        self._relist(Table.BASE_ONLY, key, was=old is not None and old.base_only, now=new.base_only)
+        was_base_only = old is not None and old.base_only
+        self._relist(Table.BASE_ONLY, key, was=was_base_only, now=new.base_only)
+        if old is not None and was_base_only and new.base_only and old.dependants != new.dependants:
+            # A base that was kept for its former dependants is tried again.
+            self._index.put(Table.BASE_ONLY, key, b"")
         self._counters.replace_chunk(old, new)
         live: dict[PackId, int] = {}  # differences of live bytes
         for record, sign in ((old, -1), (new, 1)):

@@ -36,15 +36,16 @@ def inode_at(
     path = os.fspath(path)
     names = deque(os.fsencode(path).split(b"/"))
     inode, links = folder, 0
+    parent = b"/"  # the name that led to `inode`
     while names:
         name = names.popleft()
         if name in (b"", b"."):
             continue
         if name == b".." and inode == ROOT:
             raise NotFound(f"{path} leads out of the store")
-        child = _lookup(namespace, inode, name, path)
+        child = _lookup(namespace, inode, parent, name, path)
         if not stat.S_ISLNK(inodes.get(child).mode):
-            inode = child
+            inode, parent = child, name
             continue
         links += 1
         target = namespace.readlink(child)
@@ -56,12 +57,14 @@ def inode_at(
     return inode
 
 
-def _lookup(namespace: Namespace, folder: InodeNumber, name: bytes, path: str) -> InodeNumber:
+def _lookup(
+    namespace: Namespace, folder: InodeNumber, parent: bytes, name: bytes, path: str
+) -> InodeNumber:
     try:
         return namespace.lookup(folder, name)
     except NotFound as exc:
         raise NotFound(f"{path} is not in the store") from exc
     except NotADirectory as exc:
-        raise NotADirectory(f"{path}: {os.fsdecode(name)} is not in a folder") from exc
+        raise NotADirectory(f"{path}: {os.fsdecode(parent)} is not a folder") from exc
     except (NameTooLong, InvalidArgument) as exc:
-        raise NotFound(f"{path!r}: no file can have {exc}") from exc
+        raise NotFound(f"{path!r} is not in the store: {exc}") from exc

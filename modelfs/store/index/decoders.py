@@ -24,6 +24,7 @@ from modelfs.store.index.records import (
     WindowRanges,
 )
 from modelfs.store.index.tables import (
+    KEPT,
     ChunkId,
     InodeNumber,
     Table,
@@ -116,6 +117,13 @@ def decode_mark(key: bytes, value: bytes) -> int:
     return checked_number(key)
 
 
+def decode_base_only(key: bytes, value: bytes) -> int:
+    """Decode the number of a base-only chunk. Its value is empty, or `KEPT`."""
+    if value != KEPT:
+        check_size(value, 0)
+    return checked_number(key)
+
+
 DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
     Table.META: decode_meta,
     Table.INODES: Inode.from_row,
@@ -135,7 +143,7 @@ DECODERS: Final[dict[Table, Callable[[bytes, bytes], object]]] = {
     Table.SOURCES: decode_link,
     Table.DEPENDANTS: decode_link,
     Table.DEAD: decode_mark,
-    Table.BASE_ONLY: decode_mark,
+    Table.BASE_ONLY: decode_base_only,
     Table.PACKS: PackRow.from_row,
     Table.STAGED: WindowRanges.from_row,
     Table.LOST: WindowRanges.from_row,

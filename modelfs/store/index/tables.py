@@ -24,7 +24,8 @@ hashes       XXH3-128 of the content            chunk u64, more than one if hash
 sources      chunk u64, source u64              empty: the chunk derives from the source
 dependants   source u64, chunk u64              empty: the same, the other way round
 dead         chunk u64                          empty: nothing needs the chunk; for gc
-held         chunk u64                          empty: only chunks that derive from it need it
+held         chunk u64                          only chunks that derive from it need it; 01:
+                                                it is kept, as they would take more without it
 packs        pack u64                           `PackRow`
 staged       inode u64, window u64              `WindowRanges`
 lost         inode u64, window u64              `WindowRanges`: its ranges that the disk lost
@@ -93,6 +94,9 @@ class Table(enum.StrEnum):
     ORPHANS = "orphans"
     TO_OPTIMIZE = "unsettled"
 
+
+# In BASE_ONLY: the optimizer found that the dependants would take more without the chunk.
+KEPT: Final = b"\x01"
 
 # The format that brought a table, for those that a store of format 1 does not have.
 SINCE: Final = {

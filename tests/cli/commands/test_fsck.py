@@ -1,5 +1,6 @@
 """`modelfs fsck`."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from modelfs.cli.commands import fsck
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
+from modelfs.store.chunks.reader import ChunkReader
+from modelfs.store.index.chunk_records import Chunk
+from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
 from tests.support.index_pages import damage_flags, leaves_of
@@ -63,6 +67,27 @@ def test_mounted(call: Call, fake: Fake, empty: Path) -> None:
     assert call("fsck", empty).code == 0
     assert daemon.requests == [{"command": "hold"}]
     assert daemon.released.wait(10)
+
+
+def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C prints the findings so far, and the command for all of them."""
+    (pack,) = (family / "packs").iterdir()
+    overwrite(pack, 4096 + 4096, b"damage")
+    damaged = call("fsck", "--data", family).out.splitlines()[0]
+    check_content, checked = ChunkReader.check_content, itertools.count(1)
+
+    def interrupt(self: ChunkReader, chunk: ChunkId, record: Chunk) -> None:
+        if next(checked) == 30:
+            raise KeyboardInterrupt
+        check_content(self, chunk, record)
+
+    monkeypatch.setattr(ChunkReader, "check_content", interrupt)
+    done = call("fsck", "--data", family)
+    assert done.code == 130
+    assert done.out.splitlines() == [damaged]
+    assert done.err == (
+        f"modelfs: interrupted; 1 finding so far; for all of them: modelfs fsck --data {family}\n"
+    )
 
 
 def test_could_not_check(call: Call, empty: Path, tmp_path: Path) -> None:

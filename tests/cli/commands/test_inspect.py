@@ -11,7 +11,7 @@ from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
 from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import CHUNK, TOP, fill
-from tests.support.stores import ME, new_file, new_store
+from tests.support.stores import ME, new_file, new_store, noise
 
 
 def test_model(call: Call, family: Path) -> None:
@@ -48,6 +48,26 @@ def test_derived(call: Call, tmp_path: Path) -> None:
         [base],
         [{"path": None, "tensor": None, "bytes": 40_000}],
     ]
+
+
+def test_staged(call: Call, empty: Path) -> None:
+    """The staged bytes of a file are named, with the command that stores them."""
+    with Store(empty) as store:
+        new_file(store, b"new", noise(10_000))
+    out = call("inspect", "--store", empty, "new").out
+    assert f"staged: 9.77 KiB, not in chunks yet; next: modelfs sync {empty}" in out
+    assert "stored as" not in out
+
+
+def test_base_of(call: Call, tmp_path: Path) -> None:
+    """The files whose chunks derive from those of a file are named: they stay when it goes."""
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    fill(path)
+    report = call("inspect", "--store", path, "bottom.safetensors", "--json").json
+    assert [user["path"] for user in report["base_of"]] == [TOP.decode()]
+    assert not report["more_base_of"]
+    out = call("inspect", "--store", path, "bottom.safetensors").out
+    assert f"base of\n  {TOP.decode()} (" in out
 
 
 def test_json(call: Call, family: Path) -> None:
@@ -137,6 +157,13 @@ def test_refusals(call: Call, family: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "modelfs inspect --store STORE FILE" in call("inspect", tmp_path / "file").error
     assert "does not exist; name a file" in call("inspect", tmp_path / "nothing").error
-    for path in ("nothing", "base.pt/x"):
-        assert "is not in the last commit" in call("inspect", "--store", family, path).error
-    assert "a directory has no content" in call("inspect", "--store", family, "/").error
+    for path, problem in (
+        ("nothing", "nothing is not in the store"),
+        ("base.pt/x", "base.pt/x: base.pt is not a folder"),
+    ):
+        error = call("inspect", "--store", family, path).error
+        assert error.startswith(f"{problem}, as of the last commit of {family}; ")
+    folder = call("inspect", "--store", family, "/").error
+    assert folder == f"/ is a folder of {family}; name a file in it"
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is not a regular file" in call("inspect", tmp_path / "pipe").error

@@ -68,7 +68,9 @@ def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "work", interrupted)
-        assert call("optimize", family).code == 130
+        done = call("optimize", family)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.endswith(f"continue with: modelfs optimize {family}\n")
     assert call("fsck", "--data", family).code == 0
     with Store(family, read_only=True) as store:
         assert Backlog(store).status().files

@@ -71,8 +71,9 @@ def test_interrupted(call: Call, segments: Path, monkeypatch: pytest.MonkeyPatch
     """After Ctrl-C the next call continues there; with `--anew` it starts over."""
     checks = Checks(monkeypatch)
     checks.interrupted = 3
-    assert call("scrub", segments).code == 130
+    done = call("scrub", segments)
     stopped = call("scrub", segments, "--status").out
+    assert (done.code, done.out) == (130, stopped)
     assert stopped.startswith("stopped at ")
     assert stopped.endswith(f"continue with: modelfs scrub {segments}\n")
     assert call("scrub", segments).code == 0

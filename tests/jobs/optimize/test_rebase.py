@@ -1,18 +1,32 @@
 """Rebasing: chunks get new bases when files go."""
 
 import numpy as np
+import pytest
 
+from modelfs.jobs.optimize import rebase
 from modelfs.jobs.optimize.apply import Applier
 from modelfs.jobs.optimize.backlog import Backlog
-from modelfs.store.index.tables import ROOT
-from tests.support.optimized_models import f32, put, real, records, remove, weights, work_on_next
+from modelfs.jobs.repair.run import repair
+from modelfs.store.index.counters import BASE_ONLY_BYTES
+from modelfs.store.index.tables import KEPT, ROOT, Table
+from modelfs.store.store import Store
+from tests.support.optimized_models import (
+    f32,
+    forms,
+    put,
+    real,
+    records,
+    remove,
+    weights,
+    work_on_next,
+)
 from tests.support.run_jobs import collect, drain, optimize
 from tests.support.stores import Box, content_of, tensors_of
 
 
 def test_bases_of_a_removed_file_are_freed(wide: Box) -> None:
-    """Chunks that derived from a removed model are re-encoded, and the model's are freed."""
-    for name in ("base", "finetune", "base-bf16"):
+    """A fine-tune of a removed model is stored by itself, which takes less than model and delta."""
+    for name in ("base", "finetune"):
         put(wide.store, name, real(f"{name}.safetensors"))
     remove(wide.store, b"base")
     assert wide.store.statistics(0).base_only_chunks > 0
@@ -21,9 +35,93 @@ def test_bases_of_a_removed_file_are_freed(wide: Box) -> None:
     now = wide.store.statistics(0)
     assert now.base_only_chunks == 0
     assert now.stored_bytes < 0.9 * now.logical_bytes
-    for name in ("finetune", "base-bf16"):
-        inode = wide.store.namespace.lookup(ROOT, name.encode())
-        assert content_of(wide.store, inode) == real(f"{name}.safetensors")
+    inode = wide.store.namespace.lookup(ROOT, b"finetune")
+    assert content_of(wide.store, inode) == real("finetune.safetensors")
+
+
+@pytest.fixture
+def kept(wide: Box) -> Box:
+    """Return a store whose base-only chunks take less than their dependants would save."""
+    for name in ("base", "finetune", "base-bf16"):
+        put(wide.store, name, real(f"{name}.safetensors"))
+    remove(wide.store, b"base")
+    return wide
+
+
+def test_a_base_whose_dependants_would_take_more_is_kept(kept: Box) -> None:
+    """Optimize and gc never make a store larger."""
+    before = kept.store.statistics(0)
+    optimize(kept.store)
+    collect(kept.store)
+    now = kept.store.statistics(0)
+    assert 0 < now.base_only_bytes <= before.base_only_bytes
+    assert now.stored_bytes <= before.stored_bytes
+    assert sum(pack.stop for _, pack in kept.store.reclaimer.packs()) <= before.stored_bytes * 1.05
+
+
+def test_a_kept_base_is_not_tried_again(kept: Box) -> None:
+    """That a base is kept is remembered in the index, and a run with `include_optimized` tries."""
+    optimize(kept.store)
+    collect(kept.store)
+    backlog = Backlog(kept.reopen())
+    assert backlog.status().base_only_chunks == 0
+    assert backlog.next_batch() is None
+    backlog.begin(include_optimized=True)
+    batch = backlog.next_batch()
+    assert batch is not None
+    assert batch.base_only
+    stored = kept.store.statistics(0).stored_bytes
+    optimize(kept.store, include_optimized=True)
+    assert kept.store.statistics(0).stored_bytes <= stored
+    assert Backlog(kept.store).next_batch() is None
+
+
+def test_a_kept_base_is_tried_when_its_dependants_change(kept: Box) -> None:
+    """With one dependant less, the others may take less without the base."""
+    optimize(kept.store)
+    remove(kept.store, b"base-bf16")
+    collect(kept.store)
+    assert Backlog(kept.store).status().base_only_chunks > 0
+    optimize(kept.store)
+    collect(kept.store)
+    assert kept.store.statistics(0).base_only_chunks == 0
+
+
+def test_repair_leaves_kept_bases(kept: Box) -> None:
+    """Repair corrects the list of base-only chunks, and not its marks."""
+    optimize(kept.store)
+    rows = list(kept.store.index.pages(Table.BASE_ONLY))
+    assert {value for _, value in rows} == {KEPT}
+    with kept.store.index.change():
+        kept.store.counters.set(BASE_ONLY_BYTES, 1)
+    kept.store.close()
+    change = repair(kept.path).actions
+    kept.store = Store(kept.path)
+    assert len(change) == 1
+    assert list(kept.store.index.pages(Table.BASE_ONLY)) == rows
+
+
+def test_bases_with_a_common_dependant_go_together(wide: Box) -> None:
+    """The chunks of a transposed tensor derive from all chunks of the other, and free them all."""
+    base = weights(0, 300, 1000)
+    put(wide.store, "base", tensors_of({"w": f32(base)}))
+    put(wide.store, "turned", tensors_of({"w": f32(base.T)}))
+    assert "transpose" in forms(wide.store)
+    stored = wide.store.statistics(0).stored_bytes
+    remove(wide.store, b"base")
+    optimize(wide.store)
+    collect(wide.store)
+    now = wide.store.statistics(0)
+    assert now.stored_bytes <= stored
+    assert now.base_only_chunks in (0, now.chunks - 4)
+
+
+def test_forms_beyond_the_bound_of_memory_are_encoded_again(
+    wide: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group whose new forms do not fit in memory is rebased as another one."""
+    monkeypatch.setattr(rebase, "MEASURED_MAX", 100)
+    test_bases_of_a_removed_file_are_freed(wide)
 
 
 def test_dependants_of_a_removed_base_get_a_new_one(wide: Box) -> None:
