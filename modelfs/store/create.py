@@ -3,7 +3,6 @@
 import os
 import secrets
 import stat
-import time
 import uuid
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 from modelfs.errors import DirectoryNotEmpty, InvalidArgument
 from modelfs.formats.layout import Format
 from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, INDEX, LOCK_FILE, PACKS, STAGING
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
@@ -68,7 +68,7 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
 
 def _put_first_rows(index: Index, chunk_size: int) -> None:
     """Put the superblock, the first numbers and the root directory."""
-    now = time.time_ns()
+    now = now_ns()
     block = Superblock(
         version=FORMAT_VERSION,
         chunk_size=chunk_size,

@@ -156,6 +156,41 @@ def test_new_files_belong_to_their_maker(here: Path) -> None:
         assert (node.st_uid, node.st_gid) == (NOBODY, NOBODY)
 
 
+def test_times_never_go_back(here: Path, shared_mount: Mount) -> None:
+    """A touch, write, truncation or chmod right after another moves no time back."""
+    steps: tuple[Callable[[Path], object], ...] = (
+        os.utime,
+        lambda path: path.write_bytes(b"content"),
+        lambda path: path.chmod(0o600),
+        os.utime,
+        lambda path: os.truncate(path, 3),
+    )
+    for number in range(30):
+        path = here / str(number)
+        path.touch()
+        before = path.stat()
+        for step in steps:
+            step(path)
+            after = path.stat()
+            assert after.st_atime_ns >= before.st_atime_ns
+            assert after.st_mtime_ns >= before.st_mtime_ns
+            assert after.st_ctime_ns >= before.st_ctime_ns
+            before = after
+
+
+@pytest.mark.parametrize("year", [-300_000, 1600, 2300, 300_000])
+def test_times_out_of_range_are_clamped(here: Path, shared_mount: Mount, year: int) -> None:
+    """A time before 1677 or after 2262 becomes the first or the last one, of a folder too."""
+    seconds = (year - 1970) * 31_556_952
+    for path in (here / "x", here):
+        path.touch()
+        os.utime(path, ns=(seconds * 10**9, seconds * 10**9))
+        status = path.stat()
+        nearest = 9_223_372_036 * 10**9 * (1 if year > 1970 else -1)
+        assert (status.st_atime_ns, status.st_mtime_ns) == (nearest, nearest)
+    assert sorted(path.name for path in here.iterdir()) == ["x"]
+
+
 @pytest.mark.parametrize(
     "time_ns", [0, 1, 1_700_000_000_123_456_789, 4_300_000_000_000_000_001, -1, -(10**17)]
 )

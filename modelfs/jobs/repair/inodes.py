@@ -7,10 +7,10 @@ file was longer, with a hole at its end, its old size is lost.
 
 import dataclasses
 import stat
-import time
 
 from modelfs.formats.layout import Format
 from modelfs.jobs.repair.context import RepairContext
+from modelfs.store.files.clock import now_ns
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
@@ -66,7 +66,7 @@ def make_missing(context: RepairContext, inode: int, mode: int, size: int) -> No
     """Make a record with safe metadata for an inode, unless it has one."""
     if context.node(inode) is not None:
         return
-    owner, now = context.store.folder.stat(), time.time_ns()
+    owner, now = context.store.folder.stat(), now_ns()
     node = Inode(
         inode=InodeNumber(inode),
         mode=mode,

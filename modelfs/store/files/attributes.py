@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.errors import AttributeTooLarge, InvalidArgument, NoAttribute, NotSupported
+from modelfs.store.files.clock import clamped
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
@@ -40,17 +41,16 @@ class Attributes:
         self._staging = staging
 
     def set(self, inode: InodeNumber, change: Change) -> None:
-        """Change mode bits, owner or times.
+        """Change mode bits, owner or times. Times that a record has no room for are clamped.
 
         A new owner or group clears setuid and setgid, as `drop_privileges` does, unless the mode
         is set as well.
         """
         node = self._inodes.get(inode)
-        fields = {
-            name: value
-            for name in ("uid", "gid", "atime_ns", "mtime_ns")
-            if (value := getattr(change, name)) is not None
-        }
+        new = {"uid": change.uid, "gid": change.gid}
+        for name, time_ns in (("atime_ns", change.atime_ns), ("mtime_ns", change.mtime_ns)):
+            new[name] = None if time_ns is None else clamped(time_ns)
+        fields = {name: value for name, value in new.items() if value is not None}
         if change.mode is not None:
             fields["mode"] = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
         elif (change.uid is not None or change.gid is not None) and not stat.S_ISDIR(node.mode):
@@ -58,9 +58,9 @@ class Attributes:
         with self._index.change():
             self._inodes.touch(node, **fields)
         staged = self._staging.find(inode)
-        if staged is not None and change.mtime_ns is not None:
+        if staged is not None and "mtime_ns" in fields:
             # Until a flush, the times of the staged state hide those of the record.
-            staged.mtime_ns = change.mtime_ns
+            staged.mtime_ns = fields["mtime_ns"]
 
     def drop_privileges(self, inode: InodeNumber) -> None:
         """Clear setuid and setgid of a file, because its content was changed.

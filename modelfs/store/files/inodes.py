@@ -2,9 +2,9 @@
 
 import dataclasses
 import stat
-import time
 
 from modelfs.errors import NotFound
+from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inode_totals import Totals
 from modelfs.store.index.counters import FILES, LOGICAL, NEXT_INODE, Counters
 from modelfs.store.index.index import Index
@@ -53,7 +53,7 @@ class Inodes:
 
     def touch(self, node: Inode, **changes: int) -> Inode:
         """Put a record with changed fields and the present time as ctime, and return it."""
-        changed = dataclasses.replace(node, ctime_ns=time.time_ns(), **changes)  # type: ignore[arg-type]
+        changed = dataclasses.replace(node, ctime_ns=now_ns(node.ctime_ns), **changes)  # type: ignore[arg-type]
         self.put(changed)
         return changed
 

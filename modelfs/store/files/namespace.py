@@ -18,7 +18,6 @@ name now and becomes an orphan. A listing that stopped at cookie 8 goes on with 
 import dataclasses
 import os
 import stat
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +34,7 @@ from modelfs.errors import (
     TooManyLinks,
 )
 from modelfs.formats.layout import Format
+from modelfs.store.files.clock import now_ns
 from modelfs.store.files.dentries import Dentries
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.index.index import Index
@@ -129,7 +129,7 @@ class Namespace:
         if parent.mode & stat.S_ISGID:
             gid = parent.gid
             mode |= stat.S_ISGID if is_folder else 0
-        now = time.time_ns()
+        now = now_ns()
         with self._index.change():
             node = Inode(
                 inode=self._inodes.new_number(),
@@ -300,8 +300,7 @@ class Namespace:
     def _touch_folder(self, folder: InodeNumber, *, subfolders: int = 0) -> None:
         """Set the times of a folder whose entries were changed, and count its subfolders."""
         node = self._inodes.get(folder)
-        now = time.time_ns()
-        self._inodes.touch(node, mtime_ns=now, nlink=node.nlink + subfolders)
+        self._inodes.touch(node, mtime_ns=now_ns(node.mtime_ns), nlink=node.nlink + subfolders)
 
     def _touch_moved(self, node: Inode, source: InodeNumber, target: InodeNumber) -> None:
         """Set the times of a moved inode and its folders; a directory's parent and link counts."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.store.disk.descriptors import Descriptor
+from modelfs.store.files.clock import now_ns
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Inode
@@ -160,7 +161,7 @@ class StagedFile:
 
     def touch(self) -> None:
         """Note a change of the content that is not durable, and its time."""
-        self.mtime_ns = self.ctime_ns = time.time_ns()
+        self.mtime_ns, self.ctime_ns = now_ns(self.mtime_ns), now_ns(self.ctime_ns)
         if not self.dirty:
             self.dirty_since = time.monotonic()
         self.dirty = True

@@ -6,6 +6,7 @@ import pytest
 
 from modelfs.errors import AttributeTooLarge, InvalidArgument, NoAttribute, NotFound, NotSupported
 from modelfs.store.files.attributes import VALUE_MAX, Change
+from modelfs.store.files.clock import EARLIEST_NS, LATEST_NS
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all
@@ -14,8 +15,10 @@ from tests.support.stores import FILE, Box, new_file
 NOWHERE = InodeNumber(12345)
 
 
-def test_fields_are_set_one_by_one(opened: Store) -> None:
+def test_fields_are_set_one_by_one(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given fields are set, None changes nothing, the file type stays, and ctime is set."""
+    clock = iter(range(1000, 10_000))
+    monkeypatch.setattr("time.clock_gettime_ns", lambda number: next(clock))
     inode = new_file(opened, b"f")
     before = opened.inodes.get(inode)
     opened.attributes.set(inode, Change(mode=0o600, uid=5))
@@ -41,6 +44,18 @@ def test_a_time_that_was_set_stays_set(box: Box) -> None:
     assert store.contents.node(inode).mtime_ns == 1234
     ingest_all(store)
     assert store.inodes.get(inode).mtime_ns == 1234
+
+
+def test_times_out_of_range_are_clamped(box: Box) -> None:
+    """Times that a record has no room for become the nearest ones, of a staged file too."""
+    inode = new_file(box.store, b"f", b"content")
+    box.store.attributes.set(inode, Change(atime_ns=1 << 80, mtime_ns=-1 << 80))
+    node = box.store.contents.node(inode)
+    assert (node.atime_ns, node.mtime_ns) == (LATEST_NS, EARLIEST_NS)
+    box.store.flush(inode)
+    box.store.commit()
+    node = box.crash().inodes.get(inode)
+    assert (node.atime_ns, node.mtime_ns) == (LATEST_NS, EARLIEST_NS)
 
 
 def test_a_write_sets_mtime(opened: Store) -> None:

@@ -443,7 +443,7 @@ def test_new_files_belong_to_their_maker(opened: Store) -> None:
 def test_changes_are_dated(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new name sets the times of its folder, a removed one also those of the inode."""
     clock = iter(range(1000, 10_000))
-    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+    monkeypatch.setattr("time.clock_gettime_ns", lambda number: next(clock))
     folder = opened.namespace.create(ROOT, b"d", FOLDER, ME)
     file = opened.namespace.create(folder.inode, b"f", FILE, ME)
     assert opened.inodes.get(folder.inode).mtime_ns > folder.mtime_ns
