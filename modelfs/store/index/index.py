@@ -156,12 +156,17 @@ class Index:
         Raises:
             CorruptIndex: a row does not match its checksum, and there is no `damaged`.
         """
-        changed, stop = self._memtable.changes(table, start, stop, limit)
-        rows = self._committed(table, start, stop, limit, changed, damaged)
-        if not changed:
-            return rows
-        rows.extend((key, value) for key, value in changed.items() if value is not None)
-        return sorted(rows)[:limit]
+        rows: list[Row] = []
+        while len(rows) < limit and start < stop:
+            left = limit - len(rows)
+            changed, end = self._memtable.changes(table, start, stop, left)
+            page = self._committed(table, start, end, left, changed, damaged)
+            if changed:
+                page.extend((key, value) for key, value in changed.items() if value is not None)
+                page = sorted(page)[:left]
+            rows += page
+            start = end
+        return rows
 
     def pages(
         self,
@@ -393,16 +398,32 @@ class Index:
 
     def delete(self, table: Table, key: bytes) -> None:
         """Remove `key`; it need not exist."""
-        # The deletion of no row would only stay in the memtable, for scans to step over.
-        if self.has(table, key):
+        undo = self._memtable.undo_of(table, key)
+        *_, value, has_changed = undo
+        if has_changed and value is None:
+            return  # it is deleted already
+        committed = self._memtable.sealed(table, key)
+        if isinstance(committed, Unchanged):
+            committed = self.stored(table, key)
+        if committed is not None:
             self._set(table, key, None)
+        elif has_changed:
+            # No commit has the row. Its deletion would only stay in the memtable, for scans to step
+            # over.
+            self._undo_with(undo)
+            self._memtable.drop(table, key)
+            self._versions[table] += 1
 
     def _set(self, table: Table, key: bytes, value: bytes | None) -> None:
-        assert self._undo is not None, "changes are made inside change()"
         # First the record: Ctrl-C may come as soon as the row has changed.
-        self._undo.append(self._memtable.undo_of(table, key))
+        self._undo_with(self._memtable.undo_of(table, key))
         self._memtable.set(table, key, value)
         self._versions[table] += 1
+
+    def _undo_with(self, undo: Undo) -> None:
+        """Record how to undo a change that is about to be made."""
+        assert self._undo is not None, "changes are made inside change()"
+        self._undo.append(undo)
 
     def _check_untorn(self) -> None:
         if self._torn:

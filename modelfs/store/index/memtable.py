@@ -7,6 +7,7 @@ sealed one, and both hide LMDB's row. A deletion is a row without a value.
 Example. LMDB has the row a=1. A change puts a=2 and is sealed: active {}, sealed {a: 2}. While a
 thread writes that commit, another change deletes a: active {a: None}. A reader of a now finds no
 row. The write ends and the sealed layer is released: LMDB has a=2, and the active layer hides it.
+A row b that is put and deleted between two seals leaves nothing in either layer.
 
 One thread makes all changes; any thread may read. The lock keeps a reader from seeing a sorted
 layer in the middle of an insertion.
@@ -26,6 +27,8 @@ from modelfs.store.index.tables import Table
 
 # Memory of a row besides its key and value, about.
 ROW_BYTES: Final = 200
+# Changed rows of one look: a page of a listing must not walk over all names that were removed.
+CHANGES_PAGE: Final = 1000
 
 Layer = dict[Table, "SortedDict[bytes, bytes | None]"]
 Undo = tuple[Table, bytes, bytes | None, bool]  # the row that was there, and whether there was one
@@ -70,14 +73,23 @@ class Memtable:
                     return rows[key]
         return UNCHANGED
 
+    def sealed(self, table: Table, key: bytes) -> bytes | Unchanged | None:
+        """Return a row's value in the sealed layer, None if it was deleted, or `UNCHANGED`."""
+        with self._lock:
+            if self._sealed is not None:
+                rows = self._sealed[table]
+                if key in rows:
+                    return rows[key]
+        return UNCHANGED
+
     def changes(
         self, table: Table, start: bytes, stop: bytes, limit: int
     ) -> tuple[dict[bytes, bytes | None], bytes]:
         """Return changed rows in `[start, stop)`, in order.
 
         Returns:
-            Values by key, None for a deletion, up to the `limit`-th row that has a value; and the
-            key before which these are all changed rows.
+            Values by key, None for a deletion: `CHANGES_PAGE` rows, or fewer up to the `limit`-th
+            that has a value. And the key before which these are all changed rows.
         """
         changed: dict[bytes, bytes | None] = {}
         live = 0
@@ -88,7 +100,7 @@ class Memtable:
                 if key not in changed:
                     changed[key] = next(layer[key] for layer in layers if key in layer)
                     live += changed[key] is not None
-                if live == limit:
+                if live == limit or len(changed) == CHANGES_PAGE:
                     return changed, key + b"\0"
         return changed, stop
 
@@ -143,6 +155,14 @@ class Memtable:
         if not self._changed:
             self._active_since = monotonic()
         self._changed = True
+
+    def drop(self, table: Table, key: bytes) -> None:
+        """Remove a row from the active layer, if it is there: neither LMDB nor a commit has it."""
+        rows = self._active[table]
+        if key in rows:
+            with self._lock:
+                value = rows.pop(key)
+            self._active_bytes -= _memory(key, value)
 
     def undo(self, changes: list[Undo]) -> None:
         """Undo changes, the last one first. None of them may have been sealed.

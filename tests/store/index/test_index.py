@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store.index import index as index_module
+from modelfs.store.index import memtable as memtable_module
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.memtable import Memtable
 from modelfs.store.index.tables import Table, pair_key
@@ -174,6 +175,7 @@ def test_an_index_is_a_dict() -> None:
 def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     """With pages of two rows no row is left out or yielded twice."""
     monkeypatch.setattr(index_module, "SCAN_PAGE", 2)
+    monkeypatch.setattr(memtable_module, "CHANGES_PAGE", 2)
     monkeypatch.setattr(Index.scan, "__defaults__", (2,))
     run_state_machine_as_test(LikeADict, settings=STEPS)
 
@@ -368,6 +370,46 @@ def test_deleting_a_missing_row_changes_nothing(index: Index) -> None:
         index.delete(Table.META, b"there")
     assert (index.changes, index.dirty) == (1, True)
     assert index.get(Table.META, b"there") is None
+
+
+def test_a_row_that_no_commit_has_is_deleted_without_a_trace(index: Index) -> None:
+    """A row that comes and goes between two seals leaves nothing that a scan would step over."""
+    with index.change():
+        index.put(Table.META, b"key", b"1")
+        index.delete(Table.META, b"key")
+    assert index.changes == 0
+    with index.change():
+        index.put(Table.META, b"key", b"1")
+    batch = index.seal()
+    for _ in range(2):
+        with index.change():
+            index.delete(Table.META, b"key")
+        assert index.changes == 1  # it hides the row of the commit that is under way
+        with index.change():
+            index.put(Table.META, b"key", b"2")
+    with index.change():
+        index.delete(Table.META, b"key")
+    batch.write()
+    index.release()
+    index.commit()
+    assert index.get(Table.META, b"key") is None
+
+
+def test_a_failed_change_brings_a_deleted_row_back(index: Index) -> None:
+    """A deletion without a trace is undone like any other."""
+    with index.change():
+        index.put(Table.META, b"key", b"1")
+
+    def change() -> None:
+        with index.change():
+            index.delete(Table.META, b"key")
+            index.put(Table.META, b"key", b"2")
+            index.delete(Table.META, b"key")
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        change()
+    assert index.get(Table.META, b"key") == b"1"
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before a row", "after a row"])

@@ -1,8 +1,10 @@
 """The memtable: two layers over LMDB's rows."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelfs.store.index import memtable as memtable_module
 from modelfs.store.index.memtable import Memtable, Unchanged
 from modelfs.store.index.tables import Table
 
@@ -55,6 +57,34 @@ def test_a_seal_after_a_failed_commit_has_the_newest_rows_of_both() -> None:
     assert dict(memtable.seal()[META]) == {b"a": b"1", b"b": None, b"c": b"2"}
     assert len(memtable) == 0
     assert memtable.dirty
+
+
+def test_a_row_can_be_dropped() -> None:
+    """A row that is dropped leaves the active layer, its memory too, and stays in the sealed."""
+    memtable = Memtable()
+    memtable.set(META, b"a", b"1")
+    memtable.seal()
+    memory = memtable.memory
+    memtable.set(META, b"b", b"2")
+    memtable.drop(META, b"b")
+    memtable.drop(META, b"a")
+    assert rows_of(memtable) == {b"a": b"1"}
+    assert memtable.memory == memory
+    assert memtable.sealed(META, b"a") == b"1"
+    assert isinstance(memtable.sealed(META, b"b"), Unchanged)
+
+
+def test_one_look_walks_over_a_page_of_deletions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes come a page at a time, deletions included, with the key where the next begins."""
+    monkeypatch.setattr(memtable_module, "CHANGES_PAGE", 3)
+    memtable = Memtable()
+    for key in b"abcd":
+        memtable.set(META, bytes([key]), None)
+    memtable.set(META, b"e", b"1")
+    changed, end = memtable.changes(META, b"", b"\xff", 1)
+    assert (changed, end) == (dict.fromkeys((b"a", b"b", b"c")), b"c\0")
+    changed, end = memtable.changes(META, end, b"\xff", 1)
+    assert (changed, end) == ({b"d": None, b"e": b"1"}, b"e\0")
 
 
 def test_an_undo_restores_what_each_row_was() -> None:
