@@ -102,7 +102,7 @@ class FileTooLarge(ModelfsError):
 
 
 class AttributeTooLarge(ModelfsError):
-    """The value of an extended attribute has more than the kernel's 64 KiB."""
+    """An extended attribute's value, or all names together, have more than the kernel's 64 KiB."""
 
     errno = errno.E2BIG
 

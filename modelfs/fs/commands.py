@@ -16,7 +16,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -26,11 +26,17 @@ from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect_file
 from modelfs.jobs.optimize.job import optimize_report
+from modelfs.jobs.steps import slices
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
+from modelfs.store.statistics import Statistics, Waiting
 from modelfs.store.store import Store
 
 RATE_MAX: Final = 1 << 62
+# Files counted in one step of the event loop: some milliseconds.
+WAITING_SLICE: Final = 1000
+
+T = TypeVar("T")
 
 Json = dict[str, Any]
 
@@ -72,8 +78,23 @@ class Commands:
         return await self._by_name[name](request, progress)
 
     async def stats(self, request: Json, progress: AsyncProgress) -> Json:
-        disk_bytes = await trio.to_thread.run_sync(self._store.disk_usage, limiter=self._workers)
-        return self._store.statistics(disk_bytes).to_dict()
+        disk_bytes = await self._call(self._store.disk_usage)
+        return (await self._statistics(disk_bytes)).to_dict()
+
+    async def _statistics(self, disk_bytes: int) -> Statistics:
+        """Return the statistics of the store, while requests come in between."""
+        waiting = Waiting(await self._call(self._store.count_to_optimize))
+        for inodes in slices(await self._call(self._store.requested), WAITING_SLICE):
+            self._store.count_waiting((), inodes, waiting)
+            await trio.lowlevel.checkpoint()
+        for staged_files in slices([*self._store.staging], WAITING_SLICE):
+            self._store.count_waiting(staged_files, (), waiting)
+            await trio.lowlevel.checkpoint()
+        return self._store.statistics(disk_bytes, waiting)
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        """Call a function on a thread, and return its result."""
+        return await trio.to_thread.run_sync(function, limiter=self._workers)
 
     async def sync(self, request: Json, progress: AsyncProgress) -> Json:
         await self._background.mapped_pages.sync_all()
@@ -91,24 +112,21 @@ class Commands:
         if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
             raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
         await self._background.ingest.sync()
-        before = self._store.statistics(0)
+        before = await self._statistics(0)
         optimize = self._background.optimize
         try:
             await optimize.follow(progress, depth, include_optimized=bool(request.get("again")))
         finally:
             await self._background.durability.commit()
         await self._background.gc.collect(LIVE_MIN_SMALL)
-        return optimize_report(self._store, optimize.backlog, before)
+        return optimize_report(before, await self._statistics(0), optimize.backlog.damaged)
 
     async def inspect(self, request: Json, progress: AsyncProgress) -> Json:
         inode = request.get("inode")
         if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
             raise InvalidArgument("inspect needs an inode")
         state = inspect_file.state_of(self._store, InodeNumber(inode))
-        report = await trio.to_thread.run_sync(
-            inspect_file.report_on, self._store, state, limiter=self._workers
-        )
-        return report.to_dict()
+        return await self._call(lambda: inspect_file.report_on(self._store, state).to_dict())
 
     async def hold(self, request: Json, progress: AsyncProgress) -> Json:
         # After a commit no pack is deleted any more that an earlier commit dropped. `Control` keeps

@@ -48,6 +48,7 @@ class Control:
     ) -> None:
         self._store = store
         self._pack_lock = background.pack_lock
+        self._workers = workers
         self._commands = Commands(store, background, workers)
 
     async def serve(self) -> None:
@@ -67,16 +68,21 @@ class Control:
             except InvalidArgument:
                 holds = False
             if not holds:
-                await _send(stream, await self._reply(stream, line))
+                await self._answer_with(stream, await self._reply(stream, line))
                 return
             # The packs are pinned before the client is answered, and until it hangs up.
             async with self._pack_lock.pinned():
                 reply = await self._reply(stream, line)
-                await _send(stream, reply)
+                await self._answer_with(stream, reply)
                 while "result" in reply and await stream.receive_some():
                     pass
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             log.debug("control socket: the client hung up: %s", exc)
+
+    async def _answer_with(self, stream: trio.SocketStream, reply: Json) -> None:
+        """Send the last line of an answer, which may be long: a report has a row per tensor."""
+        line = await trio.to_thread.run_sync(_encoded, reply, limiter=self._workers)
+        await stream.send_all(line)
 
     async def _reply(self, stream: trio.SocketStream, line: bytes) -> Json:
         """Carry out a request, and return the last line of the answer."""
@@ -142,6 +148,11 @@ def _request(line: bytes) -> Json:
     if not isinstance(request, dict):
         raise InvalidArgument("a request is one JSON object on a line")
     return request
+
+
+def _encoded(reply: Json) -> bytes:
+    # Not `dumps`, which keeps Python's lock until it is done, and so the event loop waiting.
+    return "".join(json.JSONEncoder().iterencode(reply)).encode() + b"\n"
 
 
 async def _send(stream: trio.SocketStream, reply: Json) -> None:

@@ -32,6 +32,7 @@ from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
+from modelfs.fs.watchdog import Watchdog
 from modelfs.store.disk.descriptors import raise_limit
 from modelfs.store.store import Store
 
@@ -84,7 +85,7 @@ def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
     )
     with store:
         try:
-            trio.run(_Daemon(store, options, ready).serve)
+            trio.run(_Daemon(store, options, ready).serve, instruments=[Watchdog()])
         except BaseExceptionGroup as group:
             # The task that failed first is the reason; all others were cancelled because of it.
             raise group.exceptions[0] from group

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from modelfs.store.chunks.cache import CacheStatistics
+from modelfs.store.files.staged_file import StagedFile
 
 # Former names of keys of `stats --json`, kept beside the new ones for one release.
 FORMER_KEYS: Final = {
@@ -11,6 +12,24 @@ FORMER_KEYS: Final = {
     "held_chunks": "base_only_chunks",
     "held_bytes": "base_only_bytes",
 }
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Sums over the files that wait for a job. They have as many terms as there are such files."""
+
+    files_to_optimize: int = 0
+    pending_files: int = 0  # for ingest
+    staged_bytes: int = 0
+    lost_bytes: int = 0
+    grown: int = 0  # bytes of sizes that no flush has recorded yet
+
+    def add_staged(self, staged: StagedFile, recorded: int) -> None:
+        """Add a staged file; `recorded` is the size in its inode's record."""
+        self.pending_files += 1
+        self.staged_bytes += staged.staged_bytes
+        self.lost_bytes += staged.lost_bytes
+        self.grown += staged.size - recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ Example::
 import fcntl
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +43,7 @@ from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.files.orphans import Orphans
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
@@ -67,11 +69,11 @@ from modelfs.store.index.counters import (
 )
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Superblock
-from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
+from modelfs.store.index.tables import InodeNumber, PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.sessions import begin_session
-from modelfs.store.statistics import Statistics
+from modelfs.store.statistics import Statistics, Waiting
 from modelfs.store.upgrade import upgrade
 
 log = logging.getLogger(__name__)
@@ -370,40 +372,68 @@ class Store:
         """Return the files that wait for ingest: staged ones, and those with a request."""
         return sorted({*self.requested(), *(staged.inode for staged in self.staging)})
 
-    def requested(self) -> list[InodeNumber]:
-        """Return the files for which another pass of ingest was requested."""
-        return [InodeNumber(number_of(key)) for key in self.index.keys(Table.PENDING)]
+    def requested(self, start: int = 0, limit: int | None = None) -> list[InodeNumber]:
+        """Return the files for which another pass of ingest was requested. Any thread.
+
+        Args:
+            start: the lowest inode.
+            limit: the most files; None: all of them, which takes a microsecond each.
+        """
+        keys = islice(self.index.keys(Table.PENDING, number_key(start)), limit)
+        return [InodeNumber(number_of(key)) for key in keys]
+
+    def count_to_optimize(self) -> int:
+        """Return the number of files that wait for the optimizer. Any thread; walks over them."""
+        return sum(1 for _ in self.index.keys(Table.TO_OPTIMIZE))
+
+    def count_waiting(
+        self, staged_files: Iterable[StagedFile], requested: Iterable[InodeNumber], waiting: Waiting
+    ) -> None:
+        """Add files to the sums for `statistics`. Those that no longer wait are passed over.
+
+        Args:
+            staged_files: with staged content.
+            requested: some of those of `requested`.
+            waiting: the sums.
+        """
+        for staged in staged_files:
+            node = self.inodes.find(staged.inode)
+            if node is not None and self.staging.find(staged.inode) is staged:
+                waiting.add_staged(staged, node.size)
+        waiting.pending_files += sum(self.staging.find(inode) is None for inode in requested)
 
     def disk_usage(self) -> int:
         """Return the disk space that the store uses, in bytes. Any thread; walks its folder."""
         return disk_usage(self.folder)
 
-    def statistics(self, disk_bytes: int | None = None) -> Statistics:
+    def statistics(
+        self, disk_bytes: int | None = None, waiting: Waiting | None = None
+    ) -> Statistics:
         """Return the statistics of the store.
 
         Args:
             disk_bytes: a result of `disk_usage`; None: call it now, which takes a while.
+            waiting: the sums over all files that wait; None: walk over these files now.
         """
+        if waiting is None:
+            waiting = Waiting(self.count_to_optimize())
+            self.count_waiting(self.staging, self.requested(), waiting)
         forms = self.counters.forms()
         lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
-        # Sizes that no flush has recorded yet: the total has the inode records' sizes.
-        unrecorded = sum(
-            staged.size - self.inodes.get(staged.inode).size for staged in self.staging
-        )
         return Statistics(
             files=self.counters.get(FILES),
-            logical_bytes=self.counters.get(LOGICAL) + unrecorded,
+            logical_bytes=self.counters.get(LOGICAL) + waiting.grown,
             stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
             disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
             chunks=sum(form["chunks"] for form in forms.values()),
             shared_bytes=self.counters.get(SHARED),
-            staged_bytes=sum(staged.staged_bytes for staged in self.staging),
-            pending_files=len(self.pending()),
-            files_to_optimize=sum(1 for _ in self.index.keys(Table.TO_OPTIMIZE)),
+            staged_bytes=waiting.staged_bytes,
+            pending_files=waiting.pending_files,
+            files_to_optimize=waiting.files_to_optimize,
             base_only_chunks=self.counters.get(BASE_ONLY_CHUNKS),
             base_only_bytes=self.counters.get(BASE_ONLY_BYTES),
             lost_chunks=lost["chunks"],
-            lost_bytes=lost["raw_bytes"] + sum(staged.lost_bytes for staged in self.staging),
+            lost_bytes=lost["raw_bytes"] + waiting.lost_bytes,
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )

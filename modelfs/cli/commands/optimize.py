@@ -57,7 +57,7 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
                 backlog = Backlog(opened)
                 backlog.begin(depth, include_optimized=again)
                 run_and_commit(optimize_and_defragment(opened, backlog, progress), opened)
-                report = optimize_report(opened, backlog, before)
+                report = optimize_report(before, opened.statistics(0), backlog.damaged)
     stored, stored_before = report["stored_after"], report["stored_before"]
     size = render.human_size(stored)
     if as_json:

@@ -20,7 +20,7 @@ import trio
 
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
-from modelfs.jobs.ingest.job import Failures, Ingest, round_of, sync_rounds
+from modelfs.jobs.ingest.job import REQUESTS_PAGE, Failures, Ingest, round_of, sync_rounds
 from modelfs.jobs.steps import Job
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber
@@ -54,6 +54,7 @@ class BackgroundIngest:
         self._store = context.store
         self._ingest = Ingest(context.store)
         self._waiting: dict[InodeNumber, _Waiting] = {}
+        self._next_request = 0  # the lowest inode of the next page of requests
         self._drained = Changed()
 
     # -- events of requests
@@ -88,9 +89,9 @@ class BackgroundIngest:
         waiting.unrecognised = False
 
     def start(self) -> None:
-        """Queue the pending files of an earlier run of the daemon."""
-        for inode in self._store.pending():
-            self._file(inode).due = trio.current_time()
+        """Queue the staged files of an earlier run of the daemon; its requests are in the index."""
+        for staged in self._store.staging:
+            self._file(staged.inode).due = trio.current_time()
 
     def forget(self, inode: InodeNumber) -> None:
         """Note that an inode is about to be removed."""
@@ -160,9 +161,11 @@ class BackgroundIngest:
             StoreFull, OSError: as `ingest` does; the round's files are due again after
                 `ROUND_RETRY_SECONDS`.
         """
-        for inode in self._store.requested():
+        requested = self._store.requested(self._next_request, REQUESTS_PAGE)
+        for inode in requested:
             if self._file(inode).due == math.inf:
                 self._file(inode).due = 0.0
+        self._next_request = requested[-1] + 1 if len(requested) == REQUESTS_PAGE else 0
         for inode, waiting in self._waiting.items():
             # A file that was opened for writing again is due after its next close.
             if self._context.handles.is_open_for_writing(inode):

@@ -26,7 +26,7 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.background.defrag import BackgroundDefrag
 from modelfs.fs.changed import Changed
-from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
+from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import Optimizer
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,15 @@ UNDONE_RETRY_SECONDS: Final = 600.0
 class _Running:
     """A run that has not ended; it may rest while the store is in use."""
 
-    total: int = 0  # bytes of files
+    total: int = 0  # bytes of files, for a command
     done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A run that ended, with the work that it left undone, and the exception if it failed."""
+    """A run that ended, with the backlog that it left, and the exception if it failed."""
 
-    left: OptimizeStatus
+    version: tuple[int, ...]  # of the backlog
     at: float  # trio's time
     failure: Exception | None
 
@@ -89,9 +89,10 @@ class BackgroundOptimize:
         Raises:
             ModelfsError, OSError: the run failed.
         """
-        self._start_run(depth, include_optimized=include_optimized)
+        run = self._start_run(depth, include_optimized=include_optimized)
         self._followers += 1
         try:
+            run.total = (await self._context.driver.call(self.backlog.status)).bytes
             while isinstance(state := self._state, _Running):
                 changed = self._changed.next()  # the state may change during `progress`
                 defrag = self._defrag
@@ -108,12 +109,13 @@ class BackgroundOptimize:
 
     # -- the run
 
-    def _start_run(self, depth: int | None = None, *, include_optimized: bool = False) -> None:
+    def _start_run(self, depth: int | None = None, *, include_optimized: bool = False) -> _Running:
         if self._optimizer is not None:
             self._optimizer.stop()  # the new run may have another depth or more threads
         self.backlog.begin(depth, include_optimized=include_optimized)
-        self._state = _Running(self.backlog.status().bytes)
+        self._state = run = _Running()
         self._changed.notify()
+        return run
 
     async def run(self) -> None:
         """Optimize while a command waits or the store is idle, until cancelled."""
@@ -136,11 +138,11 @@ class BackgroundOptimize:
         if self._context.handles.idle_seconds() <= IDLE_SECONDS:
             return False
         if isinstance(ended := self._state, _Ended):
-            left = self.backlog.status()
-            if not (left.files or left.base_only_chunks):
+            if not self.backlog.has_work():
                 return False
             # Unchanged work failed before, on a full disk or a damaged base: not at once again.
-            if left == ended.left and trio.current_time() <= ended.at + UNDONE_RETRY_SECONDS:
+            is_unchanged = self.backlog.version() == ended.version
+            if is_unchanged and trio.current_time() <= ended.at + UNDONE_RETRY_SECONDS:
                 return False
             self._start_run()
         return not len(self._store.staging)
@@ -159,7 +161,7 @@ class BackgroundOptimize:
         self._changed.notify()
 
     def _end(self, failure: Exception | None) -> None:
-        self._state = _Ended(self.backlog.status(), trio.current_time(), failure)
+        self._state = _Ended(self.backlog.version(), trio.current_time(), failure)
         self._close_optimizer()
         self._defrag.drop_plan()  # the next plan includes a portion that failed
 

@@ -40,6 +40,7 @@ from pyfuse3 import (
 )
 
 from modelfs.errors import (
+    AttributeTooLarge,
     InvalidArgument,
     NotFound,
     NotPermitted,
@@ -69,6 +70,8 @@ from modelfs.store.store import Store
 # Every file has this attribute, and listxattr leaves it out.
 _STORE_ATTRIBUTE: Final = STORE_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
+# The kernel's XATTR_LIST_MAX: the most bytes of names, each with a NUL.
+LISTING_MAX: Final = 64 << 10
 # Bytes reserved in the index for a name or an attribute.
 NAME_ROOM: Final = 4096
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
@@ -269,11 +272,17 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        names = self._store.attributes.names(InodeNumber(inode))
-        # The kernel denies users access to trusted attributes, and leaves it to the file system to
-        # leave them out of listings.
-        visible = [name for name in names if not ctx.uid or not name.startswith(b"trusted.")]
-        return [XAttrNameT(name) for name in visible]
+        visible: list[XAttrNameT] = []
+        size = 0
+        for name in self._store.attributes.names(InodeNumber(inode)):
+            # The kernel denies users access to trusted attributes, and leaves it to the file system
+            # to leave them out of listings.
+            if not ctx.uid or not name.startswith(b"trusted."):
+                visible.append(XAttrNameT(name))
+                size += len(name) + 1
+            if size > LISTING_MAX:
+                raise AttributeTooLarge(f"inode {inode} has too many extended attributes to list")
+        return visible
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:

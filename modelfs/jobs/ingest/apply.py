@@ -10,6 +10,7 @@ this, and a crash after its commit leaves that::
     apply         a slice of extents, over and over            windows that lie above the map
     (its end)     size, rows of the region's windows           the map
     apply_rows    a slice of tensor rows                       both layouts' rows
+    record_places a slice of the data files that it names      some of them, and the request
     end_pass      format, hints, PENDING; releases the state   a file that is in chunks
 
 From the first change of a pass to its last, PENDING has a request for the file: a crash is followed
@@ -35,6 +36,8 @@ from modelfs.store.store import Store
 # cost less.
 EXTENTS_SLICE: Final = 100
 ROWS_SLICE: Final = 1000
+# Data files that a model names; each is looked up.
+PLACES_SLICE: Final = 200
 
 
 class Applier:
@@ -176,6 +179,18 @@ class Applier:
                     else:
                         index.put(Table.TENSORS, key, value)
 
+    def record_places(self, file_pass: Pass) -> Iterator[None]:
+        """Record the data files that a model names; yields between slices."""
+        if not file_pass.complete:
+            return
+        for number, places in enumerate(slices([*file_pass.places], PLACES_SLICE)):
+            if number:
+                yield
+            if not self._exists(file_pass):
+                return
+            with self._store.index.change():
+                self._external_data.record(file_pass.inode, places)
+
     def end_pass(self, file_pass: Pass) -> None:
         """Record the format, and release the staged state if no window is left."""
         file_pass.done = True
@@ -194,7 +209,6 @@ class Applier:
                 node = self._store.inodes.get(file_pass.inode)
                 if layout.format is not node.format:
                     self._store.inodes.put(dataclasses.replace(node, format=layout.format))
-                self._external_data.record(file_pass.inode, file_pass.places)
                 if file_pass.copy_key is not None:
                     self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
             self._release(file_pass.inode)

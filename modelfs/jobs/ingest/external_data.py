@@ -11,7 +11,7 @@ and requests another ingest of weights.data, which is then cut at the 200 tensor
 """
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -59,7 +59,7 @@ class ExternalData:
             if (place := self._resolve(folder, location)) is not None
         }
 
-    def record(self, model: InodeNumber, places: set[Place]) -> None:
+    def record(self, model: InodeNumber, places: Iterable[Place]) -> None:
         """Record the data files that a model names, and request ingest of those that exist."""
         for folder, name in places:
             self._index.put(Table.EXTERNAL_DATA, external_data_key(folder, name, model), b"")

@@ -5,7 +5,7 @@ packs for each region of theirs.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,7 +25,11 @@ ROUND_BYTES: Final = 16 << 20
 # How often a sync cuts the same file again. Once is usual, for a data file and its model.
 RECUTS_MAX: Final = 3
 
+# Requests that are read in one step of the event loop: some 10 ms.
+REQUESTS_PAGE: Final = 10_000
+
 Failures = dict[InodeNumber, ModelfsError | OSError]
+Round = tuple[Sequence[InodeNumber], int, int]  # the files of a round, files done, all files
 
 
 def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumber]:
@@ -39,11 +43,11 @@ def round_of(store: Store, inodes: Sequence[InodeNumber]) -> Sequence[InodeNumbe
     return inodes[:ROUND_FILES]
 
 
-def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int, int]]:
+def sync_rounds(store: Store) -> Iterator[Round]:
     """Yield the rounds that ingest all files that are pending now.
 
     Each round comes with the number of files that are done after it, and with that of all files
-    known by then.
+    known by then. While many files are listed, empty rounds come in between: pauses.
 
     Ask for the next round after the last one was ingested: a model may have requested a new cut of
     its data file. A file that is written meanwhile is ingested once only, and a file that is
@@ -52,17 +56,30 @@ def sync_rounds(store: Store) -> Iterator[tuple[Sequence[InodeNumber], int, int]
     new_inodes = store.counters.get(NEXT_INODE)  # and above: they are created meanwhile
     done: set[InodeNumber] = set()
     cuts: Counter[InodeNumber] = Counter()
-    pending = store.pending()
+    requested = yield from _requested_in_pages(store, done)
+    pending = sorted({*requested, *(staged.inode for staged in store.staging)})
     while pending:
         while pending:
             inodes = round_of(store, pending)
             pending = pending[len(inodes) :]
             done.update(inodes)
             yield inodes, len(done), len(done) + len(pending)
-        pending = [
-            inode for inode in store.requested() if inode < new_inodes and cuts[inode] < RECUTS_MAX
-        ]
+        requested = yield from _requested_in_pages(store, done)
+        pending = [inode for inode in requested if inode < new_inodes and cuts[inode] < RECUTS_MAX]
         cuts.update(pending)
+
+
+def _requested_in_pages(
+    store: Store, done: Collection[InodeNumber]
+) -> Generator[Round, None, list[InodeNumber]]:
+    """Return the files with a request; yields an empty round after each page of them."""
+    requested: list[InodeNumber] = []
+    while page := store.requested(requested[-1] + 1 if requested else 0, REQUESTS_PAGE):
+        requested += page
+        if len(page) < REQUESTS_PAGE:
+            break
+        yield (), len(done), len(done) + len(requested)
+    return requested
 
 
 class Ingest:
@@ -137,6 +154,7 @@ class Ingest:
             frozen = self._store.contents.snapshot(inode)
             yield Work(partial(self._worker.plan_empty, file_pass, frozen))
         yield from pausing(self._applier.apply_rows(file_pass))
+        yield from pausing(self._applier.record_places(file_pass))
         self._applier.end_pass(file_pass)
 
     def ingest_apart(

@@ -109,7 +109,20 @@ class Backlog:
                 self._counters.set(OPTIMIZE_WALK, 1)
                 self._counters.set(OPTIMIZE_AGAIN, 1)
 
+    def has_work(self) -> bool:
+        """Whether anything is listed, or a walk is in progress."""
+        tables = (Table.TO_OPTIMIZE, Table.BASE_ONLY)
+        return self._counters.get(OPTIMIZE_WALK) > 0 or any(
+            self._index.scan(table, b"", KEY_END, 1, damaged=set()) for table in tables
+        )
+
+    def version(self) -> tuple[int, ...]:
+        """Return numbers of which one changes whenever the work may have changed."""
+        tables = (Table.TO_OPTIMIZE, Table.BASE_ONLY)
+        return self._counters.get(OPTIMIZE_WALK), *map(self._index.version, tables)
+
     def status(self) -> OptimizeStatus:
+        """Return the work that is left. Any thread; reads the record of each file in it."""
         inodes = [InodeNumber(number_of(key)) for key in self._index.keys(Table.TO_OPTIMIZE)]
         if walk := self._counters.get(OPTIMIZE_WALK):
             rest = self._index.keys(Table.INODES, number_key(walk))

@@ -92,13 +92,12 @@ def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -
         optimizer.close()
 
 
-def optimize_report(store: Store, backlog: Backlog, before: Statistics) -> dict[str, Any]:
-    """Return the sizes before and after a run, ready for JSON."""
-    after = store.statistics(0)
+def optimize_report(before: Statistics, after: Statistics, damaged: int) -> dict[str, Any]:
+    """Return the sizes before and after a run, ready for JSON; `damaged` chunks were left."""
     return {
         "logical_bytes": after.logical_bytes,
         "stored_before": before.stored_bytes,
         "stored_after": after.stored_bytes,
-        "damaged": backlog.damaged,
+        "damaged": damaged,
         "forms": after.forms,
     }

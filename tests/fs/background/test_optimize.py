@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as background_optimize
-from modelfs.jobs.optimize.backlog import Backlog, OptimizeStatus
+from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.store.chunks.writer import ChunkWriter
@@ -134,7 +134,7 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
     monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
     looks = 0
 
-    def status(self: Backlog) -> OptimizeStatus:
+    def has_work(self: Backlog) -> bool:
         nonlocal looks
         looks += 1
         return real(self)
@@ -142,8 +142,8 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
     def full(self: ChunkWriter) -> None:
         raise StoreFull("full")
 
-    real = Backlog.status
-    monkeypatch.setattr(Backlog, "status", status)
+    real = Backlog.has_work
+    monkeypatch.setattr(Backlog, "has_work", has_work)
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
         nursery.start_soon(family.background.optimize.run)

@@ -1,0 +1,287 @@
+"""The watchdog, and commands and requests with 10^5 rows under it: none stops the event loop."""
+
+import gc
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+from pyfuse3 import FileNameT, InodeT, XAttrNameT
+
+from modelfs.fs.background import optimize as background_optimize
+from modelfs.fs.commands import Commands, Json
+from modelfs.fs.watchdog import STEP_SECONDS, Step, Watchdog
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.steps import pausing
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key, number_key
+from tests.support.served_store import ASKED, TOKEN, TOP, Listing, Served, refused
+
+ROWS: Final = 100_000
+# Of inodes that do not exist: a job passes over them.
+FIRST: Final = 1 << 40
+
+
+def busy(seconds: float) -> None:
+    """Keep the thread busy for so many seconds of CPU time."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+class Steps(Watchdog):
+    """Collects the steps that take much CPU time; others wait for the machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.long: list[Step] = []
+
+    def measured(self, step: Step) -> None:
+        if step.cpu > STEP_SECONDS:
+            self.long.append(step)
+
+
+@pytest.fixture
+async def steps(served: Served) -> Steps:
+    """The long steps after the fixtures; Python's garbage collector is not among them."""
+    steps = Steps()
+    await trio.lowlevel.checkpoint()
+    trio.lowlevel.add_instrument(steps)
+    return steps
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def commands(served: Served, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    async def nothing(mountpoint: Path) -> None:
+        """No kernel has pages of mapped files."""
+
+    monkeypatch.setattr(served.background.durability, "sync_mapped_files", nothing)
+    return Commands(served.store, served.background, served.workers)
+
+
+def fill(served: Served, table: Table, count: int = ROWS) -> None:
+    """Put rows of inodes that do not exist."""
+    with served.store.index.change():
+        for number in range(FIRST, FIRST + count):
+            served.store.index.put(table, number_key(number), number_key(1))
+
+
+def empty(served: Served, *tables: Table) -> None:
+    """Delete the rows of tables again, so that fsck finds none of them."""
+    with served.store.index.change():
+        for table in tables:
+            for key in [*served.store.index.keys(table)]:
+                served.store.index.delete(table, key)
+
+
+async def no_progress(done: int, total: int) -> None:
+    """Drop the numbers."""
+
+
+# -- the watchdog
+
+
+async def test_a_long_step_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the task of a long step, its wall time and its CPU time, and no short step."""
+    trio.lowlevel.add_instrument(watchdog := Watchdog())
+    await trio.lowlevel.checkpoint()
+    time.sleep(1.2 * STEP_SECONDS)  # noqa: ASYNC251 - the fault that the watchdog finds
+    await trio.lowlevel.checkpoint()
+    busy(1.2 * STEP_SECONDS)
+    await trio.lowlevel.checkpoint()
+    trio.lowlevel.remove_instrument(watchdog)
+    waiting, working = caplog.messages
+    pattern = r"the task .*test_a_long_step_is_logged.* kept all others waiting for (\d+) ms \(CPU "
+    for message in (waiting, working):
+        found = re.match(pattern, message)
+        assert found is not None
+        assert int(found[1]) >= 120
+    assert re.search(r"\(CPU \d ms\)", waiting)
+    assert re.search(r"\(CPU 1[2-9]\d ms\)", working)
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    caplog.clear()
+
+
+# -- commands and requests with many rows
+
+
+async def test_statistics(served: Served, commands: Commands, steps: Steps) -> None:
+    """`stats` counts the files that wait for jobs off the loop."""
+    fill(served, Table.TO_OPTIMIZE)
+    fill(served, Table.PENDING)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    result = await commands.run({"command": "stats"}, no_progress)
+    await trio.lowlevel.checkpoint()
+    assert (result["files_to_optimize"], result["pending_files"]) == (ROWS, ROWS)
+    assert steps.long == []
+    empty(served, Table.TO_OPTIMIZE, Table.PENDING)
+
+
+async def test_the_begin_of_a_run(
+    served: Served, commands: Commands, steps: Steps, nursery: trio.Nursery
+) -> None:
+    """`optimize` sums the sizes of its files off the loop."""
+    fill(served, Table.TO_OPTIMIZE)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    with trio.CancelScope() as scope:
+
+        async def progress(done: int, total: int) -> None:
+            scope.cancel()
+
+        await commands.run({"command": "optimize"}, progress)
+    assert scope.cancelled_caught
+    assert steps.long == []
+    empty(served, Table.TO_OPTIMIZE)
+
+
+async def test_the_idle_check(
+    served: Served, steps: Steps, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle daemon sees without a walk whether there is anything to optimize."""
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(background_optimize, "IDLE_CHECK_SECONDS", 0.001)
+    run = await nursery.start(_optimizing, served)
+    with trio.fail_after(20):
+        while served.background.optimize.backlog.has_work():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    fill(served, Table.TO_OPTIMIZE)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    await trio.sleep(0.5)
+    run.cancel()
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+    empty(served, Table.TO_OPTIMIZE)
+
+
+async def _optimizing(
+    served: Served, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await served.background.optimize.run()
+
+
+@pytest.mark.parametrize("how", ["by itself", "sync"])
+async def test_ingest(served: Served, commands: Commands, steps: Steps, how: str) -> None:
+    """Ingest lists the files with a request in pages."""
+    fill(served, Table.PENDING)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    with trio.move_on_after(1):
+        if how == "sync":
+            await commands.run({"command": "sync"}, no_progress)
+        else:
+            await served.background.ingest.ingest_due()
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+    empty(served, Table.PENDING)
+
+
+async def test_requests_are_found_page_by_page(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the requests takes the next page, and the one after the last begins again."""
+    monkeypatch.setattr("modelfs.fs.background.ingest.REQUESTS_PAGE", 2)
+    fill(served, Table.PENDING, 3)
+    seen: list[InodeNumber] = []
+
+    async def ingest(inodes: list[InodeNumber], *, complete: bool) -> None:
+        seen.extend(inodes)
+
+    monkeypatch.setattr(served.background.ingest, "ingest", ingest)
+    for _ in range(3):
+        await served.background.ingest.ingest_due()
+    assert seen == [FIRST, FIRST + 1, FIRST + 2, FIRST, FIRST + 1]
+    empty(served, Table.PENDING)
+
+
+async def test_external_data(served: Served, steps: Steps) -> None:
+    """The data files that one model names are recorded in slices."""
+    model = await served.chunked(b"model", b"content")
+    applier = Applier(served.store)
+    file_pass = applier.begin_pass(model, complete=True)
+    file_pass.places = {(ROOT, b"data %d" % number) for number in range(ROWS // 4)}
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    await served.context().driver.run(pausing(applier.record_places(file_pass)))
+    await trio.lowlevel.checkpoint()
+    assert len([*served.store.index.keys(Table.EXTERNAL_DATA)]) == ROWS // 4
+    assert steps.long == []
+
+
+async def test_attributes(served: Served, steps: Steps) -> None:
+    """More attributes than the kernel lists are E2BIG at once, and each can still be read."""
+    inode = await served.written(b"file")
+    with served.store.index.change():
+        for number in range(ROWS):
+            served.store.index.put(Table.XATTRS, named_key(inode, b"user.%d" % number), b"")
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    with refused(7):
+        await served.operations.listxattr(InodeT(inode), ASKED)
+    assert await served.operations.getxattr(InodeT(inode), XAttrNameT(b"user.99999"), ASKED) == b""
+    await served.operations.unlink(TOP, FileNameT(b"file"), ASKED)
+    await served.operations.forget([(InodeT(inode), 1)])
+    await served.background.gc.remove_orphans()
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+
+
+async def test_a_listing_behind_removed_names(
+    served: Served, steps: Steps, listing: Listing
+) -> None:
+    """A listing steps over the lines of many removed names, and is whole."""
+    names = [await _named(served, number) for number in range(2000)]
+    await served.background.durability.commit()
+    for name in names[:-1]:
+        served.store.namespace.unlink(ROOT, name)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    handle = await served.operations.opendir(TOP, ASKED)
+    await served.operations.readdir(handle, 0, TOKEN)
+    await served.operations.releasedir(handle)
+    assert listing.names == [b".", b"..", names[-1]]
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+
+
+async def _named(served: Served, number: int) -> bytes:
+    await served.written(name := b"f%d" % number)
+    return name
+
+
+async def test_rare_requests(served: Served, commands: Commands, steps: Steps) -> None:
+    """The other commands and statfs do not depend on the number of files that wait."""
+    for table in (Table.TO_OPTIMIZE, Table.PENDING):
+        fill(served, table)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    inode = await served.written(b"file", b"content")
+    await served.operations.statfs(ASKED)
+    requests: list[Json] = [
+        {"command": "gc", "dry_run": True},
+        {"command": "scrub-status"},
+        {"command": "scrub-stop"},
+        {"command": "inspect", "inode": inode},
+        {"command": "hold"},
+    ]
+    for request in requests:
+        await trio.lowlevel.checkpoint()
+        await commands.run(request, no_progress)
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+    empty(served, Table.TO_OPTIMIZE, Table.PENDING)
+    await served.background.durability.commit()
