@@ -5,7 +5,6 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -61,11 +60,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.fixture
-def commands(served: Served, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    async def nothing(mountpoint: Path) -> None:
-        """No kernel has pages of mapped files."""
-
-    monkeypatch.setattr(served.background.durability, "sync_mapped_files", nothing)
+def commands(served: Served) -> Commands:
     return Commands(served.store, served.background, served.workers)
 
 
