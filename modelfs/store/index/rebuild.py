@@ -138,10 +138,11 @@ def replace_data_file(folder: Path) -> None:
 
 def remove_new(folder: Path) -> None:
     """Remove a new data file that a crash left behind."""
+    if not (folder / NEW_FOLDER).is_dir():
+        return
     with contextlib.suppress(FileNotFoundError):
         (folder / NEW_FOLDER / DATA_FILE).unlink()
-    with contextlib.suppress(FileNotFoundError):
-        (folder / NEW_FOLDER).rmdir()
+    (folder / NEW_FOLDER).rmdir()
 
 
 def _new_file(folder: Path) -> Path:
