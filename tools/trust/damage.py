@@ -225,7 +225,8 @@ def _page(data: bytes, number: int) -> bytes:
 def _damage_row(index: Path, kind: str, chance: random.Random) -> str:
     """Change or delete a row; do nothing if an earlier damage would end this process."""
     with PageFile(index / "data.mdb") as pages:
-        meta = newest(pages.meta_pages())
+        metas = pages.meta_pages()
+        meta = None if None in metas else newest(metas)
         if meta is None or PageWalk(pages, meta).problems:
             return "none"
     with lmdb.open(str(index), max_dbs=64, map_size=1 << 30, create=False) as env:
