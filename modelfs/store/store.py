@@ -165,8 +165,10 @@ class Store:
             self._open_parts(cache_size)
             if recover and not self.index.others_write:
                 load_staged(self.staging)
+                self.staging.check_recorded()
             if recover and not self.read_only:
                 self.superblock = upgrade(self.folder, self.index, self.superblock)
+                self.staging.remove_checksums()
                 self.index.commit()
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
@@ -221,6 +223,7 @@ class Store:
             if not self.read_only:
                 try:
                     run_here(self.flusher.flush_all())
+                    self.staging.add_checksums()
                 finally:
                     self.commit()
         finally:

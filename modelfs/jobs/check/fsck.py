@@ -76,6 +76,7 @@ from modelfs.jobs.check.rows import (
     inodes_exist,
     lost_bytes_are_staged,
     rows_decode,
+    staged_bytes_are_intact,
     superblock_is_right,
     totals_are_right,
     windows_are_there,
@@ -180,6 +181,8 @@ def fsck(
         if data:
             contents = contents_are_intact(view, reported, count_bytes)
             findings += _caught(contents_are_intact.__name__, contents)
+            staged = staged_bytes_are_intact(view, reported)
+            findings += _caught(staged_bytes_are_intact.__name__, staged)
         return FsckReport(
             findings,
             files=sum(stat.S_ISREG(node.mode) for node in view.inodes()),

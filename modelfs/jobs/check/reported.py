@@ -21,6 +21,7 @@ class Reported:
     too_long          `chains_end`                    repair
     lost_packs        `pack_files_are_there`          `segment_tables_agree`, `contents_are_intact`
     damaged           `contents_are_intact`           repair
+    damaged_windows   `staged_bytes_are_intact`       repair
     ================  ==============================  =============================================
     """
 
@@ -35,3 +36,4 @@ class Reported:
     too_long: set[ChunkId] = field(default_factory=set)  # derived in too many steps
     lost_packs: dict[int, int] = field(default_factory=dict)  # by pack: the length of the file
     damaged: set[ChunkId] = field(default_factory=set)  # the content cannot be read, or is wrong
+    damaged_windows: set[bytes] = field(default_factory=set)  # keys of windows with wrong bytes

@@ -10,6 +10,7 @@ from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.impact import chunk_finding
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
+from modelfs.store.files.staged_checksums import is_intact
 from modelfs.store.files.staged_file import WINDOW, window_name
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
@@ -143,6 +144,19 @@ def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
             ranges = [*row.ranges] or [(0, 0)]
             tensors = view.tensors(inode, ranges[0][0], ranges[-1][1])
             yield Finding("window", message, (view.path(inode),), tuple(tensors))
+
+
+def staged_bytes_are_intact(view: CheckView, reported: Reported) -> Iterator[Finding]:
+    """Staged bytes match the checksum of their row, if it has one."""
+    for key, row in view.rows(Table.STAGED, WindowRanges.from_row):
+        inode, number = pair_of(key)
+        start = number * WINDOW
+        path = view.store.staging.folder / window_name(inode, number, row.generation)
+        if not is_intact(view.index, path, key, row, start) and view.is_current(Table.STAGED, key):
+            reported.damaged_windows.add(key)
+            message = f"window {number} of inode {inode}: its bytes do not match their checksum"
+            tensors = [name for low, high in row.ranges for name in view.tensors(inode, low, high)]
+            yield Finding("staged", message, (view.path(inode),), tuple(dict.fromkeys(tensors)))
 
 
 def lost_bytes_are_staged(view: CheckView, _: Reported) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.missing_extents import suspicious_holes
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.files import staged_file
+from modelfs.store.files.staged_checksums import remove_checksum
 from modelfs.store.files.staged_file import window_name
 from modelfs.store.index.counters import LOGICAL
 from modelfs.store.index.ranges import RangeSet
@@ -200,24 +201,29 @@ def repair_windows(context: RepairContext) -> None:
         if len(key) == 16:
             _lose_window(context, *pair_of(key))
     for key in context.unreadable[Table.LOST]:
-        _lose_all_staged(context, key)
+        _lose_all_staged(context, key, "the record of its lost bytes was damaged")
+    for key in sorted(context.reported.damaged_windows):
+        _lose_all_staged(context, key, "they do not match their checksum")
     for key, lost in list(context.rows(Table.LOST)):
         window = context.index.get(Table.STAGED, key)
         if window is None or not lost.is_part_of(WindowRanges.from_bytes(window)):
             context.drop(Table.LOST, key, "it belongs to no staged window")
-            _lose_all_staged(context, key)
+            _lose_all_staged(context, key, "the record of its lost bytes was damaged")
 
 
-def _lose_all_staged(context: RepairContext, key: bytes) -> None:
-    """Record that a window's bytes are lost, because the record of the lost ones was damaged."""
-    window = context.index.get(Table.STAGED, key)
-    if window is None:
+def _lose_all_staged(context: RepairContext, key: bytes, why: str) -> None:
+    """Record that all bytes of a window are lost."""
+    value = context.index.get(Table.STAGED, key)
+    if value is None:
         return
-    context.index.put(Table.LOST, key, window)
+    row = WindowRanges.from_bytes(value)
+    context.index.put(Table.LOST, key, value)
+    remove_checksum(context.index, key)
     inode = pair_of(key)[0]
-    message = f"inode {inode}: which staged bytes the disk has lost was damaged; all count as lost"
-    ranges = WindowRanges.from_bytes(window).ranges
-    tensors = [name for low, high in ranges for name in context.view().tensors(inode, low, high)]
+    message = f"inode {inode}: {row.ranges.size} staged bytes count as lost: {why}"
+    tensors = [
+        name for low, high in row.ranges for name in context.view().tensors(inode, low, high)
+    ]
     context.quarantined(message, (context.path(inode),), tensors)
 
 
@@ -233,6 +239,7 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: WindowR
         return
     node, key = context.node(inode), pair_key(inode, number)
     assert node is not None
+    remove_checksum(context.index, key)
     if present:
         context.index.put(Table.STAGED, key, WindowRanges(row.generation, present).to_bytes())
     else:

@@ -39,6 +39,14 @@ from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit, sync_folder
 from modelfs.store.files.inode_totals import add_to_totals
+from modelfs.store.files.staged_checksums import (
+    BYTES_MAX,
+    checksum_of,
+    is_intact,
+    put_checksum,
+    remove_checksum,
+    windows_with_checksums,
+)
 from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
@@ -65,6 +73,7 @@ class Staging:
         # The inodes with damaged rows. Files without a row may then be needed for a repair.
         self.damaged: set[InodeNumber] = set()
         self._generation = 0
+        self._intact: set[str] = set()  # windows that a reader has compared with their checksums
         # The staging files that keep a descriptor, oldest first: see `WindowFile`.
         self._kept: dict[WindowFile, None] = {}
         self.kept_max = min(KEPT_MAX, share_of_limit(4))
@@ -322,6 +331,12 @@ class Staging:
             lost_row = WindowRanges.from_bytes(lost_value)
             if lost_row.generation == row.generation:
                 lost = lost_row.ranges.shifted(-start)
+        name = window_name(inode, number, row.generation)
+        if self._index.others_write and name not in self._intact:
+            if is_intact(self._index, self.folder / name, key, row, start):
+                self._intact.add(name)
+            else:
+                lost = row.ranges.shifted(-start)
         # A killed process may have rewritten bytes that no fsync has made durable since.
         written = row.ranges.shifted(-start)
         for low, high in lost:
@@ -358,6 +373,62 @@ class Staging:
             windows=windows,
             dirty=bool(windows),
         )
+
+    def check_recorded(self) -> None:
+        """Compare the loaded windows with their checksums, and note the bytes that are lost."""
+        for key in windows_with_checksums(self._index):
+            found = self._loaded(key)
+            if found is not None and not self._is_intact(key, *found):
+                row, window = found
+                log.error("staged bytes of inode %d do not match their checksum", number_of(key))
+                window.file.lose(row.ranges.shifted(-window.start))
+
+    def remove_checksums(self) -> None:
+        """Remove the checksums from the index, and record the bytes that are lost. For the owner.
+
+        The caller commits that before any byte changes.
+        """
+        keys = windows_with_checksums(self._index)
+        with self._index.change() if keys else contextlib.nullcontext():
+            for key in keys:
+                remove_checksum(self._index, key)
+                found = self._loaded(key)
+                if found is not None and found[1].lost():
+                    self.record(InodeNumber(number_of(key)), found[1], RangeSet())
+
+    def add_checksums(self) -> None:
+        """Record checksums of windows, all of whose bytes are durable and will not change."""
+        left = BYTES_MAX
+        keys = [
+            pair_key(staged.inode, number) for staged in self for number in sorted(staged.windows)
+        ]
+        with self._index.change() if keys else contextlib.nullcontext():
+            for key in keys:
+                if (found := self._loaded(key)) is None or found[1].lost():
+                    continue
+                row, window = found
+                left -= row.ranges.size
+                with contextlib.suppress(OSError):  # without a checksum it is as after a crash
+                    path = self.folder / window.file.name
+                    if left >= 0 and (value := checksum_of(path, row, window.start)) is not None:
+                        put_checksum(self._index, key, row, value)
+
+    def _loaded(self, key: bytes) -> tuple[WindowRanges, Window] | None:
+        """Return the row of a window and the window, if it is loaded and the row is of it."""
+        try:
+            inode, number = pair_of(key)
+            value = self._index.get(Table.STAGED, key)
+            row = None if value is None else WindowRanges.from_bytes(value)
+        except CorruptIndex:
+            return None
+        staged = self._staged.get(InodeNumber(inode))
+        window = None if staged is None else staged.windows.get(number)
+        if row is None or window is None or row.generation != window.generation:
+            return None
+        return row, window
+
+    def _is_intact(self, key: bytes, row: WindowRanges, window: Window) -> bool:
+        return is_intact(self._index, self.folder / window.file.name, key, row, window.start)
 
     def start_generations_at(self, generation: int) -> None:
         """Set the newest generation that is in use."""

@@ -188,6 +188,14 @@ class WindowFile:
                     problem = f"the disk failed to write {start} to {stop} of staging file"
                     raise LostBytes(f"bytes were lost: {problem} {self.name}")
 
+    def lose(self, ranges: RangeSet) -> None:
+        """Note that the disk has other bytes than were written."""
+        with self._lock:
+            self.failures += 1
+            self._written = RangeSet()
+            self._lost.update(ranges)
+            self._update()
+
     def lost(self) -> RangeSet:
         """Return the ranges that the disk has lost, as far as is known."""
         with self._lock:

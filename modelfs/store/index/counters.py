@@ -27,6 +27,8 @@ scrub.pack, .offset         where the scrub continues
 scrub.chunks, .bytes        chunks and bytes that it has checked
 scrub.rate                  bytes per second of a scrub that restarts by itself; 0: no such scrub
 scrub.damaged. CHUNK        the place of a damaged chunk: pack << 32 | offset
+staged. KEY                 of a row of `staged`, while the store is closed: see
+                            `staged_checksums`
 ==========================  =====================================================================
 """
 
@@ -65,6 +67,7 @@ SCRUB_CHUNKS: Final = b"scrub.chunks"
 SCRUB_BYTES: Final = b"scrub.bytes"
 SCRUB_RATE: Final = b"scrub.rate"
 SCRUB_DAMAGED: Final = b"scrub.damaged."
+STAGED_CHECKSUM: Final = b"staged."
 
 
 class Counters:

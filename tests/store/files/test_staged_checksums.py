@@ -1,0 +1,115 @@
+"""Checksums of staged bytes between two sessions."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfs.errors import CorruptData
+from modelfs.jobs.check.fsck import check, fsck
+from modelfs.jobs.repair.run import repair
+from modelfs.store.files import staging
+from modelfs.store.files.staged_checksums import windows_with_checksums
+from modelfs.store.index.tables import ROOT
+from modelfs.store.store import Store
+from tests.support.run_jobs import ingest_all
+from tests.support.stores import content_of, new_file, new_store, noise, overwrite
+
+DATA = noise(3 << 20, 1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store that was closed in order, with staged bytes."""
+    path = new_store(tmp_path)
+    with Store(path) as store:
+        new_file(store, b"a", DATA)
+    return path
+
+
+def file_of(path: Path) -> Path:
+    """Return the only staging file."""
+    (file,) = (path / "staging").iterdir()
+    return file
+
+
+def read(store: Store) -> bytes:
+    return content_of(store, store.namespace.lookup(ROOT, b"a"))
+
+
+def test_a_row_has_a_checksum_while_the_store_is_closed(path: Path) -> None:
+    """It is there at the end, and gone from the index when a process may write again."""
+    with Store(path, read_only=True) as store:
+        assert len(windows_with_checksums(store.index)) == 1
+        assert read(store) == DATA
+    Store(path).abandon()  # the kill of a process that did nothing yet
+    with Store(path, read_only=True) as store:
+        assert windows_with_checksums(store.index) == []
+        assert read(store) == DATA
+
+
+def test_damaged_bytes_are_lost(path: Path) -> None:
+    """A flipped byte is found at the next opening: reads fail, until the bytes come again."""
+    overwrite(file_of(path), 5000, b"damaged")
+    with Store(path, read_only=True) as store, pytest.raises(CorruptData):
+        read(store)
+    for _ in range(2):  # it is recorded
+        store = Store(path)
+        with pytest.raises(CorruptData):
+            read(store)
+        assert store.statistics().lost_bytes == len(DATA)
+        store.abandon()
+    with Store(path, read_only=True) as store:
+        assert fsck(store).lost.impact.files == {b"/a": None}
+    with Store(path) as store:
+        store.writes.write(store.namespace.lookup(ROOT, b"a"), 0, DATA)
+        assert read(store) == DATA
+        ingest_all(store)
+        assert read(store) == DATA
+        assert check(store, data=True) == []
+
+
+def test_fsck_finds_and_repairs_it(path: Path) -> None:
+    """With its data, a check names the file, and a repair records that the bytes are lost."""
+    overwrite(file_of(path), 5000, b"damaged")
+    with Store(path, read_only=True) as store:
+        assert check(store) == []
+        (finding,) = check(store, data=True)
+    assert (finding.invariant, finding.files) == ("staged", (b"/a",))
+    report = repair(path, data=True)
+    assert report.after.findings == []
+    assert report.after.lost.bytes == len(DATA)
+    with Store(path) as store, pytest.raises(CorruptData):
+        read(store)
+
+
+def test_a_crash_leaves_newer_bytes(path: Path) -> None:
+    """Bytes that were rewritten before a crash are as they were written, and not damage."""
+    store = Store(path)
+    store.writes.write(store.namespace.lookup(ROOT, b"a"), 100, b"newer")
+    store.abandon()
+    with Store(path) as store:
+        assert read(store) in (DATA, DATA[:100] + b"newer" + DATA[105:])
+        assert check(store, data=True) == []
+
+
+def test_a_missing_file_is_no_mismatch(path: Path) -> None:
+    """A file that is gone or cut short has the finding that it had before."""
+    file = file_of(path)
+    with file.open("r+b") as opened:
+        opened.truncate(1 << 20)
+    with Store(path, read_only=True) as store:
+        assert {finding.invariant for finding in check(store, data=True)} == {"window"}
+    file.unlink()
+    with Store(path, read_only=True) as store:
+        assert {finding.invariant for finding in check(store, data=True)} == {"window"}
+
+
+def test_too_many_bytes_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a session does not wait for more than a limit of bytes."""
+    monkeypatch.setattr(staging, "BYTES_MAX", 1 << 20)
+    path = new_store(tmp_path)
+    with Store(path) as store:
+        new_file(store, b"a", DATA)
+    with Store(path, read_only=True) as store:
+        assert windows_with_checksums(store.index) == []
+        assert read(store) == DATA
