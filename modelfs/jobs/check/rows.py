@@ -152,8 +152,10 @@ def staged_bytes_are_intact(view: CheckView, reported: Reported) -> Iterator[Fin
         inode, number = pair_of(key)
         start = number * WINDOW
         path = view.store.staging.folder / window_name(inode, number, row.generation)
-        if not is_intact(view.index, path, key, row, start) and view.is_current(Table.STAGED, key):
-            reported.damaged_windows.add(key)
+        if is_intact(view.index, path, key, row, start) or not view.is_current(Table.STAGED, key):
+            continue
+        reported.damaged_windows.add(key)
+        if _window_problem(view, inode, number, row) is None:  # else it is reported already
             message = f"window {number} of inode {inode}: its bytes do not match their checksum"
             tensors = [name for low, high in row.ranges for name in view.tensors(inode, low, high)]
             yield Finding("staged", message, (view.path(inode),), tuple(dict.fromkeys(tensors)))

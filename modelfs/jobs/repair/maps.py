@@ -21,7 +21,7 @@ from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.missing_extents import suspicious_holes
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.files import staged_file
-from modelfs.store.files.staged_checksums import remove_checksum
+from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
 from modelfs.store.files.staged_file import window_name
 from modelfs.store.index.counters import LOGICAL
 from modelfs.store.index.ranges import RangeSet
@@ -239,6 +239,10 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: WindowR
         return
     node, key = context.node(inode), pair_key(inode, number)
     assert node is not None
+    if present and has_checksum(context.index, key, row):
+        # Which of the bytes that are left are right cannot be known.
+        context.quarantine.add_file(path)
+        present, lost = RangeSet(), row.ranges.copy()
     remove_checksum(context.index, key)
     if present:
         context.index.put(Table.STAGED, key, WindowRanges(row.generation, present).to_bytes())

@@ -52,16 +52,21 @@ def remove_checksum(index: Index, key: bytes) -> None:
     index.delete(Table.META, STAGED_CHECKSUM + key)
 
 
-def checksum_of(path: Path, row: WindowRanges, start: int) -> int | None:
-    """Return the checksum of the staged bytes of a window.
+def has_checksum(index: Index, key: bytes, row: WindowRanges) -> bool:
+    """Whether a window has a checksum. A part of its bytes alone cannot be compared with it."""
+    try:
+        return Counters(index).get(STAGED_CHECKSUM + key) >> _BITS == row.generation
+    except CorruptIndex:
+        return False
+
+
+def checksum_of(path: Path, row: WindowRanges, start: int) -> int:
+    """Return the checksum of the staged bytes of a window, as far as the file has them.
 
     Args:
         path: of the staging file.
         row: of the window.
         start: of the window, in bytes from the start of the file.
-
-    Returns:
-        None if the file is shorter than the ranges.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -71,11 +76,7 @@ def checksum_of(path: Path, row: WindowRanges, start: int) -> int | None:
     try:
         for low, high in row.ranges:
             for at in range(low, high, _READ_BYTES):
-                size = min(_READ_BYTES, high - at)
-                data = os.pread(fd, size, at - start)
-                if len(data) < size:
-                    return None
-                hasher.update(data)
+                hasher.update(os.pread(fd, min(_READ_BYTES, high - at), at - start))
     finally:
         os.close(fd)
     return hasher.intdigest()
@@ -84,10 +85,12 @@ def checksum_of(path: Path, row: WindowRanges, start: int) -> int | None:
 def is_intact(index: Index, path: Path, key: bytes, row: WindowRanges, start: int) -> bool:
     """Whether the bytes of a window match their checksum; True if there is none.
 
-    A file that is missing, cut short or cannot be read is an error of the read that needs it.
+    A file that is missing or cannot be read is an error of the read that needs it.
     """
+    if not has_checksum(index, key, row):
+        return True
+    wanted = Counters(index).get(STAGED_CHECKSUM + key) & (1 << _BITS) - 1
     try:
-        generation, checksum = divmod(Counters(index).get(STAGED_CHECKSUM + key), 1 << _BITS)
-        return generation != row.generation or checksum_of(path, row, start) in (checksum, None)
-    except (CorruptIndex, OSError):
+        return checksum_of(path, row, start) == wanted
+    except OSError:
         return True

@@ -410,7 +410,8 @@ class Staging:
                 left -= row.ranges.size
                 with contextlib.suppress(OSError):  # without a checksum it is as after a crash
                     path = self.folder / window.file.name
-                    if left >= 0 and (value := checksum_of(path, row, window.start)) is not None:
+                    if left >= 0:
+                        value = checksum_of(path, row, window.start)
                         put_checksum(self._index, key, row, value)
 
     def _loaded(self, key: bytes) -> tuple[WindowRanges, Window] | None:

@@ -104,6 +104,18 @@ def test_a_missing_file_is_no_mismatch(path: Path) -> None:
         assert {finding.invariant for finding in check(store, data=True)} == {"window"}
 
 
+def test_a_part_of_a_window_proves_nothing(path: Path) -> None:
+    """Of a file that was cut, the bytes that are left cannot be compared: all are lost."""
+    file = file_of(path)
+    overwrite(file, 5000, b"damaged")
+    with file.open("r+b") as opened:
+        opened.truncate(1 << 20)
+    assert repair(path).after.findings == []
+    with Store(path) as store, pytest.raises(CorruptData):
+        read(store)
+    assert (path / "quarantine" / file.name).is_file()
+
+
 def test_too_many_bytes_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a session does not wait for more than a limit of bytes."""
     monkeypatch.setattr(staging, "BYTES_MAX", 1 << 20)
