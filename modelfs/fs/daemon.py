@@ -119,7 +119,14 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             reader = Reader(self._store.contents, self._workers, nursery, self._options.cache_size)
             writer = Writer(self._store.writes, self._workers)
-            operations = Operations(self._store, self._handles, self._background, reader, writer)
+            operations = Operations(
+                self._store,
+                self._handles,
+                self._background,
+                reader,
+                writer,
+                commits_names=self._options.commits_names,
+            )
             try:
                 pyfuse3.init(operations, str(mountpoint), self._options.for_kernel())
             except RuntimeError as exc:

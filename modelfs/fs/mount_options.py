@@ -16,6 +16,11 @@ class MountOptions:
     limit: int | None  # bytes that the store may take on its disk; None: the whole disk
     options: tuple[str, ...]  # further options for the kernel, as fusermount3 spells them
 
+    @property
+    def commits_names(self) -> bool:
+        """Whether a change of names is durable before its reply: `sync` or `dirsync`, mount(8)."""
+        return not {"sync", "dirsync"}.isdisjoint(self.options)
+
     def for_kernel(self) -> set[str]:
         """Return the options that libfuse passes to the kernel."""
         options = {"subtype=modelfs", "default_permissions", *self.options}

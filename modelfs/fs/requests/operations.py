@@ -91,8 +91,12 @@ class Operations(pyfuse3.Operations):
         background: Scheduler,
         reader: Reader,
         writer: Writer,
+        *,
+        commits_names: bool = False,
     ) -> None:
+        """Make the handlers; with `commits_names`, names are durable before a reply."""
         super().__init__()
+        self._commits_names = commits_names
         self._store = store
         self._handles = handles
         self._background = background
@@ -134,14 +138,14 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         await self._background.durability.before_change()
-        return self._created(parent_inode, name, mode, ctx, rdev)
+        return await self._created(parent_inode, name, mode, ctx, rdev)
 
     @replies
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         await self._background.durability.before_change()
-        return self._created(parent_inode, name, ModeT(mode | stat.S_IFDIR), ctx)
+        return await self._created(parent_inode, name, ModeT(mode | stat.S_IFDIR), ctx)
 
     @replies
     async def symlink(
@@ -152,6 +156,7 @@ class Operations(pyfuse3.Operations):
         node = self._store.namespace.symlink(
             InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
         )
+        await self._names_changed()
         return self.lookups.entry(node.inode)
 
     @replies
@@ -165,17 +170,20 @@ class Operations(pyfuse3.Operations):
         await self._background.durability.before_change()
         self._store.space.reserve(NAME_ROOM)
         self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
+        await self._names_changed()
         return self.lookups.entry(InodeNumber(inode))
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self._background.durability.before_change(frees=True)
         self.lookups.lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
+        await self._names_changed()
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self._background.durability.before_change(frees=True)
         self.lookups.lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
+        await self._names_changed()
 
     @replies
     async def rename(
@@ -197,11 +205,12 @@ class Operations(pyfuse3.Operations):
             self._store.namespace.exchange(old, new)
             self._background.durability.replaced(self._store.namespace.lookup(*old))
             self._background.durability.replaced(self._store.namespace.lookup(*new))
-            return
-        overwritten = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
-        if overwritten is not None:
-            self._background.durability.replaced(self._store.namespace.lookup(*new))
-            self.lookups.lost_name(overwritten)
+        else:
+            overwritten = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
+            if overwritten is not None:
+                self._background.durability.replaced(self._store.namespace.lookup(*new))
+                self.lookups.lost_name(overwritten)
+        await self._names_changed()
 
     # -- directories
 
@@ -306,7 +315,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         await self._background.durability.before_change()
         await self._background.ingest.before_create()
-        entry = self._created(parent_inode, name, mode, ctx)
+        entry = await self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags), entry
 
     @replies
@@ -350,13 +359,20 @@ class Operations(pyfuse3.Operations):
 
     # -- helpers
 
-    def _created(
+    async def _created(
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
     ) -> EntryAttributes:
         self._store.space.reserve(NAME_ROOM)
         owner = Owner(ctx.uid, ctx.gid)
         node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
+        await self._names_changed()
         return self.lookups.entry(node.inode)
+
+    async def _names_changed(self) -> None:
+        """Make a change of names durable, if the mount's options ask for that."""
+        # The kernel makes the content of files synchronous by itself, and sends nothing for names.
+        if self._commits_names:
+            await self._background.durability.commit()
 
     def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
         handle = self._handles.open(inode, writable=_wants_to_write(flags))
