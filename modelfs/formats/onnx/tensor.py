@@ -98,10 +98,10 @@ class Tensor:
         location = _location(self.external_data.get(LOCATION, b""))
         offset = _decimal(self.external_data.get(OFFSET, b"0"))
         dtype = ONNX_DTYPES.get(self.data_type)
-        if LENGTH in self.external_data:
-            length = _decimal(self.external_data[LENGTH])
-        else:
-            length = None if dtype is None else tensor_size(dtype, self.dims)
+        length = _decimal(self.external_data.get(LENGTH, b"0"))
+        if length == 0 and dtype is not None:
+            # Some exporters give none, or 0: then the shape has it, as for ONNX's own reader.
+            length = tensor_size(dtype, self.dims)
         if self.data_location != EXTERNAL or location is None or offset is None or not length:
             return None
         if offset + length > MAX_OFFSET:

@@ -363,13 +363,14 @@ def test_external_data_of_attributes_is_found() -> None:
         pytest.param([("offset", "16"), ("length", "8")], named(16, 24), id="all"),
         pytest.param([("length", "8")], named(0, 8), id="no offset"),
         pytest.param([("offset", "16")], named(16, 24), id="no length"),
+        pytest.param([("offset", "16"), ("length", "0")], named(16, 24), id="length 0"),
         pytest.param([("length", "9")], named(0, 9, "U8", (9,)), id="other length"),
         pytest.param([("checksum", "0" * 40)], named(0, 8), id="checksum"),
         pytest.param([("offset", "7"), ("offset", "8")], named(8, 16), id="last offset counts"),
     ],
 )
 def test_external_ranges(entries: list[tuple[str, str]], expected: ExternalSpan) -> None:
-    """An absent offset is 0, and an absent length follows from dtype and shape."""
+    """An absent offset is 0, and a length that is absent or 0 follows from dtype and shape."""
     layout = scanned(external([("location", "f.data"), *entries]))
     assert layout.external == (expected,)
 
@@ -398,7 +399,6 @@ def test_locations_below_the_model_are_kept(location: str) -> None:
         [("offset", " 1")],
         [("offset", "\u0661")],
         [("offset", "9" * 5000)],
-        [("length", "0")],
         [("length", "x")],
         [("length", "")],
         [("offset", str(MAX_OFFSET)), ("length", "1")],
