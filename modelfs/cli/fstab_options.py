@@ -22,7 +22,7 @@ IGNORED: Final = frozenset(
         *("user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup"),
         *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime"),
         *("strictatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion"),
-        *("silent", "loud", "mand", "nomand", "default_permissions", "nonempty"),
+        *("silent", "loud", "mand", "nomand", "default_permissions"),
     }
 )
 
@@ -36,6 +36,7 @@ class FstabOptions:
     cache_size: int | None
     limit: int | None
     replace: bool
+    nonempty: bool
     passed_on: tuple[str, ...]
 
 
@@ -46,18 +47,15 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
         Failure: an option that modelfs does not support.
     """
     read_only: bool | None = None
-    allow_other = False
-    replace = False
+    flags = dict.fromkeys(("allow_other", "replace", "nonempty"), False)
     sizes: dict[str, int] = {}
     passed_on: dict[str, None] = {}
     for option in (part for text in texts for part in text.split(",") if part):
         name, _, value = option.partition("=")
         if option in ("ro", "rw"):
             read_only = option == "ro"
-        elif option == "allow_other":
-            allow_other = True
-        elif option == "replace":
-            replace = True
+        elif option in flags:
+            flags[option] = True
         elif name in SIZES:
             try:
                 sizes[name] = parse_size(value)
@@ -72,9 +70,10 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
             raise Failure(f"-o {option} is not supported; {hint}", Code.USAGE)
     return FstabOptions(
         read_only,
-        allow_other,
+        flags["allow_other"],
         sizes.get("cache_size"),
         sizes.get("limit"),
-        replace,
+        flags["replace"],
+        flags["nonempty"],
         tuple(passed_on),
     )

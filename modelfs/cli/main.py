@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 from click.exceptions import NoArgsIsHelpError
@@ -14,6 +14,7 @@ from modelfs.cli import logs
 from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.output import ClosedPipe, replace_stdout
+from modelfs.cli.streams import open_closed_streams
 
 # The modules of `commands`. Each is loaded when its command is called, because some of them load
 # slow libraries.
@@ -86,8 +87,18 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    arguments = sys.argv[1:]
+    if arguments and "/" in arguments[0]:
+        # mount(8) calls a file system's command like that: see `mount_helper`.
+        end_with(import_module("modelfs.cli.mount_helper").run, arguments)
+    end_with(run, arguments)
+
+
+def end_with(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> NoReturn:
+    """Run a command, and end the process with its exit code."""
+    open_closed_streams()
     replace_stdout()
-    code = run(sys.argv[1:])
+    code = command(arguments)
     if code == Code.CLOSED_PIPE:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.raise_signal(signal.SIGPIPE)

@@ -1,5 +1,6 @@
 """`modelfs mount`."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -51,12 +52,17 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
     "first. Any other mount is left alone.",
 )
 @click.option(
+    "--nonempty",
+    is_flag=True,
+    help="Mount over a folder that has files, which the mount hides.",
+)
+@click.option(
     "-o",
     "options",
     metavar="OPT[,OPT]",
     multiple=True,
     help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, limit=SIZE, replace, "
-    "fsname=NAME, nosuid, nodev, noexec. "
+    "nonempty, sync, dirsync, fsname=NAME, nosuid, nodev, noexec. "
     "Options for mount(8) and systemd, such as noatime, _netdev and x-*, are ignored.",
 )
 def mount(  # noqa: PLR0913 - one parameter for each option
@@ -69,6 +75,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     allow_other: bool,
     limit: int | None,
     replace: bool,
+    nonempty: bool,
     options: tuple[str, ...],
 ) -> None:
     """Mount a store: show its files in a folder.
@@ -94,6 +101,8 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     )
     _check_not_mounted(mount_options)
     _check_possible(mount_options)
+    if not (nonempty or fstab.nonempty):
+        _check_empty(mount_options.mountpoint)
     if foreground:
         logs.of_foreground_daemon()
         _serve(mount_options, lambda: None)
@@ -155,6 +164,23 @@ def _check_not_mounted(options: MountOptions) -> None:
             raise Failure(
                 f"{options.store} is mounted at {other} already; "
                 f"unmount it with: modelfs umount {other}"
+            )
+
+
+def _check_empty(mountpoint: Path) -> None:
+    """Check that the mount hides no files.
+
+    Raises:
+        Failure: the mount point has some.
+    """
+    if mounted_at(mountpoint) is not None:
+        return  # an autofs: a look into it would wait for this very mount
+    # A user who may not list the folder cannot miss its files.
+    with contextlib.suppress(PermissionError), os.scandir(mountpoint) as entries:
+        if any(entries):
+            raise Failure(
+                f"{mountpoint} has files, which the mount would hide; name an empty folder, "
+                "or mount with --nonempty"
             )
 
 

@@ -123,6 +123,20 @@ def test_mountpoint_refusals(
     assert fuse.mounted == []
 
 
+@pytest.mark.parametrize("options", [(), ("--nonempty",), ("-o", "nonempty")])
+def test_a_folder_with_files(
+    call: Call, fuse: FakeFuse, empty: Path, folder: Path, options: tuple[str, ...]
+) -> None:
+    """A mount that would hide files is refused without --nonempty."""
+    (folder / "file").touch()
+    done = call("mount", "--foreground", *options, empty, folder)
+    if options:
+        assert (done.code, len(fuse.mounted)) == (0, 1)
+    else:
+        assert f"{folder} has files, which the mount would hide" in done.error
+        assert fuse.mounted == []
+
+
 def test_mounted_already(
     call: Call, fuse: FakeFuse, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +183,7 @@ def test_other_users(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--allow-other of a user needs a line in fuse.conf."""
-    conf = folder / "fuse.conf"
+    conf = empty.parent / "fuse.conf"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(mount, "FUSE_CONF", conf)
     for text in (None, "# user_allow_other\n"):
