@@ -146,7 +146,7 @@ def connect(store: Path) -> DaemonClient | None:
                 return None
             case PermissionError():
                 who = "only the owner of the store and root may use its daemon"
-                raise Failure(f"permission denied: {store} ({who}; try sudo)") from exc
+                raise Failure(f"permission denied: {store} ({who})") from exc
             case TimeoutError():
                 raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
         raise

@@ -107,10 +107,11 @@ def with_hint(problem: str, number: object) -> str:
 
 def permission_denied(path: Path) -> str:
     """Return the problem of a path that this user may not use, and the next step."""
+    advice = "not even root may use it here" if os.geteuid() == 0 else "try sudo"
     try:
-        why = f"owned by user {path.stat().st_uid}; try sudo"
+        why = f"owned by user {path.stat().st_uid}; {advice}"
     except OSError:
-        why = "try sudo"
+        why = advice
         mount = mount_table.mounted_at(mount_table.mount_point_of(path))
         if mount is not None and mount.kind == mount_table.MODELFS:
             # Even root may not use it: see allow_other in mount.fuse(8).

@@ -1,6 +1,6 @@
 """Findings of `fsck` and `scrub`, as lines of text."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from modelfs.cli.escape import plain
 from modelfs.jobs.check import findings
@@ -13,6 +13,6 @@ def line_of(finding: Finding) -> str:
     return with_names(text, finding.files, finding.tensors)
 
 
-def with_names(text: str, files: Iterable[bytes], tensors: Iterable[str]) -> str:
+def with_names(text: str, files: Collection[bytes], tensors: Collection[str]) -> str:
     """Return a text, followed by the names of affected files and tensors."""
     return plain(findings.with_names(text, files, tensors))

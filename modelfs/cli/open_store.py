@@ -27,6 +27,22 @@ def open_unmounted(store: Path) -> Store:
         raise _locked(store, exc) from exc
 
 
+def open_for_reading(store: Path) -> Store:
+    """Open a store as of its last commit.
+
+    Raises:
+        StoreBusy: a process in another container has this one's PID, and the store open for
+            writing. Beside readers with this PID the store is locked against writers instead.
+    """
+    try:
+        return Store(store, read_only=True)
+    except StoreBusy as busy:
+        try:
+            return Store(store, read_only=True, exclude_writers=True)
+        except StoreBusy:
+            raise busy from None
+
+
 @contextlib.contextmanager
 def pinned(store: Path) -> Iterator[None]:
     """Keep the files of the last commit in place, by way of the daemon or by the store's lock.

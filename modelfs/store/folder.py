@@ -159,7 +159,7 @@ def lock(folder: Path, kind: int) -> io.FileIO:
         file = io.FileIO(path, "r+", opener=_create) if kind == fcntl.LOCK_EX else io.FileIO(path)
     except PermissionError as exc:
         owner = folder.stat().st_uid
-        raise StoreReadOnly(f"permission denied: {path} (owned by UID {owner}; try sudo)") from exc
+        raise StoreReadOnly(f"permission denied: {path} (owned by UID {owner})") from exc
     except OSError as exc:
         raise StoreReadOnly(f"{path} cannot be opened: {exc.strerror}") from exc
     try:

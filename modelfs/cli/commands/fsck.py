@@ -9,7 +9,7 @@ import click
 from modelfs.cli import client, render
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.findings import line_of, with_names
-from modelfs.cli.open_store import pinned
+from modelfs.cli.open_store import open_for_reading, pinned
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_mount_point, find_store
 from modelfs.errors import CorruptIndex, DamagedPages, IndexLost
@@ -20,7 +20,6 @@ from modelfs.jobs.check.pages import meta_page_findings, page_findings
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
-from modelfs.store.store import Store
 
 CODES = """\b
 Exit codes, as in fsck(8):
@@ -86,7 +85,7 @@ def _check(store: Path, *, data: bool, found: list[Finding]) -> FsckReport:
         if not findings:
             with (
                 pinned(store),
-                Store(store, read_only=True) as opened,
+                open_for_reading(store) as opened,
                 render.progress_bar("checking", in_bytes=data) as progress,
             ):
                 return check_store(opened, data=data, progress=progress, found=found)

@@ -6,14 +6,13 @@ from pathlib import Path
 import click
 
 from modelfs.cli import client, render
-from modelfs.cli.open_store import open_unmounted
+from modelfs.cli.open_store import open_for_reading, open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.jobs.drive import run
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
 from modelfs.jobs.gc.job import collect_unmounted
 from modelfs.jobs.hints import all_hints
-from modelfs.store.store import Store
 
 
 @click.command()
@@ -31,7 +30,7 @@ def gc(place: Path, *, dry_run: bool) -> None:
             with daemon:
                 garbage = daemon.ask("gc", progress, dry_run=dry_run)
         elif dry_run:
-            with Store(store, read_only=True) as opened:
+            with open_for_reading(store) as opened:
                 collector = Collector(opened)
                 collector.measure(LIVE_MIN_SMALL)
                 garbage = asdict(collector.survey(LIVE_MIN_SMALL))

@@ -8,13 +8,13 @@ import click
 
 from modelfs.cli import client, render
 from modelfs.cli.escape import plain
+from modelfs.cli.open_store import open_for_reading
 from modelfs.cli.params import PATH
 from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
 from modelfs.fs.host.mount_table import mount_point_of
 from modelfs.jobs.inspect.file import report_on, state_of
 from modelfs.store.index.tables import InodeNumber
-from modelfs.store.store import Store
 
 # How many users or bases of a tensor's chunks a line of the table has room for.
 NAMES_SHOWN: Final = 3
@@ -49,7 +49,7 @@ def _report(path: Path, file: Path | InodeNumber) -> Json:
     with client.connect(path) or nullcontext() as daemon:
         if daemon is not None and not isinstance(file, Path):
             return daemon.ask("inspect", inode=file)
-        with Store(path, read_only=True) as store:
+        with open_for_reading(path) as store:
             with store.index.pinned():
                 inode = file_of_store(store, file) if isinstance(file, Path) else file
                 state = None if daemon is not None else state_of(store, inode)

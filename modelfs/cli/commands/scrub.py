@@ -10,7 +10,7 @@ import click
 from modelfs.cli import client, render
 from modelfs.cli.failure import Code, Failure
 from modelfs.cli.findings import line_of
-from modelfs.cli.open_store import open_unmounted
+from modelfs.cli.open_store import open_for_reading, open_unmounted
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import find_store
 from modelfs.cli.render import Json
@@ -19,7 +19,6 @@ from modelfs.jobs.drive import run_and_commit
 from modelfs.jobs.scrub.job import scrub as scrub_store
 from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import Scrubber
-from modelfs.store.store import Store
 
 # A TiB takes less than five hours, and programs that read models do not become slower.
 RATE: Final = "64MiB"
@@ -92,7 +91,7 @@ def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
         case "background":
             raise Failure(f"{store} is not mounted; mount it, or scrub it without --background")
         case "status":
-            with Store(store, read_only=True) as opened:
+            with open_for_reading(store) as opened:
                 return scrub_report(opened)
         case "stop":
             with open_unmounted(store) as opened:

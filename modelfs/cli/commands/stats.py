@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from modelfs.cli import client, render
+from modelfs.cli.open_store import open_for_reading
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.cli.render import Json
-from modelfs.store.store import Store
 
 
 @click.command()
@@ -22,7 +22,7 @@ def stats(place: Path, *, as_json: bool) -> None:
         with daemon:
             statistics = daemon.ask("stats")
     else:
-        with Store(store, read_only=True) as opened:
+        with open_for_reading(store) as opened:
             statistics = opened.statistics().to_dict()
     if as_json:
         render.show_json(statistics)

@@ -8,9 +8,13 @@ Example. The stored bytes of chunk 1 fail their checksum::
 
 import enum
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from itertools import islice
+from typing import Any, Final, Self
+
+# Names in a line of text. A lost pack of 256 MiB can have ten thousand; `to_dict` has all of them.
+NAMES_MAX: Final = 20
 
 
 class Severity(enum.StrEnum):
@@ -46,11 +50,16 @@ class Finding:
         )
 
 
-def with_names(text: str, files: Iterable[bytes], tensors: Iterable[str]) -> str:
-    """Return a text, followed by the names of affected files and tensors."""
+def with_names(text: str, files: Collection[bytes], tensors: Collection[str]) -> str:
+    """Return a text, followed by the names of affected files and tensors, the first of many."""
     parts = [text]
-    if paths := ", ".join(map(os.fsdecode, files)):
-        parts.append(f"files: {paths}")
-    if names := ", ".join(tensors):
-        parts.append(f"tensors: {names}")
+    if files:
+        parts.append(f"files: {_first(map(os.fsdecode, files), len(files))}")
+    if tensors:
+        parts.append(f"tensors: {_first(tensors, len(tensors))}")
     return "; ".join(parts)
+
+
+def _first(names: Iterable[str], count: int) -> str:
+    shown = ", ".join(islice(names, NAMES_MAX))
+    return shown if count <= NAMES_MAX else f"{shown} and {count - NAMES_MAX:,} more"

@@ -195,8 +195,11 @@ def fsck(
 
 
 def _caught(invariant: str, findings: Iterator[Finding]) -> Iterator[Finding]:
-    # If damage prevents the check of one invariant, the others are still checked.
+    # If damage prevents the check of one invariant, the others are still checked. A file that this
+    # user may not read is no damage.
     try:
         yield from findings
+    except PermissionError:
+        raise
     except (CorruptData, OSError) as exc:
         yield Finding("unchecked", f"whether {invariant.replace('_', ' ')} is unknown: {exc}")

@@ -23,6 +23,8 @@ def pack_files_are_there(view: CheckView, reported: Reported) -> Iterator[Findin
         try:
             view.store.packs.check_header(PackId(pack))
             length = os.fstat(view.store.packs.descriptor(PackId(pack)).fd).st_size
+        except PermissionError:
+            raise  # the check's trouble, not the store's
         except (CorruptPack, OSError) as exc:
             reported.lost_packs[pack] = 0
             # Unless a daemon has deleted it since the check began.

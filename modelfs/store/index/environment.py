@@ -62,7 +62,18 @@ COPIES_MAX: Final = 20
 class Environment:
     """Transactions on the tables of an index. Any thread."""
 
-    def __init__(self, folder: Path, *, read_only: bool, map_size: int) -> None:
+    def __init__(
+        self, folder: Path, *, read_only: bool, map_size: int, needs_slots: bool = True
+    ) -> None:
+        """Open the environment.
+
+        Args:
+            folder: of the environment.
+            read_only: no transaction writes.
+            map_size: address space for the map, in bytes.
+            needs_slots: another process may write meanwhile. If none can, transactions go without:
+                LMDB lets only one process of each PID have slots, and containers all have a 1.
+        """
         self._folder = folder
         self._read_only = read_only
         self._map_size = map_size
@@ -74,6 +85,7 @@ class Environment:
         self._draining: lmdb.Environment | None = None
         # Whether transactions have slots. Once they have, the environment is never opened without.
         self.has_slots = not read_only
+        self._needs_slots = needs_slots
         self._databases: dict[Table, Database] = {}
         self._open()
 
@@ -323,7 +335,7 @@ class Environment:
             time.sleep(POLL_SECONDS)
 
     def _open(self) -> None:
-        self.has_slots = self.has_slots or may_lock(self._folder)
+        self.has_slots = self.has_slots or (self._needs_slots and may_lock(self._folder))
         env, self._databases = open_lmdb(
             self._folder,
             read_only=self._read_only,

@@ -96,7 +96,7 @@ class Index:
             folder: of the LMDB environment.
             read_only: refuse changes.
             exclude_writers: with `read_only`, the caller keeps other processes from writing the
-                index, so `version` needs no look at the last commit.
+                index, so `version` needs no look at the last commit, and reads need no slots.
             map_size: address space for LMDB's map, in bytes. It grows when it is full.
 
         Raises:
@@ -114,7 +114,9 @@ class Index:
         # first look. And how the next commit converts the rows that have none.
         self._with_checksums = False
         self._convert: Callable[[Table, bytes, bytes], bytes] | None = None
-        self._env = Environment(folder, read_only=read_only, map_size=map_size)
+        self._env = Environment(
+            folder, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
+        )
 
     def close(self) -> None:
         self._env.close()

@@ -71,7 +71,7 @@ def open_lmdb(
         prepare_lock_file(folder)
     try:
         env = lmdb.open(
-            str(folder),
+            os.fsencode(folder),  # a path may have bytes that are no UTF-8
             map_size=map_size,
             max_dbs=len(Table),
             max_spare_txns=0 if read_only else 8,

@@ -1,8 +1,11 @@
 """`modelfs fsck`."""
 
+import errno
 import itertools
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +112,21 @@ def test_a_lost_index(call: Call, empty: Path, options: tuple[str, ...], size: i
     done = call("fsck", *options, empty)
     assert (done.code, "--repair" in done.err) == (8, False)
     assert done.err.endswith("; restore the store from a backup\n")
+
+
+def test_no_permission(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that this user may not read is no damage: the check could not be made."""
+    real = os.open
+
+    def refused(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".pack"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refused)
+    done = call("fsck", family)
+    assert (done.code, "permission denied" in done.error) == (8, True)
+    assert ".pack" in done.error
 
 
 def test_wrong_usage(call: Call) -> None:
