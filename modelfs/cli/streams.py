@@ -4,12 +4,13 @@ Init scripts, cron daemons and launchers may start a program with some of them c
 that is opened would take the free number, and a message to stderr would be written into it.
 """
 
+import io
 import os
 import sys
 
 
 def open_closed_streams() -> None:
-    """Open /dev/null in the place of each standard stream that is closed.
+    """Open /dev/null in the place of each closed standard stream; let others take any bytes.
 
     Call it before any other file is opened.
     """
@@ -22,6 +23,10 @@ def open_closed_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             os.set_inheritable(number, True)
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            # A path that is not UTF-8 is printed with the bytes that it has.
+            stream.reconfigure(errors="surrogateescape")
+        elif stream is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, os.fdopen(number, mode, closefd=False))

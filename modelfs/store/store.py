@@ -401,7 +401,7 @@ class Store:
         """
         for staged in staged_files:
             node = self.inodes.find(staged.inode)
-            if node is not None and self.staging.find(staged.inode) is staged:
+            if node is not None and self.staging.find(staged.inode) is not None:
                 waiting.add_staged(staged, node.size)
         waiting.pending_files += sum(self.staging.find(inode) is None for inode in requested)
 

@@ -30,3 +30,19 @@ def test_open_streams_stay(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.startswith(b"modelfs ")
+
+
+def test_paths_that_are_not_utf8_are_printed(tmp_path: Path) -> None:
+    """A store's path may have any bytes, and a command prints them as they are."""
+    store = os.fsencode(tmp_path) + b"/st\xffre"
+    environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for command in ("mkfs", "stats", "fsck"):
+        done = subprocess.run(
+            [sys.executable, "-m", "modelfs", command, store],
+            capture_output=True,
+            check=True,
+            env=environ,
+            timeout=60,
+        )
+        assert done.stderr == b""
+        assert (store in done.stdout) == (command != "stats")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.cli.commands import inspect
+from modelfs.cli import open_store
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
@@ -107,7 +107,7 @@ def test_through_links(
             opened.append(folder)
             super().__init__(folder, read_only=read_only)
 
-    monkeypatch.setattr(inspect, "Store", Counted)
+    monkeypatch.setattr(open_store, "Store", Counted)
     report = call("inspect", "--store", empty, "link/x", "--json").json
     assert (report["path"], opened) == ("/sub/x", [empty])
     assert "the link away leads to /mnt/x" in call("inspect", "--store", empty, "away").error

@@ -1,6 +1,5 @@
 """`modelfs mkfs`."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -45,11 +44,3 @@ def test_refusals(call: Call, tmp_path: Path, empty: Path) -> None:
     missing = tmp_path / "no" / "where"
     assert f"create it with: mkdir -p {missing.parent}" in call("mkfs", missing).error
     assert (tmp_path / "full" / "thesis").read_text() == "x"
-
-
-def test_a_path_that_is_not_utf8(call: Call, tmp_path: Path) -> None:
-    """A store's path may have any bytes."""
-    store = tmp_path / os.fsdecode(b"st\xffre")
-    assert call("mkfs", store).code == 0
-    assert "no damage" in call("fsck", "--data", store).out
-    assert call("sync", store).code == 0
