@@ -106,8 +106,20 @@ def _new_file(folder: Path, size: int) -> IO[bytes]:
         with suppress(OSError):  # a reader may not write the store
             disk = os.statvfs(place)
             if size < disk.f_bavail * disk.f_frsize * PART_MAX:
-                return tempfile.TemporaryFile(dir=place)
+                file = tempfile.TemporaryFile(dir=place)
+                if _can_be_opened(file.fileno()):
+                    return file
+                file.close()
     raise StoreFull(f"no room for a copy of the index, of {size} bytes")
+
+
+def _can_be_opened(fd: int) -> bool:
+    """Whether a file without a name can be opened again, as LMDB does; not so on FUSE, or NFS."""
+    try:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _copy(source: int, target: int, size: int) -> None:
