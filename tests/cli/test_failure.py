@@ -25,7 +25,13 @@ def test_a_failure_has_its_own_next_step(error: Exception, line: str) -> None:
     assert describe(error).startswith(line)
 
 
-def test_another_users_file_is_named() -> None:
-    """A permission that is denied names the path and the owner."""
+@pytest.mark.parametrize(
+    ("user", "advice"), [(1000, "try sudo"), (0, "not even root may use it here")]
+)
+def test_another_users_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, user: int, advice: str
+) -> None:
+    """A permission that is denied names the path, the owner, and a next step for this user."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
     line = describe(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/"))
-    assert line == "permission denied: / (owned by user 0; try sudo)"
+    assert line == f"permission denied: / (owned by user 0; {advice})"
