@@ -106,7 +106,7 @@ def _new_file(folder: Path, size: int) -> IO[bytes]:
         with suppress(OSError):  # a reader may not write the store
             disk = os.statvfs(place)
             if size < disk.f_bavail * disk.f_frsize * PART_MAX:
-                file = tempfile.TemporaryFile(dir=place)
+                file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 - its copy closes it
                 if _can_be_opened(file.fileno()):
                     return file
                 file.close()
