@@ -15,7 +15,8 @@ import numpy.typing as npt
 from modelfs.jobs.defrag.order import BLOCK_ROWS, Numbers, PackedChunks, ReadSequence, Rows
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
-from modelfs.store.index.index import KEY_END, SCAN_PAGE, Index
+from modelfs.store.index.committed import SCAN_PAGE
+from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import Table
 

@@ -42,8 +42,8 @@ from modelfs.jobs.check.pages import data_file
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.files.staged_file import window_of
 from modelfs.store.folder import INDEX, STAGING, check_format
+from modelfs.store.index.committed import FIRST_ROWS
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.index import FIRST_ROWS
 from modelfs.store.index.opening import both_damaged
 from modelfs.store.index.page_check import FREE, TABLES, PageProblem, PageWalk, Use
 from modelfs.store.index.page_layout import (

@@ -23,42 +23,19 @@ the next commit, and reads see it at once.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from threading import get_ident
-from typing import Final, NamedTuple
+from typing import Final
 
-import lmdb
-
-from modelfs.errors import CorruptIndex, StoreReadOnly
+from modelfs.errors import StoreReadOnly
+from modelfs.store.index.committed import SCAN_PAGE, CommittedRows, Convert, Row
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
-from modelfs.store.index.opening import Database, Databases
-from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
-from modelfs.store.index.row_checksum import checked, with_checksum
-from modelfs.store.index.tables import ROOT, Table, number_key
+from modelfs.store.index.tables import Table
 
-# Rows read in one transaction: LMDB reuses no page that a transaction may still read.
-SCAN_PAGE: Final = 1000
 # Above every key: LMDB's longest is 511 bytes.
 KEY_END: Final = b"\xff" * 512
-
-# Two rows that every store has, and their lengths without checksums.
-FIRST_ROWS: Final = (
-    (Table.META, SUPERBLOCK, Superblock.LAYOUT.size),
-    (Table.INODES, number_key(ROOT), Inode.LAYOUT.size),
-)
-
-Row = tuple[bytes, bytes]
-
-
-class _Pin(NamedTuple):
-    """The commit that a thread's reads see."""
-
-    transaction: "lmdb.Transaction[bytes]"
-    databases: Databases  # of a copy; otherwise empty, as those of the environment count
 
 
 class CommitBatch:
@@ -109,13 +86,11 @@ class Index:
         self._undo: list[Undo] | None = None  # of the change in progress
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
-        self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
-        # Whether the committed rows have checksums, as all do since format 4: False until the
-        # first look. And how the next commit converts the rows that have none.
-        self._with_checksums = False
-        self._convert: Callable[[Table, bytes, bytes], bytes] | None = None
         self._env = Environment(
             folder, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
+        )
+        self._committed = CommittedRows(
+            self._env, read_only=read_only, others_write=self.others_write
         )
 
     def close(self) -> None:
@@ -130,12 +105,7 @@ class Index:
             CorruptIndex: the row does not match its checksum.
         """
         value = self._memtable.get(table, key)
-        if not isinstance(value, Unchanged):
-            return value
-        if not self._env.has(table):
-            return None
-        with self._snapshot() as snapshot:
-            return self._committed_value(snapshot, self._database, table, key)
+        return self._committed.get(table, key) if isinstance(value, Unchanged) else value
 
     def scan(
         self,
@@ -162,7 +132,7 @@ class Index:
         while len(rows) < limit and start < stop:
             left = limit - len(rows)
             changed, end = self._memtable.changes(table, start, stop, left)
-            page = self._committed(table, start, end, left, changed, damaged)
+            page = self._committed.page(table, start, end, left, changed, damaged)
             if changed:
                 page.extend((key, value) for key, value in changed.items() if value is not None)
                 page = sorted(page)[:left]
@@ -218,101 +188,25 @@ class Index:
 
     def _floor_keys(self, table: Table, key: bytes, low: bytes) -> Iterator[bytes]:
         """Yield the last key in `[low, key]`, of a row or of a deletion, then the one before it."""
-        while key >= low and (floor := self._floor_key(table, key, low)) is not None:
-            yield floor
+        while key >= low:
+            floors = self._memtable.floor_keys(table, key, low)
+            if (committed := self._committed.floor_key(table, key, low)) is not None:
+                floors.append(committed)
+            if not floors:
+                return
+            yield (floor := max(floors))
             # A deleted row. Keys here are numbers of fixed length: the key before is one less.
             key = (int.from_bytes(floor, "big") - 1).to_bytes(len(floor), "big")
 
-    def _floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
-        # The last key in `[low, key]`, in LMDB or the memtable; its row may be a deletion.
-        keys = self._memtable.floor_keys(table, key, low)
-        if not self._env.has(table):
-            return None
-        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
-            if cursor.set_range(key):
-                exists = cursor.key() == key or cursor.prev()
-            else:
-                exists = cursor.last()
-            if exists and cursor.key() >= low:
-                keys.append(cursor.key())
-        return max(keys, default=None)
-
-    def _committed(
-        self,
-        table: Table,
-        start: bytes,
-        stop: bytes,
-        limit: int,
-        hidden: dict[bytes, bytes | None],
-        damaged: set[bytes] | None,
-    ) -> list[Row]:
-        rows: list[Row] = []
-        if not self._env.has(table):
-            return rows
-        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
-            with_checksums = self._have_checksums(snapshot, self._database)
-            for key, stored in cursor if cursor.set_range(start) else ():
-                if key >= stop or len(rows) >= limit:
-                    break
-                if key in hidden:
-                    continue
-                try:
-                    rows.append((key, checked(table, key, stored) if with_checksums else stored))
-                except CorruptIndex:
-                    if damaged is None:
-                        raise
-                    damaged.add(key)
-        return rows
-
-    def _committed_value(
-        self,
-        snapshot: "lmdb.Transaction[bytes]",
-        database: Callable[[Table], Database],
-        table: Table,
-        key: bytes,
-    ) -> bytes | None:
-        stored = snapshot.get(key, db=database(table))
-        if stored is None or not self._have_checksums(snapshot, database):
-            return stored
-        return checked(table, key, stored)
-
-    def _have_checksums(
-        self, snapshot: "lmdb.Transaction[bytes]", database: Callable[[Table], Database]
-    ) -> bool:
-        """Whether the rows of a snapshot have checksums; another process may have added them."""
-        if not self._with_checksums:
-            self._with_checksums = all(
-                len(snapshot.get(key, b"", db=database(table))) != length
-                for table, key, length in FIRST_ROWS
-            )
-        return self._with_checksums
-
-    def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
-        if self._pins and (pin := self._pins.get(get_ident())) is not None:
-            return nullcontext(pin.transaction)
-        return self._env.transaction()
-
-    def _database(self, table: Table) -> Database:
-        if self._pins and (pin := self._pins.get(get_ident())) is not None and pin.databases:
-            return pin.databases[table]
-        return self._env.database(table)
-
-    @contextmanager
-    def pinned(self) -> Iterator[None]:
+    def pinned(self) -> AbstractContextManager[None]:
         """Make this thread's reads inside the block see one commit of another process.
 
         On an index that is open for writing this does nothing, since only its owner changes it. A
         nested block uses the commit of the outer one.
         """
-        thread = get_ident()
-        if not self._read_only or thread in self._pins:
-            yield
-            return
-        with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
-            yield
+        return self._committed.pinned()
 
-    @contextmanager
-    def copied(self) -> Iterator[None]:
+    def copied(self) -> AbstractContextManager[None]:
         """Make this thread's reads inside the block see one commit, for as long as it takes.
 
         As `pinned`, but if another process may write the index, a copy of it is read: commits
@@ -321,40 +215,15 @@ class Index:
         Raises:
             StoreFull: no disk has room for the copy.
         """
-        if not self.others_write or get_ident() in self._pins:
-            with self.pinned():
-                yield
-            return
-        copy = self._env.copy()
-        try:
-            with self._pinned_to(_Pin(copy.transaction, copy.databases)):
-                yield
-        finally:
-            copy.close()
-
-    @contextmanager
-    def _pinned_to(self, pin: "_Pin") -> Iterator[None]:
-        thread = get_ident()
-        self._pins[thread] = pin
-        try:
-            yield
-        finally:
-            if self._pins.get(thread) is pin:
-                del self._pins[thread]
+        return self._committed.copied()
 
     def get_newest(self, table: Table, key: bytes) -> bytes | None:
-        """Return a row's value as of the last commit, even inside `pinned`."""
-        if not self._read_only or not self._env.has(table):
-            return self.get(table, key)
-        with self._env.transaction() as snapshot:
-            return self._committed_value(snapshot, self._env.database, table, key)
+        """Return a row's value as of the last commit, even inside `pinned`. Raises as `get`."""
+        return self._committed.newest(table, key) if self._read_only else self.get(table, key)
 
     def stored(self, table: Table, key: bytes) -> bytes | None:
         """Return a row's value as of the last commit, with its checksum, right or wrong."""
-        if not self._env.has(table):
-            return None
-        with self._snapshot() as snapshot:
-            return snapshot.get(key, db=self._database(table))
+        return self._committed.stored(table, key)
 
     def version(self, table: Table) -> int:
         """Return a number that changes whenever the table may have changed.
@@ -477,7 +346,7 @@ class Index:
             self.seal().write()
             self.release()
 
-    def add_checksums(self, convert: Callable[[Table, bytes, bytes], bytes]) -> None:
+    def add_checksums(self, convert: Convert) -> None:
         """Convert every committed row, and give it a checksum, with the next commit.
 
         No other thread may read meanwhile. Does nothing if the rows have checksums.
@@ -485,46 +354,11 @@ class Index:
         Args:
             convert: returns the new value of a row, from its table, key and value.
         """
-        self._convert = convert
+        self._committed.add_checksums(convert)
 
     def apply(self, changes: Layer) -> None:
         """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
-
-        def work(transaction: "lmdb.Transaction[bytes]") -> None:
-            with_checksums = self._have_checksums(transaction, self._env.database)
-            if self._convert is not None and not with_checksums:
-                for table in changes:
-                    self._add_checksums(transaction, table, self._convert)
-                with_checksums = True
-            for table, rows in changes.items():
-                database = self._env.database(table)
-                for key, value in rows.items():
-                    if value is None:
-                        transaction.delete(key, db=database)
-                    else:
-                        stored = with_checksum(table, key, value) if with_checksums else value
-                        transaction.put(key, stored, db=database)
-
-        self._env.write(work)
-        self._convert = None
-
-    def _add_checksums(
-        self,
-        transaction: "lmdb.Transaction[bytes]",
-        table: Table,
-        convert: Callable[[Table, bytes, bytes], bytes],
-    ) -> None:
-        database = self._env.database(table)
-        start = b""
-        while True:
-            with transaction.cursor(database) as cursor:
-                rows = list(islice(cursor, SCAN_PAGE)) if cursor.set_range(start) else []
-            for key, value in rows:
-                stored = with_checksum(table, key, convert(table, key, value))
-                transaction.put(key, stored, db=database)
-            if len(rows) < SCAN_PAGE:
-                return
-            start = rows[-1][0] + b"\0"
+        self._committed.write(changes)
 
     def compact(self) -> None:
         """Give unused pages back to the disk, if most are unused: see `Environment.compact`."""
@@ -540,8 +374,7 @@ class Index:
 
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
-        pin = self._pins.get(get_ident())
-        return self._env.snapshot_id() if pin is None else pin.transaction.id()
+        return self._committed.snapshot_id()
 
     def reopen(self, deadline: float = math.inf) -> None:
         """Close LMDB's environment; the next read opens it again, as it is on the disk by then.
@@ -552,7 +385,7 @@ class Index:
             TimeoutError: a read lasts beyond the deadline, in monotonic seconds.
         """
         self._env.reopen(deadline)
-        self._with_checksums = False
+        self._committed.forget()
 
     def after_fork_in_child(self) -> None:
         """Drop the locks and the reads of threads that a forked child does not have."""
@@ -565,7 +398,7 @@ class Index:
 
     def in_transaction(self) -> bool:
         """Whether this thread is inside a read, or inside `pinned`."""
-        return get_ident() in self._pins or self._env.in_transaction()
+        return self._committed.is_pinned() or self._env.in_transaction()
 
     def abort_reads(self, *, unpin: bool = False) -> None:
         """Make the reads of this thread raise an error, up to the end of its `pinned`.
@@ -574,7 +407,7 @@ class Index:
             unpin: Ctrl-C has left `pinned` behind, so end it, too.
         """
         if unpin:
-            self._pins.pop(get_ident(), None)
+            self._committed.unpin()
         self._env.abort_transactions()
 
     @property

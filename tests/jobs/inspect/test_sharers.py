@@ -7,7 +7,8 @@ import pytest
 from modelfs.jobs.inspect import sharers as sharers_module
 from modelfs.jobs.inspect.file import inspect
 from modelfs.jobs.inspect.report import Sharer
-from modelfs.store.index.index import Index, Row
+from modelfs.store.index.committed import Row
+from modelfs.store.index.index import Index
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, pair_of
 from modelfs.store.store import Store
 from tests.support.file_reports import report_on, sharers

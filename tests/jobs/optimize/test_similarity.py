@@ -200,8 +200,9 @@ def test_the_cost_does_not_grow(opened: Store, monkeypatch: pytest.MonkeyPatch) 
     model = stored_model(opened, "many", **tensors)
     sketches = {name: model.sketch(name) for name in tensors}
     reads: list[int] = []
-    monkeypatch.setattr(index, "_committed", _counted(index._committed, reads))
-    monkeypatch.setattr(index, "_floor_key", _counted(index._floor_key, reads))
+    committed = index._committed
+    monkeypatch.setattr(committed, "page", _counted(committed.page, reads))
+    monkeypatch.setattr(committed, "floor_key", _counted(committed.floor_key, reads))
     counts: list[int] = []
     for name, sketch in sketches.items():
         reads.clear()

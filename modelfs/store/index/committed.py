@@ -1,0 +1,265 @@
+"""The committed rows of an index: those in LMDB, without the changes in memory.
+
+A read sees the last commit, unless its thread is *pinned* to one. It compares each row with its
+checksum. Rows of formats 1 to 3 have none until an upgrade adds them, which another process may do
+at any time; the lengths of two rows show whether that has happened.
+
+Example. `fsck` runs beside a daemon and pins its thread to a copy of commit 8. It reads the rows of
+commit 8 until the end of its block; `newest` returns a row as of commit 12 meanwhile.
+"""
+
+from collections.abc import Callable, Container, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
+from threading import get_ident
+from typing import Final, NamedTuple
+
+import lmdb
+
+from modelfs.errors import CorruptIndex
+from modelfs.store.index.environment import Environment
+from modelfs.store.index.memtable import Layer
+from modelfs.store.index.opening import Database, Databases
+from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
+from modelfs.store.index.row_checksum import checked, with_checksum
+from modelfs.store.index.tables import ROOT, Table, number_key
+
+# Rows read in one transaction: LMDB reuses no page that a transaction may still read.
+SCAN_PAGE: Final = 1000
+
+# Two rows that every store has, and their lengths without checksums.
+FIRST_ROWS: Final = (
+    (Table.META, SUPERBLOCK, Superblock.LAYOUT.size),
+    (Table.INODES, number_key(ROOT), Inode.LAYOUT.size),
+)
+
+Row = tuple[bytes, bytes]
+Convert = Callable[[Table, bytes, bytes], bytes]
+
+
+class _Pin(NamedTuple):
+    """The commit that a thread's reads see."""
+
+    transaction: "lmdb.Transaction[bytes]"
+    databases: Databases  # of a copy; otherwise empty, as those of the environment count
+
+
+class CommittedRows:
+    """The rows in LMDB. Any thread may read; one at a time writes."""
+
+    def __init__(self, env: Environment, *, read_only: bool, others_write: bool) -> None:
+        """Read the rows of an environment.
+
+        Args:
+            env: of the index.
+            read_only: this process makes no commits.
+            others_write: another process may make some.
+        """
+        self._env = env
+        self._read_only = read_only
+        self._others_write = others_write
+        self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
+        # Whether the rows have checksums, as all do since format 4: False until the first look. And
+        # how the next commit converts the rows that have none.
+        self._with_checksums = False
+        self._convert: Convert | None = None
+
+    # -- reading
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return a row's value, None if there is no such row.
+
+        Raises:
+            CorruptIndex: the row does not match its checksum.
+        """
+        if not self._env.has(table):
+            return None
+        with self._snapshot() as snapshot:
+            return self._value(snapshot, self._database, table, key)
+
+    def newest(self, table: Table, key: bytes) -> bytes | None:
+        """Return a row's value as of the last commit, even inside `pinned`. Raises as `get`."""
+        if not self._env.has(table):
+            return None
+        with self._env.transaction() as snapshot:
+            return self._value(snapshot, self._env.database, table, key)
+
+    def stored(self, table: Table, key: bytes) -> bytes | None:
+        """Return a row's value with its checksum, right or wrong."""
+        if not self._env.has(table):
+            return None
+        with self._snapshot() as snapshot:
+            return snapshot.get(key, db=self._database(table))
+
+    def page(
+        self,
+        table: Table,
+        start: bytes,
+        stop: bytes,
+        limit: int,
+        hidden: Container[bytes],
+        damaged: set[bytes] | None,
+    ) -> list[Row]:
+        """Return the first `limit` rows whose keys are in `[start, stop)` and not in `hidden`.
+
+        Raises:
+            CorruptIndex: a row does not match its checksum, and there is no `damaged` for its key.
+        """
+        rows: list[Row] = []
+        if not self._env.has(table):
+            return rows
+        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
+            with_checksums = self._have_checksums(snapshot, self._database)
+            for key, stored in cursor if cursor.set_range(start) else ():
+                if key >= stop or len(rows) >= limit:
+                    break
+                if key in hidden:
+                    continue
+                try:
+                    rows.append((key, checked(table, key, stored) if with_checksums else stored))
+                except CorruptIndex:
+                    if damaged is None:
+                        raise
+                    damaged.add(key)
+        return rows
+
+    def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
+        """Return the last key in `[low, key]`, None if there is none."""
+        if not self._env.has(table):
+            return None
+        with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
+            if cursor.set_range(key):
+                exists = cursor.key() == key or cursor.prev()
+            else:
+                exists = cursor.last()
+            return cursor.key() if exists and cursor.key() >= low else None
+
+    def _value(
+        self,
+        snapshot: "lmdb.Transaction[bytes]",
+        database: Callable[[Table], Database],
+        table: Table,
+        key: bytes,
+    ) -> bytes | None:
+        stored = snapshot.get(key, db=database(table))
+        if stored is None or not self._have_checksums(snapshot, database):
+            return stored
+        return checked(table, key, stored)
+
+    def _have_checksums(
+        self, snapshot: "lmdb.Transaction[bytes]", database: Callable[[Table], Database]
+    ) -> bool:
+        """Whether the rows of a snapshot have checksums; another process may have added them."""
+        if not self._with_checksums:
+            self._with_checksums = all(
+                len(snapshot.get(key, b"", db=database(table))) != length
+                for table, key, length in FIRST_ROWS
+            )
+        return self._with_checksums
+
+    # -- the commit that reads see
+
+    def _snapshot(self) -> "AbstractContextManager[lmdb.Transaction[bytes]]":
+        if self._pins and (pin := self._pins.get(get_ident())) is not None:
+            return nullcontext(pin.transaction)
+        return self._env.transaction()
+
+    def _database(self, table: Table) -> Database:
+        if self._pins and (pin := self._pins.get(get_ident())) is not None and pin.databases:
+            return pin.databases[table]
+        return self._env.database(table)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Pin this thread: see `Index.pinned`."""
+        if not self._read_only or get_ident() in self._pins:
+            yield
+            return
+        with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
+            yield
+
+    @contextmanager
+    def copied(self) -> Iterator[None]:
+        """Pin this thread to a copy: see `Index.copied`."""
+        if not self._others_write or get_ident() in self._pins:
+            with self.pinned():
+                yield
+            return
+        copy = self._env.copy()
+        try:
+            with self._pinned_to(_Pin(copy.transaction, copy.databases)):
+                yield
+        finally:
+            copy.close()
+
+    @contextmanager
+    def _pinned_to(self, pin: _Pin) -> Iterator[None]:
+        thread = get_ident()
+        self._pins[thread] = pin
+        try:
+            yield
+        finally:
+            if self._pins.get(thread) is pin:
+                del self._pins[thread]
+
+    def is_pinned(self) -> bool:
+        """Whether this thread is inside `pinned`."""
+        return get_ident() in self._pins
+
+    def unpin(self) -> None:
+        """End the `pinned` of this thread out of turn."""
+        self._pins.pop(get_ident(), None)
+
+    def snapshot_id(self) -> int:
+        """Return the number of the commit that reads see: the last one, or the pinned one."""
+        pin = self._pins.get(get_ident())
+        return self._env.snapshot_id() if pin is None else pin.transaction.id()
+
+    def forget(self) -> None:
+        """Look at the rows again: the environment may be that of another file now."""
+        self._with_checksums = False
+
+    # -- writing
+
+    def add_checksums(self, convert: Convert) -> None:
+        """Convert every row, and give it a checksum, with the next commit."""
+        self._convert = convert
+
+    def write(self, changes: Layer) -> None:
+        """Apply changes in one transaction, and make them durable.
+
+        Raises: as `Environment.write`.
+        """
+
+        def work(transaction: "lmdb.Transaction[bytes]") -> None:
+            with_checksums = self._have_checksums(transaction, self._env.database)
+            if self._convert is not None and not with_checksums:
+                for table in changes:
+                    self._add_checksums(transaction, table, self._convert)
+                with_checksums = True
+            for table, rows in changes.items():
+                database = self._env.database(table)
+                for key, value in rows.items():
+                    if value is None:
+                        transaction.delete(key, db=database)
+                    else:
+                        stored = with_checksum(table, key, value) if with_checksums else value
+                        transaction.put(key, stored, db=database)
+
+        self._env.write(work)
+        self._convert = None
+
+    def _add_checksums(
+        self, transaction: "lmdb.Transaction[bytes]", table: Table, convert: Convert
+    ) -> None:
+        database = self._env.database(table)
+        start = b""
+        while True:
+            with transaction.cursor(database) as cursor:
+                rows = list(islice(cursor, SCAN_PAGE)) if cursor.set_range(start) else []
+            for key, value in rows:
+                stored = with_checksum(table, key, convert(table, key, value))
+                transaction.put(key, stored, db=database)
+            if len(rows) < SCAN_PAGE:
+                return
+            start = rows[-1][0] + b"\0"
