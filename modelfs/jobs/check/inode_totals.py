@@ -29,12 +29,8 @@ def totals_count_the_rows(view: CheckView, _: Reported) -> Iterator[Finding]:
         path = (view.path(node.inode),)
         if (missing := recorded.mapped - counted.mapped) > 0:
             message = f"inode {node.inode}: extents of {missing} bytes are missing"
-            tensors = [
-                name
-                for inode, start, stop in view.holes()
-                if inode == node.inode
-                for name in view.tensors(inode, start, stop)
-            ]
+            holes = view.holes_of(node)
+            tensors = [name for hole in holes for name in view.tensors(node.inode, *hole)]
             yield Finding("map-hole", message, path, tuple(tensors))
         if (rows := recorded.staging_rows - counted.staging_rows) > 0:
             message = f"inode {node.inode}: {rows} rows of staged content are missing"

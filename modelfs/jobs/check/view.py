@@ -8,8 +8,6 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from typing import TypeVar
 
 from modelfs.errors import CorruptData
@@ -233,20 +231,21 @@ class CheckView:
 
     def holes(self) -> Iterator[tuple[InodeNumber, int, int]]:
         """Yield inode, start and stop of the holes in files."""
-        rows = groupby(self.extents(), key=itemgetter(0))
-        mapped = {
-            inode: [(extent.start, extent.stop) for _, extent in extents] for inode, extents in rows
-        }
         for node in self.inodes():
-            if stat.S_ISREG(node.mode) and node.nlink:
-                trim = self.find(Table.TRIMS, number_key(node.inode), decode_number)
-                filled = RangeSet(mapped.get(node.inode, []))
-                keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
-                for key, value in self.pages(Table.STAGED, *keys):
-                    for start, stop in WindowRanges.from_row(key, value).ranges:
-                        filled.add(start, stop)
-                holes = RangeSet([(0, min(node.size, KEY_MAX if trim is None else trim))])
-                for start, stop in filled:
-                    holes.remove(start, stop)
-                for start, stop in holes:
-                    yield node.inode, start, stop
+            for start, stop in self.holes_of(node):
+                yield node.inode, start, stop
+
+    def holes_of(self, node: Inode) -> RangeSet:
+        """Return the holes in a file; none if the inode is no regular file, or has no name."""
+        if not stat.S_ISREG(node.mode) or not node.nlink:
+            return RangeSet()
+        trim = self.find(Table.TRIMS, number_key(node.inode), decode_number)
+        holes = RangeSet([(0, min(node.size, KEY_MAX if trim is None else trim))])
+        keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
+        for key, value in self.pages(Table.EXTENTS, *keys):
+            extent = Extent.from_row(key, value)
+            holes.remove(extent.start, extent.stop)
+        for key, value in self.pages(Table.STAGED, *keys):
+            for start, stop in WindowRanges.from_row(key, value).ranges:
+                holes.remove(start, stop)
+        return holes
