@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from modelfs.fs.background.async_drive import drive
 from modelfs.fs.background.durability import Durability
 from modelfs.jobs.steps import Commit, Job, Pause, Step, Work
+from modelfs.store.disk.calls import drive_async
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Driver:
         If a step raises, the exception is raised in the job, which may handle it. A cancelled job
         gets `trio.Cancelled` at its next step, after the call that a thread may be in.
         """
-        return await drive(job, self._execute)
+        return await drive_async(job, self._execute)
 
     async def _execute(self, step: Step) -> Any:
         match step:

@@ -28,9 +28,8 @@ from typing import Final
 import trio
 
 from modelfs.errors import LostBytes, ModelfsError, StoreFull
-from modelfs.fs.background.async_drive import drive
 from modelfs.jobs.steps import CHANGES_MAX
-from modelfs.store.disk.calls import Calls
+from modelfs.store.disk.calls import Calls, drive_async
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -149,7 +148,7 @@ class Durability:
         await self._run(self._store.flusher.flush_some(old))
 
     async def _run(self, calls: Calls[None]) -> None:
-        await drive(calls, partial(trio.to_thread.run_sync, limiter=self._workers))
+        await drive_async(calls, partial(trio.to_thread.run_sync, limiter=self._workers))
 
     # -- committing
 

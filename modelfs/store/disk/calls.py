@@ -10,7 +10,7 @@ worker thread and serves requests meanwhile. If the disk is full, the error is r
 `yield`, and the index stays as it is.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -21,8 +21,11 @@ Call = Callable[[], Any]
 Calls = Generator[Call, Any, T]
 
 
-def drive(operation: Generator[S, Any, T], execute: Callable[[S], Any]) -> T:
+async def drive_async(operation: Generator[S, Any, T], execute: Callable[[S], Awaitable[Any]]) -> T:
     """Run an operation to its end, and return its result.
+
+    A cancelled operation gets the cancellation at its next step, after the call that a thread may
+    be in.
 
     Args:
         operation: yields steps. Each one's result is sent into it, and its exception thrown.
@@ -33,7 +36,7 @@ def drive(operation: Generator[S, Any, T], execute: Callable[[S], Any]) -> T:
             step = operation.send(None)
             while True:
                 try:
-                    result = execute(step)
+                    result = await execute(step)
                 except BaseException as exc:
                     step = operation.throw(exc)
                 else:
@@ -41,6 +44,20 @@ def drive(operation: Generator[S, Any, T], execute: Callable[[S], Any]) -> T:
         except StopIteration as end:
             value: T = end.value
             return value
+
+
+def drive(operation: Generator[S, Any, T], execute: Callable[[S], Any]) -> T:
+    """Do the same on this thread: `drive_async` with steps that never wait for an event loop."""
+
+    async def executed(step: S) -> Any:
+        return execute(step)
+
+    try:
+        drive_async(operation, executed).send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    raise AssertionError("a step that does not wait has waited")
 
 
 def run_here(calls: Calls[T]) -> T:
