@@ -23,6 +23,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Set the handler of SIGINT again: a command's entry point, called by a test, replaces it.
+
+    Without its handler, the next test that interrupts itself would end pytest without a word.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def fuse() -> None:
     """Skip where FUSE cannot be used, and fail there when it is CI that cannot."""
