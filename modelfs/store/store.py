@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from modelfs.store.chunks.base_only import BaseOnly
 from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.publish import Publisher, StillValid
 from modelfs.store.chunks.reader import ChunkReader
@@ -89,6 +90,7 @@ class Store:
     cache: ChunkCache
     chunks: ChunkTable
     chunk_reader: ChunkReader
+    base_only: BaseOnly
     reclaimer: Reclaimer
     # Files.
     inodes: Inodes
@@ -178,6 +180,7 @@ class Store:
         self.cache = ChunkCache(cache_size)
         self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
         self.chunk_reader = ChunkReader(self.chunks, self.packs, self.cache)
+        self.base_only = BaseOnly(index, self.chunks)
         self.reclaimer = Reclaimer(index, self.chunks, self.chunk_reader, self.packs)
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
 

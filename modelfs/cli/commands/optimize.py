@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from modelfs.cli import client, render
+from modelfs.cli.collect import collect_all
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.jobs.defrag.job import defragment
 from modelfs.jobs.drive import run, run_and_commit
-from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
-from modelfs.jobs.gc.job import collect_unmounted
+from modelfs.jobs.gc.collector import Collector
+from modelfs.jobs.gc.job import collect
 from modelfs.jobs.hints import all_hints
 from modelfs.jobs.ingest.job import ingest_all
 from modelfs.jobs.optimize.backlog import Backlog
@@ -79,6 +80,6 @@ def optimize_and_defragment(store: Store, backlog: Backlog, progress: Progress) 
     yield from defragment(
         store,
         lambda done, more: progress(total + done, total + more),
-        make_room=lambda: collect_unmounted(store, collector),
+        make_room=lambda: collect(store, collector),
     )
-    yield from collect_unmounted(store, collector, LIVE_MIN_SMALL)
+    yield from collect_all(store, collector)

@@ -69,6 +69,7 @@ class Backlog:
         self._counters = store.counters
         self._inodes = store.inodes
         self._staging = store.staging
+        self._base_only = store.base_only
         # The file of the next batch, an offset in it, and its row in TO_OPTIMIZE.
         self._position: tuple[InodeNumber, int, bytes] | None = None
         self._ended: set[InodeNumber] = set()  # files of this run; listed again, they wait
@@ -112,7 +113,7 @@ class Backlog:
             inodes = [inode for inode in inodes if inode < walk]
             inodes += [InodeNumber(number_of(key)) for key, _ in rest]
         nodes = [node for inode in inodes if (node := self.find_inode(inode)) is not None]
-        bases = sum(1 for _ in self._index.pages(Table.BASE_ONLY))
+        bases = sum(1 for _ in self._base_only.garbage())
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def find_inode(self, inode: InodeNumber) -> Inode | None:
@@ -128,10 +129,8 @@ class Backlog:
 
     def next_batch(self) -> Batch | None:
         """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
-        chunks = (ChunkId(number_of(key)) for key, _ in self._index.pages(Table.BASE_ONLY))
-        due = (chunk for chunk in chunks if chunk not in self._stuck)
-        if base_only := tuple(islice(due, BATCH_BASES)):
-            return Batch(base_only=base_only)
+        if (bases := self.next_bases()) is not None:
+            return bases
         position = self._position  # once: `begin` may reset it at any time
         if position is None and (position := self._next_file()) is not None:
             self._position = position
@@ -148,6 +147,12 @@ class Backlog:
             size += rows[-1].size
         ends_file = size < BATCH_BYTES and len(rows) < BATCH_TENSORS
         return Batch(inode, request, tuple(rows), ends_file)
+
+    def next_bases(self) -> Batch | None:
+        """Return the next batch of base-only chunks, None if there is none. Any thread."""
+        due = (chunk for chunk, _ in self._base_only.garbage() if chunk not in self._stuck)
+        base_only = tuple(islice(due, BATCH_BASES))
+        return Batch(base_only=base_only) if base_only else None
 
     def _next_file(self) -> tuple[InodeNumber, int, bytes] | None:
         """Return the position of the next file: a listed one, or else the next of a walk.
@@ -178,6 +183,8 @@ class Backlog:
             return
         if batch.base_only:
             self._stuck.update(batch.base_only)  # those that are still base-only
+            for chunk, dependants in result.worth_keeping.items():
+                self._base_only.keep(chunk, dependants)
             return
         if self._position is None:
             return  # reset by `begin`

@@ -54,6 +54,7 @@ class BatchResult:
     unchanged: Mapping[ChunkId, int]  # chunks that stay plain, with the code of their element
     sketches: Sequence[NewSketch]
     damaged: int  # unreadable chunks, and tensors of which no chunk could be read
+    worth_keeping: Mapping[ChunkId, int]  # base-only chunks, with the number of their dependants
     stopped: bool  # the worker was stopped before the end of the batch
 
 
@@ -68,6 +69,7 @@ class BatchOutput:
         self._claimed: set[ChunkId] = set()
         self.sketches: list[NewSketch] = []
         self.damaged = 0
+        self.worth_keeping: dict[ChunkId, int] = {}
 
     def claim(self, chunk: ChunkId) -> bool:
         """Mark a chunk as taken up; False if it was before in this batch."""
@@ -105,5 +107,6 @@ class BatchOutput:
             self._unchanged,
             self.sketches,
             self.damaged,
+            self.worth_keeping,
             stopped,
         )

@@ -42,7 +42,19 @@ class Optimizer:
             StoreFull: no room for the new forms; nothing is lost.
             OSError: the disk failed; nothing is lost.
         """
-        batch: Batch | None = yield Work(self._backlog.next_batch)
+        return (yield from self._work_on(self._backlog.next_batch, may_delete))
+
+    def free_bases(self) -> Job[BatchResult | None]:
+        """Encode the dependants of the next base-only chunks without these; None: there are none.
+
+        The chunks are dead then. Otherwise as `optimize_batch`.
+        """
+        return (yield from self._work_on(self._backlog.next_bases, lambda: False))
+
+    def _work_on(
+        self, next_batch: Callable[[], Batch | None], may_delete: Callable[[], bool]
+    ) -> Job[BatchResult | None]:
+        batch: Batch | None = yield Work(next_batch)
         if batch is None:
             return None
         with self._store.writing() as writer:
@@ -65,6 +77,21 @@ class Optimizer:
 
     def close(self) -> None:
         self._worker.close()
+
+
+def free_bases(store: Store) -> Job[None]:
+    """Encode all chunks that derive from base-only ones without these. The caller collects them.
+
+    Raises:
+        StoreFull: no room for the new forms; nothing is lost.
+    """
+    backlog = Backlog(store)
+    optimizer = Optimizer(store, backlog, os.cpu_count() or 1)
+    try:
+        while (yield from optimizer.free_bases()) is not None:
+            yield Pause()
+    finally:
+        optimizer.close()
 
 
 def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -> Job[None]:

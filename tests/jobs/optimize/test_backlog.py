@@ -139,5 +139,5 @@ def batches(store: Store, backlog: Backlog) -> Iterator[int]:
     nothing = WriteResult({}, {}, {}, ())
     while (batch := backlog.next_batch()) is not None:
         yield batch.inode
-        result = BatchResult(batch, nothing, {}, {}, [], damaged=0, stopped=False)
+        result = BatchResult(batch, nothing, {}, {}, [], 0, {}, stopped=False)
         drain(Applier(store, backlog).apply(result))
