@@ -156,6 +156,7 @@ class _Daemon:
                 self._failure = OSError(errno.EINTR, "pages of mapped files did not come in time")
                 nursery.cancel_scope.cancel()
             truncater.stop_waiting()
+            self._background.shortage.stop_waiting()
             pyfuse3.terminate()
             await trio.sleep_forever()
 

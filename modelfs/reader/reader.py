@@ -12,7 +12,7 @@ from modelfs.errors import IsADirectory, NotADirectory, NotFound
 from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
-from modelfs.store.disk.space import disk_usage
+from modelfs.store.disk.usage import disk_usage
 from modelfs.store.files.path_lookup import StrPath, find
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics

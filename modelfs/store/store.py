@@ -31,7 +31,8 @@ from modelfs.store.chunks.reclaim import Reclaimer
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.calls import Calls, run_here
-from modelfs.store.disk.space import Space, disk_usage
+from modelfs.store.disk.space import Space
+from modelfs.store.disk.usage import disk_usage
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes
 from modelfs.store.files.content import Contents
@@ -65,6 +66,7 @@ from modelfs.store.index.counters import (
     SHARED,
     Counters,
 )
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
@@ -144,7 +146,7 @@ class Store:
         else:
             self._lock = lock_out_writers(self.folder)
         try:
-            self.space = Space(self.folder, limit)
+            self.space = Space(self.folder, limit, index_file=self.folder / INDEX / DATA_FILE)
             self._open(cache_size, recover=recover, exclude_writers=exclude_writers)
         except BaseException:
             self.unlock()
@@ -165,6 +167,7 @@ class Store:
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
+                self.space.consider(self.staged_bytes, lambda: self.index.uncommitted_bytes)
         except BaseException:
             self.index.close()
             raise
@@ -354,6 +357,10 @@ class Store:
         with self.index.change():
             self.counters.set(IN_USE, int(in_use))
 
+    def staged_bytes(self) -> int:
+        """Return the number of bytes that are not in chunks yet."""
+        return sum(staged.staged_bytes for staged in self.staging)
+
     def pending(self) -> list[InodeNumber]:
         """Return the files that wait for ingest: staged ones, and those with a request."""
         return sorted({*self.requested(), *(staged.inode for staged in self.staging)})
@@ -385,7 +392,7 @@ class Store:
             disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
             chunks=sum(form["chunks"] for form in forms.values()),
             shared_bytes=self.counters.get(SHARED),
-            staged_bytes=sum(staged.staged_bytes for staged in self.staging),
+            staged_bytes=self.staged_bytes(),
             pending_files=len(self.pending()),
             files_to_optimize=sum(1 for _ in self.index.pages(Table.TO_OPTIMIZE)),
             base_only_chunks=self.counters.get(BASE_ONLY_CHUNKS),

@@ -115,6 +115,11 @@ class BackgroundOptimize:
         self._state = _Running(self.backlog.status().bytes)
         self._changed.notify()
 
+    def rest(self) -> None:
+        """Let the batch under way end soon, since other work needs the packs; the run goes on."""
+        if self._optimizer is not None:
+            self._optimizer.stop()
+
     async def run(self) -> None:
         """Optimize while a command waits or the store is idle, until cancelled."""
         try:

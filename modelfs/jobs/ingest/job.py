@@ -78,6 +78,7 @@ class Ingest:
         inodes: Sequence[InodeNumber],
         *,
         complete: bool = True,
+        urgent: bool = False,
         done: Callable[[], None] | None = None,
     ) -> Job[set[InodeNumber]]:
         """Ingest a round of files, each up to the end that it has now.
@@ -89,6 +90,7 @@ class Ingest:
         Args:
             inodes: the files. A file that is not pending any more is left out.
             complete: no program is writing the files, so their layouts are final.
+            urgent: room is short, so take all bytes, also of files that are being written.
             done: called after each file.
 
         Returns:
@@ -111,7 +113,7 @@ class Ingest:
                 continue  # ingested since the caller listed it
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
-            passes.append(self._applier.begin_pass(inode, complete=complete))
+            passes.append(self._applier.begin_pass(inode, complete=complete, urgent=urgent))
             staged = self._store.staging.find(inode)
             ends[inode] = KEY_MAX if staged is None else max(staged.size, 1)
         while passes:

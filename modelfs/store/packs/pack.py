@@ -233,11 +233,16 @@ class Packs:
         size_at_most = segment.size_at_most
         if self._space is not None:
             self._space.spend(size_at_most + PAGE)
-        tail = self._tail
-        if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
-            tail = self._tail = self._create_next()
-        entries, buffers, size = segment.layout(tail.stop)
-        write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
+        size = size_at_most
+        try:
+            tail = self._tail
+            if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
+                tail = self._tail = self._create_next()
+            entries, buffers, size = segment.layout(tail.stop)
+            write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
+        finally:
+            if self._space is not None:
+                self._space.arrive(size_at_most + PAGE, size + PAGE)
         self._unflushed.add(tail.pack)
         self._unpublished.add(tail.pack)
         self._tail = Tail(tail.pack, tail.stop + size)
@@ -294,6 +299,10 @@ class Packs:
         """Append nothing more to `pack`: the next segment begins a new pack."""
         if self._tail is not None and self._tail.pack == pack:
             self._tail = None
+
+    def seal_tail(self) -> None:
+        """Let the next segment begin a new pack."""
+        self._tail = None
 
     def remove(self, pack: PackId) -> None:
         """Delete the file of a pack that the committed index does not mention."""
