@@ -186,8 +186,11 @@ class Shortage:
         self._optimize.rest()
         before = await self._working_bytes() - self._store.staged_bytes()
         await self._attempt("removal of deleted files", self._gc.remove_orphans)
-        await self._attempt("ingest", self._ingest.ingest_all)
-        await self._attempt("commit", self._context.durability.commit)
+        await self._ingest_all()
+        if self._store.staged_bytes() and not self._has_room():
+            # A flush opens and closes the files, and XFS then frees what it allocated ahead.
+            await self._attempt("flush", self._context.durability.flush_all)
+            await self._ingest_all()
         after = await self._working_bytes() - self._store.staged_bytes()
         if not self._has_room():
             collect = partial(self._gc.collect_for_room, self._has_room)
@@ -199,8 +202,12 @@ class Shortage:
             return True
         return self._was_worth_lending() and (self._lend() or self._grew)
 
+    async def _ingest_all(self) -> None:
+        await self._attempt("ingest", self._ingest.ingest_all)
+        await self._attempt("commit", self._context.durability.commit)  # deletes staging files
+
     def _has_room(self) -> bool:
-        return self._store.space.room().free >= ROOM_MIN
+        return self._store.space.writable_bytes() >= ROOM_MIN
 
     async def _working_bytes(self) -> int:
         await self._context.driver.call(self._store.space.measure)

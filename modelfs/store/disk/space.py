@@ -46,6 +46,8 @@ RESERVE_MIN: Final = 24 << 20
 FLOOR_PART: Final = 1 / 8
 # Below a limit it is at least this, or half of the reserve: the index allocates 4 MiB at a time.
 LIMIT_FLOOR_MIN: Final = 6 << 20
+# `spend` is asked for a page of padding for each chunk of a segment.
+INGEST_MARGIN: Final = 3 << 20
 # Free space is measured again, by statvfs or by counting, after so many seconds or granted bytes.
 FRESH_SECONDS: Final = 0.5
 FRESH_BYTES: Final = 16 << 20
@@ -161,19 +163,24 @@ class Space:
             StoreFull: more would be staged, or they might not fit as new chunks.
         """
         staged = self._staged() + self._usage.coming
-        if staged + size > staged_max or staged + 2 * size > self.working_bytes:
+        if staged + size > staged_max or size + _as_chunks(staged + size) > self.working_bytes:
             raise self._full()
         self._grant(size)
+
+    def writable_bytes(self) -> int:
+        """Return how many bytes `reserve` would grant now; negative if the reserve is in use."""
+        self._look(time.monotonic())
+        return self._writable
 
     def _look(self, now: float) -> None:
         disk = self._disk()
         total = self._total(disk)
         free, floor = self._free(disk), self._floor(total)
         # All that is staged and all that will be must fit once more, as chunks.
-        twice = (free - floor - self._staged_at_most) // 2
+        twice = (free - floor - _as_chunks(self._staged_at_most)) // 2
         if twice < 2 * FRESH_BYTES:
             self._staged_at_most = self._staged() + self._usage.coming
-            twice = (free - floor - self._staged_at_most) // 2
+            twice = (free - floor - _as_chunks(self._staged_at_most)) // 2
         self._writable = min(free - _reserve(total), twice)
         self._looked_at, self._granted = now, 0
 
@@ -220,6 +227,11 @@ class Space:
                 self._ceiling = self._limit
             elif not self._ceiling:
                 self._ceiling = used + self.reserve_bytes
+
+
+def _as_chunks(staged: int) -> int:
+    """Return the free space that the ingest of staged bytes needs, with tables and padding."""
+    return staged + staged // 32 + INGEST_MARGIN if staged else 0
 
 
 def _reserve(total: int) -> int:

@@ -239,7 +239,10 @@ class Packs:
             if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
                 tail = self._tail = self._create_next()
             entries, buffers, size = segment.layout(tail.stop)
-            write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
+            file = self._files.get(pack_name(tail.pack))
+            # Behind the end of a file, XFS allocates as much again as the file has, and keeps it.
+            os.ftruncate(file.fd, tail.stop + size)
+            write_at(file, tail.stop, buffers)
         finally:
             if self._space is not None:
                 self._space.arrive(size_at_most + PAGE, size + PAGE)
