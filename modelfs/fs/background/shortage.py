@@ -87,6 +87,7 @@ class Shortage:
         self._is_asked = False  # a request waits for the next round
         self._made_room = False  # the last round did
         self._grew = False  # room for writers or ingest, in the last round
+        self._has_granted = False  # room to some request, since the last round
         self._refused_until = 0.0  # trio's time
         self._may_wait = False
         self._failure = StoreFull()  # of the last request that found no room
@@ -140,6 +141,8 @@ class Shortage:
                         return False
                     if condition():
                         return True
+                    if not (self._grew or self._has_granted):
+                        return False  # the next round would make no more
         finally:
             self._waiting -= 1
         return False
@@ -157,6 +160,7 @@ class Shortage:
             except StoreFull:
                 return False
             self._loan.lent += size
+        self._has_granted = True
         return True
 
     def stop_waiting(self) -> None:
@@ -175,6 +179,7 @@ class Shortage:
                     await self._asked.wait()
                 self._is_asked = False
                 self._made_room = await self._round()
+                self._has_granted = False
                 if not self._made_room:
                     self._refused_until = trio.current_time() + REFUSED_SECONDS
                 self._round_ended.notify()
