@@ -7,6 +7,7 @@
     sync                                         nothing
     gc            dry_run                        `Garbage`, and dry_run
     optimize      depth, again                   `optimize_report`
+    optimize-room                                `OptimizeRoom`
     inspect       inode                          `FileReport`
     hold                                         nothing; packs are pinned until the client hangs up
     scrub         rate (bytes a second), anew    `scrub_report`, at the end; with a rate, at once
@@ -27,6 +28,7 @@ from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect_file
 from modelfs.jobs.optimize.job import optimize_report
+from modelfs.jobs.optimize.room import room_for
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
 from modelfs.store.store import Store
@@ -55,6 +57,7 @@ class Commands:
             "sync": self.sync,
             "gc": self.gc,
             "optimize": self.optimize,
+            "optimize-room": self.optimize_room,
             "inspect": self.inspect,
             "hold": self.hold,
             "scrub": self.scrub,
@@ -102,6 +105,9 @@ class Commands:
             await self._background.durability.commit()
         await self._background.gc.collect(LIVE_MIN_SMALL)
         return optimize_report(self._store, optimize.backlog, before)
+
+    async def optimize_room(self, request: Json, progress: AsyncProgress) -> Json:
+        return asdict(room_for(self._store, self._background.optimize.backlog))
 
     async def inspect(self, request: Json, progress: AsyncProgress) -> Json:
         inode = request.get("inode")

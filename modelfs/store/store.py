@@ -357,6 +357,10 @@ class Store:
         with self.index.change():
             self.counters.set(IN_USE, int(in_use))
 
+    def stored_bytes(self) -> int:
+        """Return the number of stored bytes of all chunks."""
+        return sum(form["stored_bytes"] for form in self.counters.forms().values())
+
     def staged_bytes(self) -> int:
         """Return the number of bytes that are not in chunks yet."""
         return sum(staged.staged_bytes for staged in self.staging)

@@ -125,6 +125,18 @@ class BackgroundGc:
             collection = job.collect(self._store, self._collector, live_min, enough)
             return await self._context.driver.run(collection)
 
+    async def collect_above(self, garbage_max: int) -> None:
+        """Collect if more than so many bytes of packs are garbage; not while packs are pinned.
+
+        Raises:
+            StoreFull, OSError: as `collect`.
+        """
+        if self._context.pack_lock.is_pinned or self._collector.garbage_bytes() <= garbage_max // 2:
+            return
+        async with self._context.pack_lock.exclusive():
+            collection = job.collect_above(self._store, self._collector, garbage_max)
+            await self._context.driver.run(collection)
+
     async def _free_bases(self) -> None:
         """Encode the chunks that derive from base-only ones without these, a batch at a time."""
         optimizer = Optimizer(self._store, Backlog(self._store), 1)

@@ -57,7 +57,7 @@ class Scheduler:
         context = Context(store, handles, self.durability, driver, self.pack_lock)
         self.ingest = BackgroundIngest(context)
         self.gc = BackgroundGc(context, self.ingest)
-        self.optimize = BackgroundOptimize(context)
+        self.optimize = BackgroundOptimize(context, self.gc)
         self.scrub = BackgroundScrub(context)
         self.shortage = Shortage(context, self.ingest, self.gc, self.optimize)
 

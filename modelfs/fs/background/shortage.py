@@ -42,8 +42,8 @@ WAIT_SECONDS: Final = 60.0
 # How many requests may wait. The others that the daemon answers at a time stay free for programs
 # that read, and that remove files.
 WAITING_MAX: Final = 48
-# After a round that made no room, requests are refused for so long without another one.
-REFUSED_SECONDS: Final = 0.1
+# After a round that made no room, the next one begins so much later.
+PAUSE_SECONDS: Final = 0.25
 # How often a waiting request looks whether its program is being ended.
 LOOK_SECONDS: Final = 0.25
 # More room than this is worth another try.
@@ -88,7 +88,6 @@ class Shortage:
         self._made_room = False  # the last round did
         self._grew = False  # room for writers or ingest, in the last round
         self._has_granted = False  # room to some request, since the last round
-        self._refused_until = 0.0  # trio's time
         self._may_wait = False
         self._failure = StoreFull()  # of the last request that found no room
         self._loan: _Loan | None = None
@@ -127,7 +126,7 @@ class Shortage:
 
     async def _waited_for(self, condition: Callable[[], bool], pid: int) -> bool:
         """Wait for rounds that make room; return whether the condition came true."""
-        if trio.current_time() < self._refused_until or self._waiting >= WAITING_MAX:
+        if self._waiting >= WAITING_MAX:
             return False
         self._waiting += 1
         try:
@@ -180,9 +179,9 @@ class Shortage:
                 self._is_asked = False
                 self._made_room = await self._round()
                 self._has_granted = False
-                if not self._made_room:
-                    self._refused_until = trio.current_time() + REFUSED_SECONDS
                 self._round_ended.notify()
+                if not self._made_room:
+                    await trio.sleep(PAUSE_SECONDS)
         finally:
             self.stop_waiting()
 

@@ -105,6 +105,10 @@ class Collector:
         bases = self._store.base_only.estimate()
         return Garbage(dead_chunks, dead_bytes, len(gains), sum(gains), *bases)
 
+    def garbage_bytes(self, live_min: float = LIVE_MIN) -> int:
+        """Return how many bytes of sparse packs are garbage; as `survey`, but of packs only."""
+        return sum(row.stop - self._need(pack, row) for pack, row in self._sparse(live_min))
+
     def pack_bytes(self) -> int:
         """Return the size of all packs, in bytes."""
         return sum(row.stop for _, row in self._store.reclaimer.packs())

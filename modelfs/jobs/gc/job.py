@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from modelfs.jobs.gc.collector import LIVE_MIN, Collector, Garbage
+from modelfs.jobs.gc.collector import (
+    LIVE_MIN,
+    LIVE_MIN_SHORT,
+    LIVE_MIN_SMALL,
+    Collector,
+    Garbage,
+)
 from modelfs.jobs.steps import Commit, Job, Work, pausing
 from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.index.tables import InodeNumber, PackId
@@ -49,6 +55,18 @@ def collect(
         rewritten += 1
     freed = max(0, before - collector.pack_bytes())
     return dataclasses.replace(garbage, packs=rewritten, pack_bytes=freed)
+
+
+def collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[None]:
+    """Collect until no more than so many bytes of packs are garbage, sparsest packs first.
+
+    The caller and the errors are as of `collect`.
+    """
+    for live_min in (LIVE_MIN, LIVE_MIN_SHORT, LIVE_MIN_SMALL):
+        yield Work(partial(collector.measure, LIVE_MIN_SMALL))
+        if collector.garbage_bytes(LIVE_MIN_SMALL) <= garbage_max:
+            return
+        yield from collect(store, collector, live_min)
 
 
 def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:

@@ -48,6 +48,9 @@ from modelfs.store.store import Store
 
 # The size of a batch: its tensors are in memory, and encoded again if the batch is rolled back.
 BATCH_BYTES: Final = 64 << 20
+# With little room batches are smaller: the new forms of a batch are written before the old ones go.
+BATCH_BYTES_MIN: Final = 4 << 20
+BATCH_ROOM_PART: Final = 0.25
 BATCH_TENSORS: Final = 512
 BATCH_BASES: Final = 64
 
@@ -69,6 +72,8 @@ class Backlog:
         self._counters = store.counters
         self._inodes = store.inodes
         self._staging = store.staging
+        self._space = store.space
+        self._batch_bytes = BATCH_BYTES
         self._base_only = store.base_only
         # The file of the next batch, an offset in it, and its row in TO_OPTIMIZE.
         self._position: tuple[InodeNumber, int, bytes] | None = None
@@ -127,6 +132,11 @@ class Backlog:
 
     # -- the next batch
 
+    def fit_batches(self) -> None:
+        """Let the next batches be no larger than the room allows."""
+        fitting = int(BATCH_ROOM_PART * self._space.working_bytes)
+        self._batch_bytes = min(BATCH_BYTES, max(BATCH_BYTES_MIN, fitting))
+
     def next_batch(self) -> Batch | None:
         """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
         if (bases := self.next_bases()) is not None:
@@ -141,11 +151,11 @@ class Backlog:
         size = 0
         keys = pair_key(inode, start), pair_key(inode, KEY_MAX)
         for key, value in self._index.pages(Table.TENSORS, *keys):
-            if size >= BATCH_BYTES or len(rows) >= BATCH_TENSORS:
+            if size >= self._batch_bytes or len(rows) >= BATCH_TENSORS:
                 break
             rows.append(TensorRow.from_bytes(pair_of(key)[1], value))
             size += rows[-1].size
-        ends_file = size < BATCH_BYTES and len(rows) < BATCH_TENSORS
+        ends_file = size < self._batch_bytes and len(rows) < BATCH_TENSORS
         return Batch(inode, request, tuple(rows), ends_file)
 
     def next_bases(self) -> Batch | None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from modelfs.errors import StoreFull
 from modelfs.jobs.optimize.apply import Applier
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.room import garbage_max
 from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.jobs.steps import Job, Pause, Progress, Work, pausing
 from modelfs.store.statistics import Statistics
@@ -94,7 +96,12 @@ def free_bases(store: Store) -> Job[None]:
         optimizer.close()
 
 
-def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -> Job[None]:
+def optimize(
+    store: Store,
+    backlog: Backlog,
+    progress: Progress | None = None,
+    make_room: Callable[[int], Job[object]] | None = None,
+) -> Job[None]:
     """Give each chunk of each tensor its smallest form, with all processors.
 
     After a stop, the next run continues where this one ended.
@@ -103,14 +110,28 @@ def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -
         store: the store.
         backlog: of that store, after `begin`.
         progress: called with the bytes of tensors that are done, and those of all files.
+        make_room: a job that collects garbage if there is more than so many bytes.
 
     Raises:
         StoreFull: no room for the new forms; nothing is lost.
     """
     optimizer = Optimizer(store, backlog, os.cpu_count() or 1)
-    total, done = backlog.status().bytes, 0
+    total, done, failures = backlog.status().bytes, 0, 0
     try:
-        while (result := (yield from optimizer.optimize_batch())) is not None:
+        while True:
+            if make_room is not None:
+                yield from make_room(0 if failures else garbage_max(store))
+            backlog.fit_batches()
+            try:
+                result = yield from optimizer.optimize_batch()
+            except StoreFull:
+                failures += 1
+                if make_room is None or failures > 1:
+                    raise
+                continue
+            if result is None:
+                return
+            failures = 0
             done += result.batch.bytes
             if progress is not None:
                 progress(min(done, total), total)

@@ -71,7 +71,6 @@ async def test_a_copy_fits_into_a_full_store(
     await write(short, b"f", data)
     with refused(errno.ENOSPC):
         await write(short, b"noise", noise(60 * MB, 1))
-    await trio.sleep(2 * background_shortage.REFUSED_SECONDS)
     await write(short, b"copy", data)
     caplog.clear()
     short.store.space.measure()
@@ -162,7 +161,6 @@ async def test_a_write_that_the_disk_refuses_waits(
     short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     """A write that the disk refuses is tried again if room was made, and else its error."""
-    monkeypatch.setattr(background_shortage, "REFUSED_SECONDS", 0.0)
     await write(short, b"staged", noise(MB))
     failing = Failing(short.writer.write, OSError(number, "full"), 1, 3)
     monkeypatch.setattr(short.writer, "write", failing)
