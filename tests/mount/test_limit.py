@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,12 +63,10 @@ def model(seed: int, size: int) -> bytes:
 def fill(path: Path) -> None:
     """Write noise until there is no room."""
     chance = random.Random(9)
-    with (
-        path.open("wb", buffering=0) as file,
-        pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"),
-    ):
-        while file.write(chance.randbytes(MB)):
-            pass
+    with path.open("wb", buffering=0) as file:
+        pieces = iter(lambda: file.write(chance.randbytes(MB)), 0)
+        with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
+            deque(pieces, maxlen=0)
 
 
 @pytest.fixture
