@@ -2,9 +2,9 @@
 
     tools/run trust.many_chunks [--tensors N] [--folder DIR]
 
-A model of N tensors of 160 bytes is stored, each a chunk of its own, and then collected through a
-mount until nothing is left to collect. Then half of the tensors are written again with other bytes,
-and the daemon is left alone until it has collected the old ones by itself.
+Models with N tensors of 160 bytes in all are stored, each tensor a chunk of its own, and collected
+twice through a mount. Then half of the tensors are written again with other bytes, and the daemon
+is left alone until it has collected the old ones by itself.
 
 Prints for each step its seconds, the bytes that it freed, the daemon's memory at most, and the
 slowest of the look-ups that were made beside it. Exits with 1 if a second collection finds anything
@@ -27,6 +27,7 @@ from typing import Final
 from tools.mounting import Mount, modelfs
 
 WIDTH: Final = 40  # numbers of 4 bytes in a tensor
+MODEL_TENSORS: Final = 50_000
 REST_SECONDS: Final = 600.0  # the most that the daemon may take to collect by itself
 QUIET_SECONDS: Final = 50.0  # without a change of the packs for so long, it is at rest
 
@@ -77,25 +78,36 @@ def show(step: str, seconds: float, freed: int, watch: Watch) -> None:
     )
 
 
-def model(tensors: int, seed: int) -> tuple[bytes, random.Random]:
-    """Return the header of a safetensors file, and a source of its bytes."""
+def header_of(tensors: int) -> bytes:
+    """Return the header of a safetensors file."""
     size = 4 * WIDTH
     entries = (
         f'"{n}":{{"dtype":"F32","shape":[{WIDTH}],"data_offsets":[{n * size},{(n + 1) * size}]}}'
         for n in range(tensors)
     )
     header = ("{" + ",".join(entries) + "}").encode()
-    return len(header).to_bytes(8, "little") + header, random.Random(seed)
+    return len(header).to_bytes(8, "little") + header
 
 
-def write(path: Path, tensors: int) -> int:
-    """Write a model, and return the offset of its first tensor."""
-    header, chance = model(tensors, 1)
-    with path.open("wb") as file:
-        file.write(header)
-        for _ in range(0, tensors, 1000):
-            file.write(chance.randbytes(1000 * 4 * WIDTH))
-    return len(header)
+def write(folder: Path, tensors: int) -> None:
+    """Write models."""
+    chance = random.Random(1)
+    for number, start in enumerate(range(0, tensors, MODEL_TENSORS)):
+        count = min(MODEL_TENSORS, tensors - start)
+        with (folder / f"{number}").open("wb") as file:
+            file.write(header_of(count))
+            file.write(chance.randbytes(count * 4 * WIDTH))
+
+
+def write_half(folder: Path) -> None:
+    """Write each second tensor of all models again."""
+    chance = random.Random(2)
+    for path in folder.iterdir():
+        with path.open("r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            for at in range(8 + size, path.stat().st_size, 8 * WIDTH):
+                file.seek(at)
+                file.write(chance.randbytes(4 * WIDTH))
 
 
 def rest(mount: Mount) -> float:
@@ -119,7 +131,7 @@ def run(folder: Path, tensors: int) -> bool:
     good = True
     with watched(mount) as watch:
         began = time.monotonic()
-        start = write(mount.path / "model", tensors)
+        write(mount.path, tensors)
         mount.sync()
         show("stored", time.monotonic() - began, 0, watch)
     for number in (1, 2):
@@ -132,11 +144,7 @@ def run(folder: Path, tensors: int) -> bool:
             )
         good &= number == 1 or packed(mount) == before
     with watched(mount) as watch:
-        chance = random.Random(2)
-        with (mount.path / "model").open("r+b") as file:
-            for number in range(0, tensors, 2000):
-                file.seek(start + number * 4 * WIDTH)
-                file.write(chance.randbytes(1000 * 4 * WIDTH))
+        write_half(mount.path)
         mount.sync()
         before, seconds = packed(mount), rest(mount)
         freed = sum(before.values()) - sum(packed(mount).values())

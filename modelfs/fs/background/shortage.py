@@ -7,7 +7,7 @@ garbage if that was not enough. After each round every waiting request tries aga
 made no room ends the wait of all of them with ENOSPC, and so does a long wait. Nothing in a round
 needs an answer from the mount, so requests that wait cannot hold it up.
 
-When nothing is staged and no garbage is left, the reserve is what is left. It is lent to writers a
+When nothing is staged and no garbage is left, only the reserve is left. It is lent to writers a
 *loan* at a time, because their bytes may be copies of stored ones, which take no room in the end. A
 loan is a part of the room that is left, so some is always left for the next. If more than half of
 it was new content, it ends the wait, and the next loan is smaller.
@@ -120,7 +120,7 @@ class Shortage:
             OSError: `failure`, if no room can be made.
             Interrupted: a signal ends the program.
         """
-        # A quota may refuse what the disk has room for, so the room must have grown.
+        # A quota may refuse a write although the disk has room: the room must have grown.
         if not (await self._waited_for(lambda: True, pid) and self._grew):
             raise failure
 
@@ -192,7 +192,7 @@ class Shortage:
         await self._attempt("removal of deleted files", self._gc.remove_orphans)
         await self._ingest_all()
         if self._store.staged_bytes() and not self._has_room():
-            # A flush opens and closes the files, and XFS then frees what it allocated ahead.
+            # A flush opens and closes the files, and XFS then frees the blocks behind their ends.
             await self._attempt("flush", self._context.durability.flush_all)
             await self._ingest_all()
         after = await self._working_bytes() - self._store.staged_bytes()

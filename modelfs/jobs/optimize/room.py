@@ -15,7 +15,7 @@ from modelfs.jobs.optimize.backlog import BATCH_BYTES, BATCH_BYTES_MIN, Backlog
 from modelfs.store.packs.pack import PACK_SIZE
 from modelfs.store.store import Store
 
-# The bound on garbage: a part of the store, so that what is collected is worth the copies.
+# The bound on garbage: a part of the store, so that a collection is worth its copies.
 GARBAGE_PART: Final = 0.05
 GARBAGE_MIN: Final = 64 << 20
 # With little room, this part of it.
