@@ -1,7 +1,7 @@
 """The disk space that a store uses, counted now and then, and bounded in between.
 
-Counting walks over the folder. Between two counts all bytes that are promised to a writer
-are added, before they are written, so the bound may be too high, and is never too low. Promised bytes
+Counting walks over the folder. Between two counts all bytes that are promised to a writer are
+added, before they are written, so the bound may be too high, and is never too low. Promised bytes
 that may not be on the disk yet are *coming*; a count does not see them. The index grows with its
 commits, so its file is looked at each time, and changes that wait for a commit are added.
 
