@@ -89,25 +89,27 @@ def header_of(tensors: int) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def write(folder: Path, tensors: int) -> None:
-    """Write models."""
+def write(mount: Mount, tensors: int) -> None:
+    """Write models, and sync each."""
     chance = random.Random(1)
     for number, start in enumerate(range(0, tensors, MODEL_TENSORS)):
         count = min(MODEL_TENSORS, tensors - start)
-        with (folder / f"{number}").open("wb") as file:
+        with (mount.path / f"{number}").open("wb") as file:
             file.write(header_of(count))
             file.write(chance.randbytes(count * 4 * WIDTH))
+        mount.sync()
 
 
-def write_half(folder: Path) -> None:
-    """Write each second tensor of all models again."""
+def write_half(mount: Mount) -> None:
+    """Write each second tensor of all models again, and sync each model."""
     chance = random.Random(2)
-    for path in folder.iterdir():
+    for path in mount.path.iterdir():
         with path.open("r+b") as file:
             size = int.from_bytes(file.read(8), "little")
             for at in range(8 + size, path.stat().st_size, 8 * WIDTH):
                 file.seek(at)
                 file.write(chance.randbytes(4 * WIDTH))
+        mount.sync()
 
 
 def rest(mount: Mount) -> float:
@@ -123,16 +125,14 @@ def rest(mount: Mount) -> float:
     return changed - began
 
 
-def run(folder: Path, tensors: int) -> bool:
+def run(mount: Mount, tensors: int) -> bool:
     """Do all steps, and return whether each was as it should be."""
-    modelfs("mkfs", folder / "store")
-    mount = Mount(folder / "store", folder / "mnt")
+    modelfs("mkfs", mount.store)
     mount.start()
     good = True
     with watched(mount) as watch:
         began = time.monotonic()
-        write(mount.path, tensors)
-        mount.sync()
+        write(mount, tensors)
         show("stored", time.monotonic() - began, 0, watch)
     for number in (1, 2):
         with watched(mount) as watch:
@@ -144,8 +144,7 @@ def run(folder: Path, tensors: int) -> bool:
             )
         good &= number == 1 or packed(mount) == before
     with watched(mount) as watch:
-        write_half(mount.path)
-        mount.sync()
+        write_half(mount)
         before, seconds = packed(mount), rest(mount)
         freed = sum(before.values()) - sum(packed(mount).values())
         show("by itself, half is old", seconds, freed, watch)
@@ -162,7 +161,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-trust-") as scratch:
-        return 0 if run(Path(scratch), options.tensors) else 1
+        mount = Mount(Path(scratch) / "store", Path(scratch) / "mnt")
+        try:
+            return 0 if run(mount, options.tensors) else 1
+        finally:
+            mount.abandon()
 
 
 if __name__ == "__main__":
