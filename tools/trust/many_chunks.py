@@ -6,7 +6,7 @@ Models with N tensors of 160 bytes in all are stored, each tensor a chunk of its
 twice through a mount. Then half of the tensors are written again with other bytes, and the daemon
 is left alone until it has collected the old ones by itself.
 
-Prints for each step its seconds, the bytes that it freed, the daemon's memory at most, and the
+Prints for each step its seconds, the bytes that it freed, the daemon's own memory at most, and the
 slowest of the look-ups that were made beside it. Exits with 1 if a second collection finds anything
 to free, if the daemon does not come to rest, or if fsck has findings.
 """
@@ -36,7 +36,7 @@ QUIET_SECONDS: Final = 50.0  # without a change of the packs for so long, it is 
 class Watch:
     """What was seen of a daemon during a step."""
 
-    memory: int = 0  # bytes, at most
+    memory: int = 0  # bytes at most, without the pages of mapped files: the index is one
     lookups: list[float] = field(default_factory=list)  # seconds
 
 
@@ -49,7 +49,7 @@ def watched(mount: Mount) -> Iterator[Watch]:
     def look() -> None:
         number = 0
         while not ended.wait(0.05):
-            line = next(row for row in status.read_text().splitlines() if row.startswith("VmRSS"))
+            line = next(row for row in status.read_text().splitlines() if row.startswith("RssAnon"))
             watch.memory = max(watch.memory, int(line.split()[1]) << 10)
             began = time.monotonic()
             number += 1
