@@ -16,6 +16,7 @@ The tree::
     |-- AttributeTooLarge    E2BIG
     |-- NoAttribute          ENODATA
     |-- NotSupported         EOPNOTSUPP
+    |-- Interrupted          EINTR
     |-- StoreFull            ENOSPC
     |   `-- MapFull          ENOSPC
     |-- StoreReadOnly        EROFS
@@ -117,6 +118,12 @@ class NotSupported(ModelfsError):
     """The feature is not supported, for example POSIX ACLs."""
 
     errno = errno.EOPNOTSUPP
+
+
+class Interrupted(ModelfsError):
+    """A signal ends the program that waits for the answer."""
+
+    errno = errno.EINTR
 
 
 class StoreFull(ModelfsError):

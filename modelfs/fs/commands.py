@@ -7,6 +7,7 @@
     sync                                         nothing
     gc            dry_run                        `Garbage`, and dry_run
     optimize      depth, again                   `optimize_report`
+    optimize-room                                `OptimizeRoom`
     inspect       inode                          `FileReport`
     hold                                         nothing; packs are pinned until the client hangs up
     scrub         rate (bytes a second), anew    `scrub_report`, at the end; with a rate, at once
@@ -26,6 +27,7 @@ from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.jobs.inspect import file as inspect_file
 from modelfs.jobs.optimize.job import optimize_report
+from modelfs.jobs.optimize.room import room_for
 from modelfs.jobs.steps import slices
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
@@ -58,6 +60,7 @@ class Commands:
             "sync": self.sync,
             "gc": self.gc,
             "optimize": self.optimize,
+            "optimize-room": self.optimize_room,
             "inspect": self.inspect,
             "hold": self.hold,
             "scrub": self.scrub,
@@ -103,7 +106,7 @@ class Commands:
 
     async def gc(self, request: Json, progress: AsyncProgress) -> Json:
         if request.get("dry_run"):
-            return {**asdict(await self._background.gc.measured()), "dry_run": True}
+            return {**asdict(await self._background.gc.survey()), "dry_run": True}
         garbage = await self._background.gc.collect(LIVE_MIN_SMALL)
         return {**asdict(garbage), "dry_run": False}
 
@@ -120,6 +123,11 @@ class Commands:
             await self._background.durability.commit()
         await self._background.gc.collect(LIVE_MIN_SMALL)
         return optimize_report(before, await self._statistics(0), optimize.backlog.damaged)
+
+    async def optimize_room(self, request: Json, progress: AsyncProgress) -> Json:
+        status = await self._call(self._background.optimize.backlog.status)
+        work = status.bytes + (await self._statistics(0)).staged_bytes
+        return asdict(await self._call(lambda: room_for(self._store, work)))
 
     async def inspect(self, request: Json, progress: AsyncProgress) -> Json:
         inode = request.get("inode")

@@ -177,6 +177,7 @@ class _Daemon:
             self._failure = OSError(errno.EINTR, "pages of mapped files did not come in time")
             nursery.cancel_scope.cancel()
         self._background.mapped_pages.stop()
+        self._background.shortage.stop_waiting()
         pyfuse3.terminate()
 
     async def _receive_mapped_pages(self, scope: trio.CancelScope) -> None:

@@ -59,6 +59,7 @@ class Handle:
 
     inode: InodeNumber
     writable: bool = False
+    pid: int = 0  # of the program that opened it
     ahead: ReadAheadState = field(default_factory=ReadAheadState)
     listing_end: int = 0  # the cookie before which a listing ends
     may_extend: bool = False  # the listing goes on once more, to the names created meanwhile
@@ -85,11 +86,11 @@ class Handles:
         except KeyError:
             raise InvalidArgument(f"no open file {handle}") from None
 
-    def open(self, inode: InodeNumber, *, writable: bool) -> FileHandleT:
+    def open(self, inode: InodeNumber, *, writable: bool, pid: int = 0) -> FileHandleT:
         """Open a file or directory; its handle is never used again."""
         number = FileHandleT(self._next)
         self._next += 1
-        self._open[number] = Handle(inode, writable)
+        self._open[number] = Handle(inode, writable, pid)
         if writable:
             self._writers[inode] = self._writers.get(inode, 0) + 1
         return number

@@ -12,7 +12,7 @@ from modelfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFoun
 from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
-from modelfs.store.disk.space import disk_usage
+from modelfs.store.disk.usage import disk_usage
 from modelfs.store.files.path_lookup import StrPath, inode_at
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics

@@ -24,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
+from modelfs.store.chunks.base_only import BaseOnly
 from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.publish import Publisher, StillValid
 from modelfs.store.chunks.reader import ChunkReader
@@ -31,7 +32,8 @@ from modelfs.store.chunks.reclaim import Reclaimer
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.calls import Calls, run_here
-from modelfs.store.disk.space import Space, disk_usage
+from modelfs.store.disk.space import Space
+from modelfs.store.disk.usage import disk_usage
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes
 from modelfs.store.files.content import Contents
@@ -67,6 +69,7 @@ from modelfs.store.index.counters import (
     SHARED,
     Counters,
 )
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table, number_key, number_of
@@ -93,6 +96,7 @@ class Store:
     cache: ChunkCache
     chunks: ChunkTable
     chunk_reader: ChunkReader
+    base_only: BaseOnly
     reclaimer: Reclaimer
     # Files.
     inodes: Inodes
@@ -147,7 +151,7 @@ class Store:
         else:
             self._lock = lock_out_writers(self.folder)
         try:
-            self.space = Space(self.folder, limit)
+            self.space = Space(self.folder, limit, index_file=self.folder / INDEX / DATA_FILE)
             self._open(cache_size, recover=recover, exclude_writers=exclude_writers)
         except BaseException:
             self.unlock()
@@ -173,6 +177,7 @@ class Store:
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
+                self.space.consider(self.staged_bytes, lambda: self.index.uncommitted_bytes)
         except BaseException:
             self.index.close()
             raise
@@ -190,6 +195,7 @@ class Store:
         self.chunk_reader = ChunkReader(
             self.chunks, self.packs, self.cache, self.superblock.chunk_size
         )
+        self.base_only = BaseOnly(index, self.chunks)
         self.reclaimer = Reclaimer(index, self.chunks, self.chunk_reader, self.packs)
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
 
@@ -370,6 +376,14 @@ class Store:
         """Change `in_use`, with the next commit."""
         with self.index.change():
             self.counters.set(IN_USE, int(in_use))
+
+    def stored_bytes(self) -> int:
+        """Return the number of stored bytes of all chunks."""
+        return sum(form["stored_bytes"] for form in self.counters.forms().values())
+
+    def staged_bytes(self) -> int:
+        """Return the number of bytes that are not in chunks yet."""
+        return sum(staged.staged_bytes for staged in self.staging)
 
     def pending(self) -> list[InodeNumber]:
         """Return the files that wait for ingest: staged ones, and those with a request."""

@@ -1,4 +1,4 @@
-"""Any bytes as what a client sends to the daemon's control socket."""
+"""Arbitrary bytes as a client's request to the daemon's control socket."""
 
 import contextlib
 import json
@@ -75,7 +75,7 @@ async def _send(stream: trio.SocketStream, content: bytes) -> None:
 
 async def _received(stream: trio.SocketStream) -> bytes:
     data = b""
-    with contextlib.suppress(trio.BrokenResourceError):  # it hung up on what is too long
+    with contextlib.suppress(trio.BrokenResourceError):  # it hung up: the request was too long
         async for more in stream:
             data += more
     return data

@@ -1,4 +1,4 @@
-"""Any bytes as a model file: what the scanners may say of it."""
+"""Arbitrary bytes as a model file, and the invariants of its scan."""
 
 import contextlib
 import struct
@@ -41,7 +41,7 @@ def safetensors_file(content: bytes) -> None:
     headed = struct.pack("<Q", len(content)) + content
     partial = recognise(reader(headed), len(headed), partial=True)
     if partial is not None and partial.format is Format.SAFETENSORS:
-        # The file that this is the beginning of, of zeros that nobody has to hold.
+        # The whole file that begins like this, of zeros; it takes no memory.
         size = partial.spans[-1].stop if partial.spans else len(headed)
         assert recognise(reader(headed), size) == partial
         check_layout(partial, size, data_start=len(headed))
@@ -177,7 +177,7 @@ def small_protobuf_windows() -> Iterator[None]:
 
 
 def check_events(events: list[Event], size: int) -> None:
-    """Messages are left in the order they were entered, and nothing runs past what it is in."""
+    """Messages nest, and none runs past the end of its parent."""
     stops = [size]
     at = 0
     for event in events:
@@ -205,7 +205,7 @@ def protobuf_seeds() -> Iterator[bytes]:
 
 
 def check_file(content: bytes) -> Layout:
-    """Recognise a file, check what is said of it, and return that."""
+    """Recognise a file, check its layout, and return it."""
     size = len(content)
     layout = recognise(reader(content), size)
     check_layout(layout, size)

@@ -1,4 +1,4 @@
-"""Any bytes as what a store has on its disk: records, rows, packs and coded chunks."""
+"""Arbitrary bytes as the content of a store: records, rows, packs and coded chunks."""
 
 import contextlib
 import struct
@@ -61,7 +61,7 @@ class Stored:
         self._head = _pack_head()
 
     def __call__(self, content: bytes) -> None:
-        """Take the first byte for what the others are."""
+        """The first byte is the kind of the others."""
         if not content:
             return
         kind, body = content[0], content[1:]
@@ -185,7 +185,7 @@ _CODECS_GOLDEN_HEAD: Final = struct.Struct("<BI")
 
 
 def coded_chunk(content: bytes) -> None:
-    """Take the first byte for the codec, four for the size, and the others for what is stored.
+    """The first byte is the codec, the next four are the size, the others the stored bytes.
 
     The others are a tensor of each dtype, too.
     """

@@ -1,8 +1,8 @@
-"""What is fuzzed: for each target what it does with any bytes, and what to begin with.
+"""The targets of fuzzing: a function of bytes each, and its first inputs.
 
-A target takes bytes and returns, whatever they are: it raises where modelfs raised what it does not
-document, or said what cannot be. `tools/run trust.fuzz` looks for bytes that make it, and
-`tests/test_corpus.py` tries all that were ever found or kept.
+A target raises if modelfs raised an exception that it does not document, or gave an impossible
+result; otherwise it returns. `tools/run trust.fuzz` looks for bytes that make it raise, and
+`tests/fuzz/test_corpus.py` tries all inputs that were ever found or kept.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ Run = Callable[[bytes], None]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to fuzz. `words` are what the fuzzer may put anywhere."""
+    """One thing to fuzz. `words` are byte strings that the fuzzer may insert anywhere."""
 
     prepare: Callable[[Path], AbstractContextManager[Run]]  # given an empty folder
     seeds: Callable[[], Iterator[bytes]]

@@ -1,4 +1,4 @@
-"""Inputs that fuzzing found to reach code that others do not, or to break what has been mended."""
+"""Inputs that fuzzing found: they reach code that others do not, or broke modelfs once."""
 
 import tracemalloc
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_no_input_is_mistaken(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["safetensors", "onnx", "torch"])
 def test_files_read_back(name: str, tmp_path: Path) -> None:
-    """Whatever an input is taken for, a file of it reads back byte for byte."""
+    """A file of each input reads back byte for byte."""
     contents = [*seeds(TARGETS[name]), *kept(name)]
     with checked(new_store(tmp_path)) as box:
         inodes = [new_file(box.store, b"%d" % n, data) for n, data in enumerate(contents)]

@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 
 from modelfs.cli import client, render
+from modelfs.cli.collect import collect_all
 from modelfs.cli.open_store import open_for_reading, open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.jobs.drive import run
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
-from modelfs.jobs.gc.job import collect_unmounted
 from modelfs.jobs.hints import all_hints
 
 
@@ -37,15 +37,17 @@ def gc(place: Path, *, dry_run: bool) -> None:
         else:
             with open_unmounted(store) as opened:
                 collector = Collector(opened, all_hints(opened))
-                collection = collect_unmounted(opened, collector, LIVE_MIN_SMALL)
-                garbage = asdict(run(collection, opened))
-    if not garbage["dead_chunks"] and not garbage["packs"]:
+                garbage = asdict(run(collect_all(opened, collector), opened))
+    bases = garbage.get("base_only_chunks", 0)  # a daemon of an older version has no such key
+    if not garbage["dead_chunks"] and not garbage["packs"] and not bases:
         click.echo("nothing to collect")
         return
     chunks = render.counted(garbage["dead_chunks"], "unused chunk")
+    chunks += f" ({render.human_size(garbage['dead_bytes'])})"
+    if bases:
+        chunks += f", {render.counted(bases, 'base-only chunk')}"
     packs = render.counted(garbage["packs"], "pack")
     remove, free = ("would remove", "free") if dry_run else ("removed", "freed")
-    click.echo(
-        f"{remove} {chunks} ({render.human_size(garbage['dead_bytes'])}) and "
-        f"{free} {render.human_size(garbage['pack_bytes'])} in {packs}"
-    )
+    about = "about " if bases and dry_run else ""
+    size = render.human_size(garbage["pack_bytes"] + garbage.get("base_only_bytes", 0))
+    click.echo(f"{remove} {chunks} and {free} {about}{size} in {packs}")

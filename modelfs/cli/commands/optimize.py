@@ -1,23 +1,26 @@
 """`modelfs optimize`."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from modelfs.cli import client, render
-from modelfs.cli.failure import interruptible
+from modelfs.cli.collect import collect_all
+from modelfs.cli.failure import Failure, interruptible
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH, Number
 from modelfs.cli.places import find_store
 from modelfs.jobs.defrag.job import defragment
 from modelfs.jobs.drive import run, run_and_commit
-from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
-from modelfs.jobs.gc.job import collect_unmounted
+from modelfs.jobs.gc.collector import Collector
+from modelfs.jobs.gc.job import collect, collect_above
 from modelfs.jobs.hints import all_hints
 from modelfs.jobs.ingest.job import ingest_all
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize as optimize_store
 from modelfs.jobs.optimize.job import optimize_report
+from modelfs.jobs.optimize.room import OptimizeRoom, room_for
 from modelfs.jobs.steps import Commit, Job, Progress
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.store import Store
@@ -42,6 +45,9 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
     the files were not used for a minute.
     """
     store = find_store(place)
+    if (daemon := client.connect(store)) is not None:
+        with daemon:
+            _show_room(OptimizeRoom(**daemon.ask("optimize-room")))
     resumed = f"the tensors so far stay optimized; continue with: modelfs optimize {place}"
     with interruptible(resumed), render.progress_bar("optimizing", in_bytes=True) as progress:
         if (daemon := client.connect(store)) is not None:
@@ -56,6 +62,7 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
                 before = opened.statistics(0)
                 backlog = Backlog(opened)
                 backlog.begin(depth, include_optimized=again)
+                _show_room(room_for(opened, backlog.status().bytes))
                 run_and_commit(optimize_and_defragment(opened, backlog, progress), opened)
                 report = optimize_report(before, opened.statistics(0), backlog.damaged)
     stored, stored_before = report["stored_after"], report["stored_before"]
@@ -72,15 +79,33 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
         click.echo(f"modelfs: skipped {damaged}; list them with: modelfs scrub {place}", err=True)
 
 
+def _show_room(room: OptimizeRoom) -> None:
+    """Print the room that a run needs.
+
+    Raises:
+        Failure: no run can do anything with the room that there is.
+    """
+    free = render.human_size(room.free)
+    if room.free < room.least:
+        least = render.human_size(room.least)
+        raise Failure(
+            f"no space left to optimize: it needs {least} at least, and {free} are free; "
+            "remove files, or mount with a larger --limit"
+        )
+    if room.needed:
+        needed = render.human_size(room.needed)
+        click.echo(f"modelfs: needs up to {needed} of free space; {free} are free", err=True)
+
+
 def optimize_and_defragment(store: Store, backlog: Backlog, progress: Progress) -> Job[None]:
     """Optimize an unmounted store, bring scattered files together, and collect the garbage."""
     total = backlog.status().bytes
     collector = Collector(store, all_hints(store))
-    yield from optimize_store(store, backlog, progress)
+    yield from optimize_store(store, backlog, progress, partial(collect_above, store, collector))
     yield Commit()  # deletes the packs that became empty
     yield from defragment(
         store,
         lambda done, more: progress(total + done, total + more),
-        make_room=lambda: collect_unmounted(store, collector),
+        make_room=lambda: collect(store, collector),
     )
-    yield from collect_unmounted(store, collector, LIVE_MIN_SMALL)
+    yield from collect_all(store, collector)

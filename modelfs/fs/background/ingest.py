@@ -10,6 +10,7 @@ a few windows every quarter of a second. One second after `cp` has closed it, a 
 ingests the rest and records the layout.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from modelfs.errors import StoreFull
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
 from modelfs.jobs.ingest.job import REQUESTS_PAGE, Failures, Ingest, round_of, sync_rounds
@@ -124,6 +126,22 @@ class BackgroundIngest:
             await self._context.durability.commit()
         if failures:
             raise self._error(failures)
+
+    async def ingest_all(self) -> None:
+        """Ingest all staged bytes now, because room is short, also of files that are being written.
+
+        Files that fail stay staged.
+        """
+        staged = [staged.inode for staged in self._store.staging]
+        is_open = self._context.handles.is_open_for_writing
+        pending = [inode for inode in staged if not is_open(inode)]
+        while pending:
+            inodes = round_of(self._store, pending)
+            pending = pending[len(inodes) :]
+            await self._run(self._ingest.ingest_apart(inodes, done=self._drained.notify))
+        for inode in filter(is_open, staged):
+            with contextlib.suppress(StoreFull, OSError):
+                await self._run(self._ingest.ingest([inode], complete=False, urgent=True))
 
     def _error(self, failures: Failures) -> OSError:
         """Return one exception that names the first file that failed, and how many others."""

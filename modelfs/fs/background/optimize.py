@@ -1,8 +1,9 @@
 """Optimizing beside the requests: for a command, or without one while the store is idle.
 
 Theory of operation. A *run* goes batch by batch, each with the pack lock, so that ingest comes in
-between. Then it brings scattered files together, portion by portion. A run ends when nothing is
-left that it can do, or with an error::
+between. Garbage is collected between two batches if there is much of it (see `optimize.room`). Then
+it brings scattered files together, portion by portion. A run ends when nothing is left that it can
+do, or with an error::
 
     Running --- nothing left, or an error ---> Ended
     Ended   --- a command, or the store is idle and has more to do than before ---> Running
@@ -22,12 +23,14 @@ from typing import Final
 
 import trio
 
-from modelfs.errors import ModelfsError
+from modelfs.errors import ModelfsError, StoreFull
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.background.defrag import BackgroundDefrag
+from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.changed import Changed
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import Optimizer
+from modelfs.jobs.optimize.room import garbage_max
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +62,11 @@ class _Ended:
 class BackgroundOptimize:
     """Runs the optimizer and then the defragmenter, a batch at a time."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, gc: BackgroundGc) -> None:
         self._context = context
         self._store = context.store
+        self._gc = gc
+        self._had_no_room = False  # for the last batch
         self.backlog = Backlog(context.store)
         self._defrag = BackgroundDefrag(context)
         self._followers = 0  # commands that wait
@@ -117,6 +122,11 @@ class BackgroundOptimize:
         self._changed.notify()
         return run
 
+    def rest(self) -> None:
+        """Let the batch under way end soon, since other work needs the packs; the run goes on."""
+        if self._optimizer is not None:
+            self._optimizer.stop()
+
     async def run(self) -> None:
         """Optimize while a command waits or the store is idle, until cancelled."""
         try:
@@ -149,8 +159,16 @@ class BackgroundOptimize:
 
     async def _advance(self, threads: int) -> None:
         try:
+            await self._gc.collect_above(0 if self._had_no_room else garbage_max(self._store))
+            self.backlog.fit_batches()
             if not (await self._optimize_batch(threads) or await self._defrag.copy_next()):
                 self._end(None)
+            self._had_no_room = False
+        except StoreFull as exc:
+            if self._had_no_room:
+                log.error("optimizing stopped: %s", exc)
+                self._end(exc)
+            self._had_no_room = not self._had_no_room  # else once more, after a collection
         except (ModelfsError, OSError) as exc:
             log.error("optimizing stopped: %s", exc)
             self._end(exc)

@@ -7,6 +7,7 @@ Requests change the store in memory. Behind them
 - `ingest` makes chunks of staged content;
 - `gc` removes deleted content, and frees its room;
 - `optimize` gives stored chunks their smallest form, and then defragments;
+- `shortage` lets requests wait while ingest and gc make room;
 - `scrub` reads all stored bytes, to find those that the disk has lost;
 - `pack_lock` lets one of them at a time append to packs.
 
@@ -35,13 +36,14 @@ from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
 from modelfs.fs.background.scrub import BackgroundScrub
+from modelfs.fs.background.shortage import Shortage
 from modelfs.fs.handles import Handles
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.25
-COLLECT_SECONDS: Final = 60.0
+COLLECT_SECONDS: Final = 20.0
 SHORT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after an attempt that failed
 COMMIT_RETRY_SECONDS: Final = 1.0
@@ -61,8 +63,9 @@ class Scheduler:
         context = Context(store, handles, self.durability, driver, self.pack_lock)
         self.ingest = BackgroundIngest(context)
         self.gc = BackgroundGc(context, self.ingest)
-        self.optimize = BackgroundOptimize(context)
+        self.optimize = BackgroundOptimize(context, self.gc)
         self.scrub = BackgroundScrub(context)
+        self.shortage = Shortage(context, self.ingest, self.gc, self.optimize)
 
     def start(self) -> None:
         """Queue the work that an earlier run of the daemon left."""
@@ -92,6 +95,7 @@ class Scheduler:
                 ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
             ):
                 nursery.start_soon(_repeat, name, seconds, job)
+            nursery.start_soon(self.shortage.run)
             nursery.start_soon(self.scrub.run)
             nursery.start_soon(self.optimize.run)
 

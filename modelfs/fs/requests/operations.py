@@ -17,9 +17,11 @@ each write of 1 MiB goes to the file's staged bytes, and release, at the close, 
 for ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
 """
 
+import contextlib
+import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import pyfuse3
@@ -152,10 +154,10 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         await self._background.durability.before_change()
-        self._store.space.reserve(NAME_ROOM)
-        node = self._store.namespace.symlink(
-            InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
-        )
+        async with self._room_for_rows(NAME_ROOM, ctx):
+            node = self._store.namespace.symlink(
+                InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
+            )
         await self._names_changed()
         return self.lookups.entry(node.inode)
 
@@ -168,8 +170,8 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         await self._background.durability.before_change()
-        self._store.space.reserve(NAME_ROOM)
-        self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
+        async with self._room_for_rows(NAME_ROOM, ctx):
+            self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
         await self._names_changed()
         return self.lookups.entry(InodeNumber(inode))
 
@@ -276,8 +278,8 @@ class Operations(pyfuse3.Operations):
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
         await self._background.durability.before_change()
-        self._store.space.reserve(NAME_ROOM + len(value))
-        self._store.attributes.put(InodeNumber(inode), name, value)
+        async with self._room_for_rows(NAME_ROOM + len(value), ctx):
+            self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
@@ -300,7 +302,8 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        return statvfs_of(self._store.space.room())
+        garbage = await self._background.gc.shown_bytes()
+        return statvfs_of(self._store.space.room(), garbage)
 
     # -- files
 
@@ -316,7 +319,7 @@ class Operations(pyfuse3.Operations):
         await self._background.durability.before_change()
         await self._background.ingest.before_create()
         entry = await self._created(parent_inode, name, mode, ctx)
-        return self._opened(InodeNumber(entry.st_ino), flags), entry
+        return self._opened(InodeNumber(entry.st_ino), flags, ctx), entry
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -325,7 +328,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             await self._background.durability.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
-        return self._opened(InodeNumber(inode), flags)
+        return self._opened(InodeNumber(inode), flags, ctx)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -334,13 +337,23 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        inode = self._handles[fh].inode
+        handle = self._handles[fh]
         await self._background.durability.before_change()
-        self._store.space.reserve(len(buf))
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
-        self._store.attributes.drop_privileges(inode)
-        written = await self._writer.write(inode, off, buf)
-        self._background.ingest.wrote(inode, off, off + written)
+        self._store.attributes.drop_privileges(handle.inode)
+        while True:
+            await self._background.shortage.reserve(len(buf), handle.pid)
+            try:
+                written = await self._writer.write(handle.inode, off, buf)
+                break
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                failure = exc
+            finally:
+                self._store.space.arrive(len(buf))
+            await self._background.shortage.wait_after(failure, handle.pid)
+        self._background.ingest.wrote(handle.inode, off, off + written)
         return written
 
     # There is no `flush`. Before it the kernel sends the dirty pages of a closed file anyway, and
@@ -362,9 +375,9 @@ class Operations(pyfuse3.Operations):
     async def _created(
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
     ) -> EntryAttributes:
-        self._store.space.reserve(NAME_ROOM)
         owner = Owner(ctx.uid, ctx.gid)
-        node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
+        async with self._room_for_rows(NAME_ROOM, ctx):
+            node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
         await self._names_changed()
         return self.lookups.entry(node.inode)
 
@@ -374,8 +387,17 @@ class Operations(pyfuse3.Operations):
         if self._commits_names:
             await self._background.durability.commit()
 
-    def _opened(self, inode: InodeNumber, flags: FlagT) -> FileInfo:
-        handle = self._handles.open(inode, writable=_wants_to_write(flags))
+    @contextlib.asynccontextmanager
+    async def _room_for_rows(self, size: int, ctx: RequestContext) -> AsyncIterator[None]:
+        """Hold room for rows of the index until they are in its memory."""
+        await self._background.shortage.reserve(size, ctx.pid)
+        try:
+            yield
+        finally:
+            self._store.space.arrive(size, 0)  # the index counts its changes itself
+
+    def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        handle = self._handles.open(inode, writable=_wants_to_write(flags), pid=ctx.pid)
         return FileInfo(fh=handle, keep_cache=True)
 
     def _check_writable(self) -> None:

@@ -38,8 +38,12 @@ log = logging.getLogger(__name__)
 # A pack is sparse if its live chunks would take a smaller part of it. Rewriting it writes that part
 # and frees the rest; at one half, cost and gain are equal.
 LIVE_MIN: Final = 0.5
-# While room is short: any gain is worth a rewrite, as long as there is room for the copy.
+# Beside requests that use the disk: each byte that is freed costs the copy of two at most.
+LIVE_MIN_BUSY: Final = 0.7
+# While room is short: more is worth a rewrite, as long as there is room for the copy.
 LIVE_MIN_SHORT: Final = 0.85
+# While no program uses the store, so that the room of a small file comes back, too.
+LIVE_MIN_IDLE: Final = 0.95
 # For a command that makes the store small: frees 4 MB or more in a third of a second for each pack.
 LIVE_MIN_SMALL: Final = 0.985
 # The most that is copied between two changes of the index: their records are in memory.
@@ -64,9 +68,16 @@ class Garbage:
     """The garbage of a store: counts, and bytes that a collection frees."""
 
     dead_chunks: int
-    dead_bytes: int
+    dead_bytes: int  # of these chunks, many of them in packs that stay
     packs: int  # sparse ones
     pack_bytes: int
+    base_only_chunks: int = 0  # that their dependants can be encoded without
+    base_only_bytes: int = 0  # that are free after that, about
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes of the disk that are free after the collection, about."""
+        return self.pack_bytes + self.base_only_bytes
 
 
 class Collector:
@@ -75,12 +86,13 @@ class Collector:
     def __init__(self, store: Store, hints: Iterable[Hints] = ()) -> None:
         self._store = store
         self._hints = tuple(hints)
-        self._unreadable: set[PackId] = set()  # packs with a chunk that could not be copied
+        # Packs with a chunk that could not be copied, and the live bytes that they were left with.
+        self._unreadable: dict[PackId, int] = {}
         # The live bytes of packs as of their last measure, and the bytes of a rewrite.
         self._measured: dict[PackId, tuple[int, int]] = {}
 
     def survey(self, live_min: float = LIVE_MIN) -> Garbage:
-        """Return the garbage of the store. Costs a walk over the rows of packs.
+        """Return the garbage of the store. Any thread; walks over packs and base-only chunks.
 
         It may be less, if tables and padding of a pack were never measured.
 
@@ -89,14 +101,28 @@ class Collector:
         """
         gains = [row.stop - self._need(pack, row) for pack, row in self._sparse(live_min)]
         counters = self._store.counters
-        return Garbage(counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES), len(gains), sum(gains))
+        dead_chunks, dead_bytes = counters.get(DEAD_CHUNKS), counters.get(DEAD_BYTES)
+        bases = self._store.base_only.estimate()
+        return Garbage(dead_chunks, dead_bytes, len(gains), sum(gains), *bases)
+
+    def garbage_bytes(self, live_min: float = LIVE_MIN) -> int:
+        """Return how many bytes of sparse packs are garbage; as `survey`, but of packs only."""
+        return sum(row.stop - self._need(pack, row) for pack, row in self._sparse(live_min))
+
+    def pack_bytes(self) -> int:
+        """Return the size of all packs, in bytes."""
+        return sum(row.stop for _, row in self._store.reclaimer.packs())
 
     def _sparse(self, live_min: float) -> list[tuple[PackId, PackRow]]:
         rows = self._store.reclaimer.packs()
         return [
             (pack, row)
             for pack, row in rows
-            if not row.live or self._need(pack, row) < live_min * (row.stop - PAGE)
+            if not row.live
+            or (
+                self._need(pack, row) < live_min * (row.stop - PAGE)
+                and self._unreadable.get(pack) != row.live
+            )
         ]
 
     def _need(self, pack: PackId, row: PackRow) -> int:
@@ -136,7 +162,7 @@ class Collector:
     def sparse_packs(self, live_min: float = LIVE_MIN) -> list[PackId]:
         """Return the packs to rewrite, by ascending room that the rewrite needs."""
         sparse = [(row.live, pack) for pack, row in self._sparse(live_min)]
-        return [pack for _, pack in sorted(sparse) if pack not in self._unreadable]
+        return [pack for _, pack in sorted(sparse)]
 
     def copy_live(
         self, chunks: Iterator[tuple[ChunkId, Chunk]], writer: ChunkWriter
@@ -182,7 +208,7 @@ class Collector:
         """
         freed = self._store.reclaimer.retire(pack)
         if not freed:
-            self._unreadable.add(pack)
+            self._unreadable[pack] = self._store.chunks.pack_row(pack).live
         return freed
 
 

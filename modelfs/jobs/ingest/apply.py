@@ -57,8 +57,14 @@ class Applier:
             with index.change():
                 index.put(Table.PENDING, key, request_value())
 
-    def begin_pass(self, inode: InodeNumber, *, complete: bool) -> Pass:
-        """Begin a pass; `complete` if no program is writing the file, so its layout is final."""
+    def begin_pass(self, inode: InodeNumber, *, complete: bool, urgent: bool = False) -> Pass:
+        """Begin a pass.
+
+        Args:
+            inode: of the file.
+            complete: no program is writing the file, so its layout is final.
+            urgent: room is short, so take all staged bytes.
+        """
         contents, staging = self._store.contents, self._store.staging
         models = self._external_data.models_naming(inode) - {inode}
         copies = {model: contents.snapshot(model) for model in models}
@@ -66,14 +72,14 @@ class Applier:
         windows = {} if staged is None else staged.windows
         stamps = {number: window.stamp for number, window in windows.items()}
         request = self._store.index.get(Table.PENDING, number_key(inode))
-        return Pass(inode, complete, copies, request, stamps=stamps)
+        return Pass(inode, complete, urgent, copies, request, stamps=stamps)
 
     def next_region(self, file_pass: Pass) -> Region | None:
         """Return the next region; None at the end, and if the file is gone."""
         if not self._exists(file_pass):
             return None
         staged = self._store.contents.snapshot(file_pass.inode)
-        if file_pass.complete:
+        if file_pass.takes_all:
             bounds = next_bounds(staged, self._store.maps, file_pass.position)
         else:
             bounds = next_full_bounds(staged, file_pass.position)

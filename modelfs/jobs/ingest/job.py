@@ -95,6 +95,7 @@ class Ingest:
         inodes: Sequence[InodeNumber],
         *,
         complete: bool = True,
+        urgent: bool = False,
         done: Callable[[], None] | None = None,
     ) -> Job[set[InodeNumber]]:
         """Ingest a round of files, each up to the end that it has now.
@@ -106,6 +107,7 @@ class Ingest:
         Args:
             inodes: the files. A file that is not pending any more is left out.
             complete: no program is writing the files, so their layouts are final.
+            urgent: room is short, so take all bytes, also of files that are being written.
             done: called after each file.
 
         Returns:
@@ -117,7 +119,7 @@ class Ingest:
             OSError: the disk failed; the same.
         """
         unfinished: set[InodeNumber] = set()
-        passes = yield from self._begin_passes(inodes, complete=complete)
+        passes = yield from self._begin_passes(inodes, complete=complete, urgent=urgent)
         while passes:
             regions, ended = yield from self._ingest_next_regions(passes)
             advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
@@ -130,7 +132,9 @@ class Ingest:
             passes = [region.file_pass for region in regions if not region.file_pass.done]
         return unfinished
 
-    def _begin_passes(self, inodes: Sequence[InodeNumber], *, complete: bool) -> Job[list[Pass]]:
+    def _begin_passes(
+        self, inodes: Sequence[InodeNumber], *, complete: bool, urgent: bool
+    ) -> Job[list[Pass]]:
         """Begin a pass over each file that is pending."""
         passes: list[Pass] = []
         for inode in inodes:
@@ -142,7 +146,7 @@ class Ingest:
                 continue  # ingested since the caller listed it
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
-            passes.append(self._applier.begin_pass(inode, complete=complete))
+            passes.append(self._applier.begin_pass(inode, complete=complete, urgent=urgent))
             if (staged := self._store.staging.find(inode)) is not None:
                 passes[-1].end = max(staged.size, 1)
         return passes

@@ -40,6 +40,7 @@ class Pass:
 
     inode: InodeNumber
     complete: bool  # no program is writing the file: its layout is final
+    urgent: bool = False  # room is short: take all bytes, however the file will go on
     models: dict[InodeNumber, StagedFile] = field(default_factory=dict)  # that name it; copies
     request: bytes | None = None  # the file's row in PENDING when the pass began
     layout: Layout | None = None
@@ -52,6 +53,11 @@ class Pass:
     stamps: dict[int, Stamp] = field(default_factory=dict)  # of windows, at the beginning
     skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
     done: bool = False
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the pass takes all staged bytes, not only whole windows."""
+        return self.complete or self.urgent
 
     def changed_under(self, extent: Extent, staged: StagedFile | None) -> bool:
         """Whether the file was written or cut in the range of an extent since the pass began."""
@@ -83,7 +89,7 @@ class Region:
         region is ingested with it, too, as no other region has the piece.
         """
         begins = self.start <= piece.start < self.stop
-        return begins or (not self.file_pass.complete and piece.start < self.start < piece.stop)
+        return begins or (not self.file_pass.takes_all and piece.start < self.start < piece.stop)
 
     def mapped_windows(self, staged: StagedFile) -> list[Window]:
         """Return the windows of the region whose every byte is in the map once this is applied."""

@@ -32,7 +32,7 @@ import logging
 from collections.abc import Sequence
 
 from modelfs.errors import CorruptData
-from modelfs.formats.layout import Format, ReadAt
+from modelfs.formats.layout import PLAIN, Format, ReadAt
 from modelfs.formats.sniff import recognise
 from modelfs.jobs.ingest.chunker import Cutter, Piece, Role, skeletons
 from modelfs.jobs.ingest.copies import CopyHints, copy_key
@@ -119,8 +119,11 @@ class Worker:
     def _plan(self, file_pass: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
         """Recognise the format and plan the cut; False if that needs the complete file."""
         layout = recognise(read_at, staged.size, partial=not file_pass.complete)
-        if layout is None:
+        if layout is None and not file_pass.urgent:
             return False
+        if layout is None:
+            # Any cut is correct. The complete pass cuts the file again.
+            layout = PLAIN
         if layout.format is Format.PLAIN and file_pass.models:
             models = {
                 model: (FrozenFile(self._contents, state).read_at, state.size)
@@ -150,7 +153,7 @@ class Worker:
             extent = self._maps.exact(region.staged.inode, piece.start, piece.stop)
             if extent is not None and not is_staged:
                 continue
-            if not region.file_pass.complete and piece.stop > region.stop:
+            if not region.file_pass.takes_all and piece.stop > region.stop:
                 region.unfinished.append(piece)  # its end may not be written yet
             else:
                 changed.append(piece)

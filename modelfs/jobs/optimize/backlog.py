@@ -25,7 +25,6 @@ is empty.
 """
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -37,7 +36,6 @@ from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_DEPTH, OPTIMIZ
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
-    KEPT,
     KEY_MAX,
     ChunkId,
     InodeNumber,
@@ -52,6 +50,9 @@ from modelfs.store.store import Store
 
 # The size of a batch: its tensors are in memory, and encoded again if the batch is rolled back.
 BATCH_BYTES: Final = 64 << 20
+# With little room batches are smaller: the new forms of a batch are written before the old ones go.
+BATCH_BYTES_MIN: Final = 4 << 20
+BATCH_ROOM_PART: Final = 0.25
 BATCH_TENSORS: Final = 512
 BATCH_BASES: Final = 64
 
@@ -73,6 +74,9 @@ class Backlog:
         self._counters = store.counters
         self._inodes = store.inodes
         self._staging = store.staging
+        self._space = store.space
+        self._batch_bytes = BATCH_BYTES
+        self._base_only = store.base_only
         # The file of the next batch, an offset in it, and its row in TO_OPTIMIZE.
         self._position: tuple[InodeNumber, int, bytes] | None = None
         self._ended: set[InodeNumber] = set()  # files of this run; listed again, they wait
@@ -129,7 +133,8 @@ class Backlog:
             inodes = [inode for inode in inodes if inode < walk]
             inodes += [InodeNumber(number_of(key)) for key in rest]
         nodes = [node for inode in inodes if (node := self.find_inode(inode)) is not None]
-        bases = sum(1 for _ in self._base_only())
+        garbage = self._base_only.garbage(include_kept=self.include_optimized)
+        bases = sum(1 for _ in garbage)
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def find_inode(self, inode: InodeNumber) -> Inode | None:
@@ -141,20 +146,17 @@ class Backlog:
             return self._inodes.find(inode)
         return None
 
-    def _base_only(self) -> Iterator[ChunkId]:
-        """Yield the base-only chunks to try: all, or those that no run has decided to keep."""
-        includes_kept = self.include_optimized
-        for key, value in self._index.pages(Table.BASE_ONLY, damaged=set()):
-            if includes_kept or value != KEPT:
-                yield ChunkId(number_of(key))
-
     # -- the next batch
+
+    def fit_batches(self) -> None:
+        """Let the next batches be no larger than the room allows."""
+        fitting = int(BATCH_ROOM_PART * self._space.working_bytes)
+        self._batch_bytes = min(BATCH_BYTES, max(BATCH_BYTES_MIN, fitting))
 
     def next_batch(self) -> Batch | None:
         """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
-        due = (chunk for chunk in self._base_only() if chunk not in self._stuck)
-        if base_only := tuple(islice(due, BATCH_BASES)):
-            return Batch(base_only=base_only)
+        if (bases := self.next_bases(include_kept=self.include_optimized)) is not None:
+            return bases
         position = self._position  # once: `begin` may reset it at any time
         if position is None and (position := self._next_file()) is not None:
             self._position = position
@@ -165,12 +167,23 @@ class Backlog:
         size = 0
         keys = pair_key(inode, start), pair_key(inode, KEY_MAX)
         for key, value in self._index.pages(Table.TENSORS, *keys, damaged=set()):
-            if size >= BATCH_BYTES or len(rows) >= BATCH_TENSORS:
+            if size >= self._batch_bytes or len(rows) >= BATCH_TENSORS:
                 break
             rows.append(TensorRow.from_bytes(pair_of(key)[1], value))
             size += rows[-1].size
-        ends_file = size < BATCH_BYTES and len(rows) < BATCH_TENSORS
+        ends_file = size < self._batch_bytes and len(rows) < BATCH_TENSORS
         return Batch(inode, request, tuple(rows), ends_file)
+
+    def next_bases(self, *, include_kept: bool = False) -> Batch | None:
+        """Return the next batch of base-only chunks, None if there is none. Any thread.
+
+        Args:
+            include_kept: try chunks that an earlier run decided to keep, too.
+        """
+        bases = self._base_only.garbage(include_kept=include_kept)
+        due = (chunk for chunk, _ in bases if chunk not in self._stuck)
+        base_only = tuple(islice(due, BATCH_BASES))
+        return Batch(base_only=base_only) if base_only else None
 
     def _next_file(self) -> tuple[InodeNumber, int, bytes] | None:
         """Return the position of the next file: a listed one, or else the next of a walk.

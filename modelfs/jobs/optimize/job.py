@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from modelfs.errors import StoreFull
 from modelfs.jobs.optimize.apply import Applier
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
+from modelfs.jobs.optimize.room import garbage_max
 from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.jobs.steps import Job, Pause, Progress, Work, pausing
 from modelfs.store.statistics import Statistics
@@ -42,7 +44,19 @@ class Optimizer:
             StoreFull: no room for the new forms; nothing is lost.
             OSError: the disk failed; nothing is lost.
         """
-        batch: Batch | None = yield Work(self._backlog.next_batch)
+        return (yield from self._work_on(self._backlog.next_batch, may_delete))
+
+    def free_bases(self) -> Job[BatchResult | None]:
+        """Encode the dependants of the next base-only chunks without these; None: there are none.
+
+        The chunks are dead then. Otherwise as `optimize_batch`.
+        """
+        return (yield from self._work_on(self._backlog.next_bases, lambda: False))
+
+    def _work_on(
+        self, next_batch: Callable[[], Batch | None], may_delete: Callable[[], bool]
+    ) -> Job[BatchResult | None]:
+        batch: Batch | None = yield Work(next_batch)
         if batch is None:
             return None
         with self._store.writing() as writer:
@@ -67,7 +81,27 @@ class Optimizer:
         self._worker.close()
 
 
-def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -> Job[None]:
+def free_bases(store: Store) -> Job[None]:
+    """Encode all chunks that derive from base-only ones without these. The caller collects them.
+
+    Raises:
+        StoreFull: no room for the new forms; nothing is lost.
+    """
+    backlog = Backlog(store)
+    optimizer = Optimizer(store, backlog, os.cpu_count() or 1)
+    try:
+        while (yield from optimizer.free_bases()) is not None:
+            yield Pause()
+    finally:
+        optimizer.close()
+
+
+def optimize(
+    store: Store,
+    backlog: Backlog,
+    progress: Progress | None = None,
+    make_room: Callable[[int], Job[object]] | None = None,
+) -> Job[None]:
     """Give each chunk of each tensor its smallest form, with all processors.
 
     After a stop, the next run continues where this one ended.
@@ -76,14 +110,28 @@ def optimize(store: Store, backlog: Backlog, progress: Progress | None = None) -
         store: the store.
         backlog: of that store, after `begin`.
         progress: called with the bytes of tensors that are done, and those of all files.
+        make_room: a job that collects garbage if there is more than so many bytes.
 
     Raises:
         StoreFull: no room for the new forms; nothing is lost.
     """
     optimizer = Optimizer(store, backlog, os.cpu_count() or 1)
-    total, done = backlog.status().bytes, 0
+    total, done, failures = backlog.status().bytes, 0, 0
     try:
-        while (result := (yield from optimizer.optimize_batch())) is not None:
+        while True:
+            if make_room is not None:
+                yield from make_room(0 if failures else garbage_max(store))
+            backlog.fit_batches()
+            try:
+                result = yield from optimizer.optimize_batch()
+            except StoreFull:
+                failures += 1
+                if make_room is None or failures > 1:
+                    raise
+                continue
+            if result is None:
+                return
+            failures = 0
             done += result.batch.bytes
             if progress is not None:
                 progress(min(done, total), total)

@@ -25,6 +25,7 @@ Pack file, little-endian::
     4096    segments, each at a multiple of 4,096: see `packs.segment`
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -233,11 +234,24 @@ class Packs:
         size_at_most = segment.size_at_most
         if self._space is not None:
             self._space.spend(size_at_most + PAGE)
-        tail = self._tail
-        if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
-            tail = self._tail = self._create_next()
-        entries, buffers, size = segment.layout(tail.stop)
-        write_at(self._files.get(pack_name(tail.pack)), tail.stop, buffers)
+        size = size_at_most
+        try:
+            tail = self._tail
+            if tail is None or tail.stop + size_at_most > min(PACK_SIZE, self._size_max):
+                tail = self._tail = self._create_next()
+            entries, buffers, size = segment.layout(tail.stop)
+            file = self._files.get(pack_name(tail.pack))
+            # Behind the end of a file, XFS allocates as much again as the file has, and keeps it.
+            os.ftruncate(file.fd, tail.stop + size)
+            try:
+                write_at(file, tail.stop, buffers)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fd, tail.stop)
+                raise
+        finally:
+            if self._space is not None:
+                self._space.arrive(size_at_most + PAGE, size + PAGE)
         self._unflushed.add(tail.pack)
         self._unpublished.add(tail.pack)
         self._tail = Tail(tail.pack, tail.stop + size)

@@ -5,6 +5,7 @@ from pathlib import Path
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
+from tests.support.optimized_models import put, real, remove
 from tests.support.run_jobs import drain
 from tests.support.stores import noise, stored_file
 
@@ -25,6 +26,19 @@ def test_room_is_freed(call: Call, empty: Path) -> None:
         "removed 3 unused chunks (2.86 MiB) and freed 2.87 MiB in 1 pack\n"
     )
     assert call("stats", empty, "--json").json["disk_bytes"] < full - 2_900_000
+    assert call("gc", empty).out == "nothing to collect\n"
+
+
+def test_bases_are_freed(call: Call, empty: Path) -> None:
+    """Chunks that only derived chunks need are freed, and were announced."""
+    with Store(empty) as store:
+        for name in ("base", "finetune"):
+            put(store, name, real(f"{name}.safetensors"))
+        remove(store, b"base")
+    assert ", 4 base-only chunks and free about " in call("gc", empty, "--dry-run").out
+    full = call("stats", empty, "--json").json["disk_bytes"]
+    assert ", 4 base-only chunks and freed " in call("gc", empty).out
+    assert call("stats", empty, "--json").json["disk_bytes"] < full - 200_000
     assert call("gc", empty).out == "nothing to collect\n"
 
 

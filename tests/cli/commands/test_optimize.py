@@ -1,5 +1,6 @@
 """`modelfs optimize`."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,8 @@ REPORT: Reply = {
 def test_a_family_gets_smaller(call: Call, family: Path) -> None:
     """The output has the sizes before and after; a second run finds nothing to do."""
     done = call("optimize", family)
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert re.fullmatch(r"modelfs: needs up to \S+ MiB of free space; .* are free\n", done.err)
     assert " before, " in done.out
     assert " now (" in done.out
     again = call("optimize", family)
@@ -115,10 +117,26 @@ def test_depth_is_remembered(call: Call, family: Path) -> None:
 
 def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     """For a mounted store, the daemon does the work."""
-    daemon = fake(optimize=[{"progress": {"done": 1, "total": 4}}, {"result": REPORT}])
-    assert call("optimize", empty).out == "2.00 KiB before, 512 B now (25.0 %)\n"
+    replies = {
+        "optimize-room": [{"result": {"needed": 5 << 20, "least": 1 << 20, "free": 3 << 20}}],
+        "optimize": [{"progress": {"done": 1, "total": 4}}, {"result": REPORT}],
+    }
+    daemon = fake(**replies)
+    done = call("optimize", empty)
+    assert done.out == "2.00 KiB before, 512 B now (25.0 %)\n"
+    assert done.err == "modelfs: needs up to 5.00 MiB of free space; 3.00 MiB are free\n"
     assert call("optimize", "--depth", "2", empty).code == 0
     assert daemon.requests == [
+        {"command": "optimize-room"},
         {"command": "optimize", "again": False},
+        {"command": "optimize-room"},
         {"command": "optimize", "depth": 2, "again": False},
     ]
+
+
+def test_too_little_room(call: Call, fake: Fake, empty: Path) -> None:
+    """With too little room for a single batch, nothing is begun, and the error has both sizes."""
+    room = {"needed": 500 << 20, "least": 8 << 20, "free": 3 << 20}
+    daemon = fake(**{"optimize-room": [{"result": room}]})
+    assert "needs 8.00 MiB at least, and 3.00 MiB are free" in call("optimize", empty).error
+    assert daemon.requests == [{"command": "optimize-room"}]

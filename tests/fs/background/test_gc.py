@@ -10,8 +10,10 @@ from trio.testing import MockClock
 
 from modelfs.fs.background import gc as background_gc
 from modelfs.fs.background import scheduler
+from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.store.index.tables import PackId
-from tests.support.run_jobs import collector_of
+from tests.support.optimized_models import real
+from tests.support.run_jobs import collector_of, optimize
 from tests.support.served_store import ASKED, DATA, TOP, Failing, Served, until
 from tests.support.stores import CHUNK, noise, pack_sizes
 
@@ -30,6 +32,60 @@ async def test_collect(served: Served) -> None:
     assert await served.content(kept) == small
     again = await served.background.gc.collect()
     assert (again.dead_chunks, again.packs) == (0, 0)
+
+
+@pytest.fixture
+async def held(served: Served) -> Served:
+    """A store in which a model derives from one that was removed."""
+    for name in ("base", "finetune"):
+        await served.chunked(name.encode(), real(f"{name}.safetensors"))
+        optimize(served.store)
+    gone = await served.looked_up(b"base")
+    await served.operations.unlink(TOP, FileNameT(b"base"), ASKED)
+    await served.operations.forget([(InodeT(gone), 2)])
+    await served.background.gc.remove_orphans()
+    assert served.store.statistics(0).base_only_chunks > 0
+    return served
+
+
+async def test_bases_of_removed_files_are_garbage(held: Served) -> None:
+    """Gc frees chunks that only derived ones need; it shows them before, and what was freed."""
+    shown = await held.background.gc.survey()
+    before = held.store.disk_usage()
+    found = await held.background.gc.collect(LIVE_MIN_SMALL)
+    freed = before - held.store.disk_usage()
+    assert found.base_only_chunks == shown.base_only_chunks > 0
+    assert held.store.statistics(0).base_only_chunks == 0
+    assert found.freed_bytes == pytest.approx(freed, rel=0.05)
+    assert shown.freed_bytes == pytest.approx(freed, rel=0.5)
+    inode = await held.looked_up(b"finetune")
+    assert await held.content(inode) == real("finetune.safetensors")
+
+
+async def test_garbage_is_free_room(held: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """df(1) shows garbage as free, that of bases too, since a writer gets it."""
+    monkeypatch.setattr(background_gc, "SURVEY_SECONDS", -1.0)
+    shown = await held.operations.statfs(ASKED)
+    garbage = await held.background.gc.shown_bytes()
+    assert garbage > 100_000
+    room = held.store.space.room()
+    assert shown.f_bavail * shown.f_frsize == pytest.approx(room.free + garbage, abs=1 << 20)
+
+
+async def test_room_of_a_small_file_comes_back(
+    running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a pack is worth a rewrite while no program uses the store, and waits otherwise."""
+    monkeypatch.setattr(background_gc, "GARBAGE_MIN", 2 * CHUNK)
+    inode = await running.chunked(b"f", noise(60 * CHUNK))
+    await running.set(inode, size=50 * CHUNK)
+    await running.background.ingest.sync()
+    await trio.sleep(3 * scheduler.COLLECT_SECONDS)
+    assert collector_of(running.store).survey().dead_chunks == 10
+    monkeypatch.setattr(background_gc, "IDLE_SECONDS", -1.0)
+    await until(lambda: collector_of(running.store).survey().dead_chunks == 0)
+    await until(lambda: running.store.packs.numbers() == {PackId(2)})
+    assert await running.content(inode) == noise(60 * CHUNK)[: 50 * CHUNK]
 
 
 async def test_failed_collect(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

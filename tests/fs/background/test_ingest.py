@@ -207,9 +207,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     begun: list[float] = []
     begin = Applier.begin_pass
 
-    def noted(self: Applier, inode: InodeNumber, *, complete: bool) -> Pass:
+    def noted(self: Applier, inode: InodeNumber, *, complete: bool, urgent: bool) -> Pass:
         begun.append(trio.current_time())
-        return begin(self, inode, complete=complete)
+        return begin(self, inode, complete=complete, urgent=urgent)
 
     monkeypatch.setattr(Applier, "begin_pass", noted)
     return begun

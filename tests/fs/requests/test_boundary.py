@@ -28,6 +28,7 @@ ERRNOS = {
     "AttributeTooLarge": errno.E2BIG,
     "NoAttribute": errno.ENODATA,
     "NotSupported": errno.EOPNOTSUPP,
+    "Interrupted": errno.EINTR,
     "StoreFull": errno.ENOSPC,
     "MapFull": errno.ENOSPC,
     "StoreReadOnly": errno.EROFS,

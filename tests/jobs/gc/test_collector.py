@@ -214,6 +214,7 @@ def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCapture
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert PackId(1) in opened.packs.numbers()
     assert collector.sparse_packs() == []
+    assert collector.survey().packs == 0
     with pytest.raises(CorruptChunk):
         content_of(opened, inodes[3])
     assert opened.contents.read(inodes[3], CHUNK, CHUNK) == noise(4 * CHUNK, 3)[CHUNK : 2 * CHUNK]

@@ -136,6 +136,28 @@ def test_dependants_of_a_removed_base_get_a_new_one(wide: Box) -> None:
     assert [record.form for record in records(wide.store)].count("delta") == 2 * 4
 
 
+def test_a_base_of_many_is_kept(wide: Box) -> None:
+    """A base stays if its dependants would take more room without it, and is no garbage then."""
+    base = weights(0, 100, 100)
+    put(wide.store, "base", tensors_of({"w": f32(base)}))
+    for number in range(1, 61):
+        # Steps of one size: a delta to the base has one bit for each number, and one to another
+        # fine-tune has two.
+        step = np.random.default_rng(number).integers(0, 2, base.shape, dtype=np.uint32)
+        tuned = (base.view(np.uint32) + (step << 12)).view(np.float32)
+        put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned)}))
+    remove(wide.store, b"base")
+    before = wide.store.statistics(0)
+    assert before.base_only_chunks > 0
+    optimize(wide.store)
+    collect(wide.store)
+    now = wide.store.statistics(0)
+    assert now.base_only_chunks == before.base_only_chunks
+    assert now.stored_bytes == before.stored_bytes
+    assert Backlog(wide.store).next_batch() is None
+    assert wide.store.base_only.estimate() == (0, 0)
+
+
 def test_a_stopped_rebase_comes_again(wide: Box) -> None:
     """Base-only chunks that a stopped batch did not reach are in the next batch."""
     for name in ("base", "finetune"):

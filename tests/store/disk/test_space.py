@@ -53,11 +53,10 @@ def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
     """Writers get the space above the reserve; grants count before the bytes are written."""
     space = Space(tmp_path)
     assert space.room().free == 50 * MB
-    for _ in range(3):
-        space.reserve(16 * MB)
-        disk.free -= 16 * MB
-    space.reserve(2 * MB)
-    disk.free -= 2 * MB
+    for size in (16 * MB, 16 * MB, 16 * MB, 2 * MB):
+        space.reserve(size)
+        disk.free -= size
+        space.arrive(size)
     with pytest.raises(StoreFull):
         space.reserve(1)
 
@@ -73,20 +72,98 @@ def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
         space.spend(45 * MB)
 
 
+def test_staged_bytes_need_room_as_chunks(disk: Disk, tmp_path: Path) -> None:
+    """Writers stop while all that is staged has room for a copy: ingest never finds none."""
+    space, staged = Space(tmp_path), 0
+    space.consider(lambda: staged, lambda: 0)
+    floor = space.reserve_bytes // 8
+    while space.writable_bytes() >= MB:
+        space.reserve(MB)
+        disk.free -= MB
+        staged += MB
+        space.arrive(MB)
+    assert 42 * MB < staged < (100 * MB - floor) // 2
+    with pytest.raises(StoreFull):
+        space.reserve(MB)
+    space.spend(staged + staged // 100)
+
+
 def test_a_limit_bounds_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writers stop at the limit, and go on when the store is smaller; gc ignores it."""
+    """Writers stop before the limit, and go on when the store is smaller; gc stops there, too."""
     monkeypatch.setattr(space_module, "FRESH_SECONDS", -1.0)
-    space = Space(tmp_path, 10 * MB)
-    assert space.room().total == 10 * MB
+    space = Space(tmp_path, 100 * MB)
+    assert space.room().total == 100 * MB
     file = tmp_path / "f"
-    space.reserve(9 * MB)
-    file.write_bytes(b"x" * 9 * MB)
+    space.reserve(40 * MB)
+    file.write_bytes(b"x" * 70 * MB)
+    space.arrive(40 * MB, 70 * MB)
     with pytest.raises(StoreFull, match="limit"):
-        space.reserve(2 * MB)
-    assert space.room().free < 2 * MB
-    space.spend(100 * MB)
+        space.reserve(10 * MB)
+    assert 5 * MB < space.room().free < 7 * MB
+    space.spend(20 * MB)
+    with pytest.raises(StoreFull, match="limit"):
+        space.spend(5 * MB)
+    space.arrive(20 * MB, 0)
     file.unlink()
-    space.reserve(8 * MB)
+    space.reserve(40 * MB)
+
+
+def test_bytes_under_way_count(tmp_path: Path) -> None:
+    """A count in the middle of a write does not forget the bytes that are still to come."""
+    space = Space(tmp_path, 100 * MB)
+    before = space.working_bytes
+    space.spend(20 * MB)
+    space.measure()
+    assert space.working_bytes == before - 20 * MB
+    (tmp_path / "f").write_bytes(b"x" * 20 * MB)
+    space.arrive(20 * MB)
+    assert space.working_bytes <= before - 20 * MB
+    space.measure()
+    assert space.working_bytes == before - 20 * MB
+
+
+def test_changes_in_memory_count(tmp_path: Path) -> None:
+    """Changes of the index that wait for a commit, and its file, count before the next count."""
+    index = tmp_path / "data.mdb"
+    space, uncommitted = Space(tmp_path, 100 * MB, index_file=index), 0
+    space.consider(lambda: 0, lambda: uncommitted)
+    before = space.working_bytes
+    uncommitted = 3 * MB
+    assert space.working_bytes == before - 6 * MB
+    index.write_bytes(b"x" * 5 * MB)
+    uncommitted = 0
+    assert space.working_bytes == before - 5 * MB
+
+
+def test_a_store_above_its_limit_can_shrink(tmp_path: Path) -> None:
+    """In a store larger than its limit, writers have no room, and gc has that of a reserve."""
+    file = tmp_path / "f"
+    file.write_bytes(b"x" * 120 * MB)
+    space = Space(tmp_path, 100 * MB)
+    with pytest.raises(StoreFull):
+        space.reserve(1)
+    space.spend(10 * MB)
+    space.arrive(10 * MB, 0)
+    os.truncate(file, 90 * MB)
+    space.measure()
+    with pytest.raises(StoreFull):
+        space.spend(10 * MB)
+
+
+def test_the_reserve_is_lent(disk: Disk, tmp_path: Path) -> None:
+    """A writer may borrow of the reserve, as long as no more is staged than it may."""
+    space, staged = Space(tmp_path), 0
+    space.consider(lambda: staged, lambda: 0)
+    disk.free = 40 * MB
+    with pytest.raises(StoreFull):
+        space.reserve(MB)
+    space.borrow(4 * MB, 5 * MB)
+    staged += 4 * MB
+    space.arrive(4 * MB)
+    with pytest.raises(StoreFull):
+        space.borrow(2 * MB, 5 * MB)
+    with pytest.raises(StoreFull):
+        space.borrow(20 * MB, 100 * MB)
 
 
 def test_ingest_without_space_writes_nothing(opened: Store, disk: Disk) -> None:
