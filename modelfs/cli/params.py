@@ -44,5 +44,12 @@ def chunk_size(text: str) -> int:
     return value
 
 
+trust = click.option(
+    "--trust",
+    is_flag=True,
+    help="Open the store even if it belongs to another user, or if other users may write in its "
+    "folder. They can then make this command do harm.",
+)
+
 # click must not check the path: a mount whose daemon ended fails even stat(2).
 PATH: Final = click.Path(path_type=Path, readable=False)

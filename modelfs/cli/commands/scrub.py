@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.failure import Code, Failure
 from modelfs.cli.findings import line_of
 from modelfs.cli.open_store import open_unmounted
@@ -47,7 +47,10 @@ Exit codes:
 )
 @click.option("--anew", is_flag=True, help="Start from the beginning, even if one was stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool) -> Code:
+@params.trust
+def scrub(
+    *, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool, trust: bool
+) -> Code:
     """Read all stored data, and find the bytes that the disk has lost.
 
     Lists the files and tensors that are affected. To repair them, write a good copy of one such
@@ -55,8 +58,8 @@ def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool
     by the next.
     """
     store = find_store(place)
-    if (daemon := client.connect(store)) is None:
-        report = _scrub_unmounted(store, mode, anew=anew)
+    if (daemon := client.connect(store, trust=trust)) is None:
+        report = _scrub_unmounted(store, mode, anew=anew, trust=trust)
     else:
         with daemon:
             match mode:
@@ -75,20 +78,20 @@ def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool
     return Code.DAMAGED if report["findings"] else Code.OK
 
 
-def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
+def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool, trust: bool) -> Json:
     match mode:
         case "background":
             raise Failure(f"{store} is not mounted; mount it, or scrub it without --background")
         case "status":
-            with Store(store, read_only=True) as opened:
+            with Store(store, read_only=True, trust=trust) as opened:
                 return scrub_report(opened)
         case "stop":
-            with open_unmounted(store) as opened:
+            with open_unmounted(store, trust=trust) as opened:
                 Scrubber(opened).pause()
                 return scrub_report(opened)
         case _:
             with (
-                open_unmounted(store) as opened,
+                open_unmounted(store, trust=trust) as opened,
                 render.progress_bar("scrubbing", in_bytes=True) as progress,
             ):
                 run_and_commit(scrub_store(Scrubber(opened), progress, restart=anew), opened)

@@ -16,12 +16,11 @@ u64, map size u64, two `MDB_db` (of free pages and of tables), last page u64, tr
 import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from modelfs.errors import IndexLost
 from modelfs.jobs.check.findings import Finding
-from modelfs.store.folder import INDEX
+from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE
 
 MAGIC: Final = 0xBEEFC0DE
@@ -45,39 +44,30 @@ class Meta:
     transaction: int
 
 
-def data_file(store: Path) -> Path:
-    return store / INDEX / DATA_FILE
-
-
-def check_meta_pages(store: Path) -> list[Finding]:
+def check_meta_pages(index: Directory) -> list[Finding]:
     """Return the findings about the meta pages of an index. A daemon may have the store mounted.
 
     Raises:
         IndexLost: both are damaged.
     """
-    if not data_file(store).is_file():
-        return []  # opening the store fails with a message about that
     for _ in range(3):  # a commit may write one of them just now
-        damaged = [
-            number for number, meta in enumerate(read_meta_pages(data_file(store))) if meta is None
-        ]
+        damaged = [number for number, meta in enumerate(read_meta_pages(index)) if meta is None]
         if not damaged:
             return []
     if len(damaged) == 2:
-        raise both_damaged(store)
+        raise both_damaged(index)
     message = f"meta page {damaged[0]} of the index is damaged; the rest is not checked"
     return [Finding("meta-page", message)]
 
 
-def both_damaged(store: Path) -> IndexLost:
+def both_damaged(index: Directory) -> IndexLost:
     """Return the error of an index of which nothing can be read."""
-    return IndexLost(f"both meta pages of {data_file(store)} are damaged")
+    return IndexLost(f"both meta pages of {index.path / DATA_FILE} are damaged")
 
 
-def read_meta_pages(path: Path) -> list[Meta | None]:
+def read_meta_pages(index: Directory) -> list[Meta | None]:
     """Return both meta pages of an index's file, None for one that is damaged."""
-    with path.open("rb") as file:
-        fd = file.fileno()
+    with index.opened(DATA_FILE, os.O_RDONLY) as fd:
         first = _meta(fd, 0, 0)
         sizes = PAGE_SIZES if first is None else (first.page_size,)
         second = next(filter(None, (_meta(fd, 1, size) for size in sizes)), None)

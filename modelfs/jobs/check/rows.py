@@ -1,6 +1,5 @@
 """Invariants of single rows: they decode, their inodes exist, and counters and totals are right."""
 
-import os
 import stat
 from collections.abc import Iterator
 from typing import Final
@@ -155,7 +154,7 @@ def _window_problem(view: CheckView, inode: int, number: int, row: StagedWindow)
         return "it has ranges outside its bounds"
     name = window_name(inode, number, row.generation)
     try:
-        length = os.stat(view.store.staging.folder / name).st_size
+        length = view.store.staging.directory.status(name).st_size
     except OSError as exc:
         return f"its file {name}: {exc.strerror}"
     if row.ranges and length < row.ranges.stop - start:

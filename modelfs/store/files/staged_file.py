@@ -10,6 +10,7 @@ begins with the range (100, 110), and the size is 110. The bytes behind 100 of t
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +21,9 @@ from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 WINDOW: Final = 64 << 20
+
+_NUMBER: Final = "(?:0|[1-9a-f][0-9a-f]{0,15})"
+_WINDOW_NAME: Final = re.compile(f"{_NUMBER}-{_NUMBER}-{_NUMBER}")
 
 Stamp = tuple[int, int, int]  # generation, version, failures
 
@@ -176,6 +180,11 @@ def is_being_written(staged: StagedFile | None, number: int) -> bool:
 def window_name(inode: int, number: int, generation: int) -> str:
     """Return the name of a window's staging file."""
     return f"{inode:x}-{number:x}-{generation:x}"
+
+
+def is_window_name(name: str) -> bool:
+    """Whether `window_name` makes such names."""
+    return _WINDOW_NAME.fullmatch(name) is not None
 
 
 def with_staged_state(node: Inode, staged: StagedFile) -> Inode:

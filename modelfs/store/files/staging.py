@@ -31,13 +31,19 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 from modelfs.errors import CorruptIndex, NotFound
+from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
-from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit, sync_folder
-from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name
+from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit
+from modelfs.store.files.staged_file import (
+    WINDOW,
+    StagedFile,
+    Window,
+    is_window_name,
+    window_name,
+)
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -53,8 +59,9 @@ KEPT_MAX: Final = 8192
 class Staging:
     """The staging files of a store, and the staged state of their inodes in memory."""
 
-    def __init__(self, folder: Path, index: Index, *, read_only: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Directory, index: Index, *, read_only: bool = False) -> None:
+        self.directory = folder
+        self.folder = folder.path
         self._index = index
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
@@ -198,7 +205,7 @@ class Staging:
                 if current is not None and current.generation == window.generation:
                     raise
         if (created := self._created) != self._created_durable:
-            sync_folder(self.folder)
+            self.directory.sync()
             self._created_durable = created
         return error
 
@@ -306,11 +313,15 @@ class Staging:
         self._generation = generation
 
     def unmentioned(self) -> list[str]:
-        """Return the names of staging files that no row mentions; none if rows are damaged."""
+        """Return the names of staging files that no row mentions; none if rows are damaged.
+
+        Files with any other name are not modelfs's, and are left out.
+        """
         mentioned = {window.file.name for staged in self for window in staged.windows.values()}
         if self.damaged:  # set by the walk above, if this is beside a writer
             return []
-        return [path.name for path in self.folder.iterdir() if path.name not in mentioned]
+        files = filter(is_window_name, self.directory.names())
+        return [name for name in files if name not in mentioned]
 
     def close(self) -> None:
         """Close the files; `descriptor` opens them again."""

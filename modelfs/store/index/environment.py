@@ -31,7 +31,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from threading import get_ident
 from types import TracebackType
 from typing import Final
@@ -39,6 +38,7 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import MapFull, StoreBusy, StoreFull
+from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
@@ -57,7 +57,7 @@ SLOT_SECONDS: Final = 10.0
 class Environment:
     """Transactions on the tables of an index. Any thread."""
 
-    def __init__(self, folder: Path, *, read_only: bool, map_size: int) -> None:
+    def __init__(self, folder: Directory, *, read_only: bool, map_size: int) -> None:
         self._folder = folder
         self._read_only = read_only
         self._map_size = map_size

@@ -25,13 +25,13 @@ the next commit, and reads see it at once.
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from threading import get_ident
 from typing import Final
 
 import lmdb
 
 from modelfs.errors import StoreReadOnly
+from modelfs.store.directory import Directory
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
 from modelfs.store.index.tables import Table
@@ -67,7 +67,7 @@ class Index:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Directory,
         *,
         read_only: bool = False,
         exclude_writers: bool = False,
@@ -93,6 +93,7 @@ class Index:
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
         self._pins: dict[int, lmdb.Transaction[bytes]] = {}  # by the thread whose reads use it
+        self.folder = folder
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:

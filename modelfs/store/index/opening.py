@@ -1,5 +1,12 @@
 """Opening LMDB's environment of an index, and the exceptions that stand for LMDB's errors.
 
+LMDB opens its two files by name, and follows symbolic links. So both are checked just before: they
+have to be regular files of the store's owner. Between the check and LMDB's open(2), only a process
+that may write in the folder could put a link in their place. In a store that is this process's own
+that is harmless: only its own user, root, or users that it trusts may write there. For a reader of
+another user's store, LMDB gets a private folder with two links to open descriptors of the checked
+files, so that it opens these and no others.
+
 LMDB reads its file through a mapping, so a file that was cut short would raise SIGBUS later. Such a
 file is refused here, unless only the last pages are missing, as after a crash, and each row can be
 read without them (see `data_file`).
@@ -9,11 +16,13 @@ The next one makes it longer, reads all rows, and opens it. Of a file with 30 pa
 changed; opening raises `IndexLost`.
 """
 
+import contextlib
 import errno
 import os
+import tempfile
 import time
 from collections import deque
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Final
 
 import lmdb
@@ -27,8 +36,9 @@ from modelfs.errors import (
     StoreBusy,
     StoreFull,
 )
-from modelfs.store.index.data_file import LOOSE_PAGES, DataFile
-from modelfs.store.index.lock_file import prepare_lock_file
+from modelfs.store.directory import Directory
+from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
+from modelfs.store.index.lock_file import LOCK_FILE, prepare_lock_file
 from modelfs.store.index.tables import SINCE, Table
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
@@ -40,7 +50,7 @@ POLL_SECONDS: Final = 0.001
 
 
 def open_lmdb(
-    folder: Path, *, read_only: bool, map_size: int, with_slots: bool
+    folder: Directory, *, read_only: bool, map_size: int, with_slots: bool
 ) -> tuple[lmdb.Environment, Databases]:
     """Open the environment in a folder, and its tables.
 
@@ -51,42 +61,68 @@ def open_lmdb(
         with_slots: whether transactions have slots in the lock file.
 
     Raises:
-        NotAStore: the folder does not exist.
+        NotAStore: the folder was deleted.
+        StoreNotTrusted: a file of the index is not a regular file of the store's owner.
         StoreBusy: this process, or one with the same PID in another container, has it open.
         CorruptIndex: it is damaged; `IndexLost` if it is cut short.
         StoreFull, OSError: the disk is full or failed.
     """
     if not read_only:
         prepare_lock_file(folder)
+    store = folder.path.parent
     try:
-        env = lmdb.open(
-            str(folder),
-            map_size=map_size,
-            max_dbs=len(Table),
-            max_spare_txns=0 if read_only else 8,
-            mode=0o600,
-            readonly=read_only,
-            create=False,
-            readahead=False,
-            lock=with_slots,
-        )
+        with _checked_files(folder, with_slots=with_slots) as path:
+            env = lmdb.open(
+                path,
+                map_size=map_size,
+                max_dbs=len(Table),
+                max_spare_txns=0 if read_only else 8,
+                mode=0o600,
+                readonly=read_only,
+                create=False,
+                readahead=False,
+                lock=with_slots,
+            )
     except lmdb.Error as exc:
-        if not folder.is_dir():
-            raise NotAStore(f"{folder.parent} is not a modelfs store: no index") from exc
+        code = getattr(exc, "code", 0)
+        if code == errno.ENOENT:
+            raise NotAStore(f"{store} is not a modelfs store: no index") from exc
         if "already open" in str(exc):
-            raise StoreBusy(f"{folder.parent} is open in this process already") from exc
-        if getattr(exc, "code", 0) == errno.EAGAIN:
+            raise StoreBusy(f"{store} is open in this process already") from exc
+        if code == errno.EAGAIN:
             # LMDB locks a byte of its lock file at the offset of the PID: fcntl(2).
             raise StoreBusy(
-                f"{folder.parent} is open in a process with the same PID, {os.getpid()}, "
+                f"{store} is open in a process with the same PID, {os.getpid()}, "
                 "in another container; run one of them under another PID"
             ) from exc
-        raise translated(exc, str(folder)) from exc
+        raise translated(exc, str(folder.path)) from exc
     try:
         return env, _checked_tables(env, DataFile(folder), read_only=read_only)
     except BaseException:
         env.close()
         raise
+
+
+@contextlib.contextmanager
+def _checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
+    """Yield a path in which LMDB finds the files of an index, after a check of these.
+
+    Raises:
+        StoreNotTrusted: one is not a regular file of the store's owner.
+    """
+    names = (DATA_FILE, LOCK_FILE) if with_slots else (DATA_FILE,)
+    if folder.is_own:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # LMDB makes it
+                folder.status(name)
+        yield folder.link
+        return
+    with tempfile.TemporaryDirectory() as private, contextlib.ExitStack() as files:
+        for name in names:
+            # O_PATH: a close of any other descriptor would end LMDB's locks, as in `lock_file`.
+            fd = files.enter_context(folder.opened(name, os.O_PATH))
+            os.symlink(f"/proc/self/fd/{fd}", os.path.join(private, name))
+        yield private
 
 
 def _checked_tables(env: lmdb.Environment, file: DataFile, *, read_only: bool) -> Databases:
@@ -113,7 +149,7 @@ def _checked_tables(env: lmdb.Environment, file: DataFile, *, read_only: bool) -
     except (lmdb.Error, ModelfsError, OSError) as exc:
         # Unless it is another process's file, or a writer has extended it meanwhile.
         if not read_only and file.size == used:
-            os.truncate(file.path, size)
+            file.shorten(size)
         raise problem from exc
     return databases
 
