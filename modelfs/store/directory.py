@@ -90,7 +90,7 @@ class Directory:
             with above.naming(path.name):
                 opened.extend(map(open_in_it, (path.name,), (flags | os.O_NOFOLLOW,)))
         self.fd = opened[0]
-        self.path = Path(os.readlink(self.link)) if above is None else path
+        self.path = self._found() if above is None else path
         status = os.fstat(self.fd)
         self.owner = status.st_uid if above is None else above.owner
         self.identity = Identity(status.st_dev, status.st_ino)
@@ -98,6 +98,13 @@ class Directory:
             if not trust and status.st_uid != self.owner:
                 raise StoreNotTrusted(_foreign(path, status.st_uid, self.owner))
             self.check_private()
+
+    def _found(self) -> Path:
+        try:
+            return Path(os.readlink(self.link))
+        except FileNotFoundError as exc:
+            # Sockets, and the files of LMDB, are opened by such links.
+            raise OSError(errno.ENOSYS, "proc(5) is not mounted", "/proc") from exc
 
     def close(self) -> None:
         """Close it. Later uses raise OSError."""

@@ -1,5 +1,6 @@
 """Directories of a store: no link is followed, and no other user's file is used."""
 
+import errno
 import gc
 import os
 import socket
@@ -187,6 +188,17 @@ def test_errors_name_the_whole_path(folder: Directory) -> None:
         folder.make_subdirectory("folder")
     with pytest.raises(IsADirectoryError, match=f"{folder.path}/folder"):
         folder.unlink("folder")
+
+
+def test_without_proc(folder: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc is missing the error names that, and not the store."""
+
+    def missing(path: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    monkeypatch.setattr(os, "readlink", missing)
+    with pytest.raises(OSError, match="is not mounted"):
+        Directory(folder.path)
 
 
 def test_a_closed_directory_is_unusable(folder: Directory) -> None:
