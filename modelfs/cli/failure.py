@@ -12,11 +12,13 @@ from modelfs.cli.escape import plain
 from modelfs.errors import (
     CorruptData,
     IndexLost,
+    IrregularFile,
     LostBytes,
     ModelfsError,
     NotAStore,
     StoreBusy,
     StoreFull,
+    StoreNotTrusted,
     StoreReadOnly,
     UnsupportedFormat,
 )
@@ -63,6 +65,8 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreFull, "free space on the disk of the store"),
     (NotAStore, "create one with: modelfs mkfs FOLDER"),
     (UnsupportedFormat, "install a newer version of modelfs"),
+    (IrregularFile, "put the file or folder itself there, or remove it"),
+    (StoreNotTrusted, "to use it all the same, if you trust all who can write in it: --trust"),
     (StoreReadOnly, "mount it with --read-only to read its files"),
     (IndexLost, "restore the store from a backup"),
     (LostBytes, "write these bytes again, truncate the file or remove it"),
@@ -108,7 +112,9 @@ def with_hint(problem: str, number: object) -> str:
 def permission_denied(path: Path) -> str:
     """Return the problem of a path that this user may not use, and the next step."""
     try:
-        why = f"owned by user {path.stat().st_uid}; try sudo"
+        owner = path.stat().st_uid
+        other = "try sudo" if owner == 0 else "try as that user, or with sudo; for a store: --trust"
+        why = f"owned by user {owner}; {other}"
     except OSError:
         why = "try sudo"
         mount = mount_table.mounted_at(mount_table.mount_point_of(path))

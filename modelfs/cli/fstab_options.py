@@ -11,6 +11,7 @@ from modelfs.cli.params import parse_size
 PASSED_ON: Final = frozenset(
     {"nosuid", "nodev", "noexec", "suid", "dev", "exec", "sync", "async", "dirsync"}
 )
+SWITCHES: Final = frozenset({"allow_other", "replace", "trust"})
 SIZES: Final = frozenset({"cache_size", "limit"})
 # Options passed on with their values: security labels, and the source in the mount table.
 NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
@@ -36,6 +37,7 @@ class FstabOptions:
     cache_size: int | None
     limit: int | None
     replace: bool
+    trust: bool
     passed_on: tuple[str, ...]
 
 
@@ -46,18 +48,15 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
         Failure: an option that modelfs does not support.
     """
     read_only: bool | None = None
-    allow_other = False
-    replace = False
+    switches: set[str] = set()
     sizes: dict[str, int] = {}
     passed_on: dict[str, None] = {}
     for option in (part for text in texts for part in text.split(",") if part):
         name, _, value = option.partition("=")
         if option in ("ro", "rw"):
             read_only = option == "ro"
-        elif option == "allow_other":
-            allow_other = True
-        elif option == "replace":
-            replace = True
+        elif option in SWITCHES:
+            switches.add(option)
         elif name in SIZES:
             try:
                 sizes[name] = parse_size(value)
@@ -72,9 +71,10 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
             raise Failure(f"-o {option} is not supported; {hint}", Code.USAGE)
     return FstabOptions(
         read_only,
-        allow_other,
+        "allow_other" in switches,
         sizes.get("cache_size"),
         sizes.get("limit"),
-        replace,
+        "replace" in switches,
+        "trust" in switches,
         tuple(passed_on),
     )

@@ -30,6 +30,7 @@ from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.reclaim import Reclaimer
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
+from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import Calls, run_here
 from modelfs.store.disk.space import Space, disk_usage
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
@@ -47,12 +48,12 @@ from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
-    INDEX,
     PACKS,
     STAGING,
     check_format,
-    check_index,
     lock,
+    open_folder,
+    open_index_folder,
     read_superblock,
 )
 from modelfs.store.index.counters import (
@@ -84,6 +85,7 @@ class Store:
 
     superblock: Superblock
     # On the disk.
+    directory: Directory
     space: Space
     index: Index
     exclusion: WriterExclusion
@@ -106,7 +108,7 @@ class Store:
     flusher: Flusher
     orphans: Orphans
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each choice of a caller
         self,
         folder: Path,
         *,
@@ -115,6 +117,7 @@ class Store:
         recover: bool = True,
         cache_size: int = CAPACITY,
         limit: int | None = None,
+        trust: bool = False,
     ) -> None:
         """Open a store. For writing, lock it and bring it to its last commit.
 
@@ -127,38 +130,41 @@ class Store:
             recover: False for repair: remove nothing and load no staged state.
             cache_size: capacity of the cache of decoded chunks, in bytes.
             limit: the most bytes that the store may use on its disk; None: no limit.
+            trust: accept any owner of the folder and all modes: see `folder`.
 
         Raises:
             NotAStore: the folder is no store.
+            StoreNotTrusted: other users may be able to change it, and `trust` is not given.
             UnsupportedFormat: a newer version of modelfs wrote the store.
             StoreBusy: another process has locked it.
             StoreReadOnly: its lock file cannot be opened.
             CorruptIndex: its index is damaged; `IndexLost` if nothing of it can be read.
             OSError: the disk failed or is full.
         """
-        self.folder = folder.resolve()
+        self.directory = open_folder(folder, read_only=read_only, trust=trust)
+        self.folder = self.directory.path
         self.read_only = read_only
-        check_format(self.folder)
+        check_format(self.directory)
+        index_folder = open_index_folder(self.directory)
         self._lock: io.FileIO | None = None
         if not read_only:
-            self._lock = lock(self.folder, fcntl.LOCK_EX)
+            self._lock = lock(self.directory, fcntl.LOCK_EX)
         elif exclude_writers:
-            self._lock = lock(self.folder, fcntl.LOCK_SH)
+            self._lock = lock(self.directory, fcntl.LOCK_SH)
         else:
-            self._lock = lock_out_writers(self.folder)
+            self._lock = lock_out_writers(self.directory, index_folder)
         try:
-            self.space = Space(self.folder, limit)
-            self._open(cache_size, recover=recover, exclude_writers=exclude_writers)
+            self.space = Space(Path(self.directory.link), limit)
+            self._open(index_folder, cache_size, recover=recover, exclude_writers=exclude_writers)
         except BaseException:
             self.unlock()
             raise
 
-    def _open(self, cache_size: int, *, recover: bool, exclude_writers: bool) -> None:
-        check_index(self.folder)
-        self.index = Index(
-            self.folder / INDEX, read_only=self.read_only, exclude_writers=exclude_writers
-        )
-        self.exclusion = WriterExclusion(self.folder, self.index)
+    def _open(
+        self, index: Directory, cache_size: int, *, recover: bool, exclude_writers: bool
+    ) -> None:
+        self.index = Index(index, read_only=self.read_only, exclude_writers=exclude_writers)
+        self.exclusion = WriterExclusion(self.directory, self.index)
         try:
             if recover and not self.read_only:
                 self.index.compact()
@@ -167,7 +173,7 @@ class Store:
                 load_staged(self.staging)
                 self.staging.check_recorded()
             if recover and not self.read_only:
-                self.superblock = upgrade(self.folder, self.index, self.superblock)
+                self.superblock = upgrade(self.directory, self.index, self.superblock)
                 self.staging.remove_checksums()
                 self.index.commit()
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
@@ -183,7 +189,10 @@ class Store:
         self._session: bytes | None = None  # whose numbers the caches have
         self.counters = Counters(index)
         self.packs = Packs(
-            self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
+            self.directory.subdirectory(PACKS),
+            self.superblock.uuid,
+            self.space,
+            read_only=read_only,
         )
         self.cache = ChunkCache(cache_size)
         self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
@@ -197,7 +206,7 @@ class Store:
         self.dentries = Dentries(index, self.counters)
         self.namespace = Namespace(index, self.dentries, self.inodes)
         self.maps = FileMaps(index, self.chunks, self.superblock.chunk_size)
-        self.staging = Staging(self.folder / STAGING, index, read_only=read_only)
+        self.staging = Staging(self.directory.subdirectory(STAGING), index, read_only=read_only)
         self.attributes = Attributes(index, self.inodes, self.staging)
         extents = ExtentCache(index, self.maps, self.chunks)
         self.contents = Contents(
@@ -234,6 +243,7 @@ class Store:
         self.close_files()
         self.index.close()
         self.unlock()
+        self.close_folders()
 
     def follow_session(self) -> None:
         """Empty the caches if the index is of another session than they are. Any thread.
@@ -250,6 +260,12 @@ class Store:
         self.packs.close()
         self.staging.close()
 
+    def close_folders(self) -> None:
+        """Close the store's folders, after everything in them."""
+        folders = (self.packs.directory, self.staging.directory, self.index.folder, self.directory)
+        for folder in folders:
+            folder.close()
+
     def reload(self) -> bool:
         """Open the index again, which another process may have upgraded or replaced. Any thread.
 
@@ -260,7 +276,7 @@ class Store:
             UnsupportedFormat: a newer version of modelfs has upgraded it.
             NotAStore, CorruptIndex, OSError: as at opening.
         """
-        check_format(self.folder)
+        check_format(self.directory)
         self.index.reopen()
         block = read_superblock(self.index)
         if block.uuid != self.superblock.uuid:
@@ -407,7 +423,7 @@ class Store:
 
     def disk_usage(self) -> int:
         """Return the disk space that the store uses, in bytes. Any thread; walks its folder."""
-        return disk_usage(self.folder)
+        return disk_usage(Path(self.directory.link))
 
     def statistics(
         self, disk_bytes: int | None = None, waiting: Waiting | None = None

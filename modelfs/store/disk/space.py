@@ -138,7 +138,7 @@ def _reserve(total: int) -> int:
 
 def disk_usage(folder: Path) -> int:
     """Return the disk space of everything in a folder, in bytes, as du(1) counts it."""
-    total = folder.lstat().st_blocks * 512
+    total = folder.stat().st_blocks * 512
     for path in folder.rglob("*"):
         try:
             total += path.lstat().st_blocks * 512

@@ -26,13 +26,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from pathlib import Path
 from threading import get_ident
 from typing import Final, NamedTuple
 
 import lmdb
 
 from modelfs.errors import CorruptIndex, StoreReadOnly
+from modelfs.store.directory import Directory
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
 from modelfs.store.index.opening import Database, Databases
@@ -84,7 +84,7 @@ class Index:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Directory,
         *,
         read_only: bool = False,
         exclude_writers: bool = False,
@@ -114,6 +114,7 @@ class Index:
         # first look. And how the next commit converts the rows that have none.
         self._with_checksums = False
         self._convert: Callable[[Table, bytes, bytes], bytes] | None = None
+        self.folder = folder
         self._env = Environment(folder, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from modelfs.store.index.rebuild import replace_data_file, write_new
@@ -24,7 +25,7 @@ STORED = {
 
 def rows_of(folder: Path) -> dict[Table, list[tuple[bytes, bytes]]]:
     """Return the rows of an index that are in tables with rows."""
-    index = Index(folder)
+    index = Index(Directory(folder))
     rows = {table: list(index.pages(table)) for table in Table}
     index.close()
     return {table: found for table, found in rows.items() if found}
@@ -33,8 +34,8 @@ def rows_of(folder: Path) -> dict[Table, list[tuple[bytes, bytes]]]:
 def test_the_new_file_has_the_rows(index: Index, tmp_path: Path) -> None:
     """After the replacement the index has these rows and no others, and nothing is left over."""
     index.close()
-    assert write_new(tmp_path, STORED) == 1002
-    replace_data_file(tmp_path)
+    assert write_new(Directory(tmp_path), STORED) == 1002
+    replace_data_file(Directory(tmp_path))
     assert rows_of(tmp_path) == ROWS
     assert {path.name for path in tmp_path.iterdir()} == {"data.mdb", "lock.mdb"}
 
@@ -45,50 +46,50 @@ def test_an_interrupted_replacement(
 ) -> None:
     """A crash at any step leaves the old rows or the new ones, and it can be done again."""
     index.close()
-    write_new(tmp_path, STORED)
+    write_new(Directory(tmp_path), STORED)
     steps = 0
 
-    def sync(path: Path) -> None:
+    def sync(_: Directory) -> None:
         nonlocal steps
         if steps == step:
             raise KeyboardInterrupt
         steps += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuild, "_sync", sync)
+        patch.setattr(Directory, "sync", sync)
         if step < 2:
             with pytest.raises(KeyboardInterrupt):
-                replace_data_file(tmp_path)
+                replace_data_file(Directory(tmp_path))
         elif step == 2:
             patch.setattr(rebuild, "remove_new", sync)
             with pytest.raises(KeyboardInterrupt):
-                replace_data_file(tmp_path)
+                replace_data_file(Directory(tmp_path))
     old = {Table.META: [(b"a", b"1")]}
     assert rows_of(tmp_path) == (ROWS if step in (1, 2) else old)
-    write_new(tmp_path, STORED)
-    replace_data_file(tmp_path)
+    write_new(Directory(tmp_path), STORED)
+    replace_data_file(Directory(tmp_path))
     assert rows_of(tmp_path) == ROWS
 
 
 def test_a_new_file_of_a_crash_is_written_again(index: Index, tmp_path: Path) -> None:
     """Half of a new file hinders no later one."""
     index.close()
-    write_new(tmp_path, {})
+    write_new(Directory(tmp_path), {})
     assert rows_of(tmp_path) == {Table.META: [(b"a", b"1")]}
-    write_new(tmp_path, STORED)
-    replace_data_file(tmp_path)
+    write_new(Directory(tmp_path), STORED)
+    replace_data_file(Directory(tmp_path))
     assert rows_of(tmp_path) == ROWS
 
 
 def test_a_writer_goes_on(tmp_path: Path) -> None:
     """Commits work in the new file as in any other, though the lock file was of the old one."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     for number in range(30):
         put(index, b"a", b"%d" % number)
     index.close()
-    write_new(tmp_path, STORED)
-    replace_data_file(tmp_path)
-    index = Index(tmp_path)
+    write_new(Directory(tmp_path), STORED)
+    replace_data_file(Directory(tmp_path))
+    index = Index(Directory(tmp_path))
     put(index, b"c", b"3")
     index.close()
     assert rows_of(tmp_path)[Table.META] == [*ROWS[Table.META], (b"c", b"3")]
@@ -96,7 +97,7 @@ def test_a_writer_goes_on(tmp_path: Path) -> None:
 
 def filled_and_emptied(folder: Path) -> int:
     """Fill an index and delete most rows again; return the length of its file."""
-    index = Index(folder)
+    index = Index(Directory(folder))
     for delete in (False, True):
         with index.change():
             for number in range(20_000):
@@ -117,7 +118,7 @@ def test_an_index_that_is_mostly_free_is_compacted(
     monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
     before = filled_and_emptied(tmp_path)
     rows = rows_of(tmp_path)
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     index.compact()
     assert (tmp_path / "data.mdb").stat().st_size < before / 4
     put(index, b"a", b"2")
@@ -134,7 +135,7 @@ def test_an_index_stays_as_it_is(
     monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
     monkeypatch.setattr(rebuild, setting, 1 << 40 if setting == "COMPACT_MIN" else 0.0)
     before = filled_and_emptied(tmp_path)
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     index.compact()
     index.close()
     assert (tmp_path / "data.mdb").stat().st_size == before
@@ -144,11 +145,12 @@ def test_an_index_stays_as_it_is(
 COMPACT = """
 import sys
 from pathlib import Path
+from modelfs.store.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
 rebuild.COMPACT_MIN = 1 << 20
-index = Index(Path(sys.argv[1]))
+index = Index(Directory(Path(sys.argv[1])))
 index.compact()
 for number in range(100):
     put(index, b"a", b"%d" % number)
@@ -159,7 +161,7 @@ index.close()
 def test_a_reader_meanwhile(tmp_path: Path) -> None:
     """A process that has the index open reads the old file, until it opens the new one."""
     filled_and_emptied(tmp_path)
-    index = Index(tmp_path, read_only=True)
+    index = Index(Directory(tmp_path), read_only=True)
     rows = list(index.pages(Table.CHUNKS))
     run_apart(COMPACT, tmp_path)
     assert index.get(Table.META, b"a") == b"1"
