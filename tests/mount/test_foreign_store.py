@@ -302,7 +302,7 @@ HOSTILE: Final[dict[str, Hostile]] = {
 def test_links_of_another_user_reach_no_file_of_roots(
     theirs: Path, top: Path, part: str, *, trust: bool
 ) -> None:
-    """Whatever the owner of a store links to, even trusted, root's files stay as they are."""
+    """Root's files stay as they are, though links in a store lead to them, and with trust, too."""
     private = _made(top / "private")
     private.chmod(0o700)
     for name in ("a.txt", "5-0-1"):

@@ -141,7 +141,7 @@ def test_names_are_those_of_regular_files(folder: Directory) -> None:
 
 @only_root
 def test_new_files_belong_to_the_owner(folder: Directory) -> None:
-    """With trust, root gives away what it makes; a file with other names stays root's."""
+    """With trust, a new file of root becomes the owner's; a file with other names stays root's."""
     os.chown(folder.path, STRANGER, STRANGER)
     given = Directory(folder.path, trust=True)
     os.close(given.open("file", os.O_RDWR | os.O_CREAT | os.O_EXCL))

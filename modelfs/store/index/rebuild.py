@@ -2,8 +2,9 @@
 
 A file is replaced in three steps, and a crash between any two of them leaves an index of the same
 rows: the new file is written under another name and synced, the lock file is deleted, the new file
-is renamed. The lock file goes because it has the number of the old file's last commit; the next
-writer makes another. The caller has the store's lock, so no other process writes the index. One
+is renamed. The lock file goes because it has the number of the old file's last commit. The new
+files have the group, the mode and the ACL of the old ones, so that those who may read the store
+still may. The caller has the store's lock, so no other process writes the index. One
 that reads it goes on with the old files, which have no name any more, until it opens the new ones.
 
 Example. An index of 600 MiB has 500 MiB of free pages, since most files were removed. The next
@@ -11,17 +12,19 @@ process that opens it for writing copies the other 100 MiB to `new/data.mdb`. Th
 the rename: `data.mdb` is as before, and the next process begins again.
 """
 
+import contextlib
 import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import lmdb
 
 from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.lock_file import LMDB_LOCK_FILE
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.opening import translated
 from modelfs.store.index.tables import Table
 
@@ -40,6 +43,34 @@ COMPACT_MIN: Final = 16 << 20
 COMPACT_PART: Final = 0.5
 # A new file takes at most this part of the disk's free room.
 ROOM_PART: Final = 0.5
+ACL: Final = "system.posix_acl_access"
+
+
+class _Access(NamedTuple):
+    """The permissions of users other than the owner."""
+
+    group: int
+    mode: int
+    acl: bytes | None
+
+    @classmethod
+    def of(cls, folder: Directory, name: str) -> Self:
+        with folder.opened(name, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            try:
+                acl = os.getxattr(fd, ACL)
+            except OSError:
+                acl = None
+        return cls(status.st_gid, stat.S_IMODE(status.st_mode), acl)
+
+    def give(self, folder: Directory, name: str) -> None:
+        """Give a file these permissions; if that fails, it is for the owner alone."""
+        with folder.opened(name, os.O_RDONLY) as fd, contextlib.suppress(OSError):
+            os.fchown(fd, -1, self.group)
+            if self.acl is None:
+                os.fchmod(fd, self.mode)
+            else:  # with it, the mode of the group is that of all in the list
+                os.setxattr(fd, ACL, self.acl)
 
 
 def write_new(folder: Directory, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]]) -> int:
@@ -127,10 +158,15 @@ def replace_data_file(folder: Directory) -> None:
         OSError: the disk failed; the index is the old one, or the new one.
     """
     new = folder.subdirectory(NEW_FOLDER)
+    _Access.of(folder, DATA_FILE).give(new, DATA_FILE)
+    access = _Access.of(folder, LMDB_LOCK_FILE) if folder.exists(LMDB_LOCK_FILE) else None
     folder.unlink(LMDB_LOCK_FILE)
     folder.sync()
     new.rename(DATA_FILE, DATA_FILE, folder)
     folder.sync()
+    if access is not None:
+        prepare_lock_file(folder)
+        access.give(folder, LMDB_LOCK_FILE)
     remove_new(folder)
 
 

@@ -55,6 +55,18 @@ def test_reads_see_one_commit(folder: Path) -> None:
     index.close()
 
 
+def test_a_folder_that_was_moved(folder: Path) -> None:
+    """The copy is one of the index that was opened, not of another at its path."""
+    index = Index(Directory(folder), read_only=True)
+    moved = folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+    Index(Directory(folder)).close()
+    with index.copied():
+        assert index.get(Table.META, b"a") == b"old"
+        assert sorted(os.listdir(moved)) == ["data.mdb", "lock.mdb"]
+    index.close()
+
+
 def test_nothing_is_left_over(folder: Path) -> None:
     """The copy has no name, and its descriptor is closed at the end."""
     index = Index(Directory(folder), read_only=True)

@@ -130,6 +130,7 @@ ANY_DAMAGE = """
 import random, shutil, sys
 from pathlib import Path
 from modelfs.errors import CorruptIndex
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table, number_key
 from tests.support.index_pages import walk_of

@@ -1,9 +1,13 @@
 """A new data file in the place of an old one."""
 
+import os
+import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
+from modelfs.errors import IrregularFile
 from modelfs.store.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
@@ -38,6 +42,38 @@ def test_the_new_file_has_the_rows(index: Index, tmp_path: Path) -> None:
     replace_data_file(Directory(tmp_path))
     assert rows_of(tmp_path) == ROWS
     assert {path.name for path in tmp_path.iterdir()} == {"data.mdb", "lock.mdb"}
+
+
+def test_those_who_may_read_still_may(index: Index, tmp_path: Path) -> None:
+    """The new files have the mode and the group of the old ones."""
+    index.close()
+    for name, mode in (("data.mdb", 0o644), ("lock.mdb", 0o664)):
+        (tmp_path / name).chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(tmp_path / name, -1, 4001)
+    before = {path.name: path.stat() for path in tmp_path.iterdir()}
+    write_new(Directory(tmp_path), STORED)
+    replace_data_file(Directory(tmp_path))
+    for name, old in before.items():
+        status = (tmp_path / name).stat()
+        assert (status.st_mode, status.st_gid) == (old.st_mode, old.st_gid)
+
+
+def test_the_list_of_those_who_may_read_stays(index: Index, tmp_path: Path) -> None:
+    """An ACL is copied; the group gets no more than it had."""
+    index.close()
+    # acl(5): version 2; u::rw- u:4001:r-- g::--- m::r-- o::---
+    entries = [(1, 6, -1), (2, 4, 4001), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, permission, user & 0xFFFFFFFF) for tag, permission, user in entries
+    )
+    try:
+        os.setxattr(tmp_path / "data.mdb", "system.posix_acl_access", acl)
+    except OSError as exc:
+        pytest.skip(f"a file system without ACLs: {exc}")
+    write_new(Directory(tmp_path), STORED)
+    replace_data_file(Directory(tmp_path))
+    assert os.getxattr(tmp_path / "data.mdb", "system.posix_acl_access") == acl
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -125,6 +161,38 @@ def test_an_index_that_is_mostly_free_is_compacted(
     index.compact()  # does nothing
     index.close()
     assert rows_of(tmp_path) == rows | {Table.META: [(b"a", b"2")]}
+
+
+def test_the_folder_that_was_opened_is_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is renamed meanwhile, another one at its path stays as it is."""
+    monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
+    folder, moved = tmp_path / "index", tmp_path / "moved"
+    folder.mkdir()
+    before = filled_and_emptied(folder)
+    index = Index(Directory(folder))
+    folder.rename(moved)
+    shutil.copytree(moved, folder)
+    index.compact()
+    index.close()
+    assert (moved / "data.mdb").stat().st_size < before / 4
+    assert (folder / "data.mdb").stat().st_size == before
+
+
+def test_no_link_to_a_folder_is_followed(index: Index, tmp_path: Path) -> None:
+    """A link in the place of the new file's folder is refused; its target stays as it is."""
+    index.close()
+    other = tmp_path.with_name("other")
+    other.mkdir()
+    (other / "data.mdb").write_bytes(b"of another program")
+    (tmp_path / "new").symlink_to(other)
+    for use in (rebuild.remove_new, replace_data_file):
+        with pytest.raises(IrregularFile, match=f"{tmp_path}/new .a symbolic link"):
+            use(Directory(tmp_path))
+    with pytest.raises(IrregularFile):
+        write_new(Directory(tmp_path), STORED)
+    assert (other / "data.mdb").read_bytes() == b"of another program"
 
 
 @pytest.mark.parametrize("setting", ["COMPACT_MIN", "ROOM_PART"])
