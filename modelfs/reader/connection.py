@@ -273,7 +273,7 @@ class _Process:
         """
         if not folder.exists():
             raise NotAStore(f"{folder} does not exist")
-        open_folder(folder, read_only=True, trust=trust)  # checks; it may be open with trust
+        open_folder(folder, read_only=True, trust=trust).close()  # it may be open with trust
         key = _identity(str(folder))
         self.close_unused()
         if key in self._stores:

@@ -24,7 +24,7 @@ import os
 import stat
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -76,9 +76,9 @@ class Directory:
             IrregularFile: it lies `above`, and is a link.
             OSError: it cannot be opened.
         """
-        # One call of C code each, as in `disk.descriptors`.
         opened: list[int] = []
-        self._close = weakref.finalize(self, deque, map(os.close, opened), 0)
+        self._close = _closing(opened)
+        weakref.finalize(self, self._close)
         self.fd: int
         self.owner: int
         self.trust = trust
@@ -180,23 +180,32 @@ class Directory:
             IrregularFile: it is not a regular file.
             OSError: it cannot be opened.
         """
-        with self.naming(name):
-            fd = os.open(name, flags | NO_LINK, MODE, dir_fd=self.fd)
+        opened: list[int] = []
+        close = _closing(opened)
         try:
-            self.check(name, fd, flags)
+            self._open_into(opened, name, flags)
+            return opened[0]
         except BaseException:
-            os.close(fd)
+            close()
             raise
-        return fd
 
     @contextmanager
     def opened(self, name: str, flags: int) -> Iterator[int]:
         """Open a file inside the block. Raises what `open` does."""
-        fd = self.open(name, flags)
+        opened: list[int] = []
+        close = _closing(opened)
         try:
-            yield fd
+            self._open_into(opened, name, flags)
+            yield opened[0]
         finally:
-            os.close(fd)
+            close()
+
+    def _open_into(self, opened: list[int], name: str, flags: int) -> None:
+        """Open and check a file, and append its descriptor to a list."""
+        open_in_it = partial(os.open, mode=MODE, dir_fd=self.fd)
+        with self.naming(name):
+            opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
+        self.check(name, opened[0], flags)
 
     @contextmanager
     def opened_socket(self, name: str) -> Iterator[str]:
@@ -331,6 +340,15 @@ class Directory:
 
     def _is_link(self, name: str) -> bool:
         return stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
+
+
+def _closing(opened: list[int]) -> Callable[[], object]:
+    """Return a function that closes the descriptors in a list, once.
+
+    A number goes into the list, and is closed, in one call of C code each. Ctrl-C comes between
+    such calls, so it cannot lose the number.
+    """
+    return partial(deque, map(os.close, opened), 0)
 
 
 def _link(path: Path) -> str:

@@ -18,8 +18,10 @@ Example::
 import fcntl
 import io
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -158,6 +160,9 @@ class Store:
             self._open(index_folder, cache_size, recover=recover, exclude_writers=exclude_writers)
         except BaseException:
             self.unlock()
+            # Not left to the collector: Python ignores a Ctrl-C there, and the folder stays open.
+            index_folder.close()
+            self.directory.close()
             raise
 
     def _open(
@@ -181,6 +186,9 @@ class Store:
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
         except BaseException:
             self.index.close()
+            for part in ("packs", "staging"):
+                if hasattr(self, part):
+                    getattr(self, part).directory.close()
             raise
 
     def _open_parts(self, cache_size: int) -> None:
@@ -215,7 +223,7 @@ class Store:
             self.chunk_reader,
             self.packs,
             self.staging,
-            lambda: self.superblock.version >= TOTALS_SINCE,
+            partial(_has_totals, weakref.ref(self)),
         )
         self.writes = Writes(self.contents, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
@@ -417,7 +425,9 @@ class Store:
         """
         for staged in staged_files:
             node = self.inodes.find(staged.inode)
-            if node is not None and self.staging.find(staged.inode) is staged:
+            # A reader beside a writer makes the states of its files from the rows of each commit.
+            waits = self.index.others_write or self.staging.find(staged.inode) is staged
+            if node is not None and waits:
                 waiting.add_staged(staged, node.size)
         waiting.pending_files += sum(self.staging.find(inode) is None for inode in requested)
 
@@ -456,3 +466,10 @@ class Store:
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )
+
+
+def _has_totals(store: weakref.ref[Store]) -> bool:
+    """Whether the inodes of a store have totals."""
+    # By a weak reference: a cycle would keep the files of a store open that Ctrl-C has interrupted.
+    found = store()
+    return found is not None and found.superblock.version >= TOTALS_SINCE

@@ -20,7 +20,7 @@ def test_long_log_is_replaced(empty: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(daemon_log, "LOG_MAX", 100)
     path = empty / "daemon.log"
     for text in ("a" * 200, "b", "c" * 200, "d"):
-        daemon_log.begin(empty)
+        os.close(daemon_log.begin(empty))
         log.info(text)
     assert "c" * 200 in (empty / "daemon.log.1").read_text()
     assert path.read_text().endswith("d\n")
@@ -34,7 +34,7 @@ def test_no_file(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder.path / name))
 
     monkeypatch.setattr(Directory, "open", refused)
-    daemon_log.begin(empty)
+    assert daemon_log.begin(empty) == -1
     log.info("lost")
 
 
@@ -51,7 +51,7 @@ def test_no_link_is_followed(empty: Path, monkeypatch: pytest.MonkeyPatch, name:
         with pytest.raises(StoreNotTrusted, match=f"{empty}/daemon.log .a symbolic link"):
             daemon_log.begin(empty)
     else:
-        daemon_log.begin(empty)
+        os.close(daemon_log.begin(empty))
         assert (empty / name).read_bytes() == b"a line that is too long"
     assert target.read_bytes() == b"content of another program"
 
@@ -64,5 +64,5 @@ def test_another_users_store(empty: Path) -> None:
     with pytest.raises(StoreNotTrusted):
         daemon_log.begin(empty)
     assert not (empty / "daemon.log").exists()
-    daemon_log.begin(empty, trust=True)
+    os.close(daemon_log.begin(empty, trust=True))
     assert (empty / "daemon.log").stat().st_uid == 4001

@@ -165,7 +165,7 @@ def test_a_store_is_renamed_while_it_is_mounted(top: Path) -> None:
             done("sync", place)
             assert '"files": 1' in done("stats", "--json", place)
         assert "the store is empty" in done("stats", store)
-        assert "moved is locked by" in attempt("mount", moved, _made(top / "second"))[1]
+        assert "moved is mounted at" in attempt("mount", moved, _made(top / "second"))[1]
         assert len(list((moved / "packs").iterdir())) == 1
         assert list((store / "packs").iterdir()) == []
         mount.store = moved

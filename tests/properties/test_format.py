@@ -6,6 +6,7 @@ either undo the change that broke it, or give the format a new version, with its
 beside these.
 """
 
+import dataclasses
 import json
 import secrets
 import time
@@ -24,7 +25,6 @@ from modelfs.jobs.repair.run import repair
 from modelfs.store import store as store_module
 from modelfs.store.chunks import writer
 from modelfs.store.directory import Directory
-from modelfs.store.files.attributes import Change
 from modelfs.store.files.inode_totals import Totals
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
@@ -88,7 +88,9 @@ def make_golden_store(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.setattr(store_module, "begin_session", lambda *_: None)
     path = new_store(folder)
     store = Store(path)
-    store.attributes.set(ROOT, Change(uid=SOMEBODY.uid, gid=SOMEBODY.gid))
+    root = store.inodes.get(ROOT)
+    with store.index.change():
+        store.inodes.put(dataclasses.replace(root, uid=SOMEBODY.uid, gid=SOMEBODY.gid))
     _fill(store)
     store.commit()
     store.abandon()  # to close it would raise, because of the lost bytes
