@@ -80,6 +80,7 @@ def test_numbers_keep_their_meaning(version: int) -> None:
 def make_golden_store(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """Create a store with a row in every table, the same every time."""
     patch.setattr(time, "time_ns", lambda: NOW)
+    patch.setattr(time, "clock_gettime_ns", lambda _: NOW)
     patch.setattr(secrets, "randbits", lambda bits: SEED)
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=UUID))
     # zstd's output may differ between its versions; the codecs have a golden pair of it.
