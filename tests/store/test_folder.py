@@ -145,10 +145,10 @@ with Store(Path(sys.argv[1]), read_only=True) as store:
 def test_a_lock_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreadable lock file is an error that names the file and the store's owner."""
 
-    def refuse(name: object, *more: Any, dir_fd: int | None = None) -> int:
+    def refuse(name: object, *more: Any, **options: Any) -> int:
         if name == LOCK_FILE:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return open_file(name, *more, dir_fd=dir_fd)  # type: ignore[arg-type]
+        return open_file(name, *more, **options)  # type: ignore[arg-type]
 
     open_file = os.open
     message = rf"permission denied: {folder}/lock \(owned by user {folder.stat().st_uid}\)"
