@@ -32,6 +32,7 @@ _MODULES = {
     "ModelfsError": "errors",
     "NotAStore": "errors",
     "StoreBusy": "errors",
+    "StoreNotTrusted": "errors",
     "UnsupportedFormat": "errors",
     "NotFound": "errors",
     "NotADirectory": "errors",

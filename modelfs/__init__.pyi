@@ -9,6 +9,7 @@ from modelfs.errors import NotADirectory as NotADirectory
 from modelfs.errors import NotAStore as NotAStore
 from modelfs.errors import NotFound as NotFound
 from modelfs.errors import StoreBusy as StoreBusy
+from modelfs.errors import StoreNotTrusted as StoreNotTrusted
 from modelfs.errors import UnsupportedFormat as UnsupportedFormat
 from modelfs.jobs.inspect.report import Base as Base
 from modelfs.jobs.inspect.report import FileReport as FileReport
@@ -42,6 +43,7 @@ __all__ = [
     "Sharer",
     "Statistics",
     "StoreBusy",
+    "StoreNotTrusted",
     "Tensor",
     "TensorReport",
     "UnsupportedFormat",

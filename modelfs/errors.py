@@ -22,6 +22,8 @@ The tree::
     |-- StoreReadOnly        EROFS
     |-- StoreBusy            EBUSY
     |-- NotAStore            EINVAL
+    |-- StoreNotTrusted      EACCES
+    |   `-- IrregularFile    EACCES
     |-- UnsupportedFormat    EIO
     `-- CorruptData          EIO
         |-- CorruptIndex     EIO
@@ -156,6 +158,22 @@ class NotAStore(ModelfsError):
     """The folder is not a modelfs store."""
 
     errno = errno.EINVAL
+
+
+class StoreNotTrusted(ModelfsError):
+    """Other users can change the store: `modelfs.store.folder` has the rules.
+
+    Its folder belongs to another user or may be written by others, or a file in it does.
+    """
+
+    errno = errno.EACCES
+
+
+class IrregularFile(StoreNotTrusted):
+    """In the place of a file or folder of a store there is a link, or something else.
+
+    It could lead to other files, so no trust permits it.
+    """
 
 
 class UnsupportedFormat(ModelfsError):

@@ -71,6 +71,7 @@ def test_the_names_of_the_interface() -> None:
         "ModelfsError",
         "NotAStore",
         "StoreBusy",
+        "StoreNotTrusted",
         "UnsupportedFormat",
         "NotFound",
         "NotADirectory",

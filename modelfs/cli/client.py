@@ -13,8 +13,10 @@ from typing import Any, Final, Self
 import click
 
 from modelfs.cli.failure import Failure, with_hint
+from modelfs.errors import ModelfsError, StoreNotTrusted
 from modelfs.jobs.steps import Progress
-from modelfs.store.folder import CONTROL_SOCKET
+from modelfs.store.directory import Directory
+from modelfs.store.folder import CONTROL_SOCKET, open_folder
 
 CONNECT_SECONDS: Final = 10.0
 # After this long without a line from the daemon, a note names the daemon that the command waits
@@ -28,9 +30,10 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 class DaemonClient:
     """A connection to a daemon. Closing it ends a `hold`."""
 
-    def __init__(self, connection: socket.socket, store: Path) -> None:
+    def __init__(self, connection: socket.socket, folder: Directory) -> None:
         self._socket = connection
-        self._store = store
+        self._folder = folder
+        self._store = folder.path
 
     def __enter__(self) -> Self:
         return self
@@ -44,9 +47,17 @@ class DaemonClient:
     @property
     def pid(self) -> int:
         """The daemon's process id; 0 if the daemon runs in another process namespace."""
+        return self._credentials()[0]
+
+    @property
+    def user(self) -> int:
+        """The daemon's user ID."""
+        return self._credentials()[1]
+
+    def _credentials(self) -> tuple[int, int, int]:
         packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(packed)[0]
-        return pid
+        pid, uid, gid = _CREDENTIALS.unpack(packed)
+        return pid, uid, gid
 
     def ask(
         self, command: str, progress: Progress | None = None, **arguments: bool | int
@@ -56,7 +67,8 @@ class DaemonClient:
         Raises:
             Failure: the command failed, or the daemon ended or broke the protocol.
         """
-        request = json.dumps({"command": command, **arguments}) + "\n"
+        store = str(self._folder.identity)  # a daemon of another store refuses the request
+        request = json.dumps({"command": command, "store": store, **arguments}) + "\n"
         try:
             self._socket.sendall(request.encode())
             for reply in self._replies():
@@ -104,10 +116,10 @@ class DaemonClient:
 class DaemonProcess:
     """The process of a store's daemon, watched until it ends."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, *, trust: bool = False) -> None:
         self._fd: int | None = None  # a pidfd
-        with contextlib.suppress(OSError, Failure):
-            if (daemon := connect(store)) is not None:
+        with contextlib.suppress(OSError, Failure, ModelfsError):
+            if (daemon := connect(store, trust=trust)) is not None:
                 with daemon:
                     self._fd = os.pidfd_open(daemon.pid) if daemon.pid else None
 
@@ -123,23 +135,26 @@ class DaemonProcess:
         return self._fd is not None and bool(select.select([self._fd], [], [], 0)[0])
 
 
-def connect(store: Path) -> DaemonClient | None:
+def connect(store: Path, *, trust: bool = False) -> DaemonClient | None:
     """Connect to the daemon that has a store mounted; None if there is none.
 
+    Args:
+        store: its folder.
+        trust: see `Store`.
+
     Raises:
+        StoreNotTrusted: another user may be able to change the store, or has made the socket.
         Failure: the daemon may not be used, or does not answer.
     """
+    folder = open_folder(store, read_only=True, trust=trust)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(CONNECT_SECONDS)
     try:
-        # A socket's address has room for 108 bytes, and the path of a store may be longer. So
-        # connect by way of the folder's descriptor.
-        folder = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
-        finally:
-            os.close(folder)
-    except OSError as exc:
+        # By way of a descriptor: no link is followed then, and a socket's address has room for 108
+        # bytes only.
+        with folder.opened_socket(CONTROL_SOCKET) as link:
+            connection.connect(link)
+    except (OSError, StoreNotTrusted) as exc:
         connection.close()
         match exc:
             case FileNotFoundError() | ConnectionRefusedError():
@@ -151,7 +166,13 @@ def connect(store: Path) -> DaemonClient | None:
                 raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
         raise
     connection.settimeout(None)
-    return DaemonClient(connection, store)
+    client = DaemonClient(connection, folder)
+    if not trust and client.user not in (0, folder.owner):
+        client.close()
+        raise StoreNotTrusted(
+            f"permission denied: {folder.path} (user {client.user} answers at {CONTROL_SOCKET})"
+        )
+    return client
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from modelfs.cli import logs
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 
 log = logging.getLogger(__name__)
@@ -23,14 +22,17 @@ log = logging.getLogger(__name__)
 READY: Final = b"ready"
 
 
-def run_in_background(serve: Callable[[Callable[[], None]], None], log_file: Path) -> None:
+def run_in_background(
+    serve: Callable[[Callable[[], None]], None], begin_log: Callable[[], int], log_file: Path
+) -> None:
     """Run `serve` in a process of its own, and return when it is ready.
 
     The process must not have started threads before.
 
     Args:
         serve: runs the daemon; it calls its argument when the daemon is ready.
-        log_file: of the daemon.
+        begin_log: called in the daemon, which has closed all files by then.
+        log_file: of the daemon, for messages.
 
     Raises:
         Failure: the daemon failed before it was ready.
@@ -42,7 +44,7 @@ def run_in_background(serve: Callable[[Callable[[], None]], None], log_file: Pat
     child = os.fork()
     if not child:
         os.close(message_in)
-        _be_daemon(serve, _Caller(message_out), stderr, log_file)
+        _be_daemon(serve, _Caller(message_out), stderr, begin_log)
     os.close(message_out)
     try:
         message = _read_all(message_in)
@@ -72,7 +74,10 @@ class _Caller:
 
 
 def _be_daemon(
-    serve: Callable[[Callable[[], None]], None], caller: _Caller, stderr: int, log_file: Path
+    serve: Callable[[Callable[[], None]], None],
+    caller: _Caller,
+    stderr: int,
+    begin_log: Callable[[], int],
 ) -> NoReturn:
     """Detach from the caller, run `serve`, and exit."""
     try:
@@ -86,7 +91,7 @@ def _be_daemon(
         for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, caller.pipe}:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        caller.log = logs.of_background_daemon(log_file)
+        caller.log = begin_log()
         serve(lambda: caller.send(READY))
     except Exception as exc:
         if isinstance(exc, EXPECTED):

@@ -12,11 +12,13 @@ from modelfs.cli.escape import plain
 from modelfs.errors import (
     CorruptData,
     IndexLost,
+    IrregularFile,
     LostBytes,
     ModelfsError,
     NotAStore,
     StoreBusy,
     StoreFull,
+    StoreNotTrusted,
     StoreReadOnly,
     UnsupportedFormat,
 )
@@ -63,6 +65,8 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreFull, "free space on the disk of the store"),
     (NotAStore, "create one with: modelfs mkfs FOLDER"),
     (UnsupportedFormat, "install a newer version of modelfs"),
+    (IrregularFile, "put the file or folder itself there, or remove it"),
+    (StoreNotTrusted, "to use it all the same, if you trust all who can write in it: --trust"),
     (StoreReadOnly, "mount it with --read-only to read its files"),
     (IndexLost, "restore the store from a backup"),
     (LostBytes, "write these bytes again, truncate the file or remove it"),
@@ -109,7 +113,10 @@ def permission_denied(path: Path) -> str:
     """Return the problem of a path that this user may not use, and the next step."""
     advice = "not even root may use it here" if os.geteuid() == 0 else "try sudo"
     try:
-        why = f"owned by user {path.stat().st_uid}; {advice}"
+        owner = path.stat().st_uid
+        if os.geteuid() != 0 != owner:
+            advice = "try as that user, or with sudo; for a store: --trust"
+        why = f"owned by user {owner}; {advice}"
     except OSError:
         why = advice
         mount = mount_table.mounted_at(mount_table.mount_point_of(path))

@@ -11,6 +11,7 @@ from modelfs.cli.params import parse_size
 PASSED_ON: Final = frozenset(
     {"nosuid", "nodev", "noexec", "suid", "dev", "exec", "sync", "async", "dirsync"}
 )
+SWITCHES: Final = frozenset({"allow_other", "replace", "nonempty", "trust"})
 SIZES: Final = frozenset({"cache_size", "limit"})
 # Options passed on with their values: security labels, and the source in the mount table.
 NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
@@ -37,6 +38,7 @@ class FstabOptions:
     limit: int | None
     replace: bool
     nonempty: bool
+    trust: bool
     passed_on: tuple[str, ...]
 
 
@@ -47,15 +49,15 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
         Failure: an option that modelfs does not support.
     """
     read_only: bool | None = None
-    flags = dict.fromkeys(("allow_other", "replace", "nonempty"), False)
+    switches: set[str] = set()
     sizes: dict[str, int] = {}
     passed_on: dict[str, None] = {}
     for option in (part for text in texts for part in text.split(",") if part):
         name, _, value = option.partition("=")
         if option in ("ro", "rw"):
             read_only = option == "ro"
-        elif option in flags:
-            flags[option] = True
+        elif option in SWITCHES:
+            switches.add(option)
         elif name in SIZES:
             try:
                 sizes[name] = parse_size(value)
@@ -70,10 +72,11 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
             raise Failure(f"-o {option} is not supported; {hint}", Code.USAGE)
     return FstabOptions(
         read_only,
-        flags["allow_other"],
+        "allow_other" in switches,
         sizes.get("cache_size"),
         sizes.get("limit"),
-        flags["replace"],
-        flags["nonempty"],
+        "replace" in switches,
+        "nonempty" in switches,
+        "trust" in switches,
         tuple(passed_on),
     )

@@ -10,11 +10,11 @@ from modelfs.cli import client
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point
 from modelfs.errors import StoreBusy
-from modelfs.store.folder import CONTROL_SOCKET, lock
+from modelfs.store.folder import CONTROL_SOCKET, lock, open_folder
 from modelfs.store.store import Store
 
 
-def open_unmounted(store: Path) -> Store:
+def open_unmounted(store: Path, *, trust: bool) -> Store:
     """Open a store for writing, after `client.connect` found no daemon.
 
     Raises:
@@ -22,12 +22,12 @@ def open_unmounted(store: Path) -> Store:
             has no control socket.
     """
     try:
-        return Store(store)
+        return Store(store, trust=trust)
     except StoreBusy as exc:
         raise _locked(store, exc) from exc
 
 
-def open_for_reading(store: Path) -> Store:
+def open_for_reading(store: Path, *, trust: bool) -> Store:
     """Open a store as of its last commit.
 
     Raises:
@@ -35,28 +35,28 @@ def open_for_reading(store: Path) -> Store:
             writing. Beside readers with this PID the store is locked against writers instead.
     """
     try:
-        return Store(store, read_only=True)
+        return Store(store, read_only=True, trust=trust)
     except StoreBusy as busy:
         try:
-            return Store(store, read_only=True, exclude_writers=True)
+            return Store(store, read_only=True, exclude_writers=True, trust=trust)
         except StoreBusy:
             raise busy from None
 
 
 @contextlib.contextmanager
-def pinned(store: Path) -> Iterator[None]:
+def pinned(store: Path, *, trust: bool) -> Iterator[None]:
     """Keep the files of the last commit in place, by way of the daemon or by the store's lock.
 
     Raises:
         Failure: a process has the store open for writing, and does not answer as its daemon.
     """
-    if (daemon := client.connect(store)) is not None:
+    if (daemon := client.connect(store, trust=trust)) is not None:
         with daemon:
             daemon.ask("hold")
             yield
         return
     try:
-        held = lock(store, fcntl.LOCK_SH)
+        held = lock(open_folder(store, read_only=True, trust=trust), fcntl.LOCK_SH)
     except StoreBusy as exc:
         raise _locked(store, exc) from exc
     with held:

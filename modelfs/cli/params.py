@@ -66,3 +66,10 @@ class Number(click.IntRange):
 
 
 PATH: Final = NonEmptyPath(path_type=Path, readable=False)
+
+trust = click.option(
+    "--trust",
+    is_flag=True,
+    help="Open the store even if it belongs to another user, or if other users may write in its "
+    "folder. They can then make this command do harm.",
+)

@@ -13,7 +13,7 @@ from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.store import folder
 from modelfs.store.files.path_lookup import inode_at
-from modelfs.store.folder import STORE_ATTRIBUTE
+from modelfs.store.folder import STORE_ATTRIBUTE, MountedStore
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -32,7 +32,7 @@ def is_store(path: Path) -> bool:
         return folder.is_store(path)
 
 
-def store_of_mount(path: Path) -> Path | None:
+def store_of_mount(path: Path) -> MountedStore | None:
     """Return the store of the mount that a path lies in, None if it lies in none.
 
     Raises:
@@ -60,12 +60,13 @@ def find_mount_point(store: Path) -> Path | None:
     for entry in mounts():
         # Other mounts may be dead, or another user's.
         with contextlib.suppress(Failure, OSError):
-            if entry.kind == MODELFS and store_of_mount(entry.path) == store:
+            mounted = store_of_mount(entry.path) if entry.kind == MODELFS else None
+            if mounted is not None and mounted.identity == folder.identity_of(store):
                 return entry.path
     return None
 
 
-def store_mounted_at(path: Path) -> Path:
+def store_mounted_at(path: Path) -> MountedStore:
     """Return the store that is mounted at a path.
 
     Raises:
@@ -92,13 +93,13 @@ def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
         Failure: the path is not a regular file in a mount.
     """
     try:
-        store = store_of_mount(file)
+        mounted = store_of_mount(file)
     except FileNotFoundError as exc:
         raise Failure(f"{file} does not exist; name a file in a mount") from exc
-    if store is None and not file.is_file() and not file.is_dir():
+    if mounted is None and not file.is_file() and not file.is_dir():
         # The kernel asks for attributes of files and folders only.
         raise Failure(f"{file} is not a regular file; it has no content to inspect")
-    if store is None:
+    if mounted is None:
         raise Failure(
             f"{file} is not in a modelfs mount; "
             "for a store that is not mounted: modelfs inspect --store STORE FILE"
@@ -108,7 +109,7 @@ def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
         raise Failure(f"{file} is a folder; name a file in it")
     if not stat.S_ISREG(status.st_mode):
         raise Failure(f"{file} is not a regular file; it has no content to inspect")
-    return store, InodeNumber(status.st_ino)
+    return find_store(file), InodeNumber(status.st_ino)
 
 
 def file_of_store(store: Store, file: Path) -> InodeNumber:

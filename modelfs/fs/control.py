@@ -9,23 +9,27 @@ as listed in `commands`. The answer is any number of progress lines, and then a 
     < {"result": {...}}                              or  {"error": "...", "errno": 28}
 
 The socket lies in the store's folder, which only its owner may enter. The daemon answers processes
-of its own user and of root.
+of its own user, of the store's owner and of root. A request may name its store by the identity of
+the folder, as `"store": "DEVICE:INODE"`, and the daemon of another store refuses it: hard links and
+mounts can bring the socket of one store into the folder of another.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import socket
+import stat
 import struct
-from pathlib import Path
 from typing import Final
 
 import trio
 
-from modelfs.errors import InvalidArgument, ModelfsError, NotPermitted
+from modelfs.errors import InvalidArgument, IrregularFile, ModelfsError, NotPermitted
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.commands import Commands, Json
+from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.store import Store
 
@@ -46,26 +50,26 @@ class Control:
         background: Scheduler,
         workers: trio.CapacityLimiter,
     ) -> None:
-        self._store = store
+        self._folder = store.directory
         self._pack_lock = background.pack_lock
         self._workers = workers
         self._commands = Commands(store, background, workers)
 
     async def serve(self) -> None:
         """Answer until cancelled, and remove the socket then."""
-        listener = _listen(self._store.folder)
+        listener = _listen(self._folder)
         try:
             await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
         finally:
-            (self._store.folder / CONTROL_SOCKET).unlink(missing_ok=True)
+            self._folder.unlink(CONTROL_SOCKET)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
         """Answer one client."""
         try:
             line = await _read_line(stream)
             try:
-                holds = _is_trusted(stream) and _request(line).get("command") == "hold"
-            except InvalidArgument:
+                holds = self._is_trusted(stream) and self._request(line).get("command") == "hold"
+            except ModelfsError:
                 holds = False
             if not holds:
                 await self._answer_with(stream, await self._reply(stream, line))
@@ -90,11 +94,11 @@ class Control:
         async def progress(done: int, total: int) -> None:
             await _send(stream, {"progress": {"done": done, "total": total}})
 
-        if not _is_trusted(stream):
+        if not self._is_trusted(stream):
             message = "permission denied: only the owner of the store and root may use the daemon"
             return {"error": message, "errno": NotPermitted.errno}
         try:
-            return {"result": await self._commands.run(_request(line), progress)}
+            return {"result": await self._commands.run(self._request(line), progress)}
         except ModelfsError as exc:
             return {"error": str(exc), "errno": exc.errno}
         except OSError as exc:
@@ -105,28 +109,46 @@ class Control:
             log.exception("control socket: bug in a command")
             return {"error": f"bug in the daemon, see its log: {exc}", "errno": errno.EIO}
 
+    def _is_trusted(self, stream: trio.SocketStream) -> bool:
+        packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid, _ = _CREDENTIALS.unpack(packed)
+        return uid in (0, os.geteuid(), self._folder.owner)
 
-def _listen(folder: Path) -> trio.socket.SocketType:
+    def _request(self, line: bytes) -> Json:
+        """Return the request in a client's line.
+
+        Raises:
+            InvalidArgument: it is none, or for another store.
+        """
+        try:
+            request: object = json.loads(line)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidArgument("a request is one JSON object on a line") from exc
+        if not isinstance(request, dict):
+            raise InvalidArgument("a request is one JSON object on a line")
+        if request.get("store", str(self._folder.identity)) != str(self._folder.identity):
+            raise InvalidArgument(
+                f"this is the daemon of {os.readlink(self._folder.link)}, which is another store"
+            )
+        return request
+
+
+def _listen(folder: Directory) -> trio.socket.SocketType:
     """Bind the control socket of a store, in place of one that a killed daemon left."""
-    path = folder / CONTROL_SOCKET
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(CONTROL_SOCKET, dir_fd=folder.fd, follow_symlinks=False).st_mode
+        if not stat.S_ISSOCK(mode):
+            raise IrregularFile(f"permission denied: {folder.path / CONTROL_SOCKET} (not a socket)")
+        folder.unlink(CONTROL_SOCKET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # bind(2) gives the file the mode that the socket has by then: so it never has another.
+    os.fchmod(listener.fileno(), 0o600)
     # A socket's address has room for 108 bytes, and the path of a store may be longer. So bind by
     # way of the folder's descriptor.
-    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        listener.bind(f"/proc/self/fd/{fd}/{CONTROL_SOCKET}")
-    finally:
-        os.close(fd)
-    path.chmod(0o600)
+    listener.bind(f"{folder.link}/{CONTROL_SOCKET}")
+    folder.give(CONTROL_SOCKET)
     listener.listen(BACKLOG)
     return trio.socket.from_stdlib_socket(listener)
-
-
-def _is_trusted(stream: trio.SocketStream) -> bool:
-    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(packed)
-    return uid in (0, os.geteuid())
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:
@@ -138,16 +160,6 @@ async def _read_line(stream: trio.SocketStream) -> bytes:
             break
         line += data
     return line
-
-
-def _request(line: bytes) -> Json:
-    try:
-        request: object = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidArgument("a request is one JSON object on a line") from exc
-    if not isinstance(request, dict):
-        raise InvalidArgument("a request is one JSON object on a line")
-    return request
 
 
 def _encoded(reply: Json) -> bytes:

@@ -82,6 +82,7 @@ def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
         exclude_writers=options.read_only,
         cache_size=options.cache_size,
         limit=options.limit,
+        trust=options.trust,
     )
     with store:
         try:

@@ -15,6 +15,7 @@ class MountOptions:
     allow_other: bool
     limit: int | None  # bytes that the store may take on its disk; None: the whole disk
     options: tuple[str, ...]  # further options for the kernel, as fusermount3 spells them
+    trust: bool = False  # see `Store`
 
     @property
     def commits_names(self) -> bool:

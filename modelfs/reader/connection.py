@@ -35,14 +35,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from modelfs.errors import CorruptData, NotAStore, StoreBusy
 from modelfs.store.files import parallel
 from modelfs.store.files.content import ReadRun
-from modelfs.store.folder import INDEX, read_superblock
+from modelfs.store.folder import INDEX, PACKS, open_folder, read_superblock
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.store import Store
@@ -66,17 +67,20 @@ PATIENCE_SECONDS: Final = 0.05
 class Connection:
     """The connection of a reader and its files to their store. Any thread.
 
-    A connection pickles as the path and the UUID of its store. A pickle of a closed one is open.
+    A connection pickles as the path and the UUID of its store, with `trust`. A pickle of a closed
+    one is open.
     """
 
-    def __init__(self, folder: Path, uuid: bytes | None = None) -> None:
+    def __init__(self, folder: Path, uuid: bytes | None = None, *, trust: bool = False) -> None:
         """Prepare a connection; the first call opens the store.
 
         Args:
             folder: of the store.
             uuid: of the store that must be there; None: that of the first call.
+            trust: see `Store`.
         """
         self.folder = folder
+        self._trust = trust
         self._uuid = uuid
         self._shared: _SharedStore | None = None
         self._closed = False
@@ -86,8 +90,8 @@ class Connection:
         """The store: its folder, and its UUID once a call was made."""
         return self.folder, self._uuid
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, bytes | None]]:
-        return type(self), self.identity
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Path, bytes | None]]:
+        return partial(type(self), trust=self._trust), self.identity
 
     def call(self, function: Callable[[Store], T]) -> T:
         """Call a function that reads the index, at one commit.
@@ -171,7 +175,7 @@ class Connection:
                 if self._closed:
                     raise ValueError(f"the reader of {self.folder} is closed")
                 self._shared = None
-                shared = _process.store(self.folder)
+                shared = _process.store(self.folder, trust=self._trust)
                 self._uuid = self._uuid or shared.uuid
                 if shared.uuid != self._uuid:
                     raise NotAStore(f"{self.folder} was replaced by another store")
@@ -192,36 +196,38 @@ def _run_pinned(check: Check | None, store: Store) -> None:
             check(store)
 
 
-class FileIdentity(NamedTuple):
-    """Device and inode number of a file: another file at its path has others."""
-
-    device: int
-    inode: int
+StoreIdentity = tuple[int, int, int, int]
 
 
-def _identity(folder: Path) -> FileIdentity | None:
-    """Return the identity of a store's index, None if the folder has none."""
+def _identity(folder: str) -> StoreIdentity | None:
+    """Return the identity of the store in a folder, None if there is none.
+
+    It has the inode numbers of the parts that a restored backup replaces. The two folders stay
+    open, so no others get their numbers.
+    """
     try:
-        status = os.stat(f"{folder}/{INDEX}/{DATA_FILE}")
+        data = os.stat(f"{folder}/{INDEX}/{DATA_FILE}")
+        index, packs = os.stat(f"{folder}/{INDEX}"), os.stat(f"{folder}/{PACKS}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return FileIdentity(status.st_dev, status.st_ino)
+    return data.st_dev, data.st_ino, index.st_ino, packs.st_ino
 
 
 class _SharedStore:
     """An open store, for as long as something refers to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust: bool) -> None:
         self.process = os.getpid()
-        self.identity = _identity(folder)
-        self.store = Store(folder, read_only=True, cache_size=CACHE_SIZE)
+        self.folder = str(folder)
+        self.identity = _identity(self.folder)
+        self.store = Store(folder, read_only=True, cache_size=CACHE_SIZE, trust=trust)
         self.store.unlock()
         self.uuid = self.store.superblock.uuid
         self.is_replaced = False  # by another store, whose index has the same identity
 
     def is_there(self) -> bool:
         """Whether the folder has the index that was opened."""
-        return not self.is_replaced and _identity(self.store.folder) == self.identity
+        return not self.is_replaced and _identity(self.folder) == self.identity
 
     def check_superblock(self) -> None:
         """Raise `_SuperblockChanged` if the superblock is not that of the opened store."""
@@ -258,16 +264,17 @@ class _Process:
         # Of all that follows. A signal handler may fork on the thread that holds it.
         self.lock = threading.RLock()
         self.forks = 0  # of this process and of its ancestors
-        self._stores: dict[FileIdentity | None, tuple[weakref.ref[_SharedStore], Store]] = {}
+        self._stores: dict[StoreIdentity | None, tuple[weakref.ref[_SharedStore], Store]] = {}
 
-    def store(self, folder: Path) -> _SharedStore:
+    def store(self, folder: Path, *, trust: bool) -> _SharedStore:
         """Return the open store of a folder. The caller has the lock.
 
         Raises: as `Store`; NotAStore if the folder does not exist.
         """
         if not folder.exists():
             raise NotAStore(f"{folder} does not exist")
-        key = _identity(folder)
+        open_folder(folder, read_only=True, trust=trust).close()  # it may be open with trust
+        key = _identity(str(folder))
         self.close_unused()
         if key in self._stores:
             shared = self._stores[key][0]()
@@ -275,10 +282,10 @@ class _Process:
                 return shared
             self.close_unused()
         try:
-            opened = _SharedStore(folder)
+            opened = _SharedStore(folder, trust=trust)
         except StoreBusy:
             if key in self._stores:  # a signal handler has opened it meanwhile
-                return self.store(folder)
+                return self.store(folder, trust=trust)
             raise
         try:
             self._stores[key] = weakref.ref(opened), opened.store
@@ -346,6 +353,8 @@ class _Process:
             for _, store in self._stores.values():
                 store.exclusion.end_all()  # a lock lasts until every process has closed it
                 store.index.after_fork_in_child()
+                if not _is_running(Connection._carry_out.__code__, sys._getframe()):
+                    store.close_folders()  # else a signal handler has forked inside a call
             self.lock = threading.RLock()
             self._stores.clear()
             self._number = os.getpid()

@@ -10,13 +10,16 @@ from modelfs.store.files.path_lookup import StrPath
 from modelfs.store.folder import find_store
 
 
-def open(path: StrPath) -> Reader:  # noqa: A001 - as in `modelfs.open`
+def open(path: StrPath, *, trust: bool = False) -> Reader:  # noqa: A001 - as in `modelfs.open`
     """Return a reader of a store.
 
     Args:
         path: the store's folder, or any path in a mount of it. `~` stands for the home directory.
+        trust: open it, too, if it belongs to another user and this is a process of root, or if
+            several users may write in its folder.
 
     Raises:
+        StoreNotTrusted: other users may be able to change the store, and `trust` is not given.
         NotAStore: the path is neither, or empty, or the mount's store does not exist for this
             process.
         UnsupportedFormat: a newer version of modelfs wrote the store.
@@ -27,7 +30,7 @@ def open(path: StrPath) -> Reader:  # noqa: A001 - as in `modelfs.open`
     """
     if not os.fspath(path):
         raise NotAStore("the path of a store is empty")
-    return Reader(find_store(Path(path).expanduser()))
+    return Reader(find_store(Path(path).expanduser()), trust=trust)
 
 
 def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
@@ -42,6 +45,8 @@ def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
     Raises:
         InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
         DirectoryNotEmpty: the folder is not empty.
+        NotADirectory: there is something else than a folder.
+        StoreNotTrusted: the folder is another user's.
         OSError: the folder cannot be created.
     """
     create_store(Path(path).expanduser(), chunk_size=chunk_size)

@@ -74,8 +74,8 @@ def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
     staged = store.staging.find(inode)
     times: list[StagingTime] = []
     for number, window in sorted(({} if staged is None else staged.windows).items()):
-        path = store.staging.folder / window_name(inode, number, window.generation)
-        times.append(StagingTime(number, window.generation, path.stat().st_mtime_ns))
+        status = store.staging.directory.status(window_name(inode, number, window.generation))
+        times.append(StagingTime(number, window.generation, status.st_mtime_ns))
     now_ns = time.time_ns()
     newest = max((written.mtime_ns for written in times), default=0)
     return LayoutStamp(

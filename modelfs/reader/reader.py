@@ -39,6 +39,7 @@ class Reader:
 
     Raises:
         ValueError: by every call of a reader, its files and tensors, once the reader is closed.
+        StoreNotTrusted: by every call, as by `modelfs.open`.
         NotAStore: by every call, if the store is gone, or another one has replaced it.
         UnsupportedFormat: by every call, if a newer version of modelfs has changed the format.
         StoreBusy: by every call, if a process has the store open for writing and this one has no
@@ -47,9 +48,9 @@ class Reader:
         OSError: by every call, if the disk failed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open the store in a folder. Raises what `modelfs.open` does."""
-        self._connection = Connection(folder.resolve())
+    def __init__(self, folder: Path, *, trust: bool = False) -> None:
+        """Open the store in a folder, an absolute path. Raises what `modelfs.open` does."""
+        self._connection = Connection(folder, trust=trust)
         self._connection.call(lambda _: None)  # opens it, and raises
 
     @property

@@ -1,5 +1,6 @@
 """mkfs: creates an empty store."""
 
+import contextlib
 import os
 import secrets
 import stat
@@ -7,12 +8,12 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from modelfs.errors import DirectoryNotEmpty, InvalidArgument
+from modelfs.errors import DirectoryNotEmpty, InvalidArgument, NotADirectory, StoreNotTrusted
 from modelfs.formats.layout import Format
-from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.directory import Directory
 from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, INDEX, LOCK_FILE, PACKS, STAGING
+from modelfs.store.folder import INDEX, LOCK_FILE, PACKS, STAGING, write_format
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import (
@@ -26,6 +27,7 @@ from modelfs.store.index.records import (
 from modelfs.store.index.tables import ROOT, Table
 
 CHUNK_SIZE: Final = 1 << 20
+LOST_FOUND: Final = "lost+found"
 
 
 def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
@@ -37,33 +39,55 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
 
     Raises:
         InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
-        DirectoryNotEmpty: the folder is not empty.
+        NotADirectory: there is something else than a folder.
+        StoreNotTrusted: the folder is another user's.
+        DirectoryNotEmpty: the folder has more than the `lost+found` of a new file system.
         OSError: a file or folder cannot be created.
     """
     if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size % CHUNK_SIZE_MIN:
         raise InvalidArgument("the chunk size must be a multiple of 4KiB, from 4KiB to 1GiB")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if any(folder.iterdir()):
-        raise DirectoryNotEmpty(f"{folder} is not empty; name a new or empty folder")
-    folder.chmod(0o700)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    directory = _open_empty(folder)
     for name in (INDEX, PACKS, STAGING):
-        (folder / name).mkdir(mode=0o700)
-    (folder / LOCK_FILE).touch(0o600)
-    index = Index(folder / INDEX)
+        directory.make_subdirectory(name)
+    os.close(directory.open(LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    index = Index(directory.subdirectory(INDEX))
     with index.change():
         _put_first_rows(index, chunk_size)
     index.commit()
     index.close()
-    sync_folder(folder / INDEX)
-    sync_folder(folder)
+    index.folder.sync()
+    directory.sync()
     # Last, when all else is durable: a folder with a format file is a store.
-    format_file = folder / FORMAT_FILE
-    format_file.touch(0o600)
-    format_file.write_text(FORMAT_TEXT.format(version=FORMAT_VERSION))
-    with format_file.open("rb") as file:
-        os.fsync(file.fileno())
-    sync_folder(folder)
-    sync_folder(folder.absolute().parent)
+    write_format(directory)
+    directory.sync()
+    Directory(folder.absolute().parent).sync()
+
+
+def _open_empty(folder: Path) -> Directory:
+    """Open an empty folder of this user's, and close it to others."""
+    try:
+        directory = Directory(folder)
+    except NotADirectoryError as exc:
+        raise NotADirectory(f"{folder} is not a folder; name a new or empty one") from exc
+    if directory.owner != os.geteuid():
+        # Its owner could exchange everything in it beneath a mount.
+        raise StoreNotTrusted(
+            f"permission denied: {folder} (owned by user {directory.owner}, "
+            f"and this is a process of user {os.geteuid()})"
+        )
+    _check_empty(directory)
+    os.chmod(directory.link, 0o700)
+    _check_empty(directory)  # others may have written in it until then
+    return directory
+
+
+def _check_empty(directory: Directory) -> None:
+    above = os.stat("..", dir_fd=directory.fd)
+    is_top = above.st_dev != directory.identity.device  # of a file system
+    if set(os.listdir(directory.link)) - ({LOST_FOUND} if is_top else set()):
+        raise DirectoryNotEmpty(f"{directory.path} is not empty; name a new or empty folder")
 
 
 def _put_first_rows(index: Index, chunk_size: int) -> None:

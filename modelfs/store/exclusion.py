@@ -13,15 +13,15 @@ import fcntl
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from modelfs.errors import StoreBusy
+from modelfs.store.directory import Directory
 from modelfs.store.folder import INDEX, lock
 from modelfs.store.index.index import Index
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, may_lock
 
 
-def lock_out_writers(folder: Path) -> io.FileIO | None:
+def lock_out_writers(folder: Directory, index: Directory) -> io.FileIO | None:
     """Lock a store against writers until the returned file is closed.
 
     Returns:
@@ -30,13 +30,13 @@ def lock_out_writers(folder: Path) -> io.FileIO | None:
     Raises:
         StoreBusy: another process has the store open for writing.
     """
-    return None if may_lock(folder / INDEX) else _lock(folder)
+    return None if may_lock(index) else _lock(folder)
 
 
 class WriterExclusion:
     """The locks of calls in progress. Any thread."""
 
-    def __init__(self, folder: Path, index: Index) -> None:
+    def __init__(self, folder: Directory, index: Index) -> None:
         self._folder = folder
         self._index = index
         self._locks: set[io.FileIO] = set()
@@ -65,14 +65,14 @@ class WriterExclusion:
 
     def gain_slots(self) -> bool:
         """Open the index with slots, if this process has the permission by now; return whether."""
-        if self._index.has_slots or not may_lock(self._folder / INDEX):
+        if self._index.has_slots or not may_lock(self._index.folder):
             return False
         self._index.reopen()
         self._index.snapshot_id()  # opens it
         return self._index.has_slots
 
 
-def _lock(folder: Path) -> io.FileIO:
+def _lock(folder: Directory) -> io.FileIO:
     try:
         return lock(folder, fcntl.LOCK_SH)
     except StoreBusy as exc:

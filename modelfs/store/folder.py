@@ -10,6 +10,22 @@
     packs/        the packs: 00000001.pack, ...
     staging/      the staging files
     quarantine/   damaged data that repairs took out
+
+A user who can write in this folder could make modelfs delete, overwrite or misread files with the
+rights of the process that opens the store. So a process opens a store that is its *own*: the folder
+belongs to its user, and no other user may write in it. Root is no exception. Any other store needs
+`trust`, with one exception: an ordinary user may read a store of another user, if modes permit it,
+such as a team's library. Nothing is written then, but a slot in LMDB's lock file if that is
+permitted, too. `store.directory` has the rules for the content of the folder.
+
+::
+
+    folder belongs to        process of the owner   ordinary user         root
+    the owner alone writes   reads and writes       reads                 with trust
+    others may write, too    with trust             with trust            with trust
+
+A store is *identified* by device and inode number of its folder: its path may name another store
+by now, or in another container, and a copy has the same UUID.
 """
 
 import contextlib
@@ -18,6 +34,7 @@ import fcntl
 import io
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +43,11 @@ from modelfs.errors import (
     IndexLost,
     NotAStore,
     StoreBusy,
+    StoreNotTrusted,
     StoreReadOnly,
     UnsupportedFormat,
 )
+from modelfs.store.directory import Directory, Identity
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
@@ -44,35 +63,119 @@ FORMAT_NEW: Final = "FORMAT.new"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
 FORMAT_LINE: Final = re.compile(rb"modelfs store, format ([1-9][0-9]{0,8})\n")
 
-# Every file of a mount answers this attribute with the path of its store.
+# Every file of a mount answers these attributes: the path of its store, and the identity of that
+# with the daemon's process and its descriptor of the folder, as `DEVICE:INODE PID/FD`.
 STORE_ATTRIBUTE: Final = "user.modelfs.store"
+DAEMON_ATTRIBUTE: Final = "user.modelfs.daemon"
+_DAEMON: Final = re.compile(rb"(\d+):(\d+) (\d+)/(\d+)")
 _NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Directory:
+    """Open the folder of a store, if this process may use it: see above.
+
+    Args:
+        path: of the folder.
+        read_only: whether the store is only to be read.
+        trust: whether to accept all owners and modes.
+
+    Raises:
+        NotAStore: there is no folder with a format file.
+        StoreNotTrusted: it is another user's, or others may write in it.
+        OSError: the path may not be searched.
+    """
+    try:
+        directory = Directory(path, trust=trust)
+        is_a_store = directory.exists(FORMAT_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        is_a_store = False
+    if not is_a_store:
+        raise NotAStore(f"{path} is not a modelfs store")
+    user = os.geteuid()
+    if not trust and directory.owner != user and (user == 0 or not read_only):
+        raise StoreNotTrusted(
+            f"permission denied: {path} (owned by user {directory.owner}, "
+            f"and this is a process of user {user})"
+        )
+    directory.check_private()
+    return directory
 
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store, of any format.
 
     Raises:
+        StoreNotTrusted: its format file is not a regular file of the folder's owner.
         OSError: the folder may not be read, or lies in a mount whose daemon ended.
     """
     start = FORMAT_TEXT.partition(",")[0].encode()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return (folder / FORMAT_FILE).read_bytes().startswith(start)
+        return Directory(folder).read(FORMAT_FILE).startswith(start)
     return False
 
 
-def store_of_mount(path: Path) -> Path | None:
+def identity_of(folder: Path) -> Identity:
+    """Return the identity of a folder.
+
+    Raises:
+        OSError: it does not exist, or may not be seen.
+    """
+    status = folder.stat()
+    return Identity(status.st_dev, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class MountedStore:
+    """The store of a mount, as the daemon of the mount describes it."""
+
+    path: Path  # for the daemon
+    identity: Identity | None  # None: a daemon of an older version
+    link: Path | None  # to the daemon's descriptor of the folder
+
+    def find(self) -> Path | None:
+        """Return a path of the folder in this process, None if it is out of sight."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.identity in (None, identity_of(self.path)):
+                return self.path
+        with contextlib.suppress(OSError):
+            # At the path there may be nothing, or another store: in another mount namespace, or
+            # under a mount. A number of a process in another PID namespace does no harm.
+            if self.link is not None and identity_of(self.link) == self.identity:
+                return self.link
+        return None
+
+
+def store_of_mount(path: Path) -> MountedStore | None:
     """Return the store of the mount that a path lies in, None if it lies in none.
 
     Raises:
         OSError: the path does not exist, or the mount's daemon ended.
     """
     try:
-        return Path(os.fsdecode(os.getxattr(path, STORE_ATTRIBUTE)))
+        store = Path(os.fsdecode(os.getxattr(path, STORE_ATTRIBUTE)))
+        daemon = _DAEMON.fullmatch(_daemon_attribute(path))
     except OSError as exc:
         if exc.errno in _NO_ATTRIBUTE:
             return None
         raise
+    if daemon is None:
+        return MountedStore(store, None, None)
+    device, inode, process, fd = map(int, daemon.groups())
+    return MountedStore(store, Identity(device, inode), Path(f"/proc/{process}/fd/{fd}"))
+
+
+def _daemon_attribute(path: Path) -> bytes:
+    try:
+        return os.getxattr(path, DAEMON_ATTRIBUTE)
+    except OSError as exc:
+        if exc.errno in _NO_ATTRIBUTE:
+            return b""
+        raise
+
+
+def daemon_attribute(folder: Directory) -> bytes:
+    """Return the value of `DAEMON_ATTRIBUTE`, in the daemon that has opened a store's folder."""
+    return f"{folder.identity} {os.getpid()}/{folder.fd}".encode()
 
 
 def find_store(path: Path) -> Path:
@@ -80,25 +183,26 @@ def find_store(path: Path) -> Path:
 
     Raises:
         NotAStore: there is no such store.
+        StoreNotTrusted: as `is_store`.
         OSError: the path may not be read, or the mount's daemon ended.
     """
     if is_store(path):
         return path.resolve()
     try:
-        store = store_of_mount(path)
+        mounted = store_of_mount(path)
     except FileNotFoundError as exc:
         raise NotAStore(f"{path} does not exist") from exc
-    if store is None:
+    if mounted is None:
         raise NotAStore(f"{path} is neither a modelfs store nor in a modelfs mount")
-    if not is_store(store):
+    if (found := mounted.find()) is None or not is_store(found):
         raise NotAStore(
-            f"{path} is in a mount of the store {store}, which does not exist here: "
+            f"{path} is in a mount of the store {mounted.path}, which does not exist here: "
             "the daemon may run in another container"
         )
-    return store
+    return found
 
 
-def check_format(folder: Path) -> int:
+def check_format(folder: Directory) -> int:
     """Return the format of a store, a number up to `FORMAT_VERSION`.
 
     Raises:
@@ -106,28 +210,43 @@ def check_format(folder: Path) -> int:
         UnsupportedFormat: a newer version of modelfs wrote the store.
     """
     try:
-        match = FORMAT_LINE.match((folder / FORMAT_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise NotAStore(f"{folder} is not a modelfs store") from exc
+        match = FORMAT_LINE.match(folder.read(FORMAT_FILE))
+    except FileNotFoundError as exc:
+        raise NotAStore(f"{folder.path} is not a modelfs store") from exc
     if match is None:
-        raise NotAStore(f"{folder} is not a modelfs store: its {FORMAT_FILE} file is damaged")
+        raise NotAStore(f"{folder.path} is not a modelfs store: its {FORMAT_FILE} file is damaged")
     if (version := int(match[1])) > FORMAT_VERSION:
         raise UnsupportedFormat(
-            f"{folder} has format {version}; this version of modelfs reads up to {FORMAT_VERSION}"
+            f"{folder.path} has format {version}; "
+            f"this version of modelfs reads up to {FORMAT_VERSION}"
         )
     return version
 
 
-def check_index(folder: Path) -> None:
-    """Check that a store's index exists.
+def write_format(folder: Directory, name: str = FORMAT_FILE) -> None:
+    """Make a format file of `FORMAT_VERSION` that does not exist, durably but for its name."""
+    with open(folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+        file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_index_folder(folder: Directory) -> Directory:
+    """Open the folder of a store's index.
 
     Raises:
-        IndexLost: its file is missing or empty.
+        StoreNotTrusted: it, or the index, may be another user's.
+        IndexLost: the index's file is missing or empty.
     """
-    data = folder / INDEX / DATA_FILE
-    if not data.is_file() or not data.stat().st_size:
+    try:
+        index = folder.subdirectory(INDEX)
+        size = index.status(DATA_FILE).st_size
+    except FileNotFoundError:
+        size = 0
+    if not size:
         # LMDB would create an empty index, and hide the loss.
-        raise IndexLost(f"{data} is missing or empty")
+        raise IndexLost(f"{folder.path / INDEX / DATA_FILE} is missing or empty")
+    return index
 
 
 def read_superblock(index: Index) -> Superblock:
@@ -142,7 +261,7 @@ def read_superblock(index: Index) -> Superblock:
     return Superblock.from_bytes(value)
 
 
-def lock(folder: Path, kind: int) -> io.FileIO:
+def lock(folder: Directory, kind: int) -> io.FileIO:
     """Lock a store until the returned file is closed.
 
     Args:
@@ -152,33 +271,35 @@ def lock(folder: Path, kind: int) -> io.FileIO:
     Raises:
         StoreBusy: another process has a lock that excludes this one. The message names it.
         StoreReadOnly: the lock file cannot be opened.
+        StoreNotTrusted: the lock file is a link, or another user's.
     """
-    path = folder / LOCK_FILE
+    writes = kind == fcntl.LOCK_EX
+    flags = os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY
     try:
         # Not a number: if Ctrl-C comes before it is assigned, the lock would never end.
-        file = io.FileIO(path, "r+", opener=_create) if kind == fcntl.LOCK_EX else io.FileIO(path)
+        file = io.FileIO(
+            LOCK_FILE, "r+" if writes else "r", opener=lambda name, _: folder.open(name, flags)
+        )
     except PermissionError as exc:
-        owner = folder.stat().st_uid
-        raise StoreReadOnly(f"permission denied: {path} (owned by UID {owner})") from exc
+        raise StoreReadOnly(
+            f"permission denied: {exc.filename} (owned by user {folder.owner})"
+        ) from exc
     except OSError as exc:
-        raise StoreReadOnly(f"{path} cannot be opened: {exc.strerror}") from exc
+        raise StoreReadOnly(f"{exc.filename} cannot be opened: {exc.strerror}") from exc
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as exc:
         file.close()
-        raise StoreBusy(f"{folder} is locked by {_lock_holder(folder)}") from exc
+        raise StoreBusy(f"{folder.path} is locked by {_lock_holder(folder)}") from exc
     return file
 
 
-def _create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o600)
-
-
-def is_locked(folder: Path) -> bool:
+def is_locked(folder: Directory) -> bool:
     """Whether a process has a store open for writing.
 
     Raises:
         StoreReadOnly: the lock file cannot be opened.
+        StoreNotTrusted: the lock file is a link, or another user's.
     """
     try:
         lock(folder, fcntl.LOCK_SH).close()
@@ -187,9 +308,9 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def _lock_holder(folder: Path) -> str:
+def _lock_holder(folder: Directory) -> str:
     """Return the name of the process that has locked a store, from proc_locks(5)."""
-    status = (folder / LOCK_FILE).stat()
+    status = folder.status(LOCK_FILE)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():

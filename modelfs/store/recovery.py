@@ -60,7 +60,7 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> Tail | N
     if tail is not None:
         packs.truncate(tail)
     for name in staging.unmentioned():
-        (staging.folder / name).unlink()
+        staging.directory.unlink(name)
     return tail
 
 

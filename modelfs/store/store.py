@@ -18,8 +18,10 @@ Example::
 import fcntl
 import io
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -31,6 +33,7 @@ from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.reclaim import Reclaimer
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
+from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import Calls, run_here
 from modelfs.store.disk.space import Space
 from modelfs.store.disk.usage import disk_usage
@@ -49,12 +52,12 @@ from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
-    INDEX,
     PACKS,
     STAGING,
     check_format,
-    check_index,
     lock,
+    open_folder,
+    open_index_folder,
     read_superblock,
 )
 from modelfs.store.index.counters import (
@@ -87,6 +90,7 @@ class Store:
 
     superblock: Superblock
     # On the disk.
+    directory: Directory
     space: Space
     index: Index
     exclusion: WriterExclusion
@@ -110,7 +114,7 @@ class Store:
     flusher: Flusher
     orphans: Orphans
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each choice of a caller
         self,
         folder: Path,
         *,
@@ -119,6 +123,7 @@ class Store:
         recover: bool = True,
         cache_size: int = CAPACITY,
         limit: int | None = None,
+        trust: bool = False,
     ) -> None:
         """Open a store. For writing, lock it and bring it to its last commit.
 
@@ -131,38 +136,46 @@ class Store:
             recover: False for repair: remove nothing and load no staged state.
             cache_size: capacity of the cache of decoded chunks, in bytes.
             limit: the most bytes that the store may use on its disk; None: no limit.
+            trust: accept any owner of the folder and all modes: see `folder`.
 
         Raises:
             NotAStore: the folder is no store.
+            StoreNotTrusted: other users may be able to change it, and `trust` is not given.
             UnsupportedFormat: a newer version of modelfs wrote the store.
             StoreBusy: another process has locked it.
             StoreReadOnly: its lock file cannot be opened.
             CorruptIndex: its index is damaged; `IndexLost` if nothing of it can be read.
             OSError: the disk failed or is full.
         """
-        self.folder = folder.resolve()
+        self.directory = open_folder(folder, read_only=read_only, trust=trust)
+        self.folder = self.directory.path
         self.read_only = read_only
-        check_format(self.folder)
+        check_format(self.directory)
+        index_folder = open_index_folder(self.directory)
         self._lock: io.FileIO | None = None
         if not read_only:
-            self._lock = lock(self.folder, fcntl.LOCK_EX)
+            self._lock = lock(self.directory, fcntl.LOCK_EX)
         elif exclude_writers:
-            self._lock = lock(self.folder, fcntl.LOCK_SH)
+            self._lock = lock(self.directory, fcntl.LOCK_SH)
         else:
-            self._lock = lock_out_writers(self.folder)
+            self._lock = lock_out_writers(self.directory, index_folder)
         try:
-            self.space = Space(self.folder, limit, index_file=self.folder / INDEX / DATA_FILE)
-            self._open(cache_size, recover=recover, exclude_writers=exclude_writers)
+            self.space = Space(
+                Path(self.directory.link), limit, index_file=Path(index_folder.link) / DATA_FILE
+            )
+            self._open(index_folder, cache_size, recover=recover, exclude_writers=exclude_writers)
         except BaseException:
             self.unlock()
+            # Not left to the collector: Python ignores a Ctrl-C there, and the folder stays open.
+            index_folder.close()
+            self.directory.close()
             raise
 
-    def _open(self, cache_size: int, *, recover: bool, exclude_writers: bool) -> None:
-        check_index(self.folder)
-        self.index = Index(
-            self.folder / INDEX, read_only=self.read_only, exclude_writers=exclude_writers
-        )
-        self.exclusion = WriterExclusion(self.folder, self.index)
+    def _open(
+        self, index: Directory, cache_size: int, *, recover: bool, exclude_writers: bool
+    ) -> None:
+        self.index = Index(index, read_only=self.read_only, exclude_writers=exclude_writers)
+        self.exclusion = WriterExclusion(self.directory, self.index)
         try:
             if recover and not self.read_only:
                 self.index.compact()
@@ -171,7 +184,7 @@ class Store:
                 load_staged(self.staging)
                 self.staging.check_recorded()
             if recover and not self.read_only:
-                self.superblock = upgrade(self.folder, self.index, self.superblock)
+                self.superblock = upgrade(self.directory, self.index, self.superblock)
                 self.staging.remove_checksums()
                 self.index.commit()
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
@@ -180,6 +193,9 @@ class Store:
                 self.space.consider(self.staged_bytes, lambda: self.index.uncommitted_bytes)
         except BaseException:
             self.index.close()
+            for part in ("packs", "staging"):
+                if hasattr(self, part):
+                    getattr(self, part).directory.close()
             raise
 
     def _open_parts(self, cache_size: int) -> None:
@@ -188,7 +204,10 @@ class Store:
         self._session: bytes | None = None  # whose numbers the caches have
         self.counters = Counters(index)
         self.packs = Packs(
-            self.folder / PACKS, self.superblock.uuid, self.space, read_only=read_only
+            self.directory.subdirectory(PACKS),
+            self.superblock.uuid,
+            self.space,
+            read_only=read_only,
         )
         self.cache = ChunkCache(cache_size)
         self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
@@ -203,7 +222,7 @@ class Store:
         self.dentries = Dentries(index, self.counters)
         self.namespace = Namespace(index, self.dentries, self.inodes)
         self.maps = FileMaps(index, self.chunks, self.superblock.chunk_size)
-        self.staging = Staging(self.folder / STAGING, index, read_only=read_only)
+        self.staging = Staging(self.directory.subdirectory(STAGING), index, read_only=read_only)
         self.attributes = Attributes(index, self.inodes, self.staging)
         extents = ExtentCache(index, self.maps, self.chunks)
         self.contents = Contents(
@@ -212,7 +231,7 @@ class Store:
             self.chunk_reader,
             self.packs,
             self.staging,
-            lambda: self.superblock.version >= TOTALS_SINCE,
+            partial(_has_totals, weakref.ref(self)),
         )
         self.writes = Writes(self.contents, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
@@ -240,6 +259,7 @@ class Store:
         self.close_files()
         self.index.close()
         self.unlock()
+        self.close_folders()
 
     def follow_session(self) -> None:
         """Empty the caches if the index is of another session than they are. Any thread.
@@ -256,6 +276,12 @@ class Store:
         self.packs.close()
         self.staging.close()
 
+    def close_folders(self) -> None:
+        """Close the store's folders, after everything in them."""
+        folders = (self.packs.directory, self.staging.directory, self.index.folder, self.directory)
+        for folder in folders:
+            folder.close()
+
     def reload(self) -> bool:
         """Open the index again, which another process may have upgraded or replaced. Any thread.
 
@@ -266,7 +292,7 @@ class Store:
             UnsupportedFormat: a newer version of modelfs has upgraded it.
             NotAStore, CorruptIndex, OSError: as at opening.
         """
-        check_format(self.folder)
+        check_format(self.directory)
         self.index.reopen()
         block = read_superblock(self.index)
         if block.uuid != self.superblock.uuid:
@@ -421,7 +447,7 @@ class Store:
 
     def disk_usage(self) -> int:
         """Return the disk space that the store uses, in bytes. Any thread; walks its folder."""
-        return disk_usage(self.folder)
+        return disk_usage(Path(self.directory.link))
 
     def statistics(
         self, disk_bytes: int | None = None, waiting: Waiting | None = None
@@ -454,3 +480,10 @@ class Store:
             forms={name: form for name, form in forms.items() if form["chunks"]},
             cache=self.cache.statistics(),
         )
+
+
+def _has_totals(store: weakref.ref[Store]) -> bool:
+    """Whether the inodes of a store have totals."""
+    # By a weak reference: a cycle would keep the files of a store open that Ctrl-C has interrupted.
+    found = store()
+    return found is not None and found.superblock.version >= TOTALS_SINCE

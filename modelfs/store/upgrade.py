@@ -6,19 +6,17 @@ and the superblock the number 4. If the power fails before this commit, the next
 """
 
 import dataclasses
-import os
-from pathlib import Path
 
-from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.directory import Directory
 from modelfs.store.files.inode_totals import count_totals, with_totals
-from modelfs.store.folder import FORMAT_FILE, FORMAT_NEW, FORMAT_TEXT, check_format
+from modelfs.store.folder import FORMAT_FILE, FORMAT_NEW, check_format, write_format
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 
 
-def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
+def upgrade(folder: Directory, index: Index, block: Superblock) -> Superblock:
     """Set the format of an older store to `FORMAT_VERSION`, and return its new superblock.
 
     Existing records stay as they are, since all old forms are still read, but rows get checksums,
@@ -31,14 +29,10 @@ def upgrade(folder: Path, index: Index, block: Superblock) -> Superblock:
         OSError: the disk is full or failed.
     """
     if check_format(folder) < FORMAT_VERSION:
-        path = folder / FORMAT_NEW
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w") as file:
-            file.write(FORMAT_TEXT.format(version=FORMAT_VERSION))
-            file.flush()
-            os.fsync(file.fileno())
-        path.replace(folder / FORMAT_FILE)
-        sync_folder(folder)
+        folder.unlink(FORMAT_NEW)  # of a crash
+        write_format(folder, FORMAT_NEW)
+        folder.rename(FORMAT_NEW, FORMAT_FILE)
+        folder.sync()
     if block.version >= FORMAT_VERSION:
         return block
     new = dataclasses.replace(block, version=FORMAT_VERSION)

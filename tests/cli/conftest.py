@@ -1,5 +1,6 @@
 """Fixtures for the command line."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +59,15 @@ def fake(empty: Path) -> Iterator[Fake]:
     yield start
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Restore the handlers and the level after the test."""
+    root, package = logging.getLogger(), logging.getLogger("modelfs")
+    handlers, level = root.handlers[:], package.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
+    package.setLevel(level)

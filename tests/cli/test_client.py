@@ -8,6 +8,8 @@ import pytest
 
 from modelfs.cli import client
 from modelfs.cli.failure import Failure
+from modelfs.errors import StoreNotTrusted
+from modelfs.store.create import create_store
 from tests.support.fake_daemon import Fake
 
 BIG = "x" * 3_000_000
@@ -107,6 +109,7 @@ def test_long_path(tmp_path: Path) -> None:
     """The path of a store may be too long for a socket's address."""
     store = tmp_path.joinpath(*["x" * 100] * 10)
     store.mkdir(parents=True)
+    (store / "FORMAT").touch()
     with _listening(store), _connected(store) as connected:
         assert connected.pid == os.getpid()
 
@@ -124,3 +127,39 @@ def _listening(store: Path) -> socket.socket:
     os.close(folder)
     listener.listen()
     return listener
+
+
+def test_a_request_names_its_store(fake: Fake, empty: Path) -> None:
+    """So the daemon of another store does not carry it out."""
+    daemon = fake(sync=[{"result": {}}])
+    with _connected(empty) as connected:
+        connected.ask("sync")
+    assert daemon.stores == [f"{empty.stat().st_dev}:{empty.stat().st_ino}"]
+
+
+def test_no_link_to_a_socket_is_followed(fake: Fake, empty: Path, tmp_path: Path) -> None:
+    """A link could lead to the socket of another program, which gets no request."""
+    daemon = fake(sync=[{"result": {}}])
+    other = tmp_path / "other.store"
+    create_store(other)
+    (other / "control.sock").symlink_to(empty / "control.sock")
+    for trust in (False, True):
+        with pytest.raises(StoreNotTrusted, match="not a socket"):
+            client.connect(other, trust=trust)
+    assert daemon.requests == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_the_daemon_of_another_user(fake: Fake, empty: Path) -> None:
+    """Root uses it with trust only; a process of a third user is never taken for a daemon."""
+    fake(sync=[{"result": {}}])
+    for path in (empty, empty / "control.sock"):
+        os.chown(path, 4001, 4001)
+    with pytest.raises(StoreNotTrusted, match="owned by user 4001"):
+        client.connect(empty)
+    trusted = client.connect(empty, trust=True)
+    assert trusted is not None
+    trusted.close()
+    os.chown(empty, 0, 0)
+    with pytest.raises(StoreNotTrusted, match=r"control\.sock .owned by user 4001"):
+        client.connect(empty)

@@ -15,16 +15,18 @@ from tests.support.mounts import DEADLINE, wait_until
 CALLER = """
 import os, sys, time
 from pathlib import Path
-from modelfs.cli import logs
+from modelfs.cli import daemon_log, logs
 from modelfs.cli.daemonize import run_in_background
 from modelfs.cli.failure import Failure
 from modelfs.errors import StoreBusy
 
 folder = Path(sys.argv[1])
+(folder / "FORMAT").touch()  # a store, for its log
 logs.of_command()
 {serve}
 try:
-    run_in_background(serve, folder / "daemon.log")
+    log_file = folder / "daemon.log"
+    run_in_background(serve, lambda: daemon_log.begin(folder), log_file)
 except Failure as exc:
     sys.exit("failure: " + str(exc))
 print("in the background")

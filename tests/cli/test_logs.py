@@ -1,9 +1,6 @@
 """The destinations of log lines."""
 
 import logging
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +9,7 @@ from modelfs.cli import logs
 log = logging.getLogger("modelfs.test")
 
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Restore the handlers and the level after each test."""
-    root, package = logging.getLogger(), logging.getLogger("modelfs")
-    handlers, level = root.handlers[:], package.level
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        root.removeHandler(handler)
-        handler.close()
-    package.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def test_of_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,21 +45,3 @@ def test_of_daemon(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     logs.of_foreground_daemon()
     log.info("mounted")
     assert capsys.readouterr().err == "INFO modelfs.test: mounted\n"
-
-
-def test_long_log_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long log is kept once, and a new one is begun; only its owner can read it."""
-    monkeypatch.setattr(logs, "LOG_MAX", 100)
-    path = tmp_path / "daemon.log"
-    for text in ("a" * 200, "b", "c" * 200, "d"):
-        os.close(logs.of_background_daemon(path))
-        log.info(text)
-    assert "c" * 200 in (tmp_path / "daemon.log.1").read_text()
-    assert path.read_text().endswith("d\n")
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_no_file(tmp_path: Path) -> None:
-    """Without a writable log file the daemon runs without a log."""
-    assert logs.of_background_daemon(tmp_path / "nowhere" / "daemon.log") == -1
-    log.info("lost")

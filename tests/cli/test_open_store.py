@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modelfs.errors import StoreBusy
+from modelfs.store.directory import Directory
 from modelfs.store.index import environment, opening
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call
@@ -34,7 +35,7 @@ def test_beside_a_reader_with_this_pid(
     real = opening.open_lmdb
     asked: list[bool] = []
 
-    def open_lmdb(folder: Path, *, with_slots: bool, **options: Any) -> Any:
+    def open_lmdb(folder: Directory, *, with_slots: bool, **options: Any) -> Any:
         asked.append(with_slots)
         if with_slots:
             raise StoreBusy(SAME_PID)

@@ -10,6 +10,8 @@ from modelfs.cli import places
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point, find_store, is_dead
 from modelfs.fs.host.mount_table import MODELFS, MountEntry
+from modelfs.store.directory import Directory
+from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from tests.support.fake_daemon import Call
 
 
@@ -18,13 +20,17 @@ class Attributes:
 
     def __init__(self, store: Path | None = None, error: int = errno.ENODATA) -> None:
         self.store = store
+        self.daemon = b""
+        if store is not None and store.exists():
+            folder = Directory(store)
+            self.daemon = daemon_attribute(folder)
         self.error = error
 
     def __call__(self, path: Path, name: str) -> bytes:
-        assert name == "user.modelfs.store"
+        assert name in (STORE_ATTRIBUTE, DAEMON_ATTRIBUTE)
         if self.store is None:
             raise OSError(self.error, os.strerror(self.error), str(path))
-        return os.fsencode(self.store)
+        return os.fsencode(self.store) if name == STORE_ATTRIBUTE else self.daemon
 
 
 def test_store(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,14 +87,14 @@ def test_permission_denied_to_the_store_of_a_mount(
 ) -> None:
     """The error about a mount whose store is private names the store and its owner."""
     monkeypatch.setattr(os, "getxattr", Attributes(empty))
-    read_bytes = Path.read_bytes
+    read = Directory.read
 
-    def denied(path: Path) -> bytes:
-        if path.parent == empty:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return read_bytes(path)
+    def denied(folder: Directory, name: str) -> bytes:
+        if folder.path == empty:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder.path / name))
+        return read(folder, name)
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Directory, "read", denied)
     with pytest.raises(Failure, match=rf"permission denied: {empty} \(owned by user"):
         find_store(tmp_path)
 

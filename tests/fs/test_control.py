@@ -14,11 +14,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from modelfs.errors import StoreNotTrusted
 from modelfs.fs import control
 from modelfs.fs.background import mapped_pages
 from modelfs.fs.control import REQUEST_MAX, Control
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.create import create_store
+from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from tests.support.served_store import Counting, Failing, Held, Served
 from tests.support.stores import CHUNK, checked, model_of, noise
@@ -385,3 +387,53 @@ async def test_scrub_whose_client_hangs_up(
 async def test_scrub_at_no_rate(daemon: Served, rate: object) -> None:
     """A rate that is no number from 0 to 2^62 is refused."""
     assert (await ask(daemon, "scrub", rate=rate))["errno"] == errno.EINVAL
+
+
+async def test_requests_for_another_store_are_refused(daemon: Served) -> None:
+    """A link can bring the socket into the folder of a copy: its store has another identity."""
+    identity = daemon.store.directory.identity
+    for store, is_mine in ((str(identity), True), (f"{identity.device}:1", False), (7, False)):
+        async with connected(daemon) as stream:
+            await stream.send_all(json.dumps({"command": "stats", "store": store}).encode() + b"\n")
+            (reply,) = await replies(stream)
+        assert ("result" in reply) == is_mine
+        assert is_mine or reply["error"].endswith("which is another store")
+
+
+async def test_the_socket_moves_with_the_store(
+    served: Served, synced: Counting[..., dict[int, str]]
+) -> None:
+    """In a folder that was renamed it still answers, and it is removed there at the end."""
+    moved = served.store.folder.with_name("moved")
+    async with trio.open_nursery() as nursery:
+        answering = Control(served.store, served.background, served.workers)
+        nursery.start_soon(answering.serve)
+        await wait_all_tasks_blocked()
+        served.store.folder.rename(moved)
+        served.store.folder.mkdir()
+        (served.store.folder / CONTROL_SOCKET).touch()
+        async with await trio.open_unix_socket(moved / CONTROL_SOCKET) as stream:
+            await stream.send_all(b'{"command": "stats"}\n')
+            assert "result" in (await replies(stream))[0]
+        nursery.cancel_scope.cancel()
+    assert not (moved / CONTROL_SOCKET).exists()
+    assert (served.store.folder / CONTROL_SOCKET).exists()
+    (served.store.folder / CONTROL_SOCKET).unlink()
+    served.store.folder.rmdir()
+    moved.rename(served.store.folder)
+
+
+async def test_only_a_socket_is_replaced(tmp_path: Path) -> None:
+    """A file or link under its name is not the socket of a killed daemon: it stays."""
+    target = tmp_path / "target"
+    target.write_bytes(b"content")
+    path = tmp_path / CONTROL_SOCKET
+    folder = Directory(tmp_path)
+    path.symlink_to(target)
+    with pytest.raises(StoreNotTrusted, match=f"{path} .not a socket"):
+        control._listen(folder)
+    path.unlink()
+    control._listen(folder).close()
+    control._listen(folder).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert target.read_bytes() == b"content"

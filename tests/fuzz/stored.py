@@ -14,6 +14,7 @@ from modelfs.codecs.elements import element_of
 from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
+from modelfs.store.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.records import (
@@ -56,7 +57,7 @@ class Stored:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / pack_name(PACK)
-        self._packs = Packs(folder, UUID)
+        self._packs = Packs(Directory(folder), UUID)
         self._packs.open_at(None, PACK)
         self._head = _pack_head()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import LostBytes
+from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors, read_at, write_at
 from modelfs.store.files.window_file import WindowFile
 from tests.support.loop_disks import thin_disk
@@ -20,7 +21,7 @@ MB = 1 << 20
 def test_bytes_that_a_thin_disk_cannot_keep_are_lost(tmp_path: Path) -> None:
     """A real failure of the kernel is noticed by a read, and by the next sync."""
     with thin_disk(tmp_path, 128 * MB, 24 * MB) as path:
-        files = Descriptors(path, os.O_RDWR)
+        files = Descriptors(Directory(path), os.O_RDWR)
         window = WindowFile(files, "7-0-1", {})
         file = window.descriptor(create=True)
         data = random.Random(1).randbytes(40 * MB)

@@ -6,8 +6,8 @@ either undo the change that broke it, or give the format a new version, with its
 beside these.
 """
 
+import dataclasses
 import json
-import os
 import secrets
 import time
 import uuid
@@ -24,6 +24,7 @@ from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.run import repair
 from modelfs.store import store as store_module
 from modelfs.store.chunks import writer
+from modelfs.store.directory import Directory
 from modelfs.store.files.inode_totals import Totals
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
@@ -82,14 +83,15 @@ def make_golden_store(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.setattr(time, "clock_gettime_ns", lambda _: NOW)
     patch.setattr(secrets, "randbits", lambda bits: SEED)
     patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=UUID))
-    patch.setattr(os, "geteuid", lambda: SOMEBODY.uid)
-    patch.setattr(os, "getegid", lambda: SOMEBODY.gid)
     # zstd's output may differ between its versions; the codecs have a golden pair of it.
     patch.setattr(writer, "CODED_MAX", 0)
     # Stores of earlier versions have no number of a session.
     patch.setattr(store_module, "begin_session", lambda *_: None)
     path = new_store(folder)
     store = Store(path)
+    root = store.inodes.get(ROOT)
+    with store.index.change():
+        store.inodes.put(dataclasses.replace(root, uid=SOMEBODY.uid, gid=SOMEBODY.gid))
     _fill(store)
     store.commit()
     store.abandon()  # to close it would raise, because of the lost bytes
@@ -171,7 +173,7 @@ def _derive(store: Store) -> None:
 
 def dump(path: Path) -> Dump:
     """Return every row of a store's index as LMDB has it, in hexadecimal."""
-    index = Index(path / "index", read_only=True)
+    index = Index(Directory(path / "index"), read_only=True)
     rows = {
         table.value: [
             [key.hex(), (index.stored(table, key) or b"").hex()] for key in index.keys(table)
@@ -240,7 +242,7 @@ def test_an_old_store_stays_readable(tmp_path: Path, version: int, *, read_only:
     with Store(path, read_only=read_only) as store:
         assert store.superblock.version == (version if read_only else FORMAT_VERSION)
         read_golden(store, version)
-    assert check_format(path) == (version if read_only else FORMAT_VERSION)
+    assert check_format(Directory(path)) == (version if read_only else FORMAT_VERSION)
 
 
 # -- upgrades of older formats
@@ -257,7 +259,7 @@ def full_disk(_: CommitBatch) -> None:
 def versions(path: Path) -> tuple[int, int]:
     """Return the format in a store's folder, and its superblock."""
     with Store(path, read_only=True) as store:
-        return check_format(path), store.superblock.version
+        return check_format(Directory(path)), store.superblock.version
 
 
 @before_this_format
@@ -315,7 +317,7 @@ def test_a_damaged_old_store_is_upgraded_by_repair(tmp_path: Path) -> None:
     path = golden_store(tmp_path, 1)
     assert repair(path, data=True).actions == []
     assert versions(path) == (1, 1)
-    index = Index(path / "index")
+    index = Index(Directory(path / "index"))
     with index.change():
         index.delete(Table.SYMLINKS, next(index.pages(Table.SYMLINKS))[0])
     index.commit()

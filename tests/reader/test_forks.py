@@ -23,6 +23,7 @@ from modelfs.errors import StoreBusy
 from modelfs.reader import connection as connection_module
 from modelfs.reader.connection import Connection
 from modelfs.store import exclusion
+from modelfs.store.directory import Directory
 from modelfs.store.files.content import ReadRun
 from modelfs.store.folder import lock
 from modelfs.store.index import environment
@@ -227,7 +228,7 @@ def test_a_fork_inherits_no_lock(
 
 def is_locked_out(path: Path) -> bool:
     try:
-        lock(path, fcntl.LOCK_EX).close()
+        lock(Directory(path), fcntl.LOCK_EX).close()
     except StoreBusy:
         return True
     return False

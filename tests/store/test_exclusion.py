@@ -8,6 +8,7 @@ import pytest
 
 from modelfs.errors import StoreBusy
 from modelfs.store import exclusion as exclusion_module
+from modelfs.store.directory import Directory
 from modelfs.store.folder import is_locked, lock
 from modelfs.store.index import environment
 from modelfs.store.store import Store
@@ -29,7 +30,7 @@ def without_slots(tmp_path: Path) -> Iterator[Store]:
 
 def excludes_writers(store: Store) -> bool:
     try:
-        lock(store.folder, fcntl.LOCK_EX).close()
+        lock(Directory(store.folder), fcntl.LOCK_EX).close()
     except StoreBusy:
         return True
     return False
@@ -51,8 +52,8 @@ def test_writers_are_excluded_during_a_call(without_slots: Store) -> None:
 
 def test_a_writer_excludes_calls(without_slots: Store) -> None:
     """The error has the next step: the permission that the reader lacks."""
-    with lock(without_slots.folder, fcntl.LOCK_EX):
-        assert is_locked(without_slots.folder)
+    with lock(Directory(without_slots.folder), fcntl.LOCK_EX):
+        assert is_locked(Directory(without_slots.folder))
         exclusion = without_slots.exclusion.excluding_writers()
         with pytest.raises(StoreBusy, match=r"permission to write index/lock\.mdb"), exclusion:
             pass

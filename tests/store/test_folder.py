@@ -6,19 +6,36 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
-from modelfs.errors import IndexLost, NotAStore, StoreBusy, StoreReadOnly, UnsupportedFormat
+from modelfs.errors import (
+    IndexLost,
+    NotAStore,
+    StoreBusy,
+    StoreNotTrusted,
+    StoreReadOnly,
+    UnsupportedFormat,
+)
 from modelfs.jobs.check.fsck import check
-from modelfs.store import upgrade as upgrade_module
+from modelfs.store.create import create_store
+from modelfs.store.directory import Directory
 from modelfs.store.folder import (
+    DAEMON_ATTRIBUTE,
     FORMAT_FILE,
+    FORMAT_NEW,
     FORMAT_TEXT,
     INDEX,
     LOCK_FILE,
+    PACKS,
+    STAGING,
+    STORE_ATTRIBUTE,
     check_format,
+    daemon_attribute,
     find_store,
     is_locked,
     lock,
@@ -29,7 +46,9 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
+from tests.support import users
 from tests.support.stores import CHUNK, Box, check_closed, noise, run_apart, stored_file
+from tests.support.users import ALICE, BOB, user
 
 HOLD = """
 import sys
@@ -62,7 +81,7 @@ def test_every_flipped_bit_of_the_format(folder: Path) -> None:
             damaged[at] ^= 1 << bit
             path.write_bytes(damaged)
             try:
-                version = check_format(folder)
+                version = check_format(Directory(folder))
             except (NotAStore, UnsupportedFormat):
                 assert at <= line
             else:
@@ -126,11 +145,14 @@ with Store(Path(sys.argv[1]), read_only=True) as store:
 def test_a_lock_without_permission(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreadable lock file is an error that names the file and the store's owner."""
 
-    def refuse(*_: object) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    def refuse(name: object, *more: Any, **options: Any) -> int:
+        if name == LOCK_FILE:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_file(name, *more, **options)  # type: ignore[arg-type]
 
+    open_file = os.open
     owner = folder.stat().st_uid
-    message = rf"permission denied: {folder}/lock \(owned by UID {owner}\)"
+    message = rf"permission denied: {folder}/lock \(owned by user {owner}\)"
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         with pytest.raises(StoreReadOnly, match=message):
@@ -161,21 +183,21 @@ def test_an_older_store_is_upgraded_format_file_first(
     """Older versions are kept out before a new row is written; a crash repeats the upgrade."""
     set_format(folder, 1)
     if crash == "before the format file":
-        monkeypatch.setattr(Path, "replace", broken)
+        monkeypatch.setattr(os, "rename", broken)
     if crash == "behind the format file":
-        monkeypatch.setattr(upgrade_module, "sync_folder", broken)
+        monkeypatch.setattr(Directory, "sync", broken)
     if crash != "none":
         with pytest.raises(OSError, match="broken"):
             Store(folder)
         monkeypatch.undo()
         wanted = 1 if crash == "before the format file" else FORMAT_VERSION
-        assert check_format(folder) == wanted
+        assert check_format(Directory(folder)) == wanted
     with Store(folder) as store:
         assert store.superblock.version == FORMAT_VERSION
         assert store.counters.get(OPTIMIZE_WALK) == 1
         with store.index.change():
             store.counters.set(OPTIMIZE_WALK, 0)
-    assert check_format(folder) == FORMAT_VERSION
+    assert check_format(Directory(folder)) == FORMAT_VERSION
     assert check_closed(folder) == []
     with Store(folder) as store:
         assert store.counters.get(OPTIMIZE_WALK) == 0  # the upgrade is not repeated
@@ -186,13 +208,13 @@ def test_a_reader_upgrades_nothing(folder: Path) -> None:
     set_format(folder, 1)
     with Store(folder, read_only=True) as store:
         assert store.superblock.version == 1
-    assert check_format(folder) == 1
+    assert check_format(Directory(folder)) == 1
 
 
 def set_format(folder: Path, version: int) -> None:
     """Let a store say that it has an older format."""
     (folder / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=version))
-    index = Index(folder / INDEX)
+    index = Index(Directory(folder / INDEX))
     with index.change():
         block = dataclasses.replace(read_superblock(index), version=version)
         index.put(Table.META, SUPERBLOCK, block.to_bytes())
@@ -200,34 +222,34 @@ def set_format(folder: Path, version: int) -> None:
     index.close()
 
 
-def broken(*_: object) -> None:
+def broken(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "broken")
 
 
 def test_locks_of_readers_and_writers(folder: Path) -> None:
     """Readers share a lock that excludes a writer; the message names the process that has it."""
-    writer = lock(folder, fcntl.LOCK_EX)
-    assert is_locked(folder)
+    writer = lock(Directory(folder), fcntl.LOCK_EX)
+    assert is_locked(Directory(folder))
     with pytest.raises(StoreBusy, match=f"process {os.getpid()}"):
-        lock(folder, fcntl.LOCK_SH)
+        lock(Directory(folder), fcntl.LOCK_SH)
     writer.close()
-    assert not is_locked(folder)
-    readers = [lock(folder, fcntl.LOCK_SH) for _ in range(2)]
-    assert not is_locked(folder)
+    assert not is_locked(Directory(folder))
+    readers = [lock(Directory(folder), fcntl.LOCK_SH) for _ in range(2)]
+    assert not is_locked(Directory(folder))
     for reader in readers:
         with pytest.raises(StoreBusy):
-            lock(folder, fcntl.LOCK_EX)
+            lock(Directory(folder), fcntl.LOCK_EX)
         reader.close()
-    lock(folder, fcntl.LOCK_EX).close()
+    lock(Directory(folder), fcntl.LOCK_EX).close()
 
 
 def test_a_writer_makes_a_missing_lock_file(folder: Path) -> None:
     """A store whose lock file is gone can be written, and is locked; a reader makes none."""
     (folder / LOCK_FILE).unlink()
     with pytest.raises(StoreReadOnly):
-        lock(folder, fcntl.LOCK_SH)
+        lock(Directory(folder), fcntl.LOCK_SH)
     with Store(folder):
-        assert is_locked(folder)
+        assert is_locked(Directory(folder))
     assert (folder / LOCK_FILE).stat().st_mode & 0o777 == 0o600
 
 
@@ -245,3 +267,151 @@ def test_a_store_without_an_index_gets_no_new_one(folder: Path, damage: str) -> 
     assert not data.exists() or data.stat().st_size == 0
     data.write_bytes(whole)
     assert check_closed(folder) == []
+
+
+# -- stores in the hands of other users
+
+
+READ, WRITE = True, False
+OPENED, REFUSED = "opened", "StoreNotTrusted"
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A store of ALICE's that all users may read, and that is not locked by a process."""
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        path = Path(top) / "store"
+        create_store(path)
+        for each in (path, *path.rglob("*")):
+            os.chown(each, ALICE.uid, ALICE.gid)
+            each.chmod(0o755 if each.is_dir() else 0o644)
+        yield path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_stores_of_other_users(shared: Path) -> None:
+    """A process opens its own store; an ordinary one reads others; root needs trust for both."""
+    modules = ("modelfs.store.store", "modelfs.reader.entry")
+    path = str(shared)
+    with (
+        user(ALICE, shared.parent, *modules) as alice,
+        user(BOB, shared.parent, *modules) as bob,
+    ):
+        cases: list[tuple[Callable[..., object], bool, bool, str]] = [
+            (alice, WRITE, False, OPENED),
+            (alice, READ, False, OPENED),
+            (bob, WRITE, False, REFUSED),
+            (bob, READ, False, OPENED),
+            (bob, WRITE, True, "StoreReadOnly"),  # for its modes
+            (users.outcome, WRITE, False, REFUSED),
+            (users.outcome, READ, False, REFUSED),
+            (users.outcome, READ, True, OPENED),
+            (users.outcome, WRITE, True, OPENED),
+            (alice, WRITE, False, OPENED),  # root has left no file of its own
+        ]
+        for who, read_only, trust, expected in cases:
+            assert who(users.open_store, path, read_only, trust) == expected
+        assert {each.stat().st_uid for each in (shared, *shared.rglob("*"))} == {ALICE.uid}
+        for mode in (0o775, 0o757):
+            shared.chmod(mode)
+            everyone: list[Callable[..., object]] = [alice, bob, users.outcome]
+            for who in everyone:
+                assert who(users.open_store, path, READ, False) == REFUSED
+                assert who(users.open_store, path, READ, True) == OPENED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_reader_of_another_users_store_changes_nothing(shared: Path) -> None:
+    """Not even times, and no new file: the lock file of LMDB is not opened for writing."""
+
+    def state() -> dict[Path, tuple[int, ...]]:
+        paths = (shared, *shared.rglob("*"))
+        return {path: (*path.stat()[:7], path.stat().st_mtime_ns) for path in paths}
+
+    before = state()
+    with user(BOB, shared.parent, "modelfs.reader.entry") as bob:
+        assert bob(users.read_files, str(shared), False) == {}
+    assert state() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
+def test_a_reader_follows_no_link_of_another_user(shared: Path, name: str) -> None:
+    """A file of the reader's, in whose place the owner put a link, stays as it is."""
+    private = shared.parent / "private"
+    private.write_bytes(b"of the reader" * 1000)
+    os.chown(private, BOB.uid, BOB.gid)
+    link = shared / INDEX / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(private)
+    with user(BOB, shared.parent, "modelfs.reader.entry") as bob:
+        for trust in (False, True):
+            error = bob(users.read_files, str(shared), trust)
+            assert isinstance(error, str)
+            assert error.startswith(f"IrregularFile: permission denied: {link} (a symbolic link")
+    assert private.read_bytes() == b"of the reader" * 1000
+
+
+PARTS: Final = (
+    *(FORMAT_FILE, LOCK_FILE, INDEX, PACKS, STAGING),
+    *(f"{INDEX}/data.mdb", f"{INDEX}/lock.mdb"),
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_part_of_a_store_is_a_link(folder: Path, part: str) -> None:
+    """With links in its folder a store is not opened, although the files are there."""
+    path = folder / part
+    moved = folder.parent / "moved"
+    Store(folder).close()
+    path.rename(moved)
+    path.symlink_to(moved)
+    files = [moved, *(moved.rglob("*") if moved.is_dir() else ())]
+    before = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    ways = [(False, False), (False, True)]
+    if part != LOCK_FILE:  # a reader with slots does not open it
+        ways.append((True, False))
+    for read_only, trust in ways:
+        with pytest.raises(StoreNotTrusted, match=f"{path} .a symbolic link"):
+            Store(folder, read_only=read_only, trust=trust)
+    assert [(file.stat().st_size, file.stat().st_mtime_ns) for file in files] == before
+    path.unlink()
+    moved.rename(path)
+    assert check_closed(folder) == []
+
+
+def test_the_upgrade_follows_no_link(folder: Path) -> None:
+    """A link under the name of the new format file is replaced, and its target is not."""
+    set_format(folder, 1)
+    target = folder.parent / "target"
+    target.write_bytes(b"content")
+    (folder / FORMAT_NEW).symlink_to(target)
+    Store(folder).close()
+    assert check_format(Directory(folder)) == FORMAT_VERSION
+    assert target.read_bytes() == b"content"
+    assert not (folder / FORMAT_FILE).is_symlink()
+
+
+def test_a_store_is_found_by_its_identity(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the path of a mount's store there may be another; the daemon's descriptor leads to it."""
+    opened = Directory(folder)
+    attributes = {
+        STORE_ATTRIBUTE: os.fsencode(folder),
+        DAEMON_ATTRIBUTE: daemon_attribute(opened),
+    }
+    monkeypatch.setattr(os, "getxattr", lambda _, name: attributes[name])
+    assert find_store(tmp_path) == folder
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    create_store(folder)
+    assert find_store(tmp_path).samefile(moved)
+    with Store(find_store(tmp_path), read_only=True) as store:
+        assert store.folder == moved
+    opened.close()
+    with pytest.raises(NotAStore, match="does not exist here"):
+        find_store(tmp_path)
+    attributes[DAEMON_ATTRIBUTE] = b"of an older version"
+    assert find_store(tmp_path) == folder

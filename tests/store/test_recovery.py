@@ -67,6 +67,32 @@ def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
     assert content_of(store, kept) == b"kept"
 
 
+def test_a_sweep_deletes_only_what_modelfs_makes(box: Box) -> None:
+    """Files with other names, folders and links stay, in `staging` and in `packs`."""
+    box.store.close()
+    staging, packs = box.path / "staging", box.path / "packs"
+    target = box.path.parent / "target"
+    target.write_bytes(b"of another program")
+    strange = [staging / name for name in ("notes.txt", "5-0", "05-0-1", "5-0-1.bak", "5-0-G")]
+    strange += [packs / name for name in ("notes.txt", "1.pack", "00000001.pack.bak")]
+    for path in strange:
+        path.touch()
+    for path in (staging / "5-0-2", packs / "00000009.pack"):
+        path.mkdir()
+        strange.append(path)
+    for path in (staging / "5-0-3", packs / "00000008.pack"):
+        path.symlink_to(target)
+        strange.append(path)
+    ours = [staging / "5-0-1", packs / "00000007.pack"]
+    for path in ours:
+        path.touch()
+    store = box.crash()
+    assert all(os.path.lexists(path) for path in strange)
+    assert not any(path.exists() for path in ours)
+    assert target.read_bytes() == b"of another program"
+    assert check(store) == []
+
+
 def test_a_crash_undoes_uncommitted_changes(box: Box) -> None:
     """Names, chunks and bytes in packs since the last commit are gone."""
     kept = stored_file(box.store, b"kept", noise(CHUNK, 1))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.jobs.check.fsck import check
+from modelfs.store.directory import Directory
 from modelfs.store.index.counters import (
     NEXT_CHUNK,
     NEXT_INODE,
@@ -125,7 +126,7 @@ def test_damaged_counters_do_not_prevent_an_opening(tmp_path: Path) -> None:
     path = new_store(tmp_path)
     with Store(path) as store:
         stored_file(store, b"old", noise(CHUNK))
-    index = Index(path / "index")
+    index = Index(Directory(path / "index"))
     with index.change():
         for name in (NEXT_INODE, NEXT_CHUNK):
             index.put(Table.META, name, b"damage")

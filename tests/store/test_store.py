@@ -9,6 +9,7 @@ import pytest
 
 from modelfs.errors import CorruptIndex, StoreReadOnly
 from modelfs.jobs.check.fsck import check
+from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import run_here
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import Index
@@ -31,7 +32,7 @@ from tests.support.stores import (
 
 def test_a_store_that_could_not_be_opened_is_not_locked(folder: Path) -> None:
     """A store that failed to open can be opened once the cause is repaired."""
-    index = Index(folder / "index")
+    index = Index(Directory(folder / "index"))
     block = index.get(Table.META, SUPERBLOCK)
     assert block is not None
     with index.change():
@@ -41,7 +42,7 @@ def test_a_store_that_could_not_be_opened_is_not_locked(folder: Path) -> None:
     for _ in range(2):
         with pytest.raises(CorruptIndex):
             Store(folder)
-    index = Index(folder / "index")
+    index = Index(Directory(folder / "index"))
     with index.change():
         index.put(Table.META, SUPERBLOCK, block)
     index.commit()

@@ -41,6 +41,7 @@ class FakeDaemon:
 
     def __init__(self, folder: Path, replies: dict[str, list[Reply | bytes]]) -> None:
         self.requests: list[Reply] = []
+        self.stores: list[str] = []  # of the requests
         self.released = threading.Event()
         self.lasting = {"hold"}
         self._replies = replies
@@ -63,6 +64,7 @@ class FakeDaemon:
         if not line:
             return
         request = json.loads(line)
+        self.stores.append(request.pop("store"))
         self.requests.append(request)
         for reply in self._replies[request["command"]]:
             client.sendall(

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Final
 
+from modelfs.store.directory import Directory
+from modelfs.store.folder import INDEX
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.page_check import PageWalk
 from modelfs.store.index.page_layout import PageFile, newest
 from tests.support.stores import overwrite
@@ -10,9 +13,13 @@ from tests.support.stores import overwrite
 SIZE: Final = 4096
 
 
+def data_file(store: Path) -> Path:
+    return store / INDEX / DATA_FILE
+
+
 def walk_of(path: Path) -> PageWalk:
     """Return the pages of the last commit of a data file."""
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         meta = newest(file.meta_pages())
         assert meta is not None
         return PageWalk(file, meta)
@@ -20,9 +27,9 @@ def walk_of(path: Path) -> PageWalk:
 
 def leaves_of(store: Path, table: str) -> list[int]:
     """Return the leaves of a table, in the order of their keys."""
-    return [place.number for place in walk_of(store / "index" / "data.mdb").leaves[table]]
+    return [place.number for place in walk_of(data_file(store)).leaves[table]]
 
 
 def damage_flags(store: Path, page: int) -> None:
     """Flip a bit of a leaf, so that it seems to be one of overflow pages, too."""
-    overwrite(store / "index" / "data.mdb", page * SIZE + 10, b"\x06")
+    overwrite(data_file(store), page * SIZE + 10, b"\x06")

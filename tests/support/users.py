@@ -179,3 +179,23 @@ def ask(path: str, request: dict[str, object]) -> dict[str, object]:
         answer = json.loads(client.makefile("rb").readline())
     assert isinstance(answer, dict)
     return answer
+
+
+def open_store(path: str, read_only: bool, trust: bool) -> str:
+    """Open a store and close it; return "opened", or the name of the error's class."""
+    opened = import_module("modelfs.store.store").Store
+    try:
+        opened(Path(path), read_only=read_only, trust=trust).abandon()
+    except Exception as exc:
+        return type(exc).__name__
+    return "opened"
+
+
+def read_files(path: str, trust: bool) -> dict[str, bytes] | str:
+    """Return the content of all files of a store, read in Python; else the error."""
+    opened = import_module("modelfs.reader.entry").open
+    try:
+        with opened(path, trust=trust) as store:
+            return {file.path: file.pread() for file in store.files()}
+    except Exception as exc:
+        return f"{type(exc).__name__}: {exc}"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.findings import line_of, with_names
 from modelfs.cli.open_store import open_for_reading, pinned
@@ -20,6 +20,8 @@ from modelfs.jobs.check.pages import meta_page_findings, page_findings
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
+from modelfs.store.directory import Directory
+from modelfs.store.folder import open_folder, open_index_folder
 
 CODES = """\b
 Exit codes, as in fsck(8):
@@ -37,7 +39,8 @@ OUTCOMES: Final = {Outcome.REPAIRED: "repaired", Outcome.QUARANTINED: "quarantin
 @click.option("--data", is_flag=True, help="Also read all stored data, and check its checksums.")
 @click.option("--repair", is_flag=True, help="Repair the damage. The store must not be mounted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
+@params.trust
+def fsck(place: Path, *, data: bool, repair: bool, as_json: bool, trust: bool) -> Code:
     """Check a store for damage, and repair it.
 
     Without --repair nothing is changed. A mounted store can be checked, as of its last commit.
@@ -49,8 +52,9 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     try:
         store = find_store(place)
         if repair:
-            return _repair(store, data=data, as_json=as_json)
-        report = _check(store, data=data, found=found)
+            return _repair(store, data=data, as_json=as_json, trust=trust)
+        folder = open_folder(store, read_only=True, trust=trust)
+        report = _check(store, folder, data=data, found=found)
     except KeyboardInterrupt as exc:
         if not as_json:
             for finding in found:
@@ -71,21 +75,21 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool) -> Code:
     if as_json:
         render.show_json(_jsonable(report, data=data))
     else:
-        _show(report, store, data=data)
+        _show(report, folder, data=data)
     return Code.DAMAGED if report.findings else Code.OK
 
 
-def _check(store: Path, *, data: bool, found: list[Finding]) -> FsckReport:
+def _check(store: Path, folder: Directory, *, data: bool, found: list[Finding]) -> FsckReport:
     """Return the findings; only those about pages of the index, if there are such.
 
     Those of the other kind are appended to `found` at once.
     """
-    findings = meta_page_findings(store)
+    findings = meta_page_findings(open_index_folder(folder))
     try:
         if not findings:
             with (
-                pinned(store),
-                open_for_reading(store) as opened,
+                pinned(store, trust=folder.trust),
+                open_for_reading(store, trust=folder.trust) as opened,
                 render.progress_bar("checking", in_bytes=data) as progress,
             ):
                 return check_store(opened, data=data, progress=progress, found=found)
@@ -94,14 +98,14 @@ def _check(store: Path, *, data: bool, found: list[Finding]) -> FsckReport:
     return FsckReport(findings, files=0, chunks=0, bytes_checked=0, seconds=0.0)
 
 
-def _repair(store: Path, *, data: bool, as_json: bool) -> Code:
+def _repair(store: Path, *, data: bool, as_json: bool, trust: bool) -> Code:
     """Repair a store that is not mounted, and print the repairs."""
-    if (daemon := client.connect(store)) is not None:
+    if (daemon := client.connect(store, trust=trust)) is not None:
         daemon.close()
         mount_point = find_mount_point(store) or "MOUNTPOINT"
         raise Failure(f"{store} is mounted; unmount it with: modelfs umount {mount_point}")
     with render.progress_bar("checking", in_bytes=data) as progress:
-        report = repair_store(store, data=data, progress=progress)
+        report = repair_store(store, data=data, progress=progress, trust=trust)
     if as_json:
         repairs = {
             "found": [finding.to_dict() for finding in report.found],
@@ -118,7 +122,7 @@ def _repair(store: Path, *, data: bool, as_json: bool) -> Code:
             counts = [f"{report.count(outcome)} {word}" for outcome, word in OUTCOMES.items()]
             findings = render.counted(len(report.found), "finding")
             click.echo(f"{findings}: {', '.join(counts)}")
-        _show(report.after, store, data=data)
+        _show(report.after, open_folder(store, read_only=True, trust=trust), data=data)
     if report.after.findings:
         return Code.DAMAGED
     return Code.REPAIRED if report.found else Code.OK
@@ -138,7 +142,7 @@ def _jsonable(report: FsckReport, *, data: bool) -> dict[str, Any]:
     }
 
 
-def _show(report: FsckReport, store: Path, *, data: bool) -> None:
+def _show(report: FsckReport, folder: Directory, *, data: bool) -> None:
     """Print findings, a summary, the lost content and the quarantine."""
     for finding in report.findings:
         click.echo(line_of(finding))
@@ -149,14 +153,14 @@ def _show(report: FsckReport, store: Path, *, data: bool) -> None:
         click.echo(f"{render.counted(len(report.findings), 'finding')} in {checked}")
     else:
         verdict = "no new damage" if report.lost.bytes else "no damage"
-        more = "" if data else f"; to read all data as well: modelfs fsck --data {store}"
+        more = "" if data else f"; to read all data as well: modelfs fsck --data {folder.path}"
         click.echo(f"{verdict}: {checked}{more}")
     if report.lost.bytes:
         size, impact = render.human_size(report.lost.bytes), report.lost.impact
         text = f"lost: {size} (to get it back, write a good copy of an affected file)"
         click.echo(with_names(text, impact.files, impact.tensors))
-    quarantine = Quarantine(store)
+    quarantine = Quarantine(folder)
     files, bytes_kept = quarantine.content()
     if files:
         kept = f"{render.counted(files, 'file')}, {render.human_size(bytes_kept)}"
-        click.echo(f"quarantine: {kept} of damaged data in {quarantine.folder}; you may delete it")
+        click.echo(f"quarantine: {kept} of damaged data in {quarantine.path}; you may delete it")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.collect import collect_all
 from modelfs.cli.open_store import open_for_reading, open_unmounted
 from modelfs.cli.params import PATH
@@ -18,7 +18,8 @@ from modelfs.jobs.hints import all_hints
 @click.command()
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 @click.option("--dry-run", is_flag=True, help="Only show how much would be freed.")
-def gc(place: Path, *, dry_run: bool) -> None:
+@params.trust
+def gc(place: Path, *, dry_run: bool, trust: bool) -> None:
     """Free the disk space of deleted files.
 
     The daemon of a mounted store does this by itself, when there is much to free or the disk is
@@ -26,16 +27,16 @@ def gc(place: Path, *, dry_run: bool) -> None:
     """
     store = find_store(place)
     with render.progress_bar("collecting") as progress:
-        if (daemon := client.connect(store)) is not None:
+        if (daemon := client.connect(store, trust=trust)) is not None:
             with daemon:
                 garbage = daemon.ask("gc", progress, dry_run=dry_run)
         elif dry_run:
-            with open_for_reading(store) as opened:
+            with open_for_reading(store, trust=trust) as opened:
                 collector = Collector(opened)
                 collector.measure(LIVE_MIN_SMALL)
                 garbage = asdict(collector.survey(LIVE_MIN_SMALL))
         else:
-            with open_unmounted(store) as opened:
+            with open_unmounted(store, trust=trust) as opened:
                 collector = Collector(opened, all_hints(opened))
                 garbage = asdict(run(collect_all(opened, collector), opened))
     bases = garbage.get("base_only_chunks", 0)  # a daemon of an older version has no such key

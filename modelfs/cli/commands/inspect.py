@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.escape import plain
 from modelfs.cli.open_store import open_for_reading
 from modelfs.cli.params import PATH
@@ -24,7 +24,8 @@ NAMES_SHOWN: Final = 3
 @click.argument("file", metavar="FILE", type=PATH)
 @click.option("--store", type=PATH, help="FILE is a path in this STORE, which need not be mounted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def inspect(file: Path, *, store: Path | None, as_json: bool) -> None:
+@params.trust
+def inspect(file: Path, *, store: Path | None, as_json: bool, trust: bool) -> None:
     """Show how a file and its tensors are stored.
 
     For each tensor: the forms in which its bytes are stored, the tensors that it is derived from,
@@ -32,11 +33,11 @@ def inspect(file: Path, *, store: Path | None, as_json: bool) -> None:
     that --store names.
     """
     if store is None:
-        report = _report(*file_of_mount(file))
+        report = _report(*file_of_mount(file), trust=trust)
         path = file.resolve()
         title = f"/{path.relative_to(mount_point_of(path))}"
     else:
-        report = _report(find_store(store), file)
+        report = _report(find_store(store), file, trust=trust)
         title = report["path"]
     if as_json:
         render.show_json(report)
@@ -44,12 +45,12 @@ def inspect(file: Path, *, store: Path | None, as_json: bool) -> None:
         _show(report, title, file if store is None else store)
 
 
-def _report(path: Path, file: Path | InodeNumber) -> Json:
+def _report(path: Path, file: Path | InodeNumber, *, trust: bool) -> Json:
     """Return the report on a file of the store at `path`: of its daemon, or of its last commit."""
-    with client.connect(path) or nullcontext() as daemon:
+    with client.connect(path, trust=trust) or nullcontext() as daemon:
         if daemon is not None and not isinstance(file, Path):
             return daemon.ask("inspect", inode=file)
-        with open_for_reading(path) as store:
+        with open_for_reading(path, trust=trust) as store:
             with store.index.pinned():
                 inode = file_of_store(store, file) if isinstance(file, Path) else file
                 state = None if daemon is not None else state_of(store, inode)

@@ -1,6 +1,5 @@
 """`modelfs mkfs`."""
 
-import os
 from pathlib import Path
 
 import click
@@ -8,6 +7,7 @@ import click
 from modelfs.cli.failure import Failure
 from modelfs.cli.params import PATH, chunk_size
 from modelfs.cli.places import is_store
+from modelfs.errors import StoreNotTrusted
 from modelfs.store.create import CHUNK_SIZE, create_store
 
 
@@ -25,15 +25,14 @@ from modelfs.store.create import CHUNK_SIZE, create_store
 def mkfs(store: Path, size: int) -> None:
     """Create an empty store.
 
-    STORE is a new folder or an empty one. Only its owner can read it.
+    STORE is a new folder, or an empty one of your own. Only its owner can read it.
     """
     if is_store(store):
         raise Failure(f"{store} is a modelfs store already; mount it, or name another folder")
-    if os.path.lexists(store) and not store.is_dir():
-        raise Failure(f"{store} is not a folder; name a new or empty one")
     if not (parent := store.absolute().parent).is_dir():
         raise Failure(f"{parent} does not exist; create it with: mkdir -p {parent}")
-    if store.is_dir() and any(store.iterdir()):
-        raise Failure(f"{store} is not empty; name a new or empty folder")
-    create_store(store, chunk_size=size)
+    try:
+        create_store(store, chunk_size=size)
+    except StoreNotTrusted as exc:
+        raise Failure(f"{exc}; name a new folder") from exc
     click.echo(f"created the store {store}; next: modelfs mount {store} MOUNTPOINT")

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from modelfs.cli import logs
+from modelfs.cli import daemon_log, logs, params
 from modelfs.cli.daemonize import run_in_background
 from modelfs.cli.failure import Failure
 from modelfs.cli.fstab_options import parse_options
@@ -18,8 +18,8 @@ from modelfs.cli.places import find_mount_point, is_dead, is_store, store_of_mou
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.fs.mount_options import MountOptions
 from modelfs.store.chunks.cache import CAPACITY
+from modelfs.store.folder import open_folder
 
-LOG_NAME: Final = "daemon.log"
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 
@@ -51,6 +51,7 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
     help="If the daemon of an earlier modelfs mount at MOUNTPOINT was killed, clear that mount "
     "first. Any other mount is left alone.",
 )
+@params.trust
 @click.option(
     "--nonempty",
     is_flag=True,
@@ -61,7 +62,7 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
     "options",
     metavar="OPT[,OPT]",
     multiple=True,
-    help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, limit=SIZE, replace, "
+    help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, limit=SIZE, replace, trust, "
     "nonempty, sync, dirsync, fsname=NAME, nosuid, nodev, noexec. "
     "Options for mount(8) and systemd, such as noatime, _netdev and x-*, are ignored.",
 )
@@ -76,6 +77,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     limit: int | None,
     replace: bool,
     nonempty: bool,
+    trust: bool,
     options: tuple[str, ...],
 ) -> None:
     """Mount a store: show its files in a folder.
@@ -98,17 +100,22 @@ def mount(  # noqa: PLR0913 - one parameter for each option
         allow_other or fstab.allow_other,
         fstab.limit if limit is None else limit,
         fstab.passed_on,
+        trust or fstab.trust,
     )
     _check_not_mounted(mount_options)
     _check_possible(mount_options)
+    open_folder(store, read_only=mount_options.read_only, trust=mount_options.trust)
     if not (nonempty or fstab.nonempty):
         _check_empty(mount_options.mountpoint)
     if foreground:
         logs.of_foreground_daemon()
         _serve(mount_options, lambda: None)
     else:
-        log_file = mount_options.store / LOG_NAME
-        run_in_background(lambda ready: _serve(mount_options, ready), log_file)
+        run_in_background(
+            lambda ready: _serve(mount_options, ready),
+            lambda: daemon_log.begin(mount_options.store, trust=mount_options.trust),
+            mount_options.store / daemon_log.LOG_NAME,
+        )
 
 
 def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
@@ -145,7 +152,7 @@ def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:
     if entry is not None and entry.kind != "autofs":
         if (store := store_of_mount(path)) is not None:
             raise Failure(
-                f"{store} is mounted at {mountpoint} already; unmount it with: "
+                f"{store.path} is mounted at {mountpoint} already; unmount it with: "
                 f"modelfs umount {mountpoint}"
             )
         raise Failure(f"{mountpoint} is a mount of {entry.kind} already; name another folder")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.collect import collect_all
 from modelfs.cli.failure import Failure, interruptible
 from modelfs.cli.open_store import open_unmounted
@@ -37,7 +37,8 @@ from modelfs.store.store import Store
 )
 @click.option("--again", is_flag=True, help="Try tensors that are optimized already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> None:
+@params.trust
+def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trust: bool) -> None:
     """Compress tensors, each to its smallest exact form.
 
     A tensor may become a delta to a similar one, for example. Files keep every byte. A run that is
@@ -45,19 +46,19 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool) -> N
     the files were not used for a minute.
     """
     store = find_store(place)
-    if (daemon := client.connect(store)) is not None:
+    if (daemon := client.connect(store, trust=trust)) is not None:
         with daemon:
             _show_room(OptimizeRoom(**daemon.ask("optimize-room")))
     resumed = f"the tensors so far stay optimized; continue with: modelfs optimize {place}"
     with interruptible(resumed), render.progress_bar("optimizing", in_bytes=True) as progress:
-        if (daemon := client.connect(store)) is not None:
+        if (daemon := client.connect(store, trust=trust)) is not None:
             arguments: dict[str, bool | int] = {"again": again}
             if depth is not None:
                 arguments["depth"] = depth
             with daemon:
                 report = daemon.ask("optimize", progress, **arguments)
         else:
-            with open_unmounted(store) as opened:
+            with open_unmounted(store, trust=trust) as opened:
                 run(ingest_all(opened), opened)
                 before = opened.statistics(0)
                 backlog = Backlog(opened)

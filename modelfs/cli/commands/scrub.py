@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.failure import Code, Failure
 from modelfs.cli.findings import line_of
 from modelfs.cli.open_store import open_for_reading, open_unmounted
@@ -46,7 +46,10 @@ Exit codes:
 )
 @click.option("--anew", is_flag=True, help="Start from the beginning, even if one was stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool) -> Code:
+@params.trust
+def scrub(
+    *, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool, trust: bool
+) -> Code:
     """Read all stored data, and find the bytes that the disk has lost.
 
     Lists the files and tensors that are affected. To repair them, write a good copy of one such
@@ -55,10 +58,10 @@ def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool
     """
     store = find_store(place)
     try:
-        report = _report(store, mode, rate=rate, anew=anew)
+        report = _report(store, mode, rate=rate, anew=anew, trust=trust)
     except KeyboardInterrupt:
         # The daemon ends the scrub of a command that hangs up, maybe a moment later.
-        report = _report(store, "status", rate=rate, anew=False)
+        report = _report(store, "status", rate=rate, anew=False, trust=trust)
         report["running"] = bool(report["rate"])
         code = Code.INTERRUPTED
     else:
@@ -71,10 +74,10 @@ def scrub(*, place: Path, mode: str | None, rate: int, anew: bool, as_json: bool
     return code
 
 
-def _report(store: Path, mode: str | None, *, rate: int, anew: bool) -> Json:
+def _report(store: Path, mode: str | None, *, rate: int, anew: bool, trust: bool) -> Json:
     """Scrub as `mode` asks for, and return the report."""
-    if (daemon := client.connect(store)) is None:
-        return _scrub_unmounted(store, mode, anew=anew)
+    if (daemon := client.connect(store, trust=trust)) is None:
+        return _scrub_unmounted(store, mode, anew=anew, trust=trust)
     with daemon:
         match mode:
             case "status" | "stop":
@@ -86,20 +89,20 @@ def _report(store: Path, mode: str | None, *, rate: int, anew: bool) -> Json:
                     return daemon.ask("scrub", progress, anew=anew)
 
 
-def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool) -> Json:
+def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool, trust: bool) -> Json:
     match mode:
         case "background":
             raise Failure(f"{store} is not mounted; mount it, or scrub it without --background")
         case "status":
-            with open_for_reading(store) as opened:
+            with open_for_reading(store, trust=trust) as opened:
                 return scrub_report(opened)
         case "stop":
-            with open_unmounted(store) as opened:
+            with open_unmounted(store, trust=trust) as opened:
                 Scrubber(opened).pause()
                 return scrub_report(opened)
         case _:
             with (
-                open_unmounted(store) as opened,
+                open_unmounted(store, trust=trust) as opened,
                 render.progress_bar("scrubbing", in_bytes=True) as progress,
             ):
                 run_and_commit(scrub_store(Scrubber(opened), progress, restart=anew), opened)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.open_store import open_for_reading
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
@@ -15,14 +15,15 @@ from modelfs.cli.render import Json
 @click.command()
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON, sizes in bytes.")
-def stats(place: Path, *, as_json: bool) -> None:
+@params.trust
+def stats(place: Path, *, as_json: bool, trust: bool) -> None:
     """Show the size of a store, and how much space it saves."""
     store = find_store(place)
-    if (daemon := client.connect(store)) is not None:
+    if (daemon := client.connect(store, trust=trust)) is not None:
         with daemon:
             statistics = daemon.ask("stats")
     else:
-        with open_for_reading(store) as opened:
+        with open_for_reading(store, trust=trust) as opened:
             statistics = opened.statistics().to_dict()
     if as_json:
         render.show_json(statistics)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from modelfs.cli import client, render
+from modelfs.cli import client, params, render
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
@@ -14,7 +14,8 @@ from modelfs.jobs.ingest.job import ingest_all
 
 @click.command()
 @click.argument("place", metavar="STORE|MOUNTPOINT", type=PATH)
-def sync(place: Path) -> None:
+@params.trust
+def sync(place: Path, *, trust: bool) -> None:
     """Write everything to the disk, and store it in chunks.
 
     Returns when that is done. Of files that programs still write to, it includes the bytes written
@@ -22,9 +23,9 @@ def sync(place: Path) -> None:
     """
     store = find_store(place)
     with render.progress_bar("storing files") as progress:
-        if (daemon := client.connect(store)) is not None:
+        if (daemon := client.connect(store, trust=trust)) is not None:
             with daemon:
                 daemon.ask("sync", progress)
         else:
-            with open_unmounted(store) as opened:
+            with open_unmounted(store, trust=trust) as opened:
                 run(ingest_all(opened), opened)

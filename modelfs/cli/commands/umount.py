@@ -7,15 +7,17 @@ from typing import Final
 
 import click
 
+from modelfs.cli import params
 from modelfs.cli.client import DaemonProcess
 from modelfs.cli.failure import Failure
 from modelfs.cli.fusermount import clear, unmount
 from modelfs.cli.mount_users import users_of
 from modelfs.cli.params import PATH
 from modelfs.cli.places import is_dead, store_mounted_at
-from modelfs.errors import StoreReadOnly
+from modelfs.errors import NotAStore, StoreReadOnly
 from modelfs.fs.host.mount_table import mounted_elsewhere
-from modelfs.store.folder import is_locked
+from modelfs.store.directory import Directory
+from modelfs.store.folder import MountedStore, is_locked, open_folder
 from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02
@@ -24,7 +26,8 @@ NOTE_SECONDS: Final = 5.0
 
 @click.command()
 @click.argument("mountpoint", type=PATH)
-def umount(mountpoint: Path) -> None:
+@params.trust
+def umount(mountpoint: Path, *, trust: bool) -> None:
     """Unmount a store, and wait until everything is on the disk.
 
     Fails if programs still use the mount, and lists them. If the daemon was killed, so that the
@@ -39,23 +42,39 @@ def umount(mountpoint: Path) -> None:
             "the store has its last commit, and can be mounted again"
         )
         return
-    store = store_mounted_at(path)
-    # A read-only mount has nothing to make durable, and the lock may be another process's.
-    read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    mounted = store_mounted_at(path)
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        # It has nothing to make durable, and the lock may be another process's.
+        _unmount(path)
+        return
     device = path.stat().st_dev
-    with DaemonProcess(store) as daemon:
-        if (problem := unmount(path)) is not None:
-            if "busy" in problem:
-                raise Failure(
-                    f"{path} is in use by {users_of(path)}; "
-                    "end that, or leave the folder in it, and try again"
-                )
-            raise Failure(f"cannot unmount {path}: {problem}")
-        if not read_only:
-            _wait_until_durable(store, daemon, device)
+    try:
+        folder = open_folder(_found(mounted), read_only=True, trust=trust)
+    except (NotAStore, OSError) as exc:
+        _unmount(path)
+        raise Failure(f"unmounted, but cannot watch the store {mounted.path}: {exc}") from exc
+    with DaemonProcess(Path(folder.link), trust=trust) as daemon:
+        _unmount(path)
+        _wait_until_durable(folder, daemon, device)
 
 
-def _wait_until_durable(store: Path, daemon: DaemonProcess, device: int) -> None:
+def _found(mounted: MountedStore) -> Path:
+    if (found := mounted.find()) is None:
+        raise NotAStore("it does not exist here")
+    return found
+
+
+def _unmount(path: Path) -> None:
+    if (problem := unmount(path)) is not None:
+        if "busy" in problem:
+            raise Failure(
+                f"{path} is in use by {users_of(path)}; "
+                "end that, or leave the folder in it, and try again"
+            )
+        raise Failure(f"cannot unmount {path}: {problem}")
+
+
+def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) -> None:
     """Wait until the daemon has released the store or ended.
 
     Raises:
@@ -71,8 +90,9 @@ def _wait_until_durable(store: Path, daemon: DaemonProcess, device: int) -> None
             if (other := mounted_elsewhere(number)) is not None:
                 process, place = other
                 raise Failure(
-                    f"unmounted here, but process {process} still has it mounted at {place}, so "
-                    f"the daemon goes on; to write everything to the disk: modelfs sync {store}"
+                    f"unmounted here, but process {process} still has it mounted at {place}, "
+                    "so the daemon goes on; "
+                    f"to write everything to the disk: modelfs sync {store.path}"
                 )
             click.echo(
                 "modelfs: unmounted; waiting until everything is on the disk "
@@ -81,16 +101,16 @@ def _wait_until_durable(store: Path, daemon: DaemonProcess, device: int) -> None
             )
     if _is_locked(store):
         return  # mounted again already
-    with Store(store, read_only=True) as opened:
+    with Store(Path(store.link), read_only=True, trust=store.trust) as opened:
         if opened.in_use:
             raise Failure(
                 "unmounted, but the daemon ended before everything was on the disk; see its log "
-                f"{store}/daemon.log, and mount again: all that was fsynced is there"
+                f"{store.path}/daemon.log, and mount again: all that was fsynced is there"
             )
 
 
-def _is_locked(store: Path) -> bool:
+def _is_locked(store: Directory) -> bool:
     try:
         return is_locked(store)
     except StoreReadOnly as exc:
-        raise Failure(f"unmounted, but cannot watch the store {store}: {exc}") from exc
+        raise Failure(f"unmounted, but cannot watch the store {store.path}: {exc}") from exc

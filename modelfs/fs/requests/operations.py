@@ -65,12 +65,13 @@ from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.files.namespace import Owner
-from modelfs.store.folder import STORE_ATTRIBUTE
+from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
 # Every file has this attribute, and listxattr leaves it out.
 _STORE_ATTRIBUTE: Final = STORE_ATTRIBUTE.encode()
+_DAEMON_ATTRIBUTE: Final = DAEMON_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
 # The kernel's XATTR_LIST_MAX: the most bytes of names, each with a NUL.
 LISTING_MAX: Final = 64 << 10
@@ -268,7 +269,10 @@ class Operations(pyfuse3.Operations):
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if name == _STORE_ATTRIBUTE:
-            return os.fsencode(self._store.folder)
+            # It may have been renamed since it was opened.
+            return os.readlink(os.fsencode(self._store.directory.link))
+        if name == _DAEMON_ATTRIBUTE:
+            return daemon_attribute(self._store.directory)
         return self._store.attributes.get(InodeNumber(inode), name)
 
     @replies

@@ -4,27 +4,20 @@ LMDB must not read the file, so no row is checked. Repair writes all rows that c
 a new file, and then checks those.
 """
 
-from pathlib import Path
-
 from modelfs.errors import DamagedPages
 from modelfs.jobs.check.findings import Finding
-from modelfs.store.folder import INDEX
-from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.directory import Directory
 from modelfs.store.index.opening import check_meta_pages
 
 
-def data_file(store: Path) -> Path:
-    return store / INDEX / DATA_FILE
-
-
-def meta_page_findings(store: Path) -> list[Finding]:
+def meta_page_findings(index: Directory) -> list[Finding]:
     """Return the findings about the meta pages of an index. A daemon may have the store mounted.
 
     Raises:
         IndexLost: both are damaged.
     """
     try:
-        check_meta_pages(data_file(store))
+        check_meta_pages(index)
     except DamagedPages as exc:
         return [Finding("meta-page", f"{exc}; the rest is not checked")]
     return []

@@ -1,6 +1,5 @@
 """Invariants of single rows: they decode, their inodes exist, and counters and totals are right."""
 
-import os
 import stat
 from collections.abc import Iterator
 from typing import Final
@@ -150,9 +149,8 @@ def staged_bytes_are_intact(view: CheckView, reported: Reported) -> Iterator[Fin
     """Staged bytes match the checksum of their row, if it has one."""
     for key, row in view.rows(Table.STAGED, WindowRanges.from_row):
         inode, number = pair_of(key)
-        start = number * WINDOW
-        path = view.store.staging.folder / window_name(inode, number, row.generation)
-        if is_intact(view.index, path, key, row, start) or not view.is_current(Table.STAGED, key):
+        is_right = is_intact(view.index, view.store.staging.directory, key, row)
+        if is_right or not view.is_current(Table.STAGED, key):
             continue
         reported.damaged_windows.add(key)
         if _window_problem(view, inode, number, row) is None:  # else it is reported already
@@ -179,7 +177,7 @@ def _window_problem(view: CheckView, inode: int, number: int, row: WindowRanges)
         return "it has ranges outside its bounds"
     name = window_name(inode, number, row.generation)
     try:
-        length = os.stat(view.store.staging.folder / name).st_size
+        length = view.store.staging.directory.status(name).st_size
     except OSError as exc:
         return f"its file {name}: {exc.strerror}"
     if row.ranges and length < row.ranges.stop - start:

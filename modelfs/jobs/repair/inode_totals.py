@@ -12,7 +12,7 @@ chunk, and the staging files are set aside.
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
-from modelfs.store.files.staged_file import window_name
+from modelfs.store.files.staged_file import window_name, window_of
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
 
@@ -49,14 +49,15 @@ def _in_place(context: RepairContext, inode: int) -> int:
 
 
 def _has_file(context: RepairContext, inode: int, number: int) -> bool:
-    return any(context.store.staging.folder.glob(f"{inode:x}-{number:x}-*"))
+    names = context.store.staging.directory.names()
+    return any(window_of(name) == (inode, number) for name in names)
 
 
 def _lose_staged(context: RepairContext, node: Inode) -> None:
     keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
     for key, value in list(context.index.pages(Table.STAGED, *keys)):
         name = window_name(*pair_of(key), WindowRanges.from_bytes(value).generation)
-        context.quarantine.add_file(context.store.staging.folder / name)
+        context.quarantine.add_file(context.store.staging.directory, name)
         for table in (Table.STAGED, Table.LOST):
             context.drop(table, key, "other rows of the file's staged content are missing")
     context.drop(Table.TRIMS, number_key(node.inode), "other rows of the file are missing")

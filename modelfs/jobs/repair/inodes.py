@@ -6,6 +6,7 @@ file was longer, with a hole at its end, its old size is lost.
 """
 
 import dataclasses
+import os
 import stat
 
 from modelfs.formats.layout import Format
@@ -66,7 +67,7 @@ def make_missing(context: RepairContext, inode: int, mode: int, size: int) -> No
     """Make a record with safe metadata for an inode, unless it has one."""
     if context.node(inode) is not None:
         return
-    owner, now = context.store.folder.stat(), now_ns()
+    owner, now = os.stat(context.store.directory.link), now_ns()
     node = Inode(
         inode=InodeNumber(inode),
         mode=mode,

@@ -14,12 +14,12 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.missing_extents import suspicious_holes
 from modelfs.jobs.repair.names import adopt
+from modelfs.store.directory import Directory
 from modelfs.store.files import staged_file
 from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
 from modelfs.store.files.staged_file import window_name
@@ -229,19 +229,23 @@ def _lose_all_staged(context: RepairContext, key: bytes, why: str) -> None:
 
 def _repair_window(context: RepairContext, inode: int, number: int, row: WindowRanges) -> None:
     """Cut the ranges of a window to the length of its file; the rest is lost."""
-    path = context.store.staging.folder / window_name(inode, number, row.generation)
     start = number * staged_file.WINDOW
-    end = start + path.stat().st_size if path.exists() else start
+    try:
+        name = window_name(inode, number, row.generation)
+        length = context.store.staging.directory.status(name).st_size
+    except FileNotFoundError:
+        length = -1
+    end = start + max(0, length)
     present, lost = row.ranges.copy(), row.ranges.copy()
     present.remove(end, SIZE_MAX)
     lost.remove(start, end)
-    if path.exists() and not lost:
+    if length >= 0 and not lost:
         return
     node, key = context.node(inode), pair_key(inode, number)
     assert node is not None
     if present and has_checksum(context.index, key, row):
         # Which of the bytes that are left are right cannot be known.
-        context.quarantine.add_file(path)
+        context.quarantine.add_file(context.store.staging.directory, name)
         present, lost = RangeSet(), row.ranges.copy()
     remove_checksum(context.index, key)
     if present:
@@ -273,27 +277,29 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     start = number * staged_file.WINDOW
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
         return
-    files = sorted(context.store.staging.folder.glob(f"{inode:x}-{number:x}-*"))
+    staging = context.store.staging.directory
+    prefix = window_name(inode, number, 0).removesuffix("0")
+    files = sorted(name for name in staging.names() if name.startswith(prefix))
     lost = RangeSet()
-    for path in files:
-        context.quarantine.add_file(path)
-        for low, high in _data_in(path):
+    for name in files:
+        context.quarantine.add_file(staging, name)
+        for low, high in _data_in(staging, name):
             lost.add(start + low, start + high)
     if not files:
         lost.add(start, start + staged_file.WINDOW)
     _lose(context, node, lost, "the record of staged bytes was damaged")
 
 
-def _data_in(path: Path) -> Iterator[tuple[int, int]]:
+def _data_in(folder: Directory, name: str) -> Iterator[tuple[int, int]]:
     """Yield the parts of a sparse file that were ever written, in whole blocks of the disk."""
-    with path.open("rb") as file:
+    with folder.opened(name, os.O_RDONLY) as fd:
         stop = 0
         while True:
             try:
-                start = os.lseek(file.fileno(), stop, os.SEEK_DATA)
+                start = os.lseek(fd, stop, os.SEEK_DATA)
             except OSError as exc:
                 if exc.errno == errno.ENXIO:
                     return
                 raise
-            stop = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            stop = os.lseek(fd, start, os.SEEK_HOLE)
             yield start, stop

@@ -8,12 +8,10 @@ damage is a guess, confirmed only by its checksum.
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from modelfs.errors import CorruptPack
 from modelfs.jobs.repair.quarantine import Quarantine
-from modelfs.store.disk.descriptors import sync_folder
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs.pack import Packs, pack_name, pack_number, read_header
 from modelfs.store.packs.segment import PAGE, Entry
@@ -86,27 +84,27 @@ def rename_packs(store: Store, quarantine: Quarantine) -> Iterator[str]:
 
     A file whose header cannot be read keeps its name. Packs of another store are set aside.
     """
-    files = (path for path in sorted(store.packs.folder.iterdir()) if path.is_file())
-    headers = {path: read_header(path) for path in files}
-    uuid = store.superblock.uuid
-    new_paths: dict[Path, Path] = {}
-    for path, header in headers.items():
-        if header is None or (pack_number(path.name) == header.pack and header.uuid == uuid):
+    folder, uuid = store.packs.directory, store.superblock.uuid
+    headers = {name: read_header(folder, name) for name in sorted(folder.names())}
+    new_names: dict[str, str] = {}
+    for name, header in headers.items():
+        if header is None or (pack_number(name) == header.pack and header.uuid == uuid):
             continue
         if header.uuid != uuid:
-            quarantine.add_file(path)
-            yield f"{path.name} is a pack of another store: set aside"
+            quarantine.add_file(folder, name)
+            yield f"{name} is a pack of another store: set aside"
             continue
-        new_path = path.with_name(pack_name(header.pack))
-        present = headers.get(new_path)
-        if new_path not in new_paths.values() and (present is None or present.pack != header.pack):
-            new_paths[path] = new_path
-    for path in new_paths:  # by way of other names, as two packs may have each other's
-        path.rename(path.with_name(path.name + ".moving"))
-    for path, new_path in new_paths.items():
-        if new_path.exists():
-            quarantine.add_file(new_path.rename(new_path.with_name(new_path.name + ".damaged")))
-        path.with_name(path.name + ".moving").rename(new_path)
-        yield f"{path.name} is pack {new_path.name} by its header: renamed"
-    sync_folder(store.packs.folder)
+        new_name = pack_name(header.pack)
+        present = headers.get(new_name)
+        if new_name not in new_names.values() and (present is None or present.pack != header.pack):
+            new_names[name] = new_name
+    for name in new_names:  # by way of other names, as two packs may have each other's
+        folder.rename(name, name + ".moving")
+    for name, new_name in new_names.items():
+        if folder.exists(new_name):
+            folder.rename(new_name, new_name + ".damaged")
+            quarantine.add_file(folder, new_name + ".damaged")
+        folder.rename(name + ".moving", new_name)
+        yield f"{name} is pack {new_name} by its header: renamed"
+    folder.sync()
     store.packs.close()  # files that are open under the wrong names

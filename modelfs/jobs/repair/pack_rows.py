@@ -39,7 +39,7 @@ def _retire(context: RepairContext, state: PackState) -> None:
         return  # never committed: removed when the store is opened
     context.drop(Table.PACKS, number_key(pack), "the pack is damaged or missing")
     if state.length >= 0:
-        context.quarantine.add_file(context.store.packs.folder / pack_name(pack))
+        context.quarantine.add_file(context.store.packs.directory, pack_name(pack))
         context.repaired(f"pack {pack} was damaged: set aside; its intact chunks are copied")
     else:
         context.repaired(f"pack {pack} is missing: its row is removed")

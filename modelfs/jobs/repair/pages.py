@@ -31,18 +31,18 @@ but of an older commit: the page is free. The new file has the rows of 30, 31 an
 import os
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
-from modelfs.jobs.check.pages import data_file
 from modelfs.jobs.repair.quarantine import Quarantine
+from modelfs.store.directory import Directory
 from modelfs.store.files.staged_file import window_of
-from modelfs.store.folder import INDEX, STAGING, check_format
+from modelfs.store.folder import STAGING, check_format
 from modelfs.store.index.committed import FIRST_ROWS
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.opening import both_damaged
 from modelfs.store.index.page_check import FREE, TABLES, PageProblem, PageWalk, Use
@@ -69,7 +69,7 @@ Row = tuple[bytes, bytes]
 ANY_VALUE: Final = frozenset({Table.SYMLINKS, Table.XATTRS})
 
 
-def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
+def restore_meta_pages(index: Directory, quarantine: Quarantine) -> str | None:
     """Replace a damaged meta page by the other, and return a message; None if both are whole.
 
     The caller has the store's lock, and LMDB has not opened the index yet.
@@ -77,22 +77,19 @@ def restore_meta_pages(store: Path, quarantine: Quarantine) -> str | None:
     Raises:
         IndexLost: both are damaged.
     """
-    path = data_file(store)
-    with PageFile(path) as file:
+    with PageFile(index) as file:
         metas = file.meta_pages()
     if None not in metas:
         return None
     whole = newest(metas)
     if whole is None:
-        raise both_damaged(path)
-    quarantine.copy(path, path.name)
+        raise both_damaged(index)
+    quarantine.copy(index, DATA_FILE)
     number = metas.index(None)
     header = PAGE_HEAD.pack(number, 0, META, 0, 0)
-    with path.open("r+b") as target:
-        target.seek(number * whole.page_size)
-        target.write(header + whole.page[PAGE_HEAD.size :])
-        target.flush()
-        os.fsync(target.fileno())
+    with index.opened(DATA_FILE, os.O_RDWR) as fd:
+        os.pwrite(fd, header + whole.page[PAGE_HEAD.size :], number * whole.page_size)
+        os.fsync(fd)
     return (
         f"meta page {number} of the index was damaged: the index is as commit {whole.transaction} "
         "left it; changes of a later commit, if there was one, are lost"
@@ -106,7 +103,7 @@ class Salvage(NamedTuple):
     message: str
 
 
-def salvage_index(store: Path, quarantine: Quarantine) -> Salvage | None:
+def salvage_index(store: Directory, index: Directory, quarantine: Quarantine) -> Salvage | None:
     """Write the rows of an index with damaged pages to a new one; None if all pages are sound.
 
     The caller has the store's lock, LMDB has not opened the index yet, and a meta page is whole.
@@ -115,8 +112,7 @@ def salvage_index(store: Path, quarantine: Quarantine) -> Salvage | None:
         StoreFull: there is no room for a copy of the index. Nothing has changed.
         OSError: the disk failed; the same holds.
     """
-    path = data_file(store)
-    with PageFile(path) as file:
+    with PageFile(index) as file:
         meta = newest(file.meta_pages())
         assert meta is not None, "a meta page is whole"
         walk = PageWalk(file, meta)
@@ -129,11 +125,9 @@ def salvage_index(store: Path, quarantine: Quarantine) -> Salvage | None:
         if not rows.has_all_leaves and (before := _commit_before(file, walk)) is not None:
             rows = SalvagedRows(file, before, with_checksums=with_checksums)
             which = f" of commit {before.meta.transaction}, the one before the last,"
-        count = write_new(
-            store / INDEX, {table: _with_windows(store, rows, table) for table in Table}
-        )
-    quarantine.link(path)
-    replace_data_file(store / INDEX)
+        count = write_new(index, {table: _with_windows(store, rows, table) for table in Table})
+    quarantine.link(index, DATA_FILE)
+    replace_data_file(index)
     return Salvage(
         findings,
         f"the index had damaged pages: {count} rows{which} are in a new one, and all that can be "
@@ -162,13 +156,13 @@ def _commit_before(file: PageFile, walk: PageWalk) -> PageWalk | None:
     return None
 
 
-def _with_windows(store: Path, rows: "SalvagedRows", table: Table) -> Iterator[Row]:
+def _with_windows(store: Directory, rows: "SalvagedRows", table: Table) -> Iterator[Row]:
     """Yield the rows of a table, and one that does not decode for each window that may lack one."""
     if table is not Table.STAGED or not rows.may_lack(table):
         yield from rows.of(table)
         return
     found = dict(rows.of(table))
-    for name in os.listdir(store / STAGING):
+    for name in store.subdirectory(STAGING).names():
         if (window := window_of(name)) is not None:
             found.setdefault(pair_key(*window), b"")
     yield from sorted(found.items())

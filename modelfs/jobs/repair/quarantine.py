@@ -14,10 +14,9 @@ Example. A line of `rows.jsonl`: the row of chunk 2 did not decode::
 import json
 import os
 import time
-from pathlib import Path
 from typing import Final
 
-from modelfs.store.disk.descriptors import sync_folder
+from modelfs.store.directory import Directory
 from modelfs.store.index.tables import Table
 
 FOLDER: Final = "quarantine"
@@ -27,11 +26,12 @@ ROWS: Final = "rows.jsonl"
 class Quarantine:
     """The quarantine of one store. Additions are durable after `flush`, or after `move_files`."""
 
-    def __init__(self, store: Path) -> None:
-        self.folder = store / FOLDER
+    def __init__(self, store: Directory) -> None:
+        self.path = store.path / FOLDER
+        self._store = store
         self._rows: list[str] = []
         self._contents: list[tuple[str, bytes]] = []
-        self._moves: list[Path] = []
+        self._moves: list[tuple[Directory, str]] = []
 
     def add_row(self, table: Table, key: bytes, value: bytes, why: str) -> None:
         row = {
@@ -46,78 +46,86 @@ class Quarantine:
     def add_content(self, name: str, content: bytes) -> None:
         self._contents.append((name, content))
 
-    def add_file(self, path: Path) -> None:
+    def add_file(self, folder: Directory, name: str) -> None:
         """Note a file for `move_files`, to be called when no commit mentions the file any more."""
-        self._moves.append(path)
+        self._moves.append((folder, name))
 
     def flush(self) -> None:
         """Write the added rows and contents, durably."""
         if not self._rows and not self._contents:
             return
-        self._make_folder()
+        folder = self._made()
         for name, content in self._contents:
-            _write(self._free_path(name), content)
+            _append(folder, _free_name(folder, name), content)
         if self._rows:
-            _write(self.folder / ROWS, "".join(self._rows).encode())
-        sync_folder(self.folder)
+            _append(folder, ROWS, "".join(self._rows).encode())
+        folder.sync()
         self._rows, self._contents = [], []
 
     def move_files(self) -> None:
         """Move the added files, durably."""
-        for path in self._moves:
-            if path.exists():
-                self._make_folder()
-                path.rename(self._free_path(path.name))
-                sync_folder(path.parent)
-                sync_folder(self.folder)
+        for source, name in self._moves:
+            if source.exists(name):
+                folder = self._made()
+                source.rename(name, _free_name(folder, name), folder)
+                source.sync()
+                folder.sync()
         self._moves = []
 
-    def copy(self, path: Path, name: str) -> None:
+    def copy(self, source: Directory, name: str) -> None:
         """Keep a copy of a file, durable when this returns."""
-        self._make_folder()
-        with path.open("rb") as source, self._free_path(name).open("xb") as target:
-            while piece := source.read(1 << 20):
-                target.write(piece)
-            target.flush()
-            os.fsync(target.fileno())
-        sync_folder(self.folder)
+        folder = self._made()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with (
+            open(source.open(name, os.O_RDONLY), "rb") as original,
+            open(folder.open(_free_name(folder, name), flags), "wb") as copied,
+        ):
+            while piece := original.read(1 << 20):
+                copied.write(piece)
+            copied.flush()
+            os.fsync(copied.fileno())
+        folder.sync()
 
-    def link(self, path: Path) -> None:
+    def link(self, source: Directory, name: str) -> None:
         """Keep a file that another one is about to replace; durable when this returns."""
-        self._make_folder()
-        status = path.stat()
-        for kept in self.folder.iterdir():
-            if os.path.samestat(kept.lstat(), status):
-                return  # from a repair that was interrupted
+        folder = self._made()
+        status = source.status(name)
+        if any(os.path.samestat(folder.status(kept), status) for kept in folder.names()):
+            return  # from a repair that was interrupted
         try:
-            self._free_path(path.name).hardlink_to(path)
+            source.hard_link(name, _free_name(folder, name), folder)
         except OSError:  # not every file system has links
-            self.copy(path, path.name)
-        sync_folder(self.folder)
+            self.copy(source, name)
+        folder.sync()
 
     def content(self) -> tuple[int, int]:
         """Return the number of files in quarantine, and their bytes."""
-        if not self.folder.is_dir():
+        if not self._store.exists(FOLDER):
             return 0, 0
-        sizes = [path.lstat().st_size for path in self.folder.iterdir()]
+        folder = self._store.subdirectory(FOLDER)
+        with os.scandir(folder.link) as entries:
+            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
         return len(sizes), sum(sizes)
 
-    def _make_folder(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(mode=0o700)
-            sync_folder(self.folder.parent)
-
-    def _free_path(self, name: str) -> Path:
-        # Files of earlier repairs are not overwritten.
-        path, number = self.folder / name, 0
-        while path.exists():
-            number += 1
-            path = self.folder / f"{name}.{number}"
-        return path
+    def _made(self) -> Directory:
+        """Return the folder, and make it if there is none."""
+        if not self._store.exists(FOLDER):
+            self._store.make_subdirectory(FOLDER)
+            self._store.sync()
+        return self._store.subdirectory(FOLDER)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("ab") as file:
+def _free_name(folder: Directory, name: str) -> str:
+    # Files of earlier repairs are not overwritten.
+    free, number = name, 0
+    while folder.exists(free):
+        number += 1
+        free = f"{name}.{number}"
+    return free
+
+
+def _append(folder: Directory, name: str, content: bytes) -> None:
+    with open(folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

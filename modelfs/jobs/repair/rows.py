@@ -56,7 +56,7 @@ def repair_superblock(context: RepairContext) -> None:
         context.index.put(Table.META, SUPERBLOCK, store.superblock.to_bytes())
         context.repaired(f"the superblock has the format {FORMAT_VERSION} again")
     # Before the commit, as this version writes the repaired rows in its own format.
-    store.superblock = upgrade(store.folder, store.index, store.superblock)
+    store.superblock = upgrade(store.directory, store.index, store.superblock)
 
 
 def remove_ownerless(context: RepairContext) -> None:
@@ -69,4 +69,4 @@ def remove_ownerless(context: RepairContext) -> None:
                 context.quarantined(f"a row of {table.value} of inode {number_of(key)}: set aside")
                 if isinstance(record, WindowRanges):
                     name = window_name(*pair_of(key), record.generation)
-                    context.quarantine.add_file(context.store.staging.folder / name)
+                    context.quarantine.add_file(context.store.staging.directory, name)

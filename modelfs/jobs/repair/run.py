@@ -59,7 +59,8 @@ from modelfs.jobs.repair.sums import (
 )
 from modelfs.jobs.repair.superblock import restore_superblock
 from modelfs.jobs.steps import Progress
-from modelfs.store.folder import check_format, check_index, lock
+from modelfs.store.directory import Directory
+from modelfs.store.folder import check_format, lock, open_folder, open_index_folder
 from modelfs.store.index.tables import Table, number_of
 from modelfs.store.packs.pack import pack_name
 from modelfs.store.recovery import load_staged
@@ -107,25 +108,30 @@ class RepairReport:
         return sum(action.outcome is outcome for action in self.actions)
 
 
-def repair(folder: Path, *, data: bool = False, progress: Progress | None = None) -> RepairReport:
+def repair(
+    folder: Path, *, data: bool = False, progress: Progress | None = None, trust: bool = False
+) -> RepairReport:
     """Repair a store that no process has open. A sound store is not changed.
 
     Args:
         folder: the store.
         data: also read every stored byte, and repair damaged chunks.
         progress: see `fsck`.
+        trust: see `Store`.
 
     Raises:
+        StoreNotTrusted: other users may be able to change it, and `trust` is not given.
         StoreBusy: another process has it open.
         CorruptIndex: the index cannot be read.
         OSError: the disk is full or failed. The repairs of earlier rounds stay.
     """
-    check_format(folder)
-    quarantine = Quarantine(folder)
-    findings, actions = _restore_index(folder, quarantine)
+    directory = open_folder(folder, read_only=False, trust=trust)
+    check_format(directory)
+    quarantine = Quarantine(directory)
+    findings, actions = _restore_index(directory, quarantine)
     lacks_rows = any(action.outcome is Outcome.QUARANTINED for action in actions)
     data = data or bool(actions)
-    with Store(folder, recover=False) as store:
+    with Store(Path(directory.link), recover=False, trust=trust) as store:
         for _ in range(ROUNDS_MAX):
             report = fsck(store, data=data, progress=progress)
             findings |= dict.fromkeys(report.findings)
@@ -140,17 +146,17 @@ def repair(folder: Path, *, data: bool = False, progress: Progress | None = None
 
 
 def _restore_index(
-    folder: Path, quarantine: Quarantine
+    folder: Directory, quarantine: Quarantine
 ) -> tuple[dict[Finding, None], dict[Action, None]]:
     """Repair the parts that must be right before a store can be opened."""
     locked = lock(folder, fcntl.LOCK_EX)
     try:
-        check_index(folder)
-        findings = dict.fromkeys(meta_page_findings(folder))
+        index = open_index_folder(folder)
+        findings = dict.fromkeys(meta_page_findings(index))
         actions: dict[Action, None] = {}
-        if (restored := restore_meta_pages(folder, quarantine)) is not None:
+        if (restored := restore_meta_pages(index, quarantine)) is not None:
             actions[Action(Outcome.QUARANTINED, restored)] = None
-        if (salvage := salvage_index(folder, quarantine)) is not None:
+        if (salvage := salvage_index(folder, index, quarantine)) is not None:
             findings |= dict.fromkeys(salvage.findings)
             actions[Action(Outcome.QUARANTINED, salvage.message)] = None
         if (restored := restore_superblock(folder, quarantine)) is not None:
@@ -165,10 +171,10 @@ def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
     """Set files aside that a later, lost commit mentioned: opening the store would remove them."""
     rows = {number_of(key) for key, _ in store.index.pages(Table.PACKS)}
     for pack in store.packs.numbers() - rows:
-        quarantine.add_file(store.packs.folder / pack_name(pack))
+        quarantine.add_file(store.packs.directory, pack_name(pack))
     load_staged(store.staging)
     for name in store.staging.unmentioned():
-        quarantine.add_file(store.staging.folder / name)
+        quarantine.add_file(store.staging.directory, name)
     quarantine.move_files()
 
 

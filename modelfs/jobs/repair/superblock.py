@@ -10,12 +10,12 @@ import secrets
 import time
 import uuid
 from collections import Counter
-from pathlib import Path
 
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.create import CHUNK_SIZE
-from modelfs.store.folder import INDEX, PACKS, check_format, read_superblock
+from modelfs.store.directory import Directory
+from modelfs.store.folder import PACKS, check_format, open_index_folder, read_superblock
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import CHUNK_SIZE_MAX, SUPERBLOCK, Superblock
@@ -23,13 +23,13 @@ from modelfs.store.index.tables import Table
 from modelfs.store.packs.pack import read_header
 
 
-def restore_superblock(store: Path, quarantine: Quarantine) -> str | None:
+def restore_superblock(store: Directory, quarantine: Quarantine) -> str | None:
     """Give an index a superblock if none can be read, and return a message; None if one can.
 
     The caller has the store's lock. Until all chunks are hashed again, new files share no chunks
     with old ones; every file reads as before.
     """
-    index = Index(store / INDEX)
+    index = Index(open_index_folder(store))
     try:
         read_superblock(index)
     except CorruptIndex:
@@ -46,13 +46,14 @@ def restore_superblock(store: Path, quarantine: Quarantine) -> str | None:
         index.close()
 
 
-def _new_superblock(store: Path, index: Index) -> Superblock:
+def _new_superblock(store: Directory, index: Index) -> Superblock:
     """Return a superblock with the uuid of most packs, and room for the longest chunk."""
     longest = CHUNK_SIZE
     for key, value in index.pages(Table.CHUNKS, damaged=set()):
         with contextlib.suppress(CorruptIndex):
             longest = max(longest, Chunk.from_row(key, value).size)
-    headers = map(read_header, (store / PACKS).iterdir())
+    packs = store.subdirectory(PACKS)
+    headers = (read_header(packs, name) for name in packs.names())
     uuids = Counter(header.uuid for header in headers if header is not None)
     return Superblock(
         version=check_format(store),

@@ -12,15 +12,14 @@ disk is full, the name is restored and the file stays, because the old index sti
 Otherwise `run` deletes the file.
 """
 
-from pathlib import Path
-
+from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors
 
 
 class DeferredDeletes:
     """The files of one folder that the next commit no longer mentions."""
 
-    def __init__(self, folder: Path, files: Descriptors) -> None:
+    def __init__(self, folder: Directory, files: Descriptors) -> None:
         self._folder = folder
         self._files = files
         self._names: list[str] = []
@@ -49,4 +48,4 @@ class DeferredDeletes:
         """
         for name in names:
             self._files.forget(name)
-            (self._folder / name).unlink(missing_ok=True)
+            self._folder.unlink(name)

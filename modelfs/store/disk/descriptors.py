@@ -14,10 +14,11 @@ import resource
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Final
 
 from modelfs.fork_lock import fork_lock
+from modelfs.store.directory import MODE, NO_LINK, Directory
 
 # The most open files of a cache, and of a process.
 OPEN_MAX: Final = 256
@@ -35,14 +36,18 @@ class Descriptor:
 
     __slots__ = ("__weakref__", "fd", "path")
 
-    def __init__(self, path: Path, flags: int) -> None:
-        self.path = path
+    def __init__(self, folder: Directory, name: str, flags: int) -> None:
+        """Open a file of a directory. Raises what `Directory.open` does."""
+        self.path = folder.path / name
         # The number goes into the list, and is closed, in one call of C code each. Ctrl-C comes
         # between such calls, so it cannot lose the number.
         opened: list[int] = []
         weakref.finalize(self, deque, map(os.close, opened), 0)
-        opened.extend(map(os.open, (path,), (flags | os.O_CLOEXEC,), (0o600,)))
+        open_in_it = partial(os.open, mode=MODE, dir_fd=folder.fd)
+        with folder.naming(name):
+            opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
         self.fd = opened[0]
+        folder.check(name, self.fd, flags)
 
     def fileno(self) -> int:
         return self.fd
@@ -108,15 +113,6 @@ def sync(file: Descriptor) -> None:
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: fsync(2) of a file does not."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def raise_limit() -> None:
     """Raise this process's limit of open files as far as it may, up to `LIMIT_MAX`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -134,7 +130,7 @@ def share_of_limit(parts: int) -> int:
 class Descriptors:
     """The open files of one folder; the least recently used are closed first. Any thread."""
 
-    def __init__(self, folder: Path, flags: int, capacity: int | None = None) -> None:
+    def __init__(self, folder: Directory, flags: int, capacity: int | None = None) -> None:
         """Create a cache; `capacity` is its most open files, by default a share of the limit."""
         if capacity is None:
             capacity = min(OPEN_MAX, share_of_limit(8))
@@ -173,12 +169,12 @@ class Descriptors:
 
     def _open_file(self, name: str, flags: int = 0) -> Descriptor:
         try:
-            return Descriptor(self._folder / name, self._flags | flags)
+            return Descriptor(self._folder, name, self._flags | flags)
         except OSError as exc:
             if exc.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         self.clear()
-        return Descriptor(self._folder / name, self._flags | flags)
+        return Descriptor(self._folder, name, self._flags | flags)
 
     def forget(self, name: str) -> None:
         """Remove `name` from the cache, because its file is deleted or replaced."""

@@ -79,7 +79,7 @@ class Usage:
 
 def disk_usage(folder: Path) -> int:
     """Return the disk space of everything in a folder, in bytes, as du(1) counts it."""
-    total = folder.lstat().st_blocks * 512
+    total = folder.stat().st_blocks * 512
     folders = [os.fspath(folder)]
     while folders:
         try:

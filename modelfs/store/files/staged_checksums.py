@@ -18,16 +18,17 @@ list the file, and writing it again heals it.
 """
 
 import os
-from pathlib import Path
 from typing import Final
 
 from xxhash import xxh3_64
 
-from modelfs.errors import CorruptIndex
+from modelfs.errors import CorruptIndex, StoreNotTrusted
+from modelfs.store.directory import Directory
+from modelfs.store.files.staged_file import WINDOW, window_name
 from modelfs.store.index.counters import STAGED_CHECKSUM, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import WindowRanges
-from modelfs.store.index.tables import Table, prefix_end
+from modelfs.store.index.tables import Table, pair_of, prefix_end
 
 # About one second of reading.
 BYTES_MAX: Final = 1 << 30
@@ -60,29 +61,29 @@ def has_checksum(index: Index, key: bytes, row: WindowRanges) -> bool:
         return False
 
 
-def checksum_of(path: Path, row: WindowRanges, start: int) -> int:
+def checksum_of(staging: Directory, key: bytes, row: WindowRanges) -> int:
     """Return the checksum of the staged bytes of a window, as far as the file has them.
 
     Args:
-        path: of the staging file.
+        staging: the folder of the staging files.
+        key: of the window's row.
         row: of the window.
-        start: of the window, in bytes from the start of the file.
 
     Raises:
+        StoreNotTrusted: the file is not a regular file of the store's owner.
         OSError: the file cannot be opened or read.
     """
+    inode, number = pair_of(key)
+    start = number * WINDOW
     hasher = xxh3_64()
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with staging.opened(window_name(inode, number, row.generation), os.O_RDONLY) as fd:
         for low, high in row.ranges:
             for at in range(low, high, _READ_BYTES):
                 hasher.update(os.pread(fd, min(_READ_BYTES, high - at), at - start))
-    finally:
-        os.close(fd)
     return hasher.intdigest()
 
 
-def is_intact(index: Index, path: Path, key: bytes, row: WindowRanges, start: int) -> bool:
+def is_intact(index: Index, staging: Directory, key: bytes, row: WindowRanges) -> bool:
     """Whether the bytes of a window match their checksum; True if there is none.
 
     A file that is missing or cannot be read is an error of the read that needs it.
@@ -91,6 +92,6 @@ def is_intact(index: Index, path: Path, key: bytes, row: WindowRanges, start: in
         return True
     wanted = Counters(index).get(STAGED_CHECKSUM + key) & (1 << _BITS) - 1
     try:
-        return checksum_of(path, row, start) == wanted
-    except OSError:
+        return checksum_of(staging, key, row) == wanted
+    except (OSError, StoreNotTrusted):
         return True

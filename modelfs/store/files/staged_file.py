@@ -25,7 +25,9 @@ from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 WINDOW: Final = 64 << 20
-WINDOW_NAME: Final = re.compile("([0-9a-f]{1,16})-([0-9a-f]{1,16})-([0-9a-f]{1,16})")
+
+_NUMBER: Final = "(0|[1-9a-f][0-9a-f]{0,15})"
+_WINDOW_NAME: Final = re.compile(f"{_NUMBER}-{_NUMBER}-{_NUMBER}")
 
 Stamp = tuple[int, int, int]  # generation, version, failures
 
@@ -245,7 +247,7 @@ def window_of(name: str) -> tuple[int, int] | None:
 
     None if the file has another name than `window_name` makes.
     """
-    match = WINDOW_NAME.fullmatch(name)
+    match = _WINDOW_NAME.fullmatch(name)
     return None if match is None else (int(match[1], 16), int(match[2], 16))
 
 

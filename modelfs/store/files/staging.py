@@ -32,12 +32,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
-from modelfs.errors import CorruptIndex, NotFound
+from modelfs.errors import CorruptIndex, NotFound, StoreNotTrusted
+from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
-from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit, sync_folder
+from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_checksums import (
     BYTES_MAX,
@@ -47,7 +47,7 @@ from modelfs.store.files.staged_checksums import (
     remove_checksum,
     windows_with_checksums,
 )
-from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name
+from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name, window_of
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -64,8 +64,9 @@ KEPT_MAX: Final = 8192
 class Staging:
     """The staging files of a store, and the staged state of their inodes in memory."""
 
-    def __init__(self, folder: Path, index: Index, *, read_only: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Directory, index: Index, *, read_only: bool = False) -> None:
+        self.directory = folder
+        self.folder = folder.path
         self._index = index
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
@@ -234,7 +235,7 @@ class Staging:
                 if current is not None and current.generation == window.generation:
                     raise
         if (created := self._created) != self._created_durable:
-            sync_folder(self.folder)
+            self.directory.sync()
             self._created_durable = created
 
     def record(self, inode: InodeNumber, window: Window, lost_before: RangeSet) -> None:
@@ -333,7 +334,7 @@ class Staging:
                 lost = lost_row.ranges.shifted(-start)
         name = window_name(inode, number, row.generation)
         if self._index.others_write and name not in self._intact:
-            if is_intact(self._index, self.folder / name, key, row, start):
+            if is_intact(self._index, self.directory, key, row):
                 self._intact.add(name)
             else:
                 lost = row.ranges.shifted(-start)
@@ -377,9 +378,10 @@ class Staging:
     def check_recorded(self) -> None:
         """Compare the loaded windows with their checksums, and note the bytes that are lost."""
         for key in windows_with_checksums(self._index):
-            found = self._loaded(key)
-            if found is not None and not self._is_intact(key, *found):
-                row, window = found
+            if (found := self._loaded(key)) is None:
+                continue
+            row, window = found
+            if not is_intact(self._index, self.directory, key, row):
                 log.error("staged bytes of inode %d do not match their checksum", number_of(key))
                 window.file.lose(row.ranges.shifted(-window.start))
 
@@ -406,12 +408,12 @@ class Staging:
             for key in keys:
                 if (found := self._loaded(key)) is None or found[1].lost():
                     continue
-                row, window = found
+                row, _ = found
                 left -= row.ranges.size
-                with contextlib.suppress(OSError):  # without a checksum it is as after a crash
-                    path = self.folder / window.file.name
+                # Without a checksum it is as after a crash.
+                with contextlib.suppress(OSError, StoreNotTrusted):
                     if left >= 0:
-                        value = checksum_of(path, row, window.start)
+                        value = checksum_of(self.directory, key, row)
                         put_checksum(self._index, key, row, value)
 
     def _loaded(self, key: bytes) -> tuple[WindowRanges, Window] | None:
@@ -428,19 +430,20 @@ class Staging:
             return None
         return row, window
 
-    def _is_intact(self, key: bytes, row: WindowRanges, window: Window) -> bool:
-        return is_intact(self._index, self.folder / window.file.name, key, row, window.start)
-
     def start_generations_at(self, generation: int) -> None:
         """Set the newest generation that is in use."""
         self._generation = generation
 
     def unmentioned(self) -> list[str]:
-        """Return the names of staging files that no row mentions; none if rows are damaged."""
+        """Return the names of staging files that no row mentions; none if rows are damaged.
+
+        Files with any other name are not modelfs's, and are left out.
+        """
         mentioned = {window.file.name for staged in self for window in staged.windows.values()}
         if self.damaged:  # set by the walk above, if this is beside a writer
             return []
-        return [path.name for path in self.folder.iterdir() if path.name not in mentioned]
+        files = filter(window_of, self.directory.names())
+        return [name for name in files if name not in mentioned]
 
     def close(self) -> None:
         """Close the files; `descriptor` opens them again."""

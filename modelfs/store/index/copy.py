@@ -16,12 +16,12 @@ import logging
 import os
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Final
 
 import lmdb
 
 from modelfs.errors import StoreFull
+from modelfs.store.directory import Directory
 from modelfs.store.index.opening import translated
 from modelfs.store.index.page_layout import META, PAGE_HEAD, PageFile
 from modelfs.store.index.tables import Table
@@ -40,11 +40,11 @@ class CommitGone(Exception):
 class IndexCopy:
     """An open copy of an index."""
 
-    def __init__(self, path: Path, snapshot: "lmdb.Transaction[bytes]") -> None:
+    def __init__(self, folder: Directory, snapshot: "lmdb.Transaction[bytes]") -> None:
         """Copy a data file.
 
         Args:
-            path: of the file.
+            folder: of the index.
             snapshot: a read transaction, which keeps the pages as they are until this returns.
 
         Raises:
@@ -52,13 +52,13 @@ class IndexCopy:
             StoreFull: no disk has room for the copy.
             OSError: the disk failed.
         """
-        with PageFile(path) as pages:
+        with PageFile(folder) as pages:
             metas = [meta for meta in pages.meta_pages() if meta is not None]
             meta = next((meta for meta in metas if meta.transaction == snapshot.id()), None)
             if meta is None:
                 raise CommitGone
             size = min(pages.size, (meta.last + 1) * meta.page_size)
-            self._file = _new_file(path.parent, size)
+            self._file = _new_file(folder, size)
             try:
                 _copy(pages.fileno(), self._file.fileno(), size)
                 for number in range(2):
@@ -96,13 +96,14 @@ class IndexCopy:
         self._file.close()
 
 
-def _new_file(folder: Path, size: int) -> IO[bytes]:
+def _new_file(folder: Directory, size: int) -> IO[bytes]:
     """Return a new file without a name, on a disk that has room for `size` bytes.
 
     Raises:
         StoreFull: there is none.
     """
-    for place in (folder, Path(tempfile.gettempdir())):
+    # A dot at the end: `tempfile` follows no link.
+    for place in (os.path.join(folder.link, "."), tempfile.gettempdir()):
         with suppress(OSError):  # a reader may not write the store
             disk = os.statvfs(place)
             if size < disk.f_bavail * disk.f_frsize * PART_MAX:

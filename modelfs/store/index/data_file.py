@@ -16,8 +16,9 @@ read, opening would fail.
 
 import ctypes
 import os
-from pathlib import Path
 from typing import Final
+
+from modelfs.store.directory import Directory
 
 DATA_FILE: Final = "data.mdb"
 # So many pages at the end of the file a commit may have left unwritten before a crash.
@@ -36,22 +37,20 @@ _libc = ctypes.CDLL(None)
 class DataFile:
     """The file that holds LMDB's pages."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / DATA_FILE
+    def __init__(self, folder: Directory) -> None:
+        self.path = folder.path / DATA_FILE  # for messages
+        self._folder = folder
         self._blocks_end = 0  # offset up to which the file has blocks on the disk
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        return self._folder.status(DATA_FILE).st_size
 
     def extend(self, size: int, used: int) -> None:
         """Extend the file from `size` to `used` bytes. It never becomes shorter."""
         # Not truncate(2): a writer may have made the file longer than `used` meanwhile.
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with self._folder.opened(DATA_FILE, os.O_RDWR) as fd:
             os.posix_fallocate(fd, size, used - size)
-        finally:
-            os.close(fd)
 
     def lengthen(self, used: int, free: int) -> None:
         """Make the file as long as the bytes in use, and allocate blocks for the next commits.
@@ -61,22 +60,19 @@ class DataFile:
             free: bytes of unused pages before that. Ignored unless `needs_blocks(used)`.
         """
         if (size := self.size) < used:
-            os.truncate(self.path, used)
+            with self._folder.opened(DATA_FILE, os.O_RDWR) as fd:
+                os.ftruncate(fd, used)
         if self.needs_blocks(used):
             behind = max(AHEAD - free, AHEAD_BEHIND + AHEAD_STEP)
             self._blocks_end = max(size, used) + behind
-            allocate(self.path, self._blocks_end)
+            self._allocate(self._blocks_end)
 
     def needs_blocks(self, used: int) -> bool:
         """Whether `lengthen` will allocate blocks, and so needs the number of free bytes."""
         return self._blocks_end - used < AHEAD_BEHIND
 
-
-def allocate(path: Path, size: int) -> None:
-    """Allocate a file's blocks up to `size` without making it longer, if the disk has space."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # An error is ignored: a later commit tries once more.
-        _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
-    finally:
-        os.close(fd)
+    def _allocate(self, size: int) -> None:
+        """Allocate blocks up to `size` without making the file longer, if the disk has space."""
+        with self._folder.opened(DATA_FILE, os.O_RDWR) as fd:
+            # An error is ignored: a later commit tries once more.
+            _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))

@@ -32,7 +32,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from threading import get_ident
 from types import TracebackType
 from typing import Final
@@ -40,6 +39,7 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import MapFull, StoreBusy, StoreFull
+from modelfs.store.directory import Directory
 from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
@@ -63,7 +63,7 @@ class Environment:
     """Transactions on the tables of an index. Any thread."""
 
     def __init__(
-        self, folder: Path, *, read_only: bool, map_size: int, needs_slots: bool = True
+        self, folder: Directory, *, read_only: bool, map_size: int, needs_slots: bool = True
     ) -> None:
         """Open the environment.
 
@@ -153,7 +153,7 @@ class Environment:
         """
         for _ in range(COPIES_MAX):
             with self.transaction() as snapshot, contextlib.suppress(CommitGone):
-                return IndexCopy(self._file.path, snapshot)
+                return IndexCopy(self._folder, snapshot)
         raise StoreBusy("index: too many commits of another process")
 
     def compact(self) -> None:

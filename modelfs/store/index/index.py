@@ -25,10 +25,10 @@ the next commit, and reads see it at once.
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Final
 
 from modelfs.errors import StoreReadOnly
+from modelfs.store.directory import Directory
 from modelfs.store.index.committed import SCAN_PAGE, CommittedRows, Convert, Row
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
@@ -61,7 +61,7 @@ class Index:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Directory,
         *,
         read_only: bool = False,
         exclude_writers: bool = False,
@@ -86,6 +86,7 @@ class Index:
         self._undo: list[Undo] | None = None  # of the change in progress
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
+        self.folder = folder
         self._env = Environment(
             folder, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
         )

@@ -24,6 +24,8 @@ from typing import Final
 
 import lmdb
 
+from modelfs.store.directory import Directory
+
 LMDB_LOCK_FILE: Final = "lock.mdb"
 # Room for some 250 read transactions at a time.
 LOCK_SIZE: Final = 16 << 10
@@ -32,40 +34,43 @@ FS_IOC_SETFLAGS: Final = 0x40086602
 FS_NOCOW_FL: Final = 0x00800000
 
 
-def may_lock(index: Path) -> bool:
+def may_lock(index: Directory) -> bool:
     """Whether an index has a lock file, and this process may write it.
 
     Otherwise its transactions have no slots, and the caller has to exclude writers during each. A
     reader does not create the file: it would be the reader's, and keep the store's owner out.
+
+    Raises:
+        StoreNotTrusted: it is not a regular file of the store's owner.
     """
-    return os.access(index / LMDB_LOCK_FILE, os.W_OK, effective_ids=True)
+    try:
+        index.status(LMDB_LOCK_FILE)
+    except OSError:
+        return False
+    return os.access(LMDB_LOCK_FILE, os.W_OK, dir_fd=index.fd, effective_ids=True)
 
 
-def prepare_lock_file(index: Path) -> None:
+def prepare_lock_file(index: Directory) -> None:
     """Create the lock file of an index with all its blocks, if it does not exist.
 
     LMDB writes it through a mapping. On a file system that allocates new blocks for each write, as
     btrfs does, such a write on a full disk raises SIGBUS, and no process could open the index.
     """
-    path = index / LMDB_LOCK_FILE
-    if not index.is_dir() or path.exists():
+    if index.exists(LMDB_LOCK_FILE):
         return
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with index.opened(LMDB_LOCK_FILE, os.O_RDWR | os.O_CREAT) as fd:
         with contextlib.suppress(OSError):  # other file systems neither have nor need this flag
             fcntl.ioctl(fd, FS_IOC_SETFLAGS, FS_NOCOW_FL.to_bytes(8, "little"))
         os.posix_fallocate(fd, 0, LOCK_SIZE)
-    finally:
-        os.close(fd)
 
 
-def free_slots(env: lmdb.Environment, index: Path) -> None:
+def free_slots(env: lmdb.Environment, index: Directory) -> None:
     """Free the slots of processes that ended, unless LMDB would free a living process's, too."""
     # A header, and a line for each slot: PID, thread, number of the snapshot.
     slots = env.readers().splitlines()[1:]
     owners = {int(slot.split()[0]) for slot in slots} - {os.getpid()}
     living = {pid for pid in owners if _has_mapped_lock_file(pid)}
-    if living != owners and living <= _pids_with_lock(index / LMDB_LOCK_FILE):
+    if living != owners and living <= _pids_with_lock(index):
         env.reader_check()
 
 
@@ -80,9 +85,9 @@ def _has_mapped_lock_file(pid: int) -> bool:
         return False
 
 
-def _pids_with_lock(path: Path) -> set[int]:
+def _pids_with_lock(index: Directory) -> set[int]:
     """Return the processes that have locked the byte of their PID, from proc_locks(5)."""
-    inode = str(path.stat().st_ino)
+    inode = str(index.status(LMDB_LOCK_FILE).st_ino)
     pids: set[int] = set()
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():

@@ -5,15 +5,24 @@ pages that the last commit uses are checked before LMDB reads the first of them 
 and an index with a damaged page is refused. So is a file that was cut short, unless only pages are
 missing that a crash left unwritten because no row needs them (see `data_file`).
 
+LMDB opens its two files by name, and follows symbolic links. So both are checked just before: they
+have to be regular files of the store's owner. Between the check and LMDB's open(2), only a process
+that may write in the folder could put a link in their place. In a store that is this process's own
+that is harmless: only its own user, root, or users that it trusts may write there. For a reader of
+another user's store, LMDB gets a private folder with two links to open descriptors of the checked
+files, so that it opens these and no others.
+
 Example. A daemon was killed before it made the file as long as its last commit: 98 of 100 pages.
 The next one finds that all pages in use are there, makes the file longer, and opens it. Of a file
 with 30 pages nothing is changed; opening raises `DamagedPages`.
 """
 
+import contextlib
 import errno
 import os
+import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Final
 
 import lmdb
@@ -28,8 +37,9 @@ from modelfs.errors import (
     StoreBusy,
     StoreFull,
 )
-from modelfs.store.index.data_file import LOOSE_PAGES, DataFile
-from modelfs.store.index.lock_file import prepare_lock_file
+from modelfs.store.directory import Directory
+from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.page_check import PageProblem, PageWalk
 from modelfs.store.index.page_layout import Meta, PageFile, newest
 from modelfs.store.index.tables import SINCE, Table
@@ -45,7 +55,7 @@ POLL_SECONDS: Final = 0.001
 
 
 def open_lmdb(
-    folder: Path, *, read_only: bool, map_size: int, with_slots: bool, check: bool
+    folder: Directory, *, read_only: bool, map_size: int, with_slots: bool, check: bool
 ) -> tuple[lmdb.Environment, Databases]:
     """Open the environment in a folder, and its tables.
 
@@ -57,7 +67,8 @@ def open_lmdb(
         check: whether to check all pages of the last commit first.
 
     Raises:
-        NotAStore: the folder does not exist.
+        NotAStore: the folder was deleted.
+        StoreNotTrusted: a file of the index is not a regular file of the store's owner.
         StoreBusy: this process, or one with the same PID in another container, has it open.
         DamagedPages: pages are damaged, or the file is cut short; `IndexLost` if both meta pages
             are.
@@ -66,37 +77,40 @@ def open_lmdb(
     """
     file = DataFile(folder)
     if check:
-        check_meta_pages(file.path)
+        check_meta_pages(folder)
     if not read_only:
         prepare_lock_file(folder)
+    store = folder.path.parent
     try:
-        env = lmdb.open(
-            os.fsencode(folder),  # a path may have bytes that are no UTF-8
-            map_size=map_size,
-            max_dbs=len(Table),
-            max_spare_txns=0 if read_only else 8,
-            mode=0o600,
-            readonly=read_only,
-            create=False,
-            readahead=False,
-            lock=with_slots,
-        )
+        with _checked_files(folder, with_slots=with_slots) as path:
+            env = lmdb.open(
+                path,
+                map_size=map_size,
+                max_dbs=len(Table),
+                max_spare_txns=0 if read_only else 8,
+                mode=0o600,
+                readonly=read_only,
+                create=False,
+                readahead=False,
+                lock=with_slots,
+            )
     except lmdb.Error as exc:
-        if not folder.is_dir():
-            raise NotAStore(f"{folder.parent} is not a modelfs store: no index") from exc
+        code = getattr(exc, "code", 0)
+        if code == errno.ENOENT:
+            raise NotAStore(f"{store} is not a modelfs store: no index") from exc
         if "already open" in str(exc):
-            raise StoreBusy(f"{folder.parent} is open in this process already") from exc
-        if getattr(exc, "code", 0) == errno.EAGAIN:
+            raise StoreBusy(f"{store} is open in this process already") from exc
+        if code == errno.EAGAIN:
             # LMDB locks a byte of its lock file at the offset of the PID: fcntl(2).
             raise StoreBusy(
-                f"{folder.parent} is open in a process with the same PID, {os.getpid()}, "
+                f"{store} is open in a process with the same PID, {os.getpid()}, "
                 "in another container; run one of them under another PID"
             ) from exc
-        raise translated(exc, str(folder)) from exc
+        raise translated(exc, str(folder.path)) from exc
     try:
         is_short = _is_short(env, file, read_only=read_only)
         if check or is_short:
-            _check_last_commit(env, file)
+            _check_last_commit(env, folder)
         if is_short:
             file.extend(file.size, used_bytes(env))
         return env, _tables(env, file, read_only=read_only)
@@ -105,32 +119,55 @@ def open_lmdb(
         raise
 
 
-def check_meta_pages(path: Path) -> Meta | None:
-    """Return the meta page of the last commit of a data file; None if the file has no pages yet.
+@contextlib.contextmanager
+def _checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
+    """Yield a path in which LMDB finds the files of an index, after a check of these.
+
+    Raises:
+        StoreNotTrusted: one is not a regular file of the store's owner.
+    """
+    names = (DATA_FILE, LMDB_LOCK_FILE) if with_slots else (DATA_FILE,)
+    if folder.is_own:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # LMDB makes it
+                folder.status(name)
+        yield folder.link
+        return
+    with tempfile.TemporaryDirectory() as private, contextlib.ExitStack() as files:
+        for name in names:
+            # O_PATH: a close of any other descriptor would end LMDB's locks, as in `lock_file`.
+            fd = files.enter_context(folder.opened(name, os.O_PATH))
+            os.symlink(f"/proc/self/fd/{fd}", os.path.join(private, name))
+        yield private
+
+
+def check_meta_pages(folder: Directory) -> Meta | None:
+    """Return the meta page of the last commit of an index; None if its file has no pages yet.
 
     A daemon may have it open.
 
     Raises:
+        StoreNotTrusted: the file is not a regular file of the store's owner.
         DamagedPages: one of the meta pages is damaged, or its tree has no root.
         IndexLost: both are.
     """
-    if not path.is_file() or not path.stat().st_size:
+    if not folder.exists(DATA_FILE) or not folder.status(DATA_FILE).st_size:
         return None
     for _ in range(LOOKS_MAX):  # a commit may write one of them just now
-        with PageFile(path) as file:
+        with PageFile(folder) as file:
             metas = file.meta_pages()
         damaged = [number for number, meta in enumerate(metas) if meta is None]
         if not damaged:
             return newest(metas)
         time.sleep(POLL_SECONDS)
     if len(damaged) == 2:
-        raise both_damaged(path)
+        raise both_damaged(folder)
     raise DamagedPages(f"meta page {damaged[0]} of the index is damaged")
 
 
-def both_damaged(path: Path) -> IndexLost:
+def both_damaged(folder: Directory) -> IndexLost:
     """Return the error of an index of which nothing can be read."""
-    return IndexLost(f"both meta pages of {path} are damaged")
+    return IndexLost(f"both meta pages of {folder.path / DATA_FILE} are damaged")
 
 
 def _is_short(env: lmdb.Environment, file: DataFile, *, read_only: bool) -> bool:
@@ -150,7 +187,7 @@ def _is_short(env: lmdb.Environment, file: DataFile, *, read_only: bool) -> bool
     return size < used
 
 
-def _check_last_commit(env: lmdb.Environment, file: DataFile) -> None:
+def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
     """Check the pages of the last commit. A read transaction keeps them as they are.
 
     Raises:
@@ -161,7 +198,7 @@ def _check_last_commit(env: lmdb.Environment, file: DataFile) -> None:
     looks = 0
     while problems is None:
         try:
-            with env.begin() as snapshot, PageFile(file.path) as pages:
+            with env.begin() as snapshot, PageFile(folder) as pages:
                 for meta in pages.meta_pages():
                     if meta is not None and meta.transaction == snapshot.id():
                         problems = PageWalk(pages, meta).problems
@@ -169,8 +206,8 @@ def _check_last_commit(env: lmdb.Environment, file: DataFile) -> None:
             raise translated(exc) from exc
         looks += 1
         if looks > LOOKS_MAX:
-            check_meta_pages(file.path)
-            raise StoreBusy(f"{file.path}: too many commits of another process")
+            check_meta_pages(folder)
+            raise StoreBusy(f"{folder.path}: too many commits of another process")
     if problems:
         raise DamagedPages(*map(str, problems))
 

@@ -23,12 +23,15 @@ node has the key `meta`, and as value the tree of that table, with the leaf page
 names commit 6, with the leaf pages 3 and 2. The tree of free pages has the entry 7: pages 2 and 3.
 """
 
+import io
 import os
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Final, NamedTuple, Self
+
+from modelfs.store.directory import Directory
+from modelfs.store.index.data_file import DATA_FILE
 
 MAGIC: Final = 0xBEEFC0DE
 VERSION: Final = 1
@@ -108,8 +111,15 @@ class PageFile:
     To LMDB's mapping it would be a SIGBUS.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, folder: Directory) -> None:
+        """Open the data file in the folder of an index.
+
+        Raises:
+            StoreNotTrusted: it is not a regular file of the store's owner.
+            OSError: it cannot be opened.
+        """
+        # Not a number: if Ctrl-C comes before it is assigned, the file would stay open.
+        self._file = io.FileIO(DATA_FILE, opener=lambda name, _: folder.open(name, os.O_RDONLY))
         self.page_size = 4096
 
     def close(self) -> None:

@@ -2,8 +2,9 @@
 
 A file is replaced in three steps, and a crash between any two of them leaves an index of the same
 rows: the new file is written under another name and synced, the lock file is deleted, the new file
-is renamed. The lock file goes because it has the number of the old file's last commit; the next
-writer makes another. The caller has the store's lock, so no other process writes the index. One
+is renamed. The lock file goes because it has the number of the old file's last commit. The new
+files have the group, the mode and the ACL of the old ones, so that those who may read the store
+still may. The caller has the store's lock, so no other process writes the index. One
 that reads it goes on with the old files, which have no name any more, until it opens the new ones.
 
 Example. An index of 600 MiB has 500 MiB of free pages, since most files were removed. The next
@@ -14,15 +15,16 @@ the rename: `data.mdb` is as before, and the next process begins again.
 import contextlib
 import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import lmdb
 
+from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.lock_file import LMDB_LOCK_FILE
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.opening import translated
 from modelfs.store.index.tables import Table
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # The new file is made in a folder of its own: LMDB records in a file whether it has one.
 NEW_FOLDER: Final = "new"
+NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
 # Rows that are written in one transaction, whose pages are in memory until it ends.
 ROWS_MAX: Final = 100_000
 # Address space, more than any index of today needs.
@@ -40,9 +43,37 @@ COMPACT_MIN: Final = 16 << 20
 COMPACT_PART: Final = 0.5
 # A new file takes at most this part of the disk's free room.
 ROOM_PART: Final = 0.5
+ACL: Final = "system.posix_acl_access"
 
 
-def write_new(folder: Path, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]]) -> int:
+class _Access(NamedTuple):
+    """The permissions of users other than the owner."""
+
+    group: int
+    mode: int
+    acl: bytes | None
+
+    @classmethod
+    def of(cls, folder: Directory, name: str) -> Self:
+        with folder.opened(name, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            try:
+                acl = os.getxattr(fd, ACL)
+            except OSError:
+                acl = None
+        return cls(status.st_gid, stat.S_IMODE(status.st_mode), acl)
+
+    def give(self, folder: Directory, name: str) -> None:
+        """Give a file these permissions; if that fails, it is for the owner alone."""
+        with folder.opened(name, os.O_RDONLY) as fd, contextlib.suppress(OSError):
+            os.fchown(fd, -1, self.group)
+            if self.acl is None:
+                os.fchmod(fd, self.mode)
+            else:  # with it, the mode of the group is that of all in the list
+                os.setxattr(fd, ACL, self.acl)
+
+
+def write_new(folder: Directory, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]]) -> int:
     """Write a new data file with these rows, durably, and return their number.
 
     Args:
@@ -53,16 +84,16 @@ def write_new(folder: Path, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]
         StoreFull: the disk is full.
         OSError: the disk failed.
     """
-    path = _new_file(folder)
+    new = _new_folder(folder)
+    os.close(new.open(DATA_FILE, NEW_FILE))  # of the right owner; LMDB fills an empty file
     count = 0
     try:
         env = lmdb.open(
-            os.fspath(path.parent),
+            new.link,
             create=False,
             lock=False,
             max_dbs=len(Table),
             map_size=MAP_SIZE,
-            mode=0o600,
             sync=False,
         )
         try:
@@ -72,8 +103,9 @@ def write_new(folder: Path, tables: Mapping[Table, Iterable[tuple[bytes, bytes]]
         finally:
             env.close()
     except lmdb.Error as exc:
-        raise translated(exc, os.fspath(path)) from exc
-    _sync(path)
+        raise translated(exc, str(new.path)) from exc
+    with new.opened(DATA_FILE, os.O_RDONLY) as fd:
+        os.fsync(fd)
     return count
 
 
@@ -88,7 +120,7 @@ def _put_rows(env: lmdb.Environment, table: Table, rows: Iterator[tuple[bytes, b
     return count
 
 
-def copy_compact(env: lmdb.Environment, folder: Path, used: int, live: int) -> bool:
+def copy_compact(env: lmdb.Environment, folder: Directory, used: int, live: int) -> bool:
     """Write a new data file with the pages in use, durably, if most pages are unused.
 
     Args:
@@ -103,58 +135,55 @@ def copy_compact(env: lmdb.Environment, folder: Path, used: int, live: int) -> b
     unused = used - live
     if unused < max(COMPACT_MIN, used * COMPACT_PART):
         return False
-    disk = os.statvfs(folder)
+    disk = os.statvfs(folder.link)
     if live > disk.f_bavail * disk.f_frsize * ROOM_PART:
         log.warning("the index has %d MiB of unused pages; no room to compact", unused >> 20)
         return False
-    path = _new_file(folder)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        env.copyfd(fd, compact=True)
-        os.fsync(fd)
+        with _new_folder(folder).opened(DATA_FILE, NEW_FILE) as fd:
+            env.copyfd(fd, compact=True)
+            os.fsync(fd)
     except (lmdb.Error, OSError) as exc:
         log.warning("the index has %d MiB of unused pages: %s", unused >> 20, exc)
         remove_new(folder)
         return False
-    finally:
-        os.close(fd)
     log.info("the index is compacted: %d MiB of unused pages are given back", unused >> 20)
     return True
 
 
-def replace_data_file(folder: Path) -> None:
+def replace_data_file(folder: Directory) -> None:
     """Put the new data file in the place of the old one, durably. LMDB has neither open.
 
     Raises:
         OSError: the disk failed; the index is the old one, or the new one.
     """
-    with contextlib.suppress(FileNotFoundError):
-        (folder / LMDB_LOCK_FILE).unlink()
-    _sync(folder)
-    (folder / NEW_FOLDER / DATA_FILE).replace(folder / DATA_FILE)
-    _sync(folder)
+    new = folder.subdirectory(NEW_FOLDER)
+    _Access.of(folder, DATA_FILE).give(new, DATA_FILE)
+    access = _Access.of(folder, LMDB_LOCK_FILE) if folder.exists(LMDB_LOCK_FILE) else None
+    folder.unlink(LMDB_LOCK_FILE)
+    folder.sync()
+    new.rename(DATA_FILE, DATA_FILE, folder)
+    folder.sync()
+    if access is not None:
+        prepare_lock_file(folder)
+        access.give(folder, LMDB_LOCK_FILE)
     remove_new(folder)
 
 
-def remove_new(folder: Path) -> None:
-    """Remove a new data file that a crash left behind."""
-    if not (folder / NEW_FOLDER).is_dir():
-        return
-    with contextlib.suppress(FileNotFoundError):
-        (folder / NEW_FOLDER / DATA_FILE).unlink()
-    (folder / NEW_FOLDER).rmdir()
+def remove_new(folder: Directory) -> None:
+    """Remove a new data file that a crash left behind.
+
+    Raises:
+        StoreNotTrusted: its folder is a link, or another user's.
+        OSError: the disk failed.
+    """
+    if folder.exists(NEW_FOLDER):
+        folder.subdirectory(NEW_FOLDER).unlink(DATA_FILE)
+        folder.remove_subdirectory(NEW_FOLDER)
 
 
-def _new_file(folder: Path) -> Path:
-    """Return the path of a new data file, which does not exist."""
+def _new_folder(folder: Directory) -> Directory:
+    """Make the folder of a new data file, empty."""
     remove_new(folder)
-    (folder / NEW_FOLDER).mkdir(mode=0o700)
-    return folder / NEW_FOLDER / DATA_FILE
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    folder.make_subdirectory(NEW_FOLDER)
+    return folder.subdirectory(NEW_FOLDER)

@@ -33,19 +33,18 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import xxhash
 
 from modelfs.errors import CorruptPack
+from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import (
     Descriptor,
     Descriptors,
     read_at,
     sync,
-    sync_folder,
     write_at,
 )
 from modelfs.store.disk.space import Space
@@ -109,10 +108,10 @@ class Header:
     uuid: bytes  # of its store
 
 
-def read_header(path: Path) -> Header | None:
+def read_header(folder: Directory, name: str) -> Header | None:
     """Return the header of a pack file, None if it is damaged or the file is no pack."""
-    with path.open("rb") as file:
-        head = file.read(_PACK_HEAD.size)
+    with folder.opened(name, os.O_RDONLY) as fd:
+        head = os.pread(fd, _PACK_HEAD.size, 0)
     if len(head) < _PACK_HEAD.size:
         return None
     magic, pack, uuid, check = _PACK_HEAD.unpack(head)
@@ -125,7 +124,7 @@ class Packs:
     """The pack files of a store. Any thread may read; one thread at a time may write."""
 
     def __init__(
-        self, folder: Path, uuid: bytes, space: Space | None = None, *, read_only: bool = False
+        self, folder: Directory, uuid: bytes, space: Space | None = None, *, read_only: bool = False
     ) -> None:
         """Open the packs of a folder.
 
@@ -135,7 +134,8 @@ class Packs:
             space: checks that the disk has space before a segment is appended; None: no check.
             read_only: open the files for reading.
         """
-        self.folder = folder
+        self.directory = folder
+        self.folder = folder.path
         self._space = space
         self._size_max = KEY_MAX if space is None else space.reserve_bytes
         self._uuid = uuid
@@ -216,7 +216,7 @@ class Packs:
 
     def numbers(self) -> set[PackId]:
         """Return the numbers of all pack files in the folder."""
-        numbers = (pack_number(path.name) for path in self.folder.iterdir())
+        numbers = map(pack_number, self.directory.names())
         return {number for number in numbers if number is not None}
 
     # -- writing
@@ -277,7 +277,7 @@ class Packs:
         for pack in sorted(self._unflushed):
             sync(self._files.get(pack_name(pack)))
         if self._folder_changed:
-            sync_folder(self.folder)
+            self.directory.sync()
         self._folder_changed = False
         self._unflushed.clear()
 

@@ -103,9 +103,9 @@ def test_through_links(
     opened: list[Path] = []
 
     class Counted(Store):
-        def __init__(self, folder: Path, *, read_only: bool) -> None:
+        def __init__(self, folder: Path, *, read_only: bool, trust: bool) -> None:
             opened.append(folder)
-            super().__init__(folder, read_only=read_only)
+            super().__init__(folder, read_only=read_only, trust=trust)
 
     monkeypatch.setattr(open_store, "Store", Counted)
     report = call("inspect", "--store", empty, "link/x", "--json").json

@@ -33,6 +33,8 @@ ERRNOS = {
     "MapFull": errno.ENOSPC,
     "StoreReadOnly": errno.EROFS,
     "StoreBusy": errno.EBUSY,
+    "StoreNotTrusted": errno.EACCES,
+    "IrregularFile": errno.EACCES,
     "NotAStore": errno.EINVAL,
     "UnsupportedFormat": errno.EIO,
     "CorruptData": errno.EIO,

@@ -8,13 +8,15 @@ import pytest
 from modelfs.errors import IndexLost
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import check, fsck
-from modelfs.jobs.check.pages import data_file
 from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair import run as repair_module
 from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
+from modelfs.store.directory import Directory
+from modelfs.store.folder import INDEX
 from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, WindowRanges
@@ -434,7 +436,7 @@ def test_a_torn_meta_page_is_restored(sample: Sample, good: Contents, number: in
         sample.store.attributes.put(sample.text, b"user.note", note)
         sample.store.commit()
     sample.store.abandon()
-    overwrite(data_file(sample.path), number * 4096, bytes(100))
+    overwrite(sample.path / INDEX / DATA_FILE, number * 4096, bytes(100))
     report = repair(sample.path, data=True)
     assert [each.invariant for each in report.found] == ["meta-page"]
     assert report.after.findings == []
@@ -454,10 +456,10 @@ def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents)
     store.commit()  # and deletes the staging file that the commit before needs
     number = max(store.packs.numbers())
     store.abandon()
-    with PageFile(data_file(sample.path)) as file:
+    with PageFile(Directory(sample.path / INDEX)) as file:
         pages = file.meta_pages()
     newest = max((0, 1), key=lambda number: getattr(pages[number], "transaction", 0))
-    overwrite(data_file(sample.path), newest * 4096 + 16, bytes(8))
+    overwrite(sample.path / INDEX / DATA_FILE, newest * 4096 + 16, bytes(8))
     report = repair(sample.path, data=True)
     assert report.after.findings == []
     assert b"/late" in lost_files(report)
@@ -468,7 +470,7 @@ def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents)
 def test_an_index_without_any_meta_page_is_given_up(sample: Sample) -> None:
     """Nothing is changed, and the error names the file that is lost."""
     sample.store.abandon()
-    overwrite(data_file(sample.path), 0, bytes(8192))
+    overwrite(sample.path / INDEX / DATA_FILE, 0, bytes(8192))
     before = state_of(sample.path)
     with pytest.raises(IndexLost, match="both meta pages"):
         repair(sample.path)

@@ -8,6 +8,7 @@ import pytest
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.repair.pack_files import PackState, read_segment_tables, rename_packs
 from modelfs.jobs.repair.quarantine import FOLDER, Quarantine
+from modelfs.store.directory import Directory
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, PackId
 from modelfs.store.packs.pack import Packs, pack_name
@@ -21,7 +22,7 @@ ONE = PackId(1)
 @pytest.fixture
 def packs(tmp_path: Path) -> Packs:
     """A pack of three segments of one chunk: 7, 8, and 7 once more."""
-    packs = Packs(tmp_path, bytes(16))
+    packs = Packs(Directory(tmp_path), bytes(16))
     packs.open_at(None, ONE)
     for number in (7, 8, 7):
         segment = Segment()
@@ -94,7 +95,7 @@ def test_a_pack_that_is_not_there(packs: Packs) -> None:
 
 
 def renamed(box: Box) -> list[str]:
-    quarantine = Quarantine(box.path)
+    quarantine = Quarantine(Directory(box.path))
     with Store(box.path, recover=False) as store:
         done = list(rename_packs(store, quarantine))
         quarantine.move_files()
@@ -152,7 +153,7 @@ def test_a_file_without_a_header_gives_its_name_to_the_right_one(
 
 def test_a_pack_of_another_store_is_set_aside(box: Box, two_packs: list[Path]) -> None:
     """Another store's pack goes to quarantine under any name."""
-    other = Packs(box.path, bytes(16))
+    other = Packs(Directory(box.path), bytes(16))
     other.open_at(None, ONE)
     segment = Segment()
     segment.add(ChunkId(1), ChunkKind.PLAIN, CodecId.RAW, 1, b"x")

@@ -7,17 +7,18 @@ import pytest
 
 from modelfs.errors import DamagedPages
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.check.pages import data_file
 from modelfs.jobs.repair import pages as repair_module
 from modelfs.jobs.repair.pages import SalvagedRows
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import RepairReport, repair
+from modelfs.store.directory import Directory
+from modelfs.store.folder import INDEX
 from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
 from modelfs.store.index.page_layout import BRANCH, PageFile
 from modelfs.store.index.tables import Table, number_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
-from tests.support.index_pages import SIZE, walk_of
+from tests.support.index_pages import SIZE, data_file, walk_of
 from tests.support.sample_store import Sample
 from tests.support.stores import overwrite
 
@@ -39,7 +40,7 @@ def destroy(store: Path, page: int) -> None:
 
 def branch_of(store: Path) -> int:
     """Return the root of the table of chunks, the only one of two levels."""
-    with PageFile(data_file(store)) as file:
+    with PageFile(Directory(store / INDEX)) as file:
         used = [page for page, use in enumerate(walk(store).uses) if use == Use.TREE]
         (branch,) = [page for page in used if file.kind(page)[0] == BRANCH]
         return branch
@@ -89,7 +90,7 @@ def test_without_the_list_of_free_pages_none_is_believed(closed: Path) -> None:
     """A leaf that may be of an older commit is not used."""
     destroy(closed, branch_of(closed))
     destroy(closed, walk(closed).leaves[FREE][0].number)
-    with PageFile(data_file(closed)) as file:
+    with PageFile(Directory(closed / INDEX)) as file:
         rows = SalvagedRows(file, walk(closed), with_checksums=True)
         assert not rows.has_all_leaves
         assert list(rows.of(Table.CHUNKS)) == []

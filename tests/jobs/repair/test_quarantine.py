@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 from modelfs.jobs.repair.quarantine import FOLDER, ROWS, Quarantine
+from modelfs.store.directory import Directory
 from modelfs.store.index.tables import Table
 
 
 def test_nothing_to_keep_makes_no_folder(tmp_path: Path) -> None:
     """A repair that sets nothing aside leaves no folder."""
-    quarantine = Quarantine(tmp_path)
+    quarantine = Quarantine(Directory(tmp_path))
     quarantine.flush()
-    quarantine.add_file(tmp_path / "gone meanwhile")
+    quarantine.add_file(Directory(tmp_path), "gone meanwhile")
     quarantine.move_files()
     assert (list(tmp_path.iterdir()), quarantine.content()) == ([], (0, 0))
 
@@ -19,11 +20,13 @@ def test_nothing_to_keep_makes_no_folder(tmp_path: Path) -> None:
 def test_an_earlier_repairs_files_are_kept(tmp_path: Path) -> None:
     """Contents, moved files and copies of one name get names of their own."""
     for number in range(2):
-        quarantine = Quarantine(tmp_path)
+        folder = Directory(tmp_path)
+        quarantine = Quarantine(folder)
         (tmp_path / "pack").write_text(f"moved {number}")
-        quarantine.copy(tmp_path / "pack", "copy")
+        (tmp_path / "copy").write_text(f"copied {number}")
+        quarantine.copy(folder, "copy")
         quarantine.add_content("chunk-7", b"content %d" % number)
-        quarantine.add_file(tmp_path / "pack")
+        quarantine.add_file(folder, "pack")
         quarantine.flush()
         assert (tmp_path / "pack").exists()  # until the commit that mentions it no more
         quarantine.move_files()
@@ -32,8 +35,8 @@ def test_an_earlier_repairs_files_are_kept(tmp_path: Path) -> None:
     assert found == {
         "pack": "moved 0",
         "pack.1": "moved 1",
-        "copy": "moved 0",
-        "copy.1": "moved 1",
+        "copy": "copied 0",
+        "copy.1": "copied 1",
         "chunk-7": "content 0",
         "chunk-7.1": "content 1",
     }
@@ -43,7 +46,7 @@ def test_an_earlier_repairs_files_are_kept(tmp_path: Path) -> None:
 def test_rows_are_appended(tmp_path: Path) -> None:
     """Rows of all repairs are in one file, each with its table, key, value and reason."""
     for key in (b"\1", b"\2"):
-        quarantine = Quarantine(tmp_path)
+        quarantine = Quarantine(Directory(tmp_path))
         quarantine.add_row(Table.CHUNKS, key, b"\xff", "damaged")
         quarantine.flush()
         quarantine.flush()

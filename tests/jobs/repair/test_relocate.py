@@ -28,7 +28,8 @@ from tests.support.derived_chunks import spoil
 def round_of(store: Store) -> Iterator[tuple[RepairContext, Evidence]]:
     """Begin a round of repair; its changes are never committed."""
     with store.index.change():
-        yield RepairContext(store, Quarantine(store.folder), Reported()), evidence_of(store)
+        quarantine = Quarantine(store.directory)
+        yield RepairContext(store, quarantine, Reported()), evidence_of(store)
 
 
 def move(context: RepairContext, evidence: Evidence, *chunks: ChunkId, plain: set[ChunkId]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.store.chunks import lineage as lineage_module
 from modelfs.store.chunks.lineage import CHAIN_MAX, Depth, Lineage, deepest
+from modelfs.store.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import ChunkId, PackId
@@ -61,7 +62,7 @@ def test_chains_are_short_and_end(
     """A derivation is permitted exactly if no chain becomes too long or cyclic with it."""
     graph: Graph = {}
     with TemporaryDirectory() as top:
-        index = Index(new_store(Path(top)) / "index")
+        index = Index(Directory(new_store(Path(top)) / "index"))
         lineage = Lineage(index)
         for chunk, codec, sources in steps:
             after = {**graph, chunk: (codec, sources)}

@@ -140,7 +140,7 @@ def test_repair_makes_a_tensor_again(store: Store, turned: InodeNumber, wholes: 
     lost = dataclasses.replace(
         record, kind=ChunkKind.LOST, codec=CodecId.RAW, pack=PackId(0), offset=0, stored=0
     )
-    context = RepairContext(store, Quarantine(store.folder), Reported())
+    context = RepairContext(store, Quarantine(store.directory), Reported())
 
     def lose_and_read() -> None:
         with store.index.change():  # undone, as the read raises

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptors, read_at
 from modelfs.store.index.index import Index
@@ -18,12 +19,12 @@ def files(tmp_path: Path) -> Descriptors:
     """A folder with the files a, b and c."""
     for name in "abc":
         (tmp_path / name).write_text(name)
-    return Descriptors(tmp_path, os.O_RDONLY)
+    return Descriptors(Directory(tmp_path), os.O_RDONLY)
 
 
 @pytest.fixture
 def deletes(tmp_path: Path, files: Descriptors) -> DeferredDeletes:
-    return DeferredDeletes(tmp_path, files)
+    return DeferredDeletes(Directory(tmp_path), files)
 
 
 def test_a_name_waits_for_the_commit_after_it(deletes: DeferredDeletes, tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_deleted_goes_at_the_next_open(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", fails)
+        patch.setattr(os, "unlink", fails)
         box.store.commit()
     assert "cannot be deleted" in caplog.text
     assert len(names_in(box.store.staging.folder)) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import (
     IOV_MAX,
     LIMIT_MAX,
@@ -29,7 +30,7 @@ from tests.support.stores import noise
 def file(tmp_path: Path) -> Descriptor:
     """An open file of 10,000 bytes."""
     (tmp_path / "f").write_bytes(noise(10_000))
-    return Descriptor(tmp_path / "f", os.O_RDWR)
+    return Descriptor(Directory(tmp_path), "f", os.O_RDWR)
 
 
 def is_open(fd: int) -> bool:
@@ -107,7 +108,7 @@ def files(tmp_path: Path) -> Descriptors:
     """A cache of two of the files a, b and c."""
     for name in "abc":
         (tmp_path / name).write_text(name)
-    return Descriptors(tmp_path, os.O_RDONLY, capacity=2)
+    return Descriptors(Directory(tmp_path), os.O_RDONLY, capacity=2)
 
 
 def test_the_least_recently_used_file_is_closed(files: Descriptors) -> None:
@@ -159,9 +160,10 @@ def test_an_interrupted_open_loses_no_descriptor(tmp_path: Path) -> None:
     """Ctrl-C at any point of it leaves no file open."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
+    folder = Directory(tmp_path)
     for point in range(1000):
         with suppress(KeyboardInterrupt), at_point(point, interrupt, "descriptors.py") as places:
-            Descriptor(path, os.O_RDONLY)
+            Descriptor(folder, "file", os.O_RDONLY)
         assert [fd for fd in open_files() if fd == str(path)] == [], places
         if not places:
             break

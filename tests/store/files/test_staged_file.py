@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.files.staged_file import StagedFile, Stamp, Window
 from modelfs.store.files.window_file import WindowFile
@@ -52,7 +53,7 @@ def test_stamps_are_not_used_twice(opened: Store) -> None:
 
 def test_a_copy_is_not_changed_by_writes(tmp_path: Path) -> None:
     """A copy of the staged state keeps its ranges when the original changes."""
-    file = WindowFile(Descriptors(tmp_path, os.O_RDWR), "7-0-1", {})
+    file = WindowFile(Descriptors(Directory(tmp_path), os.O_RDWR), "7-0-1", {})
     window = Window(0, 1, file, RangeSet([(0, 10)]))
     staged = StagedFile(InodeNumber(7), 10, 0, 0, size_floor=0, windows={0: window})
     copy = staged.copy()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.files import staging
+from modelfs.store.directory import Directory
 from modelfs.store.files.staged_file import StagedFile, window_name
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
@@ -58,8 +58,8 @@ def test_a_window_that_no_row_names_goes_at_once(opened: Store) -> None:
 
 def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
     """Dropping an older window leaves the row of the window that replaced it."""
-    index = Index(tmp_path)
-    staging = Staging(tmp_path, index)
+    index = Index(Directory(tmp_path))
+    staging = Staging(Directory(tmp_path), index)
     inode = InodeNumber(7)
     staged = staging.adopt(StagedFile(inode, 4 * WINDOW, 0, 0, size_floor=0))
     old = staging.window(staged, 3)
@@ -84,19 +84,22 @@ def test_a_folder_that_could_not_be_synced_is_synced_again(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an error, names of new staging files do not count as durable."""
-    synced: list[Path] = []
+    synced: list[Directory] = []
 
-    def fails(folder: Path) -> None:
+    def note(folder: Directory) -> None:
+        synced.append(folder)
+
+    def fails(folder: Directory) -> None:
         raise OSError(5, os.strerror(5))
 
     inode = new_file(opened, b"f", b"x")
-    monkeypatch.setattr(staging, "sync_folder", fails)
+    monkeypatch.setattr(Directory, "sync", fails)
     with pytest.raises(OSError, match="error"):
         opened.staging.sync(inode, [])
-    monkeypatch.setattr(staging, "sync_folder", synced.append)
+    monkeypatch.setattr(Directory, "sync", note)
     opened.flush(inode)
     opened.staging.sync(inode, [])
-    assert synced == [opened.staging.folder]
+    assert synced == [opened.staging.directory]
 
 
 def test_a_reader_beside_a_writer_has_the_state_of_each_commit(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.formats.layout import Format, Layout, TensorSpan
+from modelfs.store.directory import Directory
 from modelfs.store.files.tensors import DIMENSIONS_MAX, NUMBER_MAX, TensorTable
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table
@@ -18,7 +19,7 @@ EMPTY = TensorSpan("empty", "F32", (0,), 300, 300)
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     yield index
     index.close()
 

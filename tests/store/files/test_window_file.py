@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import LostBytes
+from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors, read_at, write_at
 from modelfs.store.files import window_file
 from modelfs.store.files.window_file import WindowFile
@@ -32,7 +33,7 @@ def kept() -> dict[WindowFile, None]:
 
 @pytest.fixture
 def window(tmp_path: Path, kernel: LostWriteBack, kept: dict[WindowFile, None]) -> WindowFile:
-    return WindowFile(Descriptors(tmp_path, os.O_RDWR), "7-0-1", kept)
+    return WindowFile(Descriptors(Directory(tmp_path), os.O_RDWR), "7-0-1", kept)
 
 
 def write(window: WindowFile, start: int, data: bytes) -> None:
@@ -252,7 +253,7 @@ def test_a_write_during_a_sync_is_not_durable(
 def test_recorded_losses_stay(tmp_path: Path, kernel: LostWriteBack) -> None:
     """A file that is opened with lost ranges has them, and keeps them when it is read again."""
     (tmp_path / "7-0-1").write_bytes(b"0123456789")
-    files = Descriptors(tmp_path, os.O_RDWR)
+    files = Descriptors(Directory(tmp_path), os.O_RDWR)
     window = WindowFile(files, "7-0-1", {}, written=[(0, 4), (6, 10)], lost=[(4, 6)])
     window.reload()
     assert read(window, 0, 4) == b"0123"

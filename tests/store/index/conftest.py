@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
 
@@ -12,7 +13,7 @@ from tests.support.small_index import put
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     """An index with one committed row."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     put(index, b"a", b"1")
     yield index
     index.close()

@@ -9,6 +9,7 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
+from modelfs.store.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
@@ -32,7 +33,7 @@ CODED = dataclasses.replace(PLAIN, kind=ChunkKind.CODED, codec=CodecId.ZSTD, sto
 @pytest.fixture
 def counters(tmp_path: Path) -> Iterator[Counters]:
     """Counters of an empty index, inside a change of it."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     with index.change():
         yield Counters(index)
     index.close()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import (
     AHEAD,
     AHEAD_BEHIND,
@@ -19,7 +20,7 @@ def blocks(folder: Path) -> int:
 
 def test_free_pages_count_as_room_for_deletes(tmp_path: Path) -> None:
     """After many deletes there is space inside the file, and half as much behind it."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     put(index, b"a", b"1")
     assert blocks(tmp_path) >= AHEAD
     for number in range(3000):
@@ -34,7 +35,7 @@ def test_free_pages_count_as_room_for_deletes(tmp_path: Path) -> None:
             index.delete(Table.META, b"%d" % number)
     index.commit()
     index.close()
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     put(index, b"a", b"2")
     size = (tmp_path / "data.mdb").stat().st_size
     assert AHEAD_BEHIND <= blocks(tmp_path) - size < AHEAD
@@ -55,7 +56,7 @@ def test_there_is_always_room_behind(index: Index, tmp_path: Path) -> None:
 
 def test_a_file_becomes_longer_and_never_shorter(tmp_path: Path) -> None:
     """`lengthen` makes a file as long as the pages in use, and allocates blocks behind them."""
-    file = DataFile(tmp_path)
+    file = DataFile(Directory(tmp_path))
     file.path.write_bytes(b"rows")
     file.lengthen(8192, free=0)
     assert file.size == 8192
@@ -67,7 +68,7 @@ def test_a_file_becomes_longer_and_never_shorter(tmp_path: Path) -> None:
 
 def test_blocks_are_allocated_in_steps(tmp_path: Path) -> None:
     """Blocks are needed when less than `AHEAD_BEHIND` is left behind the last page."""
-    file = DataFile(tmp_path)
+    file = DataFile(Directory(tmp_path))
     file.path.write_bytes(bytes(4096))
     assert file.needs_blocks(4096)
     file.lengthen(4096, free=AHEAD)
@@ -79,7 +80,7 @@ def test_blocks_are_allocated_in_steps(tmp_path: Path) -> None:
 
 def test_extending_keeps_what_a_writer_wrote_meanwhile(tmp_path: Path) -> None:
     """A reader that makes a file longer cuts nothing off, though its length was an older one."""
-    file = DataFile(tmp_path)
+    file = DataFile(Directory(tmp_path))
     file.path.write_bytes(b"x" * 3 * 4096)
     file.extend(4096, 2 * 4096)
     assert file.path.read_bytes() == b"x" * 3 * 4096

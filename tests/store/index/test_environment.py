@@ -16,6 +16,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, StoreBusy, StoreFull
+from modelfs.store.directory import Directory
 from modelfs.store.index import environment as environment_module
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.index import Index
@@ -53,18 +54,18 @@ def failure(code: int) -> lmdb.Error:
 
 def test_a_full_map_grows(tmp_path: Path) -> None:
     """A commit that does not fit makes the map larger, as often as necessary."""
-    index = Index(tmp_path, map_size=1 << 18)
+    index = Index(Directory(tmp_path), map_size=1 << 18)
     put(index, b"large", bytes(4 << 20))
     assert index.get(Table.META, b"large") == bytes(4 << 20)
     index.close()
-    again = Index(tmp_path, map_size=1 << 18)
+    again = Index(Directory(tmp_path), map_size=1 << 18)
     assert again.get(Table.META, b"large") == bytes(4 << 20)
     again.close()
 
 
 def test_a_map_that_cannot_grow_is_store_full(tmp_path: Path) -> None:
     """Without address space a commit is refused whole; deletes, and later puts, succeed."""
-    index = Index(tmp_path, map_size=1 << 18)
+    index = Index(Directory(tmp_path), map_size=1 << 18)
     put(index, b"small", b"x")
     fail(index, set_mapsize=lmdb.MemoryError("told to fail"))
     with pytest.raises(StoreFull):
@@ -150,8 +151,8 @@ def test_errors_of_lmdb_are_translated(index: Index, code: int, wanted: type[Exc
 
 def test_a_closed_gate_keeps_the_environment_closed(tmp_path: Path) -> None:
     """While a thread forks, others wait before they open it."""
-    Index(tmp_path).close()
-    index = Index(tmp_path, read_only=True)
+    Index(Directory(tmp_path)).close()
+    index = Index(Directory(tmp_path), read_only=True)
     values: list[bytes | None] = []
     thread = threading.Thread(target=lambda: values.append(index.get(Table.META, b"a")))
     assert FORK_GATE.close(index.reopen)
@@ -170,7 +171,7 @@ def test_a_closed_gate_keeps_the_environment_closed(tmp_path: Path) -> None:
 
 def opened(folder: Path) -> list[str]:
     found = (os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
-    return [name for name in found if name.startswith(str(folder))]
+    return [name for name in found if name.startswith(f"{folder}/")]
 
 
 def test_reopening_waits_for_other_threads_only(index: Index) -> None:
@@ -195,10 +196,11 @@ def readers(index: Index) -> str:
 READ = """
 import sys
 from pathlib import Path
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import Table
-index = Index(Path(sys.argv[1]), read_only=True)
+index = Index(Directory(Path(sys.argv[1])), read_only=True)
 index.get(Table.META, b"a")
 with index.pinned():
     index.get(Table.META, b"a")
@@ -274,8 +276,8 @@ def test_a_reader_that_copies_the_lock_file_keeps_its_place(index: Index, tmp_pa
 
 def test_more_transactions_than_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait for one; after some time it is an error, and no damage."""
-    Index(tmp_path).close()
-    index = Index(tmp_path, read_only=True)
+    Index(Directory(tmp_path)).close()
+    index = Index(Directory(tmp_path), read_only=True)
     environment = index._env._env
     assert environment is not None
     places = [environment.begin() for _ in range(environment.info()["max_readers"])]
@@ -295,10 +297,10 @@ def test_without_permission_no_place_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock file is not needed, nor made."""
-    Index(tmp_path).close()
+    Index(Directory(tmp_path)).close()
     (tmp_path / "lock.mdb").unlink()
     monkeypatch.setattr(environment_module, "may_lock", lambda _: False)
-    index = Index(tmp_path, read_only=True)
+    index = Index(Directory(tmp_path), read_only=True)
     with index.pinned():
         assert index.get(Table.META, b"a") is None
         assert index.snapshot_id() > 0
@@ -308,8 +310,8 @@ def test_without_permission_no_place_is_taken(
 
 def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
     """A thread that is inside a transaction may begin another one while a fork waits for it."""
-    Index(tmp_path).close()
-    index = Index(tmp_path, read_only=True)
+    Index(Directory(tmp_path)).close()
+    index = Index(Directory(tmp_path), read_only=True)
     inside, go = threading.Event(), threading.Event()
     values: list[bytes | None] = []
 
@@ -391,7 +393,7 @@ def test_ctrl_c_during_a_drain_changes_nothing(index: Index, *, panic: bool) -> 
 
 def test_ctrl_c_while_a_map_waits_to_grow(tmp_path: Path) -> None:
     """The changes stay sealed, and the next commit writes them."""
-    index = Index(tmp_path, map_size=1 << 18)
+    index = Index(Directory(tmp_path), map_size=1 << 18)
     put(index, b"a", b"1")
     with index.change():
         index.put(Table.META, b"large", bytes(1 << 20))

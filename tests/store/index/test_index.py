@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
+from modelfs.store.directory import Directory
 from modelfs.store.index import index as index_module
 from modelfs.store.index import memtable as memtable_module
 from modelfs.store.index.index import CommitBatch, Index
@@ -63,7 +64,7 @@ class LikeADict(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.index = Index(Path(self.folder.name))
+        self.index = Index(Directory(Path(self.folder.name)))
         self.rows: Rows = {}
         self.sealed: Rows = {}
         self.durable: Rows = {}
@@ -134,7 +135,7 @@ class LikeADict(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.index.close()
-        self.index = Index(Path(self.folder.name))
+        self.index = Index(Directory(Path(self.folder.name)))
         self.rows = dict(self.durable)
         self.batch, self.written = None, False
 
@@ -182,7 +183,7 @@ def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     yield index
     index.close()
 
@@ -197,7 +198,7 @@ def test_an_unwritten_batch_is_part_of_the_next(index: Index, tmp_path: Path) ->
         index.put(Table.META, b"b", b"2")
     index.commit()
     index.close()
-    again = Index(tmp_path)
+    again = Index(Directory(tmp_path))
     assert list(again.pages(Table.META)) == [(b"a", b"1"), (b"b", b"2")]
     again.close()
 
@@ -205,7 +206,7 @@ def test_an_unwritten_batch_is_part_of_the_next(index: Index, tmp_path: Path) ->
 def test_a_read_only_index_takes_no_changes(index: Index, tmp_path: Path) -> None:
     """A change of a read-only index is refused."""
     index.close()
-    reader = Index(tmp_path, read_only=True)
+    reader = Index(Directory(tmp_path), read_only=True)
     with pytest.raises(StoreReadOnly), reader.change():
         reader.put(Table.META, b"a", b"1")
     assert reader.get(Table.META, b"a") is None
@@ -213,21 +214,25 @@ def test_a_read_only_index_takes_no_changes(index: Index, tmp_path: Path) -> Non
 
 
 def test_no_index_is_no_store(tmp_path: Path) -> None:
-    """A missing folder is no store; a folder of junk is damage."""
+    """A folder that was deleted is no store; a folder of junk is damage."""
+    (tmp_path / "deleted").mkdir()
+    deleted = Directory(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
     with pytest.raises(NotAStore):
-        Index(tmp_path / "nowhere")
+        Index(deleted, read_only=True)
     (tmp_path / "data.mdb").write_bytes(b"junk" * 10_000)
     with pytest.raises(CorruptIndex):
-        Index(tmp_path)
+        Index(Directory(tmp_path))
 
 
 WRITE: Final = """
 import sys
 from typing import Final
 from pathlib import Path
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
-index = Index(Path(sys.argv[1]))
+index = Index(Directory(Path(sys.argv[1])))
 with index.change():
     index.put(Table.META, b"other", b"1")
 index.commit()
@@ -241,7 +246,7 @@ def test_another_process_changes_the_version(
 ) -> None:
     """Another process's commit changes the version, unless writers are excluded."""
     index.close()
-    reader = Index(tmp_path, read_only=True, exclude_writers=exclude_writers)
+    reader = Index(Directory(tmp_path), read_only=True, exclude_writers=exclude_writers)
     before = reader.version(Table.META)
     subprocess.run([sys.executable, "-c", WRITE, tmp_path], check=True)
     assert (reader.version(Table.META) == before) == exclude_writers
@@ -297,9 +302,10 @@ PUT = """
 import sys
 from typing import Final
 from pathlib import Path
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
-index = Index(Path(sys.argv[1]))
+index = Index(Directory(Path(sys.argv[1])))
 with index.change():
     index.put(Table.META, b"key", sys.argv[2].encode())
 index.commit()
@@ -309,7 +315,7 @@ index.commit()
 def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
     """A pinned reader sees one commit, and the newest one on request."""
     run_apart(PUT, tmp_path, "1")
-    reader = Index(tmp_path, read_only=True)
+    reader = Index(Directory(tmp_path), read_only=True)
     with reader.pinned():
         assert reader.get(Table.META, b"key") == b"1"
         run_apart(PUT, tmp_path, "2")
@@ -323,7 +329,7 @@ def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
 def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
     """Each thread sees the commit that it is pinned to."""
     run_apart(PUT, tmp_path, "1")
-    index = Index(tmp_path, read_only=True)
+    index = Index(Directory(tmp_path), read_only=True)
     pinned, go = threading.Event(), threading.Event()
     values: list[bytes | None] = []
 
@@ -444,7 +450,7 @@ def test_an_interrupted_change_is_never_committed(
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         index.seal()
     index.close()
-    reopened = Index(tmp_path)
+    reopened = Index(Directory(tmp_path))
     assert list(reopened.pages(table)) == [(rows[0], b"old")]
     reopened.close()
 
@@ -455,7 +461,7 @@ def test_an_interrupted_change_is_never_committed(
 @pytest.fixture
 def damaged(tmp_path: Path) -> Iterator[Index]:
     """An index with rows a to e in a table, of which b and d are damaged."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     with index.change():
         for name in (b"a", b"b", b"c", b"d", b"e"):
             index.put(Table.META, name, name * 3)
@@ -464,7 +470,7 @@ def damaged(tmp_path: Path) -> Iterator[Index]:
     with raw_rows(tmp_path) as rows:
         for name in (b"b", b"d"):
             rows[Table.META][name] = flipped(rows[Table.META][name], 3)
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     yield index
     index.close()
 

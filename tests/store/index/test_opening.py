@@ -6,9 +6,12 @@ import sys
 import threading
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, DamagedPages, StoreBusy
+from modelfs.store.directory import Directory
+from modelfs.store.index import opening
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
@@ -19,30 +22,30 @@ from tests.support.stores import overwrite, run_apart
 @pytest.mark.parametrize("read_only", [True, False], ids=["read-only", "writable"])
 def test_an_index_cut_short_is_refused(tmp_path: Path, *, read_only: bool) -> None:
     """A short file, whose reads would raise SIGBUS, is refused at opening."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     for number in range(3):
         put(index, b"%d" % number, bytes(1 << 20))
     index.close()
     os.truncate(tmp_path / "data.mdb", 1 << 20)
     with pytest.raises(CorruptIndex, match="cut short"):
-        Index(tmp_path, read_only=read_only)
+        Index(Directory(tmp_path), read_only=read_only)
 
 
 def test_a_reader_does_not_cut_the_file(tmp_path: Path) -> None:
     """One that finds the file too short leaves it as it is."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     put(index, b"a", bytes(1 << 20))
     index.close()
     size = (tmp_path / "data.mdb").stat().st_size
     os.truncate(tmp_path / "data.mdb", size - 4096)
     with pytest.raises(DamagedPages, match="the file ends before it"):
-        Index(tmp_path, read_only=True)
+        Index(Directory(tmp_path), read_only=True)
     assert (tmp_path / "data.mdb").stat().st_size == size - 4096
 
 
 def test_a_commit_while_a_reader_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file grows between two measurements, or a moment after the commit: nothing is lost."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     put(index, b"a", bytes(1 << 20))
 
     def size_before_a_commit(file: DataFile) -> int:
@@ -53,14 +56,14 @@ def test_a_commit_while_a_reader_opens(tmp_path: Path, monkeypatch: pytest.Monke
 
     index.close()
     monkeypatch.setattr(DataFile, "size", property(size_before_a_commit))
-    Index(tmp_path, read_only=True).close()
+    Index(Directory(tmp_path), read_only=True).close()
     path = tmp_path / "data.mdb"
     whole = path.read_bytes()
     os.truncate(path, len(whole) - 4096)
     late = threading.Timer(0.1, overwrite, (path, len(whole) - 4096, whole[-4096:]))
     late.start()
     monkeypatch.setattr(DataFile, "extend", None)
-    Index(tmp_path, read_only=True).close()
+    Index(Directory(tmp_path), read_only=True).close()
     late.join()
 
 
@@ -69,9 +72,11 @@ import sys
 import threading
 from pathlib import Path
 from modelfs.store.index.data_file import DataFile
+from modelfs.store.directory import Directory
+from modelfs.store.index import opening
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
-index = Index(Path(sys.argv[1]))
+index = Index(Directory(Path(sys.argv[1])))
 put(index, b"b", bytes(8 << 20))
 index.close()
 """
@@ -81,7 +86,7 @@ def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) 
     """The second one raises an error, and the first one is not hurt."""
     for read_only in (True, False):
         with pytest.raises(StoreBusy, match="open in this process already"):
-            Index(tmp_path, read_only=read_only)
+            Index(Directory(tmp_path), read_only=read_only)
     assert index.get(Table.META, b"a") == b"1"
 
 
@@ -89,8 +94,10 @@ SAME_PID = """
 import os, sys
 from pathlib import Path
 from modelfs.store.index.data_file import DataFile
+from modelfs.store.directory import Directory
+from modelfs.store.index import opening
 from modelfs.store.index.index import Index
-index = Index(Path(sys.argv[1]), read_only=True)
+index = Index(Directory(Path(sys.argv[1])), read_only=True)
 index.snapshot_id()
 print("open", os.getpid(), flush=True)
 sys.stdin.read()
@@ -100,7 +107,7 @@ sys.stdin.read()
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
 def test_the_same_pid_in_two_containers(tmp_path: Path) -> None:
     """LMDB allows one: opening the second is an error with the reason, and does no harm."""
-    Index(tmp_path).close()
+    Index(Directory(tmp_path)).close()
     command = ["unshare", "--pid", "--fork", sys.executable, "-c", SAME_PID, str(tmp_path)]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -116,3 +123,25 @@ def test_the_same_pid_in_two_containers(tmp_path: Path) -> None:
         assert first.wait(20) == 0
     assert "StoreBusy" in second.stderr
     assert "the same PID, 1, in another container" in second.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_a_reader_of_another_users_index_opens_the_checked_files(tmp_path: Path) -> None:
+    """A link that its owner puts in the place of a file just before LMDB opens it has no effect."""
+    folder, private = tmp_path / "index", tmp_path / "private"
+    folder.mkdir()
+    Index(Directory(folder)).close()
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 4001, 4001)
+    private.write_bytes(b"of the reader" * 1000)
+    inodes = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    with opening._checked_files(Directory(folder), with_slots=True) as given:
+        for name in inodes:
+            (folder / name).rename(folder / f"{name}.moved")
+            (folder / name).symlink_to(private)
+        assert {path.name: path.stat().st_ino for path in Path(given).iterdir()} == inodes
+        env = lmdb.open(given, readonly=True, create=False, max_dbs=len(Table))
+    assert env.readers()
+    env.close()
+    assert not Path(given).exists()
+    assert private.read_bytes() == b"of the reader" * 1000

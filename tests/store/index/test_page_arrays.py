@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.page_arrays import PADDING, Leaves
 from modelfs.store.index.page_check import PageWalk
@@ -20,14 +21,14 @@ ROWS = 3000
 def leaves(tmp_path: Path) -> dict[int, bytes]:
     """Leaves with keys and values of many lengths, by page number."""
     chance = random.Random(1)
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     with index.change():
         for _ in range(ROWS):
             key = chance.randbytes(chance.choice([1, 8, 16, 29, 31]))
             index.put(Table.XATTRS, key, bytes(chance.randrange(200)))
     index.commit()
     index.close()
-    with PageFile(tmp_path / "data.mdb") as file:
+    with PageFile(Directory(tmp_path)) as file:
         meta = newest(file.meta_pages())
         assert meta is not None
         places = PageWalk(file, meta).leaves[Table.XATTRS]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import DamagedPages
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.page_check import FREE, TABLES, PageProblem, Use
 from modelfs.store.index.page_layout import BRANCH, PageFile
@@ -20,7 +21,7 @@ ROWS = 4000
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The data file of an index with a tree of two levels, and one with an overflow page."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     for start in range(0, ROWS, 500):
         with index.change():
             for number in range(start, start + 500):
@@ -57,7 +58,7 @@ def test_a_problem_names_the_rows_that_may_be_missing(path: Path) -> None:
         "its flags are 0x6 in place of 0x2",
     )
     with pytest.raises(DamagedPages, match=rf"page {place.number} of the index \(chunks\): its fl"):
-        Index(path.parent, read_only=True)
+        Index(Directory(path.parent), read_only=True)
 
 
 def test_a_page_of_other_keys_is_found(path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_page_of_other_keys_is_found(path: Path) -> None:
 
 def test_a_lost_branch_loses_a_range(path: Path) -> None:
     """The walk does not go on below a damaged page, which is one problem."""
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         used = [page for page, use in enumerate(walk_of(path).uses) if use == Use.TREE]
         (branch,) = [page for page in used if file.kind(page)[0] == BRANCH]
     overwrite(path, branch * SIZE, bytes(SIZE))
@@ -97,7 +98,7 @@ def test_a_page_that_the_disk_cannot_read(path: Path, monkeypatch: pytest.Monkey
 def test_a_free_page_in_use(path: Path) -> None:
     """A page of a tree that is in the list of free pages would be overwritten by a commit."""
     found = walk_of(path)
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         page = file.read(found.leaves[FREE][0].number)
     # A number that is in the page once: it may also be that of a commit.
     free = max(
@@ -114,7 +115,7 @@ def test_a_free_page_in_use(path: Path) -> None:
 def test_the_tree_of_tables_is_checked(path: Path) -> None:
     """A damaged entry hides its table alone."""
     place = walk_of(path).leaves[TABLES][0]
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         at = file.read(place.number).index(b"chunks")
     overwrite(path, place.number * SIZE + at - 4, b"\x00")
     found = walk_of(path)
@@ -129,6 +130,7 @@ ANY_DAMAGE = """
 import random, shutil, sys
 from pathlib import Path
 from modelfs.errors import CorruptIndex
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table, number_key
 from tests.support.index_pages import walk_of
@@ -144,7 +146,7 @@ for _ in range(40):
         data[chance.choice(used) * 4096 + at] ^= 1 << chance.randrange(8)
     (folder / "data.mdb").write_bytes(data)
     try:
-        index = Index(folder)
+        index = Index(Directory(folder))
     except CorruptIndex:
         refused += 1
     else:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.page_layout import (
     BIG,
@@ -24,7 +25,7 @@ from tests.support.small_index import put
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The data file of an index with a short row, a long one and an empty one."""
-    index = Index(tmp_path)
+    index = Index(Directory(tmp_path))
     for key, value in ((b"a", b"1"), (b"b", bytes(range(256)) * 40), (b"c", b"")):
         put(index, key, value)
     index.close()
@@ -48,7 +49,7 @@ def meta_leaf(file: PageFile) -> bytes:
 
 def test_rows_are_those_of_lmdb(path: Path) -> None:
     """Keys and values are as LMDB wrote them, also a value on overflow pages."""
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         page = meta_leaf(file)
         nodes = nodes_of(page, int.from_bytes(page[:8], "little"), LEAF)
         values = [checked(Table.META, node.key, value_of(file, node)) for node in nodes]
@@ -59,7 +60,7 @@ def test_rows_are_those_of_lmdb(path: Path) -> None:
 
 def test_each_commit_writes_the_older_meta_page(path: Path) -> None:
     """Both meta pages are whole, and one is of the commit before the other's."""
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         metas = file.meta_pages()
     numbers = sorted(meta.transaction for meta in metas if meta is not None)
     assert numbers == [numbers[-1] - 1, numbers[-1]]
@@ -78,7 +79,7 @@ def test_each_commit_writes_the_older_meta_page(path: Path) -> None:
 )
 def test_damage_has_a_message(path: Path, at: int, value: bytes, problem: str) -> None:
     """A page that LMDB does not write is refused, with the reason."""
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         page = meta_leaf(file)
     number = int.from_bytes(page[:8], "little")
     damaged = page[:at] + value + page[at + len(value) :]
@@ -88,6 +89,6 @@ def test_damage_has_a_message(path: Path, at: int, value: bytes, problem: str) -
 
 def test_a_short_file_has_no_such_page(path: Path) -> None:
     """Behind the end of the file there is nothing, however large the number is."""
-    with PageFile(path) as file:
+    with PageFile(Directory(path.parent)) as file:
         assert file.read(file.pages) == file.read(1 << 63) == b""
         assert file.kind(file.pages) == (0, 0)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
+from modelfs.store.directory import Directory
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
@@ -27,7 +28,7 @@ ONE = PackId(1)
 
 def new_packs(folder: Path) -> Packs:
     folder.mkdir(exist_ok=True)
-    packs = Packs(folder, UUID)
+    packs = Packs(Directory(folder), UUID)
     packs.open_at(None, ONE)
     return packs
 
@@ -82,7 +83,7 @@ def test_old_packs_stay_readable(tmp_path: Path) -> None:
     golden = (STORE_GOLDEN / "one.pack").read_bytes()
     path = tmp_path / pack_name(1)
     path.write_bytes(golden)
-    packs = Packs(tmp_path, UUID, read_only=True)
+    packs = Packs(Directory(tmp_path), UUID, read_only=True)
     entries = list(packs.entries(ONE, len(golden)))
     assert [packs.read(ONE, entry.offset, entry.stored) for entry in entries] == [
         b"plain bytes",
@@ -235,7 +236,7 @@ def test_another_packs_file_is_refused(packs: Packs, tmp_path: Path) -> None:
     packs.close()
     with pytest.raises(CorruptPack):
         packs.check_header(PackId(2))
-    other = Packs(packs.folder, bytes(16))
+    other = Packs(Directory(packs.folder), bytes(16))
     path_of(packs, 2).rename(path_of(packs))
     with pytest.raises(CorruptPack):
         other.check_header(ONE)
@@ -313,7 +314,7 @@ def test_recovery_goes_on_at_the_tail(packs: Packs) -> None:
     entries, tail = packs.append(segment_of(b"kept"))
     packs.append(segment_of(b"never committed", first=2))
     packs.close()
-    again = Packs(packs.folder, UUID)
+    again = Packs(Directory(packs.folder), UUID)
     assert again.reaches(tail)
     again.truncate(tail)
     again.open_at(tail, PackId(2))

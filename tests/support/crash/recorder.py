@@ -89,7 +89,7 @@ class Recorder:
     # -- replacements of functions of `os`
 
     def open(self, path: Any, flags: int, *more: Any, **options: Any) -> int:
-        name = self._name_of(path)
+        name = self._name_of(path, **options)
         assert name is None or not flags & os.O_TRUNC, "O_TRUNC is not recorded"
         self._look()
         is_new = name is not None and not (self._top / name).exists()
@@ -101,13 +101,13 @@ class Recorder:
     def mkdir(self, path: Any, *more: Any, **options: Any) -> None:
         self._look()
         mkdir(path, *more, **options)
-        if (name := self._name_of(path)) is not None:
+        if (name := self._name_of(path, **options)) is not None:
             self._add(name)
 
     def unlink(self, path: Any, **options: Any) -> None:
         self._look()
         unlink(path, **options)
-        if (name := self._name_of(path)) is not None:
+        if (name := self._name_of(path, **options)) is not None:
             self._seen.pop(name, None)
             self.operations.append(Remove(name))
 
@@ -126,6 +126,9 @@ class Recorder:
         ftruncate(fd, size)
         if (node := self._node_of(fd)) is not None:
             self.operations.append(Resize(node, size))
+            name = self._name_of(f"/proc/self/fd/{fd}")
+            if name is not None and name in self._seen:
+                self._seen[name] = (self._top / name).read_bytes()
 
     def truncate(self, path: Any, size: int) -> None:
         self._look()
@@ -146,7 +149,7 @@ class Recorder:
 
     def _refusing(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def refusing(*args: Any, **options: Any) -> Any:
-            hurt = [each for each in args if self._is_mine(each)]
+            hurt = [each for each in (*args, *options.values()) if self._is_mine(each)]
             assert not hurt, f"os.{name} is not recorded, and was called for {hurt}"
             return call(*args, **options)
 
@@ -173,7 +176,7 @@ class Recorder:
         def syncing(environment: Environment) -> None:
             self._look()
             call(environment)
-            path = self._name_of(environment._folder / INDEX)
+            path = self._name_of(environment._folder.path / INDEX)
             if path is not None:
                 self.operations.append(Sync(self._nodes[_identity((self._top / path).stat())]))
 
@@ -231,9 +234,11 @@ class Recorder:
     def _node_of(self, fd: int) -> Node | None:
         return self._nodes.get(_identity(os.fstat(fd)))
 
-    def _name_of(self, path: Any) -> str | None:
-        # None if it is not in the folder.
-        whole = os.path.abspath(os.fsdecode(path))
+    def _name_of(self, path: Any, *, dir_fd: int | None = None, **more: Any) -> str | None:
+        # None if it is not in the folder. Folders in paths may be links to open descriptors.
+        if dir_fd is not None:
+            path = os.path.join(f"/proc/self/fd/{dir_fd}", os.fsdecode(path))
+        whole = os.path.realpath(os.fsdecode(path))
         if whole == str(self._top):
             return ""
         inside, _, name = whole.rpartition(f"{self._top}/")

@@ -1,0 +1,363 @@
+"""An open directory of a store, and the files in it by name. No symbolic link is followed.
+
+Theory of operation. A path is looked up again at each use, and a symbolic link in it may lead
+anywhere. So the folder of a store is opened once, as a descriptor, and everything in it by name and
+relative to that descriptor. A folder that is renamed or replaced meanwhile makes no difference: the
+descriptor stays that of the store. A file in it is refused unless it is a regular file of the
+folder's owner, and a folder in it unless it is a real one of that owner, in which other users may
+not write. `store.folder` has the rules for the folder itself. Git has the same rules for
+repositories, since CVE-2022-24765: safe.directory in git-config(1).
+
+With `trust` all owners and modes are accepted; symbolic links are not. A file that root creates
+then is given to the folder's owner, so that the owner can use the store afterwards.
+
+A file is opened without a wait: a FIFO in its place would block open(2) for ever. For a regular
+file O_NONBLOCK has no meaning.
+
+Example. User 1000 made `staging` in a store a link to /etc, and root runs `modelfs gc --trust` with
+it. The folder is opened as descriptor 5; `subdirectory("staging")` is openat(5, "staging",
+O_NOFOLLOW), which fails. So no file of /etc is taken for a staging file, and deleted.
+"""
+
+import errno
+import os
+import stat
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from modelfs.errors import IrregularFile, StoreNotTrusted
+
+# For every file of a store.
+NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+READ_MAX: Final = 4096  # bytes
+OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Identity(NamedTuple):
+    """Device and inode number of a file or folder: another one at its path has others."""
+
+    device: int
+    inode: int
+
+    def __str__(self) -> str:
+        return f"{self.device}:{self.inode}"
+
+
+class Directory:
+    """An open directory. It is closed at the latest when nothing refers to it. Any thread.
+
+    Attributes:
+        fd: its descriptor, opened with O_PATH.
+        path: where it was when it was opened, for messages.
+        owner: user ID of the owner of the store's folder.
+        trust: whether files of other owners are accepted.
+        identity: device and inode number.
+    """
+
+    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust")
+
+    def __init__(self, path: Path, *, trust: bool = False, above: Self | None = None) -> None:
+        """Open a directory.
+
+        Args:
+            path: of it; symbolic links in it are followed, unless there is a directory `above`.
+            trust: whether to accept other owners and all modes.
+            above: the directory of the store that it lies in.
+
+        Raises:
+            StoreNotTrusted: it lies `above`, and is another user's, or open to others.
+            IrregularFile: it lies `above`, and is a link.
+            OSError: it cannot be opened.
+        """
+        opened: list[int] = []
+        self._close = _closing(opened)
+        weakref.finalize(self, self._close)
+        self.fd: int
+        self.owner: int
+        self.trust = trust
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        if above is None:
+            opened.extend(map(os.open, (path,), (flags,)))
+        else:
+            open_in_it = partial(os.open, dir_fd=above.fd)
+            with above.naming(path.name):
+                opened.extend(map(open_in_it, (path.name,), (flags | os.O_NOFOLLOW,)))
+        self.fd = opened[0]
+        self.path = self._found() if above is None else path
+        status = os.fstat(self.fd)
+        self.owner = status.st_uid if above is None else above.owner
+        self.identity = Identity(status.st_dev, status.st_ino)
+        if above is not None:
+            if not trust and status.st_uid != self.owner:
+                raise StoreNotTrusted(_foreign(path, status.st_uid, self.owner))
+            self.check_private()
+
+    def _found(self) -> Path:
+        try:
+            return Path(os.readlink(self.link))
+        except FileNotFoundError as exc:
+            # Sockets, and the files of LMDB, are opened by such links.
+            raise OSError(errno.ENOSYS, "proc(5) is not mounted", "/proc") from exc
+
+    def close(self) -> None:
+        """Close it. Later uses raise OSError."""
+        self.fd = -1  # first: the kernel gives the number to another file
+        self._close()
+
+    @property
+    def link(self) -> str:
+        """A path of the directory as long as this object exists, wherever it is moved."""
+        return f"/proc/self/fd/{self.fd}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether only this user, root, and users that are trusted can change its files."""
+        return self.trust or self.owner in (0, os.geteuid())
+
+    def check_private(self) -> None:
+        """Check that only the owner may write in the directory, unless all users are trusted.
+
+        Raises:
+            StoreNotTrusted: others may.
+        """
+        mode = os.fstat(self.fd).st_mode
+        if mode & OTHERS_WRITE and not self.trust:
+            raise StoreNotTrusted(
+                f"permission denied: {self.path} (other users may write in it: its mode is "
+                f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {self.path})"
+            )
+
+    # -- folders in it
+
+    def subdirectory(self, name: str) -> "Directory":
+        """Open a directory that lies in this one.
+
+        Raises:
+            StoreNotTrusted: it is another user's, or others may write in it.
+            IrregularFile: it is a link.
+            OSError: it does not exist, or cannot be opened.
+        """
+        return Directory(self.path / name, trust=self.trust, above=self)
+
+    def make_subdirectory(self, name: str) -> None:
+        """Make a directory for its owner only; the caller makes the name durable.
+
+        Raises:
+            FileExistsError: the name exists.
+        """
+        with self.naming(name):
+            os.mkdir(name, FOLDER_MODE, dir_fd=self.fd)
+        self.give(name)
+
+    def remove_subdirectory(self, name: str) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            OSError: it is not empty, or cannot be removed.
+        """
+        with self.naming(name):
+            os.rmdir(name, dir_fd=self.fd)
+
+    def give(self, name: str) -> None:
+        """Give a file or folder that was just made to the owner of the store."""
+        if self._is_given_away:
+            os.chown(name, self.owner, -1, dir_fd=self.fd, follow_symlinks=False)
+
+    # -- files in it
+
+    def open(self, name: str, flags: int) -> int:
+        """Open a file, and return its descriptor.
+
+        Raises:
+            StoreNotTrusted: it is another user's.
+            IrregularFile: it is not a regular file.
+            OSError: it cannot be opened.
+        """
+        opened: list[int] = []
+        close = _closing(opened)
+        try:
+            self._open_into(opened, name, flags)
+            return opened[0]
+        except BaseException:
+            close()
+            raise
+
+    @contextmanager
+    def opened(self, name: str, flags: int) -> Iterator[int]:
+        """Open a file inside the block. Raises what `open` does."""
+        opened: list[int] = []
+        close = _closing(opened)
+        try:
+            self._open_into(opened, name, flags)
+            yield opened[0]
+        finally:
+            close()
+
+    def _open_into(self, opened: list[int], name: str, flags: int) -> None:
+        """Open and check a file, and append its descriptor to a list."""
+        open_in_it = partial(os.open, mode=MODE, dir_fd=self.fd)
+        with self.naming(name):
+            opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
+        self.check(name, opened[0], flags)
+
+    @contextmanager
+    def opened_socket(self, name: str) -> Iterator[str]:
+        """Yield a path for connect(2) to a socket.
+
+        Raises:
+            StoreNotTrusted: it is another user's.
+            IrregularFile: it is not a socket.
+            OSError: it does not exist.
+        """
+        with self.naming(name):
+            fd = os.open(name, os.O_PATH | NO_LINK, dir_fd=self.fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISSOCK(status.st_mode):
+                raise IrregularFile(f"permission denied: {self.path / name} (not a socket)")
+            if not self.trust and status.st_uid != self.owner:
+                raise StoreNotTrusted(_foreign(self.path / name, status.st_uid, self.owner))
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
+    def check(self, name: str, fd: int, flags: int) -> None:
+        """Check a file that was opened with these flags.
+
+        Raises:
+            StoreNotTrusted: it is another user's.
+            IrregularFile: it is not a regular file.
+        """
+        status = os.fstat(fd)
+        if stat.S_ISLNK(status.st_mode):
+            raise IrregularFile(_link(self.path / name))
+        if not stat.S_ISREG(status.st_mode):
+            raise IrregularFile(_irregular(self.path / name))
+        if status.st_uid == self.owner:
+            return
+        # A file with content or other names was not just made.
+        is_new = flags & os.O_CREAT and status.st_nlink == 1 and not status.st_size
+        if is_new and self._is_given_away and not status.st_uid:
+            os.fchown(fd, self.owner, -1)
+        elif not self.trust:
+            raise StoreNotTrusted(_foreign(self.path / name, status.st_uid, self.owner))
+
+    @property
+    def _is_given_away(self) -> bool:
+        """Whether new files are to be given to the owner of the store."""
+        return self.trust and self.owner != os.geteuid() == 0
+
+    def status(self, name: str) -> os.stat_result:
+        """Return the status of a file.
+
+        Raises:
+            StoreNotTrusted: it is another user's.
+            IrregularFile: it is not a regular file.
+            OSError: it does not exist.
+        """
+        # O_PATH: a close of such a descriptor ends no lock of LMDB's, see `index.lock_file`.
+        with self.opened(name, os.O_PATH) as fd:
+            return os.fstat(fd)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a short file, up to `READ_MAX`. Raises what `open` does."""
+        with self.opened(name, os.O_RDONLY) as fd:
+            return os.read(fd, READ_MAX)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of this name, even a link to nothing."""
+        try:
+            with self.naming(name):
+                os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """Return the names of all regular files."""
+        with self._listed() as fd, os.scandir(fd) as entries:
+            return [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+
+    def unlink(self, name: str) -> None:
+        """Delete a file, if there is one.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            exc.filename = str(self.path / name)
+            raise
+
+    def rename(self, old: str, new: str, to: "Directory | None" = None) -> None:
+        """Give a file a new name, here or in another directory. A file of that name is replaced."""
+        with self.naming(old):
+            os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=(to or self).fd)
+
+    def hard_link(self, old: str, new: str, to: "Directory") -> None:
+        """Give a file a second name, which does not exist, in another directory."""
+        with self.naming(old):
+            os.link(old, new, src_dir_fd=self.fd, dst_dir_fd=to.fd, follow_symlinks=False)
+
+    def sync(self) -> None:
+        """Make the names in the directory durable: fsync(2) of a file does not."""
+        with self._listed() as fd:
+            os.fsync(fd)
+
+    @contextmanager
+    def _listed(self) -> Iterator[int]:
+        """Open the directory itself inside the block: `fd` is for paths only."""
+        with self.naming("."):
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    @contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Let errors of the block name the whole path of a file, and refuse a symbolic link."""
+        try:
+            yield
+        except OSError as exc:
+            # With O_NOFOLLOW a link is ELOOP, and with O_DIRECTORY also ENOTDIR.
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR) and self._is_link(name):
+                raise IrregularFile(_link(self.path / name)) from exc
+            if exc.errno == errno.ENXIO:  # a FIFO, a socket, or a device that does not exist
+                raise IrregularFile(_irregular(self.path / name)) from exc
+            exc.filename = str(self.path / name)
+            raise
+
+    def _is_link(self, name: str) -> bool:
+        return stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
+
+
+def _closing(opened: list[int]) -> Callable[[], object]:
+    """Return a function that closes the descriptors in a list, once.
+
+    A number goes into the list, and is closed, in one call of C code each. Ctrl-C comes between
+    such calls, so it cannot lose the number.
+    """
+    return partial(deque, map(os.close, opened), 0)
+
+
+def _link(path: Path) -> str:
+    return f"permission denied: {path} (a symbolic link, and inside a store none is followed)"
+
+
+def _irregular(path: Path) -> str:
+    return f"permission denied: {path} (not a regular file)"
+
+
+def _foreign(path: Path, owner: int, wanted: int) -> str:
+    return f"permission denied: {path} (owned by user {owner}, and the store by user {wanted})"

@@ -1,0 +1,68 @@
+"""The log of a daemon in the background."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.cli import daemon_log
+from modelfs.errors import StoreNotTrusted
+from modelfs.store.directory import Directory
+
+log = logging.getLogger("modelfs.test")
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
+
+def test_long_log_is_replaced(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long log is kept once, and a new one is begun; only its owner can read it."""
+    monkeypatch.setattr(daemon_log, "LOG_MAX", 100)
+    path = empty / "daemon.log"
+    for text in ("a" * 200, "b", "c" * 200, "d"):
+        os.close(daemon_log.begin(empty))
+        log.info(text)
+    assert "c" * 200 in (empty / "daemon.log.1").read_text()
+    assert path.read_text().endswith("d\n")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_file(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a writable log file the daemon runs without a log."""
+
+    def refused(folder: Directory, name: str, flags: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder.path / name))
+
+    monkeypatch.setattr(Directory, "open", refused)
+    assert daemon_log.begin(empty) == -1
+    log.info("lost")
+
+
+@pytest.mark.parametrize("name", ["daemon.log", "daemon.log.1"])
+def test_no_link_is_followed(empty: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A log that is a link is an error; as the old log it is replaced."""
+    monkeypatch.setattr(daemon_log, "LOG_MAX", 10)
+    target = empty.parent / "target"
+    target.write_bytes(b"content of another program")
+    (empty / "daemon.log").write_bytes(b"a line that is too long")
+    (empty / name).unlink(missing_ok=True)
+    (empty / name).symlink_to(target)
+    if name == "daemon.log":
+        with pytest.raises(StoreNotTrusted, match=f"{empty}/daemon.log .a symbolic link"):
+            daemon_log.begin(empty)
+    else:
+        os.close(daemon_log.begin(empty))
+        assert (empty / name).read_bytes() == b"a line that is too long"
+    assert target.read_bytes() == b"content of another program"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make stores of others")
+def test_another_users_store(empty: Path) -> None:
+    """Without trust it gets no log; with trust the log belongs to the store's owner."""
+    for path in (empty, *empty.rglob("*")):
+        os.chown(path, 4001, 4001)
+    with pytest.raises(StoreNotTrusted):
+        daemon_log.begin(empty)
+    assert not (empty / "daemon.log").exists()
+    os.close(daemon_log.begin(empty, trust=True))
+    assert (empty / "daemon.log").stat().st_uid == 4001
