@@ -154,6 +154,10 @@ class StoreBusy(ModelfsError):
     errno = errno.EBUSY
 
 
+class SamePid(StoreBusy):
+    """A process in another container has this one's PID, and the store open."""
+
+
 class NotAStore(ModelfsError):
     """The folder is not a modelfs store."""
 

@@ -5,13 +5,18 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from modelfs.cli import client
+from modelfs.cli.another_pid import continue_in_child
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point
-from modelfs.errors import StoreBusy
+from modelfs.errors import SamePid, StoreBusy
 from modelfs.store.folder import CONTROL_SOCKET, lock, open_folder
 from modelfs.store.store import Store
+
+# Tries to get another PID.
+CHILDREN_MAX: Final = 8
 
 
 def open_unmounted(store: Path, *, trust: bool) -> Store:
@@ -28,19 +33,19 @@ def open_unmounted(store: Path, *, trust: bool) -> Store:
 
 
 def open_for_reading(store: Path, *, trust: bool) -> Store:
-    """Open a store as of its last commit.
+    """Open a store as of its last commit. This may continue in a child: see `another_pid`.
 
     Raises:
-        StoreBusy: a process in another container has this one's PID, and the store open for
-            writing. Beside readers with this PID the store is locked against writers instead.
+        SamePid: processes in other containers have the PIDs of this one and of its children.
     """
-    try:
-        return Store(store, read_only=True, trust=trust)
-    except StoreBusy as busy:
-        try:
+    for _ in range(CHILDREN_MAX):
+        with contextlib.suppress(SamePid):
+            return Store(store, read_only=True, trust=trust)
+        with contextlib.suppress(StoreBusy):
+            # The others read: it may be locked against writers.
             return Store(store, read_only=True, exclude_writers=True, trust=trust)
-        except StoreBusy:
-            raise busy from None
+        continue_in_child()
+    return Store(store, read_only=True, trust=trust)
 
 
 @contextlib.contextmanager

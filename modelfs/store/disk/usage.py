@@ -78,7 +78,10 @@ class Usage:
 
 
 def disk_usage(folder: Path) -> int:
-    """Return the disk space of everything in a folder, in bytes, as du(1) counts it."""
+    """Return the disk space of everything in a folder, in bytes, as du(1) counts it.
+
+    Folders that this user may not read are passed over, such as the `lost+found` of a disk.
+    """
     total = folder.stat().st_blocks * 512
     folders = [os.fspath(folder)]
     while folders:
@@ -88,8 +91,8 @@ def disk_usage(folder: Path) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     total += _blocks(entry)
-        except FileNotFoundError:
-            continue  # deleted since it was listed
+        except (FileNotFoundError, PermissionError):
+            continue  # deleted since it was listed, or another user's
     return total
 
 

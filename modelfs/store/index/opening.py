@@ -34,6 +34,7 @@ from modelfs.errors import (
     MapFull,
     ModelfsError,
     NotAStore,
+    SamePid,
     StoreBusy,
     StoreFull,
 )
@@ -69,7 +70,7 @@ def open_lmdb(
     Raises:
         NotAStore: the folder was deleted.
         StoreNotTrusted: a file of the index is not a regular file of the store's owner.
-        StoreBusy: this process, or one with the same PID in another container, has it open.
+        StoreBusy: this process has it open; `SamePid` if one in another container has.
         DamagedPages: pages are damaged, or the file is cut short; `IndexLost` if both meta pages
             are.
         CorruptIndex: LMDB reports other damage.
@@ -102,7 +103,7 @@ def open_lmdb(
             raise StoreBusy(f"{store} is open in this process already") from exc
         if code == errno.EAGAIN:
             # LMDB locks a byte of its lock file at the offset of the PID: fcntl(2).
-            raise StoreBusy(
+            raise SamePid(
                 f"{store} is open in a process with the same PID, {os.getpid()}, "
                 "in another container; run one of them under another PID"
             ) from exc

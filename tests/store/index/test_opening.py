@@ -121,7 +121,7 @@ def test_the_same_pid_in_two_containers(tmp_path: Path) -> None:
         )
         first.stdin.close()
         assert first.wait(20) == 0
-    assert "StoreBusy" in second.stderr
+    assert "SamePid" in second.stderr
     assert "the same PID, 1, in another container" in second.stderr
 
 
