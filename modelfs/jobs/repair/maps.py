@@ -280,13 +280,14 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     staging = context.store.staging.directory
     prefix = window_name(inode, number, 0).removesuffix("0")
     files = sorted(name for name in staging.names() if name.startswith(prefix))
-    lost = RangeSet()
+    lost, longest = RangeSet(), 0
     for name in files:
         context.quarantine.add_file(staging, name)
+        longest = max(longest, staging.status(name).st_size)
         for low, high in _data_in(staging, name):
             lost.add(start + low, start + high)
-    if not files:
-        lost.add(start, start + staged_file.WINDOW)
+    # A file may have been cut short, too: all bytes behind its end may have been in it.
+    lost.add(start + longest, start + staged_file.WINDOW)
     _lose(context, node, lost, "the record of staged bytes was damaged")
 
 

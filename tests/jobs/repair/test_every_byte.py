@@ -1,6 +1,7 @@
 """Repair of bytes: lost ones fail to read, are reported, and come back with a good copy."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
 from modelfs.store.directory import Directory
-from modelfs.store.folder import INDEX
+from modelfs.store.folder import INDEX, STAGING
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.page_layout import PageFile
@@ -407,6 +408,25 @@ def test_a_window_without_a_row_fails_to_read(sample: Sample, good: Contents, ho
     report = mend(sample)
     assert check_losses(files_of(sample.path), good, report) == {STAGED}
     assert (sample.path / FOLDER / window.name).is_file()
+
+
+def test_a_short_staging_file_without_a_row(sample: Sample, good: Contents) -> None:
+    """Bytes behind its end fail to read, too: they are neither zeros nor older ones."""
+    content = noise(4 * PIECE, 7)
+    sample.store.close()
+    with Store(sample.path) as store:
+        store.writes.write(sample.staged, 0, content)
+        store.flush(sample.staged)
+    with Store(sample.path, recover=False) as store:
+        ((key, _),) = store.index.pages(Table.STAGED)
+        (window,) = store.staging.directory.names()
+        with store.index.change():
+            store.index.put(Table.STAGED, key, b"junk!")
+        store.commit()
+    os.truncate(sample.path / STAGING / window, PIECE + 5)
+    report = repair(sample.path, data=True)
+    assert [action.files for action in report.actions if STAGED in action.files]
+    assert unreadable(sample.path, STAGED, content) == set(range(4))
 
 
 def test_what_was_cut_off_does_not_come_back(sample: Sample, good: Contents) -> None:
