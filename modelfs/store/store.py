@@ -48,6 +48,11 @@ from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.files.orphans import Orphans
+from modelfs.store.files.staged_at_rest import (
+    add_checksums,
+    compare_checksums,
+    remove_checksums,
+)
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.writes import Writes
@@ -182,10 +187,10 @@ class Store:
             self._open_parts(cache_size)
             if recover and not self.index.others_write:
                 load_staged(self.staging)
-                self.staging.check_recorded()
+                compare_checksums(self.index, self.staging)
             if recover and not self.read_only:
                 self.superblock = upgrade(self.directory, self.index, self.superblock)
-                self.staging.remove_checksums()
+                remove_checksums(self.index, self.staging)
                 self.index.commit()
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
@@ -248,7 +253,7 @@ class Store:
             if not self.read_only:
                 try:
                     run_here(self.flusher.flush_all())
-                    self.staging.add_checksums()
+                    add_checksums(self.index, self.staging)
                 finally:
                     self.commit()
         finally:

@@ -1,4 +1,4 @@
-"""Checksums of staged bytes between two sessions."""
+"""Staged bytes between two sessions, and their checksums."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from modelfs.errors import CorruptData
 from modelfs.jobs.check.fsck import check, fsck
 from modelfs.jobs.repair.run import repair
-from modelfs.store.files import staging
+from modelfs.store.files import staged_at_rest
 from modelfs.store.files.staged_checksums import windows_with_checksums
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
@@ -118,7 +118,7 @@ def test_a_part_of_a_window_proves_nothing(path: Path) -> None:
 
 def test_too_many_bytes_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a session does not wait for more than a limit of bytes."""
-    monkeypatch.setattr(staging, "BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(staged_at_rest, "BYTES_MAX", 1 << 20)
     path = new_store(tmp_path)
     with Store(path) as store:
         new_file(store, b"a", DATA)
