@@ -121,6 +121,12 @@ def content_of(store: Store, inode: InodeNumber) -> bytes:
     return store.contents.read(inode, 0, store.contents.node(inode).size)
 
 
+def pending_files(store: Store) -> list[InodeNumber]:
+    """Return the files that wait for ingest: staged ones, and those with a request."""
+    staged = (each.inode for each in store.staging)
+    return sorted({*store.inventory.requested(), *staged})
+
+
 def staged_of(store: Store, inode: InodeNumber) -> StagedFile:
     """Return the staged state of a file that has one."""
     staged = store.staging.find(inode)

@@ -56,7 +56,7 @@ def test_damaged_bytes_are_lost(path: Path) -> None:
         store = Store(path)
         with pytest.raises(CorruptData):
             read(store)
-        assert store.statistics().lost_bytes == len(DATA)
+        assert store.inventory.statistics().lost_bytes == len(DATA)
         store.abandon()
     with Store(path, read_only=True) as store:
         assert fsck(store).lost.impact.files == {b"/a": None}
