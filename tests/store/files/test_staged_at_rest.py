@@ -12,7 +12,7 @@ from modelfs.store.files.staged_checksums import windows_with_checksums
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all
-from tests.support.stores import content_of, new_file, new_store, noise, overwrite
+from tests.support.stores import WINDOW, content_of, new_file, new_store, noise, overwrite
 
 DATA = noise(3 << 20, 1)
 
@@ -45,6 +45,17 @@ def test_a_row_has_a_checksum_while_the_store_is_closed(path: Path) -> None:
     with Store(path, read_only=True) as store:
         assert windows_with_checksums(store.index) == []
         assert read(store) == DATA
+
+
+@pytest.mark.usefixtures("windows")
+def test_each_window_has_a_checksum(tmp_path: Path) -> None:
+    """A window behind the first one has a checksum of its own bytes."""
+    path = new_store(tmp_path)
+    with Store(path) as store:
+        new_file(store, b"a", noise(2 * WINDOW + 10))
+    with Store(path, read_only=True) as store:
+        assert len(windows_with_checksums(store.index)) == 3
+        assert check(store, data=True) == []
 
 
 def test_damaged_bytes_are_lost(path: Path) -> None:
