@@ -81,19 +81,19 @@ class Commands:
         return await self._by_name[name](request, progress)
 
     async def stats(self, request: Json, progress: AsyncProgress) -> Json:
-        disk_bytes = await self._call(self._store.disk_usage)
+        disk_bytes = await self._call(self._store.inventory.disk_usage)
         return (await self._statistics(disk_bytes)).to_dict()
 
     async def _statistics(self, disk_bytes: int) -> Statistics:
         """Return the statistics of the store, while requests come in between."""
-        waiting = Waiting(await self._call(self._store.count_to_optimize))
-        for inodes in slices(await self._call(self._store.requested), WAITING_SLICE):
-            self._store.count_waiting((), inodes, waiting)
+        waiting = Waiting(await self._call(self._store.inventory.count_to_optimize))
+        for inodes in slices(await self._call(self._store.inventory.requested), WAITING_SLICE):
+            self._store.inventory.count_waiting((), inodes, waiting)
             await trio.lowlevel.checkpoint()
         for staged_files in slices([*self._store.staging], WAITING_SLICE):
-            self._store.count_waiting(staged_files, (), waiting)
+            self._store.inventory.count_waiting(staged_files, (), waiting)
             await trio.lowlevel.checkpoint()
-        return self._store.statistics(disk_bytes, waiting)
+        return self._store.inventory.statistics(disk_bytes, waiting)
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Call a function on a thread, and return its result."""

@@ -159,4 +159,4 @@ class Reader:
     def statistics(self) -> Statistics:
         """Return the statistics of `modelfs stats`. Walks the store's folder."""
         disk_bytes = disk_usage(self.folder)
-        return self._connection.call(lambda store: store.statistics(disk_bytes))
+        return self._connection.call(lambda store: store.inventory.statistics(disk_bytes))

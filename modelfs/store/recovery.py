@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def load_staged(staging: Staging) -> None:
     """Load the staged state of all files as of the last commit."""
     newest = 0
-    for staged in staging.recorded():
+    for staged in staging.rows.states():
         staging.adopt(staged)
         for window in staged.windows.values():
             with contextlib.suppress(OSError):  # a missing file is an error of the first read

@@ -1,4 +1,4 @@
-"""The store: its parts, and opening, flushing, committing, closing and counting.
+"""The store: its parts, and opening, flushing, committing and closing.
 
 A store belongs to one process, and there to one thread, the *owner*. Methods are for the owner and
 quick, unless their docstring says "any thread". A store opened read-only shows the last commit. If
@@ -19,10 +19,9 @@ import fcntl
 import io
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -36,7 +35,6 @@ from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import Calls, run_here
 from modelfs.store.disk.space import Space
-from modelfs.store.disk.usage import disk_usage
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes
 from modelfs.store.files.content import Contents
@@ -48,7 +46,11 @@ from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.files.orphans import Orphans
-from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.staged_at_rest import (
+    add_checksums,
+    compare_checksums,
+    remove_checksums,
+)
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
@@ -61,25 +63,20 @@ from modelfs.store.folder import (
     read_superblock,
 )
 from modelfs.store.index.counters import (
-    BASE_ONLY_BYTES,
-    BASE_ONLY_CHUNKS,
-    FILES,
     IN_USE,
-    LOGICAL,
     NEXT_CHUNK,
     NEXT_PACK,
     SESSION,
-    SHARED,
     Counters,
 )
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Superblock
-from modelfs.store.index.tables import InodeNumber, PackId, Table, number_key, number_of
+from modelfs.store.index.tables import InodeNumber, PackId, Table
 from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.sessions import begin_session
-from modelfs.store.statistics import Statistics, Waiting
+from modelfs.store.statistics import Inventory
 from modelfs.store.upgrade import upgrade
 
 log = logging.getLogger(__name__)
@@ -113,6 +110,8 @@ class Store:
     writes: Writes
     flusher: Flusher
     orphans: Orphans
+    # Statistics.
+    inventory: Inventory
 
     def __init__(  # noqa: PLR0913 - one for each choice of a caller
         self,
@@ -182,15 +181,17 @@ class Store:
             self._open_parts(cache_size)
             if recover and not self.index.others_write:
                 load_staged(self.staging)
-                self.staging.check_recorded()
+                compare_checksums(self.index, self.staging)
             if recover and not self.read_only:
                 self.superblock = upgrade(self.directory, self.index, self.superblock)
-                self.staging.remove_checksums()
+                remove_checksums(self.index, self.staging)
                 self.index.commit()
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
-                self.space.consider(self.staged_bytes, lambda: self.index.uncommitted_bytes)
+                self.space.consider(
+                    self.inventory.staged_bytes, lambda: self.index.uncommitted_bytes
+                )
         except BaseException:
             self.index.close()
             for part in ("packs", "staging"):
@@ -236,6 +237,9 @@ class Store:
         self.writes = Writes(self.contents, self.staging)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
+        self.inventory = Inventory(
+            self.directory, index, self.counters, self.cache, self.inodes, self.staging
+        )
 
     def close(self) -> None:
         """Make all writes durable, and release the store.
@@ -248,7 +252,7 @@ class Store:
             if not self.read_only:
                 try:
                     run_here(self.flusher.flush_all())
-                    self.staging.add_checksums()
+                    add_checksums(self.index, self.staging)
                 finally:
                     self.commit()
         finally:
@@ -365,6 +369,16 @@ class Store:
 
         yield delete
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a daemon serves the store, or ended before all writes were durable."""
+        return self.counters.get(IN_USE) > 0
+
+    def set_in_use(self, *, in_use: bool) -> None:
+        """Change `in_use`, with the next commit."""
+        with self.index.change():
+            self.counters.set(IN_USE, int(in_use))
+
     # -- writing chunks
 
     def writer(self) -> ChunkWriter:
@@ -390,96 +404,6 @@ class Store:
     def publish(self, result: WriteResult, still_valid: StillValid | None = None) -> Iterator[None]:
         """Enter a writer's result into the index, a slice at a time: see `Publisher.publish`."""
         return self._publisher.publish(result, still_valid)
-
-    # -- statistics
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a daemon serves the store, or ended before all writes were durable."""
-        return self.counters.get(IN_USE) > 0
-
-    def set_in_use(self, *, in_use: bool) -> None:
-        """Change `in_use`, with the next commit."""
-        with self.index.change():
-            self.counters.set(IN_USE, int(in_use))
-
-    def stored_bytes(self) -> int:
-        """Return the number of stored bytes of all chunks."""
-        return sum(form["stored_bytes"] for form in self.counters.forms().values())
-
-    def staged_bytes(self) -> int:
-        """Return the number of bytes that are not in chunks yet."""
-        return sum(staged.staged_bytes for staged in self.staging)
-
-    def pending(self) -> list[InodeNumber]:
-        """Return the files that wait for ingest: staged ones, and those with a request."""
-        return sorted({*self.requested(), *(staged.inode for staged in self.staging)})
-
-    def requested(self, start: int = 0, limit: int | None = None) -> list[InodeNumber]:
-        """Return the files for which another pass of ingest was requested. Any thread.
-
-        Args:
-            start: the lowest inode.
-            limit: the most files; None: all of them, which takes a microsecond each.
-        """
-        keys = islice(self.index.keys(Table.PENDING, number_key(start)), limit)
-        return [InodeNumber(number_of(key)) for key in keys]
-
-    def count_to_optimize(self) -> int:
-        """Return the number of files that wait for the optimizer. Any thread; walks over them."""
-        return sum(1 for _ in self.index.keys(Table.TO_OPTIMIZE))
-
-    def count_waiting(
-        self, staged_files: Iterable[StagedFile], requested: Iterable[InodeNumber], waiting: Waiting
-    ) -> None:
-        """Add files to the sums for `statistics`. Those that no longer wait are passed over.
-
-        Args:
-            staged_files: with staged content.
-            requested: some of those of `requested`.
-            waiting: the sums.
-        """
-        for staged in staged_files:
-            node = self.inodes.find(staged.inode)
-            if node is not None and self.staging.find(staged.inode) is not None:
-                waiting.add_staged(staged, node.size)
-        waiting.pending_files += sum(self.staging.find(inode) is None for inode in requested)
-
-    def disk_usage(self) -> int:
-        """Return the disk space that the store uses, in bytes. Any thread; walks its folder."""
-        return disk_usage(Path(self.directory.link))
-
-    def statistics(
-        self, disk_bytes: int | None = None, waiting: Waiting | None = None
-    ) -> Statistics:
-        """Return the statistics of the store.
-
-        Args:
-            disk_bytes: a result of `disk_usage`; None: call it now, which takes a while.
-            waiting: the sums over all files that wait; None: walk over these files now.
-        """
-        if waiting is None:
-            waiting = Waiting(self.count_to_optimize())
-            self.count_waiting(self.staging, self.requested(), waiting)
-        forms = self.counters.forms()
-        lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
-        return Statistics(
-            files=self.counters.get(FILES),
-            logical_bytes=self.counters.get(LOGICAL) + waiting.grown,
-            stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
-            disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
-            chunks=sum(form["chunks"] for form in forms.values()),
-            shared_bytes=self.counters.get(SHARED),
-            staged_bytes=waiting.staged_bytes,
-            pending_files=waiting.pending_files,
-            files_to_optimize=waiting.files_to_optimize,
-            base_only_chunks=self.counters.get(BASE_ONLY_CHUNKS),
-            base_only_bytes=self.counters.get(BASE_ONLY_BYTES),
-            lost_chunks=lost["chunks"],
-            lost_bytes=lost["raw_bytes"] + waiting.lost_bytes,
-            forms={name: form for name, form in forms.items() if form["chunks"]},
-            cache=self.cache.statistics(),
-        )
 
 
 def _has_totals(store: weakref.ref[Store]) -> bool:

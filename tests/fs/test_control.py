@@ -23,7 +23,7 @@ from modelfs.store.create import create_store
 from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from tests.support.served_store import Counting, Failing, Held, Served
-from tests.support.stores import CHUNK, checked, model_of, noise
+from tests.support.stores import CHUNK, checked, model_of, noise, pending_files
 
 Reply = dict[str, Any]
 
@@ -105,7 +105,7 @@ async def test_sync(daemon: Served, synced: Counting[..., dict[int, str]]) -> No
     assert answer[-1] == {"result": {}}
     assert answer[-2] == {"progress": {"done": 3, "total": 3}}
     assert synced.calls == [(Path("/no mount"), os.makedev(0, 99), {})]
-    assert daemon.store.pending() == []
+    assert pending_files(daemon.store) == []
     assert not daemon.store.index.dirty
 
 
@@ -250,7 +250,7 @@ async def test_client_that_goes_away_during_a_sync(
         await run.reached.wait()
     run.let_go()
     assert (await ask(daemon, "sync"))["result"] == {}
-    assert daemon.store.pending() == []
+    assert pending_files(daemon.store) == []
     assert await daemon.content(inode) == noise(CHUNK)
 
 
@@ -303,8 +303,8 @@ async def test_bug_in_a_command(
     daemon: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bug in a command is EIO, its traceback is in the log, and the daemon goes on."""
-    usage = Failing(daemon.store.disk_usage, KeyError("a bug"))
-    monkeypatch.setattr(daemon.store, "disk_usage", usage)
+    usage = Failing(daemon.store.inventory.disk_usage, KeyError("a bug"))
+    monkeypatch.setattr(daemon.store.inventory, "disk_usage", usage)
     assert (await ask(daemon, "stats"))["errno"] == errno.EIO
     assert [record.exc_info is not None for record in caplog.records] == [True]
     caplog.clear()

@@ -134,7 +134,7 @@ def test_chunks_of_one_writer(opened: Store, monkeypatch: pytest.MonkeyPatch, se
     whole = b"".join([*contents, *reversed(contents)])
     inode = stored_file(opened, b"f", whole)
     assert content_of(opened, inode) == whole
-    assert opened.statistics().chunks == 6
+    assert opened.inventory.statistics().chunks == 6
 
 
 def damage(store: Store, inode: InodeNumber) -> None:

@@ -149,7 +149,8 @@ def optimize(work: Work) -> None:
         work.write(name, 0, model)
         work.ingest(name)
         work.optimize()
-    assert work.store.statistics(0).forms.keys() >= {"planes", "delta", "cast", "transpose"}
+    forms = work.store.inventory.statistics(0).forms
+    assert forms.keys() >= {"planes", "delta", "cast", "transpose"}
     work.unlink(b"a")
     work.commit()
     work.optimize()

@@ -41,7 +41,7 @@ from tests.support.golden_stores import GOLDENS, Dump, golden_index, golden_stor
 from tests.support.lost_writeback import LostWriteBack
 from tests.support.paths import MODELS
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
-from tests.support.stores import FILE, FOLDER, model_of, new_store, noise
+from tests.support.stores import FILE, FOLDER, model_of, new_store, noise, pending_files
 
 WRITTEN: Final = GOLDENS[FORMAT_VERSION]
 UUID: Final = bytes(range(16))
@@ -143,7 +143,7 @@ def _fill(store: Store) -> None:
 def _ingest_each(store: Store) -> None:
     # One file at a time: files that are ingested together share a segment, at other places.
     before: list[InodeNumber] = []
-    while (pending := store.pending()) != before:
+    while (pending := pending_files(store)) != before:
         for inode in pending:
             ingest_file(store, inode)
         before = pending
@@ -231,7 +231,7 @@ def read_golden(store: Store, version: int) -> None:
     if version > 1:
         derived = store.namespace.lookup(ROOT, b"derived")
         assert store.contents.read(derived, 0, 1 << 20) == DERIVED
-        assert store.statistics().base_only_chunks == 1
+        assert store.inventory.statistics().base_only_chunks == 1
 
 
 @every_format
@@ -335,10 +335,10 @@ def test_an_old_store_can_be_written_to(tmp_path: Path, version: int) -> None:
                 ingest_all(store)
             store.writes.truncate(store.namespace.lookup(ROOT, b"staged"), 60)
         ingest_all(store)
-        before = store.statistics().stored_bytes
+        before = store.inventory.statistics().stored_bytes
         inode = store.namespace.create(ROOT, b"copy", FILE, SOMEBODY).inode
         store.writes.write(inode, 0, MODEL)
         ingest_all(store)
-        assert store.statistics().stored_bytes == before
+        assert store.inventory.statistics().stored_bytes == before
         collect(store)
         assert check(store, data=True) == []

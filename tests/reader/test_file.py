@@ -393,7 +393,7 @@ def test_a_store_without_a_lock_file(make: Make, path: Path) -> None:
     (path / "index" / "lock.mdb").unlink()
     before = set(path.rglob("*"))
     with Store(path, read_only=True) as store:
-        assert store.statistics().files == 1
+        assert store.inventory.statistics().files == 1
     with modelfs.open(path) as reader:
         file = reader["file"]
         assert file.pread() == DATA

@@ -25,7 +25,7 @@ def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
     with Store(tmp_path / "new") as store:
         assert store.dentries.listing(ROOT, 0, 9) == []
         assert store.superblock.chunk_size == making.CHUNK_SIZE
-        assert store.statistics().files == 0
+        assert store.inventory.statistics().files == 0
 
 
 def test_two_stores_hash_differently(tmp_path: Path) -> None:

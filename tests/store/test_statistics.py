@@ -15,10 +15,10 @@ def test_sum_of_the_longest_files(box: Box) -> None:
         box.store.writes.truncate(inode, longest)
     ingest_all(box.store)
     box.reopen()
-    assert box.store.statistics().logical_bytes == 3 * longest
+    assert box.store.inventory.statistics().logical_bytes == 3 * longest
     for inode in inodes:
         box.store.writes.truncate(inode, 1)
-    assert box.store.statistics().logical_bytes == 3
+    assert box.store.inventory.statistics().logical_bytes == 3
 
 
 def test_statistics_add_up(opened: Store) -> None:
@@ -26,7 +26,7 @@ def test_statistics_add_up(opened: Store) -> None:
     for name in (b"a", b"b"):
         stored_file(opened, name, noise(2 * CHUNK))
     new_file(opened, b"c", b"staged")
-    statistics = opened.statistics()
+    statistics = opened.inventory.statistics()
     assert statistics.files == 3
     assert statistics.logical_bytes == 4 * CHUNK + 6
     assert statistics.stored_bytes == statistics.shared_bytes == 2 * CHUNK
@@ -45,5 +45,5 @@ def test_collecting_frees_unused_chunks(opened: Store) -> None:
     kept = stored_file(opened, b"b", noise(CHUNK, 2))
     opened.namespace.unlink(ROOT, b"a")
     assert collect(opened) > 4 * CHUNK
-    assert opened.statistics().stored_bytes == CHUNK
+    assert opened.inventory.statistics().stored_bytes == CHUNK
     assert content_of(opened, kept) == noise(CHUNK, 2)

@@ -36,16 +36,16 @@ def f32(array: Array) -> tuple[str, tuple[int, ...], bytes]:
 
 def put(store: Store, name: str, data: bytes) -> int:
     """Store and optimize a file, and return the number of stored bytes that it adds."""
-    before = store.statistics(0).stored_bytes
+    before = store.inventory.statistics(0).stored_bytes
     inode = stored_file(store, name.encode(), data)
     optimize(store)
     assert content_of(store, inode) == data
-    return store.statistics(0).stored_bytes - before
+    return store.inventory.statistics(0).stored_bytes - before
 
 
 def forms(store: Store) -> set[str]:
     """Return the names of the stored forms."""
-    return set(store.statistics(0).forms)
+    return set(store.inventory.statistics(0).forms)
 
 
 def remove(store: Store, name: bytes) -> None:

@@ -19,7 +19,7 @@ from modelfs.jobs.check import rows as check_rows
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest import passes
 from modelfs.store.create import create_store
-from modelfs.store.files import staged_file, staging, writes
+from modelfs.store.files import staged_checksums, staged_file, staging_rows, writes
 from modelfs.store.files.namespace import Owner
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
@@ -45,7 +45,14 @@ def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
 
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     """Make windows `size` bytes long, so that small files have many."""
-    modules: list[ModuleType] = [staged_file, staging, writes, passes, check_rows]
+    modules: list[ModuleType] = [
+        staged_file,
+        staged_checksums,
+        staging_rows,
+        writes,
+        passes,
+        check_rows,
+    ]
     for module in modules:
         patch.setattr(module, "WINDOW", size)
     patch.setattr(passes, "REGION_BYTES", 2 * size)
@@ -119,6 +126,12 @@ def durable(store: Store, inode: InodeNumber) -> None:
 
 def content_of(store: Store, inode: InodeNumber) -> bytes:
     return store.contents.read(inode, 0, store.contents.node(inode).size)
+
+
+def pending_files(store: Store) -> list[InodeNumber]:
+    """Return the files that wait for ingest: staged ones, and those with a request."""
+    staged = (each.inode for each in store.staging)
+    return sorted({*store.inventory.requested(), *staged})
 
 
 def staged_of(store: Store, inode: InodeNumber) -> StagedFile:

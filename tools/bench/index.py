@@ -112,7 +112,7 @@ def _measured(path: Path) -> tuple[float, ...]:
     began = time.perf_counter()
     store = Store(path)
     opened = time.perf_counter() - began
-    names = [b"file%d" % number for number in range(store.statistics(0).files)]
+    names = [b"file%d" % number for number in range(store.inventory.statistics(0).files)]
     inodes = [store.namespace.lookup(ROOT, name) for name in names]
     times = sorted(_lookup(store, random.choice(inodes)) for _ in range(LOOKUPS))
     began = time.perf_counter()

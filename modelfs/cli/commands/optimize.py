@@ -60,12 +60,12 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trus
         else:
             with open_unmounted(store, trust=trust) as opened:
                 run(ingest_all(opened), opened)
-                before = opened.statistics(0)
+                before = opened.inventory.statistics(0)
                 backlog = Backlog(opened)
                 backlog.begin(depth, include_optimized=again)
                 _show_room(room_for(opened, backlog.status().bytes))
                 run_and_commit(optimize_and_defragment(opened, backlog, progress), opened)
-                report = optimize_report(before, opened.statistics(0), backlog.damaged)
+                report = optimize_report(before, opened.inventory.statistics(0), backlog.damaged)
     stored, stored_before = report["stored_after"], report["stored_before"]
     size = render.human_size(stored)
     if as_json:

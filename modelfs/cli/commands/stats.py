@@ -24,7 +24,7 @@ def stats(place: Path, *, as_json: bool, trust: bool) -> None:
             statistics = daemon.ask("stats")
     else:
         with open_for_reading(store, trust=trust) as opened:
-            statistics = opened.statistics().to_dict()
+            statistics = opened.inventory.statistics().to_dict()
     if as_json:
         render.show_json(statistics)
     elif not statistics["files"] and not statistics["stored_bytes"]:

@@ -179,7 +179,7 @@ class BackgroundIngest:
             StoreFull, OSError: as `ingest` does; the round's files are due again after
                 `ROUND_RETRY_SECONDS`.
         """
-        requested = self._store.requested(self._next_request, REQUESTS_PAGE)
+        requested = self._store.inventory.requested(self._next_request, REQUESTS_PAGE)
         for inode in requested:
             if self._file(inode).due == math.inf:
                 self._file(inode).due = 0.0

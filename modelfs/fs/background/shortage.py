@@ -188,18 +188,18 @@ class Shortage:
     async def _round(self) -> bool:
         """Make room once; return whether a request may try again."""
         self._optimize.rest()
-        before = await self._working_bytes() - self._store.staged_bytes()
+        before = await self._working_bytes() - self._store.inventory.staged_bytes()
         await self._attempt("removal of deleted files", self._gc.remove_orphans)
         await self._ingest_all()
-        if self._store.staged_bytes() and not self._has_room():
+        if self._store.inventory.staged_bytes() and not self._has_room():
             # A flush opens and closes the files, and XFS then frees the blocks behind their ends.
             await self._attempt("flush", self._context.durability.flush_all)
             await self._ingest_all()
-        after = await self._working_bytes() - self._store.staged_bytes()
+        after = await self._working_bytes() - self._store.inventory.staged_bytes()
         if not self._has_room():
             collect = partial(self._gc.collect_for_room, self._has_room)
             await self._attempt("garbage collection", collect)
-            after = await self._working_bytes() - self._store.staged_bytes()
+            after = await self._working_bytes() - self._store.inventory.staged_bytes()
         self._grew = after > before + GAIN_MIN
         if self._has_room():
             self._loan, self._loan_max = None, LOAN_MAX
@@ -240,7 +240,7 @@ class Shortage:
 
     def _lend(self) -> bool:
         """Open a loan, if enough of the reserve is left."""
-        staged, working = self._store.staged_bytes(), self._store.space.working_bytes
+        staged, working = self._store.inventory.staged_bytes(), self._store.space.working_bytes
         size = min(self._loan_max, int(LOAN_PART * (working - staged)))
         if size < LOAN_LEAST:
             return False

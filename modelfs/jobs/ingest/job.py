@@ -74,7 +74,7 @@ def _requested_in_pages(
 ) -> Generator[Round, None, list[InodeNumber]]:
     """Return the files with a request; yields an empty round after each page of them."""
     requested: list[InodeNumber] = []
-    while page := store.requested(requested[-1] + 1 if requested else 0, REQUESTS_PAGE):
+    while page := store.inventory.requested(requested[-1] + 1 if requested else 0, REQUESTS_PAGE):
         requested += page
         if len(page) < REQUESTS_PAGE:
             break

@@ -33,7 +33,7 @@ class OptimizeRoom:
 
 def garbage_max(store: Store) -> int:
     """Return how many bytes of garbage a run may leave before a collection."""
-    most = max(GARBAGE_MIN, int(GARBAGE_PART * store.stored_bytes()))
+    most = max(GARBAGE_MIN, int(GARBAGE_PART * store.inventory.stored_bytes()))
     return min(most, max(BATCH_BYTES_MIN, int(ROOM_PART * store.space.working_bytes)))
 
 
@@ -45,6 +45,6 @@ def room_for(store: Store, work: int) -> OptimizeRoom:
         work: bytes of the backlog's files, and of those that are still staged.
     """
     store.space.measure()
-    most = max(GARBAGE_MIN, int(GARBAGE_PART * store.stored_bytes()))
+    most = max(GARBAGE_MIN, int(GARBAGE_PART * store.inventory.stored_bytes()))
     needed = min(work + work // 16, BATCH_BYTES + most + PACK_SIZE)
     return OptimizeRoom(needed, min(needed, 2 * BATCH_BYTES_MIN), max(0, store.space.working_bytes))

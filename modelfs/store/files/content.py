@@ -209,7 +209,7 @@ class Contents:
         if (staged := self._staging.find(inode)) is not None:
             return staged.copy()
         node = self._inodes.get(inode)
-        self._staging.check_none(node)
+        self._staging.rows.check_none(node)
         return StagedFile(inode, node.size, node.mtime_ns, node.ctime_ns, size_floor=node.size)
 
     # -- reading
@@ -225,7 +225,7 @@ class Contents:
         if (staged := self._staging.find(inode)) is not None:
             return self.plan_staged(staged, start, size)
         node = self._inodes.get(inode)
-        self._staging.check_none(node)
+        self._staging.rows.check_none(node)
         runs = self._plan(inode, None, start, min(start + size, node.size))
         if node.mapped >= node.size and any(isinstance(run, HoleRun) for run in runs):
             raise CorruptIndex(f"extents of inode {inode} are missing")

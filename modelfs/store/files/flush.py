@@ -156,7 +156,7 @@ class Flusher:
             self._inodes.put(with_staged_state(node, frozen))
             self.hide_map(staged.inode, frozen.map_visible_to)
             for window in flush.windows:
-                self._staging.record(staged.inode, window, flush.lost[window.number])
+                self._staging.rows.record(staged.inode, window, flush.lost[window.number])
             self._staging.drop_superseded(staged, flush.superseded)
         for window in flush.windows:
             current = staged.windows.get(window.number)
@@ -190,7 +190,7 @@ class Flusher:
         extent_behind = next(self._maps.overlapping(inode, size, KEY_MAX), None)
         edges = (visible_to, None if extent_behind is None else size)
         lowest = min((edge for edge in edges if edge is not None), default=None)
-        self._staging.record_visible_to(inode, lowest)
+        self._staging.rows.record_visible_to(inode, lowest)
 
     def trim(self, inode: InodeNumber) -> Iterator[None]:
         """Remove the extents behind a truncation; yields after each slice but the last."""

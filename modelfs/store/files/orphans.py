@@ -48,7 +48,7 @@ class Orphans:
             with self._index.change():
                 gone = self._maps.trim(inode, 0, SLICE) and self._remove_rows(inode)
                 if gone:
-                    self._staging.delete_rows(inode)
+                    self._staging.rows.delete_all(inode)
                     self._inodes.delete(inode)
                     for table in ONE_ROW_TABLES:
                         self._index.delete(table, number_key(inode))

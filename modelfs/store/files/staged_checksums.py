@@ -1,20 +1,11 @@
-"""Checksums of staged bytes, for the time between two sessions of a store.
+"""The checksum of the staged bytes of a window, in the index of a store that is not mounted.
 
-Theory of operation. Staged bytes become chunks, with checksums, within seconds. But if a store is
-unmounted before that, they lie on the disk until it is mounted again. So when a store is closed in
-order, the index gets a checksum of the bytes of each window: a number in `meta` that has the key of
-the window's row in its name, the generation times 2^64 plus the XXH3-64 of the bytes of all ranges.
-The next process that opens the store for writing compares them, and removes the checksums with a
-commit of its own before any byte can change: after a crash a window may have newer bytes than its
-row, and nothing would be wrong. Bytes that do not match are *lost*, as those of a failed write-back
-are (see `window_file`).
+It is a number in `meta` that has the key of the window's row in its name: the generation times 2^64
+plus the XXH3-64 of the bytes of all ranges. `staged_at_rest` adds it at the end of a session, and
+compares it at the beginning of the next one; in between fsck and readers compare it.
 
-At most `BYTES_MAX` are read at the end and at the beginning of a session; windows beyond that have
-no checksum. fsck and readers compare those of a store that is not mounted.
-
-Example. A program writes 5 MiB and the store is unmounted at once. The index has a checksum of the
-5 MiB. A bit flips on the disk. At the next mount the 5 MiB are lost: reads fail, `fsck` and `stats`
-list the file, and writing it again heals it.
+Example. Window 1 of inode 5 has 10 bytes at 70 MiB, in the file 5-1-2. The number of generation 2
+is 2 * 2^64 + XXH3-64 of the 10 bytes.
 """
 
 import os
@@ -30,8 +21,6 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.tables import Table, pair_of, prefix_end
 
-# About one second of reading.
-BYTES_MAX: Final = 1 << 30
 _READ_BYTES: Final = 1 << 20
 _BITS: Final = 64
 

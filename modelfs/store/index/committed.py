@@ -18,6 +18,7 @@ import lmdb
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.environment import Environment
+from modelfs.store.index.index_file import IndexFile
 from modelfs.store.index.memtable import Layer
 from modelfs.store.index.opening import Database, Databases
 from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
@@ -47,15 +48,19 @@ class _Pin(NamedTuple):
 class CommittedRows:
     """The rows in LMDB. Any thread may read; one at a time writes."""
 
-    def __init__(self, env: Environment, *, read_only: bool, others_write: bool) -> None:
+    def __init__(
+        self, env: Environment, file: IndexFile, *, read_only: bool, others_write: bool
+    ) -> None:
         """Read the rows of an environment.
 
         Args:
             env: of the index.
+            file: of the environment.
             read_only: this process makes no commits.
             others_write: another process may make some.
         """
         self._env = env
+        self._file = file
         self._read_only = read_only
         self._others_write = others_write
         self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
@@ -185,7 +190,7 @@ class CommittedRows:
             with self.pinned():
                 yield
             return
-        copy = self._env.copy()
+        copy = self._file.copy()
         try:
             with self._pinned_to(_Pin(copy.transaction, copy.databases)):
                 yield
@@ -228,7 +233,7 @@ class CommittedRows:
     def write(self, changes: Layer) -> None:
         """Apply changes in one transaction, and make them durable.
 
-        Raises: as `Environment.write`.
+        Raises: as `IndexFile.write`.
         """
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
@@ -246,7 +251,7 @@ class CommittedRows:
                         stored = with_checksum(table, key, value) if with_checksums else value
                         transaction.put(key, stored, db=database)
 
-        self._env.write(work)
+        self._file.write(work)
         self._convert = None
 
     def _add_checksums(

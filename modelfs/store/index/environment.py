@@ -31,21 +31,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import get_ident
 from types import TracebackType
 from typing import Final
 
 import lmdb
 
-from modelfs.errors import MapFull, StoreBusy, StoreFull
+from modelfs.errors import StoreBusy, StoreFull
 from modelfs.store.directory import Directory
-from modelfs.store.index.copy import CommitGone, IndexCopy
-from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
-from modelfs.store.index.opening import Database, open_lmdb, translated, used_bytes
-from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
+from modelfs.store.index.opening import Database, open_lmdb, translated
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -55,8 +52,6 @@ MAP_SIZE: Final = 64 << 30
 POLL_SECONDS: Final = 0.001
 # The longest wait of a transaction for a slot in the lock file.
 SLOT_SECONDS: Final = 10.0
-# How often a copy is tried, if commits of another process overwrite the meta page before it.
-COPIES_MAX: Final = 20
 
 
 class Environment:
@@ -77,7 +72,6 @@ class Environment:
         self._folder = folder
         self._read_only = read_only
         self._map_size = map_size
-        self._file = DataFile(folder)
         self._lock = threading.RLock()  # a signal handler may fork on the thread that holds it
         # The thread of each transaction or other use of the environment, begun or about to be.
         self.alive: dict[object, int] = {}
@@ -86,7 +80,7 @@ class Environment:
         # Whether transactions have slots. Once they have, the environment is never opened without.
         self.has_slots = not read_only
         self._needs_slots = needs_slots
-        self._databases: dict[Table, Database] = {}
+        self.databases: dict[Table, Database] = {}
         self._open()
 
     def transaction(self, *, write: bool = False) -> "Transaction":
@@ -102,78 +96,15 @@ class Environment:
 
     def database(self, table: Table) -> Database:
         """Return the LMDB database of a table, for use inside a transaction."""
-        return self._databases[table]
+        return self.databases[table]
 
     def has(self, table: Table) -> bool:
         """Whether the table exists. A read-only store of an older format lacks some."""
-        return table in self._databases
-
-    def write(self, work: Callable[["lmdb.Transaction[bytes]"], None]) -> None:
-        """Call `work` in a transaction and commit; repeat that while the map is too small.
-
-        Raises: as `transaction`; nothing was written then, unless the error comes after the commit,
-            from lengthening the file. To write the same again does no harm.
-        """
-        while True:
-            transaction = self.transaction(write=True)
-            try:
-                with transaction as begun:
-                    work(begun)
-                break
-            except MapFull:
-                self.recover(transaction.env, lmdb.MapFullError)
-        with self._acquired() as env:
-            self.free_slots(env)
-            self._lengthen(env)
-
-    def sync(self) -> None:
-        """Make the last commit durable, if it is not yet.
-
-        Raises:
-            OSError: the disk failed; the commit may or may not be durable.
-        """
-        with self._acquired() as env:
-            try:
-                env.sync(True)
-            except lmdb.Error as exc:
-                raise translated(exc) from exc
-
-    def used(self) -> int:
-        """Return the bytes of the file that are in use, as of the last commit."""
-        with self._acquired() as env:
-            return used_bytes(env)
-
-    def copy(self) -> IndexCopy:
-        """Return a copy of the last commit.
-
-        Raises:
-            StoreFull: no disk has room for it.
-            StoreBusy: another process commits all the time.
-            OSError: the disk failed.
-        """
-        for _ in range(COPIES_MAX):
-            with self.transaction() as snapshot, contextlib.suppress(CommitGone):
-                return IndexCopy(self._folder, snapshot)
-        raise StoreBusy("index: too many commits of another process")
-
-    def compact(self) -> None:
-        """Give unused pages back to the disk, if most are unused. For the owner, at opening.
-
-        Raises:
-            OSError: the disk failed; the index has all its rows.
-        """
-        remove_new(self._folder)
-        with self._acquired() as env:
-            used = used_bytes(env)
-            if not copy_compact(env, self._folder, used, used - self._free(env)):
-                return
-        self.reopen()
-        replace_data_file(self._folder)
-        self._file = DataFile(self._folder)
+        return table in self.databases
 
     def snapshot_id(self) -> int:
         """Return the number of the last committed transaction."""
-        with self._acquired() as env:
+        with self.acquired() as env:
             return env.info()["last_txnid"]
 
     def close(self) -> None:
@@ -262,7 +193,8 @@ class Environment:
         return list(self.alive.values()).count(thread)
 
     @contextlib.contextmanager
-    def _acquired(self) -> Iterator[lmdb.Environment]:
+    def acquired(self) -> Iterator[lmdb.Environment]:
+        """Yield LMDB's environment, which stays as it is inside the block."""
         user = object()
         env = self.acquire(user)
         try:
@@ -336,32 +268,15 @@ class Environment:
 
     def _open(self) -> None:
         self.has_slots = self.has_slots or (self._needs_slots and may_lock(self._folder))
-        env, self._databases = open_lmdb(
+        env, self.databases = open_lmdb(
             self._folder,
             read_only=self._read_only,
             map_size=self._map_size,
             with_slots=self.has_slots,
             # Once: this process has written the pages since, or reads beside the one that did.
-            check=not self._databases,
+            check=not self.databases,
         )
         self._env = env
-
-    def _lengthen(self, env: lmdb.Environment) -> None:
-        used = used_bytes(env)
-        self._file.lengthen(used, self._free(env) if self._file.needs_blocks(used) else 0)
-
-    def _free(self, env: lmdb.Environment) -> int:
-        """Return the bytes of unused pages before the end of the last page in use."""
-        try:
-            with env.begin() as snapshot:
-                tables = [env.stat(), *map(snapshot.stat, self._databases.values())]
-        except lmdb.Error:
-            return 0  # not this commit's error, for it succeeded; the next read raises it
-        pages = sum(
-            table["branch_pages"] + table["leaf_pages"] + table["overflow_pages"]
-            for table in tables
-        )
-        return used_bytes(env) - pages * env.stat()["psize"]
 
 
 class Transaction:

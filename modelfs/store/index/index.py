@@ -31,6 +31,7 @@ from modelfs.errors import StoreReadOnly
 from modelfs.store.directory import Directory
 from modelfs.store.index.committed import SCAN_PAGE, CommittedRows, Convert, Row
 from modelfs.store.index.environment import MAP_SIZE, Environment
+from modelfs.store.index.index_file import IndexFile
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
 from modelfs.store.index.tables import Table
 
@@ -90,8 +91,9 @@ class Index:
         self._env = Environment(
             folder, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
         )
+        self._file = IndexFile(folder, self._env)
         self._committed = CommittedRows(
-            self._env, read_only=read_only, others_write=self.others_write
+            self._env, self._file, read_only=read_only, others_write=self.others_write
         )
 
     def close(self) -> None:
@@ -362,8 +364,8 @@ class Index:
         self._committed.write(changes)
 
     def compact(self) -> None:
-        """Give unused pages back to the disk, if most are unused: see `Environment.compact`."""
-        self._env.compact()
+        """Give unused pages back to the disk, if most are unused: see `IndexFile.compact`."""
+        self._file.compact()
 
     def sync(self) -> None:
         """Make the last commit durable: its process may have been killed in the middle of it.
@@ -371,7 +373,7 @@ class Index:
         Raises:
             OSError: the disk failed; the commit may or may not be durable.
         """
-        self._env.sync()
+        self._file.sync()
 
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
@@ -414,4 +416,4 @@ class Index:
     @property
     def size(self) -> int:
         """Bytes of the index that are in use, as of the last commit."""
-        return self._env.used()
+        return self._file.used()

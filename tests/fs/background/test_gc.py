@@ -25,10 +25,10 @@ async def test_collect(served: Served) -> None:
     kept = await served.chunked(b"small", small)
     await served.operations.unlink(TOP, FileNameT(b"big"), ASKED)
     await served.operations.forget([(InodeT(gone), 1)])
-    before = served.store.disk_usage()
+    before = served.store.inventory.disk_usage()
     found = await served.background.gc.collect()
     assert found.dead_bytes == len(big)
-    assert before - served.store.disk_usage() >= len(big) // 2
+    assert before - served.store.inventory.disk_usage() >= len(big) // 2
     assert await served.content(kept) == small
     again = await served.background.gc.collect()
     assert (again.dead_chunks, again.packs) == (0, 0)
@@ -44,18 +44,18 @@ async def held(served: Served) -> Served:
     await served.operations.unlink(TOP, FileNameT(b"base"), ASKED)
     await served.operations.forget([(InodeT(gone), 2)])
     await served.background.gc.remove_orphans()
-    assert served.store.statistics(0).base_only_chunks > 0
+    assert served.store.inventory.statistics(0).base_only_chunks > 0
     return served
 
 
 async def test_bases_of_removed_files_are_garbage(held: Served) -> None:
     """Gc frees chunks that only derived ones need; it shows them before, and what was freed."""
     shown = await held.background.gc.survey()
-    before = held.store.disk_usage()
+    before = held.store.inventory.disk_usage()
     found = await held.background.gc.collect(LIVE_MIN_SMALL)
-    freed = before - held.store.disk_usage()
+    freed = before - held.store.inventory.disk_usage()
     assert found.base_only_chunks == shown.base_only_chunks > 0
-    assert held.store.statistics(0).base_only_chunks == 0
+    assert held.store.inventory.statistics(0).base_only_chunks == 0
     assert found.freed_bytes == pytest.approx(freed, rel=0.05)
     assert shown.freed_bytes == pytest.approx(freed, rel=0.5)
     inode = await held.looked_up(b"finetune")

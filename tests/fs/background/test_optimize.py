@@ -49,11 +49,11 @@ def check_contents(served: Served) -> None:
 async def test_followed(family: Served, nursery: trio.Nursery) -> None:
     """`follow` reports progress, and returns when every chunk has its smallest form."""
     nursery.start_soon(family.background.optimize.run)
-    before = family.store.statistics(0).stored_bytes
+    before = family.store.inventory.statistics(0).stored_bytes
     follower = Follower()
     await family.background.optimize.follow(follower)
     assert follower.progress == sorted(follower.progress)
-    assert family.store.statistics(0).stored_bytes < 0.75 * before
+    assert family.store.inventory.statistics(0).stored_bytes < 0.75 * before
     assert files_left(family) == 0
     check_contents(family)
 

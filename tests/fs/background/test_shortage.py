@@ -26,7 +26,7 @@ def limit(served: Served, size: int) -> None:
     """Give a store a limit."""
     store = served.store
     store.space = Space(store.folder, size)
-    store.space.consider(store.staged_bytes, lambda: store.index.uncommitted_bytes)
+    store.space.consider(store.inventory.staged_bytes, lambda: store.index.uncommitted_bytes)
     # What appends to packs has the old object.
     store.packs._space = store.space
 
@@ -75,7 +75,7 @@ async def test_a_copy_fits_into_a_full_store(
     caplog.clear()
     short.store.space.measure()
     assert short.store.space.room().free == 0
-    assert short.store.disk_usage() < 96 * MB
+    assert short.store.inventory.disk_usage() < 96 * MB
     assert await short.content(await short.looked_up(b"copy")) == data
 
 

@@ -39,7 +39,7 @@ from tests.support.served_store import (
     refused,
     rename,
 )
-from tests.support.stores import CHUNK, Box, content_of, new_file, noise
+from tests.support.stores import CHUNK, Box, content_of, new_file, noise, pending_files
 
 
 def node(served: Served, inode: int) -> Inode | None:
@@ -449,7 +449,7 @@ async def test_write_on_a_full_disk(
     for each in (handle, other):
         await served.operations.release(each)
     await served.background.ingest.sync()
-    assert served.store.pending() == []
+    assert pending_files(served.store) == []
     assert await served.content(inode) == DATA
 
 

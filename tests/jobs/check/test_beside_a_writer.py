@@ -44,8 +44,8 @@ with Store(Path(sys.argv[1])) as store:
         store.attributes.put(node, b"user.note", b"%d" % number)
         store.commit()
         if number == 20:
-            used = store.index._env.used()
-    print(store.index._env.used() - used)
+            used = store.index.size
+    print(store.index.size - used)
 """
 
 

@@ -19,13 +19,13 @@ from tests.support.stores import CHUNK, Box, content_of, stored_file
 def test_scattered_files_are_brought_together(box: Box) -> None:
     """After defragmentation each file has one run, the same content, and takes no more room."""
     inodes = scatter(box.store)
-    stored = box.store.statistics().stored_bytes
+    stored = box.store.inventory.statistics().stored_bytes
     assert runs(box.store, inodes) == [CHUNKS] * FILES
     defragment(box.store)
     store = box.crash()
     assert runs(store, inodes) == [1] * FILES
     assert [content_of(store, inode) for inode in inodes] == [content(n) for n in range(FILES)]
-    assert store.statistics().stored_bytes == stored
+    assert store.inventory.statistics().stored_bytes == stored
     assert store.packs.numbers() == {PackId(2)}, "the pack that became empty is gone"
 
 

@@ -17,6 +17,7 @@ from tests.support.stores import (
     new_file,
     overwrite,
     pack_path,
+    pending_files,
     stored_file,
 )
 
@@ -34,7 +35,7 @@ def test_either_may_come_first(opened: Store, first: str) -> None:
     assert starts(opened, data) == STARTS
     assert opened.inodes.get(data).format is Format.ONNX_DATA
     assert content_of(opened, data) == DATA
-    assert opened.pending() == []
+    assert pending_files(opened) == []
 
 
 def test_files_in_folders_below_are_followed(opened: Store) -> None:
@@ -83,7 +84,7 @@ def test_only_data_files_are_cut(opened: Store, kind: str) -> None:
         opened.namespace.symlink(ROOT, b"m.data", b"m.onnx", ME)
     model = new_file(opened, b"m.onnx", model_naming(name))
     ingest_all(opened)
-    assert opened.pending() == []
+    assert pending_files(opened) == []
     assert content_of(opened, model) == model_naming(name)
 
 
@@ -97,7 +98,7 @@ def test_a_damaged_model_is_ignored(opened: Store, caplog: pytest.LogCaptureFixt
     overwrite(path, record.offset, bytes([good[0] ^ 1]))
     data = new_file(opened, b"m.data", DATA)
     ingest_all(opened)
-    assert opened.pending() == []
+    assert pending_files(opened) == []
     assert starts(opened, data) == PLAIN
     assert logging.ERROR not in {record.levelno for record in caplog.records}
     overwrite(path, record.offset, good)

@@ -7,7 +7,7 @@ from modelfs.jobs.ingest.job import Ingest, sync_rounds
 from modelfs.store.index.tables import InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
-from tests.support.stores import CHUNK, content_of, new_file, noise, small_windows
+from tests.support.stores import CHUNK, content_of, new_file, noise, pending_files, small_windows
 
 
 def test_files_that_a_partial_pass_cannot_recognise_are_returned(
@@ -38,7 +38,7 @@ def test_a_sync_ends_while_files_are_created(opened: Store) -> None:
         run(Ingest(opened).ingest([new[-1]], complete=False), opened)  # it has a request now
         rounds.append((list(inodes), done, total))
     assert rounds == [(old, 3, 3)]
-    assert opened.pending() == new
+    assert pending_files(opened) == new
 
 
 def test_a_sync_cuts_an_old_data_file_again(opened: Store) -> None:
@@ -54,4 +54,4 @@ def test_a_sync_cuts_an_old_data_file_again(opened: Store) -> None:
                 opened.index.put(Table.PENDING, number_key(data), request_value())
         rounds.append(list(inodes))
     assert rounds == [[model], [data]]
-    assert opened.pending() == []
+    assert pending_files(opened) == []

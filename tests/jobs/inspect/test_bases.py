@@ -58,7 +58,7 @@ def test_what_others_derive_from_is_not_freed(opened: Store) -> None:
     collect(opened, live_min=2)
     report = inspect(opened, inode)
     assert (report.own_bytes, report.shared_bytes) == (CHUNK, CHUNK)
-    before = opened.statistics(0).stored_bytes
+    before = opened.inventory.statistics(0).stored_bytes
     opened.namespace.unlink(ROOT, b"base")
     collect(opened)
-    assert before - opened.statistics(0).stored_bytes == report.own_bytes
+    assert before - opened.inventory.statistics(0).stored_bytes == report.own_bytes

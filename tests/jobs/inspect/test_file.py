@@ -65,10 +65,10 @@ def test_sums(family: Store) -> None:
 def test_own_bytes_are_freed(family: Store) -> None:
     """What a report says is a file's own is what goes when the file goes."""
     report = report_on(family, "base.onnx")
-    before = family.statistics(0).stored_bytes
+    before = family.inventory.statistics(0).stored_bytes
     family.namespace.unlink(ROOT, b"base.onnx")
     collect(family)
-    assert before - family.statistics(0).stored_bytes == report.own_bytes
+    assert before - family.inventory.statistics(0).stored_bytes == report.own_bytes
 
 
 def test_plain_file(opened: Store) -> None:

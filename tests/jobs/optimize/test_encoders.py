@@ -41,7 +41,7 @@ def test_a_narrower_copy_is_derived_from_a_later_original(wide: Box) -> None:
     """A rounded copy that was stored first is derived from the original that comes later."""
     put(wide.store, "bf16", real("base-bf16.safetensors"))
     put(wide.store, "f32", real("base.safetensors"))
-    forms = wide.store.statistics(0).forms
+    forms = wide.store.inventory.statistics(0).forms
     assert forms["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
 
 
@@ -63,12 +63,12 @@ def test_a_quantised_model_is_derived_from_a_later_original(wide: Box, int8: byt
     """The integers are derived from the floats, which were stored later, and read as before."""
     put(wide.store, "int8", int8)
     put(wide.store, "base", real("base.onnx"))
-    both = wide.store.statistics(0).stored_bytes
+    both = wide.store.inventory.statistics(0).stored_bytes
     inode = wide.store.namespace.lookup(ROOT, b"int8")
     assert content_of(wide.store, inode) == int8
     remove(wide.store, b"int8")
     collect(wide.store)
-    assert both - wide.store.statistics(0).stored_bytes < 0.02 * len(int8)
+    assert both - wide.store.inventory.statistics(0).stored_bytes < 0.02 * len(int8)
 
 
 def test_all_parameters_of_quantisation_are_tried(wide: Box) -> None:
@@ -77,7 +77,7 @@ def test_all_parameters_of_quantisation_are_tried(wide: Box) -> None:
     put(wide.store, "floats", tensors_of({"w": f32(values)}))
     numbers = quantise.quantised(values.reshape(-1), how)
     assert put(wide.store, "int8", tensors_of({"w": ("U8", values.shape, numbers)})) < 1000
-    made = wide.store.statistics(0).forms["quantise"]
+    made = wide.store.inventory.statistics(0).forms["quantise"]
     assert made["raw_bytes"] == len(numbers)
 
 
@@ -158,11 +158,11 @@ def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
     files = {f"step-{n}": tensors_of({"w": f32(each)}) for n, each in enumerate(steps)}
     for name, data in files.items():
         put(wide.store, name, data)
-    before = wide.store.statistics(0).stored_bytes
+    before = wide.store.inventory.statistics(0).stored_bytes
     optimize(wide.store, depth=4)
-    assert wide.store.statistics(0).stored_bytes == before
+    assert wide.store.inventory.statistics(0).stored_bytes == before
     optimize(wide.store, depth=4, include_optimized=True)
-    assert wide.store.statistics(0).stored_bytes < before
+    assert wide.store.inventory.statistics(0).stored_bytes < before
     assert not Backlog(wide.store).include_optimized
     for name, data in files.items():
         inode = wide.store.namespace.lookup(ROOT, name.encode())

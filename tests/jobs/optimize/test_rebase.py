@@ -29,10 +29,10 @@ def test_bases_of_a_removed_file_are_freed(wide: Box) -> None:
     for name in ("base", "finetune"):
         put(wide.store, name, real(f"{name}.safetensors"))
     remove(wide.store, b"base")
-    assert wide.store.statistics(0).base_only_chunks > 0
+    assert wide.store.inventory.statistics(0).base_only_chunks > 0
     optimize(wide.store)
     collect(wide.store)
-    now = wide.store.statistics(0)
+    now = wide.store.inventory.statistics(0)
     assert now.base_only_chunks == 0
     assert now.stored_bytes < 0.9 * now.logical_bytes
     inode = wide.store.namespace.lookup(ROOT, b"finetune")
@@ -50,10 +50,10 @@ def kept(wide: Box) -> Box:
 
 def test_a_base_whose_dependants_would_take_more_is_kept(kept: Box) -> None:
     """Optimize and gc never make a store larger."""
-    before = kept.store.statistics(0)
+    before = kept.store.inventory.statistics(0)
     optimize(kept.store)
     collect(kept.store)
-    now = kept.store.statistics(0)
+    now = kept.store.inventory.statistics(0)
     assert 0 < now.base_only_bytes <= before.base_only_bytes
     assert now.stored_bytes <= before.stored_bytes
     assert sum(pack.stop for _, pack in kept.store.reclaimer.packs()) <= before.stored_bytes * 1.05
@@ -70,9 +70,9 @@ def test_a_kept_base_is_not_tried_again(kept: Box) -> None:
     batch = backlog.next_batch()
     assert batch is not None
     assert batch.base_only
-    stored = kept.store.statistics(0).stored_bytes
+    stored = kept.store.inventory.statistics(0).stored_bytes
     optimize(kept.store, include_optimized=True)
-    assert kept.store.statistics(0).stored_bytes <= stored
+    assert kept.store.inventory.statistics(0).stored_bytes <= stored
     assert Backlog(kept.store).next_batch() is None
 
 
@@ -84,7 +84,7 @@ def test_a_kept_base_is_tried_when_its_dependants_change(kept: Box) -> None:
     assert Backlog(kept.store).status().base_only_chunks > 0
     optimize(kept.store)
     collect(kept.store)
-    assert kept.store.statistics(0).base_only_chunks == 0
+    assert kept.store.inventory.statistics(0).base_only_chunks == 0
 
 
 def test_repair_leaves_kept_bases(kept: Box) -> None:
@@ -107,11 +107,11 @@ def test_bases_with_a_common_dependant_go_together(wide: Box) -> None:
     put(wide.store, "base", tensors_of({"w": f32(base)}))
     put(wide.store, "turned", tensors_of({"w": f32(base.T)}))
     assert "transpose" in forms(wide.store)
-    stored = wide.store.statistics(0).stored_bytes
+    stored = wide.store.inventory.statistics(0).stored_bytes
     remove(wide.store, b"base")
     optimize(wide.store)
     collect(wide.store)
-    now = wide.store.statistics(0)
+    now = wide.store.inventory.statistics(0)
     assert now.stored_bytes <= stored
     assert now.base_only_chunks in (0, now.chunks - 4)
 
@@ -147,11 +147,11 @@ def test_a_base_of_many_is_kept(wide: Box) -> None:
         tuned = (base.view(np.uint32) + (step << 12)).view(np.float32)
         put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned)}))
     remove(wide.store, b"base")
-    before = wide.store.statistics(0)
+    before = wide.store.inventory.statistics(0)
     assert before.base_only_chunks > 0
     optimize(wide.store)
     collect(wide.store)
-    now = wide.store.statistics(0)
+    now = wide.store.inventory.statistics(0)
     assert now.base_only_chunks == before.base_only_chunks
     assert now.stored_bytes == before.stored_bytes
     assert Backlog(wide.store).next_batch() is None

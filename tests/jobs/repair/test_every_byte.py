@@ -52,7 +52,7 @@ STAGED = b"/staged"
 
 def lost_in(path: Path) -> tuple[int, int]:
     with Store(path, read_only=True) as store:
-        statistics = store.statistics()
+        statistics = store.inventory.statistics()
         return statistics.lost_chunks, statistics.lost_bytes
 
 

@@ -274,12 +274,12 @@ def test_an_index_without_a_superblock_gets_one(sample: Sample, good: Contents) 
     assert files_of(sample.path) == good
     with Store(sample.path) as store:
         ingest_all(store)
-        before = store.statistics().stored_bytes
+        before = store.inventory.statistics().stored_bytes
         data = good[BASE]
         assert data is not None
         new_file(store, b"copy", data)
         ingest_all(store)
-        assert store.statistics().stored_bytes == before
+        assert store.inventory.statistics().stored_bytes == before
 
 
 def test_a_repair_begins_a_session(sample: Sample) -> None:

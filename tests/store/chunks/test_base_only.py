@@ -24,11 +24,11 @@ def test_the_estimate_is_near(wide: Box) -> None:
     """The estimate of the room that base-only chunks take is near what comes back."""
     store = removed_base(wide)
     chunks, estimate = store.base_only.estimate()
-    assert chunks == len(garbage(store)) == store.statistics(0).base_only_chunks
-    before = store.statistics(0).stored_bytes
+    assert chunks == len(garbage(store)) == store.inventory.statistics(0).base_only_chunks
+    before = store.inventory.statistics(0).stored_bytes
     optimize(store)
     collect(store)
-    freed = before - store.statistics(0).stored_bytes
+    freed = before - store.inventory.statistics(0).stored_bytes
     assert 0.7 * freed < estimate < 1.4 * freed
     assert store.base_only.estimate() == (0, 0)
 
@@ -48,10 +48,10 @@ def test_a_kept_chunk_is_no_garbage(wide: Box) -> None:
     assert garbage(store) == {}
     assert store.base_only.estimate() == (0, 0)
     assert len(list(store.base_only.garbage(include_kept=True))) == (
-        store.statistics(0).base_only_chunks
+        store.inventory.statistics(0).base_only_chunks
     )
     optimize(store)
-    assert store.statistics(0).base_only_chunks > 0
+    assert store.inventory.statistics(0).base_only_chunks > 0
 
 
 def test_other_dependants_are_another_matter(wide: Box) -> None:

@@ -22,7 +22,7 @@ def test_a_source_outlives_its_file(box: Box) -> None:
     store = box.crash()
     assert content_of(store, part) == noise(CHUNK)[:HALF]
     assert held(store) == [base]
-    statistics = store.statistics(0)
+    statistics = store.inventory.statistics(0)
     assert (statistics.base_only_chunks, statistics.base_only_bytes) == (1, CHUNK)
     remove(store, b"part0")
     collect(store)

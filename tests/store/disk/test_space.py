@@ -11,7 +11,7 @@ from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, ingest_all
-from tests.support.stores import CHUNK, content_of, new_file, noise
+from tests.support.stores import CHUNK, content_of, new_file, noise, pending_files
 
 MB = 1 << 20
 
@@ -176,7 +176,7 @@ def test_ingest_without_space_writes_nothing(opened: Store, disk: Disk) -> None:
     assert content_of(opened, inode) == noise(4 * CHUNK)
     disk.free = 100 * MB
     ingest_all(opened)
-    assert opened.pending() == []
+    assert pending_files(opened) == []
 
 
 def test_dead_packs_need_no_room(opened: Store, disk: Disk) -> None:

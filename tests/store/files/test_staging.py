@@ -12,8 +12,7 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber, Table, pair_key
 from modelfs.store.store import Store
-from tests.support.stores import WINDOW, content_of, names_in, new_file, noise, staged_of
-from tests.support.writer_process import writer_of
+from tests.support.stores import WINDOW, content_of, names_in, new_file, staged_of
 
 pytestmark = pytest.mark.usefixtures("windows")
 
@@ -69,7 +68,7 @@ def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:
     key = pair_key(inode, 3)
     with index.change():
         new.ranges.add(3 * WINDOW, 3 * WINDOW + 1)
-        staging.record(inode, new, RangeSet())
+        staging.rows.record(inode, new, RangeSet())
         staging.drop(staged, [old])
     assert index.get(Table.STAGED, key) is not None
     assert staging.deletes.drain() == [window_name(inode, 3, old.generation)]
@@ -100,30 +99,3 @@ def test_a_folder_that_could_not_be_synced_is_synced_again(
     opened.flush(inode)
     opened.staging.sync(inode, [])
     assert synced == [opened.staging.directory]
-
-
-def test_a_reader_beside_a_writer_has_the_state_of_each_commit(folder: Path) -> None:
-    """The staged state is looked up in the index, at the commit that is read."""
-    with writer_of(folder) as writer, Store(folder, read_only=True) as reader:
-        inode = InodeNumber(2)
-        assert (reader.staging.find(inode), list(reader.staging), len(reader.staging)) == (
-            None,
-            [],
-            0,
-        )
-        writer(f"new_file(store, b'f', noise({2 * WINDOW})); store.flush(2); store.commit()")
-        staged = reader.staging.find(inode)
-        assert staged is not None
-        assert staged.staged_bytes == 2 * WINDOW
-        assert [each.inode for each in reader.staging] == [2]
-        with reader.index.pinned():
-            assert reader.staging.find(inode) is not None
-            writer("ingest_all(store)")
-            assert reader.staging.find(inode) is not None
-            assert len(reader.staging) == 1
-        assert reader.staging.find(inode) is None
-        writer("store.writes.truncate(2, 5); store.flush(2); store.commit()")
-        cut = reader.staging.find(inode)
-        assert cut is not None
-        assert (cut.size, cut.map_visible_to) == (5, 5)
-        assert reader.contents.read(inode, 0, 100) == noise(2 * WINDOW)[:5]

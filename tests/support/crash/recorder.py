@@ -23,7 +23,7 @@ from typing import Any, Final
 import lmdb
 import pytest
 
-from modelfs.store.index.environment import Environment
+from modelfs.store.index.index_file import IndexFile
 from tests.support.crash.disk_model import (
     PAGE,
     Create,
@@ -81,8 +81,8 @@ class Recorder:
                 patch.setattr(os, call.__name__, call)
             for name in REFUSED:
                 patch.setattr(os, name, self._refusing(name, getattr(os, name)))
-            patch.setattr(Environment, "_lengthen", self._lengthening(Environment._lengthen))
-            patch.setattr(Environment, "sync", self._syncing(Environment.sync))
+            patch.setattr(IndexFile, "_lengthen", self._lengthening(IndexFile._lengthen))
+            patch.setattr(IndexFile, "sync", self._syncing(IndexFile.sync))
             yield
             self._look()
 
@@ -166,17 +166,17 @@ class Recorder:
 
     def _lengthening(self, call: Callable[..., None]) -> Callable[..., None]:
         # Called after LMDB has opened the index, and after every commit.
-        def lengthening(environment: Environment, env: lmdb.Environment) -> None:
+        def lengthening(file: IndexFile, env: lmdb.Environment) -> None:
             self._take_commit(env)
-            call(environment, env)
+            call(file, env)
 
         return lengthening
 
     def _syncing(self, call: Callable[..., None]) -> Callable[..., None]:
-        def syncing(environment: Environment) -> None:
+        def syncing(file: IndexFile) -> None:
             self._look()
-            call(environment)
-            path = self._name_of(environment._folder.path / INDEX)
+            call(file)
+            path = self._name_of(file._folder.path / INDEX)
             if path is not None:
                 self.operations.append(Sync(self._nodes[_identity((self._top / path).stat())]))
 

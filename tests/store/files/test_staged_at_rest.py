@@ -1,4 +1,4 @@
-"""Checksums of staged bytes between two sessions."""
+"""Staged bytes between two sessions, and their checksums."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 from modelfs.errors import CorruptData
 from modelfs.jobs.check.fsck import check, fsck
 from modelfs.jobs.repair.run import repair
-from modelfs.store.files import staging
+from modelfs.store.files import staged_at_rest
 from modelfs.store.files.staged_checksums import windows_with_checksums
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all
-from tests.support.stores import content_of, new_file, new_store, noise, overwrite
+from tests.support.stores import WINDOW, content_of, new_file, new_store, noise, overwrite
 
 DATA = noise(3 << 20, 1)
 
@@ -47,6 +47,17 @@ def test_a_row_has_a_checksum_while_the_store_is_closed(path: Path) -> None:
         assert read(store) == DATA
 
 
+@pytest.mark.usefixtures("windows")
+def test_each_window_has_a_checksum(tmp_path: Path) -> None:
+    """A window behind the first one has a checksum of its own bytes."""
+    path = new_store(tmp_path)
+    with Store(path) as store:
+        new_file(store, b"a", noise(2 * WINDOW + 10))
+    with Store(path, read_only=True) as store:
+        assert len(windows_with_checksums(store.index)) == 3
+        assert check(store, data=True) == []
+
+
 def test_damaged_bytes_are_lost(path: Path) -> None:
     """A flipped byte is found at the next opening: reads fail, until the bytes come again."""
     overwrite(file_of(path), 5000, b"damaged")
@@ -56,7 +67,7 @@ def test_damaged_bytes_are_lost(path: Path) -> None:
         store = Store(path)
         with pytest.raises(CorruptData):
             read(store)
-        assert store.statistics().lost_bytes == len(DATA)
+        assert store.inventory.statistics().lost_bytes == len(DATA)
         store.abandon()
     with Store(path, read_only=True) as store:
         assert fsck(store).lost.impact.files == {b"/a": None}
@@ -118,7 +129,7 @@ def test_a_part_of_a_window_proves_nothing(path: Path) -> None:
 
 def test_too_many_bytes_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a session does not wait for more than a limit of bytes."""
-    monkeypatch.setattr(staging, "BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(staged_at_rest, "BYTES_MAX", 1 << 20)
     path = new_store(tmp_path)
     with Store(path) as store:
         new_file(store, b"a", DATA)
