@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,27 +17,15 @@ import pytest
 
 from modelfs.fs.host import fsync_mapped
 from tests.support import users
+from tests.support.capabilities import limited_to, of_the_unit
 from tests.support.mounts import DEADLINE, MODELFS, Mount, run, wait_until
-from tests.support.paths import CHECKOUT
 from tests.support.stores import noise
 from tests.support.users import BOB, user
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv"
 )
-UNIT: Final = CHECKOUT / "systemd/modelfs@.service"
 DATA: Final = noise(1 << 20)
-
-
-def limited_to(capabilities: list[str]) -> list[str]:
-    """Return a command that runs another one with these capabilities."""
-    names = [f"+{name.removeprefix('CAP_').lower()}" for name in capabilities]
-    return ["setpriv", f"--bounding-set=-all,{','.join(names)}", "--inh-caps=-all"]
-
-
-def capabilities_of_the_unit() -> list[str]:
-    (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
-    return str(line).split()
 
 
 @pytest.fixture
@@ -47,7 +34,7 @@ def home(fuse: None, store: Path, tmp_path: Path) -> Iterator[Mount]:
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         if folder.stat().st_mode & 0o005 != 0o005 and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
-    prefix = limited_to(capabilities_of_the_unit())
+    prefix = limited_to(of_the_unit())
     mount = Mount(store, tmp_path / "mnt", "--allow-other", prefix=prefix)
     mount.start()
     try:

@@ -7,6 +7,7 @@ options. All calls go through the command line, as a user's do.
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,10 @@ from typing import Any, Final
 
 MODELFS: Final = (sys.executable, "-m", "modelfs")
 DEADLINE: Final = 30.0  # seconds for any one step
+
+# The begin of the command of each daemon, such as `setpriv` with options: see
+# `tools/run trust.unit_capabilities`.
+PREFIX: Final = tuple(shlex.split(os.environ.get("MODELFS_TESTS_PREFIX", "")))
 
 CAP_SYS_ADMIN: Final = 21  # the bit of capabilities(7) that root needs to mount
 
@@ -89,7 +94,7 @@ class Mount:
         path: Path,
         *options: str,
         log: Path | None = None,
-        prefix: Sequence[str] = (),
+        prefix: Sequence[str] = PREFIX,
     ) -> None:
         """Prepare a mount; `prefix` is the begin of the command, such as `setpriv`."""
         self._prefix = prefix
