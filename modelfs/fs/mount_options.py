@@ -1,5 +1,6 @@
 """The options of a mount. Free of pyfuse3, so that the command line works where FUSE is missing."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,22 @@ class MountOptions:
 
     def for_kernel(self) -> set[str]:
         """Return the options that libfuse passes to the kernel."""
-        options = {"subtype=modelfs", "default_permissions", *self.options}
+        options = {"subtype=modelfs", "default_permissions", *map(_in_ascii, self.options)}
         if not any(option.startswith("fsname=") for option in self.options):
             # Escaped for libfuse, where a comma ends an option.
             source = str(self.store).replace("\\", "\\\\").replace(",", "\\,")
-            options.add(f"fsname={source}")
+            options.add(_in_ascii(f"fsname={source}"))
         if self.allow_other:
             options.add("allow_other")
         if self.read_only:
             options.add("ro")
         return options
+
+
+def _in_ascii(option: str) -> str:
+    """Return an option with each byte that is not ASCII as an octal number, as libfuse reads it.
+
+    pyfuse3 takes options in ASCII only.
+    """
+    octal = (chr(byte) if byte < 0x80 else f"\\{byte:03o}" for byte in os.fsencode(option))
+    return "".join(octal)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,20 @@ def test_named_in_the_mount_table(mount: Mount) -> None:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     [source] = [line.split()[0] for line in lines if line.split()[1] == str(mount.path)]
     assert source == str(mount.store)
+
+
+@pytest.mark.parametrize("name", ["\u00fc b".encode(), b"\xff", b"a,b\\c"])
+@pytest.mark.parametrize("options", [(), ("-o", "fsname=m\u00fc")], ids=["store", "fsname"])
+def test_any_name(
+    fuse: None, store: Path, tmp_path: Path, name: bytes, options: tuple[str, ...]
+) -> None:
+    """A store's path may have any bytes; the mount table has them, or the `fsname` of `-o`."""
+    renamed = store.rename(tmp_path / os.fsdecode(name))
+    with mounted(renamed, tmp_path / "mnt", *options) as mount:
+        lines = Path("/proc/self/mounts").read_bytes().splitlines()
+        (source,) = [line.split()[0] for line in lines if line.split()[1] == bytes(mount.path)]
+    expected = "m\u00fc".encode() if options else bytes(renamed)
+    assert re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), source) == expected
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the read-ahead")
