@@ -3,10 +3,11 @@
 Theory of operation. A path is looked up again at each use, and a symbolic link in it may lead
 anywhere. So the folder of a store is opened once, as a descriptor, and everything in it by name and
 relative to that descriptor. A folder that is renamed or replaced meanwhile makes no difference: the
-descriptor stays that of the store. A file in it is refused unless it is a regular file of the
-folder's owner, and a folder in it unless it is a real one of that owner, in which other users may
-not write. `store.folder` has the rules for the folder itself. Git has the same rules for
-repositories, since CVE-2022-24765: safe.directory in git-config(1).
+descriptor stays that of the store. A file in it is opened only if it is a regular file of the
+folder's owner, and a folder in it only if it is a real one of that owner, in which other users may
+not write. A file of any kind may be deleted, renamed, or get a second name: these change names of
+the folder, and follow no link. `store.folder` has the rules for the folder itself. Git has the same
+rules for repositories, since CVE-2022-24765: safe.directory in git-config(1).
 
 With `trust` all owners and modes are accepted; symbolic links are not. A file that root creates
 then is given to the folder's owner, so that the owner can use the store afterwards.

@@ -10,10 +10,10 @@ period is needed. A window that begins again gets a new generation, and so a new
 
 The index has the state of the last flush: the size, the times, and the generation and ranges of
 each window. A truncation hides the committed map from `map_visible_to` on; the extents behind it
-are removed later, in slices. A window that a truncation cuts off is only *superseded*: its row and
-its file stay until a flush or ingest replaces them. So a crash leaves a file as its last flush
-recorded it, but bytes that were rewritten inside durable ranges may be the old or the new ones, as
-on other file systems.
+are removed later, in slices. A window that has a row, and that a truncation cuts off, is only
+*superseded*: its row and its file stay until a flush or ingest replaces them. So a crash leaves a
+file as its last flush recorded it, but bytes that were rewritten inside durable ranges may be the
+old or the new ones, as on other file systems.
 
 The version of a window counts the beginning and the end of each write, and cuts. Ingest compares it
 before and after it reads, and so sees whether the bytes have changed.
