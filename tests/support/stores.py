@@ -179,7 +179,7 @@ def tensors_of(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> byt
 
 
 def pack_path(packs: Packs, pack: int) -> Path:
-    return packs.folder / f"{PackId(pack):08d}.pack"
+    return packs.directory.path / f"{PackId(pack):08d}.pack"
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
@@ -203,4 +203,4 @@ def run_apart(script: str, *args: object) -> str:
 
 def pack_sizes(store: Store) -> dict[str, int]:
     """Return the sizes of the packs of a store, by their names."""
-    return {path.name: path.stat().st_size for path in store.packs.folder.iterdir()}
+    return {path.name: path.stat().st_size for path in store.packs.directory.path.iterdir()}
