@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 
 import click
 
-from modelfs.cli.failure import Failure, with_hint
+from modelfs.cli.daemon_log import LOG_NAME
+from modelfs.cli.failure import DAEMON_HINTS, Failure, with_hint
 from modelfs.errors import ModelfsError, StoreNotTrusted
 from modelfs.jobs.steps import Progress
 from modelfs.store.directory import Directory
@@ -75,7 +76,7 @@ class DaemonClient:
                 if "result" in reply:
                     return _object(reply["result"])
                 if "error" in reply:
-                    problem = with_hint(str(reply["error"]), reply.get("errno"))
+                    problem = with_hint(str(reply["error"]), reply.get("errno"), DAEMON_HINTS)
                     raise Failure(f"the daemon of {self._store} reports: {problem}")
                 if progress is not None:
                     done = reply["progress"]
@@ -89,7 +90,7 @@ class DaemonClient:
             ) from exc
         raise Failure(
             f"the daemon of {self._store} ended before it answered; "
-            f"see its log: {self._store / 'daemon.log'}"
+            f"see its log: {self._store / LOG_NAME}"
         )
 
     def _replies(self) -> Iterator[dict[str, Any]]:
