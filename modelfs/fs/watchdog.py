@@ -24,7 +24,7 @@ STEP_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TaskStep:
     """A step of a task, in seconds."""
 
     task: str
@@ -48,9 +48,9 @@ class Watchdog(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         wall = time.perf_counter() - self._began
-        self.measured(Step(task.name, wall, time.thread_time() - self._cpu_began))
+        self.measured(TaskStep(task.name, wall, time.thread_time() - self._cpu_began))
 
-    def measured(self, step: Step) -> None:
+    def measured(self, step: TaskStep) -> None:
         """Warn of a step that was too long."""
         if step.wall > STEP_SECONDS:
             log.warning(

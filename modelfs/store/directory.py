@@ -51,6 +51,11 @@ class Identity(NamedTuple):
         return f"{self.device}:{self.inode}"
 
 
+def link_to(fd: int) -> str:
+    """Return a path of an open file or folder, which lasts as long as the descriptor."""
+    return f"/proc/self/fd/{fd}"
+
+
 class Directory:
     """An open directory. It is closed at the latest when nothing refers to it. Any thread.
 
@@ -115,7 +120,7 @@ class Directory:
     @property
     def link(self) -> str:
         """A path of the directory as long as this object exists, wherever it is moved."""
-        return f"/proc/self/fd/{self.fd}"
+        return link_to(self.fd)
 
     @property
     def is_own(self) -> bool:
@@ -225,7 +230,7 @@ class Directory:
                 raise IrregularFile(f"permission denied: {self.path / name} (not a socket)")
             if not self.trust and status.st_uid != self.owner:
                 raise StoreNotTrusted(_foreign(self.path / name, status.st_uid, self.owner))
-            yield f"/proc/self/fd/{fd}"
+            yield link_to(fd)
         finally:
             os.close(fd)
 
