@@ -24,7 +24,8 @@ map gets its extents and the row of window 0 is deleted. The next commit deletes
 writes at offset 0 again: window 0 begins again, with the file 5-0-3.
 
 A process that reads beside a writer keeps no staged state in memory: it finds the state in the
-index (see `staging_rows`), as of the commit that it reads.
+index (see `staging_rows`), as of the commit that it reads. It keeps the names of the windows that
+it has compared with their checksums.
 """
 
 import contextlib
