@@ -23,22 +23,21 @@ from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.create import create_store
 from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
-from tests.support.served_store import Counting, Failing, Held, Served
+from modelfs.store.index.tables import InodeNumber
+from tests.support.served_store import Counting, Failing, Held, Served, all_synced
 from tests.support.stores import CHUNK, checked, model_of, noise, pending_files
 
 Reply = dict[str, Any]
 
 
 @pytest.fixture
-def synced(served: Served, monkeypatch: pytest.MonkeyPatch) -> Counting[..., dict[int, str]]:
+def synced(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> Counting[..., dict[InodeNumber, str]]:
     """The calls that sync mapped files, of a store that is served."""
-    synced = Counting(_all_synced)
+    synced = Counting(all_synced)
     monkeypatch.setattr(mapped_pages, "sync_mapped_files", synced)
     return synced
-
-
-def _all_synced(_: Path, device: int, paths: dict[int, bytes]) -> dict[int, str]:
-    return {}
 
 
 @pytest.fixture
