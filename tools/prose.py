@@ -2,9 +2,9 @@
 
     tools/run prose [--list] [FOLDER]
 
-Words are those of docstrings and comments, without literal blocks. A mannerism is a relative clause
-where a noun exists, a pronoun for an unknown person, or a thing that talks. The package has none,
-and `tests/test_prose.py` holds that. Each kind, and the plain English::
+Words are those of docstrings and comments, and of Markdown, without literal blocks. A mannerism is
+a relative clause where a noun exists, a pronoun for an unknown person, or a thing that talks. The
+package has none, and `tests/test_prose.py` holds that. Each kind, and the plain English::
 
     what is stored                    the stored bytes
     for whoever reads it              for readers
@@ -40,27 +40,46 @@ MANNERISM: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Of Markdown: code, quotations, and the targets of links.
+LITERAL: Final = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]{,60}\"|\]\([^)]*\)", re.DOTALL)
 DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 WORD: Final = re.compile(r"[A-Za-z][A-Za-z'-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A docstring, or the comments of neighbouring lines."""
+    """A docstring, the comments of neighbouring lines, or a paragraph of Markdown."""
 
     path: Path
     line: int
     text: str
 
 
+def files(folder: Path) -> list[Path]:
+    """Return the files of a folder that have prose."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".md"))
+
+
 def passages(path: Path) -> Iterator[Passage]:
-    """Yield the prose of a Python file."""
+    """Yield the prose of a file of Python or Markdown."""
     source = path.read_text()
+    if path.suffix == ".md":
+        yield from _paragraphs(path, source)
+        return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
             yield Passage(path, getattr(node, "lineno", 1), _without_literals(text))
     for comments in _neighbours(_comments(source)):
         yield Passage(path, comments[0][0], " ".join(text for _, text in comments))
+
+
+def _paragraphs(path: Path, source: str) -> Iterator[Passage]:
+    text = LITERAL.sub(lambda found: "\n" * found[0].count("\n") or "-", source)
+    line = 1
+    for paragraph in text.split("\n\n"):
+        if paragraph.strip():
+            yield Passage(path, line, paragraph)
+        line += paragraph.count("\n") + 2
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
@@ -115,8 +134,8 @@ class Count:
 
 
 def count(folder: Path = PACKAGE) -> Count:
-    """Count the prose of all Python files in a folder."""
-    texts = [passage for path in sorted(folder.rglob("*.py")) for passage in passages(path)]
+    """Count the prose of all files in a folder."""
+    texts = [passage for path in files(folder) for passage in passages(path)]
     words = sum(len(WORD.findall(passage.text)) for passage in texts)
     return Count(words, sum(len(mannerisms(passage)) for passage in texts))
 
@@ -129,7 +148,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=PACKAGE)
     options = parser.parse_args()
     if options.list:
-        for path in sorted(options.folder.rglob("*.py")):
+        for path in files(options.folder):
             for passage in passages(path):
                 for mannerism in mannerisms(passage):
                     print(f"{path}:{passage.line}: ...{mannerism}...")

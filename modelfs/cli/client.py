@@ -5,15 +5,16 @@ import json
 import os
 import select
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
 import click
 
-from modelfs.cli.failure import Failure, with_hint
+from modelfs.cli.daemon_log import LOG_NAME
+from modelfs.cli.failure import DAEMON_HINTS, Failure, with_hint
 from modelfs.errors import ModelfsError, StoreNotTrusted
+from modelfs.fs.host.peer import peer_of
 from modelfs.jobs.steps import Progress
 from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET, open_folder
@@ -23,8 +24,6 @@ CONNECT_SECONDS: Final = 10.0
 # for.
 NOTE_SECONDS: Final = 10.0
 REPLY_MAX: Final = 1 << 30  # bytes
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class DaemonClient:
@@ -47,17 +46,12 @@ class DaemonClient:
     @property
     def pid(self) -> int:
         """The daemon's process id; 0 if the daemon runs in another process namespace."""
-        return self._credentials()[0]
+        return peer_of(self._socket).pid
 
     @property
     def user(self) -> int:
         """The daemon's user ID."""
-        return self._credentials()[1]
-
-    def _credentials(self) -> tuple[int, int, int]:
-        packed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, gid = _CREDENTIALS.unpack(packed)
-        return pid, uid, gid
+        return peer_of(self._socket).uid
 
     def ask(
         self, command: str, progress: Progress | None = None, **arguments: bool | int
@@ -75,7 +69,7 @@ class DaemonClient:
                 if "result" in reply:
                     return _object(reply["result"])
                 if "error" in reply:
-                    problem = with_hint(str(reply["error"]), reply.get("errno"))
+                    problem = with_hint(str(reply["error"]), reply.get("errno"), DAEMON_HINTS)
                     raise Failure(f"the daemon of {self._store} reports: {problem}")
                 if progress is not None:
                     done = reply["progress"]
@@ -89,7 +83,7 @@ class DaemonClient:
             ) from exc
         raise Failure(
             f"the daemon of {self._store} ended before it answered; "
-            f"see its log: {self._store / 'daemon.log'}"
+            f"see its log: {self._store / LOG_NAME}"
         )
 
     def _replies(self) -> Iterator[dict[str, Any]]:

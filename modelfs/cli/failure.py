@@ -4,7 +4,7 @@ import contextlib
 import enum
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +30,6 @@ class Code(enum.IntEnum):
 
     OK = 0
     FAILED = 1
-    REPAIRED = 1  # fsck
     USAGE = 2
     DAMAGED = 4
     NOT_CHECKED = 8
@@ -59,10 +58,14 @@ def interruptible(outcome: str) -> Iterator[None]:
 # Any other exception is a bug.
 EXPECTED: Final = (Failure, ModelfsError, OSError)
 
+# Of a store that is full.
+MAKE_ROOM: Final = (
+    "remove files, free space on the disk of the store, or mount with a larger --limit"
+)
 # Next steps. The first class that fits counts.
 HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreBusy, "end its other use first: unmount it, or wait for the other command to end"),
-    (StoreFull, "free space on the disk of the store"),
+    (StoreFull, MAKE_ROOM),
     (NotAStore, "create one with: modelfs mkfs FOLDER"),
     (UnsupportedFormat, "install a newer version of modelfs"),
     (IrregularFile, "put the file or folder itself there, or remove it"),
@@ -78,6 +81,7 @@ ERRNO_HINTS: Final = {
     errno.EIO: "the disk failed: see the kernel's log (dmesg)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+DAEMON_HINTS: Final = {**ERRNO_HINTS, errno.ENOSPC: MAKE_ROOM}
 
 
 def describe(exc: Exception) -> str:
@@ -103,9 +107,9 @@ def describe(exc: Exception) -> str:
     return plain(" ".join("; ".join(parts).split()))
 
 
-def with_hint(problem: str, number: object) -> str:
+def with_hint(problem: str, number: object, hints: Mapping[int, str] = ERRNO_HINTS) -> str:
     """Return a problem with the next step for an errno, if there is one."""
-    hint = ERRNO_HINTS.get(number) if isinstance(number, int) else None
+    hint = hints.get(number) if isinstance(number, int) else None
     return problem if hint is None else f"{problem}; {hint}"
 
 

@@ -1,4 +1,4 @@
-"""Access to a store whose control socket no daemon answers."""
+"""Access to a store from a command: in the place of its daemon, or beside it."""
 
 import contextlib
 import fcntl

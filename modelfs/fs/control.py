@@ -21,7 +21,6 @@ import logging
 import os
 import socket
 import stat
-import struct
 from typing import Final
 
 import trio
@@ -29,6 +28,7 @@ import trio
 from modelfs.errors import InvalidArgument, IrregularFile, ModelfsError, NotPermitted
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.commands import Commands, Json
+from modelfs.fs.host.peer import peer_of
 from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.store import Store
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 REQUEST_MAX: Final = 64 << 10  # bytes
 BACKLOG: Final = 16
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Control:
@@ -68,15 +66,16 @@ class Control:
         try:
             line = await _read_line(stream)
             try:
-                holds = self._is_trusted(stream) and self._request(line).get("command") == "hold"
-            except ModelfsError:
-                holds = False
-            if not holds:
-                await self._answer_with(stream, await self._reply(stream, line))
+                request = self._request(stream, line)
+            except ModelfsError as exc:
+                await self._answer_with(stream, _error(exc))
+                return
+            if request.get("command") != "hold":
+                await self._answer_with(stream, await self._reply(stream, request))
                 return
             # The packs are pinned before the client is answered, and until it hangs up.
             async with self._pack_lock.pinned():
-                reply = await self._reply(stream, line)
+                reply = await self._reply(stream, request)
                 await self._answer_with(stream, reply)
                 while "result" in reply and await stream.receive_some():
                     pass
@@ -88,19 +87,16 @@ class Control:
         line = await trio.to_thread.run_sync(_encoded, reply, limiter=self._workers)
         await stream.send_all(line)
 
-    async def _reply(self, stream: trio.SocketStream, line: bytes) -> Json:
+    async def _reply(self, stream: trio.SocketStream, request: Json) -> Json:
         """Carry out a request, and return the last line of the answer."""
 
         async def progress(done: int, total: int) -> None:
             await _send(stream, {"progress": {"done": done, "total": total}})
 
-        if not self._is_trusted(stream):
-            message = "permission denied: only the owner of the store and root may use the daemon"
-            return {"error": message, "errno": NotPermitted.errno}
         try:
-            return {"result": await self._commands.run(self._request(line), progress)}
+            return {"result": await self._commands.run(request, progress)}
         except ModelfsError as exc:
-            return {"error": str(exc), "errno": exc.errno}
+            return _error(exc)
         except OSError as exc:
             return {"error": exc.strerror or str(exc), "errno": exc.errno or errno.EIO}
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -109,17 +105,17 @@ class Control:
             log.exception("control socket: bug in a command")
             return {"error": f"bug in the daemon, see its log: {exc}", "errno": errno.EIO}
 
-    def _is_trusted(self, stream: trio.SocketStream) -> bool:
-        packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, uid, _ = _CREDENTIALS.unpack(packed)
-        return uid in (0, os.geteuid(), self._folder.owner)
-
-    def _request(self, line: bytes) -> Json:
+    def _request(self, stream: trio.SocketStream, line: bytes) -> Json:
         """Return the request in a client's line.
 
         Raises:
-            InvalidArgument: it is none, or for another store.
+            NotPermitted: the client is a process of another user.
+            InvalidArgument: the line has no request, or one for another store.
         """
+        if peer_of(stream.socket).uid not in (0, os.geteuid(), self._folder.owner):
+            raise NotPermitted(
+                "permission denied: only the owner of the store and root may use the daemon"
+            )
         try:
             request: object = json.loads(line)
         except (ValueError, RecursionError) as exc:
@@ -160,6 +156,10 @@ async def _read_line(stream: trio.SocketStream) -> bytes:
             break
         line += data
     return line
+
+
+def _error(exc: ModelfsError) -> Json:
+    return {"error": str(exc), "errno": exc.errno}
 
 
 def _encoded(reply: Json) -> bytes:

@@ -3,10 +3,11 @@
 Theory of operation. A path is looked up again at each use, and a symbolic link in it may lead
 anywhere. So the folder of a store is opened once, as a descriptor, and everything in it by name and
 relative to that descriptor. A folder that is renamed or replaced meanwhile makes no difference: the
-descriptor stays that of the store. A file in it is refused unless it is a regular file of the
-folder's owner, and a folder in it unless it is a real one of that owner, in which other users may
-not write. `store.folder` has the rules for the folder itself. Git has the same rules for
-repositories, since CVE-2022-24765: safe.directory in git-config(1).
+descriptor stays that of the store. A file in it is opened only if it is a regular file of the
+folder's owner, and a folder in it only if it is a real one of that owner, in which other users may
+not write. A file of any kind may be deleted, renamed, or get a second name: these change names of
+the folder, and follow no link. `store.folder` has the rules for the folder itself. Git has the same
+rules for repositories, since CVE-2022-24765: safe.directory in git-config(1).
 
 With `trust` all owners and modes are accepted; symbolic links are not. A file that root creates
 then is given to the folder's owner, so that the owner can use the store afterwards.
@@ -48,6 +49,11 @@ class Identity(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.device}:{self.inode}"
+
+
+def link_to(fd: int) -> str:
+    """Return a path of an open file or folder, which lasts as long as the descriptor."""
+    return f"/proc/self/fd/{fd}"
 
 
 class Directory:
@@ -114,7 +120,7 @@ class Directory:
     @property
     def link(self) -> str:
         """A path of the directory as long as this object exists, wherever it is moved."""
-        return f"/proc/self/fd/{self.fd}"
+        return link_to(self.fd)
 
     @property
     def is_own(self) -> bool:
@@ -224,7 +230,7 @@ class Directory:
                 raise IrregularFile(f"permission denied: {self.path / name} (not a socket)")
             if not self.trust and status.st_uid != self.owner:
                 raise StoreNotTrusted(_foreign(self.path / name, status.st_uid, self.owner))
-            yield f"/proc/self/fd/{fd}"
+            yield link_to(fd)
         finally:
             os.close(fd)
 

@@ -1,8 +1,9 @@
 """Recovery: opening a store brings packs and staging files to the last commit.
 
-The cost grows with the number of packs, staged files, and files that no commit mentions. Content is
-not read. Chunk records are read only if a pack has no row although its number was allocated: a
-crash during gc leaves such packs, and so does damage.
+The cost grows with the number of packs, staged files, and files that no commit mentions. Staged
+bytes that the kernel has not written yet are synced, and no chunk is read. Chunk records are read
+only if a pack has no row although its number was allocated: a crash during gc leaves such packs,
+and so does damage.
 
 Example. A process is killed between two commits. The index has pack 5 up to 20 MiB and staging file
 5-0-1. On the disk pack 5 has 36 MiB, and there are also pack 6 and staging file 5-0-3. The next
@@ -25,14 +26,11 @@ log = logging.getLogger(__name__)
 
 def load_staged(staging: Staging) -> None:
     """Load the staged state of all files as of the last commit."""
-    newest = 0
     for staged in staging.rows.states():
         staging.adopt(staged)
         for window in staged.windows.values():
             with contextlib.suppress(OSError):  # a missing file is an error of the first read
                 window.file.reload()
-        newest = max([newest, *(window.generation for window in staged.windows.values())])
-    staging.start_generations_at(newest)
 
 
 def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> Tail | None:

@@ -4,9 +4,9 @@ A *session* of a store begins when it is opened for writing, and with each round
 backup that is put back turns all counters back, and a crash those changed since the last commit.
 Other processes may still have numbers of the history that is gone: a `File` keeps its inode, a
 cache the numbers of chunks, a read the name of a staging file. So each session begins the numbers
-of inodes, chunks, packs and staging files above a random gap, and has a random number of its own. A
-reader empties its caches when that changes. Cookies of listings have no gaps: no other process
-keeps them.
+of inodes, chunks and packs above a random gap, and the generations of staging files at a random
+number. It also has a random number of its own, and a reader empties its caches when that changes.
+Cookies of listings have no gaps: no other process keeps them.
 
 Two sessions after the same backup share numbers if their gaps differ by less than the numbers that
 they give out: with a million each, in 2 of a million cases. The first session of an empty store has

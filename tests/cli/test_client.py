@@ -49,7 +49,7 @@ def test_long_lines_in_pieces(fake: Fake, empty: Path) -> None:
 def test_error(fake: Fake, empty: Path) -> None:
     """An error of the daemon is a failure that names the store."""
     fake(sync=[{"error": "no room", "errno": 28}])
-    with _connected(empty) as connected, pytest.raises(Failure, match="no room") as failed:
+    with _connected(empty) as connected, pytest.raises(Failure, match="no room; remove ") as failed:
         connected.ask("sync")
     assert str(empty) in str(failed.value)
 

@@ -5,14 +5,14 @@ import os
 
 import pytest
 
-from modelfs.cli.failure import describe
+from modelfs.cli.failure import MAKE_ROOM, describe
 from modelfs.errors import CorruptIndex, IndexLost, LostBytes, StoreFull
 
 
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (StoreFull("no space left"), "no space left; free space on the disk of the store"),
+        (StoreFull("no space left"), f"no space left; {MAKE_ROOM}"),
         (LostBytes("lost"), "lost; write these bytes again, truncate the file or remove it"),
         (CorruptIndex("a row"), "a row; check it with `modelfs fsck --data`, repair it"),
         (IndexLost("gone"), "gone; restore the store from a backup"),

@@ -18,26 +18,26 @@ from modelfs.errors import StoreNotTrusted
 from modelfs.fs import control
 from modelfs.fs.background import mapped_pages
 from modelfs.fs.control import REQUEST_MAX, Control
+from modelfs.fs.host.peer import Peer
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.create import create_store
 from modelfs.store.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
-from tests.support.served_store import Counting, Failing, Held, Served
+from modelfs.store.index.tables import InodeNumber
+from tests.support.served_store import Counting, Failing, Held, Served, all_synced
 from tests.support.stores import CHUNK, checked, model_of, noise, pending_files
 
 Reply = dict[str, Any]
 
 
 @pytest.fixture
-def synced(served: Served, monkeypatch: pytest.MonkeyPatch) -> Counting[..., dict[int, str]]:
+def synced(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> Counting[..., dict[InodeNumber, str]]:
     """The calls that sync mapped files, of a store that is served."""
-    synced = Counting(_all_synced)
+    synced = Counting(all_synced)
     monkeypatch.setattr(mapped_pages, "sync_mapped_files", synced)
     return synced
-
-
-def _all_synced(_: Path, device: int, paths: dict[int, bytes]) -> dict[int, str]:
-    return {}
 
 
 @pytest.fixture
@@ -260,17 +260,9 @@ async def test_clients_do_not_wait_for_each_other(daemon: Served) -> None:
         assert "result" in await ask(daemon, "stats")
 
 
-class Credentials:
-    """Stands for the layout of SO_PEERCRED, and unpacks the credentials of another user."""
-
-    size = 12
-
-    def __init__(self, uid: int) -> None:
-        self._uid = uid
-
-    def unpack(self, packed: bytes) -> tuple[int, int, int]:
-        assert len(packed) == self.size
-        return os.getpid(), self._uid, os.getegid()
+def come_from(monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    """Let every client seem to be a process of a user."""
+    monkeypatch.setattr(control, "peer_of", lambda _: Peer(os.getpid(), user, user))
 
 
 @pytest.mark.parametrize("command", ["stats", "hold", "gc", "sync"])
@@ -278,13 +270,13 @@ async def test_other_users_are_refused(
     daemon: Served, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """A process of another user than root and the store's owner gets EPERM for any command."""
-    monkeypatch.setattr(control, "_CREDENTIALS", Credentials(os.geteuid() + 1))
+    come_from(monkeypatch, os.geteuid() + 1)
     assert (await ask(daemon, command))["errno"] == errno.EPERM
 
 
 async def test_root_is_answered(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root gets the same answers as the owner."""
-    monkeypatch.setattr(control, "_CREDENTIALS", Credentials(0))
+    come_from(monkeypatch, 0)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     assert "result" in await ask(daemon, "stats")
 

@@ -103,8 +103,8 @@ def options_for(
     allow_other: bool = False,
 ) -> MountOptions:
     return MountOptions(
-        store,
-        mountpoint,
+        store=store,
+        mountpoint=mountpoint,
         cache_size=1 << 20,
         read_only=read_only,
         allow_other=allow_other,

@@ -13,7 +13,7 @@ from pyfuse3 import FileNameT, InodeT, XAttrNameT
 
 from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.commands import Commands, Json
-from modelfs.fs.watchdog import STEP_SECONDS, Step, Watchdog
+from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key, number_key
@@ -36,9 +36,9 @@ class Steps(Watchdog):
 
     def __init__(self) -> None:
         super().__init__()
-        self.long: list[Step] = []
+        self.long: list[TaskStep] = []
 
-    def measured(self, step: Step) -> None:
+    def measured(self, step: TaskStep) -> None:
         if step.cpu > STEP_SECONDS:
             self.long.append(step)
 

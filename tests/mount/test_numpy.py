@@ -4,14 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, run_python
 
 pytestmark = pytest.mark.mount
-
-
-def cool(mount: Mount) -> None:
-    mount.sync()
-    drop_kernel_caches()
 
 
 def test_memmap_new(here: Path, shared_mount: Mount) -> None:
@@ -28,7 +23,7 @@ def test_memmap_new(here: Path, shared_mount: Mount) -> None:
         """,
         here / "a.dat",
     )
-    cool(shared_mount)
+    shared_mount.cool()
     run_python(
         """
         import sys
@@ -46,7 +41,7 @@ def test_memmap_update(here: Path, shared_mount: Mount) -> None:
     """Elements changed in a mapping of a stored array change in the file, and no others."""
     content = bytearray(range(256)) * 20_000
     (here / "a.dat").write_bytes(content)
-    cool(shared_mount)
+    shared_mount.cool()
     run_python(
         """
         import sys
@@ -58,7 +53,7 @@ def test_memmap_update(here: Path, shared_mount: Mount) -> None:
         here / "a.dat",
     )
     content[::100_000] = b"\7" * len(content[::100_000])
-    cool(shared_mount)
+    shared_mount.cool()
     assert (here / "a.dat").read_bytes() == content
 
 
@@ -103,7 +98,7 @@ def test_save_and_load(here: Path, shared_mount: Mount, mode: str) -> None:
     run_python(
         "import sys, numpy; numpy.save(sys.argv[1], numpy.arange(1_500_000.0))", here / "a.npy"
     )
-    cool(shared_mount)
+    shared_mount.cool()
     run_python(
         f"""
         import sys
@@ -126,7 +121,7 @@ def test_archive(here: Path, shared_mount: Mount) -> None:
         """,
         here / "a.npz",
     )
-    cool(shared_mount)
+    shared_mount.cool()
     run_python(
         """
         import sys

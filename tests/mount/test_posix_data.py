@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import Mount, drop_kernel_caches, run_python
+from tests.support.mounts import Mount, run_python
 from tests.support.syscalls import aligned, fallocate
 
 pytestmark = pytest.mark.mount
@@ -31,17 +31,12 @@ def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
         os.close(fd)
 
 
-def cool(mount: Mount) -> None:
-    mount.sync()
-    drop_kernel_caches()
-
-
 @pytest.fixture
 def stored(here: Path, shared_mount: Mount) -> Path:
     """A file of `CONTENT`, cut into chunks and in no cache of the kernel."""
     path = here / "stored"
     path.write_bytes(CONTENT)
-    cool(shared_mount)
+    shared_mount.cool()
     return path
 
 
@@ -130,7 +125,7 @@ def test_mapping_written_after_close(here: Path, shared_mount: Mount) -> None:
         """,
         here / "x",
     )
-    cool(shared_mount)
+    shared_mount.cool()
     content = (here / "x").read_bytes()
     assert len(content) == 1_000_000
     assert [content[n * 10_000 :][:6] for n in range(100)] == [b"%05d\0" % n for n in range(100)]
@@ -149,7 +144,7 @@ def test_mapping_over_stored_bytes(stored: Path, shared_mount: Mount) -> None:
         """,
         stored,
     )
-    cool(shared_mount)
+    shared_mount.cool()
     assert stored.read_bytes() == CONTENT[:1_048_570] + b"0123456789" + CONTENT[1_048_580:]
 
 
@@ -220,7 +215,7 @@ def test_appending_to_stored_bytes(stored: Path, shared_mount: Mount) -> None:
     with stored.open("ab") as file:
         file.write(b"tail")
     assert stored.read_bytes() == CONTENT + b"tail"
-    cool(shared_mount)
+    shared_mount.cool()
     assert stored.read_bytes() == CONTENT + b"tail"
 
 
@@ -256,7 +251,7 @@ def test_size_set_before_the_first_write(here: Path, shared_mount: Mount) -> Non
     expected = bytearray(3_000_000)
     expected[:5], expected[1_500_000:1_500_006] = b"start", b"middle"
     assert (here / "x").read_bytes() == expected
-    cool(shared_mount)
+    shared_mount.cool()
     assert (here / "x").read_bytes() == expected
 
 
@@ -267,7 +262,7 @@ def test_cut_and_grown_again(stored: Path, shared_mount: Mount, size: int) -> No
     os.truncate(stored, len(CONTENT))
     expected = CONTENT[:size] + bytes(len(CONTENT) - size)
     assert stored.read_bytes() == expected
-    cool(shared_mount)
+    shared_mount.cool()
     assert stored.read_bytes() == expected
 
 
@@ -301,7 +296,7 @@ def test_write_far_behind_the_end(here: Path, shared_mount: Mount) -> None:
     """A write behind the end leaves a hole of zeros."""
     with opened(here / "x", os.O_WRONLY | os.O_CREAT) as fd:
         os.pwrite(fd, b"end", 50_000_000)
-    cool(shared_mount)
+    shared_mount.cool()
     with opened(here / "x", os.O_RDONLY) as fd:
         assert os.pread(fd, 4096, 25_000_000) == bytes(4096)
         assert os.pread(fd, 100, 49_999_998) == b"\0\0end"
@@ -334,10 +329,10 @@ def test_random_patches(stored: Path, shared_mount: Mount, seed: int) -> None:
             expected.extend(bytes(max(0, offset - len(expected))))
             expected[offset : offset + size] = patch
         if step % 20 == 10:
-            cool(shared_mount)
+            shared_mount.cool()
         if step % 5 == 0:
             assert stored.read_bytes() == expected
-    cool(shared_mount)
+    shared_mount.cool()
     assert stored.read_bytes() == expected
 
 
@@ -360,7 +355,7 @@ def test_stored_petabyte(here: Path, shared_mount: Mount) -> None:
     with opened(path, os.O_RDWR | os.O_CREAT) as fd:
         os.ftruncate(fd, 10**15)
         os.pwrite(fd, b"island", 5 * 10**14)
-    cool(shared_mount)
+    shared_mount.cool()
     with opened(path, os.O_RDONLY) as fd:
         assert os.pread(fd, 8, 5 * 10**14 - 1) == b"\0island\0"
     path.unlink()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import DEADLINE, Mount, drop_kernel_caches, run
+from tests.support.syscalls import failing
 
 pytestmark = pytest.mark.mount
 
@@ -20,13 +21,6 @@ NOBODY = 65534
 SOMEBODY = 12345
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' rights")
-
-
-@contextmanager
-def failing(number: int) -> Iterator[None]:
-    """Expect an OSError with this errno."""
-    with pytest.raises(OSError, match=rf"\[Errno {number}\]"):
-        yield
 
 
 def as_nobody(here: Path, *command: str) -> bool:

@@ -2,24 +2,16 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounts import Mount, drop_kernel_caches, run_python
-from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
+from tests.support.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, failing, rename2
 
 pytestmark = pytest.mark.mount
-
-
-@contextmanager
-def failing(number: int) -> Iterator[None]:
-    """Expect an OSError with this errno."""
-    with pytest.raises(OSError, match=rf"\[Errno {number}\]"):
-        yield
 
 
 def test_rename_without_replacing(here: Path) -> None:

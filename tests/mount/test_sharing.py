@@ -22,18 +22,13 @@ MATRIX = 384 * 384 * 4
 CHUNK = 1 << 20
 
 
-def distinct(mount: Mount) -> int:
-    """Count the bytes of all chunks, each distinct one once, before encoding."""
-    return sum(form["raw_bytes"] for form in mount.stats()["forms"].values())
-
-
 def add(mount: Mount, *names: str) -> int:
     """Copy models into the mount and return how many distinct bytes were new."""
-    before = distinct(mount)
+    before = mount.distinct_bytes()
     for name in names:
         shutil.copy(MODELS / name, mount.path)
     mount.sync()
-    return distinct(mount) - before
+    return mount.distinct_bytes() - before
 
 
 def size(*names: str) -> int:
@@ -90,17 +85,17 @@ def test_data_file_before_its_model(mount: Mount) -> None:
     add(mount, *BASE)
     add(mount, "base-external.onnx.data")
     add(mount, "base-external.onnx")
-    assert distinct(mount) <= size(*BASE, *EXTERNAL) - EMBEDDING + GLUE
+    assert mount.distinct_bytes() <= size(*BASE, *EXTERNAL) - EMBEDDING + GLUE
 
 
 def test_blobs_without_names(mount: Mount) -> None:
     """Content decides, not the name: blobs called by their digest share their tensors."""
     add(mount, *BASE)
-    before = distinct(mount)
+    before = mount.distinct_bytes()
     content = (MODELS / "base.onnx").read_bytes()
     (mount.path / hashlib.sha256(content).hexdigest()).write_bytes(content)
     mount.sync()
-    assert distinct(mount) - before <= len(content) - EMBEDDING + GLUE
+    assert mount.distinct_bytes() - before <= len(content) - EMBEDDING + GLUE
 
 
 def test_other_offsets(mount: Mount) -> None:
@@ -108,11 +103,11 @@ def test_other_offsets(mount: Mount) -> None:
     tensors = {f"t{n}": noise(n, 300_000 + 1001 * n) for n in range(10)}
     (mount.path / "a").write_bytes(safetensors(tensors))
     mount.sync()
-    before = distinct(mount)
+    before = mount.distinct_bytes()
     turned = {f"other-{name}": data for name, data in reversed(tensors.items())}
     (mount.path / "b").write_bytes(safetensors(turned, padding=77))
     mount.sync()
-    assert distinct(mount) - before <= GLUE
+    assert mount.distinct_bytes() - before <= GLUE
 
 
 def test_large_tensors_at_other_offsets(mount: Mount) -> None:
@@ -120,10 +115,10 @@ def test_large_tensors_at_other_offsets(mount: Mount) -> None:
     large = noise(1, 7 * CHUNK + 12_345)
     (mount.path / "a").write_bytes(safetensors({"large": large}))
     mount.sync()
-    before = distinct(mount)
+    before = mount.distinct_bytes()
     (mount.path / "b").write_bytes(safetensors({"small": noise(2, 99_999), "large": large}))
     mount.sync()
-    assert distinct(mount) - before <= 99_999 + GLUE
+    assert mount.distinct_bytes() - before <= 99_999 + GLUE
 
 
 def test_repeated_tensor_in_one_file(mount: Mount) -> None:
@@ -131,7 +126,7 @@ def test_repeated_tensor_in_one_file(mount: Mount) -> None:
     tied = noise(3, 2_000_001)
     (mount.path / "a").write_bytes(safetensors({"one": tied, "gap": b"x" * 77, "two": tied}))
     mount.sync()
-    assert distinct(mount) <= len(tied) + GLUE
+    assert mount.distinct_bytes() <= len(tied) + GLUE
 
 
 def test_copies(mount: Mount) -> None:
@@ -286,7 +281,7 @@ def test_copied_from_the_mount_by_cp(mount: Mount) -> None:
     (mount.path / "a").write_bytes(safetensors({"w": noise(8, 12_000_000)}))
     run("cp", mount.path / "a", mount.path / "b")
     mount.sync()
-    assert distinct(mount) <= 12_000_000 + GLUE
+    assert mount.distinct_bytes() <= 12_000_000 + GLUE
     assert (mount.path / "b").read_bytes() == (mount.path / "a").read_bytes()
 
 

@@ -103,19 +103,14 @@ def test_saved_over(here: Path, shared_mount: Mount) -> None:
     assert (here / "m.pt").read_bytes() == (here / "4.pt").read_bytes()
 
 
-def distinct(mount: Mount) -> int:
-    """Count the bytes of all chunks, each distinct one once, before encoding."""
-    return sum(form["raw_bytes"] for form in mount.stats()["forms"].values())
-
-
 def test_both_formats_of_one_model(mount: Mount) -> None:
     """Weights that are saved in both formats are stored once, and `inspect` says so."""
     run_python(SAVE_SAFETENSORS, mount.path / "m.safetensors", "5")
     mount.sync()
-    before = distinct(mount)
+    before = mount.distinct_bytes()
     run_python(SAVE, mount.path / "m.pt", "5")
     mount.sync()
-    assert distinct(mount) - before < 16_384
+    assert mount.distinct_bytes() - before < 16_384
     report = mount.inspect(mount.path / "m.pt")
     assert report["format"] == "torch"
     assert [tensor["name"] for tensor in report["tensors"]] == [
@@ -138,5 +133,5 @@ def test_real_weights_in_both_formats(mount: Mount, names: tuple[str, ...]) -> N
     for name in names:
         shutil.copy(MODELS / name, mount.path)
         mount.sync()
-        sizes.append(distinct(mount))
+        sizes.append(mount.distinct_bytes())
     assert sizes[1] - sizes[0] <= (MODELS / names[1]).stat().st_size - WEIGHTS

@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 
 from modelfs.codecs.quantise import SCHEMES, Extremes, Parameters, quantised, usual
 from modelfs.sketches.sketch import SIZE_MIN, Sampler, Sketch
+from tests.support.related_tensors import bf16, weights
 
 Floats = NDArray[np.float32]
-
-
-def weights(*shape: int, seed: int = 0) -> Floats:
-    """Return values like those of trained weights."""
-    return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)
 
 
 def moved(values: Floats, part: float, seed: int = 1) -> Floats:
@@ -31,12 +27,6 @@ def sketch_of(values: NDArray[np.generic], dtype: str = "F32") -> Sketch:
     sketch = sampler.sketch()
     assert sketch is not None
     return sketch
-
-
-def bf16(values: Floats) -> NDArray[np.uint16]:
-    """Round as torch does: to nearest, ties to even."""
-    words = values.view(np.uint32).astype(np.uint64)
-    return ((words + 0x7FFF + (words >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def pieces(content: bytes, cuts: list[int]) -> Iterator[tuple[int, bytes]]:

@@ -1,6 +1,5 @@
 """The folder of a store: its format, and the lock that excludes other processes."""
 
-import dataclasses
 import errno
 import fcntl
 import os
@@ -27,7 +26,6 @@ from modelfs.store.directory import Directory
 from modelfs.store.folder import (
     DAEMON_ATTRIBUTE,
     FORMAT_FILE,
-    FORMAT_NEW,
     FORMAT_TEXT,
     INDEX,
     LOCK_FILE,
@@ -39,12 +37,8 @@ from modelfs.store.folder import (
     find_store,
     is_locked,
     lock,
-    read_superblock,
 )
-from modelfs.store.index.counters import OPTIMIZE_WALK
-from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK
-from modelfs.store.index.tables import Table
+from modelfs.store.index.records import FORMAT_VERSION
 from modelfs.store.store import Store
 from tests.support import users
 from tests.support.stores import CHUNK, Box, check_closed, noise, run_apart, stored_file
@@ -174,56 +168,6 @@ def test_a_killed_writer_holds_no_lock(folder: Path) -> None:
         process.kill()
     with Store(folder) as store:
         assert check(store) == []
-
-
-@pytest.mark.parametrize("crash", ["none", "before the format file", "behind the format file"])
-def test_an_older_store_is_upgraded_format_file_first(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, crash: str
-) -> None:
-    """Older versions are kept out before a new row is written; a crash repeats the upgrade."""
-    set_format(folder, 1)
-    if crash == "before the format file":
-        monkeypatch.setattr(os, "rename", broken)
-    if crash == "behind the format file":
-        monkeypatch.setattr(Directory, "sync", broken)
-    if crash != "none":
-        with pytest.raises(OSError, match="broken"):
-            Store(folder)
-        monkeypatch.undo()
-        wanted = 1 if crash == "before the format file" else FORMAT_VERSION
-        assert check_format(Directory(folder)) == wanted
-    with Store(folder) as store:
-        assert store.superblock.version == FORMAT_VERSION
-        assert store.counters.get(OPTIMIZE_WALK) == 1
-        with store.index.change():
-            store.counters.set(OPTIMIZE_WALK, 0)
-    assert check_format(Directory(folder)) == FORMAT_VERSION
-    assert check_closed(folder) == []
-    with Store(folder) as store:
-        assert store.counters.get(OPTIMIZE_WALK) == 0  # the upgrade is not repeated
-
-
-def test_a_reader_upgrades_nothing(folder: Path) -> None:
-    """A store of an older format that is opened read-only stays as it is."""
-    set_format(folder, 1)
-    with Store(folder, read_only=True) as store:
-        assert store.superblock.version == 1
-    assert check_format(Directory(folder)) == 1
-
-
-def set_format(folder: Path, version: int) -> None:
-    """Let a store say that it has an older format."""
-    (folder / FORMAT_FILE).write_text(FORMAT_TEXT.format(version=version))
-    index = Index(Directory(folder / INDEX))
-    with index.change():
-        block = dataclasses.replace(read_superblock(index), version=version)
-        index.put(Table.META, SUPERBLOCK, block.to_bytes())
-    index.commit()
-    index.close()
-
-
-def broken(*_: object, **__: object) -> None:
-    raise OSError(errno.EIO, "broken")
 
 
 def test_locks_of_readers_and_writers(folder: Path) -> None:
@@ -379,18 +323,6 @@ def test_no_part_of_a_store_is_a_link(folder: Path, part: str) -> None:
     path.unlink()
     moved.rename(path)
     assert check_closed(folder) == []
-
-
-def test_the_upgrade_follows_no_link(folder: Path) -> None:
-    """A link under the name of the new format file is replaced, and its target is not."""
-    set_format(folder, 1)
-    target = folder.parent / "target"
-    target.write_bytes(b"content")
-    (folder / FORMAT_NEW).symlink_to(target)
-    Store(folder).close()
-    assert check_format(Directory(folder)) == FORMAT_VERSION
-    assert target.read_bytes() == b"content"
-    assert not (folder / FORMAT_FILE).is_symlink()
 
 
 def test_a_store_is_found_by_its_identity(

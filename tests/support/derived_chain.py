@@ -30,7 +30,7 @@ def chain_in(folder: Path, *, one_copy: bool) -> Iterator[Store]:
     store.commit()
     if one_copy:
         collect(store, live_min=2)
-    files = {path: path.read_bytes() for path in store.packs.folder.iterdir()}
+    files = {path: path.read_bytes() for path in store.packs.directory.path.iterdir()}
     yield store
     store.abandon()
     for path, content in files.items():

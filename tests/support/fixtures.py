@@ -10,6 +10,7 @@ from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, walk
 from tests.support.optimized_models import GRID
+from tests.support.sample_lineage import Kin
 from tests.support.sample_store import CHUNK, Sample, copy_of, fill
 from tests.support.stores import WINDOW, Box, checked, new_store, small_windows
 
@@ -45,6 +46,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = new_store(tmp_path_factory.mktemp("filled"), chunk_size=CHUNK)
     fill(path)
     return path
+
+
+@pytest.fixture
+def kin(sample: Sample) -> Kin:
+    """The derived chunks of the sample."""
+    return Kin(sample)
 
 
 @pytest.fixture

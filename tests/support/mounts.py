@@ -176,6 +176,15 @@ class Mount:
             drop_kernel_caches()
         self.start()
 
+    def cool(self) -> None:
+        """Sync, and make the kernel forget all clean pages."""
+        self.sync()
+        drop_kernel_caches()
+
+    def distinct_bytes(self) -> int:
+        """Count the bytes of all chunks, each distinct one once, before encoding."""
+        return sum(form["raw_bytes"] for form in self.stats()["forms"].values())
+
     def sync(self) -> None:
         """Return when all written bytes are durable and in chunks."""
         modelfs("sync", self.path)

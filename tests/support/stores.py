@@ -61,9 +61,11 @@ def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
 class Box:
     """A store that a test opens again and again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: int | None = None) -> None:
+        """Open a store, with a limit of its size on the disk."""
         self.path = path
-        self.store = Store(path)
+        self._limit = limit
+        self.store = Store(path, limit=limit)
 
     def crash(self) -> Store:
         """Open the store again after a crash: uncommitted changes are lost."""
@@ -77,15 +79,15 @@ class Box:
 
     def _open(self) -> Store:
         findings = check_closed(self.path)
-        self.store = Store(self.path)
+        self.store = Store(self.path, limit=self._limit)
         assert findings == []
         return self.store
 
 
 @contextmanager
-def checked(path: Path) -> Iterator[Box]:
+def checked(path: Path, limit: int | None = None) -> Iterator[Box]:
     """Open a store, and check after the block that it is sound, open and closed."""
-    box = Box(path)
+    box = Box(path, limit)
     try:
         yield box
         assert check(box.store, data=True) == []
@@ -179,7 +181,7 @@ def tensors_of(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> byt
 
 
 def pack_path(packs: Packs, pack: int) -> Path:
-    return packs.folder / f"{PackId(pack):08d}.pack"
+    return packs.directory.path / f"{PackId(pack):08d}.pack"
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
@@ -203,4 +205,4 @@ def run_apart(script: str, *args: object) -> str:
 
 def pack_sizes(store: Store) -> dict[str, int]:
     """Return the sizes of the packs of a store, by their names."""
-    return {path.name: path.stat().st_size for path in store.packs.folder.iterdir()}
+    return {path.name: path.stat().st_size for path in store.packs.directory.path.iterdir()}

@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 AT_FDCWD: Final = -100
@@ -101,6 +103,13 @@ def write_mapped(fd: int, offset: int, data: bytes) -> int:
         os.pwrite(memory, data, 0)
         with memoryview(mapping) as view, view[offset : offset + len(data)] as target:
             return os.preadv(memory, [target], 0)
+
+
+@contextmanager
+def failing(number: int) -> Iterator[None]:
+    """Expect an OSError with this errno."""
+    with pytest.raises(OSError, match=rf"\[Errno {number}\]"):
+        yield
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def _repair(store: Path, *, data: bool, as_json: bool, trust: bool) -> Code:
         _show(report.after, open_folder(store, read_only=True, trust=trust), data=data)
     if report.after.findings:
         return Code.DAMAGED
-    return Code.REPAIRED if report.found else Code.OK
+    # 1 is "errors corrected" in fsck(8).
+    return Code.FAILED if report.found else Code.OK
 
 
 def _jsonable(report: FsckReport, *, data: bool) -> dict[str, Any]:

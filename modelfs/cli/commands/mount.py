@@ -93,14 +93,14 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     if cache_size is None:
         cache_size = CAPACITY if fstab.cache_size is None else fstab.cache_size
     mount_options = MountOptions(
-        store.resolve(),
-        _check_mountpoint(mountpoint, replace=replace or fstab.replace),
-        cache_size,
-        read_only or bool(fstab.read_only),
-        allow_other or fstab.allow_other,
-        fstab.limit if limit is None else limit,
-        fstab.passed_on,
-        trust or fstab.trust,
+        store=store.resolve(),
+        mountpoint=_check_mountpoint(mountpoint, replace=replace or fstab.replace),
+        cache_size=cache_size,
+        read_only=read_only or bool(fstab.read_only),
+        allow_other=allow_other or fstab.allow_other,
+        limit=fstab.limit if limit is None else limit,
+        options=fstab.passed_on,
+        trust=trust or fstab.trust,
     )
     _check_not_mounted(mount_options)
     _check_possible(mount_options)

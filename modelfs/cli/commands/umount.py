@@ -9,6 +9,7 @@ import click
 
 from modelfs.cli import params
 from modelfs.cli.client import DaemonProcess
+from modelfs.cli.daemon_log import LOG_NAME
 from modelfs.cli.failure import Failure
 from modelfs.cli.fusermount import clear, unmount
 from modelfs.cli.mount_users import users_of
@@ -105,7 +106,7 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
         if opened.in_use:
             raise Failure(
                 "unmounted, but the daemon ended before everything was on the disk; see its log "
-                f"{store.path}/daemon.log, and mount again: all that was fsynced is there"
+                f"{store.path / LOG_NAME}, and mount again: all that was fsynced is there"
             )
 
 

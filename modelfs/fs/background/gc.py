@@ -1,9 +1,9 @@
 """Garbage collection beside the requests: deleted content is removed, and its room freed.
 
-Every `COLLECT_SECONDS` the garbage is measured and collected. A rewrite copies the live bytes of a
-pack. So which packs are rewritten depends on their live part, on whether programs use the store at
-the moment, and on how short room is. Chunks that only derived chunks need are garbage, too: their
-dependants are encoded without them first.
+The `scheduler` has the garbage measured and collected every 20 s, and every second while room is
+short. A rewrite copies the live bytes of a pack. So which packs are rewritten depends on their live
+part, on whether programs use the store at the moment, and on how short room is. Chunks that only
+derived chunks need are garbage, too: their dependants are encoded without them first.
 
 Example. A store of 100 GB gets a new version of a 14 GB model, and the old one is deleted. Its
 inode becomes an orphan, and is removed within a second: 14 GB are garbage in the packs. Within a

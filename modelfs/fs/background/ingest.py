@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _Queued:
     """The state of a file that waits for ingest."""
 
     due: float = math.inf  # trio's time of a complete pass; infinite while it is being written
@@ -55,7 +55,7 @@ class BackgroundIngest:
         self._context = context
         self._store = context.store
         self._ingest = Ingest(context.store)
-        self._waiting: dict[InodeNumber, _Waiting] = {}
+        self._waiting: dict[InodeNumber, _Queued] = {}
         self._next_request = 0  # the lowest inode of the next page of requests
         self._drained = Changed()
 
@@ -100,8 +100,8 @@ class BackgroundIngest:
         self._waiting.pop(inode, None)
         self._drained.notify()
 
-    def _file(self, inode: InodeNumber) -> _Waiting:
-        return self._waiting.setdefault(inode, _Waiting())
+    def _file(self, inode: InodeNumber) -> _Queued:
+        return self._waiting.setdefault(inode, _Queued())
 
     # -- the sync command
 

@@ -3,10 +3,9 @@
 Theory of operation. A handler converts the arguments, calls the store, and converts the result. One
 that makes a change first awaits the gate, `Durability.before_change`. Between two awaits it runs
 without interruption, so a change of the namespace needs no lock as long as it is one synchronous
-call. Slow parts leave the event loop: reads that wait for a disk or
-decode, writes while the disk is behind, fsyncs and commits. No lock is held across an `await`;
-state that may change meanwhile is read again afterwards (see `store.files.staging` and
-`jobs.ingest.apply`).
+call. Slow parts leave the event loop: reads that wait for a disk or decode, writes while the disk
+is behind, fsyncs and commits. No lock is held across an `await`; state that may change meanwhile is
+read again afterwards (see `store.files.staging` and `jobs.ingest.apply`).
 
 The kernel serialises writes and truncations of one file, except for O_TRUNC of open. It checks
 permissions (`default_permissions`), keeps locks, and caches names, attributes and pages. A handler

@@ -44,21 +44,21 @@ class Name:
 
 def repair_names(context: RepairContext) -> None:
     """Make all names agree, lead to inodes, and form one tree with all inodes."""
-    tree = Tree(context)
-    for name in _ranked(context, tree.folders):
-        tree.add(name)
-    tree.adopt_nameless()
-    tree.break_circles()
-    tree.write()
+    accepted = AcceptedNames(context)
+    for name in _ranked(context, accepted.folders):
+        accepted.add(name)
+    accepted.adopt_nameless()
+    accepted.break_circles()
+    accepted.write()
 
 
 def adopt(context: RepairContext, inode: InodeNumber) -> bytes:
     """Give an inode without a name one in `/lost+found`, and return its path."""
-    tree = Tree(context)
-    for name in _ranked(context, tree.folders):
-        tree.add(name)
-    path = tree.adopt(inode)
-    tree.write()
+    accepted = AcceptedNames(context)
+    for name in _ranked(context, accepted.folders):
+        accepted.add(name)
+    path = accepted.adopt(inode)
+    accepted.write()
     return path
 
 
@@ -89,7 +89,7 @@ def _ranked(context: RepairContext, folders: dict[int, int]) -> list[Name]:
     return [name for *_, name in sorted(ranked, key=lambda ranked_name: ranked_name[:2])]
 
 
-class Tree:
+class AcceptedNames:
     """The accepted names."""
 
     def __init__(self, context: RepairContext) -> None:

@@ -16,9 +16,9 @@ If the tree of tables itself is damaged, and that of the commit before is not, t
 that commit: its pages are still in the file.
 
 What cannot be recovered is missing afterwards, and the ordinary repair finds that in other rows and
-in the packs. The one kind of row whose loss would leave no trace is that of a staged window: if
-some may be missing, each staging file without a row gets one that does not decode, so its bytes
-count as lost, and its file is named.
+in the packs. Of the rows of staged windows an inode's record has the number only, and in formats 1
+to 3 not even that. So if some may be missing, each staging file without a row gets one that does
+not decode: its bytes count as lost, and its file is named.
 
 The damaged file is kept in quarantine. A crash before the new one takes its place leaves the store
 as it was.

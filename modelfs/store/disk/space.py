@@ -16,15 +16,16 @@ A pack is no longer than the reserve, so gc can rewrite every pack that is worth
 have used up their space. A pack without a live chunk is deleted without any free space.
 
 A store may also have a *limit*: bytes that it may use on the disk, as du(1) counts them. Reserve
-and floor are then parts of the limit, so it is never passed, by no kind of work (see `disk.usage`).
+and floor are then parts of the limit, so no work passes it (see `disk.usage`).
 A store that is larger than the limit when it is opened has the room of a reserve above its size, so
 that gc can make it smaller.
 
 Example. A disk of 100 GiB has a reserve of 256 MiB and a floor of 32 MiB. 300 MiB are free, and
 nothing is staged. Writers get 44 MiB more, and then ENOSPC. A user deletes a file; gc copies the
 last 60 MiB of a 250 MiB pack to a new one, which leaves 196 MiB, and deletes the old pack: 446 MiB
-are free, 190 of them for writers. Had the copy left less than 32 MiB, `spend` would have refused
-it.
+are free, 190 more than the reserve. Writers get 182 MiB of them, since the 44 that are staged need
+room for a copy, and so will the new ones. Had the copy left less than 32 MiB, `spend` would have
+refused it.
 """
 
 import os
@@ -55,7 +56,7 @@ FRESH_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The space that writers have. Sizes are in bytes; inodes are numbers of inodes."""
+    """The space that df(1) shows. Sizes are in bytes; inodes are numbers of inodes."""
 
     total: int
     free: int
@@ -114,7 +115,10 @@ class Space:
         return self._free(disk) - self._floor(self._total(disk))
 
     def room(self) -> Room:
-        """Return the space for writers: free space less the reserve, within the limit."""
+        """Return free space less the reserve, within the limit.
+
+        `reserve` grants less while more is staged than the reserve has room for.
+        """
         disk = self._disk()
         total = self._total(disk)
         free = max(0, self._free(disk) - _reserve(total))

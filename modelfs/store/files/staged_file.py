@@ -4,9 +4,10 @@
 this state; another thread uses a copy.
 
 Example. A file of 200 MiB is in chunks. A program writes 10 bytes at 70 MiB: window 1 begins (64 to
-128 MiB) with the range (70 MiB, 70 MiB + 10). It then truncates the file to 100 bytes: the size is
-100, the map is visible to 100, and window 1 is superseded. It writes 10 bytes at 100: window 0
-begins with the range (100, 110), and the size is 110. The bytes behind 100 of the map stay hidden.
+128 MiB) with the range (70 MiB, 70 MiB + 10), and a flush records it. The program then truncates
+the file to 100 bytes: the size is 100, the map is visible to 100, and window 1 is superseded. It
+writes 10 bytes at 100: window 0 begins with the range (100, 110), and the size is 110. The bytes
+behind 100 of the map stay hidden.
 """
 
 import dataclasses

@@ -10,10 +10,10 @@ period is needed. A window that begins again gets a new generation, and so a new
 
 The index has the state of the last flush: the size, the times, and the generation and ranges of
 each window. A truncation hides the committed map from `map_visible_to` on; the extents behind it
-are removed later, in slices. A window that a truncation cuts off is only *superseded*: its row and
-its file stay until a flush or ingest replaces them. So a crash leaves a file as its last flush
-recorded it, but bytes that were rewritten inside durable ranges may be the old or the new ones, as
-on other file systems.
+are removed later, in slices. A window that has a row, and that a truncation cuts off, is only
+*superseded*: its row and its file stay until a flush or ingest replaces them. So a crash leaves a
+file as its last flush recorded it, but bytes that were rewritten inside durable ranges may be the
+old or the new ones, as on other file systems.
 
 The version of a window counts the beginning and the end of each write, and cuts. Ingest compares it
 before and after it reads, and so sees whether the bytes have changed.
@@ -24,7 +24,8 @@ map gets its extents and the row of window 0 is deleted. The next commit deletes
 writes at offset 0 again: window 0 begins again, with the file 5-0-3.
 
 A process that reads beside a writer keeps no staged state in memory: it finds the state in the
-index (see `staging_rows`), as of the commit that it reads.
+index (see `staging_rows`), as of the commit that it reads. It keeps the names of the windows that
+it has compared with their checksums.
 """
 
 import contextlib

@@ -27,8 +27,9 @@ moment. A read of 0 to 10 returns its bytes. A read of 40 to 60 asks the kernel,
 raises `LostBytes`: 50 to 200 are lost. A program writes 50 to 150 again, and a sync succeeds: 150
 to 200 are still lost, and every flush of the file fails until they are written or cut off.
 
-A reader beside a writer keeps no descriptor between two reads. Each read asks with its own, which
-gets a failure if no descriptor has had it yet: see the limits in docs/guarantees.md.
+A reader beside a writer keeps no descriptor open: its cache of open files may close each of them
+between two reads. So a read asks with one that may be new, and that gets a failure only if no other
+descriptor has had it: see the limits in docs/guarantees.md.
 """
 
 import contextlib

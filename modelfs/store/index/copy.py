@@ -21,7 +21,7 @@ from typing import IO, Final
 import lmdb
 
 from modelfs.errors import StoreFull
-from modelfs.store.directory import Directory
+from modelfs.store.directory import Directory, link_to
 from modelfs.store.index.opening import translated
 from modelfs.store.index.page_layout import META, PAGE_HEAD, PageFile
 from modelfs.store.index.tables import Table
@@ -74,7 +74,7 @@ class IndexCopy:
     def _open(self) -> None:
         try:
             self._env = lmdb.open(
-                f"/proc/self/fd/{self._file.fileno()}",
+                link_to(self._file.fileno()),
                 subdir=False,
                 readonly=True,
                 lock=False,
@@ -117,7 +117,7 @@ def _new_file(folder: Directory, size: int) -> IO[bytes]:
 def _can_be_opened(fd: int) -> bool:
     """Whether a file without a name can be opened again, as LMDB does; not so on FUSE, or NFS."""
     try:
-        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+        os.close(os.open(link_to(fd), os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
         return False
     return True

@@ -9,9 +9,9 @@ A commit needs new pages even when it only deletes rows, so the file has blocks 
 their use.
 
 Example. 100 pages of 4 KiB are in use and the file ends after 98, since a crash came before
-`lengthen`. Two missing pages are fewer than `LOOSE_PAGES`. So at the next open the file is made
-longer, all rows are read, and the index opens. If 70 pages were missing, or a row could not be
-read, opening would fail.
+`lengthen`. Two missing pages are fewer than `LOOSE_PAGES`. So at the next open all pages in use are
+checked, the file is made longer, and the index opens. If 70 pages were missing, or one of those in
+use, opening would fail.
 """
 
 import ctypes
@@ -25,8 +25,8 @@ DATA_FILE: Final = "data.mdb"
 LOOSE_PAGES: Final = 64
 # The file has `AHEAD` bytes of blocks that are not in use, so that deletes can be committed after
 # other programs have filled the disk. Free pages inside the file count towards it, but
-# `AHEAD_BEHIND` bytes always lie behind the last page in use: a reader, such as fsck beside a
-# mount, blocks the reuse of its snapshot's pages and of all pages freed since.
+# `AHEAD_BEHIND` bytes always lie behind the last page in use: a reader, such as `modelfs inspect`
+# beside a mount, blocks the reuse of its snapshot's pages and of all pages freed since.
 AHEAD: Final = 4 << 20
 AHEAD_BEHIND: Final = 2 << 20
 AHEAD_STEP: Final = 256 << 10  # the blocks are extended by at least so many bytes

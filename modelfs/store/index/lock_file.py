@@ -3,8 +3,8 @@
 While a transaction reads a snapshot, no commit reuses the snapshot's pages. A killed process leaves
 its slot in the table, which would keep these pages for ever. So each commit frees the slots of
 processes that ended. A read-only environment holds a slot only during a transaction. So the index
-grows only during a long transaction, such as a report's or fsck's, or one whose process is stopped
-(SIGSTOP, a debugger): commits meanwhile reuse no page that they free.
+grows only during a long transaction, such as that of `modelfs inspect`, or one whose process is
+stopped (SIGSTOP, a debugger): commits meanwhile reuse no page that they free.
 
 To LMDB, a process has ended when it has no lock on a byte of the lock file. But such a lock is lost
 as soon as the process opens and closes that file, for example to copy it: fcntl(2). Then LMDB would

@@ -38,7 +38,7 @@ from modelfs.errors import (
     StoreBusy,
     StoreFull,
 )
-from modelfs.store.directory import Directory
+from modelfs.store.directory import Directory, link_to
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.page_check import PageProblem, PageWalk
@@ -138,7 +138,7 @@ def _checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
         for name in names:
             # O_PATH: a close of any other descriptor would end LMDB's locks, as in `lock_file`.
             fd = files.enter_context(folder.opened(name, os.O_PATH))
-            os.symlink(f"/proc/self/fd/{fd}", os.path.join(private, name))
+            os.symlink(link_to(fd), os.path.join(private, name))
         yield private
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelfs.store.index.page_layout import BIG, KEY_MAX, LEAF, NODE_HEAD, PAGE_HEAD
+from modelfs.store.index.page_layout import BIG, KEY_BYTES_MAX, LEAF, NODE_HEAD, PAGE_HEAD
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,7 +68,7 @@ class Leaves:
         sizes = NODE_HEAD.size + key_sizes
         sizes += np.where(is_big, 8, (heads & np.uint64(0xFFFFFFFF)).astype(np.int64))
         sizes += sizes % 2
-        bad |= (flags > BIG) | (key_sizes == 0) | (key_sizes > KEY_MAX)
+        bad |= (flags > BIG) | (key_sizes == 0) | (key_sizes > KEY_BYTES_MAX)
         bad |= offsets + sizes > size
         bad |= ~_fills(page_of, starts, sizes, upper, size)
         bad |= ~_ascends(buffer, page_of, starts + NODE_HEAD.size, key_sizes)

@@ -175,11 +175,11 @@ class PageWalk:
         if keys:
             _check_bounds(place, keys[0], keys[-1])
         # Last: a page that belongs to another tree must not be taken from it.
-        self._take(place.number)
+        self._claim(place.number)
         return nodes
 
-    def _take(self, first: int, count: int = 1) -> None:
-        """Note the use of pages.
+    def _claim(self, first: int, count: int = 1) -> None:
+        """Claim pages for a tree.
 
         Raises:
             DamagedPage: they are outside of the file, or used or free already.
@@ -247,7 +247,7 @@ class PageWalk:
         if node.flags & BIG:
             first, count = overflow_run(self._file, node)
             try:
-                self._take(first, count)
+                self._claim(first, count)
             except DamagedPage as exc:
                 raise DamagedPage(f"its overflow page {first}: {exc}") from exc
             self._counts["overflow"] += count
@@ -294,7 +294,7 @@ class PageWalk:
             else:
                 try:
                     _check_bounds(place, first, last)
-                    self._take(place.number)
+                    self._claim(place.number)
                 except DamagedPage as exc:
                     self._report(place, name, str(exc))
                     yield False

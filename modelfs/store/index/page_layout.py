@@ -47,7 +47,7 @@ TREE: Final = 0x02
 INTEGER_KEYS: Final = 0x08
 NO_PAGE: Final = (1 << 64) - 1
 PAGE_SIZES: Final = tuple(1 << bits for bits in range(9, 17))
-KEY_MAX: Final = 511  # bytes
+KEY_BYTES_MAX: Final = 511
 DEPTH_MAX: Final = 32
 OFFSET_MAX: Final = 1 << 62
 
@@ -255,7 +255,7 @@ def _node_at(page: bytes, offset: int, kind: int) -> tuple[Node, int]:
         inline = _U64.size if flags & BIG else size
         node = Node(key, flags, 0, size, page[stop : stop + inline])
         stop += inline
-        if not 0 < key_size <= KEY_MAX:
+        if not 0 < key_size <= KEY_BYTES_MAX:
             raise DamagedPage(f"a key has {key_size} bytes")
     if stop > len(page):
         raise DamagedPage(f"the node at {offset} reaches past the end")

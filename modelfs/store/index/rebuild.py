@@ -4,8 +4,8 @@ A file is replaced in three steps, and a crash between any two of them leaves an
 rows: the new file is written under another name and synced, the lock file is deleted, the new file
 is renamed. The lock file goes because it has the number of the old file's last commit. The new
 files have the group, the mode and the ACL of the old ones, so that those who may read the store
-still may. The caller has the store's lock, so no other process writes the index. One
-that reads it goes on with the old files, which have no name any more, until it opens the new ones.
+still may. The caller has the store's lock, so no other process writes the index. One that reads it
+goes on with the old files, which have no name any more, until it opens the new ones.
 
 Example. An index of 600 MiB has 500 MiB of free pages, since most files were removed. The next
 process that opens it for writing copies the other 100 MiB to `new/data.mdb`. The power fails before
@@ -36,7 +36,7 @@ NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
 # Rows that are written in one transaction, whose pages are in memory until it ends.
 ROWS_MAX: Final = 100_000
 # Address space, more than any index of today needs.
-MAP_SIZE: Final = 1 << 40
+NEW_MAP_SIZE: Final = 1 << 40
 # An index is compacted if so many bytes, and this part of it, are unused. An index of a million
 # removed files would keep its length for ever.
 COMPACT_MIN: Final = 16 << 20
@@ -93,7 +93,7 @@ def write_new(folder: Directory, tables: Mapping[Table, Iterable[tuple[bytes, by
             create=False,
             lock=False,
             max_dbs=len(Table),
-            map_size=MAP_SIZE,
+            map_size=NEW_MAP_SIZE,
             sync=False,
         )
         try:

@@ -32,7 +32,7 @@ from modelfs.store.index.tables import (
 # The superblock's key in the table `meta`.
 SUPERBLOCK: Final = b"superblock"
 # Format 1 had no derived chunks and no content checksums, format 2 no factored chunks, format 3 no
-# record of staged bytes that the disk has lost.
+# record of staged bytes that the disk has lost, no checksums of rows, and no totals in inodes.
 FORMAT_VERSION = 4
 CHUNK_SIZE_MIN: Final = 4096
 CHUNK_SIZE_MAX: Final = 1 << 30

@@ -135,7 +135,6 @@ class Packs:
             read_only: open the files for reading.
         """
         self.directory = folder
-        self.folder = folder.path
         self._space = space
         self._size_max = KEY_MAX if space is None else space.reserve_bytes
         self._uuid = uuid

@@ -52,8 +52,8 @@ def test_defaults(call: Call, fuse: FakeFuse, empty: Path, folder: Path) -> None
     """Without options a store is mounted for writing, for its owner, with 256 MiB of cache."""
     assert call("mount", "--foreground", empty, folder).code == 0
     wanted = MountOptions(
-        empty,
-        folder,
+        store=empty,
+        mountpoint=folder,
         cache_size=256 << 20,
         read_only=False,
         allow_other=False,

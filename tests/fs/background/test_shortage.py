@@ -15,34 +15,26 @@ from trio.testing import wait_all_tasks_blocked
 from modelfs.errors import Interrupted, StoreFull
 from modelfs.fs.background import shortage as background_shortage
 from modelfs.fs.host.pending_signals import is_ending
-from modelfs.store.disk.space import Space
 from tests.support.served_store import ASKED, TOP, Failing, Served, named, refused, until
 from tests.support.stores import Box, checked, new_store, noise
 
 MB = 1 << 20
 
 
-def limit(served: Served, size: int) -> None:
-    """Give a store a limit."""
-    store = served.store
-    store.space = Space(store.folder, size)
-    store.space.consider(store.inventory.staged_bytes, lambda: store.index.uncommitted_bytes)
-    # What appends to packs has the old object.
-    store.packs._space = store.space
-
-
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
-    """A store with chunks that take little of the index."""
-    with checked(new_store(tmp_path, chunk_size=256 << 10)) as box:
+    """A store with chunks that take little of the index, and with a limit.
+
+    24 MiB of the limit are the reserve, and 6 MiB the floor.
+    """
+    with checked(new_store(tmp_path, chunk_size=256 << 10), limit=96 * MB) as box:
         yield box
 
 
 @pytest.fixture
 async def short(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """A running store with a limit: 24 MiB of it are the reserve, and 6 MiB the floor."""
+    """That store, with little room for a round to make."""
     monkeypatch.setattr(background_shortage, "ROOM_MIN", MB)
-    limit(running, 96 * MB)
     await wait_all_tasks_blocked()
     return running
 

@@ -33,6 +33,7 @@ ERRNOS = {
     "MapFull": errno.ENOSPC,
     "StoreReadOnly": errno.EROFS,
     "StoreBusy": errno.EBUSY,
+    "SamePid": errno.EBUSY,
     "StoreNotTrusted": errno.EACCES,
     "IrregularFile": errno.EACCES,
     "NotAStore": errno.EINVAL,

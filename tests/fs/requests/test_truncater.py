@@ -10,7 +10,7 @@ from pyfuse3 import FlagT, InodeT
 
 from modelfs.fs.background import mapped_pages
 from modelfs.store.index.tables import InodeNumber
-from tests.support.served_store import ASKED, DATA, DEADLINE, Held, Served
+from tests.support.served_store import ASKED, DATA, DEADLINE, Held, Served, all_synced
 from tests.support.stores import CHUNK
 
 
@@ -57,16 +57,12 @@ async def test_open_truncates_after_pages_of_mappings(
     assert await served.content(inode) == b""
 
 
-def _all_synced(_: Path, device: int, paths: dict[InodeNumber, bytes]) -> dict[InodeNumber, str]:
-    return {}
-
-
 async def test_open_truncates_though_many_wait(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only so many opens wait for the kernel's pages that requests stay free to receive them."""
     inode, _ = await served.created(b"f", DATA)
-    held = Held(_all_synced)
+    held = Held(all_synced)
     monkeypatch.setattr(mapped_pages, "sync_mapped_files", held)
     monkeypatch.setattr(served.background.mapped_pages, "_waiting", trio.CapacityLimiter(1))
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
@@ -84,7 +80,7 @@ async def test_a_daemon_that_ends_waits_for_no_pages(
 ) -> None:
     """Once the daemon ends, no open waits for pages, neither one under way nor a later one."""
     inode, _ = await served.created(b"f", DATA)
-    held = Held(_all_synced)
+    held = Held(all_synced)
     monkeypatch.setattr(mapped_pages, "sync_mapped_files", held)
     truncate = partial(served.operations.open, InodeT(inode), FlagT(os.O_RDWR | os.O_TRUNC), ASKED)
     with trio.fail_after(DEADLINE):

@@ -80,7 +80,7 @@ def test_what_is_missing_all_along_is_found(left: Path) -> None:
     """A pack that is gone, though the newest commit has it, is a finding beside a writer too."""
     with Store(left, read_only=True) as reader, reader.index.copied():
         run_apart(STAGE, left)
-        (path,) = reader.packs.folder.iterdir()
+        (path,) = reader.packs.directory.path.iterdir()
         path.rename(path.with_suffix(".gone"))
         (finding,) = check(reader, data=True)
         assert finding.invariant == "pack-file"

@@ -16,12 +16,6 @@ from tests.support.sample_lineage import Kin, change
 from tests.support.sample_store import BOTTOM, TOP, Sample
 from tests.support.stores import Box, noise, overwrite, pack_path, stored_file
 
-
-@pytest.fixture
-def kin(sample: Sample) -> Kin:
-    return Kin(sample)
-
-
 # -- rows
 
 

@@ -23,6 +23,7 @@ from modelfs.store.store import Store
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
+    WINDOW,
     Box,
     content_of,
     model_of,
@@ -31,17 +32,10 @@ from tests.support.stores import (
     overwrite,
     pack_path,
     pending_files,
-    small_windows,
     stored_file,
 )
 
-WINDOW = 2 * CHUNK
-
-
-@pytest.fixture(autouse=True)
-def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make windows small."""
-    small_windows(monkeypatch, WINDOW)
+pytestmark = pytest.mark.usefixtures("windows")
 
 
 def begin_region(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Region]:

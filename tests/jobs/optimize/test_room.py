@@ -31,7 +31,7 @@ def models(store: Store) -> dict[InodeNumber, bytes]:
 
 
 def packs(store: Store) -> int:
-    return sum(path.stat().st_size for path in store.packs.folder.iterdir())
+    return sum(path.stat().st_size for path in store.packs.directory.path.iterdir())
 
 
 def peak_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -22,11 +22,6 @@ from tests.support.stores import Box, new_file, noise, overwrite, pack_path, sto
 Damage = Callable[[Sample, Kin], None]
 
 
-@pytest.fixture
-def kin(sample: Sample) -> Kin:
-    return Kin(sample)
-
-
 # -- lineage restored from recipes
 
 

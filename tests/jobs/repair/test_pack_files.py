@@ -32,7 +32,7 @@ def packs(tmp_path: Path) -> Packs:
 
 
 def path_of(packs: Packs) -> Path:
-    return packs.folder / pack_name(ONE)
+    return packs.directory.path / pack_name(ONE)
 
 
 def overwritten(packs: Packs, offset: int) -> PackState:

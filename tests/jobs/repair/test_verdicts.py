@@ -200,7 +200,7 @@ def test_a_circle_with_an_older_copy_is_none(chain: Store) -> None:
 
 def spoil_at(store: Store, pack: PackId, chunk: ChunkId) -> None:
     """Damage a chunk's plain copies in a pack."""
-    path = store.packs.folder / f"{pack:08d}.pack"
+    path = store.packs.directory.path / f"{pack:08d}.pack"
     content = bytearray(path.read_bytes())
     for entry in evidence_of(store).packs[pack].entries[chunk]:
         if entry.kind is ChunkKind.PLAIN:

@@ -56,7 +56,7 @@ def test_nothing_is_left_of_a_file(opened: Store) -> None:
     collect(opened)
     assert [table for table in OF_FILES if list(opened.index.pages(table))] == []
     assert list(opened.staging.folder.iterdir()) == []
-    assert list(opened.packs.folder.iterdir()) == []
+    assert list(opened.packs.directory.path.iterdir()) == []
 
 
 def test_a_large_file_goes_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:

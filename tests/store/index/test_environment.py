@@ -52,17 +52,6 @@ def failure(code: int) -> lmdb.Error:
     return cast("lmdb.Error", type("Failed", (lmdb.Error,), {"code": code})("told to fail"))
 
 
-def test_a_full_map_grows(tmp_path: Path) -> None:
-    """A commit that does not fit makes the map larger, as often as necessary."""
-    index = Index(Directory(tmp_path), map_size=1 << 18)
-    put(index, b"large", bytes(4 << 20))
-    assert index.get(Table.META, b"large") == bytes(4 << 20)
-    index.close()
-    again = Index(Directory(tmp_path), map_size=1 << 18)
-    assert again.get(Table.META, b"large") == bytes(4 << 20)
-    again.close()
-
-
 def test_a_map_that_cannot_grow_is_store_full(tmp_path: Path) -> None:
     """Without address space a commit is refused whole; deletes, and later puts, succeed."""
     index = Index(Directory(tmp_path), map_size=1 << 18)

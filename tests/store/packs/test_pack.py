@@ -39,7 +39,7 @@ def packs(tmp_path: Path) -> Packs:
 
 
 def path_of(packs: Packs, pack: int = 1) -> Path:
-    return packs.folder / pack_name(pack)
+    return packs.directory.path / pack_name(pack)
 
 
 # -- the layout
@@ -236,7 +236,7 @@ def test_another_packs_file_is_refused(packs: Packs, tmp_path: Path) -> None:
     packs.close()
     with pytest.raises(CorruptPack):
         packs.check_header(PackId(2))
-    other = Packs(Directory(packs.folder), bytes(16))
+    other = Packs(Directory(packs.directory.path), bytes(16))
     path_of(packs, 2).rename(path_of(packs))
     with pytest.raises(CorruptPack):
         other.check_header(ONE)
@@ -314,7 +314,7 @@ def test_recovery_goes_on_at_the_tail(packs: Packs) -> None:
     entries, tail = packs.append(segment_of(b"kept"))
     packs.append(segment_of(b"never committed", first=2))
     packs.close()
-    again = Packs(Directory(packs.folder), UUID)
+    again = Packs(Directory(packs.directory.path), UUID)
     assert again.reaches(tail)
     again.truncate(tail)
     again.open_at(tail, PackId(2))

@@ -76,7 +76,13 @@ def _serve(store: Path, mountpoint: Path, ready: int) -> None:
     try:
         logging.basicConfig(stream=sys.stderr, level=logging.ERROR, force=True)
         options = MountOptions(
-            store, mountpoint, CACHE, read_only=False, allow_other=False, limit=None, options=()
+            store=store,
+            mountpoint=mountpoint,
+            cache_size=CACHE,
+            read_only=False,
+            allow_other=False,
+            limit=None,
+            options=(),
         )
         run(options, lambda: _tell(ready))
         code = 0

@@ -1,0 +1,118 @@
+"""The file of an index: full maps, and its compaction."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.directory import Directory
+from modelfs.store.index import rebuild
+from modelfs.store.index.index import Index
+from modelfs.store.index.tables import Table
+from tests.support.small_index import put, rows_of
+from tests.support.stores import run_apart
+
+
+def test_a_full_map_grows(tmp_path: Path) -> None:
+    """A commit that does not fit makes the map larger, as often as necessary."""
+    index = Index(Directory(tmp_path), map_size=1 << 18)
+    put(index, b"large", bytes(4 << 20))
+    assert index.get(Table.META, b"large") == bytes(4 << 20)
+    index.close()
+    again = Index(Directory(tmp_path), map_size=1 << 18)
+    assert again.get(Table.META, b"large") == bytes(4 << 20)
+    again.close()
+
+
+def filled_and_emptied(folder: Path) -> int:
+    """Fill an index and delete most rows again; return the length of its file."""
+    index = Index(Directory(folder))
+    for delete in (False, True):
+        with index.change():
+            for number in range(20_000):
+                if not delete:
+                    index.put(Table.CHUNKS, b"%08d" % number, bytes(80))
+                elif number % 100:
+                    index.delete(Table.CHUNKS, b"%08d" % number)
+        index.commit()
+    put(index, b"a", b"1")
+    index.close()
+    return (folder / "data.mdb").stat().st_size
+
+
+def test_an_index_that_is_mostly_free_is_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file becomes short, all rows stay, and commits go on."""
+    monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
+    before = filled_and_emptied(tmp_path)
+    rows = rows_of(tmp_path)
+    index = Index(Directory(tmp_path))
+    index.compact()
+    assert (tmp_path / "data.mdb").stat().st_size < before / 4
+    put(index, b"a", b"2")
+    index.compact()  # does nothing
+    index.close()
+    assert rows_of(tmp_path) == rows | {Table.META: [(b"a", b"2")]}
+
+
+def test_the_folder_that_was_opened_is_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is renamed meanwhile, another one at its path stays as it is."""
+    monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
+    folder, moved = tmp_path / "index", tmp_path / "moved"
+    folder.mkdir()
+    before = filled_and_emptied(folder)
+    index = Index(Directory(folder))
+    folder.rename(moved)
+    shutil.copytree(moved, folder)
+    index.compact()
+    index.close()
+    assert (moved / "data.mdb").stat().st_size < before / 4
+    assert (folder / "data.mdb").stat().st_size == before
+
+
+@pytest.mark.parametrize("setting", ["COMPACT_MIN", "ROOM_PART"])
+def test_an_index_stays_as_it_is(
+    tmp_path: Path, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is small, or if there is no room, its file is not copied."""
+    monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
+    monkeypatch.setattr(rebuild, setting, 1 << 40 if setting == "COMPACT_MIN" else 0.0)
+    before = filled_and_emptied(tmp_path)
+    index = Index(Directory(tmp_path))
+    index.compact()
+    index.close()
+    assert (tmp_path / "data.mdb").stat().st_size == before
+    assert not (tmp_path / "new").exists()
+
+
+COMPACT = """
+import sys
+from pathlib import Path
+from modelfs.store.directory import Directory
+from modelfs.store.index import rebuild
+from modelfs.store.index.index import Index
+from tests.support.small_index import put
+rebuild.COMPACT_MIN = 1 << 20
+index = Index(Directory(Path(sys.argv[1])))
+index.compact()
+for number in range(100):
+    put(index, b"a", b"%d" % number)
+index.close()
+"""
+
+
+def test_a_reader_meanwhile(tmp_path: Path) -> None:
+    """A process that has the index open reads the old file, until it opens the new one."""
+    filled_and_emptied(tmp_path)
+    index = Index(Directory(tmp_path), read_only=True)
+    rows = list(index.pages(Table.CHUNKS))
+    run_apart(COMPACT, tmp_path)
+    assert index.get(Table.META, b"a") == b"1"
+    assert list(index.pages(Table.CHUNKS)) == rows
+    index.reopen()
+    assert index.get(Table.META, b"a") == b"99"
+    assert list(index.pages(Table.CHUNKS)) == rows
+    index.close()
