@@ -2,11 +2,12 @@
 
 An inode's record has the bytes of the file's extents, and the number of its rows in `staged`,
 `lost` and `trims`. A change of these rows changes the totals in the same change of the index. A row
-may vanish, because its key is damaged or the disk has an old page of the index. Then a read of the
-file fails, and fsck names the file.
+may vanish, because its key is damaged or the disk has an old page of the index. Then reads of the
+file fail, of its staged content (see `staging`) or of its holes (see `complete_maps`), and fsck
+names the file.
 
 Example. The file of inode 5 has 3 MiB in 3 extents, and its record has a total of 3 MiB. The row of
-the second extent is gone. A read there finds a hole, but by size and total the file has no hole:
+the second extent is gone. A read there finds a hole, and the other two extents add up to 2 MiB:
 `CorruptIndex`.
 
 Records of formats 1 to 3 have zeros in place of the totals, and an upgrade counts them.
@@ -60,6 +61,19 @@ def add_to_totals(
         if min(totals) < 0:
             raise CorruptIndex(f"inode {inode} has negative totals: {totals}")
         index.put(Table.INODES, key, totals.put_into(node).to_bytes())
+
+
+def clear_mapped(index: Index, inode: InodeNumber) -> None:
+    """Set a file's bytes of extents to zero, as it has none, inside a change of the index.
+
+    Raises:
+        CorruptIndex: the record is damaged.
+    """
+    key = number_key(inode)
+    if (value := index.get(Table.INODES, key)) is not None:
+        node = Inode.from_bytes(inode, value)
+        if node.mapped:
+            index.put(Table.INODES, key, dataclasses.replace(node, mapped=0).to_bytes())
 
 
 def count_totals(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from threading import get_ident
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import lmdb
 
@@ -123,6 +123,14 @@ class CommittedRows:
                     damaged.add(key)
         return rows
 
+    def pages(
+        self, table: Table, start: bytes, stop: bytes, *, damaged: set[bytes] | None = None
+    ) -> Iterator[Row]:
+        """Yield every row whose key is in `[start, stop)`. Raises as `page`."""
+        while rows := self.page(table, start, stop, SCAN_PAGE, (), damaged):
+            yield from rows
+            start = rows[-1][0] + b"\0"
+
     def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
         """Return the last key in `[low, key]`, None if there is none."""
         if not self._env.has(table):
@@ -172,11 +180,17 @@ class CommittedRows:
     @contextmanager
     def pinned(self) -> Iterator[None]:
         """Pin this thread: see `Index.pinned`."""
-        if not self._read_only or get_ident() in self._pins:
+        with self.one_commit() if self._read_only else nullcontext():
             yield
+
+    @contextmanager
+    def one_commit(self) -> Iterator[Self]:
+        """Pin this thread to the last commit, unless it is pinned, and yield these rows."""
+        if get_ident() in self._pins:
+            yield self
             return
         with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
-            yield
+            yield self
 
     @contextmanager
     def copied(self) -> Iterator[None]:

@@ -207,6 +207,10 @@ class Index:
         """
         return self._committed.pinned()
 
+    def one_commit(self) -> AbstractContextManager[CommittedRows]:
+        """Yield the rows of one commit, without the changes in memory. Any thread."""
+        return self._committed.one_commit()
+
     def copied(self) -> AbstractContextManager[None]:
         """Make this thread's reads inside the block see one commit, for as long as it takes.
 
