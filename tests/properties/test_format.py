@@ -252,7 +252,7 @@ before_this_format = pytest.mark.parametrize("version", range(1, FORMAT_VERSION)
 CHANGED_BY_UPGRADE: Final = frozenset({Table.META, Table.INODES})
 
 
-def full_disk(_: CommitBatch) -> None:
+def full_disk(*_: object) -> None:
     raise StoreFull("no space left")
 
 

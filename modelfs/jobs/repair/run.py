@@ -26,6 +26,7 @@ Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of 
 import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -66,6 +67,7 @@ from modelfs.store.packs.pack import pack_name
 from modelfs.store.recovery import load_staged
 from modelfs.store.sessions import begin_session
 from modelfs.store.store import Store
+from modelfs.store.upgrade import conversion
 
 __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 
@@ -195,7 +197,7 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     except BaseException:
         store.packs.roll_back(None)
         raise
-    store.index.commit()
+    store.index.commit(partial(conversion, store.index))
     store.packs.published()
     quarantine.move_files()
     return context.actions

@@ -34,6 +34,7 @@ FIRST_ROWS: Final = (
 )
 
 Row = tuple[bytes, bytes]
+# Returns the new value of a row, from its table, key and value.
 Convert = Callable[[Table, bytes, bytes], bytes]
 
 
@@ -59,10 +60,8 @@ class CommittedRows:
         self._read_only = read_only
         self._others_write = others_write
         self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
-        # Whether the rows have checksums, as all do since format 4: False until the first look. And
-        # how the next commit converts the rows that have none.
+        # Whether the rows have checksums, as all do since format 4: False until the first look.
         self._with_checksums = False
-        self._convert: Convert | None = None
 
     # -- reading
 
@@ -235,21 +234,23 @@ class CommittedRows:
 
     # -- writing
 
-    def add_checksums(self, convert: Convert) -> None:
-        """Convert every row, and give it a checksum, with the next commit."""
-        self._convert = convert
-
-    def write(self, changes: Layer) -> None:
+    def write(self, changes: Layer, upgrade: Callable[[], Convert] | None = None) -> None:
         """Apply changes in one transaction, and make them durable.
+
+        Args:
+            changes: the rows to put and to delete, of every table.
+            upgrade: if no row has a checksum, each one gets one, and the value that the result of
+                `upgrade` returns for it. No other thread may read meanwhile.
 
         Raises: as `Environment.write`.
         """
+        convert = None if upgrade is None or self._are_checked() else upgrade()
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
             with_checksums = self._have_checksums(transaction, self._env.database)
-            if self._convert is not None and not with_checksums:
+            if convert is not None:
                 for table in changes:
-                    self._add_checksums(transaction, table, self._convert)
+                    self._add_checksums(transaction, table, convert)
                 with_checksums = True
             for table, rows in changes.items():
                 database = self._env.database(table)
@@ -261,7 +262,10 @@ class CommittedRows:
                         transaction.put(key, stored, db=database)
 
         self._env.write(work)
-        self._convert = None
+
+    def _are_checked(self) -> bool:
+        with self._env.transaction() as snapshot:
+            return self._have_checksums(snapshot, self._env.database)
 
     def _add_checksums(
         self, transaction: "lmdb.Transaction[bytes]", table: Table, convert: Convert
