@@ -36,7 +36,11 @@ from modelfs.jobs.check.pages import meta_page_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
-from modelfs.jobs.repair.inode_totals import lose_incomplete_files, recount_totals_of_inodes
+from modelfs.jobs.repair.inode_totals import (
+    lose_incomplete_files,
+    recount_totals_of_inodes,
+    report_missing_rows,
+)
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps, repair_windows
 from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
@@ -83,6 +87,7 @@ PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     remove_ownerless,
     repair_names,
     lose_incomplete_files,
+    report_missing_rows,
     count_missing_extents,
     repair_chunks,
     repair_maps,

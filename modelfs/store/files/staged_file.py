@@ -273,4 +273,6 @@ def with_staged_state(node: Inode, staged: StagedFile) -> Inode:
         node.format,
         node.staging_rows,
         node.mapped,
+        node.xattr_rows,
+        node.tensor_rows,
     )

@@ -27,10 +27,10 @@ from modelfs.store.index.tables import ROOT, Table, number_key
 # Rows read in one transaction: LMDB reuses no page that a transaction may still read.
 SCAN_PAGE: Final = 1000
 
-# Two rows that every store has, and their lengths without checksums.
+# Two rows that every store has, and their lengths in formats 1 to 3, without checksums.
 FIRST_ROWS: Final = (
     (Table.META, SUPERBLOCK, Superblock.LAYOUT.size),
-    (Table.INODES, number_key(ROOT), Inode.LAYOUT.size),
+    (Table.INODES, number_key(ROOT), Inode.LENGTH_3),
 )
 
 Row = tuple[bytes, bytes]
