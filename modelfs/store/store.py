@@ -77,7 +77,7 @@ from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.sessions import begin_session
 from modelfs.store.statistics import Inventory
-from modelfs.store.upgrade import upgrade
+from modelfs.store.upgrade import begin_upgrade, conversion
 
 log = logging.getLogger(__name__)
 
@@ -183,9 +183,9 @@ class Store:
                 load_staged(self.staging)
                 compare_checksums(self.index, self.staging)
             if recover and not self.read_only:
-                self.superblock = upgrade(self.directory, self.index, self.superblock)
+                self.superblock = begin_upgrade(self.directory, self.index, self.superblock)
                 remove_checksums(self.index, self.staging)
-                self.index.commit()
+                self.index.commit(partial(conversion, self.index))
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))

@@ -10,20 +10,20 @@ import dataclasses
 from modelfs.store.directory import Directory
 from modelfs.store.files.inode_totals import count_totals, with_totals
 from modelfs.store.folder import FORMAT_FILE, FORMAT_NEW, check_format, write_format
+from modelfs.store.index.committed import Convert
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 
 
-def upgrade(folder: Directory, index: Index, block: Superblock) -> Superblock:
+def begin_upgrade(folder: Directory, index: Index, block: Superblock) -> Superblock:
     """Set the format of an older store to `FORMAT_VERSION`, and return its new superblock.
 
-    Existing records stay as they are, since all old forms are still read, but rows get checksums,
-    and inodes their totals. The
-    new number keeps older versions from opening the store, before this version writes rows that
-    they cannot read. The next commit has the rest. A crash before it leaves a superblock that is
-    older than the format file; the next open for writing repeats the upgrade.
+    The next commit, which has to convert the rows by `conversion`, has the rest. The new number in
+    the folder keeps older versions from opening the store, before this version writes rows that
+    they cannot read. A crash before the commit leaves a superblock that is older than the format
+    file; the next open for writing repeats the upgrade.
 
     Raises:
         OSError: the disk is full or failed.
@@ -42,10 +42,17 @@ def upgrade(folder: Directory, index: Index, block: Superblock) -> Superblock:
             Counters(index).set(OPTIMIZE_WALK, 1)
             Counters(index).set(OPTIMIZE_AGAIN, 0)
         index.put(Table.META, SUPERBLOCK, new.to_bytes())
-        totals = count_totals(index.pages)
-
-        def convert(table: Table, key: bytes, value: bytes) -> bytes:
-            return with_totals(totals, key, value) if table is Table.INODES else value
-
-        index.add_checksums(convert)
     return new
+
+
+def conversion(index: Index) -> Convert:
+    """Return the function that converts a row of formats 1 to 3, by the rows that there are now.
+
+    Inodes get their totals. All other values stay as they are, since all old forms are still read.
+    """
+    totals = count_totals(index.pages)
+
+    def convert(table: Table, key: bytes, value: bytes) -> bytes:
+        return with_totals(totals, key, value) if table is Table.INODES else value
+
+    return convert

@@ -21,7 +21,7 @@ from tests.support.stores import new_file, noise
 
 U64 = struct.Struct(">Q")
 PAIR = struct.Struct(">QQ")
-INODE = struct.Struct("<IIIIQQqqqQH2xIQ")
+INODE = struct.Struct("<IIIIQQqqqQH2xIQII")
 EXTENT = struct.Struct("<QII")
 CHUNK = struct.Struct("<BBBBIQQIIQQ16sI4xQ")
 RUN = struct.Struct("<QII")

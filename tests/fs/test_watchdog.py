@@ -1,5 +1,6 @@
 """The watchdog, and commands and requests with 10^5 rows under it: none stops the event loop."""
 
+import errno
 import gc
 import logging
 import re
@@ -16,6 +17,7 @@ from modelfs.fs.commands import Commands, Json
 from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key, number_key
 from tests.support.served_store import ASKED, TOKEN, TOP, Listing, Served, refused
 
@@ -223,8 +225,11 @@ async def test_attributes(served: Served, steps: Steps) -> None:
     with served.store.index.change():
         for number in range(ROWS):
             served.store.index.put(Table.XATTRS, named_key(inode, b"user.%d" % number), b"")
+        add_to_totals(served.store.index, inode, xattr_rows=ROWS)
     await trio.lowlevel.checkpoint()
     steps.long.clear()
+    with refused(errno.ENODATA):
+        await served.operations.getxattr(InodeT(inode), XAttrNameT(b"user.absent"), ASKED)
     with refused(7):
         await served.operations.listxattr(InodeT(inode), ASKED)
     assert await served.operations.getxattr(InodeT(inode), XAttrNameT(b"user.99999"), ASKED) == b""

@@ -252,7 +252,7 @@ before_this_format = pytest.mark.parametrize("version", range(1, FORMAT_VERSION)
 CHANGED_BY_UPGRADE: Final = frozenset({Table.META, Table.INODES})
 
 
-def full_disk(_: CommitBatch) -> None:
+def full_disk(*_: object) -> None:
     raise StoreFull("no space left")
 
 
@@ -297,7 +297,10 @@ def test_an_upgrade_adds_checksums_and_totals(tmp_path: Path, version: int) -> N
                 stored = store.index.stored(table, key)
                 assert stored is not None
                 now = checked(table, key, stored)
-                assert now == value or (table in CHANGED_BY_UPGRADE and len(now) == len(value))
+                is_longer = table is Table.INODES
+                assert now == value or (
+                    table in CHANGED_BY_UPGRADE and len(now) == len(value) + 8 * is_longer
+                )
         for node in CheckView(store).inodes():
             totals = CheckView(store).inode_totals.get(node.inode, Totals())
             assert Totals.of(node) == totals

@@ -116,7 +116,7 @@ def test_a_damaged_inode_stays_as_it_is(tmp_path: Path) -> None:
     assert check_closed(path) != []
 
 
-def full_disk(_: CommitBatch) -> None:
+def full_disk(_: CommitBatch, *_upgrade: object) -> None:
     raise StoreFull("no space left")
 
 

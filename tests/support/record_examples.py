@@ -29,6 +29,8 @@ EXAMPLES: dict[str, Any] = {
         format=Format.ONNX_DATA,
         staging_rows=6,
         mapped=1 << 39,
+        xattr_rows=2,
+        tensor_rows=300,
     ),
     "dentry": Dentry(InodeNumber(7), 9),
     "listed": Listed(InodeNumber(7), b"model.safetensors"),

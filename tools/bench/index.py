@@ -2,7 +2,9 @@
 
 Fills the index of a store with files of 1,000 chunks each, without content, in commits of 10 files.
 Then a process of its own opens the store for writing and looks up extents and chunks at random
-places, with the index in the page cache. To compare two versions, run it with each.
+places, with the index in the page cache. It also adds up the extents of some files, as a read of a
+hole does: "extent us" is the processor time for each extent. To compare two versions, run it with
+each.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from rich.progress import track
 
 from modelfs.codecs.base import CodecId
 from modelfs.store.create import create_store
+from modelfs.store.files.complete_maps import CompleteMaps
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.counters import NEXT_CHUNK
@@ -33,6 +36,7 @@ CHUNKS_OF_FILE: Final = 1000
 FILES_OF_COMMIT: Final = 10
 SIZE: Final = 1 << 20
 LOOKUPS: Final = 100_000
+FILES_ADDED_UP: Final = 100
 ROUNDS: Final = 5
 NOBODY: Final = Owner(0, 0)
 COLUMNS: Final = (
@@ -40,6 +44,7 @@ COLUMNS: Final = (
     "look-up us",
     "99 % us",
     "attributes us",
+    "extent us",
     "fsync ms",
     "RSS MiB",
     "index MB",
@@ -119,6 +124,12 @@ def _measured(path: Path) -> tuple[float, ...]:
     for inode in inodes:
         store.contents.node(inode)
     attributes = (time.perf_counter() - began) / len(inodes)
+    complete_maps = CompleteMaps(store.index)
+    began = time.process_time()
+    for inode in inodes[:FILES_ADDED_UP]:
+        complete_maps.check(inode)
+    extents = len(inodes[:FILES_ADDED_UP]) * CHUNKS_OF_FILE
+    extent = (time.process_time() - began) / extents
     syncs = []
     for number in range(20):
         node = store.namespace.create(ROOT, b"new%d" % number, 0o100644, NOBODY)
@@ -135,6 +146,7 @@ def _measured(path: Path) -> tuple[float, ...]:
         1e6 * statistics.median(times),
         1e6 * times[len(times) * 99 // 100],
         1e6 * attributes,
+        1e6 * extent,
         1e3 * statistics.median(syncs),
         memory,
         index,

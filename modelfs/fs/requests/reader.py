@@ -47,6 +47,7 @@ class Reader:
         The caller may use the buffer until its next checkpoint.
 
         Raises:
+            CorruptIndex: the file's map is damaged, or extents are missing.
             CorruptChunk: one of the chunks is damaged.
             LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed.
@@ -67,7 +68,7 @@ class Reader:
 
     def _read_at_once(self, runs: list[ReadRun], into: memoryview) -> bool:
         """Fill a buffer if no run has to wait for a disk or be decoded; return whether it did."""
-        if not all(self._contents.is_ready(run) for run in runs if isinstance(run, ChunkRun)):
+        if not all(self._contents.is_ready(run) for run in runs if not isinstance(run, FileRun)):
             return False
         for run, part in parts(runs, into):
             match run:

@@ -1,40 +1,59 @@
-"""The totals in inode records: whether all rows of a file are there.
+"""The totals in inode records: whether all rows of an inode are there.
 
 Example. Inode 5 has 3 MiB of extents by its record, and the table has two of 1 MiB. A row is gone:
 `totals_count_the_rows` has a finding, and repair maps the holes of the file to a lost chunk.
 """
 
+import stat
 from collections.abc import Iterator
+from typing import Final
 
 from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.files.inode_totals import STAGING_TABLES, TOTALS_SINCE, Totals
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import Table, number_key, number_of
+
+TABLES: Final = (Table.EXTENTS, *STAGING_TABLES, Table.XATTRS, Table.TENSORS)
+# The invariant and the message of a total that has more than the rows, by its name.
+MISSING: Final = {
+    "mapped": ("map-hole", "extents of {} bytes are missing"),
+    "staging_rows": ("staging-rows", "{} rows of staged content are missing"),
+    "xattr_rows": ("xattr-rows", "{} extended attributes are missing"),
+    "tensor_rows": ("tensor-rows", "{} rows of tensors are missing"),
+}
 
 
 def totals_count_the_rows(view: CheckView, _: Reported) -> Iterator[Finding]:
     """The totals of an inode are those of its rows, unless some of these are broken."""
     if view.store.superblock.version < TOTALS_SINCE:
         return
-    broken = {
-        number_of(key) for table in (Table.EXTENTS, *STAGING_TABLES) for key in view.broken[table]
-    }
+    broken = {number_of(key) for table in TABLES for key in view.broken[table]}
     for node in view.inodes():
-        recorded, counted = Totals.of(node), view.inode_totals.get(node.inode, Totals())
+        counted = _comparable(node, view.inode_totals.get(node.inode, Totals()))
+        recorded = _comparable(node, Totals.of(node))
         if recorded == counted or node.inode in broken:
             continue
-        if not view.is_current(Table.INODES, number_key(node.inode)):
-            continue
-        path = (view.path(node.inode),)
-        if (missing := recorded.mapped - counted.mapped) > 0:
-            message = f"inode {node.inode}: extents of {missing} bytes are missing"
-            holes = view.holes_of(node)
+        if view.is_current(Table.INODES, number_key(node.inode)):
+            yield from _differences(view, node, recorded, counted)
+
+
+def _comparable(node: Inode, totals: Totals) -> Totals:
+    """Return the totals of rows that an inode of its type can have; others are found as such."""
+    return totals if stat.S_ISREG(node.mode) else Totals(xattr_rows=totals.xattr_rows)
+
+
+def _differences(
+    view: CheckView, node: Inode, recorded: Totals, counted: Totals
+) -> Iterator[Finding]:
+    path = (view.path(node.inode),)
+    for name, (invariant, text) in MISSING.items():
+        if (missing := getattr(recorded, name) - getattr(counted, name)) > 0:
+            holes = view.holes_of(node) if name == "mapped" else ()
             tensors = [name for hole in holes for name in view.tensors(node.inode, *hole)]
-            yield Finding("map-hole", message, path, tuple(tensors))
-        if (rows := recorded.staging_rows - counted.staging_rows) > 0:
-            message = f"inode {node.inode}: {rows} rows of staged content are missing"
-            yield Finding("staging-rows", message, path)
-        if counted.mapped > recorded.mapped or counted.staging_rows > recorded.staging_rows:
-            message = f"inode {node.inode} has totals {recorded} instead of {counted}"
-            yield Finding("inode-total", message, path, severity=Severity.ACCOUNT)
+            message = f"inode {node.inode}: {text.format(missing)}"
+            yield Finding(invariant, message, path, tuple(tensors))
+    if any(more > less for more, less in zip(counted, recorded, strict=True)):
+        message = f"inode {node.inode} has totals {recorded} instead of {counted}"
+        yield Finding("inode-total", message, path, severity=Severity.ACCOUNT)

@@ -28,6 +28,7 @@ from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Region, next_bounds, next_full_bounds
 from modelfs.jobs.steps import slices
 from modelfs.store.files.staged_file import StagedFile, Window, windows_of, with_staged_state
+from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
@@ -47,6 +48,7 @@ class Applier:
         self._store = store
         self._external_data = ExternalData(store)
         self._copy_hints = CopyHints(store)
+        self._tensors = TensorTable(store.index)
 
     # -- planning
 
@@ -172,18 +174,13 @@ class Applier:
 
     def apply_rows(self, file_pass: Pass) -> Iterator[None]:
         """Change a file's tensor rows; yields between slices."""
-        index = self._store.index
         for number, changes in enumerate(slices(file_pass.rows, ROWS_SLICE)):
             if number:
                 yield
             if not self._exists(file_pass):
                 return
-            with index.change():
-                for key, value in changes:
-                    if value is None:
-                        index.delete(Table.TENSORS, key)
-                    else:
-                        index.put(Table.TENSORS, key, value)
+            with self._store.index.change():
+                self._tensors.change(file_pass.inode, changes)
 
     def record_places(self, file_pass: Pass) -> Iterator[None]:
         """Record the data files that a model names; yields between slices."""

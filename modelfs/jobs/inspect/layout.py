@@ -17,7 +17,8 @@ from modelfs.store.store import Store
 
 STAGED: Final = "staged"
 HOLE: Final = "hole"
-MISSING: Final = "missing"  # the map refers to a chunk that the index does not have
+# The map refers to a chunk that the index does not have; or a hole, where extents are missing.
+MISSING: Final = "missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,18 @@ def parts_of(store: Store, file: FileState) -> list[Part]:
         for extent in store.maps.within(inode, start, stop):
             yield extent, record_of(extent.chunk)
 
+    @functools.cache
+    def hole_form() -> str:
+        return MISSING if store.contents.lacks_extents(file.inode) else HOLE
+
     rows = store.index.pages(Table.TENSORS, pair_key(file.inode, 0), pair_key(file.inode + 1, 0))
     tensors = [Part(TensorRow.from_bytes(pair_of(key)[1], value)) for key, value in rows]
     rest = Part(None)
     for part, start, stop in _regions(tensors, rest, file.staged.size):
         for low, high, source in overlay(file.inode, file.staged, start, stop, mapped):
             if source is None:
-                part.forms[HOLE] += high - low
+                form = HOLE if file.staged.hides_map(low) else hole_form()
+                part.forms[form] += high - low
             elif isinstance(source, Window):
                 part.forms[STAGED] += high - low
             else:

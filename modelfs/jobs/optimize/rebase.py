@@ -6,7 +6,7 @@ fine-tune is stored by itself, which is as large. So the sizes decide. Base-only
 dependant can go only together: they are a *group*, with all chunks in use that derive from any of
 them. The new forms of these are encoded first, and replace the old ones only if they take fewer
 bytes than the old forms and the base-only chunks do. Otherwise the group is *kept*: its rows in the
-index have a mark, and no run tries it before one of its dependants changes.
+index have a mark, and no run tries a chunk of it before it has more or fewer dependants.
 
 Example. base.safetensors was removed. Its chunk 3 has no references, but the chunks 7, 8 and 9 of
 three fine-tunes are deltas to it: it is base-only. Chunk 7 gets a standalone form, and 8 and 9

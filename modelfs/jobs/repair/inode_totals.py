@@ -2,7 +2,8 @@
 
 A row that is gone has no trace of its own. If rows of staged content are missing, the newest bytes
 of the file are unknown anywhere: the whole file is lost. If extents are missing, only its holes are
-lost: see `missing_extents`. A broken row that is still under its own key is not missing: the
+lost: see `missing_extents`. Missing attributes are reported, and missing rows of tensors are made
+again by ingest. A broken row that is still under its own key is not missing: the
 repair of windows and maps loses the range of that key alone.
 
 Example. Inode 5 has 3 rows of staged content by its record: two windows and a truncation. The row
@@ -14,7 +15,14 @@ from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
 from modelfs.store.files.staged_file import window_name, window_of
 from modelfs.store.index.records import Inode, WindowRanges
-from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
+from modelfs.store.index.tables import (
+    Table,
+    number_key,
+    number_of,
+    pair_key,
+    pair_of,
+    request_value,
+)
 
 
 def lose_incomplete_files(context: RepairContext) -> None:
@@ -30,6 +38,31 @@ def lose_incomplete_files(context: RepairContext) -> None:
             message = f"inode {node.inode}: all bytes are lost, rows of staged content are missing"
             tensors = context.view().tensors(node.inode, 0, node.size)
             context.quarantined(message, (context.path(node.inode),), tensors)
+
+
+def report_missing_rows(context: RepairContext) -> None:
+    """Report missing extended attributes, and queue files with missing rows of tensors for ingest.
+
+    Rows that were set aside are reported already.
+    """
+    if not context.has_totals:
+        return
+    counted = context.view().inode_totals
+    for node in list(context.view().inodes()):
+        there = counted.get(node.inode, Totals())
+        xattrs = node.xattr_rows - there.xattr_rows - _set_aside(context, Table.XATTRS, node)
+        if xattrs > 0:
+            message = f"inode {node.inode}: {xattrs} extended attributes are lost"
+            context.quarantined(message, (context.path(node.inode),))
+        tensors = node.tensor_rows - there.tensor_rows - _set_aside(context, Table.TENSORS, node)
+        if tensors > 0:
+            context.index.put(Table.PENDING, number_key(node.inode), request_value())
+            message = f"inode {node.inode}: ingest makes {tensors} missing rows of tensors again"
+            context.repaired(message, (context.path(node.inode),))
+
+
+def _set_aside(context: RepairContext, table: Table, node: Inode) -> int:
+    return sum(number_of(key) == node.inode for key in context.unreadable[table])
 
 
 def _in_place(context: RepairContext, inode: int) -> int:

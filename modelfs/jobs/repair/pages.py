@@ -15,10 +15,10 @@ data file:
 If the tree of tables itself is damaged, and that of the commit before is not, the rows are those of
 that commit: its pages are still in the file.
 
-What cannot be recovered is missing afterwards, and the ordinary repair finds that in other rows and
-in the packs. Of the rows of staged windows an inode's record has the number only, and in formats 1
-to 3 not even that. So if some may be missing, each staging file without a row gets one that does
-not decode: its bytes count as lost, and its file is named.
+What cannot be recovered is missing afterwards, and the ordinary repair finds that in other rows, in
+the totals of inodes, and in the packs. A file with fewer rows of staged windows than its inode
+counts would be lost as a whole. So if such rows may be missing, each staging file without a row
+gets one that does not decode: then the bytes of its window count as lost, and no others.
 
 The damaged file is kept in quarantine. A crash before the new one takes its place leaves the store
 as it was.

@@ -9,7 +9,7 @@ from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.staged_file import window_name
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
-from modelfs.store.upgrade import upgrade
+from modelfs.store.upgrade import begin_upgrade
 
 # Without a row of these tables, something is lost. The rows of all others can be restored from
 # other tables or made again when they are needed, or a later pass reports the loss.
@@ -55,8 +55,8 @@ def repair_superblock(context: RepairContext) -> None:
         store.superblock = dataclasses.replace(store.superblock, version=FORMAT_VERSION)
         context.index.put(Table.META, SUPERBLOCK, store.superblock.to_bytes())
         context.repaired(f"the superblock has the format {FORMAT_VERSION} again")
-    # Before the commit, as this version writes the repaired rows in its own format.
-    store.superblock = upgrade(store.directory, store.index, store.superblock)
+    # This version writes the repaired rows in its own format.
+    store.superblock = begin_upgrade(store.directory, store.index, store.superblock)
 
 
 def remove_ownerless(context: RepairContext) -> None:

@@ -26,6 +26,7 @@ Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of 
 import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,11 @@ from modelfs.jobs.check.pages import meta_page_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
-from modelfs.jobs.repair.inode_totals import lose_incomplete_files, recount_totals_of_inodes
+from modelfs.jobs.repair.inode_totals import (
+    lose_incomplete_files,
+    recount_totals_of_inodes,
+    report_missing_rows,
+)
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps, repair_windows
 from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
@@ -66,6 +71,7 @@ from modelfs.store.packs.pack import pack_name
 from modelfs.store.recovery import load_staged
 from modelfs.store.sessions import begin_session
 from modelfs.store.store import Store
+from modelfs.store.upgrade import conversion
 
 __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 
@@ -81,6 +87,7 @@ PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
     remove_ownerless,
     repair_names,
     lose_incomplete_files,
+    report_missing_rows,
     count_missing_extents,
     repair_chunks,
     repair_maps,
@@ -195,7 +202,7 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     except BaseException:
         store.packs.roll_back(None)
         raise
-    store.index.commit()
+    store.index.commit(partial(conversion, store.index))
     store.packs.published()
     quarantine.move_files()
     return context.actions

@@ -2,7 +2,7 @@
 
 Theory of operation. A chunk's record has the place of its stored bytes and the codec to decode them
 with. Bytes of a plain chunk are read straight from its pack once its checksum was verified;
-`VerifiedPlaces` remembers that for a minute. Any other chunk is decoded whole into `ChunkCache`; a
+`Verified` remembers that for a minute. Any other chunk is decoded whole into `ChunkCache`; a
 part of a transposed tensor is cut from the tensor, which is made whole (see `transposed`).
 
 gc and the optimizer move chunks between the plan of a read and the read. Then the record of the
@@ -33,7 +33,7 @@ from modelfs.store.chunks.recipe import Recipe, SourceRun
 from modelfs.store.chunks.single_flight import SingleFlight
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.transposed import TransposedParts
-from modelfs.store.chunks.verified import Place, VerifiedPlaces
+from modelfs.store.chunks.verified import Place, Verified
 from modelfs.store.disk.descriptors import read_into
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId
@@ -55,7 +55,7 @@ class ChunkReader:
         self._cache = cache
         self._transposed = TransposedParts(cache)
         self._recipes = RecipeReader(self.read_current, self._read_source, self._transposed)
-        self._verified = VerifiedPlaces()
+        self._verified: Verified[Place] = Verified()
         self._verifying: SingleFlight[Place, None] = SingleFlight()
         self._local = threading.local()
 

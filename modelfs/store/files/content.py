@@ -36,9 +36,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class HoleRun:
-    """Zeros."""
+    """Zeros, if no extent is missing there."""
 
     size: int
+    unchecked: InodeNumber | None = None  # the file whose map is to be checked; None: it need not
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def overlay(
 
     Yields:
         Start, stop and source of a run of bytes. The source is the window in which they are
-        staged, or the extent and record of the chunk that they are in; None in a hole.
+        staged, or the extent and record of the chunk that they are in; None in a hole, of the map
+        or where that is hidden.
     """
     ranges: list[tuple[Window | None, int, int]] = [(None, stop, stop)]
     visible = stop
@@ -133,6 +135,9 @@ def overlay(
                     yield at, extent.start, None
                 at = extent.start + extent.length
                 yield extent.start, at, located
+            if at < end:
+                yield at, end, None
+                at = end
         if at < low:
             yield at, low, None
         if window is not None:
@@ -156,12 +161,13 @@ class Contents:
         self._has_totals = has_totals
         self._inodes = inodes
         self._extents = extents
+        self._complete_maps = extents.complete_maps
         self._reader = reader
         self._packs = packs
         self._staging = staging
 
     def empty_caches(self) -> None:
-        """Drop all extents and chunks from memory."""
+        """Drop all extents and chunks from memory, and check maps again."""
         self._extents.clear()
         self._reader.forget_all()
 
@@ -219,17 +225,15 @@ class Contents:
 
         Raises:
             NotFound: there is no such inode.
-            CorruptIndex: the file's map or a chunk's record is damaged, or extents are missing.
+            CorruptIndex: the file's map or a chunk's record is damaged; beside a writer also if
+                extents are missing, for which `fill` looks otherwise.
             OSError: a staging file cannot be opened.
         """
         if (staged := self._staging.find(inode)) is not None:
             return self.plan_staged(staged, start, size)
         node = self._inodes.get(inode)
         self._staging.rows.check_none(node)
-        runs = self._plan(inode, None, start, min(start + size, node.size))
-        if node.mapped >= node.size and any(isinstance(run, HoleRun) for run in runs):
-            raise CorruptIndex(f"extents of inode {inode} are missing")
-        return runs
+        return self._plan(inode, None, start, min(start + size, node.size))
 
     def plan_ahead(self, inode: InodeNumber, start: int, size: int) -> list[ReadRun]:
         """Plan a read-ahead: as `plan`, but fewer bytes where the file is cut into tiny chunks."""
@@ -245,13 +249,31 @@ class Contents:
         runs: list[ReadRun] = []
         for low, high, source in overlay(inode, staged, start, stop, self._extents.find):
             if source is None:
-                runs.append(HoleRun(high - low))
+                is_hidden = staged is not None and staged.hides_map(low)
+                runs.append(HoleRun(high - low) if is_hidden else self._hole(inode, high - low))
             elif isinstance(source, Window):
                 file = source.file.descriptor()
                 _append(runs, FileRun(file, low - source.start, high - low, source.file))
             else:
                 _append(runs, self._chunk_run(*source))
         return runs
+
+    def _hole(self, inode: InodeNumber, size: int) -> HoleRun:
+        """Return the run of a hole in a map. A long check is left to `fill`, on a thread."""
+        if self._complete_maps.trusts(inode):
+            return HoleRun(size)
+        if self._complete_maps.may_change:
+            self._complete_maps.check(inode)  # at the commit that the plan is of
+            return HoleRun(size)
+        return HoleRun(size, inode)
+
+    def lacks_extents(self, inode: InodeNumber) -> bool:
+        """Whether extents of a file are missing, so that its holes may be none. Any thread."""
+        try:
+            self._complete_maps.check(inode)
+        except CorruptIndex:
+            return True
+        return False
 
     def _chunk_run(self, extent: Extent, record: Chunk) -> ReadRun:
         if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
@@ -265,13 +287,16 @@ class Contents:
         """Read planned runs into `into`, which has their total size. Any thread.
 
         Raises:
+            CorruptIndex: extents of the file are missing, so a hole may be none.
             CorruptChunk: a chunk is damaged or missing.
             LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed, or a file of the store is cut short.
         """
         for run, part in parts(runs, into):
             match run:
-                case HoleRun():
+                case HoleRun(_, unchecked):
+                    if unchecked is not None:
+                        self._complete_maps.check(unchecked)
                     part[:] = bytes(len(part))
                 case FileRun(file, offset, size):
                     length = read_into(file, offset, part)
@@ -296,8 +321,10 @@ class Contents:
                 return self._reader.read(chunk, record)
         return filled(sum(run.size for run in runs), lambda into: self.fill(runs, into))
 
-    def is_ready(self, run: ChunkRun) -> bool:
-        """Whether `warm` has nothing to do for a run. Any thread."""
+    def is_ready(self, run: ChunkRun | HoleRun) -> bool:
+        """Whether a run needs no `warm`, or no check of its map. Any thread."""
+        if isinstance(run, HoleRun):
+            return run.unchecked is None
         return self._reader.is_ready(run.chunk, run.record)
 
     def peek(self, run: ChunkRun) -> memoryview | None:

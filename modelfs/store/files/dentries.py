@@ -103,6 +103,10 @@ class Dentries:
         )
         return [(key[8:], Dentry.from_bytes(value).inode) for key, value in rows]
 
+    def is_empty(self, folder: InodeNumber) -> bool:
+        """Whether a folder has no names, neither dentries nor lines: one may have been lost."""
+        return not self.listing(folder, 0, 1) and not self.names(folder, b"", 1)
+
     def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
         """Yield the folder and name of each of an inode's names."""
         start, stop = triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0)

@@ -19,6 +19,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.fork_lock import fork_lock
 from modelfs.store.chunks.table import ChunkTable
+from modelfs.store.files.complete_maps import CompleteMaps
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
@@ -42,9 +43,13 @@ class _Section:
 
 
 class ExtentCache:
-    """Finds the extents of file ranges, with their chunks' records. Any thread."""
+    """Finds the extents of file ranges, with their chunks' records. Any thread.
+
+    `complete_maps` checks that no extent is missing where `find` finds none.
+    """
 
     def __init__(self, index: Index, maps: FileMaps, chunks: ChunkTable) -> None:
+        self.complete_maps = CompleteMaps(index)
         self._index = index
         self._maps = maps
         self._chunks = chunks
@@ -52,7 +57,8 @@ class ExtentCache:
         self._lock = fork_lock()
 
     def clear(self) -> None:
-        """Drop all sections, and those that threads are loading."""
+        """Drop all sections, those that threads are loading, and the checks of maps."""
+        self.complete_maps.clear()
         self._sections = OrderedDict()
 
     def find(self, inode: InodeNumber, start: int, stop: int) -> Iterator[tuple[Extent, Chunk]]:

@@ -12,7 +12,7 @@ one to 900 bytes and adds the third. Chunk 7 keeps one ref and loses 100 ref byt
 from collections.abc import Iterable, Iterator, Sequence
 
 from modelfs.store.chunks.table import ChunkTable
-from modelfs.store.files.inode_totals import add_to_totals
+from modelfs.store.files.inode_totals import add_to_totals, clear_mapped
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of
@@ -85,6 +85,9 @@ class FileMaps:
         removed = [Extent.from_bytes(pair_of(key)[1], value) for key, value in rows]
         for extent in removed:
             self._delete(inode, extent)
+        if len(rows) < limit and not start:
+            clear_mapped(self._index, inode)  # also of extents that the disk has lost
+            return True
         add_to_totals(self._index, inode, mapped=-_bytes(removed))
         if len(rows) == limit:
             self._trims[inode] = start, pair_of(rows[-1][0])[1]

@@ -102,9 +102,12 @@ class Namespace:
 
         Raises:
             InvalidArgument: the inode is no symbolic link.
+            CorruptIndex: its target is damaged or missing.
         """
         target = self._index.get(Table.SYMLINKS, number_key(inode))
         if target is None:
+            if stat.S_ISLNK(self._inodes.get(inode).mode):
+                raise CorruptIndex(f"the target of inode {inode} is missing")
             raise InvalidArgument(f"inode {inode} is no symbolic link")
         return target
 
@@ -217,7 +220,7 @@ class Namespace:
         """
         dentry = self._dentries.entry(folder, name)
         node = self._directory(dentry.inode)
-        if self._dentries.listing(node.inode, 0, 1):
+        if not self._dentries.is_empty(node.inode):
             raise DirectoryNotEmpty(f"directory {os.fsdecode(name)} is not empty")
         with self._index.change():
             self._dentries.remove(folder, name, dentry)
@@ -342,7 +345,7 @@ class Namespace:
         if stat.S_ISDIR(victim.mode):
             if not stat.S_ISDIR(node.mode):
                 raise IsADirectory("the new name is a directory")
-            if self._dentries.listing(victim.inode, 0, 1):
+            if not self._dentries.is_empty(victim.inode):
                 raise DirectoryNotEmpty("the new name is a directory with entries")
         elif stat.S_ISDIR(node.mode):
             raise NotADirectory("the new name is no directory")

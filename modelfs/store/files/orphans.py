@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.store.files.filemap import FileMaps
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
@@ -64,7 +65,7 @@ class Orphans:
         """Remove a slice of the attributes or tensors; return whether none is left."""
         prefix = number_key(inode)
         last_table, last_key = self._last
-        for table in (Table.XATTRS, Table.TENSORS):
+        for table, total in ((Table.XATTRS, "xattr_rows"), (Table.TENSORS, "tensor_rows")):
             start = prefix
             if last_table is table and last_key.startswith(prefix):
                 # Go on at the end of the last slice, if its change was not undone: see
@@ -74,6 +75,7 @@ class Orphans:
             rows = self._index.scan(table, start, prefix_end(prefix), SLICE)
             for key, _ in rows:
                 self._index.delete(table, key)
+            add_to_totals(self._index, inode, **{total: -len(rows)})
             if len(rows) == SLICE:
                 self._last = table, rows[-1][0]
                 return False

@@ -51,9 +51,7 @@ def fill(contents: Contents, runs: list[ReadRun], into: memoryview) -> None:
     """Read planned runs. Any thread.
 
     Raises:
-        CorruptChunk: a chunk is damaged or missing.
-        LostBytes: the disk has lost staged bytes.
-        OSError: the backing disk failed.
+        CorruptIndex, CorruptChunk, LostBytes, OSError: as `Contents.fill`.
     """
     if len(into) < PARALLEL_MIN:
         contents.fill(runs, into)
@@ -152,8 +150,9 @@ def _pieces(runs: list[ReadRun], into: memoryview) -> Iterator[tuple[ReadRun, me
         for start in range(0, run.size, PIECE):
             size = min(PIECE, run.size - start)
             match run:
-                case HoleRun():
-                    yield HoleRun(size), part[start : start + size]
+                case HoleRun(_, unchecked):
+                    # The first piece checks the map for all.
+                    yield HoleRun(size, None if start else unchecked), part[start : start + size]
                 case FileRun():
                     yield run.part(start, size), part[start : start + size]
                 case _:

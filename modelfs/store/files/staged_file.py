@@ -169,6 +169,10 @@ class StagedFile:
             self.dirty_since = time.monotonic()
         self.dirty = True
 
+    def hides_map(self, offset: int) -> bool:
+        """Whether the map is hidden at an offset: a truncation has cut it off there."""
+        return self.map_visible_to is not None and offset >= self.map_visible_to
+
     @property
     def lost_bytes(self) -> int:
         return sum(window.lost().size for window in self.windows.values())
@@ -270,4 +274,6 @@ def with_staged_state(node: Inode, staged: StagedFile) -> Inode:
         node.format,
         node.staging_rows,
         node.mapped,
+        node.xattr_rows,
+        node.tensor_rows,
     )

@@ -6,10 +6,11 @@ Example. `model.safetensors` has tensors "a" (F16, 10 x 10) at byte 100 and "b" 
 300: two rows, with starts 100 and 300 and sizes 200 and 20.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from modelfs.formats.layout import Layout, TensorSpan
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table, pair_key, pair_of, tensor_key
 from modelfs.store.index.tensor_records import TensorRow
@@ -62,6 +63,17 @@ class TensorTable:
             elif key not in to_put:
                 to_delete.append((key, None))
         return [*to_delete, *to_put.items()]
+
+    def change(self, inode: InodeNumber, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Make some of the changes that `changes` returned, inside a change of the index."""
+        before = sum(self._index.has(Table.TENSORS, key) for key, _ in changes)
+        for key, value in changes:
+            if value is None:
+                self._index.delete(Table.TENSORS, key)
+            else:
+                self._index.put(Table.TENSORS, key, value)
+        after = sum(value is not None for _, value in changes)
+        add_to_totals(self._index, inode, tensor_rows=after - before)
 
     def _rows(self, inode: InodeNumber) -> Iterator[tuple[bytes, bytes]]:
         return self._index.pages(Table.TENSORS, pair_key(inode, 0), pair_key(inode + 1, 0))

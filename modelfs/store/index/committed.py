@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from threading import get_ident
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import lmdb
 
@@ -28,13 +28,14 @@ from modelfs.store.index.tables import ROOT, Table, number_key
 # Rows read in one transaction: LMDB reuses no page that a transaction may still read.
 SCAN_PAGE: Final = 1000
 
-# Two rows that every store has, and their lengths without checksums.
+# Two rows that every store has, and their lengths in formats 1 to 3, without checksums.
 FIRST_ROWS: Final = (
     (Table.META, SUPERBLOCK, Superblock.LAYOUT.size),
-    (Table.INODES, number_key(ROOT), Inode.LAYOUT.size),
+    (Table.INODES, number_key(ROOT), Inode.LENGTH_3),
 )
 
 Row = tuple[bytes, bytes]
+# Returns the new value of a row, from its table, key and value.
 Convert = Callable[[Table, bytes, bytes], bytes]
 
 
@@ -64,10 +65,8 @@ class CommittedRows:
         self._read_only = read_only
         self._others_write = others_write
         self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
-        # Whether the rows have checksums, as all do since format 4: False until the first look. And
-        # how the next commit converts the rows that have none.
+        # Whether the rows have checksums, as all do since format 4: False until the first look.
         self._with_checksums = False
-        self._convert: Convert | None = None
 
     # -- reading
 
@@ -128,6 +127,14 @@ class CommittedRows:
                     damaged.add(key)
         return rows
 
+    def pages(
+        self, table: Table, start: bytes, stop: bytes, *, damaged: set[bytes] | None = None
+    ) -> Iterator[Row]:
+        """Yield every row whose key is in `[start, stop)`. Raises as `page`."""
+        while rows := self.page(table, start, stop, SCAN_PAGE, (), damaged):
+            yield from rows
+            start = rows[-1][0] + b"\0"
+
     def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
         """Return the last key in `[low, key]`, None if there is none."""
         if not self._env.has(table):
@@ -177,11 +184,17 @@ class CommittedRows:
     @contextmanager
     def pinned(self) -> Iterator[None]:
         """Pin this thread: see `Index.pinned`."""
-        if not self._read_only or get_ident() in self._pins:
+        with self.one_commit() if self._read_only else nullcontext():
             yield
+
+    @contextmanager
+    def one_commit(self) -> Iterator[Self]:
+        """Pin this thread to the last commit, unless it is pinned, and yield these rows."""
+        if get_ident() in self._pins:
+            yield self
             return
         with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
-            yield
+            yield self
 
     @contextmanager
     def copied(self) -> Iterator[None]:
@@ -226,21 +239,23 @@ class CommittedRows:
 
     # -- writing
 
-    def add_checksums(self, convert: Convert) -> None:
-        """Convert every row, and give it a checksum, with the next commit."""
-        self._convert = convert
-
-    def write(self, changes: Layer) -> None:
+    def write(self, changes: Layer, upgrade: Callable[[], Convert] | None = None) -> None:
         """Apply changes in one transaction, and make them durable.
+
+        Args:
+            changes: the rows to put and to delete, of every table.
+            upgrade: if no row has a checksum, each one gets one, and the value that the result of
+                `upgrade` returns for it. No other thread may read meanwhile.
 
         Raises: as `IndexFile.write`.
         """
+        convert = None if upgrade is None or self._are_checked() else upgrade()
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
             with_checksums = self._have_checksums(transaction, self._env.database)
-            if self._convert is not None and not with_checksums:
+            if convert is not None:
                 for table in changes:
-                    self._add_checksums(transaction, table, self._convert)
+                    self._add_checksums(transaction, table, convert)
                 with_checksums = True
             for table, rows in changes.items():
                 database = self._env.database(table)
@@ -252,7 +267,10 @@ class CommittedRows:
                         transaction.put(key, stored, db=database)
 
         self._file.write(work)
-        self._convert = None
+
+    def _are_checked(self) -> bool:
+        with self._env.transaction() as snapshot:
+            return self._have_checksums(snapshot, self._env.database)
 
     def _add_checksums(
         self, transaction: "lmdb.Transaction[bytes]", table: Table, convert: Convert

@@ -23,7 +23,7 @@ the next commit, and reads see it at once.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -46,15 +46,18 @@ class CommitBatch:
         self._index = index
         self._changes = changes
 
-    def write(self) -> None:
+    def write(self, upgrade: Callable[[], Convert] | None = None) -> None:
         """Apply the changes to LMDB and make them durable. Any thread, one at a time.
+
+        Args:
+            upgrade: converts the rows of an older format: see `CommittedRows.write`.
 
         Raises:
             StoreFull: the disk or the map is full. Nothing was written; the changes stay sealed
                 and visible, and the next batch includes them.
             OSError, CorruptIndex: as `Environment.transaction`; the same holds.
         """
-        self._index.apply(self._changes)
+        self._index.apply(self._changes, upgrade)
 
 
 class Index:
@@ -209,6 +212,10 @@ class Index:
         """
         return self._committed.pinned()
 
+    def one_commit(self) -> AbstractContextManager[CommittedRows]:
+        """Yield the rows of one commit, without the changes in memory. Any thread."""
+        return self._committed.one_commit()
+
     def copied(self) -> AbstractContextManager[None]:
         """Make this thread's reads inside the block see one commit, for as long as it takes.
 
@@ -343,25 +350,15 @@ class Index:
         """End a commit whose batch was written."""
         self._memtable.release()
 
-    def commit(self) -> None:
-        """Do all three steps of a commit on this thread. Raises as `CommitBatch.write`."""
+    def commit(self, upgrade: Callable[[], Convert] | None = None) -> None:
+        """Do all three steps of a commit on this thread. As `CommitBatch.write`."""
         if self.dirty:
-            self.seal().write()
+            self.seal().write(upgrade)
             self.release()
 
-    def add_checksums(self, convert: Convert) -> None:
-        """Convert every committed row, and give it a checksum, with the next commit.
-
-        No other thread may read meanwhile. Does nothing if the rows have checksums.
-
-        Args:
-            convert: returns the new value of a row, from its table, key and value.
-        """
-        self._committed.add_checksums(convert)
-
-    def apply(self, changes: Layer) -> None:
+    def apply(self, changes: Layer, upgrade: Callable[[], Convert] | None = None) -> None:
         """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
-        self._committed.write(changes)
+        self._committed.write(changes, upgrade)
 
     def compact(self) -> None:
         """Give unused pages back to the disk, if most are unused: see `IndexFile.compact`."""

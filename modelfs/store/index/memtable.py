@@ -52,7 +52,7 @@ class Memtable:
         self._lock = fork_lock()
         self._active = _empty()
         self._sealed: Layer | None = None
-        self._changed = False
+        # More than 0 exactly while the layer has a row.
         self._active_bytes = 0
         self._sealed_bytes = 0
         # Monotonic seconds of the oldest change of each layer.
@@ -118,7 +118,7 @@ class Memtable:
     @property
     def dirty(self) -> bool:
         """Whether there are changes that LMDB does not have."""
-        return self._changed or self._sealed is not None
+        return self._active_bytes > 0 or self._sealed is not None
 
     @property
     def memory(self) -> int:
@@ -130,7 +130,7 @@ class Memtable:
         """Seconds since the oldest change that LMDB does not have; 0 without one."""
         if self._sealed is not None:
             return monotonic() - self._sealed_since
-        return monotonic() - self._active_since if self._changed else 0.0
+        return monotonic() - self._active_since if self._active_bytes else 0.0
 
     def __len__(self) -> int:
         """Return the number of rows that have changed since the last seal."""
@@ -147,14 +147,13 @@ class Memtable:
         """Change a row, or delete it with None."""
         rows = self._active[table]
         older, was_there = rows.get(key), key in rows
+        if not self._active_bytes:
+            self._active_since = monotonic()
         with self._lock:
             rows[key] = value
         self._active_bytes += _memory(key, value)
         if was_there:
             self._active_bytes -= _memory(key, older)
-        if not self._changed:
-            self._active_since = monotonic()
-        self._changed = True
 
     def drop(self, table: Table, key: bytes) -> None:
         """Remove a row from the active layer, if it is there: neither LMDB nor a commit has it."""
@@ -197,7 +196,6 @@ class Memtable:
             else:
                 self._sealed = self._active
             self._active = _empty()
-        self._changed = False
         return self._sealed
 
     def release(self) -> None:

@@ -107,7 +107,7 @@ class Superblock:
 class Inode:
     """A file, directory or other node.
 
-    Value layout, 80 bytes::
+    Value layout, 88 bytes (formats 1 to 3: the first 80)::
 
         offset  type  field
         0       u32   mode      type and permission bits, as in st_mode
@@ -124,8 +124,10 @@ class Inode:
         66      -     zero
         68      u32   staging_rows  its rows in `staged`, `lost` and `trims`
         72      u64   mapped    bytes of its extents
+        80      u32   xattr_rows    its extended attributes
+        84      u32   tensor_rows   its rows in `tensors`
 
-    The last two are totals, zero before format 4: see `files.inode_totals`.
+    The last four are totals, zero before format 4: see `files.inode_totals`.
     """
 
     inode: InodeNumber
@@ -142,8 +144,11 @@ class Inode:
     format: Format
     staging_rows: int = 0
     mapped: int = 0
+    xattr_rows: int = 0
+    tensor_rows: int = 0
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIIIQQqqqQH2xIQ")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIIIQQqqqQH2xIQII")
+    LENGTH_3: ClassVar[int] = 80
 
     def to_bytes(self) -> bytes:
         return self.LAYOUT.pack(
@@ -160,6 +165,8 @@ class Inode:
             self.format,
             self.staging_rows,
             self.mapped,
+            self.xattr_rows,
+            self.tensor_rows,
         )
 
     @classmethod
@@ -169,10 +176,19 @@ class Inode:
         Raises:
             CorruptIndex: wrong length, or an unknown format number.
         """
+        if len(value) == cls.LENGTH_3:
+            value = value.ljust(cls.LAYOUT.size, b"\0")
         try:
-            *fields, parent, number, rows, mapped = cls.LAYOUT.unpack(value)
+            *fields, parent, number, rows, mapped, xattrs, tensors = cls.LAYOUT.unpack(value)
             return cls(
-                InodeNumber(inode), *fields, InodeNumber(parent), Format(number), rows, mapped
+                InodeNumber(inode),
+                *fields,
+                InodeNumber(parent),
+                Format(number),
+                rows,
+                mapped,
+                xattrs,
+                tensors,
             )  # type: ignore[call-arg]
         except (struct.error, ValueError) as exc:
             raise CorruptIndex(f"inode {inode}: {exc}") from exc

@@ -82,6 +82,20 @@ async def test_decoded_chunks_need_no_thread(served: Served, threads: Counting[.
     assert len(threads.calls) == 1
 
 
+async def test_a_sparse_map_is_added_up_on_a_thread_once(
+    served: Served, threads: Counting[..., None]
+) -> None:
+    """The first read of a hole in a map goes to a thread; those after it are served at once."""
+    inode = await served.chunked(b"f", DATA)
+    await served.set(inode, size=30 * CHUNK)
+    await served.background.ingest.sync()
+    reader = served.reader_of(inode)
+    threads.calls.clear()
+    for start in (25, 22, 25):
+        assert bytes(await served.reader.read(reader, start * CHUNK, 100)) == bytes(100)
+    assert len(threads.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("offset", "size", "length"),
     [(0, 0, 0), (0, 1, 1), (len(DATA) - 1, 10, 1), (len(DATA), 10, 0), (10**15, 10, 0)],

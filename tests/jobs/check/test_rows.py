@@ -10,11 +10,19 @@ from modelfs.jobs.check.fsck import check, fsck
 from modelfs.store.index.counters import FILES, NEXT_CHUNK, NEXT_INODE, NEXT_PACK, SHARED
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
-from modelfs.store.index.tables import Table, number_key
-from tests.support.sample_store import SHARERS, WORDS, Sample
+from modelfs.store.index.tables import Table, named_key, number_key
+from tests.support.sample_store import BASE, SHARERS, WORDS, Sample
 
 ANY_VALUE: Final = {Table.SYMLINKS, Table.XATTRS}  # whatever bytes are their value
 EMPTY: Final = {Table.LOST}
+# Hints, and the queues of ingest and of the optimizer: without a row, files may take more room.
+NOT_MISSED: Final = {
+    Table.EXTERNAL_DATA,
+    Table.COPY_HINTS,
+    Table.SKETCHES,
+    Table.PENDING,
+    Table.TO_OPTIMIZE,
+}
 
 
 @pytest.mark.parametrize("table", [*set(Table) - ANY_VALUE - EMPTY])
@@ -25,6 +33,38 @@ def test_a_row_that_does_not_decode_is_found_once(sample: Sample, table: Table) 
     (found,) = sample.findings(data=False)
     assert found.invariant == "row"
     assert key[:32].hex() in found.message
+
+
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("table", Table)
+def test_a_lost_row_is_found(sample: Sample, table: Table, which: int) -> None:
+    """A row that vanishes from any table leaves a finding, unless no file depends on it."""
+    if table is Table.LOST:
+        sample.lose(10, 30)
+    sample.delete(table, list(sample.store.index.keys(table))[which])
+    assert bool(sample.findings(data=False)) == (table not in NOT_MISSED)
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        (Table.XATTRS, ("xattr-rows", (b"/folder/text",), ())),
+        (Table.TENSORS, ("tensor-rows", (BASE,), ())),
+    ],
+)
+def test_missing_rows_of_an_inode_are_found(
+    sample: Sample, table: Table, found: tuple[str, tuple[bytes, ...], tuple[str, ...]]
+) -> None:
+    """An attribute or tensor less than the inode counts is one finding, with its file."""
+    sample.delete(table, next(sample.store.index.keys(table)))
+    assert sample.finding() == found
+
+
+def test_an_inode_with_more_rows_than_it_counts_is_found(sample: Sample) -> None:
+    """A total that is too small is reported as an account: no row is missing."""
+    sample.put(Table.XATTRS, named_key(sample.text, b"user.more"), b"")
+    (found,) = sample.findings()
+    assert (found.invariant, found.severity) == ("inode-total", Severity.ACCOUNT)
 
 
 def test_an_unreadable_directory_is_found_once(sample: Sample) -> None:

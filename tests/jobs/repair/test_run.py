@@ -8,6 +8,8 @@ from typing import Final
 import pytest
 
 from modelfs.errors import StoreBusy
+from modelfs.jobs.check.fsck import check
+from modelfs.jobs.repair.context import Action, Outcome
 from modelfs.jobs.repair.quarantine import FOLDER, ROWS
 from modelfs.jobs.repair.run import repair
 from modelfs.store.index.counters import (
@@ -19,7 +21,15 @@ from modelfs.store.index.counters import (
     SESSION,
 )
 from modelfs.store.index.records import SUPERBLOCK, Listed
-from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, pair_key, triple_key
+from modelfs.store.index.tables import (
+    ROOT,
+    InodeNumber,
+    Table,
+    named_key,
+    number_key,
+    pair_key,
+    triple_key,
+)
 from modelfs.store.store import Store
 from tests.support.byte_damage import (
     Contents,
@@ -293,3 +303,40 @@ def test_a_repair_begins_a_session(sample: Sample) -> None:
     with Store(sample.path, read_only=True) as store:
         assert store.counters.get(SESSION) != before[0]
         assert store.counters.get(NEXT_INODE) > before[1]
+
+
+def test_missing_tensors_are_found_again(sample: Sample, good: Contents) -> None:
+    """Ingest makes missing rows of tensors again after a repair, and nothing is lost."""
+    before = dict(sample.store.index.pages(Table.TENSORS))
+    for key in list(before)[:2]:
+        sample.delete(Table.TENSORS, key)
+    sample.store.close()
+    report = repair(sample.path)
+    assert report.after.findings == []
+    assert [(action.outcome, action.files) for action in report.actions] == [
+        (Outcome.REPAIRED, (BASE,)),
+        (Outcome.REPAIRED, ()),
+    ]
+    with Store(sample.path) as store:
+        ingest_all(store)
+        assert dict(store.index.pages(Table.TENSORS)) == before
+    with Store(sample.path, read_only=True) as store:
+        assert check(store, data=True) == []
+    assert files_of(sample.path) == good
+
+
+def test_lost_attributes_are_reported(sample: Sample, good: Contents) -> None:
+    """A lost attribute is named with its file; afterwards the file has the others."""
+    sample.store.attributes.put(sample.text, b"user.other", b"other")
+    sample.delete(Table.XATTRS, named_key(sample.text, b"user.note"))
+    sample.store.close()
+    report = repair(sample.path)
+    assert report.after.findings == []
+    assert report.actions[0] == Action(
+        Outcome.QUARANTINED,
+        f"inode {sample.text}: 1 extended attributes are lost",
+        (b"/folder/text",),
+    )
+    with Store(sample.path) as store:
+        assert list(store.attributes.names(sample.text)) == [b"user.other"]
+    assert files_of(sample.path) == good

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from modelfs.store.chunks.verified import TRUST_SECONDS, VerifiedPlaces
+from modelfs.store.chunks.verified import TRUST_SECONDS, Place, Verified
 from modelfs.store.index.tables import PackId
 
 ONE = PackId(1), 4096
@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_place_is_trusted_for_a_while(clock: list[float]) -> None:
     """A place counts for `TRUST_SECONDS` after its last verification, and then no more."""
-    places = VerifiedPlaces()
+    places: Verified[Place] = Verified()
     places.add(ONE)
     clock[0] += TRUST_SECONDS - 1
     assert ONE in places
@@ -35,7 +35,7 @@ def test_a_place_is_trusted_for_a_while(clock: list[float]) -> None:
 
 def test_a_place_is_a_pack_and_an_offset(clock: list[float]) -> None:
     """Neither the same offset of another pack nor another offset is trusted."""
-    places = VerifiedPlaces()
+    places: Verified[Place] = Verified()
     places.add(ONE)
     assert TWO not in places
     assert THREE not in places
@@ -46,7 +46,7 @@ def test_a_place_is_a_pack_and_an_offset(clock: list[float]) -> None:
 
 def test_the_first_verified_places_are_forgotten_first(clock: list[float]) -> None:
     """No more than `capacity` places are remembered."""
-    places = VerifiedPlaces(2)
+    places: Verified[Place] = Verified(2)
     for place in (ONE, TWO, THREE):
         places.add(place)
     assert [place in places for place in (ONE, TWO, THREE)] == [False, True, True]

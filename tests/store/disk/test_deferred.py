@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,8 +77,8 @@ def test_the_index_is_durable_before_a_file_goes(box: Box, monkeypatch: pytest.M
     there: list[bool] = []
     write = Index.apply
 
-    def noted(index: Index, changes: object) -> None:
-        write(index, changes)  # type: ignore[arg-type]
+    def noted(index: Index, *changes: Any) -> None:
+        write(index, *changes)
         there.append(name in names_in(box.store.staging.folder))
 
     monkeypatch.setattr(Index, "apply", noted)

@@ -4,12 +4,21 @@ import stat
 
 import pytest
 
-from modelfs.errors import AttributeTooLarge, InvalidArgument, NoAttribute, NotFound, NotSupported
+from modelfs.errors import (
+    AttributeTooLarge,
+    CorruptIndex,
+    InvalidArgument,
+    NoAttribute,
+    NotFound,
+    NotSupported,
+)
+from modelfs.store.files import attributes as attributes_module
 from modelfs.store.files.attributes import VALUE_MAX, Change
 from modelfs.store.files.clock import EARLIEST_NS, LATEST_NS
-from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.files.inode_totals import add_to_totals
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key
 from modelfs.store.store import Store
-from tests.support.run_jobs import ingest_all
+from tests.support.run_jobs import drain, ingest_all
 from tests.support.stores import FILE, Box, new_file
 
 NOWHERE = InodeNumber(12345)
@@ -124,3 +133,43 @@ def test_a_missing_inode_has_no_attributes(opened: Store) -> None:
     with pytest.raises(NotFound):
         opened.attributes.put(NOWHERE, b"user.x", b"x")
     assert list(opened.attributes.names(NOWHERE)) == []
+
+
+def test_a_lost_attribute_is_an_error(box: Box) -> None:
+    """Of an inode that lacks attributes, none is said to be absent, and no list is complete."""
+    inode, other = new_file(box.store, b"f"), new_file(box.store, b"other")
+    attributes = box.store.attributes
+    for name in (b"user.a", b"user.b"):
+        attributes.put(inode, name, b"value")
+    with box.store.index.change():
+        box.store.index.delete(Table.XATTRS, named_key(inode, b"user.a"))
+    assert attributes.get(inode, b"user.b") == b"value"
+    for action in (
+        lambda: attributes.get(inode, b"user.a"),
+        lambda: attributes.remove(inode, b"user.c"),
+        lambda: list(attributes.names(inode)),
+    ):
+        with pytest.raises(CorruptIndex, match="1 extended attributes"):
+            action()
+    with pytest.raises(NoAttribute):
+        attributes.get(other, b"user.a")
+    attributes.put(inode, b"user.a", b"value")
+    box.store.namespace.unlink(ROOT, b"f")
+    drain(box.store.orphans.remove(inode))
+
+
+def test_many_attributes_are_not_counted(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an inode with more attributes than the kernel lists, an absent one is absent."""
+    monkeypatch.setattr(attributes_module, "COUNTED_MAX", 1)
+    inode = new_file(opened, b"f")
+    for name in (b"user.a", b"user.b", b"user.c"):
+        opened.attributes.put(inode, name, b"value")
+    with opened.index.change():
+        opened.index.delete(Table.XATTRS, named_key(inode, b"user.a"))
+    with pytest.raises(NoAttribute):
+        opened.attributes.get(inode, b"user.a")
+    with pytest.raises(CorruptIndex, match="1 extended attributes"):
+        list(opened.attributes.names(inode))
+    opened.attributes.put(inode, b"user.a", b"value")
+    with opened.index.change():
+        add_to_totals(opened.index, inode, xattr_rows=-1)

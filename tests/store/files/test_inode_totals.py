@@ -6,13 +6,14 @@ import pytest
 
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.fsck import check
+from modelfs.store.files import orphans
 from modelfs.store.files.inode_totals import Totals, add_to_totals
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of
 from modelfs.store.store import Store
 from tests.support.damaged_rows import raw_rows
 from tests.support.run_jobs import drain, ingest_all
-from tests.support.stores import Box, durable, new_file, new_store, noise, stored_file
+from tests.support.stores import Box, durable, model_of, new_file, new_store, noise, stored_file
 
 CONTENT = noise(3 << 20)
 
@@ -25,24 +26,60 @@ def test_totals_follow_the_rows(box: Box) -> None:
     """Flushes, ingest, overwriting, truncation and its end change the totals with the rows."""
     store = box.store
     inode = new_file(store, b"f", CONTENT)
-    assert totals(store, inode) == (0, 0)
+    assert totals(store, inode) == Totals(0, 0)
     store.writes.write(inode, 2 * WINDOW, b"end")
     durable(store, inode)
-    assert totals(store, inode) == (2, 0)
+    assert totals(store, inode) == Totals(2, 0)
     ingest_all(store)
-    assert totals(store, inode) == (0, len(CONTENT) + 3)
+    assert totals(store, inode) == Totals(0, len(CONTENT) + 3)
     store.writes.write(inode, 100, noise(5000, 1))
     ingest_all(store)
-    assert totals(store, inode) == (0, len(CONTENT) + 3)
+    assert totals(store, inode) == Totals(0, len(CONTENT) + 3)
     store.writes.truncate(inode, 1000)
     store.flush(inode)
-    assert totals(store, inode) == (1, len(CONTENT) + 3)
+    assert totals(store, inode) == Totals(1, len(CONTENT) + 3)
     drain(store.flusher.trim(inode))
     ingest_all(store)
-    assert totals(store, inode) == (0, 1000)
+    assert totals(store, inode) == Totals(0, 1000)
     store.writes.truncate(inode, 5000)
     ingest_all(store)
-    assert totals(store, inode) == (0, 1000)
+    assert totals(store, inode) == Totals(0, 1000)
+
+
+def test_attributes_and_tensors_are_counted(box: Box) -> None:
+    """Each attribute and each tensor is counted once, until it goes."""
+    store = box.store
+    inode = stored_file(store, b"f", model_of(b"one", b"two", b"three"))
+    size = store.contents.node(inode).size
+    assert totals(store, inode) == Totals(0, size, 0, 3)
+    for name, value in ((b"user.a", b"1"), (b"user.b", b"2"), (b"user.a", b"3")):
+        store.attributes.put(inode, name, value)
+    assert totals(store, inode) == Totals(0, size, 2, 3)
+    store.attributes.remove(inode, b"user.b")
+    store.writes.truncate(inode, 0)
+    store.writes.write(inode, 0, model_of(b"tensor", b"other"))
+    ingest_all(store)
+    size = store.contents.node(inode).size
+    assert totals(store, inode) == Totals(0, size, 1, 2)
+    store.writes.write(inode, 0, b"no model")
+    ingest_all(store)
+    assert totals(store, inode) == Totals(0, size, 1, 0)
+
+
+def test_an_orphan_loses_its_rows_and_their_counts(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The totals of an orphan that is removed in slices are right after each of them."""
+    monkeypatch.setattr(orphans, "SLICE", 2)
+    inode = stored_file(box.store, b"f", model_of(*[b"tensor"] * 5))
+    for number in range(5):
+        box.store.attributes.put(inode, b"user.%d" % number, b"value")
+    box.store.namespace.unlink(InodeNumber(1), b"f")
+    slices = 0
+    for _ in box.store.orphans.remove(inode):
+        slices += 1
+        assert check(box.store) == []
+    assert slices >= 4
 
 
 def test_a_record_that_is_put_keeps_its_totals(box: Box) -> None:
@@ -53,7 +90,7 @@ def test_a_record_that_is_put_keeps_its_totals(box: Box) -> None:
     ingest_all(box.store)
     with box.store.index.change():
         box.store.inodes.touch(node, size=1000)
-    assert totals(box.store, inode) == (0, 1000)
+    assert totals(box.store, inode) == Totals(0, 1000)
 
 
 def test_totals_are_never_negative(box: Box) -> None:
@@ -61,7 +98,7 @@ def test_totals_are_never_negative(box: Box) -> None:
     inode = stored_file(box.store, b"f", b"1234")
     with pytest.raises(CorruptIndex), box.store.index.change():
         add_to_totals(box.store.index, inode, mapped=-5)
-    assert totals(box.store, inode) == (0, 4)
+    assert totals(box.store, inode) == Totals(0, 4)
 
 
 @pytest.fixture

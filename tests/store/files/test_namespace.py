@@ -26,7 +26,7 @@ from modelfs.errors import (
 )
 from modelfs.jobs.check.fsck import check
 from modelfs.store.files.namespace import LINK_MAX, Owner
-from modelfs.store.index.tables import ROOT, InodeNumber
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
 from tests.support.run_jobs import drain
 from tests.support.stores import FILE, FOLDER, ME, Box, new_file, new_store
@@ -469,3 +469,36 @@ def test_a_loop_of_directories_is_damage(opened: Store) -> None:
         opened.namespace.rename((ROOT, b"moved"), (two.inode, b"x"))
     with opened.index.change():
         opened.inodes.touch(opened.inodes.get(one.inode), parent=ROOT)
+
+
+@pytest.mark.parametrize("table", [Table.DENTRIES, Table.LISTING])
+def test_a_folder_with_a_lost_row_is_not_empty(box: Box, table: Table) -> None:
+    """A folder is not removed, nor renamed over, while one of the rows of a name is left."""
+    names, index = box.store.namespace, box.store.index
+    folder = names.create(ROOT, b"folder", FOLDER, ME).inode
+    names.create(ROOT, b"other", FOLDER, ME)
+    new_file(box.store, b"f", folder=folder)
+    (key,) = index.keys(table, number_key(folder), number_key(folder + 1))
+    value = index.get(table, key)
+    assert value is not None
+    with index.change():
+        index.delete(table, key)
+    with pytest.raises(DirectoryNotEmpty):
+        names.rmdir(ROOT, b"folder")
+    with pytest.raises(DirectoryNotEmpty):
+        names.rename((ROOT, b"other"), (ROOT, b"folder"))
+    with index.change():
+        index.put(table, key, value)
+
+
+def test_a_lost_target_is_an_error(box: Box) -> None:
+    """A symbolic link without a target is damage, and a file is no symbolic link."""
+    link = box.store.namespace.symlink(ROOT, b"link", b"target", ME).inode
+    with pytest.raises(InvalidArgument):
+        box.store.namespace.readlink(new_file(box.store, b"f"))
+    with box.store.index.change():
+        box.store.index.delete(Table.SYMLINKS, number_key(link))
+    with pytest.raises(CorruptIndex, match="is missing"):
+        box.store.namespace.readlink(link)
+    box.store.namespace.unlink(ROOT, b"link")
+    drain(box.store.orphans.remove(link))

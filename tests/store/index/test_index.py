@@ -363,6 +363,17 @@ def test_a_writer_is_not_pinned(index: Index) -> None:
         assert index.get_newest(Table.META, b"key") == b"1"
 
 
+def test_a_change_that_raises_needs_no_commit(index: Index) -> None:
+    """After a change that was undone there is nothing to commit."""
+    commit = index.snapshot_id()
+    with contextlib.suppress(ValueError), index.change():
+        index.put(Table.META, b"a", b"1")
+        raise ValueError
+    assert (index.dirty, index.uncommitted_seconds, index.uncommitted_bytes) == (False, 0, 0)
+    index.commit()
+    assert index.snapshot_id() == commit
+
+
 def test_deleting_a_missing_row_changes_nothing(index: Index) -> None:
     """Deleting a missing row leaves nothing in memory that a scan would step over."""
     with index.change():

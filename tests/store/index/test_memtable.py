@@ -59,6 +59,27 @@ def test_a_seal_after_a_failed_commit_has_the_newest_rows_of_both() -> None:
     assert memtable.dirty
 
 
+def test_undone_and_dropped_changes_wait_for_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a changed row the memtable is not dirty, and the next change is the oldest."""
+    now = 10.0
+    monkeypatch.setattr(memtable_module, "monotonic", lambda: now)
+    memtable = Memtable()
+    change = memtable.undo_of(META, b"a")
+    memtable.set(META, b"a", b"1")
+    memtable.undo([change])
+    assert (memtable.dirty, memtable.age) == (False, 0)
+    memtable.set(META, b"a", b"1")
+    memtable.drop(META, b"a")
+    assert (memtable.dirty, memtable.age) == (False, 0)
+    now = 50.0
+    memtable.set(META, b"b", b"2")
+    now = 52.0
+    change = memtable.undo_of(META, b"b")
+    memtable.set(META, b"b", None)
+    memtable.undo([change])
+    assert (memtable.dirty, memtable.age) == (True, 2)
+
+
 def test_a_row_can_be_dropped() -> None:
     """A row that is dropped leaves the active layer, its memory too, and stays in the sealed."""
     memtable = Memtable()
