@@ -22,6 +22,7 @@ SCENARIOS: Final = frozenset(
         "codecs/test_codecs.py",
         "codecs/test_tensors.py",
         "formats/test_memory.py",
+        "fs/background/test_defrag.py",
         "fs/test_long_work.py",
         "jobs/check/test_beside_a_writer.py",
         "jobs/ingest/test_slices.py",

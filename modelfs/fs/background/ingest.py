@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
@@ -23,7 +23,6 @@ from modelfs.errors import StoreFull
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
 from modelfs.jobs.ingest.job import REQUESTS_PAGE, Failures, Ingest, round_of, sync_rounds
-from modelfs.jobs.steps import Job
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber
 
@@ -34,8 +33,6 @@ EARLY_WINDOWS: Final = 4
 # While more files than this wait for ingest, each create waits until one of them is done.
 PENDING_MAX: Final = 8192
 THROTTLE_SECONDS: Final = 0.5
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -117,7 +114,7 @@ class BackgroundIngest:
         failures: Failures = {}
         for inodes, done, total in sync_rounds(self._store):
             ingesting = self._ingest.ingest_apart(inodes, done=self._drained.notify)
-            failures |= await self._run(ingesting)
+            failures |= await self._context.driver.run(ingesting)
             if progress is not None:
                 await progress(done, total)
         try:
@@ -138,10 +135,14 @@ class BackgroundIngest:
         while pending:
             inodes = round_of(self._store, pending)
             pending = pending[len(inodes) :]
-            await self._run(self._ingest.ingest_apart(inodes, done=self._drained.notify))
+            await self._context.driver.run(
+                self._ingest.ingest_apart(inodes, done=self._drained.notify)
+            )
         for inode in filter(is_open, staged):
             with contextlib.suppress(StoreFull, OSError):
-                await self._run(self._ingest.ingest([inode], complete=False, urgent=True))
+                await self._context.driver.run(
+                    self._ingest.ingest([inode], complete=False, urgent=True)
+                )
 
     def _error(self, failures: Failures) -> OSError:
         """Return one exception that names the first file that failed, and how many others."""
@@ -161,13 +162,9 @@ class BackgroundIngest:
                 staged.
         """
         job = self._ingest.ingest(inodes, complete=complete, done=self._drained.notify)
-        for inode in await self._run(job):
+        for inode in await self._context.driver.run(job):
             if self._context.handles.is_open_for_writing(inode):
                 self._file(inode).unrecognised = True
-
-    async def _run(self, job: Job[T]) -> T:
-        async with self._context.pack_lock.append():
-            return await self._context.driver.run(job)
 
     async def ingest_due(self) -> None:
         """Ingest every file that is due, and then once each long file that is being written.

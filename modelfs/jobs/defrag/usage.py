@@ -2,7 +2,8 @@
 
 The walk reads the index in slices, and the index may change in between. So the rows of one table
 need not agree with those of another: rows that refer to a missing chunk are left out, and a job
-that acts on the arrays looks its chunks up again. Damaged rows are left out, too: `fsck` reports them.
+that acts on the arrays looks its chunks up again. Damaged rows are left out, too, as `fsck` reports
+them.
 """
 
 from collections.abc import Iterator

@@ -105,6 +105,11 @@ class Collector:
         bases = self._store.base_only.estimate()
         return Garbage(dead_chunks, dead_bytes, len(gains), sum(gains), *bases)
 
+    def measured(self, live_min: float = LIVE_MIN) -> Garbage:
+        """Measure packs, and return the garbage of the store. Any thread."""
+        self.measure(live_min)
+        return self.survey(live_min)
+
     def garbage_bytes(self, live_min: float = LIVE_MIN) -> int:
         """Return how many bytes of sparse packs are garbage; as `survey`, but of packs only."""
         return sum(row.stop - self._need(pack, row) for pack, row in self._sparse(live_min))
@@ -132,6 +137,7 @@ class Collector:
 
     def measure(self, live_min: float = LIVE_MIN) -> None:
         """Measure the packs that may be sparse. Any thread; reads their segment tables."""
+        self._forget_deleted_packs()
         for pack, row in self._sparse(live_min):
             if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
                 size = PackedSize()
@@ -140,6 +146,12 @@ class Collector:
                         continue  # its record goes with the next collection
                     size.add(record.kind, record.size, record.stored)
                 self._measured[pack] = row.live, size.total
+
+    def _forget_deleted_packs(self) -> None:
+        packs = {pack for pack, _ in self._store.reclaimer.packs()}
+        for pack in {*self._measured, *self._unreadable} - packs:
+            self._measured.pop(pack, None)
+            self._unreadable.pop(pack, None)
 
     def drop_stale_hints(self) -> Iterator[None]:
         """Drop stale hints, and rows that do not decode; yields after each slice."""

@@ -13,7 +13,7 @@ from modelfs.errors import LostBytes, ModelfsError
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
-from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
+from modelfs.jobs.steps import Commit, Job, Pause, Work, appending, pausing
 from modelfs.store.index.counters import NEXT_INODE
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
@@ -102,8 +102,6 @@ class Ingest:
 
         A program may append to a file faster than it is ingested: the rest is for the next round.
 
-        The caller holds off other writers of packs, and the removal of these files.
-
         Args:
             inodes: the files. A file that is not pending any more is left out.
             complete: no program is writing the files, so their layouts are final.
@@ -118,6 +116,11 @@ class Ingest:
             StoreFull: no room; bytes that are not in chunks are still staged.
             OSError: the disk failed; the same.
         """
+        return appending(self._ingest(inodes, complete, urgent, done or (lambda: None)))
+
+    def _ingest(
+        self, inodes: Sequence[InodeNumber], complete: bool, urgent: bool, done: Callable[[], None]
+    ) -> Job[set[InodeNumber]]:
         unfinished: set[InodeNumber] = set()
         passes = yield from self._begin_passes(inodes, complete=complete, urgent=urgent)
         while passes:
@@ -126,8 +129,7 @@ class Ingest:
             unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
                 yield from self._end_pass(file_pass)
-                if done is not None:
-                    done()
+                done()
                 yield Pause()
             passes = [region.file_pass for region in regions if not region.file_pass.done]
         return unfinished
