@@ -322,3 +322,17 @@ def test_hints_go_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> N
     unlink(opened, 0, 1, 2, 5)
     assert len(list(collector_of(opened).drop_stale_hints())) > 2
     assert len(list(opened.index.pages(Table.COPY_HINTS))) == 2
+
+
+def test_deleted_packs_are_forgotten(opened: Store) -> None:
+    """A collector remembers packs that are there, and no others, however long it is in use."""
+    collector = collector_of(opened)
+    for number in range(3):
+        stored_file(opened, b"%d" % number, noise(4 * CHUNK, number))
+        stored_file(opened, b"kept%d" % number, noise(CHUNK, 9 + number))
+        collector.measure(1.0)
+        unlink(opened, number)
+        assert collect_with(opened, collector, 1.0).packs == 1
+    collector.measure(1.0)
+    remembered = {*vars(collector)["_measured"], *vars(collector)["_unreadable"]}
+    assert remembered <= opened.packs.numbers()
