@@ -12,7 +12,6 @@ ingests the rest and records the layout.
 
 import contextlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +21,14 @@ import trio
 from modelfs.errors import StoreFull
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
-from modelfs.jobs.ingest.job import REQUESTS_PAGE, Failures, Ingest, round_of, sync_rounds
+from modelfs.jobs.ingest.job import (
+    REQUESTS_PAGE,
+    Failures,
+    Ingest,
+    raise_first,
+    round_of,
+    sync_rounds,
+)
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber
 
@@ -121,8 +127,7 @@ class BackgroundIngest:
             await self._context.durability.flush_all()
         finally:
             await self._context.durability.commit()
-        if failures:
-            raise self._error(failures)
+        raise_first(self._store, failures)
 
     async def ingest_all(self) -> None:
         """Ingest all staged bytes now, because room is short, also of files that are being written.
@@ -143,14 +148,6 @@ class BackgroundIngest:
                 await self._context.driver.run(
                     self._ingest.ingest([inode], complete=False, urgent=True)
                 )
-
-    def _error(self, failures: Failures) -> OSError:
-        """Return one exception that names the first file that failed, and how many others."""
-        inode, problem = next(iter(failures.items()))
-        name = os.fsdecode(self._store.namespace.path_of(inode))
-        others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        return OSError(problem.errno, f"cannot store {name}{others} in chunks: {reason}")
 
     # -- files that are due
 

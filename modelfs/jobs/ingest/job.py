@@ -4,12 +4,13 @@ Files are ingested in *rounds*: the files of a round share a writer of chunks, a
 packs for each region of theirs.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from modelfs.errors import LostBytes, ModelfsError
+from modelfs.errors import CorruptData, LostBytes, ModelfsError
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
@@ -224,12 +225,29 @@ def ingest_all(store: Store) -> Job[None]:
     """Put all staged bytes into chunks, and commit. Bytes of a file that fails stay staged.
 
     Raises:
-        StoreFull, OSError: the error of the first file that failed; all others are ingested.
+        OSError: as `raise_first`; all other files are ingested.
     """
     ingest = Ingest(store)
     failures: Failures = {}
     for inodes, _, _ in sync_rounds(store):
         failures |= yield from ingest.ingest_apart(inodes)
     yield Commit()
-    if failures:
-        raise next(iter(failures.values()))
+    raise_first(store, failures)
+
+
+def raise_first(store: Store, failures: Failures) -> None:
+    """Raise the first of the failures, if there is one, with the file's path.
+
+    Raises:
+        OSError: a file failed, with the errno of its failure, which is the cause.
+    """
+    if not failures:
+        return
+    inode, problem = next(iter(failures.items()))
+    try:
+        name = os.fsdecode(store.namespace.path_of(inode))
+    except CorruptData:
+        name = f"(inode {inode})"
+    others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    reason = (isinstance(problem, OSError) and problem.strerror) or str(problem)
+    raise OSError(problem.errno, f"cannot store {name}{others} in chunks: {reason}") from problem
