@@ -56,6 +56,12 @@ def collect_with(store: Store, collector: Collector, live_min: float = LIVE_MIN)
     return run(collect_all(store, collector, orphans, live_min, threads=2), store)
 
 
+def collect_dead(store: Store, live_min: float = LIVE_MIN) -> None:
+    """Collect garbage, and leave the chunks that only derived ones need."""
+    run(OrphanQueue(store, store.orphans.inodes()).remove(), store)
+    run(collect_job(store, collector_of(store), live_min), store)
+
+
 def optimize(
     store: Store,
     progress: Callable[[int, int], None] | None = None,
