@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from modelfs.errors import CorruptData, LostBytes, ModelfsError
+from modelfs.errors import LostBytes, ModelfsError
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
@@ -244,10 +244,7 @@ def raise_first(store: Store, failures: Failures) -> None:
     if not failures:
         return
     inode, problem = next(iter(failures.items()))
-    try:
-        name = os.fsdecode(store.namespace.path_of(inode))
-    except CorruptData:
-        name = f"(inode {inode})"
+    name = os.fsdecode(store.namespace.path_of(inode))
     others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
     reason = (isinstance(problem, OSError) and problem.strerror) or str(problem)
     raise OSError(problem.errno, f"cannot store {name}{others} in chunks: {reason}") from problem

@@ -16,7 +16,7 @@ from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, PackId, Table, pair_of
 from modelfs.store.store import Store
-from tests.support.damaged_rows import flipped, raw_rows
+from tests.support.damaged_rows import damage_row
 from tests.support.run_jobs import optimize
 from tests.support.sample_store import copy_of
 from tests.support.stores import stored_file
@@ -120,8 +120,6 @@ def test_damaged_rows_are_left_out(filled: Path, tmp_path: Path, table: Table) -
     path = copy_of(filled, tmp_path)
     with Store(path, read_only=True) as store:
         whole = uses_of(store)
-    with raw_rows(path / "index") as rows:
-        key, value = next(iter(rows[table].items()))
-        rows[table][key] = flipped(value, 3)
+    damage_row(path / "index", table)
     with Store(path, read_only=True) as store:
         assert uses_of(store) < whole
