@@ -30,6 +30,7 @@ SCENARIOS: Final = frozenset(
         "jobs/repair/test_every_byte.py",
         "jobs/repair/test_lineage.py",
         "jobs/repair/test_random.py",
+        "jobs/test_damaged_rows.py",
         "reader/test_forks.py",
     }
 )

@@ -162,7 +162,7 @@ class Collector:
             while rows := index.scan(hints.table, start, KEY_END, SLICE, damaged=damaged):
                 with index.change():
                     for key, value in rows:
-                        if not _decodes(hints.table, key, value) or hints.is_stale(key):
+                        if not _decodes(hints.table, key, value) or _is_stale(hints, key):
                             index.delete(hints.table, key)
                 yield
                 start = rows[-1][0] + b"\0"
@@ -203,11 +203,18 @@ class Collector:
         return writer.finish(), True
 
     def live_chunks(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread."""
+        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread.
+
+        Chunks whose records are damaged are left out, and keep their pack.
+        """
         store = self._store
         try:
             for entry in store.packs.entries(pack, store.chunks.pack_row(pack).stop):
-                record = store.chunks.find(entry.chunk)
+                try:
+                    record = store.chunks.find(entry.chunk)
+                except CorruptIndex as exc:
+                    log.error("chunk %d stays in pack %d: %s", entry.chunk, pack, exc)
+                    continue
                 if record is not None and record.place == (pack, entry.offset):
                     yield entry.chunk, record
         except CorruptPack as exc:
@@ -222,6 +229,13 @@ class Collector:
         if not freed:
             self._unreadable[pack] = self._store.chunks.pack_row(pack).live
         return freed
+
+
+def _is_stale(hints: Hints, key: bytes) -> bool:
+    try:
+        return hints.is_stale(key)
+    except CorruptIndex:
+        return False  # the row of its file or tensor is damaged, and may be repaired
 
 
 def _decodes(table: Table, key: bytes, value: bytes) -> bool:

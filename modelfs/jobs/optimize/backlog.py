@@ -223,8 +223,9 @@ class Backlog:
         self._ended.add(batch.inode)
         key = number_key(batch.inode)
         with self._index.change():
-            if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
-                self._index.delete(Table.TO_OPTIMIZE, key)
+            with contextlib.suppress(CorruptIndex):  # a damaged row stays, and is passed over
+                if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
+                    self._index.delete(Table.TO_OPTIMIZE, key)
             # A listed file is worked on before the walk reaches it, and does not move the walk.
             if not batch.request and self._counters.get(OPTIMIZE_WALK):
                 is_last = batch.inode == KEY_MAX
