@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "modelfs.jobs.repair",
         "modelfs.jobs.inspect",
     ),
-    ("modelfs.jobs.drive", "modelfs.jobs.hints"),
+    ("modelfs.jobs.drive", "modelfs.jobs.hints", "modelfs.jobs.composed"),
     ("modelfs.reader",),
     ("modelfs.fs.changed",),
     ("modelfs.fs.host", "modelfs.fs.handles"),

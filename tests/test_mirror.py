@@ -22,6 +22,7 @@ SCENARIOS: Final = frozenset(
         "codecs/test_codecs.py",
         "codecs/test_tensors.py",
         "formats/test_memory.py",
+        "fs/background/test_defrag.py",
         "fs/test_long_work.py",
         "jobs/check/test_beside_a_writer.py",
         "jobs/ingest/test_slices.py",
@@ -29,6 +30,7 @@ SCENARIOS: Final = frozenset(
         "jobs/repair/test_every_byte.py",
         "jobs/repair/test_lineage.py",
         "jobs/repair/test_random.py",
+        "jobs/test_damaged_rows.py",
         "reader/test_forks.py",
     }
 )
@@ -36,7 +38,6 @@ SCENARIOS: Final = frozenset(
 WITHOUT_TESTS: Final = frozenset(
     {
         "cli/another_pid.py",
-        "cli/collect.py",
         "cli/escape.py",
         "cli/findings.py",
         "cli/fusermount.py",

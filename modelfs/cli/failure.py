@@ -92,10 +92,11 @@ def describe(exc: Exception) -> str:
         case ModelfsError(__cause__=PermissionError(filename=str() | Path() as name)):
             parts = [permission_denied(Path(name))]
         case ModelfsError():
-            hints = [hint for kind, hint in HINTS if isinstance(exc, kind)]
-            parts = [str(exc) or type(exc).__name__, *hints[:1]]
+            parts = [str(exc) or type(exc).__name__, *next_steps(exc)]
         case PermissionError(filename=str() | Path() as name):
             parts = [permission_denied(Path(name))]
+        case OSError(__cause__=ModelfsError() as cause):
+            parts = [exc.strerror or str(exc), *next_steps(cause)]
         case OSError():
             problem = exc.strerror or str(exc)
             if exc.filename is not None:
@@ -105,6 +106,11 @@ def describe(exc: Exception) -> str:
             parts = [f"bug: {type(exc).__name__}: {exc}"]
             parts.append("set MODELFS_DEBUG=1 to see the traceback, and please report it")
     return plain(" ".join("; ".join(parts).split()))
+
+
+def next_steps(exc: ModelfsError) -> list[str]:
+    """Return the next step for an exception, if there is one."""
+    return [hint for kind, hint in HINTS if isinstance(exc, kind)][:1]
 
 
 def with_hint(problem: str, number: object, hints: Mapping[int, str] = ERRNO_HINTS) -> str:

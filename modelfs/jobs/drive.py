@@ -17,7 +17,7 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, Final, Self, TypeVar
 
-from modelfs.jobs.steps import CHANGES_MAX, Commit, Job, Step, Work
+from modelfs.jobs.steps import CHANGES_MAX, Commit, Hold, Job, Step, Work
 from modelfs.store.disk.calls import drive
 from modelfs.store.store import Store
 
@@ -100,14 +100,26 @@ class _StepExecutor:
         self._store = store
         self._interrupts = interrupts
         self._committed = time.monotonic()
+        self._holds = False
 
     def execute(self, step: Step) -> Any:
         if isinstance(step, Work):
             return self._interrupts.call(step.call)
         self._interrupts.deliver()
+        if isinstance(step, Hold):
+            return self._hold(step)
         waited = time.monotonic() - self._committed
         is_due = waited > COMMIT_SECONDS or self._store.index.changes > CHANGES_MAX
         if is_due or isinstance(step, Commit):
             self._store.commit()
             self._committed = time.monotonic()
         return None
+
+    def _hold(self, step: Hold) -> Any:
+        # No other job has the store. But a job that waits for itself in a daemon fails here, too.
+        assert not self._holds, "a job that has a right on packs asks for one"
+        self._holds = True
+        try:
+            return drive(step.job, self.execute)
+        finally:
+            self._holds = False

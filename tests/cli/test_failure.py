@@ -6,7 +6,14 @@ import os
 import pytest
 
 from modelfs.cli.failure import MAKE_ROOM, describe
-from modelfs.errors import CorruptIndex, IndexLost, LostBytes, StoreFull
+from modelfs.errors import CorruptIndex, IndexLost, LostBytes, ModelfsError, StoreFull
+
+
+def of_a_file(cause: ModelfsError) -> OSError:
+    """Return the error of a file, with its cause."""
+    error = OSError(cause.errno, "cannot store /f")
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -16,6 +23,8 @@ from modelfs.errors import CorruptIndex, IndexLost, LostBytes, StoreFull
         (LostBytes("lost"), "lost; write these bytes again, truncate the file or remove it"),
         (CorruptIndex("a row"), "a row; check it with `modelfs fsck --data`, repair it"),
         (IndexLost("gone"), "gone; restore the store from a backup"),
+        (of_a_file(StoreFull()), f"cannot store /f; {MAKE_ROOM}"),
+        (of_a_file(CorruptIndex("a row")), "cannot store /f; check it with `modelfs fsck --data`"),
         (OSError(errno.EROFS, "read-only", "f"), "f: read-only; its disk is mounted read-only"),
         (ValueError("x"), "bug: ValueError: x; set MODELFS_DEBUG=1"),
     ],

@@ -15,9 +15,20 @@ from trio.testing import wait_all_tasks_blocked
 from modelfs.errors import NotFound, StoreFull
 from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
+from modelfs.fs.background.pack_lock import PackLock
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.drive import COMMIT_SECONDS, run, run_and_commit
-from modelfs.jobs.steps import Commit, Job, Pause, Step, Work, pausing
+from modelfs.jobs.steps import (
+    Commit,
+    Job,
+    Pause,
+    Step,
+    Work,
+    appending,
+    exclusive,
+    pausing,
+    unless_pinned,
+)
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
@@ -28,6 +39,12 @@ from tests.support.stores import CHUNK, Box, content_of, new_file, noise, pack_p
 T = TypeVar("T")
 
 MOST_CHECKPOINTS: Final = 100
+
+
+class Hold(Protocol):
+    """Gives a job a right on packs."""
+
+    def __call__(self, job: Job[T], /) -> Job[T | None]: ...
 
 
 class Drive(Protocol):
@@ -42,9 +59,14 @@ def workers() -> trio.CapacityLimiter:
 
 
 @pytest.fixture
-def driver(opened: Store, workers: trio.CapacityLimiter) -> Driver:
+def pack_lock() -> PackLock:
+    return PackLock()
+
+
+@pytest.fixture
+def driver(opened: Store, workers: trio.CapacityLimiter, pack_lock: PackLock) -> Driver:
     """The driver for an event loop."""
-    return Driver(Durability(opened, workers), workers)
+    return Driver(Durability(opened, workers), workers, pack_lock)
 
 
 @pytest.fixture(params=["here and now", "on an event loop"])
@@ -145,6 +167,96 @@ async def test_an_error_between_steps_reaches_the_caller(drive: Drive) -> None:
 
     with pytest.raises(StoreFull):
         await drive(job())
+
+
+# -- rights on packs
+
+RIGHTS: Final = (appending, exclusive, unless_pinned)
+
+
+@pytest.mark.parametrize("hold", RIGHTS)
+async def test_a_job_runs_with_its_right(drive: Drive, hold: Hold) -> None:
+    """The steps of a job with a right are executed, and its result reaches the job around it."""
+
+    def part(number: int) -> Job[int]:
+        yield Pause()
+        result: int = yield Work(lambda: number + 1)
+        return result
+
+    def job() -> Job[list[int | None]]:
+        return [(yield from hold(part(1))), (yield from hold(part(2)))]
+
+    assert await drive(job()) == [2, 3]
+
+
+@pytest.mark.parametrize("hold", RIGHTS)
+async def test_an_error_of_a_job_with_a_right_is_raised_around_it(drive: Drive, hold: Hold) -> None:
+    """The job around may handle the exception, and the right is free again."""
+
+    def part() -> Job[None]:
+        yield failing(OSError("broken"))
+
+    def job() -> Job[str]:
+        with pytest.raises(OSError, match="broken"):
+            yield from hold(part())
+        yield from hold(pausing([None]))
+        return "went on"
+
+    assert await drive(job()) == "went on"
+
+
+@pytest.mark.parametrize("hold", RIGHTS)
+async def test_a_job_with_a_right_gets_no_second_one(drive: Drive, hold: Hold) -> None:
+    """A job that asks for a right inside another fails under both drivers, and blocks none."""
+
+    def part() -> Job[None]:
+        yield from hold(pausing([None]))
+
+    with pytest.raises((AssertionError, RuntimeError)):
+        await drive(hold(part()))
+    await drive(hold(pausing([None])))
+
+
+async def test_rights_are_those_of_the_pack_lock(driver: Driver, pack_lock: PackLock) -> None:
+    """While packs are pinned, jobs append; those that delete packs wait, or are left out."""
+    done: list[str] = []
+
+    def part(name: str) -> Job[str]:
+        yield Work(partial(done.append, name))
+        return name
+
+    async with trio.open_nursery() as nursery, pack_lock.pinned():
+        nursery.start_soon(driver.run, exclusive(part("waits")))
+        assert await driver.run(unless_pinned(part("left out"))) is None
+        assert await driver.run(appending(part("appends"))) == "appends"
+        await wait_all_tasks_blocked()
+        assert done == ["appends"]
+    assert await driver.run(unless_pinned(part("last"))) == "last"
+    assert done == ["appends", "waits", "last"]
+
+
+async def test_a_job_cancelled_while_it_waits_for_a_right_leaves_it_to_others(
+    driver: Driver, pack_lock: PackLock
+) -> None:
+    """A job that is cancelled before it has the right does nothing, and cleans up around it."""
+    events: list[str] = []
+
+    def part() -> Job[None]:
+        events.append("ran")
+        yield Pause()
+
+    def job() -> Job[None]:
+        try:
+            yield from exclusive(part())
+        finally:
+            events.append("cleaned up")
+
+    async with pack_lock.pinned():
+        with trio.move_on_after(0.01) as scope:
+            await driver.run(job())
+    assert scope.cancelled_caught
+    assert events == ["cleaned up"]
+    await driver.run(exclusive(pausing([None])))
 
 
 # -- commits

@@ -1,13 +1,23 @@
 """Long work is cut into slices, with a pause after each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.errors import StoreFull
-from modelfs.jobs.steps import Pause, pausing, slices
+from modelfs.jobs.steps import (
+    Hold,
+    Job,
+    Pause,
+    Right,
+    appending,
+    exclusive,
+    pausing,
+    slices,
+    unless_pinned,
+)
 
 
 def counted(done: list[int], count: int) -> Iterator[None]:
@@ -50,6 +60,26 @@ def test_an_error_at_a_pause_ends_it() -> None:
         job.throw(StoreFull("full"))
     assert done == [0]
     assert list(job) == []
+
+
+@pytest.mark.parametrize(
+    ("hold", "right"),
+    [
+        (appending, Right.APPEND),
+        (exclusive, Right.EXCLUSIVE),
+        (unless_pinned, Right.UNLESS_PINNED),
+    ],
+)
+def test_a_job_with_a_right_is_one_step(
+    hold: Callable[[Job[None]], Job[object]], right: Right
+) -> None:
+    """A job that needs a right is handed to the driver whole, and its result is passed on."""
+    part = pausing(counted([], 3))
+    job = hold(part)
+    assert next(job) == Hold(right, part)
+    with pytest.raises(StopIteration) as end:
+        job.send("result")
+    assert end.value.value == "result"
 
 
 @given(st.lists(st.integers()), st.integers(1, 10))

@@ -143,7 +143,7 @@ def collect(work: Work) -> None:
 
 
 def optimize(work: Work) -> None:
-    """Optimize related models, remove the bases' files, rebase, and collect."""
+    """Optimize related models, remove the bases' files, and rebase, with the optimizer or gc."""
     for name, model in zip((b"a", b"b", b"c"), FAMILY, strict=True):
         work.create(name)
         work.write(name, 0, model)
@@ -160,6 +160,12 @@ def optimize(work: Work) -> None:
     work.ingest(b"a")
     work.optimize()
     work.collect()
+    for name in (b"a", b"b"):
+        work.unlink(name)
+    work.commit()
+    assert work.store.inventory.statistics(0).base_only_chunks > 0
+    work.collect()
+    assert work.store.inventory.statistics(0).base_only_chunks == 0
 
 
 def bring_together(work: Work) -> None:

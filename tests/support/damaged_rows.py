@@ -33,3 +33,11 @@ def flipped(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+def damage_row(folder: Path, table: Table, number: int = 0) -> bytes:
+    """Damage one row of an index that is not open, and return its key."""
+    with raw_rows(folder) as rows:
+        key = sorted(rows[table])[number]
+        rows[table][key] = flipped(rows[table][key], 3)
+    return key

@@ -273,7 +273,7 @@ def write_family(user: User) -> None:
 
 
 def optimize_family(user: User) -> None:
-    """Optimize everything, remove the bases' files, and optimize once more."""
+    """Optimize everything, remove the bases' files, collect, and optimize once more."""
     files = user.names[-1]
     user.optimize()
     for file in files.values():
@@ -284,8 +284,8 @@ def optimize_family(user: User) -> None:
     user.remove("model0")
     user.remove_orphan(files[b"model0"])
     user.commit()
-    user.optimize()
     user.collect()
+    user.optimize()
     for file in user.names[-1].values():
         user.read(file)
 

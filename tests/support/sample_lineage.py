@@ -4,7 +4,7 @@ import dataclasses
 
 from modelfs.store.index.tables import ChunkId, PackId
 from tests.support.derived_chunks import held
-from tests.support.run_jobs import collect
+from tests.support.run_jobs import collect_dead
 from tests.support.sample_store import BOTTOM, PACK, TOP, Sample
 from tests.support.stores import overwrite, pack_path
 
@@ -33,7 +33,7 @@ def spoil(sample: Sample, chunk: ChunkId) -> None:
 
 def collect_plain_copies(sample: Sample) -> PackId:
     """Move everything to a new pack, so that no chunk has a copy of an older form; return it."""
-    collect(sample.store, live_min=2)
+    collect_dead(sample.store, live_min=2)
     (pack,) = sample.store.packs.numbers()
     assert pack != PACK
     return pack

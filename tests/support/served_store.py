@@ -132,7 +132,7 @@ class Served:
     def context(self) -> Context:
         """Return the context for another background job of this store."""
         durability, pack_lock = self.background.durability, self.background.pack_lock
-        driver = Driver(durability, self.workers)
+        driver = Driver(durability, self.workers, pack_lock)
         return Context(self.store, self.handles, durability, driver, pack_lock)
 
     def reader_of(self, inode: InodeNumber) -> Handle:

@@ -1,17 +1,19 @@
 """`modelfs gc`."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from modelfs.cli import client, params, render
-from modelfs.cli.collect import collect_all
 from modelfs.cli.open_store import open_for_reading, open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
+from modelfs.jobs.composed.collect import collect_all
 from modelfs.jobs.drive import run
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
+from modelfs.jobs.gc.job import OrphanQueue
 from modelfs.jobs.hints import all_hints
 
 
@@ -32,13 +34,14 @@ def gc(place: Path, *, dry_run: bool, trust: bool) -> None:
                 garbage = daemon.ask("gc", progress, dry_run=dry_run)
         elif dry_run:
             with open_for_reading(store, trust=trust) as opened:
-                collector = Collector(opened)
-                collector.measure(LIVE_MIN_SMALL)
-                garbage = asdict(collector.survey(LIVE_MIN_SMALL))
+                garbage = asdict(Collector(opened).measured(LIVE_MIN_SMALL))
         else:
             with open_unmounted(store, trust=trust) as opened:
                 collector = Collector(opened, all_hints(opened))
-                garbage = asdict(run(collect_all(opened, collector), opened))
+                orphans = OrphanQueue(opened, opened.orphans.inodes())
+                threads = os.cpu_count() or 1
+                collecting = collect_all(opened, collector, orphans, threads=threads)
+                garbage = asdict(run(collecting, opened))
     bases = garbage.get("base_only_chunks", 0)  # a daemon of an older version has no such key
     if not garbage["dead_chunks"] and not garbage["packs"] and not bases:
         click.echo("nothing to collect")

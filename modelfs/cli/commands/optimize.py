@@ -1,29 +1,23 @@
 """`modelfs optimize`."""
 
-from functools import partial
 from pathlib import Path
 
 import click
 
 from modelfs.cli import client, params, render
-from modelfs.cli.collect import collect_all
 from modelfs.cli.failure import Failure, interruptible
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH, Number
 from modelfs.cli.places import find_store
-from modelfs.jobs.defrag.job import defragment
+from modelfs.jobs.composed.optimize import optimize_all
 from modelfs.jobs.drive import run, run_and_commit
 from modelfs.jobs.gc.collector import Collector
-from modelfs.jobs.gc.job import collect, collect_above
 from modelfs.jobs.hints import all_hints
 from modelfs.jobs.ingest.job import ingest_all
 from modelfs.jobs.optimize.backlog import Backlog
-from modelfs.jobs.optimize.job import optimize as optimize_store
 from modelfs.jobs.optimize.job import optimize_report
 from modelfs.jobs.optimize.room import OptimizeRoom, room_for
-from modelfs.jobs.steps import Commit, Job, Progress
 from modelfs.store.chunks.lineage import CHAIN_MAX
-from modelfs.store.store import Store
 
 
 @click.command()
@@ -64,7 +58,8 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trus
                 backlog = Backlog(opened)
                 backlog.begin(depth, include_optimized=again)
                 _show_room(room_for(opened, backlog.status().bytes))
-                run_and_commit(optimize_and_defragment(opened, backlog, progress), opened)
+                collector = Collector(opened, all_hints(opened))
+                run_and_commit(optimize_all(opened, backlog, collector, progress), opened)
                 report = optimize_report(before, opened.inventory.statistics(0), backlog.damaged)
     stored, stored_before = report["stored_after"], report["stored_before"]
     size = render.human_size(stored)
@@ -96,17 +91,3 @@ def _show_room(room: OptimizeRoom) -> None:
     if room.needed:
         needed = render.human_size(room.needed)
         click.echo(f"modelfs: needs up to {needed} of free space; {free} are free", err=True)
-
-
-def optimize_and_defragment(store: Store, backlog: Backlog, progress: Progress) -> Job[None]:
-    """Optimize an unmounted store, bring scattered files together, and collect the garbage."""
-    total = backlog.status().bytes
-    collector = Collector(store, all_hints(store))
-    yield from optimize_store(store, backlog, progress, partial(collect_above, store, collector))
-    yield Commit()  # deletes the packs that became empty
-    yield from defragment(
-        store,
-        lambda done, more: progress(total + done, total + more),
-        make_room=lambda: collect(store, collector),
-    )
-    yield from collect_all(store, collector)

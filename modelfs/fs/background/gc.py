@@ -13,13 +13,12 @@ the base of the others before that.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from modelfs.errors import StoreFull
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.jobs.gc import job
+from modelfs.jobs.composed.collect import collect_all
 from modelfs.jobs.gc.collector import (
     LIVE_MIN,
     LIVE_MIN_BUSY,
@@ -29,9 +28,7 @@ from modelfs.jobs.gc.collector import (
     Collector,
     Garbage,
 )
-from modelfs.jobs.hints import all_hints
-from modelfs.jobs.optimize.backlog import Backlog
-from modelfs.jobs.optimize.job import Optimizer
+from modelfs.jobs.gc.job import OrphanQueue
 from modelfs.store.index.tables import InodeNumber
 
 # Less garbage than this is not worth a collection.
@@ -50,31 +47,26 @@ SURVEY_SECONDS: Final = 1.0
 class BackgroundGc:
     """Removes orphans, and collects garbage when that is worth it or room is short."""
 
-    def __init__(self, context: Context, ingest: BackgroundIngest) -> None:
+    def __init__(self, context: Context, ingest: BackgroundIngest, collector: Collector) -> None:
         self._context = context
         self._store = context.store
-        self._ingest = ingest
-        self._collector = Collector(context.store, all_hints(context.store))
+        self._collector = collector
         self._shown = 0  # bytes of garbage at the last survey for df(1)
         self._surveyed_at = -SURVEY_SECONDS  # monotonic seconds
-        self._orphans: list[InodeNumber] = []
+        self._orphans = OrphanQueue(context.store, before_removal=ingest.forget)
         self._uncollectable = 0  # bytes of garbage that the last collection for room left
 
     def start(self) -> None:
         """Queue the orphans of an earlier run of the daemon."""
-        self._orphans.extend(self._store.orphans.inodes())
+        self._orphans.add(self._store.orphans.inodes())
 
     def add_orphan(self, inode: InodeNumber) -> None:
         """Queue an inode that has no name, and that no program can reach any more."""
-        self._orphans.append(inode)
+        self._orphans.add([inode])
 
     async def survey(self, live_min: float = LIVE_MIN_SMALL) -> Garbage:
         """Return the garbage that `collect` would find; reads segment tables of packs."""
-        return await self._context.driver.call(lambda: self._measured(live_min))
-
-    def _measured(self, live_min: float) -> Garbage:
-        self._collector.measure(live_min)
-        return self._collector.survey(live_min)
+        return await self._context.driver.call(partial(self._collector.measured, live_min))
 
     async def shown_bytes(self) -> int:
         """Return how many bytes a collection would free, about, for df(1)."""
@@ -89,65 +81,13 @@ class BackgroundGc:
     async def collect(
         self, live_min: float = LIVE_MIN, enough: Callable[[], bool] = lambda: False
     ) -> Garbage:
-        """Remove dead and base-only chunks and rewrite sparse packs.
+        """Remove orphans, dead chunks and base-only chunks, and rewrite sparse packs.
 
-        Args:
-            live_min: packs with a smaller part of live bytes are rewritten.
-            enough: whether enough room is free, so that no other pack needs to be rewritten.
-
-        Returns:
-            The chunks that were garbage, and the bytes by which the packs became smaller.
-
-        Raises:
-            StoreFull, OSError: no room to rewrite a pack, or the disk failed. All other garbage is
-                collected, and nothing is lost.
+        For the arguments, the result and the exceptions see `collect_all`.
         """
-        await self.remove_orphans()
-        bases = await self.survey(live_min)
-        before = self._collector.pack_bytes()
-        if bases.base_only_chunks:
-            # First without them, which makes the room that the new forms need.
-            await self._collect(live_min, enough)
-            await self._free_bases()
-        garbage = await self._collect(live_min, enough)
-        await self._measure()
-        return replace(
-            garbage,
-            dead_chunks=bases.dead_chunks,
-            dead_bytes=bases.dead_bytes,
-            pack_bytes=max(0, before - self._collector.pack_bytes()),
-            base_only_chunks=bases.base_only_chunks,
-            base_only_bytes=0,  # they are among those of the packs
+        return await self._context.driver.run(
+            collect_all(self._store, self._collector, self._orphans, live_min, enough, threads=1)
         )
-
-    async def _collect(self, live_min: float, enough: Callable[[], bool]) -> Garbage:
-        async with self._context.pack_lock.exclusive():
-            collection = job.collect(self._store, self._collector, live_min, enough)
-            return await self._context.driver.run(collection)
-
-    async def collect_above(self, garbage_max: int) -> None:
-        """Collect if more than so many bytes of packs are garbage; not while packs are pinned.
-
-        Raises:
-            StoreFull, OSError: as `collect`.
-        """
-        if self._context.pack_lock.is_pinned or self._collector.garbage_bytes() <= garbage_max // 2:
-            return
-        async with self._context.pack_lock.exclusive():
-            collection = job.collect_above(self._store, self._collector, garbage_max)
-            await self._context.driver.run(collection)
-
-    async def _free_bases(self) -> None:
-        """Encode the chunks that derive from base-only ones without these, a batch at a time."""
-        optimizer = Optimizer(self._store, Backlog(self._store), 1)
-        try:
-            while True:
-                async with self._context.pack_lock.append():
-                    result = await self._context.driver.run(optimizer.free_bases())
-                if result is None:
-                    return
-        finally:
-            optimizer.close()
 
     def _is_short(self) -> bool:
         room = self._store.space.room()
@@ -162,16 +102,7 @@ class BackgroundGc:
         Raises:
             StoreFull, OSError: a commit on the way failed; the other orphans are still queued.
         """
-        while self._orphans:
-            inode = self._orphans.pop()
-            try:
-                # The lock keeps ingest from adding extents of an inode that is being removed.
-                async with self._context.pack_lock.append():
-                    self._ingest.forget(inode)
-                    await self._context.driver.run(job.remove_orphan(self._store, inode))
-            except (StoreFull, OSError):
-                self._orphans.append(inode)
-                raise
+        await self._context.driver.run(self._orphans.remove())
 
     async def collect_if_worthwhile(self) -> None:
         """Collect if there is garbage that is worth the work at the moment."""

@@ -12,18 +12,23 @@ ingests the rest and records the layout.
 
 import contextlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
 from modelfs.errors import StoreFull
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
-from modelfs.jobs.ingest.job import REQUESTS_PAGE, Failures, Ingest, round_of, sync_rounds
-from modelfs.jobs.steps import Job
+from modelfs.jobs.ingest.job import (
+    REQUESTS_PAGE,
+    Failures,
+    Ingest,
+    raise_first,
+    round_of,
+    sync_rounds,
+)
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.tables import InodeNumber
 
@@ -34,8 +39,6 @@ EARLY_WINDOWS: Final = 4
 # While more files than this wait for ingest, each create waits until one of them is done.
 PENDING_MAX: Final = 8192
 THROTTLE_SECONDS: Final = 0.5
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -117,15 +120,14 @@ class BackgroundIngest:
         failures: Failures = {}
         for inodes, done, total in sync_rounds(self._store):
             ingesting = self._ingest.ingest_apart(inodes, done=self._drained.notify)
-            failures |= await self._run(ingesting)
+            failures |= await self._context.driver.run(ingesting)
             if progress is not None:
                 await progress(done, total)
         try:
             await self._context.durability.flush_all()
         finally:
             await self._context.durability.commit()
-        if failures:
-            raise self._error(failures)
+        raise_first(self._store, failures)
 
     async def ingest_all(self) -> None:
         """Ingest all staged bytes now, because room is short, also of files that are being written.
@@ -138,18 +140,14 @@ class BackgroundIngest:
         while pending:
             inodes = round_of(self._store, pending)
             pending = pending[len(inodes) :]
-            await self._run(self._ingest.ingest_apart(inodes, done=self._drained.notify))
+            await self._context.driver.run(
+                self._ingest.ingest_apart(inodes, done=self._drained.notify)
+            )
         for inode in filter(is_open, staged):
             with contextlib.suppress(StoreFull, OSError):
-                await self._run(self._ingest.ingest([inode], complete=False, urgent=True))
-
-    def _error(self, failures: Failures) -> OSError:
-        """Return one exception that names the first file that failed, and how many others."""
-        inode, problem = next(iter(failures.items()))
-        name = os.fsdecode(self._store.namespace.path_of(inode))
-        others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        return OSError(problem.errno, f"cannot store {name}{others} in chunks: {reason}")
+                await self._context.driver.run(
+                    self._ingest.ingest([inode], complete=False, urgent=True)
+                )
 
     # -- files that are due
 
@@ -161,13 +159,9 @@ class BackgroundIngest:
                 staged.
         """
         job = self._ingest.ingest(inodes, complete=complete, done=self._drained.notify)
-        for inode in await self._run(job):
+        for inode in await self._context.driver.run(job):
             if self._context.handles.is_open_for_writing(inode):
                 self._file(inode).unrecognised = True
-
-    async def _run(self, job: Job[T]) -> T:
-        async with self._context.pack_lock.append():
-            return await self._context.driver.run(job)
 
     async def ingest_due(self) -> None:
         """Ingest every file that is due, and then once each long file that is being written.

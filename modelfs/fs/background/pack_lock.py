@@ -1,8 +1,8 @@
 """The lock on packs: one job at a time appends to packs, and no pack is deleted while it is pinned.
 
-Ingest, gc, the optimizer and the defragmenter append. A reader in another process, such as `fsck`
-beside a daemon, *pins* all packs. Pinned packs may still grow, so ingest and the optimizer go on;
-gc and the defragmenter delete packs, so they wait.
+Jobs get it by a step (`jobs.steps.Hold`). Ingest, gc, the optimizer and the defragmenter append. A
+reader in another process, such as `fsck` beside a daemon, *pins* all packs. Pinned packs may still
+grow, so ingest and the optimizer go on; gc and the defragmenter delete packs, so they wait.
 
 Example. gc wants to rewrite pack 7 while `fsck` has the packs pinned. gc waits without the lock,
 ingest takes the lock and appends to pack 9. `fsck` ends, and gc takes the lock.
@@ -45,6 +45,12 @@ class PackLock:
                     yield
                     return
             await self._unpinned.wait()
+
+    @contextlib.asynccontextmanager
+    async def unless_pinned(self) -> AsyncIterator[bool]:
+        """Hold the same right, or none while packs are pinned; yields whether it is held."""
+        async with self._lock:
+            yield not self._pins
 
     @contextlib.asynccontextmanager
     async def pinned(self) -> AsyncIterator[None]:

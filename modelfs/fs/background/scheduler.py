@@ -38,6 +38,8 @@ from modelfs.fs.background.pack_lock import PackLock
 from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.fs.background.shortage import Shortage
 from modelfs.fs.handles import Handles
+from modelfs.jobs.gc.collector import Collector
+from modelfs.jobs.hints import all_hints
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -59,11 +61,12 @@ class Scheduler:
         self.durability = Durability(store, workers)
         self.mapped_pages = MappedPages(mountpoint, store, handles)
         self.pack_lock = PackLock()
-        driver = Driver(self.durability, workers)
+        driver = Driver(self.durability, workers, self.pack_lock)
         context = Context(store, handles, self.durability, driver, self.pack_lock)
         self.ingest = BackgroundIngest(context)
-        self.gc = BackgroundGc(context, self.ingest)
-        self.optimize = BackgroundOptimize(context, self.gc)
+        collector = Collector(store, all_hints(store))
+        self.gc = BackgroundGc(context, self.ingest, collector)
+        self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
         self.shortage = Shortage(context, self.ingest, self.gc, self.optimize)
 

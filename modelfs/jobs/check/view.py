@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from modelfs.errors import CorruptData
 from modelfs.store.files.inode_totals import Totals, count_totals
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import chunk_counts
@@ -129,10 +128,7 @@ class CheckView:
 
     def path(self, inode: int) -> bytes:
         """Return a path of an inode, or its number where names are damaged too."""
-        try:
-            return self.store.namespace.path_of(InodeNumber(inode))
-        except CorruptData:
-            return b"(inode %d)" % inode
+        return self.store.namespace.path_of(InodeNumber(inode))
 
     def tensors(self, inode: int, start: int, stop: int) -> Iterator[str]:
         """Yield the names of a file's tensors that have a byte in `[start, stop)`."""

@@ -6,7 +6,7 @@ from functools import partial
 
 from modelfs.jobs.defrag.order import DefragPlan
 from modelfs.jobs.defrag.rewrite import Defragmenter
-from modelfs.jobs.steps import Commit, Job, Progress, Work, pausing
+from modelfs.jobs.steps import Commit, Job, Work, exclusive, pausing
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -20,28 +20,40 @@ class DefragRun:
     The plan is made with the first portion, from the store as it is then.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, make_room: MakeRoom) -> None:
+        """Begin a run; `make_room` collects garbage, when the disk has too little room."""
         self._store = store
+        self._make_room = make_room
         self._defragmenter = Defragmenter(store)
         self._portions: Iterator[DefragPlan] | None = None
         self.done = 0  # bytes
         self.total = 0
 
-    def next_portion(self, make_room: MakeRoom | None = None) -> Job[DefragPlan | None]:
-        """Return the next portion; None at the end, or if the disk has too little room.
+    def copy_next(self) -> Job[bool]:
+        """Copy the next portion, and commit.
 
-        Args:
-            make_room: a job that collects garbage, run when the disk has too little room.
+        Returns:
+            False at the end, or if the disk has too little room.
+
+        Raises:
+            StoreFull, OSError: the portion could not be copied; nothing is lost.
         """
+        portion = yield from self._next_portion()
+        if portion is not None:
+            yield from exclusive(self._copy(portion))
+        return portion is not None
+
+    def _next_portion(self) -> Job[DefragPlan | None]:
         if self._portions is None:
+            yield Commit()  # deletes packs that became empty, and so makes room
             plan: DefragPlan = yield Work(self._defragmenter.plan)
             self._portions, self.total = plan.portions(), plan.bytes
         portion = next(self._portions, None)
         if portion is None:
             return None
         has_room = yield Work(partial(self._defragmenter.has_room, portion))
-        if not has_room and make_room is not None:
-            yield from make_room()
+        if not has_room:
+            yield from self._make_room()
             has_room = yield Work(partial(self._defragmenter.has_room, portion))
         if not has_room:
             log.warning(
@@ -50,14 +62,7 @@ class DefragRun:
             return None
         return portion
 
-    def copy(self, portion: DefragPlan) -> Job[None]:
-        """Copy a portion, and commit.
-
-        The caller holds off other writers of packs, and readers that need packs to stay.
-
-        Raises:
-            StoreFull, OSError: the portion could not be copied; nothing is lost.
-        """
+    def _copy(self, portion: DefragPlan) -> Job[None]:
         if not self.done:
             self._defragmenter.begin_pack()
         with self._store.writing() as writer:
@@ -69,23 +74,3 @@ class DefragRun:
         yield from pausing(self._store.reclaimer.retire_empty_packs())
         yield Commit()
         self.done += sum(record.stored for record in copied.values())
-
-
-def defragment(
-    store: Store, progress: Progress | None = None, make_room: MakeRoom | None = None
-) -> Job[None]:
-    """Copy the chunks of scattered files into order, and commit after each portion.
-
-    Args:
-        store: the store.
-        progress: called with the bytes copied so far, and those of the whole plan.
-        make_room: as of `DefragRun.next_portion`.
-
-    Raises:
-        StoreFull, OSError: a portion could not be copied; nothing is lost.
-    """
-    run = DefragRun(store)
-    while (portion := (yield from run.next_portion(make_room))) is not None:
-        yield from run.copy(portion)
-        if progress is not None:
-            progress(run.done, run.total)

@@ -2,11 +2,13 @@
 
 The walk reads the index in slices, and the index may change in between. So the rows of one table
 need not agree with those of another: rows that refer to a missing chunk are left out, and a job
-that acts on the arrays looks its chunks up again.
+that acts on the arrays looks its chunks up again. Damaged rows are left out, too, as `fsck` reports
+them.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Self
 
 import numpy as np
@@ -15,8 +17,7 @@ import numpy.typing as npt
 from modelfs.jobs.defrag.order import BLOCK_ROWS, Numbers, PackedChunks, ReadSequence, Rows
 from modelfs.store.chunks.lineage import CHAIN_MAX
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
-from modelfs.store.index.committed import SCAN_PAGE
-from modelfs.store.index.index import KEY_END, Index
+from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import Table
 
@@ -34,6 +35,7 @@ EXTENT: Final = np.dtype({"names": ["chunk"], "formats": ["<u8"], "itemsize": Ex
 NUMBER: Final = np.dtype([("first", ">u8")])
 PAIR: Final = np.dtype([("first", ">u8"), ("second", ">u8")])
 NOTHING: Final = np.dtype([])
+SLICE: Final = 1000  # rows
 
 Columns = npt.NDArray[np.void]
 
@@ -97,7 +99,7 @@ def _read_chunks(index: Index) -> PackedChunks:
         pack, offset = values["pack"], values["offset"]
         in_use = (values["refs"] > 0) | (values["dependants"] > 0)
         in_use &= values["kind"] != ChunkKind.LOST
-        # Only a damaged record has a place beyond these bounds.
+        # Only a damaged record of formats 1 to 3, without a checksum, has a place beyond these.
         in_use &= (pack < 1 << 22) & (offset < PackedChunks.PACK_STEP)
         numbers, columns = keys["first"][in_use], values[in_use]
         address = columns["pack"] * np.uint64(PackedChunks.PACK_STEP) + columns["offset"]
@@ -146,20 +148,18 @@ def _with_sources(file: Numbers, chunk: Rows, sources: _Sources) -> tuple[Number
 def _slices(
     index: Index, table: Table, key: np.dtype[np.void], value: np.dtype[np.void], size_min: int = 0
 ) -> Iterator[tuple[Columns, Columns]]:
-    """Yield a table's keys and values, many rows at a time; rows of other lengths are left out.
+    """Yield a table's keys and values, many rows at a time.
 
-    Values of `size_min` bytes or more are filled up with zeros.
+    Damaged rows, and those of other lengths, are left out. Values of `size_min` bytes or more are
+    filled up with zeros.
     """
     low, high = size_min or value.itemsize, value.itemsize
-    rows = index.scan(table, b"", KEY_END)
-    while rows:
+    undamaged = index.pages(table, damaged=set())
+    while rows := list(islice(undamaged, SLICE)):
         valid = [(k, v) for k, v in rows if len(k) == key.itemsize and low <= len(v) <= high]
         keys = np.frombuffer(b"".join(k for k, _ in valid), key)
         values = b"".join(v.ljust(high, b"\0") for _, v in valid)
         yield keys, np.frombuffer(values, value) if high else np.zeros(len(valid), value)
-        if len(rows) < SCAN_PAGE:
-            return
-        rows = index.scan(table, rows[-1][0] + b"\0", KEY_END)
 
 
 def _int64(column: npt.NDArray[np.unsignedinteger]) -> Numbers:

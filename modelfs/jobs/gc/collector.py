@@ -105,6 +105,11 @@ class Collector:
         bases = self._store.base_only.estimate()
         return Garbage(dead_chunks, dead_bytes, len(gains), sum(gains), *bases)
 
+    def measured(self, live_min: float = LIVE_MIN) -> Garbage:
+        """Measure packs, and return the garbage of the store. Any thread."""
+        self.measure(live_min)
+        return self.survey(live_min)
+
     def garbage_bytes(self, live_min: float = LIVE_MIN) -> int:
         """Return how many bytes of sparse packs are garbage; as `survey`, but of packs only."""
         return sum(row.stop - self._need(pack, row) for pack, row in self._sparse(live_min))
@@ -132,6 +137,7 @@ class Collector:
 
     def measure(self, live_min: float = LIVE_MIN) -> None:
         """Measure the packs that may be sparse. Any thread; reads their segment tables."""
+        self._forget_deleted_packs()
         for pack, row in self._sparse(live_min):
             if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
                 size = PackedSize()
@@ -140,6 +146,12 @@ class Collector:
                         continue  # its record goes with the next collection
                     size.add(record.kind, record.size, record.stored)
                 self._measured[pack] = row.live, size.total
+
+    def _forget_deleted_packs(self) -> None:
+        packs = {pack for pack, _ in self._store.reclaimer.packs()}
+        for pack in {*self._measured, *self._unreadable} - packs:
+            self._measured.pop(pack, None)
+            self._unreadable.pop(pack, None)
 
     def drop_stale_hints(self) -> Iterator[None]:
         """Drop stale hints, and rows that do not decode; yields after each slice."""
@@ -150,7 +162,7 @@ class Collector:
             while rows := index.scan(hints.table, start, KEY_END, SLICE, damaged=damaged):
                 with index.change():
                     for key, value in rows:
-                        if not _decodes(hints.table, key, value) or hints.is_stale(key):
+                        if not _decodes(hints.table, key, value) or _is_stale(hints, key):
                             index.delete(hints.table, key)
                 yield
                 start = rows[-1][0] + b"\0"
@@ -191,11 +203,18 @@ class Collector:
         return writer.finish(), True
 
     def live_chunks(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread."""
+        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread.
+
+        Chunks whose records are damaged are left out, and keep their pack.
+        """
         store = self._store
         try:
             for entry in store.packs.entries(pack, store.chunks.pack_row(pack).stop):
-                record = store.chunks.find(entry.chunk)
+                try:
+                    record = store.chunks.find(entry.chunk)
+                except CorruptIndex as exc:
+                    log.error("chunk %d stays in pack %d: %s", entry.chunk, pack, exc)
+                    continue
                 if record is not None and record.place == (pack, entry.offset):
                     yield entry.chunk, record
         except CorruptPack as exc:
@@ -210,6 +229,13 @@ class Collector:
         if not freed:
             self._unreadable[pack] = self._store.chunks.pack_row(pack).live
         return freed
+
+
+def _is_stale(hints: Hints, key: bytes) -> bool:
+    try:
+        return hints.is_stale(key)
+    except CorruptIndex:
+        return False  # the row of its file or tensor is damaged, and may be repaired
 
 
 def _decodes(table: Table, key: bytes, value: bytes) -> bool:

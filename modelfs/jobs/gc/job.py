@@ -1,9 +1,10 @@
 """Garbage collection, as jobs."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
+from modelfs.errors import StoreFull
 from modelfs.jobs.gc.collector import (
     LIVE_MIN,
     LIVE_MIN_SHORT,
@@ -11,7 +12,7 @@ from modelfs.jobs.gc.collector import (
     Collector,
     Garbage,
 )
-from modelfs.jobs.steps import Commit, Job, Work, pausing
+from modelfs.jobs.steps import Commit, Job, Work, appending, exclusive, pausing, unless_pinned
 from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.index.tables import InodeNumber, PackId
 from modelfs.store.store import Store
@@ -23,9 +24,7 @@ def collect(
     live_min: float = LIVE_MIN,
     enough: Callable[[], bool] = lambda: False,
 ) -> Job[Garbage]:
-    """Remove dead chunks, drop stale hints, and rewrite sparse packs.
-
-    The caller holds off other writers of packs, and readers that need packs to stay.
+    """Remove dead chunks, drop stale hints, and rewrite sparse packs, with no reader of packs.
 
     Args:
         store: the store.
@@ -41,8 +40,16 @@ def collect(
         StoreFull: no room to rewrite some pack; the collection is complete up to that pack.
         OSError: the disk failed; nothing is lost.
     """
-    yield Work(partial(collector.measure, live_min))
-    garbage: Garbage = yield Work(partial(collector.survey, live_min))
+    return exclusive(_collect(store, collector, live_min, enough))
+
+
+def _collect(
+    store: Store,
+    collector: Collector,
+    live_min: float,
+    enough: Callable[[], bool] = lambda: False,
+) -> Job[Garbage]:
+    garbage: Garbage = yield Work(partial(collector.measured, live_min))
     before = collector.pack_bytes()
     yield from pausing(store.reclaimer.remove_dead())
     yield from pausing(collector.drop_stale_hints())
@@ -60,13 +67,19 @@ def collect(
 def collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[None]:
     """Collect until no more than so many bytes of packs are garbage, sparsest packs first.
 
-    The caller and the errors are as of `collect`.
+    While a reader needs packs to stay, nothing is collected. Raises as `collect` does.
     """
+    # Packs that were never measured seem to have more garbage than they have.
+    if collector.garbage_bytes(LIVE_MIN_SMALL) > garbage_max:
+        yield from unless_pinned(_collect_above(store, collector, garbage_max))
+
+
+def _collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[None]:
     for live_min in (LIVE_MIN, LIVE_MIN_SHORT, LIVE_MIN_SMALL):
         yield Work(partial(collector.measure, LIVE_MIN_SMALL))
         if collector.garbage_bytes(LIVE_MIN_SMALL) <= garbage_max:
             return
-        yield from collect(store, collector, live_min)
+        yield from _collect(store, collector, live_min)
 
 
 def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:
@@ -84,20 +97,39 @@ def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:
     yield Commit()  # deletes the pack, so that there is room to rewrite the next one
 
 
-def remove_orphan(store: Store, inode: InodeNumber) -> Job[None]:
-    """Remove an inode without a name. The caller keeps it from being open or ingested."""
-    yield from pausing(store.orphans.remove(inode))
+class OrphanQueue:
+    """Inodes without a name that no program has open, until they are removed."""
 
+    def __init__(
+        self,
+        store: Store,
+        inodes: Iterable[InodeNumber] = (),
+        before_removal: Callable[[InodeNumber], None] = lambda _: None,
+    ) -> None:
+        """Begin with some inodes; `before_removal` is called for each when no ingest is at it."""
+        self._store = store
+        self._inodes = list(inodes)
+        self._before_removal = before_removal
 
-def remove_orphans(store: Store) -> Job[None]:
-    """Remove all inodes without a name. The store is not mounted, so none of them is open."""
-    for inode in store.orphans.inodes():
-        yield from remove_orphan(store, inode)
+    def add(self, inodes: Iterable[InodeNumber]) -> None:
+        """Queue inodes that no program can reach any more."""
+        self._inodes.extend(inodes)
 
+    def remove(self) -> Job[None]:
+        """Remove all inodes of the queue.
 
-def collect_unmounted(
-    store: Store, collector: Collector, live_min: float = LIVE_MIN
-) -> Job[Garbage]:
-    """Remove all orphans, none of which is open in an unmounted store; then `collect`."""
-    yield from remove_orphans(store)
-    return (yield from collect(store, collector, live_min))
+        Raises:
+            StoreFull, OSError: a commit on the way failed; the other inodes are still queued.
+        """
+        while self._inodes:
+            inode = self._inodes.pop()
+            try:
+                # With the right to append, as ingest would add extents of the inode meanwhile.
+                yield from appending(self._removal(inode))
+            except (StoreFull, OSError):
+                self._inodes.append(inode)
+                raise
+
+    def _removal(self, inode: InodeNumber) -> Job[None]:
+        self._before_removal(inode)
+        yield from pausing(self._store.orphans.remove(inode))

@@ -4,6 +4,7 @@ Files are ingested in *rounds*: the files of a round share a writer of chunks, a
 packs for each region of theirs.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from modelfs.errors import LostBytes, ModelfsError
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
-from modelfs.jobs.steps import Commit, Job, Pause, Work, pausing
+from modelfs.jobs.steps import Commit, Job, Pause, Work, appending, pausing
 from modelfs.store.index.counters import NEXT_INODE
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
@@ -102,8 +103,6 @@ class Ingest:
 
         A program may append to a file faster than it is ingested: the rest is for the next round.
 
-        The caller holds off other writers of packs, and the removal of these files.
-
         Args:
             inodes: the files. A file that is not pending any more is left out.
             complete: no program is writing the files, so their layouts are final.
@@ -118,6 +117,11 @@ class Ingest:
             StoreFull: no room; bytes that are not in chunks are still staged.
             OSError: the disk failed; the same.
         """
+        return appending(self._ingest(inodes, complete, urgent, done or (lambda: None)))
+
+    def _ingest(
+        self, inodes: Sequence[InodeNumber], complete: bool, urgent: bool, done: Callable[[], None]
+    ) -> Job[set[InodeNumber]]:
         unfinished: set[InodeNumber] = set()
         passes = yield from self._begin_passes(inodes, complete=complete, urgent=urgent)
         while passes:
@@ -126,8 +130,7 @@ class Ingest:
             unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
                 yield from self._end_pass(file_pass)
-                if done is not None:
-                    done()
+                done()
                 yield Pause()
             passes = [region.file_pass for region in regions if not region.file_pass.done]
         return unfinished
@@ -222,12 +225,26 @@ def ingest_all(store: Store) -> Job[None]:
     """Put all staged bytes into chunks, and commit. Bytes of a file that fails stay staged.
 
     Raises:
-        StoreFull, OSError: the error of the first file that failed; all others are ingested.
+        OSError: as `raise_first`; all other files are ingested.
     """
     ingest = Ingest(store)
     failures: Failures = {}
     for inodes, _, _ in sync_rounds(store):
         failures |= yield from ingest.ingest_apart(inodes)
     yield Commit()
-    if failures:
-        raise next(iter(failures.values()))
+    raise_first(store, failures)
+
+
+def raise_first(store: Store, failures: Failures) -> None:
+    """Raise the first of the failures, if there is one, with the file's path.
+
+    Raises:
+        OSError: a file failed, with the errno of its failure, which is the cause.
+    """
+    if not failures:
+        return
+    inode, problem = next(iter(failures.items()))
+    name = os.fsdecode(store.namespace.path_of(inode))
+    others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    reason = (isinstance(problem, OSError) and problem.strerror) or str(problem)
+    raise OSError(problem.errno, f"cannot store {name}{others} in chunks: {reason}") from problem

@@ -6,10 +6,12 @@ searched, unless all uses are this file's own, and only up to the last use.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, permutations
 from typing import Final, NamedTuple
 
+from modelfs.errors import CorruptIndex
 from modelfs.jobs.inspect.bases import (
     Records,
     Sources,
@@ -182,7 +184,9 @@ def _other_uses(
 def _extents(
     index: Index, first: InodeNumber, end: InodeNumber
 ) -> Iterator[tuple[InodeNumber, Extent]]:
-    for key, value in index.pages(Table.EXTENTS, pair_key(first, 0), pair_key(end, 0)):
+    # Damaged rows of other files are no reason to fail; of this one, its parts have failed before.
+    rows = index.pages(Table.EXTENTS, pair_key(first, 0), pair_key(end, 0), damaged=set())
+    for key, value in rows:
         inode, start = pair_of(key)
         yield InodeNumber(inode), Extent.from_bytes(start, value)
 
@@ -200,8 +204,10 @@ class _TensorFinder:
         row = self._row
         if inode != self._inode or row is None or not row.start <= offset < row.start + row.size:
             low, high = tensor_key(inode, 0, 0), tensor_key(inode, offset, ORDINAL_MAX)
-            entry = self._index.floor(Table.TENSORS, high, low)
-            row = None if entry is None else TensorRow.from_bytes(pair_of(entry[0])[1], entry[1])
+            row = None
+            with suppress(CorruptIndex):
+                if (entry := self._index.floor(Table.TENSORS, high, low)) is not None:
+                    row = TensorRow.from_bytes(pair_of(entry[0])[1], entry[1])
             if row is not None and offset >= row.start + row.size:
                 row = None
             self._inode, self._row = inode, row

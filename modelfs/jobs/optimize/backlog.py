@@ -133,8 +133,7 @@ class Backlog:
             inodes = [inode for inode in inodes if inode < walk]
             inodes += [InodeNumber(number_of(key)) for key in rest]
         nodes = [node for inode in inodes if (node := self.find_inode(inode)) is not None]
-        garbage = self._base_only.garbage(include_kept=self.include_optimized)
-        bases = sum(1 for _ in garbage)
+        bases = sum(1 for _ in self._base_only.chunks(with_kept=self.include_optimized))
         return OptimizeStatus(len(nodes), sum(node.size for node in nodes), bases)
 
     def find_inode(self, inode: InodeNumber) -> Inode | None:
@@ -155,7 +154,7 @@ class Backlog:
 
     def next_batch(self) -> Batch | None:
         """Return the next batch, None if the backlog is empty. Any thread, one at a time."""
-        if (bases := self.next_bases(include_kept=self.include_optimized)) is not None:
+        if (bases := self.next_bases(with_kept=self.include_optimized)) is not None:
             return bases
         position = self._position  # once: `begin` may reset it at any time
         if position is None and (position := self._next_file()) is not None:
@@ -174,13 +173,13 @@ class Backlog:
         ends_file = size < self._batch_bytes and len(rows) < BATCH_TENSORS
         return Batch(inode, request, tuple(rows), ends_file)
 
-    def next_bases(self, *, include_kept: bool = False) -> Batch | None:
+    def next_bases(self, *, with_kept: bool = False) -> Batch | None:
         """Return the next batch of base-only chunks, None if there is none. Any thread.
 
         Args:
-            include_kept: try chunks that an earlier run decided to keep, too.
+            with_kept: try chunks that an earlier run decided to keep, too.
         """
-        bases = self._base_only.garbage(include_kept=include_kept)
+        bases = self._base_only.chunks(with_kept=with_kept)
         due = (chunk for chunk, _ in bases if chunk not in self._stuck)
         base_only = tuple(islice(due, BATCH_BASES))
         return Batch(base_only=base_only) if base_only else None
@@ -224,8 +223,9 @@ class Backlog:
         self._ended.add(batch.inode)
         key = number_key(batch.inode)
         with self._index.change():
-            if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
-                self._index.delete(Table.TO_OPTIMIZE, key)
+            with contextlib.suppress(CorruptIndex):  # a damaged row stays, and is passed over
+                if self._index.get(Table.TO_OPTIMIZE, key) == batch.request:
+                    self._index.delete(Table.TO_OPTIMIZE, key)
             # A listed file is worked on before the walk reaches it, and does not move the walk.
             if not batch.request and self._counters.get(OPTIMIZE_WALK):
                 is_last = batch.inode == KEY_MAX

@@ -43,7 +43,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from modelfs.codecs.base import CodecId
-from modelfs.errors import CorruptData
+from modelfs.errors import CorruptData, CorruptIndex
 from modelfs.jobs.optimize.batch import Batch, BatchOutput, BatchResult, Target
 from modelfs.jobs.optimize.encoders import conversion_encoder
 from modelfs.jobs.optimize.forms import Form, saves_enough, smallest_form
@@ -58,6 +58,7 @@ from modelfs.store.files.tensor_view import TensorView
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.index.tensor_records import TensorRow
 from modelfs.store.packs.pack import eio_as_corruption
 from modelfs.store.store import Store
 
@@ -127,7 +128,12 @@ class Worker:
             for row in batch.rows:
                 if self.stopped:
                     break
-                self._encode_tensor(output, TensorView(self._maps, self._reader, batch.inode, row))
+                try:
+                    view = TensorView(self._maps, self._reader, batch.inode, row)
+                except CorruptIndex as exc:
+                    _report_damage(output, batch.inode, row, exc)
+                else:
+                    self._encode_tensor(output, view)
             self._pipeline.drain()
         finally:
             self._pipeline.drop()
@@ -161,7 +167,7 @@ class Worker:
                 if candidate.relation is Relation.WIDER and not self.stopped:
                     self._encode_narrower(output, view, candidate)
         except CorruptData as exc:
-            _report_damage(output, view, exc)
+            _report_damage(output, view.inode, view.row, exc)
         waits = self._serial_tensors[view.inode] < SERIAL_TENSORS
         if waits and view.inode not in self._derived_files:
             self._serial_tensors[view.inode] += 1
@@ -231,7 +237,7 @@ class Worker:
         try:
             target, form, candidate = future.result()
         except CorruptData as exc:
-            _report_damage(output, view, exc)
+            _report_damage(output, view.inode, view.row, exc)
             return
         if not target.record.optimized or len(form.stored) < target.record.stored:
             output.put(target, form, view.element)
@@ -259,9 +265,11 @@ class Worker:
                 output.put(target, form, narrow.element)
 
 
-def _report_damage(output: BatchOutput, view: TensorView, exc: CorruptData) -> None:
+def _report_damage(
+    output: BatchOutput, inode: InodeNumber, row: TensorRow, exc: CorruptData
+) -> None:
     output.damaged += 1
-    log.error("tensor %s of file %d stays as it is: %s", view.row.name, view.inode, exc)
+    log.error("tensor %s of file %d stays as it is: %s", row.name, inode, exc)
 
 
 def _may_shrink(record: Chunk) -> bool:

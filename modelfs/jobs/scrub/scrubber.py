@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from modelfs.errors import CorruptChunk, CorruptPack
+from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import (
     SCRUB_BYTES,
@@ -82,7 +82,7 @@ class CheckedRange:
     bytes: int = 0
     damaged: Mapping[ChunkId, str] = field(default_factory=dict)  # a message for each chunk
     places: Mapping[ChunkId, int] = field(default_factory=dict)  # of the damaged chunks
-    problems: tuple[str, ...] = ()  # of the pack's header and tables
+    problems: tuple[str, ...] = ()  # of the pack's header and tables, and of rows of its chunks
 
 
 class Scrubber:
@@ -183,10 +183,7 @@ class Scrubber:
                 self._index.delete(Table.META, key)
 
     def _damage_keys(self) -> list[bytes]:
-        return [
-            key
-            for key, _ in self._index.pages(Table.META, SCRUB_DAMAGED, prefix_end(SCRUB_DAMAGED))
-        ]
+        return list(self._index.keys(Table.META, SCRUB_DAMAGED, prefix_end(SCRUB_DAMAGED)))
 
     def _still_damaged(self, key: bytes) -> Chunk | None:
         record = self._chunks.find(_chunk_of(key))
@@ -201,50 +198,60 @@ class Scrubber:
 
         If the segment's table is damaged, check the whole range.
         """
-        stop, problems = part.stop, tuple[str, ...]()
+        stop, problems = part.stop, list[str]()
         self._drop_cached_pages(part.pack, part.start - PAGE, part.start + TABLE_MAX)
         try:
             if part.start == PAGE:
                 self._packs.check_header(part.pack)
             segment = self._packs.segment(part.pack, part.start, part.stop)
             stop = segment.stop
-            records = self._chunks_in_use(part, segment)
+            records = self._chunks_in_use(part, problems, segment)
         except (CorruptPack, OSError) as exc:
             if self._index.get(Table.PACKS, number_key(part.pack)) is None:
                 return CheckedRange(part.pack, part.stop)  # gc has deleted the pack
-            problems = (str(exc),)
-            records = self._chunks_in_use(part)
+            problems.append(str(exc))
+            records = self._chunks_in_use(part, problems)
         self._drop_cached_pages(part.pack, part.start, stop)
         count = size = 0
         damaged, places = dict[ChunkId, str](), dict[ChunkId, int]()
         for chunk, record in records:
-            if (damage := self._find_damage(chunk, record)) is not None:
+            try:
+                damage = self._find_damage(chunk, record)
+                now = self._chunks.find(chunk)
+            except CorruptIndex as exc:
+                problems.append(f"chunk {chunk} is not checked: {exc}")
+                continue
+            if damage is not None:
                 source, place, message = damage
                 damaged[source], places[source] = message, place
-            now = self._chunks.find(chunk)
             if now is None or now.place != record.place:
                 damaged.pop(chunk, None)  # moved or removed meanwhile
                 places.pop(chunk, None)
                 continue
             count += 1
             size += record.stored
-        return CheckedRange(part.pack, stop, count, size, damaged, places, problems)
+        return CheckedRange(part.pack, stop, count, size, damaged, places, tuple(problems))
 
     def _chunks_in_use(
-        self, part: PackRange, segment: SegmentTable | None = None
+        self, part: PackRange, problems: list[str], segment: SegmentTable | None = None
     ) -> Iterator[tuple[ChunkId, Chunk]]:
         """Yield the chunks in use of a segment; without its table, those of the rest of the pack.
 
-        The latter costs a walk over all chunk records, but damaged tables are rare.
+        The latter costs a walk over all chunk records, but damaged tables are rare. Chunks whose
+        records are damaged are left out, and of a segment they are added to `problems`.
         """
         if segment is not None:
             for entry in segment.entries:
-                record = self._chunks.find(entry.chunk)
+                try:
+                    record = self._chunks.find(entry.chunk)
+                except CorruptIndex as exc:
+                    problems.append(f"chunk {entry.chunk} is not checked: {exc}")
+                    continue
                 place = segment.pack, entry.offset
                 if record is not None and record.alive and record.place == place:
                     yield entry.chunk, record
             return
-        for key, value in self._index.pages(Table.CHUNKS):
+        for key, value in self._index.pages(Table.CHUNKS, damaged=set()):
             record = Chunk.from_bytes(value)
             if record.pack == part.pack and record.alive and record.offset >= part.start:
                 yield ChunkId(number_of(key)), record

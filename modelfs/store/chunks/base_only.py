@@ -34,14 +34,10 @@ class BaseOnly:
         self._index = index
         self._chunks = chunks
 
-    def garbage(self, *, include_kept: bool = False) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the base-only chunks that are not kept, except damaged ones.
-
-        Args:
-            include_kept: yield the kept ones, too.
-        """
+    def chunks(self, *, with_kept: bool) -> Iterator[tuple[ChunkId, Chunk]]:
+        """Yield the base-only chunks, except damaged ones; without the kept ones, the garbage."""
         for key, value in self._index.pages(Table.BASE_ONLY, damaged=set()):
-            if value == KEPT and not include_kept:
+            if value == KEPT and not with_kept:
                 continue
             chunk = ChunkId(number_of(key))
             try:
@@ -53,7 +49,7 @@ class BaseOnly:
 
     def estimate(self) -> tuple[int, int]:
         """Return how many chunks are garbage, and about how many bytes their removal frees."""
-        garbage = self.garbage()
+        garbage = self.chunks(with_kept=False)
         gains = [self._gain(chunk, record) for chunk, record in islice(garbage, ESTIMATED)]
         more = sum(1 for _ in garbage)
         mean = sum(gains) / max(1, len(gains))
@@ -73,11 +69,14 @@ class BaseOnly:
             CorruptIndex: a row of one of them is damaged.
         """
         total = 0
-        heads: set[tuple[int, int]] = set()  # element and size: as `Rebaser` groups them
+        # Of dependants alike, one gets a form of its own, and the others become deltas to it: by
+        # sources, element and size, as in `jobs.optimize.rebase`.
+        heads: set[tuple[int, ...]] = set()
         dependants = self._chunks.lineage.dependants(chunk)
         for other in islice(dependants, ESTIMATED_DEPENDANTS):
             dependant = self._chunks.record(other)
-            head = dependant.element, dependant.size
+            sources = self._chunks.lineage.sources(other)
+            head = (*sources, dependant.element, dependant.size)
             if not dependant.refs or head in heads:
                 continue
             heads.add(head)
@@ -85,5 +84,5 @@ class BaseOnly:
             if record.kind is ChunkKind.DERIVED:
                 part = ALONE_PART
             growth = max(0, int(min(1.0, part) * dependant.size) - dependant.stored)
-            total += growth // max(1, len(self._chunks.lineage.sources(other)))
+            total += growth // max(1, len(sources))
         return total

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from modelfs.errors import InvalidArgument, NameTooLong, NotFound
+from modelfs.errors import CorruptIndex, InvalidArgument, NameTooLong, NotFound
 from modelfs.store.index.counters import NEXT_COOKIE, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FIRST_COOKIE, NAME_MAX, Dentry, Listed, is_name
@@ -108,12 +108,16 @@ class Dentries:
         return not self.listing(folder, 0, 1) and not self.names(folder, b"", 1)
 
     def names_of(self, inode: InodeNumber) -> Iterator[tuple[InodeNumber, bytes]]:
-        """Yield the folder and name of each of an inode's names."""
+        """Yield the folder and name of each of an inode's names, except those in damaged rows."""
         start, stop = triple_key(inode, 0, 0), triple_key(inode + 1, 0, 0)
-        for key, _ in self._index.pages(Table.PARENTS, start, stop):
-            line = self._index.get(Table.LISTING, key[8:])
-            if line is not None:
-                yield InodeNumber(int.from_bytes(key[8:16], "big")), Listed.from_bytes(line).name
+        for key, _ in self._index.pages(Table.PARENTS, start, stop, damaged=set()):
+            try:
+                line = self._index.get(Table.LISTING, key[8:])
+                name = None if line is None else Listed.from_bytes(line).name
+            except CorruptIndex:
+                continue
+            if name is not None:
+                yield InodeNumber(int.from_bytes(key[8:16], "big")), name
 
     def next_cookie(self) -> int:
         """Return the cookie of the next new name in any folder."""

@@ -86,14 +86,16 @@ class Namespace:
     def path_of(self, inode: InodeNumber) -> bytes:
         """Return a path of an inode from the root: one of several if it has hard links.
 
-        "(inode 5)" if inode 5 has no name. In a damaged index with a cycle, 10,000 names of it.
+        "(inode 5)" if inode 5 has no path, or damaged rows hide it. In an index with a cycle,
+        10,000 names of it.
         """
         parts: list[bytes] = []
-        while inode != ROOT and len(parts) < 10_000:
-            link = next(self._dentries.names_of(inode), None)
+        at = inode
+        while at != ROOT and len(parts) < 10_000:
+            link = next(self._dentries.names_of(at), None)
             if link is None:
                 return b"(inode %d)" % inode
-            inode, name = link
+            at, name = link
             parts.append(name)
         return b"/" + b"/".join(reversed(parts))
 

@@ -3,24 +3,17 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save
 
-from modelfs.cli.commands.optimize import optimize_and_defragment
-from modelfs.jobs.defrag import order as order_module
-from modelfs.jobs.drive import run
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.worker import Worker
 from modelfs.store.chunks.writer import ChunkWriter
-from modelfs.store.disk.space import Room, Space
 from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake, Reply
 from tests.support.paths import MODELS
-from tests.support.scattered_files import FILES, runs, scatter
-from tests.support.stores import CHUNK, new_file, overwrite, stored_file
+from tests.support.stores import new_file, overwrite
 
 REPORT: Reply = {
     "logical_bytes": 4096,
@@ -89,22 +82,6 @@ def test_damage(call: Call, family: Path) -> None:
     assert done.code == 0
     assert "damaged chunk" in done.err
     assert call("optimize", "--json", "--again", family).json["damaged"] > 0
-
-
-def test_defragmentation_is_last(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command ends with defragmentation, and its progress reaches the total."""
-    monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
-    monkeypatch.setattr(order_module, "PORTION_BYTES", 32 * CHUNK)
-    inodes = scatter(opened)
-    stored_file(opened, b"model", save({"zeros": np.zeros((100, 1024), np.float32)}))
-    progress: list[tuple[int, int]] = []
-    run(
-        optimize_and_defragment(opened, Backlog(opened), lambda *done: progress.append(done)),
-        opened,
-    )
-    assert runs(opened, inodes) == [1] * FILES
-    assert progress[-1][0] == progress[-1][1]
-    assert progress == sorted(progress)
 
 
 def test_depth_is_remembered(call: Call, family: Path) -> None:

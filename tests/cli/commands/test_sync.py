@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.errors import LostBytes
+from modelfs.jobs.ingest.passes import Region
+from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
 from tests.support.paths import MODELS
@@ -27,6 +31,21 @@ def test_sync(call: Call, staged: Path) -> None:
     after = call("stats", staged, "--json").json
     assert (after["pending_files"], after["staged_bytes"]) == (0, 0)
     assert after["chunks"] > 0
+
+
+def test_a_file_that_fails_is_named(
+    call: Call, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error has the path of a file that cannot be stored, the reason and the next step."""
+
+    def lost(self: Worker, region: Region, writer: ChunkWriter) -> bool:
+        raise LostBytes("10 bytes are lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "ingest_region", lost)
+        error = call("sync", staged).error
+    assert "cannot store /model in chunks: 10 bytes are lost; write these bytes again" in error
+    assert call("sync", staged).code == 0
 
 
 def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:

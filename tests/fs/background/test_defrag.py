@@ -1,6 +1,7 @@
 """Defragmentation of a mounted store, as a part of optimize."""
 
 import errno
+from functools import partial
 
 import pytest
 import trio
@@ -8,11 +9,13 @@ from pyfuse3 import FileNameT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background.defrag import BackgroundDefrag
+from modelfs.jobs.defrag.job import DefragRun
 from modelfs.jobs.defrag.order import DefragPlan
 from modelfs.jobs.defrag.rewrite import Defragmenter
+from modelfs.jobs.gc.job import collect
 from modelfs.store.disk.space import Room, Space
 from modelfs.store.index.tables import PackId
+from tests.support.run_jobs import collector_of
 from tests.support.scattered_files import CHUNKS, FILES, content, scatter
 from tests.support.served_store import ASKED, TOP, Counting, Failing, Held, Served
 from tests.support.stores import CHUNK, content_of
@@ -26,8 +29,16 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DefragPlan, "portions", lambda self: real(self, 64 * CHUNK))
 
 
-def defrag_of(served: Served) -> BackgroundDefrag:
-    return BackgroundDefrag(served.context())
+class Defrag:
+    """A defragmentation beside the requests, portion by portion."""
+
+    def __init__(self, served: Served) -> None:
+        collecting = partial(collect, served.store, collector_of(served.store))
+        self._run = DefragRun(served.store, collecting)
+        self._driver = served.context().driver
+
+    async def copy_next(self) -> bool:
+        return await self._driver.run(self._run.copy_next())
 
 
 def most_runs(served: Served) -> int:
@@ -58,7 +69,7 @@ async def test_readers_go_on_while_files_are_moved(
     inodes = scatter(served.store)
     held = Held(Defragmenter.copy)
     monkeypatch.setattr(Defragmenter, "copy", held)
-    work = defrag_of(served)
+    work = Defrag(served)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work.copy_next)
         await held.reached.wait()
@@ -80,7 +91,7 @@ async def test_pinned_packs_stay(served: Served, monkeypatch: pytest.MonkeyPatch
     planned, copied = Held(Defragmenter.has_room), Counting(Defragmenter.copy)
     monkeypatch.setattr(Defragmenter, "has_room", planned)
     monkeypatch.setattr(Defragmenter, "copy", copied)
-    work = defrag_of(served)
+    work = Defrag(served)
     async with trio.open_nursery() as nursery, served.background.pack_lock.pinned():
         nursery.start_soon(work.copy_next)
         await planned.reached.wait()
@@ -97,14 +108,14 @@ async def test_a_disk_that_fails_leaves_all_as_it_was(
     """A portion that fails stays where it was, takes no room, and is copied the next time."""
     inodes = scatter(served.store)
     monkeypatch.setattr(served.store.packs, "flush", Failing(served.store.packs.flush, error))
-    work = defrag_of(served)
+    work = Defrag(served)
     with pytest.raises(type(error)):
         await work.copy_next()
     assert served.store.packs.numbers() == {PackId(1)}
     assert [content_of(served.store, each) for each in inodes] == [
         content(number) for number in range(FILES)
     ]
-    work.drop_plan()
+    work = Defrag(served)
     while await work.copy_next():
         pass
     assert most_runs(served) == 1

@@ -114,6 +114,26 @@ async def test_who_deletes_waits_without_the_lock(log: Log) -> None:
     await log.end("gc")
 
 
+async def test_who_deletes_at_once_or_not_at_all_never_waits_for_pins(log: Log) -> None:
+    """While packs are pinned a job gets no right to delete; it still waits for jobs that append."""
+    granted: list[bool] = []
+
+    async def ask() -> None:
+        async with log.lock.unless_pinned() as is_exclusive:
+            granted.append(is_exclusive)
+
+    await log.start("ingest", log.lock.append())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        assert granted == []
+        await log.end("ingest")
+    await log.start("pin", log.lock.pinned())
+    await ask()
+    await log.end("pin")
+    assert granted == [True, False]
+
+
 async def test_a_pin_waits_for_a_job_that_deletes_and_for_one_that_appends(log: Log) -> None:
     """Packs are pinned between two jobs, never in the middle of one."""
     for job in (log.lock.exclusive, log.lock.append):

@@ -5,13 +5,11 @@ import pytest
 from safetensors.numpy import save
 
 from modelfs.jobs.defrag import order as order_module
-from modelfs.jobs.drive import run
 from modelfs.jobs.optimize.backlog import Backlog
-from modelfs.jobs.optimize.job import optimize as optimize_job
 from modelfs.store.index.tables import PackId, Table
 from modelfs.store.store import Store
 from tests.support.crash.states import contents_of
-from tests.support.run_jobs import collect, defragment, optimize
+from tests.support.run_jobs import collect, defragment, optimize, optimize_batches
 from tests.support.scattered_files import CHUNKS, FILES, content, packs_of, runs, scatter
 from tests.support.stores import CHUNK, Box, content_of, stored_file
 
@@ -73,7 +71,7 @@ def test_derived_chunks_keep_their_sources(opened: Store) -> None:
         stored_file(opened, b"%d" % number, save({"w": wide[number]}))
     model = save({f"{number:02}": each.astype(np.float16) for number, each in enumerate(wide)})
     inode = stored_file(opened, b"model", model)
-    run(optimize_job(opened, Backlog(opened)), opened)
+    optimize_batches(opened, Backlog(opened))
     sources = list(opened.index.pages(Table.SOURCES))
     assert len(sources) > 60
     assert runs(opened, [inode])[0] > 60

@@ -7,13 +7,13 @@ import logging
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.jobs.defrag.job import DefragRun
+from modelfs.jobs.defrag.order import DefragPlan
 from modelfs.jobs.defrag.rewrite import Defragmenter
-from modelfs.jobs.drive import run
-from modelfs.jobs.steps import Work
+from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.descriptors import write_at
 from modelfs.store.disk.space import Room, Space
-from modelfs.store.index.tables import ROOT, PackId
+from modelfs.store.index.chunk_records import Chunk
+from modelfs.store.index.tables import ROOT, ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.store import Store
 from tests.support.run_jobs import defragment, drain
@@ -22,21 +22,29 @@ from tests.support.served_store import Failing
 from tests.support.stores import content_of, overwrite, pack_path
 
 
-def test_a_chunk_that_moved_meanwhile_stays_there(opened: Store) -> None:
+def test_a_chunk_that_moved_meanwhile_stays_there(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A chunk that moved after it was copied is not moved back."""
     inodes = scatter(opened)
-    (portion,) = Defragmenter(opened).plan().portions()
-    job = DefragRun(opened).copy(portion)
-    work = next(job)
-    assert isinstance(work, Work)
-    copied, result = work.call()
-    chunk = next(iter(copied))
-    elsewhere = result.moved[chunk]
-    moved = {**result.moved, chunk: result.moved[next(reversed(copied))]}
-    with opened.index.change():
-        opened.chunks.move(chunk, elsewhere)
-    job.send((copied, dataclasses.replace(result, moved=moved)))
-    run(job, opened)
+    copy = Defragmenter.copy
+    moved_to: dict[ChunkId, Chunk] = {}
+
+    def copied_and_moved(
+        self: Defragmenter, portion: DefragPlan, writer: ChunkWriter
+    ) -> tuple[dict[ChunkId, Chunk], WriteResult]:
+        copied, result = copy(self, portion, writer)
+        chunk = next(iter(copied))
+        moved_to[chunk] = result.moved[chunk]
+        with opened.index.change():
+            opened.chunks.move(chunk, moved_to[chunk])
+        moved = {**result.moved, chunk: result.moved[next(reversed(copied))]}
+        return copied, dataclasses.replace(result, moved=moved)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Defragmenter, "copy", copied_and_moved)
+        defragment(opened)
+    ((chunk, elsewhere),) = moved_to.items()
     assert opened.chunks.record(chunk) == elsewhere
     assert [content_of(opened, inode) for inode in inodes] == [content(n) for n in range(FILES)]
 

@@ -16,7 +16,9 @@ from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, PackId, Table, pair_of
 from modelfs.store.store import Store
+from tests.support.damaged_rows import damage_row
 from tests.support.run_jobs import optimize
+from tests.support.sample_store import copy_of
 from tests.support.stores import stored_file
 
 
@@ -36,6 +38,13 @@ def read_in_order(store: Store) -> Iterator[tuple[int, int]]:
             if (inode, chunk) not in seen and not store.chunks.record(chunk).is_lost:
                 seen.add((inode, chunk))
                 yield inode, chunk
+
+
+def uses_of(store: Store) -> set[tuple[int, int]]:
+    """Return inode and chunk of each use that `read_usage` finds."""
+    chunks, reads = read_usage(store.index)
+    inodes, numbers = reads.inodes[reads.file].tolist(), chunks.number[reads.chunk].tolist()
+    return set(zip(inodes, numbers, strict=True))
 
 
 def test_columns_are_the_fields_of_the_records() -> None:
@@ -67,8 +76,8 @@ def test_columns_are_the_fields_of_the_records() -> None:
 @pytest.mark.parametrize("few", [1, 5, 1000])
 def test_usage_is_complete(filled: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """Every use of every chunk is returned in order, however many rows are read at a time."""
-    for module in (index_module, usage_module):
-        monkeypatch.setattr(module, "SCAN_PAGE", few)
+    for module, name in ((index_module, "SCAN_PAGE"), (usage_module, "SLICE")):
+        monkeypatch.setattr(module, name, few)
     monkeypatch.setattr(usage_module, "BLOCK_ROWS", few)
     with Store(filled, read_only=True) as store:
         chunks, reads = read_usage(store.index)
@@ -103,3 +112,14 @@ def test_sources_are_read_with_their_dependants(opened: Store) -> None:
     assert {pair_of(key)[1] for key, _ in opened.index.pages(Table.SOURCES)} <= used[second]
     uses = zip(reads.inodes[reads.file], chunks.number[reads.chunk], strict=True)
     assert list(uses) == list(read_in_order(opened))
+
+
+@pytest.mark.parametrize("table", [Table.CHUNKS, Table.EXTENTS, Table.SOURCES])
+def test_damaged_rows_are_left_out(filled: Path, tmp_path: Path, table: Table) -> None:
+    """A row that does not match its checksum hides the uses that it is needed for, and no other."""
+    path = copy_of(filled, tmp_path)
+    with Store(path, read_only=True) as store:
+        whole = uses_of(store)
+    damage_row(path / "index", table)
+    with Store(path, read_only=True) as store:
+        assert uses_of(store) < whole

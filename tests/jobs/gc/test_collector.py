@@ -9,10 +9,8 @@ from hypothesis import given
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptChunk
-from modelfs.jobs.drive import run
 from modelfs.jobs.gc import collector as collector_module
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
-from modelfs.jobs.gc.job import collect_unmounted
 from modelfs.jobs.ingest.copies import SIZE_MIN
 from modelfs.store.chunks import reclaim
 from modelfs.store.index.chunk_records import ChunkKind
@@ -20,7 +18,7 @@ from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs.segment import ALIGN_FROM, PAGE, PackedSize, Segment
 from modelfs.store.store import Store
-from tests.support.run_jobs import collect, collector_of, drain, ingest_all
+from tests.support.run_jobs import collect, collect_with, collector_of, drain, ingest_all
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -84,7 +82,7 @@ def test_tables_and_padding_are_no_garbage(opened: Store) -> None:
     row = opened.chunks.pack_row(PackId(1))
     assert row.live < 0.9 * row.stop
     collector = collector_of(opened)
-    assert run(collect_unmounted(opened, collector, LIVE_MIN_SMALL), opened).packs == 0
+    assert collect_with(opened, collector, LIVE_MIN_SMALL).packs == 0
     assert opened.packs.numbers() == {PackId(1)}
     assert content_of(opened, inode) == model
 
@@ -93,7 +91,7 @@ def test_a_collection_leaves_little(opened: Store) -> None:
     """After a collection for a small store, each pack is as small as a new one would be."""
     filled(opened, 40)
     unlink(opened, *range(0, 40, 13))
-    run(collect_unmounted(opened, collector_of(opened), LIVE_MIN_SMALL), opened)
+    collect_with(opened, collector_of(opened), LIVE_MIN_SMALL)
     collector = collector_of(opened)
     collector.measure(LIVE_MIN_SMALL)
     assert collector.survey(LIVE_MIN_SMALL).pack_bytes == 0
@@ -210,7 +208,7 @@ def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCapture
     path = pack_path(opened.packs, record.pack)
     overwrite(path, record.offset, bytes([noise(1, 3)[0] ^ 1, 77]))
     collector = collector_of(opened)
-    run(collect_unmounted(opened, collector), opened)
+    collect_with(opened, collector)
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert PackId(1) in opened.packs.numbers()
     assert collector.sparse_packs() == []
@@ -324,3 +322,17 @@ def test_hints_go_in_slices(opened: Store, monkeypatch: pytest.MonkeyPatch) -> N
     unlink(opened, 0, 1, 2, 5)
     assert len(list(collector_of(opened).drop_stale_hints())) > 2
     assert len(list(opened.index.pages(Table.COPY_HINTS))) == 2
+
+
+def test_deleted_packs_are_forgotten(opened: Store) -> None:
+    """A collector remembers packs that are there, and no others, however long it is in use."""
+    collector = collector_of(opened)
+    for number in range(3):
+        stored_file(opened, b"%d" % number, noise(4 * CHUNK, number))
+        stored_file(opened, b"kept%d" % number, noise(CHUNK, 9 + number))
+        collector.measure(1.0)
+        unlink(opened, number)
+        assert collect_with(opened, collector, 1.0).packs == 1
+    collector.measure(1.0)
+    remembered = {*vars(collector)["_measured"], *vars(collector)["_unreadable"]}
+    assert remembered <= opened.packs.numbers()

@@ -2,8 +2,9 @@
 
 import pytest
 
+from modelfs.errors import StoreFull
 from modelfs.jobs.drive import run
-from modelfs.jobs.ingest.job import Ingest, sync_rounds
+from modelfs.jobs.ingest.job import Ingest, raise_first, sync_rounds
 from modelfs.store.index.tables import InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
@@ -55,3 +56,18 @@ def test_a_sync_cuts_an_old_data_file_again(opened: Store) -> None:
         rounds.append(list(inodes))
     assert rounds == [[model], [data]]
     assert pending_files(opened) == []
+
+
+def test_a_failure_names_its_file(opened: Store) -> None:
+    """The error has the first file's path and its reason, and the number of other files."""
+    one, other = (new_file(opened, name, noise(CHUNK)) for name in (b"one", b"other"))
+    broken, full = OSError(5, "broken"), StoreFull("no room")
+    raise_first(opened, {})
+    with pytest.raises(OSError, match="cannot store /one and 1 more in chunks: broken") as first:
+        raise_first(opened, {one: broken, other: full})
+    with pytest.raises(OSError, match="cannot store /other in chunks: no room") as second:
+        raise_first(opened, {other: full})
+    assert [(each.value.errno, each.value.__cause__) for each in (first, second)] == [
+        (broken.errno, broken),
+        (full.errno, full),
+    ]

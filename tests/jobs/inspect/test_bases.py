@@ -7,7 +7,7 @@ from modelfs.jobs.inspect.report import Base
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.derived_chunks import chunk_at, derive
-from tests.support.run_jobs import collect
+from tests.support.run_jobs import collect, collect_dead
 from tests.support.stores import CHUNK, content_of, model_of, noise, stored_file
 
 
@@ -60,5 +60,5 @@ def test_what_others_derive_from_is_not_freed(opened: Store) -> None:
     assert (report.own_bytes, report.shared_bytes) == (CHUNK, CHUNK)
     before = opened.inventory.statistics(0).stored_bytes
     opened.namespace.unlink(ROOT, b"base")
-    collect(opened)
+    collect_dead(opened)
     assert before - opened.inventory.statistics(0).stored_bytes == report.own_bytes

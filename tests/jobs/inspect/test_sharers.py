@@ -126,8 +126,10 @@ def test_search_goes_no_further_than_needed(opened: Store, monkeypatch: pytest.M
     seen: list[InodeNumber] = []
     pages = Index.pages
 
-    def watched(index: Index, table: Table, *bounds: bytes) -> Iterator[Row]:
-        for row in pages(index, table, *bounds):
+    def watched(
+        index: Index, table: Table, *bounds: bytes, damaged: set[bytes] | None = None
+    ) -> Iterator[Row]:
+        for row in pages(index, table, *bounds, damaged=damaged):
             if table is Table.EXTENTS:
                 seen.append(InodeNumber(pair_of(row[0])[0]))
             yield row

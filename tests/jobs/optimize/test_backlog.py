@@ -6,11 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.jobs.drive import run
 from modelfs.jobs.optimize.apply import Applier
 from modelfs.jobs.optimize.backlog import BATCH_BYTES, Backlog
 from modelfs.jobs.optimize.batch import BatchResult
-from modelfs.jobs.optimize.job import optimize as optimize_job
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.index.records import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, Table, number_key
@@ -25,7 +23,7 @@ from tests.support.optimized_models import (
     weights,
     work_on_next,
 )
-from tests.support.run_jobs import drain, ingest_all, optimize
+from tests.support.run_jobs import drain, ingest_all, optimize, optimize_batches
 from tests.support.stores import Box, content_of, stored_file, tensors_of
 
 
@@ -71,7 +69,7 @@ def test_a_file_that_changes_between_runs_is_begun_again(wide: Box) -> None:
     wide.store.writes.write(inode, 900_000, b"changed")
     ingest_all(wide.store)
     backlog.begin()
-    run(optimize_job(wide.store, backlog), wide.store)
+    optimize_batches(wide.store, backlog)
     assert backlog.status().files == 0
 
 

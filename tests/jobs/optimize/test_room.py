@@ -1,18 +1,18 @@
 """The room of an optimization, and the bound on it."""
 
 import os
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modelfs.jobs.gc.job import collect_above
+from modelfs.jobs.composed.optimize import OptimizeRun
 from modelfs.jobs.optimize import backlog as backlog_module
 from modelfs.jobs.optimize import room as room_module
 from modelfs.jobs.optimize.backlog import Backlog
-from modelfs.jobs.optimize.job import optimize
 from modelfs.jobs.optimize.room import garbage_max, room_for
-from modelfs.jobs.steps import Work
+from modelfs.jobs.steps import Hold, Step, Work
+from modelfs.store.disk.calls import drive
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.optimized_models import f32, weights
@@ -42,19 +42,20 @@ def peak_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> int:
     backlog = Backlog(store)
     backlog.begin()
 
-    job = optimize(store, backlog, make_room=partial(collect_above, store, collector))
-    result: object = None
-    while True:
-        try:
-            step = job.send(result)
-        except StopIteration:
-            return peak
+    def execute(step: Step) -> Any:
+        nonlocal peak
         result = None
+        if isinstance(step, Hold):
+            return drive(step.job, execute)
         if isinstance(step, Work):
             result = step.call()
         else:
             store.commit()
         peak = max(peak, packs(store))
+        return result
+
+    drive(OptimizeRun(store, backlog, collector).to_end(2), execute)
+    return peak
 
 
 def test_a_run_takes_no_more_than_it_says(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from modelfs.store.index.tables import ChunkId, Table, number_key
 from modelfs.store.store import Store
+from tests.support.derived_chunks import HALF, chunk_at, derive
+from tests.support.derived_chunks import remove as remove_files
 from tests.support.optimized_models import put, real, remove
 from tests.support.run_jobs import collect, optimize
-from tests.support.stores import Box
+from tests.support.stores import CHUNK, Box, noise, stored_file
 
 
 def garbage(store: Store) -> dict[ChunkId, int]:
     """Return the base-only chunks that are garbage, with the numbers of their dependants."""
-    return {chunk: record.dependants for chunk, record in store.base_only.garbage()}
+    bases = store.base_only.chunks(with_kept=False)
+    return {chunk: record.dependants for chunk, record in bases}
 
 
 def removed_base(wide: Box) -> Store:
@@ -33,6 +36,27 @@ def test_the_estimate_is_near(wide: Box) -> None:
     assert store.base_only.estimate() == (0, 0)
 
 
+def test_dependants_of_other_sources_count_for_themselves(opened: Store) -> None:
+    """A dependant that is no delta to another one, as their sources differ, grows, too."""
+    whole = noise(CHUNK), noise(CHUNK, 1)
+    mixed = whole[0][: HALF // 2] + whole[1][: HALF // 2]
+    contents = (*whole, whole[0][:HALF], whole[0][1 : HALF + 1], mixed)
+    first, second, alone, like_it, of_both = (
+        chunk_at(opened, stored_file(opened, b"%d" % number, content))
+        for number, content in enumerate(contents)
+    )
+    derive(opened, alone, (first, 0, HALF))
+    derive(opened, like_it, (first, 1, HALF))
+    derive(opened, of_both, (first, 0, HALF // 2), (second, 0, HALF // 2))
+    remove_files(opened, b"0", b"1")
+    stored, growth, growth_of_both = (
+        sum(opened.chunks.record(chunk).stored for chunk in (first, second)),
+        HALF - opened.chunks.record(alone).stored,
+        HALF - opened.chunks.record(of_both).stored,
+    )
+    assert opened.base_only.estimate() == (2, stored - growth - 2 * (growth_of_both // 2))
+
+
 def keep(store: Store, *, more: int = 0) -> None:
     """Keep all base-only chunks, for as many dependants as they have, or for `more`."""
     bases = garbage(store)
@@ -47,7 +71,7 @@ def test_a_kept_chunk_is_no_garbage(wide: Box) -> None:
     store = wide.reopen()
     assert garbage(store) == {}
     assert store.base_only.estimate() == (0, 0)
-    assert len(list(store.base_only.garbage(include_kept=True))) == (
+    assert len(list(store.base_only.chunks(with_kept=True))) == (
         store.inventory.statistics(0).base_only_chunks
     )
     optimize(store)

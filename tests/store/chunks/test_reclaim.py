@@ -10,7 +10,7 @@ from modelfs.store.index.tables import ChunkId, PackId, Table
 from modelfs.store.store import Store
 from tests.support.derived_chunks import HALF, chunk_at, derive, halves, held, pair, remove
 from tests.support.put_chunks import TEXT, load, put
-from tests.support.run_jobs import collect, drain
+from tests.support.run_jobs import collect, collect_dead, drain
 from tests.support.stores import CHUNK, Box, content_of, noise, stored_file
 
 
@@ -18,7 +18,7 @@ def test_a_source_outlives_its_file(box: Box) -> None:
     """A base-only chunk is kept and counted, and removed with its last dependant."""
     _, part, base, _ = pair(box.store)
     remove(box.store, b"base")
-    collect(box.store)
+    collect_dead(box.store)
     store = box.crash()
     assert content_of(store, part) == noise(CHUNK)[:HALF]
     assert held(store) == [base]

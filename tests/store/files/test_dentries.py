@@ -1,5 +1,7 @@
 """A name has three rows, which are only changed together."""
 
+from pathlib import Path
+
 import pytest
 
 from modelfs.errors import InvalidArgument, NameTooLong, NotFound
@@ -7,7 +9,8 @@ from modelfs.store.files.dentries import Dentries, rows_of
 from modelfs.store.index.records import Dentry
 from modelfs.store.index.tables import ROOT, InodeNumber, Table
 from modelfs.store.store import Store
-from tests.support.stores import new_file
+from tests.support.damaged_rows import damage_row
+from tests.support.stores import CHUNK, new_file, new_store
 
 NAME_TABLES = (Table.DENTRIES, Table.LISTING, Table.PARENTS)
 
@@ -41,6 +44,23 @@ def test_a_name_has_a_row_in_each_table(opened: Store, dentries: Dentries) -> No
         assert set(dentries.names_of(second)) == {(ROOT, b"second"), (ROOT, b"third")}
         dentries.remove(ROOT, b"third", Dentry(second, cookie))
     assert rows(opened) == rows_of_all(*before)
+
+
+@pytest.mark.parametrize("table", [Table.PARENTS, Table.LISTING])
+def test_a_name_in_a_damaged_row_is_left_out(tmp_path: Path, table: Table) -> None:
+    """The other names of an inode are found, and without any its path is its number."""
+    path = new_store(tmp_path, chunk_size=CHUNK)
+    with Store(path) as store:
+        inode = new_file(store, b"one")
+        store.namespace.link(inode, ROOT, b"two")
+        paths = [store.namespace.path_of(inode)]
+    for number in range(2):
+        damage_row(path / "index", table, number)
+        with Store(path, read_only=True) as store:
+            names = Dentries(store.index, store.counters).names_of(inode)
+            assert len(list(names)) == 1 - number
+            paths.append(store.namespace.path_of(inode))
+    assert paths == [b"/one", b"/two", b"(inode %d)" % inode]
 
 
 def test_no_cookie_is_used_twice(opened: Store, dentries: Dentries) -> None:
