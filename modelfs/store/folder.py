@@ -16,7 +16,8 @@ rights of the process that opens the store. So a process opens a store that is i
 belongs to its user, and no other user may write in it. Root is no exception. Any other store needs
 `trust`, with one exception: an ordinary user may read a store of another user, if modes permit it,
 such as a team's library. Nothing is written then, but a slot in LMDB's lock file if that is
-permitted, too. `store.directory` has the rules for the content of the folder.
+permitted, too. `store.directory` has the rules for the content of the folder: each file of it that
+others may write, but for that lock file, needs `trust` as well.
 
 ::
 
