@@ -10,6 +10,8 @@ import click
 from modelfs.store.index.records import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
+# Less is taken for a mistake: at this rate a TiB takes 34 years.
+RATE_MIN: Final = 1 << 10
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -42,6 +44,13 @@ def chunk_size(text: str) -> int:
     value = size(text)
     if not CHUNK_SIZE_MIN <= value <= CHUNK_SIZE_MAX or value % CHUNK_SIZE_MIN:
         raise click.BadParameter("must be a multiple of 4KiB, from 4KiB to 1GiB")
+    return value
+
+
+def rate(text: str) -> int:
+    """Convert the value of `--rate`, in bytes per second."""
+    if (value := size(text)) < RATE_MIN:
+        raise click.BadParameter(f"must be at least {RATE_MIN >> 10}KiB")
     return value
 
 

@@ -11,7 +11,7 @@ from modelfs.cli import client, params, render
 from modelfs.cli.failure import Code, Failure
 from modelfs.cli.findings import line_of
 from modelfs.cli.open_store import open_for_reading, open_unmounted
-from modelfs.cli.params import PATH, size
+from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.cli.render import Json
 from modelfs.jobs.check.findings import Finding
@@ -38,7 +38,7 @@ Exit codes:
 @click.option("--stop", "mode", flag_value="stop", help="Stop a scrub in the background.")
 @click.option(
     "--rate",
-    type=size,
+    type=params.rate,
     default=RATE,
     show_default=True,
     metavar="SIZE",
@@ -83,7 +83,7 @@ def _report(store: Path, mode: str | None, *, rate: int, anew: bool, trust: bool
             case "status" | "stop":
                 return daemon.ask(f"scrub-{mode}")
             case "background":
-                return daemon.ask("scrub", rate=max(1, rate), anew=anew)
+                return daemon.ask("scrub", rate=rate, anew=anew)
             case _:
                 with render.progress_bar("scrubbing", in_bytes=True) as progress:
                     return daemon.ask("scrub", progress, anew=anew)
