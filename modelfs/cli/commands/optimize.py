@@ -93,9 +93,12 @@ def _show_room(room: OptimizeRoom) -> None:
             f"no space left to optimize: it needs {least} at least, and {free} are free; "
             "remove files, or mount with a larger --limit"
         )
-    if room.needed:
+    if room.free < room.needed:
         needed = render.human_size(room.needed)
-        click.echo(f"modelfs: needs up to {needed} of free space; {free} are free", err=True)
+        click.echo(
+            f"optimizing in small portions: {free} are free, and up to {needed} would be of use",
+            err=True,
+        )
 
 
 def optimize_and_defragment(store: Store, backlog: Backlog, progress: Progress) -> Job[None]:
