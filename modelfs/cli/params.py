@@ -76,6 +76,12 @@ class Number(click.IntRange):
 
 PATH: Final = NonEmptyPath(path_type=Path, readable=False)
 
+
+def next_command(command: str, place: Path, *, trust: bool) -> str:
+    """Return a command line for a message: it opens the same store, with the same trust."""
+    return f"modelfs {command}{' --trust' if trust else ''} {place}"
+
+
 trust = click.option(
     "--trust",
     is_flag=True,

@@ -130,6 +130,13 @@ class Directory:
         """Whether only this user, root, and users that are trusted can change its files."""
         return self.trust or self.owner in (0, os.geteuid())
 
+    def may_write(self) -> bool:
+        """Whether modes let this process write in the directory."""
+        try:
+            return os.access(".", os.W_OK, dir_fd=self.fd, effective_ids=True)
+        except OSError:
+            return False
+
     def check_private(self) -> None:
         """Check that only the owner may write in the directory, unless all users are trusted.
 
@@ -375,4 +382,7 @@ def _writable(path: Path, mode: int, place: str) -> str:
 
 
 def _foreign(path: Path, owner: int, wanted: int) -> str:
-    return f"permission denied: {path} (owned by user {owner}, and the store by user {wanted})"
+    return (
+        f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; "
+        f"to give it to that user: chown {wanted} {path})"
+    )

@@ -246,9 +246,9 @@ def test_stores_of_other_users(shared: Path) -> None:
         cases: list[tuple[Callable[..., object], bool, bool, str]] = [
             (alice, WRITE, False, OPENED),
             (alice, READ, False, OPENED),
-            (bob, WRITE, False, REFUSED),
+            (bob, WRITE, False, "StoreReadOnly"),  # for its modes
             (bob, READ, False, OPENED),
-            (bob, WRITE, True, "StoreReadOnly"),  # for its modes
+            (bob, WRITE, True, "StoreReadOnly"),
             (users.outcome, WRITE, False, REFUSED),
             (users.outcome, READ, False, REFUSED),
             (users.outcome, READ, True, OPENED),
@@ -264,6 +264,8 @@ def test_stores_of_other_users(shared: Path) -> None:
             for who in everyone:
                 assert who(users.open_store, path, READ, False) == REFUSED
                 assert who(users.open_store, path, READ, True) == OPENED
+        assert bob(users.open_store, path, WRITE, False) == REFUSED
+        assert "trust=True" in str(bob(users.read_files, path, False))
 
 
 @pytest.mark.parametrize("name", [FORMAT_FILE, f"{INDEX}/{DATA_FILE}"])

@@ -27,7 +27,9 @@ CODES = """\b
 Exit codes:
   0   no damage in the data that was checked
   1   could not check
+  2   wrong usage
   4   damage found
+  130 interrupted with Ctrl-C
 """
 
 
@@ -69,14 +71,15 @@ def scrub(
     if as_json:
         render.show_json(report)
     else:
-        for line in _lines(report, place):
+        for line in _lines(report, params.next_command("scrub", place, trust=trust)):
             click.echo(line)
     return code
 
 
 def _report(store: Path, mode: str | None, *, rate: int, anew: bool, trust: bool) -> Json:
     """Scrub as `mode` asks for, and return the report."""
-    if (daemon := client.connect(store, trust=trust)) is None:
+    connect = client.connect_to_read if mode == "status" else client.connect
+    if (daemon := connect(store, trust=trust)) is None:
         return _scrub_unmounted(store, mode, anew=anew, trust=trust)
     with daemon:
         match mode:
@@ -109,11 +112,11 @@ def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool, trust: bool) 
                 return scrub_report(opened)
 
 
-def _lines(report: Json, place: Path) -> Iterator[str]:
-    """Yield the report as lines of text."""
+def _lines(report: Json, command: str) -> Iterator[str]:
+    """Yield the report as lines of text. `command` scrubs the store."""
     yield from (line_of(Finding.from_dict(finding)) for finding in report["findings"])
     if not report["started_ns"]:
-        yield f"never scrubbed; start with: modelfs scrub {place}"
+        yield f"never scrubbed; start with: {command}"
         return
     if report["findings"]:
         yield "next: write good copies, or unmount and run `modelfs fsck --repair --data`"
@@ -127,7 +130,7 @@ def _lines(report: Json, place: Path) -> Iterator[str]:
         begun = _local_time(report["started_ns"])
         yield f"running, begun {begun}{speed}: {share}, {read}, {damaged}"
     else:
-        yield f"stopped at {share}: {read}, {damaged}; continue with: modelfs scrub {place}"
+        yield f"stopped at {share}: {read}, {damaged}; continue with: {command}"
 
 
 def _local_time(time_ns: int) -> str:
