@@ -1,6 +1,6 @@
 """The command `modelfs` as `python -m modelfs`."""
 
-from modelfs.cli.main import main
+from modelfs.cli.start import main
 
 if __name__ == "__main__":
     main()

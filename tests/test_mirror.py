@@ -63,7 +63,6 @@ WITHOUT_TESTS: Final = frozenset(
         "fs/background/context.py",
         "fs/background/drive.py",
         "fs/commands.py",
-        "fs/mount_options.py",
         "jobs/check/findings.py",
         "jobs/check/inode_totals.py",
         "jobs/check/pages.py",

@@ -129,6 +129,20 @@ class DaemonProcess:
         return self._fd is not None and bool(select.select([self._fd], [], [], 0)[0])
 
 
+class Refused(Failure):
+    """The daemon of a store may not be used by this user."""
+
+
+def connect_to_read(store: Path, *, trust: bool = False) -> DaemonClient | None:
+    """Connect as `connect` does; None also if this user may not use the daemon.
+
+    For commands that only read: they show the last commit then.
+    """
+    with contextlib.suppress(Refused):
+        return connect(store, trust=trust)
+    return None
+
+
 def connect(store: Path, *, trust: bool = False) -> DaemonClient | None:
     """Connect to the daemon that has a store mounted; None if there is none.
 
@@ -138,7 +152,8 @@ def connect(store: Path, *, trust: bool = False) -> DaemonClient | None:
 
     Raises:
         StoreNotTrusted: another user may be able to change the store, or has made the socket.
-        Failure: the daemon may not be used, or does not answer.
+        Refused: this user may not use the daemon.
+        Failure: the daemon does not answer.
     """
     folder = open_folder(store, read_only=True, trust=trust)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -155,7 +170,7 @@ def connect(store: Path, *, trust: bool = False) -> DaemonClient | None:
                 return None
             case PermissionError():
                 who = "only the owner of the store and root may use its daemon"
-                raise Failure(f"permission denied: {store} ({who})") from exc
+                raise Refused(f"permission denied: {store} ({who})") from exc
             case TimeoutError():
                 raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
         raise

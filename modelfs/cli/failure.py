@@ -123,9 +123,11 @@ def permission_denied(path: Path) -> str:
     """Return the problem of a path that this user may not use, and the next step."""
     advice = "not even root may use it here" if os.geteuid() == 0 else "try sudo"
     try:
-        owner = path.stat().st_uid
-        if os.geteuid() != 0 != owner:
-            advice = "try as that user, or with sudo; for a store: --trust"
+        user, owner = os.geteuid(), path.stat().st_uid
+        if user not in (0, owner) and user == path.parent.stat().st_uid:
+            advice = f"to make it yours: sudo chown {user} {path}"  # as after a restore by root
+        elif user != 0 != owner:
+            advice = "try as that user, or with sudo"
         why = f"owned by user {owner}; {advice}"
     except OSError:
         why = advice

@@ -11,6 +11,8 @@ from modelfs.cli.params import parse_size
 PASSED_ON: Final = frozenset(
     {"nosuid", "nodev", "noexec", "suid", "dev", "exec", "sync", "async", "dirsync"}
 )
+_PAIRS: Final = (("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("async", "sync"))
+OPPOSITES: Final = dict(_PAIRS) | {no: yes for yes, no in _PAIRS}
 SWITCHES: Final = frozenset({"allow_other", "replace", "nonempty", "trust"})
 SIZES: Final = frozenset({"cache_size", "limit"})
 # Options passed on with their values: security labels, and the source in the mount table.
@@ -43,7 +45,7 @@ class FstabOptions:
 
 
 def parse_options(texts: Iterable[str]) -> FstabOptions:
-    """Parse the values of all `-o`. Of `ro` and `rw` the last one counts.
+    """Parse the values of all `-o`. Of opposites, such as `ro` and `rw`, the last one counts.
 
     Raises:
         Failure: an option that modelfs does not support.
@@ -64,6 +66,7 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
             except ValueError as exc:
                 raise Failure(f"-o {name}: {exc}", Code.USAGE) from exc
         elif option in PASSED_ON or name in NAMED:
+            passed_on.pop(OPPOSITES.get(option, ""), None)
             passed_on[option] = None
         elif name not in IGNORED and not name.lower().startswith("x-"):
             hint = "see `modelfs mount --help` for the options that are"

@@ -129,5 +129,8 @@ def run(arguments: Sequence[str]) -> int:
         if not isinstance(exc, EXPECTED) and os.environ.get("MODELFS_DEBUG"):
             raise
         click.echo(f"modelfs: {describe(exc)}", err=True)
-        return exc.code if isinstance(exc, Failure) else Code.FAILED
+        code = exc.code if isinstance(exc, Failure) else Code.FAILED
+        # 1 would be "all of it is repaired".
+        is_fsck = [*arguments[:1]] == ["fsck"]
+        return Code.NOT_CHECKED if is_fsck and code == Code.FAILED else code
     return code if isinstance(code, int) else Code.OK

@@ -8,9 +8,13 @@ If there is none, it calls libfuse's, mount.fuse3(8), and that one calls the com
 `modelfs STORE MOUNTPOINT -o OPTIONS`. So `modelfs` itself is a helper if its first argument is a
 path, and no link in /sbin is needed.
 
+mount.fuse3 adds `dev` and `suid` to the options of root, and mount(8) removes them from those that
+it is given, so here they are no request of a user. They are dropped: a mount has `nosuid`
+and `nodev` by either way. `modelfs mount -o suid,dev` mounts without.
+
 Example. /etc/fstab has the line `/srv/store /srv/models fuse.modelfs ro,nofail 0 0`. `mount -a`
-calls `mount.fuse3`, which calls `modelfs /srv/store /srv/models -o ro,nofail`. That is `modelfs
-mount -o ro,nofail -- /srv/store /srv/models`.
+calls `mount.fuse3`, which calls `modelfs /srv/store /srv/models -o ro,nofail,dev,suid`. That is
+`modelfs mount -o ro,nofail -- /srv/store /srv/models`.
 """
 
 import getopt
@@ -23,6 +27,8 @@ import click
 from modelfs.cli import main as command
 from modelfs.cli.failure import Code
 
+# The options that mount.fuse3 adds.
+ADDED: Final = frozenset({"dev", "suid"})
 USAGE: Final = "usage: mount.modelfs STORE MOUNTPOINT [-sfnv] [-o OPT[,OPT]] [-t TYPE]"
 
 
@@ -40,8 +46,13 @@ def run(arguments: Sequence[str]) -> int:
         return Code.OK if places or names else Code.USAGE
     if "-f" in names:
         return Code.OK  # "fake": do everything but the mount
-    given = [argument for name, value in options if name == "-o" for argument in ("-o", value)]
+    texts = [_without_added(value) for name, value in options if name == "-o"]
+    given = [argument for text in texts for argument in ("-o", text)]
     return command.run(["mount", *given, "--", store, mountpoint])
+
+
+def _without_added(options: str) -> str:
+    return ",".join(option for option in options.split(",") if option not in ADDED)
 
 
 def main() -> None:

@@ -53,9 +53,17 @@ def pinned(store: Path, *, trust: bool) -> Iterator[None]:
     """Keep the files of the last commit in place, by way of the daemon or by the store's lock.
 
     Raises:
-        Failure: a process has the store open for writing, and does not answer as its daemon.
+        Failure: a process has the store open for writing, and does not answer as its daemon, or
+            this user may not use the daemon.
     """
-    if (daemon := client.connect(store, trust=trust)) is not None:
+    try:
+        daemon = client.connect(store, trust=trust)
+    except client.Refused as exc:
+        raise Failure(
+            f"{exc}; only the daemon can keep its files in place during a check: check as one of "
+            "them, or unmount the store first"
+        ) from exc
+    if daemon is not None:
         with daemon:
             daemon.ask("hold")
             yield

@@ -10,6 +10,8 @@ import click
 from modelfs.store.index.records import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
+# Less is taken for a mistake: at this rate a TiB takes 34 years.
+RATE_MIN: Final = 1 << 10
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -45,6 +47,13 @@ def chunk_size(text: str) -> int:
     return value
 
 
+def rate(text: str) -> int:
+    """Convert the value of `--rate`, in bytes per second."""
+    if (value := size(text)) < RATE_MIN:
+        raise click.BadParameter(f"must be at least {RATE_MIN >> 10}KiB")
+    return value
+
+
 class NonEmptyPath(click.Path):
     """A path, which click does not check: a mount whose daemon ended fails even stat(2)."""
 
@@ -66,6 +75,12 @@ class Number(click.IntRange):
 
 
 PATH: Final = NonEmptyPath(path_type=Path, readable=False)
+
+
+def next_command(command: str, place: Path, *, trust: bool) -> str:
+    """Return a command line for a message: it opens the same store, with the same trust."""
+    return f"modelfs {command}{' --trust' if trust else ''} {place}"
+
 
 trust = click.option(
     "--trust",

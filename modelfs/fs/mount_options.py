@@ -30,6 +30,8 @@ class MountOptions:
             # Escaped for libfuse, where a comma ends an option.
             source = str(self.store).replace("\\", "\\\\").replace(",", "\\,")
             options.add(_in_ascii(f"fsname={source}"))
+        # Files of the mount give no rights beyond those of its users, unless root asks for that.
+        options |= {f"no{right}" for right in ("suid", "dev") if right not in options}
         if self.allow_other:
             options.add("allow_other")
         if self.read_only:

@@ -40,7 +40,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Final, Self, TypeVar
 
-from modelfs.errors import CorruptData, NotAStore, StoreBusy
+from modelfs.errors import CorruptData, IrregularFile, NotAStore, StoreBusy, StoreNotTrusted
 from modelfs.store.files import parallel
 from modelfs.store.files.content import ReadRun
 from modelfs.store.folder import INDEX, PACKS, open_folder, read_superblock
@@ -175,7 +175,13 @@ class Connection:
                 if self._closed:
                     raise ValueError(f"the reader of {self.folder} is closed")
                 self._shared = None
-                shared = _process.store(self.folder, trust=self._trust)
+                try:
+                    shared = _process.store(self.folder, trust=self._trust)
+                except IrregularFile:
+                    raise
+                except StoreNotTrusted as exc:
+                    hint = "to open it, if you trust all who can write in it: trust=True"
+                    raise StoreNotTrusted(f"{exc}; {hint}") from exc
                 self._uuid = self._uuid or shared.uuid
                 if shared.uuid != self._uuid:
                     raise NotAStore(f"{self.folder} was replaced by another store")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from modelfs.errors import NotAStore
+from modelfs.errors import InvalidArgument, NotAStore
 from modelfs.reader.reader import Reader
 from modelfs.store.create import CHUNK_SIZE, create_store
 from modelfs.store.files.path_lookup import StrPath
@@ -43,10 +43,13 @@ def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
         chunk_size: bytes; longer tensors are cut into chunks of that size.
 
     Raises:
-        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
-        DirectoryNotEmpty: the folder is not empty.
+        InvalidArgument: the path is empty, or the chunk size is not a multiple of 4 KiB, from 4 KiB
+            to 1 GiB.
+        DirectoryNotEmpty: the folder is a store already, or has other files.
         NotADirectory: there is something else than a folder.
         StoreNotTrusted: the folder is another user's.
         OSError: the folder cannot be created.
     """
+    if not os.fspath(path):
+        raise InvalidArgument("the path of a store is empty")
     create_store(Path(path).expanduser(), chunk_size=chunk_size)

@@ -13,7 +13,7 @@ from modelfs.formats.layout import Format
 from modelfs.store.directory import Directory
 from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.folder import INDEX, LOCK_FILE, PACKS, STAGING, write_format
+from modelfs.store.folder import FORMAT_FILE, INDEX, LOCK_FILE, PACKS, STAGING, write_format
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import (
@@ -41,7 +41,8 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
         InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
         NotADirectory: there is something else than a folder.
         StoreNotTrusted: the folder is another user's.
-        DirectoryNotEmpty: the folder has more than the `lost+found` of a new file system.
+        DirectoryNotEmpty: the folder is a store already, or has more than the `lost+found` of a new
+            file system.
         OSError: a file or folder cannot be created.
     """
     if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size % CHUNK_SIZE_MIN:
@@ -86,7 +87,10 @@ def _open_empty(folder: Path) -> Directory:
 def _check_empty(directory: Directory) -> None:
     above = os.stat("..", dir_fd=directory.fd)
     is_top = above.st_dev != directory.identity.device  # of a file system
-    if set(os.listdir(directory.link)) - ({LOST_FOUND} if is_top else set()):
+    names = set(os.listdir(directory.link))
+    if FORMAT_FILE in names:
+        raise DirectoryNotEmpty(f"{directory.path} is a store already; name another folder")
+    if names - ({LOST_FOUND} if is_top else set()):
         raise DirectoryNotEmpty(f"{directory.path} is not empty; name a new or empty folder")
 
 

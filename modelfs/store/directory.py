@@ -4,10 +4,11 @@ Theory of operation. A path is looked up again at each use, and a symbolic link 
 anywhere. So the folder of a store is opened once, as a descriptor, and everything in it by name and
 relative to that descriptor. A folder that is renamed or replaced meanwhile makes no difference: the
 descriptor stays that of the store. A file in it is opened only if it is a regular file of the
-folder's owner, and a folder in it only if it is a real one of that owner, in which other users may
-not write. A file of any kind may be deleted, renamed, or get a second name: these change names of
-the folder, and follow no link. `store.folder` has the rules for the folder itself. Git has the same
-rules for repositories, since CVE-2022-24765: safe.directory in git-config(1).
+folder's owner, and a folder in it only if it is a real one of that owner. Other users may write in
+neither, but for LMDB's lock file, in which readers have slots. A file of any kind may be deleted,
+renamed, or get a second name: these change names of the folder, and follow no link. `store.folder`
+has the rules for the folder itself. Git has the same rules for repositories, since CVE-2022-24765:
+safe.directory in git-config(1).
 
 With `trust` all owners and modes are accepted; symbolic links are not. A file that root creates
 then is given to the folder's owner, so that the owner can use the store afterwards.
@@ -39,6 +40,8 @@ MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 READ_MAX: Final = 4096  # bytes
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+# LMDB's lock file. A team's readers may write it, see `index.lock_file`.
+SHARED_FILE: Final = "lock.mdb"
 
 
 class Identity(NamedTuple):
@@ -127,6 +130,13 @@ class Directory:
         """Whether only this user, root, and users that are trusted can change its files."""
         return self.trust or self.owner in (0, os.geteuid())
 
+    def may_write(self) -> bool:
+        """Whether modes let this process write in the directory."""
+        try:
+            return os.access(".", os.W_OK, dir_fd=self.fd, effective_ids=True)
+        except OSError:
+            return False
+
     def check_private(self) -> None:
         """Check that only the owner may write in the directory, unless all users are trusted.
 
@@ -135,10 +145,7 @@ class Directory:
         """
         mode = os.fstat(self.fd).st_mode
         if mode & OTHERS_WRITE and not self.trust:
-            raise StoreNotTrusted(
-                f"permission denied: {self.path} (other users may write in it: its mode is "
-                f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {self.path})"
-            )
+            raise StoreNotTrusted(_writable(self.path, mode, "in it"))
 
     # -- folders in it
 
@@ -182,7 +189,7 @@ class Directory:
         """Open a file, and return its descriptor.
 
         Raises:
-            StoreNotTrusted: it is another user's.
+            StoreNotTrusted: it is another user's, or others may write it.
             IrregularFile: it is not a regular file.
             OSError: it cannot be opened.
         """
@@ -238,7 +245,7 @@ class Directory:
         """Check a file that was opened with these flags.
 
         Raises:
-            StoreNotTrusted: it is another user's.
+            StoreNotTrusted: it is another user's, or others may write it.
             IrregularFile: it is not a regular file.
         """
         status = os.fstat(fd)
@@ -246,6 +253,8 @@ class Directory:
             raise IrregularFile(_link(self.path / name))
         if not stat.S_ISREG(status.st_mode):
             raise IrregularFile(_irregular(self.path / name))
+        if status.st_mode & OTHERS_WRITE and name != SHARED_FILE and not self.trust:
+            raise StoreNotTrusted(_writable(self.path / name, status.st_mode, "it"))
         if status.st_uid == self.owner:
             return
         # A file with content or other names was not just made.
@@ -264,7 +273,7 @@ class Directory:
         """Return the status of a file.
 
         Raises:
-            StoreNotTrusted: it is another user's.
+            StoreNotTrusted: it is another user's, or others may write it.
             IrregularFile: it is not a regular file.
             OSError: it does not exist.
         """
@@ -365,5 +374,15 @@ def _irregular(path: Path) -> str:
     return f"permission denied: {path} (not a regular file)"
 
 
+def _writable(path: Path, mode: int, place: str) -> str:
+    return (
+        f"permission denied: {path} (other users may write {place}: its mode is "
+        f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {path})"
+    )
+
+
 def _foreign(path: Path, owner: int, wanted: int) -> str:
-    return f"permission denied: {path} (owned by user {owner}, and the store by user {wanted})"
+    return (
+        f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; "
+        f"to give it to that user: chown {wanted} {path})"
+    )

@@ -16,7 +16,8 @@ rights of the process that opens the store. So a process opens a store that is i
 belongs to its user, and no other user may write in it. Root is no exception. Any other store needs
 `trust`, with one exception: an ordinary user may read a store of another user, if modes permit it,
 such as a team's library. Nothing is written then, but a slot in LMDB's lock file if that is
-permitted, too. `store.directory` has the rules for the content of the folder.
+permitted, too. `store.directory` has the rules for the content of the folder: each file of it that
+others may write, but for that lock file, needs `trust` as well.
 
 ::
 
@@ -81,6 +82,7 @@ def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Director
 
     Raises:
         NotAStore: there is no folder with a format file.
+        StoreReadOnly: it is to be written, and modes keep it to another user.
         StoreNotTrusted: it is another user's, or others may write in it.
         OSError: the path may not be searched.
     """
@@ -92,6 +94,12 @@ def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Director
     if not is_a_store:
         raise NotAStore(f"{path} is not a modelfs store")
     user = os.geteuid()
+    if not read_only and user not in (0, directory.owner) and not directory.may_write():
+        # Trust is not enough.
+        raise StoreReadOnly(
+            f"permission denied: {path} (owned by user {directory.owner}, and this process of "
+            f"user {user} may not write in it)"
+        ) from PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if not trust and directory.owner != user and (user == 0 or not read_only):
         raise StoreNotTrusted(
             f"permission denied: {path} (owned by user {directory.owner}, "
@@ -105,12 +113,13 @@ def is_store(folder: Path) -> bool:
     """Whether a folder is a store, of any format.
 
     Raises:
-        StoreNotTrusted: its format file is not a regular file of the folder's owner.
+        IrregularFile: its format file is not a regular file.
         OSError: the folder may not be read, or lies in a mount whose daemon ended.
     """
     start = FORMAT_TEXT.partition(",")[0].encode()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return Directory(folder).read(FORMAT_FILE).startswith(start)
+        # Any owner and mode: `open_folder` checks them.
+        return Directory(folder, trust=True).read(FORMAT_FILE).startswith(start)
     return False
 
 
@@ -183,7 +192,7 @@ def find_store(path: Path) -> Path:
 
     Raises:
         NotAStore: there is no such store.
-        StoreNotTrusted: as `is_store`.
+        IrregularFile: as `is_store`.
         OSError: the path may not be read, or the mount's daemon ended.
     """
     if is_store(path):

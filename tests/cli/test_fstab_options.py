@@ -41,6 +41,12 @@ def test_last_of_ro_and_rw(line: str, read_only: bool | None) -> None:
     assert parse_options([line]).read_only is read_only
 
 
+def test_last_of_opposites() -> None:
+    """The kernel gets one of two opposites, the last one."""
+    parsed = parse_options(["suid,nodev,sync", "nosuid,exec", "dev,async"])
+    assert parsed.passed_on == ("nosuid", "exec", "dev", "async")
+
+
 @pytest.mark.parametrize("option", ["allow_root", "uid=1000", "ro=1", "remount", "cache_size=big"])
 def test_refused(option: str) -> None:
     """An option that modelfs does not support is refused by name, as wrong usage."""

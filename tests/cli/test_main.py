@@ -113,12 +113,15 @@ def test_reader_goes_away(family: Path) -> None:
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
-@pytest.mark.parametrize("arguments", [["stats"], ["inspect", "base.onnx", "--store"]])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["stats"], 1), (["inspect", "base.onnx", "--store"], 1), (["fsck"], 8)],
+)
 @pytest.mark.parametrize("format_", [[], ["--json"]])
 def test_output_that_cannot_be_written(
-    family: Path, arguments: list[str], format_: list[str]
+    family: Path, arguments: list[str], format_: list[str], code: int
 ) -> None:
-    """A full disk under the output is one message, and exit code 1."""
+    """A full disk under the output is one message, and exit code 1; 8 from fsck, as fsck(8)."""
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*MODELFS, *arguments, family, *format_],
@@ -127,7 +130,7 @@ def test_output_that_cannot_be_written(
             timeout=DEADLINE,
             check=False,
         )
-    assert done.returncode == 1
+    assert done.returncode == code
     assert done.stderr == b"modelfs: write error: No space left on device\n"
 
 

@@ -28,6 +28,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ("/s /m", ["mount", "--", "/s", "/m"]),
         ("/s /m -o rw,noatime", ["mount", "-o", "rw,noatime", "--", "/s", "/m"]),
         ("/s /m -n -v -o ro -t fuse.modelfs", ["mount", "-o", "ro", "--", "/s", "/m"]),
+        ("/s /m -o rw,dev,suid", ["mount", "-o", "rw", "--", "/s", "/m"]),
+        ("/s /m -o nosuid,ro,dev", ["mount", "-o", "nosuid,ro", "--", "/s", "/m"]),
         ("-s -o ro -o nofail /s /m", ["mount", "-o", "ro", "-o", "nofail", "--", "/s", "/m"]),
     ],
 )

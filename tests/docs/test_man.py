@@ -16,10 +16,10 @@ from modelfs.jobs.scrub.scrubber import ScrubStatus
 from modelfs.store.chunks.cache import CacheStatistics
 from modelfs.store.statistics import FORMER_KEYS, Statistics
 from tools.docs.__main__ import is_stale
-from tools.docs.man import PAGES, SOURCES, command_of, update
+from tools.docs.man import ALIASES, PAGES, SOURCES, command_of, update
 from tools.docs.roff import to_roff
 
-NAMES = sorted(path.name for path in PAGES.iterdir())
+NAMES = sorted({path.name for path in PAGES.iterdir()} - ALIASES.keys())
 COMMAND_PAGES = [name for name in NAMES if name != "modelfs-store.5"]
 LINTERS = {
     "mandoc": ("mandoc", "-T", "lint", "-W", "warning"),
@@ -63,6 +63,13 @@ def test_regenerating_changes_nothing() -> None:
 def test_no_page_is_left_over() -> None:
     """Every roff page has a source."""
     assert {path for path, _ in update()} >= set(PAGES.iterdir())
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_aliases(name: str) -> None:
+    """A second name of a page shows it, and the page has that name."""
+    shown = PAGES / (PAGES / name).read_text().removeprefix(".so man8/").strip()
+    assert name.rpartition(".")[0] in rendered(shown)
 
 
 @pytest.mark.parametrize("name", COMMAND_PAGES)
@@ -136,7 +143,9 @@ def test_rules() -> None:
     assert roff("<!-- no text -->\n").endswith('"Manual"\n')
 
 
-@pytest.mark.parametrize("text", ["> quoted", "<p>", "caf\u00e9", "![a](b)", "- a\n  - b"])
+@pytest.mark.parametrize(
+    "text", ["> quoted", "<p>", "caf\u00e9", "![a](b)", "- a\n  - b", "**a=***B*"]
+)
 def test_unknown_markdown(text: str) -> None:
     """Markdown that no rule is for is refused."""
     with pytest.raises(ValueError, match=r" in |near|HTML|ASCII"):

@@ -177,7 +177,7 @@ def test_mount_options(
         options.store, options.mountpoint, *others, read_only=read_only, allow_other=allow_other
     )
     run(wanted, ignore_ready)
-    always = {"subtype=modelfs", "default_permissions"}
+    always = {"subtype=modelfs", "default_permissions", "nosuid", "nodev"}
     assert kernel.options == always | {each.format(store=options.store) for each in more}
     assert kernel.mountpoint == str(options.mountpoint)
     assert kernel.closed == 1

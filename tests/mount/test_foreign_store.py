@@ -124,13 +124,21 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
             assert _code(bob, *command, theirs) == 0
         assert state(theirs) == before
         for command in (["gc"], ["sync"], ["fsck", "--repair"], ["scrub"]):
-            refusal = _refusal(bob, *command, theirs)
-            assert f"permission denied: {theirs} (owned by user {ALICE.uid}" in refusal
-            assert "--trust" in refusal
+            # Trust would not help him.
+            for options in ([], ["--trust"]):
+                refusal = _refusal(bob, *command, *options, theirs)
+                assert f"(owned by user {ALICE.uid}; try as that user, or with sudo)" in refusal
+                assert "--trust" not in refusal
         with mounted(theirs, top / "mnt", "--trust") as mount:
             assert "StoreBusy" in str(bob(users.read_files, str(theirs), False))
             (theirs / "index" / "lock.mdb").chmod(0o666)
             assert bob(users.read_files, str(theirs), False) == {"x": CONTENT}
+            # As of the last commit, since the daemon does not answer him.
+            for command in (["stats"], ["inspect", "x", "--store"], ["scrub", "--status"]):
+                assert _code(bob, *command, theirs) == 0
+            refusal = _refusal(bob, "fsck", "--data", theirs)
+            assert "only the owner of the store and root may use its daemon" in refusal
+            assert "unmount the store first" in refusal
             mount.terminate()
             shutil.chown(theirs, 0, 0)  # for the check at the end
             for path in theirs.rglob("*"):

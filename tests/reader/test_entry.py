@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import modelfs
-from modelfs.errors import DirectoryNotEmpty
+from modelfs.errors import DirectoryNotEmpty, InvalidArgument
 from modelfs.store.index.records import FORMAT_VERSION
 
 
@@ -22,7 +22,7 @@ def test_opening(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("another", "third"):
         with modelfs.open(tmp_path / name) as reader:
             assert list(reader) == []
-    with pytest.raises(DirectoryNotEmpty, match="not empty"):
+    with pytest.raises(DirectoryNotEmpty, match="is a store already"):
         modelfs.create(path)
 
 
@@ -55,9 +55,13 @@ def test_opening_a_place_in_a_mount(
 
 
 def test_an_empty_path_is_not_the_current_folder(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty path, as of a variable that is not set, names no store."""
+    """An empty path, as of a variable that is not set, names no store, and none is made there."""
     monkeypatch.chdir(path)
     with pytest.raises(modelfs.NotAStore, match="empty"):
         modelfs.open("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match="empty"):
+        modelfs.create("")
+    assert not (tmp_path / "FORMAT").exists()

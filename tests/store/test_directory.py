@@ -13,6 +13,7 @@ import pytest
 
 from modelfs.errors import IrregularFile, StoreNotTrusted
 from modelfs.store.directory import Directory, Identity
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE
 from tests.support.connections import open_files
 
 STRANGER: Final = 4001
@@ -81,6 +82,28 @@ def test_files_of_other_users_are_refused(folder: Directory, use: str) -> None:
         USES[use](folder)
     USES[use](Directory(folder.path, trust=True))
     assert path.stat().st_uid == STRANGER
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602])
+@pytest.mark.parametrize("use", USES)
+def test_files_that_others_may_write_are_refused(folder: Directory, use: str, mode: int) -> None:
+    """Only the owner may write a file, unless all are trusted; others may read it."""
+    path = folder.path / "file"
+    path.touch()
+    path.chmod(0o644)
+    USES[use](folder)
+    path.chmod(mode)
+    with pytest.raises(StoreNotTrusted, match=f"its mode is {mode:o}; .* chmod go-w {path}"):
+        USES[use](folder)
+    USES[use](Directory(folder.path, trust=True))
+
+
+def test_a_teams_readers_may_write_the_lock_file_of_lmdb(folder: Directory) -> None:
+    """Read transactions have their slots in it."""
+    path = folder.path / LMDB_LOCK_FILE
+    path.touch()
+    path.chmod(0o666)
+    assert folder.status(LMDB_LOCK_FILE).st_size == 0
 
 
 def test_folders_are_real(folder: Directory) -> None:

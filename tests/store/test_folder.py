@@ -38,6 +38,7 @@ from modelfs.store.folder import (
     is_locked,
     lock,
 )
+from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.records import FORMAT_VERSION
 from modelfs.store.store import Store
 from tests.support import users
@@ -245,9 +246,9 @@ def test_stores_of_other_users(shared: Path) -> None:
         cases: list[tuple[Callable[..., object], bool, bool, str]] = [
             (alice, WRITE, False, OPENED),
             (alice, READ, False, OPENED),
-            (bob, WRITE, False, REFUSED),
+            (bob, WRITE, False, "StoreReadOnly"),  # for its modes
             (bob, READ, False, OPENED),
-            (bob, WRITE, True, "StoreReadOnly"),  # for its modes
+            (bob, WRITE, True, "StoreReadOnly"),
             (users.outcome, WRITE, False, REFUSED),
             (users.outcome, READ, False, REFUSED),
             (users.outcome, READ, True, OPENED),
@@ -263,6 +264,19 @@ def test_stores_of_other_users(shared: Path) -> None:
             for who in everyone:
                 assert who(users.open_store, path, READ, False) == REFUSED
                 assert who(users.open_store, path, READ, True) == OPENED
+        assert bob(users.open_store, path, WRITE, False) == REFUSED
+        assert "trust=True" in str(bob(users.read_files, path, False))
+
+
+@pytest.mark.parametrize("name", [FORMAT_FILE, f"{INDEX}/{DATA_FILE}"])
+def test_a_store_with_a_file_that_others_may_write(folder: Path, name: str) -> None:
+    """It is opened with trust only, although its folders are its owner's alone."""
+    (folder / name).chmod(0o620)
+    for read_only in (False, True):
+        with pytest.raises(StoreNotTrusted, match=f"{name} .* chmod go-w"):
+            Store(folder, read_only=read_only)
+        Store(folder, read_only=read_only, trust=True).abandon()
+    (folder / name).chmod(0o600)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

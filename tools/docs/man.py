@@ -24,6 +24,8 @@ FORMAT: Final = ROOT / "docs" / "format.md"
 DATE: Final = "2026-11-28"
 SOURCE: Final = "modelfs 0.2"
 MANUALS: Final = {"1": "User Commands", "5": "File Formats", "8": "System Administration"}
+# Pages that show another one.
+ALIASES: Final = {"mount.modelfs.8": "modelfs-mount.8"}
 PART: Final = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -34,6 +36,8 @@ def update() -> Iterator[tuple[Path, str]]:
         yield source, text
         yield _page(source.name.removesuffix(".md"), text)
     yield _page("modelfs-store.5", FORMAT.read_text())
+    for alias, page in ALIASES.items():
+        yield PAGES / alias, f".so man{page.rpartition('.')[2]}/{page}\n"
 
 
 def _page(name: str, text: str) -> tuple[Path, str]:

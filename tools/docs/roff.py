@@ -185,6 +185,8 @@ def _inline(tokens: Sequence[Token]) -> str:
             # A page on the web is named; a file of the documentation is not beside this page.
             parts.append(f" <{_escaped(address)}>" if "://" in address else "")
         elif token.type == "text":
+            if "**" in token.content:  # `**a=***B*` is not bold, for example
+                raise ValueError(f"asterisks in a text, which mark nothing: {token.content}")
             parts.append(_escaped(token.content, hyphens=_is_bold(parts)))
         elif token.type == "code_inline":
             parts.append(rf"\fB{_escaped(token.content, hyphens=True)}\fR")

@@ -30,6 +30,8 @@ Exit codes, as in fsck(8):
   4   damage is left
   8   could not check
   16  wrong usage
+And:
+  130 interrupted with Ctrl-C
 """
 OUTCOMES: Final = {Outcome.REPAIRED: "repaired", Outcome.QUARANTINED: "quarantined"}
 
@@ -62,15 +64,14 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool, trust: bool) -
         options = "".join(f" --{name}" for name, on in (("repair", repair), ("data", data)) if on)
         raise Failure(
             f"interrupted; {render.counted(len(found), 'finding')} so far; "
-            f"for all of them: modelfs fsck{options} {place}",
+            f"for all of them: {params.next_command(f'fsck{options}', place, trust=trust)}",
             Code.INTERRUPTED,
         ) from exc
     except EXPECTED as exc:
         message = describe(exc)
         if isinstance(exc, CorruptIndex) and not isinstance(exc, IndexLost):
-            message = (
-                str(exc) if repair else f"{exc}; repair it with: modelfs fsck --repair {place}"
-            )
+            command = params.next_command("fsck --repair", place, trust=trust)
+            message = str(exc) if repair else f"{exc}; repair it with: {command}"
         raise Failure(message, Code.NOT_CHECKED) from exc
     if as_json:
         render.show_json(_jsonable(report, data=data))
@@ -154,7 +155,8 @@ def _show(report: FsckReport, folder: Directory, *, data: bool) -> None:
         click.echo(f"{render.counted(len(report.findings), 'finding')} in {checked}")
     else:
         verdict = "no new damage" if report.lost.bytes else "no damage"
-        more = "" if data else f"; to read all data as well: modelfs fsck --data {folder.path}"
+        command = params.next_command("fsck --data", folder.path, trust=folder.trust)
+        more = "" if data else f"; to read all data as well: {command}"
         click.echo(f"{verdict}: {checked}{more}")
     if report.lost.bytes:
         size, impact = render.human_size(report.lost.bytes), report.lost.impact

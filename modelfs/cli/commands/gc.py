@@ -24,8 +24,8 @@ from modelfs.jobs.hints import all_hints
 def gc(place: Path, *, dry_run: bool, trust: bool) -> None:
     """Free the disk space of deleted files.
 
-    The daemon of a mounted store does this by itself, when there is much to free or the disk is
-    nearly full.
+    The daemon of a mounted store does this by itself, within a minute of a removal, and at once
+    when a program finds no room. This command is more thorough.
     """
     store = find_store(place)
     with render.progress_bar("collecting") as progress:

@@ -47,7 +47,7 @@ def inspect(file: Path, *, store: Path | None, as_json: bool, trust: bool) -> No
 
 def _report(path: Path, file: Path | InodeNumber, *, trust: bool) -> Json:
     """Return the report on a file of the store at `path`: of its daemon, or of its last commit."""
-    with client.connect(path, trust=trust) or nullcontext() as daemon:
+    with client.connect_to_read(path, trust=trust) or nullcontext() as daemon:
         if daemon is not None and not isinstance(file, Path):
             return daemon.ask("inspect", inode=file)
         with open_for_reading(path, trust=trust) as store:

@@ -8,9 +8,9 @@ from typing import Final
 
 import click
 
-from modelfs.cli import daemon_log, logs, params
+from modelfs.cli import daemon_log, logs, params, render
 from modelfs.cli.daemonize import run_in_background
-from modelfs.cli.failure import Failure
+from modelfs.cli.failure import Code, Failure
 from modelfs.cli.fstab_options import parse_options
 from modelfs.cli.fusermount import clear
 from modelfs.cli.params import PATH, size
@@ -18,6 +18,7 @@ from modelfs.cli.places import find_mount_point, is_dead, is_store, store_of_mou
 from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.fs.mount_options import MountOptions
 from modelfs.store.chunks.cache import CAPACITY
+from modelfs.store.disk.space import LIMIT_MIN
 from modelfs.store.folder import open_folder
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
@@ -192,11 +193,16 @@ def _check_empty(mountpoint: Path) -> None:
 
 
 def _check_possible(options: MountOptions) -> None:
-    """Check the places of store and mount point, FUSE, and the user's rights.
+    """Check the limit, the places of store and mount point, FUSE, and the user's rights.
 
     Raises:
         Failure: the mount would fail, or hide the store.
     """
+    if options.limit is not None and options.limit < LIMIT_MIN:
+        given, least = map(render.human_size, (options.limit, LIMIT_MIN))
+        raise Failure(
+            f"a limit of {given} leaves no room for files; give {least} or more", Code.USAGE
+        )
     store, mountpoint = options.store, options.mountpoint
     if mountpoint.is_relative_to(store):
         raise Failure(f"{mountpoint} is inside the store; name a folder outside of it")

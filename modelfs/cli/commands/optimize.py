@@ -43,7 +43,8 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trus
     if (daemon := client.connect(store, trust=trust)) is not None:
         with daemon:
             _show_room(OptimizeRoom(**daemon.ask("optimize-room")))
-    resumed = f"the tensors so far stay optimized; continue with: modelfs optimize {place}"
+    command = params.next_command("optimize", place, trust=trust)
+    resumed = f"the tensors so far stay optimized; continue with: {command}"
     with interruptible(resumed), render.progress_bar("optimizing", in_bytes=True) as progress:
         if (daemon := client.connect(store, trust=trust)) is not None:
             arguments: dict[str, bool | int] = {"again": again}
@@ -72,11 +73,12 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trus
         click.echo(f"{render.human_size(stored_before)} before, {size} now ({share})")
     if report["damaged"]:
         damaged = render.counted(report["damaged"], "damaged chunk")
-        click.echo(f"modelfs: skipped {damaged}; list them with: modelfs scrub {place}", err=True)
+        command = params.next_command("scrub", place, trust=trust)
+        click.echo(f"modelfs: skipped {damaged}; list them with: {command}", err=True)
 
 
 def _show_room(room: OptimizeRoom) -> None:
-    """Print the room that a run needs.
+    """Print a note if a run goes on with less room than it would take.
 
     Raises:
         Failure: no run can do anything with the room that there is.
@@ -88,6 +90,9 @@ def _show_room(room: OptimizeRoom) -> None:
             f"no space left to optimize: it needs {least} at least, and {free} are free; "
             "remove files, or mount with a larger --limit"
         )
-    if room.needed:
+    if room.free < room.needed:
         needed = render.human_size(room.needed)
-        click.echo(f"modelfs: needs up to {needed} of free space; {free} are free", err=True)
+        click.echo(
+            f"optimizing in small portions: {free} are free, and up to {needed} would be of use",
+            err=True,
+        )

@@ -11,7 +11,7 @@ from modelfs.cli import client, params, render
 from modelfs.cli.failure import Code, Failure
 from modelfs.cli.findings import line_of
 from modelfs.cli.open_store import open_for_reading, open_unmounted
-from modelfs.cli.params import PATH, size
+from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
 from modelfs.cli.render import Json
 from modelfs.jobs.check.findings import Finding
@@ -27,7 +27,9 @@ CODES = """\b
 Exit codes:
   0   no damage in the data that was checked
   1   could not check
+  2   wrong usage
   4   damage found
+  130 interrupted with Ctrl-C
 """
 
 
@@ -38,7 +40,7 @@ Exit codes:
 @click.option("--stop", "mode", flag_value="stop", help="Stop a scrub in the background.")
 @click.option(
     "--rate",
-    type=size,
+    type=params.rate,
     default=RATE,
     show_default=True,
     metavar="SIZE",
@@ -69,21 +71,22 @@ def scrub(
     if as_json:
         render.show_json(report)
     else:
-        for line in _lines(report, place):
+        for line in _lines(report, params.next_command("scrub", place, trust=trust)):
             click.echo(line)
     return code
 
 
 def _report(store: Path, mode: str | None, *, rate: int, anew: bool, trust: bool) -> Json:
     """Scrub as `mode` asks for, and return the report."""
-    if (daemon := client.connect(store, trust=trust)) is None:
+    connect = client.connect_to_read if mode == "status" else client.connect
+    if (daemon := connect(store, trust=trust)) is None:
         return _scrub_unmounted(store, mode, anew=anew, trust=trust)
     with daemon:
         match mode:
             case "status" | "stop":
                 return daemon.ask(f"scrub-{mode}")
             case "background":
-                return daemon.ask("scrub", rate=max(1, rate), anew=anew)
+                return daemon.ask("scrub", rate=rate, anew=anew)
             case _:
                 with render.progress_bar("scrubbing", in_bytes=True) as progress:
                     return daemon.ask("scrub", progress, anew=anew)
@@ -109,11 +112,11 @@ def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool, trust: bool) 
                 return scrub_report(opened)
 
 
-def _lines(report: Json, place: Path) -> Iterator[str]:
-    """Yield the report as lines of text."""
+def _lines(report: Json, command: str) -> Iterator[str]:
+    """Yield the report as lines of text. `command` scrubs the store."""
     yield from (line_of(Finding.from_dict(finding)) for finding in report["findings"])
     if not report["started_ns"]:
-        yield f"never scrubbed; start with: modelfs scrub {place}"
+        yield f"never scrubbed; start with: {command}"
         return
     if report["findings"]:
         yield "next: write good copies, or unmount and run `modelfs fsck --repair --data`"
@@ -127,7 +130,7 @@ def _lines(report: Json, place: Path) -> Iterator[str]:
         begun = _local_time(report["started_ns"])
         yield f"running, begun {begun}{speed}: {share}, {read}, {damaged}"
     else:
-        yield f"stopped at {share}: {read}, {damaged}; continue with: modelfs scrub {place}"
+        yield f"stopped at {share}: {read}, {damaged}; continue with: {command}"
 
 
 def _local_time(time_ns: int) -> str:

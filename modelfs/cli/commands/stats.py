@@ -19,7 +19,7 @@ from modelfs.cli.render import Json
 def stats(place: Path, *, as_json: bool, trust: bool) -> None:
     """Show the size of a store, and how much space it saves."""
     store = find_store(place)
-    if (daemon := client.connect(store, trust=trust)) is not None:
+    if (daemon := client.connect_to_read(store, trust=trust)) is not None:
         with daemon:
             statistics = daemon.ask("stats")
     else:

@@ -93,7 +93,8 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
                 raise Failure(
                     f"unmounted here, but process {process} still has it mounted at {place}, "
                     "so the daemon goes on; "
-                    f"to write everything to the disk: modelfs sync {store.path}"
+                    "to write everything to the disk: "
+                    + params.next_command("sync", store.path, trust=store.trust)
                 )
             click.echo(
                 "modelfs: unmounted; waiting until everything is on the disk "

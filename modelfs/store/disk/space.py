@@ -47,6 +47,8 @@ RESERVE_MIN: Final = 24 << 20
 FLOOR_PART: Final = 1 / 8
 # Below a limit it is at least this, or half of the reserve: the index allocates 4 MiB at a time.
 LIMIT_FLOOR_MIN: Final = 6 << 20
+# With less, a new store, whose index takes 4 MiB, has no room for a file of 1 MiB.
+LIMIT_MIN: Final = 8 << 20
 # `spend` is asked for a page of padding for each chunk of a segment.
 INGEST_MARGIN: Final = 3 << 20
 # Free space is measured again, by statvfs or by counting, after so many seconds or granted bytes.

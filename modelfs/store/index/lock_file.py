@@ -24,9 +24,9 @@ from typing import Final
 
 import lmdb
 
-from modelfs.store.directory import Directory
+from modelfs.store.directory import SHARED_FILE, Directory
 
-LMDB_LOCK_FILE: Final = "lock.mdb"
+LMDB_LOCK_FILE: Final = SHARED_FILE
 # Room for some 250 read transactions at a time.
 LOCK_SIZE: Final = 16 << 10
 # ioctl_iflags(2)

@@ -81,6 +81,17 @@ def test_options(call: Call, fuse: FakeFuse, empty: Path, folder: Path, options:
     assert mounted.options == ("nosuid",)
 
 
+@pytest.mark.parametrize("limit", ["0", "1k", "8388607"])
+@pytest.mark.parametrize("option", ["--limit {}", "-o limit={}"])
+def test_too_small_a_limit(
+    call: Call, fuse: FakeFuse, empty: Path, folder: Path, option: str, limit: str
+) -> None:
+    """A limit below which no file has room is wrong usage, and the error has the smallest one."""
+    done = call("mount", empty, folder, *option.format(limit).split())
+    assert (done.code, "give 8.00 MiB or more" in done.error) == (2, True)
+    assert fuse.mounted == []
+
+
 def test_paths_are_resolved(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

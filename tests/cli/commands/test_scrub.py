@@ -122,6 +122,15 @@ def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     ]
 
 
+def test_rates_without_an_end(call: Call, fake: Fake, empty: Path) -> None:
+    """A rate below 1 KiB per second is refused."""
+    daemon = fake()
+    for rate in ("0", "1023"):
+        done = call("scrub", empty, "--background", "--rate", rate)
+        assert (done.code, "must be at least 1KiB" in done.error) == (2, True)
+    assert daemon.requests == []
+
+
 def test_not_mounted(call: Call, empty: Path) -> None:
     """A store that is not mounted has no scrub in the background."""
     assert "is not mounted" in call("scrub", empty, "--background").error
