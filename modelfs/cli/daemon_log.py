@@ -32,7 +32,7 @@ def begin(store: Path, *, trust: bool = False) -> int:
     """
     send_to(logging.NullHandler(), FULL, logging.INFO)
     folder = open_folder(store, read_only=True, trust=trust)
-    if not folder.is_own:
+    if not (folder.trust or folder.is_own):
         return -1
     with contextlib.suppress(OSError):
         if folder.exists(LOG_NAME) and folder.status(LOG_NAME).st_size > LOG_MAX:

@@ -127,8 +127,8 @@ class Directory:
 
     @property
     def is_own(self) -> bool:
-        """Whether only this user, root, and users that are trusted can change its files."""
-        return self.trust or self.owner in (0, os.geteuid())
+        """Whether no user but this one and root can change its files, or the names of them."""
+        return not self.trust and self.owner in (0, os.geteuid())
 
     def may_write(self) -> bool:
         """Whether modes let this process write in the directory."""
