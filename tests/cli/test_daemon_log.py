@@ -66,3 +66,14 @@ def test_another_users_store(empty: Path) -> None:
     assert not (empty / "daemon.log").exists()
     os.close(daemon_log.begin(empty, trust=True))
     assert (empty / "daemon.log").stat().st_uid == 4001
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make stores of others")
+def test_a_file_of_roots_in_another_users_store(empty: Path) -> None:
+    """One that its owner moved there is not written, with trust neither."""
+    for path in (empty, *empty.rglob("*")):
+        os.chown(path, 4001, 4001)
+    (empty / "daemon.log").write_bytes(b"of another program")
+    with pytest.raises(StoreNotTrusted, match=r"daemon\.log .owned by user 0"):
+        daemon_log.begin(empty, trust=True)
+    assert (empty / "daemon.log").read_bytes() == b"of another program"
