@@ -14,7 +14,7 @@ With `trust` all owners and modes are accepted; symbolic links are not. Root is 
 folder of another user: files that root makes there are the folder's owner's from the beginning, so
 that the owner can use the store afterwards, and files of third users, or root's own, are refused.
 The owner may have moved them there from another folder of his, and could neither read nor change
-them himself.
+them himself. `modelfs.owners` has the rules for owners that a file system makes up.
 
 A file is opened without a wait: a FIFO in its place would block open(2) for ever. For a regular
 file O_NONBLOCK has no meaning.
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from modelfs.errors import IrregularFile, StoreNotTrusted
-from modelfs.owners import as_user
+from modelfs.owners import as_user, user_behind
 
 # For every file of a store.
 NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -71,11 +71,12 @@ class Directory:
         fd: its descriptor, opened with O_PATH.
         path: where it was when it was opened, for messages.
         owner: user ID of the owner of the store's folder.
+        user_behind: user ID of the user who makes up the owners of its files, None if they count.
         trust: whether files of other owners and modes are accepted.
         identity: device and inode number.
     """
 
-    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust")
+    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust", "user_behind")
 
     def __init__(self, path: Path, *, trust: bool = False, above: Self | None = None) -> None:
         """Open a directory.
@@ -106,7 +107,8 @@ class Directory:
         self.fd = opened[0]
         self.path = self._found() if above is None else path
         status = os.fstat(self.fd)
-        self.owner = status.st_uid if above is None else above.owner
+        self.user_behind = user_behind(self.fd)
+        self.owner = self._owner_in(status) if above is None else above.owner
         self.identity = Identity(status.st_dev, status.st_ino)
         if above is not None:
             self._check_owner(path, status)
@@ -134,13 +136,23 @@ class Directory:
         """Whether no user but this one and root can change its files, or the names of them."""
         return not self.trust and self.owner in (0, os.geteuid())
 
+    @property
+    def whose(self) -> str:
+        """The owner of the store, for messages: "owned by user 1000"."""
+        place = "owned by" if self.user_behind is None else "in a FUSE mount of"
+        return f"{place} user {self.owner}"
+
+    def _owner_in(self, status: os.stat_result) -> int:
+        """Return the user ID of the owner of a file in the directory."""
+        return status.st_uid if self.user_behind is None else self.user_behind
+
     def _check_owner(self, path: Path, status: os.stat_result) -> None:
         """Check the owner of a file or folder of the store.
 
         Raises:
             StoreNotTrusted: it is another user's.
         """
-        owner = status.st_uid
+        owner = self._owner_in(status)
         if owner != self.owner and (self._is_lent or not self.trust):
             raise StoreNotTrusted(_foreign(path, owner, self.owner))
 
