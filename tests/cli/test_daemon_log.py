@@ -27,6 +27,26 @@ def test_long_log_is_replaced(empty: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_log_stays_short(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the daemon runs, too. Lines of stderr stay in it, and a full disk loses old ones."""
+    monkeypatch.setattr(daemon_log, "LOG_MAX", 1000)
+    stderr = daemon_log.begin(empty)
+    for number in range(100):
+        log.info("line %d", number)
+        os.write(stderr, b"of stderr %d\n" % number)
+    now, old = ((empty / name).read_text() for name in ("daemon.log", "daemon.log.1"))
+    assert max(len(now), len(old)) < 1200
+    assert now.endswith("line 99\nof stderr 99\n")
+    first = int(now.splitlines()[0].rpartition(" ")[2])
+    assert old.endswith(f"line {first - 1}\nof stderr {first - 1}\n")
+    (empty / "daemon.log.1").unlink()
+    (empty / "daemon.log.1").mkdir()  # stands for a disk without room
+    for number in range(100):
+        log.info("more %d", number)
+    assert (empty / "daemon.log").stat().st_size < 1200
+    os.close(stderr)
+
+
 def test_no_file(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a writable log file the daemon runs without a log."""
 
@@ -52,6 +72,7 @@ def test_no_link_is_followed(empty: Path, monkeypatch: pytest.MonkeyPatch, name:
             daemon_log.begin(empty)
     else:
         os.close(daemon_log.begin(empty))
+        log.info("a new line")
         assert (empty / name).read_bytes() == b"a line that is too long"
     assert target.read_bytes() == b"content of another program"
 
