@@ -6,8 +6,8 @@ owners, modes and content of files. So in a FUSE mount of another ordinary user,
 for that user's. A mount of the process's own user, or of root, is believed. `user_id` is in
 proc_pid_mountinfo(5), which the kernel has from the mount and not from the program. A FUSE mount
 that is not found, because it was unmounted lazily or lies outside of a chroot(2), is taken for one
-of user 65534. virtiofs is served by the machine's host, and only root mounts it. Mounts in
-a user namespace need no rule: the kernel shows no owners that the namespace lacks.
+of user 65534. virtiofs is served by the machine's host, and only root mounts it. Mounts in a user
+namespace need no rule: the kernel shows no owners that the namespace lacks.
 
 A file that root makes for another user gets its owner when it is made, and not by chown(2): between
 the two, the user could exchange the name with a file of root's, which chown would give to him.
