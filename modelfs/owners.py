@@ -17,7 +17,6 @@ There, `user_behind` returns 1000. So root's `modelfs gc` needs --trust, as for 
 """
 
 import ctypes
-import errno
 import os
 import re
 import sys
@@ -25,6 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+
+from modelfs.errors import NotPermitted
 
 PROCESS: Final = Path("/proc/self")
 # Types of file systems: in the mount table, and in statfs(2).
@@ -78,12 +79,12 @@ def as_user(uid: int) -> Iterator[None]:
     A thread that is started inside begins as that user, and stays so.
 
     Raises:
-        PermissionError: the process lacks CAP_SETUID.
+        NotPermitted: the process lacks CAP_SETUID.
     """
     try:
         _libc.setfsuid(ctypes.c_uint(uid))
         if _libc.setfsuid(ctypes.c_int(-1)) != uid:  # it returns the one before, and no error
-            raise PermissionError(errno.EPERM, f"cannot make files as user {uid}: no CAP_SETUID")
+            raise NotPermitted(f"cannot make files as user {uid} without CAP_SETUID")
         yield
     finally:
         _libc.setfsuid(ctypes.c_uint(os.geteuid()))

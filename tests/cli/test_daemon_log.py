@@ -47,6 +47,14 @@ def test_a_log_stays_short(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None
     os.close(stderr)
 
 
+def test_equal_lines(empty: Path) -> None:
+    """Of lines that are the same, one is in the log."""
+    os.close(daemon_log.begin(empty))
+    for number in range(10):
+        log.warning("chunk %d is damaged", number // 9)
+    assert (empty / "daemon.log").read_text().count("chunk") == 2
+
+
 def test_no_file(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a writable log file the daemon runs without a log."""
 
