@@ -112,9 +112,11 @@ class DaemonProcess:
 
     def __init__(self, store: Path, *, trust: bool = False) -> None:
         self._fd: int | None = None  # a pidfd
+        self.user: int | None = None  # its user ID; None if it could not be found
         with contextlib.suppress(OSError, Failure, ModelfsError):
             if (daemon := connect(store, trust=trust)) is not None:
                 with daemon:
+                    self.user = daemon.user
                     self._fd = os.pidfd_open(daemon.pid) if daemon.pid else None
 
     def __enter__(self) -> Self:

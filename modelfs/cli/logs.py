@@ -6,6 +6,7 @@ import sys
 from typing import Final
 
 from modelfs.cli.escape import plain
+from modelfs.cli.repeated_lines import Condensed
 
 FULL: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # The journal adds the time itself.
@@ -27,7 +28,7 @@ def of_command() -> None:
 def of_foreground_daemon() -> None:
     """Send the log of a daemon in the foreground to stderr."""
     line = FOR_JOURNAL if "JOURNAL_STREAM" in os.environ else FULL
-    send_to(logging.StreamHandler(sys.stderr), line, logging.INFO)
+    send_to(Condensed(logging.StreamHandler(sys.stderr)), line, logging.INFO)
 
 
 def send_to(handler: logging.Handler, line: str, level: int) -> None:

@@ -141,8 +141,8 @@ def _listen(folder: Directory) -> trio.socket.SocketType:
     os.fchmod(listener.fileno(), 0o600)
     # A socket's address has room for 108 bytes, and the path of a store may be longer. So bind by
     # way of the folder's descriptor.
-    listener.bind(f"{folder.link}/{CONTROL_SOCKET}")
-    folder.give(CONTROL_SOCKET)
+    with folder.making():
+        listener.bind(f"{folder.link}/{CONTROL_SOCKET}")
     listener.listen(BACKLOG)
     return trio.socket.from_stdlib_socket(listener)
 

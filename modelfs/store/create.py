@@ -75,7 +75,7 @@ def _open_empty(folder: Path) -> Directory:
     if directory.owner != os.geteuid():
         # Its owner could exchange everything in it beneath a mount.
         raise StoreNotTrusted(
-            f"permission denied: {folder} (owned by user {directory.owner}, "
+            f"permission denied: {folder} ({directory.whose}, "
             f"and this is a process of user {os.geteuid()})"
         )
     _check_empty(directory)

@@ -10,15 +10,19 @@ renamed, or get a second name: these change names of the folder, and follow no l
 has the rules for the folder itself. Git has the same rules for repositories, since CVE-2022-24765:
 safe.directory in git-config(1).
 
-With `trust` all owners and modes are accepted; symbolic links are not. A file that root creates
-then is given to the folder's owner, so that the owner can use the store afterwards.
+With `trust` all owners and modes are accepted; symbolic links are not. Root is more careful in the
+folder of another user: files that root makes there are the folder's owner's from the beginning, so
+that the owner can use the store afterwards, and files of third users, or root's own, are refused.
+The owner may have moved them there from another folder of his, and could neither read nor change
+them himself. `modelfs.owners` has the rules for owners that a file system makes up.
 
 A file is opened without a wait: a FIFO in its place would block open(2) for ever. For a regular
 file O_NONBLOCK has no meaning.
 
 Example. User 1000 made `staging` in a store a link to /etc, and root runs `modelfs gc --trust` with
 it. The folder is opened as descriptor 5; `subdirectory("staging")` is openat(5, "staging",
-O_NOFOLLOW), which fails. So no file of /etc is taken for a staging file, and deleted.
+O_NOFOLLOW), which fails. So no file of /etc is taken for a staging file, and deleted. If he moves a
+file of root's to `daemon.log`, a mount with --trust is refused, and nothing is appended to it.
 """
 
 import errno
@@ -27,12 +31,13 @@ import stat
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from modelfs.errors import IrregularFile, StoreNotTrusted
+from modelfs.owners import as_user, user_behind
 
 # For every file of a store.
 NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -66,11 +71,12 @@ class Directory:
         fd: its descriptor, opened with O_PATH.
         path: where it was when it was opened, for messages.
         owner: user ID of the owner of the store's folder.
-        trust: whether files of other owners are accepted.
+        user_behind: user ID of the user who makes up the owners of its files, None if they count.
+        trust: whether files of other owners and modes are accepted.
         identity: device and inode number.
     """
 
-    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust")
+    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust", "user_behind")
 
     def __init__(self, path: Path, *, trust: bool = False, above: Self | None = None) -> None:
         """Open a directory.
@@ -101,11 +107,11 @@ class Directory:
         self.fd = opened[0]
         self.path = self._found() if above is None else path
         status = os.fstat(self.fd)
-        self.owner = status.st_uid if above is None else above.owner
+        self.user_behind = user_behind(self.fd)
+        self.owner = self._owner_in(status) if above is None else above.owner
         self.identity = Identity(status.st_dev, status.st_ino)
         if above is not None:
-            if not trust and status.st_uid != self.owner:
-                raise StoreNotTrusted(_foreign(path, status.st_uid, self.owner))
+            self._check_owner(path, status)
             self.check_private()
 
     def _found(self) -> Path:
@@ -127,8 +133,28 @@ class Directory:
 
     @property
     def is_own(self) -> bool:
-        """Whether only this user, root, and users that are trusted can change its files."""
-        return self.trust or self.owner in (0, os.geteuid())
+        """Whether no user but this one and root can change its files, or the names of them."""
+        return not self.trust and self.owner in (0, os.geteuid())
+
+    @property
+    def whose(self) -> str:
+        """The owner of the store, for messages: "owned by user 1000"."""
+        place = "owned by" if self.user_behind is None else "in a FUSE mount of"
+        return f"{place} user {self.owner}"
+
+    def _owner_in(self, status: os.stat_result) -> int:
+        """Return the user ID of the owner of a file in the directory."""
+        return status.st_uid if self.user_behind is None else self.user_behind
+
+    def _check_owner(self, path: Path, status: os.stat_result) -> None:
+        """Check the owner of a file or folder of the store.
+
+        Raises:
+            StoreNotTrusted: it is another user's.
+        """
+        owner = self._owner_in(status)
+        if owner != self.owner and (self._is_lent or not self.trust):
+            raise StoreNotTrusted(_foreign(path, owner, self.owner))
 
     def may_write(self) -> bool:
         """Whether modes let this process write in the directory."""
@@ -165,9 +191,8 @@ class Directory:
         Raises:
             FileExistsError: the name exists.
         """
-        with self.naming(name):
+        with self.naming(name), self.making():
             os.mkdir(name, FOLDER_MODE, dir_fd=self.fd)
-        self.give(name)
 
     def remove_subdirectory(self, name: str) -> None:
         """Remove an empty directory.
@@ -178,10 +203,9 @@ class Directory:
         with self.naming(name):
             os.rmdir(name, dir_fd=self.fd)
 
-    def give(self, name: str) -> None:
-        """Give a file or folder that was just made to the owner of the store."""
-        if self._is_given_away:
-            os.chown(name, self.owner, -1, dir_fd=self.fd, follow_symlinks=False)
+    def making(self) -> AbstractContextManager[None]:
+        """Let files that this thread makes inside the block be the owner's of the store."""
+        return as_user(self.owner) if self._is_lent else nullcontext()
 
     # -- files in it
 
@@ -196,7 +220,7 @@ class Directory:
         opened: list[int] = []
         close = _closing(opened)
         try:
-            self._open_into(opened, name, flags)
+            self.open_into(opened, name, flags)
             return opened[0]
         except BaseException:
             close()
@@ -208,17 +232,22 @@ class Directory:
         opened: list[int] = []
         close = _closing(opened)
         try:
-            self._open_into(opened, name, flags)
+            self.open_into(opened, name, flags)
             yield opened[0]
         finally:
             close()
 
-    def _open_into(self, opened: list[int], name: str, flags: int) -> None:
-        """Open and check a file, and append its descriptor to a list."""
+    def open_into(self, opened: list[int], name: str, flags: int) -> None:
+        """Open a file, and append its descriptor to a list. Raises what `open` does."""
         open_in_it = partial(os.open, mode=MODE, dir_fd=self.fd)
-        with self.naming(name):
-            opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
-        self.check(name, opened[0], flags)
+        try:
+            with self.naming(name), self.making() if flags & os.O_CREAT else nullcontext():
+                opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
+        except PermissionError:
+            if self._is_lent and flags & os.O_CREAT and self.exists(name):
+                self.status(name)  # refuses a file that is not the owner's, with the reason
+            raise
+        self.check(name, opened[0])
 
     @contextmanager
     def opened_socket(self, name: str) -> Iterator[str]:
@@ -235,14 +264,13 @@ class Directory:
             status = os.fstat(fd)
             if not stat.S_ISSOCK(status.st_mode):
                 raise IrregularFile(f"permission denied: {self.path / name} (not a socket)")
-            if not self.trust and status.st_uid != self.owner:
-                raise StoreNotTrusted(_foreign(self.path / name, status.st_uid, self.owner))
+            self._check_owner(self.path / name, status)
             yield link_to(fd)
         finally:
             os.close(fd)
 
-    def check(self, name: str, fd: int, flags: int) -> None:
-        """Check a file that was opened with these flags.
+    def check(self, name: str, fd: int) -> None:
+        """Check a file that was opened.
 
         Raises:
             StoreNotTrusted: it is another user's, or others may write it.
@@ -255,18 +283,11 @@ class Directory:
             raise IrregularFile(_irregular(self.path / name))
         if status.st_mode & OTHERS_WRITE and name != SHARED_FILE and not self.trust:
             raise StoreNotTrusted(_writable(self.path / name, status.st_mode, "it"))
-        if status.st_uid == self.owner:
-            return
-        # A file with content or other names was not just made.
-        is_new = flags & os.O_CREAT and status.st_nlink == 1 and not status.st_size
-        if is_new and self._is_given_away and not status.st_uid:
-            os.fchown(fd, self.owner, -1)
-        elif not self.trust:
-            raise StoreNotTrusted(_foreign(self.path / name, status.st_uid, self.owner))
+        self._check_owner(self.path / name, status)
 
     @property
-    def _is_given_away(self) -> bool:
-        """Whether new files are to be given to the owner of the store."""
+    def _is_lent(self) -> bool:
+        """Whether this is root in the folder of another user."""
         return self.trust and self.owner != os.geteuid() == 0
 
     def status(self, name: str) -> os.stat_result:

@@ -97,13 +97,12 @@ def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Director
     if not read_only and user not in (0, directory.owner) and not directory.may_write():
         # Trust is not enough.
         raise StoreReadOnly(
-            f"permission denied: {path} (owned by user {directory.owner}, and this process of "
+            f"permission denied: {path} ({directory.whose}, and this process of "
             f"user {user} may not write in it)"
         ) from PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if not trust and directory.owner != user and (user == 0 or not read_only):
         raise StoreNotTrusted(
-            f"permission denied: {path} (owned by user {directory.owner}, "
-            f"and this is a process of user {user})"
+            f"permission denied: {path} ({directory.whose}, and this is a process of user {user})"
         )
     directory.check_private()
     return directory
@@ -290,9 +289,7 @@ def lock(folder: Directory, kind: int) -> io.FileIO:
             LOCK_FILE, "r+" if writes else "r", opener=lambda name, _: folder.open(name, flags)
         )
     except PermissionError as exc:
-        raise StoreReadOnly(
-            f"permission denied: {exc.filename} (owned by user {folder.owner})"
-        ) from exc
+        raise StoreReadOnly(f"permission denied: {exc.filename} ({folder.whose})") from exc
     except OSError as exc:
         raise StoreReadOnly(f"{exc.filename} cannot be opened: {exc.strerror}") from exc
     try:

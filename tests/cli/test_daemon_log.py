@@ -27,6 +27,34 @@ def test_long_log_is_replaced(empty: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_log_stays_short(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the daemon runs, too. Lines of stderr stay in it, and a full disk loses old ones."""
+    monkeypatch.setattr(daemon_log, "LOG_MAX", 1000)
+    stderr = daemon_log.begin(empty)
+    for number in range(100):
+        log.info("line %d", number)
+        os.write(stderr, b"of stderr %d\n" % number)
+    now, old = ((empty / name).read_text() for name in ("daemon.log", "daemon.log.1"))
+    assert max(len(now), len(old)) < 1200
+    assert now.endswith("line 99\nof stderr 99\n")
+    first = int(now.splitlines()[0].rpartition(" ")[2])
+    assert old.endswith(f"line {first - 1}\nof stderr {first - 1}\n")
+    (empty / "daemon.log.1").unlink()
+    (empty / "daemon.log.1").mkdir()  # stands for a disk without room
+    for number in range(100):
+        log.info("more %d", number)
+    assert (empty / "daemon.log").stat().st_size < 1200
+    os.close(stderr)
+
+
+def test_equal_lines(empty: Path) -> None:
+    """Of lines that are the same, one is in the log."""
+    os.close(daemon_log.begin(empty))
+    for number in range(10):
+        log.warning("chunk %d is damaged", number // 9)
+    assert (empty / "daemon.log").read_text().count("chunk") == 2
+
+
 def test_no_file(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a writable log file the daemon runs without a log."""
 
@@ -52,6 +80,7 @@ def test_no_link_is_followed(empty: Path, monkeypatch: pytest.MonkeyPatch, name:
             daemon_log.begin(empty)
     else:
         os.close(daemon_log.begin(empty))
+        log.info("a new line")
         assert (empty / name).read_bytes() == b"a line that is too long"
     assert target.read_bytes() == b"content of another program"
 
@@ -66,3 +95,14 @@ def test_another_users_store(empty: Path) -> None:
     assert not (empty / "daemon.log").exists()
     os.close(daemon_log.begin(empty, trust=True))
     assert (empty / "daemon.log").stat().st_uid == 4001
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make stores of others")
+def test_a_file_of_roots_in_another_users_store(empty: Path) -> None:
+    """One that its owner moved there is not written, with trust neither."""
+    for path in (empty, *empty.rglob("*")):
+        os.chown(path, 4001, 4001)
+    (empty / "daemon.log").write_bytes(b"of another program")
+    with pytest.raises(StoreNotTrusted, match=r"daemon\.log .owned by user 0"):
+        daemon_log.begin(empty, trust=True)
+    assert (empty / "daemon.log").read_bytes() == b"of another program"

@@ -303,6 +303,28 @@ async def test_bug_in_a_command(
     assert "result" in await ask(daemon, "stats")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+async def test_socket_is_not_given_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With trust, a file of root's that takes the socket's name at once stays root's."""
+    (tmp_path / "private").touch()
+    os.chown(tmp_path, 4001, 4001)
+    folder = Directory(tmp_path, trust=True)
+
+    bind = socket.socket.bind
+
+    def bind_and_exchange(listener: socket.socket, path: str) -> None:
+        bind(listener, path)
+        for old, new in ((CONTROL_SOCKET, "moved"), ("private", CONTROL_SOCKET)):
+            os.rename(old, new, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_exchange)
+    control._listen(folder).close()
+    assert (tmp_path / CONTROL_SOCKET).stat().st_uid == 0
+    assert (tmp_path / "moved").stat().st_uid == 4001
+
+
 async def test_socket_goes_with_the_daemon(served: Served) -> None:
     """The socket of a killed daemon is replaced, and an orderly end removes the socket."""
     path = served.store.folder / CONTROL_SOCKET

@@ -15,7 +15,7 @@ from modelfs.cli.main import COMMANDS
 from modelfs.store.create import create_store
 from modelfs.store.store import Store
 from tests.support import users
-from tests.support.mounts import MODELFS, mounted, run, wait_until
+from tests.support.mounts import MODELFS, PREFIX, Mount, mounted, run, wait_until
 from tests.support.stores import stored_file
 from tests.support.users import ALICE, BOB, User, user
 
@@ -29,6 +29,8 @@ MODULES: Final = (
     *("modelfs.cli.render", "modelfs.fs.daemon", "modelfs.reader.entry"),
 )
 CONTENT: Final = b"content" * 10_000
+# Alice's mount, made by root: the user of a FUSE mount is the real user ID of the process.
+MADE_BY_ALICE: Final = ("setpriv", f"--ruid={ALICE.uid}")
 
 
 @pytest.fixture
@@ -143,6 +145,34 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
             shutil.chown(theirs, 0, 0)  # for the check at the end
             for path in theirs.rglob("*"):
                 shutil.chown(path, 0, 0)
+
+
+def test_owners_in_a_users_fuse_mount(top: Path) -> None:
+    """Her mount may show a store as root's; root needs trust for it, and makes none there."""
+    outer, inner = top / "outer", top / "mnt" / "store"
+    create_store(outer)
+    with mounted(outer, top / "mnt") as mount:
+        done("mkfs", inner)  # root's own mount is believed
+        for command in (["gc"], ["stats"], ["fsck", "--data"]):
+            done(*command, inner)
+        (top / "mnt" / "new").mkdir()
+        mount.terminate()
+        alices = Mount(outer, top / "mnt", "--allow-other", prefix=(*PREFIX, *MADE_BY_ALICE))
+        alices.start()
+        try:
+            assert inner.stat().st_uid == 0
+            for command in (["gc"], ["stats"], ["fsck"], ["sync"]):
+                code, output = attempt(*command, inner)
+                assert (code, output.count("\n")) == (8 if "fsck" in command else 1, 1)
+                assert f"{inner} (in a FUSE mount of user {ALICE.uid}" in output
+            assert "in a FUSE mount of user" in attempt("mkfs", top / "mnt" / "new")[1]
+            done("stats", "--trust", inner)
+        finally:
+            # It names root's store, and could name one that is mounted elsewhere.
+            code, output = attempt("umount", top / "mnt")
+            alices.wait()
+        assert code == 1
+        assert f"did not wait: the mount was of user {ALICE.uid}, and" in output
 
 
 def _code(who: User, *command: str | Path) -> int:

@@ -162,21 +162,60 @@ def test_names_are_those_of_regular_files(folder: Directory) -> None:
     assert folder.names() == ["file"]
 
 
-@only_root
-def test_new_files_belong_to_the_owner(folder: Directory) -> None:
-    """With trust, a new file of root becomes the owner's; a file with other names stays root's."""
+@pytest.fixture
+def lent(folder: Directory) -> Directory:
+    """A folder of another user's, opened by root with trust."""
     os.chown(folder.path, STRANGER, STRANGER)
-    given = Directory(folder.path, trust=True)
-    os.close(given.open("file", os.O_RDWR | os.O_CREAT | os.O_EXCL))
-    given.make_subdirectory("folder")
-    private = folder.path.parent / "private"
-    private.touch()
-    os.link(private, folder.path / "linked")
-    os.close(given.open("linked", os.O_RDWR | os.O_CREAT))
-    owners = {path.name: path.stat().st_uid for path in folder.path.iterdir()}
-    assert owners == {"file": STRANGER, "folder": STRANGER, "linked": 0}
-    assert stat.S_IMODE((folder.path / "folder").stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder.path / "file").stat().st_mode) == 0o600
+    return Directory(folder.path, trust=True)
+
+
+@only_root
+def test_new_files_belong_to_the_owner(lent: Directory) -> None:
+    """Files and folders that root makes are the owner's, and for him only."""
+    os.close(lent.open("file", os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    lent.make_subdirectory("folder")
+    for name, mode in (("file", 0o600), ("folder", 0o700)):
+        status = (lent.path / name).stat()
+        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (STRANGER, mode)
+    assert os.access(__file__, os.W_OK)  # this thread is root again
+
+
+@only_root
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("content", [b"", b"of root"])
+def test_files_of_roots_are_not_the_owners(lent: Directory, use: str, content: bytes) -> None:
+    """One that was moved into the folder is neither used nor given away, even an empty one."""
+    path = lent.path / "file"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(StoreNotTrusted, match=f"{path} .owned by user 0"):
+        USES[use](lent)
+    assert (path.stat().st_uid, path.read_bytes()) == (0, content)
+
+
+@only_root
+def test_folders_of_roots_are_not_the_owners(lent: Directory) -> None:
+    """A sweep would delete the files in one that was moved into the folder."""
+    (lent.path / "staging").mkdir()
+    with pytest.raises(StoreNotTrusted, match=r"staging .owned by user 0"):
+        lent.subdirectory("staging")
+
+
+@only_root
+def test_nothing_is_given_by_its_name(lent: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of root's that takes the name of a new folder at once stays root's."""
+    (lent.path / "private").touch()
+    made = os.mkdir
+
+    def make_and_exchange(name: str, mode: int, *, dir_fd: int) -> None:
+        made(name, mode, dir_fd=dir_fd)
+        for old, new in ((name, "moved"), ("private", name)):
+            os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", make_and_exchange)
+    lent.make_subdirectory("folder")
+    assert (lent.path / "folder").stat().st_uid == 0
+    assert (lent.path / "moved").stat().st_uid == STRANGER
 
 
 def test_sockets(folder: Directory) -> None:

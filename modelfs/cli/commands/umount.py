@@ -17,6 +17,7 @@ from modelfs.cli.params import PATH
 from modelfs.cli.places import is_dead, store_mounted_at
 from modelfs.errors import NotAStore, StoreReadOnly
 from modelfs.fs.host.mount_table import mounted_elsewhere
+from modelfs.owners import user_behind
 from modelfs.store.directory import Directory
 from modelfs.store.folder import MountedStore, is_locked, open_folder
 from modelfs.store.store import Store
@@ -48,7 +49,7 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
         # It has nothing to make durable, and the lock may be another process's.
         _unmount(path)
         return
-    device = path.stat().st_dev
+    device, user = path.stat().st_dev, _mounting_user(path)
     try:
         folder = open_folder(_found(mounted), read_only=True, trust=trust)
     except (NotAStore, OSError) as exc:
@@ -56,7 +57,22 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
         raise Failure(f"unmounted, but cannot watch the store {mounted.path}: {exc}") from exc
     with DaemonProcess(Path(folder.link), trust=trust) as daemon:
         _unmount(path)
+        if user is not None and daemon.user not in (None, user):
+            # A program of that user's may name any store as that of its mount.
+            raise Failure(
+                f"unmounted, but did not wait: the mount was of user {user}, and the daemon of the "
+                f"store that it named, {folder.path}, is of user {daemon.user}"
+            )
         _wait_until_durable(folder, daemon, device)
+
+
+def _mounting_user(path: Path) -> int | None:
+    """Return the user of a mount, None if it is root or this process's."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return user_behind(fd)
+    finally:
+        os.close(fd)
 
 
 def _found(mounted: MountedStore) -> Path:

@@ -14,11 +14,10 @@ import resource
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 from modelfs.fork_lock import fork_lock
-from modelfs.store.directory import MODE, NO_LINK, Directory
+from modelfs.store.directory import Directory
 
 # The most open files of a cache, and of a process.
 OPEN_MAX: Final = 256
@@ -43,11 +42,8 @@ class Descriptor:
         # between such calls, so it cannot lose the number.
         opened: list[int] = []
         weakref.finalize(self, deque, map(os.close, opened), 0)
-        open_in_it = partial(os.open, mode=MODE, dir_fd=folder.fd)
-        with folder.naming(name):
-            opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
+        folder.open_into(opened, name, flags)
         self.fd = opened[0]
-        folder.check(name, self.fd, flags)
 
     def fileno(self) -> int:
         return self.fd

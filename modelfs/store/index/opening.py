@@ -6,11 +6,11 @@ and an index with a damaged page is refused. So is a file that was cut short, un
 missing that a crash left unwritten because no row needs them (see `data_file`).
 
 LMDB opens its two files by name, and follows symbolic links. So both are checked just before: they
-have to be regular files of the store's owner. Between the check and LMDB's open(2), only a process
-that may write in the folder could put a link in their place. In a store that is this process's own
-that is harmless: only its own user, root, or users that it trusts may write there. For a reader of
-another user's store, LMDB gets a private folder with two links to open descriptors of the checked
-files, so that it opens these and no others.
+have to be regular files of the store's owner. Between the check and LMDB's open(2), a process that
+may write in the folder could put a link in their place. In a store that is this process's own that
+is harmless: only its own user or root may write there. For any other store, with trust too, LMDB
+gets a private folder with two links to open descriptors of the checked files. So it opens these and
+no others, and never a name in a folder that another user can write.
 
 Example. A daemon was killed before it made the file as long as its last commit: 98 of 100 pages.
 The next one finds that all pages in use are there, makes the file longer, and opens it. Of a file
@@ -83,7 +83,7 @@ def open_lmdb(
         prepare_lock_file(folder)
     store = folder.path.parent
     try:
-        with _checked_files(folder, with_slots=with_slots) as path:
+        with checked_files(folder, with_slots=with_slots) as path:
             env = lmdb.open(
                 path,
                 map_size=map_size,
@@ -121,7 +121,7 @@ def open_lmdb(
 
 
 @contextlib.contextmanager
-def _checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
+def checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
     """Yield a path in which LMDB finds the files of an index, after a check of these.
 
     Raises:

@@ -25,7 +25,7 @@ import lmdb
 from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
-from modelfs.store.index.opening import translated
+from modelfs.store.index.opening import checked_files, translated
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -88,14 +88,15 @@ def write_new(folder: Directory, tables: Mapping[Table, Iterable[tuple[bytes, by
     os.close(new.open(DATA_FILE, NEW_FILE))  # of the right owner; LMDB fills an empty file
     count = 0
     try:
-        env = lmdb.open(
-            new.link,
-            create=False,
-            lock=False,
-            max_dbs=len(Table),
-            map_size=NEW_MAP_SIZE,
-            sync=False,
-        )
+        with checked_files(new, with_slots=False) as path:
+            env = lmdb.open(
+                path,
+                create=False,
+                lock=False,
+                max_dbs=len(Table),
+                map_size=NEW_MAP_SIZE,
+                sync=False,
+            )
         try:
             for table, rows in tables.items():
                 count += _put_rows(env, table, iter(rows))

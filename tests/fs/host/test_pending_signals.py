@@ -3,9 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -62,6 +64,30 @@ def test_a_signal_that_ends_none(stopped: Start, option: str, number: signal.Sig
     assert not is_ending(program.pid)
     program.send_signal(signal.SIGHUP)
     assert is_ending(program.pid)
+
+
+CATCH: Final = """
+import signal, sys
+signal.signal(getattr(signal, sys.argv[1]), lambda *_: None)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"])
+def test_a_signal_that_is_caught(name: str) -> None:
+    """It waits, as on a disk; only Ctrl-C interrupts."""
+    command = [sys.executable, "-c", CATCH, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"ready\n"
+            program.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, program.pid, os.WSTOPPED | os.WNOWAIT)
+            program.send_signal(getattr(signal, name))
+            assert is_ending(program.pid) == (name == "SIGINT")
+        finally:
+            program.kill()
 
 
 def test_an_unknown_program() -> None:

@@ -126,16 +126,19 @@ def test_the_same_pid_in_two_containers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
-def test_a_reader_of_another_users_index_opens_the_checked_files(tmp_path: Path) -> None:
-    """A link that its owner puts in the place of a file just before LMDB opens it has no effect."""
+@pytest.mark.parametrize(("owner", "trust"), [(4001, False), (4001, True), (0, True)])
+def test_an_index_that_others_can_change_opens_the_checked_files(
+    tmp_path: Path, owner: int, *, trust: bool
+) -> None:
+    """A link that they put in the place of a file just before LMDB opens it has no effect."""
     folder, private = tmp_path / "index", tmp_path / "private"
     folder.mkdir()
     Index(Directory(folder)).close()
     for path in (folder, *folder.iterdir()):
-        os.chown(path, 4001, 4001)
+        os.chown(path, owner, owner)
     private.write_bytes(b"of the reader" * 1000)
     inodes = {path.name: path.stat().st_ino for path in folder.iterdir()}
-    with opening._checked_files(Directory(folder), with_slots=True) as given:
+    with opening.checked_files(Directory(folder, trust=trust), with_slots=True) as given:
         for name in inodes:
             (folder / name).rename(folder / f"{name}.moved")
             (folder / name).symlink_to(private)

@@ -3,7 +3,9 @@
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 from modelfs.errors import IrregularFile
@@ -134,3 +136,25 @@ def test_no_link_to_a_folder_is_followed(index: Index, tmp_path: Path) -> None:
     with pytest.raises(IrregularFile):
         write_new(Directory(tmp_path), STORED)
     assert (other / "data.mdb").read_bytes() == b"of another program"
+
+
+def test_a_link_in_the_place_of_a_new_file(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With trust, a link that another user puts there just before LMDB opens it has no effect."""
+    index.close()
+    private = tmp_path / "private"
+    private.touch()
+    opened = lmdb.open
+
+    def open_late(path: str, **options: Any) -> lmdb.Environment:
+        new = tmp_path / "new"
+        (new / "data.mdb").rename(new / "moved")
+        (new / "data.mdb").symlink_to(private)
+        return opened(path, **options)
+
+    monkeypatch.setattr(lmdb, "open", open_late)
+    with pytest.raises(IrregularFile, match=r"data\.mdb .a symbolic link"):
+        write_new(Directory(tmp_path, trust=True), STORED)
+    assert private.read_bytes() == b""
+    assert (tmp_path / "new" / "moved").stat().st_size > 0
