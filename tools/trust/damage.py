@@ -40,8 +40,9 @@ import lmdb
 from modelfs.errors import ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.directory import Directory
+from modelfs.store.index.meta_pages import newest, read_metas
 from modelfs.store.index.page_check import PageWalk, Use
-from modelfs.store.index.page_layout import PageFile, newest
+from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.records import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -194,7 +195,7 @@ def _damage_file(file: Path, place: str, kind: str, chance: random.Random) -> st
 def _used_pages(file: Path) -> list[int]:
     """Return the pages that the newest commit uses; all, if that cannot be found out any more."""
     with PageFile(Directory(file.parent)) as pages:
-        meta = newest(pages.meta_pages())
+        meta = newest(read_metas(pages))
         if meta is None or PageWalk(pages, meta).problems:
             return [*range(max(1, pages.pages))]
         uses = PageWalk(pages, meta).uses
@@ -226,7 +227,7 @@ def _page(data: bytes, number: int) -> bytes:
 def _damage_row(index: Path, kind: str, chance: random.Random) -> str:
     """Change or delete a row; do nothing if an earlier damage would end this process."""
     with PageFile(Directory(index)) as pages:
-        metas = pages.meta_pages()
+        metas = read_metas(pages)
         meta = None if None in metas else newest(metas)
         if meta is None or PageWalk(pages, meta).problems:
             return "none"
