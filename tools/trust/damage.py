@@ -11,6 +11,8 @@ that page must have been. The kinds of damage:
     flip    one to three bytes of a file get other values
     zero    512 or 4,096 bytes of a file become zero
     stale   a page of the index is as an older commit had it: the disk lost a write
+    meta    a bit of a meta page of the index flips, or the disk loses a write of one; in half of
+            the stores the records of commits are gone
     cut     a file is cut short
     row     a bit of a row's value flips in the index
     drop    a row of the index is gone
@@ -40,7 +42,7 @@ import lmdb
 from modelfs.errors import ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.directory import Directory
-from modelfs.store.index.meta_pages import newest, read_metas
+from modelfs.store.index.meta_pages import META_SIZE, SECTOR, newest, read_metas
 from modelfs.store.index.page_check import PageWalk, Use
 from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.records import SUPERBLOCK
@@ -51,7 +53,7 @@ from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import CHUNK, fill
 from tests.support.stores import new_file, new_store, noise
 
-KINDS: Final = ("flip", "zero", "stale", "cut", "row", "drop")
+KINDS: Final = ("flip", "zero", "stale", "meta", "cut", "row", "drop")
 # Of a file that is damaged: the index more often, since it has most kinds of content.
 PLACES: Final = ("index", "index", "packs", "staging")
 SECONDS_MAX: Final = 120
@@ -158,6 +160,8 @@ def damage(path: Path, template: Template, kinds: list[str], chance: random.Rand
             done.append(f"{kind} {_damage_row(path / 'index', kind, chance)}")
         elif kind == "stale":
             done.append(f"{kind} {_put_stale(path / 'index' / 'data.mdb', template, chance)}")
+        elif kind == "meta":
+            done.append(f"{kind} {_damage_meta(path / 'index' / 'data.mdb', template, chance)}")
         else:
             place = chance.choice(PLACES)
             file = chance.choice(sorted((path / place).glob("[!l]*")))
@@ -218,6 +222,28 @@ def _put_stale(file: Path, template: Template, chance: random.Random) -> str:
         target.seek(number * 4096)
         target.write(_page(older, number))
     return f"page {number}"
+
+
+def _damage_meta(file: Path, template: Template, chance: random.Random) -> str:
+    """Flip a bit of a meta page, or let it be older; half of the time without records."""
+    number = chance.randrange(2)
+    has_records = chance.random() < 0.5
+    with file.open("r+b") as target:
+        for page in () if has_records else range(2):
+            target.seek((page + 1) * 4096 - SECTOR)
+            target.write(bytes(SECTOR))
+        with_record = "with" if has_records else "without"
+        # Without a record, nothing shows that the page of the last commit is older.
+        if has_records and chance.random() < 0.2:
+            target.seek(number * 4096)
+            target.write(_page(chance.choice(template.older).read_bytes(), number)[:META_SIZE])
+            return f"page {number}, older, {with_record} a record"
+        bit = chance.randrange(8 * META_SIZE)
+        target.seek(number * 4096 + bit // 8)
+        old = target.read(1)[0]
+        target.seek(number * 4096 + bit // 8)
+        target.write(bytes([old ^ 1 << bit % 8]))
+        return f"page {number}, bit {bit}, {with_record} a record"
 
 
 def _page(data: bytes, number: int) -> bytes:

@@ -6,9 +6,9 @@ all that is left. Then the fields with the same value in every meta page get it;
 those of two commits in a row that agree with the most of: the numbers of both pages, the last lists
 of their free pages, and the record; and a last page that cannot be gets the end of the file.
 
-Of the records and pages, the one with the largest number is the last commit, if the trees of free
-pages and of tables that it names are sound. If none is, a page without wrong fields is believed:
-its trees are repaired after this.
+Of the record and the pages, the one with the largest number is the last commit. A page is believed
+only if the tree of tables that it names is sound, or at last, if neither is, by its fields: the
+trees are repaired after this.
 
 The page of the last commit is written first, the other one then: as of the commit before, with the
 same trees if its own are not known. A crash between them leaves a page to repair.
@@ -41,8 +41,6 @@ from modelfs.store.index.rebuild import NEW_MAP_SIZE
 
 # A number that no commit reaches.
 NEVER: Final = (1 << 64) - 1
-# Damage of these keeps a walk from finding out which pages the commit has.
-ROOTS: Final = frozenset({FREE, TABLES})
 
 
 class RestoredMetas(NamedTuple):
@@ -157,7 +155,5 @@ def _with_right_sizes(file: PageFile, meta: Meta) -> Meta:
 
 
 def _is_sound(file: PageFile, meta: Meta, transaction: int) -> bool:
-    """Whether the trees of free pages and of tables of a commit are sound."""
-    if meta.transaction != transaction:
-        return False
-    return PageWalk(file, meta).damaged_trees.isdisjoint(ROOTS)
+    """Whether a page is of a commit, and the tree of tables that it names is sound."""
+    return meta.transaction == transaction and TABLES not in PageWalk(file, meta).damaged_trees
