@@ -4,7 +4,8 @@ Theory of operation. The record of the last commit (see `store.index.meta_pages`
 its meta page. If the newest record is older than the meta pages, or there is none, the pages are
 all that is left. Then the fields with the same value in every meta page get it; the numbers become
 those of two commits in a row that agree with the most of: the numbers of both pages, the last lists
-of their free pages, and the record; and a last page that cannot be gets the end of the file.
+of their free pages, and the record; the root of the tables is the one page that can be it; and a
+last page that cannot be gets the end of the file.
 
 Of the record and the pages, the one with the largest number is the last commit. A page is believed
 only if the tree of tables that it names is sound, or at last, if neither is, by its fields: the
@@ -21,6 +22,8 @@ gets the number 9.
 import os
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
@@ -35,9 +38,10 @@ from modelfs.store.index.meta_pages import (
     with_fixed_fields,
 )
 from modelfs.store.index.opening import both_damaged
-from modelfs.store.index.page_check import FREE, TABLES, PageWalk
-from modelfs.store.index.page_layout import PageFile
+from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
+from modelfs.store.index.page_layout import LEAF, TREE, DamagedPage, PageFile, nodes_of
 from modelfs.store.index.rebuild import NEW_MAP_SIZE
+from modelfs.store.index.tables import Table
 
 # A number that no commit reaches.
 NEVER: Final = (1 << 64) - 1
@@ -60,12 +64,14 @@ def restore_meta_pages(index: Directory, quarantine: Quarantine) -> RestoredMeta
         StoreFull, OSError: the disk is full or failed. Nothing has changed.
     """
     with PageFile(index) as file:
-        if not meta_problems(file):
+        problems, whole = meta_problems(file), newest(read_metas(file))
+        last = whole if whole is None else _with_root(file, whole)
+        if not problems and last == whole:
             return None
-        pages = raw_pages(file)
-        record = read_record(file)
+        pages, record = raw_pages(file), read_record(file)
         metas = _with_right_numbers(file, pages, record)
-        last = _last_commit(file, metas, record)
+        if problems:
+            last = _last_commit(file, metas, record)
         if last is None:
             raise both_damaged(index)
         number = last.transaction - 1
@@ -98,7 +104,7 @@ def _last_commit(file: PageFile, metas: list[Meta], record: Meta | None) -> Meta
     for meta in newest_first:
         if record is not None and record.transaction >= meta.transaction:
             return record
-        right = _with_right_sizes(file, meta)
+        right = _with_right_sizes(file, _with_root(file, meta))
         if _is_sound(file, right, meta.transaction):
             return right
     return record or newest(read_metas(file))
@@ -143,6 +149,31 @@ def _consecutive(claims: list[tuple[int, int]]) -> tuple[int, int]:
         return agreeing, -sum((pair[page] ^ number).bit_count() for page, number in claims)
 
     return max(sorted(pairs), key=agreement, default=(0, 1))
+
+
+def _with_root(file: PageFile, meta: Meta) -> Meta:
+    """Return the content of a meta page with the root of its tables, if it names no such page.
+
+    All tables fit into one leaf. Those of earlier commits are in lists of free pages.
+    """
+    walk = PageWalk(file, meta.with_fields(last=file.pages + LOOSE_PAGES - 1))
+    if TABLES not in walk.damaged_trees or FREE in walk.damaged_trees:
+        return meta
+    unused = np.flatnonzero(np.frombuffer(walk.uses, np.uint8) == Use.NONE)
+    found = [number for number in unused.tolist() if _has_tables(file, number)]
+    return meta.with_tables(found[0]) if len(found) == 1 else meta
+
+
+def _has_tables(file: PageFile, number: int) -> bool:
+    """Whether a page is a leaf with nothing but trees of tables."""
+    if file.kind(number)[0] != LEAF:
+        return False
+    try:
+        nodes = nodes_of(file.read(number), number, LEAF)
+    except (DamagedPage, OSError):
+        return False
+    names = {table.encode() for table in Table}
+    return all(node.flags == TREE and node.key in names for node in nodes)
 
 
 def _with_right_sizes(file: PageFile, meta: Meta) -> Meta:

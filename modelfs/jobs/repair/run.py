@@ -166,6 +166,7 @@ def _restore_index(
         if (metas := restore_meta_pages(index, quarantine)) is not None:
             outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
             actions[Action(outcome, metas.message)] = None
+            findings = findings or {Finding("meta-page", metas.message): None}
         salvage = salvage_index(folder, index, quarantine)
         try:
             restored = restore_superblock(folder, quarantine)

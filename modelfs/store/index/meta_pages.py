@@ -40,6 +40,7 @@ VERSION: Final = 1
 META: Final = 0x08  # the flag of a meta page
 PAGE_SIZES: Final = (4096, *(1 << bits for bits in range(9, 17) if bits != 12))
 _META: Final = struct.Struct(f"<IIQQ{Tree.SIZE}s{Tree.SIZE}sQQ")
+_NUMBER: Final = struct.Struct("<Q")
 META_SIZE: Final = PAGE_HEAD.size + _META.size
 
 # The address space of a process.
@@ -83,6 +84,13 @@ class Meta:
         size, *rest = (was if now is None else now for was, now in zip(old, new, strict=True))
         magic, version, address, _, free, tables, _, _ = _META.unpack(self.content)
         return Meta.from_bytes(_META.pack(magic, version, address, size, free, tables, *rest))
+
+    def with_tables(self, root: int) -> "Meta":
+        """Return one with another root of the tree of tables."""
+        end = len(self.content) - 2 * _NUMBER.size
+        root_bytes = _NUMBER.pack(root)
+        content = self.content[: end - len(root_bytes)] + root_bytes + self.content[end:]
+        return Meta.from_bytes(content)
 
     def has_map(self) -> bool:
         """Whether the size of the map can be right."""

@@ -33,6 +33,7 @@ FIELDS = {
     "padding of the tables": (88, 4),
     "flags of the tables": (92, 2),
     "entries of the tables": (120, 8),
+    "root of the tables": (128, 8),
     "last page": (136, 8),
     "commit": (144, 8),
 }
