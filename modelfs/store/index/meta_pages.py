@@ -192,16 +192,20 @@ def read_record(file: PageFile) -> Meta | None:
 
 
 def write_record(folder: Directory, transaction: int) -> None:
-    """Write the record of a durable commit, unless a later one has taken its page already."""
-    with PageFile(folder) as file:
-        meta = newest(read_metas(file))
-    if meta is None or meta.transaction != transaction:
-        return
-    record = RECORD.pack(RECORD_MAGIC, meta.content, xxh3_64_digest(meta.content))
-    number = (transaction + 1) & 1
-    # Without a record no commit is lost. On a full disk, btrfs has no block for one.
-    with suppress(OSError), folder.opened(DATA_FILE, os.O_RDWR) as fd:
-        os.pwrite(fd, record, (number + 1) * meta.page_size - SECTOR)
+    """Write the record of a durable commit, unless a later one has taken its page already.
+
+    Without a record no commit is lost, so an error is none of the commit: a full disk (btrfs has no
+    block for it then), or too many open files.
+    """
+    with suppress(OSError):
+        with PageFile(folder) as file:
+            meta = newest(read_metas(file))
+        if meta is None or meta.transaction != transaction:
+            return
+        record = RECORD.pack(RECORD_MAGIC, meta.content, xxh3_64_digest(meta.content))
+        number = (transaction + 1) & 1
+        with folder.opened(DATA_FILE, os.O_RDWR) as fd:
+            os.pwrite(fd, record, (number + 1) * meta.page_size - SECTOR)
 
 
 # -- the check

@@ -119,6 +119,24 @@ def test_an_older_record_is_no_damage(path: Path) -> None:
     assert not is_refused(path)
 
 
+def test_a_record_that_cannot_be_written_fails_no_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk that copies blocks before it writes them."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "no space")
+
+    index = Index(Directory(path.parent))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        put(index, b"later", b"1")
+    assert index.get(Table.META, b"later") == b"1"
+    index.close()
+    assert record_of(path) != last_meta(path)
+    assert not is_refused(path)
+
+
 def test_a_lost_write_of_a_meta_page_is_found(path: Path) -> None:
     """The disk has the page as it was before the last commit, which the record names."""
     page = (last_meta(path).transaction + 1) & 1
