@@ -6,8 +6,9 @@ from typing import Final
 from modelfs.store.directory import Directory
 from modelfs.store.folder import INDEX
 from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.meta_pages import newest, read_metas
 from modelfs.store.index.page_check import PageWalk
-from modelfs.store.index.page_layout import PageFile, newest
+from modelfs.store.index.page_layout import PageFile
 from tests.support.stores import overwrite
 
 SIZE: Final = 4096
@@ -20,7 +21,7 @@ def data_file(store: Path) -> Path:
 def walk_of(path: Path) -> PageWalk:
     """Return the pages of the last commit of a data file."""
     with PageFile(Directory(path.parent)) as file:
-        meta = newest(file.meta_pages())
+        meta = newest(read_metas(file))
         assert meta is not None
         return PageWalk(file, meta)
 

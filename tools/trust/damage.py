@@ -11,6 +11,8 @@ that page must have been. The kinds of damage:
     flip    one to three bytes of a file get other values
     zero    512 or 4,096 bytes of a file become zero
     stale   a page of the index is as an older commit had it: the disk lost a write
+    meta    a bit of a meta page of the index flips, or the disk loses a write of one; in half of
+            the stores the records of commits are gone
     cut     a file is cut short
     row     a bit of a row's value flips in the index
     drop    a row of the index is gone
@@ -40,8 +42,9 @@ import lmdb
 from modelfs.errors import ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.directory import Directory
+from modelfs.store.index.meta_pages import META_SIZE, SECTOR, newest, read_metas
 from modelfs.store.index.page_check import PageWalk, Use
-from modelfs.store.index.page_layout import PageFile, newest
+from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.records import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -50,7 +53,7 @@ from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import CHUNK, fill
 from tests.support.stores import new_file, new_store, noise
 
-KINDS: Final = ("flip", "zero", "stale", "cut", "row", "drop")
+KINDS: Final = ("flip", "zero", "stale", "meta", "cut", "row", "drop")
 # Of a file that is damaged: the index more often, since it has most kinds of content.
 PLACES: Final = ("index", "index", "packs", "staging")
 SECONDS_MAX: Final = 120
@@ -157,6 +160,8 @@ def damage(path: Path, template: Template, kinds: list[str], chance: random.Rand
             done.append(f"{kind} {_damage_row(path / 'index', kind, chance)}")
         elif kind == "stale":
             done.append(f"{kind} {_put_stale(path / 'index' / 'data.mdb', template, chance)}")
+        elif kind == "meta":
+            done.append(f"{kind} {_damage_meta(path / 'index' / 'data.mdb', template, chance)}")
         else:
             place = chance.choice(PLACES)
             file = chance.choice(sorted((path / place).glob("[!l]*")))
@@ -194,7 +199,7 @@ def _damage_file(file: Path, place: str, kind: str, chance: random.Random) -> st
 def _used_pages(file: Path) -> list[int]:
     """Return the pages that the newest commit uses; all, if that cannot be found out any more."""
     with PageFile(Directory(file.parent)) as pages:
-        meta = newest(pages.meta_pages())
+        meta = newest(read_metas(pages))
         if meta is None or PageWalk(pages, meta).problems:
             return [*range(max(1, pages.pages))]
         uses = PageWalk(pages, meta).uses
@@ -219,6 +224,28 @@ def _put_stale(file: Path, template: Template, chance: random.Random) -> str:
     return f"page {number}"
 
 
+def _damage_meta(file: Path, template: Template, chance: random.Random) -> str:
+    """Flip a bit of a meta page, or let it be older; half of the time without records."""
+    number = chance.randrange(2)
+    has_records = chance.random() < 0.5
+    with file.open("r+b") as target:
+        for page in () if has_records else range(2):
+            target.seek((page + 1) * 4096 - SECTOR)
+            target.write(bytes(SECTOR))
+        with_record = "with" if has_records else "without"
+        # Without a record, nothing shows that the page of the last commit is older.
+        if has_records and chance.random() < 0.2:
+            target.seek(number * 4096)
+            target.write(_page(chance.choice(template.older).read_bytes(), number)[:META_SIZE])
+            return f"page {number}, older, {with_record} a record"
+        bit = chance.randrange(8 * META_SIZE)
+        target.seek(number * 4096 + bit // 8)
+        old = target.read(1)[0]
+        target.seek(number * 4096 + bit // 8)
+        target.write(bytes([old ^ 1 << bit % 8]))
+        return f"page {number}, bit {bit}, {with_record} a record"
+
+
 def _page(data: bytes, number: int) -> bytes:
     return data[number * 4096 : (number + 1) * 4096]
 
@@ -226,7 +253,7 @@ def _page(data: bytes, number: int) -> bytes:
 def _damage_row(index: Path, kind: str, chance: random.Random) -> str:
     """Change or delete a row; do nothing if an earlier damage would end this process."""
     with PageFile(Directory(index)) as pages:
-        metas = pages.meta_pages()
+        metas = read_metas(pages)
         meta = None if None in metas else newest(metas)
         if meta is None or PageWalk(pages, meta).problems:
             return "none"

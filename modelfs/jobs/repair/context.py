@@ -15,6 +15,7 @@ from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE
 from modelfs.store.index.decoders import DECODERS
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     ChunkId,
@@ -62,6 +63,8 @@ class RepairContext:
         # Bytes of extents, by chunk: those that no map has, and those that no record counts.
         self.missing: dict[ChunkId, int] = {}
         self.surplus: dict[ChunkId, int] = {}
+        # Ranges of files that counts of extents contradict.
+        self.contradicted: dict[InodeNumber, RangeSet] = {}
         # Whether inode records had totals when the round began.
         self.has_totals = store.superblock.version >= TOTALS_SINCE
         self._lost_chunk: ChunkId | None = None

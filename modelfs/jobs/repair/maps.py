@@ -59,6 +59,9 @@ def repair_maps(context: RepairContext) -> None:
     for inode, start, stop in holes:
         if (node := context.node(inode)) is not None:
             _lose(context, node, RangeSet([(start, stop)]), "an extent may be missing")
+    for inode, ranges in context.contradicted.items():
+        if (node := context.node(inode)) is not None and stat.S_ISREG(node.mode):
+            _lose(context, node, ranges, "since counts of extents contradict its map")
 
 
 def _gaps(context: RepairContext, extents: Sequence[Extent], unreadable: list[int]) -> RangeSet:

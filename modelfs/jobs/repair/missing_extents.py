@@ -9,6 +9,12 @@ Records of formats 1 to 3 have no totals. But the record of a chunk counts the e
 it. If it counts more than the maps have, a row is gone, or leads to another chunk, which then has
 one use too many. The file is unknown, so the holes of all files are suspicious.
 
+A page of extents that the disk lost a write of has older extents, in good order. Then some chunks
+have fewer uses than their records count, and others more; or a map has more bytes than its inode's
+record. Nothing shows which of the uses are the old ones. So all *contradicted* ranges become lost:
+those of the chunks with too many uses, or, if there is no such chunk in a map that is too long, the
+whole map.
+
 The stored bytes of the chunk are still good. A file in `/lost+found` gets them, or gc would remove
 them.
 
@@ -16,20 +22,22 @@ Example. A file has an extent of chunk 7 at 0 to 1000, and a hole up to its end,
 the extent is gone. The record of chunk 7 counts one use of 1,000 bytes, and the maps have none.
 The file reads as an error up to 3,000, and `/lost+found/inode-9` has the bytes of chunk 7.
 
-If the extent leads to chunk 8 instead, chunk 8 has one use more than its record counts, which
-explains the 1,000 bytes: no hole is suspicious. The report names the files that use chunk 8.
+If the extent leads to chunk 8 instead, chunk 8 has one use more than its record counts. The file,
+and each other one that uses chunk 8, reads as an error there, and `/lost+found/inode-9` has the
+bytes of both chunks.
 """
 
 import stat
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Final
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent
+from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import ChunkId, Table, number_of
 
 # The longest hole that becomes lost as a whole; a lost range costs a row for each chunk's size.
@@ -37,14 +45,36 @@ HOLE_MAX: Final = 1 << 30
 
 
 def count_missing_extents(context: RepairContext) -> None:
-    """Note the bytes of missing extents, before chunks that count them are removed."""
+    """Note the bytes of missing extents, before chunks that count them are removed.
+
+    And those that chunks do not count, with the ranges that are contradicted.
+    """
     view = context.view()
-    context.missing = dict(view.missing)
-    if context.missing:
-        context.surplus = dict(view.surplus)
-    for chunk, paths in view.users(context.surplus).items():
-        message = f"chunk {chunk} has an extent of another chunk: one of its files is wrong there"
-        context.quarantined(message, paths)
+    context.missing, context.surplus = dict(view.missing), dict(view.surplus)
+    for inode, pairs in groupby(view.extents(), key=itemgetter(0)):
+        extents = [extent for _, extent in pairs]
+        if found := _contradicted(context, context.node(inode), extents):
+            context.contradicted[inode] = RangeSet((each.start, each.stop) for each in found)
+
+
+def _contradicted(
+    context: RepairContext, node: Inode | None, extents: list[Extent]
+) -> list[Extent]:
+    """Return the extents of a file that its record, or those of its chunks, contradict."""
+    mapped = sum(extent.length for extent in extents)
+    # A record of 0 bytes may be one that this round has made.
+    has_more = context.has_totals and node is not None and 0 < node.mapped < mapped
+    if has_more and any(_is_lost(context, extent) for extent in extents):
+        has_more = False  # ranges that this round has lost
+    if not has_more and not context.missing:
+        return []  # the chunk's record may be the older one
+    doubtful = [extent for extent in extents if extent.chunk in context.surplus]
+    return doubtful if doubtful or not has_more else extents
+
+
+def _is_lost(context: RepairContext, extent: Extent) -> bool:
+    record = context.store.chunks.find(extent.chunk)
+    return record is not None and record.is_lost
 
 
 def suspicious_holes(
@@ -118,7 +148,7 @@ def keep_unmapped_chunks(context: RepairContext) -> None:
     used = context.view().references.extents
     kept: list[Extent] = []
     size = 0
-    for number in sorted(context.missing):
+    for number in sorted(context.missing.keys() | context.surplus):
         chunk = ChunkId(number)
         record = context.store.chunks.find(chunk)
         if record is not None and not record.is_lost and chunk not in used:

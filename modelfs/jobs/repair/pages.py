@@ -1,8 +1,8 @@
 """Repair of LMDB's pages, before LMDB opens the index.
 
-Theory of operation. A damaged meta page is replaced by the other one. Then all trees are walked
-(see `store.index.page_check`). If a page is damaged, the rows that can still be read go into a new
-data file:
+Theory of operation. The meta pages are right already (see `meta_pages`). All trees are walked (see
+`store.index.page_check`). If a page is damaged, or LMDB refuses the file for another reason, the
+rows that can still be read go into a new data file:
 
 1. those of the leaves that the trees still reach;
 2. of a leaf with a damaged overflow page, or with a damaged key, all other rows;
@@ -28,7 +28,6 @@ are neither reached nor free, and all their rows are chunks. The rows of page 40
 but of an older commit: the page is free. The new file has the rows of 30, 31 and 32.
 """
 
-import os
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -44,18 +43,15 @@ from modelfs.store.folder import STAGING, check_format
 from modelfs.store.index.committed import FIRST_ROWS
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.opening import both_damaged
+from modelfs.store.index.meta_pages import meta_problems, newest, read_metas
 from modelfs.store.index.page_check import FREE, TABLES, PageProblem, PageWalk, Use
 from modelfs.store.index.page_layout import (
     BRANCH,
     LEAF,
-    META,
     OVERFLOW,
-    PAGE_HEAD,
     DamagedPage,
     Node,
     PageFile,
-    newest,
     nodes_of,
     value_of,
 )
@@ -69,33 +65,6 @@ Row = tuple[bytes, bytes]
 ANY_VALUE: Final = frozenset({Table.SYMLINKS, Table.XATTRS})
 
 
-def restore_meta_pages(index: Directory, quarantine: Quarantine) -> str | None:
-    """Replace a damaged meta page by the other, and return a message; None if both are whole.
-
-    The caller has the store's lock, and LMDB has not opened the index yet.
-
-    Raises:
-        IndexLost: both are damaged.
-    """
-    with PageFile(index) as file:
-        metas = file.meta_pages()
-    if None not in metas:
-        return None
-    whole = newest(metas)
-    if whole is None:
-        raise both_damaged(index)
-    quarantine.copy(index, DATA_FILE)
-    number = metas.index(None)
-    header = PAGE_HEAD.pack(number, 0, META, 0, 0)
-    with index.opened(DATA_FILE, os.O_RDWR) as fd:
-        os.pwrite(fd, header + whole.page[PAGE_HEAD.size :], number * whole.page_size)
-        os.fsync(fd)
-    return (
-        f"meta page {number} of the index was damaged: the index is as commit {whole.transaction} "
-        "left it; changes of a later commit, if there was one, are lost"
-    )
-
-
 class Salvage(NamedTuple):
     """The salvage of an index with damaged pages."""
 
@@ -103,9 +72,12 @@ class Salvage(NamedTuple):
     message: str
 
 
-def salvage_index(store: Directory, index: Directory, quarantine: Quarantine) -> Salvage | None:
+def salvage_index(
+    store: Directory, index: Directory, quarantine: Quarantine, refusal: Exception | None = None
+) -> Salvage | None:
     """Write the rows of an index with damaged pages to a new one; None if all pages are sound.
 
+    With a `refusal`, an error of LMDB, all rows are written in any case.
     The caller has the store's lock, LMDB has not opened the index yet, and a meta page is whole.
 
     Raises:
@@ -113,12 +85,14 @@ def salvage_index(store: Directory, index: Directory, quarantine: Quarantine) ->
         OSError: the disk failed; the same holds.
     """
     with PageFile(index) as file:
-        meta = newest(file.meta_pages())
+        meta = newest(read_metas(file))
         assert meta is not None, "a meta page is whole"
         walk = PageWalk(file, meta)
-        if not walk.problems:
+        problems = [*map(str, walk.problems)] or meta_problems(file)
+        problems += [str(refusal)] if refusal is not None else []
+        if not problems:
             return None
-        findings = [Finding("page", str(problem)) for problem in walk.problems]
+        findings = [Finding("page", problem) for problem in problems]
         with_checksums = _have_checksums(file, walk, check_format(store) >= CHECKSUMS_SINCE)
         rows = SalvagedRows(file, walk, with_checksums=with_checksums)
         which = ""
@@ -148,7 +122,7 @@ def _have_checksums(file: PageFile, walk: PageWalk, default: bool) -> bool:
 def _commit_before(file: PageFile, walk: PageWalk) -> PageWalk | None:
     """Return the walk of the commit before, if that has the tree of tables and this one has not."""
     if TABLES in walk.damaged_trees:
-        for meta in file.meta_pages():
+        for meta in read_metas(file):
             if meta is not None and meta.transaction != walk.meta.transaction:
                 before = PageWalk(file, meta)
                 if TABLES not in before.damaged_trees:

@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
 from modelfs.jobs.check.pages import meta_page_findings
@@ -43,10 +44,11 @@ from modelfs.jobs.repair.inode_totals import (
 )
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps, repair_windows
+from modelfs.jobs.repair.meta_pages import restore_meta_pages
 from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
 from modelfs.jobs.repair.names import repair_names
 from modelfs.jobs.repair.pack_files import rename_packs
-from modelfs.jobs.repair.pages import restore_meta_pages, salvage_index
+from modelfs.jobs.repair.pages import salvage_index
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.rows import (
     remove_ownerless,
@@ -161,12 +163,22 @@ def _restore_index(
         index = open_index_folder(folder)
         findings = dict.fromkeys(meta_page_findings(index))
         actions: dict[Action, None] = {}
-        if (restored := restore_meta_pages(index, quarantine)) is not None:
-            actions[Action(Outcome.QUARANTINED, restored)] = None
-        if (salvage := salvage_index(folder, index, quarantine)) is not None:
+        if (metas := restore_meta_pages(index, quarantine)) is not None:
+            outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
+            actions[Action(outcome, metas.message)] = None
+            findings = findings or {Finding("meta-page", metas.message): None}
+        salvage = salvage_index(folder, index, quarantine)
+        try:
+            restored = restore_superblock(folder, quarantine)
+        except CorruptIndex as exc:  # LMDB refuses it
+            if salvage is not None:
+                raise
+            salvage = salvage_index(folder, index, quarantine, exc)
+            restored = restore_superblock(folder, quarantine)
+        if salvage is not None:
             findings |= dict.fromkeys(salvage.findings)
             actions[Action(Outcome.QUARANTINED, salvage.message)] = None
-        if (restored := restore_superblock(folder, quarantine)) is not None:
+        if restored is not None:
             findings[Finding("superblock", "the index has no superblock that can be read")] = None
             actions[Action(Outcome.REPAIRED, restored)] = None
     finally:

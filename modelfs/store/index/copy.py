@@ -22,8 +22,9 @@ import lmdb
 
 from modelfs.errors import StoreFull
 from modelfs.store.directory import Directory, link_to
+from modelfs.store.index.meta_pages import page_of, read_metas
 from modelfs.store.index.opening import translated
-from modelfs.store.index.page_layout import META, PAGE_HEAD, PageFile
+from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class IndexCopy:
             OSError: the disk failed.
         """
         with PageFile(folder) as pages:
-            metas = [meta for meta in pages.meta_pages() if meta is not None]
+            metas = [meta for meta in read_metas(pages) if meta is not None]
             meta = next((meta for meta in metas if meta.transaction == snapshot.id()), None)
             if meta is None:
                 raise CommitGone
@@ -62,9 +63,8 @@ class IndexCopy:
             try:
                 _copy(pages.fileno(), self._file.fileno(), size)
                 for number in range(2):
-                    head = PAGE_HEAD.pack(number, 0, META, 0, 0)
-                    page = head + meta.page[PAGE_HEAD.size :]
-                    os.pwrite(self._file.fileno(), page, number * meta.page_size)
+                    start = number * meta.page_size
+                    os.pwrite(self._file.fileno(), page_of(meta, number), start)
                 os.truncate(self._file.fileno(), (meta.last + 1) * meta.page_size)
                 self._open()
             except BaseException:

@@ -1,7 +1,8 @@
 """The file of an index: commits to it, its length, copies of it, and its compaction.
 
 Theory of operation. A commit repeats its changes while LMDB's map is too small for them, and then
-makes the file as long as the pages in use (see `data_file`). Pages that a commit frees are used by
+makes the file as long as the pages in use (see `data_file`), and writes a record of the commit
+(see `meta_pages`). Pages that a commit frees are used by
 later ones, so the file never becomes shorter by itself. If most pages are unused when the index is
 opened, all rows are copied to a new file, which takes the place of the old one.
 
@@ -21,6 +22,7 @@ from modelfs.store.directory import Directory
 from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.environment import Environment
+from modelfs.store.index.meta_pages import write_record
 from modelfs.store.index.opening import translated, used_bytes
 from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
 
@@ -53,6 +55,7 @@ class IndexFile:
         with self._environment.acquired() as env:
             self._environment.free_slots(env)
             self._lengthen(env)
+            write_record(self._folder, env.info()["last_txnid"])
 
     def sync(self) -> None:
         """Make the last commit durable, if it is not yet.

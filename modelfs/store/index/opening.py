@@ -41,8 +41,9 @@ from modelfs.errors import (
 from modelfs.store.directory import Directory, link_to
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
+from modelfs.store.index.meta_pages import MAGIC, meta_problems, raw_pages, read_metas, read_record
 from modelfs.store.index.page_check import PageProblem, PageWalk
-from modelfs.store.index.page_layout import Meta, PageFile, newest
+from modelfs.store.index.page_layout import PAGE_HEAD, PageFile
 from modelfs.store.index.tables import SINCE, Table
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
@@ -142,28 +143,27 @@ def checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
         yield private
 
 
-def check_meta_pages(folder: Directory) -> Meta | None:
-    """Return the meta page of the last commit of an index; None if its file has no pages yet.
-
-    A daemon may have it open.
+def check_meta_pages(folder: Directory) -> None:
+    """Check the meta pages of an index, if its file has pages yet. A daemon may have it open.
 
     Raises:
         StoreNotTrusted: the file is not a regular file of the store's owner.
-        DamagedPages: one of the meta pages is damaged, or its tree has no root.
-        IndexLost: both are.
+        DamagedPages: one of the meta pages is damaged, or they have lost a commit.
+        IndexLost: both are damaged, and there is no record of one.
     """
     if not folder.exists(DATA_FILE) or not folder.status(DATA_FILE).st_size:
-        return None
+        return
+    problems: list[str] = []
     for _ in range(LOOKS_MAX):  # a commit may write one of them just now
         with PageFile(folder) as file:
-            metas = file.meta_pages()
-        damaged = [number for number, meta in enumerate(metas) if meta is None]
-        if not damaged:
-            return newest(metas)
+            problems = meta_problems(file)
+            if not problems:
+                return
+            start = PAGE_HEAD.size
+            magics = [(page or b"")[start : start + len(MAGIC)] for page in raw_pages(file)]
+            is_lost = MAGIC not in magics and read_record(file) is None
         time.sleep(POLL_SECONDS)
-    if len(damaged) == 2:
-        raise both_damaged(folder)
-    raise DamagedPages(f"meta page {damaged[0]} of the index is damaged")
+    raise both_damaged(folder) if is_lost else DamagedPages(*problems)
 
 
 def both_damaged(folder: Directory) -> IndexLost:
@@ -200,7 +200,7 @@ def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
     while problems is None:
         try:
             with env.begin() as snapshot, PageFile(folder) as pages:
-                for meta in pages.meta_pages():
+                for meta in read_metas(pages):
                     if meta is not None and meta.transaction == snapshot.id():
                         problems = PageWalk(pages, meta).problems
         except lmdb.Error as exc:

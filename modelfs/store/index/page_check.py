@@ -31,6 +31,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from modelfs.store.index.meta_pages import Meta
 from modelfs.store.index.page_arrays import PADDING, Leaves
 from modelfs.store.index.page_layout import (
     BIG,
@@ -41,7 +42,6 @@ from modelfs.store.index.page_layout import (
     NO_PAGE,
     TREE,
     DamagedPage,
-    Meta,
     Node,
     PageFile,
     Tree,
@@ -106,6 +106,10 @@ class PageWalk:
         # The use of each page.
         self.uses = bytearray(min(meta.last + 1, file.pages))
         self.uses[:2] = bytes([Use.TREE] * 2)
+        # The largest page number that is in use or free, also behind the end of the file.
+        self.highest = 1
+        # The last commit that a list of free pages is of; 0 if there is none.
+        self.last_freed = 0
         self._walk(FREE, meta.free, INTEGER_KEYS)
         self._walk(TABLES, meta.tables, 0)
 
@@ -191,6 +195,7 @@ class PageWalk:
             is_free = Use.FREE in uses
             raise DamagedPage("it is in use and free" if is_free else "it has two uses")
         self.uses[first:stop] = bytes([Use.TREE] * count)
+        self.highest = max(self.highest, stop - 1)
 
     def _children(self, name: str, place: Place) -> Iterator[Place]:
         nodes = self._nodes(name, place, BRANCH)
@@ -213,6 +218,7 @@ class PageWalk:
                 if name == FREE:
                     self._take_big(node)
                     self._add_free(value_of(self._file, node))
+                    self._add_commit(int.from_bytes(node.key))
                 elif node.flags == TREE and node.size == Tree.SIZE:
                     subtrees.append(node)
                 else:
@@ -227,16 +233,23 @@ class PageWalk:
         pages = np.frombuffer(value[: len(value) // 8 * 8], "<u8")
         if len(value) % 8 or not len(pages) or int(pages[0]) != len(pages) - 1:
             raise DamagedPage("a list of free pages has another length than it says")
-        pages = pages[1:]
+        pages = pages[1:]  # in descending order
         if (pages[1:] >= pages[:-1]).any():
             raise DamagedPage("a list of free pages is not in order")
         if len(pages) and not 1 < int(pages[-1]) <= int(pages[0]) < self.meta.last + 1:
             raise DamagedPage("a free page lies outside of the file")
+        self.highest = max(self.highest, int(pages[0]) if len(pages) else 0)
         uses = np.frombuffer(self.uses, np.uint8)
         inside = pages[pages < len(uses)].astype(np.int64)
         if uses[inside].any():
             raise DamagedPage("a free page is in use, or in two lists")
         uses[inside] = Use.FREE
+
+    def _add_commit(self, transaction: int) -> None:
+        """Note the commit whose free pages a list has."""
+        self.last_freed = max(self.last_freed, transaction)
+        if transaction > self.meta.transaction:
+            raise DamagedPage(f"it is of commit {transaction}, after that of the meta page")
 
     def _take_big(self, node: Node) -> None:
         """Check and take the overflow pages of a value, if it has some.

@@ -15,8 +15,8 @@ that size::
              leaf: the value's size is low, high; if BIG, the value is the number u64 of the first
              overflow page, behind whose head it begins; if a TREE, it is the tree of a table
 
-Pages 0 and 1 are meta pages. Each names a commit, and a commit writes the older of the two, so the
-other one names the commit before, all pages of which are still in the file.
+Pages 0 and 1 are meta pages, see `meta_pages`. Each names a commit, and a commit writes the older
+of the two, so the other one names the commit before, all pages of which are still in the file.
 
 Example. A file of 6 pages: page 1 names commit 7, whose tree of tables is the leaf page 5. Its only
 node has the key `meta`, and as value the tree of that table, with the leaf page 4 as root. Page 0
@@ -33,20 +33,16 @@ from typing import Final, NamedTuple, Self
 from modelfs.store.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE
 
-MAGIC: Final = 0xBEEFC0DE
-VERSION: Final = 1
 # Flags of pages.
 BRANCH: Final = 0x01
 LEAF: Final = 0x02
 OVERFLOW: Final = 0x04
-META: Final = 0x08
 # Flags of nodes in leaves.
 BIG: Final = 0x01
 TREE: Final = 0x02
 # The flag of a tree whose keys are numbers of this machine: the tree of free pages.
 INTEGER_KEYS: Final = 0x08
 NO_PAGE: Final = (1 << 64) - 1
-PAGE_SIZES: Final = tuple(1 << bits for bits in range(9, 17))
 KEY_BYTES_MAX: Final = 511
 DEPTH_MAX: Final = 32
 OFFSET_MAX: Final = 1 << 62
@@ -56,7 +52,6 @@ NODE_HEAD: Final = struct.Struct("<HHHH")
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _TREE: Final = struct.Struct("<IHH4QQ")
-_META: Final = struct.Struct(f"<IIQQ{_TREE.size}s{_TREE.size}sQQ")
 
 
 class DamagedPage(Exception):
@@ -83,18 +78,6 @@ class Tree:
         return cls(*_TREE.unpack(value)[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """A meta page that is whole."""
-
-    page: bytes  # its head and content
-    page_size: int
-    last: int  # page of the file
-    transaction: int
-    free: Tree
-    tables: Tree
-
-
 class Node(NamedTuple):
     """A node of a branch or leaf page."""
 
@@ -118,6 +101,7 @@ class PageFile:
             StoreNotTrusted: it is not a regular file of the store's owner.
             OSError: it cannot be opened.
         """
+        self.path = folder.path / DATA_FILE  # for messages
         # Not a number: if Ctrl-C comes before it is assigned, the file would stay open.
         self._file = io.FileIO(DATA_FILE, opener=lambda name, _: folder.open(name, os.O_RDONLY))
         self.page_size = 4096
@@ -169,42 +153,6 @@ class PageFile:
         if len(head) < PAGE_HEAD.size or PAGE_HEAD.unpack(head)[0] != number:
             return 0, 0
         return PAGE_HEAD.unpack(head)[2], _U32.unpack_from(head, PAGE_HEAD.size - _U32.size)[0]
-
-    def meta_pages(self) -> list[Meta | None]:
-        """Return both meta pages, None for one that is damaged, and set the page size."""
-        first = self._meta(0, 0)
-        sizes = PAGE_SIZES if first is None else (first.page_size,)
-        second = next(filter(None, (self._meta(1, size) for size in sizes)), None)
-        whole = first or second
-        self.page_size = self.page_size if whole is None else whole.page_size
-        return [first, second]
-
-    def _meta(self, number: int, at: int) -> Meta | None:
-        try:
-            page = self.read_at(at, PAGE_HEAD.size + _META.size)
-        except OSError:
-            return None
-        if len(page) < PAGE_HEAD.size + _META.size:
-            return None
-        own_number, _, flags, _, _ = PAGE_HEAD.unpack_from(page)
-        magic, version, _, _, free, tables, last, transaction = _META.unpack_from(
-            page, PAGE_HEAD.size
-        )
-        if (own_number, flags & META, magic, version) != (number, META, MAGIC, VERSION):
-            return None
-        size = _U32.unpack_from(free)[0]
-        if size not in PAGE_SIZES or at not in (0, size):
-            return None
-        trees = Tree.from_bytes(free), Tree.from_bytes(tables)
-        if not all(tree.root == NO_PAGE or 1 < tree.root <= last for tree in trees):
-            return None
-        return Meta(page, size, last, transaction, *trees)
-
-
-def newest(metas: list[Meta | None]) -> Meta | None:
-    """Return the whole meta page of the last commit, None if both are damaged."""
-    whole = [meta for meta in metas if meta is not None]
-    return max(whole, key=lambda meta: meta.transaction, default=None)
 
 
 def nodes_of(page: bytes, number: int, kind: int) -> list[Node]:

@@ -14,11 +14,9 @@ from modelfs.jobs.repair import run as repair_module
 from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
-from modelfs.store.directory import Directory
 from modelfs.store.folder import INDEX, STAGING
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.page_layout import PageFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, WindowRanges
 from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, pair_key
@@ -34,6 +32,7 @@ from tests.support.byte_damage import (
     unreadable,
     write_again,
 )
+from tests.support.meta_pages import forget_records, last_meta, wipe
 from tests.support.run_jobs import collect, ingest_all, ingest_file
 from tests.support.sample_store import BASE, CHUNK, PACK, SHARERS, WORDS, Sample, fill
 from tests.support.stores import (
@@ -476,10 +475,10 @@ def test_the_last_commit_goes_with_its_meta_page(sample: Sample, good: Contents)
     store.commit()  # and deletes the staging file that the commit before needs
     number = max(store.packs.numbers())
     store.abandon()
-    with PageFile(Directory(sample.path / INDEX)) as file:
-        pages = file.meta_pages()
-    newest = max((0, 1), key=lambda number: getattr(pages[number], "transaction", 0))
-    overwrite(sample.path / INDEX / DATA_FILE, newest * 4096 + 16, bytes(8))
+    path = sample.path / INDEX / DATA_FILE
+    newest = last_meta(path).transaction & 1
+    forget_records(path)
+    wipe(path, newest)
     report = repair(sample.path, data=True)
     assert report.after.findings == []
     assert b"/late" in lost_files(report)

@@ -1,5 +1,6 @@
 """Extents without a row, and extents that lead to the chunk of another file."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.missing_extents import HOLE_MAX
 from modelfs.jobs.repair.run import RepairReport, repair
-from modelfs.store.index.tables import ROOT, InodeNumber, Table, pair_key
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, ingest_all
 from tests.support.stores import CHUNK, Box, content_of, new_file, noise
@@ -106,22 +108,66 @@ def test_of_a_long_hole_the_ends_are_lost(files: Files) -> None:
     assert list(files.unreadable(files.sparse)) == [2]
 
 
-def test_an_extent_of_another_file_is_damage(files: Files) -> None:
-    """Files that use a chunk too often are named, no hole becomes lost, and no bytes are."""
+def lead_to(files: Files, source: InodeNumber, target: InodeNumber, at: int) -> None:
+    """Let an extent of a file be that of another at 0, as an older page of extents has it."""
     index = files.store.index
-    value = index.get(Table.EXTENTS, pair_key(files.sparse, 0))
+    value = index.get(Table.EXTENTS, pair_key(source, 0))
     assert value is not None
     with index.change():
-        index.put(Table.EXTENTS, pair_key(files.dense, CHUNK), value)
+        index.put(Table.EXTENTS, pair_key(target, at), value)
+
+
+def test_an_extent_of_another_file_is_lost(files: Files) -> None:
+    """Which use of a chunk is one too many is unknown: none is believed, and no bytes are gone."""
+    lead_to(files, files.sparse, files.dense, CHUNK)
     found = files.fsck()
     assert [(finding.invariant, finding.severity) for finding in found] == [
         ("chunk-uses", Severity.DAMAGE)
     ] * 2
     assert {finding.files for finding in found} == {(b"/sparse", b"/dense"), ()}
     report = files.repair()
-    assert (b"/sparse", b"/dense") in [action.files for action in report.actions]
-    assert list(files.unreadable(files.sparse)) == []
-    assert files.kept() == DENSE[CHUNK : 2 * CHUNK]
+    assert report.after.findings == []
+    assert {(b"/sparse",), (b"/dense",)} <= {action.files for action in report.actions}
+    assert list(files.unreadable(files.sparse)) == [0]
+    assert list(files.unreadable(files.dense)) == [1]
+    assert files.kept() == SPARSE[:CHUNK] + DENSE[CHUNK : 2 * CHUNK]
+
+
+def test_an_extent_that_a_file_had_before_is_lost(files: Files) -> None:
+    """A map with more bytes than its inode's record: too many uses of a chunk are not believed."""
+    lead_to(files, files.dense, files.sparse, 3 * CHUNK)
+    report = files.repair()
+    assert report.after.findings == []
+    assert (b"/sparse",) in {action.files for action in report.actions}
+    assert list(files.unreadable(files.sparse)) == [3]
+    assert list(files.unreadable(files.dense)) == []
+
+
+def test_a_map_that_is_too_long_is_lost(files: Files) -> None:
+    """If no chunk has too many uses, it is unknown which extent is the old one."""
+    lead_to(files, files.dense, files.sparse, 3 * CHUNK)
+    value = files.store.index.get(Table.EXTENTS, pair_key(files.dense, 0))
+    assert value is not None
+    chunk = Extent.from_row(pair_key(files.dense, 0), value).chunk
+    record = files.store.chunks.record(chunk)
+    more = dataclasses.replace(record, refs=record.refs + 1, ref_bytes=record.ref_bytes + CHUNK)
+    with files.store.index.change():
+        files.store.index.put(Table.CHUNKS, number_key(chunk), more.to_bytes())
+    assert files.repair().after.findings == []
+    assert list(files.unreadable(files.sparse)) == [0, 1, 2, 3]
+    assert list(files.unreadable(files.dense)) == []
+
+
+def test_a_record_of_a_chunk_that_counts_less_is_corrected(files: Files) -> None:
+    """If both maps agree with their inodes, the record of the chunk is the older one."""
+    chunk = next(iter(files.store.maps.overlapping(files.dense, 0, 1))).chunk
+    record = files.store.chunks.record(chunk)
+    with files.store.index.change():
+        less = dataclasses.replace(record, refs=0, ref_bytes=0)
+        files.store.index.put(Table.CHUNKS, number_key(chunk), less.to_bytes())
+    assert files.repair().after.findings == []
+    assert list(files.unreadable(files.dense)) == []
+    assert files.store.chunks.record(chunk) == record
 
 
 def test_a_sparse_file_is_sound(files: Files) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
+from modelfs.store.index.meta_pages import newest, read_metas
 from modelfs.store.index.page_arrays import PADDING, Leaves
 from modelfs.store.index.page_check import PageWalk
-from modelfs.store.index.page_layout import LEAF, DamagedPage, PageFile, newest, nodes_of
+from modelfs.store.index.page_layout import LEAF, DamagedPage, PageFile, nodes_of
 from modelfs.store.index.tables import Table
 
 ROWS = 3000
@@ -29,7 +30,7 @@ def leaves(tmp_path: Path) -> dict[int, bytes]:
     index.commit()
     index.close()
     with PageFile(Directory(tmp_path)) as file:
-        meta = newest(file.meta_pages())
+        meta = newest(read_metas(file))
         assert meta is not None
         places = PageWalk(file, meta).leaves[Table.XATTRS]
         return {place.number: file.read(place.number) for place in places}

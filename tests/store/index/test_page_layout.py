@@ -6,6 +6,7 @@ import pytest
 
 from modelfs.store.directory import Directory
 from modelfs.store.index.index import Index
+from modelfs.store.index.meta_pages import newest, read_metas
 from modelfs.store.index.page_layout import (
     BIG,
     LEAF,
@@ -13,7 +14,6 @@ from modelfs.store.index.page_layout import (
     DamagedPage,
     PageFile,
     Tree,
-    newest,
     nodes_of,
     value_of,
 )
@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 def meta_leaf(file: PageFile) -> bytes:
     """Return the only page of the table `meta`."""
-    meta = newest(file.meta_pages())
+    meta = newest(read_metas(file))
     assert meta is not None
     (node,) = [
         node
@@ -61,7 +61,7 @@ def test_rows_are_those_of_lmdb(path: Path) -> None:
 def test_each_commit_writes_the_older_meta_page(path: Path) -> None:
     """Both meta pages are whole, and one is of the commit before the other's."""
     with PageFile(Directory(path.parent)) as file:
-        metas = file.meta_pages()
+        metas = read_metas(file)
     numbers = sorted(meta.transaction for meta in metas if meta is not None)
     assert numbers == [numbers[-1] - 1, numbers[-1]]
     assert newest([None, None]) is None

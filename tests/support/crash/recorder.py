@@ -117,6 +117,9 @@ class Recorder:
     def pwritev(self, fd: int, buffers: Sequence[Any], offset: int) -> int:
         self._look()
         written = pwritev(fd, buffers, offset)
+        name = self._name_of(f"/proc/self/fd/{fd}")
+        if name is not None and name.endswith(INDEX):
+            self._seen[name] = (self._top / name).read_bytes()
         if (node := self._node_of(fd)) is not None:
             self.operations.append(Write(node, offset, b"".join(buffers)[:written]))
         return written

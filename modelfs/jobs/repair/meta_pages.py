@@ -1,0 +1,190 @@
+"""Repair of the meta pages of the index, before LMDB opens it.
+
+Theory of operation. The record of the last commit (see `store.index.meta_pages`) has the content of
+its meta page. If the newest record is older than the meta pages, or there is none, the pages are
+all that is left. Then the fields with the same value in every meta page get it; the numbers become
+those of two commits in a row that agree with the most of: the numbers of both pages, the last lists
+of their free pages, and the record; the root of the tables is the one page that can be it; and a
+last page that cannot be gets the end of the file.
+
+Of the record and the pages, the one with the largest number is the last commit. A page is believed
+only if the tree of tables that it names is sound, or at last, if neither is, by its fields: the
+trees are repaired after this.
+
+The page of the last commit is written first, the other one then: as of the commit before, with the
+same trees if its own are not known. A crash between them leaves a page to repair.
+
+Example. Pages 0 and 1 name commits 8 and 73. There is no record, and the lists of free pages are of
+commits 8 and 9. The numbers 8 and 9 agree with three of these four, 72 and 73 with one. Page 1
+gets the number 9.
+"""
+
+import os
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from modelfs.jobs.repair.quarantine import Quarantine
+from modelfs.store.directory import Directory
+from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
+from modelfs.store.index.meta_pages import (
+    Meta,
+    meta_problems,
+    newest,
+    page_of,
+    raw_pages,
+    read_metas,
+    read_record,
+    with_fixed_fields,
+)
+from modelfs.store.index.opening import both_damaged
+from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
+from modelfs.store.index.page_layout import LEAF, TREE, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.rebuild import NEW_MAP_SIZE
+from modelfs.store.index.tables import Table
+
+# A number that no commit reaches.
+NEVER: Final = (1 << 64) - 1
+
+
+class RestoredMetas(NamedTuple):
+    """A repair of meta pages."""
+
+    message: str
+    is_lossless: bool  # both pages are known, so no later commit can have been on one
+
+
+def restore_meta_pages(index: Directory, quarantine: Quarantine) -> RestoredMetas | None:
+    """Repair the meta pages; None if nothing is wrong in them.
+
+    The caller has the store's lock, and LMDB has not opened the index yet.
+
+    Raises:
+        IndexLost: both are damaged, and there is no record.
+        StoreFull, OSError: the disk is full or failed. Nothing has changed.
+    """
+    with PageFile(index) as file:
+        problems, whole = meta_problems(file), newest(read_metas(file))
+        last = whole if whole is None else _with_root(file, whole)
+        if not problems and last == whole:
+            return None
+        pages, record = raw_pages(file), read_record(file)
+        metas = _with_right_numbers(file, pages, record)
+        if problems:
+            last = _last_commit(file, metas, record)
+        if last is None:
+            raise both_damaged(index)
+        number = last.transaction - 1
+        before = next((meta for meta in metas if _is_sound(file, meta, number)), None)
+    # Each on its page. Without the commit before: the same trees, since LMDB writes this page next.
+    stand_in = last.with_fields(transaction=max(0, number))
+    right = {meta.transaction & 1: meta for meta in (before or stand_in, last)}
+    right.setdefault(1, last)  # a new file
+    wrong = [
+        number
+        for number, meta in right.items()
+        if (page := pages[number]) is None or page != page_of(meta, number)
+    ]
+    if not wrong:
+        return None
+    quarantine.copy(index, DATA_FILE)
+    with index.opened(DATA_FILE, os.O_RDWR) as fd:
+        for number in sorted(wrong, key=lambda number: number != last.transaction & 1):
+            os.pwrite(fd, page_of(right[number], number), number * last.page_size)
+            os.fsync(fd)
+    message = f"a meta page of the index was damaged: it is as commit {last.transaction} left it"
+    if before is None:
+        message += "; changes of a later commit, if there was one, are lost"
+    return RestoredMetas(message, is_lossless=before is not None)
+
+
+def _last_commit(file: PageFile, metas: list[Meta], record: Meta | None) -> Meta | None:
+    """Return the content of the last commit's meta page; None if no page and no record has it."""
+    newest_first = sorted(metas, key=lambda meta: meta.transaction, reverse=True)
+    for meta in newest_first:
+        if record is not None and record.transaction >= meta.transaction:
+            return record
+        right = _with_right_sizes(file, _with_root(file, meta))
+        if _is_sound(file, right, meta.transaction):
+            return right
+    return record or newest(read_metas(file))
+
+
+def _with_right_numbers(
+    file: PageFile, pages: list[bytes | None], record: Meta | None
+) -> list[Meta]:
+    """Return the meta pages that can be read, with the fields and numbers that they should have."""
+    metas = {
+        number: with_fixed_fields(page, number, file.page_size)
+        for number, page in enumerate(pages)
+        if page is not None
+    }
+    claims = [(number, meta.transaction) for number, meta in metas.items()]
+    for number, meta in metas.items():
+        walk = PageWalk(
+            file, meta.with_fields(last=file.pages + LOOSE_PAGES - 1, transaction=NEVER)
+        )
+        if FREE not in walk.damaged_trees and walk.last_freed:
+            claims.append((number, walk.last_freed))
+    if record is not None:
+        claims.append((record.transaction & 1, record.transaction))
+    right = _consecutive(claims)
+    return [meta.with_fields(transaction=right[number]) for number, meta in metas.items()]
+
+
+def _consecutive(claims: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the numbers of two commits in a row, by page, that agree with the most claims.
+
+    Args:
+        claims: page and number of a commit.
+    """
+    pairs = {
+        (first, first + 1) if first % 2 == 0 else (first + 1, first)
+        for _, number in claims
+        for first in (max(0, number - 1), number)
+    }
+
+    def agreement(pair: tuple[int, int]) -> tuple[int, int]:
+        agreeing = sum(pair[page] == number for page, number in claims)
+        return agreeing, -sum((pair[page] ^ number).bit_count() for page, number in claims)
+
+    return max(sorted(pairs), key=agreement, default=(0, 1))
+
+
+def _with_root(file: PageFile, meta: Meta) -> Meta:
+    """Return the content of a meta page with the root of its tables, if it names no such page.
+
+    All tables fit into one leaf. Those of earlier commits are in lists of free pages.
+    """
+    walk = PageWalk(file, meta.with_fields(last=file.pages + LOOSE_PAGES - 1))
+    if TABLES not in walk.damaged_trees or FREE in walk.damaged_trees:
+        return meta
+    unused = np.flatnonzero(np.frombuffer(walk.uses, np.uint8) == Use.NONE)
+    found = [number for number in unused.tolist() if _has_tables(file, number)]
+    return meta.with_tables(found[0]) if len(found) == 1 else meta
+
+
+def _has_tables(file: PageFile, number: int) -> bool:
+    """Whether a page is a leaf with nothing but trees of tables."""
+    if file.kind(number)[0] != LEAF:
+        return False
+    try:
+        nodes = nodes_of(file.read(number), number, LEAF)
+    except (DamagedPage, OSError):
+        return False
+    names = {table.encode() for table in Table}
+    return all(node.flags == TREE and node.key in names for node in nodes)
+
+
+def _with_right_sizes(file: PageFile, meta: Meta) -> Meta:
+    """Return the content of a meta page with a last page and a map that can be."""
+    end = file.pages + LOOSE_PAGES - 1
+    walk = PageWalk(file, meta.with_fields(last=end))
+    if not walk.problems and not walk.highest <= meta.last <= end:
+        meta = meta.with_fields(last=max(walk.highest, file.pages - 1))
+    return meta if meta.has_map() else meta.with_fields(map_size=NEW_MAP_SIZE)
+
+
+def _is_sound(file: PageFile, meta: Meta, transaction: int) -> bool:
+    """Whether a page is of a commit, and the tree of tables that it names is sound."""
+    return meta.transaction == transaction and TABLES not in PageWalk(file, meta).damaged_trees

@@ -1,0 +1,264 @@
+"""The meta pages of LMDB's data file, and the record of the last commit beside them.
+
+Theory of operation. Pages 0 and 1 each name a commit, and LMDB believes the one with the larger
+number. A commit t writes page t & 1, so the other page names commit t - 1. A bit that flips in a
+number would give the wrong one of them the last word, and the commit that fsync acknowledged would
+be gone. So nothing in a meta page is believed alone:
+
+- Fields that are the same in every meta page have their value.
+- The numbers are those of two commits in a row, each on its page. A new file, and a private copy of
+  one, has the same content on both pages.
+- The last page is not far behind the end of the file, and the map has room for it.
+- After each commit a *record* with the content of its meta page, and a checksum of that, is written
+  to the last sector of the other meta page, where LMDB has nothing. The record is of the commit
+  that the meta pages name, with the same content, or of an earlier one.
+
+LMDB makes a commit durable before it returns, and the record is written after that. So there is no
+record of a commit that a crash can lose. It is not synced itself: the next commit, which writes the
+same page, or the kernel makes it durable. A crash before that leaves an older record. A record
+costs 0.07 ms of processor time.
+
+Example. Commit 9 has written page 1, and its record is on page 0, which names commit 8. A bit flips
+in page 1, and it seems to name commit 8, too: two pages of the same number, and no page has the
+commit of the record. The index is refused, and repair copies the record to page 1.
+"""
+
+import os
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from xxhash import xxh3_64_digest
+
+from modelfs.store.directory import Directory
+from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
+from modelfs.store.index.page_layout import INTEGER_KEYS, PAGE_HEAD, PageFile, Tree
+
+MAGIC: Final = 0xBEEFC0DE.to_bytes(4, "little")
+VERSION: Final = 1
+META: Final = 0x08  # the flag of a meta page
+PAGE_SIZES: Final = (4096, *(1 << bits for bits in range(9, 17) if bits != 12))
+_META: Final = struct.Struct(f"<IIQQ{Tree.SIZE}s{Tree.SIZE}sQQ")
+_NUMBER: Final = struct.Struct("<Q")
+META_SIZE: Final = PAGE_HEAD.size + _META.size
+
+# The address space of a process.
+MAP_MAX: Final = 1 << 47
+
+# A record is in the last sector of a page: a disk writes a sector whole.
+SECTOR: Final = 512
+RECORD_MAGIC: Final = b"modelfs1"
+RECORD: Final = struct.Struct(f"<8s{_META.size}s8s")
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The content of a meta page."""
+
+    content: bytes  # without the page's head
+    page_size: int
+    map_size: int
+    last: int  # page of the file
+    transaction: int
+    free: Tree
+    tables: Tree
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        _, _, _, map_size, free, tables, last, transaction = _META.unpack(content)
+        page_size = int.from_bytes(free[:4], "little")
+        trees = Tree.from_bytes(free), Tree.from_bytes(tables)
+        return cls(content, page_size, map_size, last, transaction, *trees)
+
+    def with_fields(
+        self,
+        *,
+        map_size: int | None = None,
+        last: int | None = None,
+        transaction: int | None = None,
+    ) -> "Meta":
+        """Return one with other values of some fields."""
+        old = (self.map_size, self.last, self.transaction)
+        new = (map_size, last, transaction)
+        size, *rest = (was if now is None else now for was, now in zip(old, new, strict=True))
+        magic, version, address, _, free, tables, _, _ = _META.unpack(self.content)
+        return Meta.from_bytes(_META.pack(magic, version, address, size, free, tables, *rest))
+
+    def with_tables(self, root: int) -> "Meta":
+        """Return one with another root of the tree of tables."""
+        end = len(self.content) - 2 * _NUMBER.size
+        root_bytes = _NUMBER.pack(root)
+        content = self.content[: end - len(root_bytes)] + root_bytes + self.content[end:]
+        return Meta.from_bytes(content)
+
+    def has_map(self) -> bool:
+        """Whether the size of the map can be right."""
+        return (self.last + 1) * self.page_size <= self.map_size <= MAP_MAX
+
+
+def page_of(meta: Meta, number: int) -> bytes:
+    """Return the bytes of a meta page, with its head."""
+    return PAGE_HEAD.pack(number, 0, META, 0, 0) + meta.content
+
+
+# -- fields of one page
+
+
+def _fixed_fields(number: int, page_size: int) -> dict[str, tuple[int, bytes]]:
+    """Return the offsets and bytes of the fields that are the same in every meta page."""
+    free = PAGE_HEAD.size + struct.calcsize("<IIQQ")
+    tables = free + Tree.SIZE
+    return {
+        "number": (0, struct.pack("<Q", number)),
+        "flags": (10, struct.pack("<H", META)),
+        "magic": (PAGE_HEAD.size, MAGIC),
+        "version": (PAGE_HEAD.size + 4, struct.pack("<I", VERSION)),
+        "page size": (free, struct.pack("<I", page_size)),
+        "flags of the free pages": (free + 4, struct.pack("<H", INTEGER_KEYS)),
+        "padding of the tables": (tables, bytes(4)),
+        "flags of the tables": (tables + 4, bytes(2)),
+    }
+
+
+def wrong_fields(page: bytes, number: int, page_size: int) -> list[str]:
+    """Return the names of a meta page's fields that have not the value of every meta page."""
+    fields = _fixed_fields(number, page_size).items()
+    return [name for name, (at, value) in fields if page[at : at + len(value)] != value]
+
+
+def with_fixed_fields(page: bytes, number: int, page_size: int) -> Meta:
+    """Return the content of a meta page with the right values of these fields."""
+    right = bytearray(page)
+    for at, value in _fixed_fields(number, page_size).values():
+        right[at : at + len(value)] = value
+    return Meta.from_bytes(bytes(right[PAGE_HEAD.size :]))
+
+
+# -- a file's pages
+
+
+def raw_pages(file: PageFile) -> list[bytes | None]:
+    """Return the bytes of both meta pages, None for one that cannot be read; set the page size."""
+
+    def pages(size: int) -> list[bytes | None]:
+        return [_read(file, number * size, META_SIZE) for number in range(2)]
+
+    def wrong(size: int) -> int:
+        found = enumerate(pages(size))
+        return sum(len(wrong_fields(page or b"", number, size)) for number, page in found)
+
+    sound = next((size for size in PAGE_SIZES if not wrong(size)), None)
+    file.page_size = sound or min(PAGE_SIZES, key=wrong)
+    return pages(file.page_size)
+
+
+def read_metas(file: PageFile) -> list[Meta | None]:
+    """Return both meta pages, None for one with a wrong field, and set the page size."""
+    return [
+        None
+        if page is None or wrong_fields(page, number, file.page_size)
+        else Meta.from_bytes(page[PAGE_HEAD.size :])
+        for number, page in enumerate(raw_pages(file))
+    ]
+
+
+def newest(metas: list[Meta | None]) -> Meta | None:
+    """Return the meta page of the last commit without wrong fields, None if both have some."""
+    whole = [meta for meta in metas if meta is not None]
+    return max(whole, key=lambda meta: meta.transaction, default=None)
+
+
+def _read(file: PageFile, start: int, size: int) -> bytes | None:
+    try:
+        found = file.read_at(start, size)
+    except OSError:
+        return None
+    return found if len(found) == size else None
+
+
+# -- the record
+
+
+def read_record(file: PageFile) -> Meta | None:
+    """Return the newest record of a file whose page size is set, None if no record is whole."""
+    whole: list[Meta | None] = []
+    for number in range(2):
+        found = _read(file, (number + 1) * file.page_size - SECTOR, RECORD.size)
+        magic, content, checksum = RECORD.unpack(found or bytes(RECORD.size))
+        if magic == RECORD_MAGIC and checksum == xxh3_64_digest(content):
+            whole.append(Meta.from_bytes(content))
+    return newest(whole)
+
+
+def write_record(folder: Directory, transaction: int) -> None:
+    """Write the record of a durable commit, unless a later one has taken its page already.
+
+    Without a record no commit is lost, so an error is none of the commit: a full disk (btrfs has no
+    block for it then), or too many open files.
+    """
+    with suppress(OSError):
+        with PageFile(folder) as file:
+            meta = newest(read_metas(file))
+        if meta is None or meta.transaction != transaction:
+            return
+        record = RECORD.pack(RECORD_MAGIC, meta.content, xxh3_64_digest(meta.content))
+        number = (transaction + 1) & 1
+        with folder.opened(DATA_FILE, os.O_RDWR) as fd:
+            os.pwrite(fd, record, (number + 1) * meta.page_size - SECTOR)
+
+
+# -- the check
+
+
+def meta_problems(file: PageFile) -> list[str]:
+    """Return the problems of the meta pages of a data file.
+
+    If a commit writes one of them meanwhile, a problem may be none.
+    """
+    pages = raw_pages(file)
+    record = read_record(file)
+    problems: list[str] = []
+    for number, page in enumerate(pages):
+        wrong = ["it cannot be read"]
+        if page is not None:
+            wrong = [f"{name} wrong" for name in wrong_fields(page, number, file.page_size)]
+        if wrong:
+            problems.append(f"meta page {number} of the index is damaged: {', '.join(wrong)}")
+    if problems:
+        return problems
+    metas = [Meta.from_bytes((page or b"")[PAGE_HEAD.size :]) for page in pages]
+    last = max(metas, key=lambda meta: meta.transaction)
+    return [
+        *_number_problems(metas),
+        *_size_problems(file, last),
+        *(_record_problems(record, last) if record is not None else ()),
+    ]
+
+
+def _number_problems(metas: list[Meta]) -> list[str]:
+    one, other = (meta.transaction for meta in metas)
+    # Both are 0 before the first commit, and after one that failed.
+    is_new = metas[0].content == metas[1].content or one == other == 0
+    if is_new or (not one % 2 and other in (one - 1, one + 1)):
+        return []
+    return [f"a meta page of the index is damaged: they name commits {one} and {other}"]
+
+
+def _size_problems(file: PageFile, meta: Meta) -> list[str]:
+    used, size = (meta.last + 1) * meta.page_size, file.size
+    path = file.path
+    if used > size + LOOSE_PAGES * meta.page_size:
+        return [f"{path} is cut short: it has {size} of {used} bytes"]
+    if not meta.has_map():
+        return [f"a meta page of the index is damaged: a map of {meta.map_size} bytes"]
+    return []
+
+
+def _record_problems(record: Meta, last: Meta) -> list[str]:
+    if record.transaction > last.transaction:
+        commits = f"the meta pages name commit {last.transaction}, and the last was"
+        return [f"a meta page of the index is damaged: {commits} {record.transaction}"]
+    if record.transaction == last.transaction and record.content != last.content:
+        return [f"a meta page of the index is damaged: not as commit {last.transaction} wrote it"]
+    return []
