@@ -32,7 +32,7 @@ from tests.support.byte_damage import (
     unreadable,
     write_again,
 )
-from tests.support.meta_pages import forget_records, last_meta, wipe
+from tests.support.meta_fields import forget_records, last_meta, wipe
 from tests.support.run_jobs import collect, ingest_all, ingest_file
 from tests.support.sample_store import BASE, CHUNK, PACK, SHARERS, WORDS, Sample, fill
 from tests.support.stores import (

@@ -16,7 +16,7 @@ from modelfs.store.index.meta_pages import META_SIZE
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
 from tests.support.index_pages import SIZE, data_file
-from tests.support.meta_pages import flip, forget_records, last_meta, record_of, wipe
+from tests.support.meta_fields import flip, forget_records, last_meta, record_of, wipe
 from tests.support.sample_store import Sample
 from tests.support.stores import new_file, noise, overwrite
 

@@ -16,7 +16,7 @@ from modelfs.store.index.meta_pages import META_SIZE, SECTOR
 from modelfs.store.index.opening import check_meta_pages
 from modelfs.store.index.tables import Table
 from tests.support.index_pages import SIZE
-from tests.support.meta_pages import flip, forget_records, last_meta, record_of, wipe
+from tests.support.meta_fields import flip, forget_records, last_meta, record_of, wipe
 from tests.support.small_index import put
 from tests.support.stores import overwrite
 
