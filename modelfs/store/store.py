@@ -256,6 +256,7 @@ class Store:
 
     def abandon(self) -> None:
         """Release the store without a commit, as a crash does: uncommitted changes are lost."""
+        self.space.close()
         self.close_files()
         self.index.close()
         self.unlock()
@@ -348,7 +349,7 @@ class Store:
         deferred = (self.staging.deletes, self.packs.deletes)
         drained = [(deletes, deletes.drain()) for deletes in deferred]
         try:
-            yield batch.write
+            yield partial(self.space.with_ballast, batch.write)
         except BaseException:
             for deletes, names in drained:
                 deletes.restore(names)
