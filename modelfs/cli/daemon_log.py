@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -53,3 +54,8 @@ class _LogFile(logging.FileHandler):
     def _open(self) -> io.TextIOWrapper:
         fd = self._folder.open(LOG_NAME, LOG_FLAGS)
         return io.TextIOWrapper(open(fd, "ab"), encoding=self.encoding, errors=self.errors)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Drop a line for which the disk has no room. Its traceback would go to the same file."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)

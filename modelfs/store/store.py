@@ -260,6 +260,7 @@ class Store:
 
     def abandon(self) -> None:
         """Release the store without a commit, as a crash does: uncommitted changes are lost."""
+        self.space.close()
         self.close_files()
         self.index.close()
         self.unlock()
@@ -352,7 +353,7 @@ class Store:
         deferred = (self.staging.deletes, self.packs.deletes)
         drained = [(deletes, deletes.drain()) for deletes in deferred]
         try:
-            yield batch.write
+            yield partial(self.space.with_ballast, batch.write)
         except BaseException:
             for deletes, names in drained:
                 deletes.restore(names)

@@ -115,7 +115,7 @@ class BackgroundGc:
 
     async def collect_if_short(self) -> None:
         """Collect if writers have little room left."""
-        if self._store.space.limited:
+        if self._store.space.may_have_changed:
             await self._measure()
         if not self._is_short():
             self._uncollectable = 0

@@ -12,6 +12,11 @@ Theory of operation. Three kinds of work need space, and each leaves some for th
 A writer that was refused waits until ingest and gc have made room (see `fs.background.shortage`).
 It may also *borrow* from the reserve: content that the store has already takes no room in the end.
 
+The floor is held as a *ballast* where that is possible, because a disk quota may end before the
+room that statvfs(2) shows (see `disk.ballast`). It counts as free. When the disk refuses a write,
+the ballast is released, and until the disk has room for it again the floor is divided like a disk:
+writers get nothing, ingest and gc a part, and the rest is for the index.
+
 A pack is no longer than the reserve, so gc can rewrite every pack that is worth it after writers
 have used up their space. A pack without a live chunk is deleted without any free space.
 
@@ -34,10 +39,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from modelfs.errors import StoreFull
+from modelfs.store.allocation import FULL
+from modelfs.store.disk.ballast import Ballast
 from modelfs.store.disk.usage import Usage
+
+T = TypeVar("T")
 
 RESERVE_MAX: Final = 256 << 20
 # On small disks the reserve is this part of them, or this many bytes if that is a quarter at most.
@@ -49,6 +58,15 @@ FLOOR_PART: Final = 1 / 8
 LIMIT_FLOOR_MIN: Final = 6 << 20
 # With less, a new store, whose index takes 4 MiB, has no room for a file of 1 MiB.
 LIMIT_MIN: Final = 8 << 20
+# This part of a released ballast is left to the index.
+INDEX_PART: Final = 1 / 4
+# A ballast is no smaller than this part of the floor: commits may have used a little of its room.
+LEAST_PART: Final = 3 / 4
+# A ballast is held if the disk has so many times its size.
+SPARE_FACTOR: Final = 2
+# After so many seconds it is tried again without a request that waits. On a btrfs with a used up
+# quota each attempt waits for a commit of the file system.
+RETRY_SECONDS: Final = 10.0
 # `spend` is asked for a page of padding for each chunk of a segment.
 INGEST_MARGIN: Final = 3 << 20
 # Free space is measured again, by statvfs or by counting, after so many seconds or granted bytes.
@@ -86,6 +104,11 @@ class Space:
         self._staged: Callable[[], int] = lambda: 0
         self._staged_at_most = 0
         self._spending = threading.Lock()
+        self._ballast = Ballast(folder)
+        self._begun = False  # a ballast is wanted
+        self._is_due = False  # the disk can have one, and had room for it as statvfs(2) shows
+        self._tried_at = 0.0  # monotonic seconds; when it was last tried to hold it
+        self._lendable = 0  # bytes of the ballast that ingest and gc may use once it is released
         self.measure()
         self._writable = 0  # bytes that writers had at the last look
         self._looked_at = -FRESH_SECONDS  # monotonic seconds
@@ -94,16 +117,31 @@ class Space:
     def consider(self, staged: Callable[[], int], uncommitted: Callable[[], int]) -> None:
         """Take into account bytes that are staged, and changes of the index in memory.
 
+        From now on a ballast is held, if the disk has room for it.
+
         Args:
             staged: returns the bytes that are not in chunks yet; on the owner's thread.
             uncommitted: returns the bytes of the changes; any thread.
         """
         self._staged, self._staged_at_most = staged, staged()
         self._usage.uncommitted = uncommitted
+        self._begun = True
+        self._hold_ballast()
+
+    def close(self) -> None:
+        """Give the ballast back to the disk."""
+        self._begun = self._is_due = False
+        self._ballast.release()
 
     @property
     def limited(self) -> bool:
         return self._limit is not None
+
+    @property
+    def may_have_changed(self) -> bool:
+        """Whether `measure` may find other numbers: of a limit, or whether a quota has room."""
+        retry = time.monotonic() - self._tried_at > RETRY_SECONDS
+        return self.limited or (self._is_short and retry)
 
     @property
     def reserve_bytes(self) -> int:
@@ -114,7 +152,11 @@ class Space:
     def working_bytes(self) -> int:
         """Free bytes of the reserve and above it: for ingest and gc. Any thread."""
         disk = self._disk()
-        return self._free(disk) - self._floor(self._total(disk))
+        floor = self._floor(self._total(disk))
+        working = self._free(disk) - floor
+        if self._is_short:
+            working = min(working, self._lendable)
+        return working
 
     def room(self) -> Room:
         """Return free space less the reserve, within the limit.
@@ -123,7 +165,7 @@ class Space:
         """
         disk = self._disk()
         total = self._total(disk)
-        free = max(0, self._free(disk) - _reserve(total))
+        free = 0 if self._is_short else max(0, self._free(disk) - _reserve(total))
         return Room(total, free, disk.f_files, disk.f_favail)
 
     def _disk(self) -> os.statvfs_result:
@@ -134,13 +176,57 @@ class Space:
         return total if self._limit is None else min(total, self._limit)
 
     def _free(self, disk: os.statvfs_result) -> int:
-        free = disk.f_bavail * disk.f_frsize - self._usage.coming
+        free = disk.f_bavail * disk.f_frsize + self._ballast.bytes - self._usage.coming
         return free if self._limit is None else min(free, self._ceiling - self._usage.bytes)
 
     def _floor(self, total: int) -> int:
         reserve = _reserve(total)
         floor = int(reserve * FLOOR_PART)
         return floor if self._limit is None else max(floor, min(LIMIT_FLOOR_MIN, reserve // 2))
+
+    # -- the ballast
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether the disk has refused a write, and not had room for the ballast since."""
+        return self._is_due and not self._ballast.bytes
+
+    def release(self, failure: OSError | StoreFull) -> bool:
+        """Release the ballast if a write has failed for lack of room. Any thread.
+
+        Returns:
+            Whether there is more room now, so that the write may be repeated.
+        """
+        return failure.errno in FULL and self._ballast.release()
+
+    def with_ballast(self, write: Callable[[], T]) -> T:
+        """Call a function that writes the index; on a full disk once more, without the ballast.
+
+        Any thread.
+
+        Raises:
+            StoreFull, OSError: of the function.
+        """
+        try:
+            return write()
+        except (StoreFull, OSError) as exc:
+            if not self.release(exc):
+                raise
+        return write()
+
+    def _hold_ballast(self) -> None:
+        """Hold the ballast, if it is not held and the disk has room to spare. Any thread."""
+        if not self._begun or self._ballast.bytes:
+            return
+        disk = self._disk()
+        floor = self._floor(self._total(disk))
+        if disk.f_bavail * disk.f_frsize >= SPARE_FACTOR * floor:
+            for size in (floor, int(floor * LEAST_PART)):
+                if self._ballast.hold(size):
+                    self._lendable = int(size * (1 - INDEX_PART))
+                    break
+            self._is_due = self._ballast.is_possible
+        self._tried_at = time.monotonic()
 
     # -- writers
 
@@ -156,9 +242,9 @@ class Space:
             self._look(now)
             # Writers may have used less than they were granted: count before refusing.
             if size > self._writable and now - self._usage.counted_at > FRESH_SECONDS:
-                self.measure()
+                self._count()
                 self._look(now)
-        if self._granted + size > self._writable:
+        if self._is_short or self._granted + size > self._writable:
             raise self._full()
         self._grant(size)
 
@@ -169,14 +255,15 @@ class Space:
             StoreFull: more would be staged, or they might not fit as new chunks.
         """
         staged = self._staged() + self._usage.coming
-        if staged + size > staged_max or size + _as_chunks(staged + size) > self.working_bytes:
+        needed = size + _as_chunks(staged + size)
+        if self._is_short or staged + size > staged_max or needed > self.working_bytes:
             raise self._full()
         self._grant(size)
 
     def writable_bytes(self) -> int:
         """Return how many bytes `reserve` would grant now; negative if the reserve is in use."""
         self._look(time.monotonic())
-        return self._writable
+        return min(0, self._writable) if self._is_short else self._writable
 
     def _look(self, now: float) -> None:
         disk = self._disk()
@@ -196,6 +283,8 @@ class Space:
         self._usage.promise(size)
 
     def _full(self) -> StoreFull:
+        if self._is_short:
+            return StoreFull("no space left on the disk under the store, or in a disk quota")
         cause = ", or the store has reached its limit" if self.limited else ""
         return StoreFull(f"no space left on the disk under the store{cause}")
 
@@ -215,6 +304,8 @@ class Space:
                 if size > self.working_bytes:
                     raise StoreFull(f"{self._full()}: the index needs the rest")
             self._usage.promise(size)
+            if self._is_short:
+                self._lendable -= size
 
     def arrive(self, promised: int, written: int | None = None) -> None:
         """Note that bytes of `reserve` or `spend` were written, or not. Any thread.
@@ -226,7 +317,14 @@ class Space:
         self._usage.arrive(promised, promised if written is None else written)
 
     def measure(self) -> None:
-        """Count the bytes that the store uses on the disk, if it has a limit. Any thread."""
+        """Hold the ballast again, and count the bytes that the store uses, if it has a limit.
+
+        May wait for the disk. Any thread.
+        """
+        self._hold_ballast()
+        self._count()
+
+    def _count(self) -> None:
         if self._limit is not None:
             self._usage.count()
             if (used := self._usage.bytes) <= self._limit:

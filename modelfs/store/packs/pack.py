@@ -230,6 +230,14 @@ class Packs:
             StoreFull: the disk has no space; nothing was written.
             OSError: part of the segment may be written; the tail did not move.
         """
+        try:
+            return self._append(segment)
+        except OSError as exc:
+            if self._space is None or not self._space.release(exc):
+                raise
+        return self._append(segment)
+
+    def _append(self, segment: Segment) -> tuple[list[Entry], Tail]:
         size_at_most = segment.size_at_most
         if self._space is not None:
             self._space.spend(size_at_most + PAGE)
@@ -273,10 +281,15 @@ class Packs:
         Raises:
             OSError: any part of them may be missing on the disk; call `roll_back`.
         """
-        for pack in sorted(self._unflushed):
-            sync(self._files.get(pack_name(pack)))
-        if self._folder_changed:
-            self.directory.sync()
+        try:
+            for pack in sorted(self._unflushed):
+                sync(self._files.get(pack_name(pack)))
+            if self._folder_changed:
+                self.directory.sync()
+        except OSError as exc:
+            if self._space is not None:
+                self._space.release(exc)  # not to repeat it: the kernel may have dropped bytes
+            raise
         self._folder_changed = False
         self._unflushed.clear()
 
