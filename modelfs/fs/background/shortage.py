@@ -136,11 +136,10 @@ class Shortage:
                     self._is_asked = True
                     self._asked.notify()
                     await _wait(ended, pid)
-                    if not self._made_room:
-                        return False
+                    # First, as a round that gained too little to go on may have gained enough.
                     if condition():
                         return True
-                    if not (self._grew or self._has_granted):
+                    if not self._made_room or not (self._grew or self._has_granted):
                         return False  # the next round would make no more
         finally:
             self._waiting -= 1
@@ -240,11 +239,11 @@ class Shortage:
 
     def _lend(self) -> bool:
         """Open a loan, if enough of the reserve is left."""
-        staged, working = self._store.inventory.staged_bytes(), self._store.space.working_bytes
-        size = min(self._loan_max, int(LOAN_PART * (working - staged)))
+        space, staged = self._store.space, self._store.inventory.staged_bytes()
+        size = min(self._loan_max, int(LOAN_PART * (space.loan_bytes - staged)))
         if size < LOAN_LEAST:
             return False
-        self._loan = _Loan(working, staged + size)
+        self._loan = _Loan(space.working_bytes, staged + size)
         return True
 
 

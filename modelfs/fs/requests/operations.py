@@ -306,7 +306,7 @@ class Operations(pyfuse3.Operations):
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         garbage = await self._background.gc.shown_bytes()
-        return statvfs_of(self._store.space.room(), garbage)
+        return statvfs_of(self._store.space.room(garbage))
 
     # -- files
 

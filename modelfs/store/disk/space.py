@@ -67,8 +67,16 @@ SPARE_FACTOR: Final = 2
 # After so many seconds it is tried again without a request that waits. On a btrfs with a used up
 # quota each attempt waits for a commit of the file system.
 RETRY_SECONDS: Final = 10.0
+# Writers and loans leave this part of the reserve above the floor, or so many bytes: the index may
+# grow by 4 MiB before the bytes that they staged are in chunks.
+SLACK_PART: Final = 1 / 4
+SLACK_MAX: Final = 4 << 20
+# gc leaves this part of the floor. It copies a little, and commits, which frees more than that.
+GC_FLOOR_PART: Final = 1 / 2
 # `spend` is asked for a page of padding for each chunk of a segment.
 INGEST_MARGIN: Final = 3 << 20
+# Tables of segments and records of the index take less than this part of the bytes, as a divisor.
+COPY_TABLES: Final = 32
 # Free space is measured again, by statvfs or by counting, after so many seconds or granted bytes.
 FRESH_SECONDS: Final = 0.5
 FRESH_BYTES: Final = 16 << 20
@@ -102,7 +110,6 @@ class Space:
         self._limit = limit
         self._ceiling = 0  # the limit, or more as long as the store is larger
         self._staged: Callable[[], int] = lambda: 0
-        self._staged_at_most = 0
         self._spending = threading.Lock()
         self._ballast = Ballast(folder)
         self._begun = False  # a ballast is wanted
@@ -120,11 +127,15 @@ class Space:
         From now on a ballast is held, if the disk has room for it.
 
         Args:
-            staged: returns the bytes that are not in chunks yet; on the owner's thread.
+            staged: returns the bytes that are not in chunks yet; any thread, and without a walk.
             uncommitted: returns the bytes of the changes; any thread.
         """
-        self._staged, self._staged_at_most = staged, staged()
+        self._staged = staged
         self._usage.uncommitted = uncommitted
+        if self._limit is not None:
+            # Those of a larger limit must become chunks, too: the store passes this one meanwhile.
+            missing = _as_chunks(staged()) - self.working_bytes
+            self._ceiling += max(0, missing)
         self._begun = True
         self._hold_ballast()
 
@@ -150,22 +161,37 @@ class Space:
 
     @property
     def working_bytes(self) -> int:
-        """Free bytes of the reserve and above it: for ingest and gc. Any thread."""
-        disk = self._disk()
-        floor = self._floor(self._total(disk))
-        working = self._free(disk) - floor
-        if self._is_short:
-            working = min(working, self._lendable)
-        return working
+        """Free bytes above the floor: for ingest and the optimizer. Any thread."""
+        return self._working(1)
 
-    def room(self) -> Room:
+    @property
+    def gc_bytes(self) -> int:
+        """Free bytes that gc may use. Any thread."""
+        return self._working(GC_FLOOR_PART)
+
+    @property
+    def loan_bytes(self) -> int:
+        """Free bytes that staged bytes of writers, and their chunks, may use. Any thread."""
+        return self._working(1) - _slack(self.reserve_bytes)
+
+    def _working(self, floor_part: float) -> int:
+        disk = self._disk()
+        working = self._free(disk) - int(self._floor(self._total(disk)) * floor_part)
+        return min(working, self._lendable) if self._is_short else working
+
+    def room(self, garbage: int = 0) -> Room:
         """Return free space less the reserve, within the limit.
 
         `reserve` grants less while more is staged than the reserve has room for.
+
+        Args:
+            garbage: bytes that are collected when a writer needs them, and so count as free.
         """
         disk = self._disk()
         total = self._total(disk)
-        free = 0 if self._is_short else max(0, self._free(disk) - _reserve(total))
+        # Garbage fills the reserve first, if that is in use.
+        free = min(total, self._free(disk) + garbage) - _reserve(total)
+        free = 0 if self._is_short else max(0, free)
         return Room(total, free, disk.f_files, disk.f_favail)
 
     def _disk(self) -> os.statvfs_result:
@@ -240,10 +266,6 @@ class Space:
         wanted = self._granted + size
         if now - self._looked_at > FRESH_SECONDS or wanted > min(FRESH_BYTES, self._writable):
             self._look(now)
-            # Writers may have used less than they were granted: count before refusing.
-            if size > self._writable and now - self._usage.counted_at > FRESH_SECONDS:
-                self._count()
-                self._look(now)
         if self._is_short or self._granted + size > self._writable:
             raise self._full()
         self._grant(size)
@@ -256,7 +278,7 @@ class Space:
         """
         staged = self._staged() + self._usage.coming
         needed = size + _as_chunks(staged + size)
-        if self._is_short or staged + size > staged_max or needed > self.working_bytes:
+        if self._is_short or staged + size > staged_max or needed > self.loan_bytes:
             raise self._full()
         self._grant(size)
 
@@ -268,18 +290,14 @@ class Space:
     def _look(self, now: float) -> None:
         disk = self._disk()
         total = self._total(disk)
-        free, floor = self._free(disk), self._floor(total)
-        # All that is staged and all that will be must fit once more, as chunks.
-        twice = (free - floor - _as_chunks(self._staged_at_most)) // 2
-        if twice < 2 * FRESH_BYTES:
-            self._staged_at_most = self._staged() + self._usage.coming
-            twice = (free - floor - _as_chunks(self._staged_at_most)) // 2
-        self._writable = min(free - _reserve(total), twice)
+        free = self._free(disk)
+        left = free - self._floor(total) - _slack(_reserve(total))
+        copies = _with_copies(left, self._staged() + self._usage.coming)
+        self._writable = min(free - _reserve(total), copies)
         self._looked_at, self._granted = now, 0
 
     def _grant(self, size: int) -> None:
         self._granted += size
-        self._staged_at_most += size
         self._usage.promise(size)
 
     def _full(self) -> StoreFull:
@@ -290,18 +308,19 @@ class Space:
 
     # -- ingest and gc
 
-    def spend(self, size: int) -> None:
+    def spend(self, size: int, *, for_gc: bool = False) -> None:
         """Check that ingest or gc may use `size` bytes of the reserve. Any thread.
 
         `arrive` follows in any case.
 
         Raises:
-            StoreFull: only the floor would be left, which the index needs.
+            StoreFull: only the floor would be left, or for gc a part of it, which the index needs.
         """
+        floor_part = GC_FLOOR_PART if for_gc else 1
         with self._spending:
-            if size > self.working_bytes:
+            if size > self._working(floor_part):
                 self.measure()
-                if size > self.working_bytes:
+                if size > self._working(floor_part):
                     raise StoreFull(f"{self._full()}: the index needs the rest")
             self._usage.promise(size)
             if self._is_short:
@@ -327,15 +346,27 @@ class Space:
     def _count(self) -> None:
         if self._limit is not None:
             self._usage.count()
-            if (used := self._usage.bytes) <= self._limit:
+            used = self._usage.bytes
+            if not self._ceiling:
+                above = used + self.reserve_bytes if used > self._limit else 0
+                self._ceiling = max(self._limit, above)
+            elif used + _as_chunks(self._staged()) <= self._limit:
                 self._ceiling = self._limit
-            elif not self._ceiling:
-                self._ceiling = used + self.reserve_bytes
+
+
+def _slack(reserve: int) -> int:
+    return min(SLACK_MAX, int(reserve * SLACK_PART))
+
+
+def _with_copies(free: int, staged: int) -> int:
+    """Return how many bytes may be staged more, so that all staged ones have room as chunks."""
+    left = free - INGEST_MARGIN - staged - staged // COPY_TABLES
+    return left * COPY_TABLES // (2 * COPY_TABLES + 1)
 
 
 def _as_chunks(staged: int) -> int:
     """Return the free space that the ingest of staged bytes needs, with tables and padding."""
-    return staged + staged // 32 + INGEST_MARGIN if staged else 0
+    return staged + staged // COPY_TABLES + INGEST_MARGIN if staged else 0
 
 
 def _reserve(total: int) -> int:
