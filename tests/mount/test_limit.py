@@ -159,7 +159,7 @@ def test_all_accepted_bytes_become_chunks(fuse: None, tmp_path: Path) -> None:
 
 
 def test_staged_bytes_under_a_smaller_limit(fuse: None, tmp_path: Path) -> None:
-    """What a mount with a larger limit has accepted becomes chunks under a smaller one, too."""
+    """Bytes that a mount with a larger limit has accepted become chunks under a smaller one."""
     modelfs("mkfs", tmp_path / "store")
     with mounted(tmp_path / "store", tmp_path / "mnt", "--limit", str(200 * MB)) as mount:
         (mount.path / "a").write_bytes(model(1, 40 * MB))

@@ -4,8 +4,8 @@ Theory of operation. Staged bytes take room until they are in chunks, and garbag
 collected, so a full disk may have room in a moment. A task makes room in *rounds*, while a request
 waits: it ingests all staged bytes, also of files that are being written, commits, and collects
 garbage if that was not enough. After each round every waiting request tries again. A round that
-made no room ends the wait of all of them with ENOSPC, and so does a long wait. Nothing in a round
-needs an answer from the mount, so requests that wait cannot hold it up.
+made no room ends the wait of all that still find none with ENOSPC, and so does a long wait.
+Nothing in a round needs an answer from the mount, so requests that wait cannot hold it up.
 
 When nothing is staged and no garbage is left, only the reserve is left. It is lent to writers a
 *loan* at a time, because their bytes may be copies of stored ones, which take no room in the end. A

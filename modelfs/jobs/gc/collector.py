@@ -2,8 +2,10 @@
 
 Theory of operation. A chunk without references is *dead*, and has a row in a table of its own.
 A collection removes the records of dead chunks, in slices. Then it rewrites *sparse* packs: live
-chunks are copied to the end of the newest pack, a portion at a time, their records follow, and the
-sparse pack is deleted with the next commit. A pack is kept if one of its chunks cannot be copied.
+chunks are copied to the end of the newest pack, their records follow, and the sparse pack is
+deleted with the next commit. If there is no room for all of them, it is rewritten in *portions*:
+the last segments first, and each commit cuts these off the pack's file. A pack is kept if one of
+its chunks cannot be copied.
 
 A pack is sparse if its live chunks would take much less room in a new one. That is more than their
 stored bytes: tables and padding are a fifth of a pack of chunks of 160 bytes, and no rewriting
@@ -15,7 +17,8 @@ when its file or tensor is gone. A hint with a damaged row is dropped, too, as n
 
 Example. A pack holds 250 chunks of 1 MiB, and 180 of them belonged to a file that was removed. They
 are dead: their records go. The other 70 take 70 of 250 MiB, less than `LIVE_MIN`, so they are
-appended to another pack, and this one is deleted: 180 MiB are free again.
+appended to another pack, and this one is deleted: 180 MiB are free again. With room for 10 MiB, the
+last six segments, of 28 MiB with 9 live ones, are copied and cut off first, and so on.
 """
 
 import logging

@@ -4,33 +4,35 @@ Theory of operation. Three kinds of work need space, and each leaves some for th
 
 1. Writers stop at the *reserve*: a write is accepted only while more than that is free. All bytes
    that are staged need room for a copy in chunks, too, so writers also stop when no more is free
-   than that.
-2. Ingest and gc may use most of the reserve. Both free more than they use, but only afterwards:
-   ingest frees staging files, gc frees whole packs.
-3. The last part of the reserve, the *floor*, is for the index and for fsyncs of accepted writes.
+   than that, and a *slack* for the growth of the index until then.
+2. Ingest and the optimizer may use most of the reserve. Ingest frees more than it uses, but only
+   afterwards: the staging files.
+3. The last part of the reserve, the *floor*, is for the index and for fsyncs of accepted writes. gc
+   may use half of it: it copies as much as it has room for, and a commit then frees more.
 
 A writer that was refused waits until ingest and gc have made room (see `fs.background.shortage`).
 It may also *borrow* from the reserve: content that the store has already takes no room in the end.
+If it is new all the same, it stays in the reserve; so a loan leaves room for the copy of its bytes,
+and the slack. Hence no acknowledged write has to stay staged for lack of room.
 
 The floor is held as a *ballast* where that is possible, because a disk quota may end before the
 room that statvfs(2) shows (see `disk.ballast`). It counts as free. When the disk refuses a write,
 the ballast is released, and until the disk has room for it again the floor is divided like a disk:
 writers get nothing, ingest and gc a part, and the rest is for the index.
 
-A pack is no longer than the reserve, so gc can rewrite every pack that is worth it after writers
-have used up their space. A pack without a live chunk is deleted without any free space.
+A pack without a live chunk is deleted without any free space.
 
 A store may also have a *limit*: bytes that it may use on the disk, as du(1) counts them. Reserve
-and floor are then parts of the limit, so no work passes it (see `disk.usage`).
-A store that is larger than the limit when it is opened has the room of a reserve above its size, so
-that gc can make it smaller.
+and floor are then parts of the limit, so no work passes it (see `disk.usage`). A store that is
+larger than the limit when it is opened has the room of a reserve above its size, so that gc can
+make it smaller; and if its staged bytes have no room as chunks below the limit, the room for these.
 
 Example. A disk of 100 GiB has a reserve of 256 MiB and a floor of 32 MiB. 300 MiB are free, and
 nothing is staged. Writers get 44 MiB more, and then ENOSPC. A user deletes a file; gc copies the
 last 60 MiB of a 250 MiB pack to a new one, which leaves 196 MiB, and deletes the old pack: 446 MiB
-are free, 190 more than the reserve. Writers get 182 MiB of them, since the 44 that are staged need
-room for a copy, and so will the new ones. Had the copy left less than 32 MiB, `spend` would have
-refused it.
+are free, 190 more than the reserve. Writers get 178 MiB of them, since the 44 that are staged need
+room for a copy, and so will the new ones. Had the copy left less than 16 MiB, half of the floor,
+`spend` would have refused it, and gc would have begun with a part of the 60 MiB.
 """
 
 import os

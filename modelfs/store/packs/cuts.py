@@ -1,8 +1,8 @@
 """Cuts: the end of a pack's file is cut off, after gc has copied the chunks that were there.
 
 Theory of operation. The index first gets the new end of the pack, and a commit makes it durable.
-Only then is the file cut. A crash in between leaves a file that is longer than its row says; the
-next open of the store cuts it (see `recovery`). Nothing is appended to such a pack any more.
+Only then is the file cut. A crash in between leaves a file that is longer than the committed pack;
+the next open of the store cuts it (see `recovery`). Nothing is appended to such a pack any more.
 
 A read that was planned before has the file's `Descriptor`, and may still need the bytes. So the
 descriptor is dropped from the cache first, and the file is cut when no read keeps it. If one does

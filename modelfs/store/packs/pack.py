@@ -2,7 +2,8 @@
 
 Theory of operation. Chunks are appended in *segments*, many with one write (see `packs.segment`).
 Keeping values apart from the index is WiscKey's idea (FAST 2016). A pack is *sealed* when it
-reaches `PACK_SIZE`, or the reserve of a small disk (see `disk.space`); it never changes afterwards.
+reaches `PACK_SIZE`, or the reserve of a small disk (see `disk.space`). Afterwards no byte of it
+changes; but gc may cut off its end, when no record points there (see `packs.cuts`).
 
 The index records the committed end of each pack, its `stop`. Bytes behind `stop` were never
 committed; they are cut off when the store is opened, or when a writer is rolled back. The order of
