@@ -18,7 +18,7 @@ from typing import Final
 
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.jobs.composed.collect import collect_all
+from modelfs.jobs.composed.collect import collect_all, survey
 from modelfs.jobs.gc.collector import (
     LIVE_MIN,
     LIVE_MIN_BUSY,
@@ -67,6 +67,10 @@ class BackgroundGc:
     async def survey(self, live_min: float = LIVE_MIN_SMALL) -> Garbage:
         """Return the garbage that `collect` would find; reads segment tables of packs."""
         return await self._context.driver.call(partial(self._collector.measured, live_min))
+
+    async def survey_exactly(self) -> Garbage:
+        """Return the garbage that a command's collection would find; encodes chunks for that."""
+        return await self._context.driver.call(partial(survey, self._store, self._collector))
 
     async def shown_bytes(self) -> int:
         """Return how many bytes a collection would free, about, for df(1)."""
