@@ -77,6 +77,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
 )
 ERRNO_HINTS: Final = {
     errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space that the quota counts, or raise the quota",
     errno.EROFS: "its disk is mounted read-only",
     errno.EIO: "the disk failed: see the kernel's log (dmesg)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",

@@ -106,7 +106,7 @@ class Commands:
 
     async def gc(self, request: Json, progress: AsyncProgress) -> Json:
         if request.get("dry_run"):
-            return {**asdict(await self._background.gc.survey()), "dry_run": True}
+            return {**asdict(await self._background.gc.survey_exactly()), "dry_run": True}
         garbage = await self._background.gc.collect(LIVE_MIN_SMALL)
         return {**asdict(garbage), "dry_run": False}
 

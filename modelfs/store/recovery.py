@@ -7,7 +7,8 @@ and so does damage.
 
 Example. A process is killed between two commits. The index has pack 5 up to 20 MiB and staging file
 5-0-1. On the disk pack 5 has 36 MiB, and there are also pack 6 and staging file 5-0-3. The next
-open cuts pack 5 to 20 MiB and deletes the other two files.
+open cuts pack 5 to 20 MiB and deletes the other two files. Pack 2 has 12 MiB by the index and 20
+MiB on the disk, since gc was at it: it is cut, too, as no chunk record names a place behind 12 MiB.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from modelfs.store.files.staging import Staging
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import NEXT_PACK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.tables import PackId, Table, number_of
+from modelfs.store.index.tables import PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import PACK_SIZE, Packs, Tail
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,30 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> Tail | N
         tail = None
     if tail is not None:
         packs.truncate(tail)
+    for pack, row in _pack_rows(index).items():
+        if tail is None or pack != tail.pack:
+            _cut_end(index, packs, Tail(pack, row.stop))
     for name in staging.unmentioned():
         staging.directory.unlink(name)
     return tail
+
+
+def _cut_end(index: Index, packs: Packs, tail: Tail) -> None:
+    """Cut off the end of an older pack, if gc was killed before it did that.
+
+    A pack with a damaged row may end too early by that. So the end stays if a chunk may be there.
+    """
+    try:
+        size = packs.size(tail.pack)
+        if size <= tail.stop or not _is_end_of_segment(packs, tail):
+            return
+        for entry in packs.entries_from(tail.pack, tail.stop, size):
+            value = index.get(Table.CHUNKS, number_key(entry.chunk))
+            if value is not None and Chunk.from_bytes(value).place == (tail.pack, entry.offset):
+                return
+    except (CorruptPack, CorruptIndex, ValueError, OSError):
+        return  # `modelfs fsck` lists the damage
+    packs.truncate(tail)
 
 
 def committed_tail(index: Index, packs: Packs) -> Tail | None:

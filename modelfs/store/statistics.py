@@ -100,7 +100,7 @@ class Inventory:
 
     def staged_bytes(self) -> int:
         """Return the number of bytes that are not in chunks yet."""
-        return sum(staged.staged_bytes for staged in self._staging)
+        return self._staging.bytes
 
     def requested(self, start: int = 0, limit: int | None = None) -> list[InodeNumber]:
         """Return the files for which another pass of ingest was requested. Any thread.

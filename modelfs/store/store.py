@@ -260,6 +260,7 @@ class Store:
 
     def abandon(self) -> None:
         """Release the store without a commit, as a crash does: uncommitted changes are lost."""
+        self.space.close()
         self.close_files()
         self.index.close()
         self.unlock()
@@ -345,17 +346,19 @@ class Store:
         """Seal the changes made so far, and make them durable.
 
         Yields two slow calls (see `disk.calls`): the first writes the changes, the second deletes
-        files that they no longer mention. Later changes belong to the next commit. If the first
-        call raises, the changes and the deletes wait for the next commit.
+        files that they no longer mention, and cuts the ends of packs. Later changes belong to the
+        next commit. If the first call raises, all of this waits for the next commit.
         """
         batch = self.index.seal()
         deferred = (self.staging.deletes, self.packs.deletes)
         drained = [(deletes, deletes.drain()) for deletes in deferred]
+        cuts = self.packs.cuts.drain()
         try:
-            yield batch.write
+            yield partial(self.space.with_ballast, batch.write)
         except BaseException:
             for deletes, names in drained:
                 deletes.restore(names)
+            self.packs.cuts.restore(cuts)
             raise
         self.index.release()
 
@@ -363,9 +366,10 @@ class Store:
             try:
                 for deletes, names in drained:
                     deletes.run(names)
+                self.packs.cuts.run(cuts)
             except OSError as exc:
-                # As after a crash: the next open deletes these files.
-                log.warning("an unused file of the store cannot be deleted: %s", exc)
+                # As after a crash: the next open does the same.
+                log.warning("an unused file of the store cannot be deleted or cut: %s", exc)
 
         yield delete
 
@@ -381,16 +385,19 @@ class Store:
 
     # -- writing chunks
 
-    def writer(self) -> ChunkWriter:
-        """Return a writer of chunks. Only one at a time, until it is published or rolled back."""
-        return ChunkWriter(
-            self.chunks, self.chunk_reader, self.packs, self.counters.get(NEXT_CHUNK)
-        )
+    def writer(self, *, for_gc: bool = False) -> ChunkWriter:
+        """Return a writer of chunks. Only one at a time, until it is published or rolled back.
+
+        Args:
+            for_gc: the next commit frees more than the writer takes: see `Space.spend`.
+        """
+        next_chunk = self.counters.get(NEXT_CHUNK)
+        return ChunkWriter(self.chunks, self.chunk_reader, self.packs, next_chunk, for_gc=for_gc)
 
     @contextmanager
-    def writing(self) -> Iterator[ChunkWriter]:
-        """Yield a writer, and roll it back if the block raises."""
-        writer = self.writer()
+    def writing(self, *, for_gc: bool = False) -> Iterator[ChunkWriter]:
+        """Yield a writer as `writer` does, and roll it back if the block raises."""
+        writer = self.writer(for_gc=for_gc)
         try:
             yield writer
         except BaseException:

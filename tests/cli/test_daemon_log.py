@@ -66,6 +66,20 @@ def test_no_file(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log.info("lost")
 
 
+def test_a_full_disk_drops_lines(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for which the disk has no room is dropped, without a traceback on stderr."""
+
+    def full(self: logging.FileHandler, record: logging.LogRecord) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    os.close(daemon_log.begin(empty))
+    monkeypatch.setattr(logging.FileHandler, "format", full)
+    log.info("dropped")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["daemon.log", "daemon.log.1"])
 def test_no_link_is_followed(empty: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A log that is a link is an error; as the old log it is replaced."""

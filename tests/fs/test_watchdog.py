@@ -12,12 +12,17 @@ import pytest
 import trio
 from pyfuse3 import FileNameT, InodeT, XAttrNameT
 
+from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.commands import Commands, Json
 from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
+from modelfs.store.disk.space import Space
 from modelfs.store.files.inode_totals import add_to_totals
+from modelfs.store.files.staged_file import StagedFile, Window
+from modelfs.store.files.window_file import WindowFile
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key, number_key
 from tests.support.served_store import ASKED, TOKEN, TOP, Listing, Served, refused
 
@@ -123,6 +128,30 @@ async def test_statistics(served: Served, commands: Commands, steps: Steps) -> N
     assert (result["files_to_optimize"], result["pending_files"]) == (ROWS, ROWS)
     assert steps.long == []
     empty(served, Table.TO_OPTIMIZE, Table.PENDING)
+
+
+async def test_grants_beside_many_staged_files(served: Served, steps: Steps) -> None:
+    """A write that finds room or none costs the same with many staged files as with none."""
+    staging = served.store.staging
+    file = WindowFile(staging._files, "0-0-1", None)
+    for number in range(ROWS):
+        windows = {0: Window(0, 1, file, RangeSet([(0, 100)]))}
+        staging.adopt(StagedFile(InodeNumber(FIRST + number), 100, 0, 0, 0, windows=windows))
+    space = served.store.space = Space(served.store.folder, 64 << 20)
+    space.consider(served.store.inventory.staged_bytes, lambda: 0)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    for _ in range(20):
+        space.reserve(1)
+        with pytest.raises(StoreFull):
+            space.reserve(1 << 30)
+        with pytest.raises(StoreFull):
+            space.borrow(1, 0)
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+    for number in range(ROWS):
+        staging.find(InodeNumber(FIRST + number)).windows.clear()  # type: ignore[union-attr]
+        staging.release(InodeNumber(FIRST + number))
 
 
 async def test_the_begin_of_a_run(

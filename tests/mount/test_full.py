@@ -88,6 +88,25 @@ def test_full_disk(small: Mount) -> None:
     assert all((small.path / name).read_bytes() == data for name, data in kept.items())
 
 
+def test_room_of_deleted_files_comes_back_in_a_full_store(small: Mount) -> None:
+    """When new content has used up the reserve, too, gc goes on without a command."""
+    kept = fill(small.path)
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            put(small.path / f"more{number}", noise(100 + number, 8 * MB))
+    gone = list(kept)[::3]
+    for name in gone:
+        (small.path / name).unlink()
+        del kept[name]
+    wait_until(lambda: free(small.store.parent) > len(gone) * 4 * MB)
+    shown = free(small.path)  # and that much can be written, about
+    assert shown > 12 * MB
+    for number in range(shown // (4 * MB) - 1):
+        kept[f"new{number}"] = noise(200 + number)
+        put(small.path / f"new{number}", kept[f"new{number}"])
+    assert all((small.path / name).read_bytes() == data for name, data in kept.items())
+
+
 def test_disk_filled_by_others(small: Mount) -> None:
     """On a disk without a free byte files can be removed, and dead packs go; nothing is lost."""
     kept = {f"f{number}": noise(number) for number in range(8)}

@@ -136,3 +136,35 @@ def test_a_program_that_waits_can_be_ended(limited: Mount, tmp_path: Path) -> No
         wait_until(lambda: "no space left" in limited.log())
         program.send_signal(number)
         assert program.wait(10) == -number
+
+
+def test_all_accepted_bytes_become_chunks(fuse: None, tmp_path: Path) -> None:
+    """A sync of a store that a small limit fills succeeds, and the limit is never passed."""
+    modelfs("mkfs", tmp_path / "store")
+    size = 60 * MB
+    with (
+        mounted(tmp_path / "store", tmp_path / "mnt", "--limit", str(size)) as mount,
+        watched(mount.store) as peak,
+    ):
+        (mount.path / "first").write_bytes(model(1, 22 * MB))
+        with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
+            (mount.path / "second").write_bytes(model(2, 40 * MB))
+        (mount.path / "third").write_bytes(b"third")
+        mount.sync()
+        assert mount.stats()["staged_bytes"] == 0
+        stored = (mount.path / "second").read_bytes()
+        assert stored == model(2, 40 * MB)[: len(stored)]
+        assert len(stored) > 8 * MB
+    assert peak.bytes <= size
+
+
+def test_staged_bytes_under_a_smaller_limit(fuse: None, tmp_path: Path) -> None:
+    """Bytes that a mount with a larger limit has accepted become chunks under a smaller one."""
+    modelfs("mkfs", tmp_path / "store")
+    with mounted(tmp_path / "store", tmp_path / "mnt", "--limit", str(200 * MB)) as mount:
+        (mount.path / "a").write_bytes(model(1, 40 * MB))
+    with mounted(tmp_path / "store", tmp_path / "mnt", "--limit", str(64 * MB)) as mount:
+        mount.sync()
+        assert mount.stats()["staged_bytes"] == 0
+        assert (mount.path / "a").read_bytes() == model(1, 40 * MB)
+        assert disk_usage(mount.store) < 64 * MB

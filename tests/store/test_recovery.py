@@ -7,10 +7,14 @@ import pytest
 
 from modelfs.errors import ModelfsError
 from modelfs.jobs.check.fsck import check
+from modelfs.store.index.chunk_records import PackRow
 from modelfs.store.index.index import Index
-from modelfs.store.index.tables import ROOT, PackId, Table, number_key
+from modelfs.store.index.tables import ROOT, InodeNumber, PackId, Table, number_key
+from modelfs.store.packs import segment
+from modelfs.store.packs.cuts import DeferredCuts
+from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
-from tests.support.run_jobs import drain, ingest_file
+from tests.support.run_jobs import collector_of, drain, ingest_file
 from tests.support.stores import (
     CHUNK,
     WINDOW,
@@ -206,3 +210,53 @@ def test_cut_bytes_do_not_come_back(box: Box) -> None:
     expected = data[:size].ljust(len(data), b"\0")
     assert content_of(store, inode) == expected
     assert content_of(box.crash(), inode) == expected
+
+
+def half_collected(box: Box, monkeypatch: pytest.MonkeyPatch) -> list[InodeNumber]:
+    """Collect a pack until its first cut is committed, and not done; return the files' inodes."""
+    monkeypatch.setattr(segment, "SEGMENT_SIZE", 4 * CHUNK)
+    store = box.store
+    inodes = [stored_file(store, b"%d" % number, noise(4 * CHUNK, number)) for number in range(8)]
+    store.commit()
+    collector = collector_of(store)
+    store.packs.seal(PackId(1))
+    segments = collector.segments(PackId(1))
+    portion = collector.portion(segments, 9 * CHUNK)
+    assert 0 < portion.segments < len(segments.starts)
+    drain(store.publish(collector.copy(portion, store.writer())))
+    assert collector.cut(segments, portion, has_chunks=False)
+    monkeypatch.setattr(DeferredCuts, "run", lambda _, cuts: None)
+    store.commit()
+    monkeypatch.undo()
+    return inodes
+
+
+def test_a_cut_that_a_crash_left_is_done(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening cuts a pack whose end gc has copied, and no other one."""
+    inodes = half_collected(box, monkeypatch)
+    stop = box.store.chunks.pack_row(PackId(1)).stop
+    before = [path.stat().st_size for path in sorted(box.store.packs.directory.path.iterdir())]
+    store = box.crash()
+    assert stop < before[0]
+    after = [path.stat().st_size for path in sorted(store.packs.directory.path.iterdir())]
+    assert after == [stop, before[1]]
+    for number, inode in enumerate(inodes):
+        assert content_of(store, inode) == noise(4 * CHUNK, number)
+
+
+def test_an_end_with_chunks_is_not_cut(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack whose row ends too early keeps the bytes of all chunks."""
+    inodes = half_collected(box, monkeypatch)
+    store = box.crash()
+    stop = store.chunks.pack_row(PackId(1)).stop
+    row = store.chunks.pack_row(PackId(1))
+    with store.index.change():
+        store.chunks.put_pack_row(PackId(1), PackRow(PAGE, row.live))
+    store.commit()
+    store.abandon()
+    with Store(box.path) as opened:
+        assert opened.packs.size(PackId(1)) == stop
+        assert content_of(opened, inodes[0]) == noise(4 * CHUNK)
+        with opened.index.change():
+            opened.chunks.put_pack_row(PackId(1), row)
+    box.store = Store(box.path)

@@ -7,31 +7,44 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.support.mounts import DEADLINE, run, wait_until
 
+MKFS: Final = {"ext4": ("-m", "0"), "btrfs": ("-K",)}
 
-def needs_loop_devices() -> None:
+
+def needs_loop_devices(kind: str = "ext4") -> None:
     """Skip the test where an image cannot be mounted."""
-    if os.geteuid() or not Path("/dev/loop-control").exists() or not shutil.which("mkfs.ext4"):
-        pytest.skip("a disk of its own needs root, loop devices and mkfs.ext4")
+    if os.geteuid() or not Path("/dev/loop-control").exists() or not shutil.which(f"mkfs.{kind}"):
+        pytest.skip(f"a disk of its own needs root, loop devices and mkfs.{kind}")
 
 
 @contextmanager
-def disk(image: Path, path: Path, size: int) -> Iterator[Path]:
-    """Show an empty ext4 of `size` bytes at `path`."""
-    needs_loop_devices()
+def disk(image: Path, path: Path, size: int, kind: str = "ext4") -> Iterator[Path]:
+    """Show an empty file system of `size` bytes at `path`: an ext4, or a btrfs."""
+    needs_loop_devices(kind)
     with image.open("wb") as file:
         file.truncate(size)
-    run("mkfs.ext4", "-q", "-m", "0", image)
+    run(f"mkfs.{kind}", "-q", *MKFS[kind], image)
     path.mkdir()
     run("mount", "-o", "loop", image, path)
     try:
         yield path
     finally:
         subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@contextmanager
+def subvolume_with_quota(top: Path, size: int, quota: int) -> Iterator[Path]:
+    """Show an empty subvolume with a quota, both in bytes, on a btrfs of `size` bytes."""
+    with disk(top / "image", top / "btrfs", size, "btrfs") as path:
+        run("btrfs", "quota", "enable", path)
+        run("btrfs", "subvolume", "create", path / "home")
+        run("btrfs", "qgroup", "limit", str(quota), path / "home")
+        yield path / "home"
 
 
 @contextmanager

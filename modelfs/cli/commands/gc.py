@@ -10,9 +10,9 @@ from modelfs.cli import client, params, render
 from modelfs.cli.open_store import open_for_reading, open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
-from modelfs.jobs.composed.collect import collect_all
+from modelfs.jobs.composed.collect import collect_all, survey
 from modelfs.jobs.drive import run
-from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector
+from modelfs.jobs.gc.collector import Collector
 from modelfs.jobs.gc.job import OrphanQueue
 from modelfs.jobs.hints import all_hints
 
@@ -34,7 +34,7 @@ def gc(place: Path, *, dry_run: bool, trust: bool) -> None:
                 garbage = daemon.ask("gc", progress, dry_run=dry_run)
         elif dry_run:
             with open_for_reading(store, trust=trust) as opened:
-                garbage = asdict(Collector(opened).measured(LIVE_MIN_SMALL))
+                garbage = asdict(survey(opened, Collector(opened)))
         else:
             with open_unmounted(store, trust=trust) as opened:
                 collector = Collector(opened, all_hints(opened))

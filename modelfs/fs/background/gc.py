@@ -18,7 +18,7 @@ from typing import Final
 
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.jobs.composed.collect import collect_all
+from modelfs.jobs.composed.collect import collect_all, survey
 from modelfs.jobs.gc.collector import (
     LIVE_MIN,
     LIVE_MIN_BUSY,
@@ -68,6 +68,10 @@ class BackgroundGc:
         """Return the garbage that `collect` would find; reads segment tables of packs."""
         return await self._context.driver.call(partial(self._collector.measured, live_min))
 
+    async def survey_exactly(self) -> Garbage:
+        """Return the garbage that a command's collection would find; encodes chunks for that."""
+        return await self._context.driver.call(partial(survey, self._store, self._collector))
+
     async def shown_bytes(self) -> int:
         """Return how many bytes a collection would free, about, for df(1)."""
         if time.monotonic() - self._surveyed_at > SURVEY_SECONDS:
@@ -115,7 +119,7 @@ class BackgroundGc:
 
     async def collect_if_short(self) -> None:
         """Collect if writers have little room left."""
-        if self._store.space.limited:
+        if self._store.space.may_have_changed:
             await self._measure()
         if not self._is_short():
             self._uncollectable = 0

@@ -4,8 +4,8 @@ Theory of operation. Staged bytes take room until they are in chunks, and garbag
 collected, so a full disk may have room in a moment. A task makes room in *rounds*, while a request
 waits: it ingests all staged bytes, also of files that are being written, commits, and collects
 garbage if that was not enough. After each round every waiting request tries again. A round that
-made no room ends the wait of all of them with ENOSPC, and so does a long wait. Nothing in a round
-needs an answer from the mount, so requests that wait cannot hold it up.
+made no room ends the wait of all that still find none with ENOSPC, and so does a long wait.
+Nothing in a round needs an answer from the mount, so requests that wait cannot hold it up.
 
 When nothing is staged and no garbage is left, only the reserve is left. It is lent to writers a
 *loan* at a time, because their bytes may be copies of stored ones, which take no room in the end. A
@@ -136,11 +136,10 @@ class Shortage:
                     self._is_asked = True
                     self._asked.notify()
                     await _wait(ended, pid)
-                    if not self._made_room:
-                        return False
+                    # First, as a round that gained too little to go on may have gained enough.
                     if condition():
                         return True
-                    if not (self._grew or self._has_granted):
+                    if not self._made_room or not (self._grew or self._has_granted):
                         return False  # the next round would make no more
         finally:
             self._waiting -= 1
@@ -240,11 +239,11 @@ class Shortage:
 
     def _lend(self) -> bool:
         """Open a loan, if enough of the reserve is left."""
-        staged, working = self._store.inventory.staged_bytes(), self._store.space.working_bytes
-        size = min(self._loan_max, int(LOAN_PART * (working - staged)))
+        space, staged = self._store.space, self._store.inventory.staged_bytes()
+        size = min(self._loan_max, int(LOAN_PART * (space.loan_bytes - staged)))
         if size < LOAN_LEAST:
             return False
-        self._loan = _Loan(working, staged + size)
+        self._loan = _Loan(space.working_bytes, staged + size)
         return True
 
 

@@ -74,18 +74,12 @@ def change_of(entry: EntryAttributes, fields: SetattrFields) -> Change:
     )
 
 
-def statvfs_of(room: Room, garbage: int = 0) -> StatvfsData:
-    """Return the room on the backing disk in the form of statfs(2).
-
-    Args:
-        room: for writers.
-        garbage: bytes that are collected when a writer needs them.
-    """
-    free = min(room.total, room.free + garbage)
+def statvfs_of(room: Room) -> StatvfsData:
+    """Return the room for writers in the form of statfs(2)."""
     data = StatvfsData()
     data.f_bsize = data.f_frsize = BLOCK
     data.f_blocks = room.total // BLOCK
-    data.f_bfree = data.f_bavail = free // BLOCK
+    data.f_bfree = data.f_bavail = room.free // BLOCK
     data.f_files = room.inodes
     data.f_ffree = data.f_favail = room.free_inodes
     data.f_namemax = NAME_MAX

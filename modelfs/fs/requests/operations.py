@@ -17,7 +17,6 @@ for ingest. The kernel keeps the pages, so a later read of b may come to no hand
 """
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
@@ -63,6 +62,7 @@ from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
+from modelfs.store.allocation import FULL
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.index.tables import InodeNumber
@@ -306,7 +306,7 @@ class Operations(pyfuse3.Operations):
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         garbage = await self._background.gc.shown_bytes()
-        return statvfs_of(self._store.space.room(), garbage)
+        return statvfs_of(self._store.space.room(garbage))
 
     # -- files
 
@@ -350,8 +350,9 @@ class Operations(pyfuse3.Operations):
                 written = await self._writer.write(handle.inode, off, buf)
                 break
             except OSError as exc:
-                if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if exc.errno not in FULL:
                     raise
+                self._store.space.release(exc)
                 failure = exc
             finally:
                 self._store.space.arrive(len(buf))

@@ -16,6 +16,7 @@ from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Collector, Garbage
 from modelfs.jobs.gc.job import OrphanQueue, collect
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import Optimizer
+from modelfs.jobs.optimize.rebase import measure_bases
 from modelfs.jobs.steps import Job, Pause, Work
 from modelfs.store.store import Store
 
@@ -63,6 +64,18 @@ def collect_all(
         base_only_chunks=found.base_only_chunks,
         base_only_bytes=0,  # they are among those of the packs
     )
+
+
+def survey(store: Store, collector: Collector, live_min: float = LIVE_MIN_SMALL) -> Garbage:
+    """Return the garbage that `collect_all` would find, without orphans. Any thread.
+
+    Encodes the dependants of base-only chunks, since only their sizes show which ones can go.
+    """
+    found = collector.measured(live_min)
+    if not found.base_only_chunks:
+        return found
+    chunks, size = measure_bases(store, Backlog(store).depth)
+    return replace(found, base_only_chunks=chunks, base_only_bytes=size)
 
 
 def _free_bases(store: Store, threads: int) -> Job[None]:

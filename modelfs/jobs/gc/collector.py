@@ -2,8 +2,10 @@
 
 Theory of operation. A chunk without references is *dead*, and has a row in a table of its own.
 A collection removes the records of dead chunks, in slices. Then it rewrites *sparse* packs: live
-chunks are copied to the end of the newest pack, a portion at a time, their records follow, and the
-sparse pack is deleted with the next commit. A pack is kept if one of its chunks cannot be copied.
+chunks are copied to the end of the newest pack, their records follow, and the sparse pack is
+deleted with the next commit. If there is no room for all of them, it is rewritten in *portions*:
+the last segments first, and each commit cuts these off the pack's file. A pack is kept if one of
+its chunks cannot be copied.
 
 A pack is sparse if its live chunks would take much less room in a new one. That is more than their
 stored bytes: tables and padding are a fifth of a pack of chunks of 160 bytes, and no rewriting
@@ -15,7 +17,8 @@ when its file or tensor is gone. A hint with a damaged row is dropped, too, as n
 
 Example. A pack holds 250 chunks of 1 MiB, and 180 of them belonged to a file that was removed. They
 are dead: their records go. The other 70 take 70 of 250 MiB, less than `LIVE_MIN`, so they are
-appended to another pack, and this one is deleted: 180 MiB are free again.
+appended to another pack, and this one is deleted: 180 MiB are free again. With room for 10 MiB, the
+last six segments, of 28 MiB with 9 live ones, are copied and cut off first, and so on.
 """
 
 import logging
@@ -30,7 +33,8 @@ from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import KEY_END
 from modelfs.store.index.tables import ChunkId, PackId, Table
-from modelfs.store.packs.segment import PAGE, PackedSize
+from modelfs.store.packs.pack import Tail
+from modelfs.store.packs.segment import PAGE, Entry, PackedSize
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -48,7 +52,6 @@ LIVE_MIN_IDLE: Final = 0.95
 LIVE_MIN_SMALL: Final = 0.985
 # The most that is copied between two changes of the index: their records are in memory.
 PORTION_CHUNKS: Final = 20_000
-PORTION_BYTES: Final = 256 << 20
 # Hints that are looked at in one change of the index.
 SLICE: Final = 250
 
@@ -78,6 +81,23 @@ class Garbage:
     def freed_bytes(self) -> int:
         """Bytes of the disk that are free after the collection, about."""
         return self.pack_bytes + self.base_only_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PackSegments:
+    """The segments of a pack."""
+
+    pack: PackId
+    starts: list[int]  # offsets
+    are_all: bool  # False: a table is damaged, and no segment is known from there on
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """The last segments of a pack, which are copied and cut off together."""
+
+    chunks: list[tuple[ChunkId, Chunk]]  # that are live, in the order of the pack
+    segments: int
 
 
 class Collector:
@@ -140,11 +160,10 @@ class Collector:
         self._forget_deleted_packs()
         for pack, row in self._sparse(live_min):
             if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
-                size = PackedSize()
-                for _, record in self.live_chunks(pack):
-                    if not record.alive:
-                        continue  # its record goes with the next collection
-                    size.add(record.kind, record.size, record.stored)
+                size = PackedSize(self._store.packs.segment_size)
+                for _, record in self._all_live(pack):
+                    if record.alive:  # others go with the next collection
+                        size.add(record.kind, record.size, record.stored)
                 self._measured[pack] = row.live, size.total
 
     def _forget_deleted_packs(self) -> None:
@@ -176,49 +195,107 @@ class Collector:
         sparse = [(row.live, pack) for pack, row in self._sparse(live_min)]
         return [pack for _, pack in sorted(sparse)]
 
-    def copy_live(
-        self, chunks: Iterator[tuple[ChunkId, Chunk]], writer: ChunkWriter
-    ) -> tuple[WriteResult, bool]:
-        """Append the next live chunks of a pack to another one, durably. Any thread.
+    def portion(self, segments: PackSegments, size_max: int) -> Portion:
+        """Return the last segments of a pack whose live chunks take so much room, one at least.
 
-        Chunks that cannot be read are logged, and stay.
+        If one of its tables is damaged, all of those before that. Any thread.
 
         Args:
-            chunks: `live_chunks` of the pack; goes on where the last call ended.
-            writer: of the store.
+            segments: of a sealed pack, as far as it is not copied yet.
+            size_max: bytes of the room for a copy.
+        """
+        pack, stop = segments.pack, self._store.chunks.pack_row(segments.pack).stop
+        copied = PackedSize(self._store.packs.segment_size)
+        parts: list[list[tuple[ChunkId, Chunk]]] = []
+        count = 0
+        for start in reversed(segments.starts):
+            live = list(self._live(pack, self._store.packs.segment(pack, start, stop).entries))
+            for _, record in live:
+                copied.add(record.kind, record.size, record.stored)
+            count += len(live)
+            is_enough = copied.total > size_max or count > PORTION_CHUNKS
+            if parts and is_enough and segments.are_all:
+                break
+            parts.append(live)
+        chunks = [pair for live in reversed(parts) for pair in live]
+        return Portion(chunks, len(parts))
 
-        Returns:
-            The writer's result, and whether that was the last portion.
+    def copy(self, portion: Portion, writer: ChunkWriter) -> WriteResult:
+        """Append the chunks of a portion to another pack, durably. Any thread.
+
+        Chunks that cannot be read are logged, and stay.
 
         Raises:
             OSError: the backing disk is full, or failed at more than reading a chunk.
         """
-        size = 0
-        for count, (chunk, record) in enumerate(chunks, 1):
+        for chunk, record in portion.chunks:
             if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
                 writer.copy(chunk, record, stored)
-                size += len(stored)
-            if count >= PORTION_CHUNKS or size >= PORTION_BYTES:
-                return writer.finish(), False
-        return writer.finish(), True
+        return writer.finish()
 
-    def live_chunks(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread.
+    def segments(self, pack: PackId) -> PackSegments:
+        """Return a pack's segments, up to the first damaged table. Any thread; reads tables."""
+        packs, stop = self._store.packs, self._store.chunks.pack_row(pack).stop
+        starts: list[int] = []
+        offset = PAGE
+        try:
+            packs.check_header(pack)
+            while offset < stop:
+                segment = packs.segment(pack, offset, stop)
+                starts.append(offset)
+                offset = segment.stop
+        except CorruptPack as exc:
+            log.error("pack %d is kept: %s", pack, exc)
+            return PackSegments(pack, starts, are_all=False)
+        return PackSegments(pack, starts, are_all=True)
+
+    def _all_live(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
+        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread."""
+        try:
+            stop = self._store.chunks.pack_row(pack).stop
+            yield from self._live(pack, self._store.packs.entries(pack, stop))
+        except CorruptPack as exc:
+            log.error("pack %d is kept: %s", pack, exc)
+
+    def _live(self, pack: PackId, entries: Iterable[Entry]) -> Iterator[tuple[ChunkId, Chunk]]:
+        """Yield the chunks of entries that have their place there. Any thread.
 
         Chunks whose records are damaged are left out, and keep their pack.
         """
-        store = self._store
+        for entry in entries:
+            try:
+                record = self._store.chunks.find(entry.chunk)
+            except CorruptIndex as exc:
+                log.error("chunk %d stays in pack %d: %s", entry.chunk, pack, exc)
+                continue
+            if record is not None and record.place == (pack, entry.offset):
+                yield entry.chunk, record
+
+    def cut(self, segments: PackSegments, portion: Portion, *, has_chunks: bool) -> bool:
+        """Cut a portion, whose chunks are elsewhere, off its pack, with the next commit.
+
+        Returns False, and remembers the pack as unreadable, if chunks are left in it.
+        """
+        first = segments.starts[-portion.segments]
+        if has_chunks:
+            self._unreadable[segments.pack] = self._store.chunks.pack_row(segments.pack).live
+            return False
+        self._store.reclaimer.cut(Tail(segments.pack, first))
+        del segments.starts[-portion.segments :]
+        return True
+
+    def has_chunks(self, segments: PackSegments, portion: Portion) -> bool:
+        """Whether a chunk, or a damaged record, may have its place in a portion. Any thread."""
+        pack, start = segments.pack, segments.starts[-portion.segments]
+        stop = self._store.chunks.pack_row(pack).stop
         try:
-            for entry in store.packs.entries(pack, store.chunks.pack_row(pack).stop):
-                try:
-                    record = store.chunks.find(entry.chunk)
-                except CorruptIndex as exc:
-                    log.error("chunk %d stays in pack %d: %s", entry.chunk, pack, exc)
-                    continue
+            for entry in self._store.packs.entries_from(pack, start, stop):
+                record = self._store.chunks.find(entry.chunk)
                 if record is not None and record.place == (pack, entry.offset):
-                    yield entry.chunk, record
-        except CorruptPack as exc:
-            log.error("pack %d is kept: %s", pack, exc)
+                    return True
+        except (CorruptIndex, CorruptPack):
+            return True
+        return False
 
     def retire(self, pack: PackId) -> int:
         """Delete a pack with the next commit, and return its size.

@@ -11,6 +11,8 @@ from modelfs.jobs.gc.collector import (
     LIVE_MIN_SMALL,
     Collector,
     Garbage,
+    PackSegments,
+    Portion,
 )
 from modelfs.jobs.steps import Commit, Job, Work, appending, exclusive, pausing, unless_pinned
 from modelfs.store.chunks.writer import WriteResult
@@ -37,7 +39,7 @@ def collect(
         bytes by which all packs together became smaller.
 
     Raises:
-        StoreFull: no room to rewrite some pack; the collection is complete up to that pack.
+        StoreFull: no room to rewrite some pack; all others are rewritten.
         OSError: the disk failed; nothing is lost.
     """
     return exclusive(_collect(store, collector, live_min, enough))
@@ -54,12 +56,17 @@ def _collect(
     yield from pausing(store.reclaimer.remove_dead())
     yield from pausing(collector.drop_stale_hints())
     yield Commit()
-    rewritten = 0
+    rewritten, failure = 0, None
     for pack in collector.sparse_packs(live_min):
         if enough():
             break
-        yield from _rewrite(store, collector, pack)
-        rewritten += 1
+        try:
+            yield from _rewrite(store, collector, pack)
+            rewritten += 1
+        except StoreFull as exc:
+            failure = exc  # another pack may have a shorter end
+    if failure is not None:
+        raise failure
     freed = max(0, before - collector.pack_bytes())
     return dataclasses.replace(garbage, packs=rewritten, pack_bytes=freed)
 
@@ -83,18 +90,40 @@ def _collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[
 
 
 def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:
-    """Copy the live chunks of a pack, and delete it with a commit."""
+    """Copy the live chunks of a pack, from its end on, and delete it.
+
+    With room for all of them that is one portion and one commit. With less, the pack becomes
+    shorter with each commit, and that makes the room for the next portion.
+
+    Raises:
+        StoreFull: no room for the last segment that is left of it.
+    """
     store.packs.seal(pack)
-    chunks, done = collector.live_chunks(pack), False
-    while not done:
-        result: WriteResult
-        with store.writing() as writer:
-            result, done = yield Work(partial(collector.copy_live, chunks, writer))
+    segments: PackSegments = yield Work(partial(collector.segments, pack))
+    share = 1.0
+    while True:
+        size_max = int(share * store.space.gc_bytes)
+        portion: Portion = yield Work(partial(collector.portion, segments, size_max))
+        try:
+            with store.writing(for_gc=True) as writer:
+                result: WriteResult = yield Work(partial(collector.copy, portion, writer))
+        except StoreFull:
+            if portion.segments == 1:
+                raise
+            share /= 2
+            continue
         yield from pausing(store.publish(result))
-    # Dead chunks that could not be copied have records that point into this pack.
-    yield from pausing(store.reclaimer.remove_dead())
-    collector.retire(pack)
-    yield Commit()  # deletes the pack, so that there is room to rewrite the next one
+        # Dead chunks that could not be copied have records that point into this pack.
+        yield from pausing(store.reclaimer.remove_dead())
+        if portion.segments == len(segments.starts):
+            collector.retire(pack)
+            yield Commit()  # deletes the pack, so that there is room to rewrite the next one
+            return
+        has_chunks: bool = yield Work(partial(collector.has_chunks, segments, portion))
+        if not collector.cut(segments, portion, has_chunks=has_chunks):
+            return
+        yield Commit()
+        yield Work(store.space.measure)
 
 
 class OrphanQueue:

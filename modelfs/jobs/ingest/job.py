@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from modelfs.errors import LostBytes, ModelfsError
+from modelfs.errors import LostBytes, ModelfsError, StoreFull
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
@@ -169,6 +169,10 @@ class Ingest:
     ) -> Job[Failures]:
         """Ingest a round of files, or if that fails, one file after the other.
 
+        A file without room for all its tensors as chunks of their own, such as one that was written
+        in a full store before its format was known, is ingested without: only its staged bytes
+        become chunks. The request for a complete pass stays.
+
         Returns:
             The errors of the files that failed, or that have lost bytes.
         """
@@ -176,13 +180,23 @@ class Ingest:
             yield from self.ingest(inodes, done=done)
         except (ModelfsError, OSError) as exc:
             if len(inodes) == 1:
-                return {inodes[0]: exc}
+                taken = isinstance(exc, StoreFull) and (yield from self._take_staged(inodes[0]))
+                return {} if taken else {inodes[0]: exc}
         else:
             return self._lost(inodes)
         failures: Failures = {}
         for inode in inodes:
             failures |= yield from self.ingest_apart([inode], done=done)
         return failures
+
+    def _take_staged(self, inode: InodeNumber) -> Job[bool]:
+        """Put a file's staged bytes into chunks, and nothing else; return whether none is left."""
+        try:
+            yield from self.ingest([inode], complete=False, urgent=True)
+        except (ModelfsError, OSError):
+            return False
+        staged = self._store.staging.find(inode)
+        return staged is None or not staged.staged_bytes
 
     def _lost(self, inodes: Sequence[InodeNumber]) -> Failures:
         """Return an error for each file with bytes that the disk has lost: they stay staged."""

@@ -151,7 +151,8 @@ class Worker:
                 continue
             is_staged = next(region.staged.within(piece.start, piece.stop), None) is not None
             extent = self._maps.exact(region.staged.inode, piece.start, piece.stop)
-            if extent is not None and not is_staged:
+            # While room is short, mapped bytes stay in the chunks that they are in, however cut.
+            if not is_staged and (extent is not None or region.file_pass.urgent):
                 continue
             if not region.file_pass.takes_all and piece.stop > region.stop:
                 region.unfinished.append(piece)  # its end may not be written yet

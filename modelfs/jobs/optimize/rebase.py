@@ -22,14 +22,14 @@ That is 1,040 KiB in place of 1,100 KiB. Then no chunk derives from chunk 3, so 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element
 from modelfs.errors import CorruptData
-from modelfs.jobs.optimize.batch import BatchOutput, Target
+from modelfs.jobs.optimize.batch import Batch, BatchOutput, Target
 from modelfs.jobs.optimize.encoders import delta_form
 from modelfs.jobs.optimize.forms import Form, smallest_form
 from modelfs.store.chunks.lineage import VISITED_MAX, Depth
@@ -39,6 +39,7 @@ from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.packs.pack import eio_as_corruption
+from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,39 @@ class _Group:
         return sum(record.stored for record in records)
 
 
+class _Measured(BatchOutput):
+    """Counts bytes in place of appending forms."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(Batch(), store.writer())
+        self.kept: set[ChunkId] = set()
+        self.growth = 0  # bytes of the new forms, less those of the old ones
+
+    def put(self, target: Target, form: Form, element: Element) -> None:
+        self.growth += len(form.stored) - target.record.stored
+
+    def keep(self, bases: Mapping[ChunkId, Chunk]) -> None:
+        self.kept.update(bases)
+
+
+def measure_bases(store: Store, depth: int) -> tuple[int, int]:
+    """Return how many base-only chunks a collection frees, and the stored bytes that this gains.
+
+    Any thread. Encodes their dependants, as a collection does, and writes nothing.
+    """
+    output = _Measured(store)
+    rebaser = Rebaser(store.chunks, store.chunk_reader, depth, output, lambda: False)
+    count = size = 0
+    for base, _ in store.base_only.chunks(with_kept=False):
+        tried, damaged = set(rebaser.tried), output.damaged
+        rebaser.rebase(base)
+        group = rebaser.tried - tried - output.kept
+        if damaged == output.damaged:
+            count += len(group)
+            size += sum(store.chunks.record(chunk).stored for chunk in group)
+    return count, max(0, size - output.growth)
+
+
 class Rebaser:
     """Rebases the base-only chunks of one batch. Any thread."""
 
@@ -78,7 +112,7 @@ class Rebaser:
         self._depth = depth
         self._output = output
         self._is_stopped = is_stopped
-        self._tried: set[ChunkId] = set()  # base-only chunks of the groups so far
+        self.tried: set[ChunkId] = set()  # base-only chunks of the groups so far
 
     def rebase(self, base: ChunkId) -> None:
         """Append the dependants of a base-only chunk's group in forms that do not need it.
@@ -88,11 +122,11 @@ class Rebaser:
         Raises:
             OSError: the disk is full or failed.
         """
-        if base in self._tried:
+        if base in self.tried:
             return
         try:
             group = self._group_of(base)
-            self._tried.update(group.bases)
+            self.tried.update(group.bases)
             if len(group.bases) + len(group.dependants) > VISITED_MAX:
                 self._output.keep(group.bases)
                 return

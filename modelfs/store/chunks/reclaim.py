@@ -17,7 +17,7 @@ from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.chunk_records import PackRow
 from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
-from modelfs.store.packs.pack import Packs
+from modelfs.store.packs.pack import Packs, Tail
 
 # Records changed in one slice, so that no request waits long.
 SLICE: Final = 250
@@ -79,6 +79,20 @@ class Reclaimer:
             self._index.delete(Table.PACKS, number_key(pack))
         self._packs.delete_after_commit(pack)
         return row.stop
+
+    def cut(self, tail: Tail) -> int:
+        """Give a sealed pack an earlier end; the next commit cuts its file there.
+
+        No record may point behind it: see `remove_dead`.
+
+        Returns:
+            The bytes by which it becomes shorter.
+        """
+        with self._index.change():
+            row = self._chunks.pack_row(tail.pack)
+            self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
+        self._packs.cut_after_commit(tail)
+        return row.stop - tail.stop
 
     def packs(self) -> Iterator[tuple[PackId, PackRow]]:
         """Yield the rows of all packs."""

@@ -53,13 +53,21 @@ class ChunkWriter:
     """Stores equal content once. One thread at a time, and one writer at a time in a store."""
 
     def __init__(
-        self, chunks: ChunkTable, reader: ChunkReader, packs: Packs, next_chunk: int
+        self,
+        chunks: ChunkTable,
+        reader: ChunkReader,
+        packs: Packs,
+        next_chunk: int,
+        *,
+        for_gc: bool = False,
     ) -> None:
+        """Begin with the number of the next new chunk; `for_gc` is as of `Packs.append`."""
+        self._for_gc = for_gc
         self._chunks = chunks
         self._reader = reader
         self._packs = packs
         self._next = next_chunk
-        self._segment = Segment()
+        self._segment = Segment(packs.segment_size)
         self._contents: dict[ChunkId, bytes] = {}  # new chunks of the segment in memory
         self._records: dict[ChunkId, Chunk] = {}  # of all its chunks, still without a place
         self._by_digest: dict[bytes, list[ChunkId]] = {}  # the new chunks of this writer
@@ -184,7 +192,7 @@ class ChunkWriter:
     def _write(self) -> None:
         if not len(self._segment):
             return
-        entries, tail = self._packs.append(self._segment)
+        entries, tail = self._packs.append(self._segment, for_gc=self._for_gc)
         self._tails[tail.pack] = tail
         for entry in entries:
             records = self._moved if entry.chunk in self._moving else self._added
@@ -195,7 +203,7 @@ class ChunkWriter:
                 stored=entry.stored,
                 checksum=entry.checksum,
             )
-        self._segment = Segment()
+        self._segment = Segment(self._packs.segment_size)
         self._contents.clear()
         self._records.clear()
 

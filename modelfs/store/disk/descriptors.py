@@ -172,10 +172,10 @@ class Descriptors:
         self.clear()
         return Descriptor(self._folder, name, self._flags | flags)
 
-    def forget(self, name: str) -> None:
-        """Remove `name` from the cache, because its file is deleted or replaced."""
+    def forget(self, name: str) -> Descriptor | None:
+        """Remove `name` from the cache, because its file is deleted or replaced; return it."""
         with self._lock:
-            self._open.pop(name, None)
+            return self._open.pop(name, None)
 
     def clear(self) -> None:
         with self._lock:

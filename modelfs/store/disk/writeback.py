@@ -21,15 +21,15 @@ the answer.
 import ctypes
 import errno
 import os
-import sys
 from typing import Final
+
+from modelfs.store.allocation import BTRFS, EXT4, F2FS, TMPFS, XFS, file_system_type
 
 # Behind the end of every file, so that the call waits for no page.
 _BEHIND: Final = 1 << 62
 _WAIT_BEFORE: Final = 1
 
-# Types of file systems, of statfs(2): ext4, xfs, btrfs, f2fs, tmpfs.
-_OWN_MAPPING: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
+_OWN_MAPPING: Final = frozenset({EXT4, XFS, BTRFS, F2FS, TMPFS})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _sync_file_range = _libc.sync_file_range
@@ -53,10 +53,7 @@ def take_error(fd: int) -> int:
 def answer_waits(fd: int) -> bool:
     """Whether `take_error` waits for the disk: the file's pages may lie in another mapping."""
     # Not remembered by device: after an unmount the number belongs to another file system.
-    buffer = ctypes.create_string_buffer(512)  # a `struct statfs`, which begins with the type
-    failed = _libc.fstatfs(fd, buffer)
-    kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
-    return bool(failed) or kind not in _OWN_MAPPING
+    return file_system_type(fd) not in _OWN_MAPPING
 
 
 def _fdatasync(fd: int) -> int:

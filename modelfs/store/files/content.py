@@ -298,10 +298,10 @@ class Contents:
                     if unchecked is not None:
                         self._complete_maps.check(unchecked)
                     part[:] = bytes(len(part))
-                case FileRun(file, offset, size):
+                case FileRun(file, offset):
                     length = read_into(file, offset, part)
                     run.check()
-                    _check_length(length, size)
+                    _check_length(run, length)
                 case ChunkRun(chunk, record, skip, _):
                     self._reader.read_into(chunk, record, skip, part)
 
@@ -315,7 +315,7 @@ class Contents:
             case [FileRun(file, offset, size) as run]:
                 data = read_at(file, offset, size)
                 run.check()
-                _check_length(len(data), size)
+                _check_length(run, len(data))
                 return data
             case [ChunkRun(chunk, record, 0, size)] if size == record.size:
                 return self._reader.read(chunk, record)
@@ -375,7 +375,10 @@ def _append(runs: list[ReadRun], run: ReadRun) -> None:
             runs.append(run)
 
 
-def _check_length(size: int, wanted: int) -> None:
+def _check_length(run: FileRun, size: int) -> None:
     # An error, not zeros: every byte of a staged range was written.
-    if size < wanted:
+    if size < run.size and run.staging_file is not None:
         raise OSError(errno.EIO, "a file of the store is cut short")
+    # For a reader beside a writer gc may have moved the chunks since, and cut the pack.
+    if size < run.size:
+        raise CorruptPack(f"{run.file.path} ends at {run.offset + size}, inside a chunk")

@@ -34,6 +34,13 @@ Stamp = tuple[int, int, int]  # generation, version, failures
 
 
 @dataclass(slots=True)
+class StagedSum:
+    """The number of staged bytes of a store: kept, since there may be many thousand files."""
+
+    bytes: int = 0
+
+
+@dataclass(slots=True)
 class Window:
     """One window of a file that has staged bytes."""
 
@@ -43,6 +50,16 @@ class Window:
     ranges: RangeSet = field(default_factory=RangeSet)  # staged bytes, as offsets in the file
     version: int = 0  # counts the beginnings and ends of writes, and cuts
     dirty: bool = False  # has bytes or ranges that no flush has made durable
+    counted_in: StagedSum | None = (
+        None  # which has the ranges; None: a copy, or cut off, or dropped
+    )
+
+    def count_in(self, total: StagedSum | None) -> None:
+        """Add the staged bytes to a sum, and take them out of the one that has them."""
+        for each, sign in ((self.counted_in, -1), (total, 1)):
+            if each is not None:
+                each.bytes += sign * self.ranges.size
+        self.counted_in = total
 
     @property
     def start(self) -> int:
@@ -81,15 +98,23 @@ class Window:
         base = self.start
         self.version += 1
         self.file.end_write(start - base, stop - base, attempted - base, failures)
+        before = self.ranges.size
         self.ranges.add(start, stop)
+        self._count(self.ranges.size - before)
         self.dirty = True
 
     def cut(self, size: int) -> None:
         """Drop the bytes from `size` on, because the file was truncated."""
         self.version += 1
+        before = self.ranges.size
         self.ranges.remove(size, self.start + WINDOW)
+        self._count(self.ranges.size - before)
         self.file.cut(size - self.start, WINDOW)
         self.dirty = True
+
+    def _count(self, more: int) -> None:
+        if self.counted_in is not None:
+            self.counted_in.bytes += more
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +144,7 @@ class StagedFile:
     def copy(self) -> "StagedFile":
         """Return a copy with which another thread may plan reads."""
         windows = {
-            number: dataclasses.replace(window, ranges=window.ranges.copy())
+            number: dataclasses.replace(window, ranges=window.ranges.copy(), counted_in=None)
             for number, window in self.windows.items()
         }
         return dataclasses.replace(self, windows=windows, superseded=[], freezes=[])

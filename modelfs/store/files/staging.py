@@ -36,7 +36,13 @@ from typing import Final
 from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit
-from modelfs.store.files.staged_file import StagedFile, Window, window_name, window_of
+from modelfs.store.files.staged_file import (
+    StagedFile,
+    StagedSum,
+    Window,
+    window_name,
+    window_of,
+)
 from modelfs.store.files.staging_rows import StagingRows
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
@@ -57,6 +63,7 @@ class Staging:
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
         self._staged: dict[InodeNumber, StagedFile] = {}
+        self._sum = StagedSum()
         self._generation = 0
         # The staging files that keep a descriptor, oldest first: see `WindowFile`.
         self._kept: dict[WindowFile, None] = {}
@@ -84,9 +91,19 @@ class Staging:
         """
         return self.rows.find(inode) if self._others_write else self._staged.get(inode)
 
+    @property
+    def bytes(self) -> int:
+        """The number of staged bytes of all files. Any thread, but beside a writer it is a walk."""
+        if self._others_write:
+            return sum(staged.staged_bytes for staged in self)
+        return self._sum.bytes
+
     def adopt(self, staged: StagedFile) -> StagedFile:
         """Keep the staged state of an inode, unless there is one already. Return the kept one."""
-        return self._staged.setdefault(staged.inode, staged)
+        kept = self._staged.setdefault(staged.inode, staged)
+        for window in kept.windows.values():
+            window.count_in(self._sum)
+        return kept
 
     def release(self, inode: InodeNumber) -> None:
         """Drop an inode's staged state, because the inode record and the map are complete."""
@@ -102,7 +119,8 @@ class Staging:
             self._generation += 1
             name = window_name(staged.inode, number, self._generation)
             file = WindowFile(self._files, name, self._kept)
-            window = staged.windows[number] = Window(number, self._generation, file)
+            window = Window(number, self._generation, file, counted_in=self._sum)
+            staged.windows[number] = window
         return window
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
@@ -111,6 +129,7 @@ class Staging:
         Without a row, its file is deleted at once: a program that truncates its file again and
         again would leave one for each truncation until the next commit.
         """
+        window.count_in(None)
         if window.file.recorded:
             staged.superseded.append(window)
             return
@@ -127,6 +146,7 @@ class Staging:
         for window in windows:
             self.rows.delete(staged.inode, window)
         for window in windows:
+            window.count_in(None)
             window.file.forget()
             self.deletes.delete_after_commit(window.file.name)
             if staged.windows.get(window.number) is window:

@@ -14,10 +14,11 @@ checked, the file is made longer, and the index opens. If 70 pages were missing,
 use, opening would fail.
 """
 
-import ctypes
+import contextlib
 import os
 from typing import Final
 
+from modelfs.store.allocation import KEEP_SIZE, allocate
 from modelfs.store.directory import Directory
 
 DATA_FILE: Final = "data.mdb"
@@ -30,8 +31,6 @@ LOOSE_PAGES: Final = 64
 AHEAD: Final = 4 << 20
 AHEAD_BEHIND: Final = 2 << 20
 AHEAD_STEP: Final = 256 << 10  # the blocks are extended by at least so many bytes
-FALLOC_FL_KEEP_SIZE: Final = 1  # fallocate(2)
-_libc = ctypes.CDLL(None)
 
 
 class DataFile:
@@ -73,6 +72,6 @@ class DataFile:
 
     def _allocate(self, size: int) -> None:
         """Allocate blocks up to `size` without making the file longer, if the disk has space."""
-        with self._folder.opened(DATA_FILE, os.O_RDWR) as fd:
-            # An error is ignored: a later commit tries once more.
-            _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
+        # After an error, a later commit tries once more.
+        with self._folder.opened(DATA_FILE, os.O_RDWR) as fd, contextlib.suppress(OSError):
+            allocate(fd, size, KEEP_SIZE)

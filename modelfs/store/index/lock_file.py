@@ -12,6 +12,12 @@ free the slot of a living process, whose transaction reads pages that are writte
 frees none while a process has a slot, but no lock, and has the file mapped. A process in another
 container is invisible in /proc, and protected by its lock alone.
 
+LMDB writes the lock file through a mapping, also to read. A file system that writes each block to a
+new place, as btrfs does, reserves room at the first write to a page since its last write-back, even
+if the file has its blocks and is not to be copied (chattr +C). If a disk quota or the disk has no
+room, the kernel sends SIGBUS, and the process ends. So `check_room` looks for room first. A process
+that has the store open for writing holds some (see `disk.ballast`).
+
 Example. Process A reads at commit 7 and is killed. The writer's commit 8 reuses no page of
 snapshot 7, and then finds that A has ended and frees its slot. Commit 9 may reuse them.
 """
@@ -24,11 +30,16 @@ from typing import Final
 
 import lmdb
 
+from modelfs.errors import StoreFull
+from modelfs.store.allocation import BCACHEFS, BTRFS, FULL, NamelessFile, file_system_type
 from modelfs.store.directory import SHARED_FILE, Directory
 
 LMDB_LOCK_FILE: Final = SHARED_FILE
 # Room for some 250 read transactions at a time.
 LOCK_SIZE: Final = 16 << 10
+# Room for the file's pages, and for what btrfs reserves beside them.
+PROBE_SIZE: Final = 64 << 10
+COPY_ON_WRITE: Final = frozenset({BTRFS, BCACHEFS})
 # ioctl_iflags(2)
 FS_IOC_SETFLAGS: Final = 0x40086602
 FS_NOCOW_FL: Final = 0x00800000
@@ -51,17 +62,34 @@ def may_lock(index: Directory) -> bool:
 
 
 def prepare_lock_file(index: Directory) -> None:
-    """Create the lock file of an index with all its blocks, if it does not exist.
-
-    LMDB writes it through a mapping. On a file system that allocates new blocks for each write, as
-    btrfs does, such a write on a full disk raises SIGBUS, and no process could open the index.
-    """
+    """Create the lock file of an index with all its blocks, if it does not exist."""
     if index.exists(LMDB_LOCK_FILE):
         return
     with index.opened(LMDB_LOCK_FILE, os.O_RDWR | os.O_CREAT) as fd:
         with contextlib.suppress(OSError):  # other file systems neither have nor need this flag
             fcntl.ioctl(fd, FS_IOC_SETFLAGS, FS_NOCOW_FL.to_bytes(8, "little"))
         os.posix_fallocate(fd, 0, LOCK_SIZE)
+
+
+def check_room(index: Directory) -> None:
+    """Check that LMDB can write the lock file of an index, before it opens it.
+
+    Elsewhere the file has its blocks, so a full disk is no problem. A process that may not create
+    a file in the folder finds nothing out.
+
+    Raises:
+        StoreFull: the disk has no room for the file's pages.
+    """
+    if file_system_type(index.fd) not in COPY_ON_WRITE:
+        return
+    try:
+        NamelessFile(index.link, PROBE_SIZE).close()
+    except OSError as exc:
+        if exc.errno in FULL:
+            raise StoreFull(
+                f"no space left on the disk under {index.path.parent}, or in its disk quota: "
+                f"{index.path / LMDB_LOCK_FILE} cannot be written, so the index cannot be read"
+            ) from exc
 
 
 def free_slots(env: lmdb.Environment, index: Directory) -> None:

@@ -38,9 +38,10 @@ from modelfs.errors import (
     StoreBusy,
     StoreFull,
 )
+from modelfs.store.allocation import FULL
 from modelfs.store.directory import Directory, link_to
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
-from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
+from modelfs.store.index.lock_file import LMDB_LOCK_FILE, check_room, prepare_lock_file
 from modelfs.store.index.meta_pages import MAGIC, meta_problems, raw_pages, read_metas, read_record
 from modelfs.store.index.page_check import PageProblem, PageWalk
 from modelfs.store.index.page_layout import PAGE_HEAD, PageFile
@@ -127,7 +128,10 @@ def checked_files(folder: Directory, *, with_slots: bool) -> Iterator[str]:
 
     Raises:
         StoreNotTrusted: one is not a regular file of the store's owner.
+        StoreFull: the disk has no room for the pages of the lock file.
     """
+    if with_slots:
+        check_room(folder)
     names = (DATA_FILE, LMDB_LOCK_FILE) if with_slots else (DATA_FILE,)
     if folder.is_own:
         for name in names:
@@ -244,12 +248,12 @@ def used_bytes(env: lmdb.Environment) -> int:
 def translated(exc: lmdb.Error, what: str = "index") -> ModelfsError | OSError:
     """Return the exception of the program that stands for an LMDB error.
 
-    `StoreFull` for a full disk, `MapFull` for a full map, `OSError` for any other failed system
-    call, and else `CorruptIndex`.
+    `StoreFull` for a full disk or quota, `MapFull` for a full map, `OSError` for any other failed
+    system call, and else `CorruptIndex`.
     """
     # LMDB passes the errno of a failed system call through; its own codes are negative.
     code = getattr(exc, "code", 0)
-    if isinstance(exc, lmdb.MapFullError) or code == errno.ENOSPC:
+    if isinstance(exc, lmdb.MapFullError) or code in FULL:
         kind = MapFull if isinstance(exc, lmdb.MapFullError) else StoreFull
         return kind(f"no space left for the index: {what}: {exc}")
     if code > 0 and code != errno.EINVAL:

@@ -2,7 +2,8 @@
 
 Theory of operation. Chunks are appended in *segments*, many with one write (see `packs.segment`).
 Keeping values apart from the index is WiscKey's idea (FAST 2016). A pack is *sealed* when it
-reaches `PACK_SIZE`, or the reserve of a small disk (see `disk.space`); it never changes afterwards.
+reaches `PACK_SIZE`, or the reserve of a small disk (see `disk.space`). Afterwards no byte of it
+changes; but gc may cut off its end, when no record points there (see `packs.cuts`).
 
 The index records the committed end of each pack, its `stop`. Bytes behind `stop` were never
 committed; they are cut off when the store is opened, or when a writer is rolled back. The order of
@@ -49,11 +50,23 @@ from modelfs.store.disk.descriptors import (
 )
 from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import KEY_MAX, PackId
-from modelfs.store.packs.segment import HEAD, PAGE, Entry, Segment, decode_head, decode_table
+from modelfs.store.packs.cuts import DeferredCuts
+from modelfs.store.packs.segment import (
+    HEAD,
+    PAGE,
+    Entry,
+    Segment,
+    decode_head,
+    decode_table,
+)
 
 log = logging.getLogger(__name__)
 
 PACK_SIZE: Final = 256 << 20
+# On small disks a segment is this part of the reserve, as gc must be able to copy one when the
+# reserve is in use.
+SEGMENT_PART: Final = 1 / 16
+SEGMENT_SIZE_MIN: Final = 1 << 20
 
 _PACK_HEAD = struct.Struct("<8sQ16sQ")
 _PACK_MAGIC = b"MDLPACK1"
@@ -136,10 +149,15 @@ class Packs:
         """
         self.directory = folder
         self._space = space
-        self._size_max = KEY_MAX if space is None else space.reserve_bytes
+        reserve = KEY_MAX if space is None else space.reserve_bytes
+        self._size_max = reserve
+        # Bytes of decoded chunks at which a segment is written, if not before.
+        self.segment_size = max(SEGMENT_SIZE_MIN, int(reserve * SEGMENT_PART))
         self._uuid = uuid
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
+        self.cuts = DeferredCuts(folder, self._files)
+        self._sealed: set[PackId] = set()  # to which nothing is appended any more
         self._tail: Tail | None = None  # where the next segment goes; None: to a new pack
         self._next = PackId(1)
         self._unflushed: set[PackId] = set()
@@ -186,7 +204,15 @@ class Packs:
             CorruptPack: the pack's header or a segment's table is damaged.
         """
         self.check_header(pack)
-        offset = PAGE
+        yield from self.entries_from(pack, PAGE, stop)
+
+    def entries_from(self, pack: PackId, start: int, stop: int) -> Iterator[Entry]:
+        """Yield the entries of the segment tables from `start`, where one begins, up to `stop`.
+
+        Raises:
+            CorruptPack: a segment's table is damaged.
+        """
+        offset = start
         while offset < stop:
             segment = self.segment(pack, offset, stop)
             yield from segment.entries
@@ -220,8 +246,12 @@ class Packs:
 
     # -- writing
 
-    def append(self, segment: Segment) -> tuple[list[Entry], Tail]:
+    def append(self, segment: Segment, *, for_gc: bool = False) -> tuple[list[Entry], Tail]:
         """Write a segment. It is durable after the next `flush`.
+
+        Args:
+            segment: with at least one chunk.
+            for_gc: the room is that of gc: see `Space.spend`.
 
         Returns:
             The chunks' entries, in the order of `Segment.add`, and the pack's new end.
@@ -230,9 +260,17 @@ class Packs:
             StoreFull: the disk has no space; nothing was written.
             OSError: part of the segment may be written; the tail did not move.
         """
+        try:
+            return self._append(segment, for_gc=for_gc)
+        except OSError as exc:
+            if self._space is None or not self._space.release(exc):
+                raise
+        return self._append(segment, for_gc=for_gc)
+
+    def _append(self, segment: Segment, *, for_gc: bool) -> tuple[list[Entry], Tail]:
         size_at_most = segment.size_at_most
         if self._space is not None:
-            self._space.spend(size_at_most + PAGE)
+            self._space.spend(size_at_most + PAGE, for_gc=for_gc)
         size = size_at_most
         try:
             tail = self._tail
@@ -273,10 +311,15 @@ class Packs:
         Raises:
             OSError: any part of them may be missing on the disk; call `roll_back`.
         """
-        for pack in sorted(self._unflushed):
-            sync(self._files.get(pack_name(pack)))
-        if self._folder_changed:
-            self.directory.sync()
+        try:
+            for pack in sorted(self._unflushed):
+                sync(self._files.get(pack_name(pack)))
+            if self._folder_changed:
+                self.directory.sync()
+        except OSError as exc:
+            if self._space is not None:
+                self._space.release(exc)  # not to repeat it: the kernel may have dropped bytes
+            raise
         self._folder_changed = False
         self._unflushed.clear()
 
@@ -292,7 +335,7 @@ class Packs:
         """
         unpublished, self._unpublished = sorted(self._unpublished), set()
         self._unflushed.clear()
-        self._tail = tail
+        self._tail = None if tail is not None and tail.pack in self._sealed else tail
         for pack in unpublished:
             try:
                 if tail is not None and pack == tail.pack:
@@ -305,6 +348,7 @@ class Packs:
 
     def seal(self, pack: PackId) -> None:
         """Append nothing more to `pack`: the next segment begins a new pack."""
+        self._sealed.add(pack)
         if self._tail is not None and self._tail.pack == pack:
             self._tail = None
 
@@ -315,6 +359,10 @@ class Packs:
     def delete_after_commit(self, pack: PackId) -> None:
         """Let the next commit delete the file of a pack that it no longer mentions."""
         self.deletes.delete_after_commit(pack_name(pack))
+
+    def cut_after_commit(self, tail: Tail) -> None:
+        """Let the next commit, which has the new end of a sealed pack, cut its file there."""
+        self.cuts.cut_after_commit(pack_name(tail.pack), tail.stop)
 
     def reaches(self, tail: Tail) -> bool:
         """Whether a pack's file exists and is at least as long as `tail`."""

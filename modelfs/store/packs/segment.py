@@ -33,7 +33,7 @@ from modelfs.store.disk.descriptors import IOV_MAX
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId
 
-SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks at which a segment is written
+SEGMENT_SIZE: Final = 16 << 20  # bytes of decoded chunks at which a segment is written, or less
 PAGE: Final = 4096
 # Below this, padding to a page would cost more than 6 % of the chunk.
 ALIGN_FROM: Final = 64 << 10
@@ -81,7 +81,9 @@ class Entry:
 class Segment:
     """Chunks in memory that the next write appends to a pack."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_max: int = 1 << 62) -> None:
+        """Begin a segment that is full with `size_max` bytes of decoded chunks, if not before."""
+        self._size_max = size_max
         self._chunks: list[tuple[ChunkId, ChunkKind, CodecId, int, bytes]] = []
         self.stored = 0  # bytes of the stored forms, without headers and padding
         self.raw = 0  # bytes of the decoded chunks: a writer keeps them to compare with
@@ -96,7 +98,7 @@ class Segment:
 
     @property
     def full(self) -> bool:
-        return is_full(self.raw, len(self._chunks))
+        return is_full(self.raw, len(self._chunks), self._size_max)
 
     def add(
         self, chunk: ChunkId, kind: ChunkKind, codec: CodecId, size: int, stored: bytes
@@ -129,9 +131,9 @@ class Segment:
         return entries, [buffer for buffer in buffers if buffer], size
 
 
-def is_full(raw: int, count: int) -> bool:
+def is_full(raw: int, count: int, size_max: int) -> bool:
     """Whether a segment of `count` chunks, with `raw` decoded bytes, gets no more chunks."""
-    return raw >= SEGMENT_SIZE or count >= CHUNKS_MAX
+    return raw >= min(SEGMENT_SIZE, size_max) or count >= CHUNKS_MAX
 
 
 def padding(offset: int, kind: ChunkKind, stored: int) -> int:
@@ -142,7 +144,9 @@ def padding(offset: int, kind: ChunkKind, stored: int) -> int:
 class PackedSize:
     """Counts the bytes that chunks take if they are written one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, segment_size: int = 1 << 62) -> None:
+        """Begin with no chunk; a segment is full with so many decoded bytes, if not before."""
+        self._segment_size = segment_size
         self._done = 0  # bytes of full segments
         self._chunks: list[tuple[ChunkKind, int]] = []  # with stored bytes
         self._raw = 0
@@ -151,7 +155,7 @@ class PackedSize:
         """Count a chunk of `size` decoded bytes."""
         self._chunks.append((kind, stored))
         self._raw += size
-        if is_full(self._raw, len(self._chunks)):
+        if is_full(self._raw, len(self._chunks), self._segment_size):
             self._done = self.total
             self._chunks, self._raw = [], 0
 

@@ -34,6 +34,13 @@ from tests.support.served_store import (
 from tests.support.stores import CHUNK, Box, content_of, noise, staged_of
 
 
+@pytest.fixture
+def served(served: Served) -> Served:
+    """A served store that holds no room, so that a commit that fails is not repeated."""
+    served.store.space.close()
+    return served
+
+
 async def renamed_over(served: Served, number: int) -> InodeNumber:
     """Rename a new file over an old one, and return the new one."""
     await served.written(b"%d" % number)

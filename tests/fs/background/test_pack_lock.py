@@ -35,8 +35,8 @@ async def test_hold_waits_for_a_collection(served: Served, monkeypatch: pytest.M
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
     await served.background.ingest.sync()
-    copy = Held(Collector.copy_live)
-    monkeypatch.setattr(Collector, "copy_live", copy)
+    copy = Held(Collector.copy)
+    monkeypatch.setattr(Collector, "copy", copy)
     held: list[bool] = []
 
     async def hold() -> None:

@@ -82,7 +82,7 @@ def test_a_full_disk_loses_nothing(opened: Store, monkeypatch: pytest.MonkeyPatc
     inodes = scatter(opened)
     before = packs_of(opened)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreFull("no room")
 
     with monkeypatch.context() as patch:

@@ -5,10 +5,19 @@ import pytest
 from modelfs.errors import StoreFull
 from modelfs.jobs.drive import run
 from modelfs.jobs.ingest.job import Ingest, raise_first, sync_rounds
+from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
-from tests.support.stores import CHUNK, content_of, new_file, noise, pending_files, small_windows
+from tests.support.stores import (
+    CHUNK,
+    content_of,
+    model_of,
+    new_file,
+    noise,
+    pending_files,
+    small_windows,
+)
 
 
 def test_files_that_a_partial_pass_cannot_recognise_are_returned(
@@ -71,3 +80,31 @@ def test_a_failure_names_its_file(opened: Store) -> None:
         (broken.errno, broken),
         (full.errno, full),
     ]
+
+
+def test_staged_bytes_become_chunks_without_room_for_a_new_cut(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room to cut a file at its tensors, its staged bytes alone become chunks."""
+    tensors = [noise(5 * CHUNK + 100, seed) for seed in range(20)]
+    content = model_of(*tensors)
+    inode = new_file(opened, b"f", bytes(CHUNK) + content[CHUNK:])
+    run(Ingest(opened).ingest([inode], complete=False, urgent=True), opened)
+    opened.writes.write(inode, 0, content[:CHUNK])
+    limited = opened.packs._space = Space(opened.folder)
+    most = [20 * CHUNK]
+
+    def spend(size: int, *, for_gc: bool = False) -> None:
+        if size > most[0]:
+            raise StoreFull("no room")
+
+    monkeypatch.setattr(limited, "spend", spend)
+    before = opened.inodes.get(inode).format
+    assert run(Ingest(opened).ingest_apart([inode]), opened) == {}
+    assert opened.inventory.staged_bytes() == 0
+    assert opened.inventory.requested() == [inode]
+    assert content_of(opened, inode) == content
+    most[0] = 1 << 30
+    assert run(Ingest(opened).ingest_apart([inode]), opened) == {}
+    assert opened.inodes.get(inode).format is not before
+    assert content_of(opened, inode) == content

@@ -10,9 +10,18 @@ from modelfs.store.files.staged_file import StagedFile, window_name
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.tables import InodeNumber, Table, pair_key
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, pair_key
 from modelfs.store.store import Store
-from tests.support.stores import WINDOW, content_of, names_in, new_file, staged_of
+from tests.support.run_jobs import drain, ingest_file
+from tests.support.stores import (
+    WINDOW,
+    Box,
+    content_of,
+    names_in,
+    new_file,
+    noise,
+    staged_of,
+)
 
 pytestmark = pytest.mark.usefixtures("windows")
 
@@ -99,3 +108,32 @@ def test_a_folder_that_could_not_be_synced_is_synced_again(
     opened.flush(inode)
     opened.staging.sync(inode, [])
     assert synced == [opened.staging.directory]
+
+
+def test_the_number_of_staged_bytes_is_kept(box: Box) -> None:
+    """The number of staged bytes is that of all windows, after each kind of change."""
+    store = box.store
+
+    def check(store: Store, expected: int | None = None) -> None:
+        assert store.staging.bytes == sum(staged.staged_bytes for staged in store.staging)
+        assert expected in (None, store.staging.bytes)
+
+    one, other = (new_file(store, name, noise(3 * WINDOW)) for name in (b"one", b"other"))
+    check(store, 6 * WINDOW)
+    store.writes.write(one, WINDOW, noise(10))  # inside staged bytes
+    check(store, 6 * WINDOW)
+    parts = store.writes.begin(other, 2 * WINDOW, memoryview(noise(WINDOW)))
+    store.writes.truncate(other, WINDOW + 5)
+    check(store, 4 * WINDOW + 5)
+    store.writes.end(other, parts, WINDOW)  # of a window that was cut off meanwhile
+    check(store, 4 * WINDOW + 5)
+    store.flush(one)
+    store.commit()
+    store = box.crash()
+    check(store, 3 * WINDOW)
+    ingest_file(store, one)
+    check(store, 0)
+    store.writes.write(one, 0, noise(7))
+    store.namespace.unlink(ROOT, b"one")
+    drain(store.orphans.remove(one))
+    check(store, 0)

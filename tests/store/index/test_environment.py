@@ -124,10 +124,15 @@ def test_a_disk_that_fails_at_reopening(index: Index, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("code", "wanted"),
-    [(errno.ENOSPC, StoreFull), (errno.EIO, OSError), (-30797, CorruptIndex)],
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EIO, OSError),
+        (-30797, CorruptIndex),
+    ],
 )
 def test_errors_of_lmdb_are_translated(index: Index, code: int, wanted: type[Exception]) -> None:
-    """A full disk is StoreFull, a failed system call OSError, LMDB's own error damage."""
+    """A full disk or quota is StoreFull, a failed system call OSError, LMDB's own error damage."""
     fail(index, begin=failure(code))
     with pytest.raises(wanted):
         index.apply({})

@@ -1,9 +1,22 @@
 """LMDB's lock file: its creation, and the permission to write it."""
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
+
+from modelfs.errors import StoreFull
+from modelfs.store.allocation import BTRFS, EXT4
 from modelfs.store.directory import Directory
-from modelfs.store.index.lock_file import LMDB_LOCK_FILE, LOCK_SIZE, may_lock, prepare_lock_file
+from modelfs.store.index import lock_file
+from modelfs.store.index.lock_file import (
+    LMDB_LOCK_FILE,
+    LOCK_SIZE,
+    check_room,
+    may_lock,
+    prepare_lock_file,
+)
 
 
 def test_the_lock_file_has_its_blocks(tmp_path: Path) -> None:
@@ -22,3 +35,32 @@ def test_the_permission_is_that_of_the_file(tmp_path: Path) -> None:
     assert not may_lock(Directory(tmp_path))
     prepare_lock_file(Directory(tmp_path))
     assert may_lock(Directory(tmp_path))
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, kind: int, error: int) -> None:
+    """Let the file system be of a kind, and have no room for a file without a name."""
+
+    def refused(folder: str, size: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(lock_file, "file_system_type", lambda _: kind)
+    monkeypatch.setattr(lock_file, "NamelessFile", refused)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_no_room_for_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """Where each write needs room and there is none, the error names the store and the file."""
+    refuse(monkeypatch, BTRFS, error)
+    with pytest.raises(StoreFull, match=f"no space left .* {tmp_path}/{LMDB_LOCK_FILE} cannot be"):
+        check_room(Directory(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(EXT4, errno.ENOSPC), (BTRFS, errno.EACCES), (BTRFS, errno.EOPNOTSUPP)]
+)
+def test_room_that_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, error: int
+) -> None:
+    """A full disk where the file has its blocks is no error, nor is a folder of another user."""
+    refuse(monkeypatch, kind, error)
+    check_room(Directory(tmp_path))

@@ -1,0 +1,54 @@
+"""Room on the disk that a store holds, and gives back at once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelfs.store.allocation import TMPFS
+from modelfs.store.disk import ballast
+from modelfs.store.disk.ballast import Ballast
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Ballast:
+    """A ballast of 8 MiB."""
+    held = Ballast(tmp_path)
+    if not held.hold(8 * MB):
+        pytest.skip("this disk has no nameless files that hold room")
+    return held
+
+
+def test_it_holds_room_without_a_name(held: Ballast, tmp_path: Path) -> None:
+    """It holds bytes once, also if more are wanted later, and no name leads to them."""
+    assert held.bytes == 8 * MB
+    assert held.hold(16 * MB)
+    assert held.bytes == 8 * MB
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_gives_it_back_once(held: Ballast) -> None:
+    """The first release gives the room back, and the next one has none."""
+    assert held.release()
+    assert held.bytes == 0
+    assert not held.release()
+    assert held.hold(MB)
+    assert held.bytes == MB
+
+
+def test_a_disk_without_room(tmp_path: Path) -> None:
+    """More than the disk has is not held; a smaller ballast is possible there."""
+    too_large = Ballast(tmp_path)
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    assert not too_large.hold(2 * free + MB)
+    assert too_large.bytes == 0
+
+
+def test_a_disk_in_memory_has_none(held: Ballast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tmpfs a ballast would take memory."""
+    held.release()
+    monkeypatch.setattr(ballast, "file_system_type", lambda _: TMPFS)
+    assert not held.hold(MB)
+    assert (held.bytes, held.is_possible) == (0, False)
