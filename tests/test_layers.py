@@ -15,10 +15,10 @@ PACKAGE = Path(modelfs.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("modelfs.errors", "modelfs.fork_lock"),
     ("modelfs.owners",),
-    ("modelfs.store.directory", "modelfs.store.allocation"),
     ("modelfs.formats", "modelfs.codecs"),
     ("modelfs.sketches",),
-    ("modelfs.store.disk", "modelfs.store.index"),
+    ("modelfs.store.disk",),
+    ("modelfs.store.index",),
     ("modelfs.store.packs",),
     ("modelfs.store.chunks",),
     ("modelfs.store.files",),

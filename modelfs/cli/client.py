@@ -16,7 +16,7 @@ from modelfs.cli.failure import DAEMON_HINTS, Failure, with_hint
 from modelfs.errors import ModelfsError, StoreNotTrusted
 from modelfs.fs.host.peer import peer_of
 from modelfs.jobs.steps import Progress
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET, open_folder
 
 CONNECT_SECONDS: Final = 10.0

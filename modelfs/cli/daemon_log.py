@@ -10,7 +10,7 @@ from typing import Final
 from modelfs.cli.logs import FULL, send_to
 from modelfs.cli.repeated_lines import Condensed
 from modelfs.errors import ModelfsError
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import open_folder
 
 LOG_NAME: Final = "daemon.log"

@@ -29,7 +29,7 @@ from modelfs.errors import InvalidArgument, IrregularFile, ModelfsError, NotPerm
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.commands import Commands, Json
 from modelfs.fs.host.peer import peer_of
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.store import Store
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from modelfs.errors import DirectoryNotEmpty, InvalidArgument, NotADirectory, StoreNotTrusted
 from modelfs.formats.layout import Format
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import FORMAT_FILE, INDEX, LOCK_FILE, PACKS, STAGING, write_format

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from modelfs.errors import StoreBusy
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX, lock
 from modelfs.store.index.index import Index
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, may_lock

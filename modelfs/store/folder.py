@@ -16,8 +16,8 @@ rights of the process that opens the store. So a process opens a store that is i
 belongs to its user, and no other user may write in it. Root is no exception. Any other store needs
 `trust`, with one exception: an ordinary user may read a store of another user, if modes permit it,
 such as a team's library. Nothing is written then, but a slot in LMDB's lock file if that is
-permitted, too. `store.directory` has the rules for the content of the folder: each file of it that
-others may write, but for that lock file, needs `trust` as well.
+permitted, too. `store.disk.directory` has the rules for the content of the folder: each file of it
+that others may write, but for that lock file, needs `trust` as well.
 
 ::
 
@@ -48,7 +48,7 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
-from modelfs.store.directory import Directory, Identity
+from modelfs.store.disk.directory import Directory, Identity
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock

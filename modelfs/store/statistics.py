@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelfs.store.chunks.cache import CacheStatistics, ChunkCache
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.usage import disk_usage
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.staged_file import StagedFile

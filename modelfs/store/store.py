@@ -32,8 +32,8 @@ from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.reclaim import Reclaimer
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import Calls, run_here
+from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.space import Space
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes

@@ -7,7 +7,7 @@ and the superblock the number 4. If the power fails before this commit, the next
 
 import dataclasses
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import count_totals, with_totals
 from modelfs.store.folder import FORMAT_FILE, FORMAT_NEW, check_format, write_format
 from modelfs.store.index.committed import Convert

@@ -9,7 +9,7 @@ import pytest
 
 from modelfs.cli import daemon_log
 from modelfs.errors import StoreNotTrusted
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 
 log = logging.getLogger("modelfs.test")
 pytestmark = pytest.mark.usefixtures("logging_as_before")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelfs.errors import SamePid
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import environment, opening
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call

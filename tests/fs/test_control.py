@@ -21,7 +21,7 @@ from modelfs.fs.control import REQUEST_MAX, Control
 from modelfs.fs.host.peer import Peer
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.create import create_store
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import Counting, Failing, Held, Served, all_synced

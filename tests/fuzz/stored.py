@@ -14,7 +14,7 @@ from modelfs.codecs.elements import element_of
 from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.records import (

@@ -12,8 +12,8 @@ import pytest
 from modelfs.errors import ModelfsError, NotAStore
 from modelfs.jobs.defrag import order, rewrite
 from modelfs.store.create import create_store
-from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import Calls
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.packs.pack import Packs

@@ -24,7 +24,7 @@ from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.run import repair
 from modelfs.store import store as store_module
 from modelfs.store.chunks import writer
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import Totals
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format

@@ -23,7 +23,7 @@ from modelfs.errors import StoreBusy
 from modelfs.reader import connection as connection_module
 from modelfs.reader.connection import Connection
 from modelfs.store import exclusion
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.content import ReadRun
 from modelfs.store.folder import lock
 from modelfs.store.index import environment

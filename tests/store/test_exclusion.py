@@ -8,7 +8,7 @@ import pytest
 
 from modelfs.errors import StoreBusy
 from modelfs.store import exclusion as exclusion_module
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import is_locked, lock
 from modelfs.store.index import environment
 from modelfs.store.store import Store

@@ -22,7 +22,7 @@ from modelfs.errors import (
 )
 from modelfs.jobs.check.fsck import check
 from modelfs.store.create import create_store
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import (
     DAEMON_ATTRIBUTE,
     FORMAT_FILE,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.jobs.check.fsck import check
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.counters import (
     NEXT_CHUNK,
     NEXT_INODE,

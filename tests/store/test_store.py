@@ -9,8 +9,8 @@ import pytest
 
 from modelfs.errors import CorruptIndex, StoreReadOnly
 from modelfs.jobs.check.fsck import check
-from modelfs.store.directory import Directory
 from modelfs.store.disk.calls import run_here
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import SUPERBLOCK

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import (
     FORMAT_FILE,
     FORMAT_NEW,

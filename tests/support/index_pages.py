@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.meta_pages import newest, read_metas

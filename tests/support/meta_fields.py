@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.meta_pages import META_SIZE, SECTOR, Meta, newest, read_metas, read_record
 from modelfs.store.index.page_layout import PageFile
 from tests.support.index_pages import SIZE

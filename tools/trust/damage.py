@@ -41,7 +41,7 @@ import lmdb
 
 from modelfs.errors import ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.meta_pages import META_SIZE, SECTOR, newest, read_metas
 from modelfs.store.index.page_check import PageWalk, Use
 from modelfs.store.index.page_layout import PageFile

@@ -20,7 +20,7 @@ from modelfs.jobs.check.pages import meta_page_findings, page_findings
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import open_folder, open_index_folder
 
 CODES = """\b

@@ -62,7 +62,7 @@ from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
-from modelfs.store.allocation import FULL
+from modelfs.store.disk.allocation import FULL
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.index.tables import InodeNumber

@@ -6,7 +6,7 @@ a new file, and then checks those.
 
 from modelfs.errors import DamagedPages
 from modelfs.jobs.check.findings import Finding
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.opening import check_meta_pages
 
 

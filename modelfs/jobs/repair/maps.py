@@ -19,7 +19,7 @@ from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.missing_extents import suspicious_holes
 from modelfs.jobs.repair.names import adopt
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files import staged_file
 from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
 from modelfs.store.files.staged_file import window_name

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from modelfs.jobs.repair.quarantine import Quarantine
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
 from modelfs.store.index.meta_pages import (
     Meta,

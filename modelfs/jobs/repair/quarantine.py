@@ -16,7 +16,7 @@ import os
 import time
 from typing import Final
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.tables import Table
 
 FOLDER: Final = "quarantine"

@@ -66,7 +66,7 @@ from modelfs.jobs.repair.sums import (
 )
 from modelfs.jobs.repair.superblock import restore_superblock
 from modelfs.jobs.steps import Progress
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import check_format, lock, open_folder, open_index_folder
 from modelfs.store.index.tables import Table, number_of
 from modelfs.store.packs.pack import pack_name

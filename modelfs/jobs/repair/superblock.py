@@ -14,7 +14,7 @@ from collections import Counter
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.create import CHUNK_SIZE
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import PACKS, check_format, open_index_folder, read_superblock
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index

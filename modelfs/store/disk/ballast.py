@@ -30,7 +30,7 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from modelfs.store.allocation import FULL, TMPFS, NamelessFile, file_system_type
+from modelfs.store.disk.allocation import FULL, TMPFS, NamelessFile, file_system_type
 from modelfs.store.disk.bus_errors import arm, disarm, is_armed
 
 # A file system that allocates less, such as ZFS, has only looked whether there is room.

@@ -12,8 +12,8 @@ disk is full, the name is restored and the file stays, because the old index sti
 Otherwise `run` deletes the file.
 """
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.disk.directory import Directory
 
 
 class DeferredDeletes:

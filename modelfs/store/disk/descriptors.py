@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from modelfs.fork_lock import fork_lock
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 
 # The most open files of a cache, and of a process.
 OPEN_MAX: Final = 256

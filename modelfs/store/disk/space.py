@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from modelfs.errors import StoreFull
-from modelfs.store.allocation import FULL
+from modelfs.store.disk.allocation import FULL
 from modelfs.store.disk.ballast import Ballast
 from modelfs.store.disk.usage import Usage
 

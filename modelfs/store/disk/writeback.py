@@ -23,7 +23,7 @@ import errno
 import os
 from typing import Final
 
-from modelfs.store.allocation import BTRFS, EXT4, F2FS, TMPFS, XFS, file_system_type
+from modelfs.store.disk.allocation import BTRFS, EXT4, F2FS, TMPFS, XFS, file_system_type
 
 # Behind the end of every file, so that the call waits for no page.
 _BEHIND: Final = 1 << 62

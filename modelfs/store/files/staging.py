@@ -33,9 +33,9 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import (
     StagedFile,
     StagedSum,

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from modelfs.errors import CorruptIndex, NotFound
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_checksums import is_intact
 from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name

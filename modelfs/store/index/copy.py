@@ -21,7 +21,7 @@ from typing import IO, Final
 import lmdb
 
 from modelfs.errors import StoreFull
-from modelfs.store.directory import Directory, link_to
+from modelfs.store.disk.directory import Directory, link_to
 from modelfs.store.index.meta_pages import page_of, read_metas
 from modelfs.store.index.opening import translated
 from modelfs.store.index.page_layout import PageFile

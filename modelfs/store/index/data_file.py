@@ -18,8 +18,8 @@ import contextlib
 import os
 from typing import Final
 
-from modelfs.store.allocation import KEEP_SIZE, allocate
-from modelfs.store.directory import Directory
+from modelfs.store.disk.allocation import KEEP_SIZE, allocate
+from modelfs.store.disk.directory import Directory
 
 DATA_FILE: Final = "data.mdb"
 # So many pages at the end of the file a commit may have left unwritten before a crash.

@@ -39,7 +39,7 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import StoreBusy, StoreFull
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
 from modelfs.store.index.opening import Database, open_lmdb, translated

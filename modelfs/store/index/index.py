@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from modelfs.errors import StoreReadOnly
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.committed import SCAN_PAGE, CommittedRows, Convert, Row
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.index_file import IndexFile

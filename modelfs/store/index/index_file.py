@@ -18,7 +18,7 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import MapFull, StoreBusy
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.environment import Environment

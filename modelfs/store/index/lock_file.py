@@ -31,8 +31,8 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import StoreFull
-from modelfs.store.allocation import BCACHEFS, BTRFS, FULL, NamelessFile, file_system_type
-from modelfs.store.directory import SHARED_FILE, Directory
+from modelfs.store.disk.allocation import BCACHEFS, BTRFS, FULL, NamelessFile, file_system_type
+from modelfs.store.disk.directory import SHARED_FILE, Directory
 
 LMDB_LOCK_FILE: Final = SHARED_FILE
 # Room for some 250 read transactions at a time.

@@ -31,7 +31,7 @@ from typing import Final, Self
 
 from xxhash import xxh3_64_digest
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
 from modelfs.store.index.page_layout import INTEGER_KEYS, PAGE_HEAD, PageFile, Tree
 

@@ -38,8 +38,8 @@ from modelfs.errors import (
     StoreBusy,
     StoreFull,
 )
-from modelfs.store.allocation import FULL
-from modelfs.store.directory import Directory, link_to
+from modelfs.store.disk.allocation import FULL
+from modelfs.store.disk.directory import Directory, link_to
 from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, check_room, prepare_lock_file
 from modelfs.store.index.meta_pages import MAGIC, meta_problems, raw_pages, read_metas, read_record

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, Self
 
 import lmdb
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.opening import checked_files, translated

@@ -20,8 +20,8 @@ import time
 import weakref
 from typing import Final
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.disk.directory import Directory
 
 # How long a commit waits for reads of bytes that are to be cut off. They take milliseconds.
 WAIT_SECONDS: Final = 0.5

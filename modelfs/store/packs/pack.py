@@ -39,7 +39,6 @@ from typing import Final
 import xxhash
 
 from modelfs.errors import CorruptPack
-from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import (
     Descriptor,
@@ -48,6 +47,7 @@ from modelfs.store.disk.descriptors import (
     sync,
     write_at,
 )
+from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import KEY_MAX, PackId
 from modelfs.store.packs.cuts import DeferredCuts

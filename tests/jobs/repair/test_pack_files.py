@@ -8,7 +8,7 @@ import pytest
 from modelfs.codecs.base import CodecId
 from modelfs.jobs.repair.pack_files import PackState, read_segment_tables, rename_packs
 from modelfs.jobs.repair.quarantine import FOLDER, Quarantine
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, PackId
 from modelfs.store.packs.pack import Packs, pack_name

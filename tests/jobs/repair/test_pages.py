@@ -11,7 +11,7 @@ from modelfs.jobs.repair import pages as repair_module
 from modelfs.jobs.repair.pages import SalvagedRows
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import RepairReport, repair
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX
 from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
 from modelfs.store.index.page_layout import BRANCH, PageFile

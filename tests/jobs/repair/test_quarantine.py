@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from modelfs.jobs.repair.quarantine import FOLDER, ROWS, Quarantine
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.tables import Table
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.store.chunks import lineage as lineage_module
 from modelfs.store.chunks.lineage import CHAIN_MAX, Depth, Lineage, deepest
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import ChunkId, PackId

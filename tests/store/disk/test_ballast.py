@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.allocation import TMPFS
 from modelfs.store.disk import ballast
+from modelfs.store.disk.allocation import TMPFS
 from modelfs.store.disk.ballast import Ballast
 
 MB = 1 << 20

@@ -16,7 +16,7 @@ from tests.support.mounts import run
 # A file of 2 MiB without blocks is mapped, and another without a name takes all room.
 PROGRAM = """
     import faulthandler, mmap, os, signal, sys
-    from modelfs.store.allocation import NamelessFile
+    from modelfs.store.disk.allocation import NamelessFile
     from modelfs.store.disk.bus_errors import arm, disarm, is_armed
 
     faulthandler.enable()

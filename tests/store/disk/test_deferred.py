@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptors, read_at
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from tests.support.run_jobs import ingest_file
 from tests.support.stores import Box, content_of, names_in, new_file, noise

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import (
     IOV_MAX,
     LIMIT_MAX,
@@ -21,6 +20,7 @@ from modelfs.store.disk.descriptors import (
     sync,
     write_at,
 )
+from modelfs.store.disk.directory import Directory
 from tests.support.connections import open_files
 from tests.support.interruptions import at_point, interrupt
 from tests.support.stores import noise

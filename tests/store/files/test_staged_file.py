@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import StagedFile, Stamp, Window
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import StagedFile, window_name
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index

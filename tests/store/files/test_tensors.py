@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.formats.layout import Format, Layout, TensorSpan
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files.tensors import DIMENSIONS_MAX, NUMBER_MAX, TensorTable
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import LostBytes
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors, read_at, write_at
+from modelfs.store.disk.directory import Directory
 from modelfs.store.files import window_file
 from modelfs.store.files.window_file import WindowFile
 from tests.support.lost_writeback import LostWriteBack

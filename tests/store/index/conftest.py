@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sortedcontainers import SortedDict
 
 from modelfs.errors import CorruptIndex
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.committed import FIRST_ROWS, CommittedRows
 from modelfs.store.index.index import Index
 from modelfs.store.index.row_checksum import with_checksum

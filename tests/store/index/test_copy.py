@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import copy
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
@@ -17,7 +17,7 @@ from tests.support.stores import run_apart
 CHANGE = """
 import sys
 from pathlib import Path
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
 index = Index(Directory(Path(sys.argv[1])))

@@ -9,7 +9,7 @@ import pytest
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.data_file import (
     AHEAD,
     AHEAD_BEHIND,

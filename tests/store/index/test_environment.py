@@ -16,7 +16,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, StoreBusy, StoreFull
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import environment as environment_module
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.index import Index
@@ -190,7 +190,7 @@ def readers(index: Index) -> str:
 READ = """
 import sys
 from pathlib import Path
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import Table

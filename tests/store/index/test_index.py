@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import index as index_module
 from modelfs.store.index import memtable as memtable_module
 from modelfs.store.index.index import CommitBatch, Index
@@ -229,7 +229,7 @@ WRITE: Final = """
 import sys
 from typing import Final
 from pathlib import Path
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 index = Index(Directory(Path(sys.argv[1])))
@@ -302,7 +302,7 @@ PUT = """
 import sys
 from typing import Final
 from pathlib import Path
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 index = Index(Directory(Path(sys.argv[1])))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
@@ -91,7 +91,7 @@ def test_an_index_stays_as_it_is(
 COMPACT = """
 import sys
 from pathlib import Path
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from tests.support.small_index import put

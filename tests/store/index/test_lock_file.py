@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.store.allocation import BTRFS, EXT4
-from modelfs.store.directory import Directory
+from modelfs.store.disk.allocation import BTRFS, EXT4
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import lock_file
 from modelfs.store.index.lock_file import (
     LMDB_LOCK_FILE,

@@ -9,7 +9,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import DamagedPages, IndexLost
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import meta_pages
 from modelfs.store.index.index import Index
 from modelfs.store.index.meta_pages import META_SIZE, SECTOR
@@ -176,7 +176,7 @@ def test_two_wiped_pages_are_the_end(path: Path) -> None:
 COMMITS = """
 import sys
 from pathlib import Path
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
 index = Index(Directory(Path(sys.argv[1])))

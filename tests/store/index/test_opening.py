@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import CorruptIndex, DamagedPages, StoreBusy
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
 from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.index import Index
@@ -72,7 +72,7 @@ import sys
 import threading
 from pathlib import Path
 from modelfs.store.index.data_file import DataFile
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
 from modelfs.store.index.index import Index
 from tests.support.small_index import put
@@ -94,7 +94,7 @@ SAME_PID = """
 import os, sys
 from pathlib import Path
 from modelfs.store.index.data_file import DataFile
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
 from modelfs.store.index.index import Index
 index = Index(Directory(Path(sys.argv[1])), read_only=True)

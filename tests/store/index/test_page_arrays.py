@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.meta_pages import newest, read_metas
 from modelfs.store.index.page_arrays import PADDING, Leaves

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import DamagedPages
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.page_check import FREE, TABLES, PageProblem, Use
 from modelfs.store.index.page_layout import BRANCH, PageFile
@@ -130,7 +130,7 @@ ANY_DAMAGE = """
 import random, shutil, sys
 from pathlib import Path
 from modelfs.errors import CorruptIndex
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table, number_key
 from tests.support.index_pages import walk_of

@@ -9,7 +9,7 @@ import lmdb
 import pytest
 
 from modelfs.errors import IrregularFile
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from modelfs.store.index.rebuild import replace_data_file, write_new

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.directory import Directory
 from modelfs.store.disk.descriptors import Descriptors, read_at
+from modelfs.store.disk.directory import Directory
 from modelfs.store.packs import cuts as cuts_module
 from modelfs.store.packs.cuts import DeferredCuts
 

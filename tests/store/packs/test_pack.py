@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
-from modelfs.store.directory import Directory
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from modelfs.errors import IrregularFile, StoreNotTrusted
-from modelfs.store.directory import Directory, Identity
+from modelfs.store.disk.directory import Directory, Identity
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE
 from tests.support.connections import open_files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.allocation import KEEP_SIZE, NamelessFile, allocate, file_system_type
+from modelfs.store.disk.allocation import KEEP_SIZE, NamelessFile, allocate, file_system_type
 
 MB = 1 << 20
 
