@@ -100,7 +100,8 @@ class Commands:
         return await trio.to_thread.run_sync(function, limiter=self._workers)
 
     async def sync(self, request: Json, progress: AsyncProgress) -> Json:
-        await self._background.mapped_pages.sync_all()
+        with self._background.shortage.urgent():
+            await self._background.mapped_pages.sync_all()
         await self._background.ingest.sync(progress)
         return {}
 

@@ -183,7 +183,8 @@ class _Daemon:
 
     async def _receive_mapped_pages(self, scope: trio.CancelScope) -> None:
         try:
-            await self._background.mapped_pages.sync_all()
+            with self._background.shortage.urgent():
+                await self._background.mapped_pages.sync_all()
         except OSError as exc:
             log.error("%s", exc)
             self._failure = exc

@@ -177,7 +177,7 @@ class Store:
         self.exclusion = WriterExclusion(self.directory, self.index)
         try:
             if recover and not self.read_only:
-                self.index.compact()
+                self.index.compact(self.space.working_bytes)
             self._open_parts(cache_size)
             if recover and not self.index.others_write:
                 load_staged(self.staging)

@@ -134,13 +134,12 @@ class BackgroundGc:
             self._uncollectable = (await self.survey(LIVE_MIN_SHORT)).freed_bytes
 
     async def collect_for_room(self, enough: Callable[[], bool]) -> None:
-        """Collect for a request that waits, until there is enough room; not while packs are pinned.
+        """Collect for a request that waits, until there is enough room, or packs are pinned.
 
         Raises:
             StoreFull, OSError: as `collect`.
         """
-        if self._context.pack_lock.is_pinned:
-            return
-        for live_min in (LIVE_MIN_SHORT, LIVE_MIN_SMALL):
-            if not enough() and (await self.survey(live_min)).freed_bytes >= GARBAGE_MIN:
-                await self.collect(live_min, enough)
+        with self._context.pack_lock.until_pinned():
+            for live_min in (LIVE_MIN_SHORT, LIVE_MIN_SMALL):
+                if not enough() and (await self.survey(live_min)).freed_bytes >= GARBAGE_MIN:
+                    await self.collect(live_min, enough)

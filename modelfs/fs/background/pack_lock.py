@@ -9,7 +9,7 @@ ingest takes the lock and appends to pack 9. `fsck` ends, and gc takes the lock.
 """
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import trio
 
@@ -23,11 +23,7 @@ class PackLock:
         self._lock = trio.Lock()
         self._pins = 0
         self._unpinned = Changed()
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether packs are pinned, so that none may be deleted."""
-        return self._pins > 0
+        self._until_pinned: set[trio.CancelScope] = set()
 
     @contextlib.asynccontextmanager
     async def append(self) -> AsyncIterator[None]:
@@ -52,11 +48,28 @@ class PackLock:
         async with self._lock:
             yield not self._pins
 
+    @contextlib.contextmanager
+    def until_pinned(self) -> Iterator[None]:
+        """Cancel the block when packs are pinned: for work that must not wait for a reader.
+
+        Packs are pinned only while no job holds a right, so the block is not in the middle of work.
+        """
+        with trio.CancelScope() as scope:
+            if self._pins:
+                scope.cancel()
+            self._until_pinned.add(scope)
+            try:
+                yield
+            finally:
+                self._until_pinned.discard(scope)
+
     @contextlib.asynccontextmanager
     async def pinned(self) -> AsyncIterator[None]:
         """Keep all packs from being deleted, for a reader in another process."""
         async with self._lock:  # a collection that is under way ends first
             self._pins += 1
+            for scope in self._until_pinned:
+                scope.cancel()
         try:
             yield
         finally:

@@ -3,9 +3,13 @@
 Theory of operation. Staged bytes take room until they are in chunks, and garbage until it is
 collected, so a full disk may have room in a moment. A task makes room in *rounds*, while a request
 waits: it ingests all staged bytes, also of files that are being written, commits, and collects
-garbage if that was not enough. After each round every waiting request tries again. A round that
-made no room ends the wait of all that still find none with ENOSPC, and so does a long wait.
-Nothing in a round needs an answer from the mount, so requests that wait cannot hold it up.
+garbage if that was not enough. A waiting request tries again after each round, and every
+`LOOK_SECONDS` meanwhile, since programs remove files. A round that made no room ends the wait of
+all that still find none with ENOSPC, and so does a long wait. Nothing in a round waits for an
+answer from the mount, nor for a reader that has the packs pinned, so neither can hold it up.
+
+A sync of mapped files, and the end of the daemon, are *urgent*: they wait for the writes of mapped
+pages. Then a request waits for one round at most.
 
 When nothing is staged and no garbage is left, only the reserve is left. It is lent to writers a
 *loan* at a time, because their bytes may be copies of stored ones, which take no room in the end. A
@@ -20,7 +24,8 @@ that the reserve is 6 MiB smaller, and the program gets ENOSPC.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -44,7 +49,7 @@ WAIT_SECONDS: Final = 60.0
 WAITING_MAX: Final = 48
 # After a round that made no room, the next one begins so much later.
 PAUSE_SECONDS: Final = 0.25
-# How often a waiting request looks whether its program is being ended.
+# How often a waiting request looks for room, and whether its program is being ended.
 LOOK_SECONDS: Final = 0.25
 # More room than this is worth another try.
 GAIN_MIN: Final = 64 << 10
@@ -89,6 +94,7 @@ class Shortage:
         self._grew = False  # room for writers or ingest, in the last round
         self._has_granted = False  # room to some request, since the last round
         self._may_wait = False
+        self._urgent = 0  # callers of `urgent`
         self._failure = StoreFull()  # of the last request that found no room
         self._loan: _Loan | None = None
         self._loan_max = LOAN_MAX
@@ -110,7 +116,7 @@ class Shortage:
         """
         if not self._is_granted(size):
             failure = self._failure
-            if not await self._waited_for(lambda: self._is_granted(size), pid):
+            if not await self._waited_for(pid, lambda: self._is_granted(size)):
                 raise failure
 
     async def wait_after(self, failure: OSError, pid: int = 0) -> None:
@@ -121,11 +127,16 @@ class Shortage:
             Interrupted: a signal ends the program.
         """
         # A quota may refuse a write although the disk has room: the room must have grown.
-        if not (await self._waited_for(lambda: True, pid) and self._grew):
+        if not await self._waited_for(pid):
             raise failure
 
-    async def _waited_for(self, condition: Callable[[], bool], pid: int) -> bool:
-        """Wait for rounds that make room; return whether the condition came true."""
+    async def _waited_for(self, pid: int, condition: Callable[[], bool] | None = None) -> bool:
+        """Wait for rounds that make room; return whether the condition came true.
+
+        Args:
+            pid: as for `reserve`.
+            condition: is looked at all the time; None: whether a round made room.
+        """
         if self._waiting >= WAITING_MAX:
             return False
         self._waiting += 1
@@ -135,15 +146,18 @@ class Shortage:
                     ended = self._round_ended.next()
                     self._is_asked = True
                     self._asked.notify()
-                    await _wait(ended, pid)
-                    # First, as a round that gained too little to go on may have gained enough.
-                    if condition():
+                    if await _wait(ended, pid, condition or bool):
                         return True
-                    if not self._made_room or not (self._grew or self._has_granted):
+                    # First, as a round that gained too little to go on may have gained enough.
+                    if self._grew if condition is None else condition():
+                        return True
+                    if self._urgent or not self._made_room:
+                        return False
+                    if not (self._grew or self._has_granted):
                         return False  # the next round would make no more
         finally:
             self._waiting -= 1
-        return False
+        return condition is not None and condition()
 
     def _is_granted(self, size: int) -> bool:
         """Grant room above the reserve, or of a loan; return whether there is any."""
@@ -160,6 +174,15 @@ class Shortage:
             self._loan.lent += size
         self._has_granted = True
         return True
+
+    @contextmanager
+    def urgent(self) -> Iterator[None]:
+        """Let no request wait for more than one round inside the block."""
+        self._urgent += 1
+        try:
+            yield
+        finally:
+            self._urgent -= 1
 
     def stop_waiting(self) -> None:
         """Let no request wait from now on: the daemon ends."""
@@ -247,8 +270,8 @@ class Shortage:
         return True
 
 
-async def _wait(ended: trio.Event, pid: int) -> None:
-    """Wait for an event.
+async def _wait(ended: trio.Event, pid: int, condition: Callable[[], bool]) -> bool:
+    """Wait for an event, or until a condition is true; return whether it is.
 
     Raises:
         Interrupted: a signal ends the program.
@@ -258,3 +281,7 @@ async def _wait(ended: trio.Event, pid: int) -> None:
             raise Interrupted("a signal ends the program that waits for room")
         with trio.move_on_after(LOOK_SECONDS):
             await ended.wait()
+            return False
+        if condition():
+            return True
+    return False

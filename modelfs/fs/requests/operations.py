@@ -200,19 +200,29 @@ class Operations(pyfuse3.Operations):
         if flags & ~KNOWN_RENAME_FLAGS:
             raise InvalidArgument(f"rename flags {flags:#x}")
         await self._background.durability.before_change()
-        await self._background.durability.before_rename()
         old = InodeNumber(parent_inode_old), name_old
         new = InodeNumber(parent_inode_new), name_new
-        if is_exchange(flags):
-            self._store.namespace.exchange(old, new)
-            self._background.durability.replaced(self._store.namespace.lookup(*old))
-            self._background.durability.replaced(self._store.namespace.lookup(*new))
-        else:
-            overwritten = self._store.namespace.rename(old, new, replace=not is_noreplace(flags))
-            if overwritten is not None:
-                self._background.durability.replaced(self._store.namespace.lookup(*new))
-                self.lookups.lost_name(overwritten)
+        # A name that is no longer than the old one goes without room: that is how files are
+        # replaced, which has to work on a full disk.
+        grows = len(name_new) > len(name_old) and not is_exchange(flags)
+        async with self._room_for_rows(NAME_ROOM if grows else 0, ctx):
+            await self._background.durability.before_rename()
+            self._rename(old, new, flags)
         await self._names_changed()
+
+    def _rename(
+        self, old: tuple[InodeNumber, bytes], new: tuple[InodeNumber, bytes], flags: FlagT
+    ) -> None:
+        durability, namespace = self._background.durability, self._store.namespace
+        if is_exchange(flags):
+            namespace.exchange(old, new)
+            durability.replaced(namespace.lookup(*old))
+            durability.replaced(namespace.lookup(*new))
+            return
+        overwritten = namespace.rename(old, new, replace=not is_noreplace(flags))
+        if overwritten is not None:
+            durability.replaced(namespace.lookup(*new))
+            self.lookups.lost_name(overwritten)
 
     # -- directories
 
@@ -393,7 +403,10 @@ class Operations(pyfuse3.Operations):
 
     @contextlib.asynccontextmanager
     async def _room_for_rows(self, size: int, ctx: RequestContext) -> AsyncIterator[None]:
-        """Hold room for rows of the index until they are in its memory."""
+        """Hold room for rows of the index until they are in its memory; none for 0 bytes."""
+        if not size:
+            yield
+            return
         await self._background.shortage.reserve(size, ctx.pid)
         try:
             yield

@@ -360,9 +360,9 @@ class Index:
         """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
         self._committed.write(changes, upgrade)
 
-    def compact(self) -> None:
+    def compact(self, room: int) -> None:
         """Give unused pages back to the disk, if most are unused: see `IndexFile.compact`."""
-        self._file.compact()
+        self._file.compact(room)
 
     def sync(self) -> None:
         """Make the last commit durable: its process may have been killed in the middle of it.

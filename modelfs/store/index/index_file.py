@@ -87,8 +87,12 @@ class IndexFile:
                 return IndexCopy(self._folder, snapshot)
         raise StoreBusy("index: too many commits of another process")
 
-    def compact(self) -> None:
+    def compact(self, room: int) -> None:
         """Give unused pages back to the disk, if most are unused. For the owner, at opening.
+
+        Args:
+            room: bytes that the store may use meanwhile. With less than the copy needs it is not
+                made.
 
         Raises:
             OSError: the disk failed; the index has all its rows.
@@ -96,7 +100,7 @@ class IndexFile:
         remove_new(self._folder)
         with self._environment.acquired() as env:
             used = used_bytes(env)
-            if not copy_compact(env, self._folder, used, used - self._free(env)):
+            if not copy_compact(env, self._folder, used, used - self._free(env), room):
                 return
         self._environment.reopen()
         replace_data_file(self._folder)

@@ -41,7 +41,7 @@ NEW_MAP_SIZE: Final = 1 << 40
 # removed files would keep its length for ever.
 COMPACT_MIN: Final = 16 << 20
 COMPACT_PART: Final = 0.5
-# A new file takes at most this part of the disk's free room.
+# A new file takes at most this part of the room that the store has.
 ROOM_PART: Final = 0.5
 ACL: Final = "system.posix_acl_access"
 
@@ -121,7 +121,7 @@ def _put_rows(env: lmdb.Environment, table: Table, rows: Iterator[tuple[bytes, b
     return count
 
 
-def copy_compact(env: lmdb.Environment, folder: Directory, used: int, live: int) -> bool:
+def copy_compact(env: lmdb.Environment, folder: Directory, used: int, live: int, room: int) -> bool:
     """Write a new data file with the pages in use, durably, if most pages are unused.
 
     Args:
@@ -129,6 +129,7 @@ def copy_compact(env: lmdb.Environment, folder: Directory, used: int, live: int)
         folder: of the index.
         used: bytes up to the end of the last page in use.
         live: bytes of pages in use.
+        room: bytes that the store may use besides the old file.
 
     Returns:
         Whether there is a new file. There is none without room for it, or if LMDB finds damage.
@@ -136,8 +137,7 @@ def copy_compact(env: lmdb.Environment, folder: Directory, used: int, live: int)
     unused = used - live
     if unused < max(COMPACT_MIN, used * COMPACT_PART):
         return False
-    disk = os.statvfs(folder.link)
-    if live > disk.f_bavail * disk.f_frsize * ROOM_PART:
+    if live > room * ROOM_PART:
         log.warning("the index has %d MiB of unused pages; no room to compact", unused >> 20)
         return False
     try:

@@ -1,5 +1,6 @@
 """Requests that wait for room, while ingest and gc make some."""
 
+import dataclasses
 import errno
 import os
 import signal
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from pyfuse3 import FileNameT, InodeT
+from pyfuse3 import FileNameT, FlagT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import Interrupted, StoreFull
 from modelfs.fs.background import shortage as background_shortage
 from modelfs.fs.host.pending_signals import is_ending
+from modelfs.jobs.gc.collector import Garbage
 from tests.support.served_store import ASKED, TOP, Failing, Served, named, refused, until
 from tests.support.stores import Box, checked, new_store, noise
 
@@ -175,4 +177,75 @@ async def test_a_bug_in_a_round_ends_no_mount(
     with pytest.raises(StoreFull):
         await short.background.shortage.reserve(90 * MB)
     assert "bug" in caplog.text
+    caplog.clear()
+
+
+async def test_a_request_looks_for_room_itself(
+    short: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room that appears during a long round is granted before its end."""
+    background = short.background
+    monkeypatch.setattr(background.gc, "remove_orphans", trio.sleep_forever)
+    reserve = Failing(short.store.space.reserve, StoreFull("full"), 1, 2, 3)
+    monkeypatch.setattr(short.store.space, "reserve", reserve)
+    with trio.fail_after(10):
+        await background.shortage.reserve(MB)
+    short.store.space.arrive(MB, 0)
+    assert reserve.calls == 4
+
+
+async def test_an_urgent_request_waits_for_one_round(
+    short: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While mapped files are synced, a request that finds no room after a round has its error."""
+    shortage = short.background.shortage
+    rounds: list[int] = []
+
+    async def one_round() -> bool:
+        rounds.append(1)
+        shortage._has_granted = True  # another request goes on
+        return True
+
+    monkeypatch.setattr(shortage, "_round", one_round)
+    with shortage.urgent(), pytest.raises(StoreFull), trio.fail_after(10):
+        await shortage.reserve(90 * MB)
+    assert len(rounds) == 1
+
+
+async def test_a_round_waits_for_no_reader(short: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection for a waiting request ends when a reader pins the packs."""
+    gc, lock = short.background.gc, short.background.pack_lock
+    surveyed = dataclasses.replace(await gc.survey(), dead_bytes=9 * MB, pack_bytes=9 * MB)
+
+    async def pin() -> None:
+        async with lock.pinned():
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+
+        async def survey(_: float) -> Garbage:
+            nursery.start_soon(pin)
+            await wait_all_tasks_blocked()
+            return surveyed
+
+        monkeypatch.setattr(gc, "survey", survey)
+        with trio.fail_after(10):
+            await gc.collect_for_room(lambda: False)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_longer_name_needs_room(
+    short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full store a file is renamed to a shorter name, but to no longer one."""
+    await write(short, b"name", b"data")
+    for grant in ("reserve", "borrow"):
+        full = Failing(getattr(short.store.space, grant), StoreFull("full"), *range(1, 1000))
+        monkeypatch.setattr(short.store.space, grant, full)
+    with refused(errno.ENOSPC):
+        await short.operations.rename(
+            TOP, FileNameT(b"name"), TOP, FileNameT(b"longer"), FlagT(0), ASKED
+        )
+    await short.operations.rename(TOP, FileNameT(b"name"), TOP, FileNameT(b"n"), FlagT(0), ASKED)
+    assert await short.looked_up(b"n")
     caplog.clear()

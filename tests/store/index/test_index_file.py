@@ -48,10 +48,10 @@ def test_an_index_that_is_mostly_free_is_compacted(
     before = filled_and_emptied(tmp_path)
     rows = rows_of(tmp_path)
     index = Index(Directory(tmp_path))
-    index.compact()
+    index.compact(1 << 30)
     assert (tmp_path / "data.mdb").stat().st_size < before / 4
     put(index, b"a", b"2")
-    index.compact()  # does nothing
+    index.compact(1 << 30)  # does nothing
     index.close()
     assert rows_of(tmp_path) == rows | {Table.META: [(b"a", b"2")]}
 
@@ -67,22 +67,21 @@ def test_the_folder_that_was_opened_is_compacted(
     index = Index(Directory(folder))
     folder.rename(moved)
     shutil.copytree(moved, folder)
-    index.compact()
+    index.compact(1 << 30)
     index.close()
     assert (moved / "data.mdb").stat().st_size < before / 4
     assert (folder / "data.mdb").stat().st_size == before
 
 
-@pytest.mark.parametrize("setting", ["COMPACT_MIN", "ROOM_PART"])
+@pytest.mark.parametrize(("smallest", "room"), [(1 << 40, 1 << 30), (1 << 20, 1 << 12)])
 def test_an_index_stays_as_it_is(
-    tmp_path: Path, setting: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, smallest: int, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it is small, or if there is no room, its file is not copied."""
-    monkeypatch.setattr(rebuild, "COMPACT_MIN", 1 << 20)
-    monkeypatch.setattr(rebuild, setting, 1 << 40 if setting == "COMPACT_MIN" else 0.0)
+    monkeypatch.setattr(rebuild, "COMPACT_MIN", smallest)
     before = filled_and_emptied(tmp_path)
     index = Index(Directory(tmp_path))
-    index.compact()
+    index.compact(room)
     index.close()
     assert (tmp_path / "data.mdb").stat().st_size == before
     assert not (tmp_path / "new").exists()
@@ -97,7 +96,7 @@ from modelfs.store.index.index import Index
 from tests.support.small_index import put
 rebuild.COMPACT_MIN = 1 << 20
 index = Index(Directory(Path(sys.argv[1])))
-index.compact()
+index.compact(1 << 30)
 for number in range(100):
     put(index, b"a", b"%d" % number)
 index.close()
