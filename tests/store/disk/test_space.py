@@ -225,9 +225,9 @@ def test_the_ballast_counts_as_free(disk: Disk, begun: Space, tmp_path: Path) ->
     assert disk.free == 100 * MB - BALLAST
     disk.free += BALLAST
     without = Space(tmp_path)
-    expected = without.room(), without.working_bytes, without.writable_bytes()
+    expected = without.room().free, without.working_bytes, without.writable_bytes()
     disk.free -= BALLAST
-    assert (begun.room(), begun.working_bytes, begun.writable_bytes()) == expected
+    assert (begun.room().free, begun.working_bytes, begun.writable_bytes()) == expected
 
 
 def test_a_refused_write_releases_the_ballast(disk: Disk, begun: Space) -> None:
