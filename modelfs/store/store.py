@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from modelfs.store.chunks.base_only import BaseOnly
 from modelfs.store.chunks.cache import CAPACITY, ChunkCache
@@ -33,6 +33,7 @@ from modelfs.store.chunks.reclaim import Reclaimer
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.calls import Calls, run_here
+from modelfs.store.disk.deferred import Deferred
 from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.space import Space
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
@@ -350,28 +351,25 @@ class Store:
         next commit. If the first call raises, all of this waits for the next commit.
         """
         batch = self.index.seal()
-        deferred = (self.staging.deletes, self.packs.deletes)
-        drained = [(deletes, deletes.drain()) for deletes in deferred]
-        cuts = self.packs.cuts.drain()
+        deferred: list[Deferred[Any]] = [self.staging.deletes, self.packs.deletes, self.packs.cuts]
+        drained = [(each, each.drain()) for each in deferred]
         try:
             yield partial(self.space.with_ballast, batch.write)
         except BaseException:
-            for deletes, names in drained:
-                deletes.restore(names)
-            self.packs.cuts.restore(cuts)
+            for each, work in drained:
+                each.restore(work)
             raise
         self.index.release()
 
-        def delete() -> None:
+        def run_deferred() -> None:
             try:
-                for deletes, names in drained:
-                    deletes.run(names)
-                self.packs.cuts.run(cuts)
+                for each, work in drained:
+                    each.run(work)
             except OSError as exc:
                 # As after a crash: the next open does the same.
                 log.warning("an unused file of the store cannot be deleted or cut: %s", exc)
 
-        yield delete
+        yield run_deferred
 
     @property
     def in_use(self) -> bool:

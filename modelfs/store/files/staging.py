@@ -148,7 +148,7 @@ class Staging:
         for window in windows:
             window.count_in(None)
             window.file.forget()
-            self.deletes.delete_after_commit(window.file.name)
+            self.deletes.after_commit(window.file.name)
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
 

@@ -20,7 +20,8 @@ import time
 import weakref
 from typing import Final
 
-from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.disk.deferred import Deferred
+from modelfs.store.disk.descriptors import Descriptor, Descriptors
 from modelfs.store.disk.directory import Directory
 
 # How long a commit waits for reads of bytes that are to be cut off. They take milliseconds.
@@ -30,48 +31,33 @@ POLL_SECONDS: Final = 0.002
 Cut = tuple[str, int]  # the name of a pack's file, and its new length
 
 
-class DeferredCuts:
+class DeferredCuts(Deferred[Cut]):
     """The files of packs that become shorter with the next commit."""
 
     def __init__(self, folder: Directory, files: Descriptors) -> None:
-        self._folder = folder
-        self._files = files
-        self._cuts: list[Cut] = []
+        super().__init__(folder, files)
+        # By name: descriptors that were dropped, as long as reads may keep them.
+        self._kept: dict[str, list[weakref.ref[Descriptor]]] = {}
 
-    def cut_after_commit(self, name: str, length: int) -> None:
-        """Let the next commit cut a file."""
-        self._cuts.append((name, length))
-
-    def drain(self) -> list[Cut]:
-        """Return the listed cuts and empty the list, as `DeferredDeletes.drain`."""
-        cuts, self._cuts = self._cuts, []
-        return cuts
-
-    def restore(self, cuts: list[Cut]) -> None:
-        """Put drained cuts back, because their commit failed."""
-        self._cuts.extend(cuts)
-
-    def run(self, cuts: list[Cut]) -> None:
-        """Cut files, once no read keeps them. Any thread.
-
-        Raises:
-            OSError: a file cannot be cut.
-        """
-        for cut in cuts:
+    def run(self, drained: list[Cut]) -> None:
+        """Cut files, once no read keeps them; those that one keeps are listed again."""
+        for cut in drained:
             if self._is_read(cut[0]):
-                self._cuts.append(cut)
+                self.after_commit(cut)
                 continue
             with contextlib.suppress(FileNotFoundError):  # deleted since: no chunk was left
                 self._cut(*cut)
 
     def _is_read(self, name: str) -> bool:
-        """Whether a read still keeps the descriptor of a file, after some time."""
-        dropped = self._files.forget(name)
-        descriptor = None if dropped is None else weakref.ref(dropped)
+        """Whether a read still keeps a descriptor of a file, after some time."""
+        kept = self._kept.pop(name, [])
+        if (dropped := self._files.forget(name)) is not None:
+            kept.append(weakref.ref(dropped))
         del dropped
         until = time.monotonic() + WAIT_SECONDS
-        while descriptor is not None and descriptor() is not None:
+        while any(descriptor() is not None for descriptor in kept):
             if time.monotonic() > until:
+                self._kept[name] = kept
                 return True
             time.sleep(POLL_SECONDS)
         return False

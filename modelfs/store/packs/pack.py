@@ -358,11 +358,11 @@ class Packs:
 
     def delete_after_commit(self, pack: PackId) -> None:
         """Let the next commit delete the file of a pack that it no longer mentions."""
-        self.deletes.delete_after_commit(pack_name(pack))
+        self.deletes.after_commit(pack_name(pack))
 
     def cut_after_commit(self, tail: Tail) -> None:
         """Let the next commit, which has the new end of a sealed pack, cut its file there."""
-        self.cuts.cut_after_commit(pack_name(tail.pack), tail.stop)
+        self.cuts.after_commit((pack_name(tail.pack), tail.stop))
 
     def reaches(self, tail: Tail) -> bool:
         """Whether a pack's file exists and is at least as long as `tail`."""

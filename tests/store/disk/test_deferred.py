@@ -30,9 +30,9 @@ def deletes(tmp_path: Path, files: Descriptors) -> DeferredDeletes:
 
 def test_a_name_waits_for_the_commit_after_it(deletes: DeferredDeletes, tmp_path: Path) -> None:
     """A file that is listed after the drain of a commit is not deleted by that commit."""
-    deletes.delete_after_commit("a")
+    deletes.after_commit("a")
     drained = deletes.drain()
-    deletes.delete_after_commit("b")
+    deletes.after_commit("b")
     assert names_in(tmp_path) == {"a", "b", "c"}
     deletes.run(drained)
     assert names_in(tmp_path) == {"b", "c"}
@@ -42,9 +42,9 @@ def test_a_name_waits_for_the_commit_after_it(deletes: DeferredDeletes, tmp_path
 
 def test_names_of_a_failed_commit_are_drained_again(deletes: DeferredDeletes) -> None:
     """Restored names and those listed meanwhile all belong to the next commit, each once."""
-    deletes.delete_after_commit("a")
+    deletes.after_commit("a")
     drained = deletes.drain()
-    deletes.delete_after_commit("b")
+    deletes.after_commit("b")
     deletes.restore(drained)
     assert sorted(deletes.drain()) == ["a", "b"]
 

@@ -26,9 +26,9 @@ def cuts(files: Descriptors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_file_is_cut_after_the_commit(cuts: DeferredCuts, tmp_path: Path) -> None:
     """A cut is listed until it is run; a shorter file stays, and a missing one is no error."""
-    cuts.cut_after_commit("f", 60)
-    cuts.cut_after_commit("f", 80)
-    cuts.cut_after_commit("gone", 10)
+    cuts.after_commit(("f", 60))
+    cuts.after_commit(("f", 80))
+    cuts.after_commit(("gone", 10))
     drained = cuts.drain()
     assert (tmp_path / "f").stat().st_size == 100
     cuts.restore(drained)
@@ -42,6 +42,8 @@ def test_a_read_delays_a_cut(cuts: DeferredCuts, files: Descriptors, tmp_path: P
     planned = files.get("f")
     cuts.run([("f", 60)])
     assert read_at(planned, 0, 100) == bytes(range(100))
+    assert (tmp_path / "f").stat().st_size == 100
+    cuts.run(cuts.drain())  # the read outlasts another commit, too
     assert (tmp_path / "f").stat().st_size == 100
     del planned
     cuts.run(cuts.drain())
