@@ -17,8 +17,8 @@ from modelfs.cli.params import PATH
 from modelfs.cli.places import is_dead, store_mounted_at
 from modelfs.errors import NotAStore, StoreReadOnly
 from modelfs.fs.host.mount_table import mounted_elsewhere
-from modelfs.owners import user_behind
 from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.owners import user_behind
 from modelfs.store.folder import MountedStore, is_locked, open_folder
 from modelfs.store.store import Store
 

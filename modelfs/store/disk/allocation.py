@@ -12,10 +12,10 @@ import errno
 import os
 import sys
 import weakref
-from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Final
+
+from modelfs.store.disk.closer import closer
 
 # Types of file systems, of statfs(2) and linux/magic.h.
 EXT4: Final = 0xEF53
@@ -24,6 +24,7 @@ BTRFS: Final = 0x9123683E
 F2FS: Final = 0xF2F52010
 BCACHEFS: Final = 0xCA451A4E
 TMPFS: Final = 0x01021994
+FUSE: Final = 0x65735546
 
 # The errnos of a disk without room, and of a quota that is used up.
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -70,9 +71,8 @@ class NamelessFile:
         Raises:
             OSError: there is no room, no permission, or the file system has no such files.
         """
-        # As in `directory`: Ctrl-C cannot lose the number.
         opened: list[int] = []
-        self._close: Callable[[], object] = partial(deque, map(os.close, opened), 0)
+        self._close = closer(opened)
         weakref.finalize(self, self._close)
         flags = os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
         opened.extend(map(partial(os.open, mode=0o600), (folder,), (flags,)))

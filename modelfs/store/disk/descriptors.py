@@ -12,11 +12,12 @@ import errno
 import os
 import resource
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
 from modelfs.fork_lock import fork_lock
+from modelfs.store.disk.closer import closer
 from modelfs.store.disk.directory import Directory
 
 # The most open files of a cache, and of a process.
@@ -38,10 +39,8 @@ class Descriptor:
     def __init__(self, folder: Directory, name: str, flags: int) -> None:
         """Open a file of a directory. Raises what `Directory.open` does."""
         self.path = folder.path / name
-        # The number goes into the list, and is closed, in one call of C code each. Ctrl-C comes
-        # between such calls, so it cannot lose the number.
         opened: list[int] = []
-        weakref.finalize(self, deque, map(os.close, opened), 0)
+        weakref.finalize(self, closer(opened))
         folder.open_into(opened, name, flags)
         self.fd = opened[0]
 

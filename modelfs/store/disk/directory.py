@@ -14,7 +14,7 @@ With `trust` all owners and modes are accepted; symbolic links are not. Root is 
 folder of another user: files that root makes there are the folder's owner's from the beginning, so
 that the owner can use the store afterwards, and files of third users, or root's own, are refused.
 The owner may have moved them there from another folder of his, and could neither read nor change
-them himself. `modelfs.owners` has the rules for owners that a file system makes up.
+them himself. `owners` has the rules for owners that a file system makes up.
 
 A file is opened without a wait: a FIFO in its place would block open(2) for ever. For a regular
 file O_NONBLOCK has no meaning.
@@ -29,15 +29,15 @@ import errno
 import os
 import stat
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from modelfs.errors import IrregularFile, StoreNotTrusted
-from modelfs.owners import as_user, user_behind
+from modelfs.store.disk.closer import closer
+from modelfs.store.disk.owners import as_user, user_behind
 
 # For every file of a store.
 NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -92,7 +92,7 @@ class Directory:
             OSError: it cannot be opened.
         """
         opened: list[int] = []
-        self._close = _closing(opened)
+        self._close = closer(opened)
         weakref.finalize(self, self._close)
         self.fd: int
         self.owner: int
@@ -218,7 +218,7 @@ class Directory:
             OSError: it cannot be opened.
         """
         opened: list[int] = []
-        close = _closing(opened)
+        close = closer(opened)
         try:
             self.open_into(opened, name, flags)
             return opened[0]
@@ -230,7 +230,7 @@ class Directory:
     def opened(self, name: str, flags: int) -> Iterator[int]:
         """Open a file inside the block. Raises what `open` does."""
         opened: list[int] = []
-        close = _closing(opened)
+        close = closer(opened)
         try:
             self.open_into(opened, name, flags)
             yield opened[0]
@@ -376,15 +376,6 @@ class Directory:
 
     def _is_link(self, name: str) -> bool:
         return stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
-
-
-def _closing(opened: list[int]) -> Callable[[], object]:
-    """Return a function that closes the descriptors in a list, once.
-
-    A number goes into the list, and is closed, in one call of C code each. Ctrl-C comes between
-    such calls, so it cannot lose the number.
-    """
-    return partial(deque, map(os.close, opened), 0)
 
 
 def _link(path: Path) -> str:

@@ -19,18 +19,17 @@ There, `user_behind` returns 1000. So root's `modelfs gc` needs --trust, as for 
 import ctypes
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from modelfs.errors import NotPermitted
+from modelfs.store.disk.allocation import FUSE, file_system_type
 
 PROCESS: Final = Path("/proc/self")
-# Types of file systems: in the mount table, and in statfs(2).
+# Types of file systems in the mount table.
 FUSE_NAMES: Final = re.compile(r"fuse(blk)?(\..*)?")
-FUSE_TYPE: Final = 0x65735546
 NOBODY: Final = 65534
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 _USER: Final = re.compile(r"(?:^|,)user_id=(\d+)(?:,|$)")
@@ -66,10 +65,7 @@ def user_behind(fd: int) -> int | None:
 
 def _is_fuse(fd: int) -> bool:
     """Whether a file lies in a FUSE mount, or in one that does not answer."""
-    buffer = ctypes.create_string_buffer(512)  # a `struct statfs`, which begins with the type
-    failed = _libc.fstatfs(fd, buffer)
-    kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
-    return bool(failed) or kind == FUSE_TYPE
+    return file_system_type(fd) in (0, FUSE)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from typing import Final
 
 import pytest
 
-from modelfs import owners
 from modelfs.errors import NotPermitted
-from modelfs.owners import FUSE_TYPE, NOBODY, as_user, user_behind
+from modelfs.store.disk import allocation, owners
+from modelfs.store.disk.allocation import FUSE
+from modelfs.store.disk.owners import NOBODY, as_user, user_behind
 from tests.support.users import ALICE, BOB, user
 
 MOUNTS: Final = """\
@@ -49,7 +50,7 @@ def test_who_makes_up_owners(
     assert user_behind(5) == user
 
 
-@pytest.mark.parametrize(("kind", "user"), [(0xEF53, None), (FUSE_TYPE, NOBODY), (None, NOBODY)])
+@pytest.mark.parametrize(("kind", "user"), [(0xEF53, None), (FUSE, NOBODY), (None, NOBODY)])
 def test_a_mount_that_the_table_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int | None, user: int | None
 ) -> None:
@@ -64,7 +65,7 @@ def test_a_mount_that_the_table_lacks(
     (tmp_path / "fdinfo" / "5").write_text("mnt_id:\t99\n")
     (tmp_path / "mountinfo").write_text(MOUNTS.format(name="", end="fuse x rw,user_id=1000"))
     monkeypatch.setattr(owners, "PROCESS", tmp_path)
-    monkeypatch.setattr(owners, "_libc", Libc())
+    monkeypatch.setattr(allocation, "_libc", Libc())
     assert user_behind(5) == user
 
 
