@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.store.store import Store
-from tests.support.loop_disks import FaultyDisk, disk, faulty_disk, free, remount
+from tests.support.loop_disks import FaultyDisk, disk, faulty_disk, fill_up, free, remount
 from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
 from tests.support.stores import new_file, new_store
 
@@ -48,15 +48,6 @@ def fill(folder: Path) -> dict[str, bytes]:
                 raise
             return kept
         kept[name] = data
-
-
-def hold(path: Path) -> None:
-    """Fill a disk to its last byte, as another program does."""
-    with path.open("wb", buffering=0) as file:
-        for size in (MB, 4096):
-            with contextlib.suppress(OSError):
-                while file.write(bytes(size)) == size:
-                    pass
 
 
 @pytest.fixture
@@ -114,7 +105,7 @@ def test_disk_filled_by_others(small: Mount) -> None:
         put(small.path / name, data)
         small.sync()
     (small.path / "late").mkdir()  # not committed yet
-    hold(small.store.parent / "hog")
+    fill_up(small.store.parent / "hog")
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
         put(small.path / "more", noise(9))
     assert free(small.path) == 0

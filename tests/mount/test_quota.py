@@ -3,7 +3,6 @@
 On btrfs, LMDB's lock file needs room for each write, too: without it the kernel sends SIGBUS.
 """
 
-import contextlib
 import errno
 import os
 import random
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.loop_disks import disk, subvolume_with_quota
+from tests.support.loop_disks import disk, fill_up, subvolume_with_quota
 from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
 
 pytestmark = pytest.mark.mount
@@ -58,11 +57,7 @@ def is_refused(path: Path, data: bytes) -> bool:
 
 def hold(path: Path) -> None:
     """Use all room that is left, as another program does, to the last block."""
-    with path.open("wb", buffering=0) as file:
-        for size in (MB, 4096):
-            with contextlib.suppress(OSError):
-                while file.write(bytes(size)) == size:
-                    pass
+    fill_up(path)
     # Also LMDB's lock file is written back, so its next write needs room.
     subprocess.run(["sync", "-f", path], check=True, timeout=DEADLINE)
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +63,15 @@ def thin_disk(top: Path, size: int, room: int) -> Iterator[Path]:
 
 def remount(path: Path, options: str) -> None:
     run("mount", "-o", f"remount,{options}", path)
+
+
+def fill_up(path: Path) -> None:
+    """Write a file until its disk is full to the last byte, as another program does."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            with suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
 
 
 def free(path: Path) -> int:
