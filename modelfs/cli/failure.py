@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from modelfs import mount_table
 from modelfs.cli.escape import plain
 from modelfs.errors import (
     CorruptData,
@@ -22,7 +23,6 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
-from modelfs.fs.host import mount_table
 
 
 class Code(enum.IntEnum):

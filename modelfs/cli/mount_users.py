@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from modelfs.fs.host.mount_table import mounts
+from modelfs.mount_table import mounts
 
 SHOWN_MAX: Final = 5
 

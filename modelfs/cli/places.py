@@ -10,7 +10,7 @@ from typing import Final
 
 from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotAStore, NotFound
-from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at, mounts
+from modelfs.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.store import folder
 from modelfs.store.files.path_lookup import inode_at
 from modelfs.store.folder import STORE_ATTRIBUTE, MountedStore

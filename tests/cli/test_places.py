@@ -9,7 +9,7 @@ import pytest
 from modelfs.cli import places
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point, find_store, is_dead
-from modelfs.fs.host.mount_table import MODELFS, MountEntry
+from modelfs.mount_table import MODELFS, MountEntry
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from tests.support.fake_daemon import Call

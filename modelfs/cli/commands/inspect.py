@@ -12,8 +12,8 @@ from modelfs.cli.open_store import open_for_reading
 from modelfs.cli.params import PATH
 from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
-from modelfs.fs.host.mount_table import mount_point_of
 from modelfs.jobs.inspect.file import report_on, state_of
+from modelfs.mount_table import mount_point_of
 from modelfs.store.index.tables import InodeNumber
 
 # How many users or bases of a tensor's chunks a line of the table has room for.

@@ -15,8 +15,8 @@ from modelfs.cli.fstab_options import parse_options
 from modelfs.cli.fusermount import clear
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import find_mount_point, is_dead, is_store, store_of_mount
-from modelfs.fs.host.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.fs.mount_options import MountOptions
+from modelfs.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.store.chunks.cache import CAPACITY
 from modelfs.store.disk.space import LIMIT_MIN
 from modelfs.store.folder import open_folder

@@ -16,7 +16,7 @@ from modelfs.cli.mount_users import users_of
 from modelfs.cli.params import PATH
 from modelfs.cli.places import is_dead, store_mounted_at
 from modelfs.errors import NotAStore, StoreReadOnly
-from modelfs.fs.host.mount_table import mounted_elsewhere
+from modelfs.mount_table import mounted_elsewhere
 from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.owners import user_behind
 from modelfs.store.folder import MountedStore, is_locked, open_folder

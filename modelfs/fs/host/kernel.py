@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from modelfs.fs.host import fsync_mapped
-from modelfs.fs.host.mount_table import mounted_at
+from modelfs.mount_table import mounted_at
 from modelfs.store.index.tables import InodeNumber
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,12 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
+from modelfs import mount_table
 from modelfs.errors import NotPermitted
 from modelfs.store.disk.allocation import FUSE, file_system_type
 
-PROCESS: Final = Path("/proc/self")
 # Types of file systems in the mount table.
 FUSE_NAMES: Final = re.compile(r"fuse(blk)?(\..*)?")
 NOBODY: Final = 65534
@@ -48,16 +47,12 @@ def user_behind(fd: int) -> int | None:
     mount = None
     # Before Linux 5.14 a process that has given up root may not read its own.
     with suppress(PermissionError):
-        mount = _MOUNT.search((PROCESS / "fdinfo" / str(fd)).read_text())
-    # Not splitlines() of a text: the kernel escapes "\n" in names, but not "\f" or U+2028.
-    for line in map(os.fsdecode, (PROCESS / "mountinfo").read_bytes().split(b"\n")):
-        # 36 35 0:98 /root /mount/point rw,noatime master:1 - fuse.sshfs host: rw,user_id=1000
-        left, _, right = line.partition(" - ")
-        if mount is not None and left.partition(" ")[0] == mount[1]:
-            kind, _, options = right.split(" ")
-            if not FUSE_NAMES.fullmatch(kind):
+        mount = _MOUNT.search((mount_table.PROC / "self" / "fdinfo" / str(fd)).read_text())
+    for entry in mount_table.mounts():
+        if mount is not None and entry.number == mount[1]:
+            if not FUSE_NAMES.fullmatch(entry.kind):
                 return None
-            match = _USER.search(options)
+            match = _USER.search(entry.options)
             user = int(match[1]) if match else NOBODY
             return None if user in (0, os.geteuid()) else user
     return NOBODY if _is_fuse(fd) else None

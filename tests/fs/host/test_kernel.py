@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.fs.host import kernel, mount_table
+from modelfs import mount_table
+from modelfs.fs.host import kernel
 from modelfs.fs.host.fsync_mapped import MOVED
 from modelfs.fs.host.kernel import (
     READ_AHEAD_KIB,

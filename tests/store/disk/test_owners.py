@@ -10,8 +10,9 @@ from typing import Final
 
 import pytest
 
+from modelfs import mount_table
 from modelfs.errors import NotPermitted
-from modelfs.store.disk import allocation, owners
+from modelfs.store.disk import allocation
 from modelfs.store.disk.allocation import FUSE
 from modelfs.store.disk.owners import NOBODY, as_user, user_behind
 from tests.support.users import ALICE, BOB, user
@@ -42,10 +43,11 @@ def test_who_makes_up_owners(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, user: int | None
 ) -> None:
     """It is the user of a FUSE mount, unless that is root or this process's."""
-    (tmp_path / "fdinfo").mkdir()
-    (tmp_path / "fdinfo" / "5").write_text("pos:\t0\nflags:\t012200000\nmnt_id:\t31\nino:\t2\n")
-    (tmp_path / "mountinfo").write_text(MOUNTS.format(name="x\f31", end=end))
-    monkeypatch.setattr(owners, "PROCESS", tmp_path)
+    process = tmp_path / "self"
+    (process / "fdinfo").mkdir(parents=True)
+    (process / "fdinfo" / "5").write_text("pos:\t0\nflags:\t012200000\nmnt_id:\t31\nino:\t2\n")
+    (process / "mountinfo").write_text(MOUNTS.format(name="x\f31", end=end))
+    monkeypatch.setattr(mount_table, "PROC", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     assert user_behind(5) == user
 
@@ -61,10 +63,13 @@ def test_a_mount_that_the_table_lacks(
             buffer.raw = (kind or 0).to_bytes(8, sys.byteorder) + buffer.raw[8:]
             return -1 if kind is None else 0
 
-    (tmp_path / "fdinfo").mkdir()
-    (tmp_path / "fdinfo" / "5").write_text("mnt_id:\t99\n")
-    (tmp_path / "mountinfo").write_text(MOUNTS.format(name="", end="fuse x rw,user_id=1000"))
-    monkeypatch.setattr(owners, "PROCESS", tmp_path)
+    process = tmp_path / "self"
+    (process / "fdinfo").mkdir(parents=True)
+    (process / "fdinfo" / "5").write_text("mnt_id:\t99\n")
+    (tmp_path / "self" / "mountinfo").write_text(
+        MOUNTS.format(name="", end="fuse x rw,user_id=1000")
+    )
+    monkeypatch.setattr(mount_table, "PROC", tmp_path)
     monkeypatch.setattr(allocation, "_libc", Libc())
     assert user_behind(5) == user
 

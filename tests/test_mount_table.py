@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.fs.host import mount_table
-from modelfs.fs.host.mount_table import mount_point_of, mounted_at, mounted_elsewhere, mounts
+from modelfs import mount_table
+from modelfs.mount_table import mount_point_of, mounted_at, mounted_elsewhere, mounts
 
 TABLE = r"""21 1 252:0 / / rw shared:1 - ext4 /dev/vda rw
 35 21 0:48 / /mnt/my\040models\134\011 rw - fuse.modelfs my\040models rw

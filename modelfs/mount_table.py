@@ -18,6 +18,8 @@ class MountEntry:
     path: Path
     device: str  # MAJOR:MINOR
     kind: str  # the type of the file system, such as "ext4" or "fuse.modelfs"
+    number: str = ""  # unique in the table: `mnt_id` in proc_pid_fdinfo(5)
+    options: str = ""  # of the file system, with commas
 
 
 def mounts(process: str = "self") -> list[MountEntry]:
@@ -32,10 +34,11 @@ def mounts(process: str = "self") -> list[MountEntry]:
     for line in map(os.fsdecode, table.split(b"\n")[:-1]):
         # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw
         left, _, right = line.partition(" - ")
-        _, _, device, _, path, *_ = left.split(" ")
+        number, _, device, _, path, *_ = left.split(" ")
+        kind, _, options = right.split(" ")
         # Spaces, tabs, newlines and backslashes are octal escapes.
         path = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), path)
-        entries.append(MountEntry(Path(path), device, right.partition(" ")[0]))
+        entries.append(MountEntry(Path(path), device, kind, number, options))
     return entries
 
 
