@@ -247,7 +247,7 @@ def test_failing_ingest(failing: tuple[Mount, FaultyDisk]) -> None:
     for call in ("write EIO", "write ENOSPC", "fsync EIO", "create EIO"):
         with below.failing(f"{call} packs"):
             with pytest.raises(AssertionError, match=r"free space|the disk failed"):
-                mount.sync()
+                modelfs("sync", mount.path)
             assert (mount.path / "f").read_bytes() == noise(1, MB)
             assert mount.stats()["staged_bytes"] == MB
     mount.sync()
