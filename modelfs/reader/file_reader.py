@@ -102,7 +102,7 @@ class FileReader:
         except CorruptChunk as exc:
             raise CorruptChunk(exc.chunk, f"{exc.problem}, in {self.path}", exc.base) from exc
         except LostBytes as exc:
-            raise LostBytes(f"{self.path}: {exc}") from exc
+            raise LostBytes(f"{self.path}: {exc}", exc.errno) from exc
 
     def _plan_and_check(
         self, offset: int, size: int | None, span: TensorSpan | None
