@@ -284,7 +284,7 @@ def test_a_read_in_the_middle_of_a_read(path: Path, connection: Connection) -> N
         places = ["first"]
         while places:
             if (shared := connection._shared) is not None:
-                shared.store.chunk_reader._verified._verified.clear()
+                shared.store.stored_bytes._verified._verified.clear()
             with at_point(
                 len(results), lambda: inner.append(connection.read(plan)), *modules
             ) as places:

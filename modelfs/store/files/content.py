@@ -11,7 +11,6 @@ bytes at 100. `plan(0, 300)` returns a run of chunk 7 (bytes 0 to 100), a run of
 and is plain, so its runs are runs of the pack's file.
 """
 
-import contextlib
 import errno
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +28,6 @@ from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import ChunkId, InodeNumber
-from modelfs.store.packs.pack import Packs
 
 R = TypeVar("R")
 
@@ -153,7 +151,6 @@ class Contents:
         inodes: Inodes,
         extents: ExtentCache,
         reader: ChunkReader,
-        packs: Packs,
         staging: Staging,
         has_totals: Callable[[], bool],
     ) -> None:
@@ -163,7 +160,7 @@ class Contents:
         self._extents = extents
         self._complete_maps = extents.complete_maps
         self._reader = reader
-        self._packs = packs
+        self._stored = reader.stored
         self._staging = staging
 
     def empty_caches(self) -> None:
@@ -276,10 +273,9 @@ class Contents:
         return False
 
     def _chunk_run(self, extent: Extent, record: Chunk) -> ReadRun:
-        if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
-            # A missing pack is an error of the read, which follows moves and names the chunk.
-            with contextlib.suppress(CorruptPack):
-                file = self._packs.descriptor(record.pack)
+        if record.kind is ChunkKind.PLAIN:
+            file = self._stored.verified_file(record)
+            if file is not None:
                 return FileRun(file, record.offset + extent.skip, extent.length)
         return ChunkRun(extent.chunk, record, extent.skip, extent.length)
 
