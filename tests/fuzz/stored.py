@@ -27,7 +27,8 @@ from modelfs.store.index.records import (
 )
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.index.tensor_records import TensorRow
-from modelfs.store.packs.pack import Packs, pack_name, pack_number
+from modelfs.store.packs.header import pack_name, pack_number
+from modelfs.store.packs.pack import Packs
 from modelfs.store.packs.segment import PAGE, Entry
 from tests.support.paths import CODECS_GOLDEN, STORE_GOLDEN
 
