@@ -73,7 +73,7 @@ from modelfs.store.index.counters import (
 )
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Superblock
+from modelfs.store.index.superblock import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table
 from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted

@@ -17,7 +17,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.store.index import counters
 from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.superblock import FORMAT_VERSION
 from modelfs.store.index.tables import Table
 from modelfs.store.index.tensor_records import SketchKind
 from tools.docs.man import FORMAT

@@ -11,7 +11,7 @@ from modelfs.errors import NotAStore, StoreBusy, UnsupportedFormat
 from modelfs.reader.connection import Connection
 from modelfs.store.create import create_store
 from modelfs.store.folder import FORMAT_TEXT
-from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.superblock import FORMAT_VERSION
 from modelfs.store.store import Store
 from tests.support.connections import (
     DATA,
