@@ -29,7 +29,7 @@ from typing import Final, Self, TypeVar
 from modelfs.errors import CorruptData, IrregularFile, NotAStore, StoreBusy, StoreNotTrusted
 from modelfs.reader.process import PROCESS, SharedStore, SuperblockChanged, store_call
 from modelfs.store.files import parallel
-from modelfs.store.files.content import ReadRun
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.store import Store
 
 T = TypeVar("T")

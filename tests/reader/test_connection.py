@@ -11,7 +11,7 @@ import pytest
 from modelfs.errors import CorruptChunk
 from modelfs.reader.connection import PLANS_MAX, Connection, Plan
 from modelfs.store.create import create_store
-from modelfs.store.files.content import ReadRun
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.store import Store
 from tests.support.connections import (
     DATA,

@@ -24,7 +24,7 @@ from modelfs.reader import process as process_module
 from modelfs.reader.connection import Connection
 from modelfs.store import exclusion
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.content import ReadRun
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.folder import lock
 from modelfs.store.index import environment
 from modelfs.store.store import Store
