@@ -10,8 +10,8 @@ plan names an old place, maybe in a pack that was deleted. So a read that fails 
 looks the record up once more, and reads from the new place if there is one (`follow_moves`). A move
 never changes the content.
 
-Example. Chunk 7 is plain, 1 MiB at 4 KiB in pack 2. The first read of 64 KiB of it reads and hashes
-the whole chunk, and the place (2, 4096) is verified. The next 15 reads read 64 KiB each. gc copies
+Example. Chunk 7 is plain, 1 MiB at 8 KiB in pack 2. The first read of 64 KiB of it reads and hashes
+the whole chunk, and the place (2, 8192) is verified. The next 15 reads read 64 KiB each. gc copies
 the chunk to pack 5 and deletes pack 2. A read that was planned before fails in pack 2; the record
 has pack 5 now, at a place that is not verified. The whole chunk is read and hashed once more.
 """
