@@ -86,9 +86,7 @@ WITHOUT_TESTS: Final = frozenset(
         "jobs/scrub/job.py",
         "jobs/scrub/report.py",
         "reader/dtypes.py",
-        "reader/file_reader.py",
         "reader/layout.py",
-        "reader/reader.py",
         "store/index/tensor_records.py",
     }
 )

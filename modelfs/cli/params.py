@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from modelfs.store.index.records import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
+from modelfs.store.index.superblock import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
 # Less is taken for a mistake: at this rate a TiB takes 34 years.

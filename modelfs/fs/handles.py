@@ -8,7 +8,7 @@ from pyfuse3 import FileHandleT
 
 from modelfs.errors import InvalidArgument
 from modelfs.fs.changed import Changed
-from modelfs.store.files.content import ChunkRun
+from modelfs.store.files.read_runs import ChunkRun
 from modelfs.store.index.tables import ChunkId, InodeNumber
 
 

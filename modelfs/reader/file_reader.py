@@ -17,7 +17,7 @@ from modelfs.jobs.inspect.report import FileReport
 from modelfs.jobs.inspect.sharers import sharers_of
 from modelfs.reader.connection import Check, Connection, Plan
 from modelfs.reader.layout import LayoutStamp, is_indexed, layout_stamp, read_layout
-from modelfs.store.files.content import ReadRun
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
@@ -102,7 +102,7 @@ class FileReader:
         except CorruptChunk as exc:
             raise CorruptChunk(exc.chunk, f"{exc.problem}, in {self.path}", exc.base) from exc
         except LostBytes as exc:
-            raise LostBytes(f"{self.path}: {exc}") from exc
+            raise LostBytes(f"{self.path}: {exc}", exc.errno) from exc
 
     def _plan_and_check(
         self, offset: int, size: int | None, span: TensorSpan | None

@@ -12,7 +12,6 @@ from modelfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFoun
 from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
-from modelfs.store.disk.usage import disk_usage
 from modelfs.store.files.path_lookup import StrPath, inode_at
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics
@@ -158,5 +157,5 @@ class Reader:
 
     def statistics(self) -> Statistics:
         """Return the statistics of `modelfs stats`. Walks the store's folder."""
-        disk_bytes = disk_usage(self.folder)
+        disk_bytes = self._connection.call_unpinned(lambda store: store.inventory.disk_usage())
         return self._connection.call(lambda store: store.inventory.statistics(disk_bytes))

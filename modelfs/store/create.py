@@ -16,12 +16,12 @@ from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import FORMAT_FILE, INDEX, LOCK_FILE, PACKS, STAGING, write_format
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import (
+from modelfs.store.index.records import Inode
+from modelfs.store.index.superblock import (
     CHUNK_SIZE_MAX,
     CHUNK_SIZE_MIN,
     FORMAT_VERSION,
     SUPERBLOCK,
-    Inode,
     Superblock,
 )
 from modelfs.store.index.tables import ROOT, Table

@@ -30,6 +30,7 @@ from modelfs.store.chunks.cache import CAPACITY, ChunkCache
 from modelfs.store.chunks.publish import Publisher, StillValid
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.reclaim import Reclaimer
+from modelfs.store.chunks.stored_bytes import StoredBytes
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
 from modelfs.store.disk.calls import Calls, run_here
@@ -72,7 +73,7 @@ from modelfs.store.index.counters import (
 )
 from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import Superblock
+from modelfs.store.index.superblock import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table
 from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
@@ -97,6 +98,7 @@ class Store:
     # Chunks.
     cache: ChunkCache
     chunks: ChunkTable
+    stored_bytes: StoredBytes
     chunk_reader: ChunkReader
     base_only: BaseOnly
     reclaimer: Reclaimer
@@ -213,9 +215,8 @@ class Store:
         )
         self.cache = ChunkCache(cache_size)
         self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
-        self.chunk_reader = ChunkReader(
-            self.chunks, self.packs, self.cache, self.superblock.chunk_size
-        )
+        self.stored_bytes = StoredBytes(self.chunks, self.packs, self.superblock.chunk_size)
+        self.chunk_reader = ChunkReader(self.chunks, self.stored_bytes, self.cache)
         self.base_only = BaseOnly(index, self.chunks)
         self.reclaimer = Reclaimer(index, self.chunks, self.chunk_reader, self.packs)
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
@@ -231,7 +232,6 @@ class Store:
             self.inodes,
             extents,
             self.chunk_reader,
-            self.packs,
             self.staging,
             partial(_has_totals, weakref.ref(self)),
         )

@@ -13,7 +13,7 @@ from modelfs.store.folder import FORMAT_FILE, FORMAT_NEW, check_format, write_fo
 from modelfs.store.index.committed import Convert
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
+from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 
 

@@ -17,7 +17,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.store.index import counters
 from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.superblock import FORMAT_VERSION
 from modelfs.store.index.tables import Table
 from modelfs.store.index.tensor_records import SketchKind
 from tools.docs.man import FORMAT
@@ -34,7 +34,7 @@ LAYOUTS: Final = {
     "TensorRow": "TensorRow.HEAD",
     "Chunk": "Chunk.LAYOUT",
     "PackRow": "PackRow.LAYOUT",
-    "Packs": "modelfs.store.packs.pack._PACK_HEAD",
+    "Packs": "modelfs.store.packs.header.LAYOUT",
     "Segment": "modelfs.store.packs.segment.HEAD",
     "Entry": "Entry.LAYOUT",
     "Recipe": "modelfs.store.chunks.recipe._RUN",
@@ -190,6 +190,6 @@ def test_versions() -> None:
 
 def test_magic() -> None:
     """The magic bytes of packs and segments are those that are written."""
-    assert b"MDLPACK1" in Path(modelfs.store.__path__[0], "packs/pack.py").read_bytes()
+    assert b"MDLPACK1" in Path(modelfs.store.__path__[0], "packs/header.py").read_bytes()
     for magic, heading in (("MDLPACK1", "Packs"), ("MSEG", "Segment")):
         assert f"`{magic}`" in section(heading)

@@ -17,17 +17,13 @@ from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.records import (
-    Dentry,
-    Extent,
-    Inode,
-    Listed,
-    Superblock,
-    WindowRanges,
-)
+from modelfs.store.index.name_records import Dentry, Listed
+from modelfs.store.index.records import Extent, Inode, WindowRanges
+from modelfs.store.index.superblock import Superblock
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.index.tensor_records import TensorRow
-from modelfs.store.packs.pack import Packs, pack_name, pack_number
+from modelfs.store.packs.header import pack_name, pack_number
+from modelfs.store.packs.pack import Packs
 from modelfs.store.packs.segment import PAGE, Entry
 from tests.support.paths import CODECS_GOLDEN, STORE_GOLDEN
 

@@ -31,8 +31,8 @@ from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT, check_format
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import CommitBatch, Index
-from modelfs.store.index.records import FORMAT_VERSION
 from modelfs.store.index.row_checksum import checked
+from modelfs.store.index.superblock import FORMAT_VERSION
 from modelfs.store.index.tables import ROOT, SINCE, InodeNumber, Table, number_key, sketch_key
 from modelfs.store.index.tensor_records import SketchKind
 from modelfs.store.store import Store

@@ -7,7 +7,7 @@ import pytest
 
 import modelfs
 from modelfs.errors import DirectoryNotEmpty, InvalidArgument
-from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.superblock import FORMAT_VERSION
 
 
 def test_opening(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

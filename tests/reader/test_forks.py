@@ -20,11 +20,11 @@ import pytest
 
 import modelfs
 from modelfs.errors import StoreBusy
-from modelfs.reader import connection as connection_module
+from modelfs.reader import process as process_module
 from modelfs.reader.connection import Connection
 from modelfs.store import exclusion
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.content import ReadRun
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.folder import lock
 from modelfs.store.index import environment
 from modelfs.store.store import Store
@@ -40,16 +40,9 @@ from tests.support.connections import (
     size_of,
 )
 from tests.support.mounts import wait_until
-from tests.support.stores import stored_file
 from tests.support.writer_process import writer_of
 
-
-@pytest.fixture
-def path(path: Path) -> Path:
-    """The store with one file, `file`."""
-    with Store(path) as store:
-        stored_file(store, b"file", DATA)
-    return path
+pytestmark = pytest.mark.usefixtures("one_file")
 
 
 @contextmanager
@@ -157,7 +150,7 @@ def test_a_fork_waits_for_that_of_another_thread(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that one waits for a transaction: waiting is no failed attempt."""
-    monkeypatch.setattr(connection_module, "ATTEMPTS_MAX", 2)
+    monkeypatch.setattr(process_module, "ATTEMPTS_MAX", 2)
     must_read(connection)
     codes: list[int] = []
 

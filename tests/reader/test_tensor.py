@@ -22,7 +22,8 @@ from modelfs.formats.layout import Layout, ReadAt
 from modelfs.formats.sniff import recognise
 from modelfs.reader import dtypes, layout
 from modelfs.store.files import parallel
-from modelfs.store.files.content import Contents, ReadRun
+from modelfs.store.files.content import Contents
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.external_models import model_naming

@@ -39,7 +39,7 @@ from modelfs.store.folder import (
     lock,
 )
 from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.records import FORMAT_VERSION
+from modelfs.store.index.superblock import FORMAT_VERSION
 from modelfs.store.store import Store
 from tests.support import users
 from tests.support.stores import CHUNK, Box, check_closed, noise, run_apart, stored_file

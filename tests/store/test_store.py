@@ -13,7 +13,7 @@ from modelfs.store.disk.calls import run_here
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import index as index_module
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import SUPERBLOCK
+from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, Table
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all, ingest_file

@@ -19,7 +19,7 @@ from modelfs.store.folder import (
 )
 from modelfs.store.index.counters import OPTIMIZE_AGAIN, OPTIMIZE_WALK
 from modelfs.store.index.index import CommitBatch, Index
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK
+from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import ROOT, Table, number_key
 from modelfs.store.store import Store
 from tests.support.damaged_rows import raw_rows

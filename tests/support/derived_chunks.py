@@ -90,7 +90,7 @@ def spoil(store: Store, chunk: ChunkId) -> None:
     """Damage the stored bytes of a chunk."""
     record = store.chunks.record(chunk)
     overwrite(pack_path(store.packs, record.pack), record.offset + 5, b"damaged")
-    store.chunk_reader.distrust(record)
+    store.stored_bytes.distrust(record)
 
 
 def remove(store: Store, *names: bytes) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 from modelfs.codecs.base import CodecId
 from modelfs.formats.layout import Format
 from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
+from modelfs.store.index.name_records import Dentry, Listed
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Dentry, Extent, Inode, Listed, Superblock, WindowRanges
+from modelfs.store.index.records import Extent, Inode, WindowRanges
+from modelfs.store.index.superblock import Superblock
 from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 from modelfs.store.index.tensor_records import TensorRow
 

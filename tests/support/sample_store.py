@@ -11,8 +11,9 @@ from modelfs.sketches.sketch import Sampler
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.index.chunk_records import Chunk, PackRow
+from modelfs.store.index.name_records import Dentry
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Dentry, Extent, Inode, WindowRanges
+from modelfs.store.index.records import Extent, Inode, WindowRanges
 from modelfs.store.index.tables import (
     ROOT,
     ChunkId,

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from modelfs.store.files.content import ChunkRun
+from modelfs.store.files.read_runs import ChunkRun
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tools.mounting import Mount, modelfs, mounted

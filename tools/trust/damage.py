@@ -45,7 +45,7 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.index.meta_pages import META_SIZE, SECTOR, newest, read_metas
 from modelfs.store.index.page_check import PageWalk, Use
 from modelfs.store.index.page_layout import PageFile
-from modelfs.store.index.records import SUPERBLOCK
+from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.byte_damage import PIECE, Contents, files_of, read, walk

@@ -9,7 +9,8 @@ from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
 from modelfs.store.disk.space import Room
 from modelfs.store.files.attributes import Change
 from modelfs.store.files.content import Contents
-from modelfs.store.index.records import NAME_MAX, Inode
+from modelfs.store.index.name_records import NAME_MAX
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 # How long the kernel may cache names and attributes, in seconds. Files change through the kernel

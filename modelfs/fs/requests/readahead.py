@@ -30,7 +30,8 @@ import trio
 from modelfs.errors import ModelfsError
 from modelfs.fs.handles import ReadAheadState
 from modelfs.fs.requests.boundary import silent
-from modelfs.store.files.content import ChunkRun, Contents, ReadRun
+from modelfs.store.files.content import Contents
+from modelfs.store.files.read_runs import ChunkRun, ReadRun
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import InodeNumber
 

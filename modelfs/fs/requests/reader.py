@@ -17,7 +17,8 @@ import trio
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests.readahead import ReadAhead
 from modelfs.store.chunks.cache import CAPACITY
-from modelfs.store.files.content import ChunkRun, Contents, FileRun, HoleRun, ReadRun, parts
+from modelfs.store.files.content import Contents
+from modelfs.store.files.read_runs import ChunkRun, FileRun, HoleRun, ReadRun, parts
 
 # The largest read that the kernel sends.
 REQUEST_MAX: Final = 1 << 20

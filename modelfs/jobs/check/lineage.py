@@ -145,7 +145,7 @@ def _measure_chain(view: CheckView, chunk: ChunkId, lengths: dict[ChunkId, int])
 def recipe_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
     """Return how a derived chunk's recipe differs from the rows of lineage, None if it does not."""
     try:
-        sources = set(view.store.chunk_reader.recipe(chunk, record).sources)
+        sources = set(view.store.stored_bytes.recipe(chunk, record).sources)
     except (CorruptChunk, OSError) as exc:
         return str(exc)
     listed = set(view.sources(chunk))

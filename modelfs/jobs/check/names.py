@@ -9,7 +9,8 @@ from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.index.counters import NEXT_COOKIE
 from modelfs.store.index.decoders import decode_mark, decode_parent, decode_symlink
-from modelfs.store.index.records import FIRST_COOKIE, Dentry, Inode, Listed
+from modelfs.store.index.name_records import FIRST_COOKIE, Dentry, Listed
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,

@@ -174,7 +174,7 @@ def contents_are_intact(
 
 def _content_problem(view: CheckView, chunk: ChunkId, record: Chunk) -> str | None:
     try:
-        view.store.chunk_reader.check_content(chunk, record)
+        view.store.chunk_reader.check(chunk, record)
     except (CorruptChunk, OSError) as exc:
         if isinstance(exc, CorruptChunk) and exc.base != chunk:
             return None  # the base has a finding of its own, or is recorded as lost

@@ -24,7 +24,8 @@ from modelfs.store.index.counters import (
     SHARED,
 )
 from modelfs.store.index.decoders import DECODERS, decode_meta
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
+from modelfs.store.index.records import WindowRanges
+from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import (
     KEY_MAX,
     ROOT,

@@ -69,7 +69,7 @@ class Defragmenter:
             record = self._store.chunks.find(chunk)
             if record is None or not record.alive or record.is_lost:
                 continue
-            if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
+            if (stored := self._store.stored_bytes.read_if_intact(chunk, record)) is not None:
                 copied[chunk] = record
                 writer.copy(chunk, record, stored)
         return copied, writer.finish()

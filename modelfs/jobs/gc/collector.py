@@ -229,7 +229,7 @@ class Collector:
             OSError: the backing disk is full, or failed at more than reading a chunk.
         """
         for chunk, record in portion.chunks:
-            if (stored := self._store.chunk_reader.readable_bytes(chunk, record)) is not None:
+            if (stored := self._store.stored_bytes.read_if_intact(chunk, record)) is not None:
                 writer.copy(chunk, record, stored)
         return writer.finish()
 

@@ -18,7 +18,8 @@ from typing import Final
 from modelfs.errors import CorruptData
 from modelfs.formats.layout import Format, Layout, ReadAt, TensorSpan
 from modelfs.formats.sniff import external_layout, recognise
-from modelfs.store.index.records import NAME_MAX, Dentry, Inode
+from modelfs.store.index.name_records import NAME_MAX, Dentry
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import (
     InodeNumber,
     Table,

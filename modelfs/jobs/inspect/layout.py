@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from modelfs.store.files.content import overlay
+from modelfs.store.files.overlay import overlay
 from modelfs.store.files.staged_file import StagedFile, Window
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.ranges import RangeSet

@@ -184,7 +184,7 @@ def relink(
         doubtful: set[ChunkId] = set()
         for chunk, record in unread:
             try:
-                sources[chunk] = context.store.chunk_reader.recipe(chunk, record).sources
+                sources[chunk] = context.store.stored_bytes.recipe(chunk, record).sources
             except (CorruptChunk, OSError):
                 doubtful.add(chunk)
         changes.needed.update(*sources.values())

@@ -19,7 +19,7 @@ from typing import Final
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.dentries import rows_of
-from modelfs.store.index.records import COOKIE_END, FIRST_COOKIE, Dentry
+from modelfs.store.index.name_records import COOKIE_END, FIRST_COOKIE, Dentry
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,

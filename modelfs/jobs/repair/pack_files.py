@@ -13,7 +13,8 @@ from typing import Final
 from modelfs.errors import CorruptPack
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.index.tables import ChunkId, PackId
-from modelfs.store.packs.pack import Packs, pack_name, pack_number, read_header
+from modelfs.store.packs.header import pack_name, pack_number, read_header
+from modelfs.store.packs.pack import Packs
 from modelfs.store.packs.segment import PAGE, Entry
 from modelfs.store.store import Store
 

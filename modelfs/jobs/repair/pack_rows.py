@@ -6,7 +6,7 @@ from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.pack_files import PackState
 from modelfs.store.index.chunk_records import PackRow
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
-from modelfs.store.packs.pack import pack_name
+from modelfs.store.packs.header import pack_name
 
 
 def repair_pack_rows(

@@ -41,7 +41,7 @@ def relocate(
     writer = store.writer()
     for chunk, record in sorted(chunks.items(), key=lambda item: item[1].place):
         if chunk not in plain:
-            writer.copy(chunk, record, store.chunk_reader.stored_bytes(chunk, record))
+            writer.copy(chunk, record, store.stored_bytes.read(chunk, record))
     for chunk in sorted(plain):
         record = store.chunks.record(chunk)
         as_plain = dataclasses.replace(record, kind=ChunkKind.PLAIN, codec=CodecId.RAW)

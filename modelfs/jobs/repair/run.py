@@ -69,7 +69,7 @@ from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import check_format, lock, open_folder, open_index_folder
 from modelfs.store.index.tables import Table, number_of
-from modelfs.store.packs.pack import pack_name
+from modelfs.store.packs.header import pack_name
 from modelfs.store.recovery import load_staged
 from modelfs.store.sessions import begin_session
 from modelfs.store.store import Store

@@ -15,7 +15,7 @@ from modelfs.jobs.check.rows import COUNTERS, counted_totals
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.index.chunk_records import UNKNOWN
 from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import COOKIE_END
+from modelfs.store.index.name_records import COOKIE_END
 from modelfs.store.index.tables import (
     KEPT,
     KEY_MAX,

@@ -18,9 +18,9 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import PACKS, check_format, open_index_folder, read_superblock
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import CHUNK_SIZE_MAX, SUPERBLOCK, Superblock
+from modelfs.store.index.superblock import CHUNK_SIZE_MAX, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
-from modelfs.store.packs.pack import read_header
+from modelfs.store.packs.header import read_header
 
 
 def restore_superblock(store: Directory, quarantine: Quarantine) -> str | None:

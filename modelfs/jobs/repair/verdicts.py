@@ -207,7 +207,7 @@ def _stored_copy(evidence: Evidence, chunk: ChunkId) -> Chunk | None:
     for candidate in candidates(evidence, chunk, None):
         if evidence.form_problem(candidate) is None:
             with contextlib.suppress(CorruptData, OSError):
-                evidence.store.chunk_reader.stored_bytes(chunk, candidate)
+                evidence.store.stored_bytes.read(chunk, candidate)
                 return candidate
     return None
 

@@ -263,7 +263,7 @@ class Scrubber:
         Damage of a chunk that is recorded as lost is not new, and fsck reports it.
         """
         try:
-            self._reader.check_content(chunk, record)
+            self._reader.check(chunk, record)
         except CorruptChunk as exc:
             damaged, message = ChunkId(exc.base), str(exc)
         except OSError as exc:
@@ -275,7 +275,7 @@ class Scrubber:
             damaged, found = chunk, self._chunks.find(chunk)
         if found is None or found.is_lost:
             return None
-        self._reader.distrust(found)
+        self._reader.stored.distrust(found)
         return damaged, _place_number(found), message
 
     def _drop_cached_pages(self, pack: PackId, start: int, stop: int) -> None:

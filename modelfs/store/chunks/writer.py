@@ -160,7 +160,7 @@ class ChunkWriter:
             if self._reader.read(chunk, record) != content:
                 return False
             # The content may come from memory, and the bytes on the disk be damaged since.
-            self._reader.check_stored(chunk, record)
+            self._reader.stored.check(chunk, record)
         except CorruptData:
             return self._heal(chunk, record, content)
         except OSError as exc:

@@ -11,138 +11,21 @@ bytes at 100. `plan(0, 300)` returns a run of chunk 7 (bytes 0 to 100), a run of
 and is plain, so its runs are runs of the pack's file.
 """
 
-import contextlib
 import errno
-import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
 
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.chunks.reader import ChunkReader
-from modelfs.store.disk.descriptors import Descriptor, read_at, read_into
+from modelfs.store.disk.descriptors import read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
+from modelfs.store.files.overlay import overlay
+from modelfs.store.files.read_runs import ChunkRun, FileRun, HoleRun, ReadRun, filled, parts
 from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
 from modelfs.store.files.staging import Staging
-from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent, Inode
-from modelfs.store.index.tables import ChunkId, InodeNumber
-from modelfs.store.packs.pack import Packs
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class HoleRun:
-    """Zeros, if no extent is missing there."""
-
-    size: int
-    unchecked: InodeNumber | None = None  # the file whose map is to be checked; None: it need not
-
-
-@dataclass(frozen=True, slots=True)
-class FileRun:
-    """Bytes of a file in the store's folder: of a staging file, or of verified chunks in a pack."""
-
-    file: Descriptor
-    offset: int
-    size: int
-    staging_file: WindowFile | None = None  # None: a pack
-
-    @property
-    def check_waits(self) -> bool:
-        """Whether `check` may wait for the disk."""
-        return self.staging_file is not None and self.staging_file.check_waits(self.file)
-
-    def check(self) -> None:
-        """Check the bytes that were just read, if they are staged.
-
-        Raises:
-            LostBytes: the disk has lost some of them.
-        """
-        if self.staging_file is not None:
-            self.staging_file.check(self.file, self.offset, self.offset + self.size)
-
-    def part(self, start: int, size: int) -> "FileRun":
-        """Return a part of the run; `start` counts from its own start."""
-        return FileRun(self.file, self.offset + start, size, self.staging_file)
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRun:
-    """A part of a chunk that must be verified or decoded before it is read."""
-
-    chunk: ChunkId
-    record: Chunk
-    skip: int
-    size: int
-
-    @property
-    def is_end(self) -> bool:
-        """Whether the run reaches the end of its chunk."""
-        return self.skip + self.size == self.record.size
-
-
-ReadRun = HoleRun | FileRun | ChunkRun
-
-
-def overlay(
-    inode: InodeNumber,
-    staged: StagedFile | None,
-    start: int,
-    stop: int,
-    mapped: Callable[[InodeNumber, int, int], Iterable[tuple[Extent, R]]],
-) -> Iterator[tuple[int, int, Window | tuple[Extent, R] | None]]:
-    """Tile a range of a file with the sources of its bytes, in order.
-
-    Example. A file of three chunks of 4096 bytes was cut to 8192 bytes and made 9000 long again;
-    then 10 bytes were written at 4000. From 0 to 9000 lie::
-
-        start  stop  source
-        0      4000  extent of the first chunk, from its byte 0 on, and the chunk's record
-        4000   4010  the window with the 10 bytes
-        4010   4096  extent of the first chunk, from its byte 4010 on, and the chunk's record
-        4096   8192  extent of the second chunk, and its record
-        8192   9000  None
-
-    Args:
-        inode: of the file.
-        staged: the content state over its map; None if the map is all there is.
-        start: of the range, in bytes from the start of the file.
-        stop: of the range.
-        mapped: yields the extents of the map inside a range, clipped to it and in order, each with
-            the record of its chunk.
-
-    Yields:
-        Start, stop and source of a run of bytes. The source is the window in which they are
-        staged, or the extent and record of the chunk that they are in; None in a hole, of the map
-        or where that is hidden.
-    """
-    ranges: list[tuple[Window | None, int, int]] = [(None, stop, stop)]
-    visible = stop
-    if staged is not None:
-        ranges[:0] = staged.within(start, stop)
-        if staged.map_visible_to is not None:
-            visible = min(stop, staged.map_visible_to)
-    at = start
-    for window, low, high in ranges:
-        if at < (end := min(low, visible)):
-            for located in mapped(inode, at, end):
-                extent = located[0]
-                if at < extent.start:
-                    yield at, extent.start, None
-                at = extent.start + extent.length
-                yield extent.start, at, located
-            if at < end:
-                yield at, end, None
-                at = end
-        if at < low:
-            yield at, low, None
-        if window is not None:
-            yield low, high, window
-        at = high
+from modelfs.store.index.tables import InodeNumber
 
 
 class Contents:
@@ -153,7 +36,6 @@ class Contents:
         inodes: Inodes,
         extents: ExtentCache,
         reader: ChunkReader,
-        packs: Packs,
         staging: Staging,
         has_totals: Callable[[], bool],
     ) -> None:
@@ -163,7 +45,7 @@ class Contents:
         self._extents = extents
         self._complete_maps = extents.complete_maps
         self._reader = reader
-        self._packs = packs
+        self._stored = reader.stored
         self._staging = staging
 
     def empty_caches(self) -> None:
@@ -276,10 +158,9 @@ class Contents:
         return False
 
     def _chunk_run(self, extent: Extent, record: Chunk) -> ReadRun:
-        if record.kind is ChunkKind.PLAIN and self._reader.is_verified(record):
-            # A missing pack is an error of the read, which follows moves and names the chunk.
-            with contextlib.suppress(CorruptPack):
-                file = self._packs.descriptor(record.pack)
+        if record.kind is ChunkKind.PLAIN:
+            file = self._stored.verified_file(record)
+            if file is not None:
                 return FileRun(file, record.offset + extent.skip, extent.length)
         return ChunkRun(extent.chunk, record, extent.skip, extent.length)
 
@@ -344,24 +225,6 @@ class Contents:
             OSError: the backing disk failed.
         """
         self._reader.warm(run.chunk, run.record)
-
-
-def parts(runs: Iterable[ReadRun], into: memoryview) -> Iterator[tuple[ReadRun, memoryview]]:
-    """Yield each run with its part of a buffer, which has their total size."""
-    at = 0
-    for run in runs:
-        yield run, into[at : at + run.size]
-        at += run.size
-
-
-def filled(size: int, fill: Callable[[memoryview], None]) -> bytes:
-    """Return new bytes that a function has filled. The function gets zeros."""
-    # The value of a BytesIO is not copied; bytes of a bytearray are. That copy takes twice the
-    # memory, and for 1 GB 1.7 s instead of 0.9.
-    buffer = io.BytesIO(bytes(size))
-    with buffer.getbuffer() as into:
-        fill(into)
-    return buffer.getvalue()
 
 
 def _append(runs: list[ReadRun], run: ReadRun) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex, InvalidArgument, NameTooLong, NotFound
 from modelfs.store.index.counters import NEXT_COOKIE, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import FIRST_COOKIE, NAME_MAX, Dentry, Listed, is_name
+from modelfs.store.index.name_records import FIRST_COOKIE, NAME_MAX, Dentry, Listed, is_name
 from modelfs.store.index.tables import (
     InodeNumber,
     Table,

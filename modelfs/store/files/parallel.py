@@ -28,7 +28,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from modelfs.store.chunks.single_flight import EMPLOYERS
-from modelfs.store.files.content import Contents, FileRun, HoleRun, ReadRun, filled, parts
+from modelfs.store.files.content import Contents
+from modelfs.store.files.read_runs import FileRun, HoleRun, ReadRun, filled, parts
 
 # Reads of fewer bytes take one thread.
 PARALLEL_MIN: Final = 8 << 20

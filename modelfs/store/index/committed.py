@@ -21,8 +21,9 @@ from modelfs.store.index.environment import Environment
 from modelfs.store.index.index_file import IndexFile
 from modelfs.store.index.memtable import Layer
 from modelfs.store.index.opening import Database, Databases
-from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
+from modelfs.store.index.records import Inode
 from modelfs.store.index.row_checksum import checked, with_checksum
+from modelfs.store.index.superblock import SUPERBLOCK, Superblock
 from modelfs.store.index.tables import ROOT, Table, number_key
 
 # Rows read in one transaction: LMDB reuses no page that a transaction may still read.

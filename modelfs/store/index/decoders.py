@@ -14,15 +14,9 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import counter_of
-from modelfs.store.index.records import (
-    SUPERBLOCK,
-    Dentry,
-    Extent,
-    Inode,
-    Listed,
-    Superblock,
-    WindowRanges,
-)
+from modelfs.store.index.name_records import Dentry, Listed
+from modelfs.store.index.records import Extent, Inode, WindowRanges
+from modelfs.store.index.superblock import SUPERBLOCK, Superblock
 from modelfs.store.index.tables import (
     KEPT,
     ChunkId,

@@ -1,15 +1,15 @@
-"""The values of the index: fixed little-endian layouts, each specified by its record's docstring.
+"""The records of inodes and their content: values of the index in little-endian layouts.
 
-Decoding validates: bytes that no modelfs can have written raise `CorruptIndex`. The records of
-chunks and packs are in `chunk_records`, those of tensors in `tensor_records`.
+The record's docstring specifies the layout. Decoding validates: bytes that no modelfs can have
+written raise `CorruptIndex`. The records of names are in `name_records`, those of chunks and packs
+in `chunk_records`, those of tensors in `tensor_records`; the store's own is in `superblock`.
 
-Example. The file "a" of 5 bytes in the root directory (inode 1) has these rows, if its inode is 2
-and its content is chunk 7::
+Example. A file of 9 bytes has these rows, if its inode is 2, its first five bytes are in chunk 7,
+and a program has written the others since, to the staging file 12 of the file's first window::
 
-    inodes    2       Inode: mode 100644, size 5, nlink 1, ...
-    dentries  1, "a"  Dentry: inode 2, cookie 3
-    listing   1, 3    Listed: inode 2, name "a"
-    extents   2, 0    Extent: chunk 7, skip 0, length 5
+    inodes   2     Inode: mode 100644, size 9, nlink 1, ...
+    extents  2, 0  Extent: chunk 7, skip 0, length 5
+    staged   2, 0  WindowRanges: generation 12, 5 to 9
 """
 
 import stat
@@ -29,14 +29,6 @@ from modelfs.store.index.tables import (
     number_of,
 )
 
-# The superblock's key in the table `meta`.
-SUPERBLOCK: Final = b"superblock"
-# Format 1 had no derived chunks and no content checksums, format 2 no factored chunks, format 3 no
-# record of staged bytes that the disk has lost, no checksums of rows, and no totals in inodes.
-FORMAT_VERSION = 4
-CHUNK_SIZE_MIN: Final = 4096
-CHUNK_SIZE_MAX: Final = 1 << 30
-
 # The kernel's own limit for a file's size.
 SIZE_MAX: Final = (1 << 63) - 1
 FILE_TYPES: Final = frozenset(
@@ -50,57 +42,6 @@ FILE_TYPES: Final = frozenset(
         stat.S_IFBLK,
     }
 )
-
-NAME_MAX: Final = 255  # bytes
-# Cookies 1 and 2 are those of "." and "..".
-FIRST_COOKIE: Final = 3
-# The kernel passes cookies to programs, as offsets in a directory.
-COOKIE_END: Final = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class Superblock:
-    """The identity of a store.
-
-    Written by mkfs, and once more by an upgrade of the format and by a repair after its loss.
-
-    Value layout, 40 bytes::
-
-        offset  type      field
-        0       u32       version    format version of the whole store
-        4       u32       chunk_size bytes; the grid that long tensors are cut on
-        8       u64       hash_seed  seed of every XXH3-128 content hash
-        16      bytes 16  uuid
-        32      i64       created_ns
-    """
-
-    version: int
-    chunk_size: int
-    hash_seed: int
-    uuid: bytes
-    created_ns: int
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQ16sq")
-
-    def to_bytes(self) -> bytes:
-        return self.LAYOUT.pack(
-            self.version, self.chunk_size, self.hash_seed, self.uuid, self.created_ns
-        )
-
-    @classmethod
-    def from_bytes(cls, value: bytes) -> Self:
-        """Decode the superblock.
-
-        Raises:
-            CorruptIndex: wrong length, or a chunk size that no store has.
-        """
-        try:
-            block = cls(*cls.LAYOUT.unpack(value))
-        except struct.error as exc:
-            raise CorruptIndex(f"superblock {value.hex()}: {exc}") from exc
-        if not CHUNK_SIZE_MIN <= block.chunk_size <= CHUNK_SIZE_MAX:
-            raise CorruptIndex(f"superblock: chunk size {block.chunk_size}")
-        return block
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,80 +146,6 @@ class Inode:
         if stat.S_IFMT(node.mode) not in FILE_TYPES or node.size > SIZE_MAX:
             raise CorruptIndex(f"inode {node.inode}: mode {node.mode:o}, size {node.size}")
         return node
-
-
-def is_name(name: bytes) -> bool:
-    """Whether a directory can have an entry of that name."""
-    if not 0 < len(name) <= NAME_MAX:
-        return False
-    return name not in (b".", b"..") and b"/" not in name and b"\0" not in name
-
-
-@dataclass(frozen=True, slots=True)
-class Dentry:
-    """A name's inode, and its cookie: its place in the listing, never used twice in a store.
-
-    Value layout, 16 bytes: u64 inode, u64 cookie.
-    """
-
-    inode: InodeNumber
-    cookie: int
-
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<QQ")
-
-    def to_bytes(self) -> bytes:
-        return self.LAYOUT.pack(self.inode, self.cookie)
-
-    @classmethod
-    def from_bytes(cls, value: bytes) -> Self:
-        try:
-            inode, cookie = cls.LAYOUT.unpack(value)
-        except struct.error as exc:
-            raise CorruptIndex(f"dentry {value.hex()}: {exc}") from exc
-        return cls(InodeNumber(inode), cookie)
-
-    @classmethod
-    def from_row(cls, key: bytes, value: bytes) -> Self:
-        """Decode a row of the table `dentries`.
-
-        Raises:
-            CorruptIndex: the key is no inode and a name, or the value has the wrong length.
-        """
-        checked_number(key[:8])
-        if not is_name(key[8:]):
-            raise CorruptIndex(f"the name {key[8:]!r}")
-        return cls.from_bytes(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One line of a directory's listing. Value layout: u64 inode, then the name."""
-
-    inode: InodeNumber
-    name: bytes
-
-    def to_bytes(self) -> bytes:
-        return self.inode.to_bytes(8, "little") + self.name
-
-    @classmethod
-    def from_bytes(cls, value: bytes) -> Self:
-        if len(value) < 9:
-            raise CorruptIndex(f"listing entry {value.hex()}")
-        return cls(InodeNumber(int.from_bytes(value[:8], "little")), value[8:])
-
-    @classmethod
-    def from_row(cls, key: bytes, value: bytes) -> Self:
-        """Decode a row of the table `listing`.
-
-        Raises:
-            CorruptIndex: the key is no inode and a cookie, or no entry has that name.
-        """
-        check_size(key, 16)
-        checked_number(key[:8])
-        line = cls.from_bytes(value)
-        if not is_name(line.name):
-            raise CorruptIndex(f"the name {line.name!r}")
-        return line
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,29 +14,16 @@ lost chunk records from them.
 Example. Pack 3 is committed up to 20 MiB. A writer appends a segment of 16 MiB: the tail is 36 MiB,
 the row of pack 3 still has 20 MiB. After `flush()` the index gets the chunks and `stop` = 36 MiB.
 If the process is killed before that commit, the next open cuts pack 3 back to 20 MiB.
-
-Pack file, little-endian::
-
-    offset  type      field
-    0       bytes 8   magic    "MDLPACK1"
-    8       u64       pack     its number, as in the file name
-    16      bytes 16  uuid     of the store
-    32      u64       check    XXH3-64 of bytes 0 to 32
-    40      -         zero up to 4,096
-    4096    segments, each at a multiple of 4,096: see `packs.segment`
 """
 
 import contextlib
 import errno
 import logging
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
-
-import xxhash
 
 from modelfs.errors import CorruptPack
 from modelfs.store.disk.deferred import DeferredDeletes
@@ -51,6 +38,7 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import KEY_MAX, PackId
 from modelfs.store.packs.cuts import DeferredCuts
+from modelfs.store.packs.header import Header, pack_name, pack_number
 from modelfs.store.packs.segment import (
     HEAD,
     PAGE,
@@ -67,9 +55,6 @@ PACK_SIZE: Final = 256 << 20
 # reserve is in use.
 SEGMENT_PART: Final = 1 / 16
 SEGMENT_SIZE_MIN: Final = 1 << 20
-
-_PACK_HEAD = struct.Struct("<8sQ16sQ")
-_PACK_MAGIC = b"MDLPACK1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +74,6 @@ class Tail:
     stop: int
 
 
-def pack_name(pack: int) -> str:
-    return f"{pack:08d}.pack"
-
-
-def pack_number(name: str) -> PackId | None:
-    """Return the number of the pack whose file has this name, None if no pack has it."""
-    stem = name.removesuffix(".pack")
-    # `isdecimal` is not enough: it accepts digits of other scripts, and names such as 1.pack.
-    if not stem.isdecimal() or pack_name(int(stem)) != name:
-        return None
-    return PackId(int(stem))
-
-
 @contextmanager
 def eio_as_corruption() -> Iterator[None]:
     """Turn EIO on a pack read into `CorruptPack`, for callers that can skip a chunk."""
@@ -111,26 +83,6 @@ def eio_as_corruption() -> Iterator[None]:
         if exc.errno != errno.EIO:
             raise
         raise CorruptPack(str(exc)) from exc
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The header of a pack file."""
-
-    pack: PackId
-    uuid: bytes  # of its store
-
-
-def read_header(folder: Directory, name: str) -> Header | None:
-    """Return the header of a pack file, None if it is damaged or the file is no pack."""
-    with folder.opened(name, os.O_RDONLY) as fd:
-        head = os.pread(fd, _PACK_HEAD.size, 0)
-    if len(head) < _PACK_HEAD.size:
-        return None
-    magic, pack, uuid, check = _PACK_HEAD.unpack(head)
-    if magic != _PACK_MAGIC or xxhash.xxh3_64_intdigest(head[:-8]) != check:
-        return None
-    return Header(PackId(pack), uuid)
 
 
 class Packs:
@@ -236,7 +188,8 @@ class Packs:
         Raises:
             CorruptPack: it has another header.
         """
-        if self.read(pack, 0, _PACK_HEAD.size) != self._header(pack):
+        header = Header(pack, self._uuid).to_bytes()
+        if self.read(pack, 0, len(header)) != header:
             raise CorruptPack(f"pack {pack}: the file's header is damaged or another pack's")
 
     def numbers(self) -> set[PackId]:
@@ -302,7 +255,7 @@ class Packs:
         self._unflushed.add(pack)
         self._unpublished.add(pack)
         self._folder_changed = True
-        write_at(file, 0, [self._header(pack).ljust(PAGE, b"\0")])
+        write_at(file, 0, [Header(pack, self._uuid).to_bytes().ljust(PAGE, b"\0")])
         return Tail(pack, PAGE)
 
     def flush(self) -> None:
@@ -386,7 +339,3 @@ class Packs:
 
     def close(self) -> None:
         self._files.clear()
-
-    def _header(self, pack: PackId) -> bytes:
-        head = _PACK_HEAD.pack(_PACK_MAGIC, pack, self._uuid, 0)[:-8]
-        return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")

@@ -77,14 +77,14 @@ def test_interrupted(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) 
     (pack,) = (family / "packs").iterdir()
     overwrite(pack, 4096 + 4096, b"damage")
     damaged = call("fsck", "--data", family).out.splitlines()[0]
-    check_content, checked = ChunkReader.check_content, itertools.count(1)
+    check, checked = ChunkReader.check, itertools.count(1)
 
     def interrupt(self: ChunkReader, chunk: ChunkId, record: Chunk) -> None:
         if next(checked) == 30:
             raise KeyboardInterrupt
-        check_content(self, chunk, record)
+        check(self, chunk, record)
 
-    monkeypatch.setattr(ChunkReader, "check_content", interrupt)
+    monkeypatch.setattr(ChunkReader, "check", interrupt)
     done = call("fsck", "--data", family)
     assert done.code == 130
     assert done.out.splitlines() == [damaged]

@@ -14,7 +14,8 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
 from modelfs.store.disk.space import Space
 from modelfs.store.files.staged_file import WINDOW
-from modelfs.store.index.records import NAME_MAX, Inode
+from modelfs.store.index.name_records import NAME_MAX
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.run_jobs import ingest_all

@@ -13,7 +13,7 @@ import trio.testing
 from modelfs.errors import CorruptIndex
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests import readahead
-from modelfs.store.files.content import ChunkRun, ReadRun
+from modelfs.store.files.read_runs import ChunkRun, ReadRun
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from tests.support.served_store import DEADLINE, Counting, Failing, Held, Served
 from tests.support.stores import CHUNK, noise

@@ -13,7 +13,7 @@ from pyfuse3 import FileHandleT
 from modelfs.fs.requests import readahead
 from modelfs.fs.requests.reader import REQUEST_MAX
 from modelfs.store.files import window_file
-from modelfs.store.files.content import ReadRun
+from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import Counting, Failing, Held, Served, refused
 from tests.support.stores import CHUNK, noise, overwrite, pack_path

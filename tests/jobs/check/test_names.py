@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from modelfs.store.index.counters import NEXT_COOKIE
-from modelfs.store.index.records import Dentry
+from modelfs.store.index.name_records import Dentry
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key, pair_key, triple_key
 from tests.support.sample_store import Sample
 from tests.support.stores import FOLDER, ME

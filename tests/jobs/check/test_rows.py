@@ -9,7 +9,8 @@ from modelfs.jobs.check.findings import Severity
 from modelfs.jobs.check.fsck import check, fsck
 from modelfs.store.index.counters import FILES, NEXT_CHUNK, NEXT_INODE, NEXT_PACK, SHARED
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
+from modelfs.store.index.records import WindowRanges
+from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import Table, named_key, number_key
 from tests.support.sample_store import BASE, SHARERS, WORDS, Sample
 

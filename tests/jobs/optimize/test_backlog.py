@@ -10,7 +10,7 @@ from modelfs.jobs.optimize.apply import Applier
 from modelfs.jobs.optimize.backlog import BATCH_BYTES, Backlog
 from modelfs.jobs.optimize.batch import BatchResult
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
-from modelfs.store.index.records import SUPERBLOCK
+from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, Table, number_key
 from modelfs.store.store import Store
 from tests.support.optimized_models import (

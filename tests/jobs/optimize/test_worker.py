@@ -21,7 +21,7 @@ def test_a_damaged_tensor_stays_as_it_is(wide: Box, caplog: pytest.LogCaptureFix
     inode = stored_file(store, b"base", real("base.safetensors"))
     extent = list(store.maps.overlapping(inode, 0, 1 << 30))[3]
     record = store.chunks.record(extent.chunk)
-    good = store.chunk_reader.stored_bytes(extent.chunk, record)
+    good = store.stored_bytes.read(extent.chunk, record)
     overwrite(pack_path(store.packs, record.pack), record.offset, noise(16))
     optimize(store)
     assert "stays as it is" in caplog.text

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from modelfs.store.index.records import Listed
+from modelfs.store.index.name_records import Listed
 from modelfs.store.index.tables import ROOT, Table, number_key, pair_key, triple_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import (

@@ -11,7 +11,8 @@ from modelfs.jobs.repair.quarantine import FOLDER, Quarantine
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, PackId
-from modelfs.store.packs.pack import Packs, pack_name
+from modelfs.store.packs.header import pack_name
+from modelfs.store.packs.pack import Packs
 from modelfs.store.packs.segment import PAGE, Segment
 from modelfs.store.store import Store
 from tests.support.stores import CHUNK, Box, content_of, noise, stored_file

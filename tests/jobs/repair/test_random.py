@@ -11,7 +11,7 @@ import pytest
 
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.run import repair
-from modelfs.store.index.records import SUPERBLOCK
+from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files

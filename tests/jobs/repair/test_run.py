@@ -20,7 +20,8 @@ from modelfs.store.index.counters import (
     NEXT_PACK,
     SESSION,
 )
-from modelfs.store.index.records import SUPERBLOCK, Listed
+from modelfs.store.index.name_records import Listed
+from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import (
     ROOT,
     InodeNumber,

@@ -71,13 +71,13 @@ def test_a_source_in_pieces_is_decoded_once(opened: Store, monkeypatch: pytest.M
     for chunk in (*bases, part):
         opened.cache.forget(chunk)
     asked: list[ChunkId] = []
-    real = opened.chunk_reader.stored_bytes
+    real = opened.stored_bytes.read
 
     def counted(chunk: ChunkId, record: Chunk) -> bytes:
         asked.append(chunk)
         return real(chunk, record)
 
-    monkeypatch.setattr(opened.chunk_reader, "stored_bytes", counted)
+    monkeypatch.setattr(opened.stored_bytes, "read", counted)
     assert opened.chunk_reader.read_current(part) == mixed
     assert sorted(asked) == sorted((*bases, part))
 

@@ -45,7 +45,7 @@ def test_a_copy_of_a_removed_chunk_is_not_published(opened: Store) -> None:
     """A chunk may be removed while it is copied; its number is not used again."""
     chunks = put(opened, *(noise(100, seed) for seed in range(5)))
     record = opened.chunks.record(chunks[0])
-    stored = opened.chunk_reader.stored_bytes(chunks[0], record)
+    stored = opened.stored_bytes.read(chunks[0], record)
     writer = opened.writer()
     drain(opened.reclaimer.remove_dead())
     writer.copy(chunks[0], record, stored)
@@ -114,7 +114,7 @@ def test_a_move_that_is_no_longer_valid_is_left_out(opened: Store) -> None:
     writer = opened.writer()
     for chunk in (one, two):
         record = opened.chunks.record(chunk)
-        writer.copy(chunk, record, opened.chunk_reader.stored_bytes(chunk, record))
+        writer.copy(chunk, record, opened.stored_bytes.read(chunk, record))
     result = writer.finish()
     drain(opened.publish(result, lambda chunk, _: chunk == two))
     assert opened.chunks.record(one) == before

@@ -1,18 +1,15 @@
 """The chunk reader: checks of content, and decoded chunks in memory."""
 
 import dataclasses
-import time
 
 import pytest
 
 from modelfs.errors import CorruptChunk
-from modelfs.store.chunks.verified import TRUST_SECONDS
 from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.tables import ChunkId, Table, number_key
+from modelfs.store.index.tables import Table, number_key
 from modelfs.store.store import Store
-from tests.support.derived_chunks import HALF, chunk_at, derive, halves, pair, spoil
+from tests.support.derived_chunks import HALF, chunk_at, derive, halves, pair
 from tests.support.put_chunks import TEXT, load, put
-from tests.support.run_jobs import drain
 from tests.support.stores import CHUNK, content_of, noise, overwrite, pack_path, stored_file
 
 
@@ -39,67 +36,6 @@ def test_another_content_of_the_right_size_is_damage(opened: Store) -> None:
     with pytest.raises(CorruptChunk, match="does not decode to the content"):
         opened.chunk_reader.read_current(part)
     stored_file(opened, b"good", noise(CHUNK)[:HALF])
-
-
-def move(store: Store, chunk: ChunkId) -> None:
-    """Copy a chunk's stored bytes to a new pack."""
-    record = store.chunks.record(chunk)
-    store.packs.seal(record.pack)
-    writer = store.writer()
-    writer.copy(chunk, record, store.chunk_reader.stored_bytes(chunk, record))
-    drain(store.publish(writer.finish()))
-
-
-@pytest.mark.parametrize("content", [noise(CHUNK), TEXT], ids=["plain", "coded"])
-def test_a_read_follows_a_chunk_that_moved(opened: Store, content: bytes) -> None:
-    """A read by an old record, whose pack is gone, reads from the new place."""
-    (chunk,) = put(opened, content, compress=True)
-    inode = stored_file(opened, b"f", content)
-    old = opened.chunks.record(chunk)
-    move(opened, chunk)
-    drain(opened.reclaimer.retire_empty_packs())
-    opened.commit()
-    opened.cache.forget(chunk)
-    reader = opened.chunk_reader
-    assert reader.read(chunk, old) == content
-    into = bytearray(50)
-    reader.distrust(old)
-    reader.read_into(chunk, old, 7, memoryview(into))
-    assert into == content[7:57]
-    with pytest.raises(CorruptChunk):
-        reader.read_uncached(chunk, old)
-    assert content_of(opened, inode) == content
-
-
-def test_damage_at_the_present_place_is_an_error(opened: Store) -> None:
-    """A read whose record is the present one fails once, and looks no further."""
-    inode = stored_file(opened, b"f", noise(CHUNK))
-    chunk = chunk_at(opened, inode)
-    spoil(opened, chunk)
-    with pytest.raises(CorruptChunk, match="do not match their checksum"):
-        content_of(opened, inode)
-    stored_file(opened, b"good", noise(CHUNK))
-    assert content_of(opened, inode) == noise(CHUNK)
-
-
-def test_verified_bytes_are_checked_again_after_a_while(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Plain bytes that rot after their verification are an error once that has expired."""
-    inode = stored_file(opened, b"f", noise(CHUNK))
-    chunk = chunk_at(opened, inode)
-    record = opened.chunks.record(chunk)
-    assert content_of(opened, inode) == noise(CHUNK)
-    assert opened.chunk_reader.is_ready(chunk, record)
-    path = pack_path(opened.packs, record.pack)
-    overwrite(path, record.offset, bytes([noise(CHUNK)[0] ^ 1]))
-    later = time.monotonic() + TRUST_SECONDS
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert not opened.chunk_reader.is_ready(chunk, record)
-    with pytest.raises(CorruptChunk):
-        content_of(opened, inode)
-    overwrite(path, record.offset, noise(CHUNK)[:1])
-    assert content_of(opened, inode) == noise(CHUNK)
 
 
 def test_a_shared_chunk_stays_in_memory_behind_a_reader(opened: Store) -> None:
@@ -135,18 +71,18 @@ def test_a_source_without_a_record_is_damage_of_the_source(opened: Store) -> Non
 
 
 def test_a_check_of_content_reads_the_disk(opened: Store) -> None:
-    """`check_content` neither trusts an earlier verification nor fills the cache."""
+    """A check neither trusts an earlier verification nor fills the cache."""
     (chunk,) = put(opened, TEXT, compress=True)
     record = opened.chunks.record(chunk)
-    opened.chunk_reader.check_content(chunk, record)
+    opened.chunk_reader.check(chunk, record)
     assert opened.chunk_reader.peek(chunk, record) is None
     assert load(opened, chunk) == TEXT
     path = pack_path(opened.packs, record.pack)
     whole = path.read_bytes()
     overwrite(path, record.offset + 5, b"damaged")
     with pytest.raises(CorruptChunk):
-        opened.chunk_reader.check_content(chunk, record)
+        opened.chunk_reader.check(chunk, record)
     wrong = dataclasses.replace(record, digest=bytes(16))
     path.write_bytes(whole)
     with pytest.raises(CorruptChunk, match="does not match its hash"):
-        opened.chunk_reader.check_content(chunk, wrong)
+        opened.chunk_reader.check(chunk, wrong)

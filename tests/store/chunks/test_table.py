@@ -131,7 +131,7 @@ def test_a_move_keeps_the_counts(opened: Store) -> None:
     old = opened.chunks.record(chunk)
     opened.packs.seal(old.pack)
     writer = opened.writer()
-    writer.copy(chunk, old, opened.chunk_reader.stored_bytes(chunk, old))
+    writer.copy(chunk, old, opened.stored_bytes.read(chunk, old))
     result = writer.finish()
     stored_file(opened, b"g", noise(100))  # while the chunk was copied
     assert opened.chunks.is_unmoved(chunk, old)

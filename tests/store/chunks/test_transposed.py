@@ -262,7 +262,7 @@ def test_a_recipe_that_makes_no_sense(store: Store, turned: InodeNumber, payload
     """A damaged geometry, or a part beyond the tensor's end, is an error like any damage."""
     extent, *_ = tensor_of(store, turned)
     record = store.chunks.record(extent.chunk)
-    recipe = Recipe.from_bytes(store.chunk_reader.stored_bytes(extent.chunk, record))
+    recipe = Recipe.from_bytes(store.stored_bytes.read(extent.chunk, record))
     broken = Recipe(recipe.runs, payload).to_bytes()
     with pytest.raises(CorruptChunk):
         store.chunk_reader._decode(extent.chunk, record, broken)

@@ -6,7 +6,7 @@ import pytest
 
 from modelfs.errors import InvalidArgument, NameTooLong, NotFound
 from modelfs.store.files.dentries import Dentries, rows_of
-from modelfs.store.index.records import Dentry
+from modelfs.store.index.name_records import Dentry
 from modelfs.store.index.tables import ROOT, InodeNumber, Table
 from modelfs.store.store import Store
 from tests.support.damaged_rows import damage_row

@@ -11,7 +11,8 @@ import pytest
 from modelfs.errors import CorruptChunk
 from modelfs.store.chunks.single_flight import EMPLOYERS
 from modelfs.store.files import parallel
-from modelfs.store.files.content import Contents, HoleRun, ReadRun
+from modelfs.store.files.content import Contents
+from modelfs.store.files.read_runs import HoleRun, ReadRun
 from modelfs.store.store import Store
 from tests.support.stores import CHUNK, noise, overwrite, pack_path, stored_file
 

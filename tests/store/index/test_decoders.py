@@ -8,11 +8,11 @@ import pytest
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.chunk_records import OFFSET_END, PackRow
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.records import NAME_MAX, SIZE_MAX, SUPERBLOCK, Extent, Listed
+from modelfs.store.index.records import SIZE_MAX, Extent
+from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import (
     NUMBER_END,
     ChunkId,
-    InodeNumber,
     Table,
     external_data_key,
     named_key,
@@ -95,21 +95,6 @@ def test_values_have_a_layout(table: Table) -> None:
     """Five bytes are no value but of a symbolic link and of an attribute."""
     with pytest.raises(CorruptIndex):
         DECODERS[table](ROWS[table][0], b"junk!")
-
-
-@pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0", b"x" * (NAME_MAX + 1)])
-def test_names_are_possible(name: bytes) -> None:
-    """A directory has no entry of a name that no file can have."""
-    with pytest.raises(CorruptIndex):
-        DECODERS[Table.DENTRIES](named_key(1, name), VALUES["dentry"])
-    with pytest.raises(CorruptIndex):
-        DECODERS[Table.LISTING](pair_key(1, 9), Listed(InodeNumber(7), name).to_bytes())
-
-
-def test_the_longest_name_is_one() -> None:
-    """A name may have `NAME_MAX` bytes of any value."""
-    name = b"\xff" * NAME_MAX
-    assert DECODERS[Table.DENTRIES](named_key(1, name), VALUES["dentry"]) == EXAMPLES["dentry"]
 
 
 @pytest.mark.parametrize("fields", [{"mode": 0o644}, {"mode": 0o170000}, {"size": SIZE_MAX + 1}])

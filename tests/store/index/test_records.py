@@ -11,8 +11,10 @@ from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptIndex
 from modelfs.formats.layout import Format
 from modelfs.store.index.chunk_records import OFFSET_END, Chunk, ChunkKind, PackRow
+from modelfs.store.index.name_records import Dentry, Listed
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Dentry, Extent, Inode, Listed, Superblock, WindowRanges
+from modelfs.store.index.records import Extent, Inode, WindowRanges
+from modelfs.store.index.superblock import Superblock
 from modelfs.store.index.tables import ChunkId, InodeNumber, PackId
 from modelfs.store.index.tensor_records import TensorRow
 from tests.support.paths import STORE_GOLDEN
@@ -168,14 +170,6 @@ def test_ranges_out_of_order_are_damage(flat: tuple[int, ...]) -> None:
     value = b"".join(number.to_bytes(8, "little") for number in (1, *flat))
     with pytest.raises(CorruptIndex):
         WindowRanges.from_bytes(value)
-
-
-@pytest.mark.parametrize("chunk_size", [0, 4095, (1 << 30) + 1])
-def test_no_store_has_that_chunk_size(chunk_size: int) -> None:
-    """A superblock's chunk size has bounds."""
-    block = Superblock(1, chunk_size, 0, bytes(16), 0)
-    with pytest.raises(CorruptIndex):
-        Superblock.from_bytes(block.to_bytes())
 
 
 @given(start=st.integers(0, 99), stop=st.integers(0, 200))

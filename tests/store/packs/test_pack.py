@@ -16,7 +16,8 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
-from modelfs.store.packs.pack import Packs, Tail, pack_name, pack_number
+from modelfs.store.packs.header import pack_name
+from modelfs.store.packs.pack import Packs, Tail
 from modelfs.store.packs.segment import ALIGN_FROM, PAGE, Entry, Segment
 from tests.support.paths import STORE_GOLDEN
 from tests.support.segments import segment_of
@@ -141,25 +142,10 @@ def test_a_read_past_the_end_takes_no_memory(packs: Packs, size: int) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["1.pack", "\u0660" * 7 + "1.pack", "00000001", "000000001.pack"])
-def test_similar_names_are_no_packs(name: str) -> None:
-    """A file whose name resembles that of a pack is no pack."""
-    assert pack_number(name) is None
-
-
 def test_packs_are_written_as_they_were(packs: Packs) -> None:
     """The same chunks give the same bytes in every version."""
     packs.append(golden_segment())
     assert path_of(packs).read_bytes() == (STORE_GOLDEN / "one.pack").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [("00000001.pack", 1), ("123456789.pack", 123456789), ("x.pack", None), ("1.tmp", None)],
-)
-def test_pack_names_have_numbers(name: str, number: int | None) -> None:
-    """Only valid pack names give a number."""
-    assert pack_number(name) == number
 
 
 def test_packs_are_sealed_when_full(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
