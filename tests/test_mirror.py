@@ -78,7 +78,6 @@ WITHOUT_TESTS: Final = frozenset(
         "jobs/repair/context.py",
         "jobs/repair/inode_totals.py",
         "jobs/repair/inodes.py",
-        "jobs/repair/maps.py",
         "jobs/repair/pack_rows.py",
         "jobs/repair/rows.py",
         "jobs/repair/sums.py",

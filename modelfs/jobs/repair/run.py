@@ -43,7 +43,7 @@ from modelfs.jobs.repair.inode_totals import (
     report_missing_rows,
 )
 from modelfs.jobs.repair.inodes import repair_inodes
-from modelfs.jobs.repair.maps import repair_maps, repair_windows
+from modelfs.jobs.repair.maps import repair_maps
 from modelfs.jobs.repair.meta_pages import restore_meta_pages
 from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
 from modelfs.jobs.repair.names import repair_names
@@ -65,6 +65,7 @@ from modelfs.jobs.repair.sums import (
     repair_counters,
 )
 from modelfs.jobs.repair.superblock import restore_superblock
+from modelfs.jobs.repair.windows import repair_windows
 from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import check_format, lock, open_folder, open_index_folder
