@@ -66,7 +66,6 @@ WITHOUT_TESTS: Final = frozenset(
         "jobs/check/findings.py",
         "jobs/check/inode_totals.py",
         "jobs/check/pages.py",
-        "jobs/check/reported.py",
         "jobs/gc/job.py",
         "jobs/ingest/passes.py",
         "jobs/ingest/worker.py",

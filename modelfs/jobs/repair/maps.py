@@ -13,7 +13,7 @@ from itertools import groupby
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.lost_ranges import lose_ranges, trim_of
-from modelfs.jobs.repair.missing_extents import suspicious_holes
+from modelfs.jobs.repair.missing_extents import CountedExtents, suspicious_holes
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.index.counters import LOGICAL
 from modelfs.store.index.ranges import RangeSet
@@ -21,13 +21,18 @@ from modelfs.store.index.records import SIZE_MAX, Extent, Inode
 from modelfs.store.index.tables import Table, number_key, number_of, pair_key, pair_of
 
 
-def repair_maps(context: RepairContext) -> None:
-    """Make every extent lead to a chunk that can be read, or that is lost."""
+def repair_maps(context: RepairContext, counted: CountedExtents) -> None:
+    """Make every extent lead to a chunk that can be read, or that is lost.
+
+    Args:
+        context: of the round.
+        counted: the extents before chunks that count them were removed.
+    """
     # Whether the sizes of all files add up to the total, which was counted when they changed.
     sizes = (node.size for node in context.view().inodes() if stat.S_ISREG(node.mode))
     sizes_agree = context.store.counters.get(LOGICAL) == sum(sizes)
     unreadable: dict[int, list[int]] = {}  # where extents began whose rows did not decode
-    for key in context.unreadable[Table.EXTENTS]:
+    for key in sorted(context.reported.broken[Table.EXTENTS]):
         if len(key) == 16 and pair_of(key)[1] < SIZE_MAX:
             unreadable.setdefault(number_of(key), []).append(pair_of(key)[1])
     groups = groupby(list(context.rows(Table.EXTENTS)), key=lambda row: number_of(row[0]))
@@ -37,7 +42,7 @@ def repair_maps(context: RepairContext) -> None:
         for inode, starts in unreadable.items()
         if (node := context.node(inode)) is not None and stat.S_ISREG(node.mode)
     }
-    holes = list(suspicious_holes(context, maps, gaps))
+    holes = list(suspicious_holes(context, counted, maps, gaps))
     for inode in sorted(maps.keys() | unreadable.keys()):
         node = context.node(inode)
         extents = maps.get(inode, [])
@@ -49,7 +54,7 @@ def repair_maps(context: RepairContext) -> None:
     for inode, start, stop in holes:
         if (node := context.node(inode)) is not None:
             lose_ranges(context, node, RangeSet([(start, stop)]), "an extent may be missing")
-    for inode, ranges in context.contradicted.items():
+    for inode, ranges in counted.contradicted.items():
         if (node := context.node(inode)) is not None and stat.S_ISREG(node.mode):
             lose_ranges(context, node, ranges, "since counts of extents contradict its map")
 
@@ -95,7 +100,7 @@ def _repair_map(
     bad, lost = _find_wrong_extents(context, extents, unreadable)
     good = [extent for extent in extents if extent.start not in bad]
     node = _repair_size(context, node, good, sizes_agree=sizes_agree)
-    if number_key(node.inode) in context.unreadable[Table.TRIMS]:
+    if number_key(node.inode) in context.reported.broken[Table.TRIMS]:
         # Bytes that a truncation cut off must not come back, and the row with its size is lost.
         for extent in good:
             lost.add(extent.start, extent.stop)

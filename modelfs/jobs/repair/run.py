@@ -24,7 +24,6 @@ Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of 
 """
 
 import fcntl
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,7 @@ from modelfs.jobs.repair.inode_totals import (
 from modelfs.jobs.repair.inodes import repair_inodes
 from modelfs.jobs.repair.maps import repair_maps
 from modelfs.jobs.repair.meta_pages import restore_meta_pages
-from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
+from modelfs.jobs.repair.missing_extents import count_extents, keep_unmapped_chunks
 from modelfs.jobs.repair.names import repair_names
 from modelfs.jobs.repair.pack_files import rename_packs
 from modelfs.jobs.repair.pages import salvage_index
@@ -80,30 +79,6 @@ __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 
 # More are only needed if each round uncovers more damage than it repairs.
 ROUNDS_MAX: Final = 5
-
-# A pass relies on those before it.
-PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
-    remove_unreadable,
-    repair_superblock,
-    repair_counters,
-    repair_inodes,
-    remove_ownerless,
-    repair_names,
-    lose_incomplete_files,
-    report_missing_rows,
-    count_missing_extents,
-    repair_chunks,
-    repair_maps,
-    repair_windows,
-    keep_unmapped_chunks,
-    requeue,
-    recount_uses,
-    rebuild_hashes,
-    recount_live_bytes,
-    recount_links,
-    recount_totals_of_inodes,
-    recount_totals,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +184,7 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
         with store.index.change():
             # A repair gives out numbers, and may have gone back to the commit before the last.
             begin_session(store.index, store.counters, store.staging)
-            for repair_pass in PASSES:
-                repair_pass(context)
+            run_passes(context)
         quarantine.flush()
     except BaseException:
         store.packs.roll_back(None)
@@ -219,3 +193,27 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     store.packs.published()
     quarantine.move_files()
     return context.actions
+
+
+def run_passes(context: RepairContext) -> None:
+    """Run all passes of a round. A pass relies on those before it."""
+    remove_unreadable(context)
+    repair_superblock(context)
+    repair_counters(context)
+    repair_inodes(context)
+    remove_ownerless(context)
+    repair_names(context)
+    lose_incomplete_files(context)
+    report_missing_rows(context)
+    counted = count_extents(context)
+    repair_chunks(context)
+    repair_maps(context, counted)
+    repair_windows(context)
+    keep_unmapped_chunks(context, counted)
+    requeue(context)
+    recount_uses(context)
+    rebuild_hashes(context)
+    recount_live_bytes(context)
+    recount_links(context)
+    recount_totals_of_inodes(context)
+    recount_totals(context)

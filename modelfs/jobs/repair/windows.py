@@ -31,10 +31,10 @@ def repair_windows(context: RepairContext) -> None:
             _lose_window(context, inode, number)
         else:
             _repair_window(context, inode, number, row)
-    for key in context.unreadable[Table.STAGED]:
+    for key in sorted(context.reported.broken[Table.STAGED]):
         if len(key) == 16:
             _lose_window(context, *pair_of(key))
-    for key in context.unreadable[Table.LOST]:
+    for key in sorted(context.reported.broken[Table.LOST]):
         _lose_all_staged(context, key, "the record of its lost bytes was damaged")
     for key in sorted(context.reported.damaged_windows):
         _lose_all_staged(context, key, "they do not match their checksum")

@@ -200,7 +200,7 @@ def test_repair_as_json(call: Call, family: Path) -> None:
 def test_damage_that_is_left(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Findings that are left after a repair end with 4."""
     _damage(family)
-    monkeypatch.setattr("modelfs.jobs.repair.run.PASSES", ())
+    monkeypatch.setattr("modelfs.jobs.repair.run.run_passes", lambda _: None)
     monkeypatch.setattr("modelfs.jobs.repair.run.ROUNDS_MAX", 1)
     assert call("fsck", "--repair", "--data", family).code == 4
 
