@@ -44,8 +44,8 @@ from modelfs.errors import CorruptData, IrregularFile, NotAStore, StoreBusy, Sto
 from modelfs.store.files import parallel
 from modelfs.store.files.content import ReadRun
 from modelfs.store.folder import INDEX, PACKS, open_folder, read_superblock
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.fork_gate import FORK_GATE
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.store import Store
 
 T = TypeVar("T")

@@ -49,8 +49,8 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.store.disk.directory import Directory, Identity
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 

@@ -70,8 +70,8 @@ from modelfs.store.index.counters import (
     SESSION,
     Counters,
 )
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.records import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table
 from modelfs.store.packs.pack import Packs

@@ -1,6 +1,6 @@
 """Repair of the meta pages of the index, before LMDB opens it.
 
-Theory of operation. The record of the last commit (see `store.index.meta_pages`) has the content of
+Theory of operation. The record of the last commit (see `store.index.pages.meta`) has the content of
 its meta page. If the newest record is older than the meta pages, or there is none, the pages are
 all that is left. Then the fields with the same value in every meta page get it; the numbers become
 those of two commits in a row that agree with the most of: the numbers of both pages, the last lists
@@ -22,12 +22,12 @@ gets the number 9.
 import os
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
-from modelfs.store.index.meta_pages import (
+from modelfs.store.index.opening import both_damaged
+from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES
+from modelfs.store.index.pages.layout import LEAF, TREE, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.pages.meta import (
     Meta,
     meta_problems,
     newest,
@@ -37,9 +37,8 @@ from modelfs.store.index.meta_pages import (
     read_record,
     with_fixed_fields,
 )
-from modelfs.store.index.opening import both_damaged
-from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
-from modelfs.store.index.page_layout import LEAF, TREE, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import FREE, TABLES, PageWalk
 from modelfs.store.index.rebuild import NEW_MAP_SIZE
 from modelfs.store.index.tables import Table
 
@@ -159,8 +158,7 @@ def _with_root(file: PageFile, meta: Meta) -> Meta:
     walk = PageWalk(file, meta.with_fields(last=file.pages + LOOSE_PAGES - 1))
     if TABLES not in walk.damaged_trees or FREE in walk.damaged_trees:
         return meta
-    unused = np.flatnonzero(np.frombuffer(walk.uses, np.uint8) == Use.NONE)
-    found = [number for number in unused.tolist() if _has_tables(file, number)]
+    found = [number for number in walk.uses.pages(Use.NONE) if _has_tables(file, number)]
     return meta.with_tables(found[0]) if len(found) == 1 else meta
 
 
@@ -180,8 +178,8 @@ def _with_right_sizes(file: PageFile, meta: Meta) -> Meta:
     """Return the content of a meta page with a last page and a map that can be."""
     end = file.pages + LOOSE_PAGES - 1
     walk = PageWalk(file, meta.with_fields(last=end))
-    if not walk.problems and not walk.highest <= meta.last <= end:
-        meta = meta.with_fields(last=max(walk.highest, file.pages - 1))
+    if not walk.problems and not walk.uses.highest <= meta.last <= end:
+        meta = meta.with_fields(last=max(walk.uses.highest, file.pages - 1))
     return meta if meta.has_map() else meta.with_fields(map_size=NEW_MAP_SIZE)
 
 

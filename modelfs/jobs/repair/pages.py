@@ -1,7 +1,7 @@
 """Repair of LMDB's pages, before LMDB opens the index.
 
 Theory of operation. The meta pages are right already (see `meta_pages`). All trees are walked (see
-`store.index.page_check`). If a page is damaged, or LMDB refuses the file for another reason, the
+`store.index.pages.walk`). If a page is damaged, or LMDB refuses the file for another reason, the
 rows that can still be read go into a new data file:
 
 1. those of the leaves that the trees still reach;
@@ -32,8 +32,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.repair.quarantine import Quarantine
@@ -41,11 +39,9 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import window_of
 from modelfs.store.folder import STAGING, check_format
 from modelfs.store.index.committed import FIRST_ROWS
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.meta_pages import meta_problems, newest, read_metas
-from modelfs.store.index.page_check import FREE, TABLES, PageProblem, PageWalk, Use
-from modelfs.store.index.page_layout import (
+from modelfs.store.index.pages.data_file import DATA_FILE
+from modelfs.store.index.pages.layout import (
     BRANCH,
     LEAF,
     OVERFLOW,
@@ -55,6 +51,9 @@ from modelfs.store.index.page_layout import (
     nodes_of,
     value_of,
 )
+from modelfs.store.index.pages.meta import meta_problems, newest, read_metas
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import FREE, TABLES, PageProblem, PageWalk
 from modelfs.store.index.rebuild import replace_data_file, write_new
 from modelfs.store.index.row_checksum import CHECKSUMS_SINCE, checked
 from modelfs.store.index.tables import Table, pair_key
@@ -182,12 +181,9 @@ class SalvagedRows:
         for table, problems in self._problems.items():
             for problem in problems:
                 # A page that is in use is one with a sound use.
-                is_leaf = problem.tree != TABLES and not self._is_used(problem.page)
+                is_leaf = problem.tree != TABLES and not self._walk.uses.is_in_tree(problem.page)
                 if is_leaf and (rows := self._sound_rows(table, problem)):
                     self._found[table].append(rows)
-
-    def _is_used(self, number: int) -> bool:
-        return number < len(self._walk.uses) and self._walk.uses[number] == Use.TREE
 
     def _sound_rows(self, table: Table, problem: PageProblem) -> list[Row]:
         rows: list[Row] = []
@@ -223,10 +219,10 @@ class SalvagedRows:
             Whether none is left out.
         """
         damaged = {problem.page: problem.tree for problem in self._walk.problems}
-        uses = np.frombuffer(self._walk.uses, np.uint8)
-        has_all = len(uses) > self._walk.meta.last
+        uses = self._walk.uses
+        has_all = len(uses.by_page) > self._walk.meta.last
         beyond = 0  # the end of the last value on overflow pages
-        for number in np.flatnonzero(uses == Use.NONE).tolist():
+        for number in uses.pages(Use.NONE):
             if number < beyond:
                 continue
             if number in damaged:

@@ -15,7 +15,7 @@ from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, repair
 from modelfs.store.folder import INDEX
 from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.tables import ROOT, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import (

@@ -12,7 +12,7 @@ from modelfs.jobs.repair.meta_pages import _consecutive
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, repair
 from modelfs.jobs.repair.superblock import restore_superblock
-from modelfs.store.index.meta_pages import META_SIZE
+from modelfs.store.index.pages.meta import META_SIZE
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
 from tests.support.index_pages import SIZE, data_file

@@ -32,8 +32,8 @@ from typing import Final, Self
 from xxhash import xxh3_64_digest
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
-from modelfs.store.index.page_layout import INTEGER_KEYS, PAGE_HEAD, PageFile, Tree
+from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES
+from modelfs.store.index.pages.layout import INTEGER_KEYS, PAGE_HEAD, PageFile, Tree
 
 MAGIC: Final = 0xBEEFC0DE.to_bytes(4, "little")
 VERSION: Final = 1
