@@ -57,6 +57,7 @@ from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
     PACKS,
     STAGING,
+    check_finished,
     check_format,
     lock,
     open_folder,
@@ -160,6 +161,8 @@ class Store:
         else:
             self._lock = lock_out_writers(self.directory, index_folder)
         try:
+            if recover:
+                check_finished(self.directory)
             self.space = Space(
                 Path(self.directory.link), limit, index_file=Path(index_folder.link) / DATA_FILE
             )

@@ -11,8 +11,11 @@ Of the record and the pages, the one with the largest number is the last commit.
 only if the tree of tables that it names is sound, or at last, if neither is, by its fields: the
 trees are repaired after this.
 
-The page of the last commit is written first, the other one then: as of the commit before, with the
-same trees if its own are not known. A crash between them leaves a page to repair.
+The other page then is as of the commit before, with the same trees if its own are not known. If
+both are wrong, one right page and a wrong one might pass for two commits in a row, and the wrong
+one for the last. So the other page is written with a wrong flag first, and right after the page of
+the last commit. A crash in between leaves an index that is refused, and that the next repair
+completes.
 
 Example. Pages 0 and 1 name commits 8 and 73. There is no record, and the lists of free pages are of
 commits 8 and 9. The numbers 8 and 9 agree with three of these four, 72 and 73 with one. Page 1
@@ -20,6 +23,7 @@ gets the number 9.
 """
 
 import os
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from modelfs.jobs.repair.quarantine import Quarantine
@@ -53,10 +57,17 @@ class RestoredMetas(NamedTuple):
     is_lossless: bool  # both pages are known, so no later commit can have been on one
 
 
-def restore_meta_pages(index: Directory, quarantine: Quarantine) -> RestoredMetas | None:
+def restore_meta_pages(
+    index: Directory, quarantine: Quarantine, note_loss: Callable[[str], None]
+) -> RestoredMetas | None:
     """Repair the meta pages; None if nothing is wrong in them.
 
     The caller has the store's lock, and LMDB has not opened the index yet.
+
+    Args:
+        index: its folder.
+        quarantine: gets a copy of the damaged file.
+        note_loss: is called with the message before the first write, if commits may be lost.
 
     Raises:
         IndexLost: both are damaged, and there is no record.
@@ -86,14 +97,22 @@ def restore_meta_pages(index: Directory, quarantine: Quarantine) -> RestoredMeta
     ]
     if not wrong:
         return None
-    quarantine.copy(index, DATA_FILE)
-    with index.opened(DATA_FILE, os.O_RDWR) as fd:
-        for number in sorted(wrong, key=lambda number: number != last.transaction & 1):
-            os.pwrite(fd, page_of(right[number], number), number * last.page_size)
-            os.fsync(fd)
     message = f"a meta page of the index was damaged: it is as commit {last.transaction} left it"
     if before is None:
         message += "; changes of a later commit, if there was one, are lost"
+        note_loss(message)
+    quarantine.copy(index, DATA_FILE)
+    writes = [(number, page_of(right[number], number)) for number in wrong]
+    if len(wrong) > 1:
+        other = (last.transaction + 1) & 1
+        # Without trees of its own it is no sound page of the commit before for the next repair.
+        unfinished = right[other] if before is not None else right[other].with_tables(0)
+        writes.sort(key=lambda write: write[0] == other)
+        writes.insert(0, (other, page_of(unfinished, other, flags=0)))
+    with index.opened(DATA_FILE, os.O_RDWR) as fd:
+        for number, page in writes:
+            os.pwrite(fd, page, number * last.page_size)
+            os.fsync(fd)
     return RestoredMetas(message, is_lossless=before is not None)
 
 

@@ -28,7 +28,7 @@ are neither reached nor free, and all their rows are chunks. The rows of page 40
 but of an older commit: the page is free. The new file has the rows of 30, 31 and 32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -72,12 +72,22 @@ class Salvage(NamedTuple):
 
 
 def salvage_index(
-    store: Directory, index: Directory, quarantine: Quarantine, refusal: Exception | None = None
+    store: Directory,
+    index: Directory,
+    quarantine: Quarantine,
+    note_loss: Callable[[str], None],
+    refusal: Exception | None = None,
 ) -> Salvage | None:
     """Write the rows of an index with damaged pages to a new one; None if all pages are sound.
 
-    With a `refusal`, an error of LMDB, all rows are written in any case.
     The caller has the store's lock, LMDB has not opened the index yet, and a meta page is whole.
+
+    Args:
+        store: its folder.
+        index: the folder of the index.
+        quarantine: gets the damaged file.
+        note_loss: is called with the message before the new file takes the place of the old one.
+        refusal: an error of LMDB: all rows are written in any case.
 
     Raises:
         StoreFull: there is no room for a copy of the index. Nothing has changed.
@@ -99,13 +109,14 @@ def salvage_index(
             rows = SalvagedRows(file, before, with_checksums=with_checksums)
             which = f" of commit {before.meta.transaction}, the one before the last,"
         count = write_new(index, {table: _with_windows(store, rows, table) for table in Table})
+    message = (
+        f"the index had damaged pages: {count} rows{which} are in a new one, and all that can be "
+        "restored from them is; files that lost something are listed"
+    )
+    note_loss(message)
     quarantine.link(index, DATA_FILE)
     replace_data_file(index)
-    return Salvage(
-        findings,
-        f"the index had damaged pages: {count} rows{which} are in a new one, and all that can be "
-        "restored from them is; files that lost something are listed",
-    )
+    return Salvage(findings, message)
 
 
 def _have_checksums(file: PageFile, walk: PageWalk, default: bool) -> bool:

@@ -7,7 +7,7 @@ relies on those before it. The order of a round's writes is that of all writes i
 (copied chunks, quarantine), fsync, one commit of the index, and then files are moved that it does
 not mention any more. So an interrupted round leaves the store as it was, or with all repairs of the
 round. The next round begins with a check; after the last, the check has no findings, or none that
-repair can do anything about.
+repair can do anything about. If commits of the index are lost, see `unfinished`.
 
 Lost data is never invented: a chunk whose stored bytes are gone keeps a record of the kind `LOST`,
 and reads of it fail. When a file with the same content is written, the chunk is stored again, for
@@ -64,6 +64,7 @@ from modelfs.jobs.repair.sums import (
     repair_counters,
 )
 from modelfs.jobs.repair.superblock import restore_superblock
+from modelfs.jobs.repair.unfinished import LossNote
 from modelfs.jobs.repair.windows import repair_windows
 from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
@@ -113,8 +114,7 @@ def repair(
     directory = open_folder(folder, read_only=False, trust=trust)
     check_format(directory)
     quarantine = Quarantine(directory)
-    findings, actions = _restore_index(directory, quarantine)
-    lacks_rows = any(action.outcome is Outcome.QUARANTINED for action in actions)
+    findings, actions, note = _restore_index(directory, quarantine)
     data = data or bool(actions)
     with Store(Path(directory.link), recover=False, trust=trust) as store:
         for _ in range(ROUNDS_MAX):
@@ -125,31 +125,34 @@ def repair(
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
-        if lacks_rows:
+        if note.losses:
             _keep_unmentioned(store, quarantine)
+            note.remove()
         return RepairReport([*findings], [*actions], report)
 
 
 def _restore_index(
     folder: Directory, quarantine: Quarantine
-) -> tuple[dict[Finding, None], dict[Action, None]]:
+) -> tuple[dict[Finding, None], dict[Action, None], LossNote]:
     """Repair the parts that must be right before a store can be opened."""
     locked = lock(folder, fcntl.LOCK_EX)
     try:
         index = open_index_folder(folder)
-        findings = dict.fromkeys(meta_page_findings(index))
-        actions: dict[Action, None] = {}
-        if (metas := restore_meta_pages(index, quarantine)) is not None:
+        note = LossNote(folder)
+        actions = {Action(Outcome.QUARANTINED, loss): None for loss in note.losses}
+        findings = {Finding("interrupted", "a repair was interrupted"): None} if actions else {}
+        findings |= dict.fromkeys(meta_page_findings(index))
+        if (metas := restore_meta_pages(index, quarantine, note.add)) is not None:
             outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
             actions[Action(outcome, metas.message)] = None
             findings = findings or {Finding("meta-page", metas.message): None}
-        salvage = salvage_index(folder, index, quarantine)
+        salvage = salvage_index(folder, index, quarantine, note.add)
         try:
             restored = restore_superblock(folder, quarantine)
         except CorruptIndex as exc:  # LMDB refuses it
             if salvage is not None:
                 raise
-            salvage = salvage_index(folder, index, quarantine, exc)
+            salvage = salvage_index(folder, index, quarantine, note.add, exc)
             restored = restore_superblock(folder, quarantine)
         if salvage is not None:
             findings |= dict.fromkeys(salvage.findings)
@@ -159,7 +162,7 @@ def _restore_index(
             actions[Action(Outcome.REPAIRED, restored)] = None
     finally:
         locked.close()
-    return findings, actions
+    return findings, actions, note
 
 
 def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:

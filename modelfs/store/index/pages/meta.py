@@ -97,9 +97,9 @@ class Meta:
         return (self.last + 1) * self.page_size <= self.map_size <= MAP_MAX
 
 
-def page_of(meta: Meta, number: int) -> bytes:
-    """Return the bytes of a meta page, with its head."""
-    return PAGE_HEAD.pack(number, 0, META, 0, 0) + meta.content
+def page_of(meta: Meta, number: int, flags: int = META) -> bytes:
+    """Return the bytes of a meta page, with its head; with other flags it is refused."""
+    return PAGE_HEAD.pack(number, 0, flags, 0, 0) + meta.content
 
 
 # -- fields of one page
