@@ -117,7 +117,9 @@ def check_finished(store: Directory) -> None:
             opening the store for writing would remove them.
     """
     if store.exists(UNFINISHED):
-        raise CorruptIndex(f"a repair of {store.path} has not finished")
+        raise CorruptIndex(
+            f"a repair of {store.path} has not finished; finish it with `modelfs fsck --repair`"
+        )
 
 
 def is_store(folder: Path) -> bool:

@@ -32,7 +32,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
-from modelfs.jobs.check.pages import meta_page_findings
+from modelfs.jobs.check.pages import meta_page_findings, repair_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
@@ -90,7 +90,13 @@ class RepairReport:
     actions: list[Action]
     after: FsckReport  # its findings could not be repaired
 
+    @property
+    def left(self) -> int:
+        """The number of findings that were not repaired."""
+        return len(set(self.found) & set(self.after.findings))
+
     def count(self, outcome: Outcome) -> int:
+        """Return the number of repairs with an outcome. One repair may mend several findings."""
         return sum(action.outcome is outcome for action in self.actions)
 
 
@@ -140,8 +146,7 @@ def _restore_index(
         index = open_index_folder(folder)
         note = LossNote(folder)
         actions = {Action(Outcome.QUARANTINED, loss): None for loss in note.losses}
-        findings = {Finding("interrupted", "a repair was interrupted"): None} if actions else {}
-        findings |= dict.fromkeys(meta_page_findings(index))
+        findings = dict.fromkeys([*repair_findings(folder), *meta_page_findings(index)])
         if (metas := restore_meta_pages(index, quarantine, note.add)) is not None:
             outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
             actions[Action(outcome, metas.message)] = None

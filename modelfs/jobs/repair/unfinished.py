@@ -10,7 +10,7 @@ Example. Both meta pages are damaged, and only commit 8 can be restored::
 
     note      repair.unfinished has the line "a meta page ...; changes of a later commit ..."
     write     the meta pages are those of commits 7 and 8; the process is killed
-    mount     "a repair of /store has not finished; repair it with: ..."
+    mount     "a repair of /store has not finished; finish it with `modelfs fsck --repair`"
     repair    staging file 5-0-3, which commit 9 mentioned, goes to quarantine; the note is removed
 """
 

@@ -66,7 +66,7 @@ def test_files_of_a_lost_commit_outlive_an_interruption(
     assert staged <= kept(closed)
     report = repair(closed)
     assert any("changes of a later commit" in message for message in losses(report))
-    assert {finding.invariant for finding in report.found} >= {"interrupted"}
+    assert {finding.invariant for finding in report.found} >= {"repair"}
     assert report.after.findings == []
     assert files_of(closed) == good
     assert staged <= kept(closed)
