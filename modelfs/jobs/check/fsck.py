@@ -3,10 +3,9 @@
 An invariant is a function that yields a `Finding` for each place where it does not hold. It takes a
 `CheckView`, from which it reads the index, and `Reported`: the damage that those before it have
 reported, which it passes over, so that one damage is one finding. It yields its own damage as
-further parts of that. Together they read the whole
-index a few times. They read the headers and segment tables of packs, and the lengths of staging
-files; with `data`, also every stored byte that a file uses, and the staged bytes that have a
-checksum.
+further parts of that. Together they read the whole index a few times. They read the headers and
+segment tables of packs, and the lengths of staging files; with `data`, also every stored byte that
+a file uses, and the staged bytes that have a checksum.
 
 A crash may leave files in `packs/` and `staging/` that no row mentions, a pack longer than its row
 has it, dead chunks, orphans, staged windows, and extents behind a truncation. None of them is a

@@ -100,8 +100,9 @@ def restore_meta_pages(
     message = f"a meta page of the index was damaged: it is as commit {last.transaction} left it"
     if before is None:
         message += "; changes of a later commit, if there was one, are lost"
-        note_loss(message)
     quarantine.copy(index, DATA_FILE)
+    if before is None:
+        note_loss(message)
     writes = [(number, page_of(right[number], number)) for number in wrong]
     if len(wrong) > 1:
         other = (last.transaction + 1) & 1

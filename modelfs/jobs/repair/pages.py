@@ -113,8 +113,8 @@ def salvage_index(
         f"the index had damaged pages: {count} rows{which} are in a new one, and all that can be "
         "restored from them is; files that lost something are listed"
     )
-    note_loss(message)
     quarantine.link(index, DATA_FILE)
+    note_loss(message)
     replace_data_file(index)
     return Salvage(findings, message)
 

@@ -131,7 +131,7 @@ def repair(
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
-        if note.losses:
+        if note.exists():
             _keep_unmentioned(store, quarantine)
             note.remove()
         return RepairReport([*findings], [*actions], report)

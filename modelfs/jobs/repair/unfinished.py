@@ -26,8 +26,12 @@ class LossNote:
     def __init__(self, store: Directory) -> None:
         """Read the note of an interrupted repair; the caller has the store's lock."""
         self._store = store
-        note = store.read(UNFINISHED) if store.exists(UNFINISHED) else b""
+        note = store.read(UNFINISHED) if self.exists() else b""
         self.losses = note.decode(errors="replace").splitlines()
+
+    def exists(self) -> bool:
+        """Whether there is a note; one without a line is that of a process that ended in `add`."""
+        return self._store.exists(UNFINISHED)
 
     def add(self, loss: str) -> None:
         """Add a line, durably."""
@@ -41,6 +45,5 @@ class LossNote:
 
     def remove(self) -> None:
         """Remove the note: all files of lost commits are set aside."""
-        if self._store.exists(UNFINISHED):
-            self._store.unlink(UNFINISHED)
-            self._store.sync()
+        self._store.unlink(UNFINISHED)
+        self._store.sync()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.errors import CorruptIndex
+from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
 from modelfs.jobs.repair.unfinished import LossNote
@@ -91,6 +91,32 @@ def test_a_salvage_outlives_an_interruption(
     assert {name for name, data in files.items() if data is None} == {b"/acknowledged", b"/staged"}
     assert files == {**good, b"/acknowledged": None, b"/staged": None}
     assert staged <= kept(closed)
+
+
+def test_a_note_without_a_line_is_removed(closed: Path) -> None:
+    """A process that ended before the line was written has lost nothing."""
+    (closed / UNFINISHED).touch()
+    report = repair(closed)
+    assert (losses(report), report.after.findings) == (set(), [])
+    with Store(closed):
+        pass
+
+
+def test_no_note_without_a_change(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the damaged file cannot be kept, the index is as it was, and no loss is noted."""
+
+    def full(*_: object) -> None:
+        raise StoreFull("no room")
+
+    path = data_file(closed)
+    forget_records(path)
+    wipe(path, last_meta(path).transaction & 1)
+    before = path.read_bytes()
+    monkeypatch.setattr("modelfs.jobs.repair.quarantine.Quarantine.copy", full)
+    with pytest.raises(StoreFull):
+        repair(closed)
+    assert path.read_bytes() == before
+    assert not (closed / UNFINISHED).exists()
 
 
 def test_the_note_has_each_loss_once(tmp_path: Path) -> None:
