@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("modelfs.formats", "modelfs.codecs"),
     ("modelfs.sketches",),
     ("modelfs.store.disk",),
+    ("modelfs.store.index.pages",),
     ("modelfs.store.index",),
     ("modelfs.store.packs",),
     ("modelfs.store.chunks",),

@@ -30,8 +30,8 @@ from typing import Any, Final, TypeVar
 
 from modelfs.errors import NotAStore, StoreBusy
 from modelfs.store.folder import INDEX, PACKS, open_folder, read_superblock
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.fork_gate import FORK_GATE
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.store import Store
 
 # Decoded chunks in memory, in bytes. Less than in a mount: each core may run a process.

@@ -49,8 +49,8 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.store.disk.directory import Directory, Identity
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK, Superblock
 from modelfs.store.index.tables import Table
 
@@ -61,6 +61,7 @@ LOCK_FILE: Final = "lock"
 CONTROL_SOCKET: Final = "control.sock"
 FORMAT_FILE: Final = "FORMAT"
 FORMAT_NEW: Final = "FORMAT.new"
+UNFINISHED: Final = "repair.unfinished"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
 FORMAT_LINE: Final = re.compile(rb"modelfs store, format ([1-9][0-9]{0,8})\n")
 
@@ -106,6 +107,19 @@ def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Director
         )
     directory.check_private()
     return directory
+
+
+def check_finished(store: Directory) -> None:
+    """Check that no repair of a store that has lost commits of the index is unfinished.
+
+    Raises:
+        CorruptIndex: one is. Files that only the lost commits mention are not set aside yet, and
+            opening the store for writing would remove them.
+    """
+    if store.exists(UNFINISHED):
+        raise CorruptIndex(
+            f"a repair of {store.path} has not finished; finish it with `modelfs fsck --repair`"
+        )
 
 
 def is_store(folder: Path) -> bool:

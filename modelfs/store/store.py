@@ -58,6 +58,7 @@ from modelfs.store.files.writes import Writes
 from modelfs.store.folder import (
     PACKS,
     STAGING,
+    check_finished,
     check_format,
     lock,
     open_folder,
@@ -71,8 +72,8 @@ from modelfs.store.index.counters import (
     SESSION,
     Counters,
 )
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.index import Index
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.superblock import Superblock
 from modelfs.store.index.tables import InodeNumber, PackId, Table
 from modelfs.store.packs.pack import Packs
@@ -162,6 +163,8 @@ class Store:
         else:
             self._lock = lock_out_writers(self.directory, index_folder)
         try:
+            if recover:
+                check_finished(self.directory)
             self.space = Space(
                 Path(self.directory.link), limit, index_file=Path(index_folder.link) / DATA_FILE
             )

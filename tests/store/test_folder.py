@@ -38,7 +38,7 @@ from modelfs.store.folder import (
     is_locked,
     lock,
 )
-from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.superblock import FORMAT_VERSION
 from modelfs.store.store import Store
 from tests.support import users

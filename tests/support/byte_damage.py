@@ -94,6 +94,22 @@ def lost_files(report: RepairReport) -> set[bytes]:
     }
 
 
+def lost_in(path: Path) -> tuple[int, int]:
+    with Store(path, read_only=True) as store:
+        statistics = store.inventory.statistics()
+        return statistics.lost_chunks, statistics.lost_bytes
+
+
+def check_losses(found: Contents, good: Contents, report: RepairReport) -> set[bytes]:
+    """Return which files fail to read; the report has to name them, and no other may differ."""
+    failed = {path for path, data in found.items() if data is None}
+    assert failed <= lost_files(report)
+    assert {path: data for path, data in found.items() if data is not None} == {
+        path: data for path, data in good.items() if path not in failed
+    }
+    return failed
+
+
 def bytes_of(good: Contents, path: bytes) -> bytes:
     data = good[path]
     assert data is not None

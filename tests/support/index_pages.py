@@ -5,10 +5,10 @@ from typing import Final
 
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX
-from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.meta_pages import newest, read_metas
-from modelfs.store.index.page_check import PageWalk
-from modelfs.store.index.page_layout import PageFile
+from modelfs.store.index.pages.data_file import DATA_FILE
+from modelfs.store.index.pages.layout import PageFile
+from modelfs.store.index.pages.meta import newest, read_metas
+from modelfs.store.index.pages.walk import PageWalk
 from tests.support.stores import overwrite
 
 SIZE: Final = 4096

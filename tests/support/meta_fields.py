@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.meta_pages import META_SIZE, SECTOR, Meta, newest, read_metas, read_record
-from modelfs.store.index.page_layout import PageFile
+from modelfs.store.index.pages.layout import PageFile
+from modelfs.store.index.pages.meta import META_SIZE, SECTOR, Meta, newest, read_metas, read_record
 from tests.support.index_pages import SIZE
 from tests.support.stores import overwrite
 

@@ -42,9 +42,10 @@ import lmdb
 from modelfs.errors import ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.meta_pages import META_SIZE, SECTOR, newest, read_metas
-from modelfs.store.index.page_check import PageWalk, Use
-from modelfs.store.index.page_layout import PageFile
+from modelfs.store.index.pages.layout import PageFile
+from modelfs.store.index.pages.meta import META_SIZE, SECTOR, newest, read_metas
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import PageWalk
 from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -202,8 +203,7 @@ def _used_pages(file: Path) -> list[int]:
         meta = newest(read_metas(pages))
         if meta is None or PageWalk(pages, meta).problems:
             return [*range(max(1, pages.pages))]
-        uses = PageWalk(pages, meta).uses
-    return [number for number, use in enumerate(uses) if use == Use.TREE]
+        return PageWalk(pages, meta).uses.pages(Use.TREE)
 
 
 def _put_stale(file: Path, template: Template, chance: random.Random) -> str:

@@ -16,7 +16,7 @@ from modelfs.errors import CorruptIndex, DamagedPages, IndexLost
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
-from modelfs.jobs.check.pages import meta_page_findings, page_findings
+from modelfs.jobs.check.pages import meta_page_findings, page_findings, repair_findings
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
@@ -85,7 +85,7 @@ def _check(store: Path, folder: Directory, *, data: bool, found: list[Finding]) 
 
     Those of the other kind are appended to `found` at once.
     """
-    findings = meta_page_findings(open_index_folder(folder))
+    findings = [*repair_findings(folder), *meta_page_findings(open_index_folder(folder))]
     try:
         if not findings:
             with (
@@ -120,9 +120,13 @@ def _repair(store: Path, *, data: bool, as_json: bool, trust: bool) -> Code:
             text = f"{OUTCOMES[action.outcome]}: {action.message}"
             click.echo(with_names(text, action.files, action.tensors))
         if report.found:
-            counts = [f"{report.count(outcome)} {word}" for outcome, word in OUTCOMES.items()]
             findings = render.counted(len(report.found), "finding")
-            click.echo(f"{findings}: {', '.join(counts)}")
+            done = render.counted(len(report.actions), "repair")
+            lossy = report.count(Outcome.QUARANTINED)
+            click.echo(
+                f"{findings}: {len(report.found) - report.left} repaired, {report.left} left; "
+                f"{done}, {lossy} with a loss"
+            )
         _show(report.after, open_folder(store, read_only=True, trust=trust), data=data)
     if report.after.findings:
         return Code.DAMAGED

@@ -2,10 +2,10 @@
 
 An invariant is a function that yields a `Finding` for each place where it does not hold. It takes a
 `CheckView`, from which it reads the index, and `Reported`: the damage that those before it have
-reported, which it passes over, so that one damage is one finding. Together they read the whole
-index a few times. They read the headers and segment tables of packs, and the lengths of staging
-files; with `data`, also every stored byte that a file uses, and the staged bytes that have a
-checksum.
+reported, which it passes over, so that one damage is one finding. It yields its own damage as
+further parts of that. Together they read the whole index a few times. They read the headers and
+segment tables of packs, and the lengths of staging files; with `data`, also every stored byte that
+a file uses, and the staged bytes that have a checksum.
 
 A crash may leave files in `packs/` and `staging/` that no row mentions, a pack longer than its row
 has it, dead chunks, orphans, staged windows, and extents behind a truncation. None of them is a
@@ -19,13 +19,13 @@ meanwhile are none.
 Example. `/a` has chunks 1 and 2, `/b` has chunk 3, which derives from 1. The row of chunk 2 is
 junk, and a byte of chunk 1 in pack 1 has flipped::
 
-    rows_decode           row: chunks row 00...02: ...; files: /a     reported.broken[CHUNKS] = {2}
+    rows_decode           row: chunks row 00...02: ...; files: /a     Reported(broken: chunk 2)
     extents_are_sound     nothing: the view passes over the row of chunk 2, which exists
     contents_are_intact   content: chunk 1: its stored bytes ... do not match their checksum;
                           chunks that derive from it: 1; it is in /a; files: /a, /b
-                          nothing of chunk 3, whose recipe is intact  reported.damaged = {1}
+                          nothing of chunk 3, whose recipe is intact  Reported(damaged={1})
 
-`reported` is the last field of the `FsckReport`: repair begins with it.
+All parts together are the last field of the `FsckReport`: repair begins with them.
 """
 
 import stat
@@ -86,9 +86,10 @@ from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.steps import Progress
 from modelfs.store.store import Store
 
-# In this order: see `Reported`.
-INVARIANTS: Final[tuple[Callable[[CheckView, Reported], Iterator[Finding]], ...]] = (
-    rows_decode,
+Results = Iterator[Finding | Reported]
+
+# In this order: see `Reported`. `rows_decode` comes before them.
+INVARIANTS: Final[tuple[Callable[[CheckView, Reported], Results], ...]] = (
     superblock_is_right,
     counters_are_ahead,
     names_agree,
@@ -172,18 +173,21 @@ def fsck(
             progress(done, total)
 
     with store.index.copied():
-        reported = Reported()
-        view = CheckView(store, reported.broken)
         findings = [] if found is None else found
+        nothing = Reported()
+        decoded = rows_decode(CheckView(store), nothing)
+        reported = nothing.joined(_damage("rows_decode", decoded, findings))
+        view = CheckView(store, reported.broken)
         for done, invariant in enumerate(INVARIANTS, 1):
-            findings += _caught(invariant.__name__, invariant(view, reported))
+            results = invariant(view, reported)
+            reported = reported.joined(_damage(invariant.__name__, results, findings))
             if progress is not None and not data:
                 progress(done, len(INVARIANTS))
         if data:
             contents = contents_are_intact(view, reported, count_bytes)
-            findings += _caught(contents_are_intact.__name__, contents)
+            reported = reported.joined(_damage("contents_are_intact", contents, findings))
             staged = staged_bytes_are_intact(view, reported)
-            findings += _caught(staged_bytes_are_intact.__name__, staged)
+            reported = reported.joined(_damage("staged_bytes_are_intact", staged, findings))
         return FsckReport(
             findings,
             files=sum(stat.S_ISREG(node.mode) for node in view.inodes()),
@@ -195,12 +199,20 @@ def fsck(
         )
 
 
-def _caught(invariant: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+def _damage(invariant: str, results: Results, findings: list[Finding]) -> list[Reported]:
+    """Return the damage that an invariant reports, and append its findings to `findings`."""
     # If damage prevents the check of one invariant, the others are still checked. A file that this
     # user may not read is no damage.
+    parts: list[Reported] = []
     try:
-        yield from findings
+        for result in results:
+            if isinstance(result, Finding):
+                findings.append(result)
+            else:
+                parts.append(result)
     except PermissionError:
         raise
     except (CorruptData, OSError) as exc:
-        yield Finding("unchecked", f"whether {invariant.replace('_', ' ')} is unknown: {exc}")
+        unknown = f"whether {invariant.replace('_', ' ')} is unknown: {exc}"
+        findings.append(Finding("unchecked", unknown))
+    return parts

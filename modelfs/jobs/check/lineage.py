@@ -24,7 +24,7 @@ from modelfs.store.index.tables import ChunkId, Table, number_key, pair_key
 ENDLESS: Final = 1 << 62  # as the length of a chain
 
 
-def links_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def links_agree(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """Both tables of lineage have the same derivations."""
     tables = (Table.SOURCES, Table.DEPENDANTS), (Table.DEPENDANTS, Table.SOURCES)
     for table, other_table in tables:
@@ -34,25 +34,25 @@ def links_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
                 message = (
                     f"chunk {chunk} derives from {source}, without a row in {other_table.value}"
                 )
-                reported.lineage_doubtful = True
+                yield Reported(lineage_doubtful=True)
                 yield Finding("links-agree", message, severity=Severity.ACCOUNT)
 
 
-def links_lead_to_chunks(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def links_lead_to_chunks(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """A derived chunk exists, and so do its sources."""
     baseless: dict[ChunkId, str] = {}
     for chunk, source in view.links():
         if not view.has(Table.CHUNKS, number_key(chunk)):
             message = f"chunk {chunk} derives from {source}, but does not exist"
-            reported.lineage_doubtful = True
+            yield Reported(lineage_doubtful=True)
             yield Finding("link-chunk", message, severity=Severity.ACCOUNT)
         elif not view.has(Table.CHUNKS, number_key(source)):
             baseless[chunk] = f"chunk {chunk} derives from {source}, which does not exist"
-    reported.baseless.update(baseless)
+    yield Reported(baseless=frozenset(baseless))
     yield from chunk_findings(view, "link-chunk", baseless)
 
 
-def derived_chunks_have_sources(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def derived_chunks_have_sources(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """A derived chunk has sources, and no other chunk has."""
     problems: dict[ChunkId, str] = {}
     for chunk, record in view.chunks():
@@ -63,10 +63,10 @@ def derived_chunks_have_sources(view: CheckView, reported: Reported) -> Iterator
             # Without rows of lineage, gc may remove its sources.
             problems[chunk] = f"chunk {chunk} is derived, but has no row of a source"
         else:
-            reported.lineage_doubtful = True
+            yield Reported(lineage_doubtful=True)
             message = f"chunk {chunk} has sources, but is {record.form}"
             yield Finding("derived", message, severity=Severity.ACCOUNT)
-    reported.lineage_doubtful |= bool(problems)
+    yield Reported(lineage_doubtful=bool(problems))
     yield from chunk_findings(view, "derived", problems)
 
 
@@ -97,7 +97,7 @@ def base_only_chunks_are_listed(view: CheckView, _: Reported) -> Iterator[Findin
             yield Finding("held", message, severity=Severity.ACCOUNT)
 
 
-def chains_end(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def chains_end(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """Every chain of derivations ends in a stored chunk, after at most `CHAIN_MAX` steps.
 
     A chain that is too long, but ends in a lost chunk, is no finding: repair can shorten it when
@@ -118,8 +118,7 @@ def chains_end(view: CheckView, reported: Reported) -> Iterator[Finding]:
         for chunk, length in sorted(lengths.items())
         if length == ENDLESS
     }
-    reported.too_long |= too_long
-    reported.endless.update(problems)
+    yield Reported(too_long=frozenset(too_long), endless=frozenset(problems))
     yield from chunk_findings(view, "chain", problems)
 
 

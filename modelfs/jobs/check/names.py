@@ -24,14 +24,14 @@ from modelfs.store.index.tables import (
 )
 
 
-def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def names_agree(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """The three rows of a name agree."""
     wrong: set[bytes] = set()  # keys of the listing
     for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder, name = number_of(key), key[8:]
         if (problem := _disagreement(view, folder, name, dentry)) is not None:
             wrong.add(pair_key(folder, dentry.cookie))
-            reported.misnamed.add(dentry.inode)
+            yield Reported(misnamed=frozenset([dentry.inode]))
             yield _name_finding(view, folder, name, problem)
     for key, listed in view.rows(Table.LISTING, Listed.from_row):
         folder, cookie = pair_of(key)
@@ -39,7 +39,7 @@ def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
         dentry = Dentry(listed.inode, cookie)
         if key not in wrong and _differs(view, Table.DENTRIES, dentry_key, dentry.to_bytes()):
             wrong.add(key)
-            reported.misnamed.add(listed.inode)
+            yield Reported(misnamed=frozenset([listed.inode]))
             problem = f"the listing has it at cookie {cookie}, look-ups do not find it"
             yield _name_finding(view, folder, listed.name, problem)
     for key, (inode, folder, cookie) in view.rows(Table.PARENTS, decode_parent):
@@ -49,7 +49,7 @@ def names_agree(view: CheckView, reported: Reported) -> Iterator[Finding]:
         is_listed = value is not None and int.from_bytes(value[:8], "little") == inode
         is_broken = listing_key in view.broken[Table.LISTING]
         if listing_key not in wrong and not is_listed and not is_broken:
-            reported.misnamed.add(inode)
+            yield Reported(misnamed=frozenset([inode]))
             message = f"inode {inode} has a name in directory {folder}, which does not list it"
             yield Finding("names-agree", f"{message} at cookie {cookie}", (view.path(inode),))
 
@@ -78,7 +78,7 @@ def _join(view: CheckView, folder: int, name: bytes) -> bytes:
     return view.path(folder).rstrip(b"/") + b"/" + name
 
 
-def names_lead_somewhere(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def names_lead_somewhere(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """A name's inode exists, and so does the directory it is in."""
     for key, dentry in view.rows(Table.DENTRIES, Dentry.from_row):
         folder = number_of(key)
@@ -89,7 +89,7 @@ def names_lead_somewhere(view: CheckView, reported: Reported) -> Iterator[Findin
             message = f"{os.fsdecode(path)}: inode {dentry.inode} does not exist"
             yield Finding("name-inode", message, (path,))
         elif not is_folder and number_key(folder) not in view.broken[Table.INODES]:
-            reported.misnamed.add(dentry.inode)
+            yield Reported(misnamed=frozenset([dentry.inode]))
             path = _join(view, folder, key[8:])
             message = f"{os.fsdecode(path)}: inode {folder} is no directory, or a removed one"
             yield Finding("name-folder", message, (path,))

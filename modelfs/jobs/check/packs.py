@@ -17,7 +17,7 @@ from modelfs.store.index.tables import KEY_MAX, ChunkId, PackId, Table, number_k
 from modelfs.store.packs.segment import PAGE, Entry
 
 
-def pack_files_are_there(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def pack_files_are_there(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """A pack's file is this store's, and has all bytes that the index records as committed."""
     for pack, row in view.packs():
         try:
@@ -26,14 +26,14 @@ def pack_files_are_there(view: CheckView, reported: Reported) -> Iterator[Findin
         except PermissionError:
             raise  # the check's trouble, not the store's
         except (CorruptPack, OSError) as exc:
-            reported.lost_packs[pack] = 0
+            yield Reported(lost_packs={pack: 0})
             # Unless a daemon has deleted it since the check began.
             if view.is_current(Table.PACKS, number_key(pack)):
                 yield chunk_finding(view, "pack-file", str(exc), _chunks_behind(view, pack, -1))
             continue
         if length < row.stop:
             message = f"pack {pack} ends at {length}, before its last committed byte, {row.stop}"
-            reported.lost_packs[pack] = length
+            yield Reported(lost_packs={pack: length})
             yield chunk_finding(view, "pack-file", message, _chunks_behind(view, pack, length))
 
 
@@ -142,7 +142,7 @@ def live_bytes_are_right(view: CheckView, _: Reported) -> Iterator[Finding]:
 
 def contents_are_intact(
     view: CheckView, reported: Reported, progress: Progress
-) -> Iterator[Finding]:
+) -> Iterator[Finding | Reported]:
     """The stored bytes of every used chunk match their checksum, decode, and match their hash.
 
     A recipe has the same sources as the rows of lineage. `progress` gets the stored bytes that were
@@ -168,7 +168,7 @@ def contents_are_intact(
             except KeyboardInterrupt:
                 yield from chunk_findings(view, "content", problems)
                 raise
-    reported.damaged.update(problems)
+    yield Reported(damaged=frozenset(problems))
     yield from chunk_findings(view, "content", problems)
 
 

@@ -24,6 +24,7 @@ from modelfs.store.index.counters import (
     SHARED,
 )
 from modelfs.store.index.decoders import DECODERS, decode_meta
+from modelfs.store.index.index import Index
 from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import (
@@ -64,26 +65,31 @@ COUNTERS: Final = (
 )
 
 
-def rows_decode(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def rows_decode(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """Every row of every table matches its checksum and decodes."""
-    for table in Table:
-        decode = DECODERS[table]
-        damaged: set[bytes] = set()
-        for key, value in view.index.pages(table, damaged=damaged):
-            try:
-                decode(key, value)
-            except CorruptIndex as exc:
-                yield _row_finding(view, reported, table, key, str(exc))
-        for key in sorted(damaged):
-            yield _row_finding(view, reported, table, key, "it does not match its checksum")
+    problems = {table: _row_problems(view.index, table) for table in Table}
+    broken = {table: frozenset(by_key) for table, by_key in problems.items()}
+    misnamed = {InodeNumber(number_of(key)) for key in broken[Table.PARENTS] if len(key) >= 8}
+    yield Reported(broken=broken, misnamed=frozenset(misnamed))
+    readable = CheckView(view.store, broken)
+    for table, by_key in problems.items():
+        for key, problem in by_key.items():
+            yield _row_finding(readable, table, key, problem)
 
 
-def _row_finding(
-    view: CheckView, reported: Reported, table: Table, key: bytes, problem: str
-) -> Finding:
-    reported.broken[table].add(key)
-    if table is Table.PARENTS and len(key) >= 8:
-        reported.misnamed.add(InodeNumber(number_of(key)))
+def _row_problems(index: Index, table: Table) -> dict[bytes, str]:
+    """Return the problem of each row that is broken, by key."""
+    problems: dict[bytes, str] = {}
+    damaged: set[bytes] = set()
+    for key, value in index.pages(table, damaged=damaged):
+        try:
+            DECODERS[table](key, value)
+        except CorruptIndex as exc:
+            problems[key] = str(exc)
+    return problems | dict.fromkeys(sorted(damaged), "it does not match its checksum")
+
+
+def _row_finding(view: CheckView, table: Table, key: bytes, problem: str) -> Finding:
     message = f"{table.value} row {key[:32].hex()}: {problem}"
     if table is Table.CHUNKS and len(key) == 8:
         return chunk_finding(view, "row", message, {ChunkId(number_of(key))})
@@ -146,14 +152,14 @@ def windows_are_there(view: CheckView, _: Reported) -> Iterator[Finding]:
             yield Finding("window", message, (view.path(inode),), tuple(tensors))
 
 
-def staged_bytes_are_intact(view: CheckView, reported: Reported) -> Iterator[Finding]:
+def staged_bytes_are_intact(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """Staged bytes match the checksum of their row, if it has one."""
     for key, row in view.rows(Table.STAGED, WindowRanges.from_row):
         inode, number = pair_of(key)
         is_right = is_intact(view.index, view.store.staging.directory, key, row)
         if is_right or not view.is_current(Table.STAGED, key):
             continue
-        reported.damaged_windows.add(key)
+        yield Reported(damaged_windows=frozenset([key]))
         if _window_problem(view, inode, number, row) is None:  # else it is reported already
             message = f"window {number} of inode {inode}: its bytes do not match their checksum"
             tensors = [name for low, high in row.ranges for name in view.tensors(inode, low, high)]

@@ -64,7 +64,7 @@ def repair_chunks(context: RepairContext) -> None:
         reported.lineage_doubtful
         or reported.baseless
         or reported.too_long
-        or any(context.unreadable[table] for table in LINEAGE)
+        or any(context.reported.broken[table] for table in LINEAGE)
     )
     if in_doubt or lineage_doubtful:
         relink(context, evidence, changes, plain)

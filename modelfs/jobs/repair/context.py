@@ -15,7 +15,6 @@ from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.index.chunk_records import UNKNOWN, Chunk, ChunkKind
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     ChunkId,
@@ -50,7 +49,10 @@ class Action:
 
 
 class RepairContext:
-    """The state that the passes of a round share. They make one change of the index."""
+    """The store and the report of a round, which all passes share.
+
+    The passes make one change of the index. The result of one that another needs is an argument.
+    """
 
     def __init__(self, store: Store, quarantine: Quarantine, reported: Reported) -> None:
         """Begin a round; `reported` is the damage that the check before it found."""
@@ -59,12 +61,6 @@ class RepairContext:
         self.quarantine = quarantine
         self.reported = reported
         self.actions: list[Action] = []
-        self.unreadable: dict[Table, list[bytes]] = {}  # keys of rows that did not decode
-        # Bytes of extents, by chunk: those that no map has, and those that no record counts.
-        self.missing: dict[ChunkId, int] = {}
-        self.surplus: dict[ChunkId, int] = {}
-        # Ranges of files that counts of extents contradict.
-        self.contradicted: dict[InodeNumber, RangeSet] = {}
         # Whether inode records had totals when the round began.
         self.has_totals = store.superblock.version >= TOTALS_SINCE
         self._lost_chunk: ChunkId | None = None

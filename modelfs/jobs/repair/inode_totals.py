@@ -62,22 +62,22 @@ def report_missing_rows(context: RepairContext) -> None:
 
 
 def _set_aside(context: RepairContext, table: Table, node: Inode) -> int:
-    return sum(number_of(key) == node.inode for key in context.unreadable[table])
+    return sum(number_of(key) == node.inode for key in context.reported.broken[table])
 
 
 def _in_place(context: RepairContext, inode: int) -> int:
     """Return how many broken rows of an inode are under their own keys."""
     windows = {
         key
-        for key in context.unreadable[Table.STAGED]
+        for key in context.reported.broken[Table.STAGED]
         if len(key) == 16 and _has_file(context, *pair_of(key))
     }
     lost = {
         key
-        for key in context.unreadable[Table.LOST]
+        for key in context.reported.broken[Table.LOST]
         if key in windows or context.index.has(Table.STAGED, key)
     }
-    trims = {key for key in context.unreadable[Table.TRIMS] if len(key) == 8}
+    trims = {key for key in context.reported.broken[Table.TRIMS] if len(key) == 8}
     return sum(number_of(key) == inode for keys in (windows, lost, trims) for key in keys)
 
 

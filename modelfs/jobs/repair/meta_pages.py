@@ -1,6 +1,6 @@
 """Repair of the meta pages of the index, before LMDB opens it.
 
-Theory of operation. The record of the last commit (see `store.index.meta_pages`) has the content of
+Theory of operation. The record of the last commit (see `store.index.pages.meta`) has the content of
 its meta page. If the newest record is older than the meta pages, or there is none, the pages are
 all that is left. Then the fields with the same value in every meta page get it; the numbers become
 those of two commits in a row that agree with the most of: the numbers of both pages, the last lists
@@ -11,8 +11,11 @@ Of the record and the pages, the one with the largest number is the last commit.
 only if the tree of tables that it names is sound, or at last, if neither is, by its fields: the
 trees are repaired after this.
 
-The page of the last commit is written first, the other one then: as of the commit before, with the
-same trees if its own are not known. A crash between them leaves a page to repair.
+The other page then is as of the commit before, with the same trees if its own are not known. If
+both are wrong, one right page and a wrong one might pass for two commits in a row, and the wrong
+one for the last. So the other page is written with a wrong flag first, and right after the page of
+the last commit. A crash in between leaves an index that is refused, and that the next repair
+completes.
 
 Example. Pages 0 and 1 name commits 8 and 73. There is no record, and the lists of free pages are of
 commits 8 and 9. The numbers 8 and 9 agree with three of these four, 72 and 73 with one. Page 1
@@ -20,14 +23,15 @@ gets the number 9.
 """
 
 import os
+from collections.abc import Callable
 from typing import Final, NamedTuple
-
-import numpy as np
 
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
-from modelfs.store.index.meta_pages import (
+from modelfs.store.index.opening import both_damaged
+from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES
+from modelfs.store.index.pages.layout import LEAF, TREE, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.pages.meta import (
     Meta,
     meta_problems,
     newest,
@@ -37,9 +41,8 @@ from modelfs.store.index.meta_pages import (
     read_record,
     with_fixed_fields,
 )
-from modelfs.store.index.opening import both_damaged
-from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
-from modelfs.store.index.page_layout import LEAF, TREE, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import FREE, TABLES, PageWalk
 from modelfs.store.index.rebuild import NEW_MAP_SIZE
 from modelfs.store.index.tables import Table
 
@@ -54,10 +57,17 @@ class RestoredMetas(NamedTuple):
     is_lossless: bool  # both pages are known, so no later commit can have been on one
 
 
-def restore_meta_pages(index: Directory, quarantine: Quarantine) -> RestoredMetas | None:
+def restore_meta_pages(
+    index: Directory, quarantine: Quarantine, note_loss: Callable[[str], None]
+) -> RestoredMetas | None:
     """Repair the meta pages; None if nothing is wrong in them.
 
     The caller has the store's lock, and LMDB has not opened the index yet.
+
+    Args:
+        index: its folder.
+        quarantine: gets a copy of the damaged file.
+        note_loss: is called with the message before the first write, if commits may be lost.
 
     Raises:
         IndexLost: both are damaged, and there is no record.
@@ -87,14 +97,23 @@ def restore_meta_pages(index: Directory, quarantine: Quarantine) -> RestoredMeta
     ]
     if not wrong:
         return None
-    quarantine.copy(index, DATA_FILE)
-    with index.opened(DATA_FILE, os.O_RDWR) as fd:
-        for number in sorted(wrong, key=lambda number: number != last.transaction & 1):
-            os.pwrite(fd, page_of(right[number], number), number * last.page_size)
-            os.fsync(fd)
     message = f"a meta page of the index was damaged: it is as commit {last.transaction} left it"
     if before is None:
         message += "; changes of a later commit, if there was one, are lost"
+    quarantine.copy(index, DATA_FILE)
+    if before is None:
+        note_loss(message)
+    writes = [(number, page_of(right[number], number)) for number in wrong]
+    if len(wrong) > 1:
+        other = (last.transaction + 1) & 1
+        # Without trees of its own it is no sound page of the commit before for the next repair.
+        unfinished = right[other] if before is not None else right[other].with_tables(0)
+        writes.sort(key=lambda write: write[0] == other)
+        writes.insert(0, (other, page_of(unfinished, other, flags=0)))
+    with index.opened(DATA_FILE, os.O_RDWR) as fd:
+        for number, page in writes:
+            os.pwrite(fd, page, number * last.page_size)
+            os.fsync(fd)
     return RestoredMetas(message, is_lossless=before is not None)
 
 
@@ -159,8 +178,7 @@ def _with_root(file: PageFile, meta: Meta) -> Meta:
     walk = PageWalk(file, meta.with_fields(last=file.pages + LOOSE_PAGES - 1))
     if TABLES not in walk.damaged_trees or FREE in walk.damaged_trees:
         return meta
-    unused = np.flatnonzero(np.frombuffer(walk.uses, np.uint8) == Use.NONE)
-    found = [number for number in unused.tolist() if _has_tables(file, number)]
+    found = [number for number in walk.uses.pages(Use.NONE) if _has_tables(file, number)]
     return meta.with_tables(found[0]) if len(found) == 1 else meta
 
 
@@ -180,8 +198,8 @@ def _with_right_sizes(file: PageFile, meta: Meta) -> Meta:
     """Return the content of a meta page with a last page and a map that can be."""
     end = file.pages + LOOSE_PAGES - 1
     walk = PageWalk(file, meta.with_fields(last=end))
-    if not walk.problems and not walk.highest <= meta.last <= end:
-        meta = meta.with_fields(last=max(walk.highest, file.pages - 1))
+    if not walk.problems and not walk.uses.highest <= meta.last <= end:
+        meta = meta.with_fields(last=max(walk.uses.highest, file.pages - 1))
     return meta if meta.has_map() else meta.with_fields(map_size=NEW_MAP_SIZE)
 
 

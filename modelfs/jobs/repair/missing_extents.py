@@ -29,36 +29,46 @@ bytes of both chunks.
 
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import Final
 
+from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode
-from modelfs.store.index.tables import ChunkId, Table, number_of
+from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_of
 
 # The longest hole that becomes lost as a whole; a lost range costs a row for each chunk's size.
 HOLE_MAX: Final = 1 << 30
 
 
-def count_missing_extents(context: RepairContext) -> None:
-    """Note the bytes of missing extents, before chunks that count them are removed.
+@dataclass(frozen=True, slots=True)
+class CountedExtents:
+    """The extents of all maps, compared with the counts of chunks and inodes."""
 
-    And those that chunks do not count, with the ranges that are contradicted.
-    """
+    # Bytes of extents, by chunk: those that no map has, and those that no record counts.
+    missing: Mapping[ChunkId, int]
+    surplus: Mapping[ChunkId, int]
+    contradicted: Mapping[InodeNumber, RangeSet]  # ranges of files
+
+
+def count_extents(context: RepairContext) -> CountedExtents:
+    """Compare extents with the counts of them, before chunks with such counts are removed."""
     view = context.view()
-    context.missing, context.surplus = dict(view.missing), dict(view.surplus)
+    contradicted: dict[InodeNumber, RangeSet] = {}
     for inode, pairs in groupby(view.extents(), key=itemgetter(0)):
         extents = [extent for _, extent in pairs]
-        if found := _contradicted(context, context.node(inode), extents):
-            context.contradicted[inode] = RangeSet((each.start, each.stop) for each in found)
+        if doubtful := _contradicted(context, view, context.node(inode), extents):
+            contradicted[inode] = RangeSet((extent.start, extent.stop) for extent in doubtful)
+    return CountedExtents(view.missing, view.surplus, contradicted)
 
 
 def _contradicted(
-    context: RepairContext, node: Inode | None, extents: list[Extent]
+    context: RepairContext, view: CheckView, node: Inode | None, extents: list[Extent]
 ) -> list[Extent]:
     """Return the extents of a file that its record, or those of its chunks, contradict."""
     mapped = sum(extent.length for extent in extents)
@@ -66,9 +76,9 @@ def _contradicted(
     has_more = context.has_totals and node is not None and 0 < node.mapped < mapped
     if has_more and any(_is_lost(context, extent) for extent in extents):
         has_more = False  # ranges that this round has lost
-    if not has_more and not context.missing:
+    if not has_more and not view.missing:
         return []  # the chunk's record may be the older one
-    doubtful = [extent for extent in extents if extent.chunk in context.surplus]
+    doubtful = [extent for extent in extents if extent.chunk in view.surplus]
     return doubtful if doubtful or not has_more else extents
 
 
@@ -78,7 +88,10 @@ def _is_lost(context: RepairContext, extent: Extent) -> bool:
 
 
 def suspicious_holes(
-    context: RepairContext, maps: Mapping[int, list[Extent]], gaps: Mapping[int, RangeSet]
+    context: RepairContext,
+    counted: CountedExtents,
+    maps: Mapping[int, list[Extent]],
+    gaps: Mapping[int, RangeSet],
 ) -> Iterator[tuple[int, int, int]]:
     """Yield inode, start and stop of holes, or of their ends, that may be missing extents.
 
@@ -86,12 +99,13 @@ def suspicious_holes(
     ranges, `gaps`, are lost already.
 
     Args:
-        context: of the round, after `count_missing_extents`.
+        context: of the round.
+        counted: the extents before the maps are repaired.
         maps: the extents of each file.
         gaps: the ranges of each file whose extents have damaged rows.
     """
     missing = _missing_by_file(context, maps)
-    left = 0 if context.has_totals else _unexplained_bytes(context, maps, gaps)
+    left = 0 if context.has_totals else _unexplained_bytes(context, counted, maps, gaps)
     for inode, start, stop in context.view().holes() if missing or left > 0 else ():
         most = min(missing.get(inode, 0) if context.has_totals else left, HOLE_MAX)
         if not most:
@@ -111,7 +125,7 @@ def _missing_by_file(context: RepairContext, maps: Mapping[int, list[Extent]]) -
     """
     if not context.has_totals:
         return {}
-    missing = {number_of(key): HOLE_MAX for key in context.unreadable[Table.INODES]}
+    missing = {number_of(key): HOLE_MAX for key in context.reported.broken[Table.INODES]}
     for node in context.view().inodes():
         mapped = sum(extent.length for extent in maps.get(node.inode, ()))
         if mapped < node.mapped:
@@ -120,7 +134,10 @@ def _missing_by_file(context: RepairContext, maps: Mapping[int, list[Extent]]) -
 
 
 def _unexplained_bytes(
-    context: RepairContext, maps: Mapping[int, list[Extent]], gaps: Mapping[int, RangeSet]
+    context: RepairContext,
+    counted: CountedExtents,
+    maps: Mapping[int, list[Extent]],
+    gaps: Mapping[int, RangeSet],
 ) -> int:
     """Return the bytes of missing extents without those that no hole is in the place of.
 
@@ -128,11 +145,11 @@ def _unexplained_bytes(
     end of one, may be one that another chunk misses. An extent of a chunk without a record is right
     if a hash leads to the chunk, or its record did not decode.
     """
-    missing = sum(context.missing.values()) - sum(context.surplus.values())
+    missing = sum(counted.missing.values()) - sum(counted.surplus.values())
     missing -= sum(gap.size for gap in gaps.values())
     if missing <= 0:
         return missing
-    existed = {number_of(key) for key in context.unreadable[Table.CHUNKS]}
+    existed = {number_of(key) for key in context.reported.broken[Table.CHUNKS]}
     existed.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
     for extent in chain.from_iterable(maps.values()):
         if (record := context.store.chunks.find(extent.chunk)) is None:
@@ -143,12 +160,12 @@ def _unexplained_bytes(
     return missing
 
 
-def keep_unmapped_chunks(context: RepairContext) -> None:
+def keep_unmapped_chunks(context: RepairContext, counted: CountedExtents) -> None:
     """Give the chunks that no map has, though their records count uses, to a new file."""
     used = context.view().references.extents
     kept: list[Extent] = []
     size = 0
-    for number in sorted(context.missing.keys() | context.surplus):
+    for number in sorted(counted.missing.keys() | counted.surplus):
         chunk = ChunkId(number)
         record = context.store.chunks.find(chunk)
         if record is not None and not record.is_lost and chunk not in used:

@@ -1,7 +1,7 @@
 """Repair of LMDB's pages, before LMDB opens the index.
 
 Theory of operation. The meta pages are right already (see `meta_pages`). All trees are walked (see
-`store.index.page_check`). If a page is damaged, or LMDB refuses the file for another reason, the
+`store.index.pages.walk`). If a page is damaged, or LMDB refuses the file for another reason, the
 rows that can still be read go into a new data file:
 
 1. those of the leaves that the trees still reach;
@@ -28,11 +28,9 @@ are neither reached nor free, and all their rows are chunks. The rows of page 40
 but of an older commit: the page is free. The new file has the rows of 30, 31 and 32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
-
-import numpy as np
 
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
@@ -41,11 +39,9 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import window_of
 from modelfs.store.folder import STAGING, check_format
 from modelfs.store.index.committed import FIRST_ROWS
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.decoders import DECODERS
-from modelfs.store.index.meta_pages import meta_problems, newest, read_metas
-from modelfs.store.index.page_check import FREE, TABLES, PageProblem, PageWalk, Use
-from modelfs.store.index.page_layout import (
+from modelfs.store.index.pages.data_file import DATA_FILE
+from modelfs.store.index.pages.layout import (
     BRANCH,
     LEAF,
     OVERFLOW,
@@ -55,6 +51,9 @@ from modelfs.store.index.page_layout import (
     nodes_of,
     value_of,
 )
+from modelfs.store.index.pages.meta import meta_problems, newest, read_metas
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import FREE, TABLES, PageProblem, PageWalk
 from modelfs.store.index.rebuild import replace_data_file, write_new
 from modelfs.store.index.row_checksum import CHECKSUMS_SINCE, checked
 from modelfs.store.index.tables import Table, pair_key
@@ -73,12 +72,22 @@ class Salvage(NamedTuple):
 
 
 def salvage_index(
-    store: Directory, index: Directory, quarantine: Quarantine, refusal: Exception | None = None
+    store: Directory,
+    index: Directory,
+    quarantine: Quarantine,
+    note_loss: Callable[[str], None],
+    refusal: Exception | None = None,
 ) -> Salvage | None:
     """Write the rows of an index with damaged pages to a new one; None if all pages are sound.
 
-    With a `refusal`, an error of LMDB, all rows are written in any case.
     The caller has the store's lock, LMDB has not opened the index yet, and a meta page is whole.
+
+    Args:
+        store: its folder.
+        index: the folder of the index.
+        quarantine: gets the damaged file.
+        note_loss: is called with the message before the new file takes the place of the old one.
+        refusal: an error of LMDB: all rows are written in any case.
 
     Raises:
         StoreFull: there is no room for a copy of the index. Nothing has changed.
@@ -100,13 +109,14 @@ def salvage_index(
             rows = SalvagedRows(file, before, with_checksums=with_checksums)
             which = f" of commit {before.meta.transaction}, the one before the last,"
         count = write_new(index, {table: _with_windows(store, rows, table) for table in Table})
-    quarantine.link(index, DATA_FILE)
-    replace_data_file(index)
-    return Salvage(
-        findings,
+    message = (
         f"the index had damaged pages: {count} rows{which} are in a new one, and all that can be "
-        "restored from them is; files that lost something are listed",
+        "restored from them is; files that lost something are listed"
     )
+    quarantine.link(index, DATA_FILE)
+    note_loss(message)
+    replace_data_file(index)
+    return Salvage(findings, message)
 
 
 def _have_checksums(file: PageFile, walk: PageWalk, default: bool) -> bool:
@@ -182,12 +192,9 @@ class SalvagedRows:
         for table, problems in self._problems.items():
             for problem in problems:
                 # A page that is in use is one with a sound use.
-                is_leaf = problem.tree != TABLES and not self._is_used(problem.page)
+                is_leaf = problem.tree != TABLES and not self._walk.uses.is_in_tree(problem.page)
                 if is_leaf and (rows := self._sound_rows(table, problem)):
                     self._found[table].append(rows)
-
-    def _is_used(self, number: int) -> bool:
-        return number < len(self._walk.uses) and self._walk.uses[number] == Use.TREE
 
     def _sound_rows(self, table: Table, problem: PageProblem) -> list[Row]:
         rows: list[Row] = []
@@ -223,10 +230,10 @@ class SalvagedRows:
             Whether none is left out.
         """
         damaged = {problem.page: problem.tree for problem in self._walk.problems}
-        uses = np.frombuffer(self._walk.uses, np.uint8)
-        has_all = len(uses) > self._walk.meta.last
+        uses = self._walk.uses
+        has_all = len(uses.by_page) > self._walk.meta.last
         beyond = 0  # the end of the last value on overflow pages
-        for number in np.flatnonzero(uses == Use.NONE).tolist():
+        for number in uses.pages(Use.NONE):
             if number < beyond:
                 continue
             if number in damaged:

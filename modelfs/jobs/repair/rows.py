@@ -26,9 +26,8 @@ QUEUES: Final = (
 
 def remove_unreadable(context: RepairContext) -> None:
     """Set aside the rows that do not decode."""
-    for table in Table:
-        keys = sorted(context.reported.broken[table])
-        context.unreadable[table] = keys
+    for table, broken in context.reported.broken.items():
+        keys = sorted(broken)
         for key in keys:
             context.drop(table, key, "it does not decode")
         if not keys:
@@ -43,7 +42,7 @@ def remove_unreadable(context: RepairContext) -> None:
 def requeue(context: RepairContext) -> None:
     """Queue the files whose rows of tensors, or in the optimizer's queue, were set aside."""
     for table, queue in QUEUES:
-        for key in context.unreadable[table]:
+        for key in sorted(context.reported.broken[table]):
             node = context.node(number_of(key)) if len(key) >= 8 else None
             if node is not None and stat.S_ISREG(node.mode):
                 context.index.put(queue, number_key(node.inode), request_value())

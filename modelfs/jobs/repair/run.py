@@ -7,7 +7,7 @@ relies on those before it. The order of a round's writes is that of all writes i
 (copied chunks, quarantine), fsync, one commit of the index, and then files are moved that it does
 not mention any more. So an interrupted round leaves the store as it was, or with all repairs of the
 round. The next round begins with a check; after the last, the check has no findings, or none that
-repair can do anything about.
+repair can do anything about. If commits of the index are lost, see `unfinished`.
 
 Lost data is never invented: a chunk whose stored bytes are gone keeps a record of the kind `LOST`,
 and reads of it fail. When a file with the same content is written, the chunk is stored again, for
@@ -24,7 +24,6 @@ Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of 
 """
 
 import fcntl
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
-from modelfs.jobs.check.pages import meta_page_findings
+from modelfs.jobs.check.pages import meta_page_findings, repair_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
@@ -43,9 +42,9 @@ from modelfs.jobs.repair.inode_totals import (
     report_missing_rows,
 )
 from modelfs.jobs.repair.inodes import repair_inodes
-from modelfs.jobs.repair.maps import repair_maps, repair_windows
+from modelfs.jobs.repair.maps import repair_maps
 from modelfs.jobs.repair.meta_pages import restore_meta_pages
-from modelfs.jobs.repair.missing_extents import count_missing_extents, keep_unmapped_chunks
+from modelfs.jobs.repair.missing_extents import count_extents, keep_unmapped_chunks
 from modelfs.jobs.repair.names import repair_names
 from modelfs.jobs.repair.pack_files import rename_packs
 from modelfs.jobs.repair.pages import salvage_index
@@ -65,6 +64,8 @@ from modelfs.jobs.repair.sums import (
     repair_counters,
 )
 from modelfs.jobs.repair.superblock import restore_superblock
+from modelfs.jobs.repair.unfinished import LossNote
+from modelfs.jobs.repair.windows import repair_windows
 from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import check_format, lock, open_folder, open_index_folder
@@ -80,30 +81,6 @@ __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 # More are only needed if each round uncovers more damage than it repairs.
 ROUNDS_MAX: Final = 5
 
-# A pass relies on those before it.
-PASSES: Final[tuple[Callable[[RepairContext], None], ...]] = (
-    remove_unreadable,
-    repair_superblock,
-    repair_counters,
-    repair_inodes,
-    remove_ownerless,
-    repair_names,
-    lose_incomplete_files,
-    report_missing_rows,
-    count_missing_extents,
-    repair_chunks,
-    repair_maps,
-    repair_windows,
-    keep_unmapped_chunks,
-    requeue,
-    recount_uses,
-    rebuild_hashes,
-    recount_live_bytes,
-    recount_links,
-    recount_totals_of_inodes,
-    recount_totals,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
@@ -113,7 +90,13 @@ class RepairReport:
     actions: list[Action]
     after: FsckReport  # its findings could not be repaired
 
+    @property
+    def left(self) -> int:
+        """The number of findings that were not repaired."""
+        return len(set(self.found) & set(self.after.findings))
+
     def count(self, outcome: Outcome) -> int:
+        """Return the number of repairs with an outcome. One repair may mend several findings."""
         return sum(action.outcome is outcome for action in self.actions)
 
 
@@ -137,8 +120,7 @@ def repair(
     directory = open_folder(folder, read_only=False, trust=trust)
     check_format(directory)
     quarantine = Quarantine(directory)
-    findings, actions = _restore_index(directory, quarantine)
-    lacks_rows = any(action.outcome is Outcome.QUARANTINED for action in actions)
+    findings, actions, note = _restore_index(directory, quarantine)
     data = data or bool(actions)
     with Store(Path(directory.link), recover=False, trust=trust) as store:
         for _ in range(ROUNDS_MAX):
@@ -149,31 +131,33 @@ def repair(
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
-        if lacks_rows:
+        if note.exists():
             _keep_unmentioned(store, quarantine)
+            note.remove()
         return RepairReport([*findings], [*actions], report)
 
 
 def _restore_index(
     folder: Directory, quarantine: Quarantine
-) -> tuple[dict[Finding, None], dict[Action, None]]:
+) -> tuple[dict[Finding, None], dict[Action, None], LossNote]:
     """Repair the parts that must be right before a store can be opened."""
     locked = lock(folder, fcntl.LOCK_EX)
     try:
         index = open_index_folder(folder)
-        findings = dict.fromkeys(meta_page_findings(index))
-        actions: dict[Action, None] = {}
-        if (metas := restore_meta_pages(index, quarantine)) is not None:
+        note = LossNote(folder)
+        actions = {Action(Outcome.QUARANTINED, loss): None for loss in note.losses}
+        findings = dict.fromkeys([*repair_findings(folder), *meta_page_findings(index)])
+        if (metas := restore_meta_pages(index, quarantine, note.add)) is not None:
             outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
             actions[Action(outcome, metas.message)] = None
             findings = findings or {Finding("meta-page", metas.message): None}
-        salvage = salvage_index(folder, index, quarantine)
+        salvage = salvage_index(folder, index, quarantine, note.add)
         try:
             restored = restore_superblock(folder, quarantine)
         except CorruptIndex as exc:  # LMDB refuses it
             if salvage is not None:
                 raise
-            salvage = salvage_index(folder, index, quarantine, exc)
+            salvage = salvage_index(folder, index, quarantine, note.add, exc)
             restored = restore_superblock(folder, quarantine)
         if salvage is not None:
             findings |= dict.fromkeys(salvage.findings)
@@ -183,7 +167,7 @@ def _restore_index(
             actions[Action(Outcome.REPAIRED, restored)] = None
     finally:
         locked.close()
-    return findings, actions
+    return findings, actions, note
 
 
 def _keep_unmentioned(store: Store, quarantine: Quarantine) -> None:
@@ -208,8 +192,7 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
         with store.index.change():
             # A repair gives out numbers, and may have gone back to the commit before the last.
             begin_session(store.index, store.counters, store.staging)
-            for repair_pass in PASSES:
-                repair_pass(context)
+            run_passes(context)
         quarantine.flush()
     except BaseException:
         store.packs.roll_back(None)
@@ -218,3 +201,27 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     store.packs.published()
     quarantine.move_files()
     return context.actions
+
+
+def run_passes(context: RepairContext) -> None:
+    """Run all passes of a round. A pass relies on those before it."""
+    remove_unreadable(context)
+    repair_superblock(context)
+    repair_counters(context)
+    repair_inodes(context)
+    remove_ownerless(context)
+    repair_names(context)
+    lose_incomplete_files(context)
+    report_missing_rows(context)
+    counted = count_extents(context)
+    repair_chunks(context)
+    repair_maps(context, counted)
+    repair_windows(context)
+    keep_unmapped_chunks(context, counted)
+    requeue(context)
+    recount_uses(context)
+    rebuild_hashes(context)
+    recount_live_bytes(context)
+    recount_links(context)
+    recount_totals_of_inodes(context)
+    recount_totals(context)

@@ -22,9 +22,9 @@ import lmdb
 
 from modelfs.errors import StoreFull
 from modelfs.store.disk.directory import Directory, link_to
-from modelfs.store.index.meta_pages import page_of, read_metas
 from modelfs.store.index.opening import translated
-from modelfs.store.index.page_layout import PageFile
+from modelfs.store.index.pages.layout import PageFile
+from modelfs.store.index.pages.meta import page_of, read_metas
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)

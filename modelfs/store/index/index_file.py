@@ -2,7 +2,7 @@
 
 Theory of operation. A commit repeats its changes while LMDB's map is too small for them, and then
 makes the file as long as the pages in use (see `data_file`), and writes a record of the commit
-(see `meta_pages`). Pages that a commit frees are used by
+(see `pages.meta`). Pages that a commit frees are used by
 later ones, so the file never becomes shorter by itself. If most pages are unused when the index is
 opened, all rows are copied to a new file, which takes the place of the old one.
 
@@ -20,10 +20,10 @@ import lmdb
 from modelfs.errors import MapFull, StoreBusy
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.copy import CommitGone, IndexCopy
-from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.environment import Environment
-from modelfs.store.index.meta_pages import write_record
 from modelfs.store.index.opening import translated, used_bytes
+from modelfs.store.index.pages.data_file import DataFile
+from modelfs.store.index.pages.meta import write_record
 from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
 
 # How often a copy is tried, if commits of another process overwrite the meta page before it.

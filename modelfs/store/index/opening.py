@@ -1,7 +1,7 @@
 """Opening LMDB's environment of an index, and the exceptions that stand for LMDB's errors.
 
 LMDB trusts its file and reads it through a mapping: a damaged page would end the process. So all
-pages that the last commit uses are checked before LMDB reads the first of them (see `page_check`),
+pages that the last commit uses are checked before LMDB reads the first of them (see `pages.walk`),
 and an index with a damaged page is refused. So is a file that was cut short, unless only pages are
 missing that a crash left unwritten because no row needs them (see `data_file`).
 
@@ -40,11 +40,11 @@ from modelfs.errors import (
 )
 from modelfs.store.disk.allocation import FULL
 from modelfs.store.disk.directory import Directory, link_to
-from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES, DataFile
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, check_room, prepare_lock_file
-from modelfs.store.index.meta_pages import MAGIC, meta_problems, raw_pages, read_metas, read_record
-from modelfs.store.index.page_check import PageProblem, PageWalk
-from modelfs.store.index.page_layout import PAGE_HEAD, PageFile
+from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES, DataFile
+from modelfs.store.index.pages.layout import PAGE_HEAD, PageFile
+from modelfs.store.index.pages.meta import MAGIC, meta_problems, raw_pages, read_metas, read_record
+from modelfs.store.index.pages.walk import PageProblem, PageWalk
 from modelfs.store.index.tables import SINCE, Table
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only

@@ -23,9 +23,9 @@ from typing import Final, NamedTuple, Self
 import lmdb
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import DATA_FILE
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.opening import checked_files, translated
+from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)

@@ -197,12 +197,41 @@ def test_repair_as_json(call: Call, family: Path) -> None:
     assert report["lost_files"]
 
 
+def test_the_summary_counts_findings(call: Call, family: Path) -> None:
+    """Of each finding it is known whether it is repaired, however many rows that took."""
+    _damage(family)
+    done = call("fsck", "--repair", "--data", family)
+    report = done.out.splitlines()
+    repairs = [line for line in report if line.startswith(("repaired: ", "quarantined: "))]
+    lossy = sum(line.startswith("quarantined: ") for line in repairs)
+    assert len(repairs) > 1
+    assert f"1 finding: 1 repaired, 0 left; {len(repairs)} repairs, {lossy} with a loss" in report
+
+
+def test_an_unfinished_repair(call: Call, family: Path) -> None:
+    """Until it is finished, all commands name the next step, and a check has it as a finding."""
+    (family / "repair.unfinished").write_text("commit 9 is lost\n")
+    found = call("fsck", family)
+    assert (found.code, found.out.startswith("damage: repair: a repair of ")) == (4, True)
+    for command in ("stats", "gc", "optimize", "scrub"):
+        done = call(command, family)
+        assert (done.code, "has not finished" in done.error) == (1, True), command
+        assert "`modelfs fsck --repair`" in done.error
+    done = call("fsck", "--repair", family)
+    assert (done.code, "quarantined: commit 9 is lost" in done.out) == (1, True)
+    assert call("fsck", family).code == 0
+
+
 def test_damage_that_is_left(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Findings that are left after a repair end with 4."""
     _damage(family)
-    monkeypatch.setattr("modelfs.jobs.repair.run.PASSES", ())
+    monkeypatch.setattr("modelfs.jobs.repair.run.run_passes", lambda _: None)
     monkeypatch.setattr("modelfs.jobs.repair.run.ROUNDS_MAX", 1)
-    assert call("fsck", "--repair", "--data", family).code == 4
+    done = call("fsck", "--repair", "--data", family)
+    assert (done.code, "1 finding: 0 repaired, 1 left; 0 repairs, 0 with a loss" in done.out) == (
+        4,
+        True,
+    )
 
 
 def test_a_mounted_store_is_not_repaired(call: Call, fake: Fake, empty: Path) -> None:

@@ -1,7 +1,6 @@
 """Repair of bytes: lost ones fail to read, are reported, and come back with a good copy."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,20 @@ from modelfs.jobs.check.view import CheckView
 from modelfs.jobs.repair import run as repair_module
 from modelfs.jobs.repair.pack_files import read_segment_tables
 from modelfs.jobs.repair.quarantine import FOLDER
-from modelfs.jobs.repair.run import Outcome, RepairReport, repair
-from modelfs.store.folder import INDEX, STAGING
+from modelfs.jobs.repair.run import Outcome, repair
+from modelfs.store.folder import INDEX
 from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.data_file import DATA_FILE
-from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import Extent, WindowRanges
-from modelfs.store.index.tables import ROOT, ChunkId, Table, number_key, pair_key
+from modelfs.store.index.pages.data_file import DATA_FILE
+from modelfs.store.index.tables import ROOT, Table, number_key, pair_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import (
     PIECE,
     Contents,
     bytes_of,
+    check_losses,
     files_of,
     lost_files,
+    lost_in,
     mend,
     state_of,
     unreadable,
@@ -47,22 +46,6 @@ from tests.support.stores import (
 
 TEXT = b"/folder/text"
 STAGED = b"/staged"
-
-
-def lost_in(path: Path) -> tuple[int, int]:
-    with Store(path, read_only=True) as store:
-        statistics = store.inventory.statistics()
-        return statistics.lost_chunks, statistics.lost_bytes
-
-
-def check_losses(found: Contents, good: Contents, report: RepairReport) -> set[bytes]:
-    """Return which files fail to read; the report has to name them, and no other may differ."""
-    failed = {path for path, data in found.items() if data is None}
-    assert failed <= lost_files(report)
-    assert {path: data for path, data in found.items() if data is not None} == {
-        path: data for path, data in good.items() if path not in failed
-    }
-    return failed
 
 
 # -- chunks
@@ -239,31 +222,7 @@ def test_opening_a_store_deletes_nothing_that_is_needed(
     assert (files_of(sample.path), lost_files(report)) == (good, set())
 
 
-# -- maps
-
-
-def test_a_dangling_extent_fails_to_read(sample: Sample, good: Contents) -> None:
-    """A range whose chunk is nowhere is lost; the rest of the file is not."""
-    extent = sample.extents(sample.base)[1]
-    sample.put_extent(sample.base, dataclasses.replace(extent, chunk=ChunkId(1000)))
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {BASE}
-    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
-    assert failed == {*range(extent.start // PIECE, (extent.stop - 1) // PIECE + 1)}
-    assert {name for each in report.actions for name in each.tensors} == {WORDS}
-    write_again(sample.path, b"copy", bytes_of(good, BASE))
-    assert files_of(sample.path)[BASE] is None  # which chunk it was is not known
-
-
-def test_a_damaged_extent_fails_to_read(sample: Sample, good: Contents) -> None:
-    """So does a range of which the row does not decode, or reaches past its chunk."""
-    first, second = sample.extents(sample.base)[1:3]
-    sample.put(Table.EXTENTS, pair_key(sample.base, first.start), b"junk!")
-    sample.put_extent(sample.base, dataclasses.replace(second, skip=1))
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {BASE}
-    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
-    assert failed == {*range(first.start // PIECE, (second.stop - 1) // PIECE + 1)}
+# -- missing extents
 
 
 def test_a_missing_extent_is_no_hole(sample: Sample, good: Contents) -> None:
@@ -350,89 +309,7 @@ def test_a_damaged_row_behind_the_end_costs_no_other_file(tmp_path: Path, has_re
     assert files_of(path)[b"/sparse"] == sparse
 
 
-def test_of_overlapping_extents_neither_is_believed(sample: Sample, good: Contents) -> None:
-    """Two extents for the same bytes contradict each other."""
-    first = sample.extents(sample.base)[1]
-    sample.put_extent(sample.base, Extent(first.stop - 8, first.chunk, 0, 8))
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {BASE}
-    failed = unreadable(sample.path, BASE, bytes_of(good, BASE))
-    assert failed == {*range(first.start // PIECE, (first.stop - 1) // PIECE + 1)}
-
-
-def test_content_of_a_folder_becomes_a_file(sample: Sample, good: Contents) -> None:
-    """Extents of what can have none are put into a file of their own."""
-    chunk, _ = sample.chunk_at(sample.base, 1000)
-    sample.put_extent(sample.folder, Extent(0, chunk, 0, 100))
-    mend(sample)
-    found = files_of(sample.path)
-    (name,) = found.keys() - good.keys()
-    assert name.startswith(b"/lost+found/inode-")
-    assert found.pop(name) == bytes_of(good, BASE)[456:556]
-    assert found == good
-
-
-# -- what is staged
-
-
-def test_a_missing_staging_file_fails_to_read(sample: Sample, good: Contents) -> None:
-    """Staged bytes that are gone are neither zeros nor what was there before."""
-    sample.window.unlink()
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {STAGED}
-    with Store(sample.path) as store:
-        store.writes.write(sample.staged, 0, bytes_of(good, STAGED))
-        ingest_all(store)
-    assert files_of(sample.path) == good
-    assert lost_in(sample.path) == (0, 0)
-
-
-def test_a_short_staging_file_keeps_its_beginning(sample: Sample, good: Contents) -> None:
-    """What is left of a window is still read."""
-    with sample.window.open("r+b") as file:
-        file.truncate(50)
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {STAGED}
-    with Store(sample.path) as store:
-        assert store.contents.read(sample.staged, 0, 50) == bytes_of(good, STAGED)[:50]
-
-
-@pytest.mark.parametrize("how", ["junk", "bounds"])
-def test_a_window_without_a_row_fails_to_read(sample: Sample, good: Contents, how: str) -> None:
-    """What may have been staged in it is not known, so nothing of it is read; its file is kept."""
-    ((key, _),) = sample.store.index.pages(Table.STAGED)
-    window = sample.window
-    row = WindowRanges(9, RangeSet([(1 << 40, 2 << 40)]))
-    sample.put(Table.STAGED, key, b"junk!" if how == "junk" else row.to_bytes())
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {STAGED}
-    assert (sample.path / FOLDER / window.name).is_file()
-
-
-def test_a_short_staging_file_without_a_row(sample: Sample, good: Contents) -> None:
-    """Bytes behind its end fail to read, too: they are neither zeros nor older ones."""
-    content = noise(4 * PIECE, 7)
-    sample.store.close()
-    with Store(sample.path) as store:
-        store.writes.write(sample.staged, 0, content)
-        store.flush(sample.staged)
-    with Store(sample.path, recover=False) as store:
-        ((key, _),) = store.index.pages(Table.STAGED)
-        (window,) = store.staging.directory.names()
-        with store.index.change():
-            store.index.put(Table.STAGED, key, b"junk!")
-        store.commit()
-    os.truncate(sample.path / STAGING / window, PIECE + 5)
-    report = repair(sample.path, data=True)
-    assert [action.files for action in report.actions if STAGED in action.files]
-    assert unreadable(sample.path, STAGED, content) == set(range(4))
-
-
-def test_what_was_cut_off_does_not_come_back(sample: Sample, good: Contents) -> None:
-    """Where a truncation ends is not known without its row: then the file fails to read."""
-    sample.put(Table.TRIMS, number_key(sample.cut), b"junk!")
-    report = mend(sample)
-    assert check_losses(files_of(sample.path), good, report) == {b"/cut"}
+# -- staging files
 
 
 def test_stale_staging_files_are_removed(sample: Sample, good: Contents) -> None:
@@ -513,7 +390,7 @@ def test_an_interrupted_repair_is_begun_again(
     sample.store.abandon()
     with monkeypatch.context() as patch:
         if where == "before":
-            patch.setattr(repair_module, "PASSES", (*repair_module.PASSES, interrupt))
+            patch.setattr(repair_module, "recount_totals", interrupt)  # the last pass
         elif where == "commit":
             patch.setattr("modelfs.store.index.index.Index.apply", interrupt)
         else:

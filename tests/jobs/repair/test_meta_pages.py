@@ -1,18 +1,20 @@
 """Repair of the meta pages: the last commit is kept whenever anything shows which one it was."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelfs.errors import CorruptIndex, DamagedPages, StoreFull
+from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.meta_pages import _consecutive
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, repair
 from modelfs.jobs.repair.superblock import restore_superblock
-from modelfs.store.index.meta_pages import META_SIZE
+from modelfs.store.index.pages.meta import META_SIZE
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
 from tests.support.index_pages import SIZE, data_file
@@ -61,8 +63,7 @@ def newest_page(store: Path) -> int:
 
 def mended(store: Path) -> set[Outcome]:
     """Repair a store that cannot be opened, and return the outcomes; it is sound then."""
-    with pytest.raises(DamagedPages):
-        Store(store, read_only=True)
+    assert refuses(store)
     report = repair(store)
     assert report.after.findings == []
     assert report.found
@@ -74,7 +75,7 @@ def mended(store: Path) -> set[Outcome]:
 def refuses(store: Path) -> bool:
     try:
         Store(store, read_only=True).close()
-    except DamagedPages:
+    except CorruptIndex:
         return True
     return False
 
@@ -170,28 +171,63 @@ def test_the_next_commit_has_a_sound_page_beside_it(closed: Path, content: Conte
     assert lost_files(repair(closed)) == set()
 
 
-@pytest.mark.parametrize("call", [1, 2])
-def test_an_interrupted_repair_is_begun_again(
-    closed: Path, content: Contents, call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C between the writes of both pages leaves a store that the next repair completes."""
+def set_number(path: Path, page: int, transaction: int) -> None:
+    """Let a meta page name another commit."""
+    overwrite(path, page * SIZE + META_SIZE - 8, transaction.to_bytes(8, "little"))
+
+
+def both_gone(path: Path) -> None:
     for page in range(2):
-        wipe(data_file(closed), page)
+        wipe(path, page)
+
+
+def the_other_is_next(path: Path) -> None:
+    """The last page is gone, and the other one seems to be of the commit after it."""
+    last = last_meta(path).transaction
+    wipe(path, last & 1)
+    set_number(path, (last + 1) & 1, last + 1)
+
+
+def both_numbers_wrong(path: Path) -> None:
+    """Without a record, and with numbers of which one becomes the right one's neighbour."""
+    last = last_meta(path).transaction
+    forget_records(path)
+    flip(path, last & 1, 8 * 88)  # a field that is known
+    set_number(path, (last + 1) & 1, last + 1)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("damage", [both_gone, the_other_is_next, both_numbers_wrong])
+def test_an_interrupted_repair_is_begun_again(
+    closed: Path,
+    content: Contents,
+    damage: Callable[[Path], None],
+    call: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A repair that ends before any of its writes leaves a store that only the next one opens."""
+    path = data_file(closed)
+    damage(path)
+    damaged = closed.parent / "copy"
+    shutil.copytree(closed, damaged, ignore=shutil.ignore_patterns("*.sock"))
+    whole = {action.outcome for action in repair(damaged).actions}
     calls = []
 
     write = os.pwrite
 
     def interrupt(fd: int, data: bytes, at: int) -> int:
-        calls.append(at)
-        if len(calls) == call:
-            raise KeyboardInterrupt
+        if len(data) == META_SIZE:
+            calls.append(at)
+            if len(calls) == call:
+                raise KeyboardInterrupt
         return write(fd, data, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", interrupt)
         with pytest.raises(KeyboardInterrupt):
             repair(closed)
-    assert repair(closed).after.findings == []
+    assert refuses(closed)
+    assert mended(closed) == whole
     assert files_of(closed) == content
 
 

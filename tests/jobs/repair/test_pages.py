@@ -13,8 +13,9 @@ from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX
-from modelfs.store.index.page_check import FREE, TABLES, PageWalk, Use
-from modelfs.store.index.page_layout import BRANCH, PageFile
+from modelfs.store.index.pages.layout import BRANCH, PageFile
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import FREE, TABLES, PageWalk
 from modelfs.store.index.tables import Table, number_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
@@ -41,7 +42,7 @@ def destroy(store: Path, page: int) -> None:
 def branch_of(store: Path) -> int:
     """Return the root of the table of chunks, the only one of two levels."""
     with PageFile(Directory(store / INDEX)) as file:
-        used = [page for page, use in enumerate(walk(store).uses) if use == Use.TREE]
+        used = walk(store).uses.pages(Use.TREE)
         (branch,) = [page for page in used if file.kind(page)[0] == BRANCH]
         return branch
 
@@ -131,7 +132,7 @@ def test_the_tree_of_tables_is_lost(sample: Sample, good: Contents) -> None:
 
 def test_a_file_that_was_cut(closed: Path, good: Contents) -> None:
     """What lies before the cut is kept."""
-    last = max(page for page, use in enumerate(walk(closed).uses) if use == Use.TREE)
+    last = walk(closed).uses.pages(Use.TREE)[-1]
     with data_file(closed).open("r+b") as file:
         file.truncate(last * SIZE + 100)
     mended(closed)

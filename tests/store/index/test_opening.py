@@ -12,8 +12,8 @@ import pytest
 from modelfs.errors import CorruptIndex, DamagedPages, StoreBusy
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
-from modelfs.store.index.data_file import DataFile
 from modelfs.store.index.index import Index
+from modelfs.store.index.pages.data_file import DataFile
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
 from tests.support.stores import overwrite, run_apart
@@ -71,7 +71,7 @@ GROW = """
 import sys
 import threading
 from pathlib import Path
-from modelfs.store.index.data_file import DataFile
+from modelfs.store.index.pages.data_file import DataFile
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
 from modelfs.store.index.index import Index
@@ -93,7 +93,7 @@ def test_an_environment_is_open_once_in_a_process(index: Index, tmp_path: Path) 
 SAME_PID = """
 import os, sys
 from pathlib import Path
-from modelfs.store.index.data_file import DataFile
+from modelfs.store.index.pages.data_file import DataFile
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
 from modelfs.store.index.index import Index

@@ -32,8 +32,8 @@ from typing import Final, Self
 from xxhash import xxh3_64_digest
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import DATA_FILE, LOOSE_PAGES
-from modelfs.store.index.page_layout import INTEGER_KEYS, PAGE_HEAD, PageFile, Tree
+from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES
+from modelfs.store.index.pages.layout import INTEGER_KEYS, PAGE_HEAD, PageFile, Tree
 
 MAGIC: Final = 0xBEEFC0DE.to_bytes(4, "little")
 VERSION: Final = 1
@@ -97,9 +97,9 @@ class Meta:
         return (self.last + 1) * self.page_size <= self.map_size <= MAP_MAX
 
 
-def page_of(meta: Meta, number: int) -> bytes:
-    """Return the bytes of a meta page, with its head."""
-    return PAGE_HEAD.pack(number, 0, META, 0, 0) + meta.content
+def page_of(meta: Meta, number: int, flags: int = META) -> bytes:
+    """Return the bytes of a meta page, with its head; with other flags it is refused."""
+    return PAGE_HEAD.pack(number, 0, flags, 0, 0) + meta.content
 
 
 # -- fields of one page

@@ -6,7 +6,7 @@ process that opens an index first walks its trees, by pread(2), and LMDB gets no
 
 Theory of operation. The walk goes from the meta page of a commit to the tree of free pages, to the
 tree of tables, and from its leaves to the tree of each table; down each tree a level at a time. A
-page is sound if `page_layout.nodes_of` accepts it, its keys ascend and lie between the keys beside
+page is sound if `layout.nodes_of` accepts it, its keys ascend and lie between the keys beside
 its number in the page above, and no other page and no list of free pages has it. A tree is sound if
 the counts of its pages and rows are right. With all of that LMDB finds nothing in the file that it
 does not expect, neither for reads nor for commits. Rows with other keys or values than were written
@@ -24,16 +24,13 @@ key 90 on. A bit of page 31 has flipped, so that it seems to be an overflow page
     PageProblem(31, "chunks", low=50, high=90, "its flags are 0x6 in place of 0x2")
 """
 
-import enum
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from modelfs.store.index.meta_pages import Meta
-from modelfs.store.index.page_arrays import PADDING, Leaves
-from modelfs.store.index.page_layout import (
+from modelfs.store.index.pages.layout import (
     BIG,
     BRANCH,
     DEPTH_MAX,
@@ -49,6 +46,10 @@ from modelfs.store.index.page_layout import (
     overflow_run,
     value_of,
 )
+from modelfs.store.index.pages.leaves import PADDING, Leaves
+from modelfs.store.index.pages.meta import Meta
+from modelfs.store.index.pages.reads import read_pages
+from modelfs.store.index.pages.uses import PageUses
 
 FREE: Final = "free pages"
 TABLES: Final = "tables"
@@ -57,14 +58,6 @@ TABLES: Final = "tables"
 BATCH: Final = 256
 # Fewer leaves are quicker to check one by one.
 FEW: Final = 4
-
-
-class Use(enum.IntEnum):
-    """The use of a page."""
-
-    NONE = 0
-    TREE = 1
-    FREE = 2
 
 
 class PageProblem(NamedTuple):
@@ -95,7 +88,7 @@ class PageWalk:
         """Walk all trees.
 
         Args:
-            file: the data file; `meta_pages` has set its page size.
+            file: the data file; `meta` has set its page size.
             meta: of the commit.
         """
         self._file = file
@@ -103,11 +96,7 @@ class PageWalk:
         self.problems: list[PageProblem] = []
         # The sound leaves of each table, in the order of their keys.
         self.leaves: dict[str, list[Place]] = {}
-        # The use of each page.
-        self.uses = bytearray(min(meta.last + 1, file.pages))
-        self.uses[:2] = bytes([Use.TREE] * 2)
-        # The largest page number that is in use or free, also behind the end of the file.
-        self.highest = 1
+        self.uses = PageUses(min(meta.last + 1, file.pages))
         # The last commit that a list of free pages is of; 0 if there is none.
         self.last_freed = 0
         self._walk(FREE, meta.free, INTEGER_KEYS)
@@ -179,23 +168,8 @@ class PageWalk:
         if keys:
             _check_bounds(place, keys[0], keys[-1])
         # Last: a page that belongs to another tree must not be taken from it.
-        self._claim(place.number)
+        self.uses.claim(place.number)
         return nodes
-
-    def _claim(self, first: int, count: int = 1) -> None:
-        """Claim pages for a tree.
-
-        Raises:
-            DamagedPage: they are outside of the file, or used or free already.
-        """
-        stop = first + count
-        if not 1 < first < stop <= len(self.uses):
-            raise DamagedPage("it lies outside of the file")
-        if any(uses := self.uses[first:stop]):
-            is_free = Use.FREE in uses
-            raise DamagedPage("it is in use and free" if is_free else "it has two uses")
-        self.uses[first:stop] = bytes([Use.TREE] * count)
-        self.highest = max(self.highest, stop - 1)
 
     def _children(self, name: str, place: Place) -> Iterator[Place]:
         nodes = self._nodes(name, place, BRANCH)
@@ -217,7 +191,7 @@ class PageWalk:
             try:
                 if name == FREE:
                     self._take_big(node)
-                    self._add_free(value_of(self._file, node))
+                    self.uses.add_free(value_of(self._file, node), self.meta.last)
                     self._add_commit(int.from_bytes(node.key))
                 elif node.flags == TREE and node.size == Tree.SIZE:
                     subtrees.append(node)
@@ -228,22 +202,6 @@ class PageWalk:
             except OSError as exc:
                 self._report(place, name, f"its value cannot be read: {exc.strerror}")
         return len(self.problems) == before
-
-    def _add_free(self, value: bytes) -> None:
-        pages = np.frombuffer(value[: len(value) // 8 * 8], "<u8")
-        if len(value) % 8 or not len(pages) or int(pages[0]) != len(pages) - 1:
-            raise DamagedPage("a list of free pages has another length than it says")
-        pages = pages[1:]  # in descending order
-        if (pages[1:] >= pages[:-1]).any():
-            raise DamagedPage("a list of free pages is not in order")
-        if len(pages) and not 1 < int(pages[-1]) <= int(pages[0]) < self.meta.last + 1:
-            raise DamagedPage("a free page lies outside of the file")
-        self.highest = max(self.highest, int(pages[0]) if len(pages) else 0)
-        uses = np.frombuffer(self.uses, np.uint8)
-        inside = pages[pages < len(uses)].astype(np.int64)
-        if uses[inside].any():
-            raise DamagedPage("a free page is in use, or in two lists")
-        uses[inside] = Use.FREE
 
     def _add_commit(self, transaction: int) -> None:
         """Note the commit whose free pages a list has."""
@@ -260,7 +218,7 @@ class PageWalk:
         if node.flags & BIG:
             first, count = overflow_run(self._file, node)
             try:
-                self._claim(first, count)
+                self.uses.claim(first, count)
             except DamagedPage as exc:
                 raise DamagedPage(f"its overflow page {first}: {exc}") from exc
             self._counts["overflow"] += count
@@ -287,9 +245,9 @@ class PageWalk:
         """Yield of each leaf whether it is sound."""
         size = self._file.page_size
         buffer = bytearray(len(places) * size + PADDING)
-        unread = self._read_batch(places, buffer)
-        numbers = np.array([place.number for place in places], np.uint64)
-        leaves = Leaves(buffer, numbers, size)
+        numbers = [place.number for place in places]
+        unread = read_pages(self._file, numbers, len(self.uses.by_page), buffer)
+        leaves = Leaves(buffer, np.array(numbers, np.uint64), size)
         rows = zip(
             places,
             leaves.suspect.tolist(),
@@ -307,7 +265,7 @@ class PageWalk:
             else:
                 try:
                     _check_bounds(place, first, last)
-                    self._claim(place.number)
+                    self.uses.claim(place.number)
                 except DamagedPage as exc:
                     self._report(place, name, str(exc))
                     yield False
@@ -342,37 +300,6 @@ class PageWalk:
             except OSError as exc:
                 self._report(place, name, f"an overflow page cannot be read: {exc.strerror}")
         return len(self.problems) == before
-
-    def _read_batch(self, places: Sequence[Place], buffer: bytearray) -> dict[int, str]:
-        """Read pages into a buffer, and return those that cannot be read, with the problem."""
-        size, view = self._file.page_size, memoryview(buffer)
-        unread: dict[int, str] = {}
-        at = 0
-        while at < len(places):
-            stop = at + 1
-            while stop < len(places) and places[stop].number == places[stop - 1].number + 1:
-                stop += 1
-            unread |= self._read_run(places[at:stop], view[at * size : stop * size])
-            at = stop
-        return unread
-
-    def _read_run(self, run: Sequence[Place], into: memoryview) -> dict[int, str]:
-        """Read pages that follow one another; a page at a time if that fails."""
-        size = self._file.page_size
-        try:
-            if run[0].number >= len(self.uses):
-                return dict.fromkeys((place.number for place in run), "it lies outside of the file")
-            if self._file.read_into(run[0].number, into) == len(into):
-                return {}
-            problem = "the file ends before it"
-        except OSError as exc:
-            problem = f"it cannot be read: {exc.strerror}"
-        if len(run) == 1:
-            return {run[0].number: problem}
-        unread: dict[int, str] = {}
-        for at, place in enumerate(run):
-            unread |= self._read_run([place], into[at * size : (at + 1) * size])
-        return unread
 
 
 def _check_bounds(place: Place, first: bytes, last: bytes) -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
-from modelfs.store.index.meta_pages import newest, read_metas
-from modelfs.store.index.page_layout import (
+from modelfs.store.index.pages.layout import (
     BIG,
     LEAF,
     TREE,
@@ -17,6 +16,7 @@ from modelfs.store.index.page_layout import (
     nodes_of,
     value_of,
 )
+from modelfs.store.index.pages.meta import newest, read_metas
 from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put

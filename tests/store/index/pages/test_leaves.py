@@ -9,10 +9,10 @@ import pytest
 
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
-from modelfs.store.index.meta_pages import newest, read_metas
-from modelfs.store.index.page_arrays import PADDING, Leaves
-from modelfs.store.index.page_check import PageWalk
-from modelfs.store.index.page_layout import LEAF, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.pages.layout import LEAF, DamagedPage, PageFile, nodes_of
+from modelfs.store.index.pages.leaves import PADDING, Leaves
+from modelfs.store.index.pages.meta import newest, read_metas
+from modelfs.store.index.pages.walk import PageWalk
 from modelfs.store.index.tables import Table
 
 ROWS = 3000

@@ -1,4 +1,4 @@
-"""A quick check of many leaf pages at a time: which ones `page_layout.nodes_of` has to look at.
+"""A quick check of many leaf pages at a time: which ones `layout.nodes_of` has to look at.
 
 Each step handles the same field of all pages, or of all their nodes, as an array. At 10^6 chunks
 the leaves have some 4 million nodes; one after the other they would take half a minute. A page that
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelfs.store.index.page_layout import BIG, KEY_BYTES_MAX, LEAF, NODE_HEAD, PAGE_HEAD
+from modelfs.store.index.pages.layout import BIG, KEY_BYTES_MAX, LEAF, NODE_HEAD, PAGE_HEAD
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

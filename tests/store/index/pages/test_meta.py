@@ -10,10 +10,10 @@ import pytest
 
 from modelfs.errors import DamagedPages, IndexLost
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index import meta_pages
 from modelfs.store.index.index import Index
-from modelfs.store.index.meta_pages import META_SIZE, SECTOR
 from modelfs.store.index.opening import check_meta_pages
+from modelfs.store.index.pages import meta as meta_pages
+from modelfs.store.index.pages.meta import META_SIZE, SECTOR
 from modelfs.store.index.tables import Table
 from tests.support.index_pages import SIZE
 from tests.support.meta_fields import flip, forget_records, last_meta, record_of, wipe

@@ -15,7 +15,7 @@ that size::
              leaf: the value's size is low, high; if BIG, the value is the number u64 of the first
              overflow page, behind whose head it begins; if a TREE, it is the tree of a table
 
-Pages 0 and 1 are meta pages, see `meta_pages`. Each names a commit, and a commit writes the older
+Pages 0 and 1 are meta pages, see `meta`. Each names a commit, and a commit writes the older
 of the two, so the other one names the commit before, all pages of which are still in the file.
 
 Example. A file of 6 pages: page 1 names commit 7, whose tree of tables is the leaf page 5. Its only
@@ -31,7 +31,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, Self
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import DATA_FILE
+from modelfs.store.index.pages.data_file import DATA_FILE
 
 # Flags of pages.
 BRANCH: Final = 0x01

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.data_file import (
+from modelfs.store.index.index import Index
+from modelfs.store.index.pages.data_file import (
     AHEAD,
     AHEAD_BEHIND,
     AHEAD_STEP,
     DataFile,
 )
-from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
 from tests.support.small_index import put
 

@@ -9,8 +9,9 @@ import pytest
 from modelfs.errors import DamagedPages
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
-from modelfs.store.index.page_check import FREE, TABLES, PageProblem, Use
-from modelfs.store.index.page_layout import BRANCH, PageFile
+from modelfs.store.index.pages.layout import BRANCH, PageFile
+from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.pages.walk import FREE, TABLES, PageProblem
 from modelfs.store.index.tables import Table, number_key
 from tests.support.index_pages import SIZE, walk_of
 from tests.support.stores import overwrite, run_apart
@@ -42,7 +43,7 @@ def test_a_sound_index_has_no_problem(path: Path) -> None:
     """Every page has exactly one use, and the leaves have all rows."""
     found = walk_of(path)
     assert found.problems == []
-    assert Use.NONE not in found.uses
+    assert found.uses.pages(Use.NONE) == []
     assert len(found.leaves[Table.CHUNKS]) > 50
 
 
@@ -73,7 +74,7 @@ def test_a_page_of_other_keys_is_found(path: Path) -> None:
 def test_a_lost_branch_loses_a_range(path: Path) -> None:
     """The walk does not go on below a damaged page, which is one problem."""
     with PageFile(Directory(path.parent)) as file:
-        used = [page for page, use in enumerate(walk_of(path).uses) if use == Use.TREE]
+        used = walk_of(path).uses.pages(Use.TREE)
         (branch,) = [page for page in used if file.kind(page)[0] == BRANCH]
     overwrite(path, branch * SIZE, bytes(SIZE))
     found = problem(path)
@@ -103,8 +104,8 @@ def test_a_free_page_in_use(path: Path) -> None:
     # A number that is in the page once: it may also be that of a commit.
     free = max(
         number
-        for number, use in enumerate(found.uses)
-        if use == Use.FREE and page.count(number.to_bytes(8, "little")) == 1
+        for number in found.uses.pages(Use.FREE)
+        if page.count(number.to_bytes(8, "little")) == 1
     )
     used = max(place.number for place in found.leaves[Table.CHUNKS] if place.number < free)
     at = page.index(free.to_bytes(8, "little"))
@@ -135,7 +136,7 @@ from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table, number_key
 from tests.support.index_pages import walk_of
 source, seed = Path(sys.argv[1]), int(sys.argv[2])
-used = [page for page, use in enumerate(walk_of(source).uses) if use == 1]
+used = walk_of(source).uses.pages(1)
 chance, refused, opened = random.Random(seed), 0, 0
 folder = source.parent / f"damaged{seed}"
 for _ in range(40):

@@ -1,0 +1,140 @@
+"""Repair of staged windows: bytes that their files lack are lost.
+
+Example. Window 0 of inode 5 has the row 0 to 4,096, and its file ends at 1,000. The row becomes 0
+to 1,000, and the bytes from 1,000 to 4,096 are mapped to the lost chunk. If the row has a checksum,
+which of the 1,000 bytes are right is open: all are lost, and the file goes to quarantine.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from modelfs.jobs.repair.context import RepairContext
+from modelfs.jobs.repair.lost_ranges import lose_ranges
+from modelfs.store.disk.directory import Directory
+from modelfs.store.files import staged_file
+from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
+from modelfs.store.files.staged_file import window_name
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import SIZE_MAX, WindowRanges
+from modelfs.store.index.tables import Table, pair_key, pair_of
+
+
+def repair_windows(context: RepairContext) -> None:
+    """Make every staged window have a file with the bytes of its row's ranges."""
+    for key, row in list(context.rows(Table.STAGED)):
+        inode, number = pair_of(key)
+        start = number * staged_file.WINDOW
+        if any(low < start or high > start + staged_file.WINDOW for low, high in row.ranges):
+            context.drop(Table.STAGED, key, "it has ranges of other windows")
+            _lose_window(context, inode, number)
+        else:
+            _repair_window(context, inode, number, row)
+    for key in sorted(context.reported.broken[Table.STAGED]):
+        if len(key) == 16:
+            _lose_window(context, *pair_of(key))
+    for key in sorted(context.reported.broken[Table.LOST]):
+        _lose_all_staged(context, key, "the record of its lost bytes was damaged")
+    for key in sorted(context.reported.damaged_windows):
+        _lose_all_staged(context, key, "they do not match their checksum")
+    for key, lost in list(context.rows(Table.LOST)):
+        window = context.index.get(Table.STAGED, key)
+        if window is None or not lost.is_part_of(WindowRanges.from_bytes(window)):
+            context.drop(Table.LOST, key, "it belongs to no staged window")
+            _lose_all_staged(context, key, "the record of its lost bytes was damaged")
+
+
+def _lose_all_staged(context: RepairContext, key: bytes, why: str) -> None:
+    """Record that all bytes of a window are lost."""
+    value = context.index.get(Table.STAGED, key)
+    if value is None:
+        return
+    row = WindowRanges.from_bytes(value)
+    context.index.put(Table.LOST, key, value)
+    remove_checksum(context.index, key)
+    inode = pair_of(key)[0]
+    message = f"inode {inode}: {row.ranges.size} staged bytes count as lost: {why}"
+    tensors = [
+        name for low, high in row.ranges for name in context.view().tensors(inode, low, high)
+    ]
+    context.quarantined(message, (context.path(inode),), tensors)
+
+
+def _repair_window(context: RepairContext, inode: int, number: int, row: WindowRanges) -> None:
+    """Cut the ranges of a window to the length of its file; the rest is lost."""
+    start = number * staged_file.WINDOW
+    try:
+        name = window_name(inode, number, row.generation)
+        length = context.store.staging.directory.status(name).st_size
+    except FileNotFoundError:
+        length = -1
+    end = start + max(0, length)
+    present, lost = row.ranges.copy(), row.ranges.copy()
+    present.remove(end, SIZE_MAX)
+    lost.remove(start, end)
+    if length >= 0 and not lost:
+        return
+    node, key = context.node(inode), pair_key(inode, number)
+    assert node is not None
+    if present and has_checksum(context.index, key, row):
+        # Which of the bytes that are left are right cannot be known.
+        context.quarantine.add_file(context.store.staging.directory, name)
+        present, lost = RangeSet(), row.ranges.copy()
+    remove_checksum(context.index, key)
+    if present:
+        context.index.put(Table.STAGED, key, WindowRanges(row.generation, present).to_bytes())
+    else:
+        context.index.delete(Table.STAGED, key)
+    _cut_lost_bytes(context, key, present)
+    if lost:
+        lose_ranges(context, node, lost, "which were staged in a file that is gone or cut short")
+    else:
+        context.repaired(f"inode {inode}: an empty window without a file is removed")
+
+
+def _cut_lost_bytes(context: RepairContext, key: bytes, present: RangeSet) -> None:
+    """Remove from a window's record of lost bytes those that it no longer has."""
+    value = context.index.get(Table.LOST, key)
+    if value is None:
+        return
+    row = WindowRanges.from_bytes(value)
+    if kept := present.common(row.ranges):
+        context.index.put(Table.LOST, key, WindowRanges(row.generation, kept).to_bytes())
+    else:
+        context.index.delete(Table.LOST, key)
+
+
+def _lose_window(context: RepairContext, inode: int, number: int) -> None:
+    """Map all bytes that may have been staged in a window without a row to the lost chunk."""
+    node = context.node(inode)
+    start = number * staged_file.WINDOW
+    if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
+        return
+    staging = context.store.staging.directory
+    prefix = window_name(inode, number, 0).removesuffix("0")
+    files = sorted(name for name in staging.names() if name.startswith(prefix))
+    lost, longest = RangeSet(), 0
+    for name in files:
+        context.quarantine.add_file(staging, name)
+        longest = max(longest, staging.status(name).st_size)
+        for low, high in _data_in(staging, name):
+            lost.add(start + low, start + high)
+    # A file may have been cut short, too: all bytes behind its end may have been in it.
+    lost.add(start + longest, start + staged_file.WINDOW)
+    lose_ranges(context, node, lost, "the record of staged bytes was damaged")
+
+
+def _data_in(folder: Directory, name: str) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a sparse file that were ever written, in whole blocks of the disk."""
+    with folder.opened(name, os.O_RDONLY) as fd:
+        stop = 0
+        while True:
+            try:
+                start = os.lseek(fd, stop, os.SEEK_DATA)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:
+                    return
+                raise
+            stop = os.lseek(fd, start, os.SEEK_HOLE)
+            yield start, stop

@@ -1,0 +1,1 @@
+"""The pages of LMDB's data file: their layout, and checks of them without LMDB."""
