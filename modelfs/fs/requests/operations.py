@@ -1,7 +1,7 @@
 """The request handlers.
 
 Theory of operation. A handler converts the arguments, calls the store, and converts the result. One
-that makes a change first awaits the gate, `Durability.before_change`. Between two awaits it runs
+that makes a change first awaits the gate, `Gate.before_change`. Between two awaits it runs
 without interruption, so a change of the namespace needs no lock as long as it is one synchronous
 call. Slow parts leave the event loop: reads that wait for a disk or decode, writes while the disk
 is behind, fsyncs and commits. No lock is held across an `await`; state that may change meanwhile is
@@ -139,21 +139,21 @@ class Operations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         return await self._created(parent_inode, name, mode, ctx, rdev)
 
     @replies
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         return await self._created(parent_inode, name, ModeT(mode | stat.S_IFDIR), ctx)
 
     @replies
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         async with self._room_for_rows(NAME_ROOM, ctx):
             node = self._store.namespace.symlink(
                 InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
@@ -169,7 +169,7 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         async with self._room_for_rows(NAME_ROOM, ctx):
             self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
         await self._names_changed()
@@ -177,13 +177,13 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._background.durability.before_change(frees=True)
+        await self._background.gate.before_change(frees=True)
         self.lookups.lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
         await self._names_changed()
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._background.durability.before_change(frees=True)
+        await self._background.gate.before_change(frees=True)
         self.lookups.lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
         await self._names_changed()
 
@@ -199,29 +199,29 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~KNOWN_RENAME_FLAGS:
             raise InvalidArgument(f"rename flags {flags:#x}")
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         old = InodeNumber(parent_inode_old), name_old
         new = InodeNumber(parent_inode_new), name_new
         # A name that is no longer than the old one goes without room: that is how files are
         # replaced, which has to work on a full disk.
         grows = len(name_new) > len(name_old) and not is_exchange(flags)
         async with self._room_for_rows(NAME_ROOM if grows else 0, ctx):
-            await self._background.durability.before_rename()
+            await self._background.durability.barrier.before_rename()
             self._rename(old, new, flags)
         await self._names_changed()
 
     def _rename(
         self, old: tuple[InodeNumber, bytes], new: tuple[InodeNumber, bytes], flags: FlagT
     ) -> None:
-        durability, namespace = self._background.durability, self._store.namespace
+        barrier, namespace = self._background.durability.barrier, self._store.namespace
         if is_exchange(flags):
             namespace.exchange(old, new)
-            durability.replaced(namespace.lookup(*old))
-            durability.replaced(namespace.lookup(*new))
+            barrier.replaced(namespace.lookup(*old))
+            barrier.replaced(namespace.lookup(*new))
             return
         overwritten = namespace.rename(old, new, replace=not is_noreplace(flags))
         if overwritten is not None:
-            durability.replaced(namespace.lookup(*new))
+            barrier.replaced(namespace.lookup(*new))
             self.lookups.lost_name(overwritten)
 
     # -- directories
@@ -267,7 +267,7 @@ class Operations(pyfuse3.Operations):
         number = InodeNumber(inode)
         self._check_writable()
         frees = fields.update_size and attr.st_size < self._store.contents.node(number).size
-        await self._background.durability.before_change(frees=frees)
+        await self._background.gate.before_change(frees=frees)
         if fields.update_size:
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
@@ -290,7 +290,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         async with self._room_for_rows(NAME_ROOM + len(value), ctx):
             self._store.attributes.put(InodeNumber(inode), name, value)
 
@@ -310,7 +310,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._background.durability.before_change(frees=True)
+        await self._background.gate.before_change(frees=True)
         self._store.attributes.remove(InodeNumber(inode), name)
 
     @replies
@@ -329,7 +329,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         await self._background.ingest.before_create()
         entry = await self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags, ctx), entry
@@ -339,7 +339,7 @@ class Operations(pyfuse3.Operations):
         if _wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
         if flags & os.O_TRUNC:
-            await self._background.durability.before_change(frees=True)
+            await self._background.gate.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
         return self._opened(InodeNumber(inode), flags, ctx)
 
@@ -351,7 +351,7 @@ class Operations(pyfuse3.Operations):
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._handles[fh]
-        await self._background.durability.before_change()
+        await self._background.gate.before_change()
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(handle.inode)
         while True:
