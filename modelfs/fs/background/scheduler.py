@@ -34,9 +34,11 @@ from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gate import Gate
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
+from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
+from modelfs.fs.background.rounds import Rounds
 from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.fs.background.shortage import Shortage
 from modelfs.fs.handles import Handles
@@ -71,7 +73,9 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
-        self.shortage = Shortage(context, self.ingest, self.gc, self.optimize)
+        loans = Loans(store.space, store.inventory.staged_bytes)
+        rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
+        self.shortage = Shortage(store.space, loans, rounds)
 
     def start(self) -> None:
         """Queue the work that an earlier run of the daemon left."""

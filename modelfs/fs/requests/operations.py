@@ -20,6 +20,7 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Final
 
 import pyfuse3
@@ -62,7 +63,6 @@ from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
-from modelfs.store.disk.allocation import FULL
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.index.tables import InodeNumber
@@ -354,19 +354,8 @@ class Operations(pyfuse3.Operations):
         await self._background.gate.before_change()
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(handle.inode)
-        while True:
-            await self._background.shortage.reserve(len(buf), handle.pid)
-            try:
-                written = await self._writer.write(handle.inode, off, buf)
-                break
-            except OSError as exc:
-                if exc.errno not in FULL:
-                    raise
-                self._store.space.release(exc)
-                failure = exc
-            finally:
-                self._store.space.arrive(len(buf))
-            await self._background.shortage.wait_after(failure, handle.pid)
+        write = partial(self._writer.write, handle.inode, off, buf)
+        written = await self._background.shortage.write(len(buf), handle.pid, write)
         self._background.ingest.wrote(handle.inode, off, off + written)
         return written
 

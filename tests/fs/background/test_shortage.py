@@ -14,7 +14,9 @@ from pyfuse3 import FileNameT, FlagT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import Interrupted, StoreFull
+from modelfs.fs.background import rounds
 from modelfs.fs.background import shortage as background_shortage
+from modelfs.fs.background.rounds import RoundResult, Rounds
 from modelfs.fs.host.pending_signals import is_ending
 from modelfs.jobs.gc.collector import Garbage
 from tests.support.served_store import ASKED, TOP, Failing, Served, named, refused, until
@@ -36,7 +38,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 @pytest.fixture
 async def short(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """That store, with little room for a round to make."""
-    monkeypatch.setattr(background_shortage, "ROOM_MIN", MB)
+    monkeypatch.setattr(rounds, "ROOM_MIN", MB)
     await wait_all_tasks_blocked()
     return running
 
@@ -168,18 +170,6 @@ async def test_a_write_that_the_disk_refuses_waits(
     caplog.clear()
 
 
-async def test_a_bug_in_a_round_ends_no_mount(
-    short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A step of a round that fails in an unknown way is logged, and the wait goes on."""
-    bug = Failing(short.background.gc.remove_orphans, KeyError("bug"))
-    monkeypatch.setattr(short.background.gc, "remove_orphans", bug)
-    with pytest.raises(StoreFull):
-        await short.background.shortage.reserve(90 * MB)
-    assert "bug" in caplog.text
-    caplog.clear()
-
-
 async def test_a_request_looks_for_room_itself(
     short: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,17 +189,16 @@ async def test_an_urgent_request_waits_for_one_round(
 ) -> None:
     """While mapped files are synced, a request that finds no room after a round has its error."""
     shortage = short.background.shortage
-    rounds: list[int] = []
+    calls: list[Rounds] = []
 
-    async def one_round() -> bool:
-        rounds.append(1)
-        shortage._has_granted = True  # another request goes on
-        return True
+    async def make_room(self: Rounds) -> RoundResult:
+        calls.append(self)
+        return RoundResult(made_room=True, grew=True)
 
-    monkeypatch.setattr(shortage, "_round", one_round)
+    monkeypatch.setattr(Rounds, "make_room", make_room)
     with shortage.urgent(), pytest.raises(StoreFull), trio.fail_after(10):
         await shortage.reserve(90 * MB)
-    assert len(rounds) == 1
+    assert len(calls) == 1
 
 
 async def test_a_round_waits_for_no_reader(short: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import pytest
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
-from modelfs.store.disk.space import Space
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.records import NAME_MAX, Inode
 from modelfs.store.index.tables import ROOT, InodeNumber
@@ -484,7 +483,7 @@ async def test_no_room_left(
         return os.statvfs_result(values)
 
     monkeypatch.setattr(os, "statvfs", full)
-    monkeypatch.setattr(served.store, "space", Space(served.store.folder))
+    served.store.space.writable_bytes()  # looks at the disk again
     ops = served.operations
     big = (1 << 16) * b"x"
     calls: list[Callable[[], Awaitable[object]]] = [
