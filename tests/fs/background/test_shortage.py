@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from pyfuse3 import FileNameT, FlagT, InodeT
+from pyfuse3 import FileNameT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import Interrupted, StoreFull
@@ -221,20 +221,3 @@ async def test_a_round_waits_for_no_reader(short: Served, monkeypatch: pytest.Mo
         with trio.fail_after(10):
             await gc.collect_for_room(lambda: False)
         nursery.cancel_scope.cancel()
-
-
-async def test_a_longer_name_needs_room(
-    short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """On a full store a file is renamed to a shorter name, but to no longer one."""
-    await write(short, b"name", b"data")
-    for grant in ("reserve", "borrow"):
-        full = Failing(getattr(short.store.space, grant), StoreFull("full"), *range(1, 1000))
-        monkeypatch.setattr(short.store.space, grant, full)
-    with refused(errno.ENOSPC):
-        await short.operations.rename(
-            TOP, FileNameT(b"name"), TOP, FileNameT(b"longer"), FlagT(0), ASKED
-        )
-    await short.operations.rename(TOP, FileNameT(b"name"), TOP, FileNameT(b"n"), FlagT(0), ASKED)
-    assert await short.looked_up(b"n")
-    caplog.clear()
