@@ -27,7 +27,7 @@ import trio
 from modelfs.errors import Interrupted, StoreFull
 from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.rounds import RoundResult, Rounds
-from modelfs.fs.host.pending_signals import is_ending
+from modelfs.fs.host.pending_signals import is_ending, process_of
 from modelfs.store.disk.allocation import FULL
 from modelfs.store.disk.space import Space
 
@@ -81,7 +81,8 @@ class Shortage:
 
         Args:
             size: of the bytes that are about to be written.
-            pid: of the program, 0 if it is not known. The wait ends when a signal ends the program.
+            pid: of the program or a thread of it, 0 if it is not known. The wait ends when a signal
+                ends the program.
 
         Raises:
             StoreFull: there is no room.
@@ -127,12 +128,13 @@ class Shortage:
         if self._waiting >= WAITING_MAX:
             return False
         self._waiting += 1
+        pids = {pid, process_of(pid)} if pid else set()
         try:
             with trio.move_on_after(WAIT_SECONDS):
                 while self._may_wait:
                     awaited = self._round
                     awaited.asked.set()
-                    if await _came_true(condition, awaited, pid):
+                    if await _came_true(condition, awaited, pids):
                         return True
                     result = awaited.result
                     # First, as a round that gained too little to go on may have gained enough.
@@ -190,14 +192,14 @@ class Shortage:
         ended.end(result)
 
 
-async def _came_true(condition: Condition, awaited: _Round, pid: int) -> bool:
+async def _came_true(condition: Condition, awaited: _Round, pids: set[int]) -> bool:
     """Wait for the end of a round, or until a condition is true; return whether it is.
 
     Raises:
         Interrupted: a signal ends the program.
     """
     while not awaited.ended.is_set():
-        if pid and is_ending(pid):
+        if any(map(is_ending, pids)):
             raise Interrupted("a signal ends the program that waits for room")
         with trio.move_on_after(LOOK_SECONDS):
             await awaited.ended.wait()

@@ -152,6 +152,25 @@ async def test_the_end_of_the_program_ends_the_wait(
     assert not is_ending(os.getpid())
 
 
+async def test_the_thread_that_opened_the_file_may_end(
+    short: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait ends with the program, although the thread that opened the file ended meanwhile."""
+    thread, process = 1 << 30, 1 << 31  # no numbers of the kernel
+    looked_at: list[int] = []
+
+    def ends(pid: int) -> bool:
+        looked_at.append(pid)
+        return pid == process and len(looked_at) > 4
+
+    monkeypatch.setattr(short.background.ingest, "ingest_all", stuck)
+    monkeypatch.setattr(background_shortage, "process_of", {thread: process}.__getitem__)
+    monkeypatch.setattr(background_shortage, "is_ending", ends)
+    with pytest.raises(Interrupted):
+        await short.background.shortage.reserve(90 * MB, thread)
+    assert set(looked_at) == {thread, process}
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_write_that_the_disk_refuses_waits(
     short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
