@@ -322,6 +322,14 @@ async def rename(
     await served.operations.rename(TOP, named(old), parent, named(new), flags, ASKED)
 
 
+async def renamed_over(served: Served, number: int) -> InodeNumber:
+    """Rename a new file over an old one, and return the new one."""
+    await served.written(b"%d" % number)
+    inode = await served.written(b"tmp", noise(100, number))
+    await rename(served, b"tmp", b"%d" % number)
+    return inode
+
+
 async def listed(served: Served, listing: Listing, inode: InodeT = TOP, start: int = 0) -> None:
     """List a directory once, from a cookie on."""
     handle = await served.operations.opendir(inode, ASKED)

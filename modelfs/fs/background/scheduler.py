@@ -3,7 +3,8 @@
 Requests change the store in memory. Behind them
 
 - `mapped_pages` makes the kernel send pages that were written through mappings;
-- `durability` flushes and commits, after some seconds or when a program waits for an fsync;
+- `durability` flushes and commits, after some seconds or when a program waits for an fsync, and
+  `gate` holds up changes until the commits keep up;
 - `ingest` makes chunks of staged content;
 - `gc` removes deleted content, and frees its room;
 - `optimize` gives stored chunks their smallest form, and then defragments;
@@ -30,11 +31,14 @@ from modelfs.errors import ModelfsError, StoreFull
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
+from modelfs.fs.background.gate import Gate
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
+from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
+from modelfs.fs.background.rounds import Rounds
 from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.fs.background.shortage import Shortage
 from modelfs.fs.handles import Handles
@@ -59,6 +63,7 @@ class Scheduler:
     ) -> None:
         self._store = store
         self.durability = Durability(store, workers)
+        self.gate = Gate(store, self.durability)
         self.mapped_pages = MappedPages(mountpoint, store, handles)
         self.pack_lock = PackLock()
         driver = Driver(self.durability, workers, self.pack_lock)
@@ -68,7 +73,9 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
-        self.shortage = Shortage(context, self.ingest, self.gc, self.optimize)
+        loans = Loans(store.space, store.inventory.staged_bytes)
+        rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
+        self.shortage = Shortage(store.space, loans, rounds)
 
     def start(self) -> None:
         """Queue the work that an earlier run of the daemon left."""

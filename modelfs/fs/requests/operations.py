@@ -1,8 +1,8 @@
 """The request handlers.
 
 Theory of operation. A handler converts the arguments, calls the store, and converts the result. One
-that makes a change first awaits the gate, `Durability.before_change`. Between two awaits it runs
-without interruption, so a change of the namespace needs no lock as long as it is one synchronous
+that makes a change first waits until it may: see `changes`. Between two awaits it runs without
+interruption, so a change of the namespace needs no lock as long as it is one synchronous
 call. Slow parts leave the event loop: reads that wait for a disk or decode, writes while the disk
 is behind, fsyncs and commits. No lock is held across an `await`; state that may change meanwhile is
 read again afterwards (see `store.files.staging` and `jobs.ingest.apply`).
@@ -16,10 +16,10 @@ each write of 1 MiB goes to the file's staged bytes, and release, at the close, 
 for ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
 """
 
-import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import pyfuse3
@@ -57,12 +57,12 @@ from modelfs.fs.requests.attributes import (
     statvfs_of,
 )
 from modelfs.fs.requests.boundary import replies, silent
+from modelfs.fs.requests.changes import NAME_ROOM, Changes
 from modelfs.fs.requests.lookups import Lookups
 from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
-from modelfs.store.disk.allocation import FULL
 from modelfs.store.files.namespace import Owner
 from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.index.tables import InodeNumber
@@ -74,8 +74,6 @@ _DAEMON_ATTRIBUTE: Final = DAEMON_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
 # The kernel's XATTR_LIST_MAX: the most bytes of names, each with a NUL.
 LISTING_MAX: Final = 64 << 10
-# Bytes reserved in the index for a name or an attribute.
-NAME_ROOM: Final = 4096
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
 
 
@@ -98,12 +96,16 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """Make the handlers; with `commits_names`, names are durable before a reply."""
         super().__init__()
-        self._commits_names = commits_names
         self._store = store
         self._handles = handles
-        self._background = background
         self._reader = reader
         self._writer = writer
+        self._changes = Changes(store.space, background, commits_names=commits_names)
+        self._gate = background.gate
+        self._durability = background.durability
+        self._ingest = background.ingest
+        self._gc = background.gc
+        self._shortage = background.shortage
         self.truncater = Truncater(store, handles, background.ingest, background.mapped_pages)
         self.lookups = Lookups(store, background.gc.add_orphan)
         self.begun = trio.Event()  # set when the kernel is about to send requests
@@ -139,26 +141,22 @@ class Operations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
         return await self._created(parent_inode, name, mode, ctx, rdev)
 
     @replies
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
         return await self._created(parent_inode, name, ModeT(mode | stat.S_IFDIR), ctx)
 
     @replies
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
-        async with self._room_for_rows(NAME_ROOM, ctx):
+        async with self._changes.of_names(ctx.pid):
             node = self._store.namespace.symlink(
                 InodeNumber(parent_inode), name, target, Owner(ctx.uid, ctx.gid)
             )
-        await self._names_changed()
         return self.lookups.entry(node.inode)
 
     @replies
@@ -169,23 +167,19 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        await self._background.durability.before_change()
-        async with self._room_for_rows(NAME_ROOM, ctx):
+        async with self._changes.of_names(ctx.pid):
             self._store.namespace.link(InodeNumber(inode), InodeNumber(new_parent_inode), new_name)
-        await self._names_changed()
         return self.lookups.entry(InodeNumber(inode))
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._background.durability.before_change(frees=True)
-        self.lookups.lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
-        await self._names_changed()
+        async with self._changes.removing_names():
+            self.lookups.lost_name(self._store.namespace.unlink(InodeNumber(parent_inode), name))
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._background.durability.before_change(frees=True)
-        self.lookups.lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
-        await self._names_changed()
+        async with self._changes.removing_names():
+            self.lookups.lost_name(self._store.namespace.rmdir(InodeNumber(parent_inode), name))
 
     @replies
     async def rename(
@@ -199,29 +193,27 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~KNOWN_RENAME_FLAGS:
             raise InvalidArgument(f"rename flags {flags:#x}")
-        await self._background.durability.before_change()
         old = InodeNumber(parent_inode_old), name_old
         new = InodeNumber(parent_inode_new), name_new
         # A name that is no longer than the old one goes without room: that is how files are
         # replaced, which has to work on a full disk.
         grows = len(name_new) > len(name_old) and not is_exchange(flags)
-        async with self._room_for_rows(NAME_ROOM if grows else 0, ctx):
-            await self._background.durability.before_rename()
+        async with self._changes.of_names(ctx.pid, NAME_ROOM if grows else 0):
+            await self._durability.barrier.before_rename()
             self._rename(old, new, flags)
-        await self._names_changed()
 
     def _rename(
         self, old: tuple[InodeNumber, bytes], new: tuple[InodeNumber, bytes], flags: FlagT
     ) -> None:
-        durability, namespace = self._background.durability, self._store.namespace
+        barrier, namespace = self._durability.barrier, self._store.namespace
         if is_exchange(flags):
             namespace.exchange(old, new)
-            durability.replaced(namespace.lookup(*old))
-            durability.replaced(namespace.lookup(*new))
+            barrier.replaced(namespace.lookup(*old))
+            barrier.replaced(namespace.lookup(*new))
             return
         overwritten = namespace.rename(old, new, replace=not is_noreplace(flags))
         if overwritten is not None:
-            durability.replaced(namespace.lookup(*new))
+            barrier.replaced(namespace.lookup(*new))
             self.lookups.lost_name(overwritten)
 
     # -- directories
@@ -247,7 +239,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._background.durability.commit()
+        await self._durability.commit()
 
     # -- attributes
 
@@ -267,7 +259,7 @@ class Operations(pyfuse3.Operations):
         number = InodeNumber(inode)
         self._check_writable()
         frees = fields.update_size and attr.st_size < self._store.contents.node(number).size
-        await self._background.durability.before_change(frees=frees)
+        await self._gate.before_change(frees=frees)
         if fields.update_size:
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
@@ -290,8 +282,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
-        await self._background.durability.before_change()
-        async with self._room_for_rows(NAME_ROOM + len(value), ctx):
+        async with self._changes.of_rows(NAME_ROOM + len(value), ctx.pid):
             self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
@@ -310,12 +301,12 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._background.durability.before_change(frees=True)
+        await self._gate.before_change(frees=True)
         self._store.attributes.remove(InodeNumber(inode), name)
 
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        garbage = await self._background.gc.shown_bytes()
+        garbage = await self._gc.shown_bytes()
         return statvfs_of(self._store.space.room(garbage))
 
     # -- files
@@ -329,8 +320,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        await self._background.durability.before_change()
-        await self._background.ingest.before_create()
+        await self._ingest.before_create()
         entry = await self._created(parent_inode, name, mode, ctx)
         return self._opened(InodeNumber(entry.st_ino), flags, ctx), entry
 
@@ -339,7 +329,7 @@ class Operations(pyfuse3.Operations):
         if _wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
         if flags & os.O_TRUNC:
-            await self._background.durability.before_change(frees=True)
+            await self._gate.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
         return self._opened(InodeNumber(inode), flags, ctx)
 
@@ -351,23 +341,12 @@ class Operations(pyfuse3.Operations):
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._handles[fh]
-        await self._background.durability.before_change()
+        await self._gate.before_change()
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(handle.inode)
-        while True:
-            await self._background.shortage.reserve(len(buf), handle.pid)
-            try:
-                written = await self._writer.write(handle.inode, off, buf)
-                break
-            except OSError as exc:
-                if exc.errno not in FULL:
-                    raise
-                self._store.space.release(exc)
-                failure = exc
-            finally:
-                self._store.space.arrive(len(buf))
-            await self._background.shortage.wait_after(failure, handle.pid)
-        self._background.ingest.wrote(handle.inode, off, off + written)
+        write = partial(self._writer.write, handle.inode, off, buf)
+        written = await self._shortage.write(len(buf), handle.pid, write)
+        self._ingest.wrote(handle.inode, off, off + written)
         return written
 
     # There is no `flush`. Before it the kernel sends the dirty pages of a closed file anyway, and
@@ -375,14 +354,14 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._background.durability.flush(self._handles[fh].inode)
-        await self._background.durability.commit()
+        await self._durability.flush(self._handles[fh].inode)
+        await self._durability.commit()
 
     @silent
     async def release(self, fh: FileHandleT) -> None:
         closed = self._handles.close(fh)
         if closed.writable and not self._handles.is_open_for_writing(closed.inode):
-            self._background.ingest.closed(closed.inode)
+            self._ingest.closed(closed.inode)
 
     # -- helpers
 
@@ -390,28 +369,9 @@ class Operations(pyfuse3.Operations):
         self, folder: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext, rdev: int = 0
     ) -> EntryAttributes:
         owner = Owner(ctx.uid, ctx.gid)
-        async with self._room_for_rows(NAME_ROOM, ctx):
+        async with self._changes.of_names(ctx.pid):
             node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
-        await self._names_changed()
         return self.lookups.entry(node.inode)
-
-    async def _names_changed(self) -> None:
-        """Make a change of names durable, if the mount's options ask for that."""
-        # The kernel makes the content of files synchronous by itself, and sends nothing for names.
-        if self._commits_names:
-            await self._background.durability.commit()
-
-    @contextlib.asynccontextmanager
-    async def _room_for_rows(self, size: int, ctx: RequestContext) -> AsyncIterator[None]:
-        """Hold room for rows of the index until they are in its memory; none for 0 bytes."""
-        if not size:
-            yield
-            return
-        await self._background.shortage.reserve(size, ctx.pid)
-        try:
-            yield
-        finally:
-            self._store.space.arrive(size, 0)  # the index counts its changes itself
 
     def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
         handle = self._handles.open(inode, writable=_wants_to_write(flags), pid=ctx.pid)

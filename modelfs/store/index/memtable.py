@@ -13,7 +13,7 @@ One thread makes all changes; any thread may read. The lock keeps a reader from 
 layer in the middle of an insertion.
 
 The size and the age of the changes are counted as rows come and go, so that requests can wait while
-there are too many: see `fs.background.durability`.
+there are too many: see `fs.background.gate`.
 """
 
 import heapq

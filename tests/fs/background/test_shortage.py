@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from pyfuse3 import FileNameT, FlagT, InodeT
+from pyfuse3 import FileNameT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import Interrupted, StoreFull
+from modelfs.fs.background import rounds
 from modelfs.fs.background import shortage as background_shortage
+from modelfs.fs.background.rounds import RoundResult, Rounds
 from modelfs.fs.host.pending_signals import is_ending
 from modelfs.jobs.gc.collector import Garbage
 from tests.support.served_store import ASKED, TOP, Failing, Served, named, refused, until
@@ -36,7 +38,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 @pytest.fixture
 async def short(running: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """That store, with little room for a round to make."""
-    monkeypatch.setattr(background_shortage, "ROOM_MIN", MB)
+    monkeypatch.setattr(rounds, "ROOM_MIN", MB)
     await wait_all_tasks_blocked()
     return running
 
@@ -150,6 +152,25 @@ async def test_the_end_of_the_program_ends_the_wait(
     assert not is_ending(os.getpid())
 
 
+async def test_the_thread_that_opened_the_file_may_end(
+    short: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait ends with the program, although the thread that opened the file ended meanwhile."""
+    thread, process = 1 << 30, 1 << 31  # no numbers of the kernel
+    looked_at: list[int] = []
+
+    def ends(pid: int) -> bool:
+        looked_at.append(pid)
+        return pid == process and len(looked_at) > 4
+
+    monkeypatch.setattr(short.background.ingest, "ingest_all", stuck)
+    monkeypatch.setattr(background_shortage, "process_of", {thread: process}.__getitem__)
+    monkeypatch.setattr(background_shortage, "is_ending", ends)
+    with pytest.raises(Interrupted):
+        await short.background.shortage.reserve(90 * MB, thread)
+    assert set(looked_at) == {thread, process}
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_write_that_the_disk_refuses_waits(
     short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
@@ -165,18 +186,6 @@ async def test_a_write_that_the_disk_refuses_waits(
     with refused(number):
         await short.operations.write(handle, 0, b"more")
     await short.operations.release(handle)
-    caplog.clear()
-
-
-async def test_a_bug_in_a_round_ends_no_mount(
-    short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A step of a round that fails in an unknown way is logged, and the wait goes on."""
-    bug = Failing(short.background.gc.remove_orphans, KeyError("bug"))
-    monkeypatch.setattr(short.background.gc, "remove_orphans", bug)
-    with pytest.raises(StoreFull):
-        await short.background.shortage.reserve(90 * MB)
-    assert "bug" in caplog.text
     caplog.clear()
 
 
@@ -199,17 +208,16 @@ async def test_an_urgent_request_waits_for_one_round(
 ) -> None:
     """While mapped files are synced, a request that finds no room after a round has its error."""
     shortage = short.background.shortage
-    rounds: list[int] = []
+    calls: list[Rounds] = []
 
-    async def one_round() -> bool:
-        rounds.append(1)
-        shortage._has_granted = True  # another request goes on
-        return True
+    async def make_room(self: Rounds) -> RoundResult:
+        calls.append(self)
+        return RoundResult(made_room=True, grew=True)
 
-    monkeypatch.setattr(shortage, "_round", one_round)
+    monkeypatch.setattr(Rounds, "make_room", make_room)
     with shortage.urgent(), pytest.raises(StoreFull), trio.fail_after(10):
         await shortage.reserve(90 * MB)
-    assert len(rounds) == 1
+    assert len(calls) == 1
 
 
 async def test_a_round_waits_for_no_reader(short: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,20 +240,3 @@ async def test_a_round_waits_for_no_reader(short: Served, monkeypatch: pytest.Mo
         with trio.fail_after(10):
             await gc.collect_for_room(lambda: False)
         nursery.cancel_scope.cancel()
-
-
-async def test_a_longer_name_needs_room(
-    short: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """On a full store a file is renamed to a shorter name, but to no longer one."""
-    await write(short, b"name", b"data")
-    for grant in ("reserve", "borrow"):
-        full = Failing(getattr(short.store.space, grant), StoreFull("full"), *range(1, 1000))
-        monkeypatch.setattr(short.store.space, grant, full)
-    with refused(errno.ENOSPC):
-        await short.operations.rename(
-            TOP, FileNameT(b"name"), TOP, FileNameT(b"longer"), FlagT(0), ASKED
-        )
-    await short.operations.rename(TOP, FileNameT(b"name"), TOP, FileNameT(b"n"), FlagT(0), ASKED)
-    assert await short.looked_up(b"n")
-    caplog.clear()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from modelfs.fs.host.pending_signals import ENDING, is_ending
+from modelfs.fs.host.pending_signals import ENDING, is_ending, process_of
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -95,3 +96,15 @@ def test_an_unknown_program() -> None:
     program = subprocess.Popen(["true"])
     program.wait(10)
     assert not is_ending(program.pid)
+    assert process_of(program.pid) == program.pid
+
+
+def test_the_process_of_a_thread() -> None:
+    """A thread belongs to its process, and so does the first one, which has the same number."""
+    numbers: list[int] = []
+    thread = threading.Thread(target=lambda: numbers.append(process_of(threading.get_native_id())))
+    thread.start()
+    thread.join()
+    assert thread.native_id != os.getpid()
+    assert numbers == [os.getpid()]
+    assert process_of(os.getpid()) == os.getpid()

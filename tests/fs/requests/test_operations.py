@@ -12,7 +12,6 @@ import pytest
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
-from modelfs.store.disk.space import Space
 from modelfs.store.files.staged_file import WINDOW
 from modelfs.store.index.name_records import NAME_MAX
 from modelfs.store.index.records import Inode
@@ -29,7 +28,6 @@ from tests.support.served_store import (
     TOP,
     WRITE,
     Caller,
-    Counting,
     Failing,
     Listing,
     Served,
@@ -485,7 +483,7 @@ async def test_no_room_left(
         return os.statvfs_result(values)
 
     monkeypatch.setattr(os, "statvfs", full)
-    monkeypatch.setattr(served.store, "space", Space(served.store.folder))
+    served.store.space.writable_bytes()  # looks at the disk again
     ops = served.operations
     big = (1 << 16) * b"x"
     calls: list[Callable[[], Awaitable[object]]] = [
@@ -606,23 +604,3 @@ async def test_read_only(box: Box, nursery: trio.Nursery, listing: Listing) -> N
         await ops.fsyncdir(handle, datasync=False)
         await ops.release(handle)
     box.store = Store(box.path)
-
-
-async def test_synchronous_names(served: Served, applied: Counting[..., None]) -> None:
-    """With `-o sync` or `-o dirsync`, each change of a name is committed before its reply."""
-    operations = served.operations
-    operations._commits_names = True
-    changes: tuple[Callable[[], Awaitable[object]], ...] = (
-        lambda: operations.mkdir(TOP, named("d"), FOLDER_MODE, ASKED),
-        lambda: operations.symlink(TOP, named("l"), named("target"), ASKED),
-        lambda: operations.mknod(TOP, named("n"), MODE, 0, ASKED),
-        lambda: operations.create(TOP, named("f"), MODE, WRITE, ASKED),
-        lambda: rename(served, b"f", b"g"),
-        lambda: rename(served, b"g", b"n"),
-        lambda: operations.unlink(TOP, named("l"), ASKED),
-        lambda: operations.rmdir(TOP, named("d"), ASKED),
-    )
-    for commits, change in enumerate(changes, 1):
-        await change()
-        assert len(applied.calls) == commits
-        assert not served.store.index.dirty
