@@ -8,7 +8,7 @@ Example. `fsck` runs beside a daemon and pins its thread to a copy of commit 8. 
 commit 8 until the end of its block; `newest` returns a row as of commit 12 meanwhile.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from threading import get_ident
@@ -19,7 +19,7 @@ import lmdb
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.environment import Environment
 from modelfs.store.index.index_file import IndexFile
-from modelfs.store.index.memtable import Layer
+from modelfs.store.index.memtable import UNCHANGED, ChangedRows, Layer, Unchanged, newest_value
 from modelfs.store.index.opening import Database, Databases
 from modelfs.store.index.records import SUPERBLOCK, Inode, Superblock
 from modelfs.store.index.row_checksum import checked, with_checksum
@@ -101,10 +101,19 @@ class CommittedRows:
         start: bytes,
         stop: bytes,
         limit: int,
-        hidden: Container[bytes],
+        hiding: tuple[ChangedRows, ...],
         damaged: set[bytes] | None,
     ) -> list[Row]:
-        """Return the first `limit` rows whose keys are in `[start, stop)` and not in `hidden`.
+        """Return the first `limit` rows whose keys are in `[start, stop)`.
+
+        Args:
+            table: of the rows.
+            start: the lowest key.
+            stop: above the highest key.
+            limit: the most rows.
+            hiding: layers of the memtable, the newest first. A row that they have comes with its
+                newest value there; a deleted one is left out.
+            damaged: gets the keys of rows that do not match their checksums.
 
         Raises:
             CorruptIndex: a row does not match its checksum, and there is no `damaged` for its key.
@@ -117,7 +126,10 @@ class CommittedRows:
             for key, stored in cursor if cursor.set_range(start) else ():
                 if key >= stop or len(rows) >= limit:
                     break
-                if key in hidden:
+                changed = newest_value(hiding, key) if hiding else UNCHANGED
+                if not isinstance(changed, Unchanged):
+                    if changed is not None:
+                        rows.append((key, changed))
                     continue
                 try:
                     rows.append((key, checked(table, key, stored) if with_checksums else stored))
@@ -135,8 +147,13 @@ class CommittedRows:
             yield from rows
             start = rows[-1][0] + b"\0"
 
-    def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
-        """Return the last key in `[low, key]`, None if there is none."""
+    def floor_key(
+        self, table: Table, key: bytes, low: bytes, hiding: tuple[ChangedRows, ...] = ()
+    ) -> bytes | None:
+        """Return the last key in `[low, key]`, None if there is none.
+
+        Keys that are deleted in `hiding`, as for `page`, do not count.
+        """
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
@@ -144,7 +161,11 @@ class CommittedRows:
                 exists = cursor.key() == key or cursor.prev()
             else:
                 exists = cursor.last()
-            return cursor.key() if exists and cursor.key() >= low else None
+            while exists and (floor := cursor.key()) >= low:
+                if newest_value(hiding, floor) is not None:
+                    return floor
+                exists = cursor.prev()
+        return None
 
     def _value(
         self,
@@ -259,12 +280,13 @@ class CommittedRows:
                 with_checksums = True
             for table, rows in changes.items():
                 database = self._env.database(table)
-                for key, value in rows.items():
-                    if value is None:
-                        transaction.delete(key, db=database)
-                    else:
-                        stored = with_checksum(table, key, value) if with_checksums else value
-                        transaction.put(key, stored, db=database)
+                for key in rows.deleted:
+                    transaction.delete(key, db=database)
+                for key in rows.live:
+                    value = rows[key]
+                    assert value is not None, "a live key has a value"
+                    stored = with_checksum(table, key, value) if with_checksums else value
+                    transaction.put(key, stored, db=database)
 
         self._file.write(work)
 

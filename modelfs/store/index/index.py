@@ -134,17 +134,9 @@ class Index:
         Raises:
             CorruptIndex: a row does not match its checksum, and there is no `damaged`.
         """
-        rows: list[Row] = []
-        while len(rows) < limit and start < stop:
-            left = limit - len(rows)
-            changed, end = self._memtable.changes(table, start, stop, left)
-            page = self._committed.page(table, start, end, left, changed, damaged)
-            if changed:
-                page.extend((key, value) for key, value in changed.items() if value is not None)
-                page = sorted(page)[:left]
-            rows += page
-            start = end
-        return rows
+        live, end, layers = self._memtable.live(table, start, stop, limit)
+        page = self._committed.page(table, start, end, limit, layers, damaged)
+        return sorted({**live, **dict(page)}.items())[:limit] if live else page
 
     def pages(
         self,
@@ -182,27 +174,15 @@ class Index:
         Raises:
             CorruptIndex: the row does not match its checksum.
         """
-        for floor in self._floor_keys(table, key, low):
-            if (value := self.get(table, floor)) is not None:
+        while (floor := self.floor_key(table, key, low)) is not None:
+            if (value := self.get(table, floor)) is not None:  # else it was deleted since
                 return floor, value
         return None
 
     def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
         """Return the last key in `[low, key]`, None if there is none."""
-        keys = self._floor_keys(table, key, low)
-        return next((floor for floor in keys if self.has(table, floor)), None)
-
-    def _floor_keys(self, table: Table, key: bytes, low: bytes) -> Iterator[bytes]:
-        """Yield the last key in `[low, key]`, of a row or of a deletion, then the one before it."""
-        while key >= low:
-            floors = self._memtable.floor_keys(table, key, low)
-            if (committed := self._committed.floor_key(table, key, low)) is not None:
-                floors.append(committed)
-            if not floors:
-                return
-            yield (floor := max(floors))
-            # A deleted row. Keys here are numbers of fixed length: the key before is one less.
-            key = (int.from_bytes(floor, "big") - 1).to_bytes(len(floor), "big")
+        live, layers = self._memtable.live_floor(table, key, low)
+        return self._committed.floor_key(table, key, live or low, layers) or live
 
     def pinned(self) -> AbstractContextManager[None]:
         """Make this thread's reads inside the block see one commit of another process.

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import index as index_module
-from modelfs.store.index import memtable as memtable_module
+from modelfs.store.index.committed import CommittedRows, Row
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.memtable import Memtable
 from modelfs.store.index.tables import Table, pair_key
@@ -176,7 +176,6 @@ def test_an_index_is_a_dict() -> None:
 def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     """With pages of two rows no row is left out or yielded twice."""
     monkeypatch.setattr(index_module, "SCAN_PAGE", 2)
-    monkeypatch.setattr(memtable_module, "CHANGES_PAGE", 2)
     monkeypatch.setattr(Index.scan, "__defaults__", (2,))
     run_state_machine_as_test(LikeADict, settings=STEPS)
 
@@ -227,7 +226,7 @@ def test_no_index_is_no_store(tmp_path: Path) -> None:
 
 WRITE: Final = """
 import sys
-from typing import Final
+from typing import Any, Final
 from pathlib import Path
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
@@ -300,7 +299,7 @@ def test_readers_on_threads_see_whole_rows(index: Index) -> None:
 
 PUT = """
 import sys
-from typing import Final
+from typing import Any, Final
 from pathlib import Path
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
@@ -464,6 +463,33 @@ def test_an_interrupted_change_is_never_committed(
     reopened = Index(Directory(tmp_path))
     assert list(reopened.pages(table)) == [(rows[0], b"old")]
     reopened.close()
+
+
+@pytest.mark.parametrize("late", [b"new", None], ids=["put", "deleted"])
+def test_a_change_during_a_listing(
+    index: Index, monkeypatch: pytest.MonkeyPatch, late: bytes | None
+) -> None:
+    """A row that changes between the looks at memory and at LMDB is listed with either value."""
+    with index.change():
+        for key in (b"a", b"b", b"c"):
+            index.put(Table.META, key, b"old")
+    index.commit()
+    with index.change():
+        index.put(Table.META, b"a", b"1")
+        index.delete(Table.META, b"c")
+    page = CommittedRows.page
+
+    def changed_first(*arguments: Any) -> list[Row]:
+        with index.change():
+            if late is None:
+                index.delete(Table.META, b"b")
+            else:
+                index.put(Table.META, b"b", late)
+        return page(*arguments)
+
+    monkeypatch.setattr(CommittedRows, "page", changed_first)
+    rows = dict(index.pages(Table.META))
+    assert rows == {b"a": b"1"} | ({} if late is None else {b"b": late})
 
 
 # -- damaged rows
