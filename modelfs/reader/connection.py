@@ -142,8 +142,8 @@ class Connection:
             commit = -1
             try:
                 with shared.store.exclusion.excluding_writers():
-                    with shared.store.index.pinned():
-                        commit = shared.store.index.snapshot_id()
+                    with shared.store.index.rows.pinned():
+                        commit = shared.store.index.rows.snapshot_id()
                         shared.check_superblock()
                         planned = plan(shared.store)
                     return read(shared.store, planned)
@@ -156,7 +156,7 @@ class Connection:
             except (CorruptData, FileNotFoundError):
                 # Since the commit a chunk may have moved, or the file may have been truncated or
                 # ingested. Or a signal handler forked on this thread, which ends a transaction.
-                changed = forks != _process.forks or commit != shared.store.index.snapshot_id()
+                changed = forks != _process.forks or commit != shared.store.index.rows.snapshot_id()
                 plans_left -= 1
                 if not changed or not plans_left:
                     raise
@@ -198,7 +198,7 @@ class Connection:
 
 def _run_pinned(check: Check | None, store: Store) -> None:
     if check is not None:
-        with store.index.pinned():
+        with store.index.rows.pinned():
             check(store)
 
 
@@ -243,10 +243,10 @@ class _SharedStore:
 
     def end_call(self) -> None:
         """End the transactions of this thread that Ctrl-C left behind."""
-        index = self.store.index
+        rows = self.store.index.rows
         call = sys._getframe(1)
-        if index.in_transaction() and not _is_running(call.f_code, call.f_back):
-            index.abort_reads(unpin=True)
+        if rows.in_transaction() and not _is_running(call.f_code, call.f_back):
+            rows.abort_reads(unpin=True)
 
 
 class _SuperblockChanged(Exception):
@@ -334,11 +334,11 @@ class _Process:
             self.forks += 1
             deadline = time.monotonic() + patience
             for _, store in self._stores.values():
-                store.index.reopen(deadline)
+                store.index.rows.reopen(deadline)
 
         while not FORK_GATE.is_closed():
             for _, store in list(self._stores.values()):
-                store.index.abort_reads()  # a thread that has the lock may wait for them
+                store.index.rows.abort_reads()  # a thread that has the lock may wait for them
             try:
                 with self.lock:
                     FORK_GATE.close(reopen_all)
@@ -358,7 +358,7 @@ class _Process:
         if self._number != os.getpid():
             for _, store in self._stores.values():
                 store.exclusion.end_all()  # a lock lasts until every process has closed it
-                store.index.after_fork_in_child()
+                store.index.environment.after_fork_in_child()
                 if not _is_running(Connection._carry_out.__code__, sys._getframe()):
                     store.close_folders()  # else a signal handler has forked inside a call
             self.lock = threading.RLock()

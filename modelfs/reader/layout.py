@@ -80,7 +80,7 @@ def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
     newest = max((written.mtime_ns for written in times), default=0)
     return LayoutStamp(
         store.index.get(Table.META, SESSION),
-        store.index.snapshot_id(),
+        store.index.rows.snapshot_id(),
         staged=tuple(times),
         now_ns=0 if newest + TICKS_NS < now_ns else now_ns,
     )

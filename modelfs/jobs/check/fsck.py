@@ -171,7 +171,7 @@ def fsck(
         if progress is not None:
             progress(done, total)
 
-    with store.index.copied():
+    with store.index.rows.copied():
         reported = Reported()
         view = CheckView(store, reported.broken)
         findings = [] if found is None else found

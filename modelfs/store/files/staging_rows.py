@@ -133,7 +133,7 @@ class StagingRows:
             if lost_row.generation == row.generation:
                 lost = lost_row.ranges.shifted(-start)
         name = window_name(inode, number, row.generation)
-        if self._index.others_write and name not in self._intact:
+        if self._index.rows.others_write and name not in self._intact:
             if is_intact(self._index, self._folder, key, row):
                 self._intact.add(name)
             else:

@@ -8,11 +8,12 @@ Example. `fsck` runs beside a daemon and pins its thread to a copy of commit 8. 
 commit 8 until the end of its block; `newest` returns a row as of commit 12 meanwhile.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from threading import get_ident
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import lmdb
 
@@ -63,7 +64,7 @@ class CommittedRows:
         self._env = env
         self._file = file
         self._read_only = read_only
-        self._others_write = others_write
+        self.others_write = others_write
         self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
         # Whether the rows have checksums, as all do since format 4: False until the first look.
         self._with_checksums = False
@@ -204,23 +205,34 @@ class CommittedRows:
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Pin this thread: see `Index.pinned`."""
+        """Make this thread's reads inside the block see one commit of another process.
+
+        On an index that is open for writing this does nothing, since only its owner changes it. A
+        nested block uses the commit of the outer one.
+        """
         with self.one_commit() if self._read_only else nullcontext():
             yield
 
     @contextmanager
-    def one_commit(self) -> Iterator[Self]:
-        """Pin this thread to the last commit, unless it is pinned, and yield these rows."""
+    def one_commit(self) -> Iterator[None]:
+        """Make this thread's reads of these rows see one commit, also of its own process."""
         if get_ident() in self._pins:
-            yield self
+            yield
             return
         with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
-            yield self
+            yield
 
     @contextmanager
     def copied(self) -> Iterator[None]:
-        """Pin this thread to a copy: see `Index.copied`."""
-        if not self._others_write or get_ident() in self._pins:
+        """Make this thread's reads inside the block see one commit, for as long as it takes.
+
+        As `pinned`, but if another process may write the index, a copy of it is read: commits
+        meanwhile reuse the pages that they free, and the index does not grow.
+
+        Raises:
+            StoreFull: no disk has room for the copy.
+        """
+        if not self.others_write or get_ident() in self._pins:
             with self.pinned():
                 yield
             return
@@ -241,42 +253,54 @@ class CommittedRows:
             if self._pins.get(thread) is pin:
                 del self._pins[thread]
 
-    def is_pinned(self) -> bool:
-        """Whether this thread is inside `pinned`."""
-        return get_ident() in self._pins
-
-    def unpin(self) -> None:
-        """End the `pinned` of this thread out of turn."""
-        self._pins.pop(get_ident(), None)
-
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
         pin = self._pins.get(get_ident())
         return self._env.snapshot_id() if pin is None else pin.transaction.id()
 
-    def forget(self) -> None:
-        """Look at the rows again: the environment may be that of another file now."""
-        self._with_checksums = False
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside a read, or inside `pinned`."""
+        return get_ident() in self._pins or self._env.in_transaction()
+
+    def abort_reads(self, *, unpin: bool = False) -> None:
+        """Make the reads of this thread raise an error, up to the end of its `pinned`.
+
+        Args:
+            unpin: Ctrl-C has left `pinned` behind, so end it, too.
+        """
+        if unpin:
+            self._pins.pop(get_ident(), None)
+        self._env.abort_transactions()
+
+    def reopen(self, deadline: float = math.inf) -> None:
+        """Close LMDB's environment; the next read opens it again, as it is on the disk by then.
+
+        Waits for the reads of other threads, and ends those of this thread with an error.
+
+        Raises:
+            TimeoutError: a read lasts beyond the deadline, in monotonic seconds.
+        """
+        self._env.reopen(deadline)
+        self._with_checksums = False  # it may be another file's
 
     # -- writing
 
-    def write(self, changes: Layer, upgrade: Callable[[], Convert] | None = None) -> None:
+    def write(self, changes: Layer, convert: Convert | None = None) -> None:
         """Apply changes in one transaction, and make them durable.
 
         Args:
             changes: the rows to put and to delete, of every table.
-            upgrade: if no row has a checksum, each one gets one, and the value that the result of
-                `upgrade` returns for it. No other thread may read meanwhile.
+            convert: no row has a checksum. Each one gets one, and the value that this returns for
+                it. No other thread may read meanwhile.
 
         Raises: as `IndexFile.write`.
         """
-        convert = None if upgrade is None or self._are_checked() else upgrade()
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
             with_checksums = self._have_checksums(transaction, self._env.database)
             if convert is not None:
                 for table in changes:
-                    self._add_checksums(transaction, table, convert)
+                    self._convert(transaction, table, convert)
                 with_checksums = True
             for table, rows in changes.items():
                 database = self._env.database(table)
@@ -290,11 +314,12 @@ class CommittedRows:
 
         self._file.write(work)
 
-    def _are_checked(self) -> bool:
+    def have_checksums(self) -> bool:
+        """Whether the rows have checksums: those of formats 1 to 3 have none."""
         with self._env.transaction() as snapshot:
             return self._have_checksums(snapshot, self._env.database)
 
-    def _add_checksums(
+    def _convert(
         self, transaction: "lmdb.Transaction[bytes]", table: Table, convert: Convert
     ) -> None:
         database = self._env.database(table)

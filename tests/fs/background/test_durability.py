@@ -93,8 +93,8 @@ async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.Monke
     """A commit that finds the disk full loses no change, and the next one has them all."""
     inode = await served.chunked(b"f", DATA)
     old = await served.chunked(b"old", OTHER)
-    apply = Failing(served.store.index.apply, StoreFull("the disk is full"))
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    apply = Failing(served.store.index.rows.write, StoreFull("the disk is full"))
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     await served.operations.unlink(TOP, FileNameT(b"old"), ASKED)
     await served.set(inode, mode=0o600)
     with pytest.raises(StoreFull):
@@ -117,8 +117,8 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
     await served.operations.write(served.handles.open(inode, writable=False), 0, b"x")
-    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2, 4)
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    apply = Failing(served.store.index.rows.write, StoreFull("full"), 1, 2, 4)
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     packs = served.store.packs.numbers()
     await served.background.ingest.ingest([inode], complete=True)
     staged = {path.name for path in served.store.staging.folder.iterdir()}
@@ -139,9 +139,9 @@ async def test_waiters_of_a_failed_commit(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A waiter behind a failed commit tries again, and gets the result of that."""
-    failing = Failing(served.store.index.apply, StoreFull("full"))
+    failing = Failing(served.store.index.rows.write, StoreFull("full"))
     held = Held(failing)
-    monkeypatch.setattr(served.store.index, "apply", held)
+    monkeypatch.setattr(served.store.index.rows, "write", held)
     outcomes: list[str] = []
 
     async def commit(name: str) -> None:
@@ -167,8 +167,8 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A waiter that came during the barrier of a commit that fails does not return."""
-    apply = Failing(served.store.index.apply, StoreFull("full"))
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    apply = Failing(served.store.index.rows.write, StoreFull("full"))
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     sync = Held(served.store.staging.sync)
     monkeypatch.setattr(served.store.staging, "sync", sync)
     failed: list[bool] = []
@@ -470,10 +470,10 @@ async def test_commits_that_fail_are_errors_of_requests(
     inode = InodeT(await served.written(b"f", DATA))
     await served.operations.setxattr(inode, XAttrNameT(b"user.old"), b"x", ASKED)
     await folder(served, b"old")
-    apply = served.store.index.apply
+    apply = served.store.index.rows.write
     failing = Failing(apply, error, *range(1, 100))
     monkeypatch.setattr(durability, "AGE_MAX", 0.0)
-    monkeypatch.setattr(served.store.index, "apply", failing)
+    monkeypatch.setattr(served.store.index.rows, "write", failing)
     if change in FREEING and isinstance(error, StoreFull):
         await CHANGES[change](served, inode)
     else:
@@ -483,7 +483,7 @@ async def test_commits_that_fail_are_errors_of_requests(
         with refused(error.errno or 0):  # at once, without another attempt
             await CHANGES[change](served, inode)
         assert failing.calls == tries
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     monkeypatch.setattr(durability, "FAILED_SECONDS", 0.0)
     if not (change in FREEING and isinstance(error, StoreFull)):
         await CHANGES[change](served, inode)

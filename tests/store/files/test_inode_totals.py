@@ -203,7 +203,7 @@ def test_a_reader_beside_a_writer_misses_rows_too(closed: Path) -> None:
     inode = number_of(first_of(closed, Table.STAGED))
     forget(closed, Table.STAGED, 1)
     store = Store(closed, read_only=True)
-    assert store.index.others_write
+    assert store.index.rows.others_write
     with pytest.raises(CorruptIndex, match="1 staging rows of inode"):
         store.contents.read(InodeNumber(inode), 0, 5)
     store.abandon()

@@ -42,7 +42,7 @@ def committed(folder: Path, *, read_only: bool = True) -> Iterator[CommittedRows
     """Open an index, and yield its committed rows."""
     index = Index(Directory(folder), read_only=read_only)
     try:
-        yield index._committed
+        yield index.rows
     finally:
         index.close()
 

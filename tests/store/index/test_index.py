@@ -315,12 +315,12 @@ def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
     """A pinned reader sees one commit, and the newest one on request."""
     run_apart(PUT, tmp_path, "1")
     reader = Index(Directory(tmp_path), read_only=True)
-    with reader.pinned():
+    with reader.rows.pinned():
         assert reader.get(Table.META, b"key") == b"1"
         run_apart(PUT, tmp_path, "2")
         assert reader.get(Table.META, b"key") == b"1"
         assert list(reader.pages(Table.META)) == [(b"key", b"1")]
-        assert reader.get_newest(Table.META, b"key") == b"2"
+        assert reader.rows.newest(Table.META, b"key") == b"2"
     assert reader.get(Table.META, b"key") == b"2"
     reader.close()
 
@@ -333,7 +333,7 @@ def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
     values: list[bytes | None] = []
 
     def work() -> None:
-        with index.pinned():
+        with index.rows.pinned():
             pinned.set()
             assert go.wait(20)
             values.append(index.get(Table.META, b"key"))
@@ -342,11 +342,11 @@ def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
     thread.start()
     assert pinned.wait(20)
     run_apart(PUT, tmp_path, "2")
-    with index.pinned():
-        before = index.snapshot_id()
+    with index.rows.pinned():
+        before = index.rows.snapshot_id()
         run_apart(PUT, tmp_path, "3")
         assert index.get(Table.META, b"key") == b"2"
-        assert index.snapshot_id() == before
+        assert index.rows.snapshot_id() == before
         go.set()
         thread.join(20)
     assert values == [b"1"]
@@ -355,22 +355,22 @@ def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
 
 
 def test_a_writer_is_not_pinned(index: Index) -> None:
-    """The owner sees its own changes, pinned or not."""
-    with index.pinned(), index.change():
+    """The owner sees its own changes, pinned or not; the committed rows lack them."""
+    with index.rows.pinned(), index.change():
         index.put(Table.META, b"key", b"1")
         assert index.get(Table.META, b"key") == b"1"
-        assert index.get_newest(Table.META, b"key") == b"1"
+        assert index.rows.newest(Table.META, b"key") is None
 
 
 def test_a_change_that_raises_needs_no_commit(index: Index) -> None:
     """After a change that was undone there is nothing to commit."""
-    commit = index.snapshot_id()
+    commit = index.rows.snapshot_id()
     with contextlib.suppress(ValueError), index.change():
         index.put(Table.META, b"a", b"1")
         raise ValueError
     assert (index.dirty, index.uncommitted_seconds, index.uncommitted_bytes) == (False, 0, 0)
     index.commit()
-    assert index.snapshot_id() == commit
+    assert index.rows.snapshot_id() == commit
 
 
 def test_deleting_a_missing_row_changes_nothing(index: Index) -> None:
@@ -517,7 +517,7 @@ def test_a_damaged_row_is_an_error(damaged: Index) -> None:
     assert damaged.get(Table.META, b"a") == b"aaa"
     for read in (
         lambda: damaged.get(Table.META, b"b"),
-        lambda: damaged.get_newest(Table.META, b"b"),
+        lambda: damaged.rows.newest(Table.META, b"b"),
         lambda: damaged.scan(Table.META, b"", b"z"),
         lambda: list(damaged.pages(Table.META)),
         lambda: damaged.floor(Table.META, b"d", b"a"),
@@ -540,7 +540,7 @@ def test_a_damaged_row_exists(damaged: Index) -> None:
     """Look-ups of keys alone see it, it can be read as it is, deleted, and written again."""
     assert damaged.has(Table.META, b"d")
     assert damaged.floor_key(Table.META, b"d", b"a") == b"d"
-    assert (damaged.stored(Table.META, b"d") or b"")[1:3] == b"dd"
+    assert (damaged.rows.stored(Table.META, b"d") or b"")[1:3] == b"dd"
     with damaged.change():
         damaged.delete(Table.META, b"b")
         damaged.put(Table.META, b"d", b"new")
