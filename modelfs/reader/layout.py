@@ -31,8 +31,8 @@ from typing import Final, NamedTuple
 
 from modelfs.formats.layout import Layout
 from modelfs.formats.sniff import recognise
-from modelfs.store.files.staged_file import window_name
 from modelfs.store.files.tensors import TensorTable
+from modelfs.store.files.window import window_name
 from modelfs.store.index.counters import SESSION
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store

@@ -6,7 +6,7 @@ from typing import Final
 
 from modelfs.jobs.check.rows import OF_INODES
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.store.files.staged_file import window_name
+from modelfs.store.files.window import window_name
 from modelfs.store.index.records import FORMAT_VERSION, SUPERBLOCK, WindowRanges
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
 from modelfs.store.upgrade import begin_upgrade

@@ -23,8 +23,9 @@ from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import Descriptor, read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
+from modelfs.store.files.staged_file import StagedFile, with_staged_state
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window import Window
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent, Inode

@@ -13,7 +13,7 @@ import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
 from modelfs.store.disk.space import Space
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.records import NAME_MAX, Inode
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store

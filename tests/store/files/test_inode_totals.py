@@ -8,7 +8,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.fsck import check
 from modelfs.store.files import orphans
 from modelfs.store.files.inode_totals import Totals, add_to_totals
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of
 from modelfs.store.store import Store
 from tests.support.damaged_rows import raw_rows
