@@ -9,8 +9,9 @@ import pytest
 import modelfs
 from modelfs.reader.connection import Connection
 from modelfs.store.store import Store
+from tests.support.connections import DATA
 from tests.support.filled_reader import Fill, Make
-from tests.support.stores import check_closed, new_store
+from tests.support.stores import check_closed, new_store, stored_file
 
 
 @pytest.fixture
@@ -20,6 +21,13 @@ def path(tmp_path: Path) -> Iterator[Path]:
     yield path
     gc.collect()
     assert check_closed(path) == []
+
+
+@pytest.fixture
+def one_file(path: Path) -> None:
+    """Put one file, `file`, into the store."""
+    with Store(path) as store:
+        stored_file(store, b"file", DATA)
 
 
 @pytest.fixture

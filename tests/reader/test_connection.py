@@ -34,13 +34,7 @@ from tests.support.interruptions import at_point
 from tests.support.stores import CHUNK, noise, stored_file
 from tests.support.writer_process import writer_of
 
-
-@pytest.fixture
-def path(path: Path) -> Path:
-    """The store with one file, `file`."""
-    with Store(path) as store:
-        stored_file(store, b"file", DATA)
-    return path
+pytestmark = pytest.mark.usefixtures("one_file")
 
 
 # -- commits

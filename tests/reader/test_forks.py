@@ -40,16 +40,9 @@ from tests.support.connections import (
     size_of,
 )
 from tests.support.mounts import wait_until
-from tests.support.stores import stored_file
 from tests.support.writer_process import writer_of
 
-
-@pytest.fixture
-def path(path: Path) -> Path:
-    """The store with one file, `file`."""
-    with Store(path) as store:
-        stored_file(store, b"file", DATA)
-    return path
+pytestmark = pytest.mark.usefixtures("one_file")
 
 
 @contextmanager
