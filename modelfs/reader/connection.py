@@ -127,8 +127,8 @@ class Connection:
             commit = -1
             try:
                 with shared.store.exclusion.excluding_writers():
-                    with shared.store.index.pinned():
-                        commit = shared.store.index.snapshot_id()
+                    with shared.store.index.rows.pinned():
+                        commit = shared.store.index.rows.snapshot_id()
                         shared.check_superblock()
                         planned = plan(shared.store)
                     return read(shared.store, planned)
@@ -141,7 +141,7 @@ class Connection:
             except (CorruptData, FileNotFoundError):
                 # Since the commit a chunk may have moved, or the file may have been truncated or
                 # ingested. Or a signal handler forked on this thread, which ends a transaction.
-                changed = forks != PROCESS.forks or commit != shared.store.index.snapshot_id()
+                changed = forks != PROCESS.forks or commit != shared.store.index.rows.snapshot_id()
                 plans_left -= 1
                 if not changed or not plans_left:
                     raise
@@ -183,5 +183,5 @@ class Connection:
 
 def _run_pinned(check: Check | None, store: Store) -> None:
     if check is not None:
-        with store.index.pinned():
+        with store.index.rows.pinned():
             check(store)

@@ -31,8 +31,8 @@ from typing import Final, NamedTuple
 
 from modelfs.formats.layout import Layout
 from modelfs.formats.sniff import recognise
-from modelfs.store.files.staged_file import window_name
 from modelfs.store.files.tensors import TensorTable
+from modelfs.store.files.window import window_name
 from modelfs.store.index.counters import SESSION
 from modelfs.store.index.tables import InodeNumber, Table, number_key
 from modelfs.store.store import Store
@@ -80,7 +80,7 @@ def layout_stamp(store: Store, inode: InodeNumber) -> LayoutStamp:
     newest = max((written.mtime_ns for written in times), default=0)
     return LayoutStamp(
         store.index.get(Table.META, SESSION),
-        store.index.snapshot_id(),
+        store.index.rows.snapshot_id(),
         staged=tuple(times),
         now_ns=0 if newest + TICKS_NS < now_ns else now_ns,
     )

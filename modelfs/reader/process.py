@@ -109,10 +109,10 @@ class SharedStore:
 
     def end_call(self) -> None:
         """End the transactions of this thread that Ctrl-C left behind."""
-        index = self.store.index
+        rows = self.store.index.rows
         call = sys._getframe(1)
-        if index.in_transaction() and not _is_in_call(call.f_back):
-            index.abort_reads(unpin=True)
+        if rows.in_transaction() and not _is_in_call(call.f_back):
+            rows.abort_reads(unpin=True)
 
 
 class Process:
@@ -187,11 +187,11 @@ class Process:
             self.forks += 1
             deadline = time.monotonic() + patience
             for _, store in self._stores.values():
-                store.index.reopen(deadline)
+                store.index.rows.reopen(deadline)
 
         while not FORK_GATE.is_closed():
             for _, store in list(self._stores.values()):
-                store.index.abort_reads()  # a thread that has the lock may wait for them
+                store.index.rows.abort_reads()  # a thread that has the lock may wait for them
             try:
                 with self.lock:
                     FORK_GATE.close(reopen_all)
@@ -211,7 +211,7 @@ class Process:
         if self._number != os.getpid():
             for _, store in self._stores.values():
                 store.exclusion.end_all()  # a lock lasts until every process has closed it
-                store.index.after_fork_in_child()
+                store.index.environment.after_fork_in_child()
                 if not _is_in_call(sys._getframe()):
                     store.close_folders()  # else a signal handler has forked inside a call
             self.lock = threading.RLock()

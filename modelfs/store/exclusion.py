@@ -48,7 +48,7 @@ class WriterExclusion:
         Raises:
             StoreBusy: another process has the store open for writing.
         """
-        if self._index.has_slots:
+        if self._index.environment.has_slots:
             yield
             return
         with _lock(self._folder) as file:
@@ -65,11 +65,11 @@ class WriterExclusion:
 
     def gain_slots(self) -> bool:
         """Open the index with slots, if this process has the permission by now; return whether."""
-        if self._index.has_slots or not may_lock(self._index.folder):
+        if self._index.environment.has_slots or not may_lock(self._index.directory):
             return False
-        self._index.reopen()
-        self._index.snapshot_id()  # opens it
-        return self._index.has_slots
+        self._index.rows.reopen()
+        self._index.rows.snapshot_id()  # opens it
+        return self._index.environment.has_slots
 
 
 def _lock(folder: Directory) -> io.FileIO:

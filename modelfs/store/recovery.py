@@ -45,7 +45,7 @@ def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> Tail | N
     """
     # The commit before the last one may mention these files, so the last one must be durable first.
     # It is not if the process was killed while LMDB wrote its meta page.
-    index.sync()
+    index.file.sync()
     for pack in packs.numbers() - _pack_rows(index).keys():
         if _may_be_needed(index, pack):
             log.error("pack %d has chunks, but no row: run `modelfs fsck --repair`", pack)

@@ -80,7 +80,7 @@ from modelfs.store.packs.pack import Packs
 from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitted
 from modelfs.store.sessions import begin_session
 from modelfs.store.statistics import Inventory
-from modelfs.store.upgrade import begin_upgrade, conversion
+from modelfs.store.upgrade import begin_upgrade, commit_upgrade
 
 log = logging.getLogger(__name__)
 
@@ -183,15 +183,15 @@ class Store:
         self.exclusion = WriterExclusion(self.directory, self.index)
         try:
             if recover and not self.read_only:
-                self.index.compact(self.space.working_bytes)
+                self.index.file.compact(self.space.working_bytes)
             self._open_parts(cache_size)
-            if recover and not self.index.others_write:
+            if recover and not self.index.rows.others_write:
                 load_staged(self.staging)
                 compare_checksums(self.index, self.staging)
             if recover and not self.read_only:
                 self.superblock = begin_upgrade(self.directory, self.index, self.superblock)
                 remove_checksums(self.index, self.staging)
-                self.index.commit(partial(conversion, self.index))
+                commit_upgrade(self.index)
                 tail = remove_uncommitted(self.index, self.packs, self.staging)
                 begin_session(self.index, self.counters, self.staging)
                 self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
@@ -287,9 +287,8 @@ class Store:
 
     def close_folders(self) -> None:
         """Close the store's folders, after everything in them."""
-        folders = (self.packs.directory, self.staging.directory, self.index.folder, self.directory)
-        for folder in folders:
-            folder.close()
+        for part in (self.packs, self.staging, self.index, self):
+            part.directory.close()
 
     def reload(self) -> bool:
         """Open the index again, which another process may have upgraded or replaced. Any thread.
@@ -302,10 +301,10 @@ class Store:
             NotAStore, CorruptIndex, OSError: as at opening.
         """
         check_format(self.directory)
-        self.index.reopen()
+        self.index.rows.reopen()
         block = read_superblock(self.index)
         if block.uuid != self.superblock.uuid:
-            self.index.reopen()
+            self.index.rows.reopen()
             return False
         self.superblock = block
         return True

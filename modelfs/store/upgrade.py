@@ -20,10 +20,10 @@ from modelfs.store.index.tables import Table
 def begin_upgrade(folder: Directory, index: Index, block: Superblock) -> Superblock:
     """Set the format of an older store to `FORMAT_VERSION`, and return its new superblock.
 
-    The next commit, which has to convert the rows by `conversion`, has the rest. The new number in
-    the folder keeps older versions from opening the store, before this version writes rows that
-    they cannot read. A crash before the commit leaves a superblock that is older than the format
-    file; the next open for writing repeats the upgrade.
+    The next commit has the rest: it is that of `commit_upgrade`. The new number in the folder keeps
+    older versions from opening the store, before this version writes rows that they cannot read. A
+    crash before the commit leaves a superblock that is older than the format file; the next open
+    for writing repeats the upgrade.
 
     Raises:
         OSError: the disk is full or failed.
@@ -45,7 +45,15 @@ def begin_upgrade(folder: Directory, index: Index, block: Superblock) -> Superbl
     return new
 
 
-def conversion(index: Index) -> Convert:
+def commit_upgrade(index: Index) -> None:
+    """Commit all changes, and convert the rows if they are those of formats 1 to 3.
+
+    Raises: as `Index.commit`; no row is converted then.
+    """
+    index.commit(None if index.rows.have_checksums() else _conversion(index))
+
+
+def _conversion(index: Index) -> Convert:
     """Return the function that converts a row of formats 1 to 3, by the rows that there are now.
 
     Inodes get their totals. All other values stay as they are, since all old forms are still read.

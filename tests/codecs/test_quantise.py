@@ -23,15 +23,12 @@ from modelfs.codecs.quantise import (
     quantised,
     usual,
 )
+from tests.support.related_tensors import weights
 
 QUANTISE = Quantise()
 ONNX: Final = {"U8": TensorProto.UINT8, "I8": TensorProto.INT8}
 
 Floats = NDArray[np.float32]
-
-
-def weights(count: int, seed: int = 0) -> Floats:
-    return np.random.default_rng(seed).normal(0.01, 0.05, count).astype(np.float32)
 
 
 def extremes_of(values: Floats) -> Extremes:
@@ -76,7 +73,7 @@ def test_onnxruntime_is_guessed(scheme: int, *, symmetric: bool, reduced: bool) 
     """The extremes alone lead to the scale and zero point that give the same numbers."""
     kind = ONNX[SCHEMES[scheme].dtype]
     for seed in range(20):
-        values = weights(20_000, seed)
+        values = weights(20_000, seed=seed)
         zero_point, scale, numbers = quantize_data(values, kind, symmetric, reduced)
         parameters = usual(extremes_of(values))[scheme]
         assert parameters[1:] == (float(scale), int(zero_point))
@@ -87,7 +84,7 @@ def test_earlier_versions_are_tried_next() -> None:
     """Extremes whose difference is rounded to single precision may give another scale."""
     others = 0
     for seed in range(20):
-        extremes = extremes_of(weights(1000, seed))
+        extremes = extremes_of(weights(1000, seed=seed))
         scale = float(np.float32(float(extremes.high - extremes.low) / 255))
         likely = candidates(extremes, "U8")
         assert likely[0] == usual(extremes)[0]

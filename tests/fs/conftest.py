@@ -67,16 +67,16 @@ def threads(monkeypatch: pytest.MonkeyPatch, served: Served) -> Counting[..., No
 @pytest.fixture
 def applied(served: Served, monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
     """The commits that reach LMDB."""
-    counting = Counting(served.store.index.apply)
-    monkeypatch.setattr(served.store.index, "apply", counting)
+    counting = Counting(served.store.index.rows.write)
+    monkeypatch.setattr(served.store.index.rows, "write", counting)
     return counting
 
 
 @pytest.fixture
 def held_commit(served: Served, monkeypatch: pytest.MonkeyPatch) -> Held[..., None]:
     """Let the first commit wait on its thread."""
-    held = Held(served.store.index.apply)
-    monkeypatch.setattr(served.store.index, "apply", held)
+    held = Held(served.store.index.rows.write)
+    monkeypatch.setattr(served.store.index.rows, "write", held)
     return held
 
 

@@ -171,8 +171,8 @@ async def test_hold(daemon: Served) -> None:
 async def test_hold_that_fails(daemon: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the commit before it fails, `hold` returns the error and does not block gc."""
     await daemon.written(b"f")
-    apply = Failing(daemon.store.index.apply, OSError(errno.EIO, "broken"))
-    monkeypatch.setattr(daemon.store.index, "apply", apply)
+    apply = Failing(daemon.store.index.rows.write, OSError(errno.EIO, "broken"))
+    monkeypatch.setattr(daemon.store.index.rows, "write", apply)
     assert (await ask(daemon, "hold"))["errno"] == errno.EIO
     assert "result" in await ask(daemon, "gc")
 

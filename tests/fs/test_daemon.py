@@ -24,7 +24,7 @@ from modelfs.fs.mount_options import MountOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.jobs.check.fsck import check
 from modelfs.store.folder import CONTROL_SOCKET
-from modelfs.store.index.index import Index
+from modelfs.store.index.committed import CommittedRows
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.served_store import ASKED, MODE, TOP, WRITE, Counting, Failing
@@ -306,7 +306,9 @@ def test_last_commit_that_fails(
 
     async def on_a_full_disk(operations: Operations) -> None:
         await write_file(operations)
-        monkeypatch.setattr(Index, "apply", Failing(Index.apply, OSError(28, "full"), 1, 2, 3))
+        monkeypatch.setattr(
+            CommittedRows, "write", Failing(CommittedRows.write, OSError(28, "full"), 1, 2, 3)
+        )
 
     kernel.session = on_a_full_disk
     with pytest.raises(OSError, match="full"):

@@ -35,8 +35,8 @@ async def test_long_ingest_commits_on_its_way(
     served: Served, monkeypatch: pytest.MonkeyPatch, clock: MockClock
 ) -> None:
     """A long ingest keeps not much more than `CHANGES_MAX` changes in memory."""
-    applied = Counting(served.store.index.apply)
-    monkeypatch.setattr(served.store.index, "apply", applied)
+    applied = Counting(served.store.index.rows.write)
+    monkeypatch.setattr(served.store.index.rows, "write", applied)
     inode = await served.written(b"model", MODEL)
     await served.background.ingest.ingest([inode], complete=True)
     assert len(applied.calls) > 5
@@ -53,8 +53,8 @@ async def test_a_removal_whose_commit_fails_goes_on_later(
     inode = await served.chunked(b"model", MODEL)
     await served.operations.unlink(TOP, FileNameT(b"model"), ASKED)
     await served.operations.forget([(InodeT(inode), 1)])
-    failing = Failing(served.store.index.apply, StoreFull("no room"))
-    monkeypatch.setattr(served.store.index, "apply", failing)
+    failing = Failing(served.store.index.rows.write, StoreFull("no room"))
+    monkeypatch.setattr(served.store.index.rows, "write", failing)
     with pytest.raises(StoreFull):
         await served.background.gc.remove_orphans()
     await served.background.gc.remove_orphans()

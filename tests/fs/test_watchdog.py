@@ -20,7 +20,8 @@ from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
 from modelfs.store.disk.space import Space
 from modelfs.store.files.inode_totals import add_to_totals
-from modelfs.store.files.staged_file import StagedFile, Window
+from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.window import Window
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key, number_key

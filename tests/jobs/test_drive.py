@@ -82,8 +82,8 @@ def drive(request: pytest.FixtureRequest, opened: Store, driver: Driver) -> Driv
 @pytest.fixture
 def commits(opened: Store, monkeypatch: pytest.MonkeyPatch) -> Counting[..., None]:
     """The commits that reach the disk."""
-    counting = Counting(opened.index.apply)
-    monkeypatch.setattr(opened.index, "apply", counting)
+    counting = Counting(opened.index.rows.write)
+    monkeypatch.setattr(opened.index.rows, "write", counting)
     return counting
 
 
@@ -309,7 +309,9 @@ async def test_a_commit_that_fails_raises_in_the_job(
     """A job may handle a failed commit; its changes are part of the next one."""
     set_changes_max(monkeypatch, 0)
     opened.space.close()  # with a ballast the commit would be repeated
-    monkeypatch.setattr(opened.index, "apply", Failing(opened.index.apply, StoreFull("full")))
+    monkeypatch.setattr(
+        opened.index.rows, "write", Failing(opened.index.rows.write, StoreFull("full"))
+    )
 
     def job() -> Job[bool]:
         new_file(opened, b"new")

@@ -6,7 +6,6 @@ The disks are small ones of their own (see `tests/mount/disks.py`).
 import contextlib
 import errno
 import os
-import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from modelfs.store.store import Store
 from tests.support.loop_disks import FaultyDisk, disk, faulty_disk, fill_up, free, remount
 from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
-from tests.support.stores import new_file, new_store
+from tests.support.stores import new_file, new_store, noise
 
 pytestmark = pytest.mark.mount
 
@@ -32,15 +31,11 @@ def put(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def noise(seed: int, size: int = 4 * MB) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 def fill(folder: Path) -> dict[str, bytes]:
     """Write files until the disk is full, and return those that were acknowledged."""
     kept: dict[str, bytes] = {}
     while True:
-        name, data = f"f{len(kept)}", noise(len(kept))
+        name, data = f"f{len(kept)}", noise(4 * MB, len(kept))
         try:
             put(folder / name, data)
         except OSError as exc:
@@ -73,8 +68,8 @@ def test_full_disk(small: Mount) -> None:
         del kept[name]
     gone = len(kept) * 4 * MB
     wait_until(lambda: free(small.path) > gone // 2)
-    put(small.path / "more", noise(99))
-    kept["more"] = noise(99)
+    put(small.path / "more", noise(4 * MB, 99))
+    kept["more"] = noise(4 * MB, 99)
     small.remount()
     assert all((small.path / name).read_bytes() == data for name, data in kept.items())
 
@@ -84,7 +79,7 @@ def test_room_of_deleted_files_comes_back_in_a_full_store(small: Mount) -> None:
     kept = fill(small.path)
     for number in range(3):
         with contextlib.suppress(OSError):
-            put(small.path / f"more{number}", noise(100 + number, 8 * MB))
+            put(small.path / f"more{number}", noise(8 * MB, 100 + number))
     gone = list(kept)[::3]
     for name in gone:
         (small.path / name).unlink()
@@ -93,21 +88,21 @@ def test_room_of_deleted_files_comes_back_in_a_full_store(small: Mount) -> None:
     shown = free(small.path)  # and that much can be written, about
     assert shown > 12 * MB
     for number in range(shown // (4 * MB) - 1):
-        kept[f"new{number}"] = noise(200 + number)
+        kept[f"new{number}"] = noise(4 * MB, 200 + number)
         put(small.path / f"new{number}", kept[f"new{number}"])
     assert all((small.path / name).read_bytes() == data for name, data in kept.items())
 
 
 def test_disk_filled_by_others(small: Mount) -> None:
     """On a disk without a free byte files can be removed, and dead packs go; nothing is lost."""
-    kept = {f"f{number}": noise(number) for number in range(8)}
+    kept = {f"f{number}": noise(4 * MB, number) for number in range(8)}
     for name, data in kept.items():
         put(small.path / name, data)
         small.sync()
     (small.path / "late").mkdir()  # not committed yet
     fill_up(small.store.parent / "hog")
     with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
-        put(small.path / "more", noise(9))
+        put(small.path / "more", noise(4 * MB, 9))
     assert free(small.path) == 0
     for name in list(kept)[:6]:  # the first pack has five of them
         (small.path / name).unlink()
@@ -122,13 +117,13 @@ def test_disk_filled_by_others(small: Mount) -> None:
 
 def test_store_on_a_read_only_disk(small: Mount, tmp_path: Path) -> None:
     """A store on a read-only disk can be mounted read-only; otherwise one line has the reason."""
-    put(small.path / "f", noise(1))
+    put(small.path / "f", noise(4 * MB, 1))
     small.stop()
     remount(small.store.parent, "ro")
     done = refused(small.store, small.path)
     assert "--read-only" in done
     with mounted(small.store, tmp_path / "shown", "--read-only", log=tmp_path / "log") as shown:
-        assert (shown.path / "f").read_bytes() == noise(1)
+        assert (shown.path / "f").read_bytes() == noise(4 * MB, 1)
     remount(small.store.parent, "rw")
     small.start()
 
@@ -175,21 +170,21 @@ def test_index_that_cannot_be_read(fuse: None, tmp_path: Path, damage: str) -> N
 
 def test_missing_pack(mount: Mount) -> None:
     """Files in a pack that is gone are EIO, and the log names it; the others are as they were."""
-    put(mount.path / "lost", noise(1))
+    put(mount.path / "lost", noise(4 * MB, 1))
     mount.sync()
     mount.stop()
     pack = mount.store / "packs" / "00000001.pack"
     pack.rename(mount.store.parent / "pack")
     mount.start()
-    put(mount.path / "kept", noise(2))
+    put(mount.path / "kept", noise(4 * MB, 2))
     with pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]"):
         (mount.path / "lost").read_bytes()
     assert "pack 1 is missing" in mount.log()
-    assert (mount.path / "kept").read_bytes() == noise(2)
+    assert (mount.path / "kept").read_bytes() == noise(4 * MB, 2)
     mount.stop()
     (mount.store.parent / "pack").rename(pack)
     mount.start()
-    assert (mount.path / "lost").read_bytes() == noise(1)
+    assert (mount.path / "lost").read_bytes() == noise(4 * MB, 1)
 
 
 # -- a disk that fails on command
@@ -226,14 +221,14 @@ FAILING_WRITES = {
 def test_failing_writes(failing: tuple[Mount, FaultyDisk]) -> None:
     """A failing write is an error for the program, and it can write again when the disk can."""
     mount, below = failing
-    wanted = {"before": noise(1, MB)}
-    put(mount.path / "before", noise(1, MB))
+    wanted = {"before": noise(MB, 1)}
+    put(mount.path / "before", noise(MB, 1))
     for number, (fault, error) in enumerate(FAILING_WRITES.items()):
         name = fault.replace(" ", "-")
         with below.failing(fault), pytest.raises(OSError, match=rf"\[Errno {error}\]"):
-            put(mount.path / name, noise(2, MB))
-        assert (mount.path / "before").read_bytes() == noise(1, MB)
-        wanted[name] = noise(number, MB)
+            put(mount.path / name, noise(MB, 2))
+        assert (mount.path / "before").read_bytes() == noise(MB, 1)
+        wanted[name] = noise(MB, number)
         put(mount.path / name, wanted[name])
     mount.kill()
     mount.start()
@@ -243,23 +238,23 @@ def test_failing_writes(failing: tuple[Mount, FaultyDisk]) -> None:
 def test_failing_ingest(failing: tuple[Mount, FaultyDisk]) -> None:
     """Content that cannot be stored in chunks stays staged until the disk works again."""
     mount, below = failing
-    put(mount.path / "f", noise(1, MB))
+    put(mount.path / "f", noise(MB, 1))
     for call in ("write EIO", "write ENOSPC", "fsync EIO", "create EIO"):
         with below.failing(f"{call} packs"):
             with pytest.raises(AssertionError, match=r"free space|the disk failed"):
                 modelfs("sync", mount.path)
-            assert (mount.path / "f").read_bytes() == noise(1, MB)
+            assert (mount.path / "f").read_bytes() == noise(MB, 1)
             assert mount.stats()["staged_bytes"] == MB
     mount.sync()
     assert mount.stats()["staged_bytes"] == 0
     mount.remount(drop_caches=True)
-    assert (mount.path / "f").read_bytes() == noise(1, MB)
+    assert (mount.path / "f").read_bytes() == noise(MB, 1)
 
 
 def test_failing_read(failing: tuple[Mount, FaultyDisk]) -> None:
     """A read that fails or ends early is EIO, and the log names the file."""
     mount, below = failing
-    put(mount.path / "f", noise(1, MB))
+    put(mount.path / "f", noise(MB, 1))
     mount.sync()
     for fault in ("read EIO packs", "read PART packs"):
         mount.remount(drop_caches=True)
@@ -267,14 +262,14 @@ def test_failing_read(failing: tuple[Mount, FaultyDisk]) -> None:
             (mount.path / "f").read_bytes()
     assert "packs/00000001.pack" in mount.log()
     mount.remount(drop_caches=True)
-    assert (mount.path / "f").read_bytes() == noise(1, MB)
+    assert (mount.path / "f").read_bytes() == noise(MB, 1)
 
 
 def test_partial_writes(failing: tuple[Mount, FaultyDisk]) -> None:
     """A disk that takes half of each write gets the rest too."""
     mount, below = failing
     with below.failing("write PART staging", "write PART packs"):
-        put(mount.path / "f", noise(1, MB))
+        put(mount.path / "f", noise(MB, 1))
         mount.sync()
     mount.remount(drop_caches=True)
-    assert (mount.path / "f").read_bytes() == noise(1, MB)
+    assert (mount.path / "f").read_bytes() == noise(MB, 1)

@@ -5,7 +5,6 @@ On btrfs, LMDB's lock file needs room for each write, too: without it the kernel
 
 import errno
 import os
-import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.loop_disks import disk, fill_up, subvolume_with_quota
 from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, wait_until
+from tests.support.stores import noise
 
 pytestmark = pytest.mark.mount
 
@@ -22,10 +22,6 @@ REFUSED = (errno.ENOSPC, errno.EDQUOT)
 # A disk of this size has a ballast of 32 MiB.
 SIZE = 8 << 30
 QUOTA = 160 * MB
-
-
-def noise(seed: int, size: int = 4 * MB) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 def put(path: Path, data: bytes) -> None:
@@ -82,8 +78,8 @@ def below_quota(fuse: None, tmp_path: Path) -> Iterator[Mount]:
 def test_a_used_up_quota(below_quota: Mount) -> None:
     """It is an error of writes; the rest goes on, deletes make room, and stored files stay."""
     mount, kept = below_quota, dict[str, bytes]()
-    while not is_refused(mount.path / f"f{len(kept)}", noise(len(kept))):
-        kept[f"f{len(kept)}"] = noise(len(kept))
+    while not is_refused(mount.path / f"f{len(kept)}", noise(4 * MB, len(kept))):
+        kept[f"f{len(kept)}"] = noise(4 * MB, len(kept))
     assert len(kept) * 4 * MB > QUOTA // 4
     assert mount.alive
     assert os.statvfs(mount.path).f_bavail == 0
@@ -95,8 +91,8 @@ def test_a_used_up_quota(below_quota: Mount) -> None:
         del kept[name]
     mount.sync()
     modelfs("gc", mount.path)
-    put(mount.path / "more", noise(99, 20 * MB))
-    kept["more"] = noise(99, 20 * MB)
+    put(mount.path / "more", noise(20 * MB, 99))
+    kept["more"] = noise(20 * MB, 99)
     mount.sync()
     mount.remount()
     assert contents(mount.path) == kept
@@ -110,21 +106,21 @@ def test_a_quota_that_others_use_up(below_quota: Mount) -> None:
     """When others have used it up, reads and deletes go on, and deletes are durable."""
     mount = below_quota
     for name in ("kept", "old"):
-        put(mount.path / name, noise(1))
+        put(mount.path / name, noise(4 * MB, 1))
         mount.sync()
     hold(mount.store.parent / "hog")
-    assert contents(mount.path) == {"kept": noise(1), "old": noise(1)}
-    assert is_refused(mount.path / "new", noise(2, 40 * MB))
+    assert contents(mount.path) == {"kept": noise(4 * MB, 1), "old": noise(4 * MB, 1)}
+    assert is_refused(mount.path / "new", noise(40 * MB, 2))
     (mount.path / "old").unlink()
     (mount.path / "new").unlink(missing_ok=True)
     mount.sync()
     mount.kill()
     mount.start()
-    assert contents(mount.path) == {"kept": noise(1)}
+    assert contents(mount.path) == {"kept": noise(4 * MB, 1)}
     (mount.store.parent / "hog").unlink()
     mount.remount()
-    put(mount.path / "new", noise(2))
-    assert contents(mount.path) == {"kept": noise(1), "new": noise(2)}
+    put(mount.path / "new", noise(4 * MB, 2))
+    assert contents(mount.path) == {"kept": noise(4 * MB, 1), "new": noise(4 * MB, 2)}
 
 
 def test_a_full_btrfs(fuse: None, tmp_path: Path) -> None:
@@ -132,7 +128,7 @@ def test_a_full_btrfs(fuse: None, tmp_path: Path) -> None:
     with disk(tmp_path / "image", tmp_path / "disk", 256 * MB, "btrfs") as path:
         modelfs("mkfs", path / "store")
         with mounted(path / "store", tmp_path / "mnt", log=tmp_path / "log") as mount:
-            put(mount.path / "f", noise(1))
+            put(mount.path / "f", noise(4 * MB, 1))
         hold(path / "hog")
         (tmp_path / "mnt").mkdir(exist_ok=True)
         for command in (("stats", path / "store"), ("mount", path / "store", tmp_path / "mnt")):
@@ -145,7 +141,7 @@ def test_a_full_btrfs(fuse: None, tmp_path: Path) -> None:
             assert "Traceback" not in done.stderr
         (path / "hog").unlink()
         with mounted(path / "store", tmp_path / "mnt", log=tmp_path / "log") as mount:
-            assert contents(mount.path) == {"f": noise(1)}
+            assert contents(mount.path) == {"f": noise(4 * MB, 1)}
 
 
 def test_a_btrfs_that_others_fill(fuse: None, tmp_path: Path) -> None:
@@ -154,15 +150,15 @@ def test_a_btrfs_that_others_fill(fuse: None, tmp_path: Path) -> None:
         modelfs("mkfs", path / "store")
         with mounted(path / "store", tmp_path / "mnt", log=tmp_path / "log") as mount:
             for name in ("kept", "old"):
-                put(mount.path / name, noise(1))
+                put(mount.path / name, noise(4 * MB, 1))
             mount.sync()
             hold(path / "hog")
-            assert contents(mount.path) == {"kept": noise(1), "old": noise(1)}
+            assert contents(mount.path) == {"kept": noise(4 * MB, 1), "old": noise(4 * MB, 1)}
             (mount.path / "old").unlink()
-            assert is_refused(mount.path / "new", noise(2, 40 * MB))
+            assert is_refused(mount.path / "new", noise(40 * MB, 2))
             mount.sync()
             mount.kill()
             (path / "hog").unlink()
             mount.start()
             wait_until(lambda: "old" not in os.listdir(mount.path))
-            assert (mount.path / "kept").read_bytes() == noise(1)
+            assert (mount.path / "kept").read_bytes() == noise(4 * MB, 1)

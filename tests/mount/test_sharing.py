@@ -6,11 +6,11 @@ import os
 import shutil
 import struct
 
-import numpy as np
 import pytest
 
 from tests.support.mounts import Mount, drop_kernel_caches, modelfs, run
 from tests.support.paths import MODELS
+from tests.support.stores import noise
 
 pytestmark = pytest.mark.mount
 
@@ -47,10 +47,6 @@ def safetensors(tensors: dict[str, bytes], padding: int = 0) -> bytes:
         offset += len(data)
     text = json.dumps(header).encode() + b" " * padding
     return struct.pack("<Q", len(text)) + text + b"".join(tensors.values())
-
-
-def noise(seed: int, count: int) -> bytes:
-    return np.random.default_rng(seed).integers(0, 256, count, np.uint8).tobytes()
 
 
 BASE = ("base.safetensors",)
@@ -100,7 +96,7 @@ def test_blobs_without_names(mount: Mount) -> None:
 
 def test_other_offsets(mount: Mount) -> None:
     """Models with the same tensors in another order, at odd offsets, store them once."""
-    tensors = {f"t{n}": noise(n, 300_000 + 1001 * n) for n in range(10)}
+    tensors = {f"t{n}": noise(300_000 + 1001 * n, n) for n in range(10)}
     (mount.path / "a").write_bytes(safetensors(tensors))
     mount.sync()
     before = mount.distinct_bytes()
@@ -112,18 +108,18 @@ def test_other_offsets(mount: Mount) -> None:
 
 def test_large_tensors_at_other_offsets(mount: Mount) -> None:
     """Tensors of many chunks are shared whole between models that place them differently."""
-    large = noise(1, 7 * CHUNK + 12_345)
+    large = noise(7 * CHUNK + 12_345, 1)
     (mount.path / "a").write_bytes(safetensors({"large": large}))
     mount.sync()
     before = mount.distinct_bytes()
-    (mount.path / "b").write_bytes(safetensors({"small": noise(2, 99_999), "large": large}))
+    (mount.path / "b").write_bytes(safetensors({"small": noise(99_999, 2), "large": large}))
     mount.sync()
     assert mount.distinct_bytes() - before <= 99_999 + GLUE
 
 
 def test_repeated_tensor_in_one_file(mount: Mount) -> None:
     """A tensor that a model holds twice, as tied weights are saved, is stored once."""
-    tied = noise(3, 2_000_001)
+    tied = noise(2_000_001, 3)
     (mount.path / "a").write_bytes(safetensors({"one": tied, "gap": b"x" * 77, "two": tied}))
     mount.sync()
     assert mount.distinct_bytes() <= len(tied) + GLUE
@@ -145,7 +141,7 @@ def test_copies(mount: Mount) -> None:
 
 def test_one_edited_byte(mount: Mount) -> None:
     """One byte changed in a large stored file stores one chunk more."""
-    content = noise(4, 24 * CHUNK)
+    content = noise(24 * CHUNK, 4)
     (mount.path / "original").write_bytes(content)
     shutil.copy(mount.path / "original", mount.path / "edited")
     mount.sync()
@@ -171,11 +167,11 @@ def test_rewritten_with_the_same_bytes(mount: Mount) -> None:
 
 def test_appended(mount: Mount) -> None:
     """Appending to a large stored file stores the tail, not the file again."""
-    (mount.path / "x").write_bytes(noise(5, 16 * CHUNK))
+    (mount.path / "x").write_bytes(noise(16 * CHUNK, 5))
     mount.sync()
     before = mount.stats()["stored_bytes"]
     with (mount.path / "x").open("ab") as file:
-        file.write(noise(6, 1000))
+        file.write(noise(1000, 6))
     mount.sync()
     assert mount.stats()["stored_bytes"] - before <= CHUNK
 
@@ -226,7 +222,7 @@ def test_shared_chunk_survives_its_first_file(mount: Mount) -> None:
 def test_collected(mount: Mount) -> None:
     """`modelfs gc` frees the room of deleted files; a dry run frees nothing."""
     for number in range(4):
-        (mount.path / f"{number}").write_bytes(noise(number, 8 * CHUNK))
+        (mount.path / f"{number}").write_bytes(noise(8 * CHUNK, number))
     mount.sync()
     for number in range(3):
         (mount.path / f"{number}").unlink()
@@ -242,7 +238,7 @@ def test_collected(mount: Mount) -> None:
     stats = mount.stats()
     assert stats["disk_bytes"] <= full - 16 * CHUNK
     assert stats["stored_bytes"] <= 9 * CHUNK
-    assert (mount.path / "3").read_bytes() == noise(3, 8 * CHUNK)
+    assert (mount.path / "3").read_bytes() == noise(8 * CHUNK, 3)
 
 
 def test_stats_add_up(mount: Mount) -> None:
@@ -278,7 +274,7 @@ def test_inspect(mount: Mount) -> None:
 
 def test_copied_from_the_mount_by_cp(mount: Mount) -> None:
     """`cp` of a large model within a mount ends with one stored copy."""
-    (mount.path / "a").write_bytes(safetensors({"w": noise(8, 12_000_000)}))
+    (mount.path / "a").write_bytes(safetensors({"w": noise(12_000_000, 8)}))
     run("cp", mount.path / "a", mount.path / "b")
     mount.sync()
     assert mount.distinct_bytes() <= 12_000_000 + GLUE

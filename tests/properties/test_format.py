@@ -176,7 +176,7 @@ def dump(path: Path) -> Dump:
     index = Index(Directory(path / "index"), read_only=True)
     rows = {
         table.value: [
-            [key.hex(), (index.stored(table, key) or b"").hex()] for key in index.keys(table)
+            [key.hex(), (index.rows.stored(table, key) or b"").hex()] for key in index.keys(table)
         ]
         for table in Table
     }
@@ -294,7 +294,7 @@ def test_an_upgrade_adds_checksums_and_totals(tmp_path: Path, version: int) -> N
     with Store(path, read_only=True) as store:
         for table, rows in old.items():
             for key, value in rows.items():
-                stored = store.index.stored(table, key)
+                stored = store.index.rows.stored(table, key)
                 assert stored is not None
                 now = checked(table, key, stored)
                 is_longer = table is Table.INODES

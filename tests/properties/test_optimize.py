@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from modelfs.store.index.tables import ROOT
-from tests.support.optimized_models import f32, remove, weights
+from tests.support.optimized_models import f32, remove
 from tests.support.paths import MODELS
+from tests.support.related_tensors import weights
 from tests.support.run_jobs import collect, ingest_file, optimize
 from tests.support.stores import Box, content_of, new_file, tensors_of
 
@@ -18,9 +19,9 @@ def test_whatever_happens_files_read_as_they_were_written(wide: Box, seed: int) 
     """Files keep their bytes while files come and go, and the store is optimized and crashes."""
     chance = random.Random(seed)
     models = {name.name: name.read_bytes() for name in sorted(MODELS.glob("*.safetensors"))}
-    base = weights(seed, 250, 120)
+    base = weights(250, 120, seed=seed)
     for number in range(3):
-        tuned = base + weights(number, 250, 120) / np.float32(300)
+        tuned = base + weights(250, 120, seed=number) / np.float32(300)
         models[f"tuned-{number}"] = tensors_of(
             {"w": f32(tuned.astype(np.float32)), "t": f32(tuned.astype(np.float32).T)}
         )

@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def one_file(path: Path) -> None:
-    """The store has one file, `file`."""
+    """Put one file, `file`, into the store."""
     with Store(path) as store:
         stored_file(store, b"file", DATA)
 

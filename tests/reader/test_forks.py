@@ -447,7 +447,7 @@ def test_a_fork_in_a_handler_while_another_thread_drains(connection: Connection)
 
     def plan(store: Store) -> int:
         if not threads:
-            threads.append(threading.Thread(target=store.index.reopen))
+            threads.append(threading.Thread(target=store.index.rows.reopen))
             threads[0].start()
             threads[0].join(0.05)
             assert threads[0].is_alive()
@@ -464,16 +464,16 @@ def test_transactions_that_ctrl_c_leaves_behind(path: Path, connection: Connecti
     kept: list[object] = []
 
     def plan(store: Store) -> list[ReadRun]:
-        pinned = store.index.pinned()
+        pinned = store.index.rows.pinned()
         pinned.__enter__()
-        transaction = store.index._env.transaction()
+        transaction = store.index.environment.transaction()
         transaction.__enter__()
         kept.extend((pinned, transaction))  # as the traceback of an error does
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         connection.read(plan)
-    assert not connection.call(lambda store: store).index.in_transaction()
+    assert not connection.call(lambda store: store).index.rows.in_transaction()
     assert not places(path, os.getpid())
     must_read(connection)
     kept.clear()
@@ -484,9 +484,9 @@ def test_a_call_inside_a_call(connection: Connection) -> None:
     """As in a signal handler: the inner one leaves the outer one's transaction alone."""
 
     def outer(store: Store) -> int:
-        before = store.index.snapshot_id()
+        before = store.index.rows.snapshot_id()
         must_read(connection)
-        assert store.index.snapshot_id() == before
+        assert store.index.rows.snapshot_id() == before
         return size_of(store)
 
     assert connection.call(outer) == SIZE

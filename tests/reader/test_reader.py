@@ -53,7 +53,7 @@ def test_statistics_do_not_keep_pages_of_the_index(
     pinned: list[bool] = []
 
     def walk(inventory: Inventory) -> int:
-        pinned.append(inventory._index.in_transaction())
+        pinned.append(inventory._index.rows.in_transaction())
         return real(inventory)
 
     monkeypatch.setattr(Inventory, "disk_usage", walk)

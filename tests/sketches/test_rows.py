@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfs.sketches.rows import KEPT, ROW_MAX, VECTOR_MAX, Rows, row_size
+from tests.support.stores import noise
 
 ROW = 256
 
@@ -16,10 +17,6 @@ def smallest(content: bytes, *shape: int, width: int = 4, step: int = 1 << 20) -
     for at in range(0, len(content), step):
         rows.feed(memoryview(content)[at : at + step])
     return dict(rows.smallest())
-
-
-def noise(size: int, seed: int = 1) -> bytes:
-    return np.random.default_rng(seed).bytes(size)
 
 
 @settings(max_examples=25)

@@ -8,7 +8,7 @@ import pytest
 from modelfs.errors import ModelfsError
 from modelfs.jobs.check.fsck import check
 from modelfs.store.index.chunk_records import PackRow
-from modelfs.store.index.index import Index
+from modelfs.store.index.index_file import IndexFile
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId, Table, number_key
 from modelfs.store.packs import segment
 from modelfs.store.packs.cuts import DeferredCuts
@@ -129,13 +129,13 @@ def test_the_index_is_synced_before_anything_is_removed(
     lost = pack_path(box.store.packs, 7)
     lost.write_bytes(b"left by a killed process")
     there: list[bool] = []
-    sync = Index.sync
+    sync = IndexFile.sync
 
-    def noted(index: Index) -> None:
+    def noted(file: IndexFile) -> None:
         there.append(lost.exists())
-        sync(index)
+        sync(file)
 
-    monkeypatch.setattr(Index, "sync", noted)
+    monkeypatch.setattr(IndexFile, "sync", noted)
     box.crash()
     assert there == [True]
     assert not lost.exists()

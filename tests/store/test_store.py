@@ -11,7 +11,7 @@ from modelfs.errors import CorruptIndex, StoreReadOnly
 from modelfs.jobs.check.fsck import check
 from modelfs.store.disk.calls import run_here
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index import index as index_module
+from modelfs.store.index.committed import CommittedRows
 from modelfs.store.index.index import Index
 from modelfs.store.index.superblock import SUPERBLOCK
 from modelfs.store.index.tables import ROOT, Table
@@ -90,7 +90,7 @@ def test_a_failed_commit_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_module.Index, "apply", fails)
+        patch.setattr(CommittedRows, "write", fails)
         with pytest.raises(OSError, match="error"):
             box.store.commit()
     assert box.store.namespace.lookup(ROOT, b"f") == inode

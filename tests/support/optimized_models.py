@@ -24,11 +24,6 @@ def real(name: str) -> bytes:
     return (MODELS / name).read_bytes()
 
 
-def weights(seed: int, *shape: int) -> Array:
-    """Return numbers like those of trained weights."""
-    return np.random.default_rng(seed).normal(0, 0.05, shape).astype(np.float32)
-
-
 def f32(array: Array) -> tuple[str, tuple[int, ...], bytes]:
     """Return an array as `tensors_of` accepts it."""
     return "F32", array.shape, np.ascontiguousarray(array).tobytes()

@@ -18,8 +18,9 @@ import pytest
 from modelfs.jobs.check import rows as check_rows
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest import passes
+from modelfs.jobs.repair import windows as repair_windows
 from modelfs.store.create import create_store
-from modelfs.store.files import staged_checksums, staged_file, staging_rows, writes
+from modelfs.store.files import staged_checksums, staged_file, staging_rows, window, writes
 from modelfs.store.files.namespace import Owner
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
@@ -46,12 +47,14 @@ def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     """Make windows `size` bytes long, so that small files have many."""
     modules: list[ModuleType] = [
+        window,
         staged_file,
         staged_checksums,
         staging_rows,
         writes,
         passes,
         check_rows,
+        repair_windows,
     ]
     for module in modules:
         patch.setattr(module, "WINDOW", size)

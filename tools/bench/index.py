@@ -139,7 +139,7 @@ def _measured(path: Path) -> tuple[float, ...]:
         store.namespace.unlink(ROOT, b"new%d" % number)
         list(store.orphans.remove(node.inode))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    index = store.index.size / 1e6
+    index = store.index.file.used() / 1e6
     store.close()
     return (
         opened,

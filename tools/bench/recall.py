@@ -165,7 +165,7 @@ def main() -> int:
                 for tensor in _tensors(path, InodeNumber(number)):
                     trial.add(tensor)
                 store.index.commit()
-            size = store.index.size
+            size = store.index.file.used()
     _show(trial, size, sum(path.stat().st_size for path in files))
     wrong = [f"{kind}, large: missed" for kind in ("exact", "wider", "near")]
     wrong += ["exact, large: false", "near, large: false"]

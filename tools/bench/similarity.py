@@ -116,7 +116,7 @@ def _measure(rig: _Rig, values: Callable[[int], Values], step: int, *, related: 
         candidates = rig.similarity.candidates(InodeNumber(1 << 40), row, sketch)
         lookups.append(time.perf_counter() - start)
         wrong += bool(candidates) != related
-    return _Result(lookups, registrations, rig.index.size // rig.count, wrong)
+    return _Result(lookups, registrations, rig.index.file.used() // rig.count, wrong)
 
 
 def _sketch(values: Values) -> Sketch:

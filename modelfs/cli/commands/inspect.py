@@ -51,7 +51,7 @@ def _report(path: Path, file: Path | InodeNumber, *, trust: bool) -> Json:
         if daemon is not None and not isinstance(file, Path):
             return daemon.ask("inspect", inode=file)
         with open_for_reading(path, trust=trust) as store:
-            with store.index.pinned():
+            with store.index.rows.pinned():
                 inode = file_of_store(store, file) if isinstance(file, Path) else file
                 state = None if daemon is not None else state_of(store, inode)
             # Not pinned: it walks over the extents of all files, for seconds in a large store.

@@ -29,7 +29,7 @@ from modelfs.jobs.ingest.job import (
     round_of,
     sync_rounds,
 )
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.tables import InodeNumber
 
 QUIET_SECONDS: Final = 1.0  # programs close, open again and rename within moments

@@ -172,7 +172,7 @@ def fsck(
         if progress is not None:
             progress(done, total)
 
-    with store.index.copied():
+    with store.index.rows.copied():
         findings = [] if found is None else found
         nothing = Reported()
         decoded = rows_decode(CheckView(store), nothing)

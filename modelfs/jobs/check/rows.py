@@ -10,7 +10,7 @@ from modelfs.jobs.check.impact import chunk_finding
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.files.staged_checksums import is_intact
-from modelfs.store.files.staged_file import WINDOW, window_name
+from modelfs.store.files.window import WINDOW, window_name
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
     BASE_ONLY_CHUNKS,

@@ -124,7 +124,8 @@ class CheckView:
 
     def is_current(self, table: Table, key: bytes) -> bool:
         """Whether no daemon has changed a row since the check began."""
-        return self.index.get_newest(table, key) == self.index.get(table, key)
+        rows = self.index.rows
+        return not rows.others_write or rows.newest(table, key) == self.index.get(table, key)
 
     def path(self, inode: int) -> bytes:
         """Return a path of an inode, or its number where names are damaged too."""

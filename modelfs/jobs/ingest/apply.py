@@ -27,8 +27,9 @@ from modelfs.jobs.ingest.copies import CopyHints
 from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Region, next_bounds, next_full_bounds
 from modelfs.jobs.steps import slices
-from modelfs.store.files.staged_file import StagedFile, Window, windows_of, with_staged_state
+from modelfs.store.files.staged_file import StagedFile, with_staged_state
 from modelfs.store.files.tensors import TensorTable
+from modelfs.store.files.window import Window, windows_of
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key, request_value
 from modelfs.store.store import Store
@@ -166,7 +167,7 @@ class Applier:
         size = min([staged.size, *(low for ranges in waiting for low, _ in islice(ranges, 1))])
         # The row of a window that was cut may still have the bytes that were cut off.
         stay = (staged.windows[number] for number in numbers)
-        rows_are_old = any(window.dirty and window.file.recorded for window in stay)
+        rows_are_old = any(window.dirty and window.recorded for window in stay)
         if node.size < size and not rows_are_old:
             self._store.inodes.put(dataclasses.replace(node, size=size))
 

@@ -12,15 +12,8 @@ from modelfs.formats.layout import Layout
 from modelfs.jobs.ingest.chunker import Cutter, Piece
 from modelfs.jobs.ingest.external_data import Place
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.files.staged_file import (
-    WINDOW,
-    StagedFile,
-    Stamp,
-    Window,
-    is_being_written,
-    stamp_of,
-    windows_of,
-)
+from modelfs.store.files.staged_file import StagedFile, is_being_written, stamp_of
+from modelfs.store.files.window import WINDOW, Stamp, Window, windows_of
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import KEY_MAX, InodeNumber

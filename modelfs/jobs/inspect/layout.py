@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from modelfs.store.files.overlay import overlay
-from modelfs.store.files.staged_file import StagedFile, Window
+from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.window import Window
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode

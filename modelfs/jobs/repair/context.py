@@ -93,7 +93,7 @@ class RepairContext:
         try:
             value = self.index.get(table, key)
         except CorruptIndex:
-            value = self.index.stored(table, key)
+            value = self.index.rows.stored(table, key)
         if value is not None:
             self.quarantine.add_row(table, key, value, why)
             self.index.delete(table, key)

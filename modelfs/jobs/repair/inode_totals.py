@@ -13,7 +13,7 @@ chunk, and the staging files are set aside.
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
-from modelfs.store.files.staged_file import window_name, window_of
+from modelfs.store.files.window import window_name, window_of
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
     Table,

@@ -12,7 +12,7 @@ import stat
 from modelfs.formats.layout import Format
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.clock import now_ns
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import (
     ROOT,

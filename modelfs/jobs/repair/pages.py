@@ -36,7 +36,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.staged_file import window_of
+from modelfs.store.files.window import window_of
 from modelfs.store.folder import STAGING, check_format
 from modelfs.store.index.committed import FIRST_ROWS
 from modelfs.store.index.decoders import DECODERS

@@ -6,7 +6,7 @@ from typing import Final
 
 from modelfs.jobs.check.rows import OF_INODES
 from modelfs.jobs.repair.context import RepairContext
-from modelfs.store.files.staged_file import window_name
+from modelfs.store.files.window import window_name
 from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK
 from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value

@@ -25,7 +25,6 @@ Example. The row of chunk 2, which `/a` uses, is junk, but the segment table of 
 
 import fcntl
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +73,7 @@ from modelfs.store.packs.header import pack_name
 from modelfs.store.recovery import load_staged
 from modelfs.store.sessions import begin_session
 from modelfs.store.store import Store
-from modelfs.store.upgrade import conversion
+from modelfs.store.upgrade import commit_upgrade
 
 __all__ = ["Action", "Outcome", "RepairReport", "repair"]
 
@@ -197,7 +196,7 @@ def _round(store: Store, quarantine: Quarantine, reported: Reported) -> list[Act
     except BaseException:
         store.packs.roll_back(None)
         raise
-    store.index.commit(partial(conversion, store.index))
+    commit_upgrade(store.index)
     store.packs.published()
     quarantine.move_files()
     return context.actions

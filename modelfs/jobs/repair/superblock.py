@@ -33,7 +33,7 @@ def restore_superblock(store: Directory, quarantine: Quarantine) -> str | None:
     try:
         read_superblock(index)
     except CorruptIndex:
-        if (old := index.stored(Table.META, SUPERBLOCK)) is not None:
+        if (old := index.rows.stored(Table.META, SUPERBLOCK)) is not None:
             quarantine.add_row(Table.META, SUPERBLOCK, old, "it does not decode")
         quarantine.flush()
         with index.change():

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.lost_ranges import lose_ranges
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files import staged_file
 from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
-from modelfs.store.files.staged_file import window_name
+from modelfs.store.files.window import WINDOW, window_name
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import SIZE_MAX, WindowRanges
 from modelfs.store.index.tables import Table, pair_key, pair_of
@@ -25,8 +24,8 @@ def repair_windows(context: RepairContext) -> None:
     """Make every staged window have a file with the bytes of its row's ranges."""
     for key, row in list(context.rows(Table.STAGED)):
         inode, number = pair_of(key)
-        start = number * staged_file.WINDOW
-        if any(low < start or high > start + staged_file.WINDOW for low, high in row.ranges):
+        start = number * WINDOW
+        if any(low < start or high > start + WINDOW for low, high in row.ranges):
             context.drop(Table.STAGED, key, "it has ranges of other windows")
             _lose_window(context, inode, number)
         else:
@@ -63,7 +62,7 @@ def _lose_all_staged(context: RepairContext, key: bytes, why: str) -> None:
 
 def _repair_window(context: RepairContext, inode: int, number: int, row: WindowRanges) -> None:
     """Cut the ranges of a window to the length of its file; the rest is lost."""
-    start = number * staged_file.WINDOW
+    start = number * WINDOW
     try:
         name = window_name(inode, number, row.generation)
         length = context.store.staging.directory.status(name).st_size
@@ -108,7 +107,7 @@ def _cut_lost_bytes(context: RepairContext, key: bytes, present: RangeSet) -> No
 def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     """Map all bytes that may have been staged in a window without a row to the lost chunk."""
     node = context.node(inode)
-    start = number * staged_file.WINDOW
+    start = number * WINDOW
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
         return
     staging = context.store.staging.directory
@@ -121,7 +120,7 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
         for low, high in _data_in(staging, name):
             lost.add(start + low, start + high)
     # A file may have been cut short, too: all bytes behind its end may have been in it.
-    lost.add(start + longest, start + staged_file.WINDOW)
+    lost.add(start + longest, start + WINDOW)
     lose_ranges(context, node, lost, "the record of staged bytes was damaged")
 
 

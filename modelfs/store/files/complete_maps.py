@@ -40,7 +40,7 @@ class CompleteMaps:
     @property
     def may_change(self) -> bool:
         """Whether another process may change maps, so that a check counts for its commit only."""
-        return self._index.others_write
+        return self._index.rows.others_write
 
     def trusts(self, inode: InodeNumber) -> bool:
         """Whether a file's map was found complete within the last minute, or should be empty.
@@ -60,14 +60,14 @@ class CompleteMaps:
         """
         if self.trusts(inode):
             return
-        with self._index.one_commit() as rows:
+        with self._index.rows.one_commit():
             key = self._key(inode)
-            if missing := _missing_bytes(rows, inode):
+            if missing := _missing_bytes(self._index.rows, inode):
                 raise CorruptIndex(f"extents of inode {inode} are missing: {missing} bytes")
         self._complete.add(key)
 
     def _key(self, inode: InodeNumber) -> tuple[InodeNumber, int]:
-        return inode, self._index.snapshot_id() if self.may_change else 0
+        return inode, self._index.rows.snapshot_id() if self.may_change else 0
 
 
 def _missing_bytes(rows: CommittedRows, inode: InodeNumber) -> int:

@@ -21,8 +21,9 @@ from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.overlay import overlay
 from modelfs.store.files.read_runs import ChunkRun, FileRun, HoleRun, ReadRun, filled, parts
-from modelfs.store.files.staged_file import StagedFile, Window, with_staged_state
+from modelfs.store.files.staged_file import StagedFile, with_staged_state
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window import Window
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import InodeNumber

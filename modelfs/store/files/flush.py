@@ -30,9 +30,7 @@ deletes their files.
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -40,30 +38,13 @@ from modelfs.errors import LostBytes
 from modelfs.store.disk.calls import Calls
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.files.staged_file import Freeze, StagedFile, Window, with_staged_state
+from modelfs.store.files.staged_file import Frozen, StagedFile, with_staged_state
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.index import Index
-from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import KEY_MAX, InodeNumber
 
 # Extents removed in one change, so that no request waits long.
 TRIM_SLICE: Final = 100
-
-
-@dataclass(slots=True)
-class _Flush:
-    """One flush of one file."""
-
-    staged: StagedFile
-    frozen: StagedFile  # a copy of `staged` from the beginning of the flush
-    superseded: tuple[Window, ...]
-    lost: dict[int, RangeSet]  # of the windows, at the freeze
-    freeze: Freeze
-    began: float  # monotonic seconds
-
-    @property
-    def windows(self) -> list[Window]:
-        return [window for window in self.frozen.windows.values() if window.dirty]
 
 
 class Flusher:
@@ -99,12 +80,12 @@ class Flusher:
             OSError: staging files cannot be opened, or the names of new ones are not durable.
         """
         while (staged := self._staging.find(inode)) is not None and staged.dirty:
-            flush = _begin(staged)
+            frozen = staged.freeze()
             try:
-                yield partial(self._staging.sync, inode, flush.windows)
+                yield partial(self._staging.sync, inode, frozen.windows)
             finally:
-                staged.freezes.remove(flush.freeze)
-            if self._record(flush):
+                staged.flushing.remove(frozen)
+            if self._record(staged, frozen):
                 break
         staged = self._staging.find(inode)
         if staged is not None and (old_losses or staged.has_new_losses):
@@ -143,29 +124,20 @@ class Flusher:
         if failures:
             raise failures[0]
 
-    def _record(self, flush: _Flush) -> bool:
-        """Record in the index that a flush's windows are durable; False if the flush is void."""
-        staged, frozen = flush.staged, flush.frozen
+    def _record(self, staged: StagedFile, frozen: Frozen) -> bool:
+        """Record in the index that a frozen state is durable; False if the flush is void."""
         if self._staging.find(staged.inode) is not staged:
             return True  # meanwhile ingest has put all of the file into chunks
-        if staged.generation != frozen.generation:
+        if staged.generation != frozen.state.generation:
             return False
-        frozen.cut_copy(flush.freeze.floor)
         with self._index.change():
             node = self._inodes.get(staged.inode)
-            self._inodes.put(with_staged_state(node, frozen))
-            self.hide_map(staged.inode, frozen.map_visible_to)
-            for window in flush.windows:
-                self._staging.rows.record(staged.inode, window, flush.lost[window.number])
-            self._staging.drop_superseded(staged, flush.superseded)
-        for window in flush.windows:
-            current = staged.windows.get(window.number)
-            if current is not None and current.generation == window.generation:
-                current.dirty = current.stamp != window.stamp  # written or cut during the flush
-        staged.size_floor = min(staged.size, frozen.size)
-        staged.generation += 1
-        staged.dirty = staged.differs_from(frozen)
-        staged.dirty_since = flush.began
+            self._inodes.put(with_staged_state(node, frozen.state))
+            self.hide_map(staged.inode, frozen.state.map_visible_to)
+            for window in frozen.windows:
+                self._staging.rows.record(staged.inode, window, frozen.lost[window.number])
+            self._staging.drop_superseded(staged, frozen.superseded)
+        staged.flush_recorded(frozen)
         return True
 
     # -- for flush, ingest and trim: the inode record and the map
@@ -208,11 +180,3 @@ class Flusher:
                 staged.map_visible_to = None
                 return
             yield
-
-
-def _begin(staged: StagedFile) -> _Flush:
-    freeze = staged.freeze()
-    frozen = staged.copy()
-    lost = {number: window.lost() for number, window in frozen.windows.items()}
-    superseded = tuple(staged.superseded)
-    return _Flush(staged, frozen, superseded, lost, freeze, time.monotonic())

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from modelfs.store.files.staged_file import StagedFile, Window
+from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.window import Window
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 

@@ -28,8 +28,8 @@ from modelfs.store.files.staged_checksums import (
     remove_checksum,
     windows_with_checksums,
 )
-from modelfs.store.files.staged_file import Window
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window import Window
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import WindowRanges

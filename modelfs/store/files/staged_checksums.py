@@ -15,7 +15,7 @@ from xxhash import xxh3_64
 
 from modelfs.errors import CorruptIndex, StoreNotTrusted
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.staged_file import WINDOW, window_name
+from modelfs.store.files.window import WINDOW, window_name
 from modelfs.store.index.counters import STAGED_CHECKSUM, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import WindowRanges

@@ -12,116 +12,15 @@ behind 100 of the map stay hidden.
 
 import dataclasses
 import errno
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
-from modelfs.store.disk.descriptors import Descriptor
 from modelfs.store.files.clock import now_ns
-from modelfs.store.files.window_file import WindowFile
+from modelfs.store.files.window import WINDOW, Stamp, Window
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
-
-WINDOW: Final = 64 << 20
-
-_NUMBER: Final = "(0|[1-9a-f][0-9a-f]{0,15})"
-_WINDOW_NAME: Final = re.compile(f"{_NUMBER}-{_NUMBER}-{_NUMBER}")
-
-Stamp = tuple[int, int, int]  # generation, version, failures
-
-
-@dataclass(slots=True)
-class StagedSum:
-    """The number of staged bytes of a store: kept, since there may be many thousand files."""
-
-    bytes: int = 0
-
-
-@dataclass(slots=True)
-class Window:
-    """One window of a file that has staged bytes."""
-
-    number: int
-    generation: int  # part of the staging file's name: a window that begins again has a new file
-    file: WindowFile
-    ranges: RangeSet = field(default_factory=RangeSet)  # staged bytes, as offsets in the file
-    version: int = 0  # counts the beginnings and ends of writes, and cuts
-    dirty: bool = False  # has bytes or ranges that no flush has made durable
-    counted_in: StagedSum | None = (
-        None  # which has the ranges; None: a copy, or cut off, or dropped
-    )
-
-    def count_in(self, total: StagedSum | None) -> None:
-        """Add the staged bytes to a sum, and take them out of the one that has them."""
-        for each, sign in ((self.counted_in, -1), (total, 1)):
-            if each is not None:
-                each.bytes += sign * self.ranges.size
-        self.counted_in = total
-
-    @property
-    def start(self) -> int:
-        return self.number * WINDOW
-
-    @property
-    def full(self) -> bool:
-        return self.ranges.size == WINDOW
-
-    @property
-    def stamp(self) -> Stamp:
-        """A value that changes with each write, cut and failure, and that no other window has.
-
-        A copy shares the file, so a failure changes the stamp of the copy, too.
-        """
-        return self.generation, self.version, self.file.failures
-
-    def lost(self) -> RangeSet:
-        """Return the staged ranges that the disk has lost."""
-        return self.ranges.common(self.file.lost().shifted(self.start))
-
-    @property
-    def unused(self) -> bool:
-        """Whether the window has no bytes: its only write failed, or a cut removed them all."""
-        return not self.ranges and not self.file.writing
-
-    # -- changes, of the window and its file
-
-    def begin_write(self, file: Descriptor) -> int:
-        """Note that a write begins. Return a value for `end_write`."""
-        self.version += 1
-        return self.file.begin_write(file)
-
-    def end_write(self, start: int, stop: int, attempted: int, failures: int) -> None:
-        """Note that a write has ended. As `WindowFile.end_write`, with offsets in the file."""
-        base = self.start
-        self.version += 1
-        self.file.end_write(start - base, stop - base, attempted - base, failures)
-        before = self.ranges.size
-        self.ranges.add(start, stop)
-        self._count(self.ranges.size - before)
-        self.dirty = True
-
-    def cut(self, size: int) -> None:
-        """Drop the bytes from `size` on, because the file was truncated."""
-        self.version += 1
-        before = self.ranges.size
-        self.ranges.remove(size, self.start + WINDOW)
-        self._count(self.ranges.size - before)
-        self.file.cut(size - self.start, WINDOW)
-        self.dirty = True
-
-    def _count(self, more: int) -> None:
-        if self.counted_in is not None:
-            self.counted_in.bytes += more
-
-
-@dataclass(slots=True, eq=False)
-class Freeze:
-    """The moment whose state a flush records."""
-
-    floor: int  # the smallest size of the file since then
 
 
 @dataclass(slots=True)
@@ -139,7 +38,7 @@ class StagedFile:
     dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
     generation: int = 0  # counts flushes, regions and slices of a trim: each voids a running flush
-    freezes: list[Freeze] = field(default_factory=list)  # of the flushes under way
+    flushing: "list[Frozen]" = field(default_factory=list)  # the flushes under way
 
     def copy(self) -> "StagedFile":
         """Return a copy with which another thread may plan reads."""
@@ -147,38 +46,35 @@ class StagedFile:
             number: dataclasses.replace(window, ranges=window.ranges.copy(), counted_in=None)
             for number, window in self.windows.items()
         }
-        return dataclasses.replace(self, windows=windows, superseded=[], freezes=[])
+        return dataclasses.replace(self, windows=windows, superseded=[], flushing=[])
 
-    def freeze(self) -> Freeze:
-        """Begin to note to what size the file is cut, until `freezes` loses the result."""
-        freeze = Freeze(self.size)
-        self.freezes.append(freeze)
-        return freeze
-
-    def cut_copy(self, size: int) -> None:
-        """Cut a copy of the state to a size. The staging files, which it shares, stay."""
-        if size < self.size:
-            self._cut_off(size)
-            for window in self.windows.values():
-                window.ranges.remove(size, window.start + WINDOW)
-            self.size = size
+    def freeze(self) -> "Frozen":
+        """Return the state for a flush, which follows truncations until `flushing` loses it."""
+        frozen = Frozen(
+            self.copy(),
+            tuple(self.superseded),
+            {number: window.lost() for number, window in self.windows.items()},
+            time.monotonic(),
+        )
+        self.flushing.append(frozen)
+        return frozen
 
     def truncate(self, size: int) -> list[Window]:
         """Set the size, and return the windows that are cut off."""
         cut_off: list[Window] = []
         if size < self.size:
-            cut_off = self._cut_off(size)
+            cut_off = self.cut_off(size)
             for window in self.windows.values():
                 if window.ranges.stop > size:
                     window.cut(size)
-            for freeze in self.freezes:
-                freeze.floor = min(freeze.floor, size)
+            for frozen in self.flushing:
+                frozen.cut(size)
         self.size = size
         self.size_floor = min(self.size_floor, size)
         self.touch()
         return cut_off
 
-    def _cut_off(self, size: int) -> list[Window]:
+    def cut_off(self, size: int) -> list[Window]:
         """Hide the map from `size` on, and remove and return the windows that begin there."""
         edge = self.map_visible_to
         self.map_visible_to = size if edge is None else min(size, edge)
@@ -234,7 +130,7 @@ class StagedFile:
             for low, high in window.ranges.within(start, stop):
                 yield window, low, high
 
-    def differs_from(self, frozen: "StagedFile") -> bool:
+    def _differs_from(self, frozen: "StagedFile") -> bool:
         """Whether the file needs another flush after that of `frozen`, an earlier copy of it."""
         return (
             self.size != frozen.size
@@ -249,10 +145,40 @@ class StagedFile:
         self.size_floor = self.size
         self.generation += 1
 
+    def flush_recorded(self, frozen: "Frozen") -> None:
+        """Note that the index has the state of a flush. After the change of the index."""
+        for window in frozen.windows:
+            current = self.windows.get(window.number)
+            if current is not None and current.generation == window.generation:
+                current.dirty = current.stamp != window.stamp  # written or cut during the flush
+                current.recorded = True
+        self.size_floor = min(self.size, frozen.state.size)
+        self.generation += 1
+        self.dirty = self._differs_from(frozen.state)
+        self.dirty_since = frozen.began
 
-def windows_of(start: int, stop: int) -> set[int]:
-    """Return the numbers of the windows that overlap `[start, stop)`."""
-    return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
+
+@dataclass(slots=True, eq=False)
+class Frozen:
+    """The state of a file that a flush makes durable: that of its beginning, cut by truncations."""
+
+    state: StagedFile  # a copy
+    superseded: tuple[Window, ...]
+    lost: dict[int, RangeSet]  # of each window, by its number
+    began: float  # monotonic seconds
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows whose bytes are to be made durable."""
+        return [window for window in self.state.windows.values() if window.dirty]
+
+    def cut(self, size: int) -> None:
+        """Cut the state to a size. The staging files, which it shares with the file, stay."""
+        if size < self.state.size:
+            self.state.cut_off(size)
+            for window in self.state.windows.values():
+                window.ranges.remove(size, window.start + WINDOW)
+            self.state.size = size
 
 
 def stamp_of(staged: StagedFile | None, number: int) -> Stamp | None:
@@ -265,20 +191,6 @@ def is_being_written(staged: StagedFile | None, number: int) -> bool:
     """Whether a write to a file's window is in progress."""
     window = None if staged is None else staged.windows.get(number)
     return window is not None and window.file.writing > 0
-
-
-def window_name(inode: int, number: int, generation: int) -> str:
-    """Return the name of a window's staging file."""
-    return f"{inode:x}-{number:x}-{generation:x}"
-
-
-def window_of(name: str) -> tuple[int, int] | None:
-    """Return the inode and the number of the window that a staging file is of.
-
-    None if the file has another name than `window_name` makes.
-    """
-    match = _WINDOW_NAME.fullmatch(name)
-    return None if match is None else (int(match[1], 16), int(match[2], 16))
 
 
 def with_staged_state(node: Inode, staged: StagedFile) -> Inode:

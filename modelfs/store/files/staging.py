@@ -36,14 +36,9 @@ from typing import Final
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_limit
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.staged_file import (
-    StagedFile,
-    StagedSum,
-    Window,
-    window_name,
-    window_of,
-)
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging_rows import StagingRows
+from modelfs.store.files.window import StagedSum, Window, window_name, window_of
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber
@@ -59,7 +54,7 @@ class Staging:
     def __init__(self, folder: Directory, index: Index, *, read_only: bool = False) -> None:
         self.directory = folder
         self.folder = folder.path
-        self._others_write = index.others_write
+        self._others_write = index.rows.others_write
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
         self._staged: dict[InodeNumber, StagedFile] = {}
@@ -130,7 +125,7 @@ class Staging:
         again would leave one for each truncation until the next commit.
         """
         window.count_in(None)
-        if window.file.recorded:
+        if window.recorded:
             staged.superseded.append(window)
             return
         window.file.forget()

@@ -22,7 +22,8 @@ from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_checksums import is_intact
-from modelfs.store.files.staged_file import WINDOW, StagedFile, Window, window_name
+from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.window import WINDOW, Window, window_name
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -133,7 +134,7 @@ class StagingRows:
             if lost_row.generation == row.generation:
                 lost = lost_row.ranges.shifted(-start)
         name = window_name(inode, number, row.generation)
-        if self._index.others_write and name not in self._intact:
+        if self._index.rows.others_write and name not in self._intact:
             if is_intact(self._index, self._folder, key, row):
                 self._intact.add(name)
             else:
@@ -143,8 +144,7 @@ class StagingRows:
         for low, high in lost:
             written.remove(low, high)
         file = WindowFile(self._files, name, self._kept, written=written, lost=lost)
-        file.recorded = True
-        return Window(number, row.generation, file, row.ranges)
+        return Window(number, row.generation, file, row.ranges, recorded=True)
 
     def _state(
         self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None, rows: int
@@ -187,7 +187,6 @@ class StagingRows:
                 are not durable yet.
         """
         key = pair_key(inode, window.number)
-        window.file.recorded = True
         row = WindowRanges(window.generation, window.ranges)
         self._put(Table.STAGED, inode, key, row.to_bytes())
         lost = window.lost()

@@ -68,7 +68,6 @@ class WindowFile:
             lost: ranges that the disk has lost.
         """
         self.name: Final = name
-        self.recorded = False  # a row of the index may name it
         self._answer_waits: bool | None = None  # not known before the file is open
         self._files = files
         self._kept_files = kept

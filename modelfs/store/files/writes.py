@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from modelfs.errors import FileTooLarge
 from modelfs.store.disk.descriptors import Descriptor, write_at
 from modelfs.store.files.content import Contents
-from modelfs.store.files.staged_file import WINDOW, Window
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window import WINDOW, Window
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber
 

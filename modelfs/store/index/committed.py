@@ -8,18 +8,19 @@ Example. `fsck` runs beside a daemon and pins its thread to a copy of commit 8. 
 commit 8 until the end of its block; `newest` returns a row as of commit 12 meanwhile.
 """
 
-from collections.abc import Callable, Container, Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from threading import get_ident
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import lmdb
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.index.environment import Environment
 from modelfs.store.index.index_file import IndexFile
-from modelfs.store.index.memtable import Layer
+from modelfs.store.index.memtable import UNCHANGED, ChangedRows, Layer, Unchanged, newest_value
 from modelfs.store.index.opening import Database, Databases
 from modelfs.store.index.records import Inode
 from modelfs.store.index.row_checksum import checked, with_checksum
@@ -64,7 +65,7 @@ class CommittedRows:
         self._env = env
         self._file = file
         self._read_only = read_only
-        self._others_write = others_write
+        self.others_write = others_write
         self._pins: dict[int, _Pin] = {}  # by the thread whose reads use it
         # Whether the rows have checksums, as all do since format 4: False until the first look.
         self._with_checksums = False
@@ -102,10 +103,19 @@ class CommittedRows:
         start: bytes,
         stop: bytes,
         limit: int,
-        hidden: Container[bytes],
+        hiding: tuple[ChangedRows, ...],
         damaged: set[bytes] | None,
     ) -> list[Row]:
-        """Return the first `limit` rows whose keys are in `[start, stop)` and not in `hidden`.
+        """Return the first `limit` rows whose keys are in `[start, stop)`.
+
+        Args:
+            table: of the rows.
+            start: the lowest key.
+            stop: above the highest key.
+            limit: the most rows.
+            hiding: layers of the memtable, the newest first. A row that they have comes with its
+                newest value there; a deleted one is left out.
+            damaged: gets the keys of rows that do not match their checksums.
 
         Raises:
             CorruptIndex: a row does not match its checksum, and there is no `damaged` for its key.
@@ -118,7 +128,10 @@ class CommittedRows:
             for key, stored in cursor if cursor.set_range(start) else ():
                 if key >= stop or len(rows) >= limit:
                     break
-                if key in hidden:
+                changed = newest_value(hiding, key) if hiding else UNCHANGED
+                if not isinstance(changed, Unchanged):
+                    if changed is not None:
+                        rows.append((key, changed))
                     continue
                 try:
                     rows.append((key, checked(table, key, stored) if with_checksums else stored))
@@ -136,8 +149,13 @@ class CommittedRows:
             yield from rows
             start = rows[-1][0] + b"\0"
 
-    def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
-        """Return the last key in `[low, key]`, None if there is none."""
+    def floor_key(
+        self, table: Table, key: bytes, low: bytes, hiding: tuple[ChangedRows, ...] = ()
+    ) -> bytes | None:
+        """Return the last key in `[low, key]`, None if there is none.
+
+        Keys that are deleted in `hiding`, as for `page`, do not count.
+        """
         if not self._env.has(table):
             return None
         with self._snapshot() as snapshot, snapshot.cursor(self._database(table)) as cursor:
@@ -145,7 +163,11 @@ class CommittedRows:
                 exists = cursor.key() == key or cursor.prev()
             else:
                 exists = cursor.last()
-            return cursor.key() if exists and cursor.key() >= low else None
+            while exists and (floor := cursor.key()) >= low:
+                if newest_value(hiding, floor) is not None:
+                    return floor
+                exists = cursor.prev()
+        return None
 
     def _value(
         self,
@@ -184,23 +206,34 @@ class CommittedRows:
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Pin this thread: see `Index.pinned`."""
+        """Make this thread's reads inside the block see one commit of another process.
+
+        On an index that is open for writing this does nothing, since only its owner changes it. A
+        nested block uses the commit of the outer one.
+        """
         with self.one_commit() if self._read_only else nullcontext():
             yield
 
     @contextmanager
-    def one_commit(self) -> Iterator[Self]:
-        """Pin this thread to the last commit, unless it is pinned, and yield these rows."""
+    def one_commit(self) -> Iterator[None]:
+        """Make this thread's reads of these rows see one commit, also of its own process."""
         if get_ident() in self._pins:
-            yield self
+            yield
             return
         with self._env.transaction() as snapshot, self._pinned_to(_Pin(snapshot, {})):
-            yield self
+            yield
 
     @contextmanager
     def copied(self) -> Iterator[None]:
-        """Pin this thread to a copy: see `Index.copied`."""
-        if not self._others_write or get_ident() in self._pins:
+        """Make this thread's reads inside the block see one commit, for as long as it takes.
+
+        As `pinned`, but if another process may write the index, a copy of it is read: commits
+        meanwhile reuse the pages that they free, and the index does not grow.
+
+        Raises:
+            StoreFull: no disk has room for the copy.
+        """
+        if not self.others_write or get_ident() in self._pins:
             with self.pinned():
                 yield
             return
@@ -221,59 +254,73 @@ class CommittedRows:
             if self._pins.get(thread) is pin:
                 del self._pins[thread]
 
-    def is_pinned(self) -> bool:
-        """Whether this thread is inside `pinned`."""
-        return get_ident() in self._pins
-
-    def unpin(self) -> None:
-        """End the `pinned` of this thread out of turn."""
-        self._pins.pop(get_ident(), None)
-
     def snapshot_id(self) -> int:
         """Return the number of the commit that reads see: the last one, or the pinned one."""
         pin = self._pins.get(get_ident())
         return self._env.snapshot_id() if pin is None else pin.transaction.id()
 
-    def forget(self) -> None:
-        """Look at the rows again: the environment may be that of another file now."""
-        self._with_checksums = False
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside a read, or inside `pinned`."""
+        return get_ident() in self._pins or self._env.in_transaction()
+
+    def abort_reads(self, *, unpin: bool = False) -> None:
+        """Make the reads of this thread raise an error, up to the end of its `pinned`.
+
+        Args:
+            unpin: Ctrl-C has left `pinned` behind, so end it, too.
+        """
+        if unpin:
+            self._pins.pop(get_ident(), None)
+        self._env.abort_transactions()
+
+    def reopen(self, deadline: float = math.inf) -> None:
+        """Close LMDB's environment; the next read opens it again, as it is on the disk by then.
+
+        Waits for the reads of other threads, and ends those of this thread with an error.
+
+        Raises:
+            TimeoutError: a read lasts beyond the deadline, in monotonic seconds.
+        """
+        self._env.reopen(deadline)
+        self._with_checksums = False  # it may be another file's
 
     # -- writing
 
-    def write(self, changes: Layer, upgrade: Callable[[], Convert] | None = None) -> None:
+    def write(self, changes: Layer, convert: Convert | None = None) -> None:
         """Apply changes in one transaction, and make them durable.
 
         Args:
             changes: the rows to put and to delete, of every table.
-            upgrade: if no row has a checksum, each one gets one, and the value that the result of
-                `upgrade` returns for it. No other thread may read meanwhile.
+            convert: no row has a checksum. Each one gets one, and the value that this returns for
+                it. No other thread may read meanwhile.
 
         Raises: as `IndexFile.write`.
         """
-        convert = None if upgrade is None or self._are_checked() else upgrade()
 
         def work(transaction: "lmdb.Transaction[bytes]") -> None:
             with_checksums = self._have_checksums(transaction, self._env.database)
             if convert is not None:
                 for table in changes:
-                    self._add_checksums(transaction, table, convert)
+                    self._convert(transaction, table, convert)
                 with_checksums = True
             for table, rows in changes.items():
                 database = self._env.database(table)
-                for key, value in rows.items():
-                    if value is None:
-                        transaction.delete(key, db=database)
-                    else:
-                        stored = with_checksum(table, key, value) if with_checksums else value
-                        transaction.put(key, stored, db=database)
+                for key in rows.deleted:
+                    transaction.delete(key, db=database)
+                for key in rows.live:
+                    value = rows[key]
+                    assert value is not None, "a live key has a value"
+                    stored = with_checksum(table, key, value) if with_checksums else value
+                    transaction.put(key, stored, db=database)
 
         self._file.write(work)
 
-    def _are_checked(self) -> bool:
+    def have_checksums(self) -> bool:
+        """Whether the rows have checksums: those of formats 1 to 3 have none."""
         with self._env.transaction() as snapshot:
             return self._have_checksums(snapshot, self._env.database)
 
-    def _add_checksums(
+    def _convert(
         self, transaction: "lmdb.Transaction[bytes]", table: Table, convert: Convert
     ) -> None:
         database = self._env.database(table)

@@ -22,9 +22,8 @@ makes the daemon seal both. While a thread writes them, a third request removes 
 the next commit, and reads see it at once.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from modelfs.errors import StoreReadOnly
@@ -42,30 +41,34 @@ KEY_END: Final = b"\xff" * 512
 class CommitBatch:
     """The sealed changes of one commit."""
 
-    def __init__(self, index: "Index", changes: Layer) -> None:
-        self._index = index
+    def __init__(self, rows: CommittedRows, changes: Layer) -> None:
+        self._rows = rows
         self._changes = changes
 
-    def write(self, upgrade: Callable[[], Convert] | None = None) -> None:
+    def write(self, convert: Convert | None = None) -> None:
         """Apply the changes to LMDB and make them durable. Any thread, one at a time.
 
         Args:
-            upgrade: converts the rows of an older format: see `CommittedRows.write`.
+            convert: the conversion of the rows of an older format: see `CommittedRows.write`.
 
         Raises:
             StoreFull: the disk or the map is full. Nothing was written; the changes stay sealed
                 and visible, and the next batch includes them.
             OSError, CorruptIndex: as `Environment.transaction`; the same holds.
         """
-        self._index.apply(self._changes, upgrade)
+        self._rows.write(self._changes, convert)
 
 
 class Index:
-    """Sorted tables of bytes to bytes, changed in atomic groups."""
+    """Sorted tables of bytes to bytes, changed in atomic groups.
+
+    Three parts are public: `rows`, those of the last commit; `environment`, for forks and slots;
+    and `file`, for its length and its durability.
+    """
 
     def __init__(
         self,
-        folder: Directory,
+        directory: Directory,
         *,
         read_only: bool = False,
         exclude_writers: bool = False,
@@ -74,7 +77,7 @@ class Index:
         """Open the index of a store.
 
         Args:
-            folder: of the LMDB environment.
+            directory: of the LMDB environment.
             read_only: refuse changes.
             exclude_writers: with `read_only`, the caller keeps other processes from writing the
                 index, so `version` needs no look at the last commit, and reads need no slots.
@@ -85,22 +88,24 @@ class Index:
             OSError: the disk failed.
         """
         self._read_only = read_only
-        self.others_write = read_only and not exclude_writers
         self._memtable = Memtable()
         self._undo: list[Undo] | None = None  # of the change in progress
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
-        self.folder = folder
-        self._env = Environment(
-            folder, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
+        self.directory = directory
+        self.environment = Environment(
+            directory, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
         )
-        self._file = IndexFile(folder, self._env)
-        self._committed = CommittedRows(
-            self._env, self._file, read_only=read_only, others_write=self.others_write
+        self.file = IndexFile(directory, self.environment)
+        self.rows = CommittedRows(
+            self.environment,
+            self.file,
+            read_only=read_only,
+            others_write=read_only and not exclude_writers,
         )
 
     def close(self) -> None:
-        self._env.close()
+        self.environment.close()
 
     # -- reading
 
@@ -111,7 +116,7 @@ class Index:
             CorruptIndex: the row does not match its checksum.
         """
         value = self._memtable.get(table, key)
-        return self._committed.get(table, key) if isinstance(value, Unchanged) else value
+        return self.rows.get(table, key) if isinstance(value, Unchanged) else value
 
     def scan(
         self,
@@ -134,17 +139,9 @@ class Index:
         Raises:
             CorruptIndex: a row does not match its checksum, and there is no `damaged`.
         """
-        rows: list[Row] = []
-        while len(rows) < limit and start < stop:
-            left = limit - len(rows)
-            changed, end = self._memtable.changes(table, start, stop, left)
-            page = self._committed.page(table, start, end, left, changed, damaged)
-            if changed:
-                page.extend((key, value) for key, value in changed.items() if value is not None)
-                page = sorted(page)[:left]
-            rows += page
-            start = end
-        return rows
+        live, end, layers = self._memtable.live(table, start, stop, limit)
+        page = self.rows.page(table, start, end, limit, layers, damaged)
+        return sorted({**live, **dict(page)}.items())[:limit] if live else page
 
     def pages(
         self,
@@ -169,7 +166,7 @@ class Index:
         """Whether there is a row. It may not match its checksum."""
         value = self._memtable.get(table, key)
         if isinstance(value, Unchanged):
-            value = self.stored(table, key)
+            value = self.rows.stored(table, key)
         return value is not None
 
     def keys(self, table: Table, start: bytes = b"", stop: bytes = KEY_END) -> Iterator[bytes]:
@@ -182,58 +179,15 @@ class Index:
         Raises:
             CorruptIndex: the row does not match its checksum.
         """
-        for floor in self._floor_keys(table, key, low):
-            if (value := self.get(table, floor)) is not None:
+        while (floor := self.floor_key(table, key, low)) is not None:
+            if (value := self.get(table, floor)) is not None:  # else it was deleted since
                 return floor, value
         return None
 
     def floor_key(self, table: Table, key: bytes, low: bytes) -> bytes | None:
         """Return the last key in `[low, key]`, None if there is none."""
-        keys = self._floor_keys(table, key, low)
-        return next((floor for floor in keys if self.has(table, floor)), None)
-
-    def _floor_keys(self, table: Table, key: bytes, low: bytes) -> Iterator[bytes]:
-        """Yield the last key in `[low, key]`, of a row or of a deletion, then the one before it."""
-        while key >= low:
-            floors = self._memtable.floor_keys(table, key, low)
-            if (committed := self._committed.floor_key(table, key, low)) is not None:
-                floors.append(committed)
-            if not floors:
-                return
-            yield (floor := max(floors))
-            # A deleted row. Keys here are numbers of fixed length: the key before is one less.
-            key = (int.from_bytes(floor, "big") - 1).to_bytes(len(floor), "big")
-
-    def pinned(self) -> AbstractContextManager[None]:
-        """Make this thread's reads inside the block see one commit of another process.
-
-        On an index that is open for writing this does nothing, since only its owner changes it. A
-        nested block uses the commit of the outer one.
-        """
-        return self._committed.pinned()
-
-    def one_commit(self) -> AbstractContextManager[CommittedRows]:
-        """Yield the rows of one commit, without the changes in memory. Any thread."""
-        return self._committed.one_commit()
-
-    def copied(self) -> AbstractContextManager[None]:
-        """Make this thread's reads inside the block see one commit, for as long as it takes.
-
-        As `pinned`, but if another process may write the index, a copy of it is read: commits
-        meanwhile reuse the pages that they free, and the index does not grow.
-
-        Raises:
-            StoreFull: no disk has room for the copy.
-        """
-        return self._committed.copied()
-
-    def get_newest(self, table: Table, key: bytes) -> bytes | None:
-        """Return a row's value as of the last commit, even inside `pinned`. Raises as `get`."""
-        return self._committed.newest(table, key) if self._read_only else self.get(table, key)
-
-    def stored(self, table: Table, key: bytes) -> bytes | None:
-        """Return a row's value as of the last commit, with its checksum, right or wrong."""
-        return self._committed.stored(table, key)
+        live, layers = self._memtable.live_floor(table, key, low)
+        return self.rows.floor_key(table, key, live or low, layers) or live
 
     def version(self, table: Table) -> int:
         """Return a number that changes whenever the table may have changed.
@@ -241,7 +195,7 @@ class Index:
         While it stays, rows that were read before are current. If another process may write the
         index, it changes with every commit.
         """
-        return self.snapshot_id() if self.others_write else self._versions[table]
+        return self.rows.snapshot_id() if self.rows.others_write else self._versions[table]
 
     # -- changing
 
@@ -285,7 +239,7 @@ class Index:
             return  # it is deleted already
         committed = self._memtable.sealed(table, key)
         if isinstance(committed, Unchanged):
-            committed = self.stored(table, key)
+            committed = self.rows.stored(table, key)
         if committed is not None:
             self._set(table, key, None)
         elif has_changed:
@@ -307,6 +261,8 @@ class Index:
         self._undo.append(undo)
 
     def _check_untorn(self) -> None:
+        # No `Exception`: that would be the failure of one request or one file, and the next ones
+        # would go on. The interruption ends its process, also if a handler has dropped it.
         if self._torn:
             raise KeyboardInterrupt("a change of the index was interrupted; open the store again")
 
@@ -344,73 +300,14 @@ class Index:
         """
         self._check_untorn()
         assert self._undo is None, "sealed in the middle of a change"
-        return CommitBatch(self, self._memtable.seal())
+        return CommitBatch(self.rows, self._memtable.seal())
 
     def release(self) -> None:
         """End a commit whose batch was written."""
         self._memtable.release()
 
-    def commit(self, upgrade: Callable[[], Convert] | None = None) -> None:
+    def commit(self, convert: Convert | None = None) -> None:
         """Do all three steps of a commit on this thread. As `CommitBatch.write`."""
         if self.dirty:
-            self.seal().write(upgrade)
+            self.seal().write(convert)
             self.release()
-
-    def apply(self, changes: Layer, upgrade: Callable[[], Convert] | None = None) -> None:
-        """Write changes to LMDB in one transaction; for `CommitBatch.write`."""
-        self._committed.write(changes, upgrade)
-
-    def compact(self, room: int) -> None:
-        """Give unused pages back to the disk, if most are unused: see `IndexFile.compact`."""
-        self._file.compact(room)
-
-    def sync(self) -> None:
-        """Make the last commit durable: its process may have been killed in the middle of it.
-
-        Raises:
-            OSError: the disk failed; the commit may or may not be durable.
-        """
-        self._file.sync()
-
-    def snapshot_id(self) -> int:
-        """Return the number of the commit that reads see: the last one, or the pinned one."""
-        return self._committed.snapshot_id()
-
-    def reopen(self, deadline: float = math.inf) -> None:
-        """Close LMDB's environment; the next read opens it again, as it is on the disk by then.
-
-        Waits for the reads of other threads, and ends those of this thread with an error.
-
-        Raises:
-            TimeoutError: a read lasts beyond the deadline, in monotonic seconds.
-        """
-        self._env.reopen(deadline)
-        self._committed.forget()
-
-    def after_fork_in_child(self) -> None:
-        """Drop the locks and the reads of threads that a forked child does not have."""
-        self._env.after_fork_in_child()
-
-    @property
-    def has_slots(self) -> bool:
-        """Whether reads have slots in LMDB's lock file: otherwise no writer may be at work."""
-        return self._env.has_slots
-
-    def in_transaction(self) -> bool:
-        """Whether this thread is inside a read, or inside `pinned`."""
-        return self._committed.is_pinned() or self._env.in_transaction()
-
-    def abort_reads(self, *, unpin: bool = False) -> None:
-        """Make the reads of this thread raise an error, up to the end of its `pinned`.
-
-        Args:
-            unpin: Ctrl-C has left `pinned` behind, so end it, too.
-        """
-        if unpin:
-            self._committed.unpin()
-        self._env.abort_transactions()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the index that are in use, as of the last commit."""
-        return self._file.used()

@@ -2,35 +2,35 @@
 
 Theory of operation. There are two layers. The *active* layer receives changes. The *sealed* layer,
 if there is one, is being written to LMDB. A row in the active layer hides the same row in the
-sealed one, and both hide LMDB's row. A deletion is a row without a value.
+sealed one, and both hide LMDB's row. A deletion is a row without a value. Its key is kept apart: a
+search by order, such as a page of a listing, walks over rows with values only, and looks into the
+layers by hash for each row that it finds in LMDB.
 
 Example. LMDB has the row a=1. A change puts a=2 and is sealed: active {}, sealed {a: 2}. While a
 thread writes that commit, another change deletes a: active {a: None}. A reader of a now finds no
 row. The write ends and the sealed layer is released: LMDB has a=2, and the active layer hides it.
 A row b that is put and deleted between two seals leaves nothing in either layer.
 
-One thread makes all changes; any thread may read. The lock keeps a reader from seeing a sorted
-layer in the middle of an insertion.
+One thread makes all changes; any thread may read. The lock keeps a reader from seeing sorted keys
+in the middle of an insertion.
 
 The size and the age of the changes are counted as rows come and go, so that requests can wait while
 there are too many: see `fs.background.gate`.
 """
 
 import heapq
+from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from modelfs.fork_lock import fork_lock
 from modelfs.store.index.tables import Table
 
 # Memory of a row besides its key and value, about.
 ROW_BYTES: Final = 200
-# Changed rows of one look: a page of a listing must not walk over all names that were removed.
-CHANGES_PAGE: Final = 1000
 
-Layer = dict[Table, "SortedDict[bytes, bytes | None]"]
 Undo = tuple[Table, bytes, bytes | None, bool]  # the row that was there, and whether there was one
 
 
@@ -41,8 +41,52 @@ class Unchanged:
 UNCHANGED: Final = Unchanged()
 
 
+class ChangedRows(dict[bytes, bytes | None]):
+    """The rows of a table that a layer has: values by key, None for a deletion.
+
+    Only `change` and `drop` change it: they keep the keys of values and of deletions sorted. One
+    thread does it; any thread may look a row up meanwhile, as in any `dict`.
+    """
+
+    __slots__ = ("deleted", "live")
+
+    def __init__(self, rows: Mapping[bytes, bytes | None] | None = None) -> None:
+        super().__init__()
+        self.live: SortedList[bytes] = SortedList()  # keys of rows with a value
+        self.deleted: SortedList[bytes] = SortedList()  # keys of deletions
+        for key, value in (rows or {}).items():
+            self.change(key, value)
+
+    def change(self, key: bytes, value: bytes | None) -> None:
+        """Put a row, or a deletion with None."""
+        keys = self.deleted if value is None else self.live
+        if key not in self:
+            keys.add(key)
+        elif (self[key] is None) != (value is None):
+            (self.live if value is None else self.deleted).discard(key)
+            keys.add(key)
+        self[key] = value
+
+    def drop(self, key: bytes) -> bytes | None:
+        """Remove the row, or the deletion, that there is of a key, and return its value."""
+        value = self.pop(key)
+        (self.deleted if value is None else self.live).discard(key)
+        return value
+
+
+def newest_value(layers: tuple[ChangedRows, ...], key: bytes) -> bytes | Unchanged | None:
+    """Return the value of a row in the first layer that has it, None for a deletion."""
+    for rows in layers:
+        if not isinstance(value := rows.get(key, UNCHANGED), Unchanged):
+            return value
+    return UNCHANGED
+
+
+Layer = dict[Table, ChangedRows]
+
+
 def _empty() -> Layer:
-    return {table: SortedDict() for table in Table}
+    return {table: ChangedRows() for table in Table}
 
 
 class Memtable:
@@ -82,38 +126,46 @@ class Memtable:
                     return rows[key]
         return UNCHANGED
 
-    def changes(
+    def live(
         self, table: Table, start: bytes, stop: bytes, limit: int
-    ) -> tuple[dict[bytes, bytes | None], bytes]:
-        """Return changed rows in `[start, stop)`, in order.
+    ) -> tuple[dict[bytes, bytes], bytes, tuple[ChangedRows, ...]]:
+        """Return the first `limit` changed rows in `[start, stop)` that have a value, in order.
 
         Returns:
-            Values by key, None for a deletion: `CHANGES_PAGE` rows, or fewer up to the `limit`-th
-            that has a value. And the key before which these are all changed rows.
+            Values by key. The key before which these are all. And the layers that have rows, the
+            active one first: they hide rows of LMDB that are read after this call.
         """
-        changed: dict[bytes, bytes | None] = {}
-        live = 0
+        rows: dict[bytes, bytes] = {}
         with self._lock:
-            layers = [layer[table] for layer in self._layers()]
-            keys = (layer.irange(start, stop, inclusive=(True, False)) for layer in layers)
+            layers = self._layers_of(table)
+            keys = (layer.live.irange(start, stop, inclusive=(True, False)) for layer in layers)
             for key in heapq.merge(*keys):
-                if key not in changed:
-                    changed[key] = next(layer[key] for layer in layers if key in layer)
-                    live += changed[key] is not None
-                if live == limit or len(changed) == CHANGES_PAGE:
-                    return changed, key + b"\0"
-        return changed, stop
+                if isinstance(value := newest_value(layers, key), bytes):
+                    rows[key] = value
+                if len(rows) == limit:
+                    return rows, key + b"\0", layers
+        return rows, stop, layers
 
-    def floor_keys(self, table: Table, key: bytes, low: bytes) -> list[bytes]:
-        """Return the last key in `[low, key]` of each layer that has one, deletions included."""
+    def live_floor(
+        self, table: Table, key: bytes, low: bytes
+    ) -> tuple[bytes | None, tuple[ChangedRows, ...]]:
+        """Return the last key in `[low, key]` of a changed row with a value.
+
+        And the layers that have rows, as `live`.
+        """
+        floor = None
         with self._lock:
-            floors = [
-                next(layer[table].irange(low, key, reverse=True), None) for layer in self._layers()
-            ]
-        return [floor for floor in floors if floor is not None]
+            layers = self._layers_of(table)
+            for layer in layers:
+                for last in layer.live.irange(floor or low, key, reverse=True):
+                    if isinstance(newest_value(layers, last), bytes):
+                        floor = last
+                        break
+        return floor, layers
 
-    def _layers(self) -> tuple[Layer, ...]:
-        return (self._active,) if self._sealed is None else (self._active, self._sealed)
+    def _layers_of(self, table: Table) -> tuple[ChangedRows, ...]:
+        layers = (self._active,) if self._sealed is None else (self._active, self._sealed)
+        return tuple(rows for layer in layers if (rows := layer[table]))
 
     @property
     def dirty(self) -> bool:
@@ -150,7 +202,7 @@ class Memtable:
         if not self._active_bytes:
             self._active_since = monotonic()
         with self._lock:
-            rows[key] = value
+            rows.change(key, value)
         self._active_bytes += _memory(key, value)
         if was_there:
             self._active_bytes -= _memory(key, older)
@@ -160,7 +212,7 @@ class Memtable:
         rows = self._active[table]
         if key in rows:
             with self._lock:
-                value = rows.pop(key)
+                value = rows.drop(key)
             self._active_bytes -= _memory(key, value)
 
     def undo(self, changes: list[Undo]) -> None:
@@ -172,9 +224,9 @@ class Memtable:
             for table, key, value, was_there in reversed(changes):
                 rows = self._active[table]
                 if key in rows:
-                    self._active_bytes -= _memory(key, rows.pop(key))
+                    self._active_bytes -= _memory(key, rows.drop(key))
                 if was_there:
-                    rows[key] = value
+                    rows.change(key, value)
                     self._active_bytes += _memory(key, value)
 
     # -- committing
@@ -192,7 +244,8 @@ class Memtable:
             self._active_bytes = 0
             if self._sealed is not None:
                 for table, rows in self._active.items():
-                    self._sealed[table].update(rows)
+                    for key, value in rows.items():
+                        self._sealed[table].change(key, value)
             else:
                 self._sealed = self._active
             self._active = _empty()

@@ -73,8 +73,8 @@ async def test_failed_commit(served: Served, box: Box, monkeypatch: pytest.Monke
     """A commit that finds the disk full loses no change, and the next one has them all."""
     inode = await served.chunked(b"f", DATA)
     old = await served.chunked(b"old", OTHER)
-    apply = Failing(served.store.index.apply, StoreFull("the disk is full"))
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    apply = Failing(served.store.index.rows.write, StoreFull("the disk is full"))
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     await served.operations.unlink(TOP, FileNameT(b"old"), ASKED)
     await served.set(inode, mode=0o600)
     with pytest.raises(StoreFull):
@@ -97,8 +97,8 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     inode = await served.chunked(b"f", noise(40 * CHUNK))
     await served.set(inode, size=CHUNK)
     await served.operations.write(served.handles.open(inode, writable=False), 0, b"x")
-    apply = Failing(served.store.index.apply, StoreFull("full"), 1, 2, 4)
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    apply = Failing(served.store.index.rows.write, StoreFull("full"), 1, 2, 4)
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     packs = served.store.packs.numbers()
     await served.background.ingest.ingest([inode], complete=True)
     staged = {path.name for path in served.store.staging.folder.iterdir()}
@@ -119,9 +119,9 @@ async def test_waiters_of_a_failed_commit(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A waiter behind a failed commit tries again, and gets the result of that."""
-    failing = Failing(served.store.index.apply, StoreFull("full"))
+    failing = Failing(served.store.index.rows.write, StoreFull("full"))
     held = Held(failing)
-    monkeypatch.setattr(served.store.index, "apply", held)
+    monkeypatch.setattr(served.store.index.rows, "write", held)
     outcomes: list[str] = []
 
     async def commit(name: str) -> None:
@@ -147,8 +147,8 @@ async def test_waiter_that_came_before_a_failed_commit_was_sealed(
     served: Served, box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A waiter that came during the barrier of a commit that fails does not return."""
-    apply = Failing(served.store.index.apply, StoreFull("full"))
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    apply = Failing(served.store.index.rows.write, StoreFull("full"))
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     sync = Held(served.store.staging.sync)
     monkeypatch.setattr(served.store.staging, "sync", sync)
     failed: list[bool] = []

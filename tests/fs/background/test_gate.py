@@ -113,10 +113,10 @@ async def test_commits_that_fail_are_errors_of_requests(
     inode = InodeT(await served.written(b"f", DATA))
     await served.operations.setxattr(inode, XAttrNameT(b"user.old"), b"x", ASKED)
     await folder(served, b"old")
-    apply = served.store.index.apply
+    apply = served.store.index.rows.write
     failing = Failing(apply, error, *range(1, 100))
     monkeypatch.setattr(gate, "AGE_MAX", 0.0)
-    monkeypatch.setattr(served.store.index, "apply", failing)
+    monkeypatch.setattr(served.store.index.rows, "write", failing)
     if change in FREEING and isinstance(error, StoreFull):
         await CHANGES[change](served, inode)
     else:
@@ -126,7 +126,7 @@ async def test_commits_that_fail_are_errors_of_requests(
         with refused(error.errno or 0):  # at once, without another attempt
             await CHANGES[change](served, inode)
         assert failing.calls == tries
-    monkeypatch.setattr(served.store.index, "apply", apply)
+    monkeypatch.setattr(served.store.index.rows, "write", apply)
     monkeypatch.setattr(gate, "FAILED_SECONDS", 0.0)
     if not (change in FREEING and isinstance(error, StoreFull)):
         await CHANGES[change](served, inode)

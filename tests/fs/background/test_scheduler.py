@@ -88,8 +88,8 @@ async def test_commit_is_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A full disk ends no background job: commits go on when there is room again."""
-    apply = Failing(running.store.index.apply, StoreFull("full"), 1, 2, 3)
-    monkeypatch.setattr(running.store.index, "apply", apply)
+    apply = Failing(running.store.index.rows.write, StoreFull("full"), 1, 2, 3)
+    monkeypatch.setattr(running.store.index.rows, "write", apply)
     await running.written(b"f")
     await until(lambda: not running.store.index.dirty)
     assert apply.calls == 4

@@ -12,7 +12,7 @@ import pytest
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.name_records import NAME_MAX
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import ROOT, InodeNumber

@@ -44,8 +44,8 @@ with Store(Path(sys.argv[1])) as store:
         store.attributes.put(node, b"user.note", b"%d" % number)
         store.commit()
         if number == 20:
-            used = store.index.size
-    print(store.index.size - used)
+            used = store.index.file.used()
+    print(store.index.file.used() - used)
 """
 
 
@@ -60,7 +60,7 @@ def left(folder: Path) -> Path:
 
 def test_packs_deleted_meanwhile_are_not_missed(left: Path) -> None:
     """A pack that was rewritten since the check began, and is gone, is no finding."""
-    with Store(left, read_only=True) as reader, reader.index.copied():
+    with Store(left, read_only=True) as reader, reader.index.rows.copied():
         names = len(reader.dentries.listing(ROOT, 0, 9))
         run_apart(COLLECT, left)
         assert list(reader.packs.numbers()) != [1]
@@ -71,14 +71,14 @@ def test_packs_deleted_meanwhile_are_not_missed(left: Path) -> None:
 def test_staging_files_deleted_meanwhile_are_not_missed(left: Path) -> None:
     """A window that was ingested since the check began, and whose file is gone, is no finding."""
     run_apart(STAGE, left)
-    with Store(left, read_only=True) as reader, reader.index.copied():
+    with Store(left, read_only=True) as reader, reader.index.rows.copied():
         run_apart(COLLECT, left)
         assert check(reader, data=True) == []
 
 
 def test_what_is_missing_all_along_is_found(left: Path) -> None:
     """A pack that is gone, though the newest commit has it, is a finding beside a writer too."""
-    with Store(left, read_only=True) as reader, reader.index.copied():
+    with Store(left, read_only=True) as reader, reader.index.rows.copied():
         run_apart(STAGE, left)
         (path,) = reader.packs.directory.path.iterdir()
         path.rename(path.with_suffix(".gone"))
@@ -100,7 +100,7 @@ def test_the_index_does_not_grow_under_a_check(left: Path, monkeypatch: pytest.M
     grown: list[int] = []
     with Store(left, read_only=True) as reader:
         assert check(reader, data=True) == []
-        with reader.index.pinned():  # as every check did once
+        with reader.index.rows.pinned():  # as every check did once
             assert check(reader, data=True) == []
     copied, pinned = grown
     assert copied < 100_000

@@ -16,7 +16,8 @@ from modelfs.store.chunks.writer import ChunkWriter
 from modelfs.store.disk.space import Room, Space
 from modelfs.store.index.tables import ROOT, Table
 from modelfs.store.store import Store
-from tests.support.optimized_models import f32, forms, put, real, weights
+from tests.support.optimized_models import f32, forms, put, real
+from tests.support.related_tensors import weights
 from tests.support.run_jobs import collector_of
 from tests.support.scattered_files import FILES, runs, scatter
 from tests.support.served_store import Failing
@@ -65,7 +66,7 @@ def test_garbage_goes_at_the_end(wide: Box) -> None:
 def test_a_part_without_room_is_tried_once_more(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a batch that finds no room, all garbage is collected, and the batch comes again."""
     store = wide.store
-    stored_file(store, b"gone", tensors_of({"w": f32(weights(1, 300, 200))}))
+    stored_file(store, b"gone", tensors_of({"w": f32(weights(300, 200, seed=1))}))
     inode = stored_file(store, b"base", real("base.safetensors"))
     run(new_run(store).to_end(1), store)
     gone = store.namespace.unlink(ROOT, b"gone")

@@ -20,9 +20,9 @@ from tests.support.optimized_models import (
     put,
     real,
     records,
-    weights,
     work_on_next,
 )
+from tests.support.related_tensors import weights
 from tests.support.run_jobs import drain, ingest_all, optimize, optimize_batches
 from tests.support.stores import Box, content_of, stored_file, tensors_of
 
@@ -103,7 +103,7 @@ def test_a_large_file_is_optimized_in_batches(wide: Box, monkeypatch: pytest.Mon
     """A file of several batches is optimized completely."""
     assert BATCH_BYTES > GRID
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_BYTES", 50_000)
-    tensors = {f"t{number}": f32(weights(number, 100, 40)) for number in range(20)}
+    tensors = {f"t{number}": f32(weights(100, 40, seed=number)) for number in range(20)}
     put(wide.store, "model", tensors_of(tensors))
     assert all(record.optimized for record in records(wide.store) if record.size == 16_000)
 
@@ -124,8 +124,8 @@ def test_a_store_of_format_1_is_walked(wide: Box) -> None:
 
 def test_a_listed_file_does_not_move_the_walk(wide: Box) -> None:
     """A walk reaches files with smaller numbers than a listed one, which is done first."""
-    put(wide.store, "base", tensors_of({"w": f32(weights(0, 300, 200))}))
-    stored_file(wide.store, b"later", tensors_of({"w": f32(weights(1, 300, 200))}))
+    put(wide.store, "base", tensors_of({"w": f32(weights(300, 200, seed=0))}))
+    stored_file(wide.store, b"later", tensors_of({"w": f32(weights(300, 200, seed=1))}))
     base = wide.store.namespace.lookup(ROOT, b"base")
     backlog = Backlog(wide.store)
     backlog.begin(include_optimized=True)

@@ -7,8 +7,9 @@ from onnxruntime.quantization import quantize_dynamic  # type: ignore[import-unt
 from modelfs.codecs import quantise
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.store.index.tables import ROOT
-from tests.support.optimized_models import Array, f32, forms, put, real, records, remove, weights
+from tests.support.optimized_models import Array, f32, forms, put, real, records, remove
 from tests.support.paths import MODELS
+from tests.support.related_tensors import weights
 from tests.support.run_jobs import collect, optimize
 from tests.support.stores import Box, content_of, noise, tensors_of
 
@@ -84,7 +85,7 @@ def test_all_parameters_of_quantisation_are_tried(wide: Box) -> None:
 def quantised_otherwise() -> tuple[Array, quantise.Parameters]:
     """Return a tensor, and the second parameters that are tried for it."""
     for seed in range(20):
-        values = weights(seed, 500, 700)
+        values = weights(500, 700, seed=seed)
         extremes = quantise.Extremes()
         extremes.feed(values.tobytes())
         first, second, *_ = quantise.candidates(extremes, "U8")
@@ -96,7 +97,7 @@ def quantised_otherwise() -> tuple[Array, quantise.Parameters]:
 
 def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
     """A tensor that concatenates stored query, key and value tensors is gathered from them."""
-    parts = {name: weights(seed, 200, 130) for seed, name in enumerate("qkv")}
+    parts = {name: weights(200, 130, seed=seed) for seed, name in enumerate("qkv")}
     put(wide.store, "parts", tensors_of({name: f32(part) for name, part in parts.items()}))
     fused = np.concatenate(list(parts.values()))
     assert put(wide.store, "fused", tensors_of({"qkv": f32(fused)})) < 0.01 * fused.nbytes
@@ -104,7 +105,7 @@ def test_a_fused_tensor_is_put_together_from_its_parts(wide: Box) -> None:
 
 def test_parts_are_cut_out_of_a_fused_tensor(wide: Box) -> None:
     """A tensor that is a range of rows of a stored one is gathered from it."""
-    fused = weights(7, 600, 130)
+    fused = weights(600, 130, seed=7)
     put(wide.store, "fused", tensors_of({"qkv": f32(fused)}))
     parts = {name: f32(fused[at : at + 200]) for name, at in (("q", 0), ("k", 200), ("v", 400))}
     assert put(wide.store, "parts", tensors_of(parts)) < 0.01 * fused.nbytes
@@ -132,9 +133,15 @@ def test_noise_stays_plain(wide: Box) -> None:
     assert sum(record.size for record in plain if record.optimized) == 200_000
 
 
+def checkpoints(count: int) -> Array:
+    """Return the weights of a model, and those after each of `count` small steps."""
+    steps = (weights(300, 200, seed=n) / 500 for n in range(1, 1 + count))
+    return np.cumsum([weights(300, 200), *steps], 0)
+
+
 def test_checkpoints_are_all_deltas_to_the_first(wide: Box) -> None:
     """With a depth of 1, no delta is the base of another."""
-    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
+    steps = checkpoints(3)
     for number, step in enumerate(steps):
         put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
     deltas = [record for record in records(wide.store) if record.form == "delta"]
@@ -145,7 +152,7 @@ def test_checkpoints_are_all_deltas_to_the_first(wide: Box) -> None:
 def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
     """With a depth of 2, a delta may be to a delta."""
     Backlog(wide.store).begin(depth=2)
-    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in (1, 2, 3))], 0)
+    steps = checkpoints(3)
     for number, step in enumerate(steps):
         put(wide.store, f"checkpoint-{number}", tensors_of({"w": f32(step.astype(np.float32))}))
     assert Backlog(wide.reopen()).depth == 2
@@ -154,7 +161,7 @@ def test_depth_lets_deltas_follow_one_another(wide: Box) -> None:
 
 def test_again_with_more_depth_makes_a_series_smaller(wide: Box) -> None:
     """`include_optimized` encodes optimized chunks again, to nearer bases if depth allows it."""
-    steps = np.cumsum([weights(0, 300, 200), *(weights(n, 300, 200) / 500 for n in range(1, 7))], 0)
+    steps = checkpoints(6)
     files = {f"step-{n}": tensors_of({"w": f32(each)}) for n, each in enumerate(steps)}
     for name, data in files.items():
         put(wide.store, name, data)

@@ -17,9 +17,9 @@ from tests.support.optimized_models import (
     real,
     records,
     remove,
-    weights,
     work_on_next,
 )
+from tests.support.related_tensors import weights
 from tests.support.run_jobs import collect, drain, optimize
 from tests.support.stores import Box, content_of, tensors_of
 
@@ -103,7 +103,7 @@ def test_repair_leaves_kept_bases(kept: Box) -> None:
 
 def test_bases_with_a_common_dependant_go_together(wide: Box) -> None:
     """The chunks of a transposed tensor derive from all chunks of the other, and free them all."""
-    base = weights(0, 300, 1000)
+    base = weights(300, 1000, seed=0)
     put(wide.store, "base", tensors_of({"w": f32(base)}))
     put(wide.store, "turned", tensors_of({"w": f32(base.T)}))
     assert "transpose" in forms(wide.store)
@@ -126,10 +126,10 @@ def test_forms_beyond_the_bound_of_memory_are_encoded_again(
 
 def test_dependants_of_a_removed_base_get_a_new_one(wide: Box) -> None:
     """Of several fine-tunes whose base is removed, one becomes the base of the others."""
-    base = weights(0, 300, 200)
+    base = weights(300, 200, seed=0)
     put(wide.store, "base", tensors_of({"w": f32(base)}))
     for number in (1, 2, 3):
-        tuned = base + weights(number, 300, 200) / np.float32(500)
+        tuned = base + weights(300, 200, seed=number) / np.float32(500)
         put(wide.store, f"tuned-{number}", tensors_of({"w": f32(tuned.astype(np.float32))}))
     remove(wide.store, b"base")
     optimize(wide.store)
@@ -138,7 +138,7 @@ def test_dependants_of_a_removed_base_get_a_new_one(wide: Box) -> None:
 
 def test_a_base_of_many_is_kept(wide: Box) -> None:
     """A base stays if its dependants would take more room without it, and is no garbage then."""
-    base = weights(0, 100, 100)
+    base = weights(100, 100, seed=0)
     put(wide.store, "base", tensors_of({"w": f32(base)}))
     for number in range(1, 61):
         # Steps of one size: a delta to the base has one bit for each number, and one to another

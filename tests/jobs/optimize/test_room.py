@@ -15,7 +15,8 @@ from modelfs.jobs.steps import Hold, Step, Work
 from modelfs.store.disk.calls import drive
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
-from tests.support.optimized_models import f32, weights
+from tests.support.optimized_models import f32
+from tests.support.related_tensors import weights
 from tests.support.run_jobs import collector_of
 from tests.support.stores import Box, content_of, stored_file, tensors_of
 
@@ -26,7 +27,7 @@ PACK = 2 * MB
 
 def models(store: Store) -> dict[InodeNumber, bytes]:
     """Store models, and return their content by inode."""
-    contents = [tensors_of({"w": f32(weights(number, 700, 400))}) for number in range(MODELS)]
+    contents = [tensors_of({"w": f32(weights(700, 400, seed=number))}) for number in range(MODELS)]
     return {stored_file(store, b"%d" % number, data): data for number, data in enumerate(contents)}
 
 

@@ -200,7 +200,7 @@ def test_the_cost_does_not_grow(opened: Store, monkeypatch: pytest.MonkeyPatch) 
     model = stored_model(opened, "many", **tensors)
     sketches = {name: model.sketch(name) for name in tensors}
     reads: list[int] = []
-    committed = index._committed
+    committed = index.rows
     monkeypatch.setattr(committed, "page", _counted(committed.page, reads))
     monkeypatch.setattr(committed, "floor_key", _counted(committed.floor_key, reads))
     counts: list[int] = []

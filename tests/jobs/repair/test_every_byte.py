@@ -392,7 +392,7 @@ def test_an_interrupted_repair_is_begun_again(
         if where == "before":
             patch.setattr(repair_module, "recount_totals", interrupt)  # the last pass
         elif where == "commit":
-            patch.setattr("modelfs.store.index.index.Index.apply", interrupt)
+            patch.setattr("modelfs.store.index.committed.CommittedRows.write", interrupt)
         else:
             patch.setattr("modelfs.jobs.repair.quarantine.Quarantine.move_files", interrupt)
         with pytest.raises(KeyboardInterrupt):

@@ -5,7 +5,7 @@ import pytest
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.store.chunks import reclaim
 from modelfs.store.chunks.lineage import CHAIN_MAX
-from modelfs.store.index.index import Index
+from modelfs.store.index.committed import CommittedRows
 from modelfs.store.index.tables import ChunkId, PackId, Table
 from modelfs.store.store import Store
 from tests.support.derived_chunks import HALF, chunk_at, derive, halves, held, pair, remove
@@ -88,7 +88,7 @@ def test_a_pack_whose_row_could_not_be_deleted_keeps_its_file(
         raise StoreFull("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "apply", fails)
+        patch.setattr(CommittedRows, "write", fails)
         with pytest.raises(StoreFull):
             box.store.commit()
     assert box.store.packs.numbers() == {PackId(1)}

@@ -10,7 +10,7 @@ import pytest
 from modelfs.store.disk.deferred import DeferredDeletes
 from modelfs.store.disk.descriptors import Descriptors, read_at
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.index import Index
+from modelfs.store.index.committed import CommittedRows
 from tests.support.run_jobs import ingest_file
 from tests.support.stores import Box, content_of, names_in, new_file, noise
 
@@ -75,13 +75,13 @@ def test_the_index_is_durable_before_a_file_goes(box: Box, monkeypatch: pytest.M
     (name,) = names_in(box.store.staging.folder)
     ingest_file(box.store, inode)
     there: list[bool] = []
-    write = Index.apply
+    write = CommittedRows.write
 
-    def noted(index: Index, *changes: Any) -> None:
-        write(index, *changes)
+    def noted(rows: CommittedRows, *changes: Any) -> None:
+        write(rows, *changes)
         there.append(name in names_in(box.store.staging.folder))
 
-    monkeypatch.setattr(Index, "apply", noted)
+    monkeypatch.setattr(CommittedRows, "write", noted)
     box.store.commit()
     assert there == [True]
     assert names_in(box.store.staging.folder) == set()

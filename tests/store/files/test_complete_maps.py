@@ -67,7 +67,7 @@ def test_a_lost_extent_is_no_hole(tmp_path: Path, make: Make, *, read_only: bool
     path, inode, content = made(tmp_path, make)
     lose_extent(path, inode)
     store = Store(path, read_only=read_only)
-    assert store.index.others_write == read_only
+    assert store.index.rows.others_write == read_only
     for _ in range(2):
         with MISSING_EXTENT:
             store.contents.read(inode, CHUNK + 10, 10)
@@ -206,7 +206,7 @@ def test_a_sum_beside_a_writer_counts_for_one_commit(
     path, inode, content = made(tmp_path, sparse)
     with Store(path, read_only=True) as store:
         for commit in (1, 1, 2, 2):
-            monkeypatch.setattr(store.index, "snapshot_id", lambda commit=commit: commit)
+            monkeypatch.setattr(store.index.rows, "snapshot_id", lambda commit=commit: commit)
             assert content_of(store, inode) == content
         assert sums.count == 2
 

@@ -8,7 +8,7 @@ from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.fsck import check
 from modelfs.store.files import orphans
 from modelfs.store.files.inode_totals import Totals, add_to_totals
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of
 from modelfs.store.store import Store
 from tests.support.damaged_rows import raw_rows
@@ -203,7 +203,7 @@ def test_a_reader_beside_a_writer_misses_rows_too(closed: Path) -> None:
     inode = number_of(first_of(closed, Table.STAGED))
     forget(closed, Table.STAGED, 1)
     store = Store(closed, read_only=True)
-    assert store.index.others_write
+    assert store.index.rows.others_write
     with pytest.raises(CorruptIndex, match="1 staging rows of inode"):
         store.contents.read(InodeNumber(inode), 0, 5)
     store.abandon()

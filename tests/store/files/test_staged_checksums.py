@@ -15,7 +15,7 @@ from modelfs.store.files.staged_checksums import (
     remove_checksum,
     windows_with_checksums,
 )
-from modelfs.store.files.staged_file import WINDOW
+from modelfs.store.files.window import WINDOW
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.tables import Table, pair_key

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.staged_file import StagedFile, window_name
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window import window_name
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, pair_key

@@ -51,7 +51,7 @@ def test_a_reader_beside_a_writer_has_the_state_of_each_commit(folder: Path) -> 
         assert staged is not None
         assert staged.staged_bytes == 2 * WINDOW
         assert [each.inode for each in reader.staging] == [2]
-        with reader.index.pinned():
+        with reader.index.rows.pinned():
             assert reader.staging.find(inode) is not None
             writer("ingest_all(store)")
             assert reader.staging.find(inode) is not None

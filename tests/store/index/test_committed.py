@@ -8,12 +8,12 @@ import lmdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sortedcontainers import SortedDict
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.committed import FIRST_ROWS, CommittedRows
 from modelfs.store.index.index import Index
+from modelfs.store.index.memtable import ChangedRows
 from modelfs.store.index.row_checksum import with_checksum
 from modelfs.store.index.tables import Table
 from tests.support.damaged_rows import flipped, raw_rows
@@ -21,6 +21,9 @@ from tests.support.stores import run_apart
 
 TABLE = Table.XATTRS  # its decoders accept any value
 ROWS = {b"a": b"1", b"b": b"", b"c": b"3"}
+LAYERS = st.lists(
+    st.dictionaries(st.sampled_from(sorted(ROWS)), st.none() | st.just(b"new")), max_size=2
+)
 # Gives each row a checksum.
 UPGRADE = """
 import sys
@@ -39,7 +42,7 @@ def committed(folder: Path, *, read_only: bool = True) -> Iterator[CommittedRows
     """Open an index, and yield its committed rows."""
     index = Index(Directory(folder), read_only=read_only)
     try:
-        yield index._committed
+        yield index.rows
     finally:
         index.close()
 
@@ -47,7 +50,7 @@ def committed(folder: Path, *, read_only: bool = True) -> Iterator[CommittedRows
 def write(folder: Path, rows: dict[bytes, bytes]) -> None:
     """Commit rows of the table, with checksums."""
     with committed(folder, read_only=False) as writer:
-        writer.write({TABLE: SortedDict(rows)})
+        writer.write({TABLE: ChangedRows(rows)})
 
 
 def make_old(folder: Path, rows: dict[bytes, bytes]) -> None:
@@ -96,21 +99,40 @@ def test_an_upgrade_by_another_process(tmp_path: Path) -> None:
     low=st.binary(max_size=2),
     high=st.binary(max_size=2),
     limit=st.integers(0, 4),
-    hidden=st.sets(st.sampled_from(sorted(ROWS))),
+    layers=LAYERS,
 )
 def test_a_page_is_a_part_of_the_table(
-    low: bytes, high: bytes, limit: int, hidden: set[bytes], shared: CommittedRows
+    low: bytes,
+    high: bytes,
+    limit: int,
+    layers: list[dict[bytes, bytes | None]],
+    shared: CommittedRows,
 ) -> None:
-    """A page has the first rows of a range of keys that are not hidden, in order."""
-    wanted = [row for row in ROWS.items() if low <= row[0] < high and row[0] not in hidden]
-    assert shared.page(TABLE, low, high, limit, hidden, None) == wanted[:limit]
+    """A page has the first rows of a range of keys, in order; the newest layer's value counts."""
+    rows = hidden_by(layers).items()
+    wanted = [(key, value) for key, value in rows if low <= key < high and value is not None]
+    hiding = tuple(map(ChangedRows, layers))
+    assert shared.page(TABLE, low, high, limit, hiding, None) == wanted[:limit]
 
 
-@given(key=st.binary(min_size=1, max_size=2), low=st.binary(max_size=2))
-def test_the_floor_is_the_last_key(key: bytes, low: bytes, shared: CommittedRows) -> None:
-    """The floor of a key is the last one that is not above it, and not below a bound."""
-    wanted = max((one for one in ROWS if low <= one <= key), default=None)
-    assert shared.floor_key(TABLE, key, low) == wanted
+@given(key=st.binary(min_size=1, max_size=2), low=st.binary(max_size=2), layers=LAYERS)
+def test_the_floor_is_the_last_key(
+    key: bytes, low: bytes, layers: list[dict[bytes, bytes | None]], shared: CommittedRows
+) -> None:
+    """The floor of a key is the last one in its bounds that no layer has deleted."""
+    rows = hidden_by(layers).items()
+    wanted = max(
+        (one for one, value in rows if low <= one <= key and value is not None), default=None
+    )
+    assert shared.floor_key(TABLE, key, low, tuple(map(ChangedRows, layers))) == wanted
+
+
+def hidden_by(layers: list[dict[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
+    """Return the rows of the table as layers of the memtable hide them, None if deleted."""
+    hidden: dict[bytes, bytes | None] = {**ROWS}
+    for layer in reversed(layers):
+        hidden |= layer
+    return hidden
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +159,11 @@ def test_a_damaged_row_is_an_error_or_left_out(tmp_path: Path) -> None:
         assert [key for key, _ in rows.page(TABLE, b"", b"z", 9, (), damaged)] == [b"a", b"c"]
         assert damaged == {b"b"}
         assert rows.stored(TABLE, b"b") == stored
-        assert rows.page(TABLE, b"", b"z", 9, {b"b"}, None) == [(b"a", b"1"), (b"c", b"3")]
+        hiding = (ChangedRows({b"b": None}),)
+        assert rows.page(TABLE, b"", b"z", 9, hiding, None) == [
+            (b"a", b"1"),
+            (b"c", b"3"),
+        ]
 
 
 def test_a_table_that_is_missing_is_empty(tmp_path: Path) -> None:

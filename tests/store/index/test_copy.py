@@ -42,15 +42,15 @@ def folder(tmp_path: Path) -> Path:
 def test_reads_see_one_commit(folder: Path) -> None:
     """Another process's commits do not show inside the block, and do behind it."""
     index = Index(Directory(folder), read_only=True)
-    with index.copied():
+    with index.rows.copied():
         rows = list(index.pages(Table.META))
-        commit = index.snapshot_id()
+        commit = index.rows.snapshot_id()
         run_apart(CHANGE, folder)
         assert index.get(Table.META, b"a") == b"old"
         assert list(index.pages(Table.META)) == rows
         assert index.floor(Table.META, b"a", b"a") == (b"a", b"old")
-        assert index.snapshot_id() == commit
-        assert index.get_newest(Table.META, b"a") == b"49"
+        assert index.rows.snapshot_id() == commit
+        assert index.rows.newest(Table.META, b"a") == b"49"
     assert index.get(Table.META, b"a") == b"49"
     index.close()
 
@@ -61,7 +61,7 @@ def test_a_folder_that_was_moved(folder: Path) -> None:
     moved = folder.rename(folder.with_name("moved"))
     folder.mkdir()
     Index(Directory(folder)).close()
-    with index.copied():
+    with index.rows.copied():
         assert index.get(Table.META, b"a") == b"old"
         assert sorted(os.listdir(moved)) == ["data.mdb", "lock.mdb"]
     index.close()
@@ -71,7 +71,7 @@ def test_nothing_is_left_over(folder: Path) -> None:
     """The copy has no name, and its descriptor is closed at the end."""
     index = Index(Directory(folder), read_only=True)
     names, descriptors = sorted(os.listdir(folder)), len(os.listdir("/proc/self/fd"))
-    with index.copied():
+    with index.rows.copied():
         assert sorted(os.listdir(folder)) == names
     assert len(os.listdir("/proc/self/fd")) == descriptors
     index.close()
@@ -82,7 +82,7 @@ def test_an_owner_needs_no_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(copy, "IndexCopy", None)
     for options in ({}, {"read_only": True, "exclude_writers": True}):
         index = Index(Directory(folder), **options)
-        with index.copied():
+        with index.rows.copied():
             assert index.get(Table.META, b"a") == b"old"
         index.close()
 
@@ -95,7 +95,7 @@ def test_a_file_system_without_copies(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "copy_file_range", refuse)
     index = Index(Directory(folder), read_only=True)
-    with index.copied():
+    with index.rows.copied():
         assert index.get(Table.META, b"19") == bytes(5000)
     index.close()
 
@@ -104,7 +104,7 @@ def test_without_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No disk has room: an error, and nothing is left over."""
     monkeypatch.setattr(copy, "PART_MAX", 0.0)
     index = Index(Directory(folder), read_only=True)
-    with pytest.raises(StoreFull, match="no room for a copy of the index"), index.copied():
+    with pytest.raises(StoreFull, match="no room for a copy of the index"), index.rows.copied():
         pass
     assert index.get(Table.META, b"a") == b"old"
     index.close()

@@ -43,7 +43,7 @@ class Stubborn:
 
 
 def fail(index: Index, **failures: lmdb.Error) -> None:
-    environment = index._env
+    environment = index.environment
     assert environment._env is not None
     environment._env = cast("lmdb.Environment", Stubborn(environment._env, **failures))
 
@@ -83,10 +83,10 @@ def test_a_panic_waits_for_transactions(index: Index) -> None:
     values: list[bytes | None] = []
 
     def reader() -> None:
-        with index._env.transaction() as transaction:
+        with index.environment.transaction() as transaction:
             inside.set()
             go.wait(20)
-            stored = transaction.get(b"a", db=index._env.database(Table.META))
+            stored = transaction.get(b"a", db=index.environment.database(Table.META))
             assert stored is not None
             values.append(checked(Table.META, b"a", stored))
 
@@ -135,7 +135,7 @@ def test_errors_of_lmdb_are_translated(index: Index, code: int, wanted: type[Exc
     """A full disk or quota is StoreFull, a failed system call OSError, LMDB's own error damage."""
     fail(index, begin=failure(code))
     with pytest.raises(wanted):
-        index.apply({})
+        index.rows.write({})
     with pytest.raises(wanted):
         index.get(Table.META, b"a")
 
@@ -149,7 +149,7 @@ def test_a_closed_gate_keeps_the_environment_closed(tmp_path: Path) -> None:
     index = Index(Directory(tmp_path), read_only=True)
     values: list[bytes | None] = []
     thread = threading.Thread(target=lambda: values.append(index.get(Table.META, b"a")))
-    assert FORK_GATE.close(index.reopen)
+    assert FORK_GATE.close(index.rows.reopen)
     try:
         assert not opened(tmp_path)
         thread.start()
@@ -172,9 +172,9 @@ def test_reopening_waits_for_other_threads_only(index: Index) -> None:
     """A thread's own transaction ends in an error, since it cannot be waited for."""
 
     def fork_inside() -> None:
-        with index._env.transaction() as transaction:
-            index.reopen()
-            transaction.get(b"a", db=index._env.database(Table.META))
+        with index.environment.transaction() as transaction:
+            index.rows.reopen()
+            transaction.get(b"a", db=index.environment.database(Table.META))
 
     with pytest.raises(CorruptIndex):
         fork_inside()
@@ -182,7 +182,7 @@ def test_reopening_waits_for_other_threads_only(index: Index) -> None:
 
 
 def readers(index: Index) -> str:
-    environment = index._env._env
+    environment = index.environment._env
     assert environment is not None
     return environment.readers()
 
@@ -196,7 +196,7 @@ from modelfs.store.index.row_checksum import checked
 from modelfs.store.index.tables import Table
 index = Index(Directory(Path(sys.argv[1])), read_only=True)
 index.get(Table.META, b"a")
-with index.pinned():
+with index.rows.pinned():
     index.get(Table.META, b"a")
     if "copy" in sys.argv:
         (Path(sys.argv[1]) / "lock.mdb").read_bytes()
@@ -244,7 +244,7 @@ def test_a_killed_reader_does_not_let_the_index_grow(index: Index, tmp_path: Pat
             for key in range(100):
                 index.put(Table.META, b"%d" % key, bytes([number]) * 1000)
         index.commit()
-        sizes.append(index.size)
+        sizes.append(index.file.used())
     assert f" {process.pid} " not in readers(index)
     assert sizes[-1] == sizes[10]
 
@@ -272,7 +272,7 @@ def test_more_transactions_than_places(tmp_path: Path, monkeypatch: pytest.Monke
     """They wait for one; after some time it is an error, and no damage."""
     Index(Directory(tmp_path)).close()
     index = Index(Directory(tmp_path), read_only=True)
-    environment = index._env._env
+    environment = index.environment._env
     assert environment is not None
     places = [environment.begin() for _ in range(environment.info()["max_readers"])]
     thread = threading.Timer(0.1, places.pop)
@@ -295,9 +295,9 @@ def test_without_permission_no_place_is_taken(
     (tmp_path / "lock.mdb").unlink()
     monkeypatch.setattr(environment_module, "may_lock", lambda _: False)
     index = Index(Directory(tmp_path), read_only=True)
-    with index.pinned():
+    with index.rows.pinned():
         assert index.get(Table.META, b"a") is None
-        assert index.snapshot_id() > 0
+        assert index.rows.snapshot_id() > 0
     index.close()
     assert not (tmp_path / "lock.mdb").exists()
 
@@ -310,15 +310,15 @@ def test_a_drain_does_not_wait_for_itself(tmp_path: Path) -> None:
     values: list[bytes | None] = []
 
     def work() -> None:
-        with index.pinned():
+        with index.rows.pinned():
             inside.set()
             assert go.wait(20)
-            values.append(index.get_newest(Table.META, b"a"))
+            values.append(index.rows.newest(Table.META, b"a"))
 
     thread = threading.Thread(target=work)
     thread.start()
     assert inside.wait(20)
-    reopener = threading.Thread(target=index.reopen)
+    reopener = threading.Thread(target=index.rows.reopen)
     reopener.start()
     reopener.join(0.05)
     assert reopener.is_alive()
@@ -336,7 +336,7 @@ def inside_transaction(index: Index) -> Iterator[threading.Event]:
     inside, go = threading.Event(), threading.Event()
 
     def work() -> None:
-        with index._env.transaction():
+        with index.environment.transaction():
             inside.set()
             assert go.wait(20)
 
@@ -376,12 +376,12 @@ def test_ctrl_c_during_a_drain_changes_nothing(index: Index, *, panic: bool) -> 
             fail(index, begin=lmdb.PanicError("told to fail"))
             interrupted(lambda: index.get(Table.META, b"a"))
         else:
-            interrupted(index.reopen)
+            interrupted(index.rows.reopen)
             assert index.get(Table.META, b"a") == b"1"
     thread.start()
     thread.join(20)
     assert values == [b"1"]
-    index.reopen()
+    index.rows.reopen()
     assert index.get(Table.META, b"a") == b"1"
 
 
@@ -395,7 +395,7 @@ def test_ctrl_c_while_a_map_waits_to_grow(tmp_path: Path) -> None:
         interrupted(index.commit)
         assert index.get(Table.META, b"a") == b"1"
     index.commit()
-    index.reopen()
+    index.rows.reopen()
     assert index.get(Table.META, b"large") == bytes(1 << 20)
     index.close()
 
@@ -405,7 +405,7 @@ def test_a_signal_handler_reopens_during_a_drain(index: Index) -> None:
 
     def handler(_: int, __: FrameType | None) -> None:
         go.set()
-        index.reopen()
+        index.rows.reopen()
         values.append(index.get(Table.META, b"a"))
 
     values: list[bytes | None] = []
@@ -413,10 +413,10 @@ def test_a_signal_handler_reopens_during_a_drain(index: Index) -> None:
     try:
         with inside_transaction(index) as go:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
-            index.reopen()
+            index.rows.reopen()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert values == [b"1"]
-    assert index._env._env is None
+    assert index.environment._env is None
     assert index.get(Table.META, b"a") == b"1"

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import index as index_module
-from modelfs.store.index import memtable as memtable_module
+from modelfs.store.index.committed import CommittedRows, Row
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.memtable import Memtable
 from modelfs.store.index.tables import Table, pair_key
@@ -176,7 +176,6 @@ def test_an_index_is_a_dict() -> None:
 def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     """With pages of two rows no row is left out or yielded twice."""
     monkeypatch.setattr(index_module, "SCAN_PAGE", 2)
-    monkeypatch.setattr(memtable_module, "CHANGES_PAGE", 2)
     monkeypatch.setattr(Index.scan, "__defaults__", (2,))
     run_state_machine_as_test(LikeADict, settings=STEPS)
 
@@ -227,7 +226,7 @@ def test_no_index_is_no_store(tmp_path: Path) -> None:
 
 WRITE: Final = """
 import sys
-from typing import Final
+from typing import Any, Final
 from pathlib import Path
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
@@ -300,7 +299,7 @@ def test_readers_on_threads_see_whole_rows(index: Index) -> None:
 
 PUT = """
 import sys
-from typing import Final
+from typing import Any, Final
 from pathlib import Path
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
@@ -316,12 +315,12 @@ def test_a_pinned_reader_sees_one_commit(tmp_path: Path) -> None:
     """A pinned reader sees one commit, and the newest one on request."""
     run_apart(PUT, tmp_path, "1")
     reader = Index(Directory(tmp_path), read_only=True)
-    with reader.pinned():
+    with reader.rows.pinned():
         assert reader.get(Table.META, b"key") == b"1"
         run_apart(PUT, tmp_path, "2")
         assert reader.get(Table.META, b"key") == b"1"
         assert list(reader.pages(Table.META)) == [(b"key", b"1")]
-        assert reader.get_newest(Table.META, b"key") == b"2"
+        assert reader.rows.newest(Table.META, b"key") == b"2"
     assert reader.get(Table.META, b"key") == b"2"
     reader.close()
 
@@ -334,7 +333,7 @@ def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
     values: list[bytes | None] = []
 
     def work() -> None:
-        with index.pinned():
+        with index.rows.pinned():
             pinned.set()
             assert go.wait(20)
             values.append(index.get(Table.META, b"key"))
@@ -343,11 +342,11 @@ def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
     thread.start()
     assert pinned.wait(20)
     run_apart(PUT, tmp_path, "2")
-    with index.pinned():
-        before = index.snapshot_id()
+    with index.rows.pinned():
+        before = index.rows.snapshot_id()
         run_apart(PUT, tmp_path, "3")
         assert index.get(Table.META, b"key") == b"2"
-        assert index.snapshot_id() == before
+        assert index.rows.snapshot_id() == before
         go.set()
         thread.join(20)
     assert values == [b"1"]
@@ -356,22 +355,22 @@ def test_several_threads_are_pinned_at_once(tmp_path: Path) -> None:
 
 
 def test_a_writer_is_not_pinned(index: Index) -> None:
-    """The owner sees its own changes, pinned or not."""
-    with index.pinned(), index.change():
+    """The owner sees its own changes, pinned or not; the committed rows lack them."""
+    with index.rows.pinned(), index.change():
         index.put(Table.META, b"key", b"1")
         assert index.get(Table.META, b"key") == b"1"
-        assert index.get_newest(Table.META, b"key") == b"1"
+        assert index.rows.newest(Table.META, b"key") is None
 
 
 def test_a_change_that_raises_needs_no_commit(index: Index) -> None:
     """After a change that was undone there is nothing to commit."""
-    commit = index.snapshot_id()
+    commit = index.rows.snapshot_id()
     with contextlib.suppress(ValueError), index.change():
         index.put(Table.META, b"a", b"1")
         raise ValueError
     assert (index.dirty, index.uncommitted_seconds, index.uncommitted_bytes) == (False, 0, 0)
     index.commit()
-    assert index.snapshot_id() == commit
+    assert index.rows.snapshot_id() == commit
 
 
 def test_deleting_a_missing_row_changes_nothing(index: Index) -> None:
@@ -466,6 +465,33 @@ def test_an_interrupted_change_is_never_committed(
     reopened.close()
 
 
+@pytest.mark.parametrize("late", [b"new", None], ids=["put", "deleted"])
+def test_a_change_during_a_listing(
+    index: Index, monkeypatch: pytest.MonkeyPatch, late: bytes | None
+) -> None:
+    """A row that changes between the looks at memory and at LMDB is listed with either value."""
+    with index.change():
+        for key in (b"a", b"b", b"c"):
+            index.put(Table.META, key, b"old")
+    index.commit()
+    with index.change():
+        index.put(Table.META, b"a", b"1")
+        index.delete(Table.META, b"c")
+    page = CommittedRows.page
+
+    def changed_first(*arguments: Any) -> list[Row]:
+        with index.change():
+            if late is None:
+                index.delete(Table.META, b"b")
+            else:
+                index.put(Table.META, b"b", late)
+        return page(*arguments)
+
+    monkeypatch.setattr(CommittedRows, "page", changed_first)
+    rows = dict(index.pages(Table.META))
+    assert rows == {b"a": b"1"} | ({} if late is None else {b"b": late})
+
+
 # -- damaged rows
 
 
@@ -491,7 +517,7 @@ def test_a_damaged_row_is_an_error(damaged: Index) -> None:
     assert damaged.get(Table.META, b"a") == b"aaa"
     for read in (
         lambda: damaged.get(Table.META, b"b"),
-        lambda: damaged.get_newest(Table.META, b"b"),
+        lambda: damaged.rows.newest(Table.META, b"b"),
         lambda: damaged.scan(Table.META, b"", b"z"),
         lambda: list(damaged.pages(Table.META)),
         lambda: damaged.floor(Table.META, b"d", b"a"),
@@ -514,7 +540,7 @@ def test_a_damaged_row_exists(damaged: Index) -> None:
     """Look-ups of keys alone see it, it can be read as it is, deleted, and written again."""
     assert damaged.has(Table.META, b"d")
     assert damaged.floor_key(Table.META, b"d", b"a") == b"d"
-    assert (damaged.stored(Table.META, b"d") or b"")[1:3] == b"dd"
+    assert (damaged.rows.stored(Table.META, b"d") or b"")[1:3] == b"dd"
     with damaged.change():
         damaged.delete(Table.META, b"b")
         damaged.put(Table.META, b"d", b"new")

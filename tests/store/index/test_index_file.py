@@ -48,10 +48,10 @@ def test_an_index_that_is_mostly_free_is_compacted(
     before = filled_and_emptied(tmp_path)
     rows = rows_of(tmp_path)
     index = Index(Directory(tmp_path))
-    index.compact(1 << 30)
+    index.file.compact(1 << 30)
     assert (tmp_path / "data.mdb").stat().st_size < before / 4
     put(index, b"a", b"2")
-    index.compact(1 << 30)  # does nothing
+    index.file.compact(1 << 30)  # does nothing
     index.close()
     assert rows_of(tmp_path) == rows | {Table.META: [(b"a", b"2")]}
 
@@ -67,7 +67,7 @@ def test_the_folder_that_was_opened_is_compacted(
     index = Index(Directory(folder))
     folder.rename(moved)
     shutil.copytree(moved, folder)
-    index.compact(1 << 30)
+    index.file.compact(1 << 30)
     index.close()
     assert (moved / "data.mdb").stat().st_size < before / 4
     assert (folder / "data.mdb").stat().st_size == before
@@ -81,7 +81,7 @@ def test_an_index_stays_as_it_is(
     monkeypatch.setattr(rebuild, "COMPACT_MIN", smallest)
     before = filled_and_emptied(tmp_path)
     index = Index(Directory(tmp_path))
-    index.compact(room)
+    index.file.compact(room)
     index.close()
     assert (tmp_path / "data.mdb").stat().st_size == before
     assert not (tmp_path / "new").exists()
@@ -96,7 +96,7 @@ from modelfs.store.index.index import Index
 from tests.support.small_index import put
 rebuild.COMPACT_MIN = 1 << 20
 index = Index(Directory(Path(sys.argv[1])))
-index.compact(1 << 30)
+index.file.compact(1 << 30)
 for number in range(100):
     put(index, b"a", b"%d" % number)
 index.close()
@@ -111,7 +111,7 @@ def test_a_reader_meanwhile(tmp_path: Path) -> None:
     run_apart(COMPACT, tmp_path)
     assert index.get(Table.META, b"a") == b"1"
     assert list(index.pages(Table.CHUNKS)) == rows
-    index.reopen()
+    index.rows.reopen()
     assert index.get(Table.META, b"a") == b"99"
     assert list(index.pages(Table.CHUNKS)) == rows
     index.close()

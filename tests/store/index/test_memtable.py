@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfs.store.index import memtable as memtable_module
-from modelfs.store.index.memtable import Memtable, Unchanged
+from modelfs.store.index.memtable import ChangedRows, Memtable, Unchanged
 from modelfs.store.index.tables import Table
 
 META = Table.META
 
 
-def rows_of(memtable: Memtable, limit: int = 99) -> dict[bytes, bytes | None]:
-    changed, _ = memtable.changes(META, b"", b"\xff", limit)
-    return changed
+def rows_of(memtable: Memtable) -> dict[bytes, bytes | None]:
+    *_, layers = memtable.live(META, b"", b"\xff", 1)
+    return {key: value for rows in reversed(layers) for key, value in rows.items()}
 
 
 def test_a_row_is_that_of_the_newest_layer() -> None:
@@ -95,19 +95,6 @@ def test_a_row_can_be_dropped() -> None:
     assert isinstance(memtable.sealed(META, b"b"), Unchanged)
 
 
-def test_one_look_walks_over_a_page_of_deletions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes come a page at a time, deletions included, with the key where the next begins."""
-    monkeypatch.setattr(memtable_module, "CHANGES_PAGE", 3)
-    memtable = Memtable()
-    for key in b"abcd":
-        memtable.set(META, bytes([key]), None)
-    memtable.set(META, b"e", b"1")
-    changed, end = memtable.changes(META, b"", b"\xff", 1)
-    assert (changed, end) == (dict.fromkeys((b"a", b"b", b"c")), b"c\0")
-    changed, end = memtable.changes(META, end, b"\xff", 1)
-    assert (changed, end) == ({b"d": None, b"e": b"1"}, b"e\0")
-
-
 def test_an_undo_restores_what_each_row_was() -> None:
     """Undone in reverse, a row changed twice is as before, and a new row hides nothing.
 
@@ -141,40 +128,61 @@ KEYS = st.integers(0, 20).map(lambda number: bytes([number]))
 ROWS = st.dictionaries(KEYS, st.none() | st.binary(min_size=1, max_size=1))
 
 
-@given(sealed=ROWS, active=ROWS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
-def test_changes_are_complete_up_to_the_returned_key(
-    sealed: dict[bytes, bytes | None],
-    active: dict[bytes, bytes | None],
-    low: bytes,
-    high: bytes,
-    limit: int,
-) -> None:
-    """A limit counts rows with a value; deletions before the last one are all there."""
+def memtable_of(sealed: dict[bytes, bytes | None], active: dict[bytes, bytes | None]) -> Memtable:
     memtable = Memtable()
     for key, value in sealed.items():
         memtable.set(META, key, value)
     memtable.seal()
     for key, value in active.items():
         memtable.set(META, key, value)
+    return memtable
+
+
+@given(sealed=ROWS, active=ROWS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
+def test_live_rows_are_complete_up_to_the_returned_key(
+    sealed: dict[bytes, bytes | None],
+    active: dict[bytes, bytes | None],
+    low: bytes,
+    high: bytes,
+    limit: int,
+) -> None:
+    """The first rows with a value come in order; the layers have the deletions, too."""
     merged = {**sealed, **active}
-    changed, stop = memtable.changes(META, low, high, limit)
-    expected = {key: merged[key] for key in sorted(merged) if low <= key < stop}
-    assert list(changed.items()) == list(expected.items())
-    values = sum(value is not None for value in changed.values())
-    assert values == limit if stop != high else values <= limit
+    rows, stop, layers = memtable_of(sealed, active).live(META, low, high, limit)
+    expected = [
+        (key, value)
+        for key, value in sorted(merged.items())
+        if low <= key < stop and value is not None
+    ]
+    assert list(rows.items()) == expected
+    assert len(rows) == limit if stop != high else len(rows) <= limit
     assert stop <= max(low, high)
+    assert layers == tuple(filter(None, (active, sealed)))
 
 
 @given(sealed=ROWS, active=ROWS, key=KEYS, low=KEYS)
-def test_floors_are_those_of_each_layer(
+def test_the_live_floor_is_the_last_key_with_a_value(
     sealed: dict[bytes, bytes | None], active: dict[bytes, bytes | None], key: bytes, low: bytes
 ) -> None:
-    """Each layer gives its last key in the range, bounds included, whether deleted or not."""
-    memtable = Memtable()
-    for each, value in sealed.items():
-        memtable.set(META, each, value)
-    memtable.seal()
-    for each, value in active.items():
-        memtable.set(META, each, value)
-    inside = [[each for each in layer if low <= each <= key] for layer in (active, sealed)]
-    assert memtable.floor_keys(META, key, low) == [max(keys) for keys in inside if keys]
+    """A sealed row counts unless the active layer has deleted it; bounds are included."""
+    merged = {**sealed, **active}
+    inside = [each for each in merged if low <= each <= key and merged[each] is not None]
+    floor, _ = memtable_of(sealed, active).live_floor(META, key, low)
+    assert floor == max(inside, default=None)
+
+
+@given(st.lists(st.tuples(KEYS, st.none() | st.just(b"1") | st.just(b"2"), st.booleans())))
+def test_changed_rows_are_a_dict_with_sorted_keys(
+    changes: list[tuple[bytes, bytes | None, bool]],
+) -> None:
+    """After any changes and drops, keys of values and of deletions are sorted, each apart."""
+    rows, expected = ChangedRows(), dict[bytes, bytes | None]()
+    for key, value, dropped in changes:
+        if dropped and key in expected:
+            assert rows.drop(key) == expected.pop(key)
+        else:
+            rows.change(key, value)
+            expected[key] = value
+    assert rows == expected == ChangedRows(expected)
+    assert list(rows.live) == sorted(key for key, value in rows.items() if value is not None)
+    assert list(rows.deleted) == sorted(key for key, value in rows.items() if value is None)

@@ -98,7 +98,7 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.index import opening
 from modelfs.store.index.index import Index
 index = Index(Directory(Path(sys.argv[1])), read_only=True)
-index.snapshot_id()
+index.rows.snapshot_id()
 print("open", os.getpid(), flush=True)
 sys.stdin.read()
 """
