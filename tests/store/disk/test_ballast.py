@@ -51,4 +51,4 @@ def test_a_disk_in_memory_has_none(held: Ballast, monkeypatch: pytest.MonkeyPatc
     held.release()
     monkeypatch.setattr(ballast, "file_system_type", lambda _: TMPFS)
     assert not held.hold(MB)
-    assert (held.bytes, held.is_possible) == (0, False)
+    assert (held.bytes, held.is_missing) == (0, False)
