@@ -117,7 +117,7 @@ class Store:
 
     def __init__(  # noqa: PLR0913 - one for each choice of a caller
         self,
-        folder: Path,
+        folder: Path | Directory,
         *,
         read_only: bool = False,
         exclude_writers: bool = False,
@@ -129,7 +129,7 @@ class Store:
         """Open a store. For writing, lock it and bring it to its last commit.
 
         Args:
-            folder: of the store.
+            folder: of the store: its path, or a result of `find_store`, which stays open.
             read_only: show the last commit; other processes may read, and one may write, unless
                 this one has no permission to write the index's lock file: see `exclusion`.
             exclude_writers: with `read_only`, keep other processes from opening it for writing.
