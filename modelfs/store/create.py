@@ -58,7 +58,7 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
         _put_first_rows(index, chunk_size)
     index.commit()
     index.close()
-    index.folder.sync()
+    index.directory.sync()
     directory.sync()
     # Last, when all else is durable: a folder with a format file is a store.
     write_format(directory)

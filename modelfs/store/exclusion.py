@@ -65,7 +65,7 @@ class WriterExclusion:
 
     def gain_slots(self) -> bool:
         """Open the index with slots, if this process has the permission by now; return whether."""
-        if self._index.has_slots or not may_lock(self._index.folder):
+        if self._index.has_slots or not may_lock(self._index.directory):
             return False
         self._index.reopen()
         self._index.snapshot_id()  # opens it

@@ -194,7 +194,7 @@ class Store:
         self.space = Space(
             Path(self.directory.link),
             limit,
-            index_file=Path(index.folder.link) / DATA_FILE,
+            index_file=Path(index.directory.link) / DATA_FILE,
             staged=lambda: staging.bytes,
             uncommitted=lambda: index.uncommitted_bytes,
             has_ballast=recover and not read_only,
@@ -290,7 +290,12 @@ class Store:
 
     def close_folders(self) -> None:
         """Close the store's folders, after everything in them."""
-        folders = (self.packs.directory, self.staging.directory, self.index.folder, self.directory)
+        folders = (
+            self.packs.directory,
+            self.staging.directory,
+            self.index.directory,
+            self.directory,
+        )
         for folder in folders:
             folder.close()
 

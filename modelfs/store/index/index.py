@@ -90,7 +90,7 @@ class Index:
         self._undo: list[Undo] | None = None  # of the change in progress
         self._torn = False  # whether a change was interrupted
         self._versions = dict.fromkeys(Table, 0)
-        self.folder = folder
+        self.directory = folder
         self._env = Environment(
             folder, read_only=read_only, map_size=map_size, needs_slots=not exclude_writers
         )
