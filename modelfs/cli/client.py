@@ -6,7 +6,6 @@ import os
 import select
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, Self
 
 import click
@@ -110,7 +109,7 @@ class DaemonClient:
 class DaemonProcess:
     """The process of a store's daemon, watched until it ends."""
 
-    def __init__(self, store: Path, *, trust: bool = False) -> None:
+    def __init__(self, store: Directory, *, trust: bool = False) -> None:
         self._fd: int | None = None  # a pidfd
         self.user: int | None = None  # its user ID; None if it could not be found
         with contextlib.suppress(OSError, Failure, ModelfsError):
@@ -135,7 +134,7 @@ class Refused(Failure):
     """The daemon of a store may not be used by this user."""
 
 
-def connect_to_read(store: Path, *, trust: bool = False) -> DaemonClient | None:
+def connect_to_read(store: Directory, *, trust: bool = False) -> DaemonClient | None:
     """Connect as `connect` does; None also if this user may not use the daemon.
 
     For commands that only read: they show the last commit then.
@@ -145,11 +144,11 @@ def connect_to_read(store: Path, *, trust: bool = False) -> DaemonClient | None:
     return None
 
 
-def connect(store: Path, *, trust: bool = False) -> DaemonClient | None:
+def connect(store: Directory, *, trust: bool = False) -> DaemonClient | None:
     """Connect to the daemon that has a store mounted; None if there is none.
 
     Args:
-        store: its folder.
+        store: its folder, which stays open.
         trust: see `Store`.
 
     Raises:
@@ -172,9 +171,11 @@ def connect(store: Path, *, trust: bool = False) -> DaemonClient | None:
                 return None
             case PermissionError():
                 who = "only the owner of the store and root may use its daemon"
-                raise Refused(f"permission denied: {store} ({who})") from exc
+                raise Refused(f"permission denied: {store.path} ({who})") from exc
             case TimeoutError():
-                raise Failure(f"the daemon of {store} does not answer; is it stopped?") from exc
+                raise Failure(
+                    f"the daemon of {store.path} does not answer; is it stopped?"
+                ) from exc
         raise
     connection.settimeout(None)
     client = DaemonClient(connection, folder)

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from modelfs.cli import client
@@ -12,6 +11,7 @@ from modelfs.cli.another_pid import continue_in_child
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point
 from modelfs.errors import SamePid, StoreBusy
+from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET, lock, open_folder
 from modelfs.store.store import Store
 
@@ -19,7 +19,7 @@ from modelfs.store.store import Store
 CHILDREN_MAX: Final = 8
 
 
-def open_unmounted(store: Path, *, trust: bool) -> Store:
+def open_unmounted(store: Directory, *, trust: bool) -> Store:
     """Open a store for writing, after `client.connect` found no daemon.
 
     Raises:
@@ -32,7 +32,7 @@ def open_unmounted(store: Path, *, trust: bool) -> Store:
         raise _locked(store, exc) from exc
 
 
-def open_for_reading(store: Path, *, trust: bool) -> Store:
+def open_for_reading(store: Directory, *, trust: bool) -> Store:
     """Open a store as of its last commit. This may continue in a child: see `another_pid`.
 
     Raises:
@@ -49,7 +49,7 @@ def open_for_reading(store: Path, *, trust: bool) -> Store:
 
 
 @contextlib.contextmanager
-def pinned(store: Path, *, trust: bool) -> Iterator[None]:
+def pinned(store: Directory, *, trust: bool) -> Iterator[None]:
     """Keep the files of the last commit in place, by way of the daemon or by the store's lock.
 
     Raises:
@@ -76,8 +76,8 @@ def pinned(store: Path, *, trust: bool) -> Iterator[None]:
         yield
 
 
-def _locked(store: Path, exc: StoreBusy) -> Failure:
-    mount_point = find_mount_point(store)
+def _locked(store: Directory, exc: StoreBusy) -> Failure:
+    mount_point = find_mount_point(store.identity)
     if mount_point is not None and os.statvfs(mount_point).f_flag & os.ST_RDONLY:
         return Failure(
             f"{exc}, which has it mounted read-only; unmount it with "

@@ -12,6 +12,7 @@ from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.store import folder
+from modelfs.store.disk.directory import Directory, Identity
 from modelfs.store.files.path_lookup import inode_at
 from modelfs.store.folder import STORE_ATTRIBUTE, MountedStore
 from modelfs.store.index.tables import InodeNumber
@@ -42,8 +43,10 @@ def store_of_mount(path: Path) -> MountedStore | None:
         return folder.store_of_mount(path)
 
 
-def find_store(path: Path) -> Path:
-    """Return the store at a path, or the store of the mount that the path lies in.
+def find_store(path: Path) -> Directory:
+    """Open the store at a path, or the store of the mount that the path lies in.
+
+    Of any owner and mode: `open_folder` checks them.
 
     Raises:
         Failure: there is no such store, or it may not be read.
@@ -55,13 +58,13 @@ def find_store(path: Path) -> Path:
             raise Failure(f"{exc}; name a store or its mount point") from exc
 
 
-def find_mount_point(store: Path) -> Path | None:
+def find_mount_point(store: Identity) -> Path | None:
     """Return where a store is mounted, None if this user cannot see that."""
     for entry in mounts():
         # Other mounts may be dead, or another user's.
         with contextlib.suppress(Failure, OSError):
             mounted = store_of_mount(entry.path) if entry.kind == MODELFS else None
-            if mounted is not None and mounted.identity == folder.identity_of(store):
+            if mounted is not None and mounted.identity == store:
                 return entry.path
     return None
 
@@ -86,7 +89,7 @@ def store_mounted_at(path: Path) -> MountedStore:
     return store
 
 
-def file_of_mount(file: Path) -> tuple[Path, InodeNumber]:
+def file_of_mount(file: Path) -> tuple[Directory, InodeNumber]:
     """Return the store and the inode of a file in a mount.
 
     Raises:

@@ -7,7 +7,7 @@ from modelfs.errors import InvalidArgument, NotAStore
 from modelfs.reader.reader import Reader
 from modelfs.store.create import CHUNK_SIZE, create_store
 from modelfs.store.files.path_lookup import StrPath
-from modelfs.store.folder import find_store
+from modelfs.store.folder import find_path
 
 
 def open(path: StrPath, *, trust: bool = False) -> Reader:  # noqa: A001 - as in `modelfs.open`
@@ -30,7 +30,7 @@ def open(path: StrPath, *, trust: bool = False) -> Reader:  # noqa: A001 - as in
     """
     if not os.fspath(path):
         raise NotAStore("the path of a store is empty")
-    return Reader(find_store(Path(path).expanduser()), trust=trust)
+    return Reader(find_path(Path(path).expanduser()), trust=trust)
 
 
 def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:

@@ -73,11 +73,12 @@ _DAEMON: Final = re.compile(rb"(\d+):(\d+) (\d+)/(\d+)")
 _NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
-def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Directory:
+def open_folder(store: Path | Directory, *, read_only: bool, trust: bool = False) -> Directory:
     """Open the folder of a store, if this process may use it: see above.
 
     Args:
-        path: of the folder.
+        store: the path of the folder, or a result of `find_store`, which stays open: then it is
+            the same folder, wherever it is by now.
         read_only: whether the store is only to be read.
         trust: whether to accept all owners and modes.
 
@@ -87,8 +88,9 @@ def open_folder(path: Path, *, read_only: bool, trust: bool = False) -> Director
         StoreNotTrusted: it is another user's, or others may write in it.
         OSError: the path may not be searched.
     """
+    path, place = (store.path, store.link) if isinstance(store, Directory) else (store, store)
     try:
-        directory = Directory(path, trust=trust)
+        directory = Directory(Path(place), trust=trust)
         is_a_store = directory.exists(FORMAT_FILE)
     except (FileNotFoundError, NotADirectoryError):
         is_a_store = False
@@ -129,11 +131,17 @@ def is_store(folder: Path) -> bool:
         IrregularFile: its format file is not a regular file.
         OSError: the folder may not be read, or lies in a mount whose daemon ended.
     """
+    return _opened(folder) is not None
+
+
+def _opened(folder: Path) -> Directory | None:
+    """Open a folder if it is a store, of any owner and mode. Raises what `is_store` does."""
     start = FORMAT_TEXT.partition(",")[0].encode()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        # Any owner and mode: `open_folder` checks them.
-        return Directory(folder, trust=True).read(FORMAT_FILE).startswith(start)
-    return False
+        directory = Directory(folder, trust=True)
+        if directory.read(FORMAT_FILE).startswith(start):
+            return directory
+    return None
 
 
 def identity_of(folder: Path) -> Identity:
@@ -200,16 +208,37 @@ def daemon_attribute(folder: Directory) -> bytes:
     return f"{folder.identity} {os.getpid()}/{folder.fd}".encode()
 
 
-def find_store(path: Path) -> Path:
-    """Return the store at a path, or the store of the mount that the path lies in.
+def find_store(path: Path) -> Directory:
+    """Open the store at a path, or the store of the mount that the path lies in.
+
+    Of any owner and mode: `open_folder` checks them. At the path there may be another store by
+    then, and the result is still this one.
 
     Raises:
         NotAStore: there is no such store.
         IrregularFile: as `is_store`.
         OSError: the path may not be read, or the mount's daemon ended.
     """
+    found, identity = _found(path)
+    store = _opened(found)
+    if store is None or identity not in (None, store.identity):
+        raise NotAStore(f"the store {found} was moved or replaced meanwhile")
+    return store
+
+
+def find_path(path: Path) -> Path:
+    """Return a path of the store at a path, or of the mount that the path lies in.
+
+    It may name another store by the time that it is opened, but it can be kept: a reader opens the
+    store again, also in other processes. Raises what `find_store` does.
+    """
+    return _found(path)[0]
+
+
+def _found(path: Path) -> tuple[Path, Identity | None]:
+    """Return the path of a store, and its identity if a mount has it."""
     if is_store(path):
-        return path.resolve()
+        return path.resolve(), None
     try:
         mounted = store_of_mount(path)
     except FileNotFoundError as exc:
@@ -221,7 +250,7 @@ def find_store(path: Path) -> Path:
             f"{path} is in a mount of the store {mounted.path}, which does not exist here: "
             "the daemon may run in another container"
         )
-    return found
+    return found, mounted.identity
 
 
 def check_format(folder: Directory) -> int:

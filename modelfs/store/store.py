@@ -15,12 +15,13 @@ Example::
         store.commit()                               # the index is durable, too: as after fsync(2)
 """
 
+import contextlib
 import fcntl
 import io
 import logging
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -119,7 +120,7 @@ class Store:
 
     def __init__(  # noqa: PLR0913 - one for each choice of a caller
         self,
-        folder: Path,
+        folder: Path | Directory,
         *,
         read_only: bool = False,
         exclude_writers: bool = False,
@@ -131,7 +132,7 @@ class Store:
         """Open a store. For writing, lock it and bring it to its last commit.
 
         Args:
-            folder: of the store.
+            folder: of the store: its path, or a result of `find_store`, which stays open.
             read_only: show the last commit; other processes may read, and one may write, unless
                 this one has no permission to write the index's lock file: see `exclusion`.
             exclude_writers: with `read_only`, keep other processes from opening it for writing.
@@ -150,72 +151,65 @@ class Store:
             CorruptIndex: its index is damaged; `IndexLost` if nothing of it can be read.
             OSError: the disk failed or is full.
         """
-        self.directory = open_folder(folder, read_only=read_only, trust=trust)
-        self.folder = self.directory.path
         self.read_only = read_only
-        check_format(self.directory)
-        index_folder = open_index_folder(self.directory)
-        self._lock: io.FileIO | None = None
-        if not read_only:
-            self._lock = lock(self.directory, fcntl.LOCK_EX)
-        elif exclude_writers:
-            self._lock = lock(self.directory, fcntl.LOCK_SH)
-        else:
-            self._lock = lock_out_writers(self.directory, index_folder)
-        try:
+        with contextlib.ExitStack() as opened:
+            # Not left to the collector: Python ignores a Ctrl-C there, and the files stay open.
+            folder_of_store = open_folder(folder, read_only=read_only, trust=trust)
+            self.directory = opened.enter_context(closing(folder_of_store))
+            self.folder = self.directory.path
+            check_format(self.directory)
+            index_folder = opened.enter_context(closing(open_index_folder(self.directory)))
+            self._lock: io.FileIO | None = None
+            opened.callback(self.unlock)
+            if not read_only:
+                self._lock = lock(self.directory, fcntl.LOCK_EX)
+            elif exclude_writers:
+                self._lock = lock(self.directory, fcntl.LOCK_SH)
+            else:
+                self._lock = lock_out_writers(self.directory, index_folder)
             if recover:
                 check_finished(self.directory)
-            self.space = Space(
-                Path(self.directory.link), limit, index_file=Path(index_folder.link) / DATA_FILE
-            )
-            self._open(index_folder, cache_size, recover=recover, exclude_writers=exclude_writers)
-        except BaseException:
-            self.unlock()
-            # Not left to the collector: Python ignores a Ctrl-C there, and the folder stays open.
-            index_folder.close()
-            self.directory.close()
-            raise
+            self.index = Index(index_folder, read_only=read_only, exclude_writers=exclude_writers)
+            opened.callback(self.index.close)
+            self.exclusion = WriterExclusion(self.directory, self.index)
+            self._open_disk(opened, limit, recover=recover)
+            self._build_chunks(cache_size)
+            self._build_files()
+            if recover and not read_only:
+                self._bring_to_last_commit()
+            opened.pop_all()
 
-    def _open(
-        self, index: Directory, cache_size: int, *, recover: bool, exclude_writers: bool
-    ) -> None:
-        self.index = Index(index, read_only=self.read_only, exclude_writers=exclude_writers)
-        self.exclusion = WriterExclusion(self.directory, self.index)
-        try:
-            if recover and not self.read_only:
-                self.index.file.compact(self.space.working_bytes)
-            self._open_parts(cache_size)
-            if recover and not self.index.rows.others_write:
-                load_staged(self.staging)
-                compare_checksums(self.index, self.staging)
-            if recover and not self.read_only:
-                self.superblock = begin_upgrade(self.directory, self.index, self.superblock)
-                remove_checksums(self.index, self.staging)
-                commit_upgrade(self.index)
-                tail = remove_uncommitted(self.index, self.packs, self.staging)
-                begin_session(self.index, self.counters, self.staging)
-                self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
-                self.space.consider(
-                    self.inventory.staged_bytes, lambda: self.index.uncommitted_bytes
-                )
-        except BaseException:
-            self.index.close()
-            for part in ("packs", "staging"):
-                if hasattr(self, part):
-                    getattr(self, part).directory.close()
-            raise
+    def _open_disk(self, opened: contextlib.ExitStack, limit: int | None, *, recover: bool) -> None:
+        """Open staging files and packs, and divide the room on the disk.
 
-    def _open_parts(self, cache_size: int) -> None:
+        Args:
+            opened: gets the folders, to close them after an error.
+            limit: as for the store.
+            recover: whether to load the staged state, and to hold room for writing.
+        """
         index, read_only = self.index, self.read_only
         self.superblock = read_superblock(index)
         self._session: bytes | None = None  # whose numbers the caches have
         self.counters = Counters(index)
-        self.packs = Packs(
-            self.directory.subdirectory(PACKS),
-            self.superblock.uuid,
-            self.space,
-            read_only=read_only,
+        staging_folder = opened.enter_context(closing(self.directory.subdirectory(STAGING)))
+        self.staging = staging = Staging(staging_folder, index, read_only=read_only)
+        if recover and not index.rows.others_write:
+            load_staged(staging)
+            compare_checksums(index, staging)
+        self.space = Space(
+            Path(self.directory.link),
+            limit,
+            index_file=Path(index.directory.link) / DATA_FILE,
+            staged=lambda: staging.bytes,
+            uncommitted=lambda: index.uncommitted_bytes,
+            has_ballast=recover and not read_only,
         )
+        opened.callback(self.space.close)
+        packs_folder = opened.enter_context(closing(self.directory.subdirectory(PACKS)))
+        self.packs = Packs(packs_folder, self.superblock.uuid, self.space, read_only=read_only)
+
+    def _build_chunks(self, cache_size: int) -> None:
+        index = self.index
         self.cache = ChunkCache(cache_size)
         self.chunks = ChunkTable(index, self.counters, self.superblock.hash_seed)
         self.stored_bytes = StoredBytes(self.chunks, self.packs, self.superblock.chunk_size)
@@ -224,11 +218,12 @@ class Store:
         self.reclaimer = Reclaimer(index, self.chunks, self.chunk_reader, self.packs)
         self._publisher = Publisher(index, self.counters, self.chunks, self.packs)
 
+    def _build_files(self) -> None:
+        index = self.index
         self.inodes = Inodes(index, self.counters)
         self.dentries = Dentries(index, self.counters)
         self.namespace = Namespace(index, self.dentries, self.inodes)
         self.maps = FileMaps(index, self.chunks, self.superblock.chunk_size)
-        self.staging = Staging(self.directory.subdirectory(STAGING), index, read_only=read_only)
         self.attributes = Attributes(index, self.inodes, self.staging)
         extents = ExtentCache(index, self.maps, self.chunks)
         self.contents = Contents(
@@ -244,6 +239,17 @@ class Store:
         self.inventory = Inventory(
             self.directory, index, self.counters, self.cache, self.inodes, self.staging
         )
+
+    def _bring_to_last_commit(self) -> None:
+        """Compact the index, upgrade it, remove uncommitted files, and begin a session."""
+        self.index.file.compact(self.space.working_bytes)
+        self.superblock = begin_upgrade(self.directory, self.index, self.superblock)
+        remove_checksums(self.index, self.staging)
+        commit_upgrade(self.index)
+        tail = remove_uncommitted(self.index, self.packs, self.staging)
+        begin_session(self.index, self.counters, self.staging)
+        self.packs.open_at(tail, PackId(self.counters.get(NEXT_PACK)))
+        self.space.hold_ballast()  # last: below a quota, these commits may need its room
 
     def close(self) -> None:
         """Make all writes durable, and release the store.
@@ -287,8 +293,14 @@ class Store:
 
     def close_folders(self) -> None:
         """Close the store's folders, after everything in them."""
-        for part in (self.packs, self.staging, self.index, self):
-            part.directory.close()
+        folders = (
+            self.packs.directory,
+            self.staging.directory,
+            self.index.directory,
+            self.directory,
+        )
+        for folder in folders:
+            folder.close()
 
     def reload(self) -> bool:
         """Open the index again, which another process may have upgraded or replaced. Any thread.

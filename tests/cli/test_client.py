@@ -10,6 +10,7 @@ from modelfs.cli import client
 from modelfs.cli.failure import Failure
 from modelfs.errors import StoreNotTrusted
 from modelfs.store.create import create_store
+from modelfs.store.disk.directory import Directory
 from tests.support.fake_daemon import Fake
 
 BIG = "x" * 3_000_000
@@ -95,14 +96,14 @@ def test_pid(fake: Fake, empty: Path) -> None:
 
 def test_no_daemon(empty: Path) -> None:
     """Without a socket there is no daemon."""
-    assert client.connect(empty) is None
+    assert client.connect(Directory(empty, trust=True)) is None
 
 
 def test_stale_socket(empty: Path) -> None:
     """A socket that a crash left behind counts as no daemon."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(empty / "control.sock"))
-    assert client.connect(empty) is None
+    assert client.connect(Directory(empty, trust=True)) is None
 
 
 def test_long_path(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_long_path(tmp_path: Path) -> None:
 
 
 def _connected(store: Path) -> client.DaemonClient:
-    connected = client.connect(store)
+    connected = client.connect(Directory(store, trust=True))
     assert connected is not None
     return connected
 
@@ -145,7 +146,7 @@ def test_no_link_to_a_socket_is_followed(fake: Fake, empty: Path, tmp_path: Path
     (other / "control.sock").symlink_to(empty / "control.sock")
     for trust in (False, True):
         with pytest.raises(StoreNotTrusted, match="not a socket"):
-            client.connect(other, trust=trust)
+            client.connect(Directory(other, trust=True), trust=trust)
     assert daemon.requests == []
 
 
@@ -156,10 +157,10 @@ def test_the_daemon_of_another_user(fake: Fake, empty: Path) -> None:
     for path in (empty, empty / "control.sock"):
         os.chown(path, 4001, 4001)
     with pytest.raises(StoreNotTrusted, match="owned by user 4001"):
-        client.connect(empty)
-    trusted = client.connect(empty, trust=True)
+        client.connect(Directory(empty, trust=True))
+    trusted = client.connect(Directory(empty, trust=True), trust=True)
     assert trusted is not None
     trusted.close()
     os.chown(empty, 0, 0)
     with pytest.raises(StoreNotTrusted, match=r"control\.sock .owned by user 4001"):
-        client.connect(empty)
+        client.connect(Directory(empty, trust=True))

@@ -11,7 +11,7 @@ from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point, find_store, is_dead
 from modelfs.mount_table import MODELFS, MountEntry
 from modelfs.store.disk.directory import Directory
-from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
+from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute, identity_of
 from tests.support.fake_daemon import Call
 
 
@@ -35,10 +35,10 @@ class Attributes:
 
 def test_store(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a store means the store, also a relative one and through symbolic links."""
-    assert find_store(empty) == empty
+    assert find_store(empty).path == empty
     (empty.parent / "link").symlink_to(empty.name)
     monkeypatch.chdir(empty.parent)
-    assert find_store(Path("link")) == empty
+    assert find_store(Path("link")).path == empty
 
 
 def test_place_in_a_mount(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_place_in_a_mount(empty: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "getxattr", Attributes(empty))
     (tmp_path / "FORMAT").write_text("safetensors")
     for place in (tmp_path, tmp_path / "FORMAT"):
-        assert find_store(place) == empty
+        assert find_store(place).path == empty
 
 
 def test_neither(call: Call, tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_mount_point_of_a_store(
     table = [MountEntry(path, "0:48", MODELFS) for path in answers]
     monkeypatch.setattr(os, "getxattr", lambda path, name: answers[path](path, name))
     monkeypatch.setattr(places, "mounts", lambda: table)
-    assert find_mount_point(empty) == Path("/models")
-    assert find_mount_point(tmp_path / "not mounted") is None
+    assert find_mount_point(identity_of(empty)) == Path("/models")
+    assert find_mount_point(identity_of(tmp_path)) is None

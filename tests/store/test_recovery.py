@@ -33,11 +33,11 @@ def test_generations_go_on_after_a_crash(box: Box) -> None:
     inode = new_file(box.store, b"f", b"old")
     box.store.flush(inode)
     box.store.commit()
-    (before,) = names_in(box.store.staging.folder)
+    (before,) = names_in(box.store.staging.directory.path)
     store = box.crash()
     store.writes.truncate(inode, 0)
     store.writes.write(inode, 0, b"new")
-    assert before in names_in(store.staging.folder)
+    assert before in names_in(store.staging.directory.path)
     assert content_of(box.crash(), inode) == b"old"
 
 
@@ -56,7 +56,7 @@ def test_bytes_rewritten_before_a_kill_are_synced(
     store = box.crash()
     assert content_of(store, inode) == noise(100, 1)
     store.flush(inode)
-    assert synced == [str(path) for path in store.staging.folder.iterdir()]
+    assert synced == [str(path) for path in store.staging.directory.path.iterdir()]
 
 
 def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
@@ -65,9 +65,9 @@ def test_files_that_no_row_mentions_go_when_a_store_is_opened(box: Box) -> None:
     box.store.flush(kept)
     box.store.commit()
     new_file(box.store, b"lost", b"lost")
-    assert len(names_in(box.store.staging.folder)) == 2
+    assert len(names_in(box.store.staging.directory.path)) == 2
     store = box.crash()
-    assert len(names_in(store.staging.folder)) == 1
+    assert len(names_in(store.staging.directory.path)) == 1
     assert content_of(store, kept) == b"kept"
 
 

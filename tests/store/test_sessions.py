@@ -48,7 +48,10 @@ def numbers_of_session(path: Path) -> set[tuple[str, object]]:
             ("inode", staged),
             *(("chunk", chunk) for chunk in chunks),
             ("pack", max(store.packs.numbers())),
-            *(("window", name.partition("-")[2]) for name in names_in(store.staging.folder)),
+            *(
+                ("window", name.partition("-")[2])
+                for name in names_in(store.staging.directory.path)
+            ),
             ("session", store.counters.get(SESSION)),
         }
 
@@ -72,15 +75,15 @@ def test_no_staging_name_returns(box: Box) -> None:
     """A window whose file was deleted gets a new name in the next session."""
     inode = new_file(box.store, b"f", b"one")
     durable(box.store, inode)
-    before = names_in(box.store.staging.folder)
+    before = names_in(box.store.staging.directory.path)
     box.store.writes.truncate(inode, 0)
     durable(box.store, inode)
-    assert names_in(box.store.staging.folder) == set()
+    assert names_in(box.store.staging.directory.path) == set()
     store = box.reopen()
     store.writes.write(inode, 0, b"two")
     durable(store, inode)
-    assert len(names_in(store.staging.folder)) == 1
-    assert not before & names_in(store.staging.folder)
+    assert len(names_in(store.staging.directory.path)) == 1
+    assert not before & names_in(store.staging.directory.path)
 
 
 def test_the_first_numbers_are_small(box: Box) -> None:

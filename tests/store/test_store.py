@@ -124,8 +124,8 @@ def test_dropped_files_stay_until_the_commit(opened: Store) -> None:
     ingest_file(opened, inode)
     commit = opened.commit_calls()
     next(commit)
-    assert len(names_in(opened.staging.folder)) == 1
+    assert len(names_in(opened.staging.directory.path)) == 1
     commit.close()
-    assert len(names_in(opened.staging.folder)) == 1
+    assert len(names_in(opened.staging.directory.path)) == 1
     opened.commit()
-    assert names_in(opened.staging.folder) == set()
+    assert names_in(opened.staging.directory.path) == set()

@@ -16,11 +16,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from modelfs.cli.client import connect
+from modelfs.cli.places import find_store
 
 MODELFS: Final = (sys.executable, "-m", "modelfs")
 DEADLINE: Final = 30.0  # seconds for any one step
@@ -190,10 +191,11 @@ class Mount:
 
     def sync(self) -> None:
         """Return when all written bytes are durable and in chunks."""
-        daemon = connect(self.store)
-        assert daemon is not None, f"no daemon:\n{self.log()}"
-        with daemon:
-            daemon.ask("sync")
+        with closing(find_store(self.path)) as store:
+            daemon = connect(store)
+            assert daemon is not None, f"no daemon:\n{self.log()}"
+            with daemon:
+                daemon.ask("sync")
 
     def stats(self) -> dict[str, Any]:
         stats = json.loads(modelfs("stats", self.path, "--json"))

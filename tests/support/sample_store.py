@@ -72,7 +72,7 @@ class Sample:
 
     @property
     def window(self) -> Path:
-        (path,) = self.store.staging.folder.iterdir()
+        (path,) = self.store.staging.directory.path.iterdir()
         return path
 
     # -- damage

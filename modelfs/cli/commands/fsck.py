@@ -80,7 +80,7 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool, trust: bool) -
     return Code.DAMAGED if report.findings else Code.OK
 
 
-def _check(store: Path, folder: Directory, *, data: bool, found: list[Finding]) -> FsckReport:
+def _check(store: Directory, folder: Directory, *, data: bool, found: list[Finding]) -> FsckReport:
     """Return the findings; only those about pages of the index, if there are such.
 
     Those of the other kind are appended to `found` at once.
@@ -99,12 +99,12 @@ def _check(store: Path, folder: Directory, *, data: bool, found: list[Finding]) 
     return FsckReport(findings, files=0, chunks=0, bytes_checked=0, seconds=0.0)
 
 
-def _repair(store: Path, *, data: bool, as_json: bool, trust: bool) -> Code:
+def _repair(store: Directory, *, data: bool, as_json: bool, trust: bool) -> Code:
     """Repair a store that is not mounted, and print the repairs."""
     if (daemon := client.connect(store, trust=trust)) is not None:
         daemon.close()
-        mount_point = find_mount_point(store) or "MOUNTPOINT"
-        raise Failure(f"{store} is mounted; unmount it with: modelfs umount {mount_point}")
+        mount_point = find_mount_point(store.identity) or "MOUNTPOINT"
+        raise Failure(f"{store.path} is mounted; unmount it with: modelfs umount {mount_point}")
     with render.progress_bar("checking", in_bytes=data) as progress:
         report = repair_store(store, data=data, progress=progress, trust=trust)
     if as_json:

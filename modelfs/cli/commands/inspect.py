@@ -14,6 +14,7 @@ from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
 from modelfs.jobs.inspect.file import report_on, state_of
 from modelfs.mount_table import mount_point_of
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.tables import InodeNumber
 
 # How many users or bases of a tensor's chunks a line of the table has room for.
@@ -45,12 +46,12 @@ def inspect(file: Path, *, store: Path | None, as_json: bool, trust: bool) -> No
         _show(report, title, file if store is None else store)
 
 
-def _report(path: Path, file: Path | InodeNumber, *, trust: bool) -> Json:
-    """Return the report on a file of the store at `path`: of its daemon, or of its last commit."""
-    with client.connect_to_read(path, trust=trust) or nullcontext() as daemon:
+def _report(folder: Directory, file: Path | InodeNumber, *, trust: bool) -> Json:
+    """Return the report on a file of a store: of its daemon, or of its last commit."""
+    with client.connect_to_read(folder, trust=trust) or nullcontext() as daemon:
         if daemon is not None and not isinstance(file, Path):
             return daemon.ask("inspect", inode=file)
-        with open_for_reading(path, trust=trust) as store:
+        with open_for_reading(folder, trust=trust) as store:
             with store.index.rows.pinned():
                 inode = file_of_store(store, file) if isinstance(file, Path) else file
                 state = None if daemon is not None else state_of(store, inode)

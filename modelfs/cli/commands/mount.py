@@ -19,7 +19,7 @@ from modelfs.fs.mount_options import MountOptions
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.store.chunks.cache import CAPACITY
 from modelfs.store.disk.space import LIMIT_MIN
-from modelfs.store.folder import open_folder
+from modelfs.store.folder import identity_of, open_folder
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
@@ -166,7 +166,7 @@ def _check_not_mounted(options: MountOptions) -> None:
     Raises:
         Failure: it is.
     """
-    if (other := find_mount_point(options.store)) is not None:
+    if (other := find_mount_point(identity_of(options.store))) is not None:
         is_read_only = bool(os.statvfs(other).f_flag & os.ST_RDONLY)
         if not (is_read_only and options.read_only):
             raise Failure(

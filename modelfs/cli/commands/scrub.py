@@ -19,6 +19,7 @@ from modelfs.jobs.drive import run_and_commit
 from modelfs.jobs.scrub.job import scrub as scrub_store
 from modelfs.jobs.scrub.report import scrub_report
 from modelfs.jobs.scrub.scrubber import Scrubber
+from modelfs.store.disk.directory import Directory
 
 # A TiB takes less than five hours, and programs that read models do not become slower.
 RATE: Final = "64MiB"
@@ -76,7 +77,7 @@ def scrub(
     return code
 
 
-def _report(store: Path, mode: str | None, *, rate: int, anew: bool, trust: bool) -> Json:
+def _report(store: Directory, mode: str | None, *, rate: int, anew: bool, trust: bool) -> Json:
     """Scrub as `mode` asks for, and return the report."""
     connect = client.connect_to_read if mode == "status" else client.connect
     if (daemon := connect(store, trust=trust)) is None:
@@ -92,10 +93,12 @@ def _report(store: Path, mode: str | None, *, rate: int, anew: bool, trust: bool
                     return daemon.ask("scrub", progress, anew=anew)
 
 
-def _scrub_unmounted(store: Path, mode: str | None, *, anew: bool, trust: bool) -> Json:
+def _scrub_unmounted(store: Directory, mode: str | None, *, anew: bool, trust: bool) -> Json:
     match mode:
         case "background":
-            raise Failure(f"{store} is not mounted; mount it, or scrub it without --background")
+            raise Failure(
+                f"{store.path} is not mounted; mount it, or scrub it without --background"
+            )
         case "status":
             with open_for_reading(store, trust=trust) as opened:
                 return scrub_report(opened)

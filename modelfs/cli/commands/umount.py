@@ -55,7 +55,7 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
     except (NotAStore, OSError) as exc:
         _unmount(path)
         raise Failure(f"unmounted, but cannot watch the store {mounted.path}: {exc}") from exc
-    with DaemonProcess(Path(folder.link), trust=trust) as daemon:
+    with DaemonProcess(folder, trust=trust) as daemon:
         _unmount(path)
         if user is not None and daemon.user not in (None, user):
             # A program of that user's may name any store as that of its mount.
@@ -119,7 +119,7 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
             )
     if _is_locked(store):
         return  # mounted again already
-    with Store(Path(store.link), read_only=True, trust=store.trust) as opened:
+    with Store(store, read_only=True, trust=store.trust) as opened:
         if opened.in_use:
             raise Failure(
                 "unmounted, but the daemon ended before everything was on the disk; see its log "

@@ -100,12 +100,16 @@ class RepairReport:
 
 
 def repair(
-    folder: Path, *, data: bool = False, progress: Progress | None = None, trust: bool = False
+    folder: Path | Directory,
+    *,
+    data: bool = False,
+    progress: Progress | None = None,
+    trust: bool = False,
 ) -> RepairReport:
     """Repair a store that no process has open. A sound store is not changed.
 
     Args:
-        folder: the store.
+        folder: of the store: its path, or a result of `find_store`.
         data: also read every stored byte, and repair damaged chunks.
         progress: see `fsck`.
         trust: see `Store`.
@@ -121,7 +125,7 @@ def repair(
     quarantine = Quarantine(directory)
     findings, actions, note = _restore_index(directory, quarantine)
     data = data or bool(actions)
-    with Store(Path(directory.link), recover=False, trust=trust) as store:
+    with Store(directory, recover=False, trust=trust) as store:
         for _ in range(ROUNDS_MAX):
             report = fsck(store, data=data, progress=progress)
             findings |= dict.fromkeys(report.findings)

@@ -83,3 +83,15 @@ class NamelessFile:
     def close(self) -> None:
         """Close it, once: the file system takes its blocks back at once."""
         self._close()
+
+
+def is_full(folder: str, size: int) -> bool:
+    """Whether the file system of a folder, or a quota, has no room for `size` bytes.
+
+    False if it cannot be found out: no permission, or no files without a name.
+    """
+    try:
+        NamelessFile(folder, size).close()
+    except OSError as exc:
+        return exc.errno in FULL
+    return False

@@ -26,6 +26,7 @@ Another removes a file: the commit has room, the file's pack goes, and 32 MiB ar
 
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Final
@@ -35,47 +36,71 @@ from modelfs.store.disk.bus_errors import arm, disarm, is_armed
 
 # A file system that allocates less, such as ZFS, has only looked whether there is room.
 HELD_PART: Final = 0.9
+# A ballast may have this part of the wanted size: commits may have used a little of its room.
+LEAST_PART: Final = 3 / 4
+# This part of a released ballast is left to the index.
+INDEX_PART: Final = 1 / 4
+# After so many seconds it is tried again without a request that waits. On a btrfs with a used up
+# quota each attempt waits for a commit of the file system.
+RETRY_SECONDS: Final = 10.0
 
 
 class Ballast:
     """A nameless file that holds room in the folder of a store. Any thread.
 
     Attributes:
-        is_possible: whether the file system had a ballast at the last attempt, but for its room.
+        lendable: bytes that ingest and gc may use once it is released.
     """
 
     def __init__(self, folder: Path) -> None:
         """Prepare a ballast, which holds nothing yet."""
         self._folder = folder
         self._holding = threading.Lock()
-        self.is_possible = False
+        self._is_possible = False  # at the last attempt, but for the room
+        self._tried_at = 0.0  # monotonic seconds; when it was last tried to hold it
         self._held: list[_Held] = []  # one at most
+        self.lendable = 0
 
     @property
     def bytes(self) -> int:
         """The room that it holds, which statvfs(2) shows as used."""
         return sum(held.file.size for held in self._held if held.is_open)
 
-    def hold(self, size: int) -> bool:
-        """Hold so many bytes, if the disk has them; return whether it does. May wait for the disk.
+    @property
+    def is_missing(self) -> bool:
+        """Whether the file system has ballasts, and had no room for this one since a release."""
+        return self._is_possible and not self.bytes
 
-        If it does not, `is_possible` has the reason: no room, or no such files.
+    @property
+    def is_due(self) -> bool:
+        """Whether it is missing, and an attempt to hold it may succeed by now."""
+        return self.is_missing and time.monotonic() - self._tried_at > RETRY_SECONDS
+
+    def hold(self, size: int) -> bool:
+        """Hold so many bytes, or a little less, if the disk has them; return whether it does.
+
+        May wait for the disk.
         """
         with self._holding:
-            if self.bytes:
-                return True
-            try:
-                file = NamelessFile(os.fspath(self._folder), size)
-            except OSError as exc:
-                self.is_possible = exc.errno in FULL
-                return False
-            only_counted = file.size < size * HELD_PART
-            self.is_possible = not only_counted and file_system_type(file.fd) != TMPFS
-            if self.is_possible:
-                self._held[:] = [_Held(file)]
-            else:
-                file.close()
-            return self.is_possible
+            for wanted in (size, int(size * LEAST_PART)):
+                if not self.bytes and self._has_held(wanted):
+                    self.lendable = int(wanted * (1 - INDEX_PART))
+            self._tried_at = time.monotonic()
+            return self.bytes > 0
+
+    def _has_held(self, size: int) -> bool:
+        try:
+            file = NamelessFile(os.fspath(self._folder), size)
+        except OSError as exc:
+            self._is_possible = exc.errno in FULL
+            return False
+        only_counted = file.size < size * HELD_PART
+        self._is_possible = not only_counted and file_system_type(file.fd) != TMPFS
+        if self._is_possible:
+            self._held[:] = [_Held(file)]
+        else:
+            file.close()
+        return self._is_possible
 
     def release(self) -> bool:
         """Give the room back to the disk, at once. Return whether there was any."""
@@ -84,6 +109,16 @@ class Ballast:
             return self._held.pop().close()
         except IndexError:
             return False
+
+    def lend(self, size: int) -> None:
+        """Note that ingest or gc uses bytes of its room, if it is missing."""
+        if self.is_missing:
+            self.lendable -= size
+
+    def close(self) -> None:
+        """Release it for good: it is not missing from now on."""
+        self._is_possible = False
+        self.release()
 
 
 class _Held:

@@ -3,8 +3,7 @@
 Example. A thread writes to a mapped page of a file on a btrfs whose quota is used up, and the
 kernel sends SIGBUS. The handler closes the armed file, which had 32 MiB. It returns, the kernel
 repeats the write, and the thread goes on. For a second such signal the handler has nothing to
-close: it waits for 1 ms and returns, 100 times at most, and the signal after those ends the
-process.
+close: it waits for 1 ms and returns. If no page gets room for 5 s, the signal ends the process.
 """
 
 try:

@@ -13,7 +13,6 @@ stays too high until the next count, which finds 71 MiB.
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -25,17 +24,27 @@ INDEX_FACTOR: Final = 2
 class Usage:
     """The disk space of one store. Any thread."""
 
-    def __init__(self, folder: Path, index_file: Path | None = None) -> None:
-        """Count the space of a folder; `index_file` grows without promises."""
+    def __init__(
+        self,
+        folder: Path,
+        index_file: Path | None = None,
+        uncommitted: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Prepare to count the space of a folder.
+
+        Args:
+            folder: of the store.
+            index_file: grows without promises, with commits; None: there is none.
+            uncommitted: returns the bytes of changes of the index that wait for a commit.
+        """
         self._folder = folder
         self._index_file = index_file
-        self.uncommitted: Callable[[], int] = lambda: 0  # bytes of changes of the index
+        self._uncommitted = uncommitted
         self._lock = threading.Lock()
         self._coming = 0
         self._arrived = 0  # bytes since this object was made
         self._counted = 0  # bytes at the last count, without the index
         self._arrived_before = 0  # the last count
-        self.counted_at = 0.0  # monotonic seconds; when the last count began
 
     @property
     def coming(self) -> int:
@@ -55,20 +64,18 @@ class Usage:
 
     def count(self) -> None:
         """Count the space that the store uses on the disk. Walks over its folder."""
-        began = time.monotonic()
         with self._lock:
             arrived = self._arrived
         counted = disk_usage(self._folder) - self._index_bytes()
         with self._lock:
             self._counted, self._arrived_before = counted, arrived
-            self.counted_at = began
 
     @property
     def bytes(self) -> int:
         """The most space that the store uses, with all bytes that were promised."""
         with self._lock:
             promised = self._coming + self._arrived - self._arrived_before
-        return self._counted + promised + self._index_bytes() + INDEX_FACTOR * self.uncommitted()
+        return self._counted + promised + self._index_bytes() + INDEX_FACTOR * self._uncommitted()
 
     def _index_bytes(self) -> int:
         try:

@@ -53,7 +53,6 @@ class Staging:
 
     def __init__(self, folder: Directory, index: Index, *, read_only: bool = False) -> None:
         self.directory = folder
-        self.folder = folder.path
         self._others_write = index.rows.others_write
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)

@@ -6,18 +6,24 @@ makes the file as long as the pages in use (see `data_file`), and writes a recor
 later ones, so the file never becomes shorter by itself. If most pages are unused when the index is
 opened, all rows are copied to a new file, which takes the place of the old one.
 
+If the disk has room for only a part of a write, LMDB fails with EIO, as if the disk were broken:
+`mdb_page_flush` writes no second time, and so does not see ENOSPC. So after EIO a commit looks
+whether there is room.
+
 Example. A store with 900 MiB of rows loses most of its files: 100 MiB are left in a file of 900
 MiB. At the next opening `compact` writes a file of 100 MiB and renames it. Later a commit takes two
 new pages at the end and leaves the last one unwritten: `write` makes the file 4 KiB longer.
 """
 
 import contextlib
+import errno
 from collections.abc import Callable
 from typing import Final
 
 import lmdb
 
-from modelfs.errors import MapFull, StoreBusy
+from modelfs.errors import MapFull, StoreBusy, StoreFull
+from modelfs.store.disk.allocation import is_full
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.environment import Environment
@@ -28,6 +34,8 @@ from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_f
 
 # How often a copy is tried, if commits of another process overwrite the meta page before it.
 COPIES_MAX: Final = 20
+# After a write that was cut short, a disk has less room than this.
+PROBE_SIZE: Final = 1 << 20
 
 
 class IndexFile:
@@ -52,6 +60,10 @@ class IndexFile:
                 break
             except MapFull:
                 self._environment.recover(transaction.env, lmdb.MapFullError)
+            except OSError as exc:
+                if exc.errno == errno.EIO and is_full(self._folder.link, PROBE_SIZE):
+                    raise StoreFull("no space left for the index: a write was cut short") from exc
+                raise
         with self._environment.acquired() as env:
             self._environment.free_slots(env)
             self._lengthen(env)

@@ -31,7 +31,7 @@ from typing import Final
 import lmdb
 
 from modelfs.errors import StoreFull
-from modelfs.store.disk.allocation import BCACHEFS, BTRFS, FULL, NamelessFile, file_system_type
+from modelfs.store.disk.allocation import BCACHEFS, BTRFS, file_system_type, is_full
 from modelfs.store.disk.directory import SHARED_FILE, Directory
 
 LMDB_LOCK_FILE: Final = SHARED_FILE
@@ -82,14 +82,11 @@ def check_room(index: Directory) -> None:
     """
     if file_system_type(index.fd) not in COPY_ON_WRITE:
         return
-    try:
-        NamelessFile(index.link, PROBE_SIZE).close()
-    except OSError as exc:
-        if exc.errno in FULL:
-            raise StoreFull(
-                f"no space left on the disk under {index.path.parent}, or in its disk quota: "
-                f"{index.path / LMDB_LOCK_FILE} cannot be written, so the index cannot be read"
-            ) from exc
+    if is_full(index.link, PROBE_SIZE):
+        raise StoreFull(
+            f"no space left on the disk under {index.path.parent}, or in its disk quota: "
+            f"{index.path / LMDB_LOCK_FILE} cannot be written, so the index cannot be read"
+        )
 
 
 def free_slots(env: lmdb.Environment, index: Directory) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli import open_store
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
 from tests.support.fake_daemon import Call, Fake
@@ -103,8 +104,8 @@ def test_through_links(
     opened: list[Path] = []
 
     class Counted(Store):
-        def __init__(self, folder: Path, *, read_only: bool, trust: bool) -> None:
-            opened.append(folder)
+        def __init__(self, folder: Directory, *, read_only: bool, trust: bool) -> None:
+            opened.append(folder.path)
             super().__init__(folder, read_only=read_only, trust=trust)
 
     monkeypatch.setattr(open_store, "Store", Counted)

@@ -101,15 +101,15 @@ async def test_files_of_a_failed_commit_are_deleted_by_the_next(
     monkeypatch.setattr(served.store.index.rows, "write", apply)
     packs = served.store.packs.numbers()
     await served.background.ingest.ingest([inode], complete=True)
-    staged = {path.name for path in served.store.staging.folder.iterdir()}
+    staged = {path.name for path in served.store.staging.directory.path.iterdir()}
     for attempt in (served.background.durability.commit, served.background.gc.collect):
         with pytest.raises(StoreFull):
             await attempt()
         assert packs <= served.store.packs.numbers()
-        assert staged <= {path.name for path in served.store.staging.folder.iterdir()}
+        assert staged <= {path.name for path in served.store.staging.directory.path.iterdir()}
     with pytest.raises(StoreFull):
         await served.background.gc.collect()
-    assert list(served.store.staging.folder.iterdir()) == []
+    assert list(served.store.staging.directory.path.iterdir()) == []
     assert packs <= served.store.packs.numbers()
     await served.background.durability.commit()
     assert not packs & served.store.packs.numbers()

@@ -167,7 +167,7 @@ async def test_failing_disk(
     monkeypatch.setattr(os, "preadv", Failing(os.preadv, OSError(errno.EIO, "broken"), 1, 2))
     with refused(errno.EIO):
         await served.operations.read(handle, 0, 100)
-    assert str(served.store.staging.folder) in caplog.text
+    assert str(served.store.staging.directory.path) in caplog.text
     caplog.clear()
     assert await served.content(inode) == DATA
 

@@ -52,7 +52,7 @@ def test_a_truncation_under_way_is_sound(sample: Sample) -> None:
 def test_unmentioned_files_are_sound(sample: Sample) -> None:
     """A crash may leave packs and staging files that no row mentions."""
     pack_path(sample.store.packs, 99).write_bytes(b"half a pack")
-    (sample.store.staging.folder / "63-0-63").write_bytes(b"half a window")
+    (sample.store.staging.directory.path / "63-0-63").write_bytes(b"half a window")
     assert sample.findings() == []
 
 

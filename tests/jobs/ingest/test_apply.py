@@ -73,7 +73,7 @@ def test_ingest_leaves_nothing_staged(opened: Store) -> None:
     ingest_all(opened)
     assert content_of(opened, inode) == data
     assert opened.staging.find(inode) is None
-    assert list(opened.staging.folder.iterdir()) == []
+    assert list(opened.staging.directory.path.iterdir()) == []
     assert pending_files(opened) == []
 
 

@@ -314,7 +314,7 @@ def test_a_damaged_row_behind_the_end_costs_no_other_file(tmp_path: Path, has_re
 
 def test_stale_staging_files_are_removed(sample: Sample, good: Contents) -> None:
     """A staging file that no row mentions is gone when the store was opened, and no other."""
-    stale = sample.store.staging.folder / "63-0-63"
+    stale = sample.store.staging.directory.path / "63-0-63"
     stale.write_bytes(b"half a window")
     sample.store.abandon()
     with Store(sample.path):

@@ -1,6 +1,5 @@
 """Room on the disk that a store holds, and gives back at once."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from modelfs.store.disk import ballast
 from modelfs.store.disk.allocation import TMPFS
 from modelfs.store.disk.ballast import Ballast
+from tests.support.loop_disks import disk, free
 
 MB = 1 << 20
 
@@ -40,10 +40,25 @@ def test_a_release_gives_it_back_once(held: Ballast) -> None:
 
 def test_a_disk_without_room(tmp_path: Path) -> None:
     """More than the disk has is not held; a smaller ballast is possible there."""
-    too_large = Ballast(tmp_path)
-    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    assert not too_large.hold(2 * free + MB)
-    assert too_large.bytes == 0
+    # A disk of its own: until it fails, the attempt takes all room from other programs.
+    with disk(tmp_path / "image", tmp_path / "disk", 16 * MB) as path:
+        held = Ballast(path)
+        assert not held.hold(32 * MB)
+        assert (held.bytes, held.is_missing) == (0, True)
+        assert held.hold(4 * MB)
+        held.close()
+
+
+def test_a_little_less_room(tmp_path: Path) -> None:
+    """If the disk has only three quarters of the wanted bytes, these are held, and mostly lent."""
+    with disk(tmp_path / "image", tmp_path / "disk", 16 * MB) as path:
+        wanted = free(path) * 5 // 4 & ~4095
+        held = Ballast(path)
+        assert held.hold(wanted)
+        assert wanted * 3 // 4 <= held.bytes < wanted
+        assert held.lendable == int(int(wanted * 3 / 4) * 3 / 4)
+        held.close()
+        assert not held.is_missing
 
 
 def test_a_disk_in_memory_has_none(held: Ballast, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,4 +66,4 @@ def test_a_disk_in_memory_has_none(held: Ballast, monkeypatch: pytest.MonkeyPatc
     held.release()
     monkeypatch.setattr(ballast, "file_system_type", lambda _: TMPFS)
     assert not held.hold(MB)
-    assert (held.bytes, held.is_possible) == (0, False)
+    assert (held.bytes, held.is_missing) == (0, False)

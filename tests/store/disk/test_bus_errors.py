@@ -92,6 +92,22 @@ def test_it_can_be_armed_again(small: Path) -> None:
     assert ended(small, source) == (0, printed, "")
 
 
+def test_the_room_may_come_later(small: Path) -> None:
+    """A page without room waits, while another process makes some."""
+    source = """
+        import subprocess
+        filler = os.path.join(sys.argv[1], "filler")
+        with open(filler, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, room() - 8192)
+        armed()
+        subprocess.Popen(["sh", "-c", 'sleep 0.7; rm "$0"', filler])
+        for page in range(0, 64 << 10, 4096):
+            mapping[page] = 1
+        print(os.path.exists(filler))
+    """
+    assert ended(small, source) == (0, "False\n", "")
+
+
 def test_a_page_that_stays_bad_ends_the_process(small: Path) -> None:
     """If the room is not enough, the process dies of SIGBUS, by way of the handler before."""
     source = """

@@ -72,19 +72,19 @@ def test_the_index_is_durable_before_a_file_goes(box: Box, monkeypatch: pytest.M
     inode = new_file(box.store, b"f", noise(100))
     box.store.flush(inode)
     box.store.commit()
-    (name,) = names_in(box.store.staging.folder)
+    (name,) = names_in(box.store.staging.directory.path)
     ingest_file(box.store, inode)
     there: list[bool] = []
     write = CommittedRows.write
 
     def noted(rows: CommittedRows, *changes: Any) -> None:
         write(rows, *changes)
-        there.append(name in names_in(box.store.staging.folder))
+        there.append(name in names_in(box.store.staging.directory.path))
 
     monkeypatch.setattr(CommittedRows, "write", noted)
     box.store.commit()
     assert there == [True]
-    assert names_in(box.store.staging.folder) == set()
+    assert names_in(box.store.staging.directory.path) == set()
 
 
 def test_a_file_that_cannot_be_deleted_goes_at_the_next_open(
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_deleted_goes_at_the_next_open(
         patch.setattr(os, "unlink", fails)
         box.store.commit()
     assert "cannot be deleted" in caplog.text
-    assert len(names_in(box.store.staging.folder)) == 1
+    assert len(names_in(box.store.staging.directory.path)) == 1
     store = box.crash()
-    assert names_in(store.staging.folder) == set()
+    assert names_in(store.staging.directory.path) == set()
     assert content_of(store, inode) == noise(100)

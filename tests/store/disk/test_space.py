@@ -5,23 +5,27 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelfs.errors import StoreFull
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
+from modelfs.store import store as store_module
 from modelfs.store.disk import ballast
 from modelfs.store.disk import space as space_module
 from modelfs.store.disk.descriptors import write_at
-from modelfs.store.disk.space import COPY_TABLES, INGEST_MARGIN, Space
+from modelfs.store.disk.reserve import COPY_TABLES, INGEST_MARGIN
+from modelfs.store.disk.space import Space
 from modelfs.store.disk.usage import Usage, disk_usage
 from modelfs.store.index.tables import ROOT, PackId
 from modelfs.store.packs import segment as segment_module
 from modelfs.store.packs.cuts import Cut, DeferredCuts
+from modelfs.store.sessions import begin_session
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, ingest_all
 from tests.support.served_store import Failing
-from tests.support.stores import CHUNK, content_of, new_file, noise, pending_files
+from tests.support.stores import CHUNK, Box, content_of, new_file, noise, pending_files
 
 MB = 1 << 20
 
@@ -82,20 +86,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 @pytest.fixture
 def begun(disk: Disk, tmp_path: Path) -> Iterator[Space]:
     """The space of a store that is open for writing on such a disk, with nothing staged."""
-    space = Space(tmp_path)
-    space.consider(lambda: 0, lambda: 0)
+    space = Space(tmp_path, has_ballast=True)
+    space.hold_ballast()
     yield space
     space.close()
-
-
-@pytest.mark.parametrize(
-    ("total", "reserve"),
-    [(40 * MB, 10 * MB), (200 * MB, 24 * MB), (1000 * MB, 50 * MB), (10**13, 256 * MB)],
-)
-def test_the_reserve_fits_the_disk(disk: Disk, tmp_path: Path, total: int, reserve: int) -> None:
-    """The reserve is 5 % of the disk, more of small disks, less of large ones."""
-    disk.total = total
-    assert Space(tmp_path).reserve_bytes == reserve
 
 
 def test_writers_leave_the_reserve(disk: Disk, tmp_path: Path) -> None:
@@ -123,8 +117,9 @@ def test_ingest_and_gc_leave_the_floor(disk: Disk, tmp_path: Path) -> None:
 
 def test_staged_bytes_need_room_as_chunks(disk: Disk, tmp_path: Path) -> None:
     """Writers stop while all that is staged has room for a copy: ingest never finds none."""
-    space, staged = Space(tmp_path), 0
-    space.consider(lambda: staged, lambda: 0)
+    staged = 0
+    space = Space(tmp_path, staged=lambda: staged, has_ballast=True)
+    space.hold_ballast()
     floor = space.reserve_bytes // 8
     while space.writable_bytes() >= MB:
         space.reserve(MB)
@@ -175,8 +170,8 @@ def test_bytes_under_way_count(tmp_path: Path) -> None:
 def test_changes_in_memory_count(tmp_path: Path) -> None:
     """Changes of the index that wait for a commit, and its file, count before the next count."""
     index = tmp_path / "data.mdb"
-    space, uncommitted = Space(tmp_path, 100 * MB, index_file=index), 0
-    space.consider(lambda: 0, lambda: uncommitted)
+    uncommitted = 0
+    space = Space(tmp_path, 100 * MB, index_file=index, uncommitted=lambda: uncommitted)
     before = space.working_bytes
     uncommitted = 3 * MB
     assert space.working_bytes == before - 6 * MB
@@ -202,8 +197,9 @@ def test_a_store_above_its_limit_can_shrink(tmp_path: Path) -> None:
 
 def test_the_reserve_is_lent(disk: Disk, tmp_path: Path) -> None:
     """A writer may borrow of the reserve, as long as no more is staged than it may."""
-    space, staged = Space(tmp_path), 0
-    space.consider(lambda: staged, lambda: 0)
+    staged = 0
+    space = Space(tmp_path, staged=lambda: staged, has_ballast=True)
+    space.hold_ballast()
     disk.free = 40 * MB
     with pytest.raises(StoreFull):
         space.reserve(MB)
@@ -300,8 +296,8 @@ def test_a_write_of_the_index_is_repeated(disk: Disk, begun: Space) -> None:
 def test_file_systems_without_a_ballast(disk: Disk, tmp_path: Path, error: int) -> None:
     """Without nameless files all is as before, also after a refused write."""
     disk.error = error
-    space = Space(tmp_path)
-    space.consider(lambda: 0, lambda: 0)
+    space = Space(tmp_path, has_ballast=True)
+    space.hold_ballast()
     assert not space.release(REFUSED)
     space.reserve(MB)
     assert space.room().free == 50 * MB - MB
@@ -310,8 +306,8 @@ def test_file_systems_without_a_ballast(disk: Disk, tmp_path: Path, error: int) 
 def test_a_nearly_full_disk_has_no_ballast(disk: Disk, tmp_path: Path) -> None:
     """A disk that shows little room is divided as it shows it, and is left alone."""
     disk.free = 2 * BALLAST - 4096
-    space = Space(tmp_path)
-    space.consider(lambda: 0, lambda: 0)
+    space = Space(tmp_path, has_ballast=True)
+    space.hold_ballast()
     assert disk.free == 2 * BALLAST - 4096
     with pytest.raises(StoreFull, match=r"disk under the store$"):
         space.reserve(1)
@@ -329,12 +325,12 @@ def test_a_quota_that_is_used_up_at_opening(
 ) -> None:
     """If the disk shows room, and has none for the ballast, only the index may write."""
     disk.quota = MB
-    space = Space(tmp_path)
-    space.consider(lambda: 0, lambda: 0)
+    space = Space(tmp_path, has_ballast=True)
+    space.hold_ballast()
     with pytest.raises(StoreFull, match="quota"):
         space.reserve(1)
     seen = [space.may_have_changed]
-    monkeypatch.setattr(space_module, "RETRY_SECONDS", -1.0)
+    monkeypatch.setattr(ballast, "RETRY_SECONDS", -1.0)
     seen.append(space.may_have_changed)
     disk.quota = 10 * MB
     space.measure()
@@ -342,6 +338,23 @@ def test_a_quota_that_is_used_up_at_opening(
     assert seen == [False, True, False]
     space.reserve(MB)
     space.close()
+
+
+def test_opening_has_the_room_of_the_ballast(
+    disk: Disk, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is opened below a quota commits first, and holds the ballast then."""
+    free: list[int] = []
+
+    def begin(*arguments: Any) -> None:
+        free.append(disk.free)
+        begin_session(*arguments)
+
+    monkeypatch.setattr(store_module, "begin_session", begin)
+    box.store.close()
+    box.store = Store(box.path)
+    free.append(disk.free)
+    assert free == [100 * MB, 100 * MB - BALLAST]
 
 
 def test_a_segment_is_written_again(
@@ -443,8 +456,8 @@ def test_grants_count_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
 def test_room_for_copies_of_all_staged_bytes(disk: Disk, tmp_path: Path, staged: int) -> None:
     """After writers have used all their room, ingest has room for every staged byte."""
     disk.free = 86 * MB
-    space = Space(tmp_path)
-    space.consider(lambda: staged, lambda: 0)
+    space = Space(tmp_path, staged=lambda: staged, has_ballast=True)
+    space.hold_ballast()
     more = space.writable_bytes()
     space.reserve(more)
     disk.free -= more
@@ -455,8 +468,9 @@ def test_room_for_copies_of_all_staged_bytes(disk: Disk, tmp_path: Path, staged:
 def test_the_example_of_the_head(disk: Disk, tmp_path: Path) -> None:
     """The numbers of the example: 44 MiB for writers, and 178 after a collection."""
     disk.total, disk.free = 100 << 30, 300 * MB
-    space, staged = Space(tmp_path), 0
-    space.consider(lambda: staged, lambda: 0)
+    staged = 0
+    space = Space(tmp_path, staged=lambda: staged, has_ballast=True)
+    space.hold_ballast()
     assert space.writable_bytes() == 44 * MB
     space.reserve(44 * MB)
     disk.free -= 44 * MB

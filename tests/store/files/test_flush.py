@@ -171,7 +171,7 @@ def test_a_missing_staging_file_fails_the_flush(opened: Store) -> None:
     """A window whose file is missing for no reason is not recorded as durable."""
     inode = new_file(opened, b"f", noise(CHUNK))
     opened.staging.close()
-    (path,) = opened.staging.folder.iterdir()
+    (path,) = opened.staging.directory.path.iterdir()
     path.rename(path.with_name("elsewhere"))
     with pytest.raises(FileNotFoundError):
         opened.flush(inode)

@@ -55,7 +55,7 @@ def test_nothing_is_left_of_a_file(opened: Store) -> None:
         remove(opened, unlink(opened, name))
     collect(opened)
     assert [table for table in OF_FILES if list(opened.index.pages(table))] == []
-    assert list(opened.staging.folder.iterdir()) == []
+    assert list(opened.staging.directory.path.iterdir()) == []
     assert list(opened.packs.directory.path.iterdir()) == []
 
 

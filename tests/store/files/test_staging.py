@@ -36,7 +36,7 @@ def test_a_write_takes_the_windows_it_touches(opened: Store) -> None:
     assert sorted(staged.windows) == [0, 1, 100]
     assert list(staged.ranges()) == [(WINDOW - 1, WINDOW + 1), (100 * WINDOW, 100 * WINDOW + 1)]
     assert staged.staged_bytes == 3
-    assert len(names_in(opened.staging.folder)) == 3
+    assert len(names_in(opened.staging.directory.path)) == 3
 
 
 def test_a_window_begun_again_has_another_file(opened: Store) -> None:
@@ -47,10 +47,10 @@ def test_a_window_begun_again_has_another_file(opened: Store) -> None:
     opened.writes.truncate(inode, 0)
     opened.writes.write(inode, 0, b"new")
     assert opened.contents.gather(plan) == b"old"
-    assert len(names_in(opened.staging.folder)) == 2
+    assert len(names_in(opened.staging.directory.path)) == 2
     opened.flush(inode)
     opened.commit()
-    assert len(names_in(opened.staging.folder)) == 1
+    assert len(names_in(opened.staging.directory.path)) == 1
     assert content_of(opened, inode) == b"new"
 
 
@@ -62,7 +62,7 @@ def test_a_window_that_no_row_names_goes_at_once(opened: Store) -> None:
         opened.writes.truncate(inode, 0)
         opened.writes.write(inode, 0, b"new")
     assert opened.contents.gather(plan) == b"old"
-    assert len(names_in(opened.staging.folder)) == 1
+    assert len(names_in(opened.staging.directory.path)) == 1
 
 
 def test_a_row_is_dropped_with_its_own_window_only(tmp_path: Path) -> None:

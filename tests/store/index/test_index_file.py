@@ -1,14 +1,18 @@
 """The file of an index: full maps, and its compaction."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from modelfs.errors import StoreFull
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import rebuild
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import Table
+from tests.support.loop_disks import disk, free
 from tests.support.small_index import put, rows_of
 from tests.support.stores import run_apart
 
@@ -114,4 +118,35 @@ def test_a_reader_meanwhile(tmp_path: Path) -> None:
     index.rows.reopen()
     assert index.get(Table.META, b"a") == b"99"
     assert list(index.pages(Table.CHUNKS)) == rows
+    index.close()
+
+
+def test_a_write_that_a_full_disk_cuts_short(tmp_path: Path) -> None:
+    """A commit with room for a part of it fails for lack of room; with room it succeeds."""
+    with disk(tmp_path / "image", tmp_path / "disk", 64 << 20) as path:
+        (path / "index").mkdir()
+        index = Index(Directory(path / "index"))
+        with index.change():
+            index.put(Table.META, b"large", bytes(16 << 20))
+        with (path / "hog").open("wb") as hog:
+            os.posix_fallocate(hog.fileno(), 0, free(path) - (150 << 10))
+        with pytest.raises(StoreFull, match="cut short"):
+            index.commit()
+        (path / "hog").unlink()
+        index.commit()
+        assert index.get(Table.META, b"large") == bytes(16 << 20)
+        index.close()
+
+
+def test_a_disk_that_fails_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that the disk refuses for another reason keeps its error."""
+    index = Index(Directory(tmp_path))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "index: mdb_txn_commit: Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index.environment, "transaction", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            index.file.write(lambda _: None)
     index.close()

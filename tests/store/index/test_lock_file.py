@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import StoreFull
+from modelfs.store.disk import allocation
 from modelfs.store.disk.allocation import BTRFS, EXT4
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index import lock_file
@@ -44,7 +45,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, kind: int, error: int) -> None:
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(lock_file, "file_system_type", lambda _: kind)
-    monkeypatch.setattr(lock_file, "NamelessFile", refused)
+    monkeypatch.setattr(allocation, "NamelessFile", refused)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
