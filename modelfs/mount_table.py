@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-PROC: Final = Path("/proc")
+from modelfs import proc
+
 MODELFS: Final = "fuse.modelfs"
 
 
@@ -22,23 +23,23 @@ class MountEntry:
     options: str = ""  # of the file system, with commas
 
 
-def mounts(process: str = "self") -> list[MountEntry]:
+def mounts(process: str | int = "self") -> list[MountEntry]:
     """Return the mounts that a process sees, in the order in which they were made.
+
+    A line that is none is left out.
 
     Raises:
         OSError: the process has ended, or belongs to another user.
     """
-    table = (PROC / process / "mountinfo").read_bytes()
     entries = []
-    # Not splitlines() of a text: the kernel escapes "\n" in names, but not "\f" or U+2028.
-    for line in map(os.fsdecode, table.split(b"\n")[:-1]):
+    for line in proc.lines(process, "mountinfo"):
         # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw
         left, _, right = line.partition(" - ")
-        number, _, device, _, path, *_ = left.split(" ")
-        kind, _, options = right.split(" ")
-        # Spaces, tabs, newlines and backslashes are octal escapes.
-        path = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), path)
-        entries.append(MountEntry(Path(path), device, kind, number, options))
+        match left.split(" "), right.split(" ", 2):  # 9p prints its options unescaped
+            case [number, _, device, _, path, *_], [kind, _, options]:
+                # Spaces, tabs, newlines and backslashes are octal escapes.
+                path = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), path)
+                entries.append(MountEntry(Path(path), device, kind, number, options))
     return entries
 
 
@@ -62,9 +63,9 @@ def mounted_elsewhere(device: str) -> tuple[int, Path] | None:
     An unmounted file system lives on in mount namespaces that copied it, as containers do, and at
     other mount points that it was bound to.
     """
-    for process in PROC.glob("[0-9]*"):
+    for process in proc.processes():
         with contextlib.suppress(OSError):
-            for entry in mounts(process.name):
+            for entry in mounts(process):
                 if entry.kind == MODELFS and entry.device == device:
-                    return int(process.name), entry.path
+                    return process, entry.path
     return None

@@ -15,7 +15,7 @@ from modelfs.store.folder import open_folder
 
 LOG_NAME: Final = "daemon.log"
 OLD_LOG_NAME: Final = "daemon.log.1"
-# When the log is longer than this, it is emptied, and its content is kept once. Bytes.
+# When the log is longer than this, it is emptied, and its end is kept once. Bytes.
 LOG_MAX: Final = 1 << 20
 LOG_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND
 OLD_LOG_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -47,7 +47,7 @@ def begin(store: Path, *, trust: bool = False) -> int:
 class _LogFile(logging.FileHandler):
     """Appends to the log in a store's folder, and keeps the log short.
 
-    When the log is long, its content goes to the old log, and the file is emptied, not replaced:
+    When the log is long, its end goes to the old log, and the file is emptied, not replaced:
     stderr is a descriptor of it, and other daemons have it open that only read the store.
     """
 
@@ -68,7 +68,7 @@ class _LogFile(logging.FileHandler):
         with contextlib.suppress(OSError):
             if (size := os.fstat(fd).st_size) > LOG_MAX:
                 with contextlib.suppress(OSError, ModelfsError):  # a full disk: the lines are lost
-                    self._keep(os.pread(fd, size, 0))
+                    self._keep(os.pread(fd, LOG_MAX, size - LOG_MAX))
                 os.ftruncate(fd, 0)
 
     def _keep(self, lines: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from modelfs import proc
 from modelfs.mount_table import mounts
 
 SHOWN_MAX: Final = 5
@@ -17,23 +18,29 @@ def users_of(mount_point: Path) -> str:
     if below:
         return f"the mount at {below[-1]}"
     users = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in proc.processes():
         with contextlib.suppress(OSError):
             # This command is one of them if it was called in a folder of the mount.
-            is_other = process.name != str(os.getpid())
+            is_other = process != os.getpid()
             if is_other and any(path.is_relative_to(mount_point) for path in _used_by(process)):
-                users.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+                users.append(f"{_name_of(process)} (process {process})")
     if not users:
         return f"a process that this user cannot see (try: sudo fuser -vm {mount_point})"
     more = f" and {len(users) - SHOWN_MAX} more" if len(users) > SHOWN_MAX else ""
     return ", ".join(users[:SHOWN_MAX]) + more
 
 
-def _used_by(process: Path) -> Iterator[Path]:
+def _name_of(process: int) -> str:
+    """Return the name of a process, without the half of a letter at its end."""
+    return os.fsencode(proc.read(process, "comm")).decode(errors="ignore").strip()
+
+
+def _used_by(process: int) -> Iterator[Path]:
     """Yield the paths that a process works in, runs, has open or has mapped."""
-    for link in (process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()):
+    folder = proc.PROC / str(process)
+    for link in (folder / "cwd", folder / "root", folder / "exe", *(folder / "fd").iterdir()):
         with contextlib.suppress(OSError):
             yield link.readlink()
-    for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
+    for line in proc.lines(process, "maps"):
         if (start := line.find("/")) >= 0:
             yield Path(line[start:])

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from modelfs import proc
 from modelfs.errors import (
     CorruptIndex,
     IndexLost,
@@ -182,12 +183,15 @@ def store_of_mount(path: Path) -> MountedStore | None:
         OSError: the path does not exist, or the mount's daemon ended.
     """
     try:
-        store = Path(os.fsdecode(os.getxattr(path, STORE_ATTRIBUTE)))
+        name = os.getxattr(path, STORE_ATTRIBUTE)
         daemon = _DAEMON.fullmatch(_daemon_attribute(path))
     except OSError as exc:
         if exc.errno in _NO_ATTRIBUTE:
             return None
         raise
+    if not name.startswith(b"/") or b"\0" in name:  # any user may give a file any attributes
+        return None
+    store = Path(os.fsdecode(name))
     if daemon is None:
         return MountedStore(store, None, None)
     device, inode, process, fd = map(int, daemon.groups())
@@ -362,7 +366,7 @@ def _lock_holder(folder: Directory) -> str:
     status = folder.status(LOCK_FILE)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in proc.lines("locks"):
             match line.split():
                 case [_, "FLOCK", _, _, pid, place, *_] if place == device:
                     return f"process {pid}"

@@ -49,6 +49,15 @@ def test_place_in_a_mount(empty: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert find_store(place).path == empty
 
 
+@pytest.mark.parametrize("forged", [b"", b"store", b"/x\0y"])
+def test_an_attribute_that_a_user_gave(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forged: bytes
+) -> None:
+    """A file with the attribute of mounts, and a value that no mount has, is in no mount."""
+    monkeypatch.setattr(os, "getxattr", lambda path, name: forged)
+    assert "is neither a modelfs store nor in a modelfs mount" in call("stats", tmp_path).error
+
+
 def test_neither(call: Call, tmp_path: Path) -> None:
     """A path that is missing, or neither a store nor in a mount, is refused."""
     (tmp_path / "file").touch()

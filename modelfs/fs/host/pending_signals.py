@@ -23,8 +23,9 @@ configuration again, is delivered after the write. At Ctrl-C the write fails wit
 """
 
 import signal
-from pathlib import Path
 from typing import Final
+
+from modelfs import proc
 
 # Signals that end a program, if it does not ignore them. SIGKILL is in the mask of each thread of a
 # program that any other signal ends, too.
@@ -72,7 +73,7 @@ def process_of(thread: int) -> int:
 def _status(pid: int) -> dict[str, str]:
     """Return the fields of a process or thread in proc(5), none if it is not seen from here."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        lines = proc.lines(pid, "status")
     except OSError:
         return {}
-    return {name: value for name, _, value in (line.partition(":") for line in status.splitlines())}
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}

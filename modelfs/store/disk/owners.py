@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from modelfs import mount_table
+from modelfs import mount_table, proc
 from modelfs.errors import NotPermitted
 from modelfs.store.disk.allocation import FUSE, file_system_type
 
@@ -47,7 +47,7 @@ def user_behind(fd: int) -> int | None:
     mount = None
     # Before Linux 5.14 a process that has given up root may not read its own.
     with suppress(PermissionError):
-        mount = _MOUNT.search((mount_table.PROC / "self" / "fdinfo" / str(fd)).read_text())
+        mount = _MOUNT.search(proc.read("self", "fdinfo", fd))
     for entry in mount_table.mounts():
         if mount is not None and entry.number == mount[1]:
             if not FUSE_NAMES.fullmatch(entry.kind):

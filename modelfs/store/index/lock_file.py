@@ -25,11 +25,11 @@ snapshot 7, and then finds that A has ended and frees its slot. Commit 9 may reu
 import contextlib
 import fcntl
 import os
-from pathlib import Path
 from typing import Final
 
 import lmdb
 
+from modelfs import proc
 from modelfs.errors import StoreFull
 from modelfs.store.disk.allocation import BCACHEFS, BTRFS, file_system_type, is_full
 from modelfs.store.disk.directory import SHARED_FILE, Directory
@@ -100,12 +100,11 @@ def free_slots(env: lmdb.Environment, index: Directory) -> None:
 
 
 def _has_mapped_lock_file(pid: int) -> bool:
-    process = Path(f"/proc/{pid}")
     try:
         try:
-            return f"/{LMDB_LOCK_FILE}" in (process / "maps").read_text(errors="replace")
+            return f"/{LMDB_LOCK_FILE}" in proc.read(pid, "maps")
         except PermissionError:  # another user's; a thread of the kernel has no command line
-            return bool((process / "cmdline").read_bytes())
+            return bool(proc.read(pid, "cmdline"))
     except OSError:
         return False
 
@@ -115,7 +114,7 @@ def _pids_with_lock(index: Directory) -> set[int]:
     inode = str(index.status(LMDB_LOCK_FILE).st_ino)
     pids: set[int] = set()
     with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in proc.lines("locks"):
             match line.split():
                 case [_, "POSIX", _, "WRITE", pid, place, start, _] if start == pid:
                     if place.rpartition(":")[2] == inode:

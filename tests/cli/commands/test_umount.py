@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,17 +129,21 @@ def test_dead_mount_is_cleared(call: Call, mount: Mount) -> None:
 
 
 @pytest.mark.mount
-def test_busy_mount_names_its_users(call: Call, mount: Mount) -> None:
-    """The error about a busy mount names the processes that use it."""
+@pytest.mark.parametrize(("name", "shown"), [("sleep", "sleep"), ("записьмодели", "записьм")])
+def test_busy_mount_names_its_users(
+    call: Call, mount: Mount, tmp_path: Path, name: str, shown: str
+) -> None:
+    """The error about a busy mount names the processes that use it, whatever their names are."""
     (mount.path / "x").write_text("x")
-    user = subprocess.Popen(["sleep", "60"], cwd=mount.path)
+    program = shutil.copy(shutil.which("sleep") or "", tmp_path / name)
+    user = subprocess.Popen([program, "60"], cwd=mount.path)
     try:
-        wait_until(lambda: Path(f"/proc/{user.pid}/comm").read_text() == "sleep\n")
+        wait_until(lambda: Path(f"/proc/{user.pid}/comm").read_bytes()[:2] == name.encode()[:2])
         error = call("umount", mount.path).error
     finally:
         user.kill()
         user.wait()
-    assert f"is in use by sleep (process {user.pid}); end that, or leave the folder in it" in error
+    assert f"in use by {shown} (process {user.pid}); end that, or leave the folder in it" in error
     assert (mount.path / "x").read_text() == "x"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs import mount_table
+from modelfs import proc
 from modelfs.fs.host import kernel
 from modelfs.fs.host.fsync_mapped import MOVED
 from modelfs.fs.host.kernel import (
@@ -30,7 +30,7 @@ MOUNTS = r"""21 1 252:0 / / rw - ext4 /dev/vda rw
 def read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the read-ahead, below `tmp_path`, since root may write the real one."""
     monkeypatch.setattr(kernel, "Path", lambda path: tmp_path / path.lstrip("/"))
-    monkeypatch.setattr(mount_table, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(proc, "PROC", tmp_path / "proc")
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/mountinfo").write_text(MOUNTS)
     return tmp_path / "sys/class/bdi/0:49/read_ahead_kb"

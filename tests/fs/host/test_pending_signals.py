@@ -1,6 +1,7 @@
 """Signals that a program has got, and that the kernel does not deliver yet."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,21 @@ def test_a_signal_that_ends_a_program(stopped: Start, number: signal.Signals) ->
     assert not is_ending(program.pid)
     program.send_signal(number)
     assert is_ending(program.pid)
+
+
+def test_a_name_that_is_cut_inside_a_letter(tmp_path: Path) -> None:
+    """A program is looked at whatever its name is: the kernel cuts it after 15 bytes."""
+    name = shutil.copy(shutil.which("sleep") or "", tmp_path / "записьмодели")
+    with subprocess.Popen([name, "60"]) as program:
+        while not Path(f"/proc/{program.pid}/comm").read_bytes().startswith("за".encode()):
+            os.sched_yield()
+        program.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, program.pid, os.WSTOPPED | os.WNOWAIT)
+        assert process_of(program.pid) == program.pid
+        assert not is_ending(program.pid)
+        program.terminate()
+        assert is_ending(program.pid)
+        program.kill()
 
 
 @pytest.mark.parametrize(

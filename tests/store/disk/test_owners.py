@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from modelfs import mount_table
+from modelfs import proc
 from modelfs.errors import NotPermitted
 from modelfs.store.disk import allocation
 from modelfs.store.disk.allocation import FUSE
@@ -47,7 +47,7 @@ def test_who_makes_up_owners(
     (process / "fdinfo").mkdir(parents=True)
     (process / "fdinfo" / "5").write_text("pos:\t0\nflags:\t012200000\nmnt_id:\t31\nino:\t2\n")
     (process / "mountinfo").write_text(MOUNTS.format(name="x\f31", end=end))
-    monkeypatch.setattr(mount_table, "PROC", tmp_path)
+    monkeypatch.setattr(proc, "PROC", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     assert user_behind(5) == user
 
@@ -69,7 +69,7 @@ def test_a_mount_that_the_table_lacks(
     (tmp_path / "self" / "mountinfo").write_text(
         MOUNTS.format(name="", end="fuse x rw,user_id=1000")
     )
-    monkeypatch.setattr(mount_table, "PROC", tmp_path)
+    monkeypatch.setattr(proc, "PROC", tmp_path)
     monkeypatch.setattr(allocation, "_libc", Libc())
     assert user_behind(5) == user
 
