@@ -46,13 +46,10 @@ def run(arguments: Sequence[str]) -> int:
         return Code.OK if places or names else Code.USAGE
     if "-f" in names:
         return Code.OK  # "fake": do everything but the mount
-    texts = [_without_added(value) for name, value in options if name == "-o"]
-    given = [argument for text in texts for argument in ("-o", text)]
+    given: list[str] = []
+    for value in (value for name, value in options if name == "-o"):
+        given += ["-o", ",".join(text for text in value.split(",") if text not in ADDED)]
     return command.run(["mount", *given, "--", store, mountpoint])
-
-
-def _without_added(options: str) -> str:
-    return ",".join(option for option in options.split(",") if option not in ADDED)
 
 
 def main() -> None:

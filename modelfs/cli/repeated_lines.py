@@ -50,7 +50,8 @@ class Condensed(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
         self._end_minutes(now)
-        cause = _cause(record)
+        exception = record.exc_info[1] if record.exc_info else None
+        cause: Cause = (record.name, record.levelno, record.getMessage(), repr(exception))
         if len(self._seen) >= CAUSES_MAX and cause not in self._seen:
             cause = ("", 0, "", "")
         if (seen := self._seen.get(cause)) is not None:
@@ -72,11 +73,6 @@ class Condensed(logging.Handler):
         self._end_minutes(float("inf"))
         self._target.close()
         super().close()
-
-
-def _cause(record: logging.LogRecord) -> Cause:
-    exception = record.exc_info[1] if record.exc_info else None
-    return record.name, record.levelno, record.getMessage(), repr(exception)
 
 
 def _summary(cause: Cause, seen: _Seen) -> logging.LogRecord:

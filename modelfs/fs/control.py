@@ -91,7 +91,8 @@ class Control:
         """Carry out a request, and return the last line of the answer."""
 
         async def progress(done: int, total: int) -> None:
-            await _send(stream, {"progress": {"done": done, "total": total}})
+            line = json.dumps({"progress": {"done": done, "total": total}})
+            await stream.send_all(line.encode() + b"\n")
 
         try:
             return {"result": await self._commands.run(request, progress)}
@@ -165,7 +166,3 @@ def _error(exc: ModelfsError) -> Json:
 def _encoded(reply: Json) -> bytes:
     # Not `dumps`, which keeps Python's lock until it is done, and so the event loop waiting.
     return "".join(json.JSONEncoder().iterencode(reply)).encode() + b"\n"
-
-
-async def _send(stream: trio.SocketStream, reply: Json) -> None:
-    await stream.send_all(json.dumps(reply).encode() + b"\n")

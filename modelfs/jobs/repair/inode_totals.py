@@ -67,10 +67,11 @@ def _set_aside(context: RepairContext, table: Table, node: Inode) -> int:
 
 def _in_place(context: RepairContext, inode: int) -> int:
     """Return how many broken rows of an inode are under their own keys."""
+    with_file = {window_of(name) for name in context.store.staging.directory.names()}
     windows = {
         key
         for key in context.reported.broken[Table.STAGED]
-        if len(key) == 16 and _has_file(context, *pair_of(key))
+        if len(key) == 16 and pair_of(key) in with_file
     }
     lost = {
         key
@@ -79,11 +80,6 @@ def _in_place(context: RepairContext, inode: int) -> int:
     }
     trims = {key for key in context.reported.broken[Table.TRIMS] if len(key) == 8}
     return sum(number_of(key) == inode for keys in (windows, lost, trims) for key in keys)
-
-
-def _has_file(context: RepairContext, inode: int, number: int) -> bool:
-    names = context.store.staging.directory.names()
-    return any(window_of(name) == (inode, number) for name in names)
 
 
 def _lose_staged(context: RepairContext, node: Inode) -> None:

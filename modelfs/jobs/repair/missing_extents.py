@@ -74,17 +74,14 @@ def _contradicted(
     mapped = sum(extent.length for extent in extents)
     # A record of 0 bytes may be one that this round has made.
     has_more = context.has_totals and node is not None and 0 < node.mapped < mapped
-    if has_more and any(_is_lost(context, extent) for extent in extents):
-        has_more = False  # ranges that this round has lost
+    if has_more:
+        chunks = (context.store.chunks.find(extent.chunk) for extent in extents)
+        # Ranges that this round has lost are no more than the record has.
+        has_more = not any(chunk is not None and chunk.is_lost for chunk in chunks)
     if not has_more and not view.missing:
         return []  # the chunk's record may be the older one
     doubtful = [extent for extent in extents if extent.chunk in view.surplus]
     return doubtful if doubtful or not has_more else extents
-
-
-def _is_lost(context: RepairContext, extent: Extent) -> bool:
-    record = context.store.chunks.find(extent.chunk)
-    return record is not None and record.is_lost
 
 
 def suspicious_holes(

@@ -367,15 +367,14 @@ class Directory:
             yield
         except OSError as exc:
             # With O_NOFOLLOW a link is ELOOP, and with O_DIRECTORY also ENOTDIR.
-            if exc.errno in (errno.ELOOP, errno.ENOTDIR) and self._is_link(name):
-                raise IrregularFile(_link(self.path / name)) from exc
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+                mode = os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode
+                if stat.S_ISLNK(mode):
+                    raise IrregularFile(_link(self.path / name)) from exc
             if exc.errno == errno.ENXIO:  # a FIFO, a socket, or a device that does not exist
                 raise IrregularFile(_irregular(self.path / name)) from exc
             exc.filename = str(self.path / name)
             raise
-
-    def _is_link(self, name: str) -> bool:
-        return stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
 
 
 def _link(path: Path) -> str:

@@ -55,12 +55,7 @@ def user_behind(fd: int) -> int | None:
             match = _USER.search(entry.options)
             user = int(match[1]) if match else NOBODY
             return None if user in (0, os.geteuid()) else user
-    return NOBODY if _is_fuse(fd) else None
-
-
-def _is_fuse(fd: int) -> bool:
-    """Whether a file lies in a FUSE mount, or in one that does not answer."""
-    return file_system_type(fd) in (0, FUSE)
+    return NOBODY if file_system_type(fd) in (0, FUSE) else None  # 0: it does not answer
 
 
 @contextmanager

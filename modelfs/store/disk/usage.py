@@ -11,6 +11,7 @@ coming: 91 MiB. They arrive, and the bound stays. Ingest deletes a staging file 
 stays too high until the next count, which finds 71 MiB.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -97,14 +98,8 @@ def disk_usage(folder: Path) -> int:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    total += _blocks(entry)
+                    with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
         except (FileNotFoundError, PermissionError):
             continue  # deleted since it was listed, or another user's
     return total
-
-
-def _blocks(entry: "os.DirEntry[str]") -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_blocks * 512
-    except FileNotFoundError:
-        return 0

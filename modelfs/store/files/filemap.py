@@ -62,7 +62,8 @@ class FileMaps:
         for old in replaced:
             self._delete(inode, old)
         for extent in (*kept, *new):
-            self._put(inode, extent)
+            self._index.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
+            self._chunks.add_refs(extent.chunk, 1, extent.length)
         add_to_totals(self._index, inode, mapped=_bytes(kept) + _bytes(new) - _bytes(replaced))
 
     def trim(self, inode: InodeNumber, start: int, limit: int) -> bool:
@@ -108,11 +109,6 @@ class FileMaps:
             return None
         extent = Extent.from_bytes(pair_of(row[0])[1], row[1])
         return extent if extent.stop > offset else None
-
-    def _put(self, inode: InodeNumber, extent: Extent) -> None:
-        # The caller changes the inode's total.
-        self._index.put(Table.EXTENTS, pair_key(inode, extent.start), extent.to_bytes())
-        self._chunks.add_refs(extent.chunk, 1, extent.length)
 
     def _delete(self, inode: InodeNumber, extent: Extent) -> None:
         self._index.delete(Table.EXTENTS, pair_key(inode, extent.start))
