@@ -2,14 +2,16 @@
 
 ::
 
-    FORMAT        the format of the store, as text; a folder with this file is a store
-    lock          an flock(2) here excludes other processes
-    control.sock  a running daemon answers requests here
-    daemon.log    the log of daemons
-    index/        the index: an LMDB environment
-    packs/        the packs: 00000001.pack, ...
-    staging/      the staging files
-    quarantine/   damaged data that repairs took out
+    FORMAT             the format of the store, as text; a folder with this file is a store
+    FORMAT.new         its next content, during an upgrade
+    lock               an flock(2) here excludes other processes
+    control.sock       a running daemon answers requests here
+    daemon.log         the log of daemons; daemon.log.1 has its older lines
+    index/             the index: an LMDB environment
+    packs/             the packs: 00000001.pack, ...
+    staging/           the staging files
+    repair.unfinished  the losses of a repair that has not finished; only repair opens the store
+    quarantine/        damaged data that repairs took out
 
 A user who can write in this folder could make modelfs delete, overwrite or misread files with the
 rights of the process that opens the store. So a process opens a store that is its *own*: the folder

@@ -137,7 +137,7 @@ class Store:
                 this one has no permission to write the index's lock file: see `exclusion`.
             exclude_writers: with `read_only`, keep other processes from opening it for writing.
                 For callers that cache content, such as a mount.
-            recover: False for repair: remove nothing and load no staged state.
+            recover: False for repair: open the store as it is, also after an unfinished repair.
             cache_size: capacity of the cache of decoded chunks, in bytes.
             limit: the most bytes that the store may use on its disk; None: no limit.
             trust: accept any owner of the folder and all modes: see `folder`.

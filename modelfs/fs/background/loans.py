@@ -5,10 +5,10 @@ no room in the end, so the reserve is lent to writers a *loan* at a time. A loan
 room that is left, so some is always left for the next. If more than half of it was new content, the
 room is used up, and the next loan is smaller.
 
-Example. 18 MiB of the reserve are left, and a loan of 6 MiB is opened. A program writes as many
-bytes, and ingest finds them all stored: at the close 18 MiB are left, and the next loan may be
-larger. A program writes 6 MiB of noise: at the close 12 MiB are left, and there is no next loan
-until a request finds no room again.
+Example. 22 MiB of the reserve are left. 4 of them are slack for the growth of the index, and a loan
+of 6 MiB, a third of the others, is opened. A program writes as many bytes, and ingest finds them
+all stored: at the close 22 MiB are left, and the next loan may be larger. A program writes 6 MiB of
+noise: at the close 16 MiB are left, and there is no next loan until a request finds no room again.
 """
 
 from collections.abc import Callable

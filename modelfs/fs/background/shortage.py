@@ -12,10 +12,10 @@ pages. Then a request waits for one round at most.
 When nothing is staged and no garbage is left, a round lends a part of the reserve (see `loans`).
 
 Example. A store of 300 MiB has reached its limit, and a program copies a stored model inside it.
-The first write waits. A round finds nothing to ingest and no garbage, and opens a loan of 6 MiB.
-After as many bytes the copy waits again: the round ingests them, finds them all stored, and opens
-a loan of 6 MiB more; so the copy ends. Then a program writes noise: after 6 MiB the round finds
-that the reserve is 6 MiB smaller, and the program gets ENOSPC.
+The first write waits. A round finds nothing to ingest and no garbage, but 18 MiB of the reserve,
+and opens a loan of 4.7 MiB. After as many bytes the copy waits again: the round ingests them, finds
+them all stored, and opens another loan; so the copy ends. Then a program writes noise: after 4.7
+MiB the round finds that the reserve is as much smaller, and the program gets ENOSPC.
 """
 
 from collections.abc import Awaitable, Callable, Iterator

@@ -30,7 +30,7 @@ from modelfs.store.index.tables import InodeNumber
 
 
 class Contents:
-    """Reads the content of files, and keeps the state of those that have staged content."""
+    """Plans and does reads of files, and begins their staged states."""
 
     def __init__(
         self,

@@ -18,10 +18,11 @@ class FakeSpace:
 
     working_bytes: int
     staged: int = 0
+    slack: int = 0
 
     @property
     def loan_bytes(self) -> int:
-        return self.working_bytes
+        return self.working_bytes - self.slack
 
     def borrow(self, size: int, staged_max: int) -> None:
         if self.staged + size > staged_max:
@@ -66,6 +67,20 @@ def test_a_loan_is_a_part_of_the_room(loans: Loans, space: FakeSpace) -> None:
     space.staged = 12 * MB
     assert loans.lend()
     assert borrowed(loans) == 12 * MB
+
+
+def test_the_example(loans: Loans, space: FakeSpace) -> None:
+    """The slack is not lent; a loan for copies leaves the room, and one for noise takes it."""
+    space.working_bytes, space.slack = 22 * MB, 4 * MB
+    assert loans.lend()
+    assert borrowed(loans) == 6 * MB
+    space.ingest(0)
+    assert loans.close()
+    assert loans.lend()
+    assert borrowed(loans) == 6 * MB
+    space.ingest(6 * MB)
+    assert not loans.close()
+    assert space.working_bytes == 16 * MB
 
 
 def test_a_small_loan_is_not_opened(loans: Loans, space: FakeSpace) -> None:
