@@ -2,8 +2,8 @@
 
 Such a chunk is freed by encoding its dependants without it. Of several dependants one becomes the
 base of the others, so that the store gets smaller by about the stored bytes of one of them. If the
-dependants would take more without the chunk, it is kept (see `jobs.optimize.rebase`): its row has
-a mark, and it is no garbage until it has more or fewer dependants.
+dependants would take more without the chunk, it is kept: its row has a mark, and it is no garbage
+until it has more or fewer dependants.
 
 Example. base.safetensors is removed. Its chunk 3 takes 900 KiB, and chunks 7 and 8 are deltas to it
 of 300 KiB. Chunk 7 alone would take about 900 KiB, and 8 derives from it then: freeing chunk 3
@@ -70,7 +70,7 @@ class BaseOnly:
         """
         total = 0
         # Of dependants alike, one gets a form of its own, and the others become deltas to it: by
-        # sources, element and size, as in `jobs.optimize.rebase`.
+        # sources, element and size, as the jobs that free bases group them.
         heads: set[tuple[int, ...]] = set()
         dependants = self._chunks.lineage.dependants(chunk)
         for other in islice(dependants, ESTIMATED_DEPENDANTS):

@@ -2,8 +2,8 @@
 
 An operation of the store's owner may contain a call that waits for the disk. Such an operation is a
 generator, and it yields each slow call as a function without arguments. The caller runs the
-function, on any thread, and sends its result, or throws its exception, into the generator. Jobs
-are driven by the same loop (see `jobs.drive`), and yield steps in place of functions.
+function, on any thread, and sends its result, or throws its exception, into the generator.
+The same loop drives generators that yield steps in place of functions.
 
 Example. `Flusher.flush` copies a file's state, yields the fdatasync of three staging files, and
 then changes the index. `run_here` runs the fdatasync on the owner's thread. A daemon runs it on a

@@ -10,7 +10,7 @@ Theory of operation. Three kinds of work need space, and each leaves some for th
 3. The last part of the reserve, the *floor*, is for the index and for fsyncs of accepted writes. gc
    may use half of it: it copies as much as it has room for, and a commit then frees more.
 
-A writer that was refused waits until ingest and gc have made room (see `fs.background.shortage`).
+A writer that was refused may wait until ingest and gc have made room.
 It may also *borrow* from the reserve: content that the store has already takes no room in the end.
 If it is new all the same, it stays in the reserve; so a loan leaves room for the copy of its bytes,
 and the slack. Hence no acknowledged write has to stay staged for lack of room.

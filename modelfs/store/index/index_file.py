@@ -1,10 +1,10 @@
 """The file of an index: commits to it, its length, copies of it, and its compaction.
 
 Theory of operation. A commit repeats its changes while LMDB's map is too small for them, and then
-makes the file as long as the pages in use (see `data_file`), and writes a record of the commit
-(see `pages.meta`). Pages that a commit frees are used by
-later ones, so the file never becomes shorter by itself. If most pages are unused when the index is
-opened, all rows are copied to a new file, which takes the place of the old one.
+makes the file as long as the pages in use (see `pages.data_file`), and writes a record of the
+commit (see `pages.meta`). Pages that a commit frees are used by later ones, so the file never
+becomes shorter by itself. If most pages are unused when the index is opened, all rows are copied to
+a new file, which takes the place of the old one.
 
 If the disk has room for only a part of a write, LMDB fails with EIO, as if the disk were broken:
 `mdb_page_flush` writes no second time, and so does not see ENOSPC. So after EIO a commit looks

@@ -14,8 +14,8 @@ A row b that is put and deleted between two seals leaves nothing in either layer
 One thread makes all changes; any thread may read. The lock keeps a reader from seeing sorted keys
 in the middle of an insertion.
 
-The size and the age of the changes are counted as rows come and go, so that requests can wait while
-there are too many: see `fs.background.gate`.
+The size and the age of the changes are counted as rows come and go, so that the store's owner can
+wait while there are too many.
 """
 
 import heapq

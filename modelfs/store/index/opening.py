@@ -3,7 +3,7 @@
 LMDB trusts its file and reads it through a mapping: a damaged page would end the process. So all
 pages that the last commit uses are checked before LMDB reads the first of them (see `pages.walk`),
 and an index with a damaged page is refused. So is a file that was cut short, unless only pages are
-missing that a crash left unwritten because no row needs them (see `data_file`).
+missing that a crash left unwritten because no row needs them (see `pages.data_file`).
 
 LMDB opens its two files by name, and follows symbolic links. So both are checked just before: they
 have to be regular files of the store's owner. Between the check and LMDB's open(2), a process that
