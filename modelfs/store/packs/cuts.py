@@ -2,7 +2,10 @@
 
 Theory of operation. The index first gets the new end of the pack, and a commit makes it durable.
 Only then is the file cut. A crash in between leaves a file that is longer than the committed pack;
-the next open of the store cuts it (see `recovery`). Nothing is appended to such a pack any more.
+the next open of the store cuts it (see `recovery`).
+
+Nothing is appended to such a pack any more, in later sessions either: CUT_PACK remembers it. A
+reader that has verified a place reads it without a checksum, so a place never gets other bytes.
 
 A read that was planned before has one of the file's `Descriptor`s, and may still need the bytes.
 That may be another one than the one in the cache, where files leave when others are opened. So the
