@@ -37,7 +37,6 @@ SCENARIOS: Final = frozenset(
 # Modules that are tested only through others. The list may become shorter, and never longer.
 WITHOUT_TESTS: Final = frozenset(
     {
-        "cli/another_pid.py",
         "cli/escape.py",
         "cli/findings.py",
         "cli/fusermount.py",

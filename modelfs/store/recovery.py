@@ -17,7 +17,7 @@ import logging
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.chunk_records import Chunk, PackRow
-from modelfs.store.index.counters import NEXT_PACK, Counters
+from modelfs.store.index.counters import CUT_PACK, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import PACK_SIZE, Packs, Tail
@@ -85,16 +85,24 @@ def _cut_end(index: Index, packs: Packs, tail: Tail) -> None:
 
 
 def committed_tail(index: Index, packs: Packs) -> Tail | None:
-    """Return the committed end of the newest pack, None if it is full or damaged."""
+    """Return the committed end of the newest pack, None if it is full, damaged, or was cut."""
     rows = _pack_rows(index)
     newest = max(rows, default=None)
-    if newest is None or rows[newest].stop >= PACK_SIZE:
+    if newest is None or rows[newest].stop >= PACK_SIZE or _may_be_cut(index, newest):
         return None
     tail = Tail(newest, rows[newest].stop)
     if not packs.reaches(tail):
         log.error("pack %d is missing or cut short: `modelfs fsck` lists the damaged files", newest)
         return None
     return tail
+
+
+def _may_be_cut(index: Index, pack: PackId) -> bool:
+    """Whether gc may have cut a pack, or one after it: see `packs.cuts`."""
+    try:
+        return pack <= Counters(index).get(CUT_PACK)
+    except CorruptIndex:
+        return True
 
 
 def _is_end_of_segment(packs: Packs, tail: Tail) -> bool:

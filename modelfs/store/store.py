@@ -18,7 +18,6 @@ Example::
 import contextlib
 import fcntl
 import io
-import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -82,8 +81,6 @@ from modelfs.store.recovery import committed_tail, load_staged, remove_uncommitt
 from modelfs.store.sessions import begin_session
 from modelfs.store.statistics import Inventory
 from modelfs.store.upgrade import begin_upgrade, commit_upgrade
-
-log = logging.getLogger(__name__)
 
 
 class Store:
@@ -362,28 +359,24 @@ class Store:
 
         Yields two slow calls (see `disk.calls`): the first writes the changes, the second deletes
         files that they no longer mention, and cuts the ends of packs. Later changes belong to the
-        next commit. If the first call raises, all of this waits for the next commit.
+        next commit. If the first call raises, all of this waits for the next commit, and so does
+        the part that the second one cannot do, or all if it is cancelled.
         """
         batch = self.index.seal()
         deferred: list[Deferred[Any]] = [self.staging.deletes, self.packs.deletes, self.packs.cuts]
         drained = [(each, each.drain()) for each in deferred]
-        try:
-            yield partial(self.space.with_ballast, batch.write)
-        except BaseException:
-            for each, work in drained:
-                each.restore(work)
-            raise
-        self.index.release()
 
         def run_deferred() -> None:
-            try:
-                for each, work in drained:
-                    each.run(work)
-            except OSError as exc:
-                # As after a crash: the next open does the same.
-                log.warning("an unused file of the store cannot be deleted or cut: %s", exc)
+            for each, work in drained:
+                each.run(work)
 
-        yield run_deferred
+        try:
+            yield partial(self.space.with_ballast, batch.write)
+            self.index.release()
+            yield run_deferred
+        finally:
+            for each, work in drained:
+                each.restore(work)
 
     @property
     def in_use(self) -> bool:

@@ -244,6 +244,25 @@ def test_a_cut_that_a_crash_left_is_done(box: Box, monkeypatch: pytest.MonkeyPat
         assert content_of(store, inode) == noise(4 * CHUNK, number)
 
 
+def test_nothing_is_appended_to_a_pack_that_was_cut(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest pack stays as gc has cut it, in later sessions too: no place gets other bytes."""
+    half_collected(box, monkeypatch)
+    store, number = box.store, 8
+    while store.chunks.pack_row(PackId(2)).live:  # the last files were copied there
+        number -= 1
+        drain(store.orphans.remove(store.namespace.unlink(ROOT, b"%d" % number)))
+    assert store.reclaimer.retire(PackId(2))
+    store = box.reopen()
+    assert store.packs.numbers() == {PackId(1)}
+    size = store.packs.size(PackId(1))
+    store.roll_back_writer()  # as after an error
+    inode = stored_file(store, b"new", noise(4 * CHUNK, 100))
+    assert store.packs.size(PackId(1)) == size
+    assert content_of(store, inode) == noise(4 * CHUNK, 100)
+
+
 def test_an_end_with_chunks_is_not_cut(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pack whose row ends too early keeps the bytes of all chunks."""
     inodes = half_collected(box, monkeypatch)

@@ -173,11 +173,7 @@ class BackgroundIngest:
             StoreFull, OSError: as `ingest` does; the round's files are due again after
                 `ROUND_RETRY_SECONDS`.
         """
-        requested = self._store.inventory.requested(self._next_request, REQUESTS_PAGE)
-        for inode in requested:
-            if self._file(inode).due == math.inf:
-                self._file(inode).due = 0.0
-        self._next_request = requested[-1] + 1 if len(requested) == REQUESTS_PAGE else 0
+        self._queue_requested()
         for inode, waiting in self._waiting.items():
             # A file that was opened for writing again is due after its next close.
             if self._context.handles.is_open_for_writing(inode):
@@ -185,7 +181,7 @@ class BackgroundIngest:
         while inodes := self._next_round():
             try:
                 await self.ingest(inodes, complete=True)
-            except Exception:
+            except BaseException:  # also if it is cancelled: no round forgets its files
                 retry = trio.current_time() + ROUND_RETRY_SECONDS
                 for inode in inodes:
                     self._file(inode).due = retry
@@ -194,8 +190,25 @@ class BackgroundIngest:
         for inode in [inode for inode, waiting in self._waiting.items() if waiting.early]:
             # It may have been removed meanwhile, or closed and ingested by a sync.
             if inode in self._waiting and self._waiting[inode].early:
-                self._waiting[inode].early = False
-                await self.ingest([inode], complete=False)
+                await self._ingest_early(inode)
+
+    async def _ingest_early(self, inode: InodeNumber) -> None:
+        self._waiting[inode].early = False
+        try:
+            await self.ingest([inode], complete=False)
+        except BaseException:
+            if inode in self._waiting:  # behind the others, which may not fail
+                waiting = self._waiting[inode] = self._waiting.pop(inode)
+                waiting.early = True
+            raise
+
+    def _queue_requested(self) -> None:
+        """Queue the files of the next page of requests."""
+        requested = self._store.inventory.requested(self._next_request, REQUESTS_PAGE)
+        for inode in requested:
+            if self._file(inode).due == math.inf:
+                self._file(inode).due = 0.0
+        self._next_request = requested[-1] + 1 if len(requested) == REQUESTS_PAGE else 0
 
     def _next_round(self) -> Sequence[InodeNumber]:
         """Remove the next files that are due from those that wait, and return them."""

@@ -106,7 +106,8 @@ class BackgroundScrub:
             self._changed.notify()
             log.info("scrubbed %d bytes", self._scrubber.status().bytes)
             return
-        await self._context.driver.call(partial(log_damage, self._context.store, checked))
+        with trio.CancelScope(shield=True):  # the scrub goes on behind this range
+            await self._context.driver.call(partial(log_damage, self._context.store, checked))
         self._changed.notify()
         if rate := self._scrubber.status().rate:
             rest = checked.bytes / rate - (time.monotonic() - began)

@@ -26,6 +26,7 @@ class DefragRun:
         self._make_room = make_room
         self._defragmenter = Defragmenter(store)
         self._portions: Iterator[DefragPlan] | None = None
+        self._portion: DefragPlan | None = None  # the next one, until it is copied
         self.done = 0  # bytes
         self.total = 0
 
@@ -36,11 +37,13 @@ class DefragRun:
             False at the end, or if the disk has too little room.
 
         Raises:
-            StoreFull, OSError: the portion could not be copied; nothing is lost.
+            StoreFull, OSError: the portion could not be copied, and is still the next one; nothing
+                is lost.
         """
         portion = yield from self._next_portion()
         if portion is not None:
             yield from exclusive(self._copy(portion))
+            self._portion = None
         return portion is not None
 
     def _next_portion(self) -> Job[DefragPlan | None]:
@@ -48,8 +51,9 @@ class DefragRun:
             yield Commit()  # deletes packs that became empty, and so makes room
             plan: DefragPlan = yield Work(self._defragmenter.plan)
             self._portions, self.total = plan.portions(), plan.bytes
-        portion = next(self._portions, None)
-        if portion is None:
+        if self._portion is None:
+            self._portion = next(self._portions, None)
+        if (portion := self._portion) is None:
             return None
         has_room = yield Work(partial(self._defragmenter.has_room, portion))
         if not has_room:

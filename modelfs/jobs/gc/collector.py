@@ -156,15 +156,30 @@ class Collector:
         return need - live + row.live
 
     def measure(self, live_min: float = LIVE_MIN) -> None:
-        """Measure the packs that may be sparse. Any thread; reads their segment tables."""
+        """Measure the packs that may be sparse. Any thread; reads their segment tables.
+
+        A pack that changes meanwhile is measured the next time.
+        """
         self._forget_deleted_packs()
         for pack, row in self._sparse(live_min):
             if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
-                size = PackedSize(self._store.packs.segment_size)
-                for _, record in self._all_live(pack):
-                    if record.alive:  # others go with the next collection
-                        size.add(record.kind, record.size, record.stored)
-                self._measured[pack] = row.live, size.total
+                self._measure(pack, row)
+
+    def _measure(self, pack: PackId, row: PackRow) -> None:
+        size = PackedSize(self._store.packs.segment_size)
+        problem: CorruptPack | None = None
+        try:
+            for _, record in self._live(pack, self._store.packs.entries(pack, row.stop)):
+                if record.alive:  # others go with the next collection
+                    size.add(record.kind, record.size, record.stored)
+        except CorruptPack as exc:
+            problem = exc
+        # Other jobs may cut or delete the pack, whose tables are then missing, and chunks may die.
+        if self._store.chunks.pack_row(pack) != row:
+            return
+        if problem is not None:
+            log.error("pack %d is kept: %s", pack, problem)
+        self._measured[pack] = row.live, size.total
 
     def _forget_deleted_packs(self) -> None:
         packs = {pack for pack, _ in self._store.reclaimer.packs()}
@@ -248,14 +263,6 @@ class Collector:
             log.error("pack %d is kept: %s", pack, exc)
             return PackSegments(pack, starts, are_all=False)
         return PackSegments(pack, starts, are_all=True)
-
-    def _all_live(self, pack: PackId) -> Iterator[tuple[ChunkId, Chunk]]:
-        """Yield the live chunks of a pack, up to the first damaged segment table. Any thread."""
-        try:
-            stop = self._store.chunks.pack_row(pack).stop
-            yield from self._live(pack, self._store.packs.entries(pack, stop))
-        except CorruptPack as exc:
-            log.error("pack %d is kept: %s", pack, exc)
 
     def _live(self, pack: PackId, entries: Iterable[Entry]) -> Iterator[tuple[ChunkId, Chunk]]:
         """Yield the chunks of entries that have their place there. Any thread.

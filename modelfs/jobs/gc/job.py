@@ -137,28 +137,37 @@ class OrphanQueue:
     ) -> None:
         """Begin with some inodes; `before_removal` is called for each when no ingest is at it."""
         self._store = store
-        self._inodes = list(inodes)
+        self._inodes = dict.fromkeys(inodes)  # in the order in which they came
         self._before_removal = before_removal
 
     def add(self, inodes: Iterable[InodeNumber]) -> None:
         """Queue inodes that no program can reach any more."""
-        self._inodes.extend(inodes)
+        self._inodes.update(dict.fromkeys(inodes))
 
     def remove(self) -> Job[None]:
-        """Remove all inodes of the queue.
+        """Remove all inodes of the queue, each of which leaves it when its removal is done.
+
+        So an inode is still queued if the job is cancelled, in the middle of its removal, too.
 
         Raises:
-            StoreFull, OSError: a commit on the way failed; the other inodes are still queued.
+            StoreFull, OSError: a commit on the way failed; the inodes that are left are queued.
+            CorruptIndex: a row of an inode is damaged. It leaves the queue, as it would fail each
+                time; the next open of the store finds it again.
         """
         while self._inodes:
-            inode = self._inodes.pop()
+            inode = next(iter(self._inodes))
             try:
                 # With the right to append, as ingest would add extents of the inode meanwhile.
                 yield from appending(self._removal(inode))
             except (StoreFull, OSError):
-                self._inodes.append(inode)
+                raise
+            except Exception:
+                self._inodes.pop(inode, None)
                 raise
 
     def _removal(self, inode: InodeNumber) -> Job[None]:
+        if inode not in self._inodes:
+            return  # another job, which had the right before, has removed it
         self._before_removal(inode)
         yield from pausing(self._store.orphans.remove(inode))
+        self._inodes.pop(inode, None)

@@ -15,6 +15,7 @@ from typing import Final
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.chunks.table import ChunkTable
 from modelfs.store.index.chunk_records import PackRow
+from modelfs.store.index.counters import CUT_PACK, Counters
 from modelfs.store.index.index import KEY_END, Index
 from modelfs.store.index.tables import ChunkId, PackId, Table, number_key, number_of
 from modelfs.store.packs.pack import Packs, Tail
@@ -91,6 +92,8 @@ class Reclaimer:
         with self._index.change():
             row = self._chunks.pack_row(tail.pack)
             self._chunks.put_pack_row(tail.pack, PackRow(tail.stop, row.live))
+            counters = Counters(self._index)
+            counters.set(CUT_PACK, max(tail.pack, counters.get(CUT_PACK)))
         self._packs.cut_after_commit(tail)
         return row.stop - tail.stop
 

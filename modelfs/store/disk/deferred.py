@@ -2,9 +2,12 @@
 
 A file of the store may be deleted only after the index that no longer mentions it is durable. So
 the code that removes the last mention calls `after_commit`. The store drains the list when it seals
-a commit, and deletes the files when that commit is on the disk. If the commit fails, the names
-return to the list. A crash in between leaves files that no index mentions; the next open
-deletes them.
+a commit, and deletes the files when that commit is on the disk. Names return to the list if the
+commit fails or is cancelled, and each name whose file could not be deleted. A crash in between
+leaves files that no index mentions; the next open deletes them.
+
+The list belongs to the owner's thread. Another thread that does the work changes the drained list
+only, and the owner restores the pieces that are left in it.
 
 Example. gc empties pack 3. It deletes the pack's row and calls
 `after_commit("00000003.pack")`. The commit drains that name and writes the index. If the
@@ -12,11 +15,14 @@ disk is full, the name is restored and the file stays, because the old index sti
 Otherwise `run` deletes the file.
 """
 
+import logging
 from abc import abstractmethod
 from typing import Generic, TypeVar
 
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
+
+log = logging.getLogger(__name__)
 
 W = TypeVar("W")
 
@@ -36,18 +42,34 @@ class Deferred(Generic[W]):
     def drain(self) -> list[W]:
         """Return the listed work and empty the list.
 
-        The caller does it with `run` once all changes made so far are durable.
+        The caller does it with `run` once all changes made so far are durable, and passes the list
+        to `restore` in any case.
         """
         drained, self._listed = self._listed, []
         return drained
 
     def restore(self, drained: list[W]) -> None:
-        """Put drained work back, because its commit failed."""
+        """Put drained work back, as far as it is not done."""
         self._listed.extend(drained)
 
-    @abstractmethod
     def run(self, drained: list[W]) -> None:
-        """Do drained work. Any thread.
+        """Do drained work, and leave in the list the pieces that cannot be done yet. Any thread.
+
+        An error of the disk is logged, and keeps no other piece from being done.
+        """
+        left: list[W] = []
+        for work in drained:
+            try:
+                if self._is_done(work):
+                    continue
+            except OSError as exc:
+                log.warning("an unused file of the store cannot be deleted or cut: %s", exc)
+            left.append(work)
+        drained[:] = left
+
+    @abstractmethod
+    def _is_done(self, work: W) -> bool:
+        """Do a piece of work; return whether it could be done. May be repeated.
 
         Raises:
             OSError: a file cannot be changed.
@@ -57,7 +79,7 @@ class Deferred(Generic[W]):
 class DeferredDeletes(Deferred[str]):
     """The files of one folder that the next commit no longer mentions, by name."""
 
-    def run(self, drained: list[str]) -> None:
-        for name in drained:
-            self._files.forget(name)
-            self._folder.unlink(name)
+    def _is_done(self, work: str) -> bool:
+        self._files.forget(work)
+        self._folder.unlink(work)
+        return True

@@ -133,6 +133,8 @@ class Descriptors:
         self._flags = flags
         self._capacity = capacity
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
+        # Of every file of the folder that is open, in the cache or only with a reader.
+        self._references: set[weakref.ref[Descriptor]] = set()
         self._lock = fork_lock()
 
     def get(self, name: str, flags: int = 0) -> Descriptor:
@@ -164,17 +166,28 @@ class Descriptors:
 
     def _open_file(self, name: str, flags: int = 0) -> Descriptor:
         try:
-            return Descriptor(self._folder, name, self._flags | flags)
+            file = Descriptor(self._folder, name, self._flags | flags)
         except OSError as exc:
             if exc.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-        self.clear()
-        return Descriptor(self._folder, name, self._flags | flags)
+            self.clear()
+            file = Descriptor(self._folder, name, self._flags | flags)
+        self._references.add(weakref.ref(file, self._references.discard))
+        return file
 
-    def forget(self, name: str) -> Descriptor | None:
-        """Remove `name` from the cache, because its file is deleted or replaced; return it."""
+    def forget(self, name: str) -> None:
+        """Remove `name` from the cache, because its file is deleted, replaced or cut."""
         with self._lock:
-            return self._open.pop(name, None)
+            self._open.pop(name, None)
+
+    def kept(self, name: str) -> list[weakref.ref[Descriptor]]:
+        """Return references to all descriptors of the file `name` that are open now."""
+        references = list(self._references)  # one call: no other thread comes in between
+        return [
+            reference
+            for reference in references
+            if (file := reference()) is not None and file.path.name == name
+        ]
 
     def clear(self) -> None:
         with self._lock:

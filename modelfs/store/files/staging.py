@@ -28,7 +28,6 @@ index (see `staging_rows`), as of the commit that it reads. It keeps the names o
 it has compared with their checksums.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -128,8 +127,9 @@ class Staging:
             staged.superseded.append(window)
             return
         window.file.forget()
-        with contextlib.suppress(OSError):  # the next open of the store deletes it
-            self.deletes.run([window.file.name])
+        deleted = [window.file.name]
+        self.deletes.run(deleted)
+        self.deletes.restore(deleted)
 
     def drop(self, staged: StagedFile, windows: list[Window]) -> None:
         """Delete windows' rows and forget the windows; the next commit deletes their files.

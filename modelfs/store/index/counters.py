@@ -10,6 +10,7 @@ name                        value
 next.inode, .chunk, .pack   the next number of that kind; no number is ever used twice
 next.cookie                 the next place in a directory's listing
 state.in_use                1 while a daemon serves the store, until all writes are durable
+state.cut_pack              the highest number of a pack that gc has cut; 0: none was
 state.session               drawn at random for each session of the store: see `sessions`
 total.files                 regular files
 total.logical_bytes         sum of the files' sizes
@@ -45,6 +46,7 @@ NEXT_COOKIE: Final = b"next.cookie"
 NEXT_PACK: Final = b"next.pack"
 
 IN_USE: Final = b"state.in_use"
+CUT_PACK: Final = b"state.cut_pack"
 SESSION: Final = b"state.session"
 
 FILES: Final = b"total.files"

@@ -306,8 +306,13 @@ class Packs:
             self._tail = None
 
     def remove(self, pack: PackId) -> None:
-        """Delete the file of a pack that the committed index does not mention."""
-        self.deletes.run([pack_name(pack)])
+        """Delete the file of a pack that the committed index does not mention.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        self._files.forget(pack_name(pack))
+        self.directory.unlink(pack_name(pack))
 
     def delete_after_commit(self, pack: PackId) -> None:
         """Let the next commit delete the file of a pack that it no longer mentions."""

@@ -8,6 +8,7 @@ import trio.testing
 from pyfuse3 import FileNameT, InodeT
 from trio.testing import MockClock
 
+from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.fs.background import gc as background_gc
 from modelfs.fs.background import scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
@@ -146,3 +147,45 @@ async def test_much_garbage_is_collected(
     await trio.sleep(5 * scheduler.COLLECT_SECONDS)
     assert collector_of(running.store).survey().dead_chunks == 1
     assert await running.content(inode) == noise(60 * CHUNK)[: 24 * CHUNK]
+
+
+async def test_packs_that_are_pinned_lose_no_deleted_file(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection that ends since a reader pins the packs leaves the deleted files queued."""
+    monkeypatch.setattr(background_gc, "GARBAGE_MIN", 0)
+    gone = await served.chunked(b"f", DATA)
+    await served.operations.unlink(TOP, FileNameT(b"f"), ASKED)
+    await served.operations.forget([(InodeT(gone), 1)])
+    pack_lock, gc = served.background.pack_lock, served.background.gc
+
+    async def pin() -> None:
+        async with pack_lock.pinned():
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as jobs, pack_lock.append():
+        jobs.start_soon(pin)
+        await trio.testing.wait_all_tasks_blocked()
+        jobs.start_soon(gc.collect_for_room, lambda: False)
+        await until(lambda: pack_lock._lock.statistics().tasks_waiting == 2)
+    assert served.store.inodes.find(gone) is not None
+    await gc.remove_orphans()
+    assert served.store.inodes.find(gone) is None
+
+
+@pytest.mark.parametrize(("error", "is_queued"), [(StoreFull("full"), 1), (CorruptIndex("row"), 0)])
+async def test_a_removal_that_fails_holds_up_no_other(
+    served: Served, monkeypatch: pytest.MonkeyPatch, error: Exception, is_queued: int
+) -> None:
+    """An inode with a damaged row waits for the next mount; one without room is tried again."""
+    inodes = [await served.chunked(name, DATA) for name in (b"f", b"g")]
+    for inode, name in zip(inodes, (b"f", b"g"), strict=True):
+        await served.operations.unlink(TOP, FileNameT(name), ASKED)
+        await served.operations.forget([(InodeT(inode), 1)])
+    orphans = served.store.orphans
+    with monkeypatch.context() as patch:
+        patch.setattr(orphans, "remove", Failing(orphans.remove, error))
+        with pytest.raises(type(error)):
+            await served.background.gc.remove_orphans()
+    await served.background.gc.remove_orphans()
+    assert orphans.inodes() == inodes[: 1 - is_queued]

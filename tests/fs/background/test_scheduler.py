@@ -11,11 +11,17 @@ from pyfuse3 import FileHandleT, FileNameT, InodeT
 from trio.testing import MockClock
 
 from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background import scheduler
 from modelfs.fs.background.durability import COMMIT_SECONDS, FLUSH_SECONDS
+from modelfs.fs.background.ingest import EARLY_WINDOWS
 from modelfs.jobs.check.fsck import check
+from modelfs.jobs.composed.optimize import OptimizeRun
 from modelfs.jobs.ingest.worker import Worker
+from modelfs.jobs.optimize.backlog import Backlog
+from modelfs.store.files import orphans as orphans_module
 from modelfs.store.index.tables import InodeNumber
+from tests.support.run_jobs import collector_of
 from tests.support.served_store import (
     ASKED,
     DATA,
@@ -28,7 +34,7 @@ from tests.support.served_store import (
     rename,
     until,
 )
-from tests.support.stores import CHUNK, Box, content_of, noise
+from tests.support.stores import CHUNK, Box, content_of, model_of, names_in, noise
 
 
 async def test_commits_come_by_themselves(running: Served, clock: MockClock) -> None:
@@ -253,3 +259,99 @@ async def test_crash_after_a_cancellation(box: Box, nursery: trio.Nursery, prepa
         if not scope.cancel_called:
             break
     assert 0 < number < MOST_CHECKPOINTS - 1
+
+
+Work = Callable[[], Awaitable[object]]
+Done = Callable[[], bool]
+# Queues a piece of work; returns the job that does it, and whether it is done.
+Queued = Callable[[Served, bytes], Awaitable[tuple[Work, Done]]]
+
+
+async def queued_orphan(served: Served, name: bytes) -> tuple[Work, Done]:
+    inode = await served.chunked(name, DATA)
+    await served.operations.unlink(TOP, FileNameT(name), ASKED)
+    await served.operations.forget([(InodeT(inode), 1)])
+    return served.background.gc.remove_orphans, lambda: served.store.inodes.find(inode) is None
+
+
+async def queued_orphan_for_gc(served: Served, name: bytes) -> tuple[Work, Done]:
+    _, is_done = await queued_orphan(served, name)
+    return served.background.gc.collect, is_done
+
+
+async def queued_file(served: Served, name: bytes) -> tuple[Work, Done]:
+    inode = await served.written(name, DATA)
+    return served.background.ingest.ingest_due, lambda: is_chunked(served, inode)
+
+
+async def queued_windows(served: Served, name: bytes) -> tuple[Work, Done]:
+    inode, _ = await served.created(name, noise(8 * CHUNK, int(name)))
+
+    def is_done() -> bool:
+        staged = served.store.staging.find(inode)
+        return staged is None or len(staged.windows) < EARLY_WINDOWS
+
+    return served.background.ingest.ingest_due, is_done
+
+
+async def queued_tensors(served: Served, name: bytes) -> tuple[Work, Done]:
+    await served.chunked(name, model_of(noise(CHUNK, int(name))))
+    backlog = Backlog(served.store)
+    run = OptimizeRun(served.store, backlog, collector_of(served.store))
+    driver = served.context().driver
+
+    async def optimize() -> None:
+        try:
+            while await driver.run(run.advance(1)):
+                pass
+        finally:
+            run.rest()
+
+    return optimize, lambda: not backlog.has_work()
+
+
+async def queued_deletes(served: Served, name: bytes) -> tuple[Work, Done]:
+    await served.written(name, DATA)
+    staging = served.store.staging
+    await served.background.durability.flush_all()
+    await served.background.durability.commit()
+    before = names_in(staging.directory.path)
+    await served.background.ingest.ingest_all()
+
+    async def commit() -> None:
+        served.store.set_in_use(in_use=True)
+        await served.background.durability.commit()
+
+    return commit, lambda: not before & names_in(staging.directory.path)
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        queued_orphan,
+        queued_orphan_for_gc,
+        queued_file,
+        queued_windows,
+        queued_tensors,
+        queued_deletes,
+    ],
+    ids=lambda each: each.__name__,
+)
+async def test_a_cancelled_part_forgets_nothing(
+    served: Served, prepare: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece of work whose job is cancelled at any checkpoint is done by the part's next job."""
+    monkeypatch.setattr(background_ingest, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(background_ingest, "ROUND_RETRY_SECONDS", 0)
+    monkeypatch.setattr(orphans_module, "SLICE", 2)
+    for number in range(MOST_CHECKPOINTS):
+        work, is_done = await prepare(served, b"%d" % number)
+        with cancelled_at(number) as scope:
+            await work()
+        if not scope.cancel_called:
+            break
+        await work()
+        assert is_done(), number
+    assert 0 < number < MOST_CHECKPOINTS - 1
+    assert is_done()

@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from modelfs.fs.background.scrub import BackgroundScrub
 from modelfs.jobs.scrub.scrubber import Scrubber
-from tests.support.served_store import Follower, Served
+from tests.support.served_store import Follower, Served, cancelled_at
 from tests.support.stores import CHUNK, noise, overwrite, pack_path
 
 FILES = 6
@@ -91,6 +91,32 @@ async def test_damage_is_logged(
     caplog.clear()
     assert [each["files"] for each in (await scrubbing.report())["findings"]] == [["/3"]]
     overwrite(path, record.offset, noise(CHUNK, 3)[:6])
+
+
+async def test_damage_is_logged_although_the_daemon_ends(
+    filled: Served, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scrub that is cancelled at any checkpoint has logged the damage that it has passed."""
+    path = pack_path(filled.store.packs, 1)
+    header = path.read_bytes()[:8]
+    overwrite(path, 0, b"damaged!")
+    is_over = False
+    number = 0
+    while not is_over:
+        scrubbing = BackgroundScrub(filled.context())
+        scrubbing.begin(restart=True)
+        with cancelled_at(number):
+            await scrubbing.run()
+        is_over = not scrubbing.running
+        after = BackgroundScrub(filled.context())
+        after.begin()
+        nursery.start_soon(after.run)
+        await after.follow(Follower())
+        assert "header is damaged" in caplog.text, number
+        caplog.clear()
+        number += 1
+    assert number > 1
+    overwrite(path, 0, header)
 
 
 async def test_a_bug_ends_the_scrub_only(

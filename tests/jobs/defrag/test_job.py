@@ -1,16 +1,24 @@
 """Defragmentation of a store, as a whole."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from modelfs.errors import StoreFull
 from modelfs.jobs.defrag import order as order_module
+from modelfs.jobs.defrag.job import DefragRun
+from modelfs.jobs.defrag.rewrite import Defragmenter
+from modelfs.jobs.drive import run
+from modelfs.jobs.gc.job import collect as collect_job
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.store.index.tables import PackId, Table
 from modelfs.store.store import Store
 from tests.support.crash.states import contents_of
-from tests.support.run_jobs import collect, defragment, optimize, optimize_batches
+from tests.support.run_jobs import collect, collector_of, defragment, optimize, optimize_batches
 from tests.support.scattered_files import CHUNKS, FILES, content, packs_of, runs, scatter
+from tests.support.served_store import Failing
 from tests.support.stores import CHUNK, Box, content_of, stored_file
 
 
@@ -60,6 +68,24 @@ def test_a_stopped_defragmentation_goes_on(box: Box) -> None:
     assert sizes[0] < 0.6 * FILES * CHUNKS * CHUNK
     assert [each for each in runs(store, inodes) if each > 1 + order_module.RUNS_MORE] == []
     assert contents_of(store) == {b"%d" % n: content(n) for n in range(FILES)}
+
+
+@pytest.mark.usefixtures("portions")
+@pytest.mark.parametrize("error", [StoreFull("full"), KeyboardInterrupt()], ids=repr)
+def test_a_portion_that_failed_is_the_next_one(
+    box: Box, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A run that goes on after an exception copies all portions."""
+    inodes = scatter(box.store)
+    monkeypatch.setattr(Defragmenter, "copy", Failing(Defragmenter.copy, error, 2))
+    defrag = DefragRun(box.store, partial(collect_job, box.store, collector_of(box.store)))
+    assert run(defrag.copy_next(), box.store)
+    with pytest.raises(type(error)):
+        run(defrag.copy_next(), box.store)
+    while run(defrag.copy_next(), box.store):
+        pass
+    assert defrag.done == defrag.total
+    assert runs(box.store, inodes) == [1] * FILES
 
 
 @pytest.mark.usefixtures("portions")

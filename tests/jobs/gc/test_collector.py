@@ -16,6 +16,8 @@ from modelfs.store.chunks import reclaim
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table
 from modelfs.store.packs import pack as pack_module
+from modelfs.store.packs import segment as segment_module
+from modelfs.store.packs.pack import SegmentTable
 from modelfs.store.packs.segment import ALIGN_FROM, PAGE, PackedSize, Segment
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, collect_with, collector_of, drain, ingest_all
@@ -197,6 +199,33 @@ def test_a_crash_while_collecting_loses_nothing(box: Box) -> None:
     assert store.packs.numbers() == {PackId(1)}
     collect(store)
     assert content_of(box.crash(), inodes[3]) == noise(4 * CHUNK, 3)
+
+
+def test_a_pack_that_is_cut_during_a_measure_is_no_damage(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A measure beside a cut logs nothing, and is not remembered; the next one is right."""
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 4 * CHUNK)
+    filled(opened, 8)
+    unlink(opened, 0, 2)
+    opened.commit()
+    collector = collector_of(opened)
+    opened.packs.seal(PackId(1))
+    segments = collector.segments(PackId(1))
+    portion = collector.portion(segments, 9 * CHUNK)
+    read = opened.packs.segment
+
+    def cut_meanwhile(pack: PackId, start: int, stop: int) -> SegmentTable:
+        monkeypatch.undo()
+        drain(opened.publish(collector.copy(portion, opened.writer())))
+        assert collector.cut(segments, portion, has_chunks=False)
+        opened.commit()
+        return read(pack, start, stop)
+
+    monkeypatch.setattr(opened.packs, "segment", cut_meanwhile)
+    collector.measure(LIVE_MIN_SMALL)
+    assert caplog.text == ""
+    assert collector.measured(LIVE_MIN_SMALL) == collector_of(opened).measured(LIVE_MIN_SMALL)
 
 
 def test_a_damaged_chunk_keeps_its_pack(opened: Store, caplog: pytest.LogCaptureFixture) -> None:

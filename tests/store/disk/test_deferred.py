@@ -49,6 +49,22 @@ def test_names_of_a_failed_commit_are_drained_again(deletes: DeferredDeletes) ->
     assert sorted(deletes.drain()) == ["a", "b"]
 
 
+def test_an_error_keeps_no_other_file(
+    deletes: DeferredDeletes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name whose file cannot be deleted is left in the drained list, and all others are done."""
+    (tmp_path / "b").unlink()
+    (tmp_path / "b").mkdir()
+    for name in "abc":
+        deletes.after_commit(name)
+    drained = deletes.drain()
+    deletes.run(drained)
+    assert drained == ["b"]
+    assert names_in(tmp_path) == {"b"}
+    assert "cannot be deleted" in caplog.text
+    assert deletes.drain() == []  # the list is the owner's, and `run` is for any thread
+
+
 def test_a_deleted_file_is_readable_by_those_who_have_it(
     deletes: DeferredDeletes, files: Descriptors, tmp_path: Path
 ) -> None:
@@ -107,3 +123,26 @@ def test_a_file_that_cannot_be_deleted_goes_at_the_next_open(
     store = box.crash()
     assert names_in(store.staging.directory.path) == set()
     assert content_of(store, inode) == noise(100)
+
+
+@pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("call", [0, 1], ids=["write", "deletes"])
+def test_a_commit_that_is_cancelled_forgets_no_file(
+    box: Box, call: int, error: BaseException
+) -> None:
+    """An exception in place of either call of a commit leaves its files to the next commit."""
+    inode = new_file(box.store, b"f", noise(100))
+    box.store.flush(inode)
+    box.store.commit()
+    ingest_file(box.store, inode)
+    calls = box.store.commit_calls()
+    pending = next(calls)
+    for _ in range(call):
+        pending()
+        pending = next(calls)
+    with pytest.raises(type(error)):
+        calls.throw(error)
+    assert len(names_in(box.store.staging.directory.path)) == 1
+    new_file(box.store, b"g")
+    box.store.commit()
+    assert names_in(box.store.staging.directory.path) == set()
