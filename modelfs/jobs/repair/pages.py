@@ -51,7 +51,8 @@ from modelfs.store.index.pages.layout import (
     nodes_of,
     value_of,
 )
-from modelfs.store.index.pages.meta import meta_problems, newest, read_metas
+from modelfs.store.index.pages.meta import newest, read_metas
+from modelfs.store.index.pages.meta_check import meta_problems
 from modelfs.store.index.pages.uses import Use
 from modelfs.store.index.pages.walk import FREE, TABLES, PageProblem, PageWalk
 from modelfs.store.index.rebuild import replace_data_file, write_new

@@ -30,6 +30,7 @@ from modelfs.store.index.environment import Environment
 from modelfs.store.index.opening import translated, used_bytes
 from modelfs.store.index.pages.data_file import DataFile
 from modelfs.store.index.pages.meta import write_record
+from modelfs.store.index.pages.meta_check import withdraw
 from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
 
 # How often a copy is tried, if commits of another process overwrite the meta page before it.
@@ -60,8 +61,10 @@ class IndexFile:
                 break
             except MapFull:
                 self._environment.recover(transaction.env, lmdb.MapFullError)
-            except OSError as exc:
-                if exc.errno == errno.EIO and is_full(self._folder.link, PROBE_SIZE):
+            except (StoreFull, OSError) as exc:
+                withdraw(self._folder)
+                is_cut = isinstance(exc, OSError) and exc.errno == errno.EIO
+                if is_cut and is_full(self._folder.link, PROBE_SIZE):
                     raise StoreFull("no space left for the index: a write was cut short") from exc
                 raise
         with self._environment.acquired() as env:

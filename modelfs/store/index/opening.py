@@ -43,7 +43,8 @@ from modelfs.store.disk.directory import Directory, link_to
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, check_room, prepare_lock_file
 from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES, DataFile
 from modelfs.store.index.pages.layout import PAGE_HEAD, PageFile
-from modelfs.store.index.pages.meta import MAGIC, meta_problems, raw_pages, read_metas, read_record
+from modelfs.store.index.pages.meta import MAGIC, raw_pages, read_metas, read_record
+from modelfs.store.index.pages.meta_check import meta_problems, withdraw
 from modelfs.store.index.pages.walk import PageProblem, PageWalk
 from modelfs.store.index.tables import SINCE, Table
 
@@ -116,7 +117,7 @@ def open_lmdb(
             _check_last_commit(env, folder)
         if is_short:
             file.extend(file.size, used_bytes(env))
-        return env, _tables(env, file, read_only=read_only)
+        return env, _tables(env, folder, read_only=read_only)
     except BaseException:
         env.close()
         raise
@@ -217,7 +218,7 @@ def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
         raise DamagedPages(*map(str, problems))
 
 
-def _tables(env: lmdb.Environment, file: DataFile, *, read_only: bool) -> Databases:
+def _tables(env: lmdb.Environment, folder: Directory, *, read_only: bool) -> Databases:
     try:
         if read_only:
             return _existing_databases(env)
@@ -225,7 +226,9 @@ def _tables(env: lmdb.Environment, file: DataFile, *, read_only: bool) -> Databa
         with env.begin(write=True) as transaction:
             return {table: env.open_db(table.value.encode(), transaction) for table in Table}
     except lmdb.Error as exc:
-        raise translated(exc, str(file.path.parent)) from exc
+        if not read_only:
+            withdraw(folder)
+        raise translated(exc, str(folder.path)) from exc
 
 
 def _existing_databases(env: lmdb.Environment) -> Databases:

@@ -10,15 +10,17 @@ import pytest
 
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.jobs.check.fsck import check
-from modelfs.jobs.repair.meta_pages import _consecutive
-from modelfs.jobs.repair.quarantine import FOLDER
+from modelfs.jobs.repair.meta_pages import _consecutive, restore_meta_pages
+from modelfs.jobs.repair.quarantine import FOLDER, Quarantine
 from modelfs.jobs.repair.run import Outcome, repair
 from modelfs.jobs.repair.superblock import restore_superblock
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.pages.meta import META_SIZE
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
 from tests.support.index_pages import SIZE, data_file
 from tests.support.meta_fields import flip, forget_records, last_meta, record_of, wipe
+from tests.support.meta_heads import heads, states
 from tests.support.sample_store import Sample
 from tests.support.stores import new_file, noise, overwrite
 
@@ -115,10 +117,7 @@ def test_a_lost_write_of_a_meta_page_is_made_good(sample: Sample, good: Contents
 def test_without_a_record_no_bit_loses_the_last_commit(
     closed: Path, content: Contents, field: str
 ) -> None:
-    """The first bit of a field of the newest page, or its last one: all files are there after it.
-
-    The number of the commit before the other page's would be taken for a failed commit's.
-    """
+    """The first bit of a field of the newest page, or its last one: all files are there."""
     path = data_file(closed)
     start, size = FIELDS[field]
     page = newest_page(closed)
@@ -131,7 +130,7 @@ def test_without_a_record_no_bit_loses_the_last_commit(
         page = newest_page(closed)
 
 
-@pytest.mark.parametrize("bit", [0, 3, 20, 62, 63])
+@pytest.mark.parametrize("bit", [0, 1, 2, 3, 20, 62, 63])
 def test_the_older_page_does_not_take_over(closed: Path, content: Contents, bit: int) -> None:
     """Its number becomes larger than that of the last commit: it does not win by that."""
     path = data_file(closed)
@@ -139,6 +138,48 @@ def test_the_older_page_does_not_take_over(closed: Path, content: Contents, bit:
     flip(path, newest_page(closed) ^ 1, 8 * (META_SIZE - 8) + bit)
     if refuses(closed):
         assert mended(closed) == {Outcome.REPAIRED}
+    assert files_of(closed) == content
+
+
+@pytest.mark.parametrize("commit", [1, 2, 8, 9])
+def test_every_bit_of_a_number_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: int
+) -> None:
+    """Of either page, and of the root of its free pages: the last commit stays.
+
+    The bits that make another root of it are left to the repair of pages.
+    """
+    path = tmp_path / "data.mdb"
+    found = heads(path, monkeypatch, commit)
+    index = Directory(tmp_path)
+    quarantine = Quarantine(Directory(tmp_path))
+    monkeypatch.setattr(Quarantine, "copy", lambda *_: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    bits = [*range(8 * (META_SIZE - 8), 8 * META_SIZE), *range(8 * 80, 8 * 81)]
+    for state in states(found, commit - 1).values():
+        overwrite(path, 0, state)
+        good = last_meta(path)
+        assert good.transaction == commit
+        for page in range(2):
+            for bit in bits:
+                overwrite(path, 0, state)
+                flip(path, page, bit)
+                lost: list[str] = []
+                restore_meta_pages(index, quarantine, lost.append)
+                assert lost == []
+                assert last_meta(path).transaction == commit
+                assert last_meta(path).tables == good.tables
+                if bit // 8 >= META_SIZE - 8:
+                    assert last_meta(path).content == good.content
+
+
+def test_a_crash_in_a_failed_commit_keeps_the_store(closed: Path, content: Contents) -> None:
+    """LMDB gave the page of a failed commit its old number; all pages of that commit are there."""
+    path = data_file(closed)
+    forget_records(path)
+    last = last_meta(path).transaction
+    set_number(path, last & 1, last - 2)
+    assert mended(closed) == {Outcome.REPAIRED}
     assert files_of(closed) == content
 
 
@@ -274,4 +315,5 @@ def test_the_numbers_that_most_agree_with() -> None:
     assert _consecutive([(0, 8), (1, 8), (1, 9), (1, 9)]) == (8, 9)
     assert _consecutive([(0, 10), (1, 9)]) == (10, 9)
     assert _consecutive([(0, 1 << 62), (1, 9), (0, 8)]) == (8, 9)
+    assert _consecutive([(0, 8), (1, 7), (1, 9), (0, 8)], 1) == (8, 9)
     assert _consecutive([]) == (0, 1)

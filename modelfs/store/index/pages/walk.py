@@ -100,6 +100,13 @@ class PageWalk:
         # The last commit that a list of free pages is of; 0 if there is none.
         self.last_freed = 0
         self._walk(FREE, meta.free, INTEGER_KEYS)
+        is_later = self.last_freed > meta.transaction  # `_add_commit` has reported that
+        if is_later or not (self.problems or meta.is_of(self.last_freed)):
+            if not is_later:
+                start = Place(meta.free.root, b"", None)
+                self._report(start, FREE, f"its last list is of commit {self.last_freed}")
+            # Pages that are free at another commit may be in use.
+            self.uses = PageUses(len(self.uses.by_page))
         self._walk(TABLES, meta.tables, 0)
 
     @property
