@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from modelfs.errors import CorruptData, IrregularFile, NotAStore, StoreBusy, StoreNotTrusted
-from modelfs.reader.process import PROCESS, SharedStore, SuperblockChanged, store_call
+from modelfs.reader.open_stores import OPEN_STORES, SharedStore, SuperblockChanged, store_call
 from modelfs.store.files import parallel
 from modelfs.store.files.read_runs import ReadRun
 from modelfs.store.store import Store
@@ -123,7 +123,7 @@ class Connection:
     def _carry_out(self, plan: Callable[[Store], P], read: Callable[[Store, P], T]) -> T:
         plans_left = PLANS_MAX
         while True:
-            shared, forks = self._open(), PROCESS.forks
+            shared, forks = self._open(), OPEN_STORES.forks
             commit = -1
             try:
                 with shared.store.exclusion.excluding_writers():
@@ -134,14 +134,16 @@ class Connection:
                     return read(shared.store, planned)
             except SuperblockChanged:
                 self._shared = None
-                PROCESS.renew(shared)
+                OPEN_STORES.renew(shared)
             except StoreBusy:
                 if not shared.store.exclusion.gain_slots():
                     raise
             except (CorruptData, FileNotFoundError):
                 # Since the commit a chunk may have moved, or the file may have been truncated or
                 # ingested. Or a signal handler forked on this thread, which ends a transaction.
-                changed = forks != PROCESS.forks or commit != shared.store.index.rows.snapshot_id()
+                changed = (
+                    forks != OPEN_STORES.forks or commit != shared.store.index.rows.snapshot_id()
+                )
                 plans_left -= 1
                 if not changed or not plans_left:
                     raise
@@ -151,17 +153,17 @@ class Connection:
                     shared.end_call()
                 del shared  # the traceback of an error would keep the store open
                 if self._closed:
-                    PROCESS.close_unused()
+                    OPEN_STORES.close_unused()
 
     def _open(self) -> SharedStore:
         shared = self._shared
         if shared is None or shared.process != os.getpid() or not shared.is_there():
-            with PROCESS.lock:
+            with OPEN_STORES.lock:
                 if self._closed:
                     raise ValueError(f"the reader of {self.folder} is closed")
                 self._shared = None
                 try:
-                    shared = PROCESS.store(self.folder, trust=self._trust)
+                    shared = OPEN_STORES.store(self.folder, trust=self._trust)
                 except IrregularFile:
                     raise
                 except StoreNotTrusted as exc:
@@ -175,10 +177,10 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection. Calls in progress end as if it were open."""
-        with PROCESS.lock:
+        with OPEN_STORES.lock:
             self._closed = True
             self._shared = None
-        PROCESS.close_unused()
+        OPEN_STORES.close_unused()
 
 
 def _run_pinned(check: Check | None, store: Store) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 import modelfs
 from modelfs.errors import StoreBusy
-from modelfs.reader import process as process_module
+from modelfs.reader import open_stores
 from modelfs.reader.connection import Connection
 from modelfs.store import exclusion
 from modelfs.store.disk.directory import Directory
@@ -150,7 +150,7 @@ def test_a_fork_waits_for_that_of_another_thread(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that one waits for a transaction: waiting is no failed attempt."""
-    monkeypatch.setattr(process_module, "ATTEMPTS_MAX", 2)
+    monkeypatch.setattr(open_stores, "ATTEMPTS_MAX", 2)
     must_read(connection)
     codes: list[int] = []
 

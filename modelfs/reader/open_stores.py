@@ -115,7 +115,7 @@ class SharedStore:
             rows.abort_reads(unpin=True)
 
 
-class Process:
+class OpenStores:
     """The open stores of this process."""
 
     def __init__(self) -> None:
@@ -239,7 +239,9 @@ def _insist(step: Callable[[], None]) -> None:
         interruption = None  # its traceback has this frame
 
 
-PROCESS: Final = Process()
+OPEN_STORES: Final = OpenStores()
 for _ in range(2):  # in case that an exception comes between two attempts of the first hook
-    os.register_at_fork(before=PROCESS.before_fork, after_in_child=PROCESS.after_fork_in_child)
+    os.register_at_fork(
+        before=OPEN_STORES.before_fork, after_in_child=OPEN_STORES.after_fork_in_child
+    )
 os.register_at_fork(after_in_parent=FORK_GATE.open, after_in_child=FORK_GATE.open)
