@@ -11,11 +11,11 @@ from typing import Final
 from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at, mounts
-from modelfs.store import folder
+from modelfs.store import folder, mounted
 from modelfs.store.disk.directory import Directory, Identity
 from modelfs.store.files.path_lookup import inode_at
-from modelfs.store.folder import STORE_ATTRIBUTE, MountedStore
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.mounted import STORE_ATTRIBUTE, MountedStore
 from modelfs.store.store import Store
 
 # The errnos of a mount whose daemon ended without unmounting it.
@@ -40,7 +40,7 @@ def store_of_mount(path: Path) -> MountedStore | None:
         Failure: as of `is_store`.
     """
     with _access_failures(path):
-        return folder.store_of_mount(path)
+        return mounted.store_of_mount(path)
 
 
 def find_store(path: Path) -> Directory:
@@ -53,7 +53,7 @@ def find_store(path: Path) -> Directory:
     """
     with _access_failures(path):
         try:
-            return folder.find_store(path)
+            return mounted.find_store(path)
         except NotAStore as exc:
             raise Failure(f"{exc}; name a store or its mount point") from exc
 

@@ -7,7 +7,7 @@ from modelfs.errors import InvalidArgument, NotAStore
 from modelfs.reader.reader import Reader
 from modelfs.store.create import CHUNK_SIZE, create_store
 from modelfs.store.files.path_lookup import StrPath
-from modelfs.store.folder import find_path
+from modelfs.store.mounted import find_path
 
 
 def open(path: StrPath, *, trust: bool = False) -> Reader:  # noqa: A001 - as in `modelfs.open`

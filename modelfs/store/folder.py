@@ -37,7 +37,6 @@ import fcntl
 import io
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -68,20 +67,13 @@ UNFINISHED: Final = "repair.unfinished"
 FORMAT_TEXT: Final = "modelfs store, format {version}\nDo not change anything in this folder.\n"
 FORMAT_LINE: Final = re.compile(rb"modelfs store, format ([1-9][0-9]{0,8})\n")
 
-# Every file of a mount answers these attributes: the path of its store, and the identity of that
-# with the daemon's process and its descriptor of the folder, as `DEVICE:INODE PID/FD`.
-STORE_ATTRIBUTE: Final = "user.modelfs.store"
-DAEMON_ATTRIBUTE: Final = "user.modelfs.daemon"
-_DAEMON: Final = re.compile(rb"(\d+):(\d+) (\d+)/(\d+)")
-_NO_ATTRIBUTE: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
-
 
 def open_folder(store: Path | Directory, *, read_only: bool, trust: bool = False) -> Directory:
     """Open the folder of a store, if this process may use it: see above.
 
     Args:
-        store: the path of the folder, or a result of `find_store`, which stays open: then it is
-            the same folder, wherever it is by now.
+        store: the path of the folder, or a result of `mounted.find_store`, which stays open: then
+            it is the same folder, wherever it is by now.
         read_only: whether the store is only to be read.
         trust: whether to accept all owners and modes.
 
@@ -134,10 +126,10 @@ def is_store(folder: Path) -> bool:
         IrregularFile: its format file is not a regular file.
         OSError: the folder may not be read, or lies in a mount whose daemon ended.
     """
-    return _opened(folder) is not None
+    return open_if_store(folder) is not None
 
 
-def _opened(folder: Path) -> Directory | None:
+def open_if_store(folder: Path) -> Directory | None:
     """Open a folder if it is a store, of any owner and mode. Raises what `is_store` does."""
     start = FORMAT_TEXT.partition(",")[0].encode()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -155,108 +147,6 @@ def identity_of(folder: Path) -> Identity:
     """
     status = folder.stat()
     return Identity(status.st_dev, status.st_ino)
-
-
-@dataclass(frozen=True, slots=True)
-class MountedStore:
-    """The store of a mount, as the daemon of the mount describes it."""
-
-    path: Path  # for the daemon
-    identity: Identity | None  # None: a daemon of an older version
-    link: Path | None  # to the daemon's descriptor of the folder
-
-    def find(self) -> Path | None:
-        """Return a path of the folder in this process, None if it is out of sight."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if self.identity in (None, identity_of(self.path)):
-                return self.path
-        with contextlib.suppress(OSError):
-            # At the path there may be nothing, or another store: in another mount namespace, or
-            # under a mount. A number of a process in another PID namespace does no harm.
-            if self.link is not None and identity_of(self.link) == self.identity:
-                return self.link
-        return None
-
-
-def store_of_mount(path: Path) -> MountedStore | None:
-    """Return the store of the mount that a path lies in, None if it lies in none.
-
-    Raises:
-        OSError: the path does not exist, or the mount's daemon ended.
-    """
-    try:
-        name = os.getxattr(path, STORE_ATTRIBUTE)
-        daemon = _DAEMON.fullmatch(_daemon_attribute(path))
-    except OSError as exc:
-        if exc.errno in _NO_ATTRIBUTE:
-            return None
-        raise
-    if not name.startswith(b"/") or b"\0" in name:  # any user may give a file any attributes
-        return None
-    store = Path(os.fsdecode(name))
-    if daemon is None:
-        return MountedStore(store, None, None)
-    device, inode, process, fd = map(int, daemon.groups())
-    return MountedStore(store, Identity(device, inode), Path(f"/proc/{process}/fd/{fd}"))
-
-
-def _daemon_attribute(path: Path) -> bytes:
-    try:
-        return os.getxattr(path, DAEMON_ATTRIBUTE)
-    except OSError as exc:
-        if exc.errno in _NO_ATTRIBUTE:
-            return b""
-        raise
-
-
-def daemon_attribute(folder: Directory) -> bytes:
-    """Return the value of `DAEMON_ATTRIBUTE`, in the daemon that has opened a store's folder."""
-    return f"{folder.identity} {os.getpid()}/{folder.fd}".encode()
-
-
-def find_store(path: Path) -> Directory:
-    """Open the store at a path, or the store of the mount that the path lies in.
-
-    Of any owner and mode: `open_folder` checks them. At the path there may be another store by
-    then, and the result is still this one.
-
-    Raises:
-        NotAStore: there is no such store.
-        IrregularFile: as `is_store`.
-        OSError: the path may not be read, or the mount's daemon ended.
-    """
-    found, identity = _found(path)
-    store = _opened(found)
-    if store is None or identity not in (None, store.identity):
-        raise NotAStore(f"the store {found} was moved or replaced meanwhile")
-    return store
-
-
-def find_path(path: Path) -> Path:
-    """Return a path of the store at a path, or of the mount that the path lies in.
-
-    It may name another store by the time that it is opened, but it can be kept: a reader opens the
-    store again, also in other processes. Raises what `find_store` does.
-    """
-    return _found(path)[0]
-
-
-def _found(path: Path) -> tuple[Path, Identity | None]:
-    """Return the path of a store, and its identity if a mount has it."""
-    if is_store(path):
-        return path.resolve(), None
-    try:
-        mounted = store_of_mount(path)
-    except FileNotFoundError as exc:
-        raise NotAStore(f"{path} does not exist") from exc
-    if mounted is None:
-        raise NotAStore(f"{path} is neither a modelfs store nor in a modelfs mount")
-    if (found := mounted.find()) is None or not is_store(found):
-        raise NotAStore(
-            f"{path} is in a mount of the store {mounted.path}, which does not exist here: "
-            "the daemon may run in another container"
-        )
-    return found, mounted.identity
 
 
 def check_format(folder: Directory) -> int:

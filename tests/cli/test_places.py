@@ -11,7 +11,8 @@ from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point, find_store, is_dead
 from modelfs.mount_table import MODELFS, MountEntry
 from modelfs.store.disk.directory import Directory
-from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute, identity_of
+from modelfs.store.folder import identity_of
+from modelfs.store.mounted import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from tests.support.fake_daemon import Call
 
 
@@ -47,15 +48,6 @@ def test_place_in_a_mount(empty: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "FORMAT").write_text("safetensors")
     for place in (tmp_path, tmp_path / "FORMAT"):
         assert find_store(place).path == empty
-
-
-@pytest.mark.parametrize("forged", [b"", b"store", b"/x\0y"])
-def test_an_attribute_that_a_user_gave(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forged: bytes
-) -> None:
-    """A file with the attribute of mounts, and a value that no mount has, is in no mount."""
-    monkeypatch.setattr(os, "getxattr", lambda path, name: forged)
-    assert "is neither a modelfs store nor in a modelfs mount" in call("stats", tmp_path).error
 
 
 def test_neither(call: Call, tmp_path: Path) -> None:

@@ -21,22 +21,16 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.jobs.check.fsck import check
-from modelfs.store import folder as folder_module
 from modelfs.store.create import create_store
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import (
-    DAEMON_ATTRIBUTE,
     FORMAT_FILE,
     FORMAT_TEXT,
     INDEX,
     LOCK_FILE,
     PACKS,
     STAGING,
-    STORE_ATTRIBUTE,
     check_format,
-    daemon_attribute,
-    find_path,
-    find_store,
     is_locked,
     lock,
 )
@@ -85,22 +79,6 @@ def test_every_flipped_bit_of_the_format(folder: Path) -> None:
                 older |= {version} if at <= line else set()
     assert older <= set(range(1, FORMAT_VERSION))
     path.write_bytes(good)
-
-
-def test_stores_are_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path of a store, or in a mount of one, stands for the store; any other is refused."""
-    (tmp_path / "link").symlink_to(folder)
-    assert find_store(tmp_path / "link").path == find_path(tmp_path / "link") == folder
-    with pytest.raises(NotAStore, match="neither a modelfs store nor in a modelfs mount"):
-        find_store(tmp_path)
-    with pytest.raises(NotAStore, match="gone does not exist"):
-        find_store(tmp_path / "gone")
-    store = [folder]
-    monkeypatch.setattr(os, "getxattr", lambda *_: os.fsencode(store[0]))
-    assert find_store(tmp_path).path == find_path(tmp_path) == folder
-    store[0] = tmp_path / "elsewhere"
-    with pytest.raises(NotAStore, match="elsewhere, which does not exist here"):
-        find_store(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "something else", "modelfs store, format x\n"])
@@ -339,64 +317,3 @@ def test_no_part_of_a_store_is_a_link(folder: Path, part: str) -> None:
     path.unlink()
     moved.rename(path)
     assert check_closed(folder) == []
-
-
-def test_a_store_is_found_by_its_identity(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the path of a mount's store there may be another; the daemon's descriptor leads to it."""
-    opened = Directory(folder)
-    attributes = {
-        STORE_ATTRIBUTE: os.fsencode(folder),
-        DAEMON_ATTRIBUTE: daemon_attribute(opened),
-    }
-    monkeypatch.setattr(os, "getxattr", lambda _, name: attributes[name])
-    assert find_store(tmp_path).path == find_path(tmp_path) == folder
-    moved = folder.with_name("moved")
-    folder.rename(moved)
-    create_store(folder)
-    assert find_path(tmp_path).samefile(moved)
-    assert find_store(tmp_path).path == moved
-    with Store(find_store(tmp_path), read_only=True) as store:
-        assert store.folder == moved
-    opened.close()
-    with pytest.raises(NotAStore, match="does not exist here"):
-        find_store(tmp_path)
-    attributes[DAEMON_ATTRIBUTE] = b"of an older version"
-    assert find_store(tmp_path).path == find_path(tmp_path) == folder
-
-
-@pytest.mark.parametrize("read_only", [False, True])
-def test_the_found_store_stays(folder: Path, read_only: bool) -> None:
-    """A store that was found is opened, also if another has its path by then."""
-    found = find_store(folder)
-    moved = folder.with_name("moved")
-    folder.rename(moved)
-    create_store(folder)
-    with Store(found, read_only=read_only) as store:
-        assert store.folder == moved
-        assert store.directory.identity == found.identity
-    assert found.exists(FORMAT_FILE)  # it stays open
-
-
-def test_a_store_that_is_replaced_while_it_is_found(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store of a mount is refused if another takes its path before it is open."""
-    attributes = {
-        STORE_ATTRIBUTE: os.fsencode(folder),
-        DAEMON_ATTRIBUTE: daemon_attribute(Directory(folder)),
-    }
-    monkeypatch.setattr(os, "getxattr", lambda _, name: attributes[name])
-    looks = iter(range(9))
-
-    def replaced(path: Path) -> Directory | None:
-        if path == folder and next(looks) == 1:  # after the path was compared
-            folder.rename(folder.with_name("moved"))
-            create_store(folder)
-        return opened(path)
-
-    opened = folder_module._opened
-    monkeypatch.setattr(folder_module, "_opened", replaced)
-    with pytest.raises(NotAStore, match="moved or replaced meanwhile"):
-        find_store(tmp_path)

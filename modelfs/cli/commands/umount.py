@@ -19,7 +19,8 @@ from modelfs.errors import NotAStore, StoreReadOnly
 from modelfs.mount_table import mounted_elsewhere
 from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.owners import user_behind
-from modelfs.store.folder import MountedStore, is_locked, open_folder
+from modelfs.store.folder import is_locked, open_folder
+from modelfs.store.mounted import MountedStore
 from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02

@@ -64,8 +64,8 @@ from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.files.namespace import Owner
-from modelfs.store.folder import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.mounted import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
 from modelfs.store.store import Store
 
 # Every file has this attribute, and listxattr leaves it out.
