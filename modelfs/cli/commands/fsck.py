@@ -124,7 +124,7 @@ def _repair(store: Directory, *, data: bool, as_json: bool, trust: bool) -> Code
             done = render.counted(len(report.actions), "repair")
             lossy = report.count(Outcome.QUARANTINED)
             click.echo(
-                f"{findings}: {len(report.found) - report.left} repaired, {report.left} left; "
+                f"{findings}: {report.repaired} repaired, {report.left} left; "
                 f"{done}, {lossy} with a loss"
             )
         _show(report.after, open_folder(store, read_only=True, trust=trust), data=data)

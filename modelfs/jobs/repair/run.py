@@ -83,16 +83,21 @@ ROUNDS_MAX: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """The findings before the repair, the repairs, and the check after them."""
+    """The findings of all checks, the repairs, and the last check."""
 
-    found: list[Finding]
+    found: list[Finding]  # each once
     actions: list[Action]
     after: FsckReport  # its findings could not be repaired
 
     @property
+    def repaired(self) -> int:
+        """The number of findings that the last check does not have."""
+        return len(set(self.found) - set(self.after.findings))
+
+    @property
     def left(self) -> int:
-        """The number of findings that were not repaired."""
-        return len(set(self.found) & set(self.after.findings))
+        """The number of findings of the last check."""
+        return len(self.after.findings)
 
     def count(self, outcome: Outcome) -> int:
         """Return the number of repairs with an outcome. One repair may mend several findings."""
@@ -134,6 +139,7 @@ def repair(
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
+            findings |= dict.fromkeys(report.findings)
         if note.exists():
             _keep_unmentioned(store, quarantine)
             note.remove()
