@@ -285,7 +285,10 @@ class Index:
 
     @property
     def uncommitted_seconds(self) -> float:
-        """Age of the oldest change that no commit has made durable; 0 without one."""
+        """At least the age of the oldest change that no commit has made durable; 0 without one.
+
+        It is more if older changes were undone since the last commit.
+        """
         return self._memtable.age
 
     def seal(self) -> CommitBatch:

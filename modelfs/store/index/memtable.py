@@ -14,8 +14,8 @@ A row b that is put and deleted between two seals leaves nothing in either layer
 One thread makes all changes; any thread may read. The lock keeps a reader from seeing sorted keys
 in the middle of an insertion.
 
-The size and the age of the changes are counted as rows come and go, so that requests can wait while
-there are too many: see `fs.background.gate`.
+The size of the changes is counted as rows come and go, and their age from the first change of a
+layer on, so that requests can wait while there are too many: see `fs.background.gate`.
 """
 
 import heapq
@@ -99,7 +99,7 @@ class Memtable:
         # More than 0 exactly while the layer has a row.
         self._active_bytes = 0
         self._sealed_bytes = 0
-        # Monotonic seconds of the oldest change of each layer.
+        # Monotonic seconds of the change before which a layer had no row. That row may be gone.
         self._active_since = 0.0
         self._sealed_since = 0.0
 
@@ -179,7 +179,7 @@ class Memtable:
 
     @property
     def age(self) -> float:
-        """Seconds since the oldest change that LMDB does not have; 0 without one."""
+        """At least the seconds since the oldest change that LMDB does not have; 0 without one."""
         if self._sealed is not None:
             return monotonic() - self._sealed_since
         return monotonic() - self._active_since if self._active_bytes else 0.0

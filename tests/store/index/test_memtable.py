@@ -80,6 +80,18 @@ def test_undone_and_dropped_changes_wait_for_no_commit(monkeypatch: pytest.Monke
     assert (memtable.dirty, memtable.age) == (True, 2)
 
 
+def test_no_change_is_older_than_the_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dropped row still counts for the age: the oldest change is as old, or younger."""
+    now = 10.0
+    monkeypatch.setattr(memtable_module, "monotonic", lambda: now)
+    memtable = Memtable()
+    memtable.set(META, b"a", b"1")
+    now = 15.0
+    memtable.set(META, b"b", b"2")
+    memtable.drop(META, b"a")
+    assert (memtable.dirty, memtable.age) == (True, 5)
+
+
 def test_a_row_can_be_dropped() -> None:
     """A row that is dropped leaves the active layer, its memory too, and stays in the sealed."""
     memtable = Memtable()
