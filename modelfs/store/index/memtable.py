@@ -19,7 +19,6 @@ layer on, so that requests can wait while there are too many: see `fs.background
 """
 
 import heapq
-from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
@@ -50,12 +49,10 @@ class ChangedRows(dict[bytes, bytes | None]):
 
     __slots__ = ("deleted", "live")
 
-    def __init__(self, rows: Mapping[bytes, bytes | None] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.live: SortedList[bytes] = SortedList()  # keys of rows with a value
         self.deleted: SortedList[bytes] = SortedList()  # keys of deletions
-        for key, value in (rows or {}).items():
-            self.change(key, value)
 
     def change(self, key: bytes, value: bytes | None) -> None:
         """Put a row, or a deletion with None."""
@@ -208,12 +205,10 @@ class Memtable:
             self._active_bytes -= _memory(key, older)
 
     def drop(self, table: Table, key: bytes) -> None:
-        """Remove a row from the active layer, if it is there: neither LMDB nor a commit has it."""
-        rows = self._active[table]
-        if key in rows:
-            with self._lock:
-                value = rows.drop(key)
-            self._active_bytes -= _memory(key, value)
+        """Remove a row from the active layer, which has it; neither LMDB nor a commit does."""
+        with self._lock:
+            value = self._active[table].drop(key)
+        self._active_bytes -= _memory(key, value)
 
     def undo(self, changes: list[Undo]) -> None:
         """Undo changes, the last one first. None of them may have been sealed.

@@ -99,6 +99,7 @@ def test_a_row_can_be_dropped() -> None:
     memtable.seal()
     memory = memtable.memory
     memtable.set(META, b"b", b"2")
+    memtable.set(META, b"a", b"2")
     memtable.drop(META, b"b")
     memtable.drop(META, b"a")
     assert rows_of(memtable) == {b"a": b"1"}
@@ -195,6 +196,6 @@ def test_changed_rows_are_a_dict_with_sorted_keys(
         else:
             rows.change(key, value)
             expected[key] = value
-    assert rows == expected == ChangedRows(expected)
+    assert rows == expected
     assert list(rows.live) == sorted(key for key, value in rows.items() if value is not None)
     assert list(rows.deleted) == sorted(key for key, value in rows.items() if value is None)
