@@ -31,7 +31,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
-from modelfs.jobs.check.pages import meta_page_findings, repair_findings
+from modelfs.jobs.check.pages import meta_page_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
@@ -63,7 +63,7 @@ from modelfs.jobs.repair.sums import (
     repair_counters,
 )
 from modelfs.jobs.repair.superblock import restore_superblock
-from modelfs.jobs.repair.unfinished import LossNote
+from modelfs.jobs.repair.unfinished import LossNote, unfinished_repair_findings
 from modelfs.jobs.repair.windows import repair_windows
 from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
@@ -155,7 +155,7 @@ def _restore_index(
         index = open_index_folder(folder)
         note = LossNote(folder)
         actions = {Action(Outcome.QUARANTINED, loss): None for loss in note.losses}
-        findings = dict.fromkeys([*repair_findings(folder), *meta_page_findings(index)])
+        findings = dict.fromkeys([*unfinished_repair_findings(folder), *meta_page_findings(index)])
         if (metas := restore_meta_pages(index, quarantine, note.add)) is not None:
             outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
             actions[Action(outcome, metas.message)] = None
