@@ -1,9 +1,10 @@
 """Rounds, each of which makes room once: see `shortage` for the requests that wait for it.
 
-A round ingests all staged bytes, also of files that are being written, commits, and collects
-garbage if that was not enough. If that makes no room either, it opens a loan. Each step may fail,
-and the next one is done nevertheless. Nothing in a round waits for an answer from the mount, nor
-for a reader that has the packs pinned, so neither can hold it up.
+A round removes deleted files, ingests all staged bytes, also of files that are being written, and
+commits. If some are staged still, and there is too little room, it flushes all files and ingests
+once more. If that was not enough it collects garbage, and at last it opens a loan. Each step may
+fail, and the next one is done nevertheless. Nothing in a round waits for an answer from the mount,
+nor for a reader that has the packs pinned, so neither can hold it up.
 
 Example. 40 MiB are staged, 30 MiB of them copies of stored bytes. The round ingests all and commits
 them, which deletes the staging files. 10 MiB more are in packs and 40 MiB fewer in staging files:
@@ -34,7 +35,7 @@ class RoundResult:
     """The result of a round."""
 
     made_room: bool  # a request may try again
-    grew: bool  # there is more room for writers or ingest than before
+    grew: bool  # ingest has more room, less the bytes that are still staged, than before
 
 
 class Rounds:
