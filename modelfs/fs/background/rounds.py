@@ -62,7 +62,7 @@ class Rounds:
         before = await self._room_for_ingest()
         await self._attempt("removal of deleted files", self._gc.remove_orphans)
         await self._ingest_all()
-        if self._store.inventory.staged_bytes() and not self._has_room():
+        if self._store.staging.bytes and not self._has_room():
             # A flush opens and closes the files, and XFS then frees the blocks behind their ends.
             await self._attempt("flush", self._context.durability.flush_all)
             await self._ingest_all()
@@ -88,7 +88,7 @@ class Rounds:
     async def _room_for_ingest(self) -> int:
         """Measure the room that ingest may use, less the bytes that are still staged."""
         await self._context.driver.call(self._store.space.measure)
-        return self._store.space.working_bytes - self._store.inventory.staged_bytes()
+        return self._store.space.working_bytes - self._store.staging.bytes
 
     async def _attempt(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """Do a step of a round. It may fail: other steps may make the room that it needs."""
