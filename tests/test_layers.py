@@ -14,7 +14,7 @@ PACKAGE = Path(modelfs.__file__).parent
 # import each other. A name stands for the modules that begin with it, and with no longer name here.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("modelfs.errors", "modelfs.fork_lock", "modelfs.proc"),
-    ("modelfs.mount_table",),
+    ("modelfs.mount_table", "modelfs.file_locks"),
     ("modelfs.formats", "modelfs.codecs"),
     ("modelfs.sketches",),
     ("modelfs.store.disk",),

@@ -34,7 +34,9 @@ SCENARIOS: Final = frozenset(
         "reader/test_forks.py",
     }
 )
-# Modules that are tested only through others. The list may become shorter, and never longer.
+# Modules that are tested only through others. The list may become shorter, and never longer: lower
+# the number with it.
+WITHOUT_TESTS_MAX: Final = 49
 WITHOUT_TESTS: Final = frozenset(
     {
         "cli/escape.py",
@@ -113,6 +115,7 @@ def test_each_module_has_tests() -> None:
     }
     assert without - WITHOUT_TESTS == set(), "write tests for these"
     assert WITHOUT_TESTS - without == set(), "take these from the list"
+    assert len(WITHOUT_TESTS) <= WITHOUT_TESTS_MAX, "write tests instead"
 
 
 def test_every_scenario_is_there() -> None:

@@ -40,7 +40,6 @@ import re
 from pathlib import Path
 from typing import Final
 
-from modelfs import proc
 from modelfs.errors import (
     CorruptIndex,
     IndexLost,
@@ -50,6 +49,7 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
+from modelfs.file_locks import locks
 from modelfs.store.disk.directory import Directory, Identity
 from modelfs.store.index.index import Index
 from modelfs.store.index.pages.data_file import DATA_FILE
@@ -254,12 +254,10 @@ def is_locked(folder: Directory) -> bool:
 
 
 def _lock_holder(folder: Directory) -> str:
-    """Return the name of the process that has locked a store, from proc_locks(5)."""
+    """Return the name of the process that has locked a store."""
     status = folder.status(LOCK_FILE)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
-        for line in proc.lines("locks"):
-            match line.split():
-                case [_, "FLOCK", _, _, pid, place, *_] if place == device:
-                    return f"process {pid}"
+        for lock in locks():
+            if lock.kind == "FLOCK" and (lock.device, lock.inode) == (status.st_dev, status.st_ino):
+                return f"process {lock.pid}"
     return "another process"

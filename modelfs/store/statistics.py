@@ -98,10 +98,6 @@ class Inventory:
         """Return the number of stored bytes of all chunks."""
         return sum(form["stored_bytes"] for form in self._counters.forms().values())
 
-    def staged_bytes(self) -> int:
-        """Return the number of bytes that are not in chunks yet."""
-        return self._staging.bytes
-
     def requested(self, start: int = 0, limit: int | None = None) -> list[InodeNumber]:
         """Return the files for which another pass of ingest was requested. Any thread.
 

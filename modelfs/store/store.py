@@ -169,25 +169,27 @@ class Store:
             self.index = Index(index_folder, read_only=read_only, exclude_writers=exclude_writers)
             opened.callback(self.index.close)
             self.exclusion = WriterExclusion(self.directory, self.index)
-            self._open_disk(opened, limit, recover=recover)
+            self.superblock = read_superblock(self.index)
+            self._session: bytes | None = None  # whose numbers the caches have
+            self.counters = Counters(self.index)
+            self._open_files(opened, limit, recover=recover)
             self._build_chunks(cache_size)
             self._build_files()
             if recover and not read_only:
                 self._bring_to_last_commit()
             opened.pop_all()
 
-    def _open_disk(self, opened: contextlib.ExitStack, limit: int | None, *, recover: bool) -> None:
-        """Open staging files and packs, and divide the room on the disk.
+    def _open_files(
+        self, opened: contextlib.ExitStack, limit: int | None, *, recover: bool
+    ) -> None:
+        """Load and compare the staged state, divide the room on the disk, and open the packs.
 
         Args:
             opened: gets the folders, to close them after an error.
             limit: as for the store.
-            recover: whether to load the staged state, and to hold room for writing.
+            recover: whether to load the staged state, and to hold a ballast for writing.
         """
         index, read_only = self.index, self.read_only
-        self.superblock = read_superblock(index)
-        self._session: bytes | None = None  # whose numbers the caches have
-        self.counters = Counters(index)
         staging_folder = opened.enter_context(closing(self.directory.subdirectory(STAGING)))
         self.staging = staging = Staging(staging_folder, index, read_only=read_only)
         if recover and not index.rows.others_write:

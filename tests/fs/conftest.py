@@ -3,13 +3,11 @@
 import logging
 import time
 from collections.abc import Iterator
-from types import ModuleType
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background import mapped_pages, scheduler
 from modelfs.fs.background.durability import COMMIT_SECONDS
 from modelfs.jobs.ingest import job
@@ -30,8 +28,6 @@ def no_unexpected_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make windows one chunk long, so that short files are handled like long ones."""
     stores.small_windows(monkeypatch, CHUNK)
-    module: ModuleType = background_ingest
-    monkeypatch.setattr(module, "WINDOW", CHUNK)
     monkeypatch.setattr(job, "ROUND_BYTES", 2 * CHUNK)
 
 

@@ -138,9 +138,7 @@ async def test_grants_beside_many_staged_files(served: Served, steps: Steps) -> 
     for number in range(ROWS):
         windows = {0: Window(0, 1, file, RangeSet([(0, 100)]))}
         staging.adopt(StagedFile(InodeNumber(FIRST + number), 100, 0, 0, 0, windows=windows))
-    space = served.store.space = Space(
-        served.store.folder, 64 << 20, staged=served.store.inventory.staged_bytes
-    )
+    space = served.store.space = Space(served.store.folder, 64 << 20, staged=lambda: staging.bytes)
     await trio.lowlevel.checkpoint()
     steps.long.clear()
     for _ in range(20):

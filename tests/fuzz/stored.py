@@ -15,6 +15,7 @@ from modelfs.codecs.smallest import encode_tensor
 from modelfs.errors import CorruptIndex, CorruptPack
 from modelfs.store.chunks.recipe import Recipe, SourceRun, joined
 from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.space import Space
 from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.name_records import Dentry, Listed
@@ -53,7 +54,7 @@ class Stored:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / pack_name(PACK)
-        self._packs = Packs(Directory(folder), UUID)
+        self._packs = Packs(Directory(folder), UUID, Space(folder))
         self._packs.open_at(None, PACK)
         self._head = _pack_head()
 

@@ -11,16 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from modelfs.jobs.check import rows as check_rows
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest import passes
-from modelfs.jobs.repair import windows as repair_windows
 from modelfs.store.create import create_store
-from modelfs.store.files import staged_checksums, staged_file, staging_rows, window, writes
+from modelfs.store.files import window
 from modelfs.store.files.namespace import Owner
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.index.tables import ROOT, InodeNumber, PackId
@@ -46,18 +43,10 @@ def new_store(folder: Path, *, chunk_size: int = CHUNK) -> Path:
 
 def small_windows(patch: pytest.MonkeyPatch, size: int) -> None:
     """Make windows `size` bytes long, so that small files have many."""
-    modules: list[ModuleType] = [
-        window,
-        staged_file,
-        staged_checksums,
-        staging_rows,
-        writes,
-        passes,
-        check_rows,
-        repair_windows,
-    ]
-    for module in modules:
-        patch.setattr(module, "WINDOW", size)
+    full_size = window.WINDOW
+    for name, module in list(sys.modules.items()):
+        if name.startswith("modelfs.") and getattr(module, "WINDOW", None) is full_size:
+            patch.setattr(module, "WINDOW", size)
     patch.setattr(passes, "REGION_BYTES", 2 * size)
 
 

@@ -16,10 +16,11 @@ from modelfs.errors import CorruptIndex, DamagedPages, IndexLost
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.jobs.check.fsck import fsck as check_store
-from modelfs.jobs.check.pages import meta_page_findings, page_findings, repair_findings
+from modelfs.jobs.check.pages import meta_page_findings, page_findings
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
+from modelfs.jobs.repair.unfinished import unfinished_repair_findings
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import open_folder, open_index_folder
 
@@ -81,11 +82,14 @@ def fsck(place: Path, *, data: bool, repair: bool, as_json: bool, trust: bool) -
 
 
 def _check(store: Directory, folder: Directory, *, data: bool, found: list[Finding]) -> FsckReport:
-    """Return the findings; only those about pages of the index, if there are such.
+    """Return the findings; only those about an unfinished repair and pages, if there are such.
 
     Those of the other kind are appended to `found` at once.
     """
-    findings = [*repair_findings(folder), *meta_page_findings(open_index_folder(folder))]
+    findings = [
+        *unfinished_repair_findings(folder),
+        *meta_page_findings(open_index_folder(folder)),
+    ]
     try:
         if not findings:
             with (
@@ -124,7 +128,7 @@ def _repair(store: Directory, *, data: bool, as_json: bool, trust: bool) -> Code
             done = render.counted(len(report.actions), "repair")
             lossy = report.count(Outcome.QUARANTINED)
             click.echo(
-                f"{findings}: {len(report.found) - report.left} repaired, {report.left} left; "
+                f"{findings}: {report.repaired} repaired, {report.left} left; "
                 f"{done}, {lossy} with a loss"
             )
         _show(report.after, open_folder(store, read_only=True, trust=trust), data=data)

@@ -67,7 +67,7 @@ class Loans:
         return True
 
     def close(self) -> bool:
-        """End the loan, if one is open; return whether its bytes were copies of stored ones."""
+        """End the loan, if one is open; return False if it went to new content."""
         loan, self._loan = self._loan, None
         if loan is None:
             return True

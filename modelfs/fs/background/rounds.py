@@ -1,9 +1,10 @@
 """Rounds, each of which makes room once: see `shortage` for the requests that wait for it.
 
-A round ingests all staged bytes, also of files that are being written, commits, and collects
-garbage if that was not enough. If that makes no room either, it opens a loan. Each step may fail,
-and the next one is done nevertheless. Nothing in a round waits for an answer from the mount, nor
-for a reader that has the packs pinned, so neither can hold it up.
+A round removes deleted files, ingests all staged bytes, also of files that are being written, and
+commits. If some are staged still, and there is too little room, it flushes all files and ingests
+once more. If that was not enough it collects garbage, and at last it opens a loan. Each step may
+fail, and the next one is done nevertheless. Nothing in a round waits for an answer from the mount,
+nor for a reader that has the packs pinned, so neither can hold it up.
 
 Example. 40 MiB are staged, 30 MiB of them copies of stored bytes. The round ingests all and commits
 them, which deletes the staging files. 10 MiB more are in packs and 40 MiB fewer in staging files:
@@ -34,7 +35,7 @@ class RoundResult:
     """The result of a round."""
 
     made_room: bool  # a request may try again
-    grew: bool  # there is more room for writers or ingest than before
+    grew: bool  # ingest has more room, less the bytes that are still staged, than before
 
 
 class Rounds:
@@ -61,7 +62,7 @@ class Rounds:
         before = await self._room_for_ingest()
         await self._attempt("removal of deleted files", self._gc.remove_orphans)
         await self._ingest_all()
-        if self._store.inventory.staged_bytes() and not self._has_room():
+        if self._store.staging.bytes and not self._has_room():
             # A flush opens and closes the files, and XFS then frees the blocks behind their ends.
             await self._attempt("flush", self._context.durability.flush_all)
             await self._ingest_all()
@@ -87,7 +88,7 @@ class Rounds:
     async def _room_for_ingest(self) -> int:
         """Measure the room that ingest may use, less the bytes that are still staged."""
         await self._context.driver.call(self._store.space.measure)
-        return self._store.space.working_bytes - self._store.inventory.staged_bytes()
+        return self._store.space.working_bytes - self._store.staging.bytes
 
     async def _attempt(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         """Do a step of a round. It may fail: other steps may make the room that it needs."""

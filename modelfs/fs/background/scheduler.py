@@ -73,7 +73,7 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
-        loans = Loans(store.space, store.inventory.staged_bytes)
+        loans = Loans(store.space, lambda: store.staging.bytes)
         rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
         self.shortage = Shortage(store.space, loans, rounds)
 

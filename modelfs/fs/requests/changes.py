@@ -1,9 +1,11 @@
 """The conditions under which a handler may change the store.
 
 Commits have to keep up with changes (see `background.gate`), and rows that a change adds to the
-index need room. A handler changes names or attributes in a block of `Changes`, which waits for
-both, and ends with a commit if the mount's options ask for one. A change that frees room goes
-without room, or a full disk could not be emptied.
+index need room. A handler that adds rows makes its change in a block of `Changes`, which waits for
+both; the block of a change of names ends with a commit if the mount's options ask for one. A change
+that frees room goes without room, or a full disk could not be emptied. One that adds no rows, such
+as a write, waits for commits alone: see `before_change`. The room for its bytes is granted by
+`background.shortage`.
 
 Example. `mkdir d` on a mount with the option dirsync: the block passes the gate and reserves 4 KiB.
 The handler changes the namespace. The room is given back, because the index counts its own changes
@@ -31,6 +33,17 @@ class Changes:
         self._shortage = background.shortage
         self._durability = background.durability
         self._commits_names = commits_names
+
+    async def before_change(self, *, frees: bool = False) -> None:
+        """Wait until a handler may make a change that adds no rows to the index.
+
+        Args:
+            frees: the change frees room.
+
+        Raises:
+            StoreFull, OSError: commits fail, and too many changes wait for one.
+        """
+        await self._gate.before_change(frees=frees)
 
     @contextlib.asynccontextmanager
     async def of_rows(self, room: int, pid: int) -> AsyncIterator[None]:

@@ -101,7 +101,6 @@ class Operations(pyfuse3.Operations):
         self._reader = reader
         self._writer = writer
         self._changes = Changes(store.space, background, commits_names=commits_names)
-        self._gate = background.gate
         self._durability = background.durability
         self._ingest = background.ingest
         self._gc = background.gc
@@ -259,7 +258,7 @@ class Operations(pyfuse3.Operations):
         number = InodeNumber(inode)
         self._check_writable()
         frees = fields.update_size and attr.st_size < self._store.contents.node(number).size
-        await self._gate.before_change(frees=frees)
+        await self._changes.before_change(frees=frees)
         if fields.update_size:
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
@@ -301,7 +300,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._gate.before_change(frees=True)
+        await self._changes.before_change(frees=True)
         self._store.attributes.remove(InodeNumber(inode), name)
 
     @replies
@@ -329,7 +328,7 @@ class Operations(pyfuse3.Operations):
         if _wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
         if flags & os.O_TRUNC:
-            await self._gate.before_change(frees=True)
+            await self._changes.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
         return self._opened(InodeNumber(inode), flags, ctx)
 
@@ -341,7 +340,7 @@ class Operations(pyfuse3.Operations):
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._handles[fh]
-        await self._gate.before_change()
+        await self._changes.before_change()
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(handle.inode)
         write = partial(self._writer.write, handle.inode, off, buf)

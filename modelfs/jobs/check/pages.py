@@ -1,13 +1,12 @@
-"""Findings about pages of the index's file, and about an unfinished repair of them.
+"""Findings about pages of the index's file.
 
 They are all that is known of such a store. LMDB must not read a damaged file, so no row is checked.
 Repair writes all rows that can still be read to a new file, and then checks those.
 """
 
-from modelfs.errors import CorruptIndex, DamagedPages
+from modelfs.errors import DamagedPages
 from modelfs.jobs.check.findings import Finding
 from modelfs.store.disk.directory import Directory
-from modelfs.store.folder import check_finished
 from modelfs.store.index.opening import check_meta_pages
 
 
@@ -21,15 +20,6 @@ def meta_page_findings(index: Directory) -> list[Finding]:
         check_meta_pages(index)
     except DamagedPages as exc:
         return [Finding("meta-page", f"{exc}; the rest is not checked")]
-    return []
-
-
-def repair_findings(store: Directory) -> list[Finding]:
-    """Return the finding about an unfinished repair of a store, if there is one."""
-    try:
-        check_finished(store)
-    except CorruptIndex as exc:
-        return [Finding("repair", f"{exc}; the rest is not checked")]
     return []
 
 

@@ -113,14 +113,13 @@ class DefragPlan:
     def bytes(self) -> int:
         return int(self.stored.sum())
 
-    def portions(self, size_max: int | None = None) -> Iterator["DefragPlan"]:
-        """Divide the plan into portions of at most `size_max` bytes, or a single larger chunk."""
-        size_max = size_max or PORTION_BYTES
+    def portions(self) -> Iterator["DefragPlan"]:
+        """Divide the plan into portions of at most `PORTION_BYTES`, or a single larger chunk."""
         stops = np.cumsum(self.stored)
         start = 0
         while start < len(stops):
             before = int(stops[start - 1]) if start else 0
-            stop = max(start + 1, int(np.searchsorted(stops, before + size_max, "right")))
+            stop = max(start + 1, int(np.searchsorted(stops, before + PORTION_BYTES, "right")))
             yield DefragPlan(self.chunk[start:stop], self.stored[start:stop])
             start = stop
 

@@ -31,7 +31,7 @@ from typing import Final
 from modelfs.errors import CorruptIndex
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport, fsck
-from modelfs.jobs.check.pages import meta_page_findings, repair_findings
+from modelfs.jobs.check.pages import meta_page_findings
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.chunks import repair_chunks
 from modelfs.jobs.repair.context import Action, Outcome, RepairContext
@@ -63,7 +63,7 @@ from modelfs.jobs.repair.sums import (
     repair_counters,
 )
 from modelfs.jobs.repair.superblock import restore_superblock
-from modelfs.jobs.repair.unfinished import LossNote
+from modelfs.jobs.repair.unfinished import LossNote, unfinished_repair_findings
 from modelfs.jobs.repair.windows import repair_windows
 from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
@@ -83,16 +83,21 @@ ROUNDS_MAX: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """The findings before the repair, the repairs, and the check after them."""
+    """The findings of all checks, the repairs, and the last check."""
 
-    found: list[Finding]
+    found: list[Finding]  # each once
     actions: list[Action]
     after: FsckReport  # its findings could not be repaired
 
     @property
+    def repaired(self) -> int:
+        """The number of findings that the last check does not have."""
+        return len(set(self.found) - set(self.after.findings))
+
+    @property
     def left(self) -> int:
-        """The number of findings that were not repaired."""
-        return len(set(self.found) & set(self.after.findings))
+        """The number of findings of the last check."""
+        return len(self.after.findings)
 
     def count(self, outcome: Outcome) -> int:
         """Return the number of repairs with an outcome. One repair may mend several findings."""
@@ -134,6 +139,7 @@ def repair(
             actions |= dict.fromkeys(_round(store, quarantine, report.reported))
         else:
             report = fsck(store, data=data, progress=progress)
+            findings |= dict.fromkeys(report.findings)
         if note.exists():
             _keep_unmentioned(store, quarantine)
             note.remove()
@@ -149,7 +155,7 @@ def _restore_index(
         index = open_index_folder(folder)
         note = LossNote(folder)
         actions = {Action(Outcome.QUARANTINED, loss): None for loss in note.losses}
-        findings = dict.fromkeys([*repair_findings(folder), *meta_page_findings(index)])
+        findings = dict.fromkeys([*unfinished_repair_findings(folder), *meta_page_findings(index)])
         if (metas := restore_meta_pages(index, quarantine, note.add)) is not None:
             outcome = Outcome.REPAIRED if metas.is_lossless else Outcome.QUARANTINED
             actions[Action(outcome, metas.message)] = None

@@ -16,8 +16,22 @@ Example. Both meta pages are damaged, and only commit 8 can be restored::
 
 import os
 
+from modelfs.errors import CorruptIndex
+from modelfs.jobs.check.findings import Finding
 from modelfs.store.disk.directory import Directory
-from modelfs.store.folder import UNFINISHED
+from modelfs.store.folder import UNFINISHED, check_finished
+
+
+def unfinished_repair_findings(store: Directory) -> list[Finding]:
+    """Return the finding about an unfinished repair of a store, if there is one.
+
+    All its pages may be sound; nothing else is checked before the repair is finished.
+    """
+    try:
+        check_finished(store)
+    except CorruptIndex as exc:
+        return [Finding("repair", f"{exc}; the rest is not checked")]
+    return []
 
 
 class LossNote:

@@ -41,6 +41,15 @@ Row = tuple[bytes, bytes]
 Convert = Callable[[Table, bytes, bytes], bytes]
 
 
+def each_row(read: Callable[[bytes], list[Row]], start: bytes) -> Iterator[Row]:
+    """Yield every row from a key on; `read` returns the next `SCAN_PAGE` of a key, or all."""
+    while rows := read(start):
+        yield from rows
+        if len(rows) < SCAN_PAGE:
+            return
+        start = rows[-1][0] + b"\0"
+
+
 class _Pin(NamedTuple):
     """The commit that a thread's reads see."""
 
@@ -145,9 +154,7 @@ class CommittedRows:
         self, table: Table, start: bytes, stop: bytes, *, damaged: set[bytes] | None = None
     ) -> Iterator[Row]:
         """Yield every row whose key is in `[start, stop)`. Raises as `page`."""
-        while rows := self.page(table, start, stop, SCAN_PAGE, (), damaged):
-            yield from rows
-            start = rows[-1][0] + b"\0"
+        return each_row(lambda key: self.page(table, key, stop, SCAN_PAGE, (), damaged), start)
 
     def floor_key(
         self, table: Table, key: bytes, low: bytes, hiding: tuple[ChangedRows, ...] = ()

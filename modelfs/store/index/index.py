@@ -28,7 +28,7 @@ from typing import Final
 
 from modelfs.errors import StoreReadOnly
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index.committed import SCAN_PAGE, CommittedRows, Convert, Row
+from modelfs.store.index.committed import SCAN_PAGE, CommittedRows, Convert, Row, each_row
 from modelfs.store.index.environment import MAP_SIZE, Environment
 from modelfs.store.index.index_file import IndexFile
 from modelfs.store.index.memtable import Layer, Memtable, Unchanged, Undo
@@ -156,11 +156,7 @@ class Index:
         Rows are read `SCAN_PAGE` at a time, so changes made meanwhile may or may not show. For the
         arguments and exceptions see `scan`.
         """
-        while rows := self.scan(table, start, stop, damaged=damaged):
-            yield from rows
-            if len(rows) < SCAN_PAGE:
-                return
-            start = rows[-1][0] + b"\0"
+        return each_row(lambda key: self.scan(table, key, stop, damaged=damaged), start)
 
     def has(self, table: Table, key: bytes) -> bool:
         """Whether there is a row. It may not match its checksum."""
@@ -285,7 +281,10 @@ class Index:
 
     @property
     def uncommitted_seconds(self) -> float:
-        """Age of the oldest change that no commit has made durable; 0 without one."""
+        """At least the age of the oldest change that no commit has made durable; 0 without one.
+
+        It is more if older changes were undone since the last commit.
+        """
         return self._memtable.age
 
     def seal(self) -> CommitBatch:

@@ -31,6 +31,7 @@ import lmdb
 
 from modelfs import proc
 from modelfs.errors import StoreFull
+from modelfs.file_locks import locks
 from modelfs.store.disk.allocation import BCACHEFS, BTRFS, file_system_type, is_full
 from modelfs.store.disk.directory import SHARED_FILE, Directory
 
@@ -110,13 +111,15 @@ def _has_mapped_lock_file(pid: int) -> bool:
 
 
 def _pids_with_lock(index: Directory) -> set[int]:
-    """Return the processes that have locked the byte of their PID, from proc_locks(5)."""
-    inode = str(index.status(LMDB_LOCK_FILE).st_ino)
-    pids: set[int] = set()
+    """Return the processes that have locked the byte of their PID."""
+    # By its inode number alone: on btrfs the table has another device than stat(2), and then no
+    # slot would ever be freed.
+    inode = index.status(LMDB_LOCK_FILE).st_ino
     with contextlib.suppress(OSError):
-        for line in proc.lines("locks"):
-            match line.split():
-                case [_, "POSIX", _, "WRITE", pid, place, start, _] if start == pid:
-                    if place.rpartition(":")[2] == inode:
-                        pids.add(int(pid))
-    return pids
+        return {
+            lock.pid
+            for lock in locks()
+            if lock.kind == "POSIX" and lock.is_exclusive
+            if lock.inode == inode and lock.start == lock.pid
+        }
+    return set()

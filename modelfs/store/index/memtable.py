@@ -14,12 +14,11 @@ A row b that is put and deleted between two seals leaves nothing in either layer
 One thread makes all changes; any thread may read. The lock keeps a reader from seeing sorted keys
 in the middle of an insertion.
 
-The size and the age of the changes are counted as rows come and go, so that the store's owner can
-wait while there are too many.
+The size of the changes is counted as rows come and go, and their age from the first change of a
+layer on, so that the store's owner can wait while there are too many.
 """
 
 import heapq
-from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
@@ -50,12 +49,10 @@ class ChangedRows(dict[bytes, bytes | None]):
 
     __slots__ = ("deleted", "live")
 
-    def __init__(self, rows: Mapping[bytes, bytes | None] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.live: SortedList[bytes] = SortedList()  # keys of rows with a value
         self.deleted: SortedList[bytes] = SortedList()  # keys of deletions
-        for key, value in (rows or {}).items():
-            self.change(key, value)
 
     def change(self, key: bytes, value: bytes | None) -> None:
         """Put a row, or a deletion with None."""
@@ -99,7 +96,7 @@ class Memtable:
         # More than 0 exactly while the layer has a row.
         self._active_bytes = 0
         self._sealed_bytes = 0
-        # Monotonic seconds of the oldest change of each layer.
+        # Monotonic seconds of the change before which a layer had no row. That row may be gone.
         self._active_since = 0.0
         self._sealed_since = 0.0
 
@@ -179,7 +176,7 @@ class Memtable:
 
     @property
     def age(self) -> float:
-        """Seconds since the oldest change that LMDB does not have; 0 without one."""
+        """At least the seconds since the oldest change that LMDB does not have; 0 without one."""
         if self._sealed is not None:
             return monotonic() - self._sealed_since
         return monotonic() - self._active_since if self._active_bytes else 0.0
@@ -208,12 +205,10 @@ class Memtable:
             self._active_bytes -= _memory(key, older)
 
     def drop(self, table: Table, key: bytes) -> None:
-        """Remove a row from the active layer, if it is there: neither LMDB nor a commit has it."""
-        rows = self._active[table]
-        if key in rows:
-            with self._lock:
-                value = rows.drop(key)
-            self._active_bytes -= _memory(key, value)
+        """Remove a row from the active layer, which has it; neither LMDB nor a commit does."""
+        with self._lock:
+            value = self._active[table].drop(key)
+        self._active_bytes -= _memory(key, value)
 
     def undo(self, changes: list[Undo]) -> None:
         """Undo changes, the last one first. None of them may have been sealed.

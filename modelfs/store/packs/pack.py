@@ -36,7 +36,7 @@ from modelfs.store.disk.descriptors import (
 )
 from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.space import Space
-from modelfs.store.index.tables import KEY_MAX, PackId
+from modelfs.store.index.tables import PackId
 from modelfs.store.packs.cuts import DeferredCuts
 from modelfs.store.packs.header import Header, pack_name, pack_number
 from modelfs.store.packs.segment import (
@@ -89,20 +89,19 @@ class Packs:
     """The pack files of a store. Any thread may read; one thread at a time may write."""
 
     def __init__(
-        self, folder: Directory, uuid: bytes, space: Space | None = None, *, read_only: bool = False
+        self, folder: Directory, uuid: bytes, space: Space, *, read_only: bool = False
     ) -> None:
         """Open the packs of a folder.
 
         Args:
             folder: of the pack files.
             uuid: of the store, 16 bytes.
-            space: checks that the disk has space before a segment is appended; None: no check.
+            space: checks that the disk has space before a segment is appended.
             read_only: open the files for reading.
         """
         self.directory = folder
         self._space = space
-        reserve = KEY_MAX if space is None else space.reserve_bytes
-        self._size_max = reserve
+        self._size_max = reserve = space.reserve_bytes
         # Bytes of decoded chunks at which a segment is written, if not before.
         self.segment_size = max(SEGMENT_SIZE_MIN, int(reserve * SEGMENT_PART))
         self._uuid = uuid
@@ -216,14 +215,13 @@ class Packs:
         try:
             return self._append(segment, for_gc=for_gc)
         except OSError as exc:
-            if self._space is None or not self._space.release(exc):
+            if not self._space.release(exc):
                 raise
         return self._append(segment, for_gc=for_gc)
 
     def _append(self, segment: Segment, *, for_gc: bool) -> tuple[list[Entry], Tail]:
         size_at_most = segment.size_at_most
-        if self._space is not None:
-            self._space.spend(size_at_most + PAGE, for_gc=for_gc)
+        self._space.spend(size_at_most + PAGE, for_gc=for_gc)
         size = size_at_most
         try:
             tail = self._tail
@@ -240,8 +238,7 @@ class Packs:
                     os.ftruncate(file.fd, tail.stop)
                 raise
         finally:
-            if self._space is not None:
-                self._space.arrive(size_at_most + PAGE, size + PAGE)
+            self._space.arrive(size_at_most + PAGE, size + PAGE)
         self._unflushed.add(tail.pack)
         self._unpublished.add(tail.pack)
         self._tail = Tail(tail.pack, tail.stop + size)
@@ -270,8 +267,7 @@ class Packs:
             if self._folder_changed:
                 self.directory.sync()
         except OSError as exc:
-            if self._space is not None:
-                self._space.release(exc)  # not to repeat it: the kernel may have dropped bytes
+            self._space.release(exc)  # not to repeat it: the kernel may have dropped bytes
             raise
         self._folder_changed = False
         self._unflushed.clear()

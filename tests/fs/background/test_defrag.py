@@ -9,8 +9,8 @@ from pyfuse3 import FileNameT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreFull
+from modelfs.jobs.defrag import order as order_module
 from modelfs.jobs.defrag.job import DefragRun
-from modelfs.jobs.defrag.order import DefragPlan
 from modelfs.jobs.defrag.rewrite import Defragmenter
 from modelfs.jobs.gc.job import collect
 from modelfs.store.disk.space import Room, Space
@@ -25,8 +25,7 @@ from tests.support.stores import CHUNK, content_of
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make portions small, and the disk large and half empty."""
     monkeypatch.setattr(Space, "room", lambda self: Room(1 << 40, 1 << 39, 1 << 20, 1 << 19))
-    real = DefragPlan.portions
-    monkeypatch.setattr(DefragPlan, "portions", lambda self: real(self, 64 * CHUNK))
+    monkeypatch.setattr(order_module, "PORTION_BYTES", 64 * CHUNK)
 
 
 class Defrag:

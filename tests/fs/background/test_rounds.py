@@ -10,7 +10,7 @@ from tests.support.served_store import DATA, OTHER, Failing, Served, is_chunked
 
 @pytest.fixture
 def loans(served: Served) -> Loans:
-    return Loans(served.store.space, served.store.inventory.staged_bytes)
+    return Loans(served.store.space, lambda: served.store.staging.bytes)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def test_all_staged_bytes_are_ingested(served: Served, rounds: Rounds) -> 
     _, handle = await served.created(b"written", OTHER)
     assert (await rounds.make_room()).made_room
     assert is_chunked(served, closed)
-    assert not served.store.inventory.staged_bytes()
+    assert not served.store.staging.bytes
     assert not served.store.index.dirty
     await served.operations.release(handle)
 

@@ -16,5 +16,4 @@ def _roomy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make portions small."""
-    real = order_module.DefragPlan.portions
-    monkeypatch.setattr(order_module.DefragPlan, "portions", lambda self: real(self, 32 * CHUNK))
+    monkeypatch.setattr(order_module, "PORTION_BYTES", 32 * CHUNK)

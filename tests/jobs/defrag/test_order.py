@@ -151,7 +151,9 @@ def test_an_empty_store_has_an_empty_plan() -> None:
 def test_portions_are_bounded(sizes: list[int]) -> None:
     """Portions hold the whole plan in order; one above the limit holds a single chunk."""
     whole = DefragPlan(np.arange(len(sizes)), np.array(sizes, np.int64))
-    portions = list(whole.portions(size_max=40))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "PORTION_BYTES", 40)
+        portions = list(whole.portions())
     assert [number for part in portions for number in part.chunk] == list(range(len(sizes)))
     assert all(part.bytes <= 40 or len(part.chunk) == 1 for part in portions)
     assert all(one.bytes + two.stored[0] > 40 for one, two in pairwise(portions))

@@ -11,8 +11,9 @@ from modelfs.codecs.base import CodecId
 from modelfs.jobs.defrag import usage as usage_module
 from modelfs.jobs.defrag.order import PackedChunks
 from modelfs.jobs.defrag.usage import CHUNK, EXTENT, read_usage
-from modelfs.store.index import index as index_module
+from modelfs.store.index import committed as committed_module
 from modelfs.store.index.chunk_records import Chunk, ChunkKind
+from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import ChunkId, PackId, Table, pair_of
 from modelfs.store.store import Store
@@ -76,8 +77,9 @@ def test_columns_are_the_fields_of_the_records() -> None:
 @pytest.mark.parametrize("few", [1, 5, 1000])
 def test_usage_is_complete(filled: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """Every use of every chunk is returned in order, however many rows are read at a time."""
-    for module, name in ((index_module, "SCAN_PAGE"), (usage_module, "SLICE")):
-        monkeypatch.setattr(module, name, few)
+    monkeypatch.setattr(committed_module, "SCAN_PAGE", few)
+    monkeypatch.setattr(Index.scan, "__defaults__", (few,))
+    monkeypatch.setattr(usage_module, "SLICE", few)
     monkeypatch.setattr(usage_module, "BLOCK_ROWS", few)
     with Store(filled, read_only=True) as store:
         chunks, reads = read_usage(store.index)

@@ -101,7 +101,7 @@ def test_staged_bytes_become_chunks_without_room_for_a_new_cut(
     monkeypatch.setattr(limited, "spend", spend)
     before = opened.inodes.get(inode).format
     assert run(Ingest(opened).ingest_apart([inode]), opened) == {}
-    assert opened.inventory.staged_bytes() == 0
+    assert opened.staging.bytes == 0
     assert opened.inventory.requested() == [inode]
     assert content_of(opened, inode) == content
     most[0] = 1 << 30

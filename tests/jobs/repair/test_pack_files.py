@@ -9,6 +9,7 @@ from modelfs.codecs.base import CodecId
 from modelfs.jobs.repair.pack_files import PackState, read_segment_tables, rename_packs
 from modelfs.jobs.repair.quarantine import FOLDER, Quarantine
 from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.space import Space
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ROOT, ChunkId, PackId
 from modelfs.store.packs.header import pack_name
@@ -23,7 +24,7 @@ ONE = PackId(1)
 @pytest.fixture
 def packs(tmp_path: Path) -> Packs:
     """A pack of three segments of one chunk: 7, 8, and 7 once more."""
-    packs = Packs(Directory(tmp_path), bytes(16))
+    packs = Packs(Directory(tmp_path), bytes(16), Space(tmp_path))
     packs.open_at(None, ONE)
     for number in (7, 8, 7):
         segment = Segment()
@@ -154,7 +155,7 @@ def test_a_file_without_a_header_gives_its_name_to_the_right_one(
 
 def test_a_pack_of_another_store_is_set_aside(box: Box, two_packs: list[Path]) -> None:
     """Another store's pack goes to quarantine under any name."""
-    other = Packs(Directory(box.path), bytes(16))
+    other = Packs(Directory(box.path), bytes(16), Space(box.path))
     other.open_at(None, ONE)
     segment = Segment()
     segment.add(ChunkId(1), ChunkKind.PLAIN, CodecId.RAW, 1, b"x")

@@ -1,6 +1,7 @@
 """Repair: data that other records still have is as it was, and the rest is reported as lost."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from typing import Final
@@ -8,10 +9,12 @@ from typing import Final
 import pytest
 
 from modelfs.errors import StoreBusy
-from modelfs.jobs.check.fsck import check
+from modelfs.jobs.check.findings import Finding
+from modelfs.jobs.check.fsck import FsckReport, check, fsck
 from modelfs.jobs.repair.context import Action, Outcome
 from modelfs.jobs.repair.quarantine import FOLDER, ROWS
-from modelfs.jobs.repair.run import repair
+from modelfs.jobs.repair.run import ROUNDS_MAX, repair
+from modelfs.jobs.steps import Progress
 from modelfs.store.index.counters import (
     FILES,
     NEXT_CHUNK,
@@ -63,6 +66,27 @@ def test_a_store_in_use_is_not_repaired(sample: Sample) -> None:
     with pytest.raises(StoreBusy):
         repair(sample.path)
     sample.store.abandon()
+
+
+def test_a_finding_with_another_number_is_left(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finding of the last check is left, also if earlier checks worded it differently."""
+    numbers = itertools.count()
+
+    def check_again(store: Store, *, data: bool, progress: Progress | None) -> FsckReport:
+        report = fsck(store, data=data, progress=progress)
+        finding = Finding("total", f"the total is {next(numbers)}")
+        return dataclasses.replace(report, findings=[*report.findings, finding])
+
+    monkeypatch.setattr("modelfs.jobs.repair.run.fsck", check_again)
+    sample.store.abandon()
+    report = repair(sample.path)
+    assert report.after.findings == [Finding("total", f"the total is {ROUNDS_MAX}")]
+    assert [each.message for each in report.found] == [
+        f"the total is {number}" for number in range(ROUNDS_MAX + 1)
+    ]
+    assert (report.repaired, report.left) == (ROUNDS_MAX, 1)
 
 
 # -- damage that leaves enough to mend it

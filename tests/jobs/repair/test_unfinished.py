@@ -7,7 +7,7 @@ import pytest
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import Outcome, RepairReport, repair
-from modelfs.jobs.repair.unfinished import LossNote
+from modelfs.jobs.repair.unfinished import LossNote, unfinished_repair_findings
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import UNFINISHED
 from modelfs.store.index.tables import Table
@@ -72,6 +72,18 @@ def test_files_of_a_lost_commit_outlive_an_interruption(
     assert staged <= kept(closed)
     assert not (closed / UNFINISHED).exists()
     assert repair(closed).found == []
+
+
+def test_the_note_alone_is_a_finding(closed: Path) -> None:
+    """A store with a note has one finding more than the same store without it."""
+    folder = Directory(closed)
+    assert unfinished_repair_findings(folder) == []
+    LossNote(folder).add("a loss")
+    (finding,) = unfinished_repair_findings(folder)
+    assert finding.invariant == "repair"
+    assert "has not finished" in finding.message
+    LossNote(folder).remove()
+    assert unfinished_repair_findings(folder) == []
 
 
 def test_a_salvage_outlives_an_interruption(

@@ -1,6 +1,6 @@
 """The committed rows of an index, as LMDB has them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,10 +47,17 @@ def committed(folder: Path, *, read_only: bool = True) -> Iterator[CommittedRows
         index.close()
 
 
+def changed(rows: Mapping[bytes, bytes | None]) -> ChangedRows:
+    changes = ChangedRows()
+    for key, value in rows.items():
+        changes.change(key, value)
+    return changes
+
+
 def write(folder: Path, rows: dict[bytes, bytes]) -> None:
     """Commit rows of the table, with checksums."""
     with committed(folder, read_only=False) as writer:
-        writer.write({TABLE: ChangedRows(rows)})
+        writer.write({TABLE: changed(rows)})
 
 
 def make_old(folder: Path, rows: dict[bytes, bytes]) -> None:
@@ -111,7 +118,7 @@ def test_a_page_is_a_part_of_the_table(
     """A page has the first rows of a range of keys, in order; the newest layer's value counts."""
     rows = hidden_by(layers).items()
     wanted = [(key, value) for key, value in rows if low <= key < high and value is not None]
-    hiding = tuple(map(ChangedRows, layers))
+    hiding = tuple(map(changed, layers))
     assert shared.page(TABLE, low, high, limit, hiding, None) == wanted[:limit]
 
 
@@ -124,7 +131,7 @@ def test_the_floor_is_the_last_key(
     wanted = max(
         (one for one, value in rows if low <= one <= key and value is not None), default=None
     )
-    assert shared.floor_key(TABLE, key, low, tuple(map(ChangedRows, layers))) == wanted
+    assert shared.floor_key(TABLE, key, low, tuple(map(changed, layers))) == wanted
 
 
 def hidden_by(layers: list[dict[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
@@ -159,7 +166,7 @@ def test_a_damaged_row_is_an_error_or_left_out(tmp_path: Path) -> None:
         assert [key for key, _ in rows.page(TABLE, b"", b"z", 9, (), damaged)] == [b"a", b"c"]
         assert damaged == {b"b"}
         assert rows.stored(TABLE, b"b") == stored
-        hiding = (ChangedRows({b"b": None}),)
+        hiding = (changed({b"b": None}),)
         assert rows.page(TABLE, b"", b"z", 9, hiding, None) == [
             (b"a", b"1"),
             (b"c", b"3"),

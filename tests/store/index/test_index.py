@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from modelfs.errors import CorruptIndex, NotAStore, StoreReadOnly
 from modelfs.store.disk.directory import Directory
-from modelfs.store.index import index as index_module
+from modelfs.store.index import committed as committed_module
 from modelfs.store.index.committed import CommittedRows, Row
 from modelfs.store.index.index import CommitBatch, Index
 from modelfs.store.index.memtable import Memtable
@@ -175,7 +175,7 @@ def test_an_index_is_a_dict() -> None:
 
 def test_pages_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     """With pages of two rows no row is left out or yielded twice."""
-    monkeypatch.setattr(index_module, "SCAN_PAGE", 2)
+    monkeypatch.setattr(committed_module, "SCAN_PAGE", 2)
     monkeypatch.setattr(Index.scan, "__defaults__", (2,))
     run_state_machine_as_test(LikeADict, settings=STEPS)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelfs.codecs.base import CodecId
 from modelfs.errors import CorruptPack
 from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.space import Space
 from modelfs.store.index.chunk_records import ChunkKind
 from modelfs.store.index.tables import ChunkId, PackId
 from modelfs.store.packs import pack as pack_module
@@ -29,7 +30,7 @@ ONE = PackId(1)
 
 def new_packs(folder: Path) -> Packs:
     folder.mkdir(exist_ok=True)
-    packs = Packs(Directory(folder), UUID)
+    packs = Packs(Directory(folder), UUID, Space(folder))
     packs.open_at(None, ONE)
     return packs
 
@@ -84,7 +85,7 @@ def test_old_packs_stay_readable(tmp_path: Path) -> None:
     golden = (STORE_GOLDEN / "one.pack").read_bytes()
     path = tmp_path / pack_name(1)
     path.write_bytes(golden)
-    packs = Packs(Directory(tmp_path), UUID, read_only=True)
+    packs = Packs(Directory(tmp_path), UUID, Space(tmp_path), read_only=True)
     entries = list(packs.entries(ONE, len(golden)))
     assert [packs.read(ONE, entry.offset, entry.stored) for entry in entries] == [
         b"plain bytes",
@@ -222,7 +223,7 @@ def test_another_packs_file_is_refused(packs: Packs, tmp_path: Path) -> None:
     packs.close()
     with pytest.raises(CorruptPack):
         packs.check_header(PackId(2))
-    other = Packs(Directory(packs.directory.path), bytes(16))
+    other = Packs(packs.directory, bytes(16), Space(packs.directory.path))
     path_of(packs, 2).rename(path_of(packs))
     with pytest.raises(CorruptPack):
         other.check_header(ONE)
@@ -300,7 +301,7 @@ def test_recovery_goes_on_at_the_tail(packs: Packs) -> None:
     entries, tail = packs.append(segment_of(b"kept"))
     packs.append(segment_of(b"never committed", first=2))
     packs.close()
-    again = Packs(Directory(packs.directory.path), UUID)
+    again = new_packs(packs.directory.path)
     assert again.reaches(tail)
     again.truncate(tail)
     again.open_at(tail, PackId(2))
