@@ -23,16 +23,12 @@ def users_of(mount_point: Path) -> str:
             # This command is one of them if it was called in a folder of the mount.
             is_other = process != os.getpid()
             if is_other and any(path.is_relative_to(mount_point) for path in _used_by(process)):
-                users.append(f"{_name_of(process)} (process {process})")
+                name = os.fsencode(proc.read(process, "comm"))  # it may end with half a letter
+                users.append(f"{name.decode(errors='ignore').strip()} (process {process})")
     if not users:
         return f"a process that this user cannot see (try: sudo fuser -vm {mount_point})"
     more = f" and {len(users) - SHOWN_MAX} more" if len(users) > SHOWN_MAX else ""
     return ", ".join(users[:SHOWN_MAX]) + more
-
-
-def _name_of(process: int) -> str:
-    """Return the name of a process, without the half of a letter at its end."""
-    return os.fsencode(proc.read(process, "comm")).decode(errors="ignore").strip()
 
 
 def _used_by(process: int) -> Iterator[Path]:

@@ -97,9 +97,6 @@ class BackgroundGc:
         room = self._store.space.room()
         return room.free < min(SHORT_BYTES, SHORT_PART * room.total)
 
-    async def _measure(self) -> None:
-        await self._context.driver.call(self._store.space.measure)
-
     async def remove_orphans(self) -> None:
         """Remove the queued orphans.
 
@@ -120,7 +117,7 @@ class BackgroundGc:
     async def collect_if_short(self) -> None:
         """Collect if writers have little room left."""
         if self._store.space.may_have_changed:
-            await self._measure()
+            await self._context.driver.call(self._store.space.measure)
         if not self._is_short():
             self._uncollectable = 0
             return

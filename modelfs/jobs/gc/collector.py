@@ -160,7 +160,10 @@ class Collector:
 
         A pack that changes meanwhile is measured the next time.
         """
-        self._forget_deleted_packs()
+        packs = {pack for pack, _ in self._store.reclaimer.packs()}
+        for deleted in {*self._measured, *self._unreadable} - packs:
+            self._measured.pop(deleted, None)
+            self._unreadable.pop(deleted, None)
         for pack, row in self._sparse(live_min):
             if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
                 self._measure(pack, row)
@@ -180,12 +183,6 @@ class Collector:
         if problem is not None:
             log.error("pack %d is kept: %s", pack, problem)
         self._measured[pack] = row.live, size.total
-
-    def _forget_deleted_packs(self) -> None:
-        packs = {pack for pack, _ in self._store.reclaimer.packs()}
-        for pack in {*self._measured, *self._unreadable} - packs:
-            self._measured.pop(pack, None)
-            self._unreadable.pop(pack, None)
 
     def drop_stale_hints(self) -> Iterator[None]:
         """Drop stale hints, and rows that do not decode; yields after each slice."""

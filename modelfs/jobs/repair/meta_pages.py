@@ -117,18 +117,27 @@ def restore_meta_pages(
     quarantine.copy(index, DATA_FILE)
     if not is_lossless:
         note_loss(message)
-    writes = [(number, page_of(right[number], number)) for number in wrong]
-    if len(wrong) > 1:
+    _write_pages(index, {number: right[number] for number in wrong}, last, is_lossless)
+    return RestoredMetas(message, is_lossless=is_lossless)
+
+
+def _write_pages(index: Directory, metas: dict[int, Meta], last: Meta, is_lossless: bool) -> None:
+    """Write meta pages, by their numbers, so that an interruption leaves none that misleads.
+
+    If both are written, the page of the commit before is first made one that no process believes,
+    then the last commit's is written, and then that page.
+    """
+    writes = [(number, page_of(meta, number)) for number, meta in metas.items()]
+    if len(metas) > 1:
         other = (last.transaction + 1) & 1
         # Without trees of its own it is no sound page of the commit before for the next repair.
-        unfinished = right[other] if is_lossless else right[other].with_tables(0)
+        unfinished = metas[other] if is_lossless else metas[other].with_tables(0)
         writes.sort(key=lambda write: write[0] == other)
         writes.insert(0, (other, page_of(unfinished, other, flags=0)))
     with index.opened(DATA_FILE, os.O_RDWR) as fd:
         for number, page in writes:
             os.pwrite(fd, page, number * last.page_size)
             os.fsync(fd)
-    return RestoredMetas(message, is_lossless=is_lossless)
 
 
 def _last_commit(file: PageFile, metas: list[Meta], record: Meta | None) -> Meta | None:
