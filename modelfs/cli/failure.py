@@ -23,6 +23,7 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
+from modelfs.shell_word import shell_word
 
 
 class Code(enum.IntEnum):
@@ -104,9 +105,9 @@ def describe(exc: Exception) -> str:
                 problem = f"{exc.filename}: {problem}"
             parts = [with_hint(problem, exc.errno)]
         case _:
-            parts = [f"bug: {type(exc).__name__}: {exc}"]
+            parts = [f"bug: {type(exc).__name__}: {' '.join(str(exc).split())}"]
             parts.append("set MODELFS_DEBUG=1 to see the traceback, and please report it")
-    return plain(" ".join("; ".join(parts).split()))
+    return plain("; ".join(parts))
 
 
 def next_steps(exc: ModelfsError) -> list[str]:
@@ -126,7 +127,8 @@ def permission_denied(path: Path) -> str:
     try:
         user, owner = os.geteuid(), path.stat().st_uid
         if user not in (0, owner) and user == path.parent.stat().st_uid:
-            advice = f"to make it yours: sudo chown {user} {path}"  # as after a restore by root
+            # As after a restore by root.
+            advice = f"to make it yours: sudo chown {user} {shell_word(path)}"
         elif user != 0 != owner:
             advice = "try as that user, or with sudo"
         why = f"owned by user {owner}; {advice}"

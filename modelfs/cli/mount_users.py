@@ -8,6 +8,7 @@ from typing import Final
 
 from modelfs import proc
 from modelfs.mount_table import mounts
+from modelfs.shell_word import shell_word
 
 SHOWN_MAX: Final = 5
 
@@ -25,7 +26,9 @@ def users_of(mount_point: Path) -> str:
             if is_other and any(path.is_relative_to(mount_point) for path in _used_by(process)):
                 users.append(f"{_name_of(process)} (process {process})")
     if not users:
-        return f"a process that this user cannot see (try: sudo fuser -vm {mount_point})"
+        return (
+            f"a process that this user cannot see (try: sudo fuser -vm {shell_word(mount_point)})"
+        )
     more = f" and {len(users) - SHOWN_MAX} more" if len(users) > SHOWN_MAX else ""
     return ", ".join(users[:SHOWN_MAX]) + more
 
