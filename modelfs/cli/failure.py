@@ -16,6 +16,7 @@ from modelfs.errors import (
     IrregularFile,
     LostBytes,
     ModelfsError,
+    NoSlots,
     NotAStore,
     StoreBusy,
     StoreFull,
@@ -65,6 +66,7 @@ MAKE_ROOM: Final = (
 )
 # Next steps. The first class that fits counts.
 HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
+    (NoSlots, "its owner can give that to your group, with chgrp and chmod g+w; or unmount it"),
     (StoreBusy, "end its other use first: unmount it, or wait for the other command to end"),
     (StoreFull, MAKE_ROOM),
     (NotAStore, "create one with: modelfs mkfs FOLDER"),
