@@ -21,6 +21,8 @@ The tree::
     |   `-- MapFull          ENOSPC
     |-- StoreReadOnly        EROFS
     |-- StoreBusy            EBUSY
+    |   |-- NoSlots          EBUSY
+    |   `-- SamePid          EBUSY
     |-- NotAStore            EINVAL
     |-- StoreNotTrusted      EACCES
     |   `-- IrregularFile    EACCES
@@ -152,6 +154,10 @@ class StoreBusy(ModelfsError):
     """
 
     errno = errno.EBUSY
+
+
+class NoSlots(StoreBusy):
+    """Another process writes the store, and this one may not read beside it."""
 
 
 class SamePid(StoreBusy):

@@ -13,7 +13,7 @@ PACKAGE = Path(modelfs.__file__).parent
 # From the bottom up. A layer imports from those above it in this list; those of one line do not
 # import each other. A name stands for the modules that begin with it, and with no longer name here.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("modelfs.errors", "modelfs.fork_lock", "modelfs.proc"),
+    ("modelfs.errors", "modelfs.fork_lock", "modelfs.proc", "modelfs.shell_word"),
     ("modelfs.mount_table", "modelfs.file_locks"),
     ("modelfs.formats", "modelfs.codecs"),
     ("modelfs.sketches",),

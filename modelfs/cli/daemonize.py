@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from modelfs.cli.failure import EXPECTED, Code, Failure, describe
+from modelfs.cli.failure import EXPECTED, Code, Failure, describe, interruptible
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run_in_background(
         log_file: of the daemon, for messages.
 
     Raises:
-        Failure: the daemon failed before it was ready.
+        Failure: the daemon failed before it was ready, or Ctrl-C ended it.
     """
     message_in, message_out = os.pipe()
     stderr = os.memfd_create("stderr")
@@ -46,11 +46,13 @@ def run_in_background(
         os.close(message_in)
         _be_daemon(serve, _Caller(message_out), stderr, begin_log)
     os.close(message_out)
-    try:
-        message = _read_all(message_in)
-    except BaseException:
-        os.kill(child, signal.SIGTERM)
-        raise
+    with interruptible("nothing is mounted"):
+        try:
+            message = _read_all(message_in)
+        except BaseException:
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            raise
     if message != READY:
         raise Failure(_explain(message, stderr, child, log_file))
     os.close(stderr)

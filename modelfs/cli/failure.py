@@ -16,6 +16,7 @@ from modelfs.errors import (
     IrregularFile,
     LostBytes,
     ModelfsError,
+    NoSlots,
     NotAStore,
     StoreBusy,
     StoreFull,
@@ -23,6 +24,7 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
+from modelfs.shell_word import shell_word
 
 
 class Code(enum.IntEnum):
@@ -64,6 +66,7 @@ MAKE_ROOM: Final = (
 )
 # Next steps. The first class that fits counts.
 HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
+    (NoSlots, "its owner can give that to your group, with chgrp and chmod g+w; or unmount it"),
     (StoreBusy, "end its other use first: unmount it, or wait for the other command to end"),
     (StoreFull, MAKE_ROOM),
     (NotAStore, "create one with: modelfs mkfs FOLDER"),
@@ -104,9 +107,9 @@ def describe(exc: Exception) -> str:
                 problem = f"{exc.filename}: {problem}"
             parts = [with_hint(problem, exc.errno)]
         case _:
-            parts = [f"bug: {type(exc).__name__}: {exc}"]
+            parts = [f"bug: {type(exc).__name__}: {' '.join(str(exc).split())}"]
             parts.append("set MODELFS_DEBUG=1 to see the traceback, and please report it")
-    return plain(" ".join("; ".join(parts).split()))
+    return plain("; ".join(parts))
 
 
 def next_steps(exc: ModelfsError) -> list[str]:
@@ -126,7 +129,8 @@ def permission_denied(path: Path) -> str:
     try:
         user, owner = os.geteuid(), path.stat().st_uid
         if user not in (0, owner) and user == path.parent.stat().st_uid:
-            advice = f"to make it yours: sudo chown {user} {path}"  # as after a restore by root
+            # As after a restore by root.
+            advice = f"to make it yours: sudo chown {user} {shell_word(path)}"
         elif user != 0 != owner:
             advice = "try as that user, or with sudo"
         why = f"owned by user {owner}; {advice}"

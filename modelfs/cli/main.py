@@ -14,6 +14,7 @@ from modelfs.cli import logs
 from modelfs.cli.escape import plain
 from modelfs.cli.failure import EXPECTED, Code, Failure, describe
 from modelfs.cli.output import ClosedPipe, replace_stdout
+from modelfs.cli.start import raise_interrupts
 from modelfs.cli.streams import open_closed_streams
 
 # The modules of `commands`. Each is loaded when its command is called, because some of them load
@@ -110,6 +111,7 @@ def end_with(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) 
 def run(arguments: Sequence[str]) -> int:
     """Run a command, print its error as one line on stderr, and return its exit code."""
     try:
+        raise_interrupts()
         code = cli.main(list(arguments), prog_name="modelfs", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()

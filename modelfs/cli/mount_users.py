@@ -8,6 +8,7 @@ from typing import Final
 
 from modelfs import proc
 from modelfs.mount_table import mounts
+from modelfs.shell_word import shell_word
 
 SHOWN_MAX: Final = 5
 
@@ -26,7 +27,9 @@ def users_of(mount_point: Path) -> str:
                 name = os.fsencode(proc.read(process, "comm"))  # it may end with half a letter
                 users.append(f"{name.decode(errors='ignore').strip()} (process {process})")
     if not users:
-        return f"a process that this user cannot see (try: sudo fuser -vm {mount_point})"
+        return (
+            f"a process that this user cannot see (try: sudo fuser -vm {shell_word(mount_point)})"
+        )
     more = f" and {len(users) - SHOWN_MAX} more" if len(users) > SHOWN_MAX else ""
     return ", ".join(users[:SHOWN_MAX]) + more
 

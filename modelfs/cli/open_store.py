@@ -11,6 +11,7 @@ from modelfs.cli.another_pid import continue_in_child
 from modelfs.cli.failure import Failure
 from modelfs.cli.places import find_mount_point
 from modelfs.errors import SamePid, StoreBusy
+from modelfs.shell_word import shell_word
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET, lock, open_folder
 from modelfs.store.store import Store
@@ -81,7 +82,7 @@ def _locked(store: Directory, exc: StoreBusy) -> Failure:
     if mount_point is not None and os.statvfs(mount_point).f_flag & os.ST_RDONLY:
         return Failure(
             f"{exc}, which has it mounted read-only; unmount it with "
-            f"`modelfs umount {mount_point}`, and mount it without --read-only"
+            f"`modelfs umount {shell_word(mount_point)}`, and mount it without --read-only"
         )
     return Failure(
         f"{exc}, which does not answer at {CONTROL_SOCKET}; wait for it to end, then try again"

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from modelfs.shell_word import shell_word
 from modelfs.store.index.superblock import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
@@ -79,7 +80,7 @@ PATH: Final = NonEmptyPath(path_type=Path, readable=False)
 
 def next_command(command: str, place: Path, *, trust: bool) -> str:
     """Return a command line for a message: it opens the same store, with the same trust."""
-    return f"modelfs {command}{' --trust' if trust else ''} {place}"
+    return f"modelfs {command}{' --trust' if trust else ''} {shell_word(place)}"
 
 
 trust = click.option(

@@ -11,6 +11,7 @@ from typing import Final
 from modelfs.cli.failure import Failure, permission_denied
 from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at, mounts
+from modelfs.shell_word import shell_word
 from modelfs.store import folder, mounted
 from modelfs.store.disk.directory import Directory, Identity
 from modelfs.store.files.path_lookup import inode_at
@@ -80,12 +81,16 @@ def store_mounted_at(path: Path) -> MountedStore:
     store, entry = store_of_mount(path), mounted_at(path)
     if entry is None and store is not None:
         top = mount_point_of(path)
-        raise Failure(f"{path} is a place in a mount; unmount it with: modelfs umount {top}")
+        raise Failure(
+            f"{path} is a place in a mount; unmount it with: modelfs umount {shell_word(top)}"
+        )
     if entry is None:
         problem = "a store, not its mount point" if is_store(path) else "not mounted"
         raise Failure(f"{path} is {problem}; {LIST_MOUNTS}")
     if store is None:
-        raise Failure(f"{path} is a mount of {entry.kind}, not of modelfs; try: umount {path}")
+        raise Failure(
+            f"{path} is a mount of {entry.kind}, not of modelfs; try: umount {shell_word(path)}"
+        )
     return store
 
 
@@ -161,5 +166,5 @@ def _access_failures(path: Path) -> Iterator[None]:
             raise
         raise Failure(
             f"{path} is in a mount whose daemon ended; "
-            f"clear it with: modelfs umount {mount_point_of(path)}"
+            f"clear it with: modelfs umount {shell_word(mount_point_of(path))}"
         ) from exc

@@ -20,7 +20,7 @@ from typing import Final
 
 PERIOD: Final = 60.0  # seconds
 CAUSES_MAX: Final = 200
-_MORE: Final = "%d times more since %s: %s"
+_MORE: Final = "%s since %s: %s"
 _OTHERS: Final = "other causes"
 
 # Logger, level, message, and class and text of the exception.
@@ -79,12 +79,13 @@ def _summary(cause: Cause, seen: _Seen) -> logging.LogRecord:
     record = seen.first
     began = time.strftime("%H:%M:%S", time.localtime(record.created))
     message = cause[2] if cause[0] else _OTHERS
+    more = "once more" if seen.left_out == 1 else f"{seen.left_out} times more"
     return logging.LogRecord(
         record.name,
         record.levelno,
         record.pathname,
         record.lineno,
         _MORE,
-        (seen.left_out, began, message),
+        (more, began, message),
         None,
     )

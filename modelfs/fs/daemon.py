@@ -11,6 +11,7 @@ import errno
 import faulthandler
 import logging
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -131,7 +132,8 @@ class _Daemon:
             try:
                 pyfuse3.init(operations, str(mountpoint), self._options.for_kernel())
             except RuntimeError as exc:
-                raise ModelfsError(f"cannot mount at {mountpoint}: {exc}") from exc
+                problem = f"cannot mount at {mountpoint}: {exc}{_next_step_of(os.getuid())}"
+                raise ModelfsError(problem) from exc
             try:
                 await self._serve_requests(nursery, operations, signals)
             finally:
@@ -189,6 +191,16 @@ class _Daemon:
             log.error("%s", exc)
             self._failure = exc
         scope.cancel()
+
+
+def _next_step_of(user: int) -> str:
+    """Return how a user without a name can mount, as there are in containers; "" for any other."""
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        problem = f"; user {user} has no name, and fusermount3 needs one: "
+        return problem + "add the user to /etc/passwd, or mount as another user"
+    return ""
 
 
 def _device_of(mountpoint: Path) -> int | None:

@@ -39,6 +39,19 @@ ML_DTYPES: Final = {
 }
 
 
+def fits(array: np.dtype[Any], dtype: str) -> bool:
+    """Return whether elements of numpy's dtype can be those of a tensor, or raw bits.
+
+    Unsigned integers of any size and `numpy.void` are raw bits.
+    """
+    if np.issubdtype(array, np.unsignedinteger) or array.type is np.void:
+        return True
+    try:
+        return array == numpy_dtype(dtype)
+    except TypeError:
+        return False
+
+
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """Return numpy's dtype.
 

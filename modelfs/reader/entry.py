@@ -1,12 +1,11 @@
 """Opening a store to read from it, and creating one."""
 
-import os
 from pathlib import Path
 
 from modelfs.errors import InvalidArgument, NotAStore
 from modelfs.reader.reader import Reader
 from modelfs.store.create import CHUNK_SIZE, create_store
-from modelfs.store.files.path_lookup import StrPath
+from modelfs.store.files.path_lookup import StrPath, text_of
 from modelfs.store.mounted import find_path
 
 
@@ -26,11 +25,12 @@ def open(path: StrPath, *, trust: bool = False) -> Reader:  # noqa: A001 - as in
         StoreBusy: this process has the store open for writing, or another process has and this one
             has no permission to read beside it: see `modelfs.reader`.
         CorruptData: the index is damaged.
+        TypeError: the path is neither a str nor a path object.
         OSError: the path may not be read, or the mount's daemon ended.
     """
-    if not os.fspath(path):
+    if not (text := text_of(path)):
         raise NotAStore("the path of a store is empty")
-    return Reader(find_path(Path(path).expanduser()), trust=trust)
+    return Reader(find_path(Path(text).expanduser()), trust=trust)
 
 
 def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
@@ -48,8 +48,9 @@ def create(path: StrPath, *, chunk_size: int = CHUNK_SIZE) -> None:
         DirectoryNotEmpty: the folder is a store already, or has other files.
         NotADirectory: there is something else than a folder.
         StoreNotTrusted: the folder is another user's.
+        TypeError: the path is neither a str nor a path object.
         OSError: the folder cannot be created.
     """
-    if not os.fspath(path):
+    if not (text := text_of(path)):
         raise InvalidArgument("the path of a store is empty")
-    create_store(Path(path).expanduser(), chunk_size=chunk_size)
+    create_store(Path(text).expanduser(), chunk_size=chunk_size)

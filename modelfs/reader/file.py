@@ -125,8 +125,10 @@ class File:
                 read of which is one `pread`.
 
         Raises:
-            ValueError: `buffering` is negative.
+            ValueError: `buffering` is negative, or the reader is closed.
+            NotFound: the file was removed.
         """
+        self._reader.size()  # raises
         return io.BufferedReader(_Stream(self), buffering) if buffering else _Stream(self)
 
     def report(self) -> FileReport:

@@ -12,7 +12,7 @@ from modelfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFoun
 from modelfs.reader.connection import Connection
 from modelfs.reader.file import File
 from modelfs.reader.names import Entry, page
-from modelfs.store.files.path_lookup import StrPath, inode_at
+from modelfs.store.files.path_lookup import StrPath, inode_at, text_of
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.statistics import Statistics
 from modelfs.store.store import Store
@@ -87,8 +87,9 @@ class Reader:
             NotADirectory: a name in the path that a slash follows is not that of a folder.
             IsADirectory: the path is that of a folder.
             InvalidArgument: the path is that of a special file, such as a FIFO.
+            TypeError: the path is neither a str nor a path object.
         """
-        names = os.fspath(path).split("/")
+        names = text_of(path).split("/")
         # ".." stays: behind a link, it is not the folder before.
         name = "/".join(part for part in names if part not in ("", "."))
         names_folder = names[-1] in ("", ".") and bool(name)
@@ -128,7 +129,7 @@ class Reader:
         Raises:
             CorruptData: rows of names are damaged.
         """
-        folder, slash, start = prefix.lstrip("/").rpartition("/")
+        folder, slash, start = text_of(prefix).lstrip("/").rpartition("/")
         try:
             top = self._connection.call(
                 lambda store: inode_at(store.namespace, store.inodes, folder)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from modelfs.errors import NotFound
 from modelfs.formats.layout import TensorSpan
 from modelfs.jobs.inspect.report import Base, TensorReport
-from modelfs.reader.dtypes import numpy_dtype
+from modelfs.reader.dtypes import fits, numpy_dtype
 from modelfs.reader.file_reader import FileReader, writable
 
 Array = np.ndarray[Any, Any]
@@ -112,19 +112,26 @@ class Tensor:
         """Fill a buffer with the tensor's bytes. After an error its content is undefined.
 
         Bytes that are stored plain are not copied in between. For example, into a tensor of
-        PyTorch: `tensor.read_into(weight.view(torch.uint8).numpy())`.
+        PyTorch: `tensor.read_into(weight.reshape(-1).view(torch.uint8).numpy())`.
 
         Args:
-            buffer: of `nbytes` bytes, such as a bytearray or a numpy array of any dtype.
+            buffer: of `nbytes` bytes, such as a bytearray, or a numpy array of the tensor's dtype
+                or of unsigned integers.
 
         Raises:
             ValueError: the buffer has another size.
-            TypeError: the buffer is read-only, or not contiguous in C order.
+            TypeError: the buffer is read-only, not contiguous in C order, or of another dtype.
             NotFound, CorruptChunk, LostBytes, OSError: as `bytes`.
         """
         into = writable(buffer)
         if len(into) != self.nbytes:
             raise ValueError(f"{self.name} has {self.nbytes} bytes, the buffer {len(into)}")
+        elements = np.asarray(buffer if isinstance(buffer, np.ndarray) else memoryview(buffer))
+        if not fits(elements.dtype, self.dtype):
+            raise TypeError(
+                f"{self.name} is of {self.dtype}, the buffer of {elements.dtype}; "
+                "for the raw bits, give a view of unsigned integers"
+            )
         self._reader.read_into(self.offset, into, self._span)
 
     def numpy(self) -> Array:

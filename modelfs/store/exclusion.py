@@ -14,7 +14,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelfs.errors import StoreBusy
+from modelfs.errors import NoSlots, StoreBusy
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX, lock
 from modelfs.store.index.index import Index
@@ -76,7 +76,7 @@ def _lock(folder: Directory) -> io.FileIO:
     try:
         return lock(folder, fcntl.LOCK_SH)
     except StoreBusy as exc:
-        slots = f"{INDEX}/{LMDB_LOCK_FILE}"
-        raise StoreBusy(
+        slots = folder.path / INDEX / LMDB_LOCK_FILE
+        raise NoSlots(
             f"{exc}; to read beside it, this process needs permission to write {slots}"
         ) from exc

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -102,6 +103,33 @@ def test_failures_reach_the_caller(folder: Path, serve: str, says: str) -> None:
     assert done.stderr.startswith("failure: ")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_caller(folder: Path) -> None:
+    """Ctrl-C ends the daemon that is not ready, and the caller waits for its end."""
+    serve = """
+        import signal
+        signal.signal(signal.SIGTERM, lambda *_: (folder / "end").touch())
+        (folder / "started").touch()
+        while not (folder / "end").exists():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        (folder / "ended").touch()
+    """
+    body = "def serve(ready):\n" + textwrap.indent(textwrap.dedent(serve), "    ")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-c", CALLER.format(serve=body), str(folder)]
+    caller = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until((folder / "started").exists)
+        caller.send_signal(signal.SIGINT)
+        _, err = caller.communicate(timeout=DEADLINE)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        caller.kill()
+        caller.wait(DEADLINE)
+    assert err == "failure: interrupted; nothing is mounted\n"
+    assert (folder / "ended").exists()
 
 
 def test_failures_are_logged(folder: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from modelfs.cli.failure import MAKE_ROOM, describe
-from modelfs.errors import CorruptIndex, IndexLost, LostBytes, ModelfsError, StoreFull
+from modelfs.errors import (
+    CorruptIndex,
+    IndexLost,
+    LostBytes,
+    ModelfsError,
+    NoSlots,
+    StoreBusy,
+    StoreFull,
+)
 
 
 def of_a_file(cause: ModelfsError) -> OSError:
@@ -23,6 +31,8 @@ def of_a_file(cause: ModelfsError) -> OSError:
         (StoreFull("no space left"), f"no space left; {MAKE_ROOM}"),
         (LostBytes("lost"), "lost; write these bytes again, truncate the file or remove it"),
         (CorruptIndex("a row"), "a row; check it with `modelfs fsck --data`, repair it"),
+        (NoSlots("locked"), "locked; its owner can give that to your group, with chgrp and chmod"),
+        (StoreBusy("locked"), "locked; end its other use first"),
         (IndexLost("gone"), "gone; restore the store from a backup"),
         (of_a_file(StoreFull()), f"cannot store /f; {MAKE_ROOM}"),
         (of_a_file(CorruptIndex("a row")), "cannot store /f; check it with `modelfs fsck --data`"),

@@ -64,6 +64,14 @@ def test_one_line_a_minute(log: Log) -> None:
     assert log.new() == ["chunk 7 is damaged"]
 
 
+def test_a_single_repetition(log: Log) -> None:
+    """It is counted in a word."""
+    log("full")
+    log("full")
+    log.handler.close()
+    assert log.new() == ["full", "once more since 00:00:00: full"]
+
+
 def test_the_count_of_the_last_minute(log: Log) -> None:
     """At the end all counts come, and the other handler is closed."""
     for _ in range(3):

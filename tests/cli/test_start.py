@@ -33,6 +33,19 @@ def test_ctrl_c_while_a_command_is_loaded(command: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_ctrl_c_before_a_command_can_catch_it() -> None:
+    """It ends the process in the same way, while the streams are made ready."""
+    done = _run("""
+import os, signal, sys
+from modelfs.cli import main, start
+
+main.replace_stdout = lambda: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["modelfs", "--version"]
+start.main()
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
     """A shell script starts commands in the background like that."""
     ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)"

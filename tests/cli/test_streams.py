@@ -33,10 +33,14 @@ def test_open_streams_stay(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_not_utf8_are_printed(tmp_path: Path) -> None:
-    """A store's path may have any bytes, and a command prints them as they are."""
+    """A store's path may have any bytes, and a command prints them as they are.
+
+    In a command that it suggests they are a word of a shell.
+    """
     store = os.fsencode(tmp_path) + b"/st\xffre"
     environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    for command in ("mkfs", "stats", "fsck"):
+    word = b"$'" + os.fsencode(tmp_path) + b"/st\\xffre'"
+    for command, shown in (("mkfs", {store, word}), ("stats", set[bytes]()), ("fsck", {word})):
         done = subprocess.run(
             [sys.executable, "-m", "modelfs", command, store],
             capture_output=True,
@@ -45,4 +49,4 @@ def test_paths_that_are_not_utf8_are_printed(tmp_path: Path) -> None:
             timeout=60,
         )
         assert done.stderr == b""
-        assert (store in done.stdout) == (command != "stats")
+        assert {path for path in (store, word) if path in done.stdout} == shown

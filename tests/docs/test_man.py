@@ -114,6 +114,13 @@ def test_every_field_of_json_is_explained(name: str) -> None:
             assert f"`{field.name}`" in page
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_fit_a_terminal(name: str) -> None:
+    """No line of a page is wider than 80 columns, commands included."""
+    too_wide = [line for line in rendered(PAGES / name).splitlines() if len(line) > 80]
+    assert not too_wide
+
+
 def test_former_keys_forms_and_outcomes() -> None:
     """Former keys, forms, severities and outcomes are in the pages, too."""
     stats = (SOURCES / "modelfs-stats.1.md").read_text()

@@ -284,6 +284,16 @@ def test_mount_that_fails(
     Store(options.store).close()
 
 
+def test_mount_of_a_user_without_a_name(
+    kernel: Kernel, options: MountOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fusermount3 refuses the user; the error has the next step."""
+    monkeypatch.setattr(pyfuse3, "init", Failing(kernel.init, RuntimeError("fuse_session_mount")))
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(ModelfsError, match="user 4000000 has no name, and fusermount3 needs one"):
+        run(options, ignore_ready)
+
+
 def test_session_that_fails(kernel: Kernel, options: MountOptions) -> None:
     """A session that breaks is unmounted, and all writes before it are durable."""
 

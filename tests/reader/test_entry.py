@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_opening_a_place_in_a_mount(
     store[0] = tmp_path / "elsewhere"
     with pytest.raises(modelfs.NotAStore, match="elsewhere, which does not exist here"):
         modelfs.open(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [3, None, b"a", ["a"]])
+def test_something_else_than_a_path(path: Path, wrong: Any) -> None:
+    """Every call that takes a path has the same error."""
+    with modelfs.open(path) as reader:
+        for call in (
+            *(modelfs.open, modelfs.create, reader.__getitem__, reader.__contains__),
+            lambda prefix: next(reader.files(prefix)),
+        ):
+            with pytest.raises(TypeError, match="a path is a str or a path object, not "):
+                call(wrong)
 
 
 def test_an_empty_path_is_not_the_current_folder(

@@ -539,3 +539,13 @@ def test_a_closed_reader_is_not_entered(make: Make) -> None:
     reader.close()
     with pytest.raises(ValueError, match="is closed"), reader:
         pass
+
+
+def test_opening_a_stream_of_a_closed_reader(make: Make) -> None:
+    """The error is that of reading, and comes at once; so does that of a removed file."""
+    reader = make(lambda store: new_file(store, b"a", b"a"))
+    file = reader["a"]
+    reader.close()
+    for buffering in (0, 100):
+        with pytest.raises(ValueError, match="is closed"):
+            file.open(buffering=buffering)

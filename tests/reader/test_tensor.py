@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -221,8 +222,15 @@ def test_without_ml_dtypes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_read_into(grid: modelfs.Tensor) -> None:
-    """The buffer has the tensor's size, and may have any type."""
-    buffers: list[Any] = [bytearray(420), np.empty((7, 5, 3), "<i4"), np.empty(420, "u1")]
+    """The buffer has the tensor's size, and elements of its dtype or raw bits."""
+    buffers: list[Any] = [
+        *(
+            bytearray(420),
+            memoryview(bytearray(420)).cast("i"),
+            memoryview(bytearray(420)).cast("I"),
+        ),
+        *(np.empty((7, 5, 3), "<i4"), np.empty(420, "u1"), np.empty(105, "V4")),
+    ]
     for buffer in buffers:
         grid.read_into(buffer)
         assert bytes(memoryview(buffer).cast("B")) == GRID.tobytes()
@@ -231,6 +239,35 @@ def test_read_into(grid: modelfs.Tensor) -> None:
             grid.read_into(wrong)
     with pytest.raises(TypeError):
         grid.read_into(bytes(420))
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        *(np.zeros((7, 5, 3), dtype) for dtype in ("<f4", ">i4", "S4", ml_dtypes.int4)),
+        *(np.zeros(210, dtype) for dtype in ("<i2", "<f2", ml_dtypes.bfloat16)),
+        memoryview(bytearray(420)).cast("f"),
+    ],
+    ids=lambda buffer: getattr(buffer, "dtype", None),
+)
+def test_read_into_another_dtype(grid: modelfs.Tensor, buffer: Any) -> None:
+    """A buffer whose elements would be other numbers is refused, and stays as it is."""
+    buffer = buffer if buffer.itemsize > 1 else np.zeros(420, buffer.dtype)
+    with pytest.raises(TypeError, match="grid is of I32, the buffer of "):
+        grid.read_into(buffer)
+    assert not any(bytes(buffer.tobytes()))
+
+
+def test_read_raw_bits_of_bf16(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ml_dtypes, an array of unsigned integers has room for them."""
+    monkeypatch.setattr(dtypes, "ml_dtypes", None)
+    content = tensors_of({"x": ("BF16", (2,), b"abcd")})
+    tensor = make(lambda store: stored_file(store, b"model", content))["model"].tensors["x"]
+    bits = np.empty(2, "<u2")
+    tensor.read_into(bits)
+    assert bits.tobytes() == b"abcd"
+    with pytest.raises(TypeError, match="x is of BF16, the buffer of float16"):
+        tensor.read_into(np.empty(2, "<f2"))
 
 
 # -- formats

@@ -21,6 +21,7 @@ from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.jobs.repair.run import Outcome
 from modelfs.jobs.repair.run import repair as repair_store
 from modelfs.jobs.repair.unfinished import unfinished_repair_findings
+from modelfs.shell_word import shell_word
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import open_folder, open_index_folder
 
@@ -107,8 +108,10 @@ def _repair(store: Directory, *, data: bool, as_json: bool, trust: bool) -> Code
     """Repair a store that is not mounted, and print the repairs."""
     if (daemon := client.connect(store, trust=trust)) is not None:
         daemon.close()
-        mount_point = find_mount_point(store.identity) or "MOUNTPOINT"
-        raise Failure(f"{store.path} is mounted; unmount it with: modelfs umount {mount_point}")
+        mount_point = find_mount_point(store.identity) or Path("MOUNTPOINT")
+        raise Failure(
+            f"{store.path} is mounted; unmount it with: modelfs umount {shell_word(mount_point)}"
+        )
     with render.progress_bar("checking", in_bytes=data) as progress:
         report = repair_store(store, data=data, progress=progress, trust=trust)
     if as_json:

@@ -14,6 +14,7 @@ from modelfs.cli.places import file_of_mount, file_of_store, find_store
 from modelfs.cli.render import Json
 from modelfs.jobs.inspect.file import report_on, state_of
 from modelfs.mount_table import mount_point_of
+from modelfs.shell_word import shell_word
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.tables import InodeNumber
 
@@ -75,7 +76,8 @@ def _show(report: Json, title: str, place: Path) -> None:
     click.echo(f"{plain(title)}{other}: {report['format']}, {size(report['size'])}")
     if staged := report["staged_bytes"]:
         where = place if place.is_dir() else place.absolute().parent
-        click.echo(f"staged: {size(staged)}, not in chunks yet; next: modelfs sync {where}")
+        command = f"modelfs sync {shell_word(where)}"
+        click.echo(f"staged: {size(staged)}, not in chunks yet; next: {command}")
     if report["chunks"] or not staged:
         click.echo(f"stored as {_forms(report, report['size'])}: {size(report['stored_bytes'])}")
         own, shared = size(report["own_bytes"]), size(report["shared_bytes"])

@@ -8,6 +8,7 @@ from modelfs.cli.failure import Failure
 from modelfs.cli.params import PATH, chunk_size
 from modelfs.cli.places import is_store
 from modelfs.errors import StoreNotTrusted
+from modelfs.shell_word import shell_word
 from modelfs.store.create import CHUNK_SIZE, create_store
 
 
@@ -30,9 +31,9 @@ def mkfs(store: Path, size: int) -> None:
     if is_store(store):
         raise Failure(f"{store} is a modelfs store already; mount it, or name another folder")
     if not (parent := store.absolute().parent).is_dir():
-        raise Failure(f"{parent} does not exist; create it with: mkdir -p {parent}")
+        raise Failure(f"{parent} does not exist; create it with: mkdir -p {shell_word(parent)}")
     try:
         create_store(store, chunk_size=size)
     except StoreNotTrusted as exc:
         raise Failure(f"{exc}; name a new folder") from exc
-    click.echo(f"created the store {store}; next: modelfs mount {store} MOUNTPOINT")
+    click.echo(f"created the store {store}; next: modelfs mount {shell_word(store)} MOUNTPOINT")

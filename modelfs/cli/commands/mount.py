@@ -17,6 +17,7 @@ from modelfs.cli.params import PATH, size
 from modelfs.cli.places import find_mount_point, is_dead, is_store, store_of_mount
 from modelfs.fs.mount_options import MountOptions
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at
+from modelfs.shell_word import shell_word
 from modelfs.store.chunks.cache import CAPACITY
 from modelfs.store.disk.space import LIMIT_MIN
 from modelfs.store.folder import identity_of, open_folder
@@ -90,7 +91,9 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     if not is_store(store):
         if store.exists():
             raise Failure(f"{store} is not a modelfs store; create one with: modelfs mkfs FOLDER")
-        raise Failure(f"{store} does not exist; create a store there with: modelfs mkfs {store}")
+        raise Failure(
+            f"{store} does not exist; create a store there with: modelfs mkfs {shell_word(store)}"
+        )
     if cache_size is None:
         cache_size = CAPACITY if fstab.cache_size is None else fstab.cache_size
     mount_options = MountOptions(
@@ -141,10 +144,12 @@ def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:
     if is_dead(mountpoint):
         raise Failure(
             f"{mountpoint} is in a mount whose daemon ended; mount with --replace, "
-            f"or clear it first with: modelfs umount {mount_point_of(mountpoint)}"
+            f"or clear it first with: modelfs umount {shell_word(mount_point_of(mountpoint))}"
         )
     if not mountpoint.exists():
-        raise Failure(f"{mountpoint} does not exist; create it with: mkdir -p {mountpoint}")
+        raise Failure(
+            f"{mountpoint} does not exist; create it with: mkdir -p {shell_word(mountpoint)}"
+        )
     if not mountpoint.is_dir():
         raise Failure(f"{mountpoint} is not a folder; name a folder to mount at")
     path = mountpoint.resolve()
@@ -154,7 +159,7 @@ def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:
         if (store := store_of_mount(path)) is not None:
             raise Failure(
                 f"{store.path} is mounted at {mountpoint} already; unmount it with: "
-                f"modelfs umount {mountpoint}"
+                f"modelfs umount {shell_word(mountpoint)}"
             )
         raise Failure(f"{mountpoint} is a mount of {entry.kind} already; name another folder")
     return path
@@ -171,7 +176,7 @@ def _check_not_mounted(options: MountOptions) -> None:
         if not (is_read_only and options.read_only):
             raise Failure(
                 f"{options.store} is mounted at {other} already; "
-                f"unmount it with: modelfs umount {other}"
+                f"unmount it with: modelfs umount {shell_word(other)}"
             )
 
 

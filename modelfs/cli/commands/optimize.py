@@ -87,12 +87,14 @@ def _show_room(room: OptimizeRoom) -> None:
     if room.free < room.least:
         least = render.human_size(room.least)
         raise Failure(
-            f"no space left to optimize: it needs {least} at least, and {free} are free; "
+            f"no space left to optimize: it needs {least} at least, and {free} are free "
+            "with the reserve of the store, which df(1) leaves out; "
             "remove files, or mount with a larger --limit"
         )
     if room.free < room.needed:
         needed = render.human_size(room.needed)
         click.echo(
-            f"optimizing in small portions: {free} are free, and up to {needed} would be of use",
+            f"optimizing in small portions: {free} are free with the reserve of the store, which "
+            f"df(1) leaves out; in the usual portions it would take up to {needed}",
             err=True,
         )

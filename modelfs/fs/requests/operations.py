@@ -44,6 +44,7 @@ from modelfs.errors import (
     InvalidArgument,
     NotFound,
     NotPermitted,
+    StoreFull,
     StoreReadOnly,
 )
 from modelfs.fs.background.scheduler import Scheduler
@@ -63,6 +64,7 @@ from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
+from modelfs.store.disk.allocation import FULL
 from modelfs.store.files.namespace import Owner
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.mounted import DAEMON_ATTRIBUTE, STORE_ATTRIBUTE, daemon_attribute
@@ -344,7 +346,16 @@ class Operations(pyfuse3.Operations):
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(handle.inode)
         write = partial(self._writer.write, handle.inode, off, buf)
-        written = await self._shortage.write(len(buf), handle.pid, write)
+        try:
+            written = await self._shortage.write(len(buf), handle.pid, write)
+        except (StoreFull, OSError) as exc:
+            if exc.errno not in FULL:
+                raise
+            path = os.fsdecode(self._store.namespace.path_of(handle.inode))
+            if isinstance(exc, StoreFull):
+                raise StoreFull(f"{path}: {exc}") from exc
+            exc.filename = path  # for the log
+            raise
         self._ingest.wrote(handle.inode, off, off + written)
         return written
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from modelfs.errors import IrregularFile, StoreNotTrusted
+from modelfs.shell_word import shell_word
 from modelfs.store.disk.closer import closer
 from modelfs.store.disk.owners import as_user, user_behind
 
@@ -388,12 +389,12 @@ def _irregular(path: Path) -> str:
 def _writable(path: Path, mode: int, place: str) -> str:
     return (
         f"permission denied: {path} (other users may write {place}: its mode is "
-        f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {path})"
+        f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {shell_word(path)})"
     )
 
 
 def _foreign(path: Path, owner: int, wanted: int) -> str:
     return (
         f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; "
-        f"to give it to that user: chown {wanted} {path})"
+        f"to give it to that user: chown {wanted} {shell_word(path)})"
     )

@@ -24,6 +24,18 @@ StrPath = str | os.PathLike[str]
 LINKS_MAX: Final = 40
 
 
+def text_of(path: StrPath) -> str:
+    """Return a path as text.
+
+    Raises:
+        TypeError: it is something else than a str or a path object, or a path of bytes.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"a path is a str or a path object, not {type(text).__name__}")
+    return text
+
+
 def inode_at(
     namespace: Namespace, inodes: Inodes, path: StrPath, folder: InodeNumber = ROOT
 ) -> InodeNumber:

@@ -44,3 +44,13 @@ def test_refusals(call: Call, tmp_path: Path, empty: Path) -> None:
     missing = tmp_path / "no" / "where"
     assert f"create it with: mkdir -p {missing.parent}" in call("mkfs", missing).error
     assert (tmp_path / "full" / "thesis").read_text() == "x"
+
+
+def test_a_path_with_spaces(call: Call, tmp_path: Path) -> None:
+    """Its commands in messages can be pasted into a shell."""
+    missing = tmp_path / "no  where"
+    error = call("mkfs", missing / "new").error
+    assert error.endswith(f"create it with: mkdir -p '{missing}'")
+    missing.mkdir()
+    done = call("mkfs", missing / "new")
+    assert done.out.endswith(f"next: modelfs mount '{missing}/new' MOUNTPOINT\n")

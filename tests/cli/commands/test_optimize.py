@@ -101,7 +101,8 @@ def test_asks_the_daemon(call: Call, fake: Fake, empty: Path) -> None:
     done = call("optimize", empty)
     assert done.out == "2.00 KiB before, 512 B now (25.0 %)\n"
     assert done.err == (
-        "optimizing in small portions: 3.00 MiB are free, and up to 5.00 MiB would be of use\n"
+        "optimizing in small portions: 3.00 MiB are free with the reserve of the store, which "
+        "df(1) leaves out; in the usual portions it would take up to 5.00 MiB\n"
     )
     assert call("optimize", "--depth", "2", empty).code == 0
     assert daemon.requests == [

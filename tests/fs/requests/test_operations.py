@@ -433,7 +433,7 @@ async def test_write_that_finds_the_disk_full_midway(
 async def test_write_on_a_full_disk(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A write with no room at all is ENOSPC, and leaves the file as it was."""
+    """A write with no room at all is ENOSPC, leaves the file as it was, and names it in the log."""
     served.store.space.close()  # without a ballast both writes reach the disk
     inode, handle = await served.created(b"f", DATA)
     empty, other = await served.created(b"g")
@@ -442,7 +442,7 @@ async def test_write_on_a_full_disk(
         await served.operations.write(handle, 0, noise(10, 1))
     with refused(errno.ENOSPC):
         await served.operations.write(other, 5, noise(10, 1))
-    assert caplog.records
+    assert all(f"write: [Errno 28] full: '/{name}'\n" in caplog.text for name in "fg")
     caplog.clear()
     assert await served.content(inode) == DATA
     assert await served.content(empty) == b""
@@ -493,6 +493,7 @@ async def test_no_room_left(
     for call in calls:
         with refused(errno.ENOSPC):
             await call()
+    assert caplog.messages[0].startswith("write: /f: no space left on the disk under the store")
     assert (await ops.statfs(ASKED)).f_bavail == 0
     caplog.clear()
     await rename(served, b"f", b"g")
