@@ -1,7 +1,8 @@
 """Rounds, each of which makes room once: see `shortage` for the requests that wait for it.
 
 A round ingests all staged bytes, also of files that are being written, commits, and collects
-garbage if that was not enough. If that makes no room either, it opens a loan. Each step may fail,
+garbage if that was not enough. If that makes no room either, it judges the files of the last loan,
+whose bytes are in chunks now, and opens another. Each step may fail,
 and the next one is done nevertheless. Nothing in a round waits for an answer from the mount, nor
 for a reader that has the packs pinned, so neither can hold it up.
 
@@ -20,13 +21,15 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.fs.background.loans import NEGLIGIBLE, Loans
+from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.optimize import BackgroundOptimize
 
 log = logging.getLogger(__name__)
 
 # A round that made so much room for writers need not make more.
 ROOM_MIN: Final = 16 << 20
+# Less room than this counts as none.
+NEGLIGIBLE: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ class Rounds:
         if self._has_room():
             self._loans.forget()
             return RoundResult(made_room=True, grew=grew)
-        made_room = self._loans.close() and (self._loans.lend() or grew)
-        return RoundResult(made_room, grew)
+        self._loans.close()
+        return RoundResult(self._loans.lend() or grew, grew)
 
     async def _ingest_all(self) -> None:
         await self._attempt("ingest", self._ingest.ingest_all)

@@ -345,7 +345,7 @@ class Operations(pyfuse3.Operations):
         # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
         self._store.attributes.drop_privileges(handle.inode)
         write = partial(self._writer.write, handle.inode, off, buf)
-        written = await self._shortage.write(len(buf), handle.pid, write)
+        written = await self._shortage.write(len(buf), (handle.inode, off), handle.pid, write)
         self._ingest.wrote(handle.inode, off, off + written)
         return written
 
