@@ -60,9 +60,9 @@ def model(seed: int, size: int) -> bytes:
     return model_of(*(chance.randbytes(size // 8 + 100) for _ in range(8)))
 
 
-def fill(path: Path) -> None:
+def fill(path: Path, seed: int = 9) -> None:
     """Write noise until there is no room."""
-    chance = random.Random(9)
+    chance = random.Random(seed)
     with path.open("wb", buffering=0) as file:
         pieces = iter(lambda: file.write(chance.randbytes(MB)), 0)
         with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\]"):
@@ -93,6 +93,44 @@ def test_copies_fit_into_a_full_limit(limited: Mount, tmp_path: Path) -> None:
         (limited.path / "noise").unlink()
         modelfs("optimize", limited.path)
     assert peak.bytes <= LIMIT
+
+
+def test_failed_writers_leave_room_for_copies(limited: Mount, tmp_path: Path) -> None:
+    """After six writers of noise have failed, a copy fits, names are made, and optimize begins."""
+    source = tmp_path / "source"
+    source.write_bytes(model(1, 60 * MB))
+    with watched(limited.store) as peak:
+        shutil.copyfile(source, limited.path / "first")
+        fill(limited.path / "filler")
+        limited.sync()
+        before = disk_usage(limited.store)
+        for number in range(5):
+            fill(limited.path / f"noise{number}", seed=100 + number)
+            written = (limited.path / f"noise{number}").read_bytes()
+            assert random.Random(100 + number).randbytes(4 * MB).startswith(written)
+        assert disk_usage(limited.store) < before + 6 * MB
+        shutil.copyfile(source, limited.path / "second")
+        assert (limited.path / "second").read_bytes() == source.read_bytes()
+        (limited.path / "touched").touch()
+        (limited.path / "folder").mkdir()
+        assert "no space" not in modelfs("optimize", limited.path)
+    assert peak.bytes <= LIMIT
+
+
+def test_a_copy_goes_on_beside_failing_writers(limited: Mount, tmp_path: Path) -> None:
+    """A writer of noise that finds no room ends no copy that is made at the same time."""
+    source = tmp_path / "source"
+    source.write_bytes(model(1, 60 * MB))
+    shutil.copyfile(source, limited.path / "first")
+    fill(limited.path / "filler")
+    copy = threading.Thread(
+        target=shutil.copyfile, args=(source, limited.path / "second"), daemon=True
+    )
+    copy.start()
+    for number in range(3):
+        fill(limited.path / f"noise{number}", seed=100 + number)
+    copy.join()
+    assert (limited.path / "second").read_bytes() == source.read_bytes()
 
 
 def test_a_removed_file_makes_room_at_once(limited: Mount) -> None:

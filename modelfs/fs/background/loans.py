@@ -1,83 +1,172 @@
 """Loans: bytes of the reserve that writers may stage, because they may be copies of stored bytes.
 
 When nothing is staged and no garbage is left, only the reserve is left. Copies of stored bytes take
-no room in the end, so the reserve is lent to writers a *loan* at a time. A loan is a part of the
-room that is left, so some is always left for the next. If more than half of it was new content, the
-room is used up, and the next loan is smaller.
+no room in the end, so the reserve is lent to writers a *loan* at a time, which is a third of the
+room that is left. Acknowledged bytes stay, even if the next write fails, so new content in a loan
+uses the reserve up. Hence a file begins with a *probe*, of 1 MiB. When these bytes are in chunks,
+each file of the loan is judged: a file of copies may use the next loan whole; one of new content
+gets no byte more, unless it is written from its beginning again. Probes end when half of the room
+is used up: the rest is for files that are known to be copies, and for rows of the index. A loan is
+no larger than the room that is left for probes, or 1 MiB, since a file may begin as a copy only.
 
-Example. 22 MiB of the reserve are left. 4 of them are slack for the growth of the index, and a loan
-of 6 MiB, a third of the others, is opened. A program writes as many bytes, and ingest finds them
-all stored: at the close 22 MiB are left, and the next loan may be larger. A program writes 6 MiB of
-noise: at the close 16 MiB are left, and there is no next loan until a request finds no room again.
+Example. A store has 18 MiB of its reserve above the floor. 4 of them are slack for the growth of
+the index, and 7 are for probes. Three programs write noise: each has an error after 1 MiB, and 15
+MiB are left. A program copies a stored model: its first MiB is found stored, so it gets a loan of
+3.7 MiB, a third of 11, and another, until the model's end. Four more programs write noise, which
+leaves 11 MiB. From now on no other file gets its first MiB, but names are still created, and the
+optimizer has room to begin.
 """
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from modelfs.errors import StoreFull
+from modelfs.errors import ModelfsError, StoreFull
 from modelfs.store.disk.space import Space
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
 
-# Less room than this, made or used up, counts as none.
-NEGLIGIBLE: Final = 64 << 10
-LOAN_MIN: Final = 4 << 20
+log = logging.getLogger(__name__)
+
 LOAN_MAX: Final = 64 << 20
 # A loan has this part of the room that is left, and is not worth it below `LOAN_LEAST`.
 LOAN_PART: Final = 1 / 3
 LOAN_LEAST: Final = 1 << 20
+# The bytes that a file may stage in a loan before any of them was found stored. Not fewer, as a
+# write of the kernel has so many.
+PROBE: Final = 1 << 20
+
+Position = tuple[InodeNumber, int]  # a byte of a file: the offset is from its start
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Bytes of a loan's file by their chunks, without those of a piece that is not complete."""
+
+    copied: int  # in chunks that other extents have, too
+    new: int
 
 
 @dataclass(slots=True)
 class _Loan:
     """Bytes of the reserve that writers may stage."""
 
-    working: int  # bytes of the reserve that were left at its beginning
     staged_max: int
-    lent: int = 0
+    probes: int  # bytes that are left for probes
+    lent: dict[InodeNumber, RangeSet] = field(default_factory=dict)
 
 
 class Loans:
     """Lends the reserve of a store to writers, a loan at a time."""
 
-    def __init__(self, space: Space, staged: Callable[[], int]) -> None:
-        """Create it without a loan; `staged` returns the bytes that are not in chunks yet."""
+    def __init__(
+        self,
+        space: Space,
+        staged: Callable[[], int],
+        judge: Callable[[InodeNumber, RangeSet], Verdict],
+    ) -> None:
+        """Create it without a loan.
+
+        Args:
+            space: of the store.
+            staged: returns the bytes that are not in chunks yet.
+            judge: returns the verdict on ranges of a file that were staged.
+        """
         self._space = space
         self._staged = staged
+        self._judge = judge
         self._loan: _Loan | None = None
-        self._size_max = LOAN_MAX
+        self._copies: set[InodeNumber] = set()  # files whose last loan was of copies
+        self._refused: set[InodeNumber] = set()  # files whose last loan was of new content
 
-    def borrow(self, size: int) -> bool:
-        """Grant a writer bytes of the loan that is open; return whether there are so many."""
-        if self._loan is None:
+    def borrow(self, size: int, at: Position | None = None) -> bool:
+        """Grant a writer bytes of the loan that is open; return whether there are so many.
+
+        Args:
+            size: of the bytes.
+            at: where in a file they are; None: they are rows of the index.
+        """
+        loan = self._loan
+        if loan is None or (at is not None and not self._is_eligible(loan, size, *at)):
             return False
         try:
-            self._space.borrow(size, self._loan.staged_max)
+            self._space.borrow(size, loan.staged_max)
         except StoreFull:
             return False
-        self._loan.lent += size
+        if at is not None:
+            inode, offset = at
+            loan.lent.setdefault(inode, RangeSet()).add(offset, offset + size)
+            if inode not in self._copies:
+                loan.probes -= size
         return True
+
+    def _is_eligible(self, loan: _Loan, size: int, inode: InodeNumber, offset: int) -> bool:
+        """Whether a file may have so many bytes of a loan, as far as it is known."""
+        if offset == 0:
+            self._refused.discard(inode)
+            self._copies.discard(inode)
+        if inode in self._refused or inode in self._copies:
+            return inode in self._copies
+        lent = loan.lent[inode].size if inode in loan.lent else 0
+        return lent + size <= PROBE and size <= loan.probes
 
     def lend(self) -> bool:
         """Open a loan, if enough of the reserve is left; return whether it is."""
         staged = self._staged()
-        size = min(self._size_max, int(LOAN_PART * (self._space.loan_bytes - staged)))
+        room = self._space.loan_bytes - staged
+        probes = self._space.probe_bytes - staged
+        size = min(LOAN_MAX, int(LOAN_PART * room), max(probes, PROBE))
         if size < LOAN_LEAST:
             return False
-        self._loan = _Loan(self._space.working_bytes, staged + size)
+        self._loan = _Loan(staged + size, probes)
         return True
 
-    def close(self) -> bool:
-        """End the loan, if one is open; return False if it went to new content."""
+    def close(self) -> None:
+        """End the loan, if one is open, when its bytes are in chunks, and judge its files."""
         loan, self._loan = self._loan, None
         if loan is None:
-            return True
-        lost = loan.working - self._space.working_bytes
-        if lost > max(NEGLIGIBLE, loan.lent // 2):
-            self._size_max = max(LOAN_MIN, self._size_max // 8)
-            return False
-        self._size_max = min(LOAN_MAX, 2 * self._size_max)
-        return True
+            return
+        verdicts = {inode: self._verdict(inode, lent) for inode, lent in loan.lent.items()}
+        new = {inode for inode, verdict in verdicts.items() if verdict.new > verdict.copied}
+        self._refused |= new
+        self._copies -= new
+        self._copies |= {
+            inode for inode, found in verdicts.items() if found.copied and not found.new
+        }
+
+    def _verdict(self, inode: InodeNumber, lent: RangeSet) -> Verdict:
+        try:
+            return self._judge(inode, lent)
+        except ModelfsError as exc:  # no end of the daemon's rounds
+            log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
+            return Verdict(0, 0)
 
     def forget(self) -> None:
-        """End the loan, because there is room without it; the next one may be large."""
-        self._loan, self._size_max = None, LOAN_MAX
+        """End the loan, because there is room without it; all files may borrow again."""
+        self._loan = None
+        self._copies.clear()
+        self._refused.clear()
+
+
+def judge(store: Store, inode: InodeNumber, ranges: RangeSet) -> Verdict:
+    """Return the verdict on ranges of a file that were staged, and are in chunks by now.
+
+    A piece at the end of a range may lack the bytes that follow, which makes it a chunk of its own
+    until they are there. So it counts only if its chunk is shared. It may end before the range
+    does, since a program may write while its bytes are ingested.
+    """
+    copied = new = 0
+    for start, stop in ranges:
+        at_end = 0  # bytes of an unshared, short chunk, if nothing follows
+        for extent in store.maps.overlapping(inode, start, stop):
+            new, at_end = new + at_end, 0
+            chunk = store.chunks.find(extent.chunk)
+            if chunk is not None and chunk.refs > 1:
+                copied += extent.length
+            elif extent.length == store.superblock.chunk_size:
+                new += extent.length
+            else:
+                at_end = extent.length
+    return Verdict(copied, new)

@@ -2,9 +2,10 @@
 
 A round removes deleted files, ingests all staged bytes, also of files that are being written, and
 commits. If some are staged still, and there is too little room, it flushes all files and ingests
-once more. If that was not enough it collects garbage, and at last it opens a loan. Each step may
-fail, and the next one is done nevertheless. Nothing in a round waits for an answer from the mount,
-nor for a reader that has the packs pinned, so neither can hold it up.
+once more. If that was not enough it collects garbage. At last it judges the files of the last loan,
+whose bytes are in chunks now, and opens another. Each step may fail, and the next one is done
+nevertheless. Nothing in a round waits for an answer from the mount, nor for a reader that has the
+packs pinned, so neither can hold it up.
 
 Example. 40 MiB are staged, 30 MiB of them copies of stored bytes. The round ingests all and commits
 them, which deletes the staging files. 10 MiB more are in packs and 40 MiB fewer in staging files:
@@ -21,13 +22,15 @@ from modelfs.errors import ModelfsError
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.fs.background.loans import NEGLIGIBLE, Loans
+from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.optimize import BackgroundOptimize
 
 log = logging.getLogger(__name__)
 
 # A round that made so much room for writers need not make more.
 ROOM_MIN: Final = 16 << 20
+# Less room than this counts as none.
+NEGLIGIBLE: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,8 @@ class Rounds:
         if self._has_room():
             self._loans.forget()
             return RoundResult(made_room=True, grew=grew)
-        made_room = self._loans.close() and (self._loans.lend() or grew)
-        return RoundResult(made_room, grew)
+        self._loans.close()
+        return RoundResult(self._loans.lend() or grew, grew)
 
     async def _ingest_all(self) -> None:
         await self._attempt("ingest", self._ingest.ingest_all)

@@ -22,6 +22,7 @@ them.
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,7 @@ from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gate import Gate
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.fs.background.loans import Loans
+from modelfs.fs.background.loans import Loans, judge
 from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
@@ -73,7 +74,7 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
-        loans = Loans(store.space, lambda: store.staging.bytes)
+        loans = Loans(store.space, lambda: store.staging.bytes, partial(judge, store))
         rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
         self.shortage = Shortage(store.space, loans, rounds)
 

@@ -13,9 +13,9 @@ When nothing is staged and no garbage is left, a round lends a part of the reser
 
 Example. A store of 300 MiB has reached its limit, and a program copies a stored model inside it.
 The first write waits. A round finds nothing to ingest and no garbage, but 18 MiB of the reserve,
-and opens a loan of 4.7 MiB. After as many bytes the copy waits again: the round ingests them, finds
-them all stored, and opens another loan; so the copy ends. Then a program writes noise: after 4.7
-MiB the round finds that the reserve is as much smaller, and the program gets ENOSPC.
+and opens a loan. After a probe of 1 MiB the copy waits again: the round ingests it, finds it
+stored, and opens a loan of 4.7 MiB for the copy; so it goes on to its end. Then a program writes
+noise: after 1 MiB the round finds new content, and the program gets ENOSPC.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,7 +25,7 @@ from typing import Final
 import trio
 
 from modelfs.errors import Interrupted, StoreFull
-from modelfs.fs.background.loans import Loans
+from modelfs.fs.background.loans import Loans, Position
 from modelfs.fs.background.rounds import RoundResult, Rounds
 from modelfs.fs.host.pending_signals import is_ending, process_of
 from modelfs.store.disk.allocation import FULL
@@ -74,7 +74,7 @@ class Shortage:
 
     # -- requests
 
-    async def reserve(self, size: int, pid: int = 0) -> None:
+    async def reserve(self, size: int, pid: int = 0, at: Position | None = None) -> None:
         """Grant a request room for `size` bytes; waits while some can be made.
 
         `Space.arrive` follows in any case.
@@ -83,24 +83,28 @@ class Shortage:
             size: of the bytes that are about to be written.
             pid: of the program or a thread of it, 0 if it is not known. The wait ends when a signal
                 ends the program.
+            at: where in a file the bytes are; None: they are rows of the index.
 
         Raises:
             StoreFull: there is no room.
             Interrupted: a signal ends the program.
         """
-        failure = self._refusal(size)
+        failure = self._refusal(size, at)
         if failure is not None and not await self._waited_for(
-            pid, lambda _: self._refusal(size) is None
+            pid, lambda _: self._refusal(size, at) is None
         ):
             raise failure
 
-    async def write(self, size: int, pid: int, write: Callable[[], Awaitable[int]]) -> int:
+    async def write(
+        self, size: int, at: Position, pid: int, write: Callable[[], Awaitable[int]]
+    ) -> int:
         """Grant a request room for `size` bytes, and write them.
 
         If the disk refuses the write for lack of room, it is repeated once some was made.
 
         Args:
             size: of the bytes.
+            at: where in a file they are.
             pid: as for `reserve`.
             write: writes them, and returns the number that was written.
 
@@ -109,7 +113,7 @@ class Shortage:
             OSError: of the last write.
         """
         while True:
-            await self.reserve(size, pid)
+            await self.reserve(size, pid, at)
             try:
                 return await write()
             except OSError as exc:
@@ -148,12 +152,12 @@ class Shortage:
             self._waiting -= 1
         return condition(None)
 
-    def _refusal(self, size: int) -> StoreFull | None:
+    def _refusal(self, size: int, at: Position | None) -> StoreFull | None:
         """Grant room above the reserve, or of a loan; return the error if there is none."""
         try:
             self._space.reserve(size)
         except StoreFull as exc:
-            if not self._loans.borrow(size):
+            if not self._loans.borrow(size, at):
                 return exc
         self._round.has_granted = True
         return None

@@ -347,7 +347,7 @@ class Operations(pyfuse3.Operations):
         self._store.attributes.drop_privileges(handle.inode)
         write = partial(self._writer.write, handle.inode, off, buf)
         try:
-            written = await self._shortage.write(len(buf), handle.pid, write)
+            written = await self._shortage.write(len(buf), (handle.inode, off), handle.pid, write)
         except (StoreFull, OSError) as exc:
             if exc.errno not in FULL:
                 raise

@@ -23,6 +23,8 @@ LIMIT_FLOOR_MIN: Final = 6 << 20
 # grow by 4 MiB before the bytes that they staged are in chunks.
 SLACK_PART: Final = 1 / 4
 SLACK_MAX: Final = 4 << 20
+# Loans to writers whose bytes are not known to be copies leave this part of the rest.
+COPIES_PART: Final = 1 / 2
 # `spend` is asked for a page of padding for each chunk of a segment.
 INGEST_MARGIN: Final = 3 << 20
 # Tables of segments and records of the index take less than this part of the bytes, as a divisor.
@@ -36,6 +38,11 @@ class Reserve:
     size: int  # by writers
     floor: int  # by ingest and the optimizer; a part of `size`
     slack: int  # by writers, above the floor
+
+    @property
+    def for_copies(self) -> int:
+        """Bytes above floor and slack that new content in loans leaves to copies."""
+        return int((self.size - self.floor - self.slack) * COPIES_PART)
 
     @classmethod
     def of(cls, total: int, *, limited: bool = False) -> Self:

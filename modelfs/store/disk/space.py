@@ -13,7 +13,8 @@ Theory of operation. Three kinds of work need space, and each leaves some for th
 A writer that was refused may wait until ingest and gc have made room.
 It may also *borrow* from the reserve: content that the store has already takes no room in the end.
 If it is new all the same, it stays in the reserve; so a loan leaves room for the copy of its bytes,
-and the slack. Hence no acknowledged write has to stay staged for lack of room.
+and the slack. Hence no acknowledged write has to stay staged for lack of room. And bytes that are
+not known to be copies leave half of the room to loans for those that are.
 
 The floor is held as a *ballast* where that is possible, because a disk quota may end before the
 room that statvfs(2) shows (see `disk.ballast`). It counts as free. When the disk refuses a write,
@@ -138,6 +139,14 @@ class Space:
     def loan_bytes(self) -> int:
         """Free bytes that staged bytes of writers, and their chunks, may use. Any thread."""
         return self._working(1) - self._reserve(self._disk()).slack
+
+    @property
+    def probe_bytes(self) -> int:
+        """Those of `loan_bytes` that new content may use up, so that copies have room. Any thread.
+
+        Negative if copies have less.
+        """
+        return self.loan_bytes - self._reserve(self._disk()).for_copies
 
     def _working(self, floor_part: float) -> int:
         disk = self._disk()

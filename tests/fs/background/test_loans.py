@@ -1,54 +1,62 @@
 """Loans of the reserve to writers, whose bytes may be copies."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from modelfs.errors import StoreFull
-from modelfs.fs.background.loans import LOAN_LEAST, LOAN_MAX, LOAN_MIN, Loans
+from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.fs.background.loans import LOAN_LEAST, LOAN_MAX, PROBE, Loans, Verdict, judge
 from modelfs.store.disk.space import Space
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.tables import InodeNumber
+from tests.support.stores import CHUNK, checked, new_store, noise, stored_file
 
 MB = 1 << 20
+COPY, NOISE, OTHER = InodeNumber(2), InodeNumber(3), InodeNumber(4)
 
 
 @dataclass
 class FakeSpace:
     """Stands for the space of a store that has only a part of its reserve left."""
 
-    working_bytes: int
+    loan_bytes: int
+    for_copies: int = 0
     staged: int = 0
-    slack: int = 0
 
     @property
-    def loan_bytes(self) -> int:
-        return self.working_bytes - self.slack
+    def probe_bytes(self) -> int:
+        return self.loan_bytes - self.for_copies
 
     def borrow(self, size: int, staged_max: int) -> None:
         if self.staged + size > staged_max:
             raise StoreFull("full")
         self.staged += size
 
-    def ingest(self, new: int) -> None:
-        """Make chunks of all staged bytes, of which so many are no copies."""
-        self.working_bytes -= new
-        self.staged = 0
+    def judge(self, inode: InodeNumber, ranges: RangeSet) -> Verdict:
+        """Make chunks of the staged bytes of a file; all but those of `COPY` are new content."""
+        self.staged -= ranges.size
+        if inode == COPY:
+            return Verdict(ranges.size, 0)
+        self.loan_bytes -= ranges.size
+        return Verdict(0, ranges.size)
 
 
 @pytest.fixture
 def space() -> FakeSpace:
-    return FakeSpace(working_bytes=48 * MB)
+    return FakeSpace(loan_bytes=48 * MB)
 
 
 @pytest.fixture
 def loans(space: FakeSpace) -> Loans:
-    return Loans(cast("Space", space), lambda: space.staged)
+    return Loans(cast("Space", space), lambda: space.staged, space.judge)
 
 
-def borrowed(loans: Loans) -> int:
-    """Borrow all bytes of the open loan, and return their number."""
+def borrowed(loans: Loans, inode: InodeNumber, start: int = MB) -> int:
+    """Borrow for a file as many bytes as the open loan has for it, and return their number."""
     size = 0
-    while loans.borrow(MB // 4):
+    while loans.borrow(MB // 4, (inode, start + size)):
         size += MB // 4
     return size
 
@@ -62,66 +70,131 @@ def test_nothing_is_lent_without_a_loan(loans: Loans) -> None:
     assert not loans.borrow(1)
 
 
-def test_a_loan_is_a_part_of_the_room(loans: Loans, space: FakeSpace) -> None:
-    """A loan has a third of the room that no staged bytes need, so some is left for the next."""
-    space.staged = 12 * MB
-    assert loans.lend()
-    assert borrowed(loans) == 12 * MB
-
-
 def test_the_example(loans: Loans, space: FakeSpace) -> None:
-    """The slack is not lent; a loan for copies leaves the room, and one for noise takes it."""
-    space.working_bytes, space.slack = 22 * MB, 4 * MB
+    """Noise takes a probe of each file until half of the room is left, which is for copies."""
+    space.loan_bytes, space.for_copies = 14 * MB, 7 * MB
+    noise = iter(range(10, 20))
+
+    def probe(inode: InodeNumber) -> None:
+        assert loans.lend()
+        assert borrowed(loans, inode) == PROBE
+        loans.close()
+
+    for _ in range(3):
+        probe(InodeNumber(next(noise)))
+    assert space.loan_bytes == 11 * MB
+    probe(COPY)
+    for _ in range(10):
+        assert loans.lend()
+        assert borrowed(loans, COPY) == 3.5 * MB
+        loans.close()
+    for _ in range(4):
+        probe(InodeNumber(next(noise)))
     assert loans.lend()
-    assert borrowed(loans) == 6 * MB
-    space.ingest(0)
-    assert loans.close()
+    assert borrowed(loans, OTHER) == 0
+    assert loans.borrow(4096)
+    assert space.loan_bytes == 7 * MB
+
+
+def test_a_copy_that_goes_on_as_new_content(loans: Loans, space: FakeSpace) -> None:
+    """A file that began as a copy takes no more than the room for probes, or 1 MiB."""
+    space.loan_bytes, space.for_copies = 14 * MB, 12 * MB
+    for left in (2 * MB, PROBE):
+        assert loans.lend()
+        assert borrowed(loans, COPY) == PROBE
+        loans.close()
+        assert loans.lend()
+        assert borrowed(loans, COPY) == left
+        space.staged, space.loan_bytes = 0, 13 * MB
+        loans.forget()
+
+
+def test_files_of_one_loan_share_the_room_for_probes(loans: Loans, space: FakeSpace) -> None:
+    """However many files are written at the same time, new content leaves the part of copies."""
+    space.for_copies = 46 * MB
     assert loans.lend()
-    assert borrowed(loans) == 6 * MB
-    space.ingest(6 * MB)
-    assert not loans.close()
-    assert space.working_bytes == 16 * MB
+    assert [borrowed(loans, InodeNumber(10 + number)) for number in range(4)] == [MB, MB, 0, 0]
 
 
 def test_a_small_loan_is_not_opened(loans: Loans, space: FakeSpace) -> None:
     """A part of the room that is too small for a program to make headway is not lent."""
-    space.working_bytes = 3 * LOAN_LEAST - 3
+    space.loan_bytes = 3 * LOAN_LEAST - 3
     assert not loans.lend()
     assert not loans.borrow(1)
 
 
-def test_copies_are_lent_to_again(loans: Loans, space: FakeSpace) -> None:
+def test_copies_are_lent_to_again(loans: Loans) -> None:
     """After a loan for copies of stored bytes there is another, for any length of copies."""
+    assert loans.lend()
+    assert borrowed(loans, COPY) == PROBE
     for _ in range(10):
+        loans.close()
         assert loans.lend()
-        assert borrowed(loans) == 16 * MB
-        space.ingest(new=0)
-        assert loans.close()
+        assert borrowed(loans, COPY) == 16 * MB
 
 
-def test_new_content_ends_lending(loans: Loans, space: FakeSpace) -> None:
-    """A loan for new content is not worth another one, and the next loan is smaller."""
-    space.working_bytes = 900 * MB
-    assert loans.lend()
-    assert borrowed(loans) == LOAN_MAX
-    space.ingest(new=LOAN_MAX)
-    assert not loans.close()
-    assert loans.lend()
-    assert borrowed(loans) == LOAN_MAX // 8
-    space.ingest(new=LOAN_MAX // 8)
-    assert not loans.close()
-    assert loans.lend()
-    assert borrowed(loans) == LOAN_MIN
-
-
-def test_room_makes_loans_large_again(loans: Loans, space: FakeSpace) -> None:
-    """A store that had room meanwhile lends as much as at first, and not before it is asked."""
-    space.working_bytes = 900 * MB
+def test_a_large_loan(loans: Loans, space: FakeSpace) -> None:
+    """A loan has a bound, however large the reserve is."""
+    space.loan_bytes = 900 * MB
     loans.lend()
-    borrowed(loans)
-    space.ingest(new=LOAN_MAX)
+    borrowed(loans, COPY)
+    loans.close()
+    assert loans.lend()
+    assert borrowed(loans, COPY) == LOAN_MAX
+
+
+def test_new_content_gets_no_second_loan(loans: Loans) -> None:
+    """A file of new content gets nothing more, until it begins again or there is room."""
+    assert loans.lend()
+    assert borrowed(loans, NOISE) == PROBE
+    loans.close()
+    assert loans.lend()
+    assert borrowed(loans, NOISE) == 0
+    assert borrowed(loans, NOISE, start=0) == PROBE
     loans.close()
     loans.forget()
-    assert not loans.borrow(1)
     assert loans.lend()
-    assert borrowed(loans) == LOAN_MAX
+    assert borrowed(loans, NOISE) == PROBE
+
+
+def test_a_copy_that_begins_again_is_unknown(loans: Loans) -> None:
+    """A file that was a copy, and is written from its beginning again, gets a probe first."""
+    assert loans.lend()
+    borrowed(loans, COPY)
+    loans.close()
+    assert loans.lend()
+    assert borrowed(loans, COPY, start=0) == PROBE
+
+
+def test_a_damaged_index(space: FakeSpace, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that cannot be judged is not known to be a copy, and ends nothing else."""
+
+    def fail(inode: InodeNumber, ranges: RangeSet) -> Verdict:
+        raise CorruptIndex("damaged")
+
+    loans = Loans(cast("Space", space), lambda: space.staged, fail)
+    assert loans.lend()
+    assert borrowed(loans, COPY) == PROBE
+    loans.close()
+    space.staged = 0
+    assert loans.lend()
+    assert borrowed(loans, COPY) == PROBE
+    assert "damaged" in caplog.text
+    caplog.clear()
+
+
+def test_the_verdict_on_a_file(tmp_path: Path) -> None:
+    """Shared chunks are copies; an incomplete piece at the end of the bytes does not count."""
+    with checked(new_store(tmp_path)) as box:
+        first, other = noise(3 * CHUNK), noise(2 * CHUNK, 1)
+        stored_file(box.store, b"first", first)
+        copy = stored_file(box.store, b"copy", first[: 2 * CHUNK + 100])
+        new = stored_file(box.store, b"new", other[: CHUNK + 100])
+        mixed = stored_file(box.store, b"mixed", first[:CHUNK] + other[CHUNK:])
+        both = RangeSet([(0, 2 * CHUNK)])
+        beginning = RangeSet([(0, CHUNK + 100)])
+        assert judge(box.store, copy, RangeSet([(0, 2 * CHUNK + 100)])) == Verdict(2 * CHUNK, 0)
+        assert judge(box.store, new, beginning) == Verdict(0, CHUNK)
+        assert judge(box.store, new, both) == Verdict(0, CHUNK)
+        assert judge(box.store, new, RangeSet([(CHUNK, CHUNK + 100)])) == Verdict(0, 0)
+        assert judge(box.store, mixed, both) == Verdict(CHUNK, CHUNK)

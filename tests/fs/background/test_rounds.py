@@ -1,16 +1,19 @@
 """Rounds that make room for requests that wait."""
 
+from functools import partial
+
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background.loans import Loans
+from modelfs.fs.background.loans import Loans, judge
 from modelfs.fs.background.rounds import RoundResult, Rounds
 from tests.support.served_store import DATA, OTHER, Failing, Served, is_chunked
 
 
 @pytest.fixture
 def loans(served: Served) -> Loans:
-    return Loans(served.store.space, lambda: served.store.staging.bytes)
+    store = served.store
+    return Loans(store.space, lambda: store.staging.bytes, partial(judge, store))
 
 
 @pytest.fixture
