@@ -147,6 +147,36 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
                 shutil.chown(path, 0, 0)
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o750])
+def test_a_teams_library_stays_readable(theirs: Path, top: Path, mode: int) -> None:
+    """Its readers read what is written later, beside the daemon and after it, and new packs."""
+    for path in (theirs, *theirs.rglob("*")):
+        os.chown(path, -1, users.TEAM)
+        path.chmod(mode if path.is_dir() else mode & 0o644)
+    (theirs / "index" / "lock.mdb").chmod(mode & 0o644 | 0o020)
+    expected = {"x": CONTENT}
+    with user(BOB, top, *MODULES) as bob, mounted(theirs, top / "mnt", "--trust") as mount:
+        for name in ("removed", "stays"):
+            expected[name] = os.urandom(3_000_000)
+            (mount.path / name).write_bytes(expected[name])
+            run("sync", mount.path / name)  # staged: fsync(2) of the file
+            assert bob(users.read_files, str(theirs), False) == expected
+            done("sync", "--trust", mount.path)
+            assert bob(users.read_files, str(theirs), False) == expected
+        before = set((theirs / "packs").iterdir())
+        (mount.path / "removed").unlink()
+        del expected["removed"]
+        done("gc", "--trust", mount.path)
+        done("optimize", "--trust", mount.path)
+        assert before - set((theirs / "packs").iterdir())
+        assert bob(users.read_files, str(theirs), False) == expected
+        mount.terminate()
+        assert bob(users.read_files, str(theirs), False) == expected
+        assert _code(bob, "fsck", "--data", theirs) == 0
+        for path in (theirs, *theirs.rglob("*")):  # for the check at the end
+            shutil.chown(path, 0, 0)
+
+
 def test_owners_in_a_users_fuse_mount(top: Path) -> None:
     """Her mount may show a store as root's; root needs trust for it, and makes none there."""
     outer, inner = top / "outer", top / "mnt" / "store"

@@ -30,7 +30,7 @@ import os
 import stat
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -38,6 +38,7 @@ from typing import Final, NamedTuple, Self
 from modelfs.errors import IrregularFile, StoreNotTrusted
 from modelfs.store.disk.closer import closer
 from modelfs.store.disk.owners import as_user, user_behind
+from modelfs.store.disk.read_access import give_group, read_bits
 
 # For every file of a store.
 NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -212,6 +213,8 @@ class Directory:
     def open(self, name: str, flags: int) -> int:
         """Open a file, and return its descriptor.
 
+        A new file may be read by those who may read the directory: see `read_access`.
+
         Raises:
             StoreNotTrusted: it is another user's, or others may write it.
             IrregularFile: it is not a regular file.
@@ -240,13 +243,26 @@ class Directory:
     def open_into(self, opened: list[int], name: str, flags: int) -> None:
         """Open a file, and append its descriptor to a list. Raises what `open` does."""
         open_in_it = partial(os.open, mode=MODE, dir_fd=self.fd)
+        bits = read_bits(self.fd) if flags & os.O_CREAT else 0
+        is_new = bool(bits and flags & os.O_EXCL)
         try:
             with self.naming(name), self.making() if flags & os.O_CREAT else nullcontext():
-                opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
+                if bits and not is_new:
+                    with suppress(FileExistsError):
+                        exclusive = flags | os.O_EXCL | NO_LINK
+                        opened.extend(map(open_in_it, (name,), (exclusive,)))
+                        is_new = True
+                if not opened:
+                    opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
         except PermissionError:
             if self._is_lent and flags & os.O_CREAT and self.exists(name):
                 self.status(name)  # refuses a file that is not the owner's, with the reason
             raise
+        if is_new:
+            bits = give_group(self.fd, opened[0], bits)
+            # As the owner, since root may lack CAP_FOWNER. Some file systems have no modes.
+            with self.making(), suppress(OSError):
+                os.fchmod(opened[0], MODE | bits)
         self.check(name, opened[0])
 
     @contextmanager

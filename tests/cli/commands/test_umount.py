@@ -131,7 +131,7 @@ def test_the_disk_of_the_store_is_free(fuse: None, tmp_path: Path, options: list
             run("mount", "-o", "remount,ro", disk)
             run("mount", "-o", "remount,rw", disk)
     finally:
-        run("umount", disk)
+        run("umount", "--lazy", disk)
 
 
 @pytest.mark.mount
