@@ -253,7 +253,7 @@ def test_a_store_with_a_file_that_others_may_write(folder: Path, name: str) -> N
     """It is opened with trust only, although its folders are its owner's alone."""
     (folder / name).chmod(0o620)
     for read_only in (False, True):
-        with pytest.raises(StoreNotTrusted, match=f"{name} .* chmod go-w"):
+        with pytest.raises(StoreNotTrusted, match=f"{name} .* chmod -R go-w {folder}.$"):
             Store(folder, read_only=read_only)
         Store(folder, read_only=read_only, trust=True).abandon()
     (folder / name).chmod(0o600)

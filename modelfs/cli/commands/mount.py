@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -117,6 +118,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
             lambda: daemon_log.begin(mount_options.store, trust=mount_options.trust),
             mount_options.store / daemon_log.LOG_NAME,
         )
+        _note_foreign_top(mount_options)
 
 
 def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
@@ -126,6 +128,21 @@ def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
     except ImportError as exc:
         raise Failure(f"cannot mount without pyfuse3 and libfuse 3; install them ({exc})") from exc
     run(options, ready)
+
+
+def _note_foreign_top(options: MountOptions) -> None:
+    """Note that this user may not write in the top folder, as in a store that was given to him."""
+    path, user = options.mountpoint, os.geteuid()
+    if options.read_only or os.access(path, os.W_OK):
+        return
+    store, top = shlex.quote(str(options.store)), shlex.quote(str(path))
+    click.echo(
+        f"modelfs: mounted, but this user may not write in the store's top folder, owned by user "
+        f"{path.stat().st_uid}; to give all of its files to this user: modelfs umount {top} && "
+        f"sudo modelfs mount --trust {store} {top} && sudo chown -R {user} {top} && "
+        f"sudo modelfs umount --trust {top}",
+        err=True,
+    )
 
 
 def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:

@@ -27,6 +27,7 @@ file of root's to `daemon.log`, a mount with --trust is refused, and nothing is 
 
 import errno
 import os
+import shlex
 import stat
 import weakref
 from collections.abc import Iterator
@@ -71,13 +72,17 @@ class Directory:
     Attributes:
         fd: its descriptor, opened with O_PATH.
         path: where it was when it was opened, for messages.
+        store: where the store's folder was, for messages.
         owner: user ID of the owner of the store's folder.
         user_behind: user ID of the user who makes up the owners of its files, None if they count.
         trust: whether files of other owners and modes are accepted.
         identity: device and inode number.
     """
 
-    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust", "user_behind")
+    __slots__ = (
+        *("__weakref__", "_close", "fd", "identity", "owner", "path", "store", "trust"),
+        "user_behind",
+    )
 
     def __init__(self, path: Path, *, trust: bool = False, above: Self | None = None) -> None:
         """Open a directory.
@@ -107,6 +112,7 @@ class Directory:
                 opened.extend(map(open_in_it, (path.name,), (flags | os.O_NOFOLLOW,)))
         self.fd = opened[0]
         self.path = self._found() if above is None else path
+        self.store: Path = self.path if above is None else above.store
         status = os.fstat(self.fd)
         self.user_behind = user_behind(self.fd)
         self.owner = self._owner_in(status) if above is None else above.owner
@@ -155,7 +161,7 @@ class Directory:
         """
         owner = self._owner_in(status)
         if owner != self.owner and (self._is_lent or not self.trust):
-            raise StoreNotTrusted(_foreign(path, owner, self.owner))
+            raise StoreNotTrusted(_foreign(path, owner, self))
 
     def may_write(self) -> bool:
         """Whether modes let this process write in the directory."""
@@ -172,7 +178,7 @@ class Directory:
         """
         mode = os.fstat(self.fd).st_mode
         if mode & OTHERS_WRITE and not self.trust:
-            raise StoreNotTrusted(_writable(self.path, mode, "in it"))
+            raise StoreNotTrusted(_writable(self.path, mode, "in it", self))
 
     # -- folders in it
 
@@ -298,7 +304,7 @@ class Directory:
         if not stat.S_ISREG(status.st_mode):
             raise IrregularFile(_irregular(self.path / name))
         if status.st_mode & OTHERS_WRITE and name != SHARED_FILE and not self.trust:
-            raise StoreNotTrusted(_writable(self.path / name, status.st_mode, "it"))
+            raise StoreNotTrusted(_writable(self.path / name, status.st_mode, "it", self))
         self._check_owner(self.path / name, status)
 
     @property
@@ -401,15 +407,16 @@ def _irregular(path: Path) -> str:
     return f"permission denied: {path} (not a regular file)"
 
 
-def _writable(path: Path, mode: int, place: str) -> str:
+def _writable(path: Path, mode: int, place: str, folder: Directory) -> str:
     return (
         f"permission denied: {path} (other users may write {place}: its mode is "
-        f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {path})"
+        f"{stat.S_IMODE(mode):o}; to end that: chmod -R go-w {shlex.quote(str(folder.store))})"
     )
 
 
-def _foreign(path: Path, owner: int, wanted: int) -> str:
+def _foreign(path: Path, owner: int, folder: Directory) -> str:
+    wanted, sudo = folder.owner, "sudo " if os.geteuid() else ""
     return (
-        f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; "
-        f"to give it to that user: chown {wanted} {path})"
+        f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; to "
+        f"give it to that user: {sudo}chown -R {wanted} {shlex.quote(str(folder.store))})"
     )
