@@ -33,6 +33,7 @@ from modelfs.store.folder import (
     check_format,
     is_locked,
     lock,
+    store_around,
 )
 from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.superblock import FORMAT_VERSION
@@ -317,3 +318,10 @@ def test_no_part_of_a_store_is_a_link(folder: Path, part: str) -> None:
     path.unlink()
     moved.rename(path)
     assert check_closed(folder) == []
+
+
+def test_the_store_around_a_path(folder: Path) -> None:
+    """It is that of any place below its folder, which need not exist; the folder lies in none."""
+    for place in (PACKS, "new", "new/deep"):
+        assert store_around(folder / place) == folder
+    assert store_around(folder) is None

@@ -20,7 +20,7 @@ from modelfs.fs.mount_options import MountOptions
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.store.chunks.cache import CAPACITY
 from modelfs.store.disk.space import LIMIT_MIN
-from modelfs.store.folder import identity_of, open_folder
+from modelfs.store.folder import identity_of, open_folder, store_around
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
@@ -221,8 +221,9 @@ def _check_possible(options: MountOptions) -> None:
             f"a limit of {given} leaves no room for files; give {least} or more", Code.USAGE
         )
     store, mountpoint = options.store, options.mountpoint
-    if mountpoint.is_relative_to(store):
-        raise Failure(f"{mountpoint} is inside the store; name a folder outside of it")
+    around = store if mountpoint == store else store_around(mountpoint)
+    if around is not None:
+        raise Failure(f"{mountpoint} is inside the store {around}; name a folder outside of it")
     if store.is_relative_to(mountpoint):
         raise Failure(f"{mountpoint} contains the store, which it would hide; name another folder")
     if not FUSE_DEVICE.exists():
