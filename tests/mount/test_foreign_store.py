@@ -232,6 +232,22 @@ def test_a_teams_library_stays_readable(theirs: Path, top: Path, mode: int) -> N
             shutil.chown(path, 0, 0)
 
 
+def test_unmounting_another_users_mount(top: Path) -> None:
+    """The error names the user who mounted it, whether its daemon lives or not."""
+    store, path = top / "store", top / "mnt"
+    create_store(store)
+    with (
+        user(BOB, top, *MODULES, "modelfs.cli.mount_users") as bob,
+        mounted(store, path, "--allow-other") as mount,
+    ):
+        expected = f"permission denied: {path} (user 0 mounted it; try as that user)"
+        assert _refusal(bob, "umount", path) == f"modelfs: {expected}\n"
+        assert path.is_mount()
+        mount.kill(clear=False)
+        assert _refusal(bob, "umount", path) == f"modelfs: {expected}\n"
+        done("umount", path)
+
+
 def test_owners_in_a_users_fuse_mount(top: Path) -> None:
     """Her mount may show a store as root's; root needs trust for it, and makes none there."""
     outer, inner = top / "outer", top / "mnt" / "store"
