@@ -97,11 +97,13 @@ def _unmount(path: Path) -> None:
 
 def _wait_until_ended(daemon: DaemonProcess, device: int) -> None:
     """Wait until the daemon of a read-only mount has ended, or is found to serve another mount."""
-    began = time.monotonic()
+    began, looked = time.monotonic(), False
     while daemon.is_found and not daemon.has_ended():
         time.sleep(POLL_SECONDS)
-        if time.monotonic() - began > NOTE_SECONDS and _mounted_elsewhere(device) is not None:
-            return
+        if not looked and time.monotonic() - began > NOTE_SECONDS:
+            looked = True
+            if _mounted_elsewhere(device) is not None:
+                return
 
 
 def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) -> None:
