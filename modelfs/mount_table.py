@@ -10,6 +10,7 @@ from typing import Final
 from modelfs import proc
 
 MODELFS: Final = "fuse.modelfs"
+_USER: Final = re.compile(r"(?:^|,)user_id=(\d+)(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,12 @@ class MountEntry:
     kind: str  # the type of the file system, such as "ext4" or "fuse.modelfs"
     number: str = ""  # unique in the table: `mnt_id` in proc_pid_fdinfo(5)
     options: str = ""  # of the file system, with commas
+
+    @property
+    def user(self) -> int | None:
+        """The user ID of the user who mounted it, if it is a FUSE mount."""
+        match = _USER.search(self.options)
+        return int(match[1]) if match else None
 
 
 def mounts(process: str | int = "self") -> list[MountEntry]:

@@ -8,7 +8,7 @@ from modelfs import proc
 from modelfs.mount_table import mount_point_of, mounted_at, mounted_elsewhere, mounts
 
 TABLE = r"""21 1 252:0 / / rw shared:1 - ext4 /dev/vda rw
-35 21 0:48 / /mnt/my\040models\134\011 rw - fuse.modelfs my\040models rw
+35 21 0:48 / /mnt/my\040models\134\011 rw - fuse.modelfs my\040models rw,user_id=1000,group_id=0
 """
 
 
@@ -32,11 +32,11 @@ def test_own_table() -> None:
 
 @pytest.mark.usefixtures("processes")
 def test_fields() -> None:
-    """Paths, devices and types are read, and escapes in paths are replaced."""
-    fields = [(str(entry.path), entry.device, entry.kind) for entry in mounts("17")]
+    """Paths, devices, types and users are read, and escapes in paths are replaced."""
+    fields = [(str(entry.path), entry.device, entry.kind, entry.user) for entry in mounts("17")]
     assert fields == [
-        ("/", "252:0", "ext4"),
-        ("/mnt/my models\\\t", "0:48", "fuse.modelfs"),
+        ("/", "252:0", "ext4", None),
+        ("/mnt/my models\\\t", "0:48", "fuse.modelfs", 1000),
     ]
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import select
 import socket
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import click
 
 from modelfs.cli.daemon_log import LOG_NAME
 from modelfs.cli.failure import DAEMON_HINTS, Failure, with_hint
-from modelfs.errors import ModelfsError, StoreNotTrusted
+from modelfs.errors import StoreNotTrusted
 from modelfs.fs.host.peer import peer_of
 from modelfs.jobs.steps import Progress
 from modelfs.store.disk.directory import Directory
@@ -104,30 +103,6 @@ class DaemonClient:
                     yield _object(json.loads(line))
             if len(buffer) > REPLY_MAX:
                 raise ValueError("an endless line")
-
-
-class DaemonProcess:
-    """The process of a store's daemon, watched until it ends."""
-
-    def __init__(self, store: Directory, *, trust: bool = False) -> None:
-        self._fd: int | None = None  # a pidfd
-        self.user: int | None = None  # its user ID; None if it could not be found
-        with contextlib.suppress(OSError, Failure, ModelfsError):
-            if (daemon := connect(store, trust=trust)) is not None:
-                with daemon:
-                    self.user = daemon.user
-                    self._fd = os.pidfd_open(daemon.pid) if daemon.pid else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-
-    def has_ended(self) -> bool:
-        """Return whether the process has ended; False if it could not be found."""
-        return self._fd is not None and bool(select.select([self._fd], [], [], 0)[0])
 
 
 class Refused(Failure):

@@ -3,13 +3,12 @@
 import contextlib
 import enum
 import errno
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from modelfs import mount_table
 from modelfs.cli.escape import plain
+from modelfs.cli.permission import permission_denied
 from modelfs.errors import (
     CorruptData,
     IndexLost,
@@ -24,7 +23,6 @@ from modelfs.errors import (
     StoreReadOnly,
     UnsupportedFormat,
 )
-from modelfs.shell_word import shell_word
 
 
 class Code(enum.IntEnum):
@@ -121,23 +119,3 @@ def with_hint(problem: str, number: object, hints: Mapping[int, str] = ERRNO_HIN
     """Return a problem with the next step for an errno, if there is one."""
     hint = hints.get(number) if isinstance(number, int) else None
     return problem if hint is None else f"{problem}; {hint}"
-
-
-def permission_denied(path: Path) -> str:
-    """Return the problem of a path that this user may not use, and the next step."""
-    advice = "not even root may use it here" if os.geteuid() == 0 else "try sudo"
-    try:
-        user, owner = os.geteuid(), path.stat().st_uid
-        if user not in (0, owner) and user == path.parent.stat().st_uid:
-            # As after a restore by root.
-            advice = f"to make it yours: sudo chown {user} {shell_word(path)}"
-        elif user != 0 != owner:
-            advice = "try as that user, or with sudo"
-        why = f"owned by user {owner}; {advice}"
-    except OSError:
-        why = advice
-        mount = mount_table.mounted_at(mount_table.mount_point_of(path))
-        if mount is not None and mount.kind == mount_table.MODELFS:
-            # Even root may not use it: see allow_other in mount.fuse(8).
-            why = "another user mounted it without --allow-other; try as that user"
-    return f"permission denied: {os.fspath(path)} ({why})"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from modelfs.cli.failure import Failure, permission_denied
+from modelfs.cli.failure import Failure
+from modelfs.cli.permission import permission_denied
 from modelfs.errors import NotADirectory, NotAStore, NotFound
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at, mounts
 from modelfs.shell_word import shell_word
@@ -156,11 +157,12 @@ def _access_failures(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as exc:
-        # The store of a mount may be in the way, and not the path: its format file is read.
+        # The store of a mount may be in the way, and not the path: its format file is read. If its
+        # folder may not be searched, the folder is denied.
         denied = Path(exc.filename or path)
-        raise Failure(
-            permission_denied(denied.parent if denied.name == folder.FORMAT_FILE else denied)
-        ) from exc
+        if denied.name == folder.FORMAT_FILE and not os.path.lexists(denied):
+            denied = denied.parent
+        raise Failure(permission_denied(denied)) from exc
     except OSError as exc:
         if exc.errno not in DEAD:
             raise

@@ -13,7 +13,15 @@ from modelfs.formats.layout import Format
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
-from modelfs.store.folder import FORMAT_FILE, INDEX, LOCK_FILE, PACKS, STAGING, write_format
+from modelfs.store.folder import (
+    FORMAT_FILE,
+    INDEX,
+    LOCK_FILE,
+    PACKS,
+    STAGING,
+    store_around,
+    write_format,
+)
 from modelfs.store.index.counters import NEXT_CHUNK, NEXT_INODE, NEXT_PACK, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode
@@ -38,7 +46,8 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
         chunk_size: bytes; long tensors are cut into chunks of this size.
 
     Raises:
-        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB.
+        InvalidArgument: the chunk size is not a multiple of 4 KiB, from 4 KiB to 1 GiB; or the
+            folder lies in a store, whose repair or removal would take it along.
         NotADirectory: there is something else than a folder.
         StoreNotTrusted: the folder is another user's.
         DirectoryNotEmpty: the folder is a store already, or has more than the `lost+found` of a new
@@ -47,6 +56,8 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     """
     if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size % CHUNK_SIZE_MIN:
         raise InvalidArgument("the chunk size must be a multiple of 4KiB, from 4KiB to 1GiB")
+    if (around := store_around(folder)) is not None:
+        raise InvalidArgument(f"{folder} is inside the store {around}; name a folder outside of it")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     directory = _open_empty(folder)

@@ -43,6 +43,7 @@ from typing import Final
 from modelfs.errors import (
     CorruptIndex,
     IndexLost,
+    IrregularFile,
     NotAStore,
     StoreBusy,
     StoreNotTrusted,
@@ -136,6 +137,16 @@ def open_if_store(folder: Path) -> Directory | None:
         directory = Directory(folder, trust=True)
         if directory.read(FORMAT_FILE).startswith(start):
             return directory
+    return None
+
+
+def store_around(path: Path) -> Path | None:
+    """Return the store that a path lies in, which need not exist; None if it lies in none."""
+    for folder in Path(os.path.realpath(path)).parents:
+        # A FIFO of another user's in /tmp, or a folder that may not be read, is no store.
+        with contextlib.suppress(OSError, IrregularFile):
+            if is_store(folder):
+                return folder
     return None
 
 

@@ -36,17 +36,20 @@ class MountedStore:
     path: Path  # for the daemon
     identity: Identity | None  # None: a daemon of an older version
     link: Path | None  # to the daemon's descriptor of the folder
+    process: int | None = None  # the daemon's, in its own namespace of processes
 
     def find(self) -> Path | None:
         """Return a path of the folder in this process, None if it is out of sight."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if self.identity in (None, identity_of(self.path)):
                 return self.path
+        return self.link if self.is_open_in_process() else None
+
+    def is_open_in_process(self) -> bool:
+        """Whether the daemon's process is seen here, and is not another one of that number."""
         with contextlib.suppress(OSError):
-            # A number of a process in another PID namespace does no harm.
-            if self.link is not None and identity_of(self.link) == self.identity:
-                return self.link
-        return None
+            return self.link is not None and identity_of(self.link) == self.identity
+        return False
 
 
 def store_of_mount(path: Path) -> MountedStore | None:
@@ -63,7 +66,7 @@ def store_of_mount(path: Path) -> MountedStore | None:
     if daemon is None:
         return MountedStore(store, None, None)
     device, inode, process, fd = map(int, daemon.groups())
-    return MountedStore(store, Identity(device, inode), PROC / f"{process}/fd/{fd}")
+    return MountedStore(store, Identity(device, inode), PROC / f"{process}/fd/{fd}", process)
 
 
 def _attribute(path: Path, name: str) -> bytes:

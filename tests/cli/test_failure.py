@@ -1,8 +1,6 @@
 """One line for each failure: the problem and the next step."""
 
 import errno
-import os
-from pathlib import Path
 
 import pytest
 
@@ -43,27 +41,3 @@ def of_a_file(cause: ModelfsError) -> OSError:
 def test_a_failure_has_its_own_next_step(error: Exception, line: str) -> None:
     """The hint is that of the narrowest class, or of the errno."""
     assert describe(error).startswith(line)
-
-
-@pytest.mark.parametrize(
-    ("user", "advice"), [(1000, "try sudo"), (0, "not even root may use it here")]
-)
-def test_another_users_file_is_named(
-    monkeypatch: pytest.MonkeyPatch, user: int, advice: str
-) -> None:
-    """A permission that is denied names the path, the owner, and a next step for this user."""
-    monkeypatch.setattr(os, "geteuid", lambda: user)
-    line = describe(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/"))
-    assert line == f"permission denied: / (owned by user 0; {advice})"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
-def test_a_file_in_ones_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can be had by chown(1): root has restored it, for example."""
-    (tmp_path / "pack").touch()
-    os.chown(tmp_path, 1000, 1000)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    line = describe(PermissionError(errno.EACCES, os.strerror(errno.EACCES), tmp_path / "pack"))
-    assert line.endswith(f"(owned by user 0; to make it yours: sudo chown 1000 {tmp_path}/pack)")
-    monkeypatch.setattr(os, "geteuid", lambda: 1001)
-    assert "try sudo" in describe(PermissionError(errno.EACCES, "", tmp_path / "pack"))

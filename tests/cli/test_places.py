@@ -86,7 +86,7 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_permission_denied_to_the_store_of_a_mount(
     empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error about a mount whose store is private names the store and its owner."""
+    """The error about a mount whose store is private names the denied file and its owner."""
     monkeypatch.setattr(os, "getxattr", Attributes(empty))
     read = Directory.read
 
@@ -96,7 +96,7 @@ def test_permission_denied_to_the_store_of_a_mount(
         return read(folder, name)
 
     monkeypatch.setattr(Directory, "read", denied)
-    with pytest.raises(Failure, match=rf"permission denied: {empty} \(owned by user"):
+    with pytest.raises(Failure, match=rf"permission denied: {empty}/FORMAT \(owned by user"):
         find_store(tmp_path)
 
 

@@ -1,6 +1,8 @@
 """Stores in other users' hands, and stores that are not where they were."""
 
 import os
+import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from modelfs.store.store import Store
 from tests.support import users
 from tests.support.mounts import MODELFS, PREFIX, Mount, mounted, run, wait_until
 from tests.support.stores import stored_file
-from tests.support.users import ALICE, BOB, User, user
+from tests.support.users import ALICE, BOB, Ids, User, user
 
 pytestmark = [
     pytest.mark.mount,
@@ -31,6 +33,14 @@ MODULES: Final = (
 CONTENT: Final = b"content" * 10_000
 # Alice's mount, made by root: the user of a FUSE mount is the real user ID of the process.
 MADE_BY_ALICE: Final = ("setpriv", f"--ruid={ALICE.uid}")
+
+# A user with a name, which fusermount3 needs.
+NAMED: Final = Ids(1, 1, 1)
+# It may read the interpreter and the package, which may be at a private path.
+AS_NAMED: Final = (
+    *("setpriv", f"--reuid={NAMED.uid}", f"--regid={NAMED.gid}", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
 
 
 @pytest.fixture
@@ -129,7 +139,7 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
             # Trust would not help him.
             for options in ([], ["--trust"]):
                 refusal = _refusal(bob, *command, *options, theirs)
-                assert f"(owned by user {ALICE.uid}; try as that user, or with sudo)" in refusal
+                assert f"(owned by user {ALICE.uid}; try as that user)" in refusal
                 assert "--trust" not in refusal
         with mounted(theirs, top / "mnt", "--trust") as mount:
             assert "StoreBusy" in str(bob(users.read_files, str(theirs), False))
@@ -145,6 +155,97 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
             shutil.chown(theirs, 0, 0)  # for the check at the end
             for path in theirs.rglob("*"):
                 shutil.chown(path, 0, 0)
+
+
+@pytest.mark.skipif(
+    not any(user.pw_uid == NAMED.uid for user in pwd.getpwall()), reason="no user 1"
+)
+def test_a_store_changes_hands(top: Path) -> None:
+    """Each message has the command that mends all of its kind, up to files in the mount."""
+    store, path = top / "a store", _made(top / "mnt")
+    create_store(store)
+    os.chown(path, NAMED.uid, NAMED.gid)
+    with user(NAMED, top, *MODULES) as owner:
+        assert _refusal(owner, "mount", store, path).endswith("(owned by user 0; try sudo)\n")
+        os.chown(store, NAMED.uid, NAMED.gid)
+        chown = f"chown -R {NAMED.uid} '{store}'"
+        refusal = _refusal(owner, "mount", store, path)
+        assert f"{store}/FORMAT (owned by user 0; to make it yours: sudo {chown})" in refusal
+        for file in (store, *store.rglob("*")):
+            file.chmod(0o775 if file.is_dir() else 0o664)
+        (store / "FORMAT").chmod(0o644)
+        store.chmod(0o755)
+        refusal = _refusal(owner, "stats", store)
+        assert (
+            f"and the store by user {NAMED.uid}; to give it to that user: sudo {chown})" in refusal
+        )
+        run("sh", "-c", chown)
+        refusal = _refusal(owner, "stats", store)
+        assert f"to end that: chmod -R go-w '{store}')" in refusal
+        run("chmod", "-R", "go-w", store)
+        assert _code(owner, "stats", store) == 0
+        mounting = subprocess.run(
+            [*AS_NAMED, *MODELFS, "mount", store, path], capture_output=True, text=True, check=False
+        )
+        assert (mounting.returncode, mounting.stdout) == (0, "")
+        assert owner(users.make, str(path / "x"), 0o600) == "EACCES"
+        note = mounting.stderr.partition("to give all of its files to this user: ")[2].strip()
+        for step in note.split(" && "):
+            command = shlex.split(step.removeprefix("sudo "))
+            who = () if step.startswith("sudo ") else AS_NAMED
+            run(*who, *(MODELFS if command[0] == "modelfs" else command[:1]), *command[1:])
+        quiet = subprocess.run(
+            [*AS_NAMED, *MODELFS, "mount", store, path], capture_output=True, text=True, check=False
+        )
+        assert (quiet.returncode, quiet.stderr) == (0, "")
+        assert owner(users.make, str(path / "x"), 0o600) is None
+        run(*AS_NAMED, *MODELFS, "umount", path)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750])
+def test_a_teams_library_stays_readable(theirs: Path, top: Path, mode: int) -> None:
+    """Its readers read later files, beside the daemon and after it, and packs written again."""
+    for path in (theirs, *theirs.rglob("*")):
+        os.chown(path, -1, users.TEAM)
+        path.chmod(mode if path.is_dir() else mode & 0o644)
+    (theirs / "index" / "lock.mdb").chmod(mode & 0o644 | 0o020)
+    expected = {"x": CONTENT}
+    with user(BOB, top, *MODULES) as bob, mounted(theirs, top / "mnt", "--trust") as mount:
+        for name in ("removed", "stays"):
+            expected[name] = os.urandom(3_000_000)
+            (mount.path / name).write_bytes(expected[name])
+            run("sync", mount.path / name)  # staged: fsync(2) of the file
+            assert bob(users.read_files, str(theirs), False) == expected
+            done("sync", "--trust", mount.path)
+            assert bob(users.read_files, str(theirs), False) == expected
+        before = set((theirs / "packs").iterdir())
+        (mount.path / "removed").unlink()
+        del expected["removed"]
+        done("gc", "--trust", mount.path)
+        done("optimize", "--trust", mount.path)
+        assert before - set((theirs / "packs").iterdir())
+        assert bob(users.read_files, str(theirs), False) == expected
+        mount.terminate()
+        assert bob(users.read_files, str(theirs), False) == expected
+        assert _code(bob, "fsck", "--data", theirs) == 0
+        for path in (theirs, *theirs.rglob("*")):  # for the check at the end
+            shutil.chown(path, 0, 0)
+
+
+def test_unmounting_another_users_mount(top: Path) -> None:
+    """The error names the user who mounted it, whether its daemon lives or not."""
+    store, path = top / "store", top / "mnt"
+    create_store(store)
+    with (
+        user(BOB, top, *MODULES, "modelfs.cli.mount_users") as bob,
+        mounted(store, path, "--allow-other") as mount,
+    ):
+        expected = f"permission denied: {path} (user 0 mounted it; try as that user)"
+        assert _refusal(bob, "umount", path) == f"modelfs: {expected}\n"
+        assert path.is_mount()
+        mount.kill(clear=False)
+        assert _refusal(bob, "umount", path) == f"modelfs: {expected}\n"
+        done("umount", path)
 
 
 def test_owners_in_a_users_fuse_mount(top: Path) -> None:

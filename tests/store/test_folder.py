@@ -33,6 +33,7 @@ from modelfs.store.folder import (
     check_format,
     is_locked,
     lock,
+    store_around,
 )
 from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.superblock import FORMAT_VERSION
@@ -253,7 +254,7 @@ def test_a_store_with_a_file_that_others_may_write(folder: Path, name: str) -> N
     """It is opened with trust only, although its folders are its owner's alone."""
     (folder / name).chmod(0o620)
     for read_only in (False, True):
-        with pytest.raises(StoreNotTrusted, match=f"{name} .* chmod go-w"):
+        with pytest.raises(StoreNotTrusted, match=f"{name} .* chmod -R go-w {folder}.$"):
             Store(folder, read_only=read_only)
         Store(folder, read_only=read_only, trust=True).abandon()
     (folder / name).chmod(0o600)
@@ -317,3 +318,10 @@ def test_no_part_of_a_store_is_a_link(folder: Path, part: str) -> None:
     path.unlink()
     moved.rename(path)
     assert check_closed(folder) == []
+
+
+def test_the_store_around_a_path(folder: Path) -> None:
+    """It is that of any place below its folder, which need not exist; the folder lies in none."""
+    for place in (PACKS, "new", "new/deep"):
+        assert store_around(folder / place) == folder
+    assert store_around(folder) is None

@@ -20,7 +20,7 @@ from modelfs.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.shell_word import shell_word
 from modelfs.store.chunks.cache import CAPACITY
 from modelfs.store.disk.space import LIMIT_MIN
-from modelfs.store.folder import identity_of, open_folder
+from modelfs.store.folder import identity_of, open_folder, store_around
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
@@ -120,6 +120,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
             lambda: daemon_log.begin(mount_options.store, trust=mount_options.trust),
             mount_options.store / daemon_log.LOG_NAME,
         )
+        _note_foreign_top(mount_options)
 
 
 def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
@@ -129,6 +130,24 @@ def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
     except ImportError as exc:
         raise Failure(f"cannot mount without pyfuse3 and libfuse 3; install them ({exc})") from exc
     run(options, ready)
+
+
+def _note_foreign_top(options: MountOptions) -> None:
+    """Note that this user may not write in the top folder, as in a store that was given to him."""
+    path, user = options.mountpoint, os.geteuid()
+    if options.read_only or os.access(path, os.W_OK):
+        return
+    commands = (
+        f"modelfs umount {shell_word(path)}",
+        f"sudo modelfs mount --trust {shell_word(options.store)} {shell_word(path)}",
+        f"sudo chown -R {user} {shell_word(path)}",
+        f"sudo modelfs umount --trust {shell_word(path)}",
+    )
+    click.echo(
+        "modelfs: mounted, but this user may not write in the store's top folder, owned by user "
+        f"{path.stat().st_uid}; to give all of its files to this user: {' && '.join(commands)}",
+        err=True,
+    )
 
 
 def _check_mountpoint(mountpoint: Path, *, replace: bool) -> Path:
@@ -209,8 +228,9 @@ def _check_possible(options: MountOptions) -> None:
             f"a limit of {given} leaves no room for files; give {least} or more", Code.USAGE
         )
     store, mountpoint = options.store, options.mountpoint
-    if mountpoint.is_relative_to(store):
-        raise Failure(f"{mountpoint} is inside the store; name a folder outside of it")
+    around = store if mountpoint == store else store_around(mountpoint)
+    if around is not None:
+        raise Failure(f"{mountpoint} is inside the store {around}; name a folder outside of it")
     if store.is_relative_to(mountpoint):
         raise Failure(f"{mountpoint} contains the store, which it would hide; name another folder")
     if not FUSE_DEVICE.exists():

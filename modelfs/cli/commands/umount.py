@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 from modelfs.cli import params
-from modelfs.cli.client import DaemonProcess
 from modelfs.cli.daemon_log import LOG_NAME
+from modelfs.cli.daemon_process import DaemonProcess
 from modelfs.cli.failure import Failure
 from modelfs.cli.fusermount import clear, unmount
 from modelfs.cli.mount_users import users_of
@@ -31,7 +31,7 @@ NOTE_SECONDS: Final = 5.0
 @click.argument("mountpoint", type=PATH)
 @params.trust
 def umount(mountpoint: Path, *, trust: bool) -> None:
-    """Unmount a store, and wait until everything is on the disk.
+    """Unmount a store, and wait until everything is on the disk and the daemon has ended.
 
     Fails if programs still use the mount, and lists them. If the daemon was killed, so that the
     mount answers "Transport endpoint is not connected", the mount is cleared.
@@ -46,20 +46,23 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
         )
         return
     mounted = store_mounted_at(path)
+    device, user = path.stat().st_dev, _mounting_user(path)
+    # A program of another user's may name any store as that of its mount, and any process.
+    believed = mounted if user is None else None
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         # It has nothing to make durable, and the lock may be another process's.
-        _unmount(path)
+        with DaemonProcess(None, believed) as daemon:
+            _unmount(path)
+            _wait_until_ended(daemon, device)
         return
-    device, user = path.stat().st_dev, _mounting_user(path)
     try:
         folder = open_folder(_found(mounted), read_only=True, trust=trust)
     except (NotAStore, OSError) as exc:
         _unmount(path)
         raise Failure(f"unmounted, but cannot watch the store {mounted.path}: {exc}") from exc
-    with DaemonProcess(folder, trust=trust) as daemon:
+    with DaemonProcess(folder, believed, trust=trust) as daemon:
         _unmount(path)
         if user is not None and daemon.user not in (None, user):
-            # A program of that user's may name any store as that of its mount.
             raise Failure(
                 f"unmounted, but did not wait: the mount was of user {user}, and the daemon of the "
                 f"store that it named, {folder.path}, is of user {daemon.user}"
@@ -92,20 +95,31 @@ def _unmount(path: Path) -> None:
         raise Failure(f"cannot unmount {path}: {problem}")
 
 
+def _wait_until_ended(daemon: DaemonProcess, device: int) -> None:
+    """Wait until the daemon of a read-only mount has ended, or is found to serve another mount."""
+    began, looked = time.monotonic(), False
+    while daemon.is_found and not daemon.has_ended():
+        time.sleep(POLL_SECONDS)
+        if not looked and time.monotonic() - began > NOTE_SECONDS:
+            looked = True
+            if _mounted_elsewhere(device) is not None:
+                return
+
+
 def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) -> None:
-    """Wait until the daemon has released the store or ended.
+    """Wait until the daemon has ended; until it has released the store if it was not found.
 
     Raises:
         Failure: another process still has the mount, or the daemon ended too early.
     """
     began, noted = time.monotonic(), False
-    # The lock is not enough: another process may take it as soon as the daemon releases it.
-    while _is_locked(store) and not daemon.has_ended():
+    # The lock is not enough: another process may take it as soon as the daemon releases it, and the
+    # daemon has files open on the disk until it ends, such as its log.
+    while not (daemon.has_ended() if daemon.is_found else not _is_locked(store)):
         time.sleep(POLL_SECONDS)
         if not noted and time.monotonic() - began > NOTE_SECONDS:
             noted = True
-            number = f"{os.major(device)}:{os.minor(device)}"
-            if (other := mounted_elsewhere(number)) is not None:
+            if (other := _mounted_elsewhere(device)) is not None:
                 process, place = other
                 raise Failure(
                     f"unmounted here, but process {process} still has it mounted at {place}, "
@@ -126,6 +140,10 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
                 "unmounted, but the daemon ended before everything was on the disk; see its log "
                 f"{store.path / LOG_NAME}, and mount again: all that was fsynced is there"
             )
+
+
+def _mounted_elsewhere(device: int) -> tuple[int, Path] | None:
+    return mounted_elsewhere(f"{os.major(device)}:{os.minor(device)}")
 
 
 def _is_locked(store: Directory) -> bool:

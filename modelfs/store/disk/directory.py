@@ -30,7 +30,7 @@ import os
 import stat
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -39,6 +39,7 @@ from modelfs.errors import IrregularFile, StoreNotTrusted
 from modelfs.shell_word import shell_word
 from modelfs.store.disk.closer import closer
 from modelfs.store.disk.owners import as_user, user_behind
+from modelfs.store.disk.read_access import give_group, read_bits
 
 # For every file of a store.
 NO_LINK: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -71,13 +72,17 @@ class Directory:
     Attributes:
         fd: its descriptor, opened with O_PATH.
         path: where it was when it was opened, for messages.
+        store: where the store's folder was, for messages.
         owner: user ID of the owner of the store's folder.
         user_behind: user ID of the user who makes up the owners of its files, None if they count.
         trust: whether files of other owners and modes are accepted.
         identity: device and inode number.
     """
 
-    __slots__ = ("__weakref__", "_close", "fd", "identity", "owner", "path", "trust", "user_behind")
+    __slots__ = (
+        *("__weakref__", "_close", "fd", "identity", "owner", "path", "store", "trust"),
+        "user_behind",
+    )
 
     def __init__(self, path: Path, *, trust: bool = False, above: Self | None = None) -> None:
         """Open a directory.
@@ -107,6 +112,7 @@ class Directory:
                 opened.extend(map(open_in_it, (path.name,), (flags | os.O_NOFOLLOW,)))
         self.fd = opened[0]
         self.path = self._found() if above is None else path
+        self.store: Path = self.path if above is None else above.store
         status = os.fstat(self.fd)
         self.user_behind = user_behind(self.fd)
         self.owner = self._owner_in(status) if above is None else above.owner
@@ -155,7 +161,7 @@ class Directory:
         """
         owner = self._owner_in(status)
         if owner != self.owner and (self._is_lent or not self.trust):
-            raise StoreNotTrusted(_foreign(path, owner, self.owner))
+            raise StoreNotTrusted(_foreign(path, owner, self))
 
     def may_write(self) -> bool:
         """Whether modes let this process write in the directory."""
@@ -172,7 +178,7 @@ class Directory:
         """
         mode = os.fstat(self.fd).st_mode
         if mode & OTHERS_WRITE and not self.trust:
-            raise StoreNotTrusted(_writable(self.path, mode, "in it"))
+            raise StoreNotTrusted(_writable(self.path, mode, "in it", self))
 
     # -- folders in it
 
@@ -213,6 +219,8 @@ class Directory:
     def open(self, name: str, flags: int) -> int:
         """Open a file, and return its descriptor.
 
+        A new file may be read by those who may read the directory: see `read_access`.
+
         Raises:
             StoreNotTrusted: it is another user's, or others may write it.
             IrregularFile: it is not a regular file.
@@ -241,13 +249,26 @@ class Directory:
     def open_into(self, opened: list[int], name: str, flags: int) -> None:
         """Open a file, and append its descriptor to a list. Raises what `open` does."""
         open_in_it = partial(os.open, mode=MODE, dir_fd=self.fd)
+        bits = read_bits(self.fd) if flags & os.O_CREAT else 0
+        is_new = bool(bits and flags & os.O_EXCL)
         try:
             with self.naming(name), self.making() if flags & os.O_CREAT else nullcontext():
-                opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
+                if bits and not is_new:
+                    with suppress(FileExistsError):
+                        exclusive = flags | os.O_EXCL | NO_LINK
+                        opened.extend(map(open_in_it, (name,), (exclusive,)))
+                        is_new = True
+                if not opened:
+                    opened.extend(map(open_in_it, (name,), (flags | NO_LINK,)))
         except PermissionError:
             if self._is_lent and flags & os.O_CREAT and self.exists(name):
                 self.status(name)  # refuses a file that is not the owner's, with the reason
             raise
+        if is_new:
+            bits = give_group(self.fd, opened[0], bits)
+            # As the owner, since root may lack CAP_FOWNER. Some file systems have no modes.
+            with self.making(), suppress(OSError):
+                os.fchmod(opened[0], MODE | bits)
         self.check(name, opened[0])
 
     @contextmanager
@@ -283,7 +304,7 @@ class Directory:
         if not stat.S_ISREG(status.st_mode):
             raise IrregularFile(_irregular(self.path / name))
         if status.st_mode & OTHERS_WRITE and name != SHARED_FILE and not self.trust:
-            raise StoreNotTrusted(_writable(self.path / name, status.st_mode, "it"))
+            raise StoreNotTrusted(_writable(self.path / name, status.st_mode, "it", self))
         self._check_owner(self.path / name, status)
 
     @property
@@ -386,15 +407,16 @@ def _irregular(path: Path) -> str:
     return f"permission denied: {path} (not a regular file)"
 
 
-def _writable(path: Path, mode: int, place: str) -> str:
+def _writable(path: Path, mode: int, place: str, folder: Directory) -> str:
     return (
         f"permission denied: {path} (other users may write {place}: its mode is "
-        f"{stat.S_IMODE(mode):o}; to end that: chmod go-w {shell_word(path)})"
+        f"{stat.S_IMODE(mode):o}; to end that: chmod -R go-w {shell_word(folder.store)})"
     )
 
 
-def _foreign(path: Path, owner: int, wanted: int) -> str:
+def _foreign(path: Path, owner: int, folder: Directory) -> str:
+    wanted, sudo = folder.owner, "sudo " if os.geteuid() else ""
     return (
-        f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; "
-        f"to give it to that user: chown {wanted} {shell_word(path)})"
+        f"permission denied: {path} (owned by user {owner}, and the store by user {wanted}; to "
+        f"give it to that user: {sudo}chown -R {wanted} {shell_word(folder.store)})"
     )

@@ -31,7 +31,6 @@ from modelfs.store.disk.allocation import FUSE, file_system_type
 FUSE_NAMES: Final = re.compile(r"fuse(blk)?(\..*)?")
 NOBODY: Final = 65534
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
-_USER: Final = re.compile(r"(?:^|,)user_id=(\d+)(?:,|$)")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,8 +51,7 @@ def user_behind(fd: int) -> int | None:
         if mount is not None and entry.number == mount[1]:
             if not FUSE_NAMES.fullmatch(entry.kind):
                 return None
-            match = _USER.search(entry.options)
-            user = int(match[1]) if match else NOBODY
+            user = NOBODY if entry.user is None else entry.user
             return None if user in (0, os.geteuid()) else user
     return NOBODY if file_system_type(fd) in (0, FUSE) else None  # 0: it does not answer
 

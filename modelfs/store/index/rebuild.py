@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, Self
 import lmdb
 
 from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.read_access import ACL
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.opening import checked_files, translated
 from modelfs.store.index.pages.data_file import DATA_FILE
@@ -43,7 +44,6 @@ COMPACT_MIN: Final = 16 << 20
 COMPACT_PART: Final = 0.5
 # A new file takes at most this part of the room that the store has.
 ROOM_PART: Final = 0.5
-ACL: Final = "system.posix_acl_access"
 
 
 class _Access(NamedTuple):

@@ -1,5 +1,6 @@
 """`modelfs mkfs`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,15 @@ def test_a_path_with_spaces(call: Call, tmp_path: Path) -> None:
     missing.mkdir()
     done = call("mkfs", missing / "new")
     assert done.out.endswith(f"next: modelfs mount '{missing}/new' MOUNTPOINT\n")
+
+
+def test_inside_a_store(call: Call, tmp_path: Path, empty: Path) -> None:
+    """No store is made in the folder of another one, at any depth or by a link; in /tmp it is."""
+    before = set(empty.rglob("*"))
+    (tmp_path / "link").symlink_to(empty / "packs")
+    for place in (empty / "new", empty / "packs" / "deep", tmp_path / "link" / "new"):
+        error = call("mkfs", place).error
+        assert f"{place} is inside the store {empty}; name a folder outside of it" in error
+    assert set(empty.rglob("*")) == before
+    os.mkfifo(tmp_path / "FORMAT")  # of any user's
+    assert call("mkfs", tmp_path / "new").code == 0

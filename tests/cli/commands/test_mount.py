@@ -12,6 +12,7 @@ import pytest
 from modelfs.cli.commands import mount
 from modelfs.errors import StoreBusy
 from modelfs.fs.mount_options import MountOptions
+from modelfs.store.create import create_store
 from tests.support.fake_daemon import Call
 
 
@@ -122,11 +123,14 @@ def test_mountpoint_refusals(
 ) -> None:
     """The error about an impossible mount point names the next step."""
     (folder / "file").touch()
+    other = empty.parent / "other.store"
+    create_store(other)
     for place, says in (
         (folder / "none", f"create it with: mkdir -p {folder / 'none'}"),
         (folder / "file", "is not a folder"),
         (empty / "packs", "is inside the store"),
         (empty, "is inside the store"),
+        (other / "staging", f"is inside the store {other}; name a folder outside of it"),
         (empty.parent, "contains the store"),
         (Path("/proc"), "is a mount of proc already; name another"),
     ):

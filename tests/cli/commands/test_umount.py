@@ -12,7 +12,7 @@ import pytest
 
 from modelfs.cli.commands import umount
 from tests.support.fake_daemon import Call
-from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, wait_until
+from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, run, wait_until
 
 # Accepts connections at the control socket of a store, and does nothing else.
 DAEMON = """
@@ -112,6 +112,26 @@ def test_read_only_mount_does_not_wait(call: Call, mount: Mount, tmp_path: Path)
     assert call("umount", first).code == 0
     assert not os.path.ismount(first)
     assert call("umount", second).code == 0
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
+@pytest.mark.parametrize("options", [[], ["--read-only"]])
+def test_the_disk_of_the_store_is_free(fuse: None, tmp_path: Path, options: list[str]) -> None:
+    """When the command returns, nothing keeps the store's disk from being unmounted."""
+    disk, path = tmp_path / "disk", tmp_path / "mnt"
+    disk.mkdir()
+    path.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk)
+    try:
+        modelfs("mkfs", disk / "store")
+        for _ in range(3):
+            modelfs("mount", *options, disk / "store", path)
+            modelfs("umount", path)
+            run("mount", "-o", "remount,ro", disk)
+            run("mount", "-o", "remount,rw", disk)
+    finally:
+        run("umount", "--lazy", disk)
 
 
 @pytest.mark.mount

@@ -93,7 +93,9 @@ def test_files_that_others_may_write_are_refused(folder: Directory, use: str, mo
     path.chmod(0o644)
     USES[use](folder)
     path.chmod(mode)
-    with pytest.raises(StoreNotTrusted, match=f"its mode is {mode:o}; .* chmod go-w {path}"):
+    with pytest.raises(
+        StoreNotTrusted, match=f"its mode is {mode:o}; .* chmod -R go-w {folder.path}"
+    ):
         USES[use](folder)
     USES[use](Directory(folder.path, trust=True))
 
