@@ -15,6 +15,7 @@ from modelfs.cli.fstab_options import parse_options
 from modelfs.cli.fusermount import clear
 from modelfs.cli.params import PATH, size
 from modelfs.cli.places import find_mount_point, is_dead, is_store, store_of_mount
+from modelfs.fs.host import session_io
 from modelfs.fs.mount_options import MountOptions
 from modelfs.mount_table import MODELFS, mount_point_of, mounted_at
 from modelfs.shell_word import shell_word
@@ -124,6 +125,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
 
 
 def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
+    session_io.load()
     try:
         # Imported here, because the other commands must work where FUSE is missing.
         from modelfs.fs.daemon import run  # noqa: PLC0415

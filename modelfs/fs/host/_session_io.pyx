@@ -1,0 +1,118 @@
+# cython: language_level=3
+"""Callbacks of libfuse's session: every request and every reply of the mount passes them.
+
+pyfuse3 calls `fuse_session_mount` by way of the dynamic linker. This object, loaded before pyfuse3
+and for all objects (RTLD_GLOBAL), has a function of that name, which the linker finds first. It
+calls libfuse's own, and then libfuse's `fuse_session_custom_io` with callbacks that read a request
+and write a reply as libfuse does. Nothing of libfuse or pyfuse3 is replaced, and nothing is copied.
+
+The callbacks change the reply of INIT: flags that the kernel offers and libfuse does not know are
+added, and others are removed. See fuse(4), and `fuse_init_out` in include/uapi/linux/fuse.h.
+
+libfuse calls them on the thread that calls libfuse, without Python's lock; notifications come on
+another one. So the callbacks use no Python, and only INIT, which comes first, writes.
+"""
+
+cdef extern from *:
+    """
+    #define FUSE_USE_VERSION 35
+    #include <dlfcn.h>
+    #include <fuse3/fuse_lowlevel.h>
+    #include <linux/fuse.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/uio.h>
+    #include <unistd.h>
+
+    #define OFFERED_WORDS 5   /* of fuse_init_in: major, minor, max_readahead, flags, flags2 */
+    #define REPLY_WORDS 16    /* of fuse_init_out */
+    #define FLAGS 3
+    #define FLAGS2 8
+
+    static int is_wanted = 0;
+    static uint64_t added = 0, removed = 0;  /* flags; flags2 are the upper 32 bits */
+    static uint64_t offered = 0, granted = 0;
+    static uint64_t init_request = 0;        /* its number; 0: answered */
+
+    static ssize_t receive(int fd, void *buffer, size_t size, void *data)
+    {
+        ssize_t got = read(fd, buffer, size);
+        struct fuse_in_header *header = buffer;
+        uint32_t *words = (uint32_t *)(header + 1);
+
+        if (got >= (ssize_t)(sizeof *header + OFFERED_WORDS * sizeof *words)
+                && header->opcode == FUSE_INIT) {
+            init_request = header->unique;
+            offered = words[3];
+            if (words[3] & FUSE_INIT_EXT)
+                offered |= (uint64_t)words[4] << 32;
+        }
+        return got;
+    }
+
+    static ssize_t send_init(int fd, struct iovec *parts)
+    {
+        struct fuse_out_header header = *(struct fuse_out_header *)parts[0].iov_base;
+        uint32_t words[REPLY_WORDS] = {0};
+        struct iovec changed[2] = {{&header, sizeof header}, {words, sizeof words}};
+
+        memcpy(words, parts[1].iov_base, parts[1].iov_len);
+        granted = (words[FLAGS] | ((uint64_t)words[FLAGS2] << 32)) & ~removed;
+        granted |= added & offered;
+        if (granted >> 32)
+            granted |= FUSE_INIT_EXT;
+        words[FLAGS] = (uint32_t)granted;
+        words[FLAGS2] = granted >> 32;
+        header.len = sizeof header + sizeof words;
+        return writev(fd, changed, 2);
+    }
+
+    static ssize_t answer(int fd, struct iovec *parts, int count, void *data)
+    {
+        struct fuse_out_header *header = parts[0].iov_base;
+
+        if (init_request && header->unique == init_request) {
+            init_request = 0;
+            if (!header->error && count == 2 && parts[1].iov_len <= REPLY_WORDS * 4)
+                return send_init(fd, parts);
+        }
+        return writev(fd, parts, count);
+    }
+
+    int fuse_session_mount(struct fuse_session *session, const char *mountpoint)
+    {
+        static const struct fuse_custom_io callbacks = {.writev = answer, .read = receive};
+        int (*real)(struct fuse_session *, const char *) = dlsym(RTLD_NEXT, "fuse_session_mount");
+        int problem = real ? real(session, mountpoint) : -1;
+
+        granted = 0;
+        if (!problem && is_wanted)
+            fuse_session_custom_io(session, &callbacks, fuse_session_fd(session));
+        return problem;
+    }
+
+    static void want(uint64_t more, uint64_t less)
+    {
+        is_wanted = more || less;
+        added = more;
+        removed = less;
+    }
+    """
+    unsigned long long offered
+    unsigned long long granted
+    void want(unsigned long long more, unsigned long long less)
+
+
+def change_init(unsigned long long add, unsigned long long remove):
+    """Change the flags of the next mounts; with no flag, nothing passes the callbacks."""
+    want(add, remove)
+
+
+def offered_flags():
+    """Return the flags that the kernel offered at the last mount; `flags2` from bit 32 on."""
+    return offered
+
+
+def granted_flags():
+    """Return the flags of the reply at the last mount; 0 before it."""
+    return granted

@@ -1,0 +1,55 @@
+"""Capabilities of FUSE that libfuse does not ask for: compiled where that could be, else none.
+
+libfuse 3.14 answers INIT, the request that begins a session, with the flags that it knows.
+`_session_io` changes that answer. It has to be loaded before pyfuse3, which finds its function only
+then.
+
+Example. Before each write of a program the kernel asks the mount for "security.capability", because
+libfuse's FUSE_HANDLE_KILLPRIV leaves a write to a file with capabilities to the kernel. With
+FUSE_HANDLE_KILLPRIV_V2 in its place the kernel remembers the first answer: for a file of 200 MiB,
+written in pieces of 64 KiB, 7 requests for attributes in place of 6,403 (two files; counted).
+"""
+
+import os
+import sys
+from types import ModuleType
+from typing import Final
+
+# As in include/uapi/linux/fuse.h; those of `flags2` are shifted by 32.
+HANDLE_KILLPRIV: Final = 1 << 19
+HANDLE_KILLPRIV_V2: Final = 1 << 28
+
+# It is better than its predecessor for a file system that only one kernel mounts: that kernel looks
+# for capabilities of a file before its first write, and removes them itself.
+ADDED: Final = HANDLE_KILLPRIV_V2
+REMOVED: Final = HANDLE_KILLPRIV
+
+
+def load() -> bool:
+    """Let the mounts of this process have the capabilities; return whether that is possible.
+
+    To be called before pyfuse3 is imported.
+    """
+    if (hook := _loaded()) is None:
+        return False
+    hook.change_init(ADDED, REMOVED)
+    return True
+
+
+def granted() -> int:
+    """Return the flags of the last mount's INIT, 0 if they are not known."""
+    hook = sys.modules.get("modelfs.fs.host._session_io")
+    return 0 if hook is None else int(hook.granted_flags())
+
+
+def _loaded() -> ModuleType | None:
+    """Load the callbacks for all objects of the process; None if they were not compiled."""
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_GLOBAL)
+    try:
+        from modelfs.fs.host import _session_io  # noqa: PLC0415 - with these flags
+    except ImportError:
+        return None
+    finally:
+        sys.setdlopenflags(flags)
+    return _session_io
