@@ -343,7 +343,7 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._handles[fh]
         await self._changes.before_change()
-        # libfuse asks the kernel to leave this to the file system (FUSE_HANDLE_KILLPRIV).
+        # libfuse asks the kernel to leave this to the file system (see `session_io`).
         self._store.attributes.drop_privileges(handle.inode)
         write = partial(self._writer.write, handle.inode, off, buf)
         try:
