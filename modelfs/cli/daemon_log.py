@@ -68,13 +68,10 @@ class _LogFile(logging.FileHandler):
         with contextlib.suppress(OSError):
             if (size := os.fstat(fd).st_size) > LOG_MAX:
                 with contextlib.suppress(OSError, ModelfsError):  # a full disk: the lines are lost
-                    self._keep(os.pread(fd, LOG_MAX, size - LOG_MAX))
+                    self._folder.unlink(OLD_LOG_NAME)
+                    with open(self._folder.open(OLD_LOG_NAME, OLD_LOG_FLAGS), "wb") as old:
+                        old.write(os.pread(fd, LOG_MAX, size - LOG_MAX))
                 os.ftruncate(fd, 0)
-
-    def _keep(self, lines: bytes) -> None:
-        self._folder.unlink(OLD_LOG_NAME)
-        with open(self._folder.open(OLD_LOG_NAME, OLD_LOG_FLAGS), "wb") as old:
-            old.write(lines)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         """Drop a line that cannot be written: a report would go to stderr, which is the log."""

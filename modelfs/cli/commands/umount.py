@@ -20,7 +20,6 @@ from modelfs.mount_table import mounted_elsewhere
 from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.owners import user_behind
 from modelfs.store.folder import is_locked, open_folder
-from modelfs.store.mounted import MountedStore
 from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02
@@ -56,7 +55,9 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
             _wait_until_ended(daemon, device)
         return
     try:
-        folder = open_folder(_found(mounted), read_only=True, trust=trust)
+        if (found := mounted.find()) is None:
+            raise NotAStore("it does not exist here")  # noqa: TRY301 - as an error of `open_folder`
+        folder = open_folder(found, read_only=True, trust=trust)
     except (NotAStore, OSError) as exc:
         _unmount(path)
         raise Failure(f"unmounted, but cannot watch the store {mounted.path}: {exc}") from exc
@@ -77,12 +78,6 @@ def _mounting_user(path: Path) -> int | None:
         return user_behind(fd)
     finally:
         os.close(fd)
-
-
-def _found(mounted: MountedStore) -> Path:
-    if (found := mounted.find()) is None:
-        raise NotAStore("it does not exist here")
-    return found
 
 
 def _unmount(path: Path) -> None:

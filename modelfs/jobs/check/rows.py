@@ -74,7 +74,13 @@ def rows_decode(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     readable = CheckView(view.store, broken)
     for table, by_key in problems.items():
         for key, problem in by_key.items():
-            yield _row_finding(readable, table, key, problem)
+            message = f"{table.value} row {key[:32].hex()}: {problem}"
+            if table is Table.CHUNKS and len(key) == 8:
+                yield chunk_finding(readable, "row", message, {ChunkId(number_of(key))})
+            elif table in BY_INODE and len(key) >= 8:
+                yield Finding("row", message, (readable.path(number_of(key)),))
+            else:
+                yield Finding("row", message)
 
 
 def _row_problems(index: Index, table: Table) -> dict[bytes, str]:
@@ -87,15 +93,6 @@ def _row_problems(index: Index, table: Table) -> dict[bytes, str]:
         except CorruptIndex as exc:
             problems[key] = str(exc)
     return problems | dict.fromkeys(sorted(damaged), "it does not match its checksum")
-
-
-def _row_finding(view: CheckView, table: Table, key: bytes, problem: str) -> Finding:
-    message = f"{table.value} row {key[:32].hex()}: {problem}"
-    if table is Table.CHUNKS and len(key) == 8:
-        return chunk_finding(view, "row", message, {ChunkId(number_of(key))})
-    if table in BY_INODE and len(key) >= 8:
-        return Finding("row", message, (view.path(number_of(key)),))
-    return Finding("row", message)
 
 
 def superblock_is_right(view: CheckView, _: Reported) -> Iterator[Finding]:

@@ -193,7 +193,7 @@ class Collector:
             while rows := index.scan(hints.table, start, KEY_END, SLICE, damaged=damaged):
                 with index.change():
                     for key, value in rows:
-                        if not _decodes(hints.table, key, value) or _is_stale(hints, key):
+                        if _is_useless(hints, key, value):
                             index.delete(hints.table, key)
                 yield
                 start = rows[-1][0] + b"\0"
@@ -312,17 +312,14 @@ class Collector:
         return freed
 
 
-def _is_stale(hints: Hints, key: bytes) -> bool:
+def _is_useless(hints: Hints, key: bytes, value: bytes) -> bool:
+    """Whether a row of hints does not decode, or is stale."""
+    try:
+        DECODERS[hints.table](key, value)
+    except CorruptIndex as exc:
+        log.warning("a damaged row of %s is dropped: %s", hints.table.value, exc)
+        return True
     try:
         return hints.is_stale(key)
     except CorruptIndex:
         return False  # the row of its file or tensor is damaged, and may be repaired
-
-
-def _decodes(table: Table, key: bytes, value: bytes) -> bool:
-    try:
-        DECODERS[table](key, value)
-    except CorruptIndex as exc:
-        log.warning("a damaged row of %s is dropped: %s", table.value, exc)
-        return False
-    return True

@@ -33,7 +33,13 @@ def lose_incomplete_files(context: RepairContext) -> None:
     for node in list(context.view().inodes()):
         rows = counted.get(node.inode, Totals()).staging_rows + _in_place(context, node.inode)
         if rows < node.staging_rows:
-            _lose_staged(context, node)
+            keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
+            for key, value in list(context.index.pages(Table.STAGED, *keys)):
+                name = window_name(*pair_of(key), WindowRanges.from_bytes(value).generation)
+                context.quarantine.add_file(context.store.staging.directory, name)
+                for table in (Table.STAGED, Table.LOST):
+                    context.drop(table, key, "other rows of the file's staged content are missing")
+            context.drop(Table.TRIMS, number_key(node.inode), "other rows of the file are missing")
             context.lose(node.inode, 0, node.size)
             message = f"inode {node.inode}: all bytes are lost, rows of staged content are missing"
             tensors = context.view().tensors(node.inode, 0, node.size)
@@ -80,16 +86,6 @@ def _in_place(context: RepairContext, inode: int) -> int:
     }
     trims = {key for key in context.reported.broken[Table.TRIMS] if len(key) == 8}
     return sum(number_of(key) == inode for keys in (windows, lost, trims) for key in keys)
-
-
-def _lose_staged(context: RepairContext, node: Inode) -> None:
-    keys = pair_key(node.inode, 0), pair_key(node.inode + 1, 0)
-    for key, value in list(context.index.pages(Table.STAGED, *keys)):
-        name = window_name(*pair_of(key), WindowRanges.from_bytes(value).generation)
-        context.quarantine.add_file(context.store.staging.directory, name)
-        for table in (Table.STAGED, Table.LOST):
-            context.drop(table, key, "other rows of the file's staged content are missing")
-    context.drop(Table.TRIMS, number_key(node.inode), "other rows of the file are missing")
 
 
 def recount_totals_of_inodes(context: RepairContext) -> None:

@@ -111,7 +111,11 @@ class Directory:
             with above.naming(path.name):
                 opened.extend(map(open_in_it, (path.name,), (flags | os.O_NOFOLLOW,)))
         self.fd = opened[0]
-        self.path = self._found() if above is None else path
+        try:
+            self.path = Path(os.readlink(self.link)) if above is None else path
+        except FileNotFoundError as exc:
+            # Sockets, and the files of LMDB, are opened by such links.
+            raise OSError(errno.ENOSYS, "proc(5) is not mounted", "/proc") from exc
         self.store: Path = self.path if above is None else above.store
         status = os.fstat(self.fd)
         self.user_behind = user_behind(self.fd)
@@ -120,13 +124,6 @@ class Directory:
         if above is not None:
             self._check_owner(path, status)
             self.check_private()
-
-    def _found(self) -> Path:
-        try:
-            return Path(os.readlink(self.link))
-        except FileNotFoundError as exc:
-            # Sockets, and the files of LMDB, are opened by such links.
-            raise OSError(errno.ENOSYS, "proc(5) is not mounted", "/proc") from exc
 
     def close(self) -> None:
         """Close it. Later uses raise OSError."""

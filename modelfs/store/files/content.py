@@ -24,8 +24,8 @@ from modelfs.store.files.read_runs import ChunkRun, FileRun, HoleRun, ReadRun, f
 from modelfs.store.files.staged_file import StagedFile, with_staged_state
 from modelfs.store.files.staging import Staging
 from modelfs.store.files.window import Window
-from modelfs.store.index.chunk_records import Chunk, ChunkKind
-from modelfs.store.index.records import Extent, Inode
+from modelfs.store.index.chunk_records import ChunkKind
+from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
 
 
@@ -138,7 +138,13 @@ class Contents:
                 file = source.file.descriptor()
                 _append(runs, FileRun(file, low - source.start, high - low, source.file))
             else:
-                _append(runs, self._chunk_run(*source))
+                extent, record = source
+                is_plain = record.kind is ChunkKind.PLAIN
+                pack = self._stored.verified_file(record) if is_plain else None
+                if pack is None:
+                    _append(runs, ChunkRun(extent.chunk, record, extent.skip, extent.length))
+                else:
+                    _append(runs, FileRun(pack, record.offset + extent.skip, extent.length))
         return runs
 
     def _hole(self, inode: InodeNumber, size: int) -> HoleRun:
@@ -157,13 +163,6 @@ class Contents:
         except CorruptIndex:
             return True
         return False
-
-    def _chunk_run(self, extent: Extent, record: Chunk) -> ReadRun:
-        if record.kind is ChunkKind.PLAIN:
-            file = self._stored.verified_file(record)
-            if file is not None:
-                return FileRun(file, record.offset + extent.skip, extent.length)
-        return ChunkRun(extent.chunk, record, extent.skip, extent.length)
 
     def fill(self, runs: list[ReadRun], into: memoryview) -> None:
         """Read planned runs into `into`, which has their total size. Any thread.
