@@ -15,13 +15,14 @@
     scrub-status                                 `scrub_report`
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
 import trio
 
-from modelfs.errors import InvalidArgument
+from modelfs.errors import InvalidArgument, StoreFull
 from modelfs.fs.background.context import AsyncProgress
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
@@ -99,10 +100,19 @@ class Commands:
         """Call a function on a thread, and return its result."""
         return await trio.to_thread.run_sync(function, limiter=self._workers)
 
+    async def _ingest(self, progress: AsyncProgress | None = None) -> None:
+        """Ingest all files. Those that were just removed go first: a full disk may need their room.
+
+        Raises: as `BackgroundIngest.sync`.
+        """
+        with contextlib.suppress(StoreFull, OSError):  # ingest has the same error, or has room
+            await self._background.gc.remove_orphans()
+        await self._background.ingest.sync(progress)
+
     async def sync(self, request: Json, progress: AsyncProgress) -> Json:
         with self._background.shortage.urgent():
             await self._background.mapped_pages.sync_all()
-        await self._background.ingest.sync(progress)
+        await self._ingest(progress)
         return {}
 
     async def gc(self, request: Json, progress: AsyncProgress) -> Json:
@@ -115,7 +125,7 @@ class Commands:
         depth = request.get("depth")
         if depth is not None and (not isinstance(depth, int) or not 1 <= depth <= CHAIN_MAX):
             raise InvalidArgument(f"depth is a number from 1 to {CHAIN_MAX}")
-        await self._background.ingest.sync()
+        await self._ingest()
         before = await self._statistics(0)
         optimize = self._background.optimize
         try:

@@ -142,7 +142,7 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
                 assert f"(owned by user {ALICE.uid}; try as that user)" in refusal
                 assert "--trust" not in refusal
         with mounted(theirs, top / "mnt", "--trust") as mount:
-            assert "StoreBusy" in str(bob(users.read_files, str(theirs), False))
+            assert "NoSlots" in str(bob(users.read_files, str(theirs), False))
             (theirs / "index" / "lock.mdb").chmod(0o666)
             assert bob(users.read_files, str(theirs), False) == {"x": CONTENT}
             # As of the last commit, since the daemon does not answer him.

@@ -1,8 +1,7 @@
 """Capabilities of FUSE that libfuse does not ask for: compiled where that could be, else none.
 
-libfuse 3.14 answers INIT, the request that begins a session, with the flags that it knows.
-`_session_io` changes that answer. It has to be loaded before pyfuse3, which finds its function only
-then.
+The answer to INIT, the request that begins a session, has libfuse's flags. `_session_io` adds and
+removes some. It has to be loaded before pyfuse3, which finds its function only then.
 
 Example. Before each write of a program the kernel asks the mount for "security.capability", because
 libfuse's FUSE_HANDLE_KILLPRIV leaves a write to a file with capabilities to the kernel. With
@@ -12,8 +11,11 @@ written in pieces of 64 KiB, 7 requests for attributes in place of 6,403 (two fi
 
 import os
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Final
+
+_MODULE: Final = "modelfs.fs.host._session_io"
 
 # As in include/uapi/linux/fuse.h; those of `flags2` are shifted by 32.
 HANDLE_KILLPRIV: Final = 1 << 19
@@ -38,7 +40,7 @@ def load() -> bool:
 
 def granted() -> int:
     """Return the flags of the last mount's INIT, 0 if they are not known."""
-    hook = sys.modules.get("modelfs.fs.host._session_io")
+    hook = sys.modules.get(_MODULE)
     return 0 if hook is None else int(hook.granted_flags())
 
 
@@ -47,9 +49,8 @@ def _loaded() -> ModuleType | None:
     flags = sys.getdlopenflags()
     sys.setdlopenflags(flags | os.RTLD_GLOBAL)
     try:
-        from modelfs.fs.host import _session_io  # noqa: PLC0415 - with these flags
+        return import_module(_MODULE)
     except ImportError:
         return None
     finally:
         sys.setdlopenflags(flags)
-    return _session_io
