@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from pyfuse3 import FileNameT, InodeT
 from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import StoreNotTrusted
@@ -24,7 +25,15 @@ from modelfs.store.create import create_store
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import CONTROL_SOCKET
 from modelfs.store.index.tables import InodeNumber
-from tests.support.served_store import Counting, Failing, Held, Served, all_synced
+from tests.support.served_store import (
+    ASKED,
+    TOP,
+    Counting,
+    Failing,
+    Held,
+    Served,
+    all_synced,
+)
 from tests.support.stores import CHUNK, checked, model_of, noise, pending_files
 
 Reply = dict[str, Any]
@@ -107,6 +116,16 @@ async def test_sync(daemon: Served, synced: Counting[..., dict[int, str]]) -> No
     assert synced.calls == [(Path("/no mount"), os.makedev(0, 99), {})]
     assert pending_files(daemon.store) == []
     assert not daemon.store.index.dirty
+
+
+async def test_sync_after_a_removal(daemon: Served) -> None:
+    """A file that was just removed is not stored in chunks: the disk may have no room for it."""
+    inode = await daemon.written(b"f", noise(CHUNK))
+    await daemon.operations.unlink(TOP, FileNameT(b"f"), ASKED)
+    await daemon.operations.forget([(InodeT(inode), 1)])
+    answer = await answer_to(daemon, b'{"command": "sync"}\n')
+    assert answer == [{"result": {}}]  # there was no file to ingest
+    assert daemon.store.inodes.find(inode) is None
 
 
 async def test_gc(daemon: Served) -> None:
