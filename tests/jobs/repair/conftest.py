@@ -1,4 +1,4 @@
-"""Fixtures of repair: chains of derived chunks."""
+"""Fixtures of repair: chains of derived chunks, and a store whose last commit counts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 
 from modelfs.store.store import Store
 from tests.support.derived_chain import chain_in
+from tests.support.sample_store import Sample
+from tests.support.stores import new_file, noise
 
 
 @pytest.fixture
@@ -21,3 +23,13 @@ def copied(folder: Path) -> Iterator[Store]:
     """The same chain; 2 and 3 are also there as they were first stored, plain."""
     with chain_in(folder, one_copy=False) as store:
         yield store
+
+
+@pytest.fixture
+def closed(sample: Sample) -> Path:
+    """A store whose last commit has staged a new file."""
+    inode = new_file(sample.store, b"acknowledged", noise(5000, 8))
+    sample.store.flush(inode)
+    sample.store.commit()
+    sample.store.abandon()
+    return sample.path

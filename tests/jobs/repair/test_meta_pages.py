@@ -44,16 +44,6 @@ FIELDS = {
 
 
 @pytest.fixture
-def closed(sample: Sample) -> Path:
-    """A store whose last commit has staged a new file."""
-    inode = new_file(sample.store, b"acknowledged", noise(5000, 8))
-    sample.store.flush(inode)
-    sample.store.commit()
-    sample.store.abandon()
-    return sample.path
-
-
-@pytest.fixture
 def content(good: Contents) -> Contents:
     """The files of that store."""
     return {**good, b"/acknowledged": noise(5000, 8)}

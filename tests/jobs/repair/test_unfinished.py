@@ -15,18 +15,7 @@ from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of
 from tests.support.index_pages import SIZE, data_file, walk_of
 from tests.support.meta_fields import forget_records, last_meta, wipe
-from tests.support.sample_store import Sample
-from tests.support.stores import new_file, noise, overwrite
-
-
-@pytest.fixture
-def closed(sample: Sample) -> Path:
-    """A store whose last commit has staged a new file."""
-    inode = new_file(sample.store, b"acknowledged", noise(5000, 8))
-    sample.store.flush(inode)
-    sample.store.commit()
-    sample.store.abandon()
-    return sample.path
+from tests.support.stores import overwrite
 
 
 def kept(store: Path) -> set[str]:
