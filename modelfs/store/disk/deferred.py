@@ -60,7 +60,7 @@ class Deferred(Generic[W]):
         left: list[W] = []
         for work in drained:
             try:
-                if self._is_done(work):
+                if self._attempt(work):
                     continue
             except OSError as exc:
                 log.warning("an unused file of the store cannot be deleted or cut: %s", exc)
@@ -68,7 +68,7 @@ class Deferred(Generic[W]):
         drained[:] = left
 
     @abstractmethod
-    def _is_done(self, work: W) -> bool:
+    def _attempt(self, work: W) -> bool:
         """Do a piece of work; return whether it could be done. May be repeated.
 
         Raises:
@@ -79,7 +79,7 @@ class Deferred(Generic[W]):
 class DeferredDeletes(Deferred[str]):
     """The files of one folder that the next commit no longer mentions, by name."""
 
-    def _is_done(self, work: str) -> bool:
+    def _attempt(self, work: str) -> bool:
         self._files.forget(work)
         self._folder.unlink(work)
         return True

@@ -35,7 +35,7 @@ Cut = tuple[str, int]  # the name of a pack's file, and its new length
 class DeferredCuts(Deferred[Cut]):
     """The files of packs that become shorter with the next commit."""
 
-    def _is_done(self, work: Cut) -> bool:
+    def _attempt(self, work: Cut) -> bool:
         if self._is_read(work[0]):
             return False
         with contextlib.suppress(FileNotFoundError):  # deleted since: no chunk was left
