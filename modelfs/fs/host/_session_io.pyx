@@ -98,7 +98,6 @@ cdef extern from *:
         removed = less;
     }
     """
-    unsigned long long offered
     unsigned long long granted
     void want(unsigned long long more, unsigned long long less)
 
@@ -108,11 +107,6 @@ def change_init(unsigned long long add, unsigned long long remove):
     want(add, remove)
 
 
-def offered_flags():
-    """Return the flags that the kernel offered at the last mount; `flags2` from bit 32 on."""
-    return offered
-
-
 def granted_flags():
-    """Return the flags of the reply at the last mount; 0 before it."""
+    """Return the flags of the reply at the last mount, `flags2` from bit 32 on; 0 before it."""
     return granted
