@@ -46,7 +46,7 @@ class Steps(Watchdog):
         super().__init__()
         self.long: list[TaskStep] = []
 
-    def measured(self, step: TaskStep) -> None:
+    def exceeded(self, step: TaskStep) -> None:
         if step.cpu > STEP_SECONDS:
             self.long.append(step)
 

@@ -1,7 +1,8 @@
 """What do the checksum of a row, and the watchdog of a step, cost?
 
 Times the checksum of rows with the sizes that extents and chunks have, and the calls that the
-watchdog gets around a step of a task. Prints the best of several rounds for each, in microseconds.
+watchdog gets around a step of a task and after a wait of the loop. Prints the best of several
+rounds for each, in microseconds.
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main() -> int:
         watchdog.after_task_step(task)
 
     _show("watch a step", step, calls)
+    _show("watch a wait", partial(watchdog.after_io_wait, 0), calls)
     return 0
 
 

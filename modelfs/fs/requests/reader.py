@@ -56,8 +56,7 @@ class Reader:
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):
-            # Plain chunks that were verified meanwhile are read from their packs directly.
-            runs = self._contents.plan(handle.inode, offset, size)
+            runs = self._contents.locate(runs)
         total = _size(runs)
         buffer = self._buffers.get(total)
         view = memoryview(buffer)[:total]

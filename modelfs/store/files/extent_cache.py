@@ -1,8 +1,9 @@
 """The extent cache: parts of file maps, joined with the records of their chunks.
 
 Successive reads of a file need the same few rows of the index. So for each of the files read last,
-one *section* of its map is cached, as long as no extent and no chunk record of the store changes.
-Without this cache, planning a read of 1 MiB took as long as copying its bytes.
+two *sections* of its map are cached, as long as no extent and no chunk record of the store changes:
+one for its reader, and one for the read-ahead, which is often past the end of the first. Without
+this cache, planning a read of 1 MiB took as long as copying its bytes.
 
 Example. A file has extents of 1 MiB. A read of 128 KiB at 70 MiB loads the section from there to
 134 MiB: 64 extents and their chunks' records. The next 511 sequential reads find it. When ingest
@@ -29,6 +30,7 @@ from modelfs.store.index.tables import InodeNumber, Table
 # A section ends after so many bytes, or after so many extents if these end earlier.
 SECTION_BYTES: Final = 64 << 20
 SECTION_EXTENTS: Final = 64
+SECTIONS_OF_FILE: Final = 2
 FILES_MAX: Final = 64
 
 
@@ -40,6 +42,10 @@ class _Section:
     stop: int
     version: tuple[int, int]  # of the tables it was loaded from
     extents: list[tuple[Extent, Chunk | CorruptIndex]]
+
+    def covers(self, start: int, stop: int, version: tuple[int, int]) -> bool:
+        """Whether the range `[start, stop)` is in it, as the tables have it."""
+        return self.version == version and self.start <= start <= stop <= self.stop
 
 
 class ExtentCache:
@@ -53,7 +59,7 @@ class ExtentCache:
         self._index = index
         self._maps = maps
         self._chunks = chunks
-        self._sections: OrderedDict[InodeNumber, _Section] = OrderedDict()
+        self._sections: OrderedDict[InodeNumber, list[_Section]] = OrderedDict()
         self._lock = fork_lock()
 
     def clear(self) -> None:
@@ -84,21 +90,21 @@ class ExtentCache:
     def _section(self, inode: InodeNumber, start: int, stop: int) -> _Section:
         """Return a section of a file's map that covers `[start, stop)`."""
         version = self._index.version(Table.EXTENTS), self._index.version(Table.CHUNKS)
-        sections = self._sections
+        files = self._sections
         with self._lock:
-            section = sections.get(inode)
-        if (
-            section is None
-            or section.version != version
-            or not section.start <= start <= stop <= section.stop
-        ):
-            section = self._load(inode, start, stop, version)
+            sections = files.get(inode, [])
+            if sections:
+                files.move_to_end(inode)
+        for section in sections:
+            if section.covers(start, stop, version):
+                return section
+        loaded = self._load(inode, start, stop, version)
         with self._lock:
-            sections.pop(inode, None)
-            sections[inode] = section
-            if len(sections) > FILES_MAX:
-                sections.popitem(last=False)
-        return section
+            sections = files.pop(inode, [])
+            files[inode] = [loaded, *sections[: SECTIONS_OF_FILE - 1]]
+            if len(files) > FILES_MAX:
+                files.popitem(last=False)
+        return loaded
 
     def _load(
         self, inode: InodeNumber, start: int, stop: int, version: tuple[int, int]

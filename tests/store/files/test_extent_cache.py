@@ -64,17 +64,24 @@ def test_planning_ahead_is_bounded(opened: Store) -> None:
     )
 
 
-def test_a_section_is_loaded_once(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequential reads load the rows of a file once, until any map or chunk record changes."""
-    inode = stored_file(opened, b"f", noise(8 * CHUNK))
-    loads: list[int] = []
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where the sections begin that are loaded from now on."""
+    starts: list[int] = []
     real = FileMaps.overlapping
 
     def counted(maps: FileMaps, inode: InodeNumber, start: int, stop: int) -> Iterator[Extent]:
-        loads.append(start)
+        starts.append(start)
         return real(maps, inode, start, stop)
 
     monkeypatch.setattr(FileMaps, "overlapping", counted)
+    return starts
+
+
+def test_a_section_is_loaded_once(opened: Store, loads: list[int]) -> None:
+    """Sequential reads load the rows of a file once, until any map or chunk record changes."""
+    inode = stored_file(opened, b"f", noise(8 * CHUNK))
+    loads.clear()
     for at in range(0, 8 * CHUNK, 1000):
         opened.contents.read(inode, at, 1000)
     assert loads == [0]
@@ -82,9 +89,23 @@ def test_a_section_is_loaded_once(opened: Store, monkeypatch: pytest.MonkeyPatch
     opened.contents.read(inode, 5000, 1000)
     assert loads == [0]  # a write changes no map
     ingest_file(opened, other)
-    del loads[:]
+    loads.clear()
     opened.contents.read(inode, 5000, 1000)
     assert loads == [5000]
+
+
+def test_a_reader_and_its_read_ahead_have_a_section_each(
+    opened: Store, loads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan past the end of a reader's section drops another one, and not that."""
+    monkeypatch.setattr(extent_cache, "SECTION_BYTES", 2 * CHUNK)
+    monkeypatch.setattr(extent_cache, "SECTION_EXTENTS", 2)
+    inode = stored_file(opened, b"f", noise(8 * CHUNK))
+    loads.clear()
+    for at in range(0, 4 * CHUNK, CHUNK // 4):
+        opened.contents.read(inode, at, 100)
+        opened.contents.plan_ahead(inode, at + 2 * CHUNK, 100)
+    assert loads == [0, 2 * CHUNK, 4 * CHUNK]
 
 
 @pytest.mark.parametrize("extents", [1, 3, 64])
