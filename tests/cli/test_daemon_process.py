@@ -32,7 +32,7 @@ def test_found_by_the_folder_that_it_has_open(empty: Path) -> None:
         assert not process.is_found
 
 
-@pytest.mark.parametrize("pid", [None, os.getpid()])
+@pytest.mark.parametrize("pid", [None, os.getpid()], ids=["unknown", "known"])
 def test_another_process_of_that_number(empty: Path, pid: int | None) -> None:
     """A process that has not opened the store's folder is not taken for the daemon."""
     described = MountedStore(empty, identity_of(empty), PROC / f"{os.getpid()}/fd/0", pid)
