@@ -36,7 +36,7 @@ def interrupts() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Escape what is no UTF-8 in a report: names of files in a log, which xdist cannot send."""
+    """Escape names of files in the logs of a report: xdist cannot send all of them."""
     report = yield
     report.sections = [
         (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections

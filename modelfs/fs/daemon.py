@@ -110,7 +110,9 @@ class _Daemon:
 
         During the end, signals have no effect.
         """
-        numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
+        numbers = list(STOP_SIGNALS)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1) has started the daemon
+            numbers.remove(signal.SIGHUP)
         with received(numbers) as signals:
             await self._serve(signals)
         if self._failure is not None:
@@ -209,11 +211,6 @@ def _device_of(mountpoint: Path) -> int | None:
     except OSError as exc:
         log.warning("the mount table does not show the mount: %s", exc)
         return None
-
-
-def _is_ignored_hangup(number: signal.Signals) -> bool:
-    """Whether it is SIGHUP and the daemon was started to ignore it: nohup(1)."""
-    return number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def notify_manager(state: str) -> None:

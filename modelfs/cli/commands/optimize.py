@@ -9,11 +9,11 @@ from modelfs.cli.failure import Failure, interruptible
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH, Number
 from modelfs.cli.places import find_store
+from modelfs.jobs.composed.ingest import ingest_unmounted
 from modelfs.jobs.composed.optimize import optimize_all
 from modelfs.jobs.drive import run, run_and_commit
 from modelfs.jobs.gc.collector import Collector
 from modelfs.jobs.hints import all_hints
-from modelfs.jobs.ingest.job import ingest_all
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import optimize_report
 from modelfs.jobs.optimize.room import OptimizeRoom, room_for
@@ -54,7 +54,7 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trus
                 report = daemon.ask("optimize", progress, **arguments)
         else:
             with open_unmounted(store, trust=trust) as opened:
-                run(ingest_all(opened), opened)
+                run(ingest_unmounted(opened), opened)
                 before = opened.inventory.statistics(0)
                 backlog = Backlog(opened)
                 backlog.begin(depth, include_optimized=again)

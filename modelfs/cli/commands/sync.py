@@ -8,8 +8,8 @@ from modelfs.cli import client, params, render
 from modelfs.cli.open_store import open_unmounted
 from modelfs.cli.params import PATH
 from modelfs.cli.places import find_store
+from modelfs.jobs.composed.ingest import ingest_unmounted
 from modelfs.jobs.drive import run
-from modelfs.jobs.ingest.job import ingest_all
 
 
 @click.command()
@@ -28,4 +28,4 @@ def sync(place: Path, *, trust: bool) -> None:
                 daemon.ask("sync", progress)
         else:
             with open_unmounted(store, trust=trust) as opened:
-                run(ingest_all(opened), opened)
+                run(ingest_unmounted(opened), opened)
