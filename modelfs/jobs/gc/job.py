@@ -51,10 +51,20 @@ def _collect(
     live_min: float,
     enough: Callable[[], bool] = lambda: False,
 ) -> Job[Garbage]:
+    yield from pausing(collector.drop_stale_hints())
+    return (yield from _collect_chunks(store, collector, live_min, enough))
+
+
+def _collect_chunks(
+    store: Store,
+    collector: Collector,
+    live_min: float,
+    enough: Callable[[], bool] = lambda: False,
+) -> Job[Garbage]:
+    """Remove dead chunks, and rewrite sparse packs. As `collect`, but for the hints."""
     garbage: Garbage = yield Work(partial(collector.measured, live_min))
     before = collector.pack_bytes()
     yield from pausing(store.reclaimer.remove_dead())
-    yield from pausing(collector.drop_stale_hints())
     yield Commit()
     rewritten, failure = 0, None
     for pack in collector.sparse_packs(live_min):
@@ -74,6 +84,8 @@ def _collect(
 def collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[None]:
     """Collect until no more than so many bytes of packs are garbage, sparsest packs first.
 
+    Stale hints stay: to look at all of them takes longer than to copy a pack.
+
     While a reader needs packs to stay, nothing is collected. Raises as `collect` does.
     """
     # Packs that were never measured seem to have more garbage than they have.
@@ -86,7 +98,7 @@ def _collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[
         yield Work(partial(collector.measure, LIVE_MIN_SMALL))
         if collector.garbage_bytes(LIVE_MIN_SMALL) <= garbage_max:
             return
-        yield from _collect(store, collector, live_min)
+        yield from _collect_chunks(store, collector, live_min)
 
 
 def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:

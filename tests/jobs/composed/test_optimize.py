@@ -107,6 +107,7 @@ def test_much_garbage_is_collected_between_batches(
 ) -> None:
     """Before a batch, packs are rewritten when their garbage is above the bound."""
     monkeypatch.setattr(room_module, "GARBAGE_MIN", 100_000)
+    monkeypatch.setattr(room_module, "AMPLE_PART", 0)
     monkeypatch.setattr(backlog_module, "BATCH_TENSORS", 1)
     put(wide.store, "base", real("base.safetensors"))
     stored_file(wide.store, b"finetune", real("finetune.safetensors"))

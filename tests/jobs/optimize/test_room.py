@@ -13,6 +13,7 @@ from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.room import garbage_max, room_for
 from modelfs.jobs.steps import Hold, Step, Work
 from modelfs.store.disk.calls import drive
+from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.optimized_models import f32
@@ -66,12 +67,21 @@ def test_a_run_takes_no_more_than_it_says(wide: Box, monkeypatch: pytest.MonkeyP
     before = packs(wide.store)
     monkeypatch.setattr(room_module, "PACK_SIZE", PACK)
     monkeypatch.setattr(room_module, "GARBAGE_MIN", MB)
+    monkeypatch.setattr(room_module, "AMPLE_PART", 0)
     monkeypatch.setattr(room_module, "BATCH_BYTES", MB)
     backlog = Backlog(wide.store)
     needed = room_for(wide.store, backlog.status().bytes).needed
     assert needed < before // 2
     assert peak_of(wide.store, monkeypatch) <= before + needed
     assert {inode: content_of(wide.store, inode) for inode in contents} == contents
+
+
+def test_ample_room_saves_collections(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on garbage is at least an eighth of the free room, and a run shows that."""
+    monkeypatch.setattr(Space, "working_bytes", 80 << 30)
+    assert garbage_max(wide.store) == 10 << 30
+    assert 10 << 30 < room_for(wide.store, 1 << 50).needed < 11 << 30
+    assert room_for(wide.store, MB).needed < 2 * MB
 
 
 def test_little_room_makes_small_portions(wide: Box, monkeypatch: pytest.MonkeyPatch) -> None:
