@@ -53,6 +53,7 @@ class BackgroundGc:
         self._collector = collector
         self._shown = 0  # bytes of garbage at the last survey for df(1)
         self._surveyed_at = -SURVEY_SECONDS  # monotonic seconds
+        self._surveyed: int | None = None  # the reclaimer's `freed` at that survey
         self._orphans = OrphanQueue(context.store, before_removal=ingest.forget)
         self._uncollectable = 0  # bytes of garbage that the last collection for room left
 
@@ -73,13 +74,18 @@ class BackgroundGc:
         return await self._context.driver.call(partial(survey, self._store, self._collector))
 
     async def shown_bytes(self) -> int:
-        """Return how many bytes a collection would free, about, for df(1)."""
+        """Return how many bytes a collection would free, about, for df(1).
+
+        What was freed since the last survey is free on the disk, so it must not count once more.
+        """
+        reclaimer = self._store.reclaimer
         if time.monotonic() - self._surveyed_at > SURVEY_SECONDS:
-            self._surveyed_at = time.monotonic()
+            self._surveyed_at, self._surveyed = time.monotonic(), None
+        while self._surveyed != (freed := reclaimer.freed):
             garbage = await self._context.driver.call(
                 lambda: self._collector.survey(LIVE_MIN_SHORT)
             )
-            self._shown = garbage.freed_bytes
+            self._shown, self._surveyed = garbage.freed_bytes, freed
         return self._shown
 
     async def collect(

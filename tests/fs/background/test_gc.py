@@ -73,6 +73,13 @@ async def test_garbage_is_free_room(held: Served, monkeypatch: pytest.MonkeyPatc
     assert shown.f_bavail * shown.f_frsize == pytest.approx(room.free + garbage, abs=1 << 20)
 
 
+async def test_freed_garbage_does_not_count_twice(held: Served) -> None:
+    """Right after a collection, df(1) no longer shows its garbage beside the room on the disk."""
+    assert await held.background.gc.shown_bytes() > 100_000
+    await held.background.gc.collect(LIVE_MIN_SMALL)
+    assert await held.background.gc.shown_bytes() < 10_000
+
+
 async def test_room_of_a_small_file_comes_back(
     running: Served, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
