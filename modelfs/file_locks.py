@@ -1,7 +1,8 @@
 """The kernel's table of file locks: proc_locks(5).
 
-A lock is listed with its file, as the device and the inode number of that. The device is the one of
-the file system. On some, such as btrfs, stat(2) returns another one for the same file.
+A lock is listed with its file, as the device and the inode number of that. The device is left out
+here: on btrfs and others stat(2) returns another one for the same file. So a lock of a file on
+another file system, with the same inode number, may be taken for one of the file in question.
 
 Example. Process 22292 has a store open for writing. The table has two lines of it::
 
@@ -9,7 +10,6 @@ Example. Process 22292 has a store open for writing. The table has two lines of 
     5: FLOCK  ADVISORY  WRITE 22292 fe:00:2313446 0 EOF          the lock of the store
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,8 +22,7 @@ class FileLock:
 
     kind: str  # "POSIX" of fcntl(2), "FLOCK" of flock(2), or another
     is_exclusive: bool
-    pid: int  # -1 if the lock belongs to no process
-    device: int  # of the file system, as `st_dev`
+    pid: int  # not positive if the lock belongs to no process that is seen here
     inode: int
     start: int  # of the locked bytes
 
@@ -37,6 +36,5 @@ def locks() -> Iterator[FileLock]:
     for line in proc.lines("locks"):
         match line.split():
             case [_, kind, _, access, pid, place, start, _] if place.count(":") == 2:
-                major, minor, inode = place.split(":")
-                device = os.makedev(int(major, 16), int(minor, 16))
-                yield FileLock(kind, access == "WRITE", int(pid), device, int(inode), int(start))
+                inode = int(place.rpartition(":")[2])
+                yield FileLock(kind, access == "WRITE", int(pid), inode, int(start))

@@ -266,9 +266,9 @@ def is_locked(folder: Directory) -> bool:
 
 def _lock_holder(folder: Directory) -> str:
     """Return the name of the process that has locked a store."""
-    status = folder.status(LOCK_FILE)
+    inode = folder.status(LOCK_FILE).st_ino
     with contextlib.suppress(OSError):
-        for lock in locks():
-            if lock.kind == "FLOCK" and (lock.device, lock.inode) == (status.st_dev, status.st_ino):
-                return f"process {lock.pid}"
+        holders = {lock.pid for lock in locks() if lock.kind == "FLOCK" and lock.inode == inode}
+        if len(holders) == 1 and (pid := holders.pop()) > 0:
+            return f"process {pid}"
     return "another process"

@@ -1,8 +1,8 @@
 """The store of a mount, found by attributes that every file of the mount answers.
 
 They are the path of the store's folder, and the folder's identity with the daemon's process and its
-descriptor of the folder: `DEVICE:INODE PID/FD`. At the path there may be nothing, or another store:
-in another container, or after the folder was renamed. Then the descriptor leads to it.
+descriptor of the folder: `DEVICE:INODE PID/FD`. At the path there may be nothing, or another store,
+in another container. Then the descriptor leads to it.
 
 Example. A daemon with PID 70 has mounted /data/store, and the store is renamed to /data/models. In
 the mount, "user.modelfs.store" is "/data/models", the path by now. In a container that has the
@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import re
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,8 +94,25 @@ def find_store(path: Path) -> Directory:
         IrregularFile: as `is_store`.
         OSError: the path may not be read, or the mount's daemon ended.
     """
+    store, _ = _find(path)
+    return store
+
+
+def find_path(path: Path) -> Path:
+    """Return a path of the store at a path, or of the mount that the path lies in.
+
+    It may name another store by the time that it is opened, but it can be kept: a reader opens the
+    store again, also in other processes. Raises what `find_store` does.
+    """
+    store, found = _find(path)
+    store.close()
+    return found
+
+
+def _find(path: Path) -> tuple[Directory, Path]:
+    """Return the store as `find_store` does, and a path by which this process can open it again."""
     if (store := open_if_store(path)) is not None:
-        return store
+        return store, store.path
     try:
         mounted = store_of_mount(path)
     except FileNotFoundError as exc:
@@ -111,14 +127,5 @@ def find_store(path: Path) -> Directory:
         )
     if mounted.identity not in (None, store.identity):
         raise NotAStore(f"the store {found} was moved or replaced meanwhile")
-    return store
-
-
-def find_path(path: Path) -> Path:
-    """Return a path of the store at a path, or of the mount that the path lies in.
-
-    It may name another store by the time that it is opened, but it can be kept: a reader opens the
-    store again, also in other processes. Raises what `find_store` does.
-    """
-    with closing(find_store(path)) as store:
-        return store.path
+    # Not `store.path`: of a folder in another mount namespace that is the path there.
+    return store, found

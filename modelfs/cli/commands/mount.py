@@ -137,7 +137,7 @@ def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
 def _note_foreign_top(options: MountOptions) -> None:
     """Note that this user may not write in the top folder, as in a store that was given to him."""
     path, user = options.mountpoint, os.geteuid()
-    if options.read_only or os.access(path, os.W_OK):
+    if options.read_only or path.stat().st_uid == user or os.access(path, os.W_OK):
         return
     commands = (
         f"modelfs umount {shell_word(path)}",

@@ -53,7 +53,7 @@ class BackgroundGc:
         self._collector = collector
         self._shown = 0  # bytes of garbage at the last survey for df(1)
         self._surveyed_at = -SURVEY_SECONDS  # monotonic seconds
-        self._surveyed: int | None = None  # the reclaimer's `freed` at that survey
+        self._surveyed: int | None = None  # the reclaimer's version at that survey
         self._orphans = OrphanQueue(context.store, before_removal=ingest.forget)
         self._uncollectable = 0  # bytes of garbage that the last collection for room left
 
@@ -76,16 +76,16 @@ class BackgroundGc:
     async def shown_bytes(self) -> int:
         """Return how many bytes a collection would free, about, for df(1).
 
-        What was freed since the last survey is free on the disk, so it must not count once more.
+        Bytes freed since the last survey are free on the disk already, and must not count twice.
         """
         reclaimer = self._store.reclaimer
         if time.monotonic() - self._surveyed_at > SURVEY_SECONDS:
             self._surveyed_at, self._surveyed = time.monotonic(), None
-        while self._surveyed != (freed := reclaimer.freed):
+        while self._surveyed != (version := reclaimer.version):
             garbage = await self._context.driver.call(
                 lambda: self._collector.survey(LIVE_MIN_SHORT)
             )
-            self._shown, self._surveyed = garbage.freed_bytes, freed
+            self._shown, self._surveyed = garbage.freed_bytes, version
         return self._shown
 
     async def collect(

@@ -5,7 +5,8 @@ no room in the end, so the reserve is lent to writers a *loan* at a time, which 
 room that is left. Acknowledged bytes stay, even if the next write fails, so new content in a loan
 uses the reserve up. Hence a file begins with a *probe*, of 1 MiB. When these bytes are in chunks,
 each file of the loan is judged: a file of copies may use the next loan whole; one of new content
-gets no byte more, unless it is written from its beginning again. Probes end when half of the room
+gets no byte more, unless it is written from its beginning again. A file that mixes both gets probes
+until it has brought 1 MiB of new content. Probes end when half of the room
 is used up: the rest is for files that are known to be copies, and for rows of the index. A loan is
 no larger than the room that is left for probes, or 1 MiB, since a file may begin as a copy only.
 
@@ -79,7 +80,8 @@ class Loans:
         self._judge = judge
         self._loan: _Loan | None = None
         self._copies: set[InodeNumber] = set()  # files whose last loan was of copies
-        self._refused: set[InodeNumber] = set()  # files whose last loan was of new content
+        self._refused: set[InodeNumber] = set()  # files that brought too much new content
+        self._new: dict[InodeNumber, int] = {}  # bytes of new content, by file
 
     def borrow(self, size: int, at: Position | None = None) -> bool:
         """Grant a writer bytes of the loan that is open; return whether there are so many.
@@ -107,6 +109,7 @@ class Loans:
         if offset == 0:
             self._refused.discard(inode)
             self._copies.discard(inode)
+            self._new.pop(inode, None)
         if inode in self._refused or inode in self._copies:
             return inode in self._copies
         lent = loan.lent[inode].size if inode in loan.lent else 0
@@ -128,13 +131,18 @@ class Loans:
         loan, self._loan = self._loan, None
         if loan is None:
             return
-        verdicts = {inode: self._verdict(inode, lent) for inode, lent in loan.lent.items()}
-        new = {inode for inode, verdict in verdicts.items() if verdict.new > verdict.copied}
-        self._refused |= new
-        self._copies -= new
-        self._copies |= {
-            inode for inode, found in verdicts.items() if found.copied and not found.new
-        }
+        for inode, lent in loan.lent.items():
+            self._note(inode, self._verdict(inode, lent))
+
+    def _note(self, inode: InodeNumber, verdict: Verdict) -> None:
+        """Decide from the verdict on a file's loan whether it may have more."""
+        if verdict.new:
+            self._copies.discard(inode)
+            self._new[inode] = self._new.get(inode, 0) + verdict.new
+        elif verdict.copied:
+            self._copies.add(inode)
+        if verdict.new > verdict.copied or self._new.get(inode, 0) > PROBE:
+            self._refused.add(inode)
 
     def _verdict(self, inode: InodeNumber, lent: RangeSet) -> Verdict:
         try:
@@ -148,6 +156,7 @@ class Loans:
         self._loan = None
         self._copies.clear()
         self._refused.clear()
+        self._new.clear()
 
 
 def judge(store: Store, inode: InodeNumber, ranges: RangeSet) -> Verdict:

@@ -2,10 +2,10 @@
 
 A round removes deleted files, ingests all staged bytes, also of files that are being written, and
 commits. If some are staged still, and there is too little room, it flushes all files and ingests
-once more. If that was not enough it collects garbage. At last it judges the files of the last loan,
-whose bytes are in chunks now, and opens another. Each step may fail, and the next one is done
-nevertheless. Nothing in a round waits for an answer from the mount, nor for a reader that has the
-packs pinned, so neither can hold it up.
+once more. If that was not enough it collects garbage. If there still is too little room, it judges
+the files of the last loan, and opens another; otherwise all loans are forgotten. Each step may
+fail, and the next one is done nevertheless. Nothing in a round waits for an answer from the mount,
+nor for a reader that has the packs pinned, so neither can hold it up.
 
 Example. 40 MiB are staged, 30 MiB of them copies of stored bytes. The round ingests all and commits
 them, which deletes the staging files. 10 MiB more are in packs and 40 MiB fewer in staging files:

@@ -5,8 +5,8 @@ removes some. It has to be loaded before pyfuse3, which finds its function only 
 
 Example. Before each write of a program the kernel asks the mount for "security.capability", because
 libfuse's FUSE_HANDLE_KILLPRIV leaves a write to a file with capabilities to the kernel. With
-FUSE_HANDLE_KILLPRIV_V2 in its place the kernel remembers the first answer: for a file of 200 MiB,
-written in pieces of 64 KiB, 7 requests for attributes in place of 6,403 (two files; counted).
+FUSE_HANDLE_KILLPRIV_V2 in its place the kernel remembers the first answer: for two files of 200
+MiB, written in pieces of 64 KiB, 7 requests for attributes in place of 6,403 (counted).
 """
 
 import os

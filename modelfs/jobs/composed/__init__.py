@@ -1,1 +1,1 @@
-"""Jobs made of several others: garbage collection as a whole, and a run of the optimizer."""
+"""Jobs made of several others: garbage collection and ingest as a whole, a run of the optimizer."""

@@ -8,10 +8,10 @@ files are brought together, a portion at a time. A run ends when nothing is left
 Between two parts, a run may *rest*: it gives back its threads, and its plan, which requests may
 make stale. The next part goes on where the last one ended, as the backlog is in the index.
 
-Example. A fine-tune of 6 GiB is in the backlog of a store of 10 GiB. Each part of the run is a
-batch of 64 MiB. After nine of them their old forms are more than the bound of 512 MiB, and packs
-with few live bytes are rewritten. The 97th part finds no batch left, and copies the first 64 MiB of
-the files that are scattered now.
+Example. A fine-tune of 6 GiB is in the backlog of a store of 10 GiB, on a disk with 4 GiB free.
+Each part of the run is a batch of 64 MiB. After nine of them their old forms are more than the
+bound of 512 MiB, and packs with few live bytes are rewritten. The 97th part finds no batch left,
+and copies the first 64 MiB of the files that are scattered now.
 """
 
 import os

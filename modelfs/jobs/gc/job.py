@@ -1,10 +1,11 @@
 """Garbage collection, as jobs."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from modelfs.errors import StoreFull
+from modelfs.errors import ModelfsError, StoreFull
 from modelfs.jobs.gc.collector import (
     LIVE_MIN,
     LIVE_MIN_SHORT,
@@ -18,6 +19,8 @@ from modelfs.jobs.steps import Commit, Job, Work, appending, exclusive, pausing,
 from modelfs.store.chunks.writer import WriteResult
 from modelfs.store.index.tables import InodeNumber, PackId
 from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def collect(
@@ -159,12 +162,12 @@ class OrphanQueue:
     def remove(self) -> Job[None]:
         """Remove all inodes of the queue, each of which leaves it when its removal is done.
 
-        So an inode is still queued if the job is cancelled, in the middle of its removal, too.
+        So an inode is still queued if the job is cancelled, in the middle of its removal, too. One
+        with a damaged row leaves the queue, as its removal would fail each time. The next open of
+        the store finds it again.
 
         Raises:
             StoreFull, OSError: a commit on the way failed; the inodes that are left are queued.
-            CorruptIndex: a row of an inode is damaged. It leaves the queue, as it would fail each
-                time; the next open of the store finds it again.
         """
         while self._inodes:
             inode = next(iter(self._inodes))
@@ -173,6 +176,9 @@ class OrphanQueue:
                 yield from appending(self._removal(inode))
             except (StoreFull, OSError):
                 raise
+            except ModelfsError as exc:
+                log.error("the removed inode %d stays: %s", inode, exc)
+                self._inodes.pop(inode, None)
             except Exception:
                 self._inodes.pop(inode, None)
                 raise

@@ -32,7 +32,7 @@ class Reclaimer:
         self._chunks = chunks
         self._reader = reader
         self._packs = packs
-        self.freed = 0  # how often a pack was retired or cut
+        self.version = 0  # changes whenever a pack is retired or cut
 
     def remove_dead(self) -> Iterator[int]:
         """Remove the records of dead chunks; yields the number removed, after each slice."""
@@ -80,7 +80,7 @@ class Reclaimer:
         with self._index.change():
             self._index.delete(Table.PACKS, number_key(pack))
         self._packs.delete_after_commit(pack)
-        self.freed += 1
+        self.version += 1
         return row.stop
 
     def cut(self, tail: Tail) -> int:
@@ -97,7 +97,7 @@ class Reclaimer:
             counters = Counters(self._index)
             counters.set(CUT_PACK, max(tail.pack, counters.get(CUT_PACK)))
         self._packs.cut_after_commit(tail)
-        self.freed += 1
+        self.version += 1
         return row.stop - tail.stop
 
     def packs(self) -> Iterator[tuple[PackId, PackRow]]:

@@ -112,8 +112,6 @@ def _has_mapped_lock_file(pid: int) -> bool:
 
 def _pids_with_lock(index: Directory) -> set[int]:
     """Return the processes that have locked the byte of their PID."""
-    # By its inode number alone: on btrfs the table has another device than stat(2), and then no
-    # slot would ever be freed.
     inode = index.status(LMDB_LOCK_FILE).st_ino
     with contextlib.suppress(OSError):
         return {

@@ -1,6 +1,6 @@
 """Loans of the reserve to writers, whose bytes may be copies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +14,7 @@ from modelfs.store.index.tables import InodeNumber
 from tests.support.stores import CHUNK, checked, new_store, noise, stored_file
 
 MB = 1 << 20
-COPY, NOISE, OTHER = InodeNumber(2), InodeNumber(3), InodeNumber(4)
+COPY, NOISE, OTHER, MIXED = map(InodeNumber, range(2, 6))
 
 
 @dataclass
@@ -24,6 +24,7 @@ class FakeSpace:
     loan_bytes: int
     for_copies: int = 0
     staged: int = 0
+    copied: dict[InodeNumber, float] = field(default_factory=lambda: {COPY: 1, MIXED: 0.5})
 
     @property
     def probe_bytes(self) -> int:
@@ -35,12 +36,11 @@ class FakeSpace:
         self.staged += size
 
     def judge(self, inode: InodeNumber, ranges: RangeSet) -> Verdict:
-        """Make chunks of the staged bytes of a file; all but those of `COPY` are new content."""
+        """Make chunks of the staged bytes of a file; all but those of `copied` are new content."""
         self.staged -= ranges.size
-        if inode == COPY:
-            return Verdict(ranges.size, 0)
-        self.loan_bytes -= ranges.size
-        return Verdict(0, ranges.size)
+        copied = int(ranges.size * self.copied.get(inode, 0))
+        self.loan_bytes -= ranges.size - copied
+        return Verdict(copied, ranges.size - copied)
 
 
 @pytest.fixture
@@ -107,6 +107,24 @@ def test_a_copy_that_goes_on_as_new_content(loans: Loans, space: FakeSpace) -> N
         assert borrowed(loans, COPY) == left
         space.staged, space.loan_bytes = 0, 13 * MB
         loans.forget()
+
+
+def test_a_copy_that_becomes_half_new(loans: Loans, space: FakeSpace) -> None:
+    """A file of which half is new gets no more once it has brought 1 MiB of new content."""
+    room = space.loan_bytes
+    while loans.lend() and borrowed(loans, MIXED):
+        loans.close()
+    assert PROBE < room - space.loan_bytes <= 2 * PROBE
+    loans.forget()
+    assert loans.lend()
+    assert borrowed(loans, COPY) == PROBE
+    loans.close()
+    space.copied[COPY] = 0.9
+    assert loans.lend()
+    assert borrowed(loans, COPY) > 10 * PROBE
+    loans.close()
+    assert loans.lend()
+    assert borrowed(loans, COPY) == 0
 
 
 def test_files_of_one_loan_share_the_room_for_probes(loans: Loans, space: FakeSpace) -> None:
