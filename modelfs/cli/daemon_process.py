@@ -38,7 +38,7 @@ class DaemonProcess:
                         self.user = daemon.user
                         self._fd = os.pidfd_open(daemon.pid) if daemon.pid else None
         if self._fd is None and mounted is not None:
-            self._fd = _opened(mounted)
+            self._fd = _pidfd_of(mounted)
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +57,7 @@ class DaemonProcess:
         return self._fd is not None and bool(select.select([self._fd], [], [], 0)[0])
 
 
-def _opened(mounted: MountedStore) -> int | None:
+def _pidfd_of(mounted: MountedStore) -> int | None:
     """Return a pidfd of the process that has the store's folder open as the daemon describes."""
     if mounted.process is None:
         return None

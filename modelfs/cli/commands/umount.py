@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +53,8 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
         # It has nothing to make durable, and the lock may be another process's.
         with DaemonProcess(None, believed) as daemon:
             _unmount(path)
-            _wait_until_ended(daemon, device)
+            if daemon.is_found:
+                _waited_until(daemon.has_ended, device)
         return
     try:
         if (found := mounted.find()) is None:
@@ -90,43 +92,22 @@ def _unmount(path: Path) -> None:
         raise Failure(f"cannot unmount {path}: {problem}")
 
 
-def _wait_until_ended(daemon: DaemonProcess, device: int) -> None:
-    """Wait until the daemon of a read-only mount has ended, or is found to serve another mount."""
-    began, looked = time.monotonic(), False
-    while daemon.is_found and not daemon.has_ended():
-        time.sleep(POLL_SECONDS)
-        if not looked and time.monotonic() - began > NOTE_SECONDS:
-            looked = True
-            if _mounted_elsewhere(device) is not None:
-                return
-
-
 def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) -> None:
     """Wait until the daemon has ended; until it has released the store if it was not found.
 
     Raises:
         Failure: another process still has the mount, or the daemon ended too early.
     """
-    began, noted = time.monotonic(), False
     # The lock is not enough: another process may take it as soon as the daemon releases it, and the
     # daemon has files open on the disk until it ends, such as its log.
-    while not (daemon.has_ended() if daemon.is_found else not _is_locked(store)):
-        time.sleep(POLL_SECONDS)
-        if not noted and time.monotonic() - began > NOTE_SECONDS:
-            noted = True
-            if (other := _mounted_elsewhere(device)) is not None:
-                process, place = other
-                raise Failure(
-                    f"unmounted here, but process {process} still has it mounted at {place}, "
-                    "so the daemon goes on; "
-                    "to write everything to the disk: "
-                    + params.next_command("sync", store.path, trust=store.trust)
-                )
-            click.echo(
-                "modelfs: unmounted; waiting until everything is on the disk "
-                "(Ctrl-C ends only the waiting)",
-                err=True,
-            )
+    ended = daemon.has_ended if daemon.is_found else lambda: not _is_locked(store)
+    if (other := _waited_until(ended, device)) is not None:
+        process, place = other
+        raise Failure(
+            f"unmounted here, but process {process} still has it mounted at {place}, "
+            "so the daemon goes on; to write everything to the disk: "
+            + params.next_command("sync", store.path, trust=store.trust)
+        )
     if _is_locked(store):
         return  # mounted again already
     with Store(store, read_only=True, trust=store.trust) as opened:
@@ -137,8 +118,26 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
             )
 
 
-def _mounted_elsewhere(device: int) -> tuple[int, Path] | None:
-    return mounted_elsewhere(f"{os.major(device)}:{os.minor(device)}")
+def _waited_until(ended: Callable[[], bool], device: int) -> tuple[int, Path] | None:
+    """Wait until the daemon of a mount has ended.
+
+    Returns:
+        None; or a process that still has the mount, and where, so that the daemon goes on.
+    """
+    began, noted = time.monotonic(), False
+    while not ended():
+        time.sleep(POLL_SECONDS)
+        if not noted and time.monotonic() - began > NOTE_SECONDS:
+            noted = True
+            other = mounted_elsewhere(f"{os.major(device)}:{os.minor(device)}")
+            if other is not None:
+                return other
+            click.echo(
+                "modelfs: unmounted; waiting until everything is on the disk "
+                "(Ctrl-C ends only the waiting)",
+                err=True,
+            )
+    return None
 
 
 def _is_locked(store: Directory) -> bool:
