@@ -132,10 +132,15 @@ class Loans:
         if loan is None:
             return
         for inode, lent in loan.lent.items():
-            self._note(inode, self._verdict(inode, lent))
+            self._judge_file(inode, lent)
 
-    def _note(self, inode: InodeNumber, verdict: Verdict) -> None:
-        """Decide from the verdict on a file's loan whether it may have more."""
+    def _judge_file(self, inode: InodeNumber, lent: RangeSet) -> None:
+        """Decide by the bytes that a file had of a loan whether it may have more."""
+        try:
+            verdict = self._judge(inode, lent)
+        except ModelfsError as exc:  # no end of the daemon's rounds
+            log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
+            return
         if verdict.new:
             self._copies.discard(inode)
             self._new[inode] = self._new.get(inode, 0) + verdict.new
@@ -143,13 +148,6 @@ class Loans:
             self._copies.add(inode)
         if verdict.new > verdict.copied or self._new.get(inode, 0) > PROBE:
             self._refused.add(inode)
-
-    def _verdict(self, inode: InodeNumber, lent: RangeSet) -> Verdict:
-        try:
-            return self._judge(inode, lent)
-        except ModelfsError as exc:  # no end of the daemon's rounds
-            log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
-            return Verdict(0, 0)
 
     def forget(self) -> None:
         """End the loan, because there is room without it; all files may borrow again."""
