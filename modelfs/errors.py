@@ -31,6 +31,7 @@ The tree::
         |-- CorruptIndex     EIO
         |   |-- DamagedPages EIO
         |   `-- IndexLost    EIO
+        |-- FolderMissing    EIO
         |-- CorruptPack      EIO
         |-- CorruptChunk     EIO
         `-- LostBytes        EIO, or the errno of the disk: ENOSPC, EDQUOT
@@ -216,6 +217,10 @@ class DamagedPages(CorruptIndex):
 
 class IndexLost(CorruptIndex):
     """Nothing of the index can be read, and the store has no copy of it."""
+
+
+class FolderMissing(CorruptData):
+    """A folder of the store's files is missing."""
 
 
 class CorruptPack(CorruptData):

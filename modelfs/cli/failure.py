@@ -11,6 +11,7 @@ from modelfs.cli.escape import plain
 from modelfs.cli.permission import permission_denied
 from modelfs.errors import (
     CorruptData,
+    FolderMissing,
     IndexLost,
     IrregularFile,
     LostBytes,
@@ -73,6 +74,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreNotTrusted, "to use it all the same, if you trust all who can write in it: --trust"),
     (StoreReadOnly, "mount it with --read-only to read its files"),
     (IndexLost, "restore the store from a backup"),
+    (FolderMissing, "put it back; if it was empty, as backups may leave it out, make it: mkdir"),
     (LostBytes, "write these bytes again, truncate the file or remove it"),
     (CorruptData, "check it with `modelfs fsck --data`, repair it with `modelfs fsck --repair`"),
 )

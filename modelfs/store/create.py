@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 import uuid
 from pathlib import Path
@@ -61,6 +62,16 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     directory = _open_empty(folder)
+    try:
+        _fill(directory, chunk_size)
+    except BaseException:
+        _empty(directory)
+        raise
+    Directory(folder.absolute().parent).sync()
+
+
+def _fill(directory: Directory, chunk_size: int) -> None:
+    """Make the files of a new store."""
     for name in (INDEX, PACKS, STAGING):
         directory.make_subdirectory(name)
     os.close(directory.open(LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
@@ -74,7 +85,15 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     # Last, when all else is durable: a folder with a format file is a store.
     write_format(directory)
     directory.sync()
-    Directory(folder.absolute().parent).sync()
+
+
+def _empty(directory: Directory) -> None:
+    """Remove the files of a store that cannot be finished, such as on a full disk."""
+    for name in (FORMAT_FILE, LOCK_FILE):
+        with contextlib.suppress(OSError):
+            directory.unlink(name)
+    for name in (INDEX, PACKS, STAGING):
+        shutil.rmtree(name, ignore_errors=True, dir_fd=directory.fd)
 
 
 def _open_empty(folder: Path) -> Directory:

@@ -37,11 +37,13 @@ import fcntl
 import io
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
 from modelfs.errors import (
     CorruptIndex,
+    FolderMissing,
     IndexLost,
     IrregularFile,
     NotAStore,
@@ -141,11 +143,17 @@ def open_if_store(folder: Path) -> Directory | None:
 
 
 def store_around(path: Path) -> Path | None:
-    """Return the store that a path lies in, which need not exist; None if it lies in none."""
+    """Return the store that a path lies in, which need not exist; None if it lies in none.
+
+    Only one that this user or root has made counts: in /tmp any user may make a file that looks
+    like a store's.
+    """
     for folder in Path(os.path.realpath(path)).parents:
-        # A FIFO of another user's in /tmp, or a folder that may not be read, is no store.
+        # A FIFO of another user's, or a folder that may not be read, is no store.
         with contextlib.suppress(OSError, IrregularFile):
-            if is_store(folder):
+            status = folder.stat()
+            is_shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if status.st_uid in (0, os.geteuid()) and not is_shared and is_store(folder):
                 return folder
     return None
 
@@ -205,6 +213,19 @@ def open_index_folder(folder: Directory) -> Directory:
         # LMDB would create an empty index, and hide the loss.
         raise IndexLost(f"{folder.path / INDEX / DATA_FILE} is missing or empty")
     return index
+
+
+def open_part(folder: Directory, name: str) -> Directory:
+    """Open a folder of a store's files.
+
+    Raises:
+        FolderMissing: it is missing.
+        StoreNotTrusted: it may be another user's.
+    """
+    try:
+        return folder.subdirectory(name)
+    except FileNotFoundError as exc:
+        raise FolderMissing(f"the folder {folder.path / name} is missing") from exc
 
 
 def read_superblock(index: Index) -> Superblock:

@@ -1,5 +1,6 @@
 """Creating stores."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -99,3 +100,21 @@ def test_chunk_sizes_are_checked(tmp_path: Path, size: int) -> None:
     with pytest.raises(InvalidArgument):
         create_store(tmp_path / "store", chunk_size=size)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("step", ["_put_first_rows", "write_format"])
+def test_a_store_that_cannot_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Nothing is left of it, so the next attempt succeeds."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, step, full)
+        with pytest.raises(OSError, match="full"):
+            create_store(tmp_path / "new")
+    assert os.listdir(tmp_path / "new") == []
+    create_store(tmp_path / "new")
+    assert check_closed(tmp_path / "new") == []

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from modelfs.errors import (
+    FolderMissing,
     IndexLost,
     NotAStore,
     StoreBusy,
@@ -318,6 +319,26 @@ def test_no_part_of_a_store_is_a_link(folder: Path, part: str) -> None:
     path.unlink()
     moved.rename(path)
     assert check_closed(folder) == []
+
+
+@pytest.mark.parametrize("name", [STAGING, PACKS])
+def test_an_empty_folder_that_a_backup_left_out(folder: Path, name: str) -> None:
+    """The store is not opened without it, and is as before when it is made again."""
+    (folder / name).rmdir()
+    for read_only in (True, False):
+        with pytest.raises(FolderMissing, match=f"{folder / name} is missing"):
+            Store(folder, read_only=read_only)
+    (folder / name).mkdir(mode=0o700)
+    assert check_closed(folder) == []
+
+
+def test_a_file_of_another_user_makes_no_store(tmp_path: Path) -> None:
+    """In a folder that others may write to, as /tmp, a file that looks like a store's is none."""
+    (tmp_path / FORMAT_FILE).write_text(FORMAT_TEXT)
+    tmp_path.chmod(0o1777)
+    assert store_around(tmp_path / "new") is None
+    tmp_path.chmod(0o755)
+    assert store_around(tmp_path / "new") == tmp_path
 
 
 def test_the_store_around_a_path(folder: Path) -> None:

@@ -225,7 +225,12 @@ def _put_stale(file: Path, template: Template, chance: random.Random) -> str:
 
 
 def _damage_meta(file: Path, template: Template, chance: random.Random) -> str:
-    """Flip a bit of a meta page, or let it be older; half of the time without records."""
+    """Flip a bit of a meta page, or let it be older; half of the time without records.
+
+    Do nothing if an earlier damage has cut them off.
+    """
+    if file.stat().st_size < 2 * 4096:
+        return "none"
     number = chance.randrange(2)
     has_records = chance.random() < 0.5
     with file.open("r+b") as target:
@@ -257,7 +262,11 @@ def _damage_row(index: Path, kind: str, chance: random.Random) -> str:
         meta = None if None in metas else newest(metas)
         if meta is None or PageWalk(pages, meta).problems:
             return "none"
-    with lmdb.open(str(index), max_dbs=64, map_size=1 << 30, create=False) as env:
+    try:
+        opened = lmdb.open(str(index), max_dbs=64, map_size=1 << 30, create=False)
+    except lmdb.Error:
+        return "none"
+    with opened as env:
         with env.begin() as transaction, transaction.cursor() as cursor:
             names = [name for name, _ in cursor]
         table = chance.choice(names)

@@ -42,6 +42,8 @@ SHORT_PART: Final = 0.05
 SHORT_GARBAGE_MIN: Final = 1 << 20
 # df(1) shows the garbage as free; it is looked at again after so many seconds.
 SURVEY_SECONDS: Final = 1.0
+# Surveys for one statfs: a collection may free garbage that the first one has counted.
+SURVEYS_MAX: Final = 2
 
 
 class BackgroundGc:
@@ -81,7 +83,9 @@ class BackgroundGc:
         reclaimer = self._store.reclaimer
         if time.monotonic() - self._surveyed_at > SURVEY_SECONDS:
             self._surveyed_at, self._surveyed = time.monotonic(), None
-        while self._surveyed != (version := reclaimer.version):
+        for _ in range(SURVEYS_MAX):
+            if self._surveyed == (version := reclaimer.version):
+                break
             garbage = await self._context.driver.call(
                 lambda: self._collector.survey(LIVE_MIN_SHORT)
             )

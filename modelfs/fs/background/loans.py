@@ -19,7 +19,7 @@ optimizer has room to begin.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -66,7 +66,7 @@ class Loans:
         self,
         space: Space,
         staged: Callable[[], int],
-        judge: Callable[[InodeNumber, RangeSet], Verdict],
+        judge: Callable[[InodeNumber, RangeSet], Awaitable[Verdict]],
     ) -> None:
         """Create it without a loan.
 
@@ -126,18 +126,18 @@ class Loans:
         self._loan = _Loan(staged + size, probes)
         return True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the loan, if one is open, when its bytes are in chunks, and judge its files."""
         loan, self._loan = self._loan, None
         if loan is None:
             return
         for inode, lent in loan.lent.items():
-            self._judge_file(inode, lent)
+            await self._judge_file(inode, lent)
 
-    def _judge_file(self, inode: InodeNumber, lent: RangeSet) -> None:
+    async def _judge_file(self, inode: InodeNumber, lent: RangeSet) -> None:
         """Decide by the bytes that a file had of a loan whether it may have more."""
         try:
-            verdict = self._judge(inode, lent)
+            verdict = await self._judge(inode, lent)
         except ModelfsError as exc:  # no end of the daemon's rounds
             log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
             return
@@ -158,7 +158,7 @@ class Loans:
 
 
 def judge(store: Store, inode: InodeNumber, ranges: RangeSet) -> Verdict:
-    """Return the verdict on ranges of a file that were staged, and are in chunks by now.
+    """Return the verdict on ranges of a file that were staged and are in chunks by now. Any thread.
 
     A piece at the end of a range may lack the bytes that follow, which makes it a chunk of its own
     until they are there. So it counts only if its chunk is shared. It may end before the range

@@ -22,7 +22,7 @@ from typing import Final
 
 import trio
 
-from modelfs.errors import ModelfsError
+from modelfs.errors import CorruptIndex, ModelfsError
 from modelfs.fs.background.context import AsyncProgress, Context
 from modelfs.fs.changed import Changed
 from modelfs.jobs.composed.optimize import OptimizeRun
@@ -136,11 +136,18 @@ class BackgroundOptimize:
             if not self.backlog.has_work():
                 return None
             # Unchanged work failed before, on a full disk or a damaged base: not at once again.
-            is_unchanged = self.backlog.version() == run.version
+            is_unchanged = self._version() == run.version
             if is_unchanged and trio.current_time() <= run.at + UNDONE_RETRY_SECONDS:
                 return None
             run = self._start_run()
         return None if len(self._store.staging) else run
+
+    def _version(self) -> tuple[int, ...]:
+        """Return the version of the backlog, no number if a row of it is damaged."""
+        try:
+            return self.backlog.version()
+        except CorruptIndex:
+            return ()
 
     async def _advance(self, run: OptimizeRun, threads: int) -> None:
         """Do the next part of a run; another run may take its place meanwhile."""
@@ -159,5 +166,5 @@ class BackgroundOptimize:
             if is_over or run is not self._state:
                 run.rest()
         if is_over and run is self._state:
-            self._state = _Ended(self.backlog.version(), trio.current_time(), failure)
+            self._state = _Ended(self._version(), trio.current_time(), failure)
         self._changed.notify()

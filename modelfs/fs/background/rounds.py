@@ -78,7 +78,7 @@ class Rounds:
         if self._has_room():
             self._loans.forget()
             return RoundResult(made_room=True, grew=grew)
-        self._loans.close()
+        await self._loans.close()
         return RoundResult(self._loans.lend() or grew, grew)
 
     async def _ingest_all(self) -> None:

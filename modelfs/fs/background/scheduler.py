@@ -54,6 +54,7 @@ COLLECT_SECONDS: Final = 20.0
 SHORT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after an attempt that failed
 COMMIT_RETRY_SECONDS: Final = 1.0
+IDLE_RETRY_SECONDS: Final = 60.0
 
 
 class Scheduler:
@@ -74,7 +75,12 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
-        loans = Loans(store.space, lambda: store.staging.bytes, partial(judge, store))
+        loans = Loans(
+            store.space,
+            lambda: store.staging.bytes,
+            # Off the event loop, as it looks at each chunk of a loan.
+            lambda inode, lent: driver.call(partial(judge, store, inode, lent)),
+        )
         rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
         self.shortage = Shortage(store.space, loans, rounds)
 
@@ -106,9 +112,9 @@ class Scheduler:
                 ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
             ):
                 nursery.start_soon(_repeat, name, seconds, job)
-            nursery.start_soon(self.shortage.run)
-            nursery.start_soon(self.scrub.run)
-            nursery.start_soon(self.optimize.run)
+            nursery.start_soon(keep_running, "making room", self.shortage.run, SHORT_SECONDS)
+            nursery.start_soon(keep_running, "scrub", self.scrub.run)
+            nursery.start_soon(keep_running, "optimizing", self.optimize.run, IDLE_RETRY_SECONDS)
 
     async def finish(self, *, clean: bool = True) -> None:
         """Make everything durable, before the daemon ends.
@@ -124,23 +130,36 @@ class Scheduler:
             await self.durability.commit()
 
 
+async def keep_running(
+    name: str, task: Callable[[], Awaitable[object]], retry_seconds: float = RETRY_SECONDS
+) -> None:
+    """Run a task that ends only when it is cancelled, and begin it again when it fails."""
+    while True:
+        await _attempt(name, task, retry_seconds)
+
+
 async def _repeat(
     name: str,
     seconds: float,
     job: Callable[[], Awaitable[object]],
     retry_seconds: float = RETRY_SECONDS,
 ) -> None:
-    """Do a job every so many seconds; log its failures and go on, so that no other job stops."""
+    """Do a job every so many seconds."""
     while True:
         await trio.sleep(seconds)
-        try:
-            await job()
-        except StoreFull as exc:
-            log.warning("%s failed, next attempt in %.0f s: %s", name, retry_seconds, exc)
-        except (ModelfsError, OSError) as exc:
-            log.error("%s failed, next attempt in %.0f s: %s", name, retry_seconds, exc)
-        except Exception:
-            log.exception("%s failed, next attempt in %.0f s: bug", name, retry_seconds)
-        else:
-            continue
-        await trio.sleep(retry_seconds)
+        await _attempt(name, job, retry_seconds)
+
+
+async def _attempt(name: str, job: Callable[[], Awaitable[object]], retry_seconds: float) -> None:
+    """Do a job. Log its failure, and wait: neither another job nor the mount may end with it."""
+    try:
+        await job()
+    except StoreFull as exc:
+        log.warning("%s failed, next attempt in %.0f s: %s", name, retry_seconds, exc)
+    except (ModelfsError, OSError) as exc:
+        log.error("%s failed, next attempt in %.0f s: %s", name, retry_seconds, exc)
+    except Exception:
+        log.exception("%s failed, next attempt in %.0f s: bug", name, retry_seconds)
+    else:
+        return
+    await trio.sleep(retry_seconds)

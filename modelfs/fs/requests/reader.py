@@ -56,7 +56,9 @@ class Reader:
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):
-            runs = self._contents.locate(runs)
+            # Plain chunks that were verified meanwhile are read from their packs directly, if they
+            # are still where they were.
+            runs = self._contents.plan(handle.inode, offset, size)
         total = _size(runs)
         buffer = self._buffers.get(total)
         view = memoryview(buffer)[:total]

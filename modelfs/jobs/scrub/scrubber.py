@@ -23,7 +23,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from modelfs.errors import CorruptChunk, CorruptIndex, CorruptPack
@@ -193,6 +193,11 @@ class Scrubber:
 
     # -- any thread
 
+    def _stop_of(self, pack: PackId) -> int:
+        """Return the end of a pack as of now, 0 if there is none of that number."""
+        row = self._index.get(Table.PACKS, number_key(pack))
+        return 0 if row is None else PackRow.from_bytes(row).stop
+
     def check(self, part: PackRange) -> CheckedRange:
         """Check the first segment of a range.
 
@@ -207,8 +212,11 @@ class Scrubber:
             stop = segment.stop
             records = self._chunks_in_use(part, problems, segment)
         except (CorruptPack, OSError) as exc:
-            if self._index.get(Table.PACKS, number_key(part.pack)) is None:
-                return CheckedRange(part.pack, part.stop)  # gc has deleted the pack
+            present_stop = self._stop_of(part.pack)
+            if present_stop <= part.start:
+                return CheckedRange(part.pack, part.stop)  # gc has deleted or cut the pack
+            if present_stop < part.stop:
+                return self.check(replace(part, stop=present_stop))
             problems.append(str(exc))
             records = self._chunks_in_use(part, problems)
         self._drop_cached_pages(part.pack, part.start, stop)

@@ -41,8 +41,9 @@ def give_group(folder: int, file: int, bits: int) -> int:
         bits: as `read_bits` returns them.
 
     Returns:
-        The bits that the file may have: without that of the group if the file's group is another,
-        or the permission of the folder's group is that of a list which the file lacks.
+        The bits that the file may have. If the file's group is another, or the permission of the
+        folder's group is that of a list which the file lacks, the group has the permission of
+        others.
     """
     if not bits & stat.S_IRGRP:
         return bits
@@ -52,7 +53,10 @@ def give_group(folder: int, file: int, bits: int) -> int:
             os.fchown(file, -1, group)
     has_group = os.fstat(file).st_gid == group
     has_list = _has_list(file) or not _has_list(folder)
-    return bits if has_group and has_list else bits & ~stat.S_IRGRP
+    if has_group and has_list:
+        return bits
+    others = bits & stat.S_IROTH
+    return others | stat.S_IRGRP if others else 0
 
 
 def _has_list(fd: int) -> bool:

@@ -139,25 +139,13 @@ class Contents:
                 _append(runs, FileRun(file, low - source.start, high - low, source.file))
             else:
                 extent, record = source
-                _append(
-                    runs, self._located(ChunkRun(extent.chunk, record, extent.skip, extent.length))
-                )
+                is_plain = record.kind is ChunkKind.PLAIN
+                pack = self._stored.verified_file(record) if is_plain else None
+                if pack is None:
+                    _append(runs, ChunkRun(extent.chunk, record, extent.skip, extent.length))
+                else:
+                    _append(runs, FileRun(pack, record.offset + extent.skip, extent.length))
         return runs
-
-    def locate(self, runs: list[ReadRun]) -> list[ReadRun]:
-        """Return planned runs, those of plain chunks that were verified since as runs of packs."""
-        located: list[ReadRun] = []
-        for run in runs:
-            _append(located, self._located(run) if isinstance(run, ChunkRun) else run)
-        return located
-
-    def _located(self, run: ChunkRun) -> ReadRun:
-        """Return the run of the pack in which a verified plain chunk lies, or else the run."""
-        if run.record.kind is not ChunkKind.PLAIN:
-            return run
-        if (pack := self._stored.verified_file(run.record)) is None:
-            return run
-        return FileRun(pack, run.record.offset + run.skip, run.size)
 
     def _hole(self, inode: InodeNumber, size: int) -> HoleRun:
         """Return the run of a hole in a map. A long check is left to `fill`, on a thread."""

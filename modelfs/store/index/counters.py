@@ -115,7 +115,8 @@ class Counters:
         forms: dict[str, dict[str, int]] = {}
         for key, _ in self._index.scan(Table.META, b"form.", b"form/"):
             _, form, field = key.decode().split(".")
-            forms.setdefault(form, {})[field] = self.get(key)
+            amounts = forms.setdefault(form, {"chunks": 0, "raw_bytes": 0, "stored_bytes": 0})
+            amounts[field] = self.get(key)
         return forms
 
 

@@ -35,7 +35,7 @@ class FakeSpace:
             raise StoreFull("full")
         self.staged += size
 
-    def judge(self, inode: InodeNumber, ranges: RangeSet) -> Verdict:
+    async def judge(self, inode: InodeNumber, ranges: RangeSet) -> Verdict:
         """Make chunks of the staged bytes of a file; all but those of `copied` are new content."""
         self.staged -= ranges.size
         copied = int(ranges.size * self.copied.get(inode, 0))
@@ -61,68 +61,68 @@ def borrowed(loans: Loans, inode: InodeNumber, start: int = MB) -> int:
     return size
 
 
-def test_nothing_is_lent_without_a_loan(loans: Loans) -> None:
+async def test_nothing_is_lent_without_a_loan(loans: Loans) -> None:
     """Writers get no byte of the reserve before a loan is opened, nor after its end."""
     assert not loans.borrow(1)
     assert loans.lend()
     assert loans.borrow(1)
-    loans.close()
+    await loans.close()
     assert not loans.borrow(1)
 
 
-def test_the_example(loans: Loans, space: FakeSpace) -> None:
+async def test_the_example(loans: Loans, space: FakeSpace) -> None:
     """Noise takes a probe of each file until half of the room is left, which is for copies."""
     space.loan_bytes, space.for_copies = 14 * MB, 7 * MB
     noise = iter(range(10, 20))
 
-    def probe(inode: InodeNumber) -> None:
+    async def probe(inode: InodeNumber) -> None:
         assert loans.lend()
         assert borrowed(loans, inode) == PROBE
-        loans.close()
+        await loans.close()
 
     for _ in range(3):
-        probe(InodeNumber(next(noise)))
+        await probe(InodeNumber(next(noise)))
     assert space.loan_bytes == 11 * MB
-    probe(COPY)
+    await probe(COPY)
     for _ in range(10):
         assert loans.lend()
         assert borrowed(loans, COPY) == 3.5 * MB
-        loans.close()
+        await loans.close()
     for _ in range(4):
-        probe(InodeNumber(next(noise)))
+        await probe(InodeNumber(next(noise)))
     assert loans.lend()
     assert borrowed(loans, OTHER) == 0
     assert loans.borrow(4096)
     assert space.loan_bytes == 7 * MB
 
 
-def test_a_copy_that_goes_on_as_new_content(loans: Loans, space: FakeSpace) -> None:
+async def test_a_copy_that_goes_on_as_new_content(loans: Loans, space: FakeSpace) -> None:
     """A file that began as a copy takes no more than the room for probes, or 1 MiB."""
     space.loan_bytes, space.for_copies = 14 * MB, 12 * MB
     for left in (2 * MB, PROBE):
         assert loans.lend()
         assert borrowed(loans, COPY) == PROBE
-        loans.close()
+        await loans.close()
         assert loans.lend()
         assert borrowed(loans, COPY) == left
         space.staged, space.loan_bytes = 0, 13 * MB
         loans.forget()
 
 
-def test_a_copy_that_becomes_half_new(loans: Loans, space: FakeSpace) -> None:
+async def test_a_copy_that_becomes_half_new(loans: Loans, space: FakeSpace) -> None:
     """A file of which half is new gets no more once it has brought 1 MiB of new content."""
     room = space.loan_bytes
     while loans.lend() and borrowed(loans, MIXED):
-        loans.close()
+        await loans.close()
     assert PROBE < room - space.loan_bytes <= 2 * PROBE
     loans.forget()
     assert loans.lend()
     assert borrowed(loans, COPY) == PROBE
-    loans.close()
+    await loans.close()
     space.copied[COPY] = 0.9
     assert loans.lend()
     assert borrowed(loans, COPY) > 10 * PROBE
-    loans.close()
+    await loans.close()
     assert loans.lend()
     assert borrowed(loans, COPY) == 0
 
@@ -141,59 +141,59 @@ def test_a_small_loan_is_not_opened(loans: Loans, space: FakeSpace) -> None:
     assert not loans.borrow(1)
 
 
-def test_copies_are_lent_to_again(loans: Loans) -> None:
+async def test_copies_are_lent_to_again(loans: Loans) -> None:
     """After a loan for copies of stored bytes there is another, for any length of copies."""
     assert loans.lend()
     assert borrowed(loans, COPY) == PROBE
     for _ in range(10):
-        loans.close()
+        await loans.close()
         assert loans.lend()
         assert borrowed(loans, COPY) == 16 * MB
 
 
-def test_a_large_loan(loans: Loans, space: FakeSpace) -> None:
+async def test_a_large_loan(loans: Loans, space: FakeSpace) -> None:
     """A loan has a bound, however large the reserve is."""
     space.loan_bytes = 900 * MB
     loans.lend()
     borrowed(loans, COPY)
-    loans.close()
+    await loans.close()
     assert loans.lend()
     assert borrowed(loans, COPY) == LOAN_MAX
 
 
-def test_new_content_gets_no_second_loan(loans: Loans) -> None:
+async def test_new_content_gets_no_second_loan(loans: Loans) -> None:
     """A file of new content gets nothing more, until it begins again or there is room."""
     assert loans.lend()
     assert borrowed(loans, NOISE) == PROBE
-    loans.close()
+    await loans.close()
     assert loans.lend()
     assert borrowed(loans, NOISE) == 0
     assert borrowed(loans, NOISE, start=0) == PROBE
-    loans.close()
+    await loans.close()
     loans.forget()
     assert loans.lend()
     assert borrowed(loans, NOISE) == PROBE
 
 
-def test_a_copy_that_begins_again_is_unknown(loans: Loans) -> None:
+async def test_a_copy_that_begins_again_is_unknown(loans: Loans) -> None:
     """A file that was a copy, and is written from its beginning again, gets a probe first."""
     assert loans.lend()
     borrowed(loans, COPY)
-    loans.close()
+    await loans.close()
     assert loans.lend()
     assert borrowed(loans, COPY, start=0) == PROBE
 
 
-def test_a_damaged_index(space: FakeSpace, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_index(space: FakeSpace, caplog: pytest.LogCaptureFixture) -> None:
     """A file that cannot be judged is not known to be a copy, and ends nothing else."""
 
-    def fail(inode: InodeNumber, ranges: RangeSet) -> Verdict:
+    async def fail(inode: InodeNumber, ranges: RangeSet) -> Verdict:
         raise CorruptIndex("damaged")
 
     loans = Loans(cast("Space", space), lambda: space.staged, fail)
     assert loans.lend()
     assert borrowed(loans, COPY) == PROBE
-    loans.close()
+    await loans.close()
     space.staged = 0
     assert loans.lend()
     assert borrowed(loans, COPY) == PROBE

@@ -1,19 +1,23 @@
 """Rounds that make room for requests that wait."""
 
-from functools import partial
-
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background.loans import Loans, judge
+from modelfs.fs.background.loans import Loans, Verdict, judge
 from modelfs.fs.background.rounds import RoundResult, Rounds
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import DATA, OTHER, Failing, Served, is_chunked
 
 
 @pytest.fixture
 def loans(served: Served) -> Loans:
     store = served.store
-    return Loans(store.space, lambda: store.staging.bytes, partial(judge, store))
+
+    async def judged(inode: InodeNumber, lent: RangeSet) -> Verdict:
+        return judge(store, inode, lent)
+
+    return Loans(store.space, lambda: store.staging.bytes, judged)
 
 
 @pytest.fixture

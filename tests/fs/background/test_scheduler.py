@@ -1,6 +1,7 @@
 """The background jobs together: when each is due, failures, the end, and cancellation anywhere."""
 
 import errno
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -12,13 +13,16 @@ from trio.testing import MockClock
 
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.fs.background import ingest as background_ingest
+from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.background import scheduler
 from modelfs.fs.background.durability import COMMIT_SECONDS, FLUSH_SECONDS
 from modelfs.fs.background.ingest import EARLY_WINDOWS
+from modelfs.fs.background.loans import Loans
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.composed.optimize import OptimizeRun
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.optimize.backlog import Backlog
+from modelfs.store.disk.space import Space
 from modelfs.store.files import orphans as orphans_module
 from modelfs.store.index.tables import InodeNumber
 from tests.support.run_jobs import collector_of
@@ -59,15 +63,67 @@ async def test_old_data_is_flushed(
     await running.operations.release(handle)
 
 
-@pytest.mark.parametrize(
-    ("error", "level"),
-    [
-        (StoreFull("full"), logging.WARNING),
-        (OSError(errno.EIO, "broken"), logging.ERROR),
-        (CorruptIndex("damaged"), logging.ERROR),
-        (KeyError("a bug"), logging.ERROR),
-    ],
+ERRORS = (
+    (StoreFull("full"), logging.WARNING),
+    (OSError(errno.EIO, "broken"), logging.ERROR),
+    (CorruptIndex("damaged"), logging.ERROR),
+    (KeyError("a bug"), logging.ERROR),
 )
+
+
+@pytest.mark.parametrize(("error", "level"), ERRORS)
+async def test_a_task_that_fails_begins_again(
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    nursery: trio.Nursery,
+    error: Exception,
+    level: int,
+) -> None:
+    """A failure of a task that has no end is logged, and ends neither it nor the others."""
+    calls: list[float] = []
+
+    async def task() -> None:
+        calls.append(trio.current_time())
+        if len(calls) < 3:
+            raise error
+        await trio.sleep_forever()
+
+    nursery.start_soon(scheduler.keep_running, "task", task, 7)
+    await trio.sleep(100)
+    assert [b - a for a, b in itertools.pairwise(calls)] == [7, 7]
+    assert [record.levelno for record in caplog.records] == [level, level]
+    caplog.clear()
+
+
+@pytest.mark.parametrize("step", [(Space, "measure"), (Loans, "lend"), (Backlog, "version")])
+async def test_no_failed_step_ends_the_mount(
+    running: Served,
+    clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: tuple[type, str],
+) -> None:
+    """After a failure of a step that makes room, or of the optimizer, all goes on."""
+    failing = Failing(getattr(*step), OSError(errno.EIO, "broken"), 1)
+    monkeypatch.setattr(*step, failing)
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", -1)
+    shortage = running.background.shortage
+    with monkeypatch.context() as patch:
+        # A request waits for rounds, which make no room.
+        patch.setattr(shortage, "_refusal", lambda *_: StoreFull("full"))
+        patch.setattr(shortage._rounds, "_has_room", lambda: False)
+        for _ in range(3):
+            with pytest.raises(StoreFull):
+                await shortage.reserve(1)
+            await trio.sleep(100)
+    assert failing.calls > 1
+    assert "failed, next attempt" in caplog.text
+    inode = await running.written(b"f", DATA)
+    await until(lambda: is_chunked(running, inode))
+    caplog.clear()
+
+
+@pytest.mark.parametrize(("error", "level"), ERRORS)
 async def test_ingest_is_tried_again(
     running: Served,
     clock: MockClock,

@@ -13,9 +13,11 @@ from modelfs.store.chunks import verified
 from modelfs.store.index.counters import SCRUB_DAMAGED
 from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
 from modelfs.store.packs import pack as pack_module
+from modelfs.store.packs import segment as segment_module
+from modelfs.store.packs.pack import Tail
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
-from tests.support.run_jobs import collect, drain, ingest_all, scrub
+from tests.support.run_jobs import collect, collector_of, drain, ingest_all, scrub
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -51,6 +53,28 @@ def test_a_sound_store(opened: Store) -> None:
     assert (status.chunks, status.bytes) == (15, 15 * CHUNK)
     assert status.done == status.total > 15 * CHUNK
     assert status.ended_ns >= status.started_ns > 0
+
+
+def test_a_pack_that_is_cut_meanwhile(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments that gc has cut off a pack since the scrub began are no damage."""
+    monkeypatch.setattr(segment_module, "SEGMENT_SIZE", 4 * CHUNK)
+    kept = stored_file(opened, b"kept", noise(4 * CHUNK))
+    for number in range(1, 4):
+        stored_file(opened, b"%d" % number, noise(4 * CHUNK, number))
+        opened.namespace.unlink(ROOT, b"%d" % number)
+    opened.packs.seal(PackId(1))
+    stop = opened.chunks.pack_row(PackId(1)).stop
+    starts = collector_of(opened).segments(PackId(1)).starts
+    assert len(starts) > 2
+    for inode in opened.orphans.inodes():
+        drain(opened.orphans.remove(inode))
+    drain(opened.reclaimer.remove_dead())
+    assert opened.reclaimer.cut(Tail(PackId(1), starts[1])) > 0
+    opened.commit()
+    checked = [Scrubber(opened).check(PackRange(PackId(1), start, stop, 0)) for start in starts]
+    assert [range_.problems for range_ in checked] == [()] * len(starts)
+    assert sum(range_.chunks for range_ in checked) == 4
+    assert content_of(opened, kept) == noise(4 * CHUNK)
 
 
 def test_an_empty_store(opened: Store) -> None:

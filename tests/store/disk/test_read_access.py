@@ -70,7 +70,7 @@ def test_the_group_is_that_of_the_folder(tmp_path: Path) -> None:
 
 @only_root
 def test_a_group_that_cannot_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another group does not get its permission."""
+    """Another group gets the permission of others."""
 
     def refuse(*_: int) -> None:
         raise PermissionError
@@ -78,7 +78,10 @@ def test_a_group_that_cannot_be_given(tmp_path: Path, monkeypatch: pytest.Monkey
     os.chown(tmp_path, -1, GROUP)
     tmp_path.chmod(0o755)
     monkeypatch.setattr(os, "fchown", refuse)
-    assert made(tmp_path, 0) == (0o604, 0, os.getegid())
+    assert made(tmp_path, 0) == (0o644, 0, os.getegid())
+    (tmp_path / "new").unlink()
+    tmp_path.chmod(0o750)
+    assert made(tmp_path, 0) == (0o600, 0, os.getegid())
 
 
 @only_root

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modelfs.errors import CorruptChunk
-from modelfs.store.files.read_runs import ChunkRun, FileRun
+from modelfs.store.files.read_runs import FileRun
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
 from tests.support.golden_stores import GOLDENS, golden_store
@@ -47,19 +47,6 @@ def test_verified_neighbours_are_one_run(opened: Store) -> None:
     content_of(opened, inode)
     (run,) = opened.contents.plan(inode, 0, 4 * CHUNK)
     assert isinstance(run, FileRun)
-
-
-def test_planned_chunks_are_located_once_verified(opened: Store) -> None:
-    """A plan from before chunks were verified reads them as one run of their pack afterwards."""
-    data = noise(4 * CHUNK)
-    inode = stored_file(opened, b"f", data)
-    plan = opened.contents.plan(inode, 10, 3 * CHUNK)
-    assert {type(run) for run in plan} == {ChunkRun}
-    assert opened.contents.locate(plan) == plan
-    content_of(opened, inode)
-    (run,) = located = opened.contents.locate(plan)
-    assert isinstance(run, FileRun)
-    assert opened.contents.gather(located) == data[10 : 3 * CHUNK + 10]
 
 
 def test_a_planned_read_outlives_changes(opened: Store) -> None:

@@ -96,3 +96,6 @@ def test_totals_follow_the_states_of_a_chunk(counters: Counters) -> None:
         wanted = {} if new is None else chunk_counts(new)
         assert totals(counters) == {name: amount for name, amount in wanted.items() if amount}
     assert set(counters.forms()) == {"plain", "zstd"}
+    with counters._index.change():
+        counters.add(b"form.lost.chunks", 1)
+    assert counters.forms()["lost"] == {"chunks": 1, "raw_bytes": 0, "stored_bytes": 0}
