@@ -53,7 +53,7 @@ def main() -> None:
         store = folder / "store"
         modelfs("mkfs", store)
         with mounted(store, folder / "mnt") as mount:
-            names = _fill(mount.path, max(1, (options.size << 20) // TENSOR))
+            names = fill(mount.path, max(1, (options.size << 20) // TENSOR))
             mount.sync()
         modelfs("optimize", store)
         forms = _forms(store, names)
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _fill(folder: Path, count: int) -> list[str]:
+def fill(folder: Path, count: int) -> list[str]:
     rng = np.random.default_rng(1)
     base = [rng.normal(0, 0.03, (ROWS, COLUMNS)).astype("<f4") for _ in range(count)]
     moved = [rng.standard_normal((ROWS, COLUMNS), dtype=np.float32) for _ in range(count)]
@@ -138,11 +138,11 @@ def _first(store: Path, path: Path, name: str, how: Callable[[Path], int]) -> fl
     for pack in (store / "packs").iterdir():
         read(pack)
     with mounted(store, path) as mount:
-        _touch_memory()
+        touch_memory()
         return _speed(mount, name, how)
 
 
-def _touch_memory() -> None:
+def touch_memory() -> None:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     with mmap.mmap(-1, TOUCHED, flags=flags) as memory:
         pages = np.frombuffer(memory, np.uint8)

@@ -28,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-bench-") as scratch:
         folder = Path(scratch)
         plain, store = folder / "plain.safetensors", folder / "store"
-        _make(plain, options.size)
+        make(plain, options.size)
         modelfs("mkfs", store)
         with mounted(store, folder / "mnt") as mount:
             (mount.path / NAME).write_bytes(plain.read_bytes())
@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _make(path: Path, mib: int) -> None:
+def make(path: Path, mib: int) -> None:
     rng = np.random.default_rng(1)
     names = [f"layer.{number}.weight" for number in range(max(1, mib // 16))]
     save_file({name: rng.standard_normal((4096, 1024), dtype=np.float32) for name in names}, path)
