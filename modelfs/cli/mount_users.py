@@ -8,13 +8,15 @@ from typing import Final
 
 from modelfs import proc
 from modelfs.mount_table import mounts
-from modelfs.shell_word import shell_word
 
 SHOWN_MAX: Final = 5
 
 
-def users_of(mount_point: Path) -> str:
-    """Return the mount below a mount point, or the other processes that use it, as text."""
+def users_of(mount_point: Path) -> str | None:
+    """Return the mount below a mount point, or the other processes that use it, as text.
+
+    None if this user can see neither.
+    """
     below = [entry.path for entry in mounts() if mount_point in entry.path.parents]
     if below:
         return f"the mount at {below[-1]}"
@@ -27,9 +29,7 @@ def users_of(mount_point: Path) -> str:
                 name = os.fsencode(proc.read(process, "comm"))  # it may end with half a letter
                 users.append(f"{name.decode(errors='ignore').strip()} (process {process})")
     if not users:
-        return (
-            f"a process that this user cannot see (try: sudo fuser -vm {shell_word(mount_point)})"
-        )
+        return None
     more = f" and {len(users) - SHOWN_MAX} more" if len(users) > SHOWN_MAX else ""
     return ", ".join(users[:SHOWN_MAX]) + more
 

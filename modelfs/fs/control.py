@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_MAX: Final = 64 << 10  # bytes
 BACKLOG: Final = 16
+RETRY_SECONDS: Final = 10.0
 
 
 class Control:
@@ -54,8 +55,14 @@ class Control:
         self._commands = Commands(store, background, workers)
 
     async def serve(self) -> None:
-        """Answer until cancelled, and remove the socket then."""
-        listener = _listen(self._folder)
+        """Answer until cancelled, and remove the socket then.
+
+        The mount goes on without a socket while the disk has no room for one.
+
+        Raises:
+            StoreNotTrusted: in the place of the socket there is something else.
+        """
+        listener = await _listener(self._folder)
         try:
             await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
         finally:
@@ -128,6 +135,16 @@ class Control:
                 f"this is the daemon of {os.readlink(self._folder.link)}, which is another store"
             )
         return request
+
+
+async def _listener(folder: Directory) -> trio.socket.SocketType:
+    """Return the control socket of a store, as soon as the disk has room for it."""
+    while True:
+        try:
+            return _listen(folder)
+        except OSError as exc:
+            log.error("no control socket, next attempt in %.0f s: %s", RETRY_SECONDS, exc)
+        await trio.sleep(RETRY_SECONDS)
 
 
 def _listen(folder: Directory) -> trio.socket.SocketType:

@@ -23,7 +23,7 @@ import pyfuse3
 import trio
 
 from modelfs.errors import ModelfsError
-from modelfs.fs.background.scheduler import Scheduler, keep_running
+from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.control import Control
 from modelfs.fs.handles import Handles
 from modelfs.fs.host.kernel import device_of_mount, raise_read_ahead
@@ -158,7 +158,7 @@ class _Daemon:
             await background.mark_in_use()
             nursery.start_soon(background.run)
             control = Control(self._store, background, self._workers)
-            nursery.start_soon(keep_running, "the control socket", control.serve)
+            nursery.start_soon(control.serve)
         await pyfuse3.main(max_tasks=REQUESTS_MAX)
         nursery.cancel_scope.cancel()
 

@@ -15,6 +15,16 @@ from tests.support.run_jobs import ingest_all
 from tests.support.stores import new_file
 
 
+@pytest.fixture(autouse=True)
+def no_handlers_left() -> Iterator[None]:
+    """Remove the handler of logs that a command has set: its stream ends with the test."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if handler.get_name() == "modelfs"]:
+        root.removeHandler(handler)
+        handler.close()
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
     """Call a command in this process."""

@@ -18,6 +18,7 @@ from modelfs.cli.params import PATH
 from modelfs.cli.places import is_dead, store_mounted_at
 from modelfs.errors import NotAStore, StoreReadOnly
 from modelfs.mount_table import mounted_elsewhere
+from modelfs.shell_word import shell_word
 from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.owners import user_behind
 from modelfs.store.folder import is_locked, open_folder
@@ -25,6 +26,7 @@ from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02
 NOTE_SECONDS: Final = 5.0
+BUSY_SECONDS: Final = 1.0
 
 
 @click.command()
@@ -83,13 +85,23 @@ def _mounting_user(path: Path) -> int | None:
 
 
 def _unmount(path: Path) -> None:
-    if (problem := unmount(path)) is not None:
-        if "busy" in problem:
+    """Unmount, again and again for a moment if no program is seen that uses the mount.
+
+    Raises:
+        Failure: the mount is in use, or cannot be unmounted.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while (problem := unmount(path)) is not None:
+        if "busy" not in problem:
+            raise Failure(f"cannot unmount {path}: {problem}")
+        users = users_of(path)
+        if users is not None or time.monotonic() > until:
+            unseen = "a process that this user cannot see (try: sudo fuser -vm"
             raise Failure(
-                f"{path} is in use by {users_of(path)}; "
+                f"{path} is in use by {users or f'{unseen} {shell_word(path)})'}; "
                 "end that, or leave the folder in it, and try again"
             )
-        raise Failure(f"cannot unmount {path}: {problem}")
+        time.sleep(POLL_SECONDS)
 
 
 def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) -> None:

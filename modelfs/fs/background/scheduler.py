@@ -112,9 +112,9 @@ class Scheduler:
                 ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
             ):
                 nursery.start_soon(_repeat, name, seconds, job)
-            nursery.start_soon(keep_running, "making room", self.shortage.run, SHORT_SECONDS)
-            nursery.start_soon(keep_running, "scrub", self.scrub.run)
-            nursery.start_soon(keep_running, "optimizing", self.optimize.run, IDLE_RETRY_SECONDS)
+            nursery.start_soon(_keep_running, "making room", self.shortage.run, SHORT_SECONDS)
+            nursery.start_soon(_keep_running, "scrub", self.scrub.run)
+            nursery.start_soon(_keep_running, "optimizing", self.optimize.run, IDLE_RETRY_SECONDS)
 
     async def finish(self, *, clean: bool = True) -> None:
         """Make everything durable, before the daemon ends.
@@ -130,7 +130,7 @@ class Scheduler:
             await self.durability.commit()
 
 
-async def keep_running(
+async def _keep_running(
     name: str, task: Callable[[], Awaitable[object]], retry_seconds: float = RETRY_SECONDS
 ) -> None:
     """Run a task that ends only when it is cancelled, and begin it again when it fails."""

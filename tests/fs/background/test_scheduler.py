@@ -88,7 +88,7 @@ async def test_a_task_that_fails_begins_again(
             raise error
         await trio.sleep_forever()
 
-    nursery.start_soon(scheduler.keep_running, "task", task, 7)
+    nursery.start_soon(scheduler._keep_running, "task", task, 7)
     await trio.sleep(100)
     assert [b - a for a, b in itertools.pairwise(calls)] == [7, 7]
     assert [record.levelno for record in caplog.records] == [level, level]

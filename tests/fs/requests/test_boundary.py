@@ -43,6 +43,7 @@ ERRNOS = {
     "CorruptIndex": errno.EIO,
     "DamagedPages": errno.EIO,
     "IndexLost": errno.EIO,
+    "FolderMissing": errno.EIO,
     "CorruptPack": errno.EIO,
     "LostBytes": errno.EIO,
     "CorruptChunk": errno.EIO,
