@@ -62,7 +62,13 @@ class Control:
         Raises:
             StoreNotTrusted: in the place of the socket there is something else.
         """
-        listener = await _listener(self._folder)
+        while True:
+            try:
+                listener = _listen(self._folder)
+                break
+            except OSError as exc:
+                log.error("no control socket, next attempt in %.0f s: %s", RETRY_SECONDS, exc)
+            await trio.sleep(RETRY_SECONDS)
         try:
             await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
         finally:
@@ -135,16 +141,6 @@ class Control:
                 f"this is the daemon of {os.readlink(self._folder.link)}, which is another store"
             )
         return request
-
-
-async def _listener(folder: Directory) -> trio.socket.SocketType:
-    """Return the control socket of a store, as soon as the disk has room for it."""
-    while True:
-        try:
-            return _listen(folder)
-        except OSError as exc:
-            log.error("no control socket, next attempt in %.0f s: %s", RETRY_SECONDS, exc)
-        await trio.sleep(RETRY_SECONDS)
 
 
 def _listen(folder: Directory) -> trio.socket.SocketType:

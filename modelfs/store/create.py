@@ -65,7 +65,12 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     try:
         _fill(directory, chunk_size)
     except BaseException:
-        _empty(directory)
+        # Nothing that no command takes is left, such as on a full disk.
+        for name in (FORMAT_FILE, LOCK_FILE):
+            with contextlib.suppress(OSError):
+                directory.unlink(name)
+        for name in (INDEX, PACKS, STAGING):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=directory.fd)
         raise
     Directory(folder.absolute().parent).sync()
 
@@ -85,15 +90,6 @@ def _fill(directory: Directory, chunk_size: int) -> None:
     # Last, when all else is durable: a folder with a format file is a store.
     write_format(directory)
     directory.sync()
-
-
-def _empty(directory: Directory) -> None:
-    """Remove the files of a store that cannot be finished, such as on a full disk."""
-    for name in (FORMAT_FILE, LOCK_FILE):
-        with contextlib.suppress(OSError):
-            directory.unlink(name)
-    for name in (INDEX, PACKS, STAGING):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=directory.fd)
 
 
 def _open_empty(folder: Path) -> Directory:

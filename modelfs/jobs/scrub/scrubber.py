@@ -193,11 +193,6 @@ class Scrubber:
 
     # -- any thread
 
-    def _stop_of(self, pack: PackId) -> int:
-        """Return the end of a pack as of now, 0 if there is none of that number."""
-        row = self._index.get(Table.PACKS, number_key(pack))
-        return 0 if row is None else PackRow.from_bytes(row).stop
-
     def check(self, part: PackRange) -> CheckedRange:
         """Check the first segment of a range.
 
@@ -212,7 +207,8 @@ class Scrubber:
             stop = segment.stop
             records = self._chunks_in_use(part, problems, segment)
         except (CorruptPack, OSError) as exc:
-            present_stop = self._stop_of(part.pack)
+            row = self._index.get(Table.PACKS, number_key(part.pack))
+            present_stop = 0 if row is None else PackRow.from_bytes(row).stop
             if present_stop <= part.start:
                 return CheckedRange(part.pack, part.stop)  # gc has deleted or cut the pack
             if present_stop < part.stop:
