@@ -67,3 +67,23 @@ def test_it_ends_no_job(
     finally:
         store.abandon()
     caplog.clear()
+
+
+def test_a_digest_of_a_dead_chunk(
+    filled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever digest's row is damaged, gc goes on, and removes the chunk if it is dead."""
+    with Store(filled, read_only=True) as store:
+        count = len([*store.index.keys(Table.HASHES)])
+        dead = len([*store.index.keys(Table.DEAD)])
+    assert dead
+    dropped = 0
+    for number in range(count):
+        path = copy_of(filled, tmp_path / str(number))
+        damage_row(path / "index", Table.HASHES, number)
+        with Store(path) as store:
+            collect(store)
+            assert not [*store.index.keys(Table.DEAD)]
+        dropped += "a damaged row is dropped" in caplog.text
+        caplog.clear()
+    assert dropped

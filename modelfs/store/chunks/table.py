@@ -12,6 +12,7 @@ still alive. gc removes 7, and with its link to 3 the dependant: now 3 is dead, 
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 
 import xxhash
@@ -22,6 +23,8 @@ from modelfs.store.index.chunk_records import Chunk, ChunkKind, PackRow
 from modelfs.store.index.counters import Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import KEPT, ChunkId, PackId, Table, number_key
+
+log = logging.getLogger(__name__)
 
 
 class ChunkTable:
@@ -143,7 +146,13 @@ class ChunkTable:
         if record.alive:
             raise CorruptIndex(f"chunk {chunk} is listed as dead, but it is in use")
         sources = self._link(chunk, ())
-        others = [other for other in self.with_digest(record.digest) if other != chunk]
+        try:
+            others = [other for other in self.with_digest(record.digest) if other != chunk]
+        except CorruptIndex as exc:
+            # The chunk needs the row no more. Another one with this digest, if there is one, is
+            # only not found by it.
+            log.warning("a damaged row is dropped: %s", exc)
+            others = []
         if others:
             self._index.put(Table.HASHES, record.digest, b"".join(map(number_key, others)))
         else:
