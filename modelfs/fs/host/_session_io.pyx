@@ -6,11 +6,14 @@ and for all objects (RTLD_GLOBAL), has a function of that name, which the linker
 calls libfuse's own, and then libfuse's `fuse_session_custom_io` with callbacks that read a request
 and write a reply as libfuse does. Nothing of libfuse or pyfuse3 is replaced, and nothing is copied.
 
-The callbacks change the reply of INIT: flags that the kernel offers and libfuse does not know are
-added, and others are removed. See fuse(4), and `fuse_init_out` in include/uapi/linux/fuse.h.
+The callbacks change two kinds of replies. That of INIT: flags that the kernel offers and libfuse
+does not know are added, and others are removed. And the reply of an OPEN or CREATE whose
+reads and writes the kernel is to pass to a backing file: it gets that file's number. See fuse(4), and
+`fuse_init_out` and `fuse_open_out` in include/uapi/linux/fuse.h.
 
-libfuse calls them on the thread that calls libfuse, without Python's lock; notifications come on
-another one. So the callbacks use no Python, and only INIT, which comes first, writes.
+libfuse calls them on the thread that calls libfuse, without Python's lock; notifications, which
+have no request, come on another one. So the callbacks use no Python, and what they change belongs to
+the thread of requests.
 """
 
 cdef extern from *:
@@ -28,11 +31,17 @@ cdef extern from *:
     #define REPLY_WORDS 16    /* of fuse_init_out */
     #define FLAGS 3
     #define FLAGS2 8
+    #define STACK_DEPTH 9
+    #define PASSTHROUGH (1ULL << 37)       /* FUSE_PASSTHROUGH, FOPEN_PASSTHROUGH: newer headers */
+    #define OPEN_PASSTHROUGH (1U << 7)
 
     static int is_wanted = 0;
     static uint64_t added = 0, removed = 0;  /* flags; flags2 are the upper 32 bits */
     static uint64_t offered = 0, granted = 0;
     static uint64_t init_request = 0;        /* its number; 0: answered */
+    static int device = -1;                  /* of the session */
+    static uint64_t opened_handle = 0;       /* of the next reply that opens it */
+    static int32_t backing = 0;              /* number of its backing file; 0: none */
 
     static ssize_t receive(int fd, void *buffer, size_t size, void *data)
     {
@@ -63,8 +72,28 @@ cdef extern from *:
             granted |= FUSE_INIT_EXT;
         words[FLAGS] = (uint32_t)granted;
         words[FLAGS2] = granted >> 32;
+        if (granted & PASSTHROUGH)
+            words[STACK_DEPTH] = 1;  /* the backing file system is stacked on no other */
         header.len = sizeof header + sizeof words;
         return writev(fd, changed, 2);
+    }
+
+    static void back_opened(struct iovec *body)
+    {
+        size_t created = sizeof(struct fuse_entry_out);
+        struct fuse_open_out *opened;
+
+        if (body->iov_len == created + sizeof *opened)
+            opened = (struct fuse_open_out *)((char *)body->iov_base + created);
+        else if (body->iov_len == sizeof *opened)
+            opened = body->iov_base;
+        else
+            return;
+        if (opened->fh != opened_handle)
+            return;
+        opened->open_flags = OPEN_PASSTHROUGH;
+        opened->padding = (uint32_t)backing;  /* `backing_id` in newer headers */
+        backing = 0;
     }
 
     static ssize_t answer(int fd, struct iovec *parts, int count, void *data)
@@ -76,6 +105,8 @@ cdef extern from *:
             if (!header->error && count == 2 && parts[1].iov_len <= REPLY_WORDS * 4)
                 return send_init(fd, parts);
         }
+        if (backing && header->unique && !header->error && count == 2)
+            back_opened(&parts[1]);
         return writev(fd, parts, count);
     }
 
@@ -86,8 +117,10 @@ cdef extern from *:
         int problem = real ? real(session, mountpoint) : -1;
 
         granted = 0;
+        backing = 0;
+        device = problem ? -1 : fuse_session_fd(session);
         if (!problem && is_wanted)
-            fuse_session_custom_io(session, &callbacks, fuse_session_fd(session));
+            fuse_session_custom_io(session, &callbacks, device);
         return problem;
     }
 
@@ -97,8 +130,19 @@ cdef extern from *:
         added = more;
         removed = less;
     }
+
+    static int back(uint64_t handle, int32_t number)
+    {
+        int is_taken = backing != 0;
+
+        opened_handle = handle;
+        backing = number;
+        return is_taken;
+    }
     """
     unsigned long long granted
+    int device
+    int back(unsigned long long handle, int number)
     void want(unsigned long long more, unsigned long long less)
 
 
@@ -110,3 +154,17 @@ def change_init(unsigned long long add, unsigned long long remove):
 def granted_flags():
     """Return the flags of the reply at the last mount, `flags2` from bit 32 on; 0 before it."""
     return granted
+
+
+def session_device():
+    """Return the descriptor of /dev/fuse of the last mount, -1 before it."""
+    return device
+
+
+def back_next_open(unsigned long long handle, int number):
+    """Give the reply that opens a handle, which is about to be sent, a backing file.
+
+    Returns:
+        Whether the reply before it got its own; if not, no reply opened that handle.
+    """
+    return not back(handle, number)

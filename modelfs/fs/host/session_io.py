@@ -20,6 +20,7 @@ _MODULE: Final = "modelfs.fs.host._session_io"
 # As in include/uapi/linux/fuse.h; those of `flags2` are shifted by 32.
 HANDLE_KILLPRIV: Final = 1 << 19
 HANDLE_KILLPRIV_V2: Final = 1 << 28
+PASSTHROUGH: Final = 1 << 37
 
 # It is better than its predecessor for a file system that only one kernel mounts: that kernel looks
 # for capabilities of a file before its first write, and removes them itself.
@@ -27,14 +28,14 @@ ADDED: Final = HANDLE_KILLPRIV_V2
 REMOVED: Final = HANDLE_KILLPRIV
 
 
-def load() -> bool:
+def load(*, passthrough: bool = False) -> bool:
     """Let the mounts of this process have the capabilities; return whether that is possible.
 
-    To be called before pyfuse3 is imported.
+    To be called before pyfuse3 is imported. With `passthrough` files may have backing files.
     """
     if (hook := _loaded()) is None:
         return False
-    hook.change_init(ADDED, REMOVED)
+    hook.change_init(ADDED | PASSTHROUGH if passthrough else ADDED, REMOVED)
     return True
 
 
@@ -42,6 +43,20 @@ def granted() -> int:
     """Return the flags of the last mount's INIT, 0 if they are not known."""
     hook = sys.modules.get(_MODULE)
     return 0 if hook is None else int(hook.granted_flags())
+
+
+def device() -> int:
+    """Return the descriptor of /dev/fuse of the last mount, -1 if it is not known."""
+    hook = sys.modules.get(_MODULE)
+    return -1 if hook is None else int(hook.session_device())
+
+
+def back_next_open(handle: int, number: int) -> None:
+    """Give the reply that opens a handle the backing file of that number.
+
+    The reply has to be the next one: a handler calls this last, and returns without a wait.
+    """
+    sys.modules[_MODULE].back_next_open(handle, number)
 
 
 def _loaded() -> ModuleType | None:
