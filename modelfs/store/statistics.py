@@ -145,7 +145,7 @@ class Inventory:
             waiting = Waiting(self.count_to_optimize())
             self.count_waiting(self._staging, self.requested(), waiting)
         forms = self._counters.forms()
-        lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0, "stored_bytes": 0})
+        lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
         return Statistics(
             files=self._counters.get(FILES),
             logical_bytes=self._counters.get(LOGICAL) + waiting.grown,

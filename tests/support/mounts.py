@@ -20,6 +20,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from modelfs.cli.client import connect
 from modelfs.cli.places import find_store
 
@@ -29,6 +31,10 @@ DEADLINE: Final = 30.0  # seconds for any one step
 # The begin of the command of each daemon, such as `setpriv` with options: see
 # `tools/run trust.unit_capabilities`.
 PREFIX: Final = tuple(shlex.split(os.environ.get("MODELFS_TESTS_PREFIX", "")))
+
+with_session_io = pytest.mark.skipif(
+    importlib.util.find_spec("modelfs.fs.host._session_io") is None, reason="it is not compiled"
+)
 
 CAP_SYS_ADMIN: Final = 21  # the bit of capabilities(7) that root needs to mount
 

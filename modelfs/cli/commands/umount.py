@@ -95,11 +95,11 @@ def _unmount(path: Path) -> None:
         if "busy" not in problem:
             raise Failure(f"cannot unmount {path}: {problem}")
         users = users_of(path)
-        if users is not None or time.monotonic() > until:
-            unseen = "a process that this user cannot see (try: sudo fuser -vm"
+        if users is None and time.monotonic() > until:
+            users = f"a process that this user cannot see (try: sudo fuser -vm {shell_word(path)})"
+        if users is not None:
             raise Failure(
-                f"{path} is in use by {users or f'{unseen} {shell_word(path)})'}; "
-                "end that, or leave the folder in it, and try again"
+                f"{path} is in use by {users}; end that, or leave the folder in it, and try again"
             )
         time.sleep(POLL_SECONDS)
 

@@ -6,9 +6,9 @@ room that is left. Acknowledged bytes stay, even if the next write fails, so new
 uses the reserve up. Hence a file begins with a *probe*, of 1 MiB. When these bytes are in chunks,
 each file of the loan is judged: a file of copies may use the next loan whole; one of new content
 gets no byte more, unless it is written from its beginning again. A file that mixes both gets probes
-until it has brought 1 MiB of new content. Probes end when half of the room
-is used up: the rest is for files that are known to be copies, and for rows of the index. A loan is
-no larger than the room that is left for probes, or 1 MiB, since a file may begin as a copy only.
+until it has brought 1 MiB of new content. Probes end when half of the room is used up: the rest is
+for files that are known to be copies, and for rows of the index. A loan is no larger than the room
+that is left for probes, or 1 MiB, since a file may begin as a copy only.
 
 Example. A store has 18 MiB of its reserve above the floor. 4 of them are slack for the growth of
 the index, and 7 are for probes. Three programs write noise: each has an error after 1 MiB, and 15

@@ -7,13 +7,13 @@ calls libfuse's own, and then libfuse's `fuse_session_custom_io` with callbacks 
 and write a reply as libfuse does. Nothing of libfuse or pyfuse3 is replaced, and nothing is copied.
 
 The callbacks change two kinds of replies. That of INIT: flags that the kernel offers and libfuse
-does not know are added, and others are removed. And the reply of an OPEN or CREATE whose
-reads and writes the kernel is to pass to a backing file: it gets that file's number. See fuse(4), and
+does not know are added, and others are removed. And that of an OPEN or CREATE whose reads and
+writes the kernel is to pass to a backing file: it gets that file's number. See fuse(4), and
 `fuse_init_out` and `fuse_open_out` in include/uapi/linux/fuse.h.
 
 libfuse calls them on the thread that calls libfuse, without Python's lock; notifications, which
-have no request, come on another one. So the callbacks use no Python, and what they change belongs to
-the thread of requests.
+have no request, come on another one. So the callbacks use no Python, and only the thread of
+requests changes their state.
 """
 
 cdef extern from *:
@@ -131,18 +131,15 @@ cdef extern from *:
         removed = less;
     }
 
-    static int back(uint64_t handle, int32_t number)
+    static void back(uint64_t handle, int32_t number)
     {
-        int is_taken = backing != 0;
-
         opened_handle = handle;
         backing = number;
-        return is_taken;
     }
     """
     unsigned long long granted
     int device
-    int back(unsigned long long handle, int number)
+    void back(unsigned long long handle, int number)
     void want(unsigned long long more, unsigned long long less)
 
 
@@ -162,9 +159,5 @@ def session_device():
 
 
 def back_next_open(unsigned long long handle, int number):
-    """Give the reply that opens a handle, which is about to be sent, a backing file.
-
-    Returns:
-        Whether the reply before it got its own; if not, no reply opened that handle.
-    """
-    return not back(handle, number)
+    """Give the reply that opens a handle, which is about to be sent, a backing file."""
+    back(handle, number)

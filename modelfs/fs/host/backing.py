@@ -11,7 +11,6 @@ Example. The file 5-0 is registered as number 1. Inode 5 is opened twice, each t
 and closed twice. The registration ends with the second close.
 """
 
-import errno
 import fcntl
 import struct
 from typing import Final
@@ -24,10 +23,6 @@ _NUMBER: Final = struct.Struct("=I")
 _OPEN: Final = 1 << 30 | _MAP.size << 16 | 229 << 8 | 1
 _CLOSE: Final = 1 << 30 | _NUMBER.size << 16 | 229 << 8 | 2
 
-# A process without CAP_SYS_ADMIN; a file system that is stacked on others, such as overlayfs; a
-# kernel without passthrough; a file system whose files cannot be.
-REFUSED: Final = frozenset({errno.EPERM, errno.ELOOP, errno.ENOTTY, errno.EOPNOTSUPP})
-
 
 class BackingFiles:
     """The backing files of the mount that this process serves."""
@@ -39,7 +34,9 @@ class BackingFiles:
         """Register a file, and return its number. The kernel holds the file; `fd` may be closed.
 
         Raises:
-            OSError: with an errno of `REFUSED`, it cannot be a backing file.
+            OSError: it cannot be a backing file. EPERM: this process lacks CAP_SYS_ADMIN. ELOOP:
+                its file system is stacked on others, such as overlayfs. EOPNOTSUPP: a file system
+                whose files cannot be. ENOTTY: a kernel without passthrough.
         """
         # With bytes, which it cannot change, ioctl would return them in place of the number.
         return int(fcntl.ioctl(self._device, _OPEN, bytearray(_MAP.pack(fd, 0, 0))))

@@ -45,7 +45,7 @@ def collect(
         StoreFull: no room to rewrite some pack; all others are rewritten.
         OSError: the disk failed; nothing is lost.
     """
-    return exclusive(_collect(store, collector, live_min, enough))
+    return exclusive(_collect(store, collector, live_min, enough, with_hints=True))
 
 
 def _collect(
@@ -53,21 +53,14 @@ def _collect(
     collector: Collector,
     live_min: float,
     enough: Callable[[], bool] = lambda: False,
+    *,
+    with_hints: bool,
 ) -> Job[Garbage]:
-    yield from pausing(collector.drop_stale_hints())
-    return (yield from _collect_chunks(store, collector, live_min, enough))
-
-
-def _collect_chunks(
-    store: Store,
-    collector: Collector,
-    live_min: float,
-    enough: Callable[[], bool] = lambda: False,
-) -> Job[Garbage]:
-    """Remove dead chunks, and rewrite sparse packs. As `collect`, but for the hints."""
     garbage: Garbage = yield Work(partial(collector.measured, live_min))
     before = collector.pack_bytes()
     yield from pausing(store.reclaimer.remove_dead())
+    if with_hints:
+        yield from pausing(collector.drop_stale_hints())
     yield Commit()
     rewritten, failure = 0, None
     for pack in collector.sparse_packs(live_min):
@@ -87,9 +80,8 @@ def _collect_chunks(
 def collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[None]:
     """Collect until no more than so many bytes of packs are garbage, sparsest packs first.
 
-    Stale hints stay: to look at all of them takes longer than to copy a pack.
-
-    While a reader needs packs to stay, nothing is collected. Raises as `collect` does.
+    Stale hints stay: to look at all of them takes longer than to copy a pack. While a reader needs
+    packs to stay, nothing is collected. Raises as `collect` does.
     """
     # Packs that were never measured seem to have more garbage than they have.
     if collector.garbage_bytes(LIVE_MIN_SMALL) > garbage_max:
@@ -101,7 +93,7 @@ def _collect_above(store: Store, collector: Collector, garbage_max: int) -> Job[
         yield Work(partial(collector.measure, LIVE_MIN_SMALL))
         if collector.garbage_bytes(LIVE_MIN_SMALL) <= garbage_max:
             return
-        yield from _collect_chunks(store, collector, live_min)
+        yield from _collect(store, collector, live_min, with_hints=False)
 
 
 def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:

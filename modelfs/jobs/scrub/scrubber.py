@@ -207,8 +207,7 @@ class Scrubber:
             stop = segment.stop
             records = self._chunks_in_use(part, problems, segment)
         except (CorruptPack, OSError) as exc:
-            row = self._index.get(Table.PACKS, number_key(part.pack))
-            present_stop = 0 if row is None else PackRow.from_bytes(row).stop
+            present_stop = self._chunks.pack_row(part.pack).stop
             if present_stop <= part.start:
                 return CheckedRange(part.pack, part.stop)  # gc has deleted or cut the pack
             if present_stop < part.stop:

@@ -16,12 +16,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import DEADLINE, wait_until
+from tests.support.mounts import DEADLINE, run, wait_until, with_session_io
 
 KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
 
@@ -30,11 +29,8 @@ pytestmark = [
     pytest.mark.usefixtures("fuse"),
     pytest.mark.skipif(KERNEL < (6, 9), reason="passthrough needs Linux 6.9"),
     pytest.mark.skipif(os.getuid() != 0, reason="passthrough needs CAP_SYS_ADMIN"),
-    pytest.mark.skipif(
-        find_spec("modelfs.fs.host._session_io") is None, reason="it is not compiled"
-    ),
+    with_session_io,
 ]
-
 
 # Python's own mapping keeps a duplicate of the descriptor.
 LIBC = ctypes.CDLL(None)
@@ -172,13 +168,7 @@ def test_sizes_of_extended_files(backed: Backed) -> None:
     for size in (10, 100_000):
         os.pwrite(fd, b"x", size - 1)
         assert (backed.path / "file").stat().st_size == size
-        shown = subprocess.run(
-            ["stat", "-c", "%s", str(backed.path / "file")],
-            capture_output=True,
-            timeout=DEADLINE,
-            check=True,
-        )
-        assert int(shown.stdout) == size
+        assert int(run("stat", "-c", "%s", backed.path / "file")) == size
     os.close(fd)
 
 
@@ -237,11 +227,11 @@ def test_registrations_end(backed: Backed) -> None:
 def mounted_at(path: Path, *options: str) -> Iterator[Path]:
     """Mount a file system by mount(8) inside the block."""
     path.mkdir()
-    subprocess.run(["mount", *options, "none", str(path)], check=True, timeout=DEADLINE)
+    run("mount", *options, "none", path)
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=True, timeout=DEADLINE)
+        run("umount", path)
 
 
 def test_a_stacked_file_system_is_refused(tmp_path: Path) -> None:

@@ -3,18 +3,13 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from modelfs.fs.host import session_io
-from tests.support.mounts import DEADLINE
-
-compiled = pytest.mark.skipif(
-    find_spec("modelfs.fs.host._session_io") is None, reason="it is not compiled"
-)
+from tests.support.mounts import DEADLINE, with_session_io
 
 # Mounts a file system of one file in memory, and prints how often the kernel asked for an
 # attribute of it, and the flags of the session.
@@ -85,7 +80,7 @@ def asked_and_granted(mount_point: Path, way: str) -> tuple[int, int]:
     return asked, granted
 
 
-@compiled
+@with_session_io
 @pytest.mark.mount
 @pytest.mark.usefixtures("fuse")
 def test_writes_ask_for_no_capabilities(tmp_path: Path) -> None:
