@@ -29,7 +29,10 @@ def _advice(path: Path, owner: int) -> str:
         return "not even root may use it here"
     if user == owner:
         return f"to let its owner use it: chmod u+rwX {shell_word(path)}"
-    store = _store_around(path)
+    # Imported here, because most commands that fail would not need the 50 ms that it takes.
+    from modelfs.store.folder import store_around  # noqa: PLC0415
+
+    store = store_around(path)
     top = path if store is None else store
     if user in (top.stat().st_uid, top.parent.stat().st_uid):  # as after a restore by root
         recursive = "-R " if stat.S_ISDIR(top.stat().st_mode) else ""
@@ -38,11 +41,3 @@ def _advice(path: Path, owner: int) -> str:
         return "try sudo"
     # Not sudo, since root uses no store of another user's without --trust.
     return "try as that user" if other == owner else f"try as user {other}, who owns the store"
-
-
-def _store_around(path: Path) -> Path | None:
-    # Imported here, because most commands that fail would not need the 50 ms that it takes.
-    from modelfs.store.folder import FORMAT_FILE  # noqa: PLC0415
-
-    folders = (path, *path.absolute().parents)
-    return next((folder for folder in folders if os.path.lexists(folder / FORMAT_FILE)), None)

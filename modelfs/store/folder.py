@@ -37,7 +37,6 @@ import fcntl
 import io
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Final
 
@@ -145,17 +144,24 @@ def open_if_store(folder: Path) -> Directory | None:
 def store_around(path: Path) -> Path | None:
     """Return the store that a path lies in, which need not exist; None if it lies in none.
 
-    Only one that this user or root has made counts: in /tmp any user may make a file that looks
-    like a store's.
+    A format file counts if the owner of its folder or root has made it: in /tmp any user may make
+    one. If it may not be read, the folder is taken for a store.
     """
     for folder in Path(os.path.realpath(path)).parents:
-        # A FIFO of another user's, or a folder that may not be read, is no store.
-        with contextlib.suppress(OSError, IrregularFile):
-            status = folder.stat()
-            is_shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            if status.st_uid in (0, os.geteuid()) and not is_shared and is_store(folder):
+        with contextlib.suppress(OSError):  # as of a folder that may not be searched
+            owner = (folder / FORMAT_FILE).lstat().st_uid
+            if owner in (0, folder.stat().st_uid) and _may_be_store(folder):
                 return folder
     return None
+
+
+def _may_be_store(folder: Path) -> bool:
+    try:
+        return is_store(folder)
+    except IrregularFile:
+        return False
+    except (PermissionError, StoreNotTrusted):  # as after a restore by root
+        return True
 
 
 def identity_of(folder: Path) -> Identity:

@@ -9,7 +9,7 @@ import pytest
 
 from modelfs.cli.failure import describe
 from modelfs.cli.permission import permission_denied
-from modelfs.store.folder import FORMAT_FILE
+from modelfs.store.folder import FORMAT_FILE, FORMAT_TEXT
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
 ME: Final = 1000
@@ -40,6 +40,21 @@ def test_a_file_in_ones_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @only_root
+def test_a_file_in_a_folder_with_a_file_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step is one for this file only: any user can make a FORMAT in /tmp."""
+    file, form = tmp_path / "mine", tmp_path / FORMAT_FILE
+    for path in (file, form):
+        path.write_text(FORMAT_TEXT)
+    os.chown(form, 7, 7)
+    monkeypatch.setattr(os, "geteuid", lambda: ME)
+    assert permission_denied(file) == f"permission denied: {file} (owned by user 0; try sudo)"
+    os.chown(tmp_path, ME, ME)
+    assert permission_denied(file).endswith(f"to make it yours: sudo chown {ME} {file})")
+
+
+@only_root
 @pytest.mark.parametrize(
     ("owners", "advice"),
     [
@@ -58,10 +73,11 @@ def test_a_file_in_a_store(
     store = tmp_path / "my store"
     file = store / "packs" / "1.pack"
     file.parent.mkdir(parents=True)
-    for path in (store / FORMAT_FILE, file):
-        path.touch()
+    for path in (form := store / FORMAT_FILE, file):
+        path.write_text(FORMAT_TEXT)
     for path, owner in zip((tmp_path, store, file), owners, strict=True):
         os.chown(path, owner, owner)
+    os.chown(form, owners[1], owners[1])
     monkeypatch.setattr(os, "geteuid", lambda: ME)
     expected = advice.format(store=f"'{store}'", file=f"'{file}'")
     assert permission_denied(file) == f"permission denied: {file} ({expected})"

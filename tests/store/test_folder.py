@@ -332,13 +332,35 @@ def test_an_empty_folder_that_a_backup_left_out(folder: Path, name: str) -> None
     assert check_closed(folder) == []
 
 
-def test_a_file_of_another_user_makes_no_store(tmp_path: Path) -> None:
-    """In a folder that others may write to, as /tmp, a file that looks like a store's is none."""
-    (tmp_path / FORMAT_FILE).write_text(FORMAT_TEXT)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+@pytest.mark.parametrize(
+    ("owner", "maker", "is_found"),
+    [
+        *((0, ALICE.uid, False), (BOB.uid, ALICE.uid, False)),
+        *((0, 0, True), (ALICE.uid, 0, True), (ALICE.uid, ALICE.uid, True)),
+    ],
+)
+def test_who_has_made_the_format_file(
+    tmp_path: Path, owner: int, maker: int, is_found: bool
+) -> None:
+    """That of the folder's owner and that of root count: any user can make one in /tmp."""
+    file = tmp_path / FORMAT_FILE
+    file.write_text(FORMAT_TEXT)
     tmp_path.chmod(0o1777)
-    assert store_around(tmp_path / "new") is None
-    tmp_path.chmod(0o755)
-    assert store_around(tmp_path / "new") == tmp_path
+    os.chown(tmp_path, owner, owner)
+    os.chown(file, maker, maker)
+    assert store_around(tmp_path / "new") == (tmp_path if is_found else None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_the_store_around_a_path_in_a_store_of_another_user(shared: Path) -> None:
+    """Root and other users find it, even if they may not read its format file."""
+    path = shared / PACKS / "new"
+    assert store_around(path) == shared
+    with user(BOB, shared.parent, "modelfs.store.folder") as bob:
+        assert bob(store_around, path) == shared
+        (shared / FORMAT_FILE).chmod(0o600)
+        assert bob(store_around, path) == shared
 
 
 def test_the_store_around_a_path(folder: Path) -> None:
@@ -346,3 +368,16 @@ def test_the_store_around_a_path(folder: Path) -> None:
     for place in (PACKS, "new", "new/deep"):
         assert store_around(folder / place) == folder
     assert store_around(folder) is None
+
+
+def test_other_files_of_that_name_make_no_store(tmp_path: Path) -> None:
+    """A folder with a text file, a FIFO or a link of the name FORMAT is no store."""
+    (tmp_path / "text").write_text("the format of something else\n")
+    (tmp_path / "format").write_text(FORMAT_TEXT)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("format")
+    for name in ("text", "fifo", "link"):
+        (tmp_path / name).rename(tmp_path / FORMAT_FILE)
+        assert store_around(tmp_path / "new") is None
+    (tmp_path / "format").rename(tmp_path / FORMAT_FILE)
+    assert store_around(tmp_path / "new") == tmp_path
