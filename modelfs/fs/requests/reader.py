@@ -56,8 +56,8 @@ class Reader:
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):
-            # Plain chunks that were verified meanwhile are read from their packs directly, if they
-            # are still where they were.
+            # Planned again: gc may have moved chunks, and cut or deleted their pack, during the
+            # wait. Plain chunks that read-ahead has verified become runs of their pack.
             runs = self._contents.plan(handle.inode, offset, size)
         total = _size(runs)
         buffer = self._buffers.get(total)

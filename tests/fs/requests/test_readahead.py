@@ -13,11 +13,13 @@ import trio.testing
 from modelfs.errors import CorruptIndex
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests import readahead
+from modelfs.jobs.gc import collector
 from modelfs.store.files.read_runs import ChunkRun, ReadRun
 from modelfs.store.index.tables import ChunkId, InodeNumber
 from tests.support.served_store import DEADLINE, Counting, Failing, Held, Served
-from tests.support.stores import CHUNK, noise
+from tests.support.stores import CHUNK, noise, pack_sizes
 
+PACK = "00000001.pack"
 DATA = noise(20 * CHUNK)
 TEXT = b"".join(b"line %d of a long text\n" % number for number in range(4000))
 
@@ -273,6 +275,43 @@ async def test_read_ahead_of_a_chunk_that_gc_moved(
     threads.calls.clear()
     assert bytes(await served.reader.read(reader, start, len(DATA))) == DATA[start:]
     assert threads.calls == []
+
+
+async def test_a_request_waits_while_gc_cuts_its_pack(
+    served: Served, threads: Counting[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads a chunk that was verified just before the cut at its new place."""
+    monkeypatch.setattr(collector, "PORTION_CHUNKS", 1)
+    kept = await served.chunked(b"kept", noise(CHUNK, 1))
+    gone = await served.chunked(b"gone", noise(40 * CHUNK, 2))
+    inode = await served.chunked(b"f", DATA)
+    await served.set(gone, size=0)
+    await served.background.ingest.sync()
+    served.store.stored_bytes.distrust_all()
+    before = pack_sizes(served.store)
+    warm = served.store.contents.warm
+    taken: list[ChunkRun] = []
+
+    async def cut() -> None:
+        flush = Failing(served.store.packs.flush, OSError(errno.ENOSPC, "full"), 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(served.store.packs, "flush", flush)
+            with pytest.raises(OSError, match="full"):
+                await served.background.gc.collect()
+
+    def prepare(run: ChunkRun) -> None:
+        taken.append(run)
+        if len(taken) == 2:
+            trio.from_thread.run(cut)
+        warm(run)
+
+    reader, held = await held_ahead(served, monkeypatch, inode, prepare)
+    threads.calls.clear()
+    asked = partial(served.reader.read, reader, 0, len(DATA))
+    assert await answered_when_let_go(asked, held, threads) == DATA
+    after = pack_sizes(served.store)
+    assert after[PACK] <= before[PACK] - len(DATA)
+    assert await served.content(kept) == noise(CHUNK, 1)
 
 
 @asynccontextmanager
