@@ -26,6 +26,7 @@ from modelfs.store.store import Store
 
 POLL_SECONDS: Final = 0.02
 NOTE_SECONDS: Final = 5.0
+# For so long a busy mount is tried again if no process is seen that uses it.
 BUSY_SECONDS: Final = 1.0
 
 
@@ -56,7 +57,9 @@ def umount(mountpoint: Path, *, trust: bool) -> None:
         with DaemonProcess(None, believed) as daemon:
             _unmount(path)
             if daemon.is_found:
-                _waited_until(daemon.has_ended, device)
+                other = _wait_for_end(daemon.has_ended, device, "the daemon has ended")
+                if other is not None:
+                    raise Failure(f"{_still_mounted(*other)}; unmount it there, too")
         return
     try:
         if (found := mounted.find()) is None:
@@ -95,13 +98,16 @@ def _unmount(path: Path) -> None:
         if "busy" not in problem:
             raise Failure(f"cannot unmount {path}: {problem}")
         users = users_of(path)
-        if users is None and time.monotonic() > until:
+        if users is None and time.monotonic() < until:
+            # A process that looks up a name in the mount makes it busy for a moment, and is not
+            # seen in /proc.
+            time.sleep(POLL_SECONDS)
+            continue
+        if users is None:
             users = f"a process that this user cannot see (try: sudo fuser -vm {shell_word(path)})"
-        if users is not None:
-            raise Failure(
-                f"{path} is in use by {users}; end that, or leave the folder in it, and try again"
-            )
-        time.sleep(POLL_SECONDS)
+        raise Failure(
+            f"{path} is in use by {users}; end that, or leave the folder in it, and try again"
+        )
 
 
 def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) -> None:
@@ -113,13 +119,10 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
     # The lock is not enough: another process may take it as soon as the daemon releases it, and the
     # daemon has files open on the disk until it ends, such as its log.
     ended = daemon.has_ended if daemon.is_found else lambda: not _is_locked(store)
-    if (other := _waited_until(ended, device)) is not None:
-        process, place = other
-        raise Failure(
-            f"unmounted here, but process {process} still has it mounted at {place}, "
-            "so the daemon goes on; to write everything to the disk: "
-            + params.next_command("sync", store.path, trust=store.trust)
-        )
+    other = _wait_for_end(ended, device, "everything is on the disk")
+    if other is not None:
+        next_step = params.next_command("sync", store.path, trust=store.trust)
+        raise Failure(f"{_still_mounted(*other)}; to write everything to the disk: {next_step}")
     if _is_locked(store):
         return  # mounted again already
     with Store(store, read_only=True, trust=store.trust) as opened:
@@ -130,8 +133,13 @@ def _wait_until_durable(store: Directory, daemon: DaemonProcess, device: int) ->
             )
 
 
-def _waited_until(ended: Callable[[], bool], device: int) -> tuple[int, Path] | None:
-    """Wait until the daemon of a mount has ended.
+def _wait_for_end(ended: Callable[[], bool], device: int, awaited: str) -> tuple[int, Path] | None:
+    """Wait until the daemon of a mount has ended, with a note on stderr if that is long.
+
+    Args:
+        ended: whether it has ended.
+        device: of the mount.
+        awaited: the end of the note.
 
     Returns:
         None; or a process that still has the mount, and where, so that the daemon goes on.
@@ -145,11 +153,17 @@ def _waited_until(ended: Callable[[], bool], device: int) -> tuple[int, Path] | 
             if other is not None:
                 return other
             click.echo(
-                "modelfs: unmounted; waiting until everything is on the disk "
-                "(Ctrl-C ends only the waiting)",
+                f"modelfs: unmounted; waiting until {awaited} (Ctrl-C ends only the waiting)",
                 err=True,
             )
     return None
+
+
+def _still_mounted(process: int, place: Path) -> str:
+    return (
+        f"unmounted here, but process {process} still has it mounted at {place}, "
+        "so the daemon goes on"
+    )
 
 
 def _is_locked(store: Directory) -> bool:

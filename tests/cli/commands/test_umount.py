@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 
 from modelfs.cli.commands import umount
+from modelfs.cli.daemon_process import DaemonProcess
 from tests.support.fake_daemon import Call
-from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, run, wait_until
+from tests.support.mounts import DEADLINE, MODELFS, Mount, modelfs, mounted, run, wait_until
 
 # Accepts connections at the control socket of a store, and does nothing else.
 DAEMON = """
@@ -23,6 +25,13 @@ listener.bind("new")
 listener.listen()
 os.rename("new", "control.sock")
 signal.pause()
+"""
+
+# Fails twice, and notes each call in a file.
+BUSY_TWICE = """
+printf x >>{tries}
+test $(wc -c <{tries}) -gt 2 && exit 0
+echo umount: target is busy. >&2; exit 32
 """
 
 
@@ -77,6 +86,57 @@ def test_waits_for_the_lock(
     assert call("umount", "/proc").code == 0
     [note] = notes
     assert "waiting until everything is on the disk" in note
+
+
+def test_a_note_about_a_read_only_mount(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has nothing to write: the note is about the end of its daemon."""
+    notes: list[str] = []
+
+    class Ending(DaemonProcess):
+        """A daemon that is found, and that ends when the note has come."""
+
+        is_found = property(lambda _: True)
+
+        def has_ended(self) -> bool:
+            return bool(notes)
+
+    _let_tools(tmp_path, "exit 0", monkeypatch)
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    monkeypatch.setattr(umount, "DaemonProcess", Ending)
+    monkeypatch.setattr(umount, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(click, "echo", lambda message, err: notes.append(message))
+    assert call("umount", "/proc").code == 0
+    [note] = notes
+    assert "unmounted; waiting until the daemon has ended (Ctrl-C" in note
+
+
+def test_a_mount_that_is_busy_for_a_moment(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While no process is seen that uses the mount, it is tried again."""
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    monkeypatch.setattr(umount, "users_of", lambda _: None)
+    monkeypatch.setattr(umount, "BUSY_SECONDS", DEADLINE)
+    _let_tools(tmp_path, BUSY_TWICE.format(tries=tmp_path / "tries"), monkeypatch)
+    assert call("umount", "/proc").code == 0
+    assert (tmp_path / "tries").read_text() == "xxx"
+
+
+def test_a_mount_that_stays_busy(
+    call: Call, empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If no process is seen that uses the mount, the error names a command that sees more."""
+    monkeypatch.setattr(os, "getxattr", lambda path, name: os.fsencode(empty))
+    monkeypatch.setattr(umount, "users_of", lambda _: None)
+    monkeypatch.setattr(umount, "BUSY_SECONDS", 0.0)
+    _let_tools(tmp_path, "echo umount: target is busy. >&2; exit 32", monkeypatch)
+    assert call("umount", "/proc").error == (
+        "/proc is in use by a process that this user cannot see (try: sudo fuser -vm /proc); "
+        "end that, or leave the folder in it, and try again"
+    )
 
 
 def test_does_not_wait_for_others(
@@ -169,22 +229,34 @@ def test_busy_mount_names_its_users(
 
 @pytest.mark.mount
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root copies a mount namespace")
+@pytest.mark.parametrize("read_only", [False, True])
 def test_mounted_in_another_namespace(
-    call: Call, mount: Mount, monkeypatch: pytest.MonkeyPatch
+    call: Call,
+    fuse: None,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read_only: bool,
 ) -> None:
     """The error names a process that still has the mount; the command does not wait for it."""
     monkeypatch.setattr(umount, "NOTE_SECONDS", 0.0)
     command = ["unshare", "--mount", "sh", "-c", "echo; exec sleep 60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+    options = ["--read-only"] if read_only else []
+    with (
+        mounted(store, tmp_path / "mnt", *options) as mount,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as other,
+    ):
         assert other.stdout is not None
         other.stdout.readline()
         try:
             error = call("umount", mount.path).error
-            modelfs("sync", mount.store)
+            if not read_only:
+                modelfs("sync", store)
         finally:
             other.kill()
-    assert f"process {other.pid} still has it mounted at {mount.path}" in error
-    mount.wait()
+        assert f"process {other.pid} still has it mounted at {mount.path}, so the daemon" in error
+        assert error.endswith("unmount it there, too" if read_only else f"modelfs sync {store}")
+        mount.wait()
 
 
 @pytest.mark.mount
