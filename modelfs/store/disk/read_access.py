@@ -6,9 +6,9 @@ new file may be read by those who may list the folder that it is made in, and se
 permission to write is never passed on.
 
 The group is that of the folder. The owner has to be a member of it, or the folder to be setgid, see
-inode(7); the group gets nothing otherwise. In a folder with an ACL the mode of the group is the
-mask of the list, see acl(5). The kernel gives a new file the list that is the default one of its
-folder (`setfacl -d`); without a default the group gets nothing.
+inode(7). In a folder with an ACL the mode of the group is the mask of the list, see acl(5). The
+kernel gives a new file the list that is the default one of its folder (`setfacl -d`). Without that
+group or that list, a new file's group may read it only where all others may.
 
 Example. The folder `packs` has the mode 0750 and the group 4000. A new pack in it has the mode
 0640 and that group, for any umask. After `chmod 700 packs` the next one has the mode 0600.
@@ -41,9 +41,8 @@ def give_group(folder: int, file: int, bits: int) -> int:
         bits: as `read_bits` returns them.
 
     Returns:
-        The bits that the file may have. If the file's group is another, or the permission of the
-        folder's group is that of a list which the file lacks, the group has the permission of
-        others.
+        The bits that the file may have: none if its group is another, or if the permission of the
+        folder's group is that of a list which the file lacks, and not all others may read.
     """
     if not bits & stat.S_IRGRP:
         return bits
@@ -53,10 +52,8 @@ def give_group(folder: int, file: int, bits: int) -> int:
             os.fchown(file, -1, group)
     has_group = os.fstat(file).st_gid == group
     has_list = _has_list(file) or not _has_list(folder)
-    if has_group and has_list:
-        return bits
-    others = bits & stat.S_IROTH
-    return others | stat.S_IRGRP if others else 0
+    # Where all others may read, the file's group may, too: no secret is left to keep from it.
+    return bits if (has_group and has_list) or bits & stat.S_IROTH else 0
 
 
 def _has_list(fd: int) -> bool:
