@@ -74,7 +74,7 @@ HINTS: Final[tuple[tuple[type[ModelfsError], str], ...]] = (
     (StoreNotTrusted, "to use it all the same, if you trust all who can write in it: --trust"),
     (StoreReadOnly, "mount it with --read-only to read its files"),
     (IndexLost, "restore the store from a backup"),
-    (FolderMissing, "put it back; if it was empty, as backups may leave it out, make it: mkdir"),
+    (FolderMissing, "otherwise restore it from a backup"),
     (LostBytes, "write these bytes again, truncate the file or remove it"),
     (CorruptData, "check it with `modelfs fsck --data`, repair it with `modelfs fsck --repair`"),
 )

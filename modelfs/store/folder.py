@@ -52,7 +52,8 @@ from modelfs.errors import (
     UnsupportedFormat,
 )
 from modelfs.file_locks import locks
-from modelfs.store.disk.directory import Directory, Identity
+from modelfs.shell_word import shell_word
+from modelfs.store.disk.directory import FOLDER_MODE, Directory, Identity
 from modelfs.store.index.index import Index
 from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK, Superblock
@@ -221,17 +222,21 @@ def open_index_folder(folder: Directory) -> Directory:
     return index
 
 
-def open_part(folder: Directory, name: str) -> Directory:
-    """Open a folder of a store's files.
+def open_content_folder(folder: Directory, name: str) -> Directory:
+    """Open the folder of a store's packs, or of its staging files.
 
     Raises:
-        FolderMissing: it is missing.
+        FolderMissing: it is missing. The message has the command that makes it again.
         StoreNotTrusted: it may be another user's.
     """
     try:
         return folder.subdirectory(name)
     except FileNotFoundError as exc:
-        raise FolderMissing(f"the folder {folder.path / name} is missing") from exc
+        path = folder.path / name
+        raise FolderMissing(
+            f"the folder {path} is missing (if it was empty, a backup may have left it out; then "
+            f"make it: mkdir -m {FOLDER_MODE:o} {shell_word(path)})"
+        ) from exc
 
 
 def read_superblock(index: Index) -> Superblock:

@@ -61,9 +61,9 @@ from modelfs.store.folder import (
     check_finished,
     check_format,
     lock,
+    open_content_folder,
     open_folder,
     open_index_folder,
-    open_part,
     read_superblock,
 )
 from modelfs.store.index.counters import (
@@ -191,7 +191,7 @@ class Store:
             recover: whether to load the staged state, and to hold a ballast for writing.
         """
         index, read_only = self.index, self.read_only
-        staging_folder = opened.enter_context(closing(open_part(self.directory, STAGING)))
+        staging_folder = opened.enter_context(closing(open_content_folder(self.directory, STAGING)))
         self.staging = staging = Staging(staging_folder, index, read_only=read_only)
         if recover and not index.rows.others_write:
             load_staged(staging)
@@ -205,7 +205,7 @@ class Store:
             has_ballast=recover and not read_only,
         )
         opened.callback(self.space.close)
-        packs_folder = opened.enter_context(closing(open_part(self.directory, PACKS)))
+        packs_folder = opened.enter_context(closing(open_content_folder(self.directory, PACKS)))
         self.packs = Packs(packs_folder, self.superblock.uuid, self.space, read_only=read_only)
 
     def _build_chunks(self, cache_size: int) -> None:

@@ -37,7 +37,7 @@ from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.window import window_of
-from modelfs.store.folder import STAGING, check_format
+from modelfs.store.folder import STAGING, check_format, open_content_folder
 from modelfs.store.index.committed import FIRST_ROWS
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.pages.data_file import DATA_FILE
@@ -92,6 +92,7 @@ def salvage_index(
 
     Raises:
         StoreFull: there is no room for a copy of the index. Nothing has changed.
+        FolderMissing: the staging files are missing, and rows of them may be, too; the same holds.
         OSError: the disk failed; the same holds.
     """
     with PageFile(index) as file:
@@ -147,7 +148,7 @@ def _with_windows(store: Directory, rows: "SalvagedRows", table: Table) -> Itera
         yield from rows.of(table)
         return
     found = dict(rows.of(table))
-    for name in store.subdirectory(STAGING).names():
+    for name in open_content_folder(store, STAGING).names():
         if (window := window_of(name)) is not None:
             found.setdefault(pair_key(*window), b"")
     yield from sorted(found.items())

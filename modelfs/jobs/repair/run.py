@@ -123,6 +123,7 @@ def repair(
         StoreNotTrusted: other users may be able to change it, and `trust` is not given.
         StoreBusy: another process has it open.
         CorruptIndex: the index cannot be read.
+        FolderMissing: the folder of the packs or of the staging files is missing.
         OSError: the disk is full or failed. The repairs of earlier rounds stay.
     """
     directory = open_folder(folder, read_only=False, trust=trust)

@@ -15,7 +15,13 @@ from modelfs.errors import CorruptIndex
 from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.create import CHUNK_SIZE
 from modelfs.store.disk.directory import Directory
-from modelfs.store.folder import PACKS, check_format, open_index_folder, read_superblock
+from modelfs.store.folder import (
+    PACKS,
+    check_format,
+    open_content_folder,
+    open_index_folder,
+    read_superblock,
+)
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.index import Index
 from modelfs.store.index.superblock import CHUNK_SIZE_MAX, SUPERBLOCK, Superblock
@@ -28,6 +34,11 @@ def restore_superblock(store: Directory, quarantine: Quarantine) -> str | None:
 
     The caller has the store's lock. Until all chunks are hashed again, new files share no chunks
     with old ones; every file reads as before.
+
+    Raises:
+        CorruptIndex: LMDB refuses the index.
+        FolderMissing: the packs are missing, which have the store's uuid; nothing has changed.
+        OSError: the disk is full or failed.
     """
     index = Index(open_index_folder(store))
     try:
@@ -52,7 +63,7 @@ def _new_superblock(store: Directory, index: Index) -> Superblock:
     for key, value in index.pages(Table.CHUNKS, damaged=set()):
         with contextlib.suppress(CorruptIndex):
             longest = max(longest, Chunk.from_row(key, value).size)
-    packs = store.subdirectory(PACKS)
+    packs = open_content_folder(store, PACKS)
     headers = (read_header(packs, name) for name in packs.names())
     uuids = Counter(header.uuid for header in headers if header is not None)
     return Superblock(

@@ -4,6 +4,8 @@ import errno
 import itertools
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from modelfs.cli.commands import fsck
 from modelfs.jobs.check.findings import Finding
 from modelfs.jobs.check.fsck import FsckReport
 from modelfs.store.chunks.reader import ChunkReader
+from modelfs.store.create import create_store
 from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.tables import ChunkId
 from modelfs.store.store import Store
@@ -112,6 +115,22 @@ def test_a_lost_index(call: Call, empty: Path, options: tuple[str, ...], size: i
     done = call("fsck", *options, empty)
     assert (done.code, "--repair" in done.err) == (8, False)
     assert done.err.endswith("; restore the store from a backup\n")
+
+
+@pytest.mark.parametrize("command", [("fsck",), ("fsck", "--repair"), ("stats",)])
+@pytest.mark.parametrize("name", ["packs", "staging"])
+def test_an_empty_folder_that_a_backup_left_out(
+    call: Call, tmp_path: Path, name: str, command: tuple[str, ...]
+) -> None:
+    """The next step is a command, after which the store is sound, for any umask of the user's."""
+    store = tmp_path / "my store"
+    create_store(store)
+    (store / name).rmdir()
+    error = call(*command, store).error
+    made = re.search(r"; then make it: (mkdir .*)\); otherwise restore it from a backup$", error)
+    assert made is not None, error
+    subprocess.run(["sh", "-c", f"umask 002; {made[1]}"], check=True)
+    assert call(*command, store).code == 0
 
 
 def test_no_permission(call: Call, family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

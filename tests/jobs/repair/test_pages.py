@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.errors import DamagedPages
+from modelfs.errors import DamagedPages, FolderMissing
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair import pages as repair_module
 from modelfs.jobs.repair.pages import SalvagedRows
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.disk.directory import Directory
-from modelfs.store.folder import INDEX
+from modelfs.store.folder import INDEX, PACKS, STAGING
 from modelfs.store.index.pages.layout import BRANCH, PageFile
 from modelfs.store.index.pages.uses import Use
 from modelfs.store.index.pages.walk import FREE, TABLES, PageWalk
@@ -177,3 +177,17 @@ def test_no_room_for_a_new_index(closed: Path, monkeypatch: pytest.MonkeyPatch) 
             repair(closed)
     assert data_file(closed).read_bytes() == data_file(before).read_bytes()
     assert not (closed / FOLDER).exists()
+
+
+@pytest.mark.parametrize(("table", "name"), [(Table.STAGED, STAGING), (Table.META, PACKS)])
+def test_a_missing_folder_of_files(closed: Path, table: Table, name: str) -> None:
+    """A repair that needs its files names the folder; when they are there, it is complete."""
+    for place in walk(closed).leaves[table]:
+        destroy(closed, place.number)
+    elsewhere = (closed / name).rename(closed.with_name(name))
+    with pytest.raises(FolderMissing, match=f"mkdir -m 700 {closed / name}"):
+        repair(closed)
+    elsewhere.rename(closed / name)
+    assert repair(closed, data=True).after.findings == []
+    with Store(closed, read_only=True) as opened:
+        assert check(opened, data=True) == []
