@@ -63,9 +63,10 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
         folder.mkdir(mode=0o700)
     directory = _open_empty(folder)
     try:
-        _fill(directory, chunk_size)
+        _make_files(directory, chunk_size)
     except BaseException:
-        # Nothing that no command takes is left, such as on a full disk.
+        # As after a full disk. A folder with some of the files is neither empty nor a store, so
+        # every command would refuse it, mkfs too. FORMAT goes first.
         for name in (FORMAT_FILE, LOCK_FILE):
             with contextlib.suppress(OSError):
                 directory.unlink(name)
@@ -75,8 +76,7 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     Directory(folder.absolute().parent).sync()
 
 
-def _fill(directory: Directory, chunk_size: int) -> None:
-    """Make the files of a new store."""
+def _make_files(directory: Directory, chunk_size: int) -> None:
     for name in (INDEX, PACKS, STAGING):
         directory.make_subdirectory(name)
     os.close(directory.open(LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL))

@@ -106,7 +106,7 @@ def test_chunk_sizes_are_checked(tmp_path: Path, size: int) -> None:
 def test_a_store_that_cannot_be_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Nothing is left of it, so the next attempt succeeds."""
+    """Its folder is left empty, so that the next attempt succeeds."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")

@@ -149,9 +149,11 @@ class ChunkTable:
         try:
             others = [other for other in self.with_digest(record.digest) if other != chunk]
         except CorruptIndex as exc:
-            # The chunk needs the row no more. Another one with this digest, if there is one, is
-            # only not found by it.
-            log.warning("a damaged row is dropped: %s", exc)
+            # The row is dropped with the chunk. A colliding chunk, if there was one, stays
+            # readable; new copies of its content are stored again.
+            log.warning(
+                "the digest row of dead chunk %d is damaged, and is dropped: %s", chunk, exc
+            )
             others = []
         if others:
             self._index.put(Table.HASHES, record.digest, b"".join(map(number_key, others)))
