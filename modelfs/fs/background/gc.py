@@ -11,10 +11,11 @@ minute sparse packs are rewritten. If fine-tunes derive from the old version, on
 the base of the others before that.
 """
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.ingest import BackgroundIngest
@@ -42,8 +43,16 @@ SHORT_PART: Final = 0.05
 SHORT_GARBAGE_MIN: Final = 1 << 20
 # df(1) shows the garbage as free; it is looked at again after so many seconds.
 SURVEY_SECONDS: Final = 1.0
-# Surveys for one statfs: a collection may free garbage that the first one has counted.
+# A collection beside a survey makes it stale at once. Survey once more, and show that one.
 SURVEYS_MAX: Final = 2
+
+
+class _Survey(NamedTuple):
+    """The garbage that df(1) shows as free."""
+
+    freed_bytes: int
+    version: int  # of the reclaimer, when the survey began
+    at: float  # monotonic seconds
 
 
 class BackgroundGc:
@@ -53,9 +62,7 @@ class BackgroundGc:
         self._context = context
         self._store = context.store
         self._collector = collector
-        self._shown = 0  # bytes of garbage at the last survey for df(1)
-        self._surveyed_at = -SURVEY_SECONDS  # monotonic seconds
-        self._surveyed: int | None = None  # the reclaimer's version at that survey
+        self._survey = _Survey(0, 0, -math.inf)  # the last one for df(1)
         self._orphans = OrphanQueue(context.store, before_removal=ingest.forget)
         self._uncollectable = 0  # bytes of garbage that the last collection for room left
 
@@ -80,17 +87,18 @@ class BackgroundGc:
 
         Bytes freed since the last survey are free on the disk already, and must not count twice.
         """
-        reclaimer = self._store.reclaimer
-        if time.monotonic() - self._surveyed_at > SURVEY_SECONDS:
-            self._surveyed_at, self._surveyed = time.monotonic(), None
+        began = time.monotonic()
+        is_old = began > self._survey.at + SURVEY_SECONDS
         for _ in range(SURVEYS_MAX):
-            if self._surveyed == (version := reclaimer.version):
+            version = self._store.reclaimer.version
+            if not is_old and version == self._survey.version:
                 break
+            is_old = False
             garbage = await self._context.driver.call(
                 lambda: self._collector.survey(LIVE_MIN_SHORT)
             )
-            self._shown, self._surveyed = garbage.freed_bytes, version
-        return self._shown
+            self._survey = _Survey(garbage.freed_bytes, version, began)
+        return self._survey.freed_bytes
 
     async def collect(
         self, live_min: float = LIVE_MIN, enough: Callable[[], bool] = lambda: False

@@ -155,8 +155,7 @@ class OrphanQueue:
         """Remove all inodes of the queue, each of which leaves it when its removal is done.
 
         So an inode is still queued if the job is cancelled, in the middle of its removal, too. One
-        with a damaged row leaves the queue, as its removal would fail each time. The next open of
-        the store finds it again.
+        with a damaged row leaves the queue, and the next open of the store finds it again.
 
         Raises:
             StoreFull, OSError: a commit on the way failed; the inodes that are left are queued.
@@ -167,13 +166,16 @@ class OrphanQueue:
                 # With the right to append, as ingest would add extents of the inode meanwhile.
                 yield from appending(self._removal(inode))
             except (StoreFull, OSError):
-                raise
-            except ModelfsError as exc:
-                log.error("the removed inode %d stays: %s", inode, exc)
-                self._inodes.pop(inode, None)
-            except Exception:
-                self._inodes.pop(inode, None)
-                raise
+                raise  # it stays in the queue
+            except Exception as exc:
+                self._inodes.pop(inode, None)  # as its removal would fail each time
+                if not isinstance(exc, ModelfsError):
+                    raise  # a bug
+                log.error(
+                    "cannot remove a deleted file (inode %d), left to the next mount: %s",
+                    inode,
+                    exc,
+                )
 
     def _removal(self, inode: InodeNumber) -> Job[None]:
         if inode not in self._inodes:

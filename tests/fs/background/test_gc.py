@@ -1,6 +1,5 @@
 """Garbage collection beside the requests."""
 
-import contextlib
 import errno
 
 import pytest
@@ -12,11 +11,11 @@ from trio.testing import MockClock
 from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.fs.background import gc as background_gc
 from modelfs.fs.background import scheduler
-from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
-from modelfs.store.index.tables import PackId
+from modelfs.jobs.gc.collector import LIVE_MIN_SMALL, Garbage
+from modelfs.store.index.tables import InodeNumber, PackId
 from tests.support.optimized_models import real
 from tests.support.run_jobs import collector_of, optimize
-from tests.support.served_store import ASKED, DATA, TOP, Failing, Served, until
+from tests.support.served_store import ASKED, DATA, TOP, Counting, Failing, Served, until
 from tests.support.stores import CHUNK, noise, pack_sizes
 
 
@@ -79,6 +78,26 @@ async def test_freed_garbage_does_not_count_twice(held: Served) -> None:
     assert await held.background.gc.shown_bytes() > 100_000
     await held.background.gc.collect(LIVE_MIN_SMALL)
     assert await held.background.gc.shown_bytes() < 10_000
+
+
+async def test_a_survey_beside_a_collection(held: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A survey beside which packs change is repeated, and only once; any other one is kept."""
+    gc, reclaimer = held.background.gc, held.store.reclaimer
+    survey = Counting(gc._collector.survey)
+    monkeypatch.setattr(background_gc, "SURVEY_SECONDS", 1e9)
+
+    def survey_and_change(live_min: float) -> Garbage:
+        reclaimer.version += 1
+        return survey(live_min)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gc._collector, "survey", survey_and_change)
+        assert await gc.shown_bytes() > 100_000
+        assert len(survey.calls) == 2
+        patch.setattr(gc._collector, "survey", survey)
+        for _ in range(3):
+            await gc.shown_bytes()
+        assert len(survey.calls) == 3
 
 
 async def test_room_of_a_small_file_comes_back(
@@ -181,25 +200,42 @@ async def test_packs_that_are_pinned_lose_no_deleted_file(
     assert served.store.inodes.find(gone) is None
 
 
-@pytest.mark.parametrize(("error", "is_queued"), [(StoreFull("full"), 1), (CorruptIndex("row"), 0)])
-async def test_a_removal_that_fails_holds_up_no_other(
-    served: Served,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    error: Exception,
-    is_queued: int,
-) -> None:
-    """An inode with a damaged row waits for the next mount; one without room is tried again."""
+@pytest.fixture
+async def removed(served: Served) -> list[InodeNumber]:
+    """Two files that were removed, and are queued."""
     inodes = [await served.chunked(name, DATA) for name in (b"f", b"g")]
     for inode, name in zip(inodes, (b"f", b"g"), strict=True):
         await served.operations.unlink(TOP, FileNameT(name), ASKED)
         await served.operations.forget([(InodeT(inode), 1)])
+    return inodes
+
+
+async def test_a_removal_without_room_is_tried_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch, removed: list[InodeNumber]
+) -> None:
+    """The file stays in the queue, with those behind it."""
     orphans = served.store.orphans
     with monkeypatch.context() as patch:
-        patch.setattr(orphans, "remove", Failing(orphans.remove, error))
-        with pytest.raises(StoreFull) if is_queued else contextlib.nullcontext():
+        patch.setattr(orphans, "remove", Failing(orphans.remove, StoreFull("full")))
+        with pytest.raises(StoreFull):
             await served.background.gc.remove_orphans()
-    assert is_queued or f"the removed inode {inodes[0]} stays: row" in caplog.text
+    assert orphans.inodes() == removed
+    await served.background.gc.remove_orphans()
+    assert orphans.inodes() == []
+
+
+async def test_a_removal_that_meets_damage_holds_up_no_other(
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    removed: list[InodeNumber],
+) -> None:
+    """The file is named in the log, and waits for the next mount."""
+    orphans = served.store.orphans
+    with monkeypatch.context() as patch:
+        patch.setattr(orphans, "remove", Failing(orphans.remove, CorruptIndex("row")))
+        await served.background.gc.remove_orphans()
+    assert f"deleted file (inode {removed[0]}), left to the next mount: row" in caplog.text
     caplog.clear()
     await served.background.gc.remove_orphans()
-    assert orphans.inodes() == inodes[: 1 - is_queued]
+    assert orphans.inodes() == removed[:1]

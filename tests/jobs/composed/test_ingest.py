@@ -35,7 +35,7 @@ def test_a_damaged_file_that_was_removed(opened: Store, caplog: pytest.LogCaptur
     assert opened.inodes.find(gone) is None
     assert [*opened.orphans.inodes()] == [damaged]
     assert opened.staging.find(kept) is None
-    assert f"the removed inode {damaged} stays" in caplog.text
+    assert f"cannot remove a deleted file (inode {damaged}), left to the next mount" in caplog.text
     with opened.index.change():
         opened.index.put(Table.INODES, number_key(damaged), record)
     run(ingest_unmounted(opened), opened)
