@@ -19,6 +19,7 @@ optimizer has room to begin.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -59,6 +60,15 @@ class _Loan:
     lent: dict[InodeNumber, RangeSet] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Borrower:
+    """A file that has borrowed, until there is room without loans."""
+
+    is_copy: bool = False  # its last loan was of copies
+    is_refused: bool = False  # it has brought too much new content
+    new: int = 0  # bytes of new content
+
+
 class Loans:
     """Lends the reserve of a store to writers, a loan at a time."""
 
@@ -66,22 +76,20 @@ class Loans:
         self,
         space: Space,
         staged: Callable[[], int],
-        judge: Callable[[InodeNumber, RangeSet], Awaitable[Verdict]],
+        verdict_on: Callable[[InodeNumber, RangeSet], Awaitable[Verdict]],
     ) -> None:
         """Create it without a loan.
 
         Args:
             space: of the store.
             staged: returns the bytes that are not in chunks yet.
-            judge: returns the verdict on ranges of a file that were staged.
+            verdict_on: returns the verdict on ranges of a file that were staged.
         """
         self._space = space
         self._staged = staged
-        self._judge = judge
+        self._verdict_on = verdict_on
         self._loan: _Loan | None = None
-        self._copies: set[InodeNumber] = set()  # files whose last loan was of copies
-        self._refused: set[InodeNumber] = set()  # files that brought too much new content
-        self._new: dict[InodeNumber, int] = {}  # bytes of new content, by file
+        self._borrowers: defaultdict[InodeNumber, _Borrower] = defaultdict(_Borrower)
 
     def borrow(self, size: int, at: Position | None = None) -> bool:
         """Grant a writer bytes of the loan that is open; return whether there are so many.
@@ -100,18 +108,17 @@ class Loans:
         if at is not None:
             inode, offset = at
             loan.lent.setdefault(inode, RangeSet()).add(offset, offset + size)
-            if inode not in self._copies:
+            if not self._borrowers[inode].is_copy:
                 loan.probes -= size
         return True
 
     def _is_eligible(self, loan: _Loan, size: int, inode: InodeNumber, offset: int) -> bool:
         """Whether a file may have so many bytes of a loan, as far as it is known."""
         if offset == 0:
-            self._refused.discard(inode)
-            self._copies.discard(inode)
-            self._new.pop(inode, None)
-        if inode in self._refused or inode in self._copies:
-            return inode in self._copies
+            self._borrowers.pop(inode, None)
+        borrower = self._borrowers[inode]
+        if borrower.is_copy or borrower.is_refused:
+            return borrower.is_copy
         lent = loan.lent[inode].size if inode in loan.lent else 0
         return lent + size <= PROBE and size <= loan.probes
 
@@ -132,32 +139,29 @@ class Loans:
         if loan is None:
             return
         for inode, lent in loan.lent.items():
-            await self._judge_file(inode, lent)
+            await self._record_verdict(inode, lent)
 
-    async def _judge_file(self, inode: InodeNumber, lent: RangeSet) -> None:
+    async def _record_verdict(self, inode: InodeNumber, lent: RangeSet) -> None:
         """Decide by the bytes that a file had of a loan whether it may have more."""
         try:
-            verdict = await self._judge(inode, lent)
+            verdict = await self._verdict_on(inode, lent)
         except ModelfsError as exc:  # no end of the daemon's rounds
             log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
             return
-        if verdict.new:
-            self._copies.discard(inode)
-            self._new[inode] = self._new.get(inode, 0) + verdict.new
-        elif verdict.copied:
-            self._copies.add(inode)
-        if verdict.new > verdict.copied or self._new.get(inode, 0) > PROBE:
-            self._refused.add(inode)
+        borrower = self._borrowers[inode]
+        borrower.new += verdict.new
+        if verdict.new or verdict.copied:
+            borrower.is_copy = not verdict.new
+        if verdict.new > verdict.copied or borrower.new > PROBE:
+            borrower.is_refused = True
 
     def forget(self) -> None:
         """End the loan, because there is room without it; all files may borrow again."""
         self._loan = None
-        self._copies.clear()
-        self._refused.clear()
-        self._new.clear()
+        self._borrowers.clear()
 
 
-def judge(store: Store, inode: InodeNumber, ranges: RangeSet) -> Verdict:
+def verdict_on(store: Store, inode: InodeNumber, ranges: RangeSet) -> Verdict:
     """Return the verdict on ranges of a file that were staged and are in chunks by now. Any thread.
 
     A piece at the end of a range may lack the bytes that follow, which makes it a chunk of its own

@@ -35,7 +35,7 @@ from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gate import Gate
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.fs.background.loans import Loans, judge
+from modelfs.fs.background.loans import Loans, verdict_on
 from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
@@ -54,7 +54,8 @@ COLLECT_SECONDS: Final = 20.0
 SHORT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after an attempt that failed
 COMMIT_RETRY_SECONDS: Final = 1.0
-IDLE_RETRY_SECONDS: Final = 60.0
+ROOM_RETRY_SECONDS: Final = 1.0  # until then requests that need room get ENOSPC
+OPTIMIZE_RETRY_SECONDS: Final = 60.0  # no program waits for it
 
 
 class Scheduler:
@@ -79,7 +80,7 @@ class Scheduler:
             store.space,
             lambda: store.staging.bytes,
             # Off the event loop, as it looks at each chunk of a loan.
-            lambda inode, lent: driver.call(partial(judge, store, inode, lent)),
+            lambda inode, lent: driver.call(partial(verdict_on, store, inode, lent)),
         )
         rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
         self.shortage = Shortage(store.space, loans, rounds)
@@ -112,9 +113,12 @@ class Scheduler:
                 ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
             ):
                 nursery.start_soon(_repeat, name, seconds, job)
-            nursery.start_soon(_keep_running, "making room", self.shortage.run, SHORT_SECONDS)
-            nursery.start_soon(_keep_running, "scrub", self.scrub.run)
-            nursery.start_soon(_keep_running, "optimizing", self.optimize.run, IDLE_RETRY_SECONDS)
+            for name, task, retry_seconds in (
+                ("making room", self.shortage.run, ROOM_RETRY_SECONDS),
+                ("scrubbing", self.scrub.run, RETRY_SECONDS),
+                ("optimizing", self.optimize.run, OPTIMIZE_RETRY_SECONDS),
+            ):
+                nursery.start_soon(_keep_running, name, task, retry_seconds)
 
     async def finish(self, *, clean: bool = True) -> None:
         """Make everything durable, before the daemon ends.
@@ -131,7 +135,7 @@ class Scheduler:
 
 
 async def _keep_running(
-    name: str, task: Callable[[], Awaitable[object]], retry_seconds: float = RETRY_SECONDS
+    name: str, task: Callable[[], Awaitable[object]], retry_seconds: float
 ) -> None:
     """Run a task that ends only when it is cancelled, and begin it again when it fails."""
     while True:

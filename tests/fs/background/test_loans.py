@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from modelfs.errors import CorruptIndex, StoreFull
-from modelfs.fs.background.loans import LOAN_LEAST, LOAN_MAX, PROBE, Loans, Verdict, judge
+from modelfs.fs.background.loans import LOAN_LEAST, LOAN_MAX, PROBE, Loans, Verdict, verdict_on
 from modelfs.store.disk.space import Space
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
@@ -35,7 +35,7 @@ class FakeSpace:
             raise StoreFull("full")
         self.staged += size
 
-    async def judge(self, inode: InodeNumber, ranges: RangeSet) -> Verdict:
+    async def verdict_on(self, inode: InodeNumber, ranges: RangeSet) -> Verdict:
         """Make chunks of the staged bytes of a file; all but those of `copied` are new content."""
         self.staged -= ranges.size
         copied = int(ranges.size * self.copied.get(inode, 0))
@@ -50,7 +50,7 @@ def space() -> FakeSpace:
 
 @pytest.fixture
 def loans(space: FakeSpace) -> Loans:
-    return Loans(cast("Space", space), lambda: space.staged, space.judge)
+    return Loans(cast("Space", space), lambda: space.staged, space.verdict_on)
 
 
 def borrowed(loans: Loans, inode: InodeNumber, start: int = MB) -> int:
@@ -211,8 +211,9 @@ def test_the_verdict_on_a_file(tmp_path: Path) -> None:
         mixed = stored_file(box.store, b"mixed", first[:CHUNK] + other[CHUNK:])
         both = RangeSet([(0, 2 * CHUNK)])
         beginning = RangeSet([(0, CHUNK + 100)])
-        assert judge(box.store, copy, RangeSet([(0, 2 * CHUNK + 100)])) == Verdict(2 * CHUNK, 0)
-        assert judge(box.store, new, beginning) == Verdict(0, CHUNK)
-        assert judge(box.store, new, both) == Verdict(0, CHUNK)
-        assert judge(box.store, new, RangeSet([(CHUNK, CHUNK + 100)])) == Verdict(0, 0)
-        assert judge(box.store, mixed, both) == Verdict(CHUNK, CHUNK)
+        whole = RangeSet([(0, 2 * CHUNK + 100)])
+        assert verdict_on(box.store, copy, whole) == Verdict(2 * CHUNK, 0)
+        assert verdict_on(box.store, new, beginning) == Verdict(0, CHUNK)
+        assert verdict_on(box.store, new, both) == Verdict(0, CHUNK)
+        assert verdict_on(box.store, new, RangeSet([(CHUNK, CHUNK + 100)])) == Verdict(0, 0)
+        assert verdict_on(box.store, mixed, both) == Verdict(CHUNK, CHUNK)

@@ -3,7 +3,7 @@
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background.loans import Loans, Verdict, judge
+from modelfs.fs.background.loans import Loans, Verdict, verdict_on
 from modelfs.fs.background.rounds import RoundResult, Rounds
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
@@ -15,7 +15,7 @@ def loans(served: Served) -> Loans:
     store = served.store
 
     async def judged(inode: InodeNumber, lent: RangeSet) -> Verdict:
-        return judge(store, inode, lent)
+        return verdict_on(store, inode, lent)
 
     return Loans(store.space, lambda: store.staging.bytes, judged)
 

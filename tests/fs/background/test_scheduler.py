@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -17,14 +18,16 @@ from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.background import scheduler
 from modelfs.fs.background.durability import COMMIT_SECONDS, FLUSH_SECONDS
 from modelfs.fs.background.ingest import EARLY_WINDOWS
-from modelfs.fs.background.loans import Loans
+from modelfs.fs.background.loans import Loans, Verdict, verdict_on
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.composed.optimize import OptimizeRun
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.store.disk.space import Space
 from modelfs.store.files import orphans as orphans_module
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
 from tests.support.run_jobs import collector_of
 from tests.support.served_store import (
     ASKED,
@@ -121,6 +124,27 @@ async def test_no_failed_step_ends_the_mount(
     inode = await running.written(b"f", DATA)
     await until(lambda: is_chunked(running, inode))
     caplog.clear()
+
+
+async def test_a_loan_is_judged_on_a_thread(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look at each chunk of a loan would keep the event loop from all requests."""
+    inode = await served.chunked(b"f", DATA)
+    threads: list[threading.Thread] = []
+
+    def on_thread(store: Store, judged: InodeNumber, ranges: RangeSet) -> Verdict:
+        threads.append(threading.current_thread())
+        return verdict_on(store, judged, ranges)
+
+    monkeypatch.setattr(scheduler, "verdict_on", on_thread)
+    loans = served.background.shortage._loans
+    assert loans.lend()
+    assert loans.borrow(len(DATA), (inode, 0))
+    served.store.space.arrive(len(DATA))
+    await loans.close()
+    (thread,) = threads
+    assert thread is not threading.current_thread()
 
 
 @pytest.mark.parametrize(("error", "level"), ERRORS)
