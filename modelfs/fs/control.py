@@ -57,7 +57,8 @@ class Control:
     async def serve(self) -> None:
         """Answer until cancelled, and remove the socket then.
 
-        The mount goes on without a socket while the disk has no room for one.
+        If the socket cannot be made, as on a full disk, the mount goes on without it, and the next
+        attempt comes `RETRY_SECONDS` later.
 
         Raises:
             StoreNotTrusted: in the place of the socket there is something else.
@@ -67,7 +68,12 @@ class Control:
                 listener = _listen(self._folder)
                 break
             except OSError as exc:
-                log.error("no control socket, next attempt in %.0f s: %s", RETRY_SECONDS, exc)
+                log.error(
+                    "cannot make the control socket, so commands do not reach this daemon; "
+                    "next attempt in %.0f s: %s",
+                    RETRY_SECONDS,
+                    exc,
+                )
             await trio.sleep(RETRY_SECONDS)
         try:
             await trio.serve_listeners(self._answer, [trio.SocketListener(listener)])
@@ -144,20 +150,29 @@ class Control:
 
 
 def _listen(folder: Directory) -> trio.socket.SocketType:
-    """Bind the control socket of a store, in place of one that a killed daemon left."""
+    """Bind the control socket of a store, in place of one that a killed daemon left.
+
+    Raises:
+        IrregularFile: something else is in its place.
+        OSError: it cannot be made.
+    """
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(CONTROL_SOCKET, dir_fd=folder.fd, follow_symlinks=False).st_mode
         if not stat.S_ISSOCK(mode):
             raise IrregularFile(f"permission denied: {folder.path / CONTROL_SOCKET} (not a socket)")
         folder.unlink(CONTROL_SOCKET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # bind(2) gives the file the mode that the socket has by then: so it never has another.
-    os.fchmod(listener.fileno(), 0o600)
-    # A socket's address has room for 108 bytes, and the path of a store may be longer. So bind by
-    # way of the folder's descriptor.
-    with folder.making():
-        listener.bind(f"{folder.link}/{CONTROL_SOCKET}")
-    listener.listen(BACKLOG)
+    try:
+        # bind(2) gives the file the mode that the socket has by then: so it never has another.
+        os.fchmod(listener.fileno(), 0o600)
+        # A socket's address has room for 108 bytes, and the path of a store may be longer. So bind
+        # by way of the folder's descriptor.
+        with folder.making():
+            listener.bind(f"{folder.link}/{CONTROL_SOCKET}")
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
     return trio.socket.from_stdlib_socket(listener)
 
 

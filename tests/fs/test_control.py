@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 from pyfuse3 import FileNameT, InodeT
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from modelfs.errors import StoreNotTrusted
 from modelfs.fs import control
@@ -94,6 +94,27 @@ async def test_socket_is_the_owners(daemon: Served) -> None:
     mode = (daemon.store.folder / CONTROL_SOCKET).stat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
+
+
+async def test_a_socket_that_cannot_be_made(
+    served: Served,
+    nursery: trio.Nursery,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The daemon goes on without it, leaves no descriptor open, and tries again after a while."""
+    bind = Failing(socket.socket.bind, OSError(errno.ENOSPC, "no room"))
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    before = os.listdir("/proc/self/fd")
+    nursery.start_soon(Control(served.store, served.background, served.workers).serve)
+    await wait_all_tasks_blocked()
+    assert "commands do not reach this daemon; next attempt in 10 s: " in caplog.text
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    caplog.clear()
+    mock_clock.jump(control.RETRY_SECONDS)
+    await wait_all_tasks_blocked()
+    assert "result" in await ask(served, "stats")
 
 
 async def test_stats(daemon: Served) -> None:
