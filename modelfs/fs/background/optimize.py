@@ -133,17 +133,20 @@ class BackgroundOptimize:
             return None
         run = self._state
         if isinstance(run, _Ended):
-            if not self.backlog.has_work():
-                return None
             # Unchanged work failed before, on a full disk or a damaged base: not at once again.
-            is_unchanged = self._version() == run.version
+            is_unchanged = self._version_if_readable() == run.version
             if is_unchanged and trio.current_time() <= run.at + UNDONE_RETRY_SECONDS:
+                return None
+            if not self.backlog.has_work():
                 return None
             run = self._start_run()
         return None if len(self._store.staging) else run
 
-    def _version(self) -> tuple[int, ...]:
-        """Return the version of the backlog, no number if a row of it is damaged."""
+    def _version_if_readable(self) -> tuple[int, ...]:
+        """Return the backlog's version, () while a row of it is damaged.
+
+        That counts as unchanged.
+        """
         try:
             return self.backlog.version()
         except CorruptIndex:
@@ -166,5 +169,5 @@ class BackgroundOptimize:
             if is_over or run is not self._state:
                 run.rest()
         if is_over and run is self._state:
-            self._state = _Ended(self._version(), trio.current_time(), failure)
+            self._state = _Ended(self._version_if_readable(), trio.current_time(), failure)
         self._changed.notify()

@@ -7,16 +7,17 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from modelfs.errors import StoreFull
+from modelfs.errors import CorruptIndex, StoreFull
 from modelfs.fs.background import optimize as background_optimize
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.batch import Batch, BatchResult
 from modelfs.jobs.optimize.worker import RunOptions, Worker
 from modelfs.store.chunks.writer import ChunkWriter
+from modelfs.store.index.counters import OPTIMIZE_WALK
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
 from tests.support.paths import MODELS
-from tests.support.served_store import DEADLINE, Follower, Served
+from tests.support.served_store import DEADLINE, Counting, Follower, Served
 from tests.support.stores import content_of
 
 BASE = (MODELS / "base.safetensors").read_bytes()
@@ -134,7 +135,7 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
     monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
     looks = 0
 
-    def has_work(self: Backlog) -> bool:
+    def version(self: Backlog) -> tuple[int, ...]:
         nonlocal looks
         looks += 1
         return real(self)
@@ -142,8 +143,8 @@ async def test_a_failed_idle_run_is_not_repeated_at_once(
     def full(self: ChunkWriter) -> None:
         raise StoreFull("full")
 
-    real = Backlog.has_work
-    monkeypatch.setattr(Backlog, "has_work", has_work)
+    real = Backlog.version
+    monkeypatch.setattr(Backlog, "version", version)
     with monkeypatch.context() as patch:
         patch.setattr(ChunkWriter, "finish", full)
         nursery.start_soon(family.background.optimize.run)
@@ -173,6 +174,33 @@ async def test_a_damaged_record_ends_the_run_and_not_the_mount(
     await family.background.optimize.follow(Follower())
     with family.store.index.change():
         family.store.index.put(Table.INODES, key, good)
+    caplog.clear()
+
+
+async def test_a_damaged_row_of_the_backlog(
+    family: Served,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It ends the run, and not the optimizer: when the row is whole, the next run does the rest."""
+    monkeypatch.setattr(background_optimize, "IDLE_CHECK_SECONDS", 0.001)
+    monkeypatch.setattr(background_optimize, "IDLE_SECONDS", 0)
+    optimize, index = family.background.optimize, family.store.index
+    looks = Counting(optimize.backlog.version)
+    monkeypatch.setattr(optimize.backlog, "version", looks)
+    with index.change():
+        index.put(Table.META, OPTIMIZE_WALK, b"junk")
+    nursery.start_soon(optimize.run)
+    await until(lambda: len(looks.calls) > 20)
+    assert caplog.text.count("optimizing stopped: counter") == 1
+    with pytest.raises(CorruptIndex):
+        await optimize.follow(Follower())
+    caplog.clear()
+    with index.change():
+        index.delete(Table.META, OPTIMIZE_WALK)
+    await family.chunked(b"again", TUNED[::-1])
+    await until(lambda: not files_left(family))
     caplog.clear()
 
 
