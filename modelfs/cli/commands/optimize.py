@@ -72,9 +72,12 @@ def optimize(*, place: Path, depth: int | None, again: bool, as_json: bool, trus
         share = render.percent(stored, stored_before)
         click.echo(f"{render.human_size(stored_before)} before, {size} now ({share})")
     if report["damaged"]:
-        damaged = render.counted(report["damaged"], "damaged chunk")
         command = params.next_command("scrub", place, trust=trust)
-        click.echo(f"modelfs: skipped {damaged}; list them with: {command}", err=True)
+        click.echo(
+            f"modelfs: skipped damaged chunks and tensors ({report['damaged']}); "
+            f"list them, and their files, with: {command}",
+            err=True,
+        )
 
 
 def _show_room(room: OptimizeRoom) -> None:

@@ -70,7 +70,10 @@ class Optimizer:
 
 
 def optimize_report(before: Statistics, after: Statistics, damaged: int) -> dict[str, Any]:
-    """Return the sizes before and after a run, ready for JSON; `damaged` chunks were left."""
+    """Return the sizes before and after a run, ready for JSON.
+
+    `damaged` is the number of chunks and tensors that could not be read.
+    """
     return {
         "logical_bytes": after.logical_bytes,
         "stored_before": before.stored_bytes,
