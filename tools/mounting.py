@@ -13,7 +13,8 @@ from typing import Final
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 
-MODELFS: Final = (sys.executable, "-m", "modelfs")
+Program = tuple[str, ...]
+MODELFS: Final[Program] = (sys.executable, "-m", "modelfs")
 DEADLINE: Final = 600.0  # seconds that a command, a mount or the end of a daemon may take
 
 
@@ -24,7 +25,16 @@ class Failed(Exception):
 class Mount:
     """A store, its mountpoint `path`, and its daemon."""
 
-    def __init__(self, store: Path, path: Path, *options: str, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        path: Path,
+        *options: str,
+        log: Path | None = None,
+        program: Program = MODELFS,
+    ) -> None:
+        """Prepare a mount; `program` is the beginning of a command of modelfs."""
+        self._program = program
         self.store = store
         self.path = path
         self._options = options
@@ -37,6 +47,11 @@ class Mount:
         assert self._daemon is not None, "not mounted"
         return self._daemon.pid
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the daemon so far, without threads that have ended."""
+        tasks = Path("/proc", str(self.pid), "task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
     def begin(self) -> None:
         """Start a daemon, and do not wait for it."""
         self.path.mkdir(exist_ok=True)
@@ -47,7 +62,7 @@ class Mount:
         address = os.fsdecode(self._manager.getsockname()).replace("\0", "@")
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(
-                [*MODELFS, "mount", "--foreground", *self._options, self.store, self.path],
+                [*self._program, "mount", "--foreground", *self._options, self.store, self.path],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -91,7 +106,7 @@ class Mount:
             Failed: it could not be unmounted, or the daemon did not end with 0.
         """
         began = time.monotonic()
-        modelfs("umount", self.path)
+        self._run("umount", self.path)
         self._wait()
         return time.monotonic() - began
 
@@ -114,11 +129,11 @@ class Mount:
 
     def sync(self) -> None:
         """Run `modelfs sync`: all files become durable, and are put into chunks."""
-        modelfs("sync", self.path)
+        self._run("sync", self.path)
 
     def collect(self) -> None:
         """Run `modelfs gc`."""
-        modelfs("gc", self.path)
+        self._run("gc", self.path)
 
     def fsck(self) -> None:
         """Check every stored byte.
@@ -126,7 +141,7 @@ class Mount:
         Raises:
             Failed: something is damaged.
         """
-        modelfs("fsck", "--data", self.store)
+        self._run("fsck", "--data", self.store)
 
     def finish(self) -> None:
         """Unmount, and check the store and the daemon's log.
@@ -162,6 +177,9 @@ class Mount:
         """Return the end of the daemons' log."""
         return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
 
+    def _run(self, *words: str | Path) -> None:
+        modelfs(*words, program=self._program)
+
     def _wait(self) -> None:
         assert self._daemon is not None, "not mounted"
         try:
@@ -174,13 +192,19 @@ class Mount:
 
 
 @contextmanager
-def mounted(store: Path, path: Path, *options: str, log: Path | None = None) -> Iterator[Mount]:
-    """Mount a store while the block lasts.
+def mounted(
+    store: Path,
+    path: Path,
+    *options: str,
+    log: Path | None = None,
+    program: Program = MODELFS,
+) -> Iterator[Mount]:
+    """Mount a store while the block lasts; `program` is as for `Mount`.
 
     Raises:
         Failed: it does not mount, or its daemon did not end well.
     """
-    mount = Mount(store, path, *options, log=log)
+    mount = Mount(store, path, *options, log=log, program=program)
     try:
         mount.start()
         yield mount
@@ -189,15 +213,15 @@ def mounted(store: Path, path: Path, *options: str, log: Path | None = None) -> 
         mount.abandon()
 
 
-def modelfs(*words: str | Path) -> str:
-    """Run a command of modelfs, and return its output.
+def modelfs(*words: str | Path, program: Program = MODELFS) -> str:
+    """Run a command of modelfs, and return its output; `program` is the beginning of it.
 
     Raises:
         Failed: it failed, or took too long; the text has its output.
     """
     try:
         done = subprocess.run(
-            [*MODELFS, *words], check=False, capture_output=True, text=True, timeout=DEADLINE
+            [*program, *words], check=False, capture_output=True, text=True, timeout=DEADLINE
         )
     except subprocess.TimeoutExpired as exc:
         raise Failed(f"modelfs {words[0]} still runs after {DEADLINE:.0f} s") from exc

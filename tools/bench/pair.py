@@ -1,11 +1,11 @@
 """Is this version as fast as another one, and does its daemon take as much CPU time?
 
-    tools/run bench.pair OTHER [--rounds N] [--work read,decode,write] [--folder DIR]
+    tools/run bench.pair OTHER [--size MIB] [--rounds N] [--work NAME ...] [--folder DIR]
 
 OTHER is a checkout with a .venv of its own, as tools/setup makes it. Both versions get stores of
-the same files, made once. In every round each of them, in alternating order, does all works: reads
-a file of 1 GiB through a new mount, and again; reads optimized files, each through a new mount;
-copies a file of 512 MiB into a new store, and once more. A first round warms up and does not count.
+the same files. In every round each of them, in alternating order, reads a file through a new mount,
+and again; reads optimized files, each through a new mount; copies a file into a new store, and
+again. A first round warms up and does not count.
 
 Prints medians: GB/s (10^9) of both, the median of the ratios in a round, CPU seconds of the daemon
 for a GB, and their ratio. CPU time differs less from run to run than wall time does.
@@ -14,165 +14,133 @@ for a GB, and their ratio. CPU time differs less from run to run than wall time 
 import argparse
 import shutil
 import statistics
-import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tools.bench import decode, read
-from tools.mounting import CHECKOUT
+from tools.mounting import Mount, modelfs, mounted
 
-MODEL_MIB: Final = 1024
-COPY_MIB: Final = 512
-OPTIMIZED: Final = 32  # tensors of 4 MiB in each file
+MODEL: Final = Path("read", "model.safetensors")
+COPIED: Final = "copied.safetensors"
 
 
 class Sample(NamedTuple):
-    """One measurement."""
-
     speed: float  # GB/s
     cpu: float  # seconds for a GB
 
 
-class Version:
-    """One of the two versions, and its stores."""
-
-    def __init__(self, checkout: Path, folder: Path) -> None:
-        self.samples: dict[str, list[Sample]] = {}
-        self._modelfs = (checkout / ".venv" / "bin" / "python", "-m", "modelfs")
-        self._checkout = checkout
-        self._folder = folder
-        self._mountpoint = folder / "mnt"
-        self._mountpoint.mkdir(parents=True)
-
-    def run(self, *arguments: object) -> None:
-        command = [str(word) for word in (*self._modelfs, *arguments)]
-        subprocess.run(command, cwd=self._checkout, check=True, capture_output=True, timeout=600)
-
-    @contextmanager
-    def mounted(self, store: str) -> Iterator[Path]:
-        for pack in (self._folder / store / "packs").iterdir():
-            decode.read(pack)  # into the kernel's page cache
-        self.run("mount", self._folder / store, self._mountpoint)
-        try:
-            yield self._mountpoint
-        finally:
-            self.run("umount", self._mountpoint)
-
-    def make(self, store: str, files: Path, *, optimized: bool = False) -> None:
-        self.run("mkfs", self._folder / store)
-        with self.mounted(store) as mount:
-            for file in sorted(files.iterdir()):
-                shutil.copy(file, mount)
-        self.run("optimize" if optimized else "sync", self._folder / store)
-
-    def note(self, name: str, work: Callable[[], int]) -> None:
-        """Measure a work, which returns how many bytes it was on."""
-        decode.touch_memory()
-        cpu, start = self._cpu_seconds(), time.perf_counter()
-        size = work()
-        seconds = time.perf_counter() - start
-        sample = Sample(size / seconds / 1e9, (self._cpu_seconds() - cpu) / size * 1e9)
-        self.samples.setdefault(name, []).append(sample)
-
-    def _cpu_seconds(self) -> float:
-        """Return the CPU time of the daemon so far, without threads that have ended."""
-        found = subprocess.run(
-            ["pgrep", "-f", f"modelfs mount .*{self._mountpoint}$"],
-            capture_output=True,
-            check=True,
-            timeout=60,
-        )
-        process = Path("/proc", found.stdout.split()[0].decode())
-        stats = [(task / "schedstat").read_text() for task in (process / "task").iterdir()]
-        return sum(int(line.split()[0]) for line in stats) / 1e9
-
-    # -- works
-
-    def read(self) -> None:
-        with self.mounted("read") as mount:
-            for name in ("first read", "read again"):
-                self.note(name, lambda: decode.read(mount / "model.safetensors"))
-
-    def decode(self) -> None:
-        for file in sorted((self._folder.parent / "optimized").iterdir()):
-            with self.mounted("optimized") as mount:
-                read_file = partial(decode.read, mount / file.name)
-                self.note(file.stem.replace("-", " "), read_file)
-
-    def write(self) -> None:
-        shutil.rmtree(self._folder / "written", ignore_errors=True)
-        self.run("mkfs", self._folder / "written")
-        source = self._folder.parent / "copied.safetensors"
-        decode.read(source)
-        with self.mounted("written") as mount:
-            for name in ("copy in", "copy again"):
-                self.note(name, partial(_copy, source, mount / name))
-                self.run("sync", mount)
+Samples = Iterator[tuple[str, Sample]]
+Pair = tuple[Sample, Sample]  # of the other version, and of this one
 
 
-def _copy(source: Path, target: Path) -> int:
-    shutil.copyfile(source, target)
-    return target.stat().st_size
+class Version(NamedTuple):
+    """A version of modelfs, the folder of its stores, and that of the files for both versions."""
+
+    program: tuple[str, ...]
+    folder: Path
+    files: Path
+
+    def mounted(self, store: str) -> AbstractContextManager[Mount]:
+        """Mount a store while the block lasts, with its packs in the kernel's page cache."""
+        for pack in (self.folder / store / "packs").iterdir():
+            decode.read(pack)
+        return mounted(self.folder / store, self.folder / "mnt", program=self.program)
 
 
-def main() -> int:
-    options = _options()
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-bench-") as scratch:
-        folder = Path(scratch)
-        _make_files(folder)
-        other = Version(options.other.resolve(), folder / "other")
-        this = Version(CHECKOUT, folder / "this")
-        for version in (other, this):
-            version.make("read", folder / "model")
-            version.make("optimized", folder / "optimized", optimized=True)
-        for number in range(options.rounds + 1):
-            for work in options.work.split(","):
-                for version in (other, this) if number % 2 else (this, other):
-                    getattr(version, work)()
-            if number == 0:
-                this.samples.clear()
-                other.samples.clear()
-    _show(other.samples, this.samples)
-    return 0
+def read_twice(version: Version) -> Samples:
+    with version.mounted("read") as mount:
+        work = partial(decode.read, mount.path / MODEL.name)
+        for name in ("first read", "read again"):
+            yield name, _measured(mount, version.files / MODEL, work)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/run bench.pair", description=(__doc__ or "").splitlines()[0]
-    )
+def read_optimized(version: Version) -> Samples:
+    for file in sorted((version.files / "decode").iterdir()):
+        with version.mounted("decode") as mount:
+            work = partial(decode.read, mount.path / file.name)
+            yield file.stem.replace("-", " "), _measured(mount, file, work)
+
+
+def copy_twice(version: Version) -> Samples:
+    store, file = version.folder / "written", version.files / COPIED
+    shutil.rmtree(store, ignore_errors=True)
+    modelfs("mkfs", store, program=version.program)
+    decode.read(file)
+    with version.mounted(store.name) as mount:
+        for name in ("copy in, no fsync", "the same again"):
+            yield name, _measured(mount, file, partial(shutil.copyfile, file, mount.path / name))
+            mount.sync()
+
+
+WORKS: Final = {"read": read_twice, "decode": read_optimized, "write": copy_twice}
+
+
+def _measured(mount: Mount, file: Path, work: Callable[[], object]) -> Sample:
+    decode.touch_memory()
+    cpu, start = mount.cpu_seconds(), time.perf_counter()
+    work()
+    seconds, gb = time.perf_counter() - start, file.stat().st_size / 1e9
+    return Sample(gb / seconds, (mount.cpu_seconds() - cpu) / gb)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("tools/run bench.pair", description="Compare two versions.")
     parser.add_argument("other", type=Path, help="a checkout of the other version")
+    parser.add_argument("--size", type=int, default=1024, help="MiB that are read first")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", default="read,decode,write", help="with commas")
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
-    return parser.parse_args()
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="modelfs-bench-") as scratch:
+        folder, files = Path(scratch), Path(scratch, "files")
+        for path in (folder / "other", folder / "this", files / "read", files / "decode"):
+            path.mkdir(parents=True)
+        read.make(files / MODEL, options.size)
+        read.make(files / COPIED, options.size // 2)
+        decode.fill(files / "decode", max(1, options.size // 32))
+        other = _prepared(options.other.absolute() / ".venv/bin/python", folder / "other", files)
+        this = _prepared(Path(sys.executable), folder / "this", files)
+        rounds = [_round(other, this, options.work, turn) for turn in range(options.rounds + 1)]
+    _show(rounds[1:])
 
 
-def _make_files(folder: Path) -> None:
-    for name in ("model", "optimized"):
-        (folder / name).mkdir()
-    read.make(folder / "model" / "model.safetensors", MODEL_MIB)
-    read.make(folder / "copied.safetensors", COPY_MIB)
-    decode.fill(folder / "optimized", OPTIMIZED)
+def _prepared(python: Path, folder: Path, files: Path) -> Version:
+    program = (str(python), "-I", "-m", "modelfs")  # -I: without PYTHONPATH and working folder
+    version = Version(program, folder, files)
+    for store, command in (("read", "sync"), ("decode", "optimize")):
+        modelfs("mkfs", folder / store, program=program)
+        with version.mounted(store) as mount:
+            shutil.copytree(files / store, mount.path, dirs_exist_ok=True)
+        modelfs(command, folder / store, program=program)
+    return version
 
 
-def _show(old: dict[str, list[Sample]], new: dict[str, list[Sample]]) -> None:
-    print(f"{'':16} {'other':>6} {'this':>6}  ratio   {'CPU s':>6} {'this':>6}  ratio")
-    for name, before in old.items():
-        sides = before, new[name]
-        pairs = list(zip(*sides, strict=True))
-        speeds = [statistics.median(sample.speed for sample in side) for side in sides]
-        times = [statistics.median(sample.cpu for sample in side) for side in sides]
+def _round(other: Version, this: Version, works: list[str], turn: int) -> dict[str, Pair]:
+    found: dict[Version, dict[str, Sample]] = {other: {}, this: {}}
+    for work in works:
+        for version in (other, this) if turn % 2 else (this, other):
+            found[version].update(WORKS[work](version))
+    return {name: (found[other][name], sample) for name, sample in found[this].items()}
+
+
+def _show(rounds: list[dict[str, Pair]]) -> None:
+    print(f"{'':17} {'other':>6} {'this':>6}  ratio   {'CPU s':>6} {'this':>6}  ratio")
+    for name in rounds[0]:
+        pairs = [each[name] for each in rounds]
+        columns = zip(*(other + this for other, this in pairs), strict=True)
+        speed, cpu, speed_now, cpu_now = map(statistics.median, columns)
         ratio = statistics.median(this.speed / other.speed for other, this in pairs)
         print(
-            f"{name:16} {speeds[0]:6.2f} {speeds[1]:6.2f}  {ratio:5.2f}   "
-            f"{times[0]:6.2f} {times[1]:6.2f}  {times[1] / max(times[0], 0.001):5.2f}"
+            f"{name:17} {speed:6.2f} {speed_now:6.2f}  {ratio:5.2f}   "
+            f"{cpu:6.2f} {cpu_now:6.2f}  {cpu_now / max(cpu, 0.001):5.2f}"
         )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
