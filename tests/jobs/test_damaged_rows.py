@@ -8,11 +8,14 @@ import pytest
 
 from modelfs.errors import CorruptIndex, InvalidArgument, IsADirectory
 from modelfs.jobs.inspect.file import report_on, state_of
-from modelfs.store.index.tables import InodeNumber, Table, number_of
+from modelfs.jobs.repair.run import repair
+from modelfs.store.index.tables import InodeNumber, PackId, Table, number_of
 from modelfs.store.store import Store
 from tests.support.damaged_rows import damage_row
+from tests.support.derived_chunks import HALF, chunk_at, derive, halves, remove
 from tests.support.run_jobs import collect, defragment, optimize, scrub
 from tests.support.sample_store import copy_of
+from tests.support.stores import CHUNK, check_closed, new_store, noise, stored_file
 
 # A writer needs all rows of packs and all counters; two other tables of the sample are empty. The
 # last row of a table may be met on another way than the first.
@@ -87,3 +90,47 @@ def test_a_digest_of_a_dead_chunk(
         dropped += "is damaged, and is dropped: " in caplog.text
         caplog.clear()
     assert dropped
+
+
+@pytest.fixture(scope="module")
+def with_garbage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with dead chunks, of which two derive from a file's chunk and a base-only one."""
+    folder = new_store(tmp_path_factory.mktemp("garbage"))
+    with Store(folder) as store:
+        base, part, _ = halves(store, 2)
+        held = chunk_at(store, stored_file(store, b"held", noise(CHUNK, 1)))
+        of_held = chunk_at(store, stored_file(store, b"of_held", noise(CHUNK, 1)[:HALF]))
+        derive(store, part, (base, 0, HALF))
+        derive(store, of_held, (held, 0, HALF))
+        store.packs.seal(PackId(1))
+        stored_file(store, b"gone", noise(2 * CHUNK, 2))
+        store.packs.seal(PackId(2))
+        stored_file(store, b"kept", noise(2 * CHUNK, 3))
+        remove(store, b"part0", b"part1", b"held", b"of_held", b"gone")
+    return folder
+
+
+@pytest.mark.parametrize("table", [Table.CHUNKS, Table.SOURCES, Table.DEPENDANTS, Table.DEAD])
+def test_a_row_about_garbage(
+    with_garbage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, table: Table
+) -> None:
+    """Whichever row is damaged, a collection leaves one chunk or pack more at most.
+
+    Fsck then finds the damaged row and nothing else, and a repair mends it.
+    """
+    with Store(with_garbage, read_only=True) as store:
+        count = len([*store.index.keys(table)])
+    for number in range(count):
+        path = copy_of(with_garbage, tmp_path / str(number))
+        key = damage_row(path / "index", table, number)
+        damage = [*map(str, check_closed(path))]
+        with Store(path) as store:
+            for _ in range(2):  # as the daemon's, again and again
+                collect(store)
+            assert len([*store.index.keys(Table.DEAD)]) <= 1, key
+            assert len([*store.reclaimer.packs()]) <= 2, key
+        left = [*map(str, check_closed(path))]
+        assert left in ([], damage), key
+        repair(path)
+        assert check_closed(path) == [], key
+        caplog.clear()

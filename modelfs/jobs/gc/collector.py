@@ -32,7 +32,7 @@ from modelfs.store.index.chunk_records import Chunk, PackRow
 from modelfs.store.index.counters import DEAD_BYTES, DEAD_CHUNKS
 from modelfs.store.index.decoders import DECODERS
 from modelfs.store.index.index import KEY_END
-from modelfs.store.index.tables import ChunkId, PackId, Table
+from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
 from modelfs.store.packs.pack import Tail
 from modelfs.store.packs.segment import PAGE, Entry, PackedSize
 from modelfs.store.store import Store
@@ -139,11 +139,11 @@ class Collector:
         return sum(row.stop for _, row in self._store.reclaimer.packs())
 
     def _sparse(self, live_min: float) -> list[tuple[PackId, PackRow]]:
-        rows = self._store.reclaimer.packs()
+        rows, passed = self._store.reclaimer.packs(), self._store.reclaimer.passed
         return [
             (pack, row)
             for pack, row in rows
-            if not row.live
+            if not (row.live or passed)
             or (
                 self._need(pack, row) < live_min * (row.stop - PAGE)
                 and self._unreadable.get(pack) != row.live
@@ -164,16 +164,19 @@ class Collector:
         for deleted in {*self._measured, *self._unreadable} - packs:
             self._measured.pop(deleted, None)
             self._unreadable.pop(deleted, None)
+        passed = self._store.reclaimer.passed
         for pack, row in self._sparse(live_min):
-            if row.live and self._measured.get(pack, (0, 0))[0] != row.live:
+            live, _ = self._measured.get(pack, (None, 0))
+            if live != row.live and (row.live or passed):
                 self._measure(pack, row)
 
     def _measure(self, pack: PackId, row: PackRow) -> None:
-        size = PackedSize(self._store.packs.segment_size)
+        size, passed = PackedSize(self._store.packs.segment_size), self._store.reclaimer.passed
         problem: CorruptPack | None = None
         try:
-            for _, record in self._live(pack, self._store.packs.entries(pack, row.stop)):
-                if record.alive:  # others go with the next collection
+            for chunk, record in self._live(pack, self._store.packs.entries(pack, row.stop)):
+                # Others go with the next collection.
+                if record.alive or number_key(chunk) in passed:
                     size.add(record.kind, record.size, record.stored)
         except CorruptPack as exc:
             problem = exc
@@ -289,24 +292,16 @@ class Collector:
         return True
 
     def has_chunks(self, segments: PackSegments, portion: Portion) -> bool:
-        """Whether a chunk, or a damaged record, may have its place in a portion. Any thread."""
-        pack, start = segments.pack, segments.starts[-portion.segments]
-        stop = self._store.chunks.pack_row(pack).stop
-        try:
-            for entry in self._store.packs.entries_from(pack, start, stop):
-                record = self._store.chunks.find(entry.chunk)
-                if record is not None and record.place == (pack, entry.offset):
-                    return True
-        except (CorruptIndex, CorruptPack):
-            return True
-        return False
+        """Whether a chunk may have its place in a portion. Any thread; reads segment tables."""
+        start = segments.starts[-portion.segments] if portion.segments else PAGE
+        return self._store.reclaimer.may_have_chunks(segments.pack, start)
 
-    def retire(self, pack: PackId) -> int:
-        """Delete a pack with the next commit, and return its size.
+    def retire(self, pack: PackId, *, is_empty: bool = False) -> int:
+        """Delete a pack with the next commit, and return its size; see `Reclaimer.retire`.
 
         Returns 0, and remembers the pack as unreadable, if chunks are left in it.
         """
-        freed = self._store.reclaimer.retire(pack)
+        freed = self._store.reclaimer.retire(pack, is_empty=is_empty)
         if not freed:
             self._unreadable[pack] = self._store.chunks.pack_row(pack).live
         return freed

@@ -122,11 +122,14 @@ def _rewrite(store: Store, collector: Collector, pack: PackId) -> Job[None]:
         yield from pausing(store.publish(result))
         # Dead chunks that could not be copied have records that point into this pack.
         yield from pausing(store.reclaimer.remove_dead())
-        if portion.segments == len(segments.starts):
-            collector.retire(pack)
+        is_last = portion.segments == len(segments.starts)
+        has_chunks = False
+        if not is_last or store.reclaimer.passed:  # else no live chunk is no chunk
+            has_chunks = yield Work(partial(collector.has_chunks, segments, portion))
+        if is_last:
+            collector.retire(pack, is_empty=not has_chunks)
             yield Commit()  # deletes the pack, so that there is room to rewrite the next one
             return
-        has_chunks: bool = yield Work(partial(collector.has_chunks, segments, portion))
         if not collector.cut(segments, portion, has_chunks=has_chunks):
             return
         yield Commit()

@@ -140,7 +140,8 @@ class ChunkTable:
         """Remove a dead chunk's record, and return the number of its sources.
 
         Raises:
-            CorruptIndex: the chunk is alive, or its record is missing or damaged.
+            CorruptIndex: the chunk is alive, or its record, or one of a source, is missing or
+                damaged. The caller undoes the change.
         """
         record = self.record(chunk)
         if record.alive:

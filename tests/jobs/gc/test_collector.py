@@ -8,13 +8,21 @@ import pytest
 from hypothesis import given
 
 from modelfs.codecs.base import CodecId
-from modelfs.errors import CorruptChunk
+from modelfs.errors import CorruptChunk, CorruptIndex
 from modelfs.jobs.gc import collector as collector_module
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.jobs.ingest.copies import SIZE_MIN
 from modelfs.store.chunks import reclaim
 from modelfs.store.index.chunk_records import ChunkKind
-from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table
+from modelfs.store.index.tables import (
+    ROOT,
+    ChunkId,
+    InodeNumber,
+    PackId,
+    Table,
+    number_key,
+    number_of,
+)
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs import segment as segment_module
 from modelfs.store.packs.pack import SegmentTable
@@ -322,6 +330,53 @@ def test_a_damaged_chunk_that_died_does_not_keep_its_pack(
     assert opened.chunks.find(extent.chunk) is None
     caplog.clear()
     collect(opened)
+
+
+def test_damaged_tables_keep_a_pack_beside_a_chunk_that_was_passed_over(
+    opened: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pack without a live chunk may still have that one, and its tables do not show it."""
+    filled(opened, 1)
+    opened.packs.seal(PackId(1))
+    unlink(opened, 0)
+    path = pack_path(opened.packs, 1)
+    overwrite(path, PAGE, b"X")
+    opened.reclaimer.passed.add(number_key(7777))
+    assert collect(opened) == 0
+    assert "pack 1 is kept" in caplog.text
+    assert PackId(1) in opened.packs.numbers()
+    overwrite(path, PAGE, b"M")
+    assert collect(opened) > 0
+    caplog.clear()
+
+
+def test_chunks_that_stay_are_copied_once(
+    opened: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a pack with dead chunks that cannot be removed the rest is freed, and they are no garbage.
+
+    Otherwise each collection would copy them once more.
+    """
+    filled(opened, 4)
+    unlink(opened, 0, 1, 2, 3)
+    chunks = [ChunkId(number_of(key)) for key in opened.index.keys(Table.DEAD)]
+    remove = opened.chunks.remove
+
+    def fails(chunk: ChunkId) -> int:
+        if chunk in chunks[5:7]:
+            raise CorruptIndex("the row of its source is damaged")
+        return remove(chunk)
+
+    monkeypatch.setattr(opened.chunks, "remove", fails)
+    collector = collector_of(opened)
+    assert collect_with(opened, collector, LIVE_MIN_SMALL).pack_bytes > 13 * CHUNK
+    assert opened.packs.numbers() == {PackId(2)}
+    for again in (collector, collector_of(opened)):
+        collect_with(opened, again, LIVE_MIN_SMALL)
+        assert again.measured(LIVE_MIN_SMALL).packs == 0
+        assert opened.packs.numbers() == {PackId(2)}
+    assert caplog.text.count("stays: the row of its source is damaged") == 2
+    caplog.clear()
 
 
 def test_a_failed_rewrite_loses_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,17 @@
 """Reclaim: dead chunks go in slices, sources after their dependants, and packs with the commit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.errors import StoreFull
 from modelfs.store.chunks import reclaim
 from modelfs.store.chunks.lineage import CHAIN_MAX
+from modelfs.store.index.chunk_records import Chunk
 from modelfs.store.index.committed import CommittedRows
-from modelfs.store.index.tables import ChunkId, PackId, Table
+from modelfs.store.index.tables import ChunkId, PackId, Table, number_key
+from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
 from tests.support.derived_chunks import HALF, chunk_at, derive, halves, held, pair, remove
 from tests.support.put_chunks import TEXT, load, put
@@ -128,22 +133,91 @@ def test_a_chunk_revived_between_slices_stays(
     assert content_of(opened, inode) == noise(CHUNK, 2)
 
 
-def test_a_slice_that_fails_is_undone(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in the middle of a slice leaves all of its chunks dead, and they go later."""
+def test_a_removal_that_fails_is_undone(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the middle of a removal leaves that chunk dead, and it goes later."""
     chunks = put(opened, noise(100), noise(100, 1))
-    real = opened.chunks.remove
+    count, calls = opened.counters.replace_chunk, list[Chunk | None]()
 
-    def second_fails(chunk: ChunkId) -> int:
-        if chunk == chunks[1]:
-            raise CorruptIndex("damaged")
-        return real(chunk)
+    def second_fails(old: Chunk | None, new: Chunk | None) -> None:
+        calls.append(old)
+        if len(calls) == 2:
+            raise OSError("broken")
+        count(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opened.chunks, "remove", second_fails)
-        with pytest.raises(CorruptIndex):
+        patch.setattr(opened.counters, "replace_chunk", second_fails)
+        with pytest.raises(OSError, match="broken"):
             drain(opened.reclaimer.remove_dead())
-    assert all(opened.chunks.find(chunk) for chunk in chunks)
-    assert list(opened.reclaimer.remove_dead()) == [2]
+    assert [opened.chunks.find(chunk) is None for chunk in chunks] == [True, False]
+    assert list(opened.reclaimer.remove_dead()) == [1]
+
+
+@pytest.fixture
+def derived(opened: Store) -> tuple[ChunkId, ...]:
+    """A chunk of a file, one that derives from it, and dead ones before and behind that."""
+    first, second = put(opened, noise(100, 1), noise(100, 2))
+    base, part = halves(opened, 1)
+    third, fourth = put(opened, noise(100, 3), noise(100, 4))
+    derive(opened, part, (base, 0, HALF))
+    remove(opened, b"part0")
+    return base, part, first, second, third, fourth
+
+
+@contextmanager
+def damaged(store: Store, table: Table, key: bytes) -> Iterator[None]:
+    """Make a row of a store one that does not decode, inside the block."""
+    value = store.index.get(table, key)
+    assert value is not None
+    with store.index.change():
+        store.index.put(table, key, b"damaged")
+    yield
+    with store.index.change():
+        store.index.put(table, key, value)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 250])
+@pytest.mark.parametrize("of_base", [False, True])
+def test_a_damaged_row_keeps_its_own_chunk_only(
+    opened: Store,
+    derived: tuple[ChunkId, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    size: int,
+    of_base: bool,
+) -> None:
+    """Whether it is of a dead chunk or of its source, all others go, and nothing is half done."""
+    monkeypatch.setattr(reclaim, "SLICE", size)
+    base, part, *others = derived
+    chunk = base if of_base else part
+    before = {table: [*opened.index.keys(table)] for table in (Table.SOURCES, Table.DEPENDANTS)}
+    with damaged(opened, Table.CHUNKS, number_key(chunk)):
+        assert sum(opened.reclaimer.remove_dead()) == len(others)
+        assert list(opened.reclaimer.remove_dead()) == []
+        put(opened, noise(100, 5))
+        assert sum(opened.reclaimer.remove_dead()) == 1
+    assert [*opened.index.keys(Table.DEAD)] == [number_key(part)]
+    assert {table: [*opened.index.keys(table)] for table in before} == before
+    assert caplog.text.count(f"the dead chunk {part} stays: ") == 1
+    caplog.clear()
+
+
+def test_a_pack_with_a_chunk_that_was_passed_over(
+    opened: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not retired, damaged row or not; any other is, once its tables were read."""
+    (chunk,) = put(opened, noise(100))
+    opened.packs.seal(PackId(1))
+    put(opened, noise(100, 1))
+    opened.packs.seal(PackId(2))
+    with damaged(opened, Table.CHUNKS, number_key(chunk)):
+        drain(opened.reclaimer.retire_empty_packs())
+        assert opened.reclaimer.may_have_chunks(PackId(1), PAGE)
+        assert not opened.reclaimer.may_have_chunks(PackId(2), PAGE)
+    assert opened.reclaimer.may_have_chunks(PackId(1), PAGE)
+    assert [opened.reclaimer.retire(pack) for pack in (PackId(1), PackId(2))] == [0, 0]
+    assert opened.reclaimer.retire(PackId(2), is_empty=True)
+    assert [pack for pack, _ in opened.reclaimer.packs()] == [PackId(1)]
+    caplog.clear()
 
 
 def test_a_removed_chunks_number_has_no_old_content_in_memory(opened: Store) -> None:
