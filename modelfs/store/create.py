@@ -6,16 +6,20 @@ import secrets
 import shutil
 import stat
 import uuid
+from collections.abc import Iterator
+from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import Final
 
 from modelfs.errors import DirectoryNotEmpty, InvalidArgument, NotADirectory, StoreNotTrusted
 from modelfs.formats.layout import Format
-from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.directory import FOLDER_MODE, Directory
 from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import (
     FORMAT_FILE,
+    FORMAT_NEW,
     INDEX,
     LOCK_FILE,
     PACKS,
@@ -52,8 +56,8 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
         NotADirectory: there is something else than a folder.
         StoreNotTrusted: the folder is another user's.
         DirectoryNotEmpty: the folder is a store already, or has more than the `lost+found` of a new
-            file system.
-        OSError: a file or folder cannot be created.
+            file system, or another process makes a store there at the moment.
+        OSError: a file or folder cannot be created, or a crash could undo the store.
     """
     if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size % CHUNK_SIZE_MIN:
         raise InvalidArgument("the chunk size must be a multiple of 4KiB, from 4KiB to 1GiB")
@@ -62,34 +66,70 @@ def create_store(folder: Path, *, chunk_size: int = CHUNK_SIZE) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     directory = _open_empty(folder)
+    made: list[str] = []
     try:
-        _make_files(directory, chunk_size)
+        _make_files(directory, chunk_size, made)
+    except FileExistsError as exc:
+        _undo(directory, made)
+        raise DirectoryNotEmpty(
+            f"{folder} is not empty any more; name another folder, "
+            "or use the store that another mkfs makes there"
+        ) from exc
     except BaseException:
-        # As after a full disk. A folder with some of the files is neither empty nor a store, so
-        # every command would refuse it, mkfs too. FORMAT goes first.
-        for name in (FORMAT_FILE, LOCK_FILE):
-            with contextlib.suppress(OSError):
-                directory.unlink(name)
-        for name in (INDEX, PACKS, STAGING):
-            shutil.rmtree(name, ignore_errors=True, dir_fd=directory.fd)
+        _undo(directory, made)
         raise
     Directory(folder.absolute().parent).sync()
 
 
-def _make_files(directory: Directory, chunk_size: int) -> None:
-    for name in (INDEX, PACKS, STAGING):
-        directory.make_subdirectory(name)
-    os.close(directory.open(LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+def _make_files(directory: Directory, chunk_size: int, made: list[str]) -> None:
+    """Make the files of a new store; `made` gets the name of each as soon as it is made.
+
+    Raises:
+        FileExistsError: another process makes a store there. It has made the first folder.
+    """
+    make_folder = partial(os.mkdir, mode=FOLDER_MODE, dir_fd=directory.fd)
+    with directory.naming("."):
+        # No Ctrl-C comes between a folder and the note of it.
+        made.extend(filterfalse(make_folder, (INDEX, PACKS, STAGING)))
+    with _noted(made, LOCK_FILE):
+        os.close(directory.open(LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     index = Index(directory.subdirectory(INDEX))
     with index.change():
         _put_first_rows(index, chunk_size)
     index.commit()
     index.close()
     index.directory.sync()
+    with _noted(made, FORMAT_NEW):
+        write_format(directory, FORMAT_NEW)
     directory.sync()
     # Last, when all else is durable: a folder with a format file is a store.
-    write_format(directory)
+    directory.rename(FORMAT_NEW, FORMAT_FILE)
     directory.sync()
+
+
+@contextlib.contextmanager
+def _noted(made: list[str], name: str) -> Iterator[None]:
+    """Note a file that the block makes, also if it fails after that, unless it exists already."""
+    made.append(name)
+    try:
+        yield
+    except FileExistsError:
+        made.remove(name)
+        raise
+
+
+def _undo(directory: Directory, made: list[str]) -> None:
+    """Remove the files of a store that was not finished, such as on a full disk.
+
+    Such a folder is neither empty nor a store, so every command would refuse it, mkfs too. With a
+    format file it is a store, and may be mounted by now. Files of another process stay in any case.
+    """
+    if directory.exists(FORMAT_FILE):
+        return
+    for name in reversed(made):  # the first folder goes last, as it keeps other processes out
+        with contextlib.suppress(OSError):
+            directory.unlink(name)
+        shutil.rmtree(name, ignore_errors=True, dir_fd=directory.fd)
 
 
 def _open_empty(folder: Path) -> Directory:

@@ -2,7 +2,12 @@
 
 import errno
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Final
 
 import pytest
@@ -10,12 +15,16 @@ import pytest
 from modelfs.errors import DirectoryNotEmpty, InvalidArgument, NotADirectory, StoreNotTrusted
 from modelfs.store import create as making
 from modelfs.store.create import create_store
+from modelfs.store.disk.directory import Directory
 from modelfs.store.index.tables import ROOT
 from modelfs.store.store import Store
+from tests.support.interruptions import at_point, interrupt
 from tests.support.loop_disks import disk
 from tests.support.stores import check_closed
 
 STRANGER: Final = 4001
+RANKS: Final = 8
+STEP: Final = 11  # of instructions; each takes 0.1 s
 
 
 def test_a_new_store_is_empty_and_private(tmp_path: Path) -> None:
@@ -118,3 +127,92 @@ def test_a_store_that_cannot_be_finished(
     assert os.listdir(tmp_path / "new") == []
     create_store(tmp_path / "new")
     assert check_closed(tmp_path / "new") == []
+
+
+def outcome(folder: Path) -> str:
+    """Create a store, and return how that ended."""
+    try:
+        create_store(folder)
+    except (DirectoryNotEmpty, KeyboardInterrupt) as exc:
+        return type(exc).__name__
+    return "made"
+
+
+def at_each_point(tmp_path: Path, act: Callable[[Path], object]) -> Iterator[tuple[Path, str]]:
+    """Create stores, with a call at one point of each; yields the folders and outcomes."""
+    for number in count(0, STEP):
+        folder = tmp_path / str(number)
+        with at_point(number, partial(act, folder), "store/create.py") as places:
+            ended = outcome(folder)
+        if not places:
+            return
+        yield folder, ended
+
+
+def test_two_at_the_same_time(tmp_path: Path) -> None:
+    """Wherever the one is when the other begins, one makes the store, and the other nothing."""
+    others: list[str] = []
+    for folder, ended in at_each_point(tmp_path, lambda folder: others.append(outcome(folder))):
+        assert sorted([ended, others.pop()]) == ["DirectoryNotEmpty", "made"], folder
+        assert check_closed(folder) == []
+    assert len(os.listdir(tmp_path)) > 20
+
+
+def test_an_interruption(tmp_path: Path) -> None:
+    """Wherever Ctrl-C comes, there is a whole store, or the next attempt makes one."""
+    for folder, ended in at_each_point(tmp_path, lambda _: interrupt()):
+        assert ended == "KeyboardInterrupt"
+        assert (folder / "FORMAT").exists() or outcome(folder) == "made"
+        assert check_closed(folder) == []
+
+
+def test_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many that have found the folder empty, one makes a store; no other removes its files."""
+    open_empty, start = making._open_empty, Barrier(RANKS)
+
+    def opened_by_all(folder: Path) -> Directory:
+        directory = open_empty(folder)
+        start.wait()
+        return directory
+
+    monkeypatch.setattr(making, "_open_empty", opened_by_all)
+    with ThreadPoolExecutor(RANKS) as ranks:
+        for number in range(5):
+            folder = tmp_path / str(number)
+            outcomes = [*ranks.map(outcome, [folder] * RANKS)]
+            assert sorted(outcomes) == ["DirectoryNotEmpty"] * (RANKS - 1) + ["made"]
+            assert check_closed(folder) == []
+
+
+def test_a_store_that_is_there_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have mounted it before the error that comes last."""
+    sync = Directory.sync
+
+    def fails(directory: Directory) -> None:
+        if directory.exists("FORMAT"):
+            raise OSError(errno.EIO, "broken")
+        sync(directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "sync", fails)
+        with pytest.raises(OSError, match="broken"):
+            create_store(tmp_path / "new")
+    assert check_closed(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("name", ["index", "packs", "staging", "lock", "FORMAT.new"])
+def test_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A file that comes into the folder once it was found empty stays; all others are removed."""
+    make_files = making._make_files
+
+    def with_file(directory: Directory, chunk_size: int, made: list[str]) -> None:
+        (directory.path / name).write_text("mine")
+        make_files(directory, chunk_size, made)
+
+    monkeypatch.setattr(making, "_make_files", with_file)
+    with pytest.raises(DirectoryNotEmpty):
+        create_store(tmp_path / "new")
+    assert os.listdir(tmp_path / "new") == [name]
+    assert (tmp_path / "new" / name).read_text() == "mine"
