@@ -5,10 +5,12 @@ no room in the end, so the reserve is lent to writers a *loan* at a time, which 
 room that is left. Acknowledged bytes stay, even if the next write fails, so new content in a loan
 uses the reserve up. Hence a file begins with a *probe*, of 1 MiB. When these bytes are in chunks,
 each file of the loan is judged: a file of copies may use the next loan whole; one of new content
-gets no byte more, unless it is written from its beginning again. A file that mixes both gets probes
-until it has brought 1 MiB of new content. Probes end when half of the room is used up: the rest is
-for files that are known to be copies, and for rows of the index. A loan is no larger than the room
-that is left for probes, or 1 MiB, since a file may begin as a copy only.
+gets no byte more, unless it is emptied. A file that mixes both gets probes until 1 MiB and a chunk
+of all its loans take room. The chunk is for the end of a copy, which takes room until the rest of
+its chunk is written; each piece of a file with holes may be such an end. Probes end when half of
+the room is used up: the rest is for files that are known to be copies, and for rows of the index. A
+loan is no larger than the room that is left for probes, or 1 MiB, since a file may begin as a copy
+only.
 
 Example. A store has 18 MiB of its reserve above the floor. 4 of them are slack for the growth of
 the index, and 7 are for probes. Three programs write noise: each has an error after 1 MiB, and 15
@@ -19,16 +21,15 @@ optimizer has room to begin.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from modelfs.errors import ModelfsError, StoreFull
+from modelfs.fs.background.borrowers import BorrowingFiles
 from modelfs.store.disk.space import Space
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.tables import InodeNumber
-from modelfs.store.store import Store
+from modelfs.store.index.tables import ChunkId, InodeNumber
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +42,6 @@ LOAN_LEAST: Final = 1 << 20
 PROBE: Final = 1 << 20
 
 Position = tuple[InodeNumber, int]  # a byte of a file: the offset is from its start
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Bytes of a loan's file by their chunks, without those of a piece that is not complete."""
-
-    copied: int  # in chunks that other extents have, too
-    new: int
 
 
 @dataclass(slots=True)
@@ -64,32 +57,30 @@ class _Loan:
 class _Borrower:
     """A file that has borrowed, until there is room without loans."""
 
+    before: ChunkId  # those below this number were there before it borrowed
     is_copy: bool = False  # its last loan was of copies
-    is_refused: bool = False  # it has brought too much new content
-    new: int = 0  # bytes of new content
+    is_refused: bool = False  # a loan was of new content, for the most part
+    new: int = 0  # bytes of new content, in all loans
+    charge: int = 0  # bytes that take room, as far as it is known: new ones, and incomplete pieces
+    unsettled: RangeSet = field(default_factory=RangeSet)  # bytes that were not found stored
 
 
 class Loans:
     """Lends the reserve of a store to writers, a loan at a time."""
 
-    def __init__(
-        self,
-        space: Space,
-        staged: Callable[[], int],
-        verdict_on: Callable[[InodeNumber, RangeSet], Awaitable[Verdict]],
-    ) -> None:
+    def __init__(self, space: Space, staged: Callable[[], int], files: BorrowingFiles) -> None:
         """Create it without a loan.
 
         Args:
             space: of the store.
             staged: returns the bytes that are not in chunks yet.
-            verdict_on: returns the verdict on ranges of a file that were staged.
+            files: of the store.
         """
         self._space = space
         self._staged = staged
-        self._verdict_on = verdict_on
+        self._files = files
         self._loan: _Loan | None = None
-        self._borrowers: defaultdict[InodeNumber, _Borrower] = defaultdict(_Borrower)
+        self._borrowers: dict[InodeNumber, _Borrower] = {}
 
     def borrow(self, size: int, at: Position | None = None) -> bool:
         """Grant a writer bytes of the loan that is open; return whether there are so many.
@@ -99,7 +90,7 @@ class Loans:
             at: where in a file they are; None: they are rows of the index.
         """
         loan = self._loan
-        if loan is None or (at is not None and not self._is_eligible(loan, size, *at)):
+        if loan is None or (at is not None and not self._is_eligible(loan, size, at[0])):
             return False
         try:
             self._space.borrow(size, loan.staged_max)
@@ -108,19 +99,26 @@ class Loans:
         if at is not None:
             inode, offset = at
             loan.lent.setdefault(inode, RangeSet()).add(offset, offset + size)
-            if not self._borrowers[inode].is_copy:
+            if not self._borrower(inode).is_copy:
                 loan.probes -= size
         return True
 
-    def _is_eligible(self, loan: _Loan, size: int, inode: InodeNumber, offset: int) -> bool:
+    def _is_eligible(self, loan: _Loan, size: int, inode: InodeNumber) -> bool:
         """Whether a file may have so many bytes of a loan, as far as it is known."""
-        if offset == 0:
+        if self._files.is_empty(inode):
             self._borrowers.pop(inode, None)
-        borrower = self._borrowers[inode]
-        if borrower.is_copy or borrower.is_refused:
-            return borrower.is_copy
+        borrower = self._borrower(inode)
+        if borrower.is_refused or borrower.charge >= PROBE + self._files.chunk_size:
+            return False
+        if borrower.is_copy:
+            return True
         lent = loan.lent[inode].size if inode in loan.lent else 0
         return lent + size <= PROBE and size <= loan.probes
+
+    def _borrower(self, inode: InodeNumber) -> _Borrower:
+        if inode not in self._borrowers:
+            self._borrowers[inode] = _Borrower(self._files.next_chunk())
+        return self._borrowers[inode]
 
     def lend(self) -> bool:
         """Open a loan, if enough of the reserve is left; return whether it is."""
@@ -142,42 +140,26 @@ class Loans:
             await self._record_verdict(inode, lent)
 
     async def _record_verdict(self, inode: InodeNumber, lent: RangeSet) -> None:
-        """Decide by the bytes that a file had of a loan whether it may have more."""
+        """Decide by the bytes that a file had of its loans whether it may have more."""
+        borrower = self._borrower(inode)
+        borrower.unsettled.update(lent)
+        # Some may have been staged since the last ingest.
+        in_chunks = borrower.unsettled.without(self._files.staged(inode))
         try:
-            verdict = await self._verdict_on(inode, lent)
+            verdict = await self._files.verdict_on(inode, in_chunks, borrower.before)
         except ModelfsError as exc:  # no end of the daemon's rounds
             log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
+            borrower.charge += lent.size
             return
-        borrower = self._borrowers[inode]
-        borrower.new += verdict.new
-        if verdict.new or verdict.copied:
-            borrower.is_copy = not verdict.new
-        if verdict.new > verdict.copied or borrower.new > PROBE:
+        borrower.unsettled = borrower.unsettled.without(verdict.copied)
+        more = verdict.new - borrower.new
+        borrower.new, borrower.charge = verdict.new, verdict.new + verdict.incomplete
+        if verdict.copied or more > 0:
+            borrower.is_copy = more <= 0
+        if more > verdict.copied.size:
             borrower.is_refused = True
 
     def forget(self) -> None:
         """End the loan, because there is room without it; all files may borrow again."""
         self._loan = None
         self._borrowers.clear()
-
-
-def verdict_on(store: Store, inode: InodeNumber, ranges: RangeSet) -> Verdict:
-    """Return the verdict on ranges of a file that were staged and are in chunks by now. Any thread.
-
-    A piece at the end of a range may lack the bytes that follow, which makes it a chunk of its own
-    until they are there. So it counts only if its chunk is shared. It may end before the range
-    does, since a program may write while its bytes are ingested.
-    """
-    copied = new = 0
-    for start, stop in ranges:
-        at_end = 0  # bytes of an unshared, short chunk, if nothing follows
-        for extent in store.maps.overlapping(inode, start, stop):
-            new, at_end = new + at_end, 0
-            chunk = store.chunks.find(extent.chunk)
-            if chunk is not None and chunk.refs > 1:
-                copied += extent.length
-            elif extent.length == store.superblock.chunk_size:
-                new += extent.length
-            else:
-                at_end = extent.length
-    return Verdict(copied, new)

@@ -22,20 +22,20 @@ them.
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from modelfs.errors import ModelfsError, StoreFull
+from modelfs.fs.background.borrowers import StoredFiles
 from modelfs.fs.background.context import Context
 from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gate import Gate
 from modelfs.fs.background.gc import BackgroundGc
 from modelfs.fs.background.ingest import BackgroundIngest
-from modelfs.fs.background.loans import Loans, verdict_on
+from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.background.optimize import BackgroundOptimize
 from modelfs.fs.background.pack_lock import PackLock
@@ -76,12 +76,8 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
-        loans = Loans(
-            store.space,
-            lambda: store.staging.bytes,
-            # Off the event loop, as it looks at each chunk of a loan.
-            lambda inode, lent: driver.call(partial(verdict_on, store, inode, lent)),
-        )
+        files = StoredFiles(store, driver.call)
+        loans = Loans(store.space, lambda: store.staging.bytes, files)
         rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
         self.shortage = Shortage(store.space, loans, rounds)
 

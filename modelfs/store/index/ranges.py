@@ -83,6 +83,13 @@ class RangeSet:
         """Return the offsets that both sets have."""
         return RangeSet(part for start, stop in other for part in self.within(start, stop))
 
+    def without(self, other: "RangeSet") -> "RangeSet":
+        """Return the offsets that this set has, and the other one has not."""
+        left = self.copy()
+        for start, stop in other:
+            left.remove(start, stop)
+        return left
+
     def shifted(self, by: int) -> "RangeSet":
         """Return the set with `by` added to every offset."""
         moved = RangeSet()

@@ -3,21 +3,17 @@
 import pytest
 
 from modelfs.errors import StoreFull
-from modelfs.fs.background.loans import Loans, Verdict, verdict_on
+from modelfs.fs.background.borrowers import StoredFiles
+from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.rounds import RoundResult, Rounds
-from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.tables import InodeNumber
 from tests.support.served_store import DATA, OTHER, Failing, Served, is_chunked
 
 
 @pytest.fixture
 def loans(served: Served) -> Loans:
     store = served.store
-
-    async def judged(inode: InodeNumber, lent: RangeSet) -> Verdict:
-        return verdict_on(store, inode, lent)
-
-    return Loans(store.space, lambda: store.staging.bytes, judged)
+    files = StoredFiles(store, served.context().driver.call)
+    return Loans(store.space, lambda: store.staging.bytes, files)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -13,21 +14,20 @@ from pyfuse3 import FileHandleT, FileNameT, InodeT
 from trio.testing import MockClock
 
 from modelfs.errors import CorruptIndex, StoreFull
+from modelfs.fs.background import borrowers, scheduler
 from modelfs.fs.background import ingest as background_ingest
 from modelfs.fs.background import optimize as background_optimize
-from modelfs.fs.background import scheduler
+from modelfs.fs.background.borrowers import Verdict, verdict_on
 from modelfs.fs.background.durability import COMMIT_SECONDS, FLUSH_SECONDS
 from modelfs.fs.background.ingest import EARLY_WINDOWS
-from modelfs.fs.background.loans import Loans, Verdict, verdict_on
+from modelfs.fs.background.loans import Loans
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.composed.optimize import OptimizeRun
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.store.disk.space import Space
 from modelfs.store.files import orphans as orphans_module
-from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
-from modelfs.store.store import Store
 from tests.support.run_jobs import collector_of
 from tests.support.served_store import (
     ASKED,
@@ -133,11 +133,11 @@ async def test_a_loan_is_judged_on_a_thread(
     inode = await served.chunked(b"f", DATA)
     threads: list[threading.Thread] = []
 
-    def on_thread(store: Store, judged: InodeNumber, ranges: RangeSet) -> Verdict:
+    def on_thread(*of: Any) -> Verdict:
         threads.append(threading.current_thread())
-        return verdict_on(store, judged, ranges)
+        return verdict_on(*of)
 
-    monkeypatch.setattr(scheduler, "verdict_on", on_thread)
+    monkeypatch.setattr(borrowers, "verdict_on", on_thread)
     loans = served.background.shortage._loans
     assert loans.lend()
     assert loans.borrow(len(DATA), (inode, 0))

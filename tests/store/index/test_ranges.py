@@ -74,10 +74,11 @@ def test_a_copy_is_another_set(calls: list[tuple[str, int, int]]) -> None:
 
 @given(calls=CALLS, others=CALLS)
 def test_two_sets(calls: list[tuple[str, int, int]], others: list[tuple[str, int, int]]) -> None:
-    """The offsets that both sets have, and those that one of them has, are those of sets."""
+    """The offsets that both sets have, that one has, and that one alone has, are those of sets."""
     ranges, numbers = built(calls)
     other, other_numbers = built(others)
     assert numbers_of(list(ranges.common(other))) == sorted(numbers & other_numbers)
+    assert numbers_of(list(ranges.without(other))) == sorted(numbers - other_numbers)
     assert numbers_of(list(ranges.shifted(5))) == [number + 5 for number in sorted(numbers)]
     ranges.update(other)
     assert numbers_of(list(ranges)) == sorted(numbers | other_numbers)
