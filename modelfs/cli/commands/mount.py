@@ -230,7 +230,8 @@ def _check_possible(options: MountOptions) -> None:
             f"a limit of {given} leaves no room for files; give {least} or more", Code.USAGE
         )
     store, mountpoint = options.store, options.mountpoint
-    around = store if mountpoint == store else store_around(mountpoint)
+    # The store itself first: its files may have any owner, with --trust.
+    around = store if mountpoint.is_relative_to(store) else store_around(mountpoint)
     if around is not None:
         raise Failure(f"{mountpoint} is inside the store {around}; name a folder outside of it")
     if store.is_relative_to(mountpoint):

@@ -138,6 +138,20 @@ def test_mountpoint_refusals(
     assert fuse.mounted == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+@pytest.mark.parametrize("owners", [(7, 7), (0, 8)])
+def test_a_mount_point_in_a_store_of_others(
+    call: Call, fuse: FakeFuse, empty: Path, owners: tuple[int, int]
+) -> None:
+    """No store is mounted inside itself, for any owners of its folder and its format file."""
+    (empty / "mnt").mkdir()
+    for path, owner in zip((empty, empty / "FORMAT"), owners, strict=True):
+        os.chown(path, owner, owner)
+    error = call("mount", "--foreground", "--trust", empty, empty / "mnt").error
+    assert error == f"{empty}/mnt is inside the store {empty}; name a folder outside of it"
+    assert fuse.mounted == []
+
+
 @pytest.mark.parametrize("options", [(), ("--nonempty",), ("-o", "nonempty")])
 def test_a_folder_with_files(
     call: Call, fuse: FakeFuse, empty: Path, folder: Path, options: tuple[str, ...]
