@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,10 @@ TOUCHED: Final = 1 << 30
 # The change of a weight by a short training, by which deltas have about the sizes of real ones.
 MOVED: Final = {"F32": 3e-5, "BF16": 1e-3}
 PLAIN: Final = "plain"
+NAMES: Final = (
+    *(PLAIN, "F32 planes", "BF16 planes"),
+    *("F32 delta", "BF16 delta", "F32 transposed"),
+)
 
 Weights = NDArray[Any]
 Speeds = dict[str, tuple[float, float]]
@@ -56,9 +60,9 @@ def main() -> None:
             names = fill(mount.path, max(1, (options.size << 20) // TENSOR))
             mount.sync()
         modelfs("optimize", store)
-        forms = _forms(store, names)
+        stored = forms(store, names)
         rounds = [_round(store, folder / "mnt", names) for _ in range(options.rounds + 1)][1:]
-    _show(rounds, forms)
+    _show(rounds, stored)
 
 
 def _options() -> argparse.Namespace:
@@ -71,7 +75,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fill(folder: Path, count: int) -> list[str]:
+def fill(folder: Path, count: int, names: Sequence[str] = NAMES) -> list[str]:
+    """Write files of so many tensors each, and return their names."""
     rng = np.random.default_rng(1)
     base = [rng.normal(0, 0.03, (ROWS, COLUMNS)).astype("<f4") for _ in range(count)]
     moved = [rng.standard_normal((ROWS, COLUMNS), dtype=np.float32) for _ in range(count)]
@@ -79,22 +84,25 @@ def fill(folder: Path, count: int) -> list[str]:
     def tuned(dtype: str) -> list[Weights]:
         return [w * (1 + MOVED[dtype] * m) for w, m in zip(base, moved, strict=True)]
 
-    files: dict[str, list[Weights]] = {
-        PLAIN: [np.frombuffer(rng.bytes(TENSOR), "<u4").reshape(ROWS, -1) for _ in range(count)],
-        "F32 planes": base,
-        "BF16 planes": [_bf16(w * 1.7) for w in base],
-        "F32 delta": tuned("F32"),
-        "BF16 delta": [_bf16(w * 1.7) for w in tuned("BF16")],
-        "F32 transposed": [np.ascontiguousarray(w.T) for w in base],
+    files: dict[str, Callable[[], list[Weights]]] = {
+        PLAIN: lambda: [
+            np.frombuffer(rng.bytes(TENSOR), "<u4").reshape(ROWS, -1) for _ in range(count)
+        ],
+        "F32 planes": lambda: base,
+        "BF16 planes": lambda: [_bf16(w * 1.7) for w in base],
+        "F32 delta": lambda: tuned("F32"),
+        "BF16 delta": lambda: [_bf16(w * 1.7) for w in tuned("BF16")],
+        "F32 transposed": lambda: [np.ascontiguousarray(w.T) for w in base],
     }
-    for name, tensors in files.items():
-        save_file({f"{n}.weight": w for n, w in enumerate(tensors)}, _path(folder, name))
+    for name in names:
+        tensors = enumerate(files[name]())
+        save_file({f"{n}.weight": w for n, w in tensors}, path_of(folder, name))
         if name.startswith("BF16"):
-            _rename_type(_path(folder, name))
-    return list(files)
+            _rename_type(path_of(folder, name))
+    return list(names)
 
 
-def _path(folder: Path, name: str) -> Path:
+def path_of(folder: Path, name: str) -> Path:
     return folder / f"{name.replace(' ', '-')}.safetensors"
 
 
@@ -112,20 +120,20 @@ def _rename_type(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
-def _forms(store: Path, names: list[str]) -> dict[str, str]:
+def forms(store: Path, names: list[str]) -> dict[str, str]:
     """Return the commonest form of each file's chunks, and their stored size."""
-    forms = {}
+    found = {}
     with Store(store, read_only=True) as opened:
         for name in names:
-            file = _path(Path(), name).name.encode()
+            file = path_of(Path(), name).name.encode()
             inode = opened.namespace.lookup(ROOT, file)
             runs = opened.contents.plan(inode, 0, 1 << 62)
             records = [run.record for run in runs if isinstance(run, ChunkRun)]
             [(codec, _)] = Counter(record.codec for record in records).most_common(1)
             size = sum(record.size for record in records)
             stored = sum(record.stored for record in records) / size
-            forms[name] = f"{codec.name.lower()} {stored:.1%}"
-    return forms
+            found[name] = f"{codec.name.lower()} {stored:.1%}"
+    return found
 
 
 def _round(store: Path, path: Path, names: list[str]) -> Speeds:
@@ -142,9 +150,9 @@ def _first(store: Path, path: Path, name: str, how: Callable[[Path], int]) -> fl
         return _speed(mount, name, how)
 
 
-def touch_memory() -> None:
+def touch_memory(size: int = TOUCHED) -> None:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    with mmap.mmap(-1, TOUCHED, flags=flags) as memory:
+    with mmap.mmap(-1, size, flags=flags) as memory:
         pages = np.frombuffer(memory, np.uint8)
         pages[:: mmap.PAGESIZE] = 1
         del pages
@@ -152,7 +160,7 @@ def touch_memory() -> None:
 
 def _speed(mount: Mount, name: str, how: Callable[[Path], int]) -> float:
     start = time.perf_counter()
-    return how(_path(mount.path, name)) / (time.perf_counter() - start) / 1e9
+    return how(path_of(mount.path, name)) / (time.perf_counter() - start) / 1e9
 
 
 def read(path: Path) -> int:

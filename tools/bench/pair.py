@@ -23,7 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tools.bench import decode, read
+from tools.bench import decode
+from tools.bench.speed.sources import make
 from tools.mounting import Mount, modelfs, mounted
 
 MODEL: Final = Path("read", "model.safetensors")
@@ -101,8 +102,8 @@ def main() -> None:
         folder, files = Path(scratch), Path(scratch, "files")
         for path in (folder / "other", folder / "this", files / "read", files / "decode"):
             path.mkdir(parents=True)
-        read.make(files / MODEL, options.size)
-        read.make(files / COPIED, options.size // 2)
+        make(files / MODEL, options.size)
+        make(files / COPIED, options.size // 2)
         decode.fill(files / "decode", max(1, options.size // 32))
         other = _prepared(options.other.absolute() / ".venv/bin/python", folder / "other", files)
         this = _prepared(Path(sys.executable), folder / "this", files)

@@ -86,4 +86,4 @@ def test_dispatcher_knows_its_benchmarks() -> None:
         [CHECKOUT / "tools" / "run", "x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert {"bench.read", "corpus", "trust.load"} <= set(done.stderr.split())
+    assert {"bench.speed", "corpus", "trust.load"} <= set(done.stderr.split())

@@ -1,0 +1,1 @@
+"""How fast is a mount, beside the file system that its store lies on and beside other ones?"""
