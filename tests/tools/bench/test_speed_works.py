@@ -8,13 +8,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support.paths import MODELS
+from tools.bench.speed import sources as sources_module
 from tools.bench.speed import turn as turns
 from tools.bench.speed import ways
 from tools.bench.speed.clock import laps
 from tools.bench.speed.figures import PLAIN, Figure, Results, Unit
 from tools.bench.speed.reading import Reading
 from tools.bench.speed.rounds import Rounds
-from tools.bench.speed.sources import Settings, Sources, make
+from tools.bench.speed.sources import MANY, Settings, Sources, make
 from tools.bench.speed.turn import Turn, Volumes, Work, compare
 from tools.bench.speed.volumes import PlainFolder, System, plain_system
 from tools.bench.speed.works import works
@@ -132,6 +133,15 @@ def test_a_wrong_step(step: Callable[[], int], problem: str) -> None:
     """A step that fails, or that does less than the amount, is an error."""
     with pytest.raises(Failed, match=problem):
         laps([step], 5, None)
+
+
+def test_many_chunks_are_distinct(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors of a store of many chunks are so many, and no two are equal."""
+    monkeypatch.setattr(sources_module, "MODEL_CHUNKS", 400)
+    files = sorted(volumes.sources.library(MANY).glob("chunks-*"))
+    tensors = [tensor.tobytes() for file in files for tensor in load_file(file).values()]
+    assert len(files) == 4
+    assert len(tensors) == len(set(tensors)) == SETTINGS.chunks
 
 
 @pytest.mark.parametrize("mib", [1, 16, 40])

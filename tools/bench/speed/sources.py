@@ -121,9 +121,9 @@ def git(repository: Path, tree: Path, *words: str, env: Mapping[str, str] | None
 # -- libraries
 
 
-def _random_bits(path: Path, count: int, size: int) -> None:
+def _random_bits(path: Path, count: int, size: int, seed: int = 0) -> None:
     # Random bits have no smaller form: a file of them stays plain.
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng([2, seed])
     bits: dict[str, NDArray[np.uint32]] = {
         f"{number}.weight": np.frombuffer(rng.bytes(size), "<u4") for number in range(count)
     }
@@ -160,7 +160,7 @@ def _beside(folder: Path, settings: Settings, chunks: int) -> None:
     make(folder / MODEL, min(settings.size, BESIDE_MIB))
     for start in range(0, chunks, MODEL_CHUNKS):
         count = min(MODEL_CHUNKS, chunks - start)
-        _random_bits(folder / f"chunks-{start}.safetensors", count, SMALL_EXTENT)
+        _random_bits(folder / f"chunks-{start}.safetensors", count, SMALL_EXTENT, seed=start)
 
 
 PLAIN: Final = Library("plain", _plain)
